@@ -1,0 +1,80 @@
+"""The preprocessing contract: everything a model demands of its inputs, kept in one place.
+
+A model trained on one normalisation and fed another fails silently, so the contract travels with the
+model: data modules read it from the model, checkpoints and exported artifacts carry it, and loading by
+path restores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What one model expects of an image and of a text.
+
+    Images are zero-padded to a square, resized to `image_size` and normalised as
+    ``(pixel / 255 - mean) / std``; texts are tokenised by `tokenizer` to `context_length` tokens.
+
+    Attributes:
+        image_size: Side of the square input, in pixels.
+        mean: Mean of each RGB channel, on the 0-1 scale.
+        std: Standard deviation of each RGB channel, on the 0-1 scale.
+        interpolation: Kernel of the antialiased resize.
+        tokenizer: ``clip`` (open_clip's byte-pair encoding, 49,408 entries), ``fetal`` (this project's
+            compact vocabulary) or ``hf:FOLDER`` (a `transformers` tokenizer on disk).
+        context_length: Number of tokens of a text, padding included.
+
+    Raises:
+        ValueError: A size is not positive, a standard deviation is zero, or the kernel is unknown.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    tokenizer: str = "clip"
+    context_length: int = 77
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        if self.image_size < 1 or self.context_length < 1:
+            raise ValueError(
+                "preprocessing: image_size and context_length must be positive, "
+                f"not {self.image_size} and {self.context_length}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                f"preprocessing: mean and std need three values each and std > 0, not {self.mean} and {self.std}"
+            )
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"preprocessing: interpolation must be bilinear or bicubic, not {self.interpolation!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contract as primitives, for checkpoints and manifests."""
+        values = asdict(self)
+        return {**values, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Rebuild a contract from `to_dict`'s output.
+
+        Raises:
+            ValueError: A key is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+            raise ValueError(f"preprocessing contract: missing keys {missing}, unknown keys {unknown}")
+        return cls(**values)
