@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from models.preprocessing import Preprocessing
 from models.tokenizer import build_tokenizer
@@ -63,7 +63,7 @@ class DualEncoder(nn.Module, ABC):
         Returns:
             Unit-length embeddings [B, D], float32 (normalised in float32 whatever the towers run in).
         """
-        return F.normalize(self.image_features(image).float(), dim=-1)
+        return normalize(self.image_features(image).float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Embed tokenised texts.
@@ -74,7 +74,7 @@ class DualEncoder(nn.Module, ABC):
         Returns:
             Unit-length embeddings [B, D], float32.
         """
-        return F.normalize(self.text_features(tokens).float(), dim=-1)
+        return normalize(self.text_features(tokens).float(), dim=-1)
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a batch of pairs: ([B, D], [B, D])."""

@@ -54,7 +54,8 @@ class Preprocessing:
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(
-                f"preprocessing: mean and std need three values each and std > 0, not {self.mean} and {self.std}"
+                "preprocessing: mean and std need three values each and std > 0, "
+                f"not {self.mean} and {self.std}"
             )
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(

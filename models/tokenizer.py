@@ -1,0 +1,120 @@
+"""Tokenizers, chosen by the name in the preprocessing contract. None of them needs a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+
+from models.preprocessing import Preprocessing
+
+Tokenize = Callable[[list[str]], Tensor]
+
+FETAL_VOCABULARY = Path(__file__).parent / "vocabulary" / "fetal.txt"
+PAD, UNKNOWN, START, END = SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")
+CLIP_VOCABULARY_SIZE = 49_408
+HF_PREFIX = "hf:"
+
+
+def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
+    """Return the tokenizer that a model expects.
+
+    Args:
+        preprocessing: The model's contract; `tokenizer` and `context_length` matter here.
+
+    Returns:
+        A function from N texts to token ids [N, L], int64, padded and truncated to
+        L = `context_length`; a truncated text keeps its end token.
+
+    Raises:
+        ValueError: The name is none of ``clip``, ``fetal`` and ``hf:FOLDER``.
+        FileNotFoundError: ``hf:FOLDER`` names a missing folder.
+    """
+    return _build(preprocessing.tokenizer, preprocessing.context_length)
+
+
+@cache
+def _build(name: str, context_length: int) -> Tokenize:
+    if name == "clip":
+        return _clip(context_length)
+    if name == "fetal":
+        return _fetal(context_length)
+    if name.startswith(HF_PREFIX):
+        return _transformers(Path(name.removeprefix(HF_PREFIX)), context_length)
+    raise ValueError(f"tokenizer {name!r} is unknown: use 'clip', 'fetal' or 'hf:FOLDER'")
+
+
+@lru_cache(maxsize=1)
+def fetal_vocabulary() -> dict[str, int]:
+    """Return the compact vocabulary: token to id, the line number in ``fetal.txt``."""
+    tokens = FETAL_VOCABULARY.read_text(encoding="utf-8").split()
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def _clip(context_length: int) -> Tokenize:
+    """CLIP's byte-pair encoding (Radford et al. 2021); its merges ship with open_clip."""
+    tokenizer = SimpleTokenizer(context_length=context_length)
+
+    def tokenize(texts: list[str]) -> Tensor:
+        ids: Tensor = tokenizer(list(texts))
+        return ids
+
+    return tokenize
+
+
+def _fetal(context_length: int) -> Tokenize:
+    """Word pieces over the compact vocabulary.
+
+    Words fall back to letters, numbers are cut into one- or two-digit tokens (``0.21`` is ``0 . 21``), and
+    a character that has no ASCII form reads as ``?``, so that no text meets the unknown token.
+    """
+    vocabulary = fetal_vocabulary()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Replace(Regex(r"[^ -~]"), "?"),
+        ]
+    )
+    # Runs are capped at 60 letters: longer ones would be "unknown" to WordPiece, whose limit is 100.
+    pieces = Regex(r"[a-z]{1,60}|[0-9]{1,2}|[^ a-z0-9]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}",
+        special_tokens=[(START, vocabulary[START]), (END, vocabulary[END])],
+    )
+    tokenizer.enable_truncation(context_length)
+    tokenizer.enable_padding(pad_id=vocabulary[PAD], pad_token=PAD, length=context_length)
+
+    def tokenize(texts: list[str]) -> Tensor:
+        # One by one: encode_batch starts threads, which clash with forked data workers.
+        ids = [tokenizer.encode(text).ids for text in texts]
+        return torch.tensor(ids, dtype=torch.int64).reshape(len(ids), context_length)
+
+    return tokenize
+
+
+def _transformers(folder: Path, context_length: int) -> Tokenize:
+    """A `transformers` tokenizer saved in a local folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; 'hf:FOLDER' needs a saved tokenizer on disk")
+    from transformers import AutoTokenizer  # here, because it costs other runs a second
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def tokenize(texts: list[str]) -> Tensor:
+        encoded = tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=context_length, return_tensors="pt"
+        )
+        ids: Tensor = encoded["input_ids"]
+        return ids
+
+    return tokenize

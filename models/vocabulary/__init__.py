@@ -1,0 +1,1 @@
+"""The compact fetal-ultrasound vocabulary and the script that rebuilds it."""

@@ -1,0 +1,69 @@
+"""Rebuild ``fetal.txt``, the vocabulary of the small text towers, from ``words.txt``.
+
+Run ``python -m models.vocabulary.build`` after editing the word list. Token ids are line numbers, so a
+changed file is another vocabulary: checkpoints trained on the old one no longer fit.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+from models.tokenizer import FETAL_VOCABULARY, SPECIAL_TOKENS
+
+WORDS = Path(__file__).with_name("words.txt")
+WORD_ENDINGS = [
+    "s",
+    "es",
+    "ed",
+    "er",
+    "est",
+    "ing",
+    "ly",
+    "al",
+    "ic",
+    "ous",
+    "ion",
+    "tion",
+    "sion",
+    "ment",
+    "ness",
+    "ity",
+    "ive",
+    "able",
+    "ible",
+    "ar",
+    "ary",
+    "or",
+    "us",
+    "um",
+    "is",
+]
+
+
+def vocabulary() -> list[str]:
+    """Return every token in the order of its id.
+
+    Special tokens come first (padding is 0), then the whole numbers that gestational ages, spacings and
+    circumferences are written with (``0``-``99`` and ``00``-``09``), punctuation, letters at the start of
+    and inside a word, common word endings, and the words of ``words.txt``.
+    """
+    lines = WORDS.read_text(encoding="utf-8").splitlines()
+    written = [word for line in lines if not line.startswith("#") for word in line.split()]
+    words = sorted({word for word in written if word.isalpha()})
+    numbers = [str(number) for number in range(100)] + [f"{number:02d}" for number in range(10)]
+    letters = list(string.ascii_lowercase)
+    pieces = [f"##{piece}" for piece in [*letters, *WORD_ENDINGS]]
+    tokens = [*SPECIAL_TOKENS, *numbers, *string.punctuation, *letters, *pieces, *words]
+    return list(dict.fromkeys(tokens))
+
+
+def main() -> None:
+    """Write the vocabulary file, one token a line."""
+    tokens = vocabulary()
+    FETAL_VOCABULARY.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    print(f"{FETAL_VOCABULARY}: {len(tokens)} tokens")
+
+
+if __name__ == "__main__":
+    main()
