@@ -1,0 +1,95 @@
+"""Row-wise distributions over the pairs of a batch, and the divergences between them.
+
+Shape letters: b rows of this process, B columns of the joint batch; row i matches column ``first_row + i``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from losses.joint_batch import JointBatch
+
+
+def teacher_and_student(
+    student: JointBatch, teacher: JointBatch, temperature: float, standardized: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the distributions that logit distillation compares, in both directions.
+
+    p is the row softmax of the teacher's logits divided by `temperature`, q that of the student's logits,
+    which are NOT divided. When `standardized`, both models' rows are scaled to zero mean and unit deviation
+    and both are divided, as Sun et al. (2024) define it.
+
+    Returns:
+        (p [b, B], log q [b, B]) for image-to-text and for text-to-image.
+    """
+    pairs = []
+    for student_logits, teacher_logits in (
+        (student.image_logits, teacher.image_logits),
+        (student.text_logits, teacher.text_logits),
+    ):
+        if standardized:
+            student_logits = standardize(student_logits) / temperature
+            teacher_logits = standardize(teacher_logits)
+        p = torch.softmax(teacher_logits / temperature, dim=1)
+        pairs.append((p, torch.log_softmax(student_logits, dim=1)))
+    return pairs
+
+
+def standardize(logits: Tensor) -> Tensor:
+    """Scale each row of `logits` [b, B] to zero mean and unit (population) standard deviation.
+
+    Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, equation 9.
+    """
+    variance, mean = torch.var_mean(logits, dim=1, keepdim=True, correction=0)
+    # The constant keeps the gradient finite on a constant row, as in a collapsed model.
+    return (logits - mean) * torch.rsqrt(variance + 1e-12)
+
+
+def matched_cross_entropy(log_q: Tensor, first_row: int, positives: Tensor | None = None) -> Tensor:
+    """Return the mean cross-entropy of rows with their matching columns.
+
+    ``-(1/b) sum_i log q_ii``, or with `positives`
+    ``-(1/b) sum_i (1/|P_i|) sum_{j in P_i} log q_ij``: every caption equal to the own one is right.
+
+    Args:
+        log_q: Log-probabilities [b, B].
+        first_row: Column that matches row 0.
+        positives: Bool [b, B], True on the right columns (at least the own one), or None.
+
+    Returns:
+        A scalar.
+    """
+    if positives is None:
+        return -log_q.diagonal(offset=first_row).mean()
+    share = positives.to(log_q.dtype)
+    share = share / share.sum(dim=1, keepdim=True)
+    return -(share * log_q).sum(dim=1).mean()
+
+
+def kl_divergence(p: Tensor, log_q: Tensor) -> Tensor:
+    """Return ``(1/b) sum_ij p_ij (log p_ij - log q_ij)`` for p and log q of shape [b, B], a scalar."""
+    return (torch.xlogy(p, p) - p * log_q).sum(dim=1).mean()
+
+
+def diagonal_cross_entropy(p: Tensor, log_q: Tensor, first_row: int) -> Tensor:
+    """Return ``-(1/b) sum_i p_ii log q_ii``, a scalar: agreement on the matched pairs."""
+    return -(p.diagonal(offset=first_row) * log_q.diagonal(offset=first_row)).mean()
+
+
+def off_diagonal_cross_entropy(
+    p: Tensor, log_q: Tensor, first_row: int, excluded: Tensor | None = None
+) -> Tensor:
+    """Return ``-(1/b) sum_{i, j != i} p_ij log q_ij``, a scalar: agreement on the confusions.
+
+    Args:
+        p: Teacher probabilities [b, B].
+        log_q: Student log-probabilities [b, B].
+        first_row: Column that matches row 0.
+        excluded: Bool [b, B], True on further pairs to leave out (equal captions), or None.
+    """
+    if excluded is None:
+        excluded = torch.zeros_like(p, dtype=torch.bool)
+    own = torch.zeros_like(excluded)
+    own.diagonal(offset=first_row).fill_(True)
+    return -(p * log_q).masked_fill(excluded | own, 0.0).sum(dim=1).mean()

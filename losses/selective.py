@@ -1,0 +1,87 @@
+"""Selective repulsive knowledge distillation (SRKD)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from losses.base import Loss, require_positive
+from losses.contrastive import contrastive_term
+from losses.distributions import diagonal_cross_entropy, off_diagonal_cross_entropy, teacher_and_student
+from losses.joint_batch import JointBatch
+
+
+class SRKDLoss(Loss):
+    """Imitate the teacher on matched pairs, and imitate or repel it on its confusions.
+
+    ``L = w L_contrastive + L_diagonal + beta(t) L_off_diagonal`` with
+
+    - p = row softmax of the TEACHER's logits (with its own logit scale) divided by the temperature T,
+    - q = row softmax of the STUDENT's logits, not divided,
+    - ``L_diagonal = -(1/B) sum_i p_ii log q_ii``, whose weight is always 1,
+    - ``L_off_diagonal = -(1/B) sum_{i, j != i} p_ij log q_ij``,
+
+    each averaged over image-to-text and text-to-image. A positive beta imitates the teacher's confusions,
+    a negative one repels the student from them; a schedule drives beta during training.
+    (Saeed et al., MobileFetalCLIP, arXiv 2603.05421.)
+
+    Terms: ``contrastive``, ``diagonal``, ``off_diagonal``; a term that weighs 0 is not computed.
+
+    Attributes:
+        off_diagonal_weight: beta, the weight that a schedule drives.
+
+    Args:
+        temperature: T > 0, divides the teacher's logits.
+        off_diagonal_weight: beta; may be negative.
+        contrastive_weight: w, weight of CLIP's loss.
+        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
+        mask_duplicates: Leave pairs of equal captions out of the off-diagonal term, so that the student is
+            not repelled from similarities that are right; needs caption ids.
+        standardize: Scale each row of BOTH models' logits to zero mean and unit deviation and divide both
+            by T before the softmax of the distillation terms (Sun et al., CVPR 2024); T near 1 suits it.
+
+    Raises:
+        ValueError: The temperature is not above 0.
+    """
+
+    scheduled: ClassVar[str | None] = "off_diagonal_weight"
+
+    def __init__(
+        self,
+        temperature: float = 5.0,
+        off_diagonal_weight: float = 2.0,
+        contrastive_weight: float = 1.0,
+        multi_positive: bool = False,
+        mask_duplicates: bool = False,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__()
+        self.temperature = require_positive("temperature", temperature)
+        self.off_diagonal_weight = off_diagonal_weight
+        self.contrastive_weight = contrastive_weight
+        self.multi_positive = multi_positive
+        self.mask_duplicates = mask_duplicates
+        self.standardize = standardize
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of the three terms."""
+        return {"contrastive": self.contrastive_weight, "off_diagonal": self.off_diagonal_weight}
+
+    def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
+        """Return the terms that weigh other than 0."""
+        assert teacher is not None  # checked by Loss.forward
+        terms = {}
+        if self.contrastive_weight != 0:
+            terms["contrastive"] = contrastive_term(student, self.multi_positive)
+        excluded = student.same_caption if self.mask_duplicates else None
+        diagonal, off_diagonal = [], []
+        for p, log_q in teacher_and_student(student, teacher, self.temperature, self.standardize):
+            diagonal.append(diagonal_cross_entropy(p, log_q, student.first_row))
+            if self.off_diagonal_weight != 0:
+                off_diagonal.append(off_diagonal_cross_entropy(p, log_q, student.first_row, excluded))
+        terms["diagonal"] = torch.stack(diagonal).mean()
+        if off_diagonal:
+            terms["off_diagonal"] = torch.stack(off_diagonal).mean()
+        return terms
