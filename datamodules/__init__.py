@@ -1,0 +1,1 @@
+"""Corpora: readers, captions, transforms and the LightningDataModules over them."""

@@ -1,0 +1,87 @@
+"""FETAL_PLANES_DB: common maternal-fetal ultrasound planes (Burgos-Artizzu et al. 2020).
+
+Burgos-Artizzu et al., "Evaluation of deep convolutional neural networks for automatic classification of
+common maternal fetal ultrasound planes", Scientific Reports 10, 2020, doi:10.1038/s41598-020-67076-5;
+data doi:10.5281/zenodo.3904280.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.csv_table import Row, read_table
+from datamodules.image_files import find_images, find_table
+from datamodules.record import Record
+
+FETAL_PLANES_TABLE = "FETAL_PLANES_DB_data.csv"
+FETAL_PLANES_IMAGES = "Images"
+_COLUMNS = ("Image_name", "Patient_num", "Plane", "Brain_plane", "Operator", "US_Machine", "Train")
+_REMEDY = (
+    f"expected {FETAL_PLANES_TABLE} beside a folder {FETAL_PLANES_IMAGES}/ of "
+    "Patient00001_Plane1_1_of_1.png, ...; "
+    "download the set from https://zenodo.org/records/3904280"
+)
+_PLANES = {
+    "fetal brain": "brain",
+    "fetal abdomen": "abdomen",
+    "fetal thorax": "heart",
+    "fetal femur": "femur",
+    "maternal cervix": "cervix",
+    "other": "other",
+}
+_BRAIN_PLANES = {
+    "trans-thalamic": "trans-thalamic",
+    "trans-cerebellum": "trans-cerebellum",
+    "trans-ventricular": "trans-ventricular",
+    "other": "other",
+    "not a brain": None,
+}
+_SPLITS = {"1": "train", "0": "test"}
+
+
+def read_fetal_planes(root: str | Path) -> list[Record]:
+    """Read FETAL_PLANES_DB, in the order of its table.
+
+    Args:
+        root: Folder that holds ``FETAL_PLANES_DB_data.csv`` and ``Images/``.
+
+    Returns:
+        One record an image, `split` being the official one.
+
+    Raises:
+        FileNotFoundError: The folder, the table or images are missing (all missing images at once).
+        ValueError: A label is unknown or a name appears twice; the message names the row.
+    """
+    root = Path(root)
+    table = find_table(root, FETAL_PLANES_TABLE, "FETAL_PLANES_DB", _REMEDY)
+    rows = list(read_table(table, _COLUMNS))
+    if not rows:
+        raise ValueError(f"{table}: no rows")
+    images = find_images(table.parent, (row.values["Image_name"] for row in rows), FETAL_PLANES_IMAGES, table)
+    records, seen = [], set()
+    for row in rows:
+        name = row.values["Image_name"]
+        if name in seen:
+            raise ValueError(f"{row.where}: {name} appears twice")
+        seen.add(name)
+        plane = _label(row, "Plane", _PLANES)
+        records.append(
+            Record(
+                name=name,
+                image=images[name],
+                patient=row.values["Patient_num"],
+                plane=plane,
+                brain_plane=_label(row, "Brain_plane", _BRAIN_PLANES) if plane == "brain" else None,
+                split=_label(row, "Train", _SPLITS),
+                operator=row.values["Operator"],
+                machine=row.values["US_Machine"],
+            )
+        )
+    return records
+
+
+def _label(row: Row, column: str, known: dict[str, str | None] | dict[str, str]) -> str | None:
+    value = row.values[column]
+    if value.casefold() not in known:
+        raise ValueError(f"{row.where}: {column} is {value!r}, expected one of {list(known)}")
+    return known[value.casefold()]

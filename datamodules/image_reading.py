@@ -1,0 +1,67 @@
+"""Decode one image file, whatever people have on disk, to 8-bit grayscale or RGB."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+
+_GRAY_MODES = ("1", "L", "LA")
+_SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
+
+
+def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
+    """Decode an image with Pillow.
+
+    Alpha is dropped, as Pillow's own ``convert("RGB")`` does; 16-bit grayscale maps 0-65535 onto 0-255.
+
+    Args:
+        source: The file, or its bytes.
+        name: What messages call it; the path by default.
+
+    Returns:
+        uint8 [H, W] for grayscale sources and [H, W, 3] (RGB) for all others.
+
+    Raises:
+        FileNotFoundError: The file is absent.
+        ValueError: The bytes are no readable image; the message names the file.
+    """
+    label = name if name is not None or isinstance(source, bytes) else str(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _to_eight_bit(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{label}: no such image file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"{label}: cannot be read as an image ({reason})") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) from the header, without decoding the pixels.
+
+    Raises:
+        ValueError: The file is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _to_eight_bit(image: Image.Image) -> np.ndarray:
+    if image.mode in _GRAY_MODES:
+        return np.array(image.convert("L"))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("32-bit values beyond the 16-bit range")
+        return np.round(wide / _SIXTEEN_BIT_TO_EIGHT).astype(np.uint8)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; save it as 8 or 16 bit")
+    return np.array(image.convert("RGB"))

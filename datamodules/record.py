@@ -1,0 +1,42 @@
+"""One image of a corpus with everything its files say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PLANES = ("brain", "abdomen", "heart", "femur", "cervix", "other")
+BRAIN_PLANES = ("trans-thalamic", "trans-cerebellum", "trans-ventricular", "other")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image and its metadata; None where the corpus does not say.
+
+    Attributes:
+        name: Name that messages and result tables use, unique within the corpus.
+        image: The image file.
+        patient: Patient identifier; all images of one patient fall on the same side of every split.
+        plane: One of `PLANES` ("heart" is FETAL_PLANES_DB's "Fetal thorax").
+        brain_plane: One of `BRAIN_PLANES`, for brain images only.
+        hc_mm: Head circumference in millimetres.
+        pixel_size_mm: Side of a pixel of the original image in millimetres.
+        ga_days: Gestational age in days.
+        caption: A caption that comes with the image; otherwise one is written from the metadata.
+        split: The corpus's own split, "train" or "test".
+        operator: Who held the probe.
+        machine: Ultrasound machine.
+    """
+
+    name: str
+    image: Path
+    patient: str
+    plane: str | None = None
+    brain_plane: str | None = None
+    hc_mm: float | None = None
+    pixel_size_mm: float | None = None
+    ga_days: int | None = None
+    caption: str | None = None
+    split: str | None = None
+    operator: str | None = None
+    machine: str | None = None
