@@ -1,0 +1,61 @@
+# SonoDistill: every command bootstraps .venv by itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+EXP ?= srkd
+DATA ?= phantom
+ARGS ?=
+CKPT ?=
+# auto: what the platform's default is; cpu, cu128, ...: uv's --torch-backend
+TORCH_BACKEND ?=
+PYTHON_VERSION ?= 3.11
+
+UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+PY := .venv/bin/python
+READY := .venv/.ready
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help setup train evaluate test test-slow lint bench lock clean
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+setup: $(READY)  ## make .venv with everything pinned (TORCH_BACKEND=cpu for the small torch)
+
+$(READY): requirements.txt
+	@if ! command -v $(UV) >/dev/null 2>&1; then \
+	  echo "setup: uv is not installed; putting it into .uv"; \
+	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv; fi
+	@echo "setup: making .venv (about half a minute when packages are cached)"
+	@$(UV) venv --quiet --clear --python $(PYTHON_VERSION) .venv
+	@$(UV) pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
+	@touch $@
+
+train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom ARGS="--trainer.max_epochs=1"
+	@$(PY) -m experiments train $(EXP) $(DATA) $(ARGS)
+
+evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../best.ckpt DATA=phantom (or EXP=teacher)
+	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(EXP)) $(ARGS)
+
+test: $(READY)  ## run the test suite (minutes)
+	@$(PY) -m pytest -q $(ARGS)
+
+test-slow: $(READY)  ## run the slow checks too
+	@$(PY) -m pytest -q -m slow $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy models losses metrics datamodules lightning_modules callbacks export experiments
+
+bench: $(READY)  ## measure every stage against its baseline, side by side
+	@$(PY) -m benchmarks $(ARGS)
+
+# CUDA's own packages stay unpinned: they come with whichever torch TORCH_BACKEND chooses.
+lock:  ## compile requirements.txt anew from pyproject.toml
+	@$(UV) pip compile pyproject.toml --extra export --extra sweep --extra dev --quiet --universal --upgrade \
+	  --python-version 3.11 --no-emit-index-url --no-annotate --no-header --output-file requirements.all
+	@grep -vE '^(nvidia-|triton|cuda-)' requirements.all > requirements.txt; rm requirements.all
+
+clean:  ## remove caches and build folders (keeps data/ and outputs/)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
