@@ -1,0 +1,110 @@
+"""The schedule of the off-diagonal weight: imitate first, then repel the teacher's confusions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+from lightning import Callback, LightningModule, Trainer
+
+Shape = Literal["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
+
+
+def weight_at(
+    progress: float, *, start: float, end_ratio: float, shape: Shape = "linear", hold: float = 0.5
+) -> float:
+    """Return the off-diagonal weight beta at `progress` of training.
+
+    With ``end = start * end_ratio`` and x = progress (paper, section 3.3: the linear form)::
+
+        linear       start + (end - start) x
+        cosine       end + (start - end) (1 + cos(pi x)) / 2
+        exponential  end + (start - end) (exp(-5 x) - exp(-5)) / (1 - exp(-5))
+        step         start while x < hold, then end
+        constant     start
+        hold-linear  start while x < hold, then linear to end
+
+    The exponential decays a difference, not a ratio, because `end` is negative in the paper's runs.
+
+    Args:
+        progress: Share of the optimiser steps already taken, 0 to 1.
+        start: Weight at the first step.
+        end_ratio: Final weight as a multiple of `start`; negative repels.
+        shape: The curve between them.
+        hold: Share of training before the drop of ``step`` and ``hold-linear``.
+
+    Returns:
+        The weight.
+    """
+    x = min(1.0, max(0.0, progress))
+    end = start * end_ratio
+    if shape == "constant":
+        return start
+    if shape == "step":
+        return start if x < hold else end
+    if shape == "cosine":
+        return end + (start - end) * (1.0 + math.cos(math.pi * x)) / 2.0
+    if shape == "exponential":
+        return end + (start - end) * (math.exp(-5.0 * x) - math.exp(-5.0)) / (1.0 - math.exp(-5.0))
+    if shape == "hold-linear":
+        x = 0.0 if x < hold else (x - hold) / (1.0 - hold)
+    return start + (end - start) * x
+
+
+class OffDiagonalSchedule(Callback):
+    """Set the loss's scheduled weight from the GLOBAL optimiser step.
+
+    The weight is a pure function of the step, so a resumed run continues it exactly and accumulation
+    keeps it constant within a step.
+
+    Args:
+        start: Weight at the first step (paper's best: 2).
+        end_ratio: Final weight over `start` (paper's best: -0.4, so 2 falls to -0.8).
+        shape: ``linear`` (the paper's), ``cosine``, ``exponential``, ``step``, ``constant`` or
+            ``hold-linear``.
+        hold: Share of training, in (0, 1), that ``step`` and ``hold-linear`` stay at `start`.
+
+    Raises:
+        ValueError: An unknown shape or a `hold` outside (0, 1); at the start of training, a loss that
+            has no scheduled weight.
+    """
+
+    def __init__(
+        self, start: float = 2.0, end_ratio: float = -0.4, shape: Shape = "linear", hold: float = 0.5
+    ) -> None:
+        if shape not in get_args(Shape):
+            raise ValueError(f"schedule.shape: {shape!r} is not one of {', '.join(get_args(Shape))}")
+        if not 0.0 < hold < 1.0:
+            raise ValueError(f"schedule.hold: must lie between 0 and 1, not {hold}")
+        self.start = start
+        self.end_ratio = end_ratio
+        self.shape: Shape = shape
+        self.hold = hold
+
+    def weight(self, step: int, total_steps: int) -> float:
+        """Return the weight at optimiser step `step` of `total_steps`."""
+        return weight_at(
+            step / max(1, total_steps),
+            start=self.start,
+            end_ratio=self.end_ratio,
+            shape=self.shape,
+            hold=self.hold,
+        )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Refuse a loss that nothing could be scheduled on."""
+        loss = pl_module.loss
+        if not hasattr(loss, getattr(loss, "scheduled", None) or "off_diagonal_weight"):
+            raise ValueError(
+                f"schedule: {type(loss).__name__} has no off_diagonal_weight to schedule; remove the "
+                "schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
+            )
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int  # noqa: ARG002
+    ) -> None:
+        """Set and log the weight of this step."""
+        loss: Any = pl_module.loss
+        weight = self.weight(trainer.global_step, int(trainer.estimated_stepping_batches))
+        setattr(loss, getattr(loss, "scheduled", None) or "off_diagonal_weight", weight)
+        pl_module.log("train/off_diagonal_weight", weight, prog_bar=True, batch_size=1)

@@ -1,0 +1,1 @@
+"""Recipes and the command line: everything that starts a run."""

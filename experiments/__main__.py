@@ -1,0 +1,71 @@
+"""Command line: ``python -m experiments fit --config experiments/srkd.yaml [Lightning CLI options]``.
+
+``train EXP DATA`` and ``evaluate DATA`` are short forms behind ``make train`` and ``make evaluate``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+USAGE = """usage: python -m experiments fit|validate|test --config experiments/EXP.yaml [options]   (Lightning CLI)
+       python -m experiments train EXP DATA [options]
+       python -m experiments evaluate DATA CKPT|teacher [options]
+       python -m experiments list"""
+
+
+def _short_form(argv: list[str]) -> list[str]:
+    """Spell a short command out as Lightning CLI arguments."""
+    from experiments.recipes import DEFAULT_PRESET, TEACHER_TOWERS, experiment_file, preset_file  # noqa: F401
+
+    command, rest = argv[0], argv[1:]
+    names = []
+    while rest and not rest[0].startswith("-"):
+        names.append(rest.pop(0))
+    if command == "train" and len(names) in (1, 2):
+        experiment, preset = (names[0], names[1] if len(names) == 2 else DEFAULT_PRESET)
+        return ["fit", f"--config={preset_file(preset)}", f"--config={experiment_file(experiment)}", *rest]
+    raise ValueError(USAGE)
+
+
+def run(argv: list[str]) -> None:
+    """Run one command line.
+
+    Raises:
+        ValueError: The user's command, files or settings cannot be used; one line says why.
+    """
+    from experiments.cli import SonoDistillCLI
+    from experiments.recipes import recipe_of
+
+    if argv[0] in ("train", "evaluate"):
+        argv = _short_form(argv)
+    SonoDistillCLI(recipe_of(argv), argv)
+
+
+def main() -> None:
+    """Entry point: prints a user's mistake as one line instead of a traceback."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    argv = sys.argv[1:]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    if argv[0] == "list":
+        from experiments.recipes import experiment_names, preset_names
+
+        print("experiments (EXP=):", *experiment_names())
+        print("data presets (DATA=):", *preset_names())
+        return
+    try:
+        run(argv)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SONODISTILL_DEBUG"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path.cwd()))
+    main()

@@ -1,0 +1,165 @@
+"""Lightning's own command line with this project's defaults, and what happens after a fit."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+from jsonargparse import Namespace
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from callbacks import (
+    BiometryEvaluation,
+    CompositeScore,
+    PlaneEvaluation,
+    SaveOnInterrupt,
+    SkippedSamples,
+    StepSeed,
+    StopOnNonFiniteLoss,
+)
+from datamodules import FetalDataModule
+from experiments import plots, results
+from experiments.recipes import Recipe
+from experiments.run_folder import run_folder
+from experiments.teacher_cache import ensure_teacher, publish_teacher
+from lightning_modules import DistillationModule
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+class SonoDistillCLI(LightningCLI):
+    """LightningCLI over `DistillationModule`, with evaluation, checkpoints and results built in.
+
+    Beside Lightning's own options it takes ``--experiment``, ``--run``, ``--schedule``, ``--biometry.*``,
+    ``--planes.*`` and ``--paper_selection``.
+
+    Args:
+        recipe: Files of ours that the command line builds on.
+        args: The command line, without the program's name.
+    """
+
+    def __init__(self, recipe: Recipe, args: list[str]) -> None:
+        self.recipe = recipe
+        self.started = time.monotonic()
+        files = [str(path) for path in recipe.config_files]
+        super().__init__(
+            DistillationModule,
+            FetalDataModule,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={name: {"default_config_files": files} for name in SUBCOMMANDS},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that are this project's."""
+        parser.add_argument("--experiment", type=str, default="custom", help="Folder of the run under outputs/.")
+        parser.add_argument("--run", type=str | None, default=None, help="Name of the run's own folder.")
+        parser.add_argument(
+            "--schedule", type=Callback | None, default=None, help="Schedule of the off-diagonal weight."
+        )
+        parser.add_argument(
+            "--paper_selection",
+            type=bool,
+            default=False,
+            help="Select the checkpoint on the reported test images, as the paper does. For comparison only.",
+        )
+        parser.add_lightning_class_args(BiometryEvaluation, "biometry")
+        parser.add_lightning_class_args(PlaneEvaluation, "planes")
+        # Behind the evaluations, whose metrics these two read.
+        parser.add_lightning_class_args(CompositeScore, "composite")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/composite",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
+        config = self.config[self.subcommand]
+        self.folder = run_folder(
+            config.experiment, self.recipe.preset, int(config.seed_everything), config.run, config.get("ckpt_path")
+        )
+        config.trainer.default_root_dir = str(self.folder)
+        config.checkpoint.dirpath = str(self.folder / "checkpoints")
+        trainer = config.trainer
+        if trainer.check_val_every_n_epoch and trainer.max_epochs:
+            trainer.check_val_every_n_epoch = min(trainer.check_val_every_n_epoch, trainer.max_epochs)
+        if config.paper_selection:
+            config.biometry.selection_split = config.planes.selection_split = "all"
+            print("selecting on the reported images, as the paper does: for comparison only")
+        ensure_teacher(config, self.recipe)
+        _settle_loggers(config, self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the callbacks that every run has."""
+        config = self.config_init[self.subcommand]
+        callbacks = list(config.trainer.callbacks or [])
+        if config.schedule is not None:
+            callbacks.append(config.schedule)
+        callbacks += [
+            StepSeed(int(config.seed_everything)),
+            StopOnNonFiniteLoss(),
+            SaveOnInterrupt(),
+            SkippedSamples(),
+            LearningRateMonitor(logging_interval="step"),
+        ]
+        config.trainer.callbacks = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Score the selected checkpoint once on the test patients and write the results."""
+        if self.trainer.fast_dev_run or self.trainer.interrupted:
+            return
+        best = self.trainer.checkpoint_callback.best_model_path
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
+        self.finish(best)
+        if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":
+            publish_teacher(Path(best), self.recipe, self.config[self.subcommand])
+
+    def after_test(self) -> None:
+        """Write the results of an evaluation."""
+        self.finish(self._get(self.config, "ckpt_path") or "")
+
+    def finish(self, checkpoint: str) -> None:
+        """Write results.json and the plots, and print the table."""
+        if not self.trainer.is_global_zero:
+            return
+        record = results.collect(self.trainer, self.model, self.recipe, checkpoint, time.monotonic() - self.started)
+        results.write(record, self.folder)
+        plots.write_all(self.folder, self.trainer)
+        results.print_table(record, self.folder)
+
+
+def _settle_loggers(config: Namespace, folder: Path) -> None:
+    """Point every logger at the run's folder, and W&B offline when there is no key."""
+    loggers = config.trainer.logger
+    for logger in loggers if isinstance(loggers, list) else []:
+        arguments = logger.init_args
+        if arguments.get("save_dir") in (None, "."):
+            arguments.save_dir = str(folder)
+        if logger.class_path.endswith("WandbLogger"):
+            arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
+            if wandb_is_offline():
+                arguments.offline = True
+                print(f"W&B: not logged in, so this run is logged offline; later: wandb sync {folder}/wandb/offline-run-*")
+
+
+def wandb_is_offline() -> bool:
+    """Say whether W&B cannot or shall not be reached: no key, or ``WANDB_MODE`` says so."""
+    mode = os.environ.get("WANDB_MODE", "")
+    return mode in ("offline", "disabled") or not wandb.api.api_key

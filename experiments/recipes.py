@@ -1,0 +1,112 @@
+"""Find experiments and data presets by name, and put their YAML files in order.
+
+A run reads, later ones overriding: ``base.yaml`` (the paper's recipe), the data preset (towers, sizes and
+epochs that fit the corpus), for ``EXP=teacher`` the preset's teacher tower, then the experiment (its loss
+and schedule alone).
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+BASE = ROOT / "base.yaml"
+PRESETS = ROOT / "data"
+TEACHER_TOWERS = PRESETS / "teacher"
+DEFAULT_PRESET = "phantom"
+TEACHER_EXPERIMENT = "teacher"
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments, sorted."""
+    return sorted(path.stem for path in ROOT.glob("*.yaml") if path != BASE and path.stem != "latency")
+
+
+def preset_names() -> list[str]:
+    """Return the names of all data presets, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def _choose(kind: str, variable: str, name: str, names: list[str]) -> str:
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"{variable}={name}: no such {kind}{hint} (choose from: {', '.join(names)})")
+
+
+def experiment_file(name: str) -> Path:
+    """Return the YAML file of an experiment.
+
+    Raises:
+        ValueError: No experiment has that name; the message lists them.
+    """
+    return ROOT / f"{_choose('experiment', 'EXP', name, experiment_names())}.yaml"
+
+
+def preset_file(name: str) -> Path:
+    """Return the YAML file of a data preset.
+
+    Raises:
+        ValueError: No preset has that name; the message lists them.
+    """
+    return PRESETS / f"{_choose('data preset', 'DATA', name, preset_names())}.yaml"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a command line asks for.
+
+    Attributes:
+        experiment: Name of the experiment, or None when no file of ours is named.
+        preset: Name of the data preset.
+        config_files: Files that a run reads before those on its command line.
+    """
+
+    experiment: str | None
+    preset: str
+    config_files: tuple[Path, ...]
+
+
+def config_paths(argv: list[str]) -> list[Path]:
+    """Return the resolved paths behind every ``--config`` and ``-c`` of a command line, in order."""
+    paths = []
+    for position, argument in enumerate(argv):
+        option, equals, value = argument.partition("=")
+        if option in ("--config", "-c"):
+            text = value if equals else (argv[position + 1] if position + 1 < len(argv) else "")
+            paths.append(Path(text).resolve())
+    return paths
+
+
+def recipe_of(argv: list[str]) -> Recipe:
+    """Work out which files of ours a command line builds on.
+
+    Args:
+        argv: Arguments as LightningCLI gets them, for example
+            ``["fit", "--config", "experiments/srkd.yaml"]``.
+
+    Returns:
+        The recipe. Without a preset on the command line it is the phantom's. A resolved ``config.yaml`` of
+        an earlier run stands alone: nothing is read before it but the base.
+    """
+    paths = config_paths(argv)
+    experiments = [path.stem for path in paths if path.parent == ROOT and path != BASE]
+    presets = [path.stem for path in paths if path.parent == PRESETS]
+    foreign = [path for path in paths if path.parent not in (ROOT, PRESETS, TEACHER_TOWERS)]
+    experiment = experiments[-1] if experiments else None
+    preset = presets[-1] if presets else DEFAULT_PRESET
+    files = [BASE]
+    if experiments or presets or not foreign:
+        files.append(PRESETS / f"{preset}.yaml")
+    if experiment == TEACHER_EXPERIMENT:
+        towers = TEACHER_TOWERS / f"{preset}.yaml"
+        if not towers.is_file():
+            raise ValueError(
+                f"EXP=teacher DATA={preset}: this preset uses a published teacher and has none to train; "
+                "give its weights with TEACHER=path/to/weights"
+            )
+        files.append(towers)
+    return Recipe(experiment, preset, tuple(files))

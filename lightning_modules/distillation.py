@@ -1,0 +1,147 @@
+"""The training step: a frozen teacher beside a student, and a loss that compares them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_modules.optimisation import parameter_groups, warmup_cosine
+from losses import CLIPLoss, Embeddings
+from models import DualEncoder, freeze
+
+TEACHER_PREFIX = "teacher."
+
+
+class DistillationModule(LightningModule):
+    """Train `student` with `loss`, beside a frozen `teacher` where the loss compares with one.
+
+    The defaults of the optimiser are the paper's (arXiv 2603.05421, training details).
+
+    Args:
+        student: The model that is trained.
+        teacher: The model that is imitated. Frozen, always in eval mode, never in checkpoints. None for
+            losses that need none.
+        loss: Any module called as ``loss(student: Embeddings, teacher: Embeddings | None)`` that returns
+            its terms by name, ``total`` among them (see `losses`).
+        learning_rate: Peak learning rate of AdamW.
+        betas: AdamW's moment decays.
+        eps: AdamW's denominator offset.
+        weight_decay: Decay of matrices; norms, biases and the logit scale have none.
+        warmup_steps: Optimiser steps of linear warm-up, followed by a cosine to zero.
+        max_logit_scale: Upper clamp of the student's logit scale, after every step.
+
+    Raises:
+        ValueError: The loss needs a teacher and there is none.
+    """
+
+    def __init__(
+        self,
+        student: DualEncoder,
+        teacher: DualEncoder | None = None,
+        loss: nn.Module | None = None,
+        learning_rate: float = 1e-5,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-6,
+        weight_decay: float = 0.1,
+        warmup_steps: int = 500,
+        max_logit_scale: float = 100.0,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = None if teacher is None else freeze(teacher)
+        self.loss = CLIPLoss() if loss is None else loss
+        self.needs_teacher = bool(getattr(self.loss, "needs_teacher", False))
+        if self.needs_teacher and teacher is None:
+            raise ValueError(
+                f"model.teacher: {type(self.loss).__name__} compares with a teacher; "
+                "set model.teacher, or choose a loss without one such as losses.CLIPLoss"
+            )
+        if hasattr(self.loss, "build"):
+            self.loss.build(student.embed_dim, None if teacher is None else teacher.embed_dim)
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.max_logit_scale = max_logit_scale
+        self.terms: dict[str, Tensor] = {}
+
+    def embeddings(self, batch: dict[str, Any], role: str) -> Embeddings:
+        """Embed one role's view of a batch.
+
+        Args:
+            batch: A training batch (see `datamodules.base`): ``<role>_image`` [B, 3, S, S],
+                ``<role>_tokens`` [B, L], optionally ``caption_id`` [B].
+            role: ``student`` or ``teacher``.
+
+        Returns:
+            Unit-length embeddings [B, D] of that role's model.
+        """
+        model: DualEncoder = getattr(self, role)
+        image, text = model(batch[f"{role}_image"], batch[f"{role}_tokens"])
+        return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))
+
+    def compute_loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the loss terms of a batch by name, ``total`` among them (scalars)."""
+        student = self.embeddings(batch, "student")
+        teacher = None
+        if self.needs_teacher:
+            with torch.no_grad():
+                teacher = self.embeddings(batch, "teacher")
+        terms: dict[str, Tensor] = self.loss(student, teacher)
+        return terms
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the total loss of one batch and log every term under ``train/``."""
+        self.terms = self.compute_loss(batch)
+        size = batch["student_image"].shape[0]
+        logged = {f"train/{name}": value.detach() for name, value in self.terms.items()}
+        logged["train/logit_scale"] = self.student.logit_scale.detach()
+        self.log_dict(logged, batch_size=size)
+        self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
+        return self.terms["total"]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
+        """Log every loss term of held-out pairs under ``val/``."""
+        terms = self.compute_loss(batch)
+        size = batch["student_image"].shape[0]
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=size, sync_dist=True)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Clamp the logit scale: an unbounded one lets training diverge (Radford et al. 2021)."""
+        self.student.clamp_logit_scale(self.max_logit_scale)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return AdamW with its warm-up and cosine, stepped once an optimiser step."""
+        optimizer = torch.optim.AdamW(
+            parameter_groups([self.student, self.loss], self.weight_decay),
+            lr=self.learning_rate,
+            betas=self.betas,
+            eps=self.eps,
+            fused=True,
+        )
+        curve = partial(
+            warmup_cosine,
+            warmup_steps=self.warmup_steps,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the teacher out, and put in what rebuilds the student: recipe and preprocessing."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
+        checkpoint["student"] = {
+            "recipe": self.student.recipe(),
+            "preprocessing": self.student.preprocessing.to_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lend the present teacher's weights to the checkpoint, so that any OTHER missing key is an error."""
+        own = self.state_dict()
+        checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})
