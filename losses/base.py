@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +32,7 @@ class Loss(nn.Module):
     """
 
     needs_teacher: bool = True
-    scheduled: ClassVar[str | None] = None
+    scheduled: str | None = None
 
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
         """Make what depends on the embedding dimensions; called once, before training.
@@ -88,8 +86,8 @@ class Loss(nn.Module):
             raise ValueError(f"{name} needs a teacher: give the module one, or choose CLIPLoss or SigLIPLoss")
         if self.needs_teacher and teacher is not None and len(teacher.image) != len(student.image):
             raise ValueError(
-                f"{name}: the student's batch size is {len(student.image)}, the teacher's {len(teacher.image)}; "
-                "both must embed the same pairs"
+                f"{name}: the student's batch size is {len(student.image)}, the teacher's "
+                f"{len(teacher.image)}; both must embed the same pairs"
             )
 
 

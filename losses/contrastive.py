@@ -39,6 +39,6 @@ class CLIPLoss(Loss):
         super().__init__()
         self.multi_positive = multi_positive
 
-    def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
+    def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:  # noqa: ARG002
         """Return ``contrastive``."""
         return {"contrastive": contrastive_term(student, self.multi_positive)}

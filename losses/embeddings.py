@@ -44,8 +44,8 @@ class Embeddings:
             )
         if image[1] != text[1]:
             raise ValueError(
-                f"image and text embedding dimensions differ: {image[1]} and {text[1]}; both towers of a model "
-                "must project to the same D"
+                f"image and text embedding dimensions differ: {image[1]} and {text[1]}; both towers of a "
+                "model must project to the same D"
             )
         for name, scalar in (("logit_scale", self.logit_scale), ("logit_bias", self.logit_bias)):
             if scalar is not None and scalar.numel() != 1:

@@ -73,5 +73,5 @@ class JointBatch:
     @cached_property
     def duplicate_rate(self) -> Tensor:
         """Share of the joint batch whose caption occurs more than once in it, a scalar in [0, 1]."""
-        _, counts = torch.unique(self.all_caption_id, return_counts=True)
+        counts: Tensor = torch.unique(self.all_caption_id, return_counts=True)[1]
         return counts[counts > 1].sum() / len(self.all_caption_id)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from losses.base import Loss, require_positive
-from losses.contrastive import contrastive_term
+from losses.base import require_positive
+from losses.distillation import DistillationLoss
 from losses.distributions import diagonal_cross_entropy, off_diagonal_cross_entropy, teacher_and_student
 from losses.joint_batch import JointBatch
 
 
-class SRKDLoss(Loss):
+class SRKDLoss(DistillationLoss):
     """Imitate the teacher on matched pairs, and imitate or repel it on its confusions.
 
     ``L = w L_contrastive + L_diagonal + beta(t) L_off_diagonal`` with
@@ -40,13 +38,13 @@ class SRKDLoss(Loss):
         mask_duplicates: Leave pairs of equal captions out of the off-diagonal term, so that the student is
             not repelled from similarities that are right; needs caption ids.
         standardize: Scale each row of BOTH models' logits to zero mean and unit deviation and divide both
-            by T before the softmax of the distillation terms (Sun et al., CVPR 2024); T near 1 suits it.
+            by T before the softmax of the distillation terms (Sun et al., CVPR 2024); a T near 1 suits it.
 
     Raises:
         ValueError: The temperature is not above 0.
     """
 
-    scheduled: ClassVar[str | None] = "off_diagonal_weight"
+    scheduled: str | None = "off_diagonal_weight"
 
     def __init__(
         self,
@@ -57,31 +55,25 @@ class SRKDLoss(Loss):
         mask_duplicates: bool = False,
         standardize: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(contrastive_weight, multi_positive)
         self.temperature = require_positive("temperature", temperature)
         self.off_diagonal_weight = off_diagonal_weight
-        self.contrastive_weight = contrastive_weight
-        self.multi_positive = multi_positive
         self.mask_duplicates = mask_duplicates
         self.standardize = standardize
 
     def weights(self) -> dict[str, float]:
-        """Return the weights of the three terms."""
-        return {"contrastive": self.contrastive_weight, "off_diagonal": self.off_diagonal_weight}
+        """Return the weights of ``contrastive`` and ``off_diagonal``; ``diagonal`` weighs 1."""
+        return {**super().weights(), "off_diagonal": self.off_diagonal_weight}
 
-    def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
-        """Return the terms that weigh other than 0."""
-        assert teacher is not None  # checked by Loss.forward
-        terms = {}
-        if self.contrastive_weight != 0:
-            terms["contrastive"] = contrastive_term(student, self.multi_positive)
+    def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
+        """Return ``diagonal`` and ``off_diagonal``."""
         excluded = student.same_caption if self.mask_duplicates else None
         diagonal, off_diagonal = [], []
         for p, log_q in teacher_and_student(student, teacher, self.temperature, self.standardize):
             diagonal.append(diagonal_cross_entropy(p, log_q, student.first_row))
             if self.off_diagonal_weight != 0:
                 off_diagonal.append(off_diagonal_cross_entropy(p, log_q, student.first_row, excluded))
-        terms["diagonal"] = torch.stack(diagonal).mean()
+        terms = {"diagonal": torch.stack(diagonal).mean()}
         if off_diagonal:
             terms["off_diagonal"] = torch.stack(off_diagonal).mean()
         return terms

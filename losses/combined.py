@@ -1,0 +1,82 @@
+"""A weighted sum of losses, composable from YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from losses.base import STATISTICS, Loss
+from losses.embeddings import Embeddings
+
+
+class CombinedLoss(Loss):
+    """``L = sum_k weight_k L_k`` over named losses.
+
+    Terms: ``NAME/TERM`` for every term of every loss, unweighted; ``total`` of a part appears as
+    ``NAME/total``. A loss that weighs 0 is not computed. If exactly one part can be scheduled, so can the
+    sum: the same attribute is read from and written to that part.
+
+    Args:
+        losses: Losses by name: the classes of this package or modules with the same call.
+        weights: Weight of each; 1 for a name that is left out.
+
+    Raises:
+        ValueError: There are no losses, a weight names none of them, or several parts can be scheduled.
+    """
+
+    def __init__(self, losses: dict[str, nn.Module], weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        weights = weights or {}
+        if not losses:
+            raise ValueError("CombinedLoss: losses is empty; name at least one")
+        unknown = sorted(set(weights) - set(losses))
+        if unknown:
+            raise ValueError(f"CombinedLoss: weights {unknown} name no loss; the losses are {sorted(losses)}")
+        driven = [name for name, loss in losses.items() if getattr(loss, "scheduled", None)]
+        if len(driven) > 1:
+            raise ValueError(f"CombinedLoss: a schedule can drive one loss only, not all of {driven}")
+        self.part_weights = {name: float(weights.get(name, 1.0)) for name in losses}
+        self.needs_teacher = any(getattr(loss, "needs_teacher", False) for loss in losses.values())
+        self.parts = nn.ModuleDict(losses)
+        self.driven_part = driven[0] if driven else ""
+        # Last, because from here on this attribute's name leads to the part.
+        self.scheduled = str(losses[driven[0]].scheduled) if driven else None
+
+    @property
+    def driven(self) -> nn.Module:
+        """The part that a schedule drives."""
+        return self.parts[self.driven_part]
+
+    def build(self, student_dim: int, teacher_dim: int | None) -> None:
+        """Build every part that has something to build."""
+        for part in self.parts.values():
+            if isinstance(part, Loss):
+                part.build(student_dim, teacher_dim)
+
+    def forward(self, student: Embeddings, teacher: Embeddings | None = None) -> dict[str, Tensor]:
+        """Compute the loss of a batch: see `Loss.forward`."""
+        self._check(student, teacher)
+        total: Tensor = torch.zeros((), device=student.image.device)
+        result: dict[str, Tensor] = {}
+        for name, part in self.parts.items():
+            weight = self.part_weights[name]
+            if weight == 0:
+                continue
+            terms = part(student, teacher)
+            total = total + weight * terms["total"]
+            result.update({key: terms.pop(key) for key in STATISTICS if key in terms})
+            result.update({f"{name}/{term}": value for term, value in terms.items()})
+        return {"total": total, **result}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.__dict__.get("scheduled"):
+            return getattr(self.driven, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == self.__dict__.get("scheduled"):
+            setattr(self.driven, name, value)
+        else:
+            super().__setattr__(name, value)

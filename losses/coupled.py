@@ -1,0 +1,67 @@
+"""Coupled knowledge distillation: one weight on the whole divergence from the teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from losses.base import require_positive
+from losses.distillation import DistillationLoss
+from losses.distributions import kl_divergence, teacher_and_student
+from losses.joint_batch import JointBatch
+
+
+class CoupledKDLoss(DistillationLoss):
+    """Imitate (or, with a negative weight, repel) the teacher's whole similarity distribution.
+
+    ``L = w L_contrastive + lambda(t) KL(p || q)``, ``KL = (1/B) sum_ij p_ij (log p_ij - log q_ij)``,
+    averaged over image-to-text and text-to-image; p and q as in `SRKDLoss`. Matched pairs and confusions
+    share one weight: constant for static distillation, driven below 0 by a schedule for the coupled
+    repulsive baselines. The gradient is that of SRKD's diagonal and off-diagonal terms with equal weights.
+
+    Terms: ``contrastive``, ``distillation``; a term that weighs 0 is not computed.
+
+    Attributes:
+        distillation_weight: lambda, the weight that a schedule drives.
+
+    Args:
+        temperature: T > 0, divides the teacher's logits.
+        distillation_weight: lambda; may be negative.
+        contrastive_weight: w, weight of CLIP's loss.
+        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
+        standardize: As in `SRKDLoss`.
+
+    Raises:
+        ValueError: The temperature is not above 0.
+    """
+
+    scheduled: str | None = "distillation_weight"
+
+    def __init__(
+        self,
+        temperature: float = 5.0,
+        distillation_weight: float = 1.0,
+        contrastive_weight: float = 1.0,
+        multi_positive: bool = False,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(contrastive_weight, multi_positive)
+        self.temperature = require_positive("temperature", temperature)
+        self.distillation_weight = distillation_weight
+        self.standardize = standardize
+
+    def targets(self, p: Tensor) -> Tensor:
+        """Return the distribution [b, B] to imitate, given the teacher's p [b, B]: p itself."""
+        return p
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of both terms."""
+        return {**super().weights(), "distillation": self.distillation_weight}
+
+    def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
+        """Return ``distillation``."""
+        if self.distillation_weight == 0:
+            return {}
+        directions = teacher_and_student(student, teacher, self.temperature, self.standardize)
+        divergences = [kl_divergence(self.targets(p), log_q) for p, log_q in directions]
+        return {"distillation": torch.stack(divergences).mean()}

@@ -1,0 +1,66 @@
+"""Feature distillation: the student's embeddings themselves follow the teacher's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from losses.distillation import DistillationLoss
+from losses.joint_batch import JointBatch
+from losses.projection import ProjectionHeads, build_heads, built
+
+
+class FeatureKDLoss(DistillationLoss):
+    """Distance of the student's projected embeddings from the teacher's (FD of CLIP-KD, equation 6).
+
+    ``L = w L_contrastive + lambda (d(h_I(image_s), image_t) + d(h_T(text_s), text_t))`` with linear heads h
+    into the teacher's space followed by normalisation (see `ProjectionHeads`) and
+    ``d = mean over rows and dimensions of (x - y)^2`` or ``d = mean over rows of (1 - <x, y>)``.
+
+    Terms: ``contrastive``, ``feature``; a term that weighs 0 is not computed.
+
+    Args:
+        distance: ``mse`` or ``cosine``.
+        feature_weight: lambda; 2000 in CLIP-KD, made for ``mse``.
+        contrastive_weight: w, weight of CLIP's loss.
+        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
+
+    Raises:
+        ValueError: The distance is unknown.
+    """
+
+    def __init__(
+        self,
+        distance: Literal["mse", "cosine"] = "mse",
+        feature_weight: float = 2000.0,
+        contrastive_weight: float = 1.0,
+        multi_positive: bool = False,
+    ) -> None:
+        super().__init__(contrastive_weight, multi_positive)
+        if distance not in ("mse", "cosine"):
+            raise ValueError(f"distance must be mse or cosine, not {distance!r}")
+        self.distance = distance
+        self.feature_weight = feature_weight
+        self.heads: ProjectionHeads | None = None
+
+    def build(self, student_dim: int, teacher_dim: int | None) -> None:
+        """Make the projection heads."""
+        self.heads = build_heads(self, student_dim, teacher_dim)
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of both terms."""
+        return {**super().weights(), "feature": self.feature_weight}
+
+    def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
+        """Return ``feature``."""
+        if self.feature_weight == 0:
+            return {}
+        image, text = built(self, self.heads)(student.local.image, student.local.text)
+        return {"feature": self._apart(image, teacher.local.image) + self._apart(text, teacher.local.text)}
+
+    def _apart(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.distance == "mse":
+            return mse_loss(student, teacher)
+        return (1 - (student * teacher).sum(dim=1)).mean()

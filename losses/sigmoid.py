@@ -1,0 +1,57 @@
+"""The sigmoid contrastive loss of SigLIP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from losses.base import Loss
+from losses.embeddings import at_least_float32
+from losses.joint_batch import JointBatch
+
+
+class SigLIPLoss(Loss):
+    """Every pair is its own binary question (Zhai et al., SigLIP, ICCV 2023, equation 1).
+
+    ``L = -(1/B) sum_ij log sigmoid(l_ij (logit_scale <image_i, text_j> + bias))`` with ``l_ii = 1`` and
+    ``l_ij = -1`` elsewhere; with `multi_positive` also 1 where the captions are equal.
+
+    Term: ``sigmoid``.
+
+    Args:
+        initial_bias: Start of a bias learned by this loss (SigLIP starts at -10), for students that have no
+            logit bias of their own. None takes the student's.
+        multi_positive: Count equal captions as matches; needs caption ids.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, initial_bias: float | None = None, multi_positive: bool = False) -> None:
+        super().__init__()
+        self.bias = None if initial_bias is None else nn.Parameter(torch.tensor(float(initial_bias)))
+        self.multi_positive = multi_positive
+
+    def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return ``sigmoid``.
+
+        Raises:
+            ValueError: Neither the student nor this loss has a bias, or both have.
+        """
+        logits = student.image_logits + self._bias(student.local.logit_bias)
+        if self.multi_positive:
+            positive = student.same_caption
+        else:
+            positive = torch.zeros_like(logits, dtype=torch.bool)
+            positive.diagonal(offset=student.first_row).fill_(True)
+        signed = torch.where(positive, logits, -logits)
+        return {"sigmoid": -logsigmoid(signed).sum(dim=1).mean()}
+
+    def _bias(self, of_student: Tensor | None) -> Tensor:
+        if self.bias is not None and of_student is not None:
+            raise ValueError("SigLIPLoss: the student has a logit_bias; leave initial_bias out")
+        if self.bias is not None:
+            return at_least_float32(self.bias)
+        if of_student is None:
+            raise ValueError("SigLIPLoss: the student has no logit_bias; set initial_bias (SigLIP: -10)")
+        return of_student
