@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 from lightning import Callback, LightningModule, Trainer
 
+from metrics.names import OFF_DIAGONAL_WEIGHT
+
 Shape = Literal["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
 
@@ -93,8 +95,8 @@ class OffDiagonalSchedule(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Refuse a loss that nothing could be scheduled on."""
-        loss = pl_module.loss
-        if not hasattr(loss, getattr(loss, "scheduled", None) or "off_diagonal_weight"):
+        loss: Any = pl_module.loss
+        if not hasattr(loss, _scheduled(loss)):
             raise ValueError(
                 f"schedule: {type(loss).__name__} has no off_diagonal_weight to schedule; remove the "
                 "schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
@@ -106,5 +108,10 @@ class OffDiagonalSchedule(Callback):
         """Set and log the weight of this step."""
         loss: Any = pl_module.loss
         weight = self.weight(trainer.global_step, int(trainer.estimated_stepping_batches))
-        setattr(loss, getattr(loss, "scheduled", None) or "off_diagonal_weight", weight)
-        pl_module.log("train/off_diagonal_weight", weight, prog_bar=True, batch_size=1)
+        setattr(loss, _scheduled(loss), weight)
+        pl_module.log(OFF_DIAGONAL_WEIGHT, weight, prog_bar=True, batch_size=1)
+
+
+def _scheduled(loss: Any) -> str:
+    """Return the name of the loss's scheduled attribute; a user's own loss need not name it."""
+    return getattr(loss, "scheduled", None) or "off_diagonal_weight"

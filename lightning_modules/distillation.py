@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
+from metrics.names import LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
 
 TEACHER_PREFIX = "teacher."
@@ -99,8 +100,8 @@ class DistillationModule(LightningModule):
         """Return the total loss of one batch and log every term under ``train/``."""
         self.terms = self.compute_loss(batch)
         size = batch["student_image"].shape[0]
-        logged = {f"train/{name}": value.detach() for name, value in self.terms.items()}
-        logged["train/logit_scale"] = self.student.logit_scale.detach()
+        logged = {loss_name("train", name): value.detach() for name, value in self.terms.items()}
+        logged[LOGIT_SCALE] = self.student.logit_scale.detach()
         self.log_dict(logged, batch_size=size)
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]
@@ -109,7 +110,8 @@ class DistillationModule(LightningModule):
         """Log every loss term of held-out pairs under ``val/``."""
         terms = self.compute_loss(batch)
         size = batch["student_image"].shape[0]
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=size, sync_dist=True)
+        logged = {loss_name("val", name): value for name, value in terms.items()}
+        self.log_dict(logged, batch_size=size, sync_dist=True)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Clamp the logit scale: an unbounded one lets training diverge (Radford et al. 2021)."""

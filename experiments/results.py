@@ -1,0 +1,142 @@
+"""results.json: what a run measured, and everything needed to trace it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from rich.console import Console
+from rich.table import Table
+
+from experiments.recipes import Recipe
+from lightning_modules import DistillationModule
+from metrics.names import HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER, final_name
+
+PACKAGES = (
+    "torch", "torchvision", "lightning", "timm", "open_clip_torch", "transformers", "torchmetrics", "numpy",
+    "albumentations", "opencv-python-headless", "wandb",
+)  # fmt: skip
+TITLES = {PLANES: "five-plane F1", SUBPLANES: "sub-plane F1", HC18: "HC18 validity, %"}
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout (``-dirty`` when files differ from it), None outside one."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def parameter_counts(module: DistillationModule) -> dict[str, int]:
+    """Return the number of parameters of the student, of its image tower, and of the teacher."""
+    counts = {"student": sum(p.numel() for p in module.student.parameters())}
+    counts["student_image"] = sum(p.numel() for p in module.student.image_parameters())
+    if module.teacher is not None:
+        counts["teacher"] = sum(p.numel() for p in module.teacher.parameters())
+    return counts
+
+
+def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, Any]]:
+    """Gather what the evaluation callbacks found: flat metrics for people, and their details."""
+    metrics: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for key, value in getattr(callback, "results", {}).items():
+            details[key] = value
+        metrics.update(getattr(callback, "final_metrics", {}))
+    return metrics, details
+
+
+def collect(
+    trainer: Trainer, module: DistillationModule, recipe: Recipe, checkpoint: str, seconds: float, seed: int
+) -> dict[str, Any]:
+    """Return the record of a run, of primitives alone.
+
+    Args:
+        trainer: The trainer, after its test.
+        module: The module that was tested.
+        recipe: Files of ours that the run built on.
+        checkpoint: Path of the checkpoint that was scored; empty for the weights as they stand.
+        seconds: Wall-clock seconds since the command started.
+        seed: The run's seed.
+    """
+    metrics, details = evaluation_results(trainer)
+    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return {
+        "experiment": recipe.experiment,
+        "data": recipe.preset,
+        "seed": seed,
+        "metrics": metrics,
+        "selection": {
+            "checkpoint": checkpoint,
+            "monitor": getattr(trainer.checkpoint_callback, "monitor", None),
+            "score": None if best is None else float(best),
+        },
+        "parameters": parameter_counts(module),
+        "steps": trainer.global_step,
+        "seconds": round(seconds, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "versions": package_versions(),
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(module.device)},
+        "details": details,
+    }
+
+
+def write(record: Mapping[str, Any], folder: Path) -> Path:
+    """Write results.json whole or not at all, and return its path."""
+    path = folder / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1, allow_nan=True))
+    os.replace(partial, path)
+    return path
+
+
+def _cell(metrics: Mapping[str, float], model: str, benchmark: str) -> str:
+    value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
+    if value is None:
+        return "-"
+    if benchmark != HC18:
+        return f"{value:.3f}"
+    low, high = (metrics.get(final_name(model, benchmark, key)) for key in ("ci_low", "ci_high"))
+    return f"{value:.1f}" if low is None else f"{value:.1f}  [{low:.1f}, {high:.1f}]"
+
+
+def print_table(record: Mapping[str, Any], folder: Path) -> None:
+    """Print teacher, student and random weights side by side, and where everything is."""
+    metrics = record["metrics"]
+    benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
+    table = Table(title=f"{record['experiment']} on {record['data']}: test patients, seen once")
+    table.add_column("model")
+    for name in benchmarks:
+        table.add_column(TITLES[name], justify="right")
+    for model in (TEACHER, STUDENT, RANDOM):
+        if any(key.startswith(f"{model}/") for key in metrics):
+            table.add_row(model, *(_cell(metrics, model, name) for name in benchmarks))
+    console = Console()
+    console.print(table)
+    counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
+    console.print(f"images scored: {', '.join(counts)}; 95 % bootstrap interval in brackets", highlight=False)
+    console.print(f"results, checkpoints and plots: {folder}", highlight=False, soft_wrap=True)
