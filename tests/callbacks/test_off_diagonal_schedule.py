@@ -1,0 +1,82 @@
+"""The weight's curve, against values worked out by hand, and its refusals."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callbacks import OffDiagonalSchedule
+from callbacks.off_diagonal_schedule import weight_at
+from losses import CLIPLoss, SRKDLoss
+
+SHAPES = ["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("linear", [2.0, 1.3, 0.6, -0.1, -0.8]),
+        ("cosine", [2.0, 1.5899495, 0.6, -0.3899495, -0.8]),
+        ("step", [2.0, 2.0, -0.8, -0.8, -0.8]),
+        ("constant", [2.0] * 5),
+        ("hold-linear", [2.0, 2.0, 2.0, 0.6, -0.8]),
+        ("exponential", [2.0, -0.01134, -0.5875, -0.7532, -0.8]),
+    ],
+)
+def test_weights_at_quarters_of_training(shape, expected):
+    weights = [weight_at(x / 4, start=2.0, end_ratio=-0.4, shape=shape) for x in range(5)]
+    assert weights == pytest.approx(expected, abs=1e-3)
+
+
+@given(
+    start=st.floats(0.1, 10),
+    ratio=st.floats(-2, 1),
+    shape=st.sampled_from(SHAPES),
+    steps=st.lists(st.floats(0, 1), min_size=2, max_size=20),
+)
+def test_every_curve_falls_monotonically_between_its_ends(start, ratio, shape, steps):
+    weights = [weight_at(x, start=start, end_ratio=ratio, shape=shape) for x in sorted(steps)]
+    assert all(a >= b - 1e-9 for a, b in zip(weights, weights[1:], strict=False))
+    low, high = min(start, start * ratio), max(start, start * ratio)
+    assert all(low - 1e-9 <= weight <= high + 1e-9 for weight in weights)
+
+
+def test_the_zero_crossing_of_the_papers_schedule():
+    """From 2 to -0.8 the sign turns after 2 / 2.8 = 71.4 % of training."""
+    schedule = OffDiagonalSchedule(start=2.0, end_ratio=-0.4)
+    weights = [schedule.weight(step, 1000) for step in range(1000)]
+    assert sum(weight > 0 for weight in weights) == 715  # step 714 is the last above zero
+
+
+def step(schedule, loss, global_step, total):
+    logged = {}
+    module = SimpleNamespace(loss=loss, log=lambda name, value, **_: logged.update({name: value}))
+    trainer = SimpleNamespace(global_step=global_step, estimated_stepping_batches=total)
+    schedule.on_fit_start(trainer, module)
+    schedule.on_train_batch_start(trainer, module, None, 0)
+    return logged
+
+
+def test_sets_and_logs_the_weight_from_the_global_step():
+    loss = SRKDLoss()
+    logged = step(OffDiagonalSchedule(start=2.0, end_ratio=-0.4), loss, 50, 100)
+    assert loss.off_diagonal_weight == pytest.approx(0.6)
+    assert logged == {"train/off_diagonal_weight": pytest.approx(0.6)}
+
+
+def test_drives_the_attribute_that_the_loss_names():
+    loss = SimpleNamespace(scheduled="distillation_weight", distillation_weight=1.0)
+    step(OffDiagonalSchedule(start=1.0, end_ratio=-0.5), loss, 100, 100)
+    assert loss.distillation_weight == pytest.approx(-0.5)
+
+
+def test_refuses_a_loss_without_a_weight():
+    with pytest.raises(ValueError, match="CLIPLoss has no off_diagonal_weight"):
+        step(OffDiagonalSchedule(), CLIPLoss(), 0, 10)
+
+
+@pytest.mark.parametrize(("key", "value"), [("shape", "zigzag"), ("hold", 0.0), ("hold", 1.5)])
+def test_refuses_settings_out_of_range(key, value):
+    with pytest.raises(ValueError, match=f"schedule.{key}"):
+        OffDiagonalSchedule(**{key: value})

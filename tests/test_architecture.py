@@ -1,0 +1,84 @@
+"""The layout as an executable rule: floors, sizes, and no body written twice."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = {
+    "losses": 0, "metrics": 0, "models": 1, "datamodules": 2,
+    "lightning_modules": 3, "callbacks": 3, "export": 3, "experiments": 4,
+}  # fmt: skip
+SOURCES = sorted(path for room in FLOORS for path in (ROOT / room).rglob("*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+
+def imported_rooms(tree: ast.AST) -> set[str]:
+    """Return our own top-level packages that a module imports, at whatever depth."""
+    rooms = set()
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        rooms.update(name.split(".")[0] for name in names)
+    return rooms & set(FLOORS)
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_to_a_lower_floor(path: Path) -> None:
+    own = path.relative_to(ROOT).parts[0]
+    upward = {
+        room for room in imported_rooms(ast.parse(path.read_text())) if room != own and FLOORS[room] >= FLOORS[own]
+    }
+    assert not upward, f"{own} (floor {FLOORS[own]}) imports {sorted(upward)}"
+
+
+def test_floor_zero_imports_nothing_of_ours() -> None:
+    for path in SOURCES:
+        own = path.relative_to(ROOT).parts[0]
+        if FLOORS[own] == 0:
+            assert imported_rooms(ast.parse(path.read_text())) <= {own}, path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    for function in functions(ast.parse(text)):
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        doc = ast.get_docstring(function, clean=False)
+        lines -= len(doc.splitlines()) if doc else 0
+        assert lines <= MAX_FUNCTION_LINES, f"{function.name}: {lines} lines without its docstring"
+
+
+def test_no_function_body_is_written_twice() -> None:
+    bodies = defaultdict(list)
+    for path in SOURCES:
+        for function in functions(ast.parse(path.read_text())):
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            if sum(1 for statement in body for _ in ast.walk(statement)) > 40:
+                bodies["\n".join(ast.dump(node) for node in body)].append(f"{path.name}:{function.name}")
+    assert [names for names in bodies.values() if len(names) > 1] == []
+
+
+def test_every_room_is_packaged_and_none_is_ignored() -> None:
+    settings = (ROOT / "pyproject.toml").read_text()
+    for room in FLOORS:
+        assert f'"{room}*"' in settings
+        assert (ROOT / room / "__init__.py").is_file()
+    for line in (ROOT / ".gitignore").read_text().split():
+        if line.endswith("/") and "." not in line and "__pycache__" not in line:
+            assert line.startswith("/"), f".gitignore: {line} is not anchored and could hide a package folder"
+
+
+def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
+    for path in SOURCES:
+        assert path.stem not in {"utils", "helpers", "misc", "common", "onnx", "torch", "coremltools", "timm"}, path
