@@ -1,0 +1,143 @@
+"""Zero-shot fetal biometry: is the age that a model reads from a head clinically plausible?
+
+Protocol of FetalCLIP (Maani et al. 2025, arXiv:2502.14807) on HC18 (van den Heuvel et al. 2018,
+doi:10.1371/journal.pone.0200412): each image is compared with prompts for 175 ages, 14 weeks 0 days to
+38 weeks 6 days. The predicted age is the middle one of the 15 most similar. It is valid when the true head
+circumference lies within the WHO chart's 2.5th-97.5th centile at that age.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from metrics.bootstrap import RESAMPLES, SEED, mean_interval
+from metrics.growth_chart import within_chart
+from metrics.indexed import IndexedMetric
+
+AGES_DAYS: tuple[int, ...] = tuple(range(14 * 7, 39 * 7))  # 14w0d .. 38w6d, 175 ages
+TOP_AGES = 15
+LOWEST_HC_MM, HIGHEST_HC_MM = 100.0, 342.0  # the chart's median at 14 and at 40 weeks
+
+
+def predicted_age_days(similarity: Tensor, top: int = TOP_AGES) -> Tensor:
+    """Read the gestational age from similarities.
+
+    Args:
+        similarity: Similarity of each image with each age of `AGES_DAYS`, [N, 175].
+        top: Number of most similar ages whose middle one, sorted by age, is the prediction. Of equally
+            similar ages the younger one is taken first.
+
+    Returns:
+        Predicted ages in days, [N], int64.
+
+    Raises:
+        ValueError: The shape is not [N, 175] or a value is not finite.
+    """
+    if similarity.ndim != 2 or similarity.shape[1] != len(AGES_DAYS):
+        raise ValueError(f"biometry: similarity must be [N, {len(AGES_DAYS)}], not {list(similarity.shape)}")
+    if not torch.isfinite(similarity).all():
+        row = int((~torch.isfinite(similarity)).any(dim=1).nonzero()[0])
+        raise ValueError(f"biometry: the similarities of row {row} are not finite; the model has diverged")
+    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :top]
+    middle = order.sort(dim=1).values[:, top // 2]
+    return middle + AGES_DAYS[0]
+
+
+def in_reference_range(hc_mm: ArrayLike) -> NDArray[np.bool_]:
+    """Say which head circumferences (mm) are assessed: 100 to 342 mm, both included."""
+    measured = np.asarray(hc_mm, dtype=np.float64)
+    return np.asarray((measured >= LOWEST_HC_MM) & (measured <= HIGHEST_HC_MM))
+
+
+def biometry_scores(
+    age_days: ArrayLike, hc_mm: ArrayLike, resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, float]:
+    """Score predicted ages against true head circumferences.
+
+    Args:
+        age_days: Predicted gestational ages in days, [N].
+        hc_mm: True head circumferences in mm, [N].
+        resamples: Bootstrap resamples of the interval.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        ``validity`` with ``ci_low`` and ``ci_high`` in percent, the counts ``valid`` and ``total`` (images in
+        the assessed range), and ``spearman``, the rank correlation of age and head circumference (zero
+        when one of them is constant or fewer than three images are assessed).
+
+    Raises:
+        ValueError: No image is in the assessed range.
+    """
+    hc, age = np.asarray(hc_mm, dtype=np.float64), np.asarray(age_days, dtype=np.float64)
+    assessed = in_reference_range(hc)
+    if not assessed.any():
+        raise ValueError(
+            f"biometry: none of {hc.size} images has a head circumference of "
+            f"{LOWEST_HC_MM:g}-{HIGHEST_HC_MM:g} mm, so validity is undefined"
+        )
+    hc, age = hc[assessed], age[assessed]
+    valid = within_chart(hc, age / 7)
+    low, high = mean_interval(valid, resamples, seed)
+    constant = hc.size < 3 or np.ptp(hc) == 0 or np.ptp(age) == 0
+    return {
+        "validity": float(valid.mean() * 100),
+        "valid": int(valid.sum()),
+        "total": int(valid.size),
+        "ci_low": low * 100,
+        "ci_high": high * 100,
+        "spearman": 0.0 if constant else float(spearmanr(age, hc).statistic),
+    }
+
+
+class BiometryValidity(IndexedMetric):
+    """Share of images whose zero-shot gestational age is plausible for the true head circumference.
+
+    `compute` returns the dictionary of `biometry_scores`.
+
+    Example:
+        >>> metric = BiometryValidity()
+        >>> metric.update(torch.eye(175)[[70]], torch.tensor([176.0]))  # 24 weeks 0 days
+        >>> metric.compute()["validity"]
+        100.0
+    """
+
+    def __init__(self, resamples: int = RESAMPLES, seed: int = SEED, **kwargs: Any) -> None:
+        """Create the metric.
+
+        Args:
+            resamples: Bootstrap resamples of the interval.
+            seed: Seed of the bootstrap.
+            **kwargs: Arguments of `torchmetrics.Metric`.
+        """
+        fields = {"age_days": torch.empty(0, dtype=torch.int64), "hc_mm": torch.empty(0, dtype=torch.float64)}
+        super().__init__(fields, **kwargs)
+        self.resamples = resamples
+        self.seed = seed
+
+    def update(self, similarity: Tensor, head_circumference_mm: Tensor, index: Tensor | None = None) -> None:
+        """Add images.
+
+        Args:
+            similarity: 100 * cosine with the prompts of each age, mean over templates, [N, 175].
+            head_circumference_mm: True head circumference, [N], in mm.
+            index: Sample numbers [N]; with them the result does not depend on the number of processes.
+
+        Raises:
+            ValueError: A shape is wrong or a similarity is not finite.
+        """
+        self.add_rows(index, age_days=predicted_age_days(similarity), hc_mm=head_circumference_mm)
+
+    def compute(self) -> dict[str, float]:
+        """Return `biometry_scores` over all images of all processes.
+
+        Raises:
+            ValueError: No image is in the assessed range.
+        """
+        rows = self.rows()
+        return biometry_scores(rows["age_days"], rows["hc_mm"], self.resamples, self.seed)

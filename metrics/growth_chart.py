@@ -1,0 +1,89 @@
+"""Head circumference against gestational age: the WHO fetal growth chart.
+
+Source: Kiserud et al., "The World Health Organization Fetal Growth Charts: A Multinational Longitudinal
+Study of Ultrasound Biometric Measurements and Estimated Fetal Weight", PLOS Medicine 14(1), 2017,
+doi:10.1371/journal.pmed.1002220. Each centile is ``HC(t) = exp(b0 + b1 t + b2 t^2 + b3 t^3)`` with HC in mm
+and t in completed weeks and their fractions. The chart was made for 14 to 40 weeks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+LOWER, MEDIAN, UPPER = 2.5, 50.0, 97.5
+COEFFICIENTS: dict[float, tuple[float, float, float, float]] = {
+    LOWER: (1.59317517131532, 0.29459800552433, -0.0073860372566707, 0.0000656951770216148),
+    MEDIAN: (2.09924879247164, 0.253373656106037, -0.00605647816678282, 0.0000514256072059917),
+    UPPER: (2.50074069629423, 0.220067854715719, -0.00493623111462443, 0.0000389066000946519),
+}
+LOWEST_WEEKS, HIGHEST_WEEKS = 0.0, 45.0  # where the median is inverted; it rises everywhere
+
+
+def head_circumference_mm(ga_weeks: ArrayLike, centile: float = MEDIAN) -> Floats:
+    """Return the chart's head circumference.
+
+    Args:
+        ga_weeks: Gestational age in weeks, any shape.
+        centile: 2.5, 50 or 97.5.
+
+    Returns:
+        Head circumference in mm, float64, the shape of `ga_weeks`.
+
+    Raises:
+        ValueError: The chart has no such centile.
+    """
+    if centile not in COEFFICIENTS:
+        raise ValueError(f"growth chart: no centile {centile}; choose one of {sorted(COEFFICIENTS)}")
+    weeks = np.asarray(ga_weeks, dtype=np.float64)
+    b0, b1, b2, b3 = COEFFICIENTS[centile]
+    return np.asarray(np.exp(b0 + b1 * weeks + b2 * weeks**2 + b3 * weeks**3), dtype=np.float64)
+
+
+def gestational_age_weeks(hc_mm: ArrayLike) -> Floats:
+    """Return the age at which a head circumference is the median: the inverse of the median curve.
+
+    Ages below 14 and above 40 weeks extrapolate the chart.
+
+    Args:
+        hc_mm: Head circumference in mm, any shape; NaN gives NaN.
+
+    Returns:
+        Gestational age in weeks, float64, accurate to 1e-9 weeks.
+
+    Raises:
+        ValueError: A head circumference lies off the curve between 0 and 45 weeks.
+    """
+    target = np.asarray(hc_mm, dtype=np.float64)
+    lowest, highest = head_circumference_mm([LOWEST_WEEKS, HIGHEST_WEEKS])
+    outside = (target < lowest) | (target > highest)
+    if outside.any():
+        raise ValueError(
+            f"growth chart: no age has a median head circumference of {target[outside].flat[0]:g} mm; "
+            f"the curve runs from {lowest:.1f} to {highest:.1f} mm"
+        )
+    low = np.full(target.shape, LOWEST_WEEKS)
+    high = np.full(target.shape, HIGHEST_WEEKS)
+    for _ in range(48):  # 45 weeks / 2^48 is beyond float64's resolution of the answer
+        middle = (low + high) / 2
+        below = head_circumference_mm(middle) < target
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(np.isnan(target), np.nan, (low + high) / 2)
+
+
+def within_chart(hc_mm: ArrayLike, ga_weeks: ArrayLike) -> NDArray[np.bool_]:
+    """Say whether each head circumference lies within the 2.5th-97.5th centile at an age.
+
+    Args:
+        hc_mm: Head circumference in mm, [N].
+        ga_weeks: Gestational age in weeks, [N].
+
+    Returns:
+        Booleans, [N]; both ends of the range count as within.
+    """
+    measured = np.asarray(hc_mm, dtype=np.float64)
+    lower = head_circumference_mm(ga_weeks, LOWER)
+    upper = head_circumference_mm(ga_weeks, UPPER)
+    return np.asarray((lower <= measured) & (measured <= upper))

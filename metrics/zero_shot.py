@@ -1,0 +1,150 @@
+"""Zero-shot classification scores over the classes that occur in the ground truth.
+
+A prompt set may name classes that a benchmark does not hold (the official five-plane prompts name nine).
+Images predicted as one of those are misses of their true class; the absent classes themselves have no score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metrics.bootstrap import f1_interval, f1_of_confusion
+from metrics.indexed import IndexedMetric
+
+TOP_K = (2, 3)
+
+
+def target_rank(logits: NDArray[Any], target: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many classes come before the true one, [N]; of equal logits the first class leads.
+
+    Args:
+        logits: Scores [N, C].
+        target: True class numbers [N].
+    """
+    true = np.take_along_axis(logits, target[:, None], axis=1)
+    earlier = np.arange(logits.shape[1])[None, :] < target[:, None]
+    return np.asarray(((logits > true) | ((logits == true) & earlier)).sum(axis=1))
+
+
+def confusion_matrix(
+    target: NDArray[np.int64], prediction: NDArray[np.int64], num_classes: int
+) -> NDArray[np.int64]:
+    """Count pairs of true (rows) and predicted (columns) classes, [C, C]."""
+    cells = np.bincount(target * num_classes + prediction, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def classification_scores(
+    logits: NDArray[Any], target: NDArray[np.int64], classes: Sequence[str], interval: bool = False
+) -> dict[str, Any]:
+    """Score zero-shot logits.
+
+    Args:
+        logits: Similarity of each image with each class, [N, C].
+        target: True class numbers, [N].
+        classes: Names of the C classes.
+        interval: Also give the bootstrap interval of `f1` (10,000 resamples; a second for 10,000 images).
+
+    Returns:
+        ``f1`` (macro), ``accuracy``, ``top2_accuracy`` and ``top3_accuracy`` (means of the classes' own, as
+        the published evaluation has it; a top-k that all classes fit into is left out), ``micro_accuracy``
+        (share of images), ``total``, with `interval` ``f1_ci_low`` and ``f1_ci_high``, and nested:
+        ``per_class``
+        (``f1``, ``precision``, ``recall``, ``support`` of each occurring class), ``classes`` and
+        ``confusion_matrix`` [C, C], rows being true classes.
+    """
+    ranks = target_rank(logits, target)
+    prediction = logits.argmax(axis=1)
+    confusion = confusion_matrix(target, prediction, len(classes))
+    present = np.unique(target)
+    f1 = f1_of_confusion(confusion)
+    predicted = confusion.sum(axis=0)
+    per_class = {
+        classes[c]: {
+            "f1": float(f1[c]),
+            "precision": float(confusion[c, c] / predicted[c]) if predicted[c] else 0.0,
+            "recall": float((ranks[target == c] == 0).mean()),
+            "support": int((target == c).sum()),
+        }
+        for c in present
+    }
+    scores: dict[str, Any] = {"f1": float(f1[present].mean())}
+    for k in (1, *(k for k in TOP_K if k < len(classes))):
+        name = "accuracy" if k == 1 else f"top{k}_accuracy"
+        scores[name] = float(np.mean([(ranks[target == c] < k).mean() for c in present]))
+    scores["micro_accuracy"] = float((ranks == 0).mean())
+    scores["total"] = int(target.size)
+    if interval:
+        scores["f1_ci_low"], scores["f1_ci_high"] = f1_interval(target, prediction, len(classes))
+    return scores | {
+        "per_class": per_class,
+        "classes": list(classes),
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+class ZeroShotClassification(IndexedMetric):
+    """Scores of zero-shot classification, from one confusion matrix over the whole benchmark.
+
+    `compute` returns the dictionary of `classification_scores`.
+
+    Example:
+        >>> metric = ZeroShotClassification(["brain", "femur"])
+        >>> metric.update(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
+        >>> metric.compute()["per_class"]["brain"]["recall"]
+        1.0
+    """
+
+    def __init__(self, classes: Sequence[str], interval: bool = False, **kwargs: Any) -> None:
+        """Create the metric.
+
+        Args:
+            classes: Names of the C classes, in the order of the logits' columns.
+            interval: Also compute the bootstrap interval of macro F1.
+            **kwargs: Arguments of `torchmetrics.Metric`.
+
+        Raises:
+            ValueError: There are fewer than two classes or a name is repeated.
+        """
+        if len(classes) < 2 or len(set(classes)) != len(classes):
+            raise ValueError(
+                f"zero-shot classification needs two or more distinct classes, not {list(classes)}"
+            )
+        fields = {"logits": torch.empty(0, len(classes)), "target": torch.empty(0, dtype=torch.int64)}
+        super().__init__(fields, **kwargs)
+        self.classes = list(classes)
+        self.interval = interval
+
+    def update(self, logits: Tensor, target: Tensor, index: Tensor | None = None) -> None:
+        """Add images.
+
+        Args:
+            logits: 100 * cosine with each class vector, [N, C].
+            target: True class numbers, [N], int64.
+            index: Sample numbers [N]; with them the result does not depend on the number of processes.
+
+        Raises:
+            ValueError: A shape is wrong, a logit is not finite, or a class number is out of range.
+        """
+        count = len(self.classes)
+        if logits.ndim != 2 or logits.shape[1] != count:
+            raise ValueError(
+                f"zero-shot classification: logits must be [N, {count}], not {list(logits.shape)}"
+            )
+        if not torch.isfinite(logits).all():
+            row = int((~torch.isfinite(logits)).any(dim=1).nonzero()[0])
+            raise ValueError(f"zero-shot classification: the logits of row {row} are not finite")
+        if len(target) and (int(target.min()) < 0 or int(target.max()) >= count):
+            raise ValueError(f"zero-shot classification: targets must be 0 to {count - 1}")
+        self.add_rows(index, logits=logits, target=target)
+
+    def compute(self) -> dict[str, Any]:
+        """Return `classification_scores` over all images of all processes."""
+        rows = self.rows()
+        return classification_scores(rows["logits"], rows["target"], self.classes, self.interval)

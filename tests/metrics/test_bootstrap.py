@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, f1_score
+
+from metrics.bootstrap import f1_interval, f1_of_confusion, mean_interval
+
+
+def test_mean_interval_equals_one_choice_after_another():
+    values = (np.arange(137) % 3 == 0).astype(int)
+    generator = np.random.default_rng(42)
+    means = [generator.choice(values, size=len(values), replace=True).mean() for _ in range(10_000)]
+    assert mean_interval(values) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1e-12)
+
+
+def test_blocks_do_not_change_the_draws(monkeypatch):
+    values = np.random.default_rng(0).normal(size=50)
+    whole = mean_interval(values, resamples=1001)
+    monkeypatch.setattr("metrics.bootstrap._DRAWS_AT_ONCE", 333)
+    assert mean_interval(values, resamples=1001) == whole
+
+
+def test_f1_interval_equals_sklearn_over_the_same_draws():
+    rng = np.random.default_rng(3)
+    target = rng.choice([0, 2, 3], size=40)
+    prediction = np.where(rng.random(40) < 0.6, target, rng.integers(0, 5, 40))
+    draws = np.random.default_rng(7)
+    scores = []
+    for _ in range(300):
+        rows = draws.integers(0, 40, 40)
+        scores.append(
+            f1_score(target[rows], prediction[rows], labels=[0, 2, 3], average="macro", zero_division=0)
+        )
+    expected = tuple(np.percentile(scores, [2.5, 97.5]))
+    assert f1_interval(target, prediction, 5, resamples=300, seed=7) == pytest.approx(expected, abs=1e-12)
+
+
+def test_f1_of_confusion_equals_sklearn():
+    rng = np.random.default_rng(1)
+    target, prediction = rng.integers(0, 4, 60), rng.integers(0, 5, 60)
+    matrix = confusion_matrix(target, prediction, labels=range(6))
+    expected = f1_score(target, prediction, labels=range(6), average=None, zero_division=0)
+    assert f1_of_confusion(matrix) == pytest.approx(expected, abs=1e-12)
+
+
+def test_nothing_to_resample():
+    with pytest.raises(ValueError, match="no values to resample"):
+        mean_interval([])
+    with pytest.raises(ValueError, match="no values to resample"):
+        f1_interval([], [], 3)

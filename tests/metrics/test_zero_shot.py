@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
+from metrics import ZeroShotClassification, classification_scores
+from metrics.zero_shot import target_rank
+from tests.metrics.two_processes import run_in_two_processes
+
+CLASSES = ["abdomen", "brain", "femur", "heart", "kidney", "cervix"]
+PRESENT = [0, 1, 2, 3, 5]  # no kidney in the ground truth
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(11)
+    target = rng.choice(PRESENT, size=200)
+    logits = rng.normal(size=(200, 6)).astype(np.float32)
+    logits[np.arange(200), target] += 1.0
+    assert (logits.argmax(1) == 4).any(), "the absent class must be predicted somewhere"
+    return logits, target
+
+
+def test_scores_equal_sklearn_over_present_classes(case):
+    logits, target = case
+    scores = classification_scores(logits, target, CLASSES)
+    prediction = logits.argmax(1)
+    precision, recall, f1, support = precision_recall_fscore_support(target, prediction, labels=PRESENT)
+    assert scores["f1"] == pytest.approx(f1.mean(), abs=1e-12)
+    assert scores["accuracy"] == pytest.approx(balanced_accuracy_score(target, prediction), abs=1e-12)
+    assert scores["micro_accuracy"] == pytest.approx((prediction == target).mean(), abs=1e-12)
+    assert scores["confusion_matrix"] == confusion_matrix(target, prediction, labels=range(6)).tolist()
+    assert list(scores["per_class"]) == [CLASSES[c] for c in PRESENT]
+    for column, expected in (("f1", f1), ("precision", precision), ("recall", recall), ("support", support)):
+        assert [row[column] for row in scores["per_class"].values()] == pytest.approx(list(expected))
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_top_k_is_the_mean_of_the_classes_own(case, k):
+    logits, target = case
+    scores = classification_scores(logits, target, CLASSES)
+    expected = np.mean(
+        [
+            top_k_accuracy_score(target[target == c], logits[target == c], k=k, labels=range(6))
+            for c in PRESENT
+        ]
+    )
+    assert scores[f"top{k}_accuracy"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_equals_the_published_evaluation(case):
+    # It takes torchmetrics' per-class values and averages those of the classes that occur.
+    logits, target = (torch.from_numpy(values) for values in case)
+    scores = classification_scores(*case, CLASSES)
+    for name, k in (("accuracy", 1), ("top2_accuracy", 2), ("top3_accuracy", 3)):
+        per_class = multiclass_accuracy(logits.softmax(1), target, 6, average="none", top_k=k)
+        assert scores[name] == pytest.approx(per_class[PRESENT].double().mean().item(), abs=1e-6)
+    f1 = multiclass_f1_score(logits.softmax(1), target, 6, average="none")
+    assert scores["f1"] == pytest.approx(f1[PRESENT].double().mean().item(), abs=1e-6)
+
+
+def test_predicting_an_absent_class_lowers_only_the_true_one():
+    logits = np.eye(3, dtype=np.float32)[[0, 2, 1, 1]]
+    scores = classification_scores(logits, np.array([0, 0, 1, 1]), ["a", "b", "c"])
+    assert scores["f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert "c" not in scores["per_class"]
+
+
+def test_rank_of_equal_logits_follows_argmax():
+    logits = np.zeros((3, 3), dtype=np.float32)
+    assert target_rank(logits, np.array([0, 1, 2])).tolist() == [0, 1, 2]
+
+
+def test_top_k_that_always_succeeds_is_left_out():
+    logits = np.eye(3, dtype=np.float32)
+    scores = classification_scores(logits, np.arange(3), ["a", "b", "c"])
+    assert "top2_accuracy" in scores
+    assert "top3_accuracy" not in scores
+
+
+def test_interval_holds_the_score(case):
+    scores = classification_scores(*case, CLASSES, interval=True)
+    assert scores["f1_ci_low"] < scores["f1"] < scores["f1_ci_high"]
+
+
+def _update(metric, logits, target, index):
+    for rows in torch.arange(len(target)).split(33):
+        metric.update(torch.from_numpy(logits)[rows], torch.from_numpy(target)[rows], index[rows])
+
+
+def _distributed(rank, logits, target, expected):
+    metric = ZeroShotClassification(CLASSES)
+    rows = np.concatenate([np.arange(len(target))[rank::2], [0, 1]])
+    _update(metric, logits[rows], target[rows], torch.from_numpy(rows))
+    assert metric.compute() == expected
+    lonely = ZeroShotClassification(CLASSES)
+    if rank == 1:
+        _update(lonely, logits, target, torch.arange(len(target)))
+    assert lonely.compute() == expected
+
+
+def test_two_processes_give_what_one_gives(tmp_path, case):
+    metric = ZeroShotClassification(CLASSES)
+    _update(metric, *case, torch.arange(200))
+    run_in_two_processes(_distributed, tmp_path, *case, metric.compute())
+
+
+def test_wrong_input():
+    with pytest.raises(ValueError, match="two or more distinct classes"):
+        ZeroShotClassification(["a"])
+    with pytest.raises(ValueError, match="distinct classes"):
+        ZeroShotClassification(["a", "a"])
+    metric = ZeroShotClassification(["a", "b"])
+    with pytest.raises(ValueError, match=r"must be \[N, 2\], not \[1, 3\]"):
+        metric.update(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="row 0 are not finite"):
+        metric.update(torch.tensor([[math.inf, 0.0]]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="targets must be 0 to 1"):
+        metric.update(torch.zeros(1, 2), torch.tensor([2]))
