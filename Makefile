@@ -15,6 +15,8 @@ UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PY := .venv/bin/python
 READY := .venv/.ready
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Without cached bytecode every start costs half a minute of compiling.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup train evaluate test test-slow lint bench lock clean
 
