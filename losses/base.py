@@ -67,10 +67,12 @@ class Loss(nn.Module):
         """
         self._check(student, teacher)
         with torch.autocast(student.image.device.type, enabled=False):
-            batch = JointBatch(student.in_loss_precision())
+            # Half precision is too coarse for logits near 100; the teacher follows the student.
+            dtype = torch.promote_types(student.image.dtype, torch.float32)
+            batch = JointBatch(student.to(dtype))
             frozen = None
             if self.needs_teacher and teacher is not None:
-                frozen = JointBatch(teacher.detach().in_loss_precision())
+                frozen = JointBatch(teacher.detach().to(dtype))
             terms = with_joint_values(self.terms(batch, frozen))
             weights = self.weights()
             # A schedule may pass through 0 and leave no term: the total must still be differentiable.

@@ -8,11 +8,6 @@ import torch
 from torch import Tensor
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return `x` in float32, or in float64 if it is already: CLIP logits of 100 overflow coarser types."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """The embeddings of one batch: row i of `image` and row i of `text` are one pair.
@@ -55,14 +50,14 @@ class Embeddings:
                 f"caption_id must be [{image[0]}], one a pair, not {list(self.caption_id.shape)}"
             )
 
-    def in_loss_precision(self) -> Embeddings:
-        """Return the same embeddings in float32 (float64 stays float64)."""
+    def to(self, dtype: torch.dtype) -> Embeddings:
+        """Return the same embeddings, with scalars of shape [], in another floating dtype."""
         bias = self.logit_bias
         return Embeddings(
-            image=at_least_float32(self.image),
-            text=at_least_float32(self.text),
-            logit_scale=at_least_float32(self.logit_scale).reshape(()),
-            logit_bias=None if bias is None else at_least_float32(bias).reshape(()),
+            image=self.image.to(dtype),
+            text=self.text.to(dtype),
+            logit_scale=self.logit_scale.to(dtype).reshape(()),
+            logit_bias=None if bias is None else bias.to(dtype).reshape(()),
             caption_id=self.caption_id,
         )
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from losses.base import require_positive
 from losses.distillation import DistillationLoss
 from losses.distributions import matched_cross_entropy
-from losses.embeddings import at_least_float32
 from losses.joint_batch import JointBatch
 from losses.projection import ProjectionHeads, build_heads, built
 
@@ -64,7 +63,7 @@ class InteractiveContrastiveLoss(DistillationLoss):
         if self.interactive_weight == 0:
             return {}
         image, text = built(self, self.heads)(student.local.image, student.local.text)
-        scale = at_least_float32(self.log_logit_scale).exp().clamp(max=MAXIMUM_LOGIT_SCALE)
+        scale = self.log_logit_scale.to(image.dtype).exp().clamp(max=MAXIMUM_LOGIT_SCALE)
         positives = student.same_caption if self.multi_positive else None
         directions = [
             matched_cross_entropy(torch.log_softmax(logits, dim=1), student.first_row, positives)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 
 class ProjectionHeads(nn.Module):
@@ -23,7 +23,7 @@ class ProjectionHeads(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Map embeddings [b, student D] to unit length [b, teacher D] each."""
-        return normalize(self.image(image), dim=1), normalize(self.text(text), dim=1)
+        return _unit(self.image, image), _unit(self.text, text)
 
 
 def build_heads(loss: nn.Module, student_dim: int, teacher_dim: int | None) -> ProjectionHeads:
@@ -49,6 +49,13 @@ def built(loss: nn.Module, heads: ProjectionHeads | None) -> ProjectionHeads:
             "before training"
         )
     return heads
+
+
+def _unit(head: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(head, nn.Linear):
+        # Heads kept in half precision still multiply in the precision of the loss.
+        x = linear(x, head.weight.to(x.dtype), head.bias.to(x.dtype))
+    return normalize(x, dim=1)
 
 
 def _head(student_dim: int, teacher_dim: int) -> nn.Module:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from losses.base import Loss
-from losses.embeddings import at_least_float32
 from losses.joint_batch import JointBatch
 
 
@@ -51,7 +50,7 @@ class SigLIPLoss(Loss):
         if self.bias is not None and of_student is not None:
             raise ValueError("SigLIPLoss: the student has a logit_bias; leave initial_bias out")
         if self.bias is not None:
-            return at_least_float32(self.bias)
+            return self.bias
         if of_student is None:
             raise ValueError("SigLIPLoss: the student has no logit_bias; set initial_bias (SigLIP: -10)")
         return of_student

@@ -1,0 +1,81 @@
+"""Sums of losses: composition from YAML, schedules, statistics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from torch import nn
+from torch.testing import assert_close
+
+from losses import CLIPLoss, CombinedLoss, CoupledKDLoss, FeatureKDLoss, SRKDLoss
+from tests.losses.loss_cases import make_batch, make_teacher
+
+YAML = """
+loss:
+  class_path: losses.CombinedLoss
+  init_args:
+    losses:
+      task: {class_path: losses.CLIPLoss}
+      srkd: {class_path: losses.SRKDLoss, init_args: {contrastive_weight: 0.0, temperature: 4.0}}
+      feature: {class_path: losses.FeatureKDLoss, init_args: {contrastive_weight: 0.0}}
+    weights: {feature: 0.25}
+"""
+
+
+def test_yaml_composes_a_sum():
+    parser = ArgumentParser()
+    parser.add_argument("--loss", type=nn.Module)
+    loss = parser.instantiate_classes(parser.parse_string(YAML)).loss
+    loss.build(4, 6)
+    student, teacher = make_batch(dtype=torch.float32), make_teacher(dtype=torch.float32)
+    result = loss(student, teacher)
+    expected = result["task/total"] + result["srkd/total"] + 0.25 * result["feature/total"]
+    assert_close(result["total"], expected)
+    assert loss.parts["srkd"].temperature == 4.0
+    assert {"task/contrastive", "srkd/off_diagonal", "feature/feature", "duplicate_rate"} <= set(result)
+
+
+@pytest.mark.parametrize(
+    ("part", "attribute"),
+    [(SRKDLoss(), "off_diagonal_weight"), (CoupledKDLoss(), "distillation_weight")],
+)
+def test_a_schedule_drives_the_part_through_the_sum(part, attribute):
+    loss = CombinedLoss({"task": CLIPLoss(), "kd": part})
+    assert loss.scheduled == attribute
+    setattr(loss, attribute, -0.8)
+    assert getattr(part, attribute) == getattr(loss, attribute) == -0.8
+    other = {"off_diagonal_weight", "distillation_weight"} - {attribute}
+    assert not hasattr(loss, other.pop())
+
+
+def test_nothing_to_schedule():
+    loss = CombinedLoss({"task": CLIPLoss()})
+    assert loss.scheduled is None
+    assert not hasattr(loss, "off_diagonal_weight")
+    assert not loss.needs_teacher
+    loss(make_batch())
+
+
+def test_a_part_that_weighs_zero_is_not_computed():
+    loss = CombinedLoss({"task": CLIPLoss(), "feature": FeatureKDLoss()}, {"feature": 0})
+    result = loss(make_batch(), make_teacher())  # the feature part was never built: computing it raises
+    assert set(result) == {"total", "task/contrastive", "task/total", "duplicate_rate"}
+
+
+def test_foreign_modules_take_part():
+    class Norm(nn.Module):
+        def forward(self, student, teacher=None):
+            return {"total": student.image.square().sum()}
+
+    result = CombinedLoss({"task": CLIPLoss(), "norm": Norm()}, {"norm": 2.0})(make_batch())
+    assert_close(result["total"], result["task/total"] + 2 * result["norm/total"])
+
+
+def test_saved_and_restored_with_its_parts():
+    loss = CombinedLoss({"feature": FeatureKDLoss()})
+    loss.build(4, 6)
+    again = CombinedLoss({"feature": FeatureKDLoss()})
+    again.build(4, 6)
+    again.load_state_dict(loss.state_dict())
+    assert any(key.startswith("parts.feature.heads") for key in loss.state_dict())

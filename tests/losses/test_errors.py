@@ -1,0 +1,105 @@
+"""Wrong settings and wrong batches end in one line that names the remedy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from losses import (
+    CLIPLoss,
+    CombinedLoss,
+    ConfidencePenaltyKDLoss,
+    CoupledKDLoss,
+    Embeddings,
+    FeatureKDLoss,
+    InteractiveContrastiveLoss,
+    SigLIPLoss,
+    SRKDLoss,
+)
+from tests.losses.loss_cases import CASES, make_batch, make_teacher
+
+WITH_TEACHER = [name for name in CASES if not name.startswith(("clip", "siglip"))]
+
+
+@pytest.mark.parametrize("name", WITH_TEACHER)
+def test_missing_teacher(name):
+    with pytest.raises(ValueError, match="needs a teacher"):
+        CASES[name].build()(make_batch(), None)
+
+
+@pytest.mark.parametrize("name", WITH_TEACHER)
+def test_teacher_of_another_batch(name):
+    with pytest.raises(ValueError, match="batch size is 5, the teacher's 4"):
+        CASES[name].build()(make_batch(B=5), make_teacher(B=4))
+
+
+@pytest.mark.parametrize("make", [SRKDLoss, CoupledKDLoss, ConfidencePenaltyKDLoss])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_temperature(make, temperature):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        make(temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: ConfidencePenaltyKDLoss(smoothing=1.5), r"smoothing must be in \[0, 1\], not 1.5"),
+        (lambda: FeatureKDLoss(distance="l1"), "distance must be mse or cosine, not 'l1'"),
+        (lambda: InteractiveContrastiveLoss(initial_logit_scale=0), "initial_logit_scale must be above 0"),
+        (lambda: CombinedLoss({}), "losses is empty"),
+        (lambda: CombinedLoss({"a": CLIPLoss()}, {"b": 1.0}), r"weights \['b'\] name no loss.*\['a'\]"),
+        (
+            lambda: CombinedLoss({"a": SRKDLoss(), "b": CoupledKDLoss()}),
+            r"one loss only, not all of \['a', 'b'\]",
+        ),
+        (lambda: FeatureKDLoss().build(4, None), "FeatureKDLoss needs a teacher"),
+        (lambda: FeatureKDLoss()(make_batch(), make_teacher()), "call build"),
+        (lambda: SigLIPLoss()(make_batch()), "set initial_bias"),
+        (lambda: SigLIPLoss(initial_bias=-10)(make_batch(bias=-9.0)), "leave initial_bias out"),
+    ],
+)
+def test_settings(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "match"),
+    [
+        ((5, 4), (6, 4), "batch sizes differ: 5 and 6"),
+        ((5, 4), (5, 3), "dimensions differ: 4 and 3"),
+        ((5,), (5, 4), r"must be \[B, D\]; image is \[5\]"),
+    ],
+)
+def test_shapes(image, text, match):
+    with pytest.raises(ValueError, match=match):
+        Embeddings(torch.zeros(image), torch.zeros(text), torch.tensor(1.0))
+
+
+def test_scalars_and_ids():
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"logit_scale must be a scalar tensor, not \[3\]"):
+        Embeddings(x, x, torch.ones(3))
+    with pytest.raises(ValueError, match=r"caption_id must be \[3\], one a pair, not \[2\]"):
+        Embeddings(x, x, torch.tensor(1.0), caption_id=torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("loss", [CLIPLoss(multi_positive=True), SRKDLoss(mask_duplicates=True)])
+def test_duplicates_need_caption_ids(loss):
+    batch = make_batch()
+    with pytest.raises(ValueError, match="carry no caption_id"):
+        loss(Embeddings(batch.image, batch.text, batch.logit_scale), make_teacher())
+
+
+def test_without_caption_ids_no_rate_is_reported():
+    batch = make_batch()
+    result = CLIPLoss()(Embeddings(batch.image, batch.text, batch.logit_scale))
+    assert set(result) == {"total", "contrastive"}
+
+
+def test_the_teacher_gets_no_gradient():
+    teacher = make_batch(seed=4)
+    assert teacher.image.requires_grad
+    SRKDLoss()(make_batch(), teacher)["total"].backward()
+    assert teacher.image.grad is None
+    assert teacher.logit_scale.grad is None

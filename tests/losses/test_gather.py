@@ -1,0 +1,116 @@
+"""Two gloo processes give the loss and the gradients of one process on the joint batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+from losses import Embeddings
+from losses.gather import gather_rows, rank, world_size
+from tests.losses.loss_cases import CASES, STUDENT_DIM, make_batch, make_teacher
+from tests.metrics.two_processes import run_in_two_processes
+
+JOINT = 10  # two ranks of 5 pairs; captions 0 and 3, 5 and 8 of the joint batch are equal, as are 2 and 7
+RAW = 3
+
+
+class Student(nn.Module):
+    """A student with two linear towers and the loss inside, so that DDP sees every parameter."""
+
+    def __init__(self, loss, bias):
+        super().__init__()
+        torch.manual_seed(5)
+        self.image = nn.Linear(RAW, STUDENT_DIM).double()
+        self.text = nn.Linear(RAW, STUDENT_DIM).double()
+        self.log_scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias, dtype=torch.float64))
+        self.loss = loss
+
+    def forward(self, x, y, caption_id, teacher):
+        student = Embeddings(
+            normalize(self.image(x), dim=1),
+            normalize(self.text(y), dim=1),
+            self.log_scale.exp(),
+            self.bias,
+            caption_id,
+        )
+        return self.loss(student, teacher)
+
+
+def _part(tensor, part):
+    return tensor if part is None else tensor.chunk(2)[part]
+
+
+def run_case(name, part):
+    """Return ({term: value}, {parameter: gradient}); `part` is the rank, or None for the joint batch."""
+    case = CASES[name]
+    model = Student(case.build(), case.bias)
+    generator = torch.Generator().manual_seed(11)
+    x, y = (torch.randn(JOINT, RAW, dtype=torch.float64, generator=generator) for _ in range(2))
+    teacher = make_teacher(B=JOINT)
+    ids = make_batch(B=JOINT).caption_id.clone()
+    ids[7] = ids[2]  # a duplicate that spans the two ranks
+    frozen = Embeddings(_part(teacher.image, part), _part(teacher.text, part), teacher.logit_scale)
+    call = model if part is None else DistributedDataParallel(model)
+    result = call(_part(x, part), _part(y, part), _part(ids, part), frozen)
+    result["total"].backward()
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    return {key: value.detach() for key, value in result.items()}, gradients
+
+
+def embedding_gradients(name, part):
+    """Return the gradients in the embeddings themselves and in the logit scale."""
+    case = CASES[name]
+    joint, teacher = make_batch(B=JOINT, bias=case.bias), make_teacher(B=JOINT)
+    image, text = (_part(x, part).detach().clone().requires_grad_() for x in (joint.image, joint.text))
+    student = Embeddings(image, text, joint.logit_scale, joint.logit_bias, _part(joint.caption_id, part))
+    frozen = Embeddings(_part(teacher.image, part), _part(teacher.text, part), teacher.logit_scale)
+    total = case.build()(student, frozen)["total"]
+    return torch.autograd.grad(total, (image, text, joint.logit_scale))
+
+
+def _save_all(part, out):
+    results = {name: (run_case(name, part), embedding_gradients(name, part)) for name in CASES}
+    torch.save(results, out / f"{part}.pt")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What ranks 0 and 1 computed, for every loss."""
+    folder = tmp_path_factory.mktemp("gloo")
+    run_in_two_processes(_save_all, folder, folder)
+    return [torch.load(folder / f"{part}.pt") for part in (0, 1)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_equal_the_joint_batch(name, two_ranks):
+    values, gradients = run_case(name, None)
+    for result in two_ranks:
+        their_values, their_gradients = result[name][0]
+        assert set(their_values) == set(values)
+        for key, value in values.items():
+            assert_close(their_values[key], value, rtol=0, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
+        for key, gradient in gradients.items():
+            assert_close(
+                their_gradients[key], gradient, rtol=1e-9, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_embedding_gradients_follow_the_convention(name, two_ranks):
+    """Each rank holds W times the joint gradient in its rows; scale gradients average to the joint one."""
+    image, text, scale = embedding_gradients(name, None)
+    parts = [result[name][1] for result in two_ranks]
+    assert_close(torch.cat([part[0] for part in parts]) / 2, image, rtol=1e-9, atol=1e-9)
+    assert_close(torch.cat([part[1] for part in parts]) / 2, text, rtol=1e-9, atol=1e-9)
+    assert_close((parts[0][2] + parts[1][2]) / 2, scale, rtol=1e-9, atol=1e-9)
+
+
+def test_a_single_process_gathers_nothing():
+    rows = torch.randn(3, 2)
+    assert gather_rows(rows) is rows
+    assert (world_size(), rank()) == (1, 0)
