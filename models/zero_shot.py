@@ -1,0 +1,144 @@
+"""Turn prompts into the vectors that zero-shot evaluation compares images with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from metrics import AGES_DAYS
+from models.dual_encoder import DualEncoder
+
+PROMPTS_AT_ONCE = 64
+COSINE_SCALE = 100.0  # the published protocol's fixed factor, not the model's own logit scale
+
+Progress = Callable[[int, int], None]
+
+
+@torch.no_grad()
+def encode_prompts(
+    model: DualEncoder,
+    prompts: Sequence[str],
+    batch_size: int = PROMPTS_AT_ONCE,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Embed prompts, each distinct one once.
+
+    Args:
+        model: The model, in the mode that the caller wants (eval, for evaluation).
+        prompts: N texts; repetitions cost nothing.
+        batch_size: Texts that pass the tower together.
+        progress: Called with the number of distinct prompts done and their total after every batch.
+
+    Returns:
+        Unit-length embeddings [N, D], float32, on the model's device.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, len(distinct), batch_size):
+        texts = distinct[start : start + batch_size]
+        parts.append(model.encode_text(model.tokenize(texts).to(device)).float())
+        if progress is not None:
+            progress(start + len(texts), len(distinct))
+    position = {text: row for row, text in enumerate(distinct)}
+    rows = torch.tensor([position[text] for text in prompts], dtype=torch.int64, device=device)
+    return torch.cat(parts)[rows]
+
+
+def class_embeddings(
+    model: DualEncoder, prompts: Mapping[str, Sequence[str]], batch_size: int = PROMPTS_AT_ONCE
+) -> Tensor:
+    """Return one vector per class: the normalised mean of its prompts' normalised embeddings.
+
+    Args:
+        model: The model.
+        prompts: Class -> prompts, C classes.
+        batch_size: Texts that pass the tower together.
+
+    Returns:
+        Unit-length class vectors [C, D], float32, in the order of `prompts`.
+    """
+    texts = [text for group in prompts.values() for text in group]
+    groups = encode_prompts(model, texts, batch_size).split([len(group) for group in prompts.values()])
+    return normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
+
+
+@dataclass(frozen=True)
+class AgeTable:
+    """Vectors of the 175 gestational ages at each printed pixel spacing.
+
+    Attributes:
+        spacings: S distinct spacings as printed in the prompts, ``"0.42"``.
+        vectors: Mean over templates of unit-length embeddings, [S, 175, D]. Not normalised again, so that
+            a dot product is the mean over templates of cosines.
+    """
+
+    spacings: tuple[str, ...]
+    vectors: Tensor
+
+    def similarity(self, image: Tensor, spacings: Sequence[str]) -> Tensor:
+        """Compare images with all ages at their own spacing.
+
+        Args:
+            image: Unit-length image embeddings [N, D].
+            spacings: Printed spacing of each image, N texts.
+
+        Returns:
+            Mean over templates of 100 * cosine, [N, 175], float32.
+
+        Raises:
+            KeyError: A spacing is not in the table.
+        """
+        position = {spacing: row for row, spacing in enumerate(self.spacings)}
+        rows = torch.tensor([position[spacing] for spacing in spacings], device=self.vectors.device)
+        return COSINE_SCALE * torch.einsum("nd,nad->na", image.float(), self.vectors[rows])
+
+
+def age_prompts(templates: Sequence[str], spacing: str) -> list[str]:
+    """Fill templates for one spacing: T * 175 prompts, all ages of the first template first.
+
+    Args:
+        templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
+        spacing: The printed spacing.
+    """
+    ages = [divmod(age, 7) for age in AGES_DAYS]
+    return [
+        template.format(weeks=weeks, days=days, spacing=spacing)
+        for template in templates
+        for weeks, days in ages
+    ]
+
+
+def age_embeddings(
+    model: DualEncoder,
+    templates: Sequence[str],
+    spacings: Iterable[str],
+    batch_size: int = PROMPTS_AT_ONCE,
+    progress: Progress | None = None,
+) -> AgeTable:
+    """Embed 14 weeks 0 days to 38 weeks 6 days at every spacing that occurs.
+
+    Args:
+        model: The model.
+        templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
+        spacings: Printed spacings, repeated at will; each distinct one is embedded once.
+        batch_size: Texts that pass the tower together.
+        progress: Called with prompts done and their total.
+
+    Returns:
+        The table of all distinct spacings, sorted.
+    """
+    distinct = tuple(sorted(set(spacings)))
+    prompts = [text for spacing in distinct for text in age_prompts(templates, spacing)]
+    embedded = encode_prompts(model, prompts, batch_size, progress)
+    shape = (len(distinct), len(templates), len(AGES_DAYS), -1)
+    return AgeTable(distinct, embedded.reshape(shape).mean(dim=1))
+
+
+def class_logits(image: Tensor, classes: Tensor) -> Tensor:
+    """Compare images [N, D] with class vectors [C, D]: 100 * cosine, [N, C], float32."""
+    return COSINE_SCALE * image.float() @ classes.T
