@@ -1,0 +1,152 @@
+"""Make the phantom corpus on disk: in parallel, reproducibly, whole or not at all, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+
+import cv2
+from filelock import FileLock
+from tqdm import tqdm
+
+from datamodules.phantom.layouts import image_path, write_tables
+from datamodules.phantom.patients import CORPORA, Picture, list_pictures
+from datamodules.phantom.renderer import Truth, render
+
+SIMULATOR_VERSION = 1  # raise it whenever a picture would change: caches of older corpora are then left alone
+DEFAULT_ROOT = Path("data/phantom")
+PNG_COMPRESSION = 1  # speckle hardly compresses: higher levels only cost time
+IN_PROCESS = 48  # fewer pictures than this are drawn here: starting processes would take longer
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """Everything that the corpus depends on, besides the simulator itself.
+
+    Attributes:
+        seed: Seed of every draw.
+        num_planes_images: Pictures in the layout of FETAL_PLANES_DB.
+        num_hc18_images: Pictures in the layout of HC18.
+        num_pair_images: Image-caption pairs in WebDataset shards, from patients of their own.
+        planes_images_per_patient: Mean number of pictures of a patient (12,400 / 1,792 in the real set).
+        hc18_images_per_patient: Mean number of pictures of a patient (999 / 806 in the real set).
+        test_share: Share of FETAL_PLANES_DB-type patients whose official Train flag is 0.
+
+    Raises:
+        ValueError: A number is negative, a mean is below 1, or the share is not between 0 and 1.
+    """
+
+    seed: int = 0
+    num_planes_images: int = 3200
+    num_hc18_images: int = 1800
+    num_pair_images: int = 512
+    planes_images_per_patient: float = 6.9
+    hc18_images_per_patient: float = 1.24
+    test_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "num_planes_images", "num_hc18_images", "num_pair_images"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"phantom: {name} must not be negative, not {getattr(self, name)}")
+        for name in ("planes_images_per_patient", "hc18_images_per_patient"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"phantom: {name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.test_share < 1:
+            raise ValueError(f"phantom: test_share must lie in [0, 1), not {self.test_share}")
+
+    @property
+    def digest(self) -> str:
+        """Name of the corpus's folder: a hash of the settings and the simulator's version."""
+        text = json.dumps({"simulator": SIMULATOR_VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def pictures(self) -> list[Picture]:
+        """Return every picture of the corpus, in a fixed order."""
+        counts = (self.num_planes_images, self.num_hc18_images, self.num_pair_images)
+        per_patient = (
+            self.planes_images_per_patient,
+            self.hc18_images_per_patient,
+            self.planes_images_per_patient,
+        )
+        return [
+            picture
+            for corpus, count, mean in zip(CORPORA, counts, per_patient, strict=True)
+            for picture in list_pictures(corpus, count, self.seed, mean, self.test_share)
+        ]
+
+
+def make_corpus(
+    settings: PhantomSettings, root: str | Path = DEFAULT_ROOT, workers: int | None = None
+) -> Path:
+    """Return the folder of the corpus, making it first when it is missing.
+
+    The folder appears under its name only when complete. Of several processes that ask at once, one makes
+    the corpus and the others wait for it.
+
+    Args:
+        settings: What to make.
+        root: Folder that holds all phantom corpora, one subfolder a hash.
+        workers: Number of processes; None takes the cores that this process may use. The pictures do not
+            depend on it.
+    """
+    root = Path(root)
+    target = root / settings.digest
+    if target.is_dir():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{settings.digest}.lock"):
+        if target.is_dir():
+            return target
+        for abandoned in root.glob(f".{settings.digest}.making-*"):  # its maker died: we hold the lock
+            shutil.rmtree(abandoned)
+        with _temporary_folder(root, settings.digest) as folder:
+            _fill(folder, settings, workers)
+            folder.replace(target)
+    return target
+
+
+@contextmanager
+def _temporary_folder(root: Path, digest: str) -> Iterator[Path]:
+    folder = Path(mkdtemp(prefix=f".{digest}.making-", dir=root))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
+    pictures = settings.pictures()
+    for parent in {image_path(folder, picture).parent for picture in pictures}:
+        parent.mkdir(parents=True)
+    draw = partial(_draw, folder, settings.seed)
+    workers = (
+        len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
+    )
+    workers = workers or os.cpu_count() or 1
+    bar = partial(tqdm, total=len(pictures), desc="phantom corpus", unit="image", disable=None, mininterval=1)
+    if workers == 1 or len(pictures) < IN_PROCESS:
+        truths = list(bar(map(draw, pictures)))
+    else:
+        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            truths = list(bar(pool.map(draw, pictures, chunksize=8)))
+    write_tables(folder, pictures, truths, settings.seed)
+    described = {"simulator": SIMULATOR_VERSION, **asdict(settings)}
+    (folder / "settings.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def _draw(folder: Path, seed: int, picture: Picture) -> Truth:
+    image, truth = render(picture, seed)
+    path = image_path(folder, picture)
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]):
+        raise OSError(f"{path}: could not be written; is the disk full?")
+    return truth

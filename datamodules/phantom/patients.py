@@ -1,0 +1,169 @@
+"""Who is scanned: patients, their machine, and the list of pictures of each corpus."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from metrics.growth_chart import LOWER, MEDIAN, UPPER, head_circumference_mm
+
+OUTER_Z = 1.959964  # standard deviations from the median to the 2.5th and 97.5th centile
+
+CORPORA = ("planes", "hc18", "pairs")
+
+# Pixel counts of FETAL_PLANES_DB's commonest picture sizes times 0.4, and of HC18's times 0.6.
+PLANES_CANVASES = ((277, 192), (256, 157), (307, 208), (283, 212), (298, 224), (256, 208))
+HC18_CANVAS = (480, 324)
+
+# Shares of the planes. The official ones (brain 25 %, other 34 %, abdomen 6 %) would leave a small corpus
+# with too few abdomens to score.
+PLANE_SHARES: Mapping[str, float] = {
+    "brain": 0.34, "abdomen": 0.13, "heart": 0.13, "femur": 0.13, "cervix": 0.13, "other": 0.14,
+}  # fmt: skip
+BRAIN_PLANE_SHARES: Mapping[str, float] = {
+    "trans-thalamic": 0.36, "trans-cerebellum": 0.31, "trans-ventricular": 0.30, "other": 0.03,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The look that all pictures of one patient share.
+
+    Attributes:
+        name: Value of FETAL_PLANES_DB's column US_Machine.
+        operator: Value of its column Operator.
+        axial_mm: Standard deviation of the point spread along the beam.
+        lateral_ratio: How much wider it is across the beam, at half depth.
+        dynamic_range: Decibels between black and white.
+        gamma: Exponent of the grey map.
+        brightness_db: Offset of the gain.
+    """
+
+    name: str
+    operator: str
+    axial_mm: float
+    lateral_ratio: float
+    dynamic_range: float
+    gamma: float
+    brightness_db: float
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One pregnancy on one day.
+
+    Attributes:
+        number: Number within its corpus, from 1.
+        ga_days: Gestational age.
+        growth_z: Size of the head for that age, standard deviations from the median.
+        head_ratio: Biparietal over occipitofrontal diameter (cephalic index).
+        machine: Look of the pictures.
+        train: Official split of FETAL_PLANES_DB.
+    """
+
+    number: int
+    ga_days: int
+    growth_z: float
+    head_ratio: float
+    machine: Machine
+    train: bool
+
+    @property
+    def hc_mm(self) -> float:
+        """Head circumference: lognormal on each side of the median, through the chart's outer centiles."""
+        weeks = self.ga_days / 7
+        median, edge = (
+            math.log(head_circumference_mm(weeks, centile))
+            for centile in (MEDIAN, UPPER if self.growth_z > 0 else LOWER)
+        )
+        return math.exp(median + abs(self.growth_z) / OUTER_Z * (edge - median))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one picture shows; everything else is drawn from the generator of [seed, corpus, index].
+
+    Attributes:
+        corpus: One of `CORPORA`.
+        index: Number of the picture in its corpus, from 0.
+        patient: Who is scanned.
+        number: Number of the picture among the patient's pictures of this plane, from 1.
+        of: How many pictures of this plane the patient has.
+        plane: Canonical plane.
+        brain_plane: Canonical brain plane, None outside the brain.
+        width: Pixels.
+        height: Pixels.
+    """
+
+    corpus: str
+    index: int
+    patient: Patient
+    number: int
+    of: int
+    plane: str
+    brain_plane: str | None
+    width: int
+    height: int
+
+
+def _machine(rng: np.random.Generator) -> Machine:
+    name = str(rng.choice(["Voluson E6", "Voluson S10", "Aloka", "Other"], p=[0.55, 0.1, 0.3, 0.05]))
+    operator = str(rng.choice(["Op. 1", "Op. 2", "Op. 3", "Other"], p=[0.3, 0.2, 0.2, 0.3]))
+    sharp = {"Voluson E6": 0.8, "Voluson S10": 0.95, "Aloka": 1.15, "Other": 1.3}[name]
+    return Machine(
+        name=name,
+        operator=operator,
+        axial_mm=sharp * rng.uniform(0.20, 0.30),
+        lateral_ratio=rng.uniform(1.5, 2.6),
+        dynamic_range=rng.uniform(50, 62),
+        gamma=rng.uniform(0.95, 1.45),
+        brightness_db=rng.normal(0, 2.5),
+    )
+
+
+def _patient(rng: np.random.Generator, number: int, test_share: float) -> Patient:
+    return Patient(
+        number=number,
+        ga_days=int(rng.integers(14 * 7, 38 * 7 + 7)),
+        growth_z=float(np.clip(rng.normal(), -2.5, 2.5)),
+        head_ratio=float(np.clip(rng.normal(0.78, 0.03), 0.70, 0.86)),
+        machine=_machine(rng),
+        train=bool(rng.random() >= test_share),
+    )
+
+
+def list_pictures(
+    corpus: str, count: int, seed: int, images_per_patient: float, test_share: float
+) -> list[Picture]:
+    """Return the `count` pictures of one corpus, a pure function of the arguments.
+
+    Args:
+        corpus: One of `CORPORA`; ``hc18`` holds heads only.
+        count: Number of pictures.
+        seed: Seed of the whole corpus.
+        images_per_patient: Mean number of pictures of a patient, at least 1.
+        test_share: Share of patients whose official `Train` flag is 0.
+    """
+    rng = np.random.default_rng([seed, CORPORA.index(corpus)])
+    planes, shares = list(PLANE_SHARES), list(PLANE_SHARES.values())
+    brain_planes, brain_shares = list(BRAIN_PLANE_SHARES), list(BRAIN_PLANE_SHARES.values())
+    pictures: list[Picture] = []
+    number = 0
+    while len(pictures) < count:
+        number += 1
+        patient = _patient(rng, number, test_share)
+        wanted = min(1 + int(rng.poisson(images_per_patient - 1)), count - len(pictures))
+        chosen = (
+            ["brain"] * wanted if corpus == "hc18" else [str(p) for p in rng.choice(planes, wanted, p=shares)]
+        )
+        for k, plane in enumerate(chosen):
+            brain_plane = str(rng.choice(brain_planes, p=brain_shares)) if plane == "brain" else None
+            canvas = (
+                HC18_CANVAS if corpus == "hc18" else PLANES_CANVASES[int(rng.integers(len(PLANES_CANVASES)))]
+            )
+            nth, of = chosen[: k + 1].count(plane), chosen.count(plane)
+            pictures.append(Picture(corpus, len(pictures), patient, nth, of, plane, brain_plane, *canvas))
+    return pictures

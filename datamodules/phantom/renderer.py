@@ -1,0 +1,156 @@
+"""One picture from one description: place the anatomy, aim the probe, insonify, scan-convert, burn in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.phantom import anatomy_body, anatomy_brain, anatomy_limb, anatomy_maternal, anatomy_other
+from datamodules.phantom.geometry import Ellipse, FloatArray, Probe, fit_ellipse_to
+from datamodules.phantom.overlays import burn_in
+from datamodules.phantom.patients import CORPORA, Machine, Picture
+from datamodules.phantom.scene import Scene
+from datamodules.phantom.speckle import Receiver, receive
+
+HC18_PIXEL_SIZES_MM = (0.05, 0.39)
+HEAD_SHARE = (0.42, 0.92)  # mean head diameter over the picture's height, as in HC18's bulk
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a picture shows, exactly.
+
+    Attributes:
+        pixel_size_mm: Millimetres per pixel.
+        ga_days: Gestational age.
+        hc_mm: Head circumference, None where no head is shown.
+        skull: Centre line of the skull's echo, None where no head is shown.
+    """
+
+    pixel_size_mm: float
+    ga_days: int
+    hc_mm: float | None = None
+    skull: Ellipse | None = None
+
+
+def render(picture: Picture, seed: int) -> tuple[NDArray[np.uint8], Truth]:
+    """Return the grey picture [H, W] and its truth, a pure function of both arguments."""
+    rng = np.random.default_rng([seed, CORPORA.index(picture.corpus), picture.index, 1])
+    truth = _place(picture, rng)
+    probe = _aim(picture, truth.skull, rng)
+    tissue_db = rng.uniform(-34, -25)
+    scene = Scene(picture.width, picture.height, probe, truth.pixel_size_mm, tissue_db)
+    _paint(scene, picture, truth, tissue_db, rng)
+    image = _insonify(scene, picture.patient.machine, rng)
+    burn_in(image, truth.pixel_size_mm, picture.corpus == "hc18" and rng.random() < 0.8, rng)
+    return image, truth
+
+
+def _place(picture: Picture, rng: np.random.Generator) -> Truth:
+    """Choose the pixel size and, for a head, the skull's ellipse so that it fits the picture."""
+    patient = picture.patient
+    if picture.plane != "brain":
+        scale = 60 / picture.height  # a field of view of about 60-140 mm
+        return Truth(scale * rng.uniform(1.0, 2.3), patient.ga_days)
+    same_patient = 1 + 0.005 * rng.normal()  # the plane of a repeated measurement is never quite the same
+    hc_mm = round(patient.hc_mm * same_patient, 2)
+    ratio = float(np.clip(patient.head_ratio + rng.normal(0, 0.02), 0.68, 0.88))
+    smallest, largest = (0.0, math.inf) if picture.corpus != "hc18" else HC18_PIXEL_SIZES_MM
+    wanted = hc_mm / (math.pi * picture.height * rng.uniform(*HEAD_SHARE))
+    pixel_size = float(np.clip(wanted, smallest, largest))
+    a, b = fit_ellipse_to(hc_mm / pixel_size, ratio)
+    for attempt in range(64):
+        angle = rng.normal(0, 0.35) * 0.95**attempt
+        skull = Ellipse(0.0, 0.0, a, b, angle)
+        half_width, half_height = skull.half_extent
+        room_x, room_y = 0.49 * picture.width - half_width, 0.485 * picture.height - half_height
+        if room_x > 0 and room_y > 0:
+            cx = picture.width / 2 + np.clip(rng.normal(0, 0.08 * picture.width), -room_x, room_x)
+            cy = picture.height / 2 + np.clip(rng.normal(0.01, 0.08) * picture.height, -room_y, room_y)
+            return Truth(pixel_size, patient.ga_days, hc_mm, Ellipse(float(cx), float(cy), a, b, angle))
+    raise RuntimeError(f"phantom: a head of {hc_mm} mm at {pixel_size:.3f} mm/px does not fit {picture}")
+
+
+def _aim(picture: Picture, skull: Ellipse | None, rng: np.random.Generator) -> Probe:
+    """Place the probe above the picture, wide enough to see all of the head."""
+    width, height = picture.width, picture.height
+    above = height * rng.uniform(0.25, 1.0)
+    x = width / 2 + rng.normal(0, 0.04) * width
+    tilt = rng.normal(0, 0.06)
+    half_angle = rng.uniform(0.5, 0.8)
+    if skull is not None:
+        outline = skull.outline(1.04)
+        seen = np.abs(np.arctan2(outline[:, 0] - x, outline[:, 1] + above) - tilt).max()
+        half_angle = max(half_angle, float(seen) + rng.uniform(0.0, 0.05))
+        top = float(np.hypot(outline[:, 0] - x, outline[:, 1] + above).min())
+    else:
+        top = math.inf
+    face = above + height * rng.uniform(-0.08, 0.05)
+    return Probe(x, -above, min(face, top - 2), above + height * rng.uniform(0.98, 1.2), half_angle, tilt)
+
+
+def _paint(scene: Scene, picture: Picture, truth: Truth, tissue_db: float, rng: np.random.Generator) -> None:
+    height, width = scene.shape
+    if picture.plane == "cervix":
+        anatomy_maternal.paint_cervix(scene, rng, tissue_db)
+        return
+    centre, reach = (width / 2, height / 2), 0.45 * height
+    if truth.skull is not None:
+        centre, reach = (truth.skull.cx, truth.skull.cy), truth.skull.b
+    anatomy_maternal.paint_uterus(scene, rng, tissue_db, centre, reach)
+    if truth.skull is not None:
+        head = anatomy_brain.Head(
+            scene, truth.skull, truth.ga_days / 7, rng,
+            tissue_db=tissue_db - rng.uniform(6, 13),
+            far=1.0 if math.cos(truth.skull.angle) > 0 else -1.0,
+            front=float(rng.choice([-1.0, 1.0])),
+        )  # fmt: skip
+        anatomy_brain.paint_head(head, picture.brain_plane or "other")
+        return
+    painters = {
+        "abdomen": anatomy_body.paint_abdomen,
+        "heart": anatomy_body.paint_thorax,
+        "femur": anatomy_limb.paint_femur,
+        "other": anatomy_other.paint_other,
+    }
+    painters[picture.plane](scene, rng, tissue_db)
+
+
+def _insonify(scene: Scene, machine: Machine, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Sample the scene along the beams, make the echo, and convert it back to pixels."""
+    probe, (height, width) = scene.probe, scene.shape
+    samples = max(64, round(probe.r_max - probe.r_min))
+    middle = 0.5 * (probe.r_min + probe.r_max)
+    beams = max(64, round(2 * probe.half_angle * middle))
+    grid = probe.beam_grid(samples, beams)
+    layers = [
+        cv2.remap(layer, *grid, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for layer in (scene.echo, scene.specular, scene.attenuation)
+    ]
+    per_sample = (probe.r_max - probe.r_min) / samples
+    axial = float(np.clip(machine.axial_mm / scene.pixel_size_mm, 0.7, 2.6))
+    receiver = Receiver(
+        axial=axial,
+        lateral=float(np.clip(axial * machine.lateral_ratio, 1.2, 5.0)),
+        dynamic_range=machine.dynamic_range,
+        gain=machine.brightness_db + rng.normal(0, 2.0),
+        depth_gain=rng.normal(-2, 4),
+        edge_loss=rng.uniform(0, 10),
+        haze=rng.uniform(-46, -30),
+        haze_depth=rng.uniform(0.06, 0.25),
+        gamma=machine.gamma,
+        noise=rng.uniform(-72, -56),
+    )
+    grey = receive(layers[0], layers[1], layers[2] * np.float32(per_sample), receiver, rng)
+    return _scan_convert(grey, probe, width, height)
+
+
+def _scan_convert(grey: FloatArray, probe: Probe, width: int, height: int) -> NDArray[np.uint8]:
+    samples, beams = grey.shape
+    beam, sample = probe.scan_conversion(width, height, samples, beams)
+    image = cv2.remap(grey, beam, sample, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return np.round(255 * image).astype(np.uint8)

@@ -1,0 +1,101 @@
+"""From tissue to echo: shadowing, Rayleigh speckle under a point-spread function, log compression.
+
+All arrays live on the beam grid [samples, beams] (rows are depth). A point spread that is constant in angle
+is wider in millimetres the deeper it lies, which is the lateral blur of a real curvilinear probe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from datamodules.phantom.geometry import FloatArray
+
+DB = np.float32(np.log(10) / 20)  # decibels of amplitude to nepers
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """How one machine turns echoes into grey values.
+
+    Attributes:
+        axial: Standard deviation of the point spread along the beam, samples.
+        lateral: Standard deviation of the point spread across beams, beams.
+        dynamic_range: Decibels between black and white.
+        gain: Decibels added before compression.
+        depth_gain: Decibels added linearly from the probe to the deepest sample (time gain compensation
+            that is set too low or too high).
+        edge_loss: Decibels lost at the outermost beams.
+        haze: Level of the clutter below the probe's face, decibels.
+        haze_depth: Depth at which that clutter has fallen by 8.7 dB, as a share of the full depth.
+        gamma: Exponent of the grey map.
+        noise: Level of the electronic noise, decibels.
+    """
+
+    axial: float
+    lateral: float
+    dynamic_range: float
+    gain: float
+    depth_gain: float
+    edge_loss: float
+    haze: float
+    haze_depth: float
+    gamma: float
+    noise: float
+
+
+def transmission(attenuation_db: FloatArray) -> FloatArray:
+    """Return the amplitude [samples, beams] left after each beam crossed `attenuation_db` per sample."""
+    crossed = np.cumsum(attenuation_db, axis=0, dtype=np.float32) - attenuation_db
+    return np.exp(-DB * np.minimum(crossed, 60.0))
+
+
+def speckle(
+    amplitude: FloatArray, specular: FloatArray, receiver: Receiver, rng: np.random.Generator
+) -> FloatArray:
+    """Return the envelope [samples, beams] of scatterers and reflectors under the point spread.
+
+    Scatterers with random phases, weighted by their echo `amplitude`, are blurred as a complex field: its
+    modulus is Rayleigh distributed where tissue is uniform. `specular` adds a coherent part in phase, which
+    makes the speckle Rician on bone.
+    """
+    field = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32)
+    field *= amplitude[..., None]
+    axial, lateral = receiver.axial, receiver.lateral
+    field = cv2.GaussianBlur(field, (0, 0), sigmaX=lateral, sigmaY=axial)
+    # a blur of white noise scales its variance by 1 / (4 pi sx sy): undo it, so that levels mean the same
+    field *= np.float32(np.sqrt(4 * np.pi * axial * lateral) / np.sqrt(2))
+    coherent = cv2.GaussianBlur(specular, (0, 0), sigmaX=0.6 * lateral, sigmaY=0.6 * axial)
+    return cv2.magnitude(field[..., 0] + coherent, np.ascontiguousarray(field[..., 1]))
+
+
+def receive(
+    echo_db: FloatArray,
+    specular: FloatArray,
+    attenuation_db: FloatArray,
+    receiver: Receiver,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Return the compressed picture [samples, beams] in 0-1 of one insonified scene.
+
+    Args:
+        echo_db: Diffuse echo level, decibels under a full-scale reflector.
+        specular: Amplitude of coherent reflectors, 0-1.
+        attenuation_db: Decibels lost per sample, there and back.
+        receiver: The machine's settings.
+        rng: Source of the speckle.
+    """
+    samples, beams = echo_db.shape
+    left = transmission(attenuation_db)
+    depth = np.linspace(0, 1, samples, dtype=np.float32)[:, None]
+    angle = np.linspace(-1, 1, beams, dtype=np.float32)[None, :]
+    haze = np.exp(DB * np.float32(receiver.haze) - depth / receiver.haze_depth)
+    amplitude = np.exp(DB * echo_db) * left + haze
+    envelope = speckle(amplitude, specular * left, receiver, rng)
+    envelope += np.exp(DB * np.float32(receiver.noise))
+    level = np.log(envelope) / DB + receiver.gain
+    level += receiver.depth_gain * depth - receiver.edge_loss * angle**4
+    grey = np.clip(level / receiver.dynamic_range + 1, 0, 1)
+    return grey ** np.float32(receiver.gamma)
