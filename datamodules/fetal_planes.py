@@ -8,9 +8,12 @@ data doi:10.5281/zenodo.3904280.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from datamodules.base import FetalDataModule
 from datamodules.csv_table import Row, read_table
 from datamodules.image_files import find_images, find_table
+from datamodules.patient_split import split_by_patient
 from datamodules.record import Record
 
 FETAL_PLANES_TABLE = "FETAL_PLANES_DB_data.csv"
@@ -67,6 +70,7 @@ def read_fetal_planes(root: str | Path) -> list[Record]:
         plane = _label(row, "Plane", _PLANES)
         records.append(
             Record(
+                corpus="planes",
                 name=name,
                 image=images[name],
                 patient=row.values["Patient_num"],
@@ -85,3 +89,28 @@ def _label(row: Row, column: str, known: dict[str, str | None] | dict[str, str])
     if value.casefold() not in known:
         raise ValueError(f"{row.where}: {column} is {value!r}, expected one of {list(known)}")
     return known[value.casefold()]
+
+
+class FetalPlanesDataModule(FetalDataModule):
+    """FETAL_PLANES_DB with its official test set; validation patients come out of its training set.
+
+    Args:
+        root: Folder that holds ``FETAL_PLANES_DB_data.csv`` and ``Images/``.
+        val_share: Share of the training patients to validate on.
+        split_seed: Another seed chooses other validation patients; apart from `seed`, which differs between
+            runs that shall be compared.
+        **kwargs: For `FetalDataModule`.
+    """
+
+    benchmarks = ("planes", "subplanes")
+
+    def __init__(self, root: str, val_share: float = 0.1, split_seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+        self.val_share = val_share
+        self.split_seed = split_seed
+
+    def read_records(self) -> list[Record]:
+        """Read the table and set the validation patients aside."""
+        records = read_fetal_planes(self.root)
+        return split_by_patient(records, val_share=self.val_share, test_share=0.0, seed=self.split_seed)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from datamodules.csv_table import read_table
+from datamodules.base import FetalDataModule
+from datamodules.csv_table import Row, read_table
 from datamodules.image_files import find_images, find_table
+from datamodules.patient_split import split_by_patient
 from datamodules.record import Record
+from metrics.growth_chart import gestational_age_weeks
 
 HC18_TABLE = "training_set_pixel_size_and_HC.csv"
 HC18_IMAGES = "training_set"
@@ -31,7 +35,8 @@ def read_hc18(root: str | Path) -> list[Record]:
         root: Folder that holds ``training_set_pixel_size_and_HC.csv`` and ``training_set/``.
 
     Returns:
-        One record an image: plane "brain", `hc_mm`, `pixel_size_mm`, and the patient from the file name.
+        One record an image: plane "brain", `hc_mm`, `pixel_size_mm`, the patient from the file name, and
+        as `ga_days` the age at which the head circumference is the WHO chart's median.
 
     Raises:
         FileNotFoundError: The folder, the table or images are missing (all missing images at once).
@@ -54,12 +59,56 @@ def read_hc18(root: str | Path) -> list[Record]:
         seen.add(name)
         records.append(
             Record(
+                corpus="hc18",
                 name=name,
                 image=images[name],
                 patient=match.group(1),
                 plane="brain",
                 hc_mm=row.number("head circumference (mm)"),
+                ga_days=_median_age_days(row),
                 pixel_size_mm=row.number("pixel size(mm)"),
             )
         )
     return records
+
+
+def _median_age_days(row: Row) -> int:
+    try:
+        return round(7 * float(gestational_age_weeks(row.number("head circumference (mm)"))))
+    except ValueError as error:
+        raise ValueError(f"{row.where}: {error}") from None
+
+
+class HC18DataModule(FetalDataModule):
+    """HC18's training set, split by patient into training, validation and test.
+
+    The official test set has no published measurements, so the test patients come from the training set.
+
+    Args:
+        root: Folder that holds ``training_set_pixel_size_and_HC.csv`` and ``training_set/``.
+        val_share: Share of the patients to validate on.
+        test_share: Share of the patients to test on.
+        split_seed: Another seed is another split. It is apart from `seed`, so that runs with several seeds
+            share their test patients, and a teacher never meets its student's.
+        **kwargs: For `FetalDataModule`.
+    """
+
+    benchmarks = ("hc18",)
+
+    def __init__(
+        self, root: str, val_share: float = 0.1, test_share: float = 0.2, split_seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+        self.val_share = val_share
+        self.test_share = test_share
+        self.split_seed = split_seed
+
+    def read_records(self) -> list[Record]:
+        """Read the table and split it by patient."""
+        return split_by_patient(
+            read_hc18(self.root),
+            val_share=self.val_share,
+            test_share=self.test_share,
+            seed=self.split_seed,
+        )

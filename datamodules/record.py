@@ -14,6 +14,7 @@ class Record:
     """One image and its metadata; None where the corpus does not say.
 
     Attributes:
+        corpus: The corpus it comes from, "hc18" or "planes" for example; decides its benchmarks.
         name: Name that messages and result tables use, unique within the corpus.
         image: The image file.
         patient: Patient identifier; all images of one patient fall on the same side of every split.
@@ -23,11 +24,12 @@ class Record:
         pixel_size_mm: Side of a pixel of the original image in millimetres.
         ga_days: Gestational age in days.
         caption: A caption that comes with the image; otherwise one is written from the metadata.
-        split: The corpus's own split, "train" or "test".
+        split: "train", "val" or "test"; a reader knows it only where the corpus comes with a split.
         operator: Who held the probe.
         machine: Ultrasound machine.
     """
 
+    corpus: str
     name: str
     image: Path
     patient: str

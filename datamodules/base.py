@@ -1,0 +1,213 @@
+"""What every corpus has in common: splits by patient, training pairs, evaluation images.
+
+A training batch is a dict:
+    student_image   float32 [B, 3, S, S], normalised for the student
+    teacher_image   float32 [B, 3, T, T], the same picture normalised for the teacher (absent without one)
+    student_tokens, teacher_tokens   int64 [B, L]; one tensor when text, tokenizer and length agree
+    caption_id      int64 [B], a hash of the student's caption: equal captions have equal ids
+    index           int64 [B], place in the list of training records
+    name, plane, brain_plane   lists of B strings, "" where unknown
+    hc_mm, pixel_size_mm       float32 [B], NaN where unknown
+    skipped         messages about bad samples that were replaced, any number
+
+An evaluation batch has image float32 [B, 3, S, S], index, name, plane, brain_plane, hc_mm, pixel_size_mm,
+patient (list of strings), and width and height (int64 [B]) of the original image.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Subset
+
+from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
+from datamodules.loaders import PlainErrorLoader, ResumableLoader, resume_position
+from datamodules.pair_dataset import OnError, PairDataset
+from datamodules.pair_sample import PairBuilder, PairCollate
+from datamodules.record import Record
+from datamodules.sampler import EpochSampler, process_rank
+from datamodules.transforms import Augmentation
+from models import Preprocessing
+
+# Which records a benchmark scores (the paper's protocol: "other" is no class of either plane benchmark).
+BENCHMARKS: dict[str, Callable[[Record], bool]] = {
+    "planes": lambda record: record.corpus == "planes" and record.plane != "other",
+    "subplanes": lambda record: record.corpus == "planes" and record.brain_plane not in (None, "other"),
+    "hc18": lambda record: record.corpus == "hc18",
+}
+SPLITS = ("train", "val", "test")
+
+
+class FetalDataModule(LightningDataModule):
+    """A corpus of fetal ultrasound. Subclasses implement `read_records` and name their `benchmarks`.
+
+    Image sizes, normalisation and tokenizers come from the models: from the trainer's module, or from
+    `bind` where there is no trainer.
+
+    Args:
+        batch_size: Training pairs a batch and process.
+        evaluation_batch_size: Images a batch in validation and evaluation.
+        num_workers: Reading processes; 0 reads in the main process.
+        augmentation: Random changes of the training images, or null for none.
+        on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
+            the sample, and report it). Evaluation always raises.
+        seed: Of order, captions and augmentation.
+        pin_memory: Pinned host memory for the copies to a GPU.
+    """
+
+    benchmarks: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        evaluation_batch_size: int = 64,
+        num_workers: int = 2,
+        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+        on_error: OnError = "raise",
+        seed: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or evaluation_batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"data: batch_size {batch_size} and evaluation_batch_size {evaluation_batch_size} must be "
+                f"positive, num_workers {num_workers} at least 0"
+            )
+        self.batch_size = batch_size
+        self.evaluation_batch_size = evaluation_batch_size
+        self.num_workers = num_workers
+        self.augmentation = augmentation
+        self.on_error: OnError = on_error
+        self.seed = seed
+        self.pin_memory = pin_memory
+        self._views: tuple[Preprocessing, Preprocessing | None] | None = None
+        self._records: list[Record] | None = None
+
+    @abstractmethod
+    def read_records(self) -> list[Record]:
+        """Return every record of the corpus with its `split` set to "train", "val" or "test".
+
+        Raises:
+            FileNotFoundError: Data are missing; the message says what, and where it comes from.
+            ValueError: Data are malformed.
+        """
+
+    @property
+    def records(self) -> list[Record]:
+        """Every record of the corpus, read once."""
+        if self._records is None:
+            self._records = self.read_records()
+        return self._records
+
+    def bind(self, student: Preprocessing, teacher: Preprocessing | None = None) -> None:
+        """Take the contracts of the models that the training pairs are for."""
+        self._views = (student, teacher)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Read the corpus's tables and, in a trainer, take the contracts from its module."""
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        if hasattr(module, "student"):
+            teacher = getattr(module, "teacher", None)
+            self.bind(module.student.preprocessing, None if teacher is None else teacher.preprocessing)
+        _ = self.records  # a missing folder shows before any training
+
+    def split(self, name: str) -> list[Record]:
+        """Return the records of "train", "val" or "test"."""
+        return [record for record in self.records if record.split == name]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the augmented training pairs, placed where a resumed run goes on.
+
+        Raises:
+            ValueError: There are fewer images than one batch needs.
+        """
+        dataset = self._pairs(self.split("train"), self.augmentation)
+        sampler = EpochSampler(len(dataset), self.seed)
+        if len(sampler) < self.batch_size:
+            raise ValueError(
+                f"data: {len(sampler)} training images for each process do not fill one batch; "
+                f"lower batch_size ({self.batch_size})"
+            )
+        epoch, batch = resume_position(self.trainer)
+        sampler.start_at(epoch, batch * self.batch_size)
+        return ResumableLoader(
+            dataset,
+            order={
+                "seed": self.seed,
+                "batch_size": self.batch_size,
+                "images": len(dataset),
+                "processes": sampler.num_replicas,
+            },
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=PairCollate(*self._contracts()),
+            **self._reading(),
+        )
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """Return the pairs of the validation patients, un-augmented, in a fixed order.
+
+        Processes get equally many, because they exchange embeddings at every step; so up to a process
+        count less one are left out here, never in `evaluation_loader`.
+        """
+        dataset = self._pairs(self.split("val"), None)
+        rank, world = process_rank()
+        keys = [(0, index) for index in range(rank, len(dataset) // world * world, world)]
+        return PlainErrorLoader(
+            Subset(dataset, keys),  # type: ignore[arg-type]
+            batch_size=self.evaluation_batch_size,
+            collate_fn=PairCollate(*self._contracts()),
+            **self._reading(),
+        )
+
+    def evaluation_records(self, benchmark: str, split: str) -> list[Record]:
+        """Return the images that a benchmark scores.
+
+        Args:
+            benchmark: One of this corpus's `benchmarks`.
+            split: "val", "test", or "all" (training images too, as the paper reports).
+
+        Raises:
+            ValueError: The corpus has no such benchmark, the split is unknown, or it holds no image of it.
+        """
+        if benchmark not in self.benchmarks:
+            raise ValueError(
+                f"{type(self).__name__} has no benchmark {benchmark!r}; it has {list(self.benchmarks)}"
+            )
+        if split not in (*SPLITS, "all"):
+            raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
+        belongs = BENCHMARKS[benchmark]
+        chosen = [record for record in self.records if split in ("all", record.split) and belongs(record)]
+        if not chosen:
+            raise ValueError(f"{type(self).__name__}: no image of benchmark {benchmark!r} in split {split!r}")
+        return chosen
+
+    def evaluation_loader(self, benchmark: str, split: str, preprocessing: Preprocessing) -> DataLoader:
+        """Return every image of a benchmark once, shared out over the processes without padding."""
+        rank, world = process_rank()
+        return PlainErrorLoader(
+            EvaluationDataset(self.evaluation_records(benchmark, split), preprocessing, rank, world),
+            batch_size=self.evaluation_batch_size,
+            collate_fn=collate_evaluation,
+            **self._reading(),
+        )
+
+    def _pairs(self, records: list[Record], augmentation: Augmentation | None) -> PairDataset:
+        student, teacher = self._contracts()
+        return PairDataset(records, PairBuilder(student, teacher, augmentation), self.seed, self.on_error)
+
+    def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:
+        if self._views is None:
+            raise RuntimeError("call bind(student, teacher) first: pairs depend on the models' contracts")
+        return self._views
+
+    def _reading(self) -> dict[str, Any]:
+        # A generator of its own keeps the loader from drawing on torch's global one at every epoch.
+        generator = torch.Generator().manual_seed(self.seed)
+        return {"num_workers": self.num_workers, "pin_memory": self.pin_memory, "generator": generator}

@@ -1,0 +1,131 @@
+"""From one image and its record to a training pair, and from pairs to a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.captions import caption_templates, render_spacing
+from datamodules.record import Record
+from datamodules.transforms import Augmentation, TwoViewTransform
+from models import Preprocessing, build_tokenizer
+
+
+class PairBuilder:
+    """Render one image's views and choose its caption.
+
+    Args:
+        student: The student's preprocessing.
+        teacher: The teacher's preprocessing, or None without a teacher.
+        augmentation: Random changes of the image, or None for none.
+    """
+
+    def __init__(
+        self, student: Preprocessing, teacher: Preprocessing | None, augmentation: Augmentation | None
+    ) -> None:
+        self.student = student
+        self.teacher = teacher
+        self._transform = TwoViewTransform(student, teacher, augmentation)
+
+    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        """Build a pair from a decoded image (uint8 [H, W] or [H, W, 3]); `rng` is all its randomness.
+
+        Raises:
+            ValueError: The record's caption is empty, or there is nothing to write one from.
+        """
+        templates = caption_templates(record)
+        template = templates[int(rng.integers(len(templates)))]
+        student_image, teacher_image = self._transform(image, rng)
+        sample = {
+            "record": record,
+            "student_image": student_image,
+            "student_text": _text(template, record, image, self.student),
+        }
+        if self.teacher is not None:
+            sample["teacher_image"] = teacher_image
+            sample["teacher_text"] = _text(template, record, image, self.teacher)
+        return sample
+
+
+class PairCollate:
+    """Stack pairs to a training batch and tokenise their captions.
+
+    Args:
+        student: The student's preprocessing.
+        teacher: The teacher's preprocessing, or None without a teacher.
+    """
+
+    def __init__(self, student: Preprocessing, teacher: Preprocessing | None) -> None:
+        self.student = student
+        self.teacher = teacher
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch that `datamodules.base` describes."""
+        texts = [sample["student_text"] for sample in samples]
+        batch: dict[str, Any] = {
+            "student_image": torch.stack([sample["student_image"] for sample in samples]),
+            "student_tokens": _tokenise(texts, self.student),
+            "caption_id": torch.tensor([caption_id(text) for text in texts], dtype=torch.int64),
+            "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
+            "skipped": [message for sample in samples for message in sample["skipped"]],
+            **metadata([sample["record"] for sample in samples]),
+        }
+        if self.teacher is not None:
+            teacher_texts = [sample["teacher_text"] for sample in samples]
+            batch["teacher_image"] = torch.stack([sample["teacher_image"] for sample in samples])
+            shared = texts == teacher_texts and _same_tokens(self.student, self.teacher)
+            batch["teacher_tokens"] = (
+                batch["student_tokens"] if shared else _tokenise(teacher_texts, self.teacher)
+            )
+        return batch
+
+
+def metadata(records: list[Record]) -> dict[str, Any]:
+    """Return what batches say of their images: ``""`` and NaN where the corpus does not know."""
+    return {
+        "name": [record.name for record in records],
+        "plane": [record.plane or "" for record in records],
+        "brain_plane": [record.brain_plane or "" for record in records],
+        "hc_mm": _numbers([record.hc_mm for record in records]),
+        "pixel_size_mm": _numbers([record.pixel_size_mm for record in records]),
+    }
+
+
+def caption_id(text: str) -> int:
+    """Return a 64-bit signed hash of a caption, the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _numbers(values: list[float | None]) -> Tensor:
+    return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float32)
+
+
+def _text(template: str, record: Record, image: np.ndarray, preprocessing: Preprocessing) -> str:
+    height, width = image.shape[:2]
+    return render_spacing(
+        template,
+        width=width,
+        height=height,
+        image_size=preprocessing.image_size,
+        pixel_size_mm=record.pixel_size_mm,
+    )
+
+
+def _same_tokens(one: Preprocessing, other: Preprocessing) -> bool:
+    return (one.tokenizer, one.context_length) == (other.tokenizer, other.context_length)
+
+
+def _tokenise(texts: list[str], preprocessing: Preprocessing) -> Tensor:
+    return torch.stack([_tokens(text, preprocessing) for text in texts])
+
+
+@lru_cache(maxsize=32768)
+def _tokens(text: str, preprocessing: Preprocessing) -> Tensor:
+    """Tokenise one caption, [L]; templates repeat, and byte-pair encoding is slow."""
+    return build_tokenizer(preprocessing)([text])[0]

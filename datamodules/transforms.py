@@ -1,0 +1,167 @@
+"""From a decoded image to what a model sees; the only module that knows albumentations.
+
+Training draws one random geometry and brightness an image and renders it at every model's size, so that
+student and teacher look at the same picture. Evaluation follows the published protocol to the pixel.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models import Preprocessing
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for news
+import albumentations as A  # noqa: N812
+
+# The random geometry is applied at up to twice the largest view: enough that its interpolation does not
+# blur what the views show, and much cheaper than at the full size of a scan.
+_OVERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far the training images wander; every draw is uniform within plus or minus the value.
+
+    Attributes:
+        rotation_degrees: Rotation about the image centre.
+        translation: Shift along each axis, as a share of the padded side.
+        brightness: Added to the pixel values, on the 0-1 scale.
+        contrast: Relative change of the factor on the pixel values.
+    """
+
+    rotation_degrees: float = 7.0
+    translation: float = 0.05
+    brightness: float = 0.15
+    contrast: float = 0.15
+
+    def __post_init__(self) -> None:
+        if min(self.rotation_degrees, self.translation, self.brightness, self.contrast) < 0:
+            raise ValueError(f"augmentation: ranges cannot be negative, got {self}")
+
+
+class TwoViewTransform:
+    """Render the same picture for the student and for the teacher.
+
+    Args:
+        student: The student's preprocessing.
+        teacher: The teacher's preprocessing, or None without a teacher.
+        augmentation: Random changes, or None for none.
+    """
+
+    def __init__(
+        self, student: Preprocessing, teacher: Preprocessing | None, augmentation: Augmentation | None
+    ) -> None:
+        self.views = (student,) if teacher is None else (student, teacher)
+        self._working_side = _OVERSAMPLING * max(view.image_size for view in self.views)
+        self._augment = None if augmentation is None else _compose(augmentation)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        """Render one image.
+
+        Args:
+            image: uint8 [H, W] or [H, W, 3].
+            rng: The only source of randomness.
+
+        Returns:
+            The student's view [3, S, S] and the teacher's [3, T, T] (None without one), float32, normalised.
+        """
+        square = pad_to_square(image)
+        square = _resize(square, min(len(square), self._working_side))
+        if self._augment is not None:
+            square = self._draw(square, rng)
+        views = [normalise(_resize(square, view.image_size), view) for view in self.views]
+        return views[0], views[1] if len(views) > 1 else None
+
+    def _draw(self, square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        assert self._augment is not None
+        generator = random.Random(int(rng.integers(2**63)))
+        # Albumentations would seed every transform alike, which ties the brightness to the rotation.
+        for transform in (self._augment, *self._augment.transforms):
+            transform.set_random_state(rng, generator)
+        augmented: np.ndarray = self._augment(image=square)["image"]
+        return augmented
+
+
+class EvaluationTransform:
+    """Prepare an image as the paper's evaluation does.
+
+    Zero-pad to a square, resize with Pillow's antialiased kernel (what torchvision uses on Pillow images),
+    normalise. The centre crop that follows the resize in the protocol takes the whole of a square.
+
+    Args:
+        preprocessing: The model's contract.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+        self._kernel = Image.Resampling[preprocessing.interpolation.upper()]
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        """Map uint8 [H, W] or [H, W, 3] to float32 [3, S, S]."""
+        size = (self.preprocessing.image_size, self.preprocessing.image_size)
+        resized = Image.fromarray(pad_to_square(image)).resize(size, self._kernel)
+        return normalise(np.asarray(resized), self.preprocessing)
+
+
+def pad_to_square(image: np.ndarray) -> np.ndarray:
+    """Centre an image on a black square of its longer side; the odd pixel goes to the right and below."""
+    height, width = image.shape[:2]
+    if height == width:
+        return image
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((side, side, *image.shape[2:]), dtype=image.dtype)
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def normalise(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:
+    """Map uint8 [S, S] or [S, S, 3] to float32 [3, S, S]: ``(pixel / 255 - mean) / std``, gray repeated."""
+    table = _normalisation_table(preprocessing.mean, preprocessing.std)
+    output = np.empty((3, *image.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        plane = image if image.ndim == 2 else np.ascontiguousarray(image[:, :, channel])
+        cv2.LUT(plane, table[channel], dst=output[channel])
+    return torch.from_numpy(output)
+
+
+@cache
+def _normalisation_table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """The normalised value of each of the 256 pixel values: [3, 256], float32 arithmetic as torchvision's."""
+    pixels = torch.arange(256, dtype=torch.float32) / 255
+    table: np.ndarray = ((pixels - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]).numpy()
+    return table
+
+
+def _compose(augmentation: Augmentation) -> A.Compose:
+    return A.Compose(
+        [
+            A.Affine(
+                rotate=(-augmentation.rotation_degrees, augmentation.rotation_degrees),
+                translate_percent=(-augmentation.translation, augmentation.translation),
+                interpolation=cv2.INTER_LINEAR,
+                border_mode=cv2.BORDER_CONSTANT,
+                fill=0,
+                p=1.0,
+            ),
+            A.RandomBrightnessContrast(
+                brightness_limit=augmentation.brightness, contrast_limit=augmentation.contrast, p=1.0
+            ),
+        ]
+    )
+
+
+def _resize(square: np.ndarray, side: int) -> np.ndarray:
+    if len(square) == side:
+        return square
+    kernel = cv2.INTER_AREA if side < len(square) else cv2.INTER_CUBIC
+    return cv2.resize(square, (side, side), interpolation=kernel)

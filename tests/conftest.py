@@ -1,0 +1,78 @@
+"""Fixtures that several rooms share: real data where it is on disk, and tiny corpora in its layout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+def _folder(variable: str, default: Path, marker: str) -> Path:
+    folder = Path(os.environ.get(variable, default))
+    if not (folder / marker).exists():
+        pytest.skip(f"{folder / marker} is absent; set {variable} to the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hc18_root() -> Path:
+    """The real HC18 images."""
+    return _folder("HC18_ROOT", SHARED / "HC18", "training_set_pixel_size_and_HC.csv")
+
+
+@pytest.fixture(scope="session")
+def fetalclip_root() -> Path:
+    """Recorded FetalCLIP similarities and prompts."""
+    return _folder("FETALCLIP_ROOT", SHARED / "fetalclip", "hc18_similarities.npz")
+
+
+def write_image(path: Path, seed: int, size: tuple[int, int] = (64, 44)) -> None:
+    """Write a noise image of (width, height) with a bright disc."""
+    width, height = size
+    image = np.random.default_rng(seed).integers(0, 80, (height, width), dtype=np.uint8)
+    cv2.circle(image, (width // 3, height // 2), height // 5, 220, -1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+@pytest.fixture
+def tiny_hc18(tmp_path: Path) -> Path:
+    """36 images of 30 patients in HC18's official layout."""
+    root = tmp_path / "HC18"
+    lines = ["filename,pixel size(mm),head circumference (mm)"]
+    for patient in range(30):
+        for scan in ("", "2") if patient % 5 == 0 else ("",):
+            name = f"{patient:03d}_{scan}HC.png"
+            write_image(root / "training_set" / name, len(lines))
+            lines.append(f"{name},{0.1 + patient / 500:.4f},{80 + 8 * patient:.1f}")
+    (root / "training_set_pixel_size_and_HC.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+PLANES = ("Fetal brain", "Fetal abdomen", "Fetal thorax", "Fetal femur", "Maternal cervix", "Other")
+BRAIN_PLANES = ("Trans-thalamic", "Trans-cerebellum", "Trans-ventricular", "Other")
+
+
+@pytest.fixture
+def tiny_planes(tmp_path: Path) -> Path:
+    """72 images of 36 patients in FETAL_PLANES_DB's official layout, trailing blanks included."""
+    root = tmp_path / "FETAL_PLANES_DB"
+    lines = ["Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train "]
+    for patient in range(1, 37):
+        for shot in (1, 2):
+            plane = PLANES[(patient + 2 * shot) % 6]
+            brain = BRAIN_PLANES[(patient // 2) % 4] if plane == "Fetal brain" else "Not A Brain"
+            name = f"Patient{patient:05d}_Plane{PLANES.index(plane) + 1}_{shot}_of_2"
+            write_image(root / "Images" / f"{name}.png", len(lines))
+            lines.append(
+                f"{name};{patient};{plane};{brain};Op. {patient % 3};Voluson E6;{int(patient <= 18)} "
+            )
+    (root / "FETAL_PLANES_DB_data.csv").write_text("\n".join(lines) + "\n")
+    return root

@@ -1,0 +1,134 @@
+"""An interrupted run meets the same batches as an unbroken one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from datamodules import HC18DataModule
+from datamodules.loaders import check_same_order
+from models import CLIP_MEAN, CLIP_STD, Preprocessing
+
+SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
+
+
+class Recorder(LightningModule):
+    """A model of one weight that writes down what it is fed."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(
+            (
+                self.trainer.current_epoch,
+                batch_idx,
+                batch["name"],
+                float(batch["student_image"].double().sum()),
+            )
+        )
+        return self.weight.sum() * batch["student_image"].mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("seen", float(len(batch["name"])))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class SaveAt(Callback):
+    """Save a checkpoint in one hook at one step, then stop the run as an interruption would."""
+
+    def __init__(self, path, hook, step):
+        self.path, self.step = path, step
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer, *_, **__):
+        if trainer.global_step == self.step and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+            raise RuntimeError("interrupted")
+
+
+def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, **kwargs):
+    data = HC18DataModule(root=str(root), batch_size=batch_size, num_workers=workers, evaluation_batch_size=4)
+    data.bind(SMALL, None)
+    module = Recorder()
+    trainer = Trainer(
+        **{"max_epochs": 3, **kwargs},
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        default_root_dir=root,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    return module.seen
+
+
+@pytest.fixture
+def unbroken(tiny_hc18):
+    return _run(tiny_hc18, 0)
+
+
+def test_epochs_differ_and_hold_each_image_once(unbroken):
+    epochs = [
+        [name for epoch, _, names, _ in unbroken if epoch == number for name in names] for number in range(3)
+    ]
+    assert len({len(set(names)) for names in epochs}) == 1
+    assert all(len(names) == len(set(names)) for names in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_workers_change_nothing(tiny_hc18, unbroken):
+    assert _run(tiny_hc18, 2) == unbroken
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("hook", "batches_in"),
+    [
+        ("on_train_batch_end", "middle of the first epoch"),
+        ("on_train_batch_end", "middle of the second epoch"),
+        ("on_train_batch_end", "last batch of the first epoch"),
+        ("on_train_batch_end", "last batch of the second epoch"),
+        ("on_validation_end", "end of the second epoch"),
+        ("on_train_epoch_end", "end of the first epoch"),
+        ("on_train_epoch_end", "end of the second epoch"),
+    ],
+)
+def test_a_resumed_run_continues_the_order(tiny_hc18, unbroken, tmp_path, workers, hook, batches_in):
+    a_epoch = len(unbroken) // 3
+    step = a_epoch * (2 if "second" in batches_in else 1) - (2 if "middle" in batches_in else 0)
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, workers, [SaveAt(path, hook, step)])
+    resumed = _run(tiny_hc18, workers, checkpoint=path)
+    assert resumed == unbroken[step:]
+
+
+def test_a_limited_epoch_resumes_too(tiny_hc18, tmp_path):
+    unbroken = _run(tiny_hc18, 0, limit_train_batches=3)
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 3)], limit_train_batches=3)
+    assert _run(tiny_hc18, 0, checkpoint=path, limit_train_batches=3) == unbroken[3:]
+
+
+def test_another_batch_size_within_an_epoch_is_refused(tiny_hc18, tmp_path):
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 1)])
+    with pytest.raises(ValueError, match="cannot resume within an epoch: batch_size was 5 and is 4"):
+        _run(tiny_hc18, 0, checkpoint=path, batch_size=4)
+
+
+def test_every_change_of_the_order_is_named():
+    check_same_order({"seed": 1, "images": 9}, {"seed": 1, "images": 9})
+    with pytest.raises(ValueError, match="images was 9 and is 8; seed was 1 and is 2"):
+        check_same_order({"seed": 1, "images": 9}, {"seed": 2, "images": 8})
