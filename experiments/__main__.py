@@ -17,17 +17,18 @@ USAGE = """usage: python -m experiments fit|validate|test --config experiments/E
 
 
 def _short_form(argv: list[str]) -> list[str]:
-    """Spell a short command out as Lightning CLI arguments."""
-    from experiments.recipes import DEFAULT_PRESET, TEACHER_TOWERS, experiment_file, preset_file  # noqa: F401
+    """Spell ``train`` and ``evaluate`` out as Lightning CLI arguments."""
+    from experiments.recipes import evaluation_arguments, training_arguments
 
     command, rest = argv[0], argv[1:]
     names = []
     while rest and not rest[0].startswith("-"):
         names.append(rest.pop(0))
-    if command == "train" and len(names) in (1, 2):
-        experiment, preset = (names[0], names[1] if len(names) == 2 else DEFAULT_PRESET)
-        return ["fit", f"--config={preset_file(preset)}", f"--config={experiment_file(experiment)}", *rest]
-    raise ValueError(USAGE)
+    if command == "train" and len(names) == 2:
+        return [*training_arguments(*names), *rest]
+    if command == "evaluate" and len(names) == 2:
+        return [*evaluation_arguments(*names), *rest]
+    raise ValueError(f"{command}: expected two names\n{USAGE}")
 
 
 def run(argv: list[str]) -> None:

@@ -139,9 +139,18 @@ class SonoDistillCLI(LightningCLI):
         """Write results.json and the plots, and print the table."""
         if not self.trainer.is_global_zero:
             return
-        record = results.collect(self.trainer, self.model, self.recipe, checkpoint, time.monotonic() - self.started)
+        config = self.config[self.subcommand]
+        record = results.collect(
+            self.trainer,
+            self.model,
+            experiment=config.experiment,
+            preset=self.recipe.preset,
+            seed=int(config.seed_everything),
+            checkpoint=checkpoint,
+            seconds=time.monotonic() - self.started,
+        )
         results.write(record, self.folder)
-        plots.write_all(self.folder, self.trainer)
+        plots.write_all(self.folder, self.datamodule)
         results.print_table(record, self.folder)
 
 

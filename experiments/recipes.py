@@ -8,8 +8,11 @@ and schedule alone).
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent
 BASE = ROOT / "base.yaml"
@@ -110,3 +113,39 @@ def recipe_of(argv: list[str]) -> Recipe:
             )
         files.append(towers)
     return Recipe(experiment, preset, tuple(files))
+
+
+def training_arguments(experiment: str, preset: str) -> list[str]:
+    """Spell ``train EXPERIMENT PRESET`` out for LightningCLI.
+
+    Raises:
+        ValueError: There is no such experiment or preset.
+    """
+    return ["fit", f"--config={preset_file(preset)}", f"--config={experiment_file(experiment)}"]
+
+
+def evaluation_arguments(preset: str, model: str) -> list[str]:
+    """Spell ``evaluate PRESET MODEL`` out for LightningCLI.
+
+    Args:
+        preset: Name of the data preset to score on.
+        model: Path of a checkpoint, or ``teacher`` for the preset's teacher.
+
+    Raises:
+        ValueError: There is no such preset.
+        FileNotFoundError: There is no such checkpoint.
+    """
+    config = preset_file(preset)
+    if model == TEACHER_EXPERIMENT:
+        student = yaml.safe_load(config.read_text())["model"]["teacher"]
+        run = f"teacher-{preset}"
+    else:
+        path = Path(model)
+        if not path.is_file():
+            raise FileNotFoundError(f"CKPT={model}: no such file; make train writes outputs/EXP/RUN/checkpoints/best.ckpt")
+        student = {"class_path": "models.from_checkpoint", "init_args": {"path": model}}
+        parents = [part for part in path.resolve().parts[:-1] if part != "checkpoints"][-2:]
+        run = "-".join([*parents, path.stem, "on", preset])
+    arguments = ["test", f"--config={config}", "--experiment=evaluate", f"--run={run}"]
+    arguments += [f"--model.student={json.dumps(student)}", "--model.loss=losses.CLIPLoss"]
+    return arguments + (["--model.teacher=null"] if model == TEACHER_EXPERIMENT else [])

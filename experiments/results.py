@@ -16,7 +16,6 @@ from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.recipes import Recipe
 from lightning_modules import DistillationModule
 from metrics.names import HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER, final_name
 
@@ -70,23 +69,24 @@ def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, An
 
 
 def collect(
-    trainer: Trainer, module: DistillationModule, recipe: Recipe, checkpoint: str, seconds: float, seed: int
+    trainer: Trainer, module: DistillationModule, experiment: str, preset: str, seed: int, checkpoint: str, seconds: float
 ) -> dict[str, Any]:
     """Return the record of a run, of primitives alone.
 
     Args:
         trainer: The trainer, after its test.
         module: The module that was tested.
-        recipe: Files of ours that the run built on.
+        experiment: Name of the experiment.
+        preset: Name of the data preset.
+        seed: The run's seed.
         checkpoint: Path of the checkpoint that was scored; empty for the weights as they stand.
         seconds: Wall-clock seconds since the command started.
-        seed: The run's seed.
     """
     metrics, details = evaluation_results(trainer)
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return {
-        "experiment": recipe.experiment,
-        "data": recipe.preset,
+        "experiment": experiment,
+        "data": preset,
         "seed": seed,
         "metrics": metrics,
         "selection": {

@@ -1,0 +1,146 @@
+"""The module under a real Trainer: teacher discipline, checkpoints, exact resumption."""
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
+from lightning_modules import DistillationModule
+from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
+
+
+@pytest.fixture
+def module(tiny_encoder):
+    return lambda **kwargs: DistillationModule(
+        tiny_encoder(seed=1, dropout=0.3),
+        tiny_encoder(embed_dim=12, seed=2),
+        **{"loss": SRKDLoss(), "learning_rate": 1e-2, "warmup_steps": 2, **kwargs},
+    )
+
+
+def trainer(tmp_path, epochs=2, **kwargs):
+    settings = {
+        "default_root_dir": tmp_path, "max_epochs": epochs, "accelerator": "cpu", "logger": False,
+        "enable_progress_bar": False, "enable_model_summary": False, "gradient_clip_val": 1.0,
+        "callbacks": [OffDiagonalSchedule(), StepSeed(0), ModelCheckpoint(tmp_path, save_last=True)],
+    }  # fmt: skip
+    return Trainer(**settings | kwargs)
+
+
+def test_the_teacher_never_moves(module, pairs, tmp_path):
+    built = module()
+    before = {name: value.clone() for name, value in built.teacher.state_dict().items()}
+    trainer(tmp_path).fit(built, pairs)
+    assert all(torch.equal(before[name], value) for name, value in built.teacher.state_dict().items())
+
+
+def test_the_teacher_stays_in_eval_mode_without_gradients(module):
+    built = module()
+    built.train()
+    assert not any(part.training for part in built.teacher.modules())
+    assert not any(parameter.requires_grad for parameter in built.teacher.parameters())
+    assert built.student.training
+
+
+def test_the_teachers_batch_norm_keeps_its_statistics(module, pairs):
+    built = module().train()
+    before = built.teacher.state_dict()["image.1.running_mean"].clone()
+    built.compute_loss(next(iter(pairs)))
+    assert torch.equal(before, built.teacher.state_dict()["image.1.running_mean"])
+
+
+def test_checkpoints_hold_no_teacher_and_say_how_to_rebuild_the_student(module, pairs, tmp_path):
+    trainer(tmp_path, epochs=1).fit(module(), pairs)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert not [name for name in saved["state_dict"] if name.startswith("teacher")]
+    assert [name for name in saved["state_dict"] if name.startswith("student.")]
+    assert saved["student"]["preprocessing"]["image_size"] == 4
+    assert saved["student"]["recipe"]["init_args"] == {"embed_dim": 8}
+
+
+def test_any_other_missing_key_is_an_error(module, pairs, tmp_path):
+    trainer(tmp_path, epochs=1).fit(module(), pairs)
+    path = tmp_path / "last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    del saved["state_dict"]["student.text.weight"]
+    torch.save(saved, path)
+    with pytest.raises(RuntimeError, match=r"Missing key.*student\.text\.weight"):
+        trainer(tmp_path, epochs=2).fit(module(), pairs, ckpt_path=path, weights_only=True)
+
+
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(module, pairs, tmp_path):
+    """Weights, optimiser moments, learning rate and schedule, with dropout in the student."""
+    unbroken = module()
+    whole = trainer(tmp_path / "a", epochs=4)
+    whole.fit(unbroken, pairs)
+    halting = trainer(tmp_path / "b", epochs=4)
+    halting.fit_loop.epoch_progress  # noqa: B018 - the same total steps, stopped half-way below
+    halting.callbacks.append(StopAfterEpoch(1))
+    halting.fit(module(), pairs)
+    resumed = module()
+    rest = trainer(tmp_path / "b", epochs=4)
+    rest.fit(resumed, pairs, ckpt_path=tmp_path / "b" / "last.ckpt", weights_only=True)
+    assert rest.global_step == whole.global_step == 12
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert resumed.loss.off_diagonal_weight == unbroken.loss.off_diagonal_weight
+    states = [run.optimizers[0].state_dict()["state"] for run in (whole, rest)]
+    for key, moments in states[0].items():
+        for name, value in moments.items():
+            assert torch.equal(value, states[1][key][name])
+
+
+class StopAfterEpoch(OffDiagonalSchedule):
+    """Ends a run early without changing what it believes its length to be."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            trainer.should_stop = True
+
+
+def test_every_term_is_logged_by_name(module, pairs, tmp_path):
+    run = trainer(tmp_path, epochs=1)
+    run.fit(module(), pairs)
+    logged = set(run.callback_metrics)
+    assert {f"train/loss/{term}" for term in ("total", "contrastive", "diagonal", "off_diagonal")} <= logged
+    assert "train/off_diagonal_weight" in logged
+
+
+def test_a_loss_without_teacher_runs_no_teacher(module, pairs):
+    built = module(loss=CLIPLoss())
+    built.teacher.forward = lambda *_: pytest.fail("the teacher was run")
+    assert set(built.compute_loss(next(iter(pairs)))) >= {"total"}
+
+
+def test_a_loss_that_needs_a_teacher_refuses_to_run_without(tiny_encoder):
+    with pytest.raises(ValueError, match=r"model.teacher: SRKDLoss compares with a teacher"):
+        DistillationModule(tiny_encoder(), loss=SRKDLoss())
+
+
+def test_projection_heads_are_built_and_trained(module, pairs, tmp_path):
+    built = module(loss=FeatureKDLoss())
+    heads = list(built.loss.parameters())
+    assert heads
+    before = [parameter.detach().clone() for parameter in heads]
+    trainer(tmp_path, epochs=1, callbacks=[]).fit(built, pairs)
+    assert all(not torch.equal(old, new) for old, new in zip(before, heads, strict=True))
+
+
+def test_the_logit_scale_is_clamped_after_each_step(module, pairs, tmp_path):
+    built = module(max_logit_scale=7.0, learning_rate=1.0)
+    trainer(tmp_path, epochs=1).fit(built, pairs)
+    assert 1.0 <= float(built.student.logit_scale.detach()) <= 7.0 + 1e-5
+
+
+def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_path):
+    built = module()
+    run = trainer(tmp_path, callbacks=[StopOnNonFiniteLoss()])
+    with torch.no_grad():
+        built.student.text.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"not finite at step 0 \(.*contrastive=nan.*kept checkpoints: none yet"):
+        run.fit(built, pairs)
