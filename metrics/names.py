@@ -36,3 +36,28 @@ def final_name(model: str, benchmark: str, key: str) -> str:
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
     """Keep the plain numbers of a metric's result, the part that loggers take."""
     return {key: float(value) for key, value in scores.items() if isinstance(value, int | float)}
+
+
+OFF_DIAGONAL_PHASE = "train/off_diagonal_phase"
+IMAGES_PER_SECOND = "speed/images_per_second"
+DATA_WAIT_SHARE = "speed/data_wait_share"
+DIAGONAL_CORRELATION = "probe/diagonal_correlation"
+OFF_DIAGONAL_CORRELATION = "probe/off_diagonal_correlation"
+CONFUSING_PAIRS = "probe/confusing_pairs"
+VAL_LOSS = loss_name("val", "total")
+
+
+def gradient_norm_name(part: str) -> str:
+    """Name the norm of the gradients of a part of the student: ``gradient_norm/image``."""
+    return f"gradient_norm/{part}"
+
+
+def best_name(name: str) -> str:
+    """Name the best value so far of a validation metric: ``val/planes/f1`` has ``best/planes/f1``."""
+    return f"best/{name.removeprefix('val/')}"
+
+
+def headline_directions() -> dict[str, str]:
+    """Return every validation metric that has a best value, with ``max`` or ``min``: what better means."""
+    scores = [VAL_COMPOSITE, *(validation_name(STUDENT, name, key) for name, key in HEADLINE.items())]
+    return {**dict.fromkeys(scores, "max"), VAL_LOSS: "min"}

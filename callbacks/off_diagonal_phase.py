@@ -1,0 +1,29 @@
+"""Whether the student is drawn to the teacher's confusions, or pushed from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from metrics.names import OFF_DIAGONAL_PHASE
+
+
+class OffDiagonalPhase(Callback):
+    """Log the sign of the loss's off-diagonal weight: 1 attracts, 0 is neutral, -1 repels.
+
+    Stands behind the schedule that sets the weight. A loss without such a weight logs nothing.
+    """
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Log this step's phase."""
+        loss: Any = pl_module.loss
+        weight = getattr(loss, getattr(loss, "scheduled", None) or "off_diagonal_weight", None)
+        if weight is not None:
+            pl_module.log(OFF_DIAGONAL_PHASE, float((weight > 0) - (weight < 0)), batch_size=1)
