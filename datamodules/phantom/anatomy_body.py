@@ -39,7 +39,7 @@ def paint_abdomen(scene: Scene, rng: np.random.Generator, tissue_db: float) -> N
     )
     if rng.random() < 0.93:
         scene.fill(frame.points(stomach), FLUID_DB, 1.0)
-        scene.stroke(frame.points(stomach), -20, max(1.0, 0.015 * r), closed=True)
+        scene.stroke(frame.points(stomach), -27, max(1.0, 0.015 * r), closed=True)
     _umbilical_vein(scene, frame, rng, flip)
     if rng.random() < 0.5:
         gall = blob(rng, (-0.45, -flip * rng.uniform(0.25, 0.4)), (0.14, 0.05), rng.uniform(-0.5, 0.5))
@@ -68,7 +68,7 @@ def _trunk_wall(scene: Scene, body: Ellipse, rng: np.random.Generator, tissue_db
     scene.fill(skin, tissue_db + 6, 1.0, attenuation_db=0.03)
     scene.fill(body.outline(0.93), tissue_db - 6, 0.02 * body.b)
     scene.fill(body.outline(0.89), tissue_db, 0.02 * body.b, texture_db=2.5, rng=rng)
-    scene.stroke(skin, rng.uniform(-14, -7), max(1.2, 0.025 * body.b), closed=True, directional=0.85)
+    scene.stroke(skin, rng.uniform(-21, -12), max(1.2, 0.02 * body.b), closed=True, directional=0.96)
 
 
 def _flank_ribs(scene: Scene, frame: Ellipse, rng: np.random.Generator, pairs: int, level_db: float) -> None:
@@ -89,9 +89,9 @@ def paint_vertebra(scene: Scene, frame: Ellipse, rng: np.random.Generator, r: fl
     """Draw a vertebra in cross section at u = 0.74: three ossification centres in a triangle, and their shadow."""
     for u, v in ((0.66, 0.0), (0.82, 0.085), (0.82, -0.085)):
         centre = (u + rng.normal(0, 0.01), v + rng.normal(0, 0.01))
-        spot = frame.points(blob(rng, centre, (0.05, 0.045), wobble=0.15, count=16))
+        spot = frame.points(blob(rng, centre, (0.038, 0.032), wobble=0.25, count=16))
         scene.fill(spot, rng.uniform(-12, -5), 0.7, attenuation_db=90 / r)
-        scene.stroke(spot, -6, max(1.0, 0.03 * r), closed=True, directional=0.3)
+        scene.stroke(spot, rng.uniform(-14, -5), max(1.0, 0.02 * r), closed=True, directional=0.5)
 
 
 def paint_thorax(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:

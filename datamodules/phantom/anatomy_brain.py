@@ -63,11 +63,15 @@ class Head:
         softness = max(0.5, self.px(0.02))
         self.scene.fill(outline, level_db, softness, opacity, texture_db=texture_db, rng=self.rng)
         if rim_db is not None:
-            self.scene.stroke(outline, rim_db, max(1.0, self.px(0.02)), closed=True, directional=0.85)
+            self.scene.stroke(outline, rim_db, max(1.0, self.px(0.012)), closed=True, directional=0.95)
 
-    def line(self, uv: Points, level_db: float, width: float = 0.022, directional: float = 0.8) -> None:
-        """Draw a reflecting line; `width` is a share of the smaller semi-axis."""
-        self.scene.stroke(self.at(uv), level_db, max(1.0, self.px(width)), directional=directional)
+    def line(self, uv: Points, level_db: float, width: float = 0.022, directional: float = 0.9) -> None:
+        """Draw a reflecting line, never quite straight; `width` is a share of the smaller semi-axis."""
+        count = 12
+        steps = np.linspace(0, len(uv) - 1, count)
+        fine = np.stack([np.interp(steps, np.arange(len(uv)), uv[:, k]) for k in (0, 1)], axis=1)
+        fine[:, 1] += 0.006 * np.cumsum(self.rng.normal(size=count)) * 0.7
+        self.scene.stroke(self.at(fine), level_db, max(1.0, 0.7 * self.px(width)), directional=directional)
 
     def jitter(self, value: float, spread: float) -> float:
         """Return `value` plus normal variation."""
@@ -91,16 +95,22 @@ def paint_head(head: Head, brain_plane: str) -> None:
 def _tissue(head: Head) -> None:
     scene, rng = head.scene, head.rng
     scene.fill(head.skull.outline(1.06), head.tissue_db + 14, 1.2, attenuation_db=0.02)  # scalp
-    scene.fill(head.skull.outline(0.99), head.tissue_db, 1.0, attenuation_db=0.01, texture_db=3.0, rng=rng)
-    rim = head.jitter(0.91, 0.01)  # subarachnoid space: dark band under the bone, wider early on
+    scene.fill(head.skull.outline(0.99), head.tissue_db, 1.0, attenuation_db=0.01, texture_db=4.0, rng=rng)
+    band = rng.uniform(0.90, 0.95)  # subarachnoid space: a dark band under the bone
     scene.fill(head.skull.outline(0.975), FLUID_DB + 18, 1.0, opacity=0.5)
-    scene.fill(head.skull.outline(rim), head.tissue_db, head.px(0.03), texture_db=3.0, rng=rng)
-    for _ in range(int(rng.integers(4, 10) + max(0.0, head.ga_weeks - 22) * 0.8)):  # sulci deepen with age
-        side, u = rng.choice([-1.0, 1.0]), rng.uniform(-0.75, 0.8)
-        v = side * rng.uniform(0.3, 0.8) * np.sqrt(max(0.05, 1 - u * u))
-        length, slope = rng.uniform(0.05, 0.16), rng.normal(0, 0.25)
+    scene.fill(head.skull.outline(band), head.tissue_db, head.px(0.04), texture_db=4.0, rng=rng)
+    for _ in range(int(rng.integers(2, 5))):  # echogenic patches
+        centre = (rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6))
+        radii = (rng.uniform(0.1, 0.35), rng.uniform(0.08, 0.25))
+        patch = head.at(blob(rng, centre, radii, rng.uniform(0, 3), 0.15))
+        level = head.tissue_db + rng.uniform(-5, 7)
+        scene.fill(patch, level, head.px(0.06), opacity=0.7, texture_db=3.0, rng=rng)
+    for _ in range(int(rng.integers(8, 18) + max(0.0, head.ga_weeks - 20) * 0.9)):  # sulci deepen with age
+        u = rng.uniform(-0.8, 0.8)
+        v = rng.choice([-1.0, 1.0]) * rng.uniform(0.15, 0.85) * np.sqrt(max(0.05, 1 - u * u))
+        length, slope = rng.uniform(0.02, 0.11), rng.normal(0, 0.2)
         uv = np.array([[u - length, v - slope * length], [u, v + 0.01], [u + length, v + slope * length]])
-        head.line(uv, head.tissue_db + rng.uniform(2, 14), 0.02)
+        head.line(uv, head.tissue_db + rng.uniform(6, 20), 0.02)
 
 
 def _midline(head: Head, gaps: list[tuple[float, float]], level_db: float) -> None:
@@ -114,7 +124,7 @@ def _midline(head: Head, gaps: list[tuple[float, float]], level_db: float) -> No
     edges = np.flatnonzero(np.diff(np.concatenate([[0], keep.astype(int), [0]])))
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         if stop - start > 1:
-            head.line(np.stack([u, bend], 1)[start:stop], level_db + rng.normal(0, 2), 0.03, directional=0.7)
+            head.line(np.stack([u, bend], 1)[start:stop], level_db + rng.normal(0, 3), 0.03)
 
 
 def _cavum(head: Head, u: float) -> tuple[float, float]:
@@ -126,7 +136,7 @@ def _cavum(head: Head, u: float) -> tuple[float, float]:
     head.scene.fill(head.at(box), FLUID_DB + 8, 0.8)
     for side in (-1, 1):
         head.line(
-            np.array([[u - length, side * half], [u + length, 0.8 * side * half]]), head.jitter(-9, 3), 0.03
+            np.array([[u - length, side * half], [u + length, 0.8 * side * half]]), head.jitter(-15, 3), 0.03
         )
     return u - length, u + length
 
@@ -138,23 +148,20 @@ def _choroid(head: Head, centre: tuple[float, float], size: float, side: float, 
     u, v = centre[0], side * centre[1]
     angle = side * head.jitter(0.18, 0.06)
     length, breadth = size, size * (0.36 + 0.10 * early)
-    head.organ((u, v), (length, breadth), FLUID_DB + 6, angle, opacity=visible, wobble=0.03)
+    head.organ((u, v), (length, breadth), FLUID_DB + 6, angle, opacity=visible, wobble=0.05)
     axis = np.array([np.cos(angle), np.sin(angle)])
     normal = np.array([-axis[1], axis[0]])
-    t = np.linspace(-0.95, 0.95, 18)[:, None]
-    for wall in (-1.0, 1.0):
+    for wall in (-1.0, 1.0):  # the walls shine where they lie across the beam, and rarely meet
+        start, stop = rng.uniform(-0.98, -0.6), rng.uniform(0.5, 0.9)
+        t = np.linspace(start, stop, 12)[:, None]
         bow = breadth * np.sqrt(1 - t**2) * wall
-        head.line(
-            np.array([u, v]) + t * length * axis + bow * normal,
-            head.jitter(-11, 2) - 14 * (1 - visible),
-            0.03,
-        )
-    plexus = np.array([u, v]) + axis * head.jitter(0.12, 0.06) * length
-    radii = (length * (0.55 + 0.15 * early), breadth * (0.55 + 0.22 * early))
-    head.organ(
-        (plexus[0], plexus[1]), radii, head.tissue_db + head.jitter(17, 2.5), angle + rng.normal(0, 0.08),
-        opacity=visible, texture_db=2.5, wobble=0.1,
-    )  # fmt: skip
+        level = head.jitter(-17, 3) - 14 * (1 - visible)
+        head.line(np.array([u, v]) + t * length * axis + bow * normal, level, 0.028)
+    plexus = np.array([u, v]) + axis * head.jitter(0.15, 0.06) * length
+    radii = (length * (0.6 + 0.15 * early), breadth * (0.62 + 0.2 * early))
+    level = head.tissue_db + head.jitter(21, 2.5)
+    tilt = angle + rng.normal(0, 0.08)
+    head.organ((plexus[0], plexus[1]), radii, level, tilt, opacity=visible, texture_db=3.5, wobble=0.13)
 
 
 def _thalamic(head: Head) -> None:
@@ -164,18 +171,18 @@ def _thalamic(head: Head) -> None:
     for side in (-1, 1):
         head.organ(
             (centre, side * 0.19 * size), (0.27 * size, 0.165 * size), head.tissue_db - darker,
-            side * -0.18, texture_db=1.0, rim_db=head.jitter(-15, 2.5),
+            side * -0.18, texture_db=1.0, rim_db=head.jitter(-25, 3),
         )  # fmt: skip
     gaps = [(centre - 0.26, centre + 0.26)]
     if rng.random() < 0.9:
         gaps.append(_cavum(head, head.jitter(-0.5, 0.03)))
-    _midline(head, gaps, head.jitter(-13, 3))
+    _midline(head, gaps, head.jitter(-18, 3))
     head.line(
-        np.array([[centre - 0.2, 0.0], [centre + 0.2, 0.0]]), head.jitter(-15, 2), 0.025
+        np.array([[centre - 0.2, 0.0], [centre + 0.2, 0.0]]), head.jitter(-20, 2), 0.025
     )  # third ventricle
     for side in (-1, 1):  # insula and Sylvian fissure
         v = side * head.jitter(0.6, 0.03)
-        head.line(np.array([[-0.22, v], [0.0, v * 0.94], [0.2, v]]), head.jitter(-14, 3), 0.03)
+        head.line(np.array([[-0.22, v], [0.0, v * 0.94], [0.2, v]]), head.jitter(-20, 3), 0.03)
     if rng.random() < 0.3:
         _choroid(head, (0.5, 0.38), 0.16, head.far, 0.5)
 
@@ -187,10 +194,10 @@ def _ventricular(head: Head) -> None:
     _choroid(head, centre, size, head.far, rng.uniform(0.85, 1.0))
     _choroid(head, centre, size, -head.far, rng.uniform(0.15, 0.7))
     gaps = [_cavum(head, head.jitter(-0.48, 0.04))] if rng.random() < 0.75 else []
-    _midline(head, gaps, head.jitter(-10, 3))
+    _midline(head, gaps, head.jitter(-15, 3))
     v = head.far * head.jitter(0.2, 0.03)  # frontal horn
     head.organ(
-        (-0.45, v), (0.16, 0.06), FLUID_DB + 14, head.far * -0.25, opacity=0.8, rim_db=head.jitter(-18, 3)
+        (-0.45, v), (0.16, 0.06), FLUID_DB + 14, head.far * -0.25, opacity=0.8, rim_db=head.jitter(-24, 3)
     )
 
 
@@ -203,7 +210,7 @@ def _cerebellar(head: Head) -> None:
     gaps = [(centre - 0.35, 1.0)]
     if rng.random() < 0.8:
         gaps.append(_cavum(head, head.jitter(-0.52, 0.03)))
-    _midline(head, gaps, head.jitter(-14, 3))
+    _midline(head, gaps, head.jitter(-19, 3))
     cistern = np.concatenate(
         [arc((0.0, 0.0), (0.95, 0.95), -0.42, 0.42), arc((0.0, 0.0), (0.72, 0.72), 0.5, -0.5)]
     )
@@ -212,11 +219,11 @@ def _cerebellar(head: Head) -> None:
     for side in (-1, 1):
         head.organ(
             (centre, side * 0.25 * size), (0.185 * size, 0.235 * size), head.tissue_db - lobe,
-            side * 0.15, texture_db=1.5, rim_db=head.jitter(-10, 2),
+            side * 0.15, texture_db=1.5, rim_db=head.jitter(-19, 3),
         )  # fmt: skip
         for k in range(int(rng.integers(2, 4))):  # folia
             u = centre + 0.06 * (k - 1)
-            head.line(np.array([[u, side * 0.14], [u + 0.01, side * 0.38 * size]]), head.jitter(-20, 3), 0.02)
+            head.line(np.array([[u, side * 0.14], [u + 0.01, side * 0.38 * size]]), head.jitter(-26, 3), 0.02)
     head.organ((centre + 0.02, 0.0), (0.13, 0.07), head.tissue_db + head.jitter(17, 2), opacity=0.9)  # vermis
     if rng.random() < 0.6:  # thalami are often grazed by this oblique cut
         for side in (-1, 1):
@@ -226,7 +233,7 @@ def _cerebellar(head: Head) -> None:
 def _oblique(head: Head) -> None:
     """Draw a head cut in no standard plane: midline, weak landmarks, no full cue of any plane."""
     rng = head.rng
-    _midline(head, [], head.jitter(-14, 4))
+    _midline(head, [], head.jitter(-18, 4))
     for _ in range(int(rng.integers(1, 4))):
         centre = (rng.uniform(-0.4, 0.6), rng.uniform(-0.5, 0.5))
         radii = (rng.uniform(0.08, 0.2), rng.uniform(0.06, 0.16))
@@ -247,8 +254,8 @@ def _skull(head: Head) -> None:
     thickness_mm = BONE_MM * rng.uniform(0.8, 1.25) * (0.55 + 0.45 * min(1.0, head.ga_weeks / 36))
     width = float(np.clip(thickness_mm / scene.pixel_size_mm, 1.8, 0.09 * head.skull.b))
     crossing_db = rng.uniform(3, 8)  # lost by a beam that meets the bone at a right angle, each time
-    patchy = np.exp(0.16 * low_frequency(rng, scene.shape, rng.uniform(8, 20)))
-    directional = rng.uniform(0.5, 0.86)
+    patchy = np.exp(0.3 * low_frequency(rng, scene.shape, rng.uniform(6, 14)))
+    directional = rng.uniform(0.85, 0.99)
     scene.shell(
-        head.skull, rng.uniform(-4, 2), width, crossing_db / (2.5 * 0.42 * width), directional, patchy
+        head.skull, rng.uniform(-4, 2), width, crossing_db / (2.5 * 0.36 * width), directional, patchy
     )

@@ -38,7 +38,7 @@ def paint_femur(scene: Scene, rng: np.random.Generator, tissue_db: float) -> Non
     thigh = Ellipse(centre[0], centre[1] + 0.1 * girth, 0.72 * length, girth, angle)
     outline = thigh.points(blob(rng, (0.0, 0.0), (1.0, 1.0), wobble=0.08))
     scene.fill(outline, tissue_db + 4, 1.2, attenuation_db=0.03, texture_db=2.5, rng=rng)
-    scene.stroke(outline, rng.uniform(-18, -10), 2.0, closed=True, directional=0.9)
+    scene.stroke(outline, rng.uniform(-24, -15), 1.6, closed=True, directional=0.95)
     for _ in range(int(rng.integers(2, 6))):  # fascia between the muscles
         offset = rng.uniform(-0.7, 0.7)
         t = np.linspace(-0.7, 0.7, 12)
@@ -47,7 +47,7 @@ def paint_femur(scene: Scene, rng: np.random.Generator, tissue_db: float) -> Non
     bow = rng.choice([-1.0, 1.0]) * rng.uniform(0.0, 0.07)
     line = bone_line(centre, length, angle, bow)
     paint_bone(
-        scene, line, max(2.2, length * rng.uniform(0.035, 0.06)), rng.uniform(-3, 2), rng.uniform(22, 40)
+        scene, line, max(2.0, length * rng.uniform(0.022, 0.042)), rng.uniform(-3, 2), rng.uniform(22, 40)
     )
     if rng.random() < 0.25:  # a piece of the other thigh's bone or of the pelvis
         other = bone_line(

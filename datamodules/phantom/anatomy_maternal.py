@@ -21,7 +21,7 @@ def paint_uterus(
         reach: Rough radius of the fluid, pixels.
     """
     height, width = scene.shape
-    scene.mottle(rng, 3.0, rng.uniform(5, 10))
+    scene.mottle(rng, rng.uniform(3, 6), rng.uniform(4, 9))
     lean = rng.normal(0, 0.25)
     for _ in range(int(rng.integers(4, 9))):  # layers of the wall run across the beam
         y = rng.uniform(0.0, 0.3) * height
@@ -38,7 +38,7 @@ def paint_uterus(
     )
     outline = pool.points(blob(rng, (0.0, 0.0), (1.0, 1.0), wobble=0.12))
     scene.fill(outline, FLUID_DB + rng.uniform(0, 10), 2.0, attenuation_db=0.0)
-    scene.stroke(outline, tissue_db + 9, 2.0, closed=True, directional=0.9)
+    scene.stroke(outline, tissue_db + 7, 1.6, closed=True, directional=0.95)
     if rng.random() < 0.5:
         side = rng.uniform(0, 2 * np.pi)
         placenta = blob(
@@ -55,7 +55,7 @@ def paint_cervix(scene: Scene, rng: np.random.Generator, tissue_db: float) -> No
     """Paint a sagittal cervix: long oblique body, canal between its mucosa, bladder, fetal head near the internal os."""
     height, width = scene.shape
     flip = rng.choice([-1.0, 1.0])
-    scene.mottle(rng, 3.5, rng.uniform(5, 9))
+    scene.mottle(rng, rng.uniform(3, 5.5), rng.uniform(4, 9))
     length = width * rng.uniform(0.38, 0.6)
     angle = flip * rng.normal(0.3, 0.2)
     cx, cy = width * (0.5 + flip * rng.uniform(0.0, 0.1)), height * rng.uniform(0.42, 0.56)
@@ -74,7 +74,10 @@ def paint_cervix(scene: Scene, rng: np.random.Generator, tissue_db: float) -> No
     mucosa = np.concatenate([np.stack([t, canal - half], 1), np.stack([t, canal + half], 1)[::-1]])
     scene.fill(frame.points(mucosa), tissue_db - rng.uniform(5, 12), 2.0, opacity=0.85)
     scene.stroke(
-        frame.points(np.stack([t, canal], 1)), rng.uniform(-16, -8), max(1.3, 0.012 * length), directional=0.6
+        frame.points(np.stack([t, canal], 1)),
+        rng.uniform(-24, -13),
+        max(1.0, 0.008 * length),
+        directional=0.6,
     )
     if rng.random() < 0.35:  # funnelling: the canal opens at the internal os
         depth = rng.uniform(0.2, 0.5)
@@ -89,7 +92,7 @@ def paint_cervix(scene: Scene, rng: np.random.Generator, tissue_db: float) -> No
             0.1,
         )
         scene.fill(frame.points(bladder), FLUID_DB, 1.2)
-        scene.stroke(frame.points(bladder), -20, 1.5, closed=True)
+        scene.stroke(frame.points(bladder), -28, 1.5, closed=True, directional=0.95)
 
 
 def _internal_os(scene: Scene, rng: np.random.Generator, frame: Ellipse, tissue_db: float) -> None:

@@ -8,10 +8,13 @@ from datamodules.phantom.anatomy_limb import paint_digits, paint_lower_limb
 from datamodules.phantom.geometry import Ellipse
 from datamodules.phantom.scene import FLUID_DB, Scene, blob
 
-PROFILE = np.array(  # forehead, nasion, nose, lips, chin, neck; unit box, face to the left
-    [[0.9, 0.0], [0.45, 0.03], [0.2, 0.16], [0.12, 0.3], [0.14, 0.38], [0.02, 0.5], [0.13, 0.56], [0.08, 0.62],
-     [0.14, 0.66], [0.1, 0.72], [0.18, 0.78], [0.16, 0.88], [0.3, 0.97], [0.55, 1.0], [0.95, 0.98]]
-)  # fmt: skip
+PROFILE = np.array(  # from the crown over forehead, nose, lips and chin to the neck; face to the left
+    [
+        *([0.9, 0.0], [0.6, 0.0], [0.35, 0.07], [0.2, 0.2], [0.15, 0.32], [0.16, 0.38], [0.03, 0.5]),
+        *([0.13, 0.56], [0.08, 0.62], [0.13, 0.66], [0.1, 0.72], [0.18, 0.78], [0.17, 0.88], [0.3, 0.96]),
+        *([0.5, 0.97], [0.62, 1.02]),
+    ]
+)
 
 
 def paint_other(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
@@ -35,10 +38,15 @@ def _place(scene: Scene, rng: np.random.Generator, size: tuple[float, float]) ->
 def _profile(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
     frame = _place(scene, rng, (0.25, 0.38))
     flip = rng.choice([-1.0, 1.0])
-    face = (PROFILE + rng.normal(0, 0.012, PROFILE.shape) - 0.5) * [1.9 * flip, 1.9]
-    smooth = np.stack([np.interp(np.linspace(0, 14, 60), np.arange(15), face[:, k]) for k in (0, 1)], axis=1)
-    scene.fill(frame.points(smooth), tissue_db + 5, 1.2, texture_db=2.5, rng=rng)
-    scene.stroke(frame.points(smooth), rng.uniform(-14, -7), 2.0, directional=0.6)
+    face = (PROFILE + rng.normal(0, 0.01, PROFILE.shape) - 0.5) * [1.9 * flip, 1.9]
+    steps, known = np.linspace(0, len(face) - 1, 60), np.arange(len(face))
+    smooth = np.stack([np.interp(steps, known, face[:, k]) for k in (0, 1)], axis=1)
+    back = np.array([[flip * 1.4, 1.3], [flip * 1.6, 0.0]])  # the body leaves the picture behind the neck
+    vault = blob(rng, (flip * 0.45, -0.25), (0.85, 0.72), wobble=0.03)
+    for part in (np.concatenate([smooth, back]), vault):
+        scene.fill(frame.points(part), tissue_db + 4, 1.2, texture_db=2.5, rng=rng)
+    scene.stroke(frame.points(smooth), rng.uniform(-20, -11), 1.6, directional=0.75)
+    scene.stroke(frame.points(vault), rng.uniform(-16, -8), 2.0, directional=0.92, attenuation_db=0.4)
     for (u, v), length, angle in (
         ((-0.5, -0.28), 0.22, 0.9),
         ((-0.42, 0.42), 0.3, 0.2),
@@ -46,7 +54,7 @@ def _profile(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
     ):
         t = np.linspace(-0.5, 0.5, 6) * length  # nasal bone, palate, mandible
         bone = np.stack([flip * (u + t * np.cos(angle)), v + t * np.sin(angle)], axis=1)
-        scene.stroke(frame.points(bone), rng.uniform(-8, -2), 2.2, directional=0.4, attenuation_db=2.0)
+        scene.stroke(frame.points(bone), rng.uniform(-12, -4), 1.6, directional=0.5, attenuation_db=2.0)
 
 
 def _spine(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
@@ -57,9 +65,10 @@ def _spine(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
     scene.fill(frame.points(trunk), tissue_db + 4, 1.2, texture_db=2.5, rng=rng)
     for side in (-0.07, 0.07):
         for u, v in zip(t, bend + side, strict=True):
-            spot = blob(rng, (u, v), (0.035, 0.028), wobble=0.2, count=12)
+            tick = np.array([[u - 0.02, v], [u + rng.uniform(0.0, 0.03), v + rng.normal(0, 0.012)]])
+            level = rng.uniform(-14, -4)
             scene.stroke(
-                frame.points(spot), rng.uniform(-9, -2), 1.8, closed=True, directional=0.2, attenuation_db=1.2
+                frame.points(tick), level, rng.uniform(1.5, 2.6), directional=0.3, attenuation_db=0.9
             )
 
 
@@ -73,7 +82,7 @@ def _cord(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
     for u, v in path:
         ring = frame.points(blob(rng, (u, v), (0.13, 0.13), wobble=0.08, count=24))
         scene.fill(ring, tissue_db + 2, 0.8)
-        scene.stroke(ring, -15, 1.5, closed=True, directional=0.6)
+        scene.stroke(ring, -22, 1.3, closed=True, directional=0.85)
         scene.fill(frame.points(blob(rng, (u + 0.04, v), (0.05, 0.05), count=12)), FLUID_DB, 0.6)
 
 
@@ -89,7 +98,7 @@ def _kidneys(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
     for side in (-1, 1):
         centre = (rng.normal(0, 0.05), side * 0.42)
         scene.fill(frame.points(blob(rng, centre, (0.42, 0.22))), tissue_db - 5, 1.0)
-        scene.stroke(frame.points(blob(rng, centre, (0.42, 0.22))), -19, 1.5, closed=True)
+        scene.stroke(frame.points(blob(rng, centre, (0.42, 0.22))), -26, 1.2, closed=True, directional=0.9)
         scene.fill(frame.points(blob(rng, centre, (0.18, 0.06))), FLUID_DB + 4, 0.8)
     for u in np.linspace(-0.7, 0.7, 7):
         scene.stroke(

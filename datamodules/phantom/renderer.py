@@ -13,7 +13,7 @@ from datamodules.phantom import anatomy_body, anatomy_brain, anatomy_limb, anato
 from datamodules.phantom.geometry import Ellipse, FloatArray, Probe, fit_ellipse_to
 from datamodules.phantom.overlays import burn_in
 from datamodules.phantom.patients import CORPORA, Machine, Picture
-from datamodules.phantom.scene import Scene
+from datamodules.phantom.scene import Scene, low_frequency
 from datamodules.phantom.speckle import Receiver, receive
 
 HC18_PIXEL_SIZES_MM = (0.05, 0.39)
@@ -42,7 +42,7 @@ def render(picture: Picture, seed: int) -> tuple[NDArray[np.uint8], Truth]:
     rng = np.random.default_rng([seed, CORPORA.index(picture.corpus), picture.index, 1])
     truth = _place(picture, rng)
     probe = _aim(picture, truth.skull, rng)
-    tissue_db = rng.uniform(-34, -25)
+    tissue_db = rng.uniform(-40, -29)
     scene = Scene(picture.width, picture.height, probe, truth.pixel_size_mm, tissue_db)
     _paint(scene, picture, truth, tissue_db, rng)
     image = _insonify(scene, picture.patient.machine, rng)
@@ -105,7 +105,7 @@ def _paint(scene: Scene, picture: Picture, truth: Truth, tissue_db: float, rng: 
     if truth.skull is not None:
         head = anatomy_brain.Head(
             scene, truth.skull, truth.ga_days / 7, rng,
-            tissue_db=tissue_db - rng.uniform(6, 13),
+            tissue_db=min(tissue_db - 2, rng.uniform(-46, -39)),
             far=1.0 if math.cos(truth.skull.angle) > 0 else -1.0,
             front=float(rng.choice([-1.0, 1.0])),
         )  # fmt: skip
@@ -126,6 +126,7 @@ def _insonify(scene: Scene, machine: Machine, rng: np.random.Generator) -> NDArr
     samples = max(64, round(probe.r_max - probe.r_min))
     middle = 0.5 * (probe.r_min + probe.r_max)
     beams = max(64, round(2 * probe.half_angle * middle))
+    scene.specular *= np.exp(0.6 * low_frequency(rng, (height, width), rng.uniform(25, 50)))  # broken lines
     grid = probe.beam_grid(samples, beams)
     layers = [
         cv2.remap(layer, *grid, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -140,10 +141,14 @@ def _insonify(scene: Scene, machine: Machine, rng: np.random.Generator) -> NDArr
         gain=machine.brightness_db + rng.normal(0, 2.0),
         depth_gain=rng.normal(-2, 4),
         edge_loss=rng.uniform(0, 10),
+        dropout=rng.uniform(0.0, 3.5),
         haze=rng.uniform(-46, -30),
         haze_depth=rng.uniform(0.06, 0.25),
         gamma=machine.gamma,
-        noise=rng.uniform(-72, -56),
+        noise=rng.uniform(-66, -54),
+        smoothing=rng.uniform(0.45, 0.8),
+        reverberation=rng.uniform(0.0, 0.07),
+        ghost_depth=rng.uniform(0.03, 0.1),
     )
     grey = receive(layers[0], layers[1], layers[2] * np.float32(per_sample), receiver, rng)
     return _scan_convert(grey, probe, width, height)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +14,21 @@ FLUID_DB = -70.0
 SUBPIXEL_BITS = 4
 
 
-def low_frequency(rng: np.random.Generator, shape: tuple[int, int], cells: float) -> FloatArray:
-    """Return smooth noise [height, width] of unit variance with about `cells` cells along the longer side."""
+def low_frequency(
+    rng: np.random.Generator, shape: tuple[int, int], cells: float, stretch: float = 1.0
+) -> FloatArray:
+    """Return smooth noise [height, width] of about unit variance.
+
+    Args:
+        rng: Source of the noise.
+        shape: Height and width, pixels.
+        cells: Number of cells along the longer side.
+        stretch: How much wider than high a cell is.
+    """
     height, width = shape
     scale = cells / max(shape)
-    coarse = rng.standard_normal(
-        (max(2, round(height * scale)) + 2, max(2, round(width * scale)) + 2), dtype=np.float32
-    )
+    rows, columns = round(height * scale * stretch**0.5), round(width * scale / stretch**0.5)
+    coarse = rng.standard_normal((max(2, rows) + 2, max(2, columns) + 2), dtype=np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -65,7 +75,6 @@ class Scene:
         self.attenuation = np.zeros((height, width), np.float32)
         self.probe = probe
         self.pixel_size_mm = pixel_size_mm
-        self.x, self.y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -162,7 +171,9 @@ class Scene:
                 cv2.LINE_AA,
                 SUBPIXEL_BITS,
             )
-        soft = cv2.GaussianBlur(mask, (0, 0), max(0.5, 0.3 * width)).astype(np.float32) * np.float32(1 / 255)
+        soft = cv2.GaussianBlur(mask, (0, 0), max(0.45, 0.25 * width)).astype(np.float32) * np.float32(
+            1 / 255
+        )
         peak = 10 ** (level_db / 20) * min(1.0, 0.6 + 0.4 * width / thickness)
         region = self.specular[window]
         np.maximum(region, soft * np.float32(peak), out=region)
@@ -178,14 +189,9 @@ class Scene:
         return (255 * (1 - directional + directional * np.abs(cross) / length)).astype(np.int64)
 
     def mottle(self, rng: np.random.Generator, strength_db: float, cells: float) -> None:
-        """Vary the echo level of everything painted so far."""
+        """Vary the echo level of everything painted so far: broad patches, and fibres across the beam."""
         self.echo += np.float32(strength_db) * low_frequency(rng, self.shape, cells)
-
-    def beam(self) -> tuple[FloatArray, FloatArray]:
-        """Return the unit direction (x, y) of the beam at every pixel [height, width]."""
-        dx, dy = self.x - np.float32(self.probe.x), self.y - np.float32(self.probe.y)
-        norm = np.sqrt(dx * dx + dy * dy) + 1e-6
-        return dx / norm, dy / norm
+        self.echo += np.float32(0.8 * strength_db) * low_frequency(rng, self.shape, 6 * cells, 7.0)
 
     def shell(
         self,
@@ -194,17 +200,21 @@ class Scene:
         width: float,
         attenuation_db: float,
         directional: float,
-        modulation: FloatArray | float = 1.0,
+        modulation: FloatArray,
     ) -> None:
         """Draw an elliptic shell of bone whose centre line is exactly `ellipse`.
 
-        Computed from distances rather than drawn as a polygon: its size is the ground truth.
+        `modulation` [height, width] multiplies the level. Computed from distances rather than drawn as a polygon: its size is the ground truth.
         """
-        distance, nx, ny = ellipse.signed_distance(self.x, self.y)
-        bx, by = self.beam()
-        facing = np.abs(nx * bx + ny * by)
-        sigma = max(0.7, 0.42 * width)
-        profile = np.exp(-0.5 * (distance / np.float32(sigma)) ** 2)
-        reflect = (1 - directional + directional * facing**1.5) * 10 ** (level_db / 20)
-        np.maximum(self.specular, profile * reflect * modulation, out=self.specular)
-        self.attenuation += np.float32(attenuation_db) * profile
+        sigma = max(0.6, 0.36 * width)
+        band = np.zeros(self.shape, np.uint8)
+        corners = [np.round(ellipse.outline() * 2**SUBPIXEL_BITS).astype(np.int32)]
+        cv2.polylines(band, corners, True, 255, math.ceil(9 * sigma + 4), cv2.LINE_8, SUBPIXEL_BITS)
+        y, x = np.nonzero(band)
+        distance, nx, ny = ellipse.signed_distance(x.astype(np.float32), y.astype(np.float32))
+        bx, by = x - self.probe.x, y - self.probe.y
+        facing = np.abs(nx * bx + ny * by) / np.sqrt(bx * bx + by * by)
+        profile = np.exp(-0.5 * (distance / sigma) ** 2)
+        reflect = (1 - directional + directional * facing**2) * 10 ** (level_db / 20)
+        self.specular[y, x] = np.maximum(self.specular[y, x], profile * reflect * modulation[y, x])
+        self.attenuation[y, x] += attenuation_db * profile

@@ -28,10 +28,14 @@ class Receiver:
         depth_gain: Decibels added linearly from the probe to the deepest sample (time gain compensation
             that is set too low or too high).
         edge_loss: Decibels lost at the outermost beams.
+        dropout: Standard deviation of the beams' gain, decibels (poor contact, overlying tissue).
         haze: Level of the clutter below the probe's face, decibels.
         haze_depth: Depth at which that clutter has fallen by 8.7 dB, as a share of the full depth.
         gamma: Exponent of the grey map.
         noise: Level of the electronic noise, decibels.
+        smoothing: Blur after detection, in units of the point spread (frame averaging and compounding).
+        reverberation: Amplitude of the ghost of strong reflectors.
+        ghost_depth: How much deeper that ghost lies, as a share of the full depth.
     """
 
     axial: float
@@ -40,10 +44,14 @@ class Receiver:
     gain: float
     depth_gain: float
     edge_loss: float
+    dropout: float
     haze: float
     haze_depth: float
     gamma: float
     noise: float
+    smoothing: float
+    reverberation: float
+    ghost_depth: float
 
 
 def transmission(attenuation_db: FloatArray) -> FloatArray:
@@ -67,8 +75,16 @@ def speckle(
     field = cv2.GaussianBlur(field, (0, 0), sigmaX=lateral, sigmaY=axial)
     # a blur of white noise scales its variance by 1 / (4 pi sx sy): undo it, so that levels mean the same
     field *= np.float32(np.sqrt(4 * np.pi * axial * lateral) / np.sqrt(2))
-    coherent = cv2.GaussianBlur(specular, (0, 0), sigmaX=0.6 * lateral, sigmaY=0.6 * axial)
-    return cv2.magnitude(field[..., 0] + coherent, np.ascontiguousarray(field[..., 1]))
+    coherent = cv2.GaussianBlur(specular, (0, 0), sigmaX=0.5 * lateral, sigmaY=0.5 * axial)
+    envelope = cv2.magnitude(field[..., 0] + coherent, np.ascontiguousarray(field[..., 1]))
+    blur = receiver.smoothing
+    return cv2.GaussianBlur(envelope, (0, 0), sigmaX=blur * lateral, sigmaY=blur * axial)
+
+
+def beam_gain(beams: int, rng: np.random.Generator) -> FloatArray:
+    """Return smooth noise [1, beams] of about unit variance across the beams."""
+    coarse = rng.standard_normal((1, int(rng.integers(6, 20))), dtype=np.float32)
+    return cv2.resize(coarse, (beams, 1), interpolation=cv2.INTER_CUBIC)
 
 
 def receive(
@@ -93,9 +109,13 @@ def receive(
     angle = np.linspace(-1, 1, beams, dtype=np.float32)[None, :]
     haze = np.exp(DB * np.float32(receiver.haze) - depth / receiver.haze_depth)
     amplitude = np.exp(DB * echo_db) * left + haze
-    envelope = speckle(amplitude, specular * left, receiver, rng)
+    reflected = specular * left
+    shift = max(1, round(receiver.ghost_depth * samples))
+    reflected[shift:] += np.float32(receiver.reverberation) * reflected[:-shift]
+    envelope = speckle(amplitude, reflected, receiver, rng)
     envelope += np.exp(DB * np.float32(receiver.noise))
     level = np.log(envelope) / DB + receiver.gain
     level += receiver.depth_gain * depth - receiver.edge_loss * angle**4
+    level += receiver.dropout * beam_gain(beams, rng)
     grey = np.clip(level / receiver.dynamic_range + 1, 0, 1)
     return grey ** np.float32(receiver.gamma)
