@@ -1,8 +1,33 @@
 """Lightning callbacks: the weight schedule, the clinical evaluations, and what keeps a run safe."""
 
+from callbacks.best_metrics import BestMetrics
+from callbacks.confusing_pairs import ConfusingPairs
 from callbacks.finite_loss import StopOnNonFiniteLoss
+from callbacks.gradient_norms import GradientNorms
 from callbacks.interruption import SaveOnInterrupt
+from callbacks.logit_correlation import LogitCorrelation
+from callbacks.off_diagonal_phase import OffDiagonalPhase
 from callbacks.off_diagonal_schedule import OffDiagonalSchedule
+from callbacks.probe import Probe
+from callbacks.resolved_config import SaveResolvedConfig
 from callbacks.step_seed import StepSeed
+from callbacks.throughput import Throughput
+from callbacks.wandb_run import WandbRun, active_run, run_id_of
 
-__all__ = ["OffDiagonalSchedule", "SaveOnInterrupt", "StepSeed", "StopOnNonFiniteLoss"]
+__all__ = [
+    "BestMetrics",
+    "ConfusingPairs",
+    "GradientNorms",
+    "LogitCorrelation",
+    "OffDiagonalPhase",
+    "OffDiagonalSchedule",
+    "Probe",
+    "SaveOnInterrupt",
+    "SaveResolvedConfig",
+    "StepSeed",
+    "StopOnNonFiniteLoss",
+    "Throughput",
+    "WandbRun",
+    "active_run",
+    "run_id_of",
+]

@@ -1,0 +1,108 @@
+"""Read back what an offline W&B run wrote: LevelDB's log format around W&B's own protobuf records."""
+
+import json
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from wandb.proto import wandb_internal_pb2
+
+BLOCK = 32768
+FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = len(FILE_HEADER)
+    while position + 7 <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < 7:  # too little room for a chunk's header: the block is padded
+            position += left
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, position)
+        if kind == 0:
+            position += left
+            continue
+        payload = data[position + 7 : position + 7 + length]
+        crc = zlib.crc32(payload, zlib.crc32(bytes([kind])))
+        masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+        assert checksum in (crc, masked), "damaged chunk"
+        yield kind, payload
+        position += 7 + length
+
+
+def records(path: Path) -> list[wandb_internal_pb2.Record]:
+    """Return every record of a ``.wandb`` file, in order."""
+    data = path.read_bytes()
+    assert data.startswith(FILE_HEADER), f"{path} is no W&B log"
+    found, parts = [], b""
+    for kind, payload in _chunks(data):
+        parts = payload if kind in (FULL, FIRST) else parts + payload
+        if kind in (FULL, LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            found.append(record)
+    return found
+
+
+class WandbLog:
+    """What one offline run logged."""
+
+    def __init__(self, path: Path) -> None:
+        self.records = records(path)
+
+    @classmethod
+    def only_one(cls, folder: Path) -> "WandbLog":
+        (path,) = (path for path in folder.rglob("*.wandb") if "offline-run" in str(path))
+        # W&B's writer is another process, which may still be flushing when `finish` has returned.
+        for _ in range(100):
+            log = cls(path)
+            if "exit" in log.kinds():
+                return log
+            time.sleep(0.1)
+        raise AssertionError(f"{path}: the run was never finished")
+
+    def kinds(self) -> list[str]:
+        return [record.WhichOneof("record_type") for record in self.records]
+
+    @property
+    def run_id(self) -> str:
+        return next(record.run.run_id for record in self.records if record.HasField("run"))
+
+    @property
+    def group(self) -> str:
+        return next(record.run.run_group for record in self.records if record.HasField("run"))
+
+    @property
+    def history(self) -> list[dict[str, object]]:
+        rows = []
+        for record in self.records:
+            if record.HasField("history"):
+                items = record.history.item
+                rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
+        return rows
+
+    def series(self, key: str) -> list[tuple[int, object]]:
+        """Return (optimiser step, value) of every row that holds `key`."""
+        return [(row["trainer/global_step"], row[key]) for row in self.history if key in row]
+
+    @property
+    def config(self) -> dict[str, object]:
+        merged: dict[str, object] = {}
+        for record in self.records:
+            for part in (record.config, record.run.config):
+                for item in part.update:
+                    keys = list(item.nested_key) or [item.key]
+                    place = merged
+                    for key in keys[:-1]:
+                        place = place.setdefault(key, {})
+                    place[keys[-1]] = json.loads(item.value_json)
+        return merged
+
+    @property
+    def metric_axes(self) -> dict[str, str]:
+        """Return the step axis of every defined metric or glob."""
+        metrics = [record.metric for record in self.records if record.HasField("metric")]
+        return {metric.name or metric.glob_name: metric.step_metric for metric in metrics}
