@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -37,12 +38,17 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: The user's command, files or settings cannot be used; one line says why.
     """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
     from experiments.cli import SonoDistillCLI
     from experiments.recipes import recipe_of
 
     if argv[0] in ("train", "evaluate"):
         argv = _short_form(argv)
-    SonoDistillCLI(recipe_of(argv), argv)
+    try:
+        SonoDistillCLI(recipe_of(argv), argv)
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # not zero, so that a sweep or a scheduler queues the run again
 
 
 def main() -> None:

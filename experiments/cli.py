@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import wandb
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks import (
+    BestMetrics,
     BiometryEvaluation,
     CompositeScore,
+    ConfusingPairs,
+    GradientNorms,
+    LogitCorrelation,
+    OffDiagonalPhase,
     PlaneEvaluation,
+    Probe,
     SaveOnInterrupt,
+    SaveResolvedConfig,
     SkippedSamples,
     StepSeed,
     StopOnNonFiniteLoss,
+    Throughput,
+    WandbRun,
+    run_id_of,
 )
 from datamodules import FetalDataModule
-from experiments import plots, results
+from experiments import plots, results, wandb_results
 from experiments.recipes import Recipe
 from experiments.run_folder import run_folder
 from experiments.teacher_cache import ensure_teacher, publish_teacher
+from experiments.wandb_access import wandb_is_offline
 from lightning_modules import DistillationModule
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -54,6 +63,7 @@ class SonoDistillCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=SaveResolvedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={name: {"default_config_files": files} for name in SUBCOMMANDS},
             args=args,
@@ -74,8 +84,9 @@ class SonoDistillCLI(LightningCLI):
         )
         parser.add_lightning_class_args(BiometryEvaluation, "biometry")
         parser.add_lightning_class_args(PlaneEvaluation, "planes")
-        # Behind the evaluations, whose metrics these two read.
+        # Behind the evaluations, whose metrics these three read.
         parser.add_lightning_class_args(CompositeScore, "composite")
+        parser.add_lightning_class_args(BestMetrics, "best")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -102,7 +113,7 @@ class SonoDistillCLI(LightningCLI):
             config.biometry.selection_split = config.planes.selection_split = "all"
             print("selecting on the reported images, as the paper does: for comparison only")
         ensure_teacher(config, self.recipe)
-        _settle_loggers(config, self.folder)
+        _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -117,6 +128,7 @@ class SonoDistillCLI(LightningCLI):
             SaveOnInterrupt(),
             SkippedSamples(),
             LearningRateMonitor(logging_interval="step"),
+            *_tracking(),
         ]
         config.trainer.callbacks = callbacks
         return super().instantiate_trainer(**kwargs)
@@ -151,24 +163,35 @@ class SonoDistillCLI(LightningCLI):
         )
         results.write(record, self.folder)
         plots.write_all(self.folder, self.datamodule)
+        wandb_results.publish(self.trainer, self.folder, record)
         results.print_table(record, self.folder)
 
 
-def _settle_loggers(config: Namespace, folder: Path) -> None:
-    """Point every logger at the run's folder, and W&B offline when there is no key."""
+def _tracking() -> list[Callback]:
+    """Return what every run logs beside its losses; the phase stands behind the schedule."""
+    probe = Probe()
+    return [
+        WandbRun(),
+        OffDiagonalPhase(),
+        GradientNorms(),
+        Throughput(),
+        LogitCorrelation(probe),
+        ConfusingPairs(probe),
+    ]
+
+
+def _settle_loggers(config: Namespace, folder: Path, resumed: bool) -> None:
+    """Point every logger at the run's folder; continue a resumed W&B run; go offline when there is no key."""
     loggers = config.trainer.logger
+    checkpoint = config.get("ckpt_path")
     for logger in loggers if isinstance(loggers, list) else []:
         arguments = logger.init_args
         if arguments.get("save_dir") in (None, "."):
             arguments.save_dir = str(folder)
         if logger.class_path.endswith("WandbLogger"):
             arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
+            if resumed and checkpoint and Path(checkpoint).is_file():
+                arguments.id = arguments.get("id") or run_id_of(checkpoint)
             if wandb_is_offline():
                 arguments.offline = True
                 print(f"W&B: not logged in, so this run is logged offline; later: wandb sync {folder}/wandb/offline-run-*")
-
-
-def wandb_is_offline() -> bool:
-    """Say whether W&B cannot or shall not be reached: no key, or ``WANDB_MODE`` says so."""
-    mode = os.environ.get("WANDB_MODE", "")
-    return mode in ("offline", "disabled") or not wandb.api.api_key

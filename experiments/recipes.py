@@ -32,7 +32,8 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def _choose(kind: str, variable: str, name: str, names: list[str]) -> str:
+def choose(kind: str, variable: str, name: str, names: list[str]) -> str:
+    """Return `name` if it is one of `names`, else raise a ValueError that lists them and guesses."""
     if name in names:
         return name
     close = difflib.get_close_matches(name, names, n=1)
@@ -46,7 +47,7 @@ def experiment_file(name: str) -> Path:
     Raises:
         ValueError: No experiment has that name; the message lists them.
     """
-    return ROOT / f"{_choose('experiment', 'EXP', name, experiment_names())}.yaml"
+    return ROOT / f"{choose('experiment', 'EXP', name, experiment_names())}.yaml"
 
 
 def preset_file(name: str) -> Path:
@@ -55,7 +56,7 @@ def preset_file(name: str) -> Path:
     Raises:
         ValueError: No preset has that name; the message lists them.
     """
-    return PRESETS / f"{_choose('data preset', 'DATA', name, preset_names())}.yaml"
+    return PRESETS / f"{choose('data preset', 'DATA', name, preset_names())}.yaml"
 
 
 @dataclass(frozen=True)
