@@ -1,6 +1,6 @@
 """A parametric fetal-ultrasound simulator that writes corpora in the official layouts."""
 
-from datamodules.phantom.corpus import PhantomSettings, make_corpus
+from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.layouts import HC18_FOLDER, PAIRS_FOLDER, PLANES_FOLDER
 
-__all__ = ["HC18_FOLDER", "PAIRS_FOLDER", "PLANES_FOLDER", "PhantomSettings", "make_corpus"]
+__all__ = ["DEFAULT_ROOT", "HC18_FOLDER", "PAIRS_FOLDER", "PLANES_FOLDER", "PhantomSettings", "make_corpus"]

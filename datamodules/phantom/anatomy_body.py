@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.phantom.geometry import Ellipse
+from datamodules.phantom.geometry import Ellipse, Points
 from datamodules.phantom.scene import FLUID_DB, Scene, arc, blob
 
 
@@ -86,7 +86,7 @@ def _flank_ribs(scene: Scene, frame: Ellipse, rng: np.random.Generator, pairs: i
 
 
 def paint_vertebra(scene: Scene, frame: Ellipse, rng: np.random.Generator, r: float) -> None:
-    """Draw a vertebra in cross section at u = 0.74: three ossification centres in a triangle, and their shadow."""
+    """Draw a vertebra across at u = 0.74: three ossification centres in a triangle, and their shadow."""
     for u, v in ((0.66, 0.0), (0.82, 0.085), (0.82, -0.085)):
         centre = (u + rng.normal(0, 0.01), v + rng.normal(0, 0.01))
         spot = frame.points(blob(rng, centre, (0.038, 0.032), wobble=0.25, count=16))
@@ -118,8 +118,8 @@ def _heart(scene: Scene, frame: Ellipse, rng: np.random.Generator, tissue_db: fl
     cx, cy = -0.12 + 0.1 * ux, flip * rng.uniform(0.02, 0.14) + 0.1 * uy
     heart = Ellipse(0.0, 0.0, size, 0.8 * size, axis)
 
-    def at(points: np.ndarray) -> np.ndarray:
-        return frame.points(heart.points(points) + [cx, cy])
+    def at(points: Points) -> Points:
+        return frame.points(heart.points(points) + np.array([cx, cy]))
 
     outline = at(blob(rng, (0.0, 0.0), (1.0, 1.0), wobble=0.04))
     scene.fill(outline, tissue_db + rng.uniform(9, 14), 1.0)

@@ -79,7 +79,7 @@ class Head:
 
 
 def paint_head(head: Head, brain_plane: str) -> None:
-    """Paint the head in one of the planes ``trans-thalamic``, ``trans-cerebellum``, ``trans-ventricular``, ``other``."""
+    """Paint the head, cut in one of `datamodules.record.BRAIN_PLANES`."""
     _tissue(head)
     painters = {
         "trans-thalamic": _thalamic,

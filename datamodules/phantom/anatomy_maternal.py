@@ -52,7 +52,7 @@ def paint_uterus(
 
 
 def paint_cervix(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
-    """Paint a sagittal cervix: long oblique body, canal between its mucosa, bladder, fetal head near the internal os."""
+    """Paint a sagittal cervix: oblique body, canal in its mucosa, bladder, fetal head near its inner end."""
     height, width = scene.shape
     flip = rng.choice([-1.0, 1.0])
     scene.mottle(rng, rng.uniform(3, 5.5), rng.uniform(4, 9))

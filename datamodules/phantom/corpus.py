@@ -139,7 +139,7 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
     else:
         with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             truths = list(bar(pool.map(draw, pictures, chunksize=8)))
-    write_tables(folder, pictures, truths, settings.seed)
+    write_tables(folder, pictures, truths)
     described = {"simulator": SIMULATOR_VERSION, **asdict(settings)}
     (folder / "settings.json").write_text(json.dumps(described, indent=2) + "\n")
 

@@ -8,8 +8,6 @@ import json
 import tarfile
 from pathlib import Path
 
-import numpy as np
-
 from datamodules.captions import caption_templates
 from datamodules.fetal_planes import FETAL_PLANES_IMAGES, FETAL_PLANES_TABLE
 from datamodules.hc18 import HC18_IMAGES, HC18_TABLE
@@ -19,7 +17,12 @@ from datamodules.record import Record
 
 PLANES_FOLDER, HC18_FOLDER, PAIRS_FOLDER = "FETAL_PLANES_DB", "HC18", "pairs"
 TRUTH_TABLE = "truth.csv"
-PAIRS_PER_SHARD = 256
+PAIRS_PER_SHARD = 128  # at least as many shards as reading processes
+PAIR_FACTS = ("patient", "plane", "brain_plane", "hc_mm", "pixel_size_mm", "ga_days")
+TRUTH_COLUMNS = (
+    "corpus", "name", "patient", "plane", "brain_plane", "ga_days", "hc_mm", "pixel_size_mm",
+    "skull_cx_px", "skull_cy_px", "skull_a_px", "skull_b_px", "skull_angle_rad",
+)  # fmt: skip
 
 # FETAL_PLANES_DB's own words and numbers for the planes.
 _PLANE_WORDS = {
@@ -52,7 +55,7 @@ def image_path(root: Path, picture: Picture) -> Path:
     return root.joinpath(*folders[picture.corpus], f"{picture_name(picture)}.png")
 
 
-def write_tables(root: Path, pictures: list[Picture], truths: list[Truth], seed: int) -> None:
+def write_tables(root: Path, pictures: list[Picture], truths: list[Truth]) -> None:
     """Write the official tables, the shards and the table of the exact truth beside the drawn pictures."""
     rows = list(zip(pictures, truths, strict=True))
     planes = [(p, t) for p, t in rows if p.corpus == "planes"]
@@ -63,7 +66,7 @@ def write_tables(root: Path, pictures: list[Picture], truths: list[Truth], seed:
     if heads:
         _write_hc18(root / HC18_FOLDER / HC18_TABLE, heads)
     if pairs:
-        _write_shards(root, pairs, seed)
+        _write_shards(root, pairs)
     _write_truth(root / TRUTH_TABLE, rows)
 
 
@@ -90,49 +93,44 @@ def _write_hc18(path: Path, rows: list[tuple[Picture, Truth]]) -> None:
 
 def _record(path: Path, picture: Picture, truth: Truth) -> Record:
     return Record(
-        corpus="pairs", name=picture_name(picture), image=path, patient=str(picture.patient.number), plane=picture.plane,
+        corpus="pairs", name=picture_name(picture), image=path,
+        patient=str(picture.patient.number), plane=picture.plane,
         brain_plane=picture.brain_plane, hc_mm=truth.hc_mm, pixel_size_mm=truth.pixel_size_mm,
         ga_days=truth.ga_days if truth.hc_mm is not None else None,
     )  # fmt: skip
 
 
-def _write_shards(root: Path, rows: list[tuple[Picture, Truth]], seed: int) -> None:
-    """Pack the pairs as ``pairs-000000.tar``: ``.png``, ``.txt`` (caption), ``.json`` (metadata)."""
+def _write_shards(root: Path, rows: list[tuple[Picture, Truth]]) -> None:
+    """Pack the pairs as ``pairs-000000.tar``: ``.png``, and ``.json`` with facts and all fitting captions."""
     folder = root / PAIRS_FOLDER
+    manifest = []
     for shard, start in enumerate(range(0, len(rows), PAIRS_PER_SHARD)):
-        with tarfile.open(folder / f"pairs-{shard:06d}.tar", "w") as tar:
-            for picture, truth in rows[start : start + PAIRS_PER_SHARD]:
+        name, some = f"pairs-{shard:06d}.tar", rows[start : start + PAIRS_PER_SHARD]
+        manifest.append({"name": name, "samples": len(some)})
+        with tarfile.open(folder / name, "w") as tar:
+            for picture, truth in some:
                 path = image_path(root, picture)
                 record = _record(path, picture, truth)
-                rng = np.random.default_rng([seed, 99, picture.index])
-                caption = str(rng.choice(caption_templates(record)))
-                facts = {
-                    key: getattr(record, key)
-                    for key in ("patient", "plane", "brain_plane", "hc_mm", "pixel_size_mm", "ga_days")
-                }
-                members = {
-                    "png": path.read_bytes(),
-                    "txt": caption.encode(),
-                    "json": json.dumps(facts).encode(),
-                }
+                facts = {key: getattr(record, key) for key in PAIR_FACTS}
+                facts["captions"] = list(caption_templates(record))
+                members = {"json": json.dumps(facts).encode(), "png": path.read_bytes()}
                 for suffix, content in members.items():
                     member = tarfile.TarInfo(f"{record.name}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
                 path.unlink()
     (folder / "images").rmdir()
+    (folder / "manifest.json").write_text(json.dumps({"shards": manifest}, indent=2) + "\n")
 
 
 def _write_truth(path: Path, rows: list[tuple[Picture, Truth]]) -> None:
     """Write what each picture shows exactly: the answer sheet that real corpora lack."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["corpus", "name", "patient", "plane", "brain_plane", "ga_days", "hc_mm", "pixel_size_mm",
-                         "skull_cx_px", "skull_cy_px", "skull_a_px", "skull_b_px", "skull_angle_rad"])  # fmt: skip
+        writer.writerow(TRUTH_COLUMNS)
         for picture, truth in rows:
             s = truth.skull
             skull = [f"{v:.4f}" for v in (s.cx, s.cy, s.a, s.b, s.angle)] if s is not None else [""] * 5
-            writer.writerow([
-                picture.corpus, picture_name(picture), picture.patient.number, picture.plane, picture.brain_plane or "",
-                truth.ga_days, truth.hc_mm or "", f"{truth.pixel_size_mm:.6f}", *skull,
-            ])  # fmt: skip
+            shown = (picture.corpus, picture_name(picture), picture.patient.number, picture.plane)
+            sizes = (truth.ga_days, truth.hc_mm or "", f"{truth.pixel_size_mm:.6f}")
+            writer.writerow([*shown, picture.brain_plane or "", *sizes, *skull])

@@ -18,7 +18,9 @@ COLUMNS = 6
 def write_preview(out: Path, seed: int) -> Path:
     """Write a PNG with `COLUMNS` pictures of each brain plane and each other plane; return its path."""
     pictures = list_pictures("planes", 400, seed, 6.9, 0.3)
-    rows = [("brain", plane) for plane in BRAIN_PLANE_SHARES if plane != "other"]
+    rows: list[tuple[str, str | None]] = [
+        ("brain", plane) for plane in BRAIN_PLANE_SHARES if plane != "other"
+    ]
     rows += [(plane, None) for plane in PLANE_SHARES if plane != "brain"]
     sheet = np.vstack([_row(pictures, plane, brain_plane, seed) for plane, brain_plane in rows])
     if not cv2.imwrite(str(out), sheet, [cv2.IMWRITE_PNG_COMPRESSION, 9]):

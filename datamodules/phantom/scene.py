@@ -186,7 +186,10 @@ class Scene:
         middle = (points[:-1] + points[1:]) / 2 - [self.probe.x, self.probe.y]
         cross = along[:, 0] * middle[:, 1] - along[:, 1] * middle[:, 0]
         length = np.linalg.norm(along, axis=1) * np.linalg.norm(middle, axis=1) + 1e-9
-        return (255 * (1 - directional + directional * np.abs(cross) / length)).astype(np.int64)
+        shades: NDArray[np.int64] = (255 * (1 - directional + directional * np.abs(cross) / length)).astype(
+            int
+        )
+        return shades
 
     def mottle(self, rng: np.random.Generator, strength_db: float, cells: float) -> None:
         """Vary the echo level of everything painted so far: broad patches, and fibres across the beam."""
@@ -204,7 +207,8 @@ class Scene:
     ) -> None:
         """Draw an elliptic shell of bone whose centre line is exactly `ellipse`.
 
-        `modulation` [height, width] multiplies the level. Computed from distances rather than drawn as a polygon: its size is the ground truth.
+        `modulation` [height, width] multiplies the level. The shell is computed from distances rather than
+        drawn as a polygon, because its size is the ground truth.
         """
         sigma = max(0.6, 0.36 * width)
         band = np.zeros(self.shape, np.uint8)

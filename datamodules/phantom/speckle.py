@@ -57,7 +57,8 @@ class Receiver:
 def transmission(attenuation_db: FloatArray) -> FloatArray:
     """Return the amplitude [samples, beams] left after each beam crossed `attenuation_db` per sample."""
     crossed = np.cumsum(attenuation_db, axis=0, dtype=np.float32) - attenuation_db
-    return np.exp(-DB * np.minimum(crossed, 60.0))
+    left: FloatArray = np.exp(-DB * np.minimum(crossed, 60.0))
+    return left
 
 
 def speckle(
@@ -69,7 +70,7 @@ def speckle(
     modulus is Rayleigh distributed where tissue is uniform. `specular` adds a coherent part in phase, which
     makes the speckle Rician on bone.
     """
-    field = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32)
+    field: FloatArray = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32)
     field *= amplitude[..., None]
     axial, lateral = receiver.axial, receiver.lateral
     field = cv2.GaussianBlur(field, (0, 0), sigmaX=lateral, sigmaY=axial)

@@ -1,0 +1,68 @@
+"""The embedded default corpus: simulated images in the official layouts, read like the real ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datamodules.base import FetalDataModule
+from datamodules.fetal_planes import FetalPlanesDataModule
+from datamodules.hc18 import HC18DataModule
+from datamodules.phantom import DEFAULT_ROOT, HC18_FOLDER, PLANES_FOLDER, PhantomSettings, make_corpus
+from datamodules.record import Record
+
+
+class PhantomDataModule(FetalDataModule):
+    """Train and evaluate on the phantom: simulated planes and heads together.
+
+    The corpus is made on first use and then reused; `docs/phantom.md` says what it is and is not. Both parts
+    go through the readers of `FetalPlanesDataModule` and `HC18DataModule`, splits included.
+
+    Args:
+        root: Folder that holds all phantom corpora, one subfolder a hash of the settings.
+        corpus: Numbers of pictures, their seed and the like.
+        workers: Processes that make the corpus; null takes all cores. It does not change the pictures.
+        val_share: Share of the patients to validate on, in both parts.
+        hc18_test_share: Share of the HC18-type patients to test on; the planes carry an official flag.
+        split_seed: Another seed chooses other validation (and HC18-type test) patients.
+        **kwargs: For `FetalDataModule`.
+    """
+
+    benchmarks = ("planes", "subplanes", "hc18")
+
+    def __init__(
+        self,
+        root: str = str(DEFAULT_ROOT),
+        corpus: PhantomSettings = PhantomSettings(),  # noqa: B008 - frozen
+        workers: int | None = None,
+        val_share: float = 0.1,
+        hc18_test_share: float = 0.2,
+        split_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not (corpus.num_planes_images and corpus.num_hc18_images):
+            raise ValueError("phantom: training needs num_planes_images and num_hc18_images above 0")
+        self.root = root
+        self.corpus = corpus
+        self.workers = workers
+        self.val_share = val_share
+        self.hc18_test_share = hc18_test_share
+        self.split_seed = split_seed
+
+    def prepare_data(self) -> None:
+        """Make the corpus when it is missing."""
+        make_corpus(self.corpus, self.root, self.workers)
+
+    def read_records(self) -> list[Record]:
+        """Return the planes' records, then the heads'; the corpus is made first when it is missing."""
+        folder = make_corpus(self.corpus, self.root, self.workers)
+        planes = FetalPlanesDataModule(
+            str(folder / PLANES_FOLDER), val_share=self.val_share, split_seed=self.split_seed
+        )
+        heads = HC18DataModule(
+            str(folder / HC18_FOLDER),
+            val_share=self.val_share,
+            test_share=self.hc18_test_share,
+            split_seed=self.split_seed,
+        )
+        return planes.read_records() + heads.read_records()
