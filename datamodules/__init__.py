@@ -3,6 +3,7 @@
 from datamodules.base import FetalDataModule
 from datamodules.fetal_planes import FetalPlanesDataModule, read_fetal_planes
 from datamodules.hc18 import HC18DataModule, read_hc18
+from datamodules.pair_shards import PairShardsDataModule
 from datamodules.record import Record
 from datamodules.transforms import Augmentation
 
@@ -11,6 +12,7 @@ __all__ = [
     "FetalDataModule",
     "FetalPlanesDataModule",
     "HC18DataModule",
+    "PairShardsDataModule",
     "Record",
     "read_fetal_planes",
     "read_hc18",

@@ -92,6 +92,12 @@ def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except (ValueError, OSError) as error:
-            kind, line = type(error), str(error).strip().splitlines()[-1]
-            raise kind(line.removeprefix(f"{kind.__name__}: ")) from None
+            # A worker's error arrives as a traceback, whose last line is "ValueError: the message".
+            line = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
+            raise _plain_kind(error)(line) from None
         yield batch
+
+
+def _plain_kind(error: Exception) -> type[Exception]:
+    """The nearest error class that takes a message alone; some subclasses want more arguments."""
+    return next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))

@@ -1,0 +1,60 @@
+"""Count the bad samples that training replaced, name them, and stop when there are too many."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+log = logging.getLogger(__name__)
+
+
+class SkippedSamples(Callback):
+    """Watch ``batch["skipped"]``, which data modules fill when ``on_error`` is "skip".
+
+    Each bad sample is logged once, and their number so far as ``train/skipped``.
+
+    Args:
+        max_share: Training stops when more than this share of an epoch's samples is bad.
+
+    Raises:
+        ValueError: (while training) too many samples are bad.
+    """
+
+    def __init__(self, max_share: float = 0.01) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f"skipped samples: max_share must lie in 0-1, not {max_share}")
+        self.max_share = max_share
+        self.messages: dict[str, None] = {}
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Log what this batch replaced."""
+        new = [message for message in dict.fromkeys(batch.get("skipped", ())) if message not in self.messages]
+        for message in new:
+            self.messages[message] = None
+            log.warning("skipped: %s", message)
+        if not self.messages:
+            return
+        pl_module.log("train/skipped", float(len(self.messages)), batch_size=1)
+        samples = len(batch["index"]) * int(trainer.num_training_batches)
+        if new and len(self.messages) > self.max_share * samples:
+            raise ValueError(
+                f"{len(self.messages)} bad samples in an epoch of {samples} are more than the share of "
+                f"{self.max_share:g} that is tolerated; the last: {new[-1]}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bad samples so far."""
+        return {"messages": list(self.messages)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting in a resumed run."""
+        self.messages = dict.fromkeys(state_dict["messages"])

@@ -1,0 +1,237 @@
+"""Training pairs streamed from WebDataset tar shards."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset as wds
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from datamodules.captions import SPACING
+from datamodules.image_reading import IMAGE_SUFFIXES, read_image
+from datamodules.loaders import check_same_order
+from datamodules.pair_dataset import OnError
+from datamodules.pair_sample import PairBuilder
+from datamodules.record import Record
+
+_ATTEMPTS = 100
+_IMAGE_KEYS = tuple(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
+
+
+class StreamPosition:
+    """Epoch and first batch of a stream, in memory that reading processes share."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self._values = torch.tensor([epoch, epoch, batch]).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin `epoch`; Lightning calls this."""
+        self._values[0] = epoch
+
+    def current(self) -> tuple[int, int]:
+        """Return (epoch, first batch); only the epoch a run was resumed in begins after batch 0."""
+        epoch, resumed_epoch, batch = self._values.tolist()
+        return epoch, batch if epoch == resumed_epoch else 0
+
+
+class ShardStream(IterableDataset):
+    """One process's part of an epoch, drawn from an endless pass over the shards.
+
+    Every pass visits the shards in a new order, each shard in exactly one reading process of one node. All
+    processes deliver the same number of batches, however uneven the shards, so that none waits for another.
+
+    Args:
+        urls: The shards: paths, ``s3://`` or ``pipe:`` URLs.
+        builder: Renders a pair.
+        position: Where the epoch begins.
+        batches: Batches of an epoch and process.
+        batch_size: Pairs of a batch.
+        seed: Of order, captions and augmentation.
+        on_error: What a bad sample does; "skip" takes the next one and says so under ``skipped``.
+        shuffle_buffer: Encoded samples that a reading process holds to draw from.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self,
+        urls: list[str],
+        builder: PairBuilder,
+        position: StreamPosition,
+        *,
+        batches: int,
+        batch_size: int,
+        seed: int,
+        on_error: OnError,
+        shuffle_buffer: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        self._urls = urls
+        self._builder = builder
+        self._position = position
+        self._batches = batches
+        self._batch_size = batch_size
+        self._seed = seed
+        self._on_error = on_error
+        self._shuffle_buffer = shuffle_buffer
+        self._rank = rank
+        self._world = world
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        epoch, first = self._position.current()
+        # The loader asks its workers in turn, beginning with number 0: batch b belongs to stream b % workers.
+        stream = (number + first) % workers
+        mine = range(stream, self._batches, workers)
+        done = len(range(stream, first, workers))
+        slot, slots = self._rank * workers + stream, self._world * workers
+        pairs = self._pairs(epoch, slot, slots, done * self._batch_size)
+        yield from islice(pairs, (len(mine) - done) * self._batch_size)
+
+    def _pairs(self, epoch: int, slot: int, slots: int, done: int) -> Iterator[dict[str, Any]]:
+        """Yield one slot's pairs without end, after `done` of them: those are decoded but not rendered."""
+        skipped: list[str] = []
+        good = 0
+        for number, raw in enumerate(self._samples(epoch, slot, slots, skipped)):
+            rng = np.random.default_rng([self._seed, epoch, slot, number])
+            try:
+                record, image = _decode(raw, rng)
+            except ValueError as error:
+                self._note(error, skipped)
+                continue
+            good += 1
+            if good > done:
+                pair = self._builder(record, image, rng)
+                yield {**pair, "index": number * slots + slot, "skipped": list(skipped)}
+            skipped.clear()
+
+    def _samples(self, epoch: int, slot: int, slots: int, skipped: list[str]) -> Iterator[dict[str, Any]]:
+        """Yield encoded samples of this slot's shards, shuffled, pass after pass."""
+
+        def handler(error: Exception) -> bool:
+            reason, *context = error.args or ("unreadable",)
+            url = next((part for part in reversed(context) if isinstance(part, str)), "a shard")
+            self._note(ValueError(f"{url}: unreadable shard ({reason})"), skipped)
+            return True
+
+        seen = [0]
+        files = wds.tarfile_to_samples(handler=handler)(self._shards(epoch, slot, slots, seen))
+        draw = random.Random(f"{self._seed}/{epoch}/{slot}")
+        shuffle = wds.shuffle(self._shuffle_buffer, initial=max(1, self._shuffle_buffer // 4), rng=draw)
+        yield from shuffle(_counted(files, seen))
+
+    def _shards(self, epoch: int, slot: int, slots: int, seen: list[int]) -> Iterator[dict[str, str]]:
+        for number in count():
+            before = seen[0]
+            sequence = np.random.SeedSequence(self._seed, spawn_key=(epoch, number))
+            order = np.random.default_rng(sequence).permutation(len(self._urls))
+            mine = [self._urls[index] for index in order[slot::slots]]
+            for url in mine:
+                yield {"url": openable(url)}
+            if seen[0] == before:
+                raise ValueError(f"no readable sample in {', '.join(mine[:3])}")
+
+    def _note(self, error: ValueError, skipped: list[str]) -> None:
+        if self._on_error == "raise":
+            raise error
+        skipped.append(str(error))
+        if len(skipped) >= _ATTEMPTS:
+            raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {error}")
+
+
+class ShardLoader:
+    """Batches of a `ShardStream`, with a length and a place to resume from.
+
+    Args:
+        loader: Over the stream.
+        batches: Batches of an epoch.
+        position: The stream's position; Lightning finds ``set_epoch`` under the name ``sampler``.
+        order: What the order of samples depends on, by name.
+    """
+
+    def __init__(
+        self, loader: DataLoader, batches: int, position: StreamPosition, order: dict[str, int]
+    ) -> None:
+        self.sampler = position
+        self._loader = loader
+        self._batches = batches
+        self._order = order
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the order of samples depends on."""
+        return {"order": self._order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that a run resumed within an epoch keeps the order.
+
+        Raises:
+            ValueError: Something that the order depends on has changed.
+        """
+        check_same_order(state["order"], self._order)
+
+
+def openable(url: str) -> str:
+    """Return what the webdataset library can open: ``s3://`` goes through the AWS command line."""
+    return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
+
+
+def _counted(samples: Iterator[dict[str, Any]], seen: list[int]) -> Iterator[dict[str, Any]]:
+    for sample in samples:
+        seen[0] += 1
+        yield sample
+
+
+def _decode(raw: dict[str, Any], rng: np.random.Generator) -> tuple[Record, np.ndarray]:
+    """Turn the members of a tar file that share a key into a record and its image.
+
+    The caption comes from the JSON member's ``captions`` (one is drawn) or ``caption``, else from ``txt``.
+
+    Raises:
+        ValueError: A member is missing or unreadable; the message names shard and key.
+    """
+    name = f"{raw['__url__']}: {raw['__key__']}"
+    try:
+        facts = json.loads(raw.get("json", b"{}"))
+        text = raw.get("txt", b"").decode("utf-8").strip()
+    except ValueError as error:
+        raise ValueError(f"{name}: unreadable text ({error})") from None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{name}: its json member is no object")
+    captions = facts.get("captions") or [facts.get("caption") or text]
+    caption = captions[int(rng.integers(len(captions)))]
+    if not isinstance(caption, str) or not caption.strip():
+        raise ValueError(f"{name}: the caption is empty")
+    if SPACING in caption and facts.get("pixel_size_mm") is None:
+        raise ValueError(f"{name}: the caption needs the pixel size, which the json member does not give")
+    image_key = next((key for key in _IMAGE_KEYS if key in raw), None)
+    if image_key is None:
+        raise ValueError(f"{name}: no image among its members {[k for k in raw if not k.startswith('__')]}")
+    record = Record(
+        corpus="shards",
+        name=raw["__key__"],
+        image=Path(raw["__url__"]),
+        patient=str(facts.get("patient", raw["__key__"])),
+        plane=facts.get("plane"),
+        brain_plane=facts.get("brain_plane"),
+        hc_mm=facts.get("hc_mm"),
+        pixel_size_mm=facts.get("pixel_size_mm"),
+        ga_days=facts.get("ga_days"),
+        caption=caption,
+    )
+    return record, read_image(raw[image_key], name)
