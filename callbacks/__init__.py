@@ -1,6 +1,8 @@
 """Lightning callbacks: the weight schedule, the clinical evaluations, and what keeps a run safe."""
 
 from callbacks.best_metrics import BestMetrics
+from callbacks.biometry_evaluation import BiometryEvaluation
+from callbacks.composite_score import CompositeScore
 from callbacks.confusing_pairs import ConfusingPairs
 from callbacks.finite_loss import StopOnNonFiniteLoss
 from callbacks.gradient_norms import GradientNorms
@@ -8,6 +10,7 @@ from callbacks.interruption import SaveOnInterrupt
 from callbacks.logit_correlation import LogitCorrelation
 from callbacks.off_diagonal_phase import OffDiagonalPhase
 from callbacks.off_diagonal_schedule import OffDiagonalSchedule
+from callbacks.plane_evaluation import PlaneEvaluation
 from callbacks.probe import Probe
 from callbacks.resolved_config import SaveResolvedConfig
 from callbacks.step_seed import StepSeed
@@ -16,11 +19,14 @@ from callbacks.wandb_run import WandbRun, active_run, run_id_of
 
 __all__ = [
     "BestMetrics",
+    "BiometryEvaluation",
+    "CompositeScore",
     "ConfusingPairs",
     "GradientNorms",
     "LogitCorrelation",
     "OffDiagonalPhase",
     "OffDiagonalSchedule",
+    "PlaneEvaluation",
     "Probe",
     "SaveOnInterrupt",
     "SaveResolvedConfig",

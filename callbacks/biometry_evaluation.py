@@ -1,0 +1,138 @@
+"""Zero-shot gestational age on HC18 and its clinical validity."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks.figures import growth_chart_figure
+from callbacks.zero_shot_evaluation import (
+    Details,
+    ZeroShotEvaluation,
+    check_order,
+    metric_device,
+    protocol_of,
+)
+from datamodules.captions import SPACING, render_spacing
+from datamodules.protocol import Protocol
+from datamodules.record import Record
+from metrics import BiometryValidity, within_chart
+from metrics.biometry import in_reference_range
+from metrics.names import HC18
+from models import DualEncoder
+from models.zero_shot import age_embeddings
+
+IMAGES_AT_ONCE = 64  # bounds the memory of images * 175 ages * D
+
+
+class BiometryEvaluation(ZeroShotEvaluation):
+    """Read the gestational age of each head and check it against the measured head circumference.
+
+    Args:
+        every_n_epochs: Epochs between two evaluations in training; the first and the last validation
+            epoch always count.
+        protocol: A protocol file (see `datamodules.protocol`) or object; None for this project's wording.
+        benchmarks: ``hc18``, to demand it; None for what the data module names.
+        selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
+        test_split: Images of the test: "test", or "all" to report on all images as the paper does.
+        full_precision: Evaluate in float32 even when training runs in mixed precision.
+        random_seed: Seed of the random-weights baseline.
+        figures: Draw every tested model's ages over the growth chart.
+
+    Raises:
+        ValueError: An option is out of range, or the protocol file is malformed.
+    """
+
+    KNOWN = (HC18,)
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        protocol: str | Protocol | None = None,
+        benchmarks: list[str] | None = None,
+        selection_split: str = "val",
+        test_split: str = "test",
+        full_precision: bool = True,
+        random_seed: int = 0,
+        figures: bool = True,
+    ) -> None:
+        super().__init__(
+            protocol_of(protocol),
+            every_n_epochs,
+            benchmarks,
+            selection_split,
+            test_split,
+            full_precision,
+            random_seed,
+            figures,
+        )
+
+    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+        """Score one model; see the base class."""
+        lacking = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
+        if lacking:
+            raise ValueError(f"benchmark {benchmark}: no head circumference or pixel size for {lacking[:3]}")
+        # From the records, not from the batch: float32 could change the second decimal of a spacing.
+        hc_mm = torch.tensor([record.hc_mm for record in records], dtype=torch.float64)
+        device = next(model.parameters()).device
+        images, indices, spacings = [torch.empty(0, model.embed_dim, device=device)], [], []
+        for batch in loader:
+            spacings += _spacings(check_order(records, batch), batch, model.preprocessing.image_size)
+            images.append(model.encode_image(batch["image"].to(device)))
+            indices += batch["index"].tolist()
+        metric = BiometryValidity().to(metric_device(model))
+        if indices:
+            table = age_embeddings(model, self.protocol.biometry, spacings)
+            embedded, index = torch.cat(images), torch.tensor(indices)
+            for rows in torch.arange(len(index)).split(IMAGES_AT_ONCE):
+                printed = [spacings[row] for row in rows.tolist()]
+                similarity = table.similarity(embedded[rows.to(device)], printed)
+                metric.update(similarity.cpu(), hc_mm[index[rows]], index[rows])
+        with metric.sync_context():
+            predicted = metric.rows()
+        samples = _samples(predicted, records)
+        return metric.compute() | {"n_scored": len(samples), "samples": samples}
+
+    def draw(self, details: Details, title: str) -> Figure:
+        """Draw ages and head circumferences over the growth chart."""
+        samples = details["samples"]
+        interval = f"95 % interval {details['ci_low']:.1f} to {details['ci_high']:.1f}"
+        return growth_chart_figure(
+            np.array([sample["age_days"] for sample in samples]),
+            np.array([sample["hc_mm"] for sample in samples]),
+            f"{title}: {details['valid']} of {details['total']} within the chart\n"
+            f"validity {details['validity']:.1f} %, {interval}",
+        )
+
+
+def _spacings(records: list[Record], batch: dict[str, Tensor], image_size: int) -> list[str]:
+    sizes = zip(batch["width"].tolist(), batch["height"].tolist(), strict=True)
+    return [
+        render_spacing(
+            SPACING, width=width, height=height, image_size=image_size, pixel_size_mm=record.pixel_size_mm
+        )
+        for record, (width, height) in zip(records, sizes, strict=True)
+    ]
+
+
+def _samples(rows: dict[str, np.ndarray], records: list[Record]) -> list[dict[str, str | float | bool]]:
+    valid = within_chart(rows["hc_mm"], rows["age_days"] / 7)
+    assessed = in_reference_range(rows["hc_mm"])
+    return [
+        {
+            "name": records[index].name,
+            "patient": records[index].patient,
+            "hc_mm": float(hc),
+            "age_days": int(age),
+            "target": f"HC {hc:.1f} mm",
+            "prediction": f"{age // 7} w {age % 7} d",
+            "assessed": bool(counts),
+            "correct": bool(right),
+        }
+        for index, hc, age, counts, right in zip(
+            rows["index"], rows["hc_mm"], rows["age_days"], assessed, valid, strict=True
+        )
+    ]

@@ -1,0 +1,68 @@
+"""Evaluate a model as if nothing else were going on, and leave everything as it was."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from models import DualEncoder
+
+
+@contextmanager
+def evaluation_mode(model: DualEncoder, full_precision: bool = True) -> Iterator[DualEncoder]:
+    """Give a model in eval mode without gradients; afterwards every submodule has its own mode back.
+
+    Args:
+        model: The model.
+        full_precision: Compute in float32 whatever training does: no autocast, no TF32, and a float32 copy
+            of a model that is kept in half precision.
+
+    Yields:
+        The model, or its float32 copy.
+    """
+    half = any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters())
+    used = copy.deepcopy(model).float() if full_precision and half else model
+    modes = [(module, module.training) for module in used.modules()]
+    used.eval()
+    try:
+        with torch.no_grad(), _float32(model) if full_precision else torch.no_grad():
+            yield used
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _float32(model: DualEncoder) -> Iterator[None]:
+    backends: Any = torch.backends
+    matmul, convolution = backends.cuda.matmul, backends.cudnn.conv
+    before = matmul.fp32_precision, convolution.fp32_precision
+    matmul.fp32_precision = convolution.fp32_precision = "ieee"
+    try:
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        matmul.fp32_precision, convolution.fp32_precision = before
+
+
+def random_twin(model: DualEncoder, seed: int) -> DualEncoder:
+    """Build the architecture of a model with fresh random weights, the floor of every benchmark.
+
+    Args:
+        model: The model to rebuild from its `recipe`.
+        seed: Seed of the weights; the global random state is left as it was.
+
+    Returns:
+        The new model, on the device of `model`, in eval mode.
+    """
+    recipe = model.recipe()
+    module, _, name = recipe["class_path"].rpartition(".")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        twin: DualEncoder = getattr(importlib.import_module(module), name)(**recipe["init_args"])
+    return twin.to(next(model.parameters()).device).eval()

@@ -1,0 +1,114 @@
+"""Zero-shot classification of standard planes and of brain sub-planes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.special import softmax
+from torch.utils.data import DataLoader
+
+from callbacks.figures import confusion_figure
+from callbacks.zero_shot_evaluation import (
+    Details,
+    ZeroShotEvaluation,
+    check_order,
+    metric_device,
+    protocol_of,
+)
+from datamodules.protocol import Protocol
+from datamodules.record import Record
+from metrics import ZeroShotClassification
+from metrics.names import PLANES, SUBPLANES
+from models import DualEncoder
+from models.zero_shot import class_embeddings, class_logits
+
+
+class PlaneEvaluation(ZeroShotEvaluation):
+    """Name the plane of each image with the most similar class vector.
+
+    Args:
+        every_n_epochs: Epochs between two evaluations in training; the first and the last validation
+            epoch always count.
+        protocol: A protocol file (see `datamodules.protocol`) or object; None for this project's wording.
+        planes_prompts: A file of class -> prompts that replaces the protocol's planes.
+        subplanes_prompts: The same for its sub-planes.
+        benchmarks: Some of ``planes`` and ``subplanes``; None for those that the data module names.
+        selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
+        test_split: Images of the test: "test", or "all" to report on all images as the paper does.
+        full_precision: Evaluate in float32 even when training runs in mixed precision.
+        random_seed: Seed of the random-weights baseline.
+        figures: Draw a confusion matrix of every tested model.
+
+    Raises:
+        ValueError: An option is out of range, or a prompt file is malformed.
+    """
+
+    KNOWN = (PLANES, SUBPLANES)
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        protocol: str | Protocol | None = None,
+        planes_prompts: str | None = None,
+        subplanes_prompts: str | None = None,
+        benchmarks: list[str] | None = None,
+        selection_split: str = "val",
+        test_split: str = "test",
+        full_precision: bool = True,
+        random_seed: int = 0,
+        figures: bool = True,
+    ) -> None:
+        super().__init__(
+            protocol_of(protocol, planes=planes_prompts, subplanes=subplanes_prompts),
+            every_n_epochs,
+            benchmarks,
+            selection_split,
+            test_split,
+            full_precision,
+            random_seed,
+            figures,
+        )
+
+    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+        """Score one model on one benchmark; see the base class."""
+        prompts = self.protocol.planes if benchmark == PLANES else self.protocol.subplanes
+        number = {name: position for position, name in enumerate(prompts)}
+        truth = [record.plane if benchmark == PLANES else record.brain_plane for record in records]
+        lacking = sorted({str(name) for name in truth if name not in number})
+        if lacking:
+            raise ValueError(f"benchmark {benchmark}: the protocol has no prompts for {lacking}")
+        targets = torch.tensor([number[str(name)] for name in truth])
+        vectors = class_embeddings(model, prompts)
+        metric = ZeroShotClassification(list(prompts), interval=True).to(metric_device(model))
+        for batch in loader:
+            check_order(records, batch)
+            logits = class_logits(model.encode_image(batch["image"].to(vectors.device)), vectors)
+            metric.update(logits.cpu(), targets[batch["index"]], batch["index"])
+        with metric.sync_context():
+            rows = metric.rows()
+        samples = _samples(rows, records, list(prompts))
+        return metric.compute() | {"n_scored": len(samples), "samples": samples}
+
+    def draw(self, details: Details, title: str) -> Figure:
+        """Draw the confusion matrix."""
+        f1 = {name: row["f1"] for name, row in details["per_class"].items()}
+        return confusion_figure(details["confusion_matrix"], details["classes"], f1, title)
+
+
+def _samples(
+    rows: dict[str, np.ndarray], records: list[Record], classes: list[str]
+) -> list[dict[str, str | float | bool]]:
+    probabilities = softmax(rows["logits"].astype(np.float64), axis=1)
+    best = rows["logits"].argmax(axis=1)
+    return [
+        {
+            "name": records[index].name,
+            "patient": records[index].patient,
+            "target": classes[target],
+            "prediction": classes[guess],
+            "probability": round(float(row[guess]), 6),
+            "correct": bool(target == guess),
+        }
+        for index, target, guess, row in zip(rows["index"], rows["target"], best, probabilities, strict=True)
+    ]

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from callbacks.evaluation_mode import evaluation_mode, random_twin
+from tests.callbacks.zero_shot_fakes import LetterEncoder
+
+
+def test_half_precision_weights_are_evaluated_in_float32():
+    model = LetterEncoder(seed=1).half()
+    with evaluation_mode(model) as used:
+        assert {parameter.dtype for parameter in used.parameters()} == {torch.float32}
+        assert torch.equal(used.letters, model.letters.float())
+    assert model.letters.dtype == torch.float16
+    with evaluation_mode(model, full_precision=False) as used:
+        assert used is model
+
+
+def test_autocast_and_tf32_are_off_inside_and_back_afterwards():
+    backends = torch.backends
+    before = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+    model = LetterEncoder(seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with evaluation_mode(model):
+            assert not torch.is_autocast_enabled("cpu")
+            assert not torch.is_grad_enabled()
+            assert (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision) == (
+                "ieee",
+                "ieee",
+            )
+        assert torch.is_autocast_enabled("cpu")
+        with evaluation_mode(model, full_precision=False):
+            assert torch.is_autocast_enabled("cpu")
+    assert (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision) == before
+    assert torch.is_grad_enabled()
+
+
+def test_modes_come_back_after_an_error():
+    model = LetterEncoder(seed=1).train()
+    model.frozen.eval()
+
+    def fail():
+        with evaluation_mode(model):
+            assert not model.dropout.training
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert model.training
+    assert model.dropout.training
+    assert not model.frozen.training
+
+
+def test_random_twin_has_the_architecture_and_other_weights():
+    model = LetterEncoder(seed=1)
+    before = torch.get_rng_state()
+    twin, again, other = random_twin(model, 0), random_twin(model, 0), random_twin(model, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(twin.letters, again.letters)
+    assert not torch.equal(twin.letters, model.letters)
+    assert not torch.equal(twin.letters, other.letters)
+    assert not twin.training

@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from sklearn.metrics import confusion_matrix, f1_score
+
+from callbacks import PlaneEvaluation
+from metrics.names import final_name
+from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, picture, plane_records
+from tests.metrics.two_processes import run_in_two_processes
+
+
+def trainer_in(folder, *callbacks, **options):
+    return Trainer(
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **options,
+    )
+
+
+def naive_predictions(model, prompts, records):
+    """Class by class, in float64, as the protocol says it."""
+    vectors = []
+    for texts in prompts.values():
+        mean = np.mean([model.of_text(text) for text in texts], axis=0)
+        vectors.append(mean / np.linalg.norm(mean))
+    found = []
+    for record in records:
+        image = picture(record, 1).flatten()[:24].double().numpy()
+        found.append(int(np.argmax([100 * image @ vector / np.linalg.norm(image) for vector in vectors])))
+    return found
+
+
+def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
+    evaluation, module, data = (
+        PlaneEvaluation(protocol=PROTOCOL),
+        FakeModule(),
+        FakeData(["planes", "subplanes"]),
+    )
+    trainer_in(tmp_path, evaluation).test(module, datamodule=data, verbose=False)
+    assert list(evaluation.results) == ["student", "teacher", "random"]
+    records = plane_records(23, seed=len("test"))
+    for name, model in (("student", module.student), ("teacher", module.teacher)):
+        for benchmark, prompts in (("planes", PROTOCOL.planes), ("subplanes", PROTOCOL.subplanes)):
+            details = evaluation.results[name][benchmark]
+            classes = list(prompts)
+            truth = [classes.index(r.plane if benchmark == "planes" else r.brain_plane) for r in records]
+            guess = naive_predictions(model, prompts, records)
+            expected = f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
+            assert details["f1"] == pytest.approx(expected, abs=1e-9)
+            assert evaluation.final_metrics[final_name(name, benchmark, "f1")] == details["f1"]
+            labels = range(len(classes))
+            assert details["confusion_matrix"] == confusion_matrix(truth, guess, labels=labels).tolist()
+            assert details["n_scored"] == details["total"] == 23
+            assert details["protocol"] == PROTOCOL.digest
+            assert [row["name"] for row in details["samples"]] == [record.name for record in records]
+            assert [row["prediction"] for row in details["samples"]] == [classes[g] for g in guess]
+            assert [row["correct"] for row in details["samples"]] == [
+                t == g for t, g in zip(truth, guess, strict=True)
+            ]
+
+
+def test_test_writes_a_picture_of_every_model(tmp_path):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL)
+    trainer_in(tmp_path, evaluation).test(
+        FakeModule(teacher=False), datamodule=FakeData(["subplanes"]), verbose=False
+    )
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["random-subplanes.png", "student-subplanes.png"]
+
+
+def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path):
+    evaluation, module, data = PlaneEvaluation(protocol=PROTOCOL), FakeModule(), FakeData(["planes"])
+    trainer_in(tmp_path, evaluation, max_epochs=3, num_sanity_val_steps=1).fit(module, datamodule=data)
+    assert data.asked == [("planes", "val")] * 4
+    assert module.teacher.image_calls == 5
+    assert module.student.image_calls == 3 * 5
+    f1 = [(epoch, name) for epoch, name, _ in module.logged if name.endswith("planes/f1")]
+    assert f1 == [(epoch, name) for epoch in range(3) for name in ("val/planes/f1", "val/teacher/planes/f1")]
+    assert ("val/planes/n_scored", 23.0) in {(name, value) for _, name, value in module.logged}
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"), [(2, 6, [0, 2, 4, 5]), (3, 4, [0, 3]), (10, 3, [0, 2])]
+)
+def test_rhythm_counts_from_the_first_epoch_and_includes_the_last(tmp_path, every, epochs, expected):
+    evaluation, module = PlaneEvaluation(every_n_epochs=every, protocol=PROTOCOL), FakeModule(teacher=False)
+    trainer_in(tmp_path, evaluation, max_epochs=epochs).fit(module, datamodule=FakeData(["planes"]))
+    assert [epoch for epoch, name, _ in module.logged if name == "val/planes/f1"] == expected
+
+
+def test_rhythm_survives_a_restart():
+    evaluation = PlaneEvaluation(every_n_epochs=3, protocol=PROTOCOL)
+    evaluation.last_epoch = 4
+    other = PlaneEvaluation(every_n_epochs=3, protocol=PROTOCOL)
+    other.load_state_dict(evaluation.state_dict())
+    assert other.last_epoch == 4
+
+
+def test_training_is_left_as_it_was(tmp_path):
+    evaluation, module = PlaneEvaluation(protocol=PROTOCOL), FakeModule()
+    module.student.train()
+    module.student.frozen.eval()
+    trainer = trainer_in(tmp_path, evaluation)
+    trainer.test(module, datamodule=FakeData(["planes"]), verbose=False)
+    assert module.student.dropout.training
+    assert not module.student.frozen.training
+    assert module.student.letters.requires_grad
+
+
+def test_random_baseline_is_the_same_every_time(tmp_path):
+    scores = []
+    for _ in range(2):
+        evaluation = PlaneEvaluation(protocol=PROTOCOL, random_seed=3, figures=False)
+        trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["planes"]), verbose=False)
+        scores.append(evaluation.results["random"]["planes"])
+        torch.rand(3)
+    assert scores[0] == scores[1]
+    assert scores[0]["samples"] != evaluation.results["student"]["planes"]["samples"]
+
+
+def test_nothing_to_do_without_a_benchmark_of_its_own(tmp_path):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL)
+    trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["hc18"]), verbose=False)
+    assert evaluation.results == {}
+
+
+def test_a_wanted_benchmark_without_data_is_an_error(tmp_path):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL, benchmarks=["subplanes"])
+    with pytest.raises(ValueError, match=r"FakeData has the benchmarks \['planes'\], not \['subplanes'\]"):
+        trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["planes"]), verbose=False)
+
+
+def test_wrong_options():
+    with pytest.raises(ValueError, match="every_n_epochs must be 1 or more, not 0"):
+        PlaneEvaluation(every_n_epochs=0)
+    with pytest.raises(ValueError, match=r"PlaneEvaluation scores \['planes', 'subplanes'\], not \['hc18'\]"):
+        PlaneEvaluation(benchmarks=["hc18"])
+
+
+def test_a_lost_image_is_an_error(tmp_path):
+    class Lossy(FakeData):
+        def evaluation_loader(self, *args):
+            return list(super().evaluation_loader(*args))[:-1]
+
+    with pytest.raises(RuntimeError, match="planes, test: 20 of 23 images were scored"):
+        trainer_in(tmp_path, PlaneEvaluation(protocol=PROTOCOL)).test(
+            FakeModule(), datamodule=Lossy(["planes"]), verbose=False
+        )
+
+
+def test_images_in_another_order_than_their_labels_are_an_error(tmp_path):
+    class Mixed(FakeData):
+        def evaluation_records(self, benchmark, split):
+            self.flip = not getattr(self, "flip", False)
+            records = super().evaluation_records(benchmark, split)
+            return records if self.flip else records[::-1]
+
+    with pytest.raises(RuntimeError, match="batch holds p22 where the list of records has p0"):
+        trainer_in(tmp_path, PlaneEvaluation(protocol=PROTOCOL)).test(
+            FakeModule(), datamodule=Mixed(["planes"]), verbose=False
+        )
+
+
+def _score(data, model):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL)
+    records = data.evaluation_records("planes", "test")
+    with torch.no_grad():
+        return evaluation.score(
+            model.eval(), data.evaluation_loader("planes", "test", model.preprocessing), records, "planes"
+        )
+
+
+def _distributed(rank, module, expected):
+    assert _score(FakeData(["planes"]), module.student) == expected
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    module = FakeModule()
+    expected = _score(FakeData(["planes"]), module.student)
+    run_in_two_processes(_distributed, tmp_path, module, expected)
