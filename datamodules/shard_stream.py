@@ -6,6 +6,7 @@ import json
 import random
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from datamodules.record import Record
 
 _ATTEMPTS = 100
 _IMAGE_KEYS = tuple(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
+
+
+class _BadSampleError(ValueError):
+    """A sample or shard that cannot be read."""
 
 
 class StreamPosition:
@@ -116,37 +121,43 @@ class ShardStream(IterableDataset):
             skipped.clear()
 
     def _samples(self, epoch: int, slot: int, slots: int, skipped: list[str]) -> Iterator[dict[str, Any]]:
-        """Yield encoded samples of this slot's shards, shuffled, pass after pass."""
-
-        def handler(error: Exception) -> bool:
-            reason, *context = error.args or ("unreadable",)
-            url = next((part for part in reversed(context) if isinstance(part, str)), "a shard")
-            self._note(ValueError(f"{url}: unreadable shard ({reason})"), skipped)
-            return True
-
-        seen = [0]
-        files = wds.tarfile_to_samples(handler=handler)(self._shards(epoch, slot, slots, seen))
-        draw = random.Random(f"{self._seed}/{epoch}/{slot}")
-        shuffle = wds.shuffle(self._shuffle_buffer, initial=max(1, self._shuffle_buffer // 4), rng=draw)
-        yield from shuffle(_counted(files, seen))
-
-    def _shards(self, epoch: int, slot: int, slots: int, seen: list[int]) -> Iterator[dict[str, str]]:
+        """Yield encoded samples of this slot's shards, shuffled, pass after pass without end."""
         for number in count():
-            before = seen[0]
             sequence = np.random.SeedSequence(self._seed, spawn_key=(epoch, number))
             order = np.random.default_rng(sequence).permutation(len(self._urls))
-            mine = [self._urls[index] for index in order[slot::slots]]
-            for url in mine:
-                yield {"url": openable(url)}
-            if seen[0] == before:
-                raise ValueError(f"no readable sample in {', '.join(mine[:3])}")
+            urls = [self._urls[index] for index in order[slot::slots]]
+            shuffle = wds.shuffle(
+                self._shuffle_buffer,
+                initial=max(1, self._shuffle_buffer // 4),
+                rng=random.Random(f"{self._seed}/{epoch}/{number}/{slot}"),
+            )
+            seen = 0
+            for sample in shuffle(self._unpack(urls, skipped)):
+                seen += 1
+                yield sample
+            if seen == 0:
+                raise ValueError(f"no readable sample in {', '.join(urls[:3])}")
+
+    def _unpack(self, urls: list[str], skipped: list[str]) -> Iterator[dict[str, Any]]:
+        for url in urls:
+            handler = partial(self._on_shard_error, url, skipped)
+            yield from wds.tarfile_to_samples(handler=handler)([{"url": openable(url)}])
+
+    def _on_shard_error(self, url: str, skipped: list[str], error: Exception) -> bool:
+        """Go on with the next member or shard; webdataset nests its handlers, so ours may come back."""
+        if isinstance(error, _BadSampleError):
+            raise error
+        # The library appends its own context to the first argument, behind " @ ".
+        reason = str(error.args[0] if error.args else error).split(" @ ")[0]
+        self._note(_BadSampleError(f"{url}: unreadable shard ({reason})"), skipped)
+        return True
 
     def _note(self, error: ValueError, skipped: list[str]) -> None:
         if self._on_error == "raise":
             raise error
         skipped.append(str(error))
         if len(skipped) >= _ATTEMPTS:
-            raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {error}")
+            raise _BadSampleError(f"{_ATTEMPTS} unreadable samples in a row, the last: {error}")
 
 
 class ShardLoader:
@@ -189,12 +200,6 @@ class ShardLoader:
 def openable(url: str) -> str:
     """Return what the webdataset library can open: ``s3://`` goes through the AWS command line."""
     return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
-
-
-def _counted(samples: Iterator[dict[str, Any]], seen: list[int]) -> Iterator[dict[str, Any]]:
-    for sample in samples:
-        seen[0] += 1
-        yield sample
 
 
 def _decode(raw: dict[str, Any], rng: np.random.Generator) -> tuple[Record, np.ndarray]:

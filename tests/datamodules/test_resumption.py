@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from datamodules import HC18DataModule
+from datamodules import HC18DataModule, PairShardsDataModule
 from datamodules.loaders import check_same_order
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
 
@@ -52,8 +54,31 @@ class SaveAt(Callback):
             raise RuntimeError("interrupted")
 
 
-def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, **kwargs):
-    data = HC18DataModule(root=str(root), batch_size=batch_size, num_workers=workers, evaluation_batch_size=4)
+def _heads(root, workers, batch_size):
+    return HC18DataModule(root=str(root), batch_size=batch_size, num_workers=workers, evaluation_batch_size=4)
+
+
+def _shards(root, workers, batch_size):
+    """Two shards of the training images, read as a stream."""
+    images = sorted((root / "training_set").glob("*.png"))
+    for number in range(2):
+        with tarfile.open(root / f"pairs-{number}.tar", "w") as archive:
+            for path in images[number::2]:
+                archive.add(path, path.name)
+                (root / "caption.txt").write_text(f"head {path.stem}")
+                archive.add(root / "caption.txt", path.with_suffix(".txt").name)
+    return PairShardsDataModule(
+        urls=str(root / "pairs-{0..1}.tar"),
+        num_samples=20,
+        shuffle_buffer=6,
+        hc18_root=str(root),
+        batch_size=batch_size,
+        num_workers=workers,
+    )
+
+
+def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, corpus=_heads, **kwargs):
+    data = corpus(root, workers, batch_size)
     data.bind(SMALL, None)
     module = Recorder()
     trainer = Trainer(
@@ -110,6 +135,19 @@ def test_a_resumed_run_continues_the_order(tiny_hc18, unbroken, tmp_path, worker
         _run(tiny_hc18, workers, [SaveAt(path, hook, step)])
     resumed = _run(tiny_hc18, workers, checkpoint=path)
     assert resumed == unbroken[step:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("hook", "step"), [("on_train_batch_end", 6), ("on_train_batch_end", 4), ("on_train_epoch_end", 8)]
+)
+def test_a_resumed_stream_continues_too(tiny_hc18, tmp_path, workers, hook, step):
+    unbroken = _run(tiny_hc18, workers, corpus=_shards)
+    assert len(unbroken) == 12
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, workers, [SaveAt(path, hook, step)], corpus=_shards)
+    assert _run(tiny_hc18, workers, checkpoint=path, corpus=_shards) == unbroken[step:]
 
 
 def test_a_limited_epoch_resumes_too(tiny_hc18, tmp_path):

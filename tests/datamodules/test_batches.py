@@ -1,0 +1,205 @@
+"""What batches hold, and that every evaluated image counts once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from datamodules import FetalPlanesDataModule, HC18DataModule
+from datamodules.image_reading import read_image
+from datamodules.pair_sample import caption_id
+from datamodules.sampler import EpochSampler
+from datamodules.transforms import EvaluationTransform
+from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, build_tokenizer
+
+STUDENT = Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD, tokenizer="fetal", context_length=24)
+TEACHER = Preprocessing(24, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
+
+
+def _hc18(root, **kwargs):
+    return HC18DataModule(root=str(root), **{"batch_size": 6, "num_workers": 0, **kwargs})
+
+
+def _planes(root, **kwargs):
+    return FetalPlanesDataModule(root=str(root), **{"batch_size": 8, "num_workers": 0, **kwargs})
+
+
+def test_a_training_batch_holds_what_its_description_says(tiny_hc18):
+    data = _hc18(tiny_hc18)
+    data.bind(STUDENT, TEACHER)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["student_image"].shape == (6, 3, 32, 32)
+    assert batch["teacher_image"].shape == (6, 3, 24, 24)
+    assert batch["student_image"].dtype == batch["teacher_image"].dtype == torch.float32
+    assert batch["student_tokens"].shape == batch["teacher_tokens"].shape == (6, 24)
+    assert batch["caption_id"].dtype == batch["index"].dtype == batch["student_tokens"].dtype == torch.int64
+    assert batch["plane"] == ["brain"] * 6
+    assert batch["brain_plane"] == [""] * 6
+    assert batch["skipped"] == []
+    records = {record.name: record for record in data.records}
+    for name, index, hc, size in zip(
+        batch["name"], batch["index"], batch["hc_mm"], batch["pixel_size_mm"], strict=True
+    ):
+        assert data.split("train")[index] == records[name]
+        assert float(hc) == pytest.approx(records[name].hc_mm)
+        assert float(size) == pytest.approx(records[name].pixel_size_mm)
+
+
+def test_tokens_are_one_tensor_only_when_they_agree(tiny_planes, tiny_hc18):
+    planes = _planes(tiny_planes)
+    planes.bind(STUDENT, TEACHER)
+    batch = next(iter(planes.train_dataloader()))
+    assert batch["student_tokens"] is batch["teacher_tokens"]
+    assert all(math.isnan(value) for value in batch["hc_mm"])
+    planes.bind(STUDENT, replace(TEACHER, context_length=30))
+    assert next(iter(planes.train_dataloader()))["teacher_tokens"].shape == (8, 30)
+    heads = _hc18(tiny_hc18)  # its captions name the spacing, which differs between 32 and 24 pixels
+    heads.bind(STUDENT, TEACHER)
+    batch = next(iter(heads.train_dataloader()))
+    assert batch["student_tokens"] is not batch["teacher_tokens"]
+    assert not torch.equal(batch["student_tokens"], batch["teacher_tokens"])
+
+
+def test_without_a_teacher_there_is_no_teacher_view(tiny_hc18):
+    data = _hc18(tiny_hc18)
+    data.bind(STUDENT)
+    assert not [key for key in next(iter(data.train_dataloader())) if key.startswith("teacher")]
+
+
+def test_equal_captions_have_equal_ids(tiny_planes):
+    data = _planes(tiny_planes, batch_size=20)
+    data.bind(STUDENT)
+    batch = next(iter(data.train_dataloader()))
+    same_id = batch["caption_id"][:, None] == batch["caption_id"]
+    same_tokens = (batch["student_tokens"][:, None] == batch["student_tokens"]).all(dim=2)
+    assert torch.equal(same_id, same_tokens)
+    assert 20 < same_id.sum() < 400
+    assert caption_id("ultrasound of the fetal heart") == 1210535105503062494
+
+
+def test_training_needs_contracts_and_enough_images(tiny_hc18):
+    data = _hc18(tiny_hc18, batch_size=100)
+    with pytest.raises(RuntimeError, match="bind"):
+        data.train_dataloader()
+    data.bind(STUDENT)
+    with pytest.raises(ValueError, match=r"do not fill one batch; lower batch_size \(100\)"):
+        data.train_dataloader()
+    with pytest.raises(ValueError, match="must be positive"):
+        _hc18(tiny_hc18, batch_size=0)
+
+
+def test_validation_pairs_are_the_validation_patients_unchanged(tiny_hc18):
+    data = _hc18(tiny_hc18, val_share=0.3, evaluation_batch_size=2)
+    data.bind(STUDENT, TEACHER)
+    once, twice = list(data.val_dataloader()), list(data.val_dataloader())
+    assert [name for batch in once for name in batch["name"]] == [r.name for r in data.split("val")]
+    assert all(
+        torch.equal(a["student_image"], b["student_image"])
+        and torch.equal(a["student_tokens"], b["student_tokens"])
+        for a, b in zip(once, twice, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_image_once_as_the_protocol_prepares_it(tiny_planes, workers):
+    data = _planes(tiny_planes, num_workers=workers, evaluation_batch_size=5)
+    loader = data.evaluation_loader("planes", "test", STUDENT)
+    records = data.evaluation_records("planes", "test")
+    batches = list(loader)
+    assert torch.equal(torch.cat([batch["index"] for batch in batches]), torch.arange(len(records)))
+    assert [name for batch in batches for name in batch["name"]] == [record.name for record in records]
+    expected = EvaluationTransform(STUDENT)(read_image(records[7].image))
+    assert torch.equal(batches[1]["image"][2], expected)
+    assert set(batches[0]["width"].tolist()) == {64}
+    assert set(batches[0]["height"].tolist()) == {44}
+    assert batches[0]["patient"][0] == records[0].patient
+
+
+def test_benchmarks_leave_out_what_the_protocol_leaves_out(tiny_planes, tiny_hc18):
+    data = _planes(tiny_planes)
+    assert {r.plane for r in data.evaluation_records("planes", "all")} == {
+        "brain",
+        "abdomen",
+        "heart",
+        "femur",
+        "cervix",
+    }
+    sub = data.evaluation_records("subplanes", "all")
+    assert {r.brain_plane for r in sub} == {"trans-thalamic", "trans-cerebellum", "trans-ventricular"}
+    everything = data.evaluation_records("planes", "all")
+    parts = [data.evaluation_records("planes", split) for split in ("train", "val", "test")]
+    assert sorted(r.name for part in parts for r in part) == sorted(r.name for r in everything)
+    assert len(_hc18(tiny_hc18).evaluation_records("hc18", "all")) == 36
+
+
+def test_unknown_benchmarks_and_splits_list_the_known(tiny_hc18):
+    data = _hc18(tiny_hc18)
+    with pytest.raises(ValueError, match=r"HC18DataModule has no benchmark 'planes'; it has \['hc18'\]"):
+        data.evaluation_records("planes", "test")
+    with pytest.raises(ValueError, match="split 'dev' is unknown"):
+        data.evaluation_records("hc18", "dev")
+    with pytest.raises(ValueError, match="no image of benchmark 'hc18' in split 'val'"):
+        _hc18(tiny_hc18, val_share=0.0).evaluation_records("hc18", "val")
+
+
+def test_evaluation_never_skips(tiny_planes):
+    data = _planes(tiny_planes, on_error="skip")
+    data.evaluation_records("planes", "test")[3].image.write_text("broken")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        list(data.evaluation_loader("planes", "test", STUDENT))
+
+
+@pytest.mark.parametrize(("size", "world"), [(103, 1), (103, 2), (103, 4), (5, 3)])
+def test_processes_share_an_epoch_without_overlap(monkeypatch, size, world):
+    joint = []
+    for rank in range(world):
+        monkeypatch.setattr("datamodules.sampler.process_rank", lambda rank=rank: (rank, world))
+        sampler = EpochSampler(size, seed=3)
+        sampler.set_epoch(2)
+        part = list(sampler)
+        assert len(part) == len(sampler) == size // world
+        assert all(epoch == 2 for epoch, _ in part)
+        joint.append([index for _, index in part])
+    assert len({index for part in joint for index in part}) == size // world * world
+    monkeypatch.setattr("datamodules.sampler.process_rank", lambda: (0, 1))
+    alone = EpochSampler(size, seed=3)
+    alone.set_epoch(2)
+    single = [index for _, index in alone]
+    # Step by step, all processes together see what one process with the joint batch sees.
+    assert [index for step in zip(*joint, strict=True) for index in step] == single[: size // world * world]
+
+
+def test_starting_late_holds_for_one_epoch_only():
+    sampler = EpochSampler(10, seed=0)
+    sampler.set_epoch(4)
+    whole = list(sampler)
+    sampler.start_at(4, 6)
+    assert list(sampler) == whole[6:]
+    assert len(sampler) == 10
+    sampler.set_epoch(5)
+    assert len(list(sampler)) == 10
+
+
+def test_first_places_are_uniform():
+    firsts = np.zeros(8)
+    sampler = EpochSampler(8, seed=1)
+    for epoch in range(800):
+        sampler.set_epoch(epoch)
+        firsts[next(iter(sampler))[1]] += 1
+    assert chisquare(firsts).pvalue > 1e-3
+
+
+def test_captions_vary_over_epochs(tiny_planes):
+    data = _planes(tiny_planes)
+    data.bind(STUDENT)
+    loader = data.train_dataloader()
+    dataset = loader.dataset
+    texts = {dataset[(epoch, 0)]["student_text"] for epoch in range(30)}
+    assert len(texts) >= 3
+    tokens = build_tokenizer(STUDENT)(sorted(texts))
+    assert len({tuple(row.tolist()) for row in tokens}) == len(texts)

@@ -1,0 +1,81 @@
+"""Captions say what the record says, and the spacing is that of the model's pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datamodules.captions import SPACING, caption_templates, render_spacing
+from datamodules.record import BRAIN_PLANES, PLANES, Record
+from models.tokenizer import UNKNOWN, fetal_vocabulary
+
+RECORD = Record(corpus="planes", name="a", image=Path("a.png"), patient="1", plane="brain")
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_every_plane_has_several_distinct_captions(plane):
+    captions = caption_templates(replace(RECORD, plane=plane))
+    assert len(set(captions)) == len(captions) >= 3
+    assert not any("{" in caption for caption in captions)
+
+
+def test_captions_of_different_planes_never_coincide():
+    captions = [caption for plane in PLANES for caption in caption_templates(replace(RECORD, plane=plane))]
+    captions += [
+        caption
+        for plane in BRAIN_PLANES[:3]
+        for caption in caption_templates(replace(RECORD, brain_plane=plane))
+    ]
+    assert len(set(captions)) == len(captions)
+
+
+def test_age_and_spacing_are_written_out():
+    record = replace(RECORD, ga_days=7 * 23 + 4, pixel_size_mm=0.12)
+    captions = caption_templates(record)
+    assert all("23 weeks and 4 days" in caption and SPACING in caption for caption in captions)
+    text = render_spacing(captions[0], width=800, height=540, image_size=256, pixel_size_mm=0.12)
+    assert text == "fetal head at 23 weeks and 4 days, pixel spacing 0.38 mm"  # 800 / 256 * 0.12 = 0.375
+    upright = render_spacing(captions[0], width=540, height=800, image_size=224, pixel_size_mm=0.12)
+    assert upright.endswith("0.43 mm")  # 800 / 224 * 0.12 = 0.4286
+
+
+def test_an_age_without_pixel_size_leaves_the_spacing_out():
+    captions = caption_templates(replace(RECORD, ga_days=140))
+    assert all("20 weeks and 0 days" in caption and SPACING not in caption for caption in captions)
+
+
+def test_a_given_caption_stands_alone_and_keeps_its_braces():
+    record = replace(RECORD, caption=" Twins {A} ")
+    assert caption_templates(record) == ("Twins {A}",)
+    text = render_spacing("Twins {A}", width=8, height=8, image_size=8, pixel_size_mm=None)
+    assert text == "Twins {A}"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (replace(RECORD, caption="  "), "a: the caption is empty"),
+        (replace(RECORD, plane=None), "a: neither a caption nor a plane"),
+    ],
+)
+def test_nothing_to_say_is_an_error(record, message):
+    with pytest.raises(ValueError, match=message):
+        caption_templates(record)
+
+
+def test_spacing_needs_a_pixel_size():
+    with pytest.raises(ValueError, match="needs the pixel size"):
+        render_spacing("at {spacing} mm", width=8, height=8, image_size=8, pixel_size_mm=None)
+
+
+def test_the_compact_vocabulary_knows_every_word():
+    words = set(fetal_vocabulary()) - {UNKNOWN}
+    records = [replace(RECORD, plane=plane) for plane in PLANES]
+    records += [replace(RECORD, brain_plane=plane) for plane in BRAIN_PLANES]
+    records += [replace(RECORD, ga_days=150), replace(RECORD, ga_days=150, pixel_size_mm=0.1)]
+    for record in records:
+        for caption in caption_templates(record):
+            bare = caption.replace(SPACING, "0").replace("-", " ").replace(",", " ")
+            assert set(bare.split()) <= words

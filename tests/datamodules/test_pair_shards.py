@@ -1,0 +1,202 @@
+"""Shards: every pair once a pass, the same batches after an interruption, bad members named."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datamodules import PairShardsDataModule
+from datamodules.shard_stream import openable
+from models import CLIP_MEAN, CLIP_STD, Preprocessing, build_tokenizer
+
+SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
+
+
+def _png(seed):
+    image = np.random.default_rng(seed).integers(0, 255, (12, 20), dtype=np.uint8)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def _write(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """4 shards of 12 pairs."""
+    for shard in range(4):
+        members = []
+        for sample in range(12):
+            key = f"s{shard}i{sample:02d}"
+            members += [(f"{key}.png", _png(12 * shard + sample)), (f"{key}.txt", f"caption {key}".encode())]
+        _write(tmp_path / f"pairs-{shard:06d}.tar", members)
+    return tmp_path
+
+
+def _data(folder, urls="pairs-{000000..000003}.tar", **kwargs):
+    settings = {"num_samples": 48, "batch_size": 4, "num_workers": 0, "shuffle_buffer": 8, **kwargs}
+    data = PairShardsDataModule(urls=str(folder / urls), **settings)
+    data.setup("fit")
+    data.bind(SMALL, None)
+    return data
+
+
+def _epoch(loader, epoch=0):
+    loader.sampler.set_epoch(epoch)
+    return [(batch["name"], float(batch["student_image"].sum())) for batch in loader]
+
+
+def _names(epoch):
+    return [name for names, _ in epoch for name in names]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_one_pass(shards, workers):
+    loader = _data(shards, num_workers=workers).train_dataloader()
+    assert len(loader) == 12
+    first, second, again = (_epoch(loader, epoch) for epoch in (0, 1, 0))
+    assert Counter(_names(first)) == Counter({f"s{s}i{i:02d}": 1 for s in range(4) for i in range(12)})
+    assert Counter(_names(second)) == Counter(_names(first))
+    assert _names(second) != _names(first)
+    assert again == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", [1, 2, 7, 12])
+def test_a_resumed_epoch_goes_on_where_it_stopped(shards, monkeypatch, workers, first):
+    data = _data(shards, num_workers=workers, on_error="skip")
+    content = (shards / "pairs-000001.tar").read_bytes()
+    (shards / "pairs-000001.tar").write_bytes(content[:9000])  # a truncated shard must not shift the rest
+    whole = _epoch(data.train_dataloader(), 3)
+    monkeypatch.setattr("datamodules.pair_shards.resume_position", lambda _: (3, first))
+    loader = data.train_dataloader()
+    assert _epoch(loader, 3) == whole[first:]
+    assert len(_epoch(loader, 4)) == 12
+
+
+def test_processes_and_workers_share_the_shards(shards, monkeypatch):
+    seen = []
+    for rank in range(2):
+        monkeypatch.setattr("datamodules.pair_shards.process_rank", lambda rank=rank: (rank, 2))
+        seen += _names(_epoch(_data(shards, num_workers=2).train_dataloader()))
+    assert len(seen) == 48
+    assert len(set(seen)) == 48
+
+
+def test_uneven_shards_give_every_process_as_many_batches(shards, monkeypatch):
+    _write(shards / "pairs-000000.tar", [("only.png", _png(0)), ("only.txt", b"one")])
+    for rank in range(2):
+        monkeypatch.setattr("datamodules.pair_shards.process_rank", lambda rank=rank: (rank, 2))
+        assert len(_epoch(_data(shards).train_dataloader())) == 6
+
+
+def test_shards_must_feed_every_worker(shards):
+    with pytest.raises(ValueError, match=r"4 shards cannot feed 1 processes with 5 workers each; lower"):
+        _data(shards, num_workers=5).train_dataloader()
+
+
+def test_missing_shards_are_reported_at_once(shards):
+    with pytest.raises(FileNotFoundError, match=r"2 of 6 shards are missing: .*000004.tar, .*000005.tar"):
+        _data(shards, "pairs-{000000..000005}.tar")
+
+
+def test_pipes_and_s3(shards, monkeypatch):
+    direct = _epoch(_data(shards, "pairs-{000000..000001}.tar", num_samples=24).train_dataloader())
+    pipes = PairShardsDataModule(
+        urls=f"pipe:cat {shards}/pairs-{{000000..000001}}.tar",
+        num_samples=24,
+        batch_size=4,
+        num_workers=0,
+        shuffle_buffer=8,
+    )
+    pipes.setup("fit")
+    pipes.bind(SMALL, None)
+    assert _epoch(pipes.train_dataloader()) == direct
+    assert openable("s3://bucket/it's.tar") == """pipe:aws s3 cp 's3://bucket/it'"'"'s.tar' -"""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(FileNotFoundError, match="AWS command line"):
+        PairShardsDataModule(urls="s3://bucket/a.tar").setup("fit")
+
+
+def test_json_members_carry_captions_and_facts(tmp_path):
+    facts = {"captions": ["head, {spacing} mm"], "pixel_size_mm": 0.2, "plane": "brain", "hc_mm": 180.0}
+    _write(
+        tmp_path / "a.tar", [("x.JPG", _png(0)), ("x.json", json.dumps(facts).encode()), ("x.txt", b"not me")]
+    )
+    data = _data(tmp_path, "a.tar", num_samples=2, batch_size=2)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["plane"] == ["brain", "brain"]
+    assert batch["hc_mm"].tolist() == [180.0, 180.0]
+    expected = build_tokenizer(SMALL)(["head, 0.25 mm"])[0]  # 20 / 16 * 0.2
+    assert torch.equal(batch["student_tokens"][0], expected)
+
+
+BAD = {
+    "broken image": ([("x.png", b"oops"), ("x.txt", b"text")], "x: cannot be read as an image"),
+    "empty caption": ([("x.png", _png(1)), ("x.txt", b"  ")], "x: the caption is empty"),
+    "no caption": ([("x.png", _png(1))], "x: the caption is empty"),
+    "no image": ([("x.txt", b"text")], r"x: no image among its members \['txt'\]"),
+    "broken json": ([("x.png", _png(1)), ("x.json", b"{")], "x: unreadable text"),
+    "no object": ([("x.png", _png(1)), ("x.json", b"[1]")], "x: its json member is no object"),
+    "no pixel size": ([("x.png", _png(1)), ("x.txt", b"{spacing}")], "x: the caption needs the pixel size"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_samples_raise_or_are_skipped(tmp_path, kind):
+    members, message = BAD[kind]
+    good = [("g.png", _png(2)), ("g.txt", b"good")]
+    _write(tmp_path / "a.tar", [*members, *good])
+    with pytest.raises(ValueError, match=rf"a.tar: {message}"):
+        list(_data(tmp_path, "a.tar", num_samples=4).train_dataloader())
+    batch = next(iter(_data(tmp_path, "a.tar", num_samples=4, on_error="skip").train_dataloader()))
+    assert batch["name"] == ["g"] * 4
+    assert any("a.tar: x" in line for line in batch["skipped"])
+
+
+def test_a_cut_shard_is_named(shards):
+    path = shards / "pairs-000002.tar"
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(ValueError, match=r"pairs-000002.tar: unreadable shard \(unexpected end of data\)"):
+        list(_data(shards, num_workers=2).train_dataloader())
+    batches = list(_data(shards, on_error="skip", num_samples=96).train_dataloader())
+    assert any("pairs-000002.tar" in line for batch in batches for line in batch["skipped"])
+    assert len(batches) == 24
+
+
+def test_nothing_readable_ends_with_an_error(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"no tar at all")
+    with pytest.raises(ValueError, match=r"no readable sample in .*a.tar"):
+        list(_data(tmp_path, "a.tar", num_samples=4, on_error="skip").train_dataloader())
+
+
+def test_the_manifest_counts_an_epoch(shards):
+    with pytest.raises(ValueError, match="set num_samples"):
+        _data(shards, num_samples=None).train_dataloader()
+    counts = [{"name": f"pairs-{number:06d}.tar", "samples": 12} for number in range(3)]
+    (shards / "manifest.json").write_text(json.dumps({"shards": counts}))
+    assert len(_data(shards, "pairs-{000000..000002}.tar", num_samples=None).train_dataloader()) == 9
+    with pytest.raises(ValueError, match=r"does not list .*000003.tar; set num_samples"):
+        _data(shards, num_samples=None).train_dataloader()
+
+
+def test_public_sets_become_the_benchmarks(shards, tiny_hc18, tiny_planes):
+    data = _data(shards, hc18_root=str(tiny_hc18), planes_root=str(tiny_planes))
+    assert data.benchmarks == ("planes", "subplanes", "hc18")
+    assert len(data.evaluation_records("hc18", "all")) == 36
+    assert {r.corpus for r in data.evaluation_records("planes", "test")} == {"planes"}
+    assert sum(len(batch["name"]) for batch in data.val_dataloader()) == len(data.split("val"))
+    alone = _data(shards)
+    assert alone.benchmarks == ()
+    assert alone.val_dataloader() == []
