@@ -7,6 +7,11 @@ EXP ?= srkd
 DATA ?= phantom
 ARGS ?=
 CKPT ?=
+SWEEP ?= decay
+COUNT ?=
+JOBS ?=
+NAME ?=
+ID ?=
 # auto: what the platform's default is; cpu, cu128, ...: uv's --torch-backend
 TORCH_BACKEND ?=
 PYTHON_VERSION ?= 3.11
@@ -18,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate test test-slow lint bench lock clean
+.PHONY: help setup train evaluate sweep sweep-agent sweep-report test test-slow lint bench lock clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -39,6 +44,15 @@ train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=
 
 evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../best.ckpt DATA=phantom (or EXP=teacher)
 	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(EXP)) $(ARGS)
+
+sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1
+	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(NAME),--name $(NAME)) -- $(ARGS)
+
+sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent ID=entity/project/id
+	@$(PY) -m experiments.sweep agent $(ID) $(if $(COUNT),--count $(COUNT))
+
+sweep-report: $(READY)  ## trials best first, plots and the best command of a local sweep: make sweep-report SWEEP=decay
+	@$(PY) -m experiments.sweep report $(or $(NAME),$(SWEEP))
 
 test: $(READY)  ## run the test suite (minutes)
 	@$(PY) -m pytest -q $(ARGS)

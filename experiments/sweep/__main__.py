@@ -1,0 +1,81 @@
+"""``python -m experiments.sweep run|agent|report``: behind the make targets of the same name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from experiments.sweep.sweep_file import SweepFile, read_sweep, sweep_names, sweep_path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments.sweep", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a sweep: on W&B when logged in, else on this machine")
+    run.add_argument("sweep", help=f"name ({', '.join(sweep_names())}) or YAML file")
+    run.add_argument("--count", type=_positive, help="trials in all (on W&B: of this agent)")
+    run.add_argument("--jobs", type=_positive, default=1, help="trials at once on this machine")
+    run.add_argument("--name", help="name of the local sweep's folder; default: the file's")
+    run.add_argument("--local", action="store_true", help="run on this machine though logged in to W&B")
+    run.add_argument("arguments", nargs="*", help="extra arguments of every trial, after --")
+    agent = commands.add_parser("agent", help="work on a W&B sweep that was created elsewhere")
+    agent.add_argument("id", help="[entity/]project/id, as make sweep printed it")
+    agent.add_argument("--count", type=_positive, help="runs of this agent")
+    report = commands.add_parser("report", help="table, plots and best command of a local sweep")
+    report.add_argument("name", help="name of the sweep's folder under outputs/sweeps/")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return int(text)
+
+
+def _run(sweep: SweepFile, options: argparse.Namespace) -> int:
+    from experiments.wandb_access import wandb_is_offline
+
+    if not options.local and not wandb_is_offline():
+        from experiments.sweep.wandb_runner import create_sweep, run_agent
+
+        sweep_id = create_sweep(sweep, options.arguments)
+        print(f"on more machines: make sweep-agent ID={sweep_id}", flush=True)
+        return run_agent(sweep_id, options.count)
+    from experiments.sweep.local_runner import run_locally
+    from experiments.sweep.local_study import sweep_folder
+
+    folder = sweep_folder(options.name or sweep.name)
+    finished = run_locally(sweep, folder, options.count, options.jobs, options.arguments)
+    print(f"report: make sweep-report SWEEP={folder.name}")
+    if not options.local:
+        print("W&B: not logged in; the trials' runs were logged offline, see wandb sync --help")
+    return 0 if finished else 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a parsed command and return its exit status."""
+    if options.command == "run":
+        return _run(read_sweep(sweep_path(options.sweep)), options)
+    if options.command == "agent":
+        from experiments.sweep.wandb_runner import run_agent
+
+        return run_agent(options.id, options.count)
+    from experiments.sweep.local_study import sweep_folder
+    from experiments.sweep.sweep_report import report
+
+    report(sweep_folder(options.name))
+    return 0
+
+
+def main() -> None:
+    """Entry point: prints a user's mistake as one line instead of a traceback."""
+    options = _parser().parse_args()
+    try:
+        sys.exit(run(options))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

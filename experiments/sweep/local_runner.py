@@ -1,0 +1,158 @@
+"""Run a W&B sweep file on this machine, without an account: Optuna proposes, subprocesses train."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import optuna
+from optuna.trial import TrialState
+
+from experiments.sweep.local_study import REASON, LocalStudy, only_runner
+from experiments.sweep.sweep_file import SweepFile
+from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
+from experiments.sweep.trial_process import TrialProcess, metric_history, metric_names
+
+POLL_S = 1.0
+
+
+class LocalRunner:
+    """Keep up to `jobs` trials running until the sweep has `limit` of them.
+
+    Args:
+        local: The sweep's study.
+        arguments: Extra arguments of every trial.
+        jobs: Trials at once.
+    """
+
+    def __init__(self, local: LocalStudy, arguments: Sequence[str], jobs: int) -> None:
+        self.local = local
+        self.command = with_arguments(local.sweep.command, arguments)
+        self.jobs = jobs
+        self.stopping = False
+        self._active: dict[int, tuple[optuna.Trial, TrialProcess]] = {}
+
+    def run(self, limit: int) -> None:
+        """Run trials; when asked to stop, end the running ones and give their settings back."""
+        try:
+            while not self.stopping:
+                while len(self._active) < self.jobs and self.local.counted() < limit:
+                    self._start(limit)
+                if not self._active:
+                    return
+                time.sleep(POLL_S)
+                for number in list(self._active):
+                    self._look_after(number)
+        finally:
+            for trial, process in self._active.values():
+                process.stop()
+                self.local.give_back(trial.number)
+                print(f"trial {trial.number} interrupted; its settings run again when the sweep goes on")
+
+    def kill(self) -> None:
+        """End the running trials by force."""
+        for _, process in self._active.values():
+            process.kill()
+
+    def _start(self, limit: int) -> None:
+        local = self.local
+        trial = local.study.ask(local.space)
+        run = local.run_name(trial.number)
+        command = trial_command(self.command, trial.params, local.sweep.config.get("program"))
+        trial.set_user_attr("command", as_typed(command))
+        trial.set_user_attr("run", run)
+        process = TrialProcess(command, run, local.group, local.folder / "logs" / f"{run}.log")
+        trial.set_user_attr("pid", process.pid)
+        self._active[trial.number] = trial, process
+        print(f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(command)}", flush=True)
+
+    def _look_after(self, number: int) -> None:
+        """Report a trial's evaluations, stop it when it falls behind, and record its end."""
+        trial, process = self._active[number]
+        status = process.exit_status()
+        history = metric_history(process.run, self.local.sweep.metric)
+        known = len(self._reported(number))
+        for step, value in enumerate(history[known:], start=known + 1):
+            trial.report(value, step)
+        if status is None:
+            if len(history) > known and trial.should_prune():
+                process.stop()
+                self._finish(number, TrialState.PRUNED, f"stopped early after {len(history)} evaluations")
+        elif status != 0:
+            self._fail(number, f"exit status {status}: {process.last_line()}")
+        elif not history or not math.isfinite(history[-1]):
+            logged = ", ".join(metric_names(process.run)) or "nothing"
+            self._fail(number, f"{self.local.sweep.metric} was never logged; logged: {logged}")
+        else:
+            self._finish(number, TrialState.COMPLETE, "", history[-1])
+
+    def _reported(self, number: int) -> dict[int, float]:
+        return self.local.study.get_trials(deepcopy=False)[number].intermediate_values
+
+    def _fail(self, number: int, reason: str) -> None:
+        trial, process = self._active[number]
+        trial.set_user_attr(REASON, reason)
+        self._finish(number, TrialState.FAIL, f"FAILED, {reason} (output: {process.log})")
+
+    def _finish(self, number: int, state: TrialState, note: str, value: float | None = None) -> None:
+        trial, process = self._active.pop(number)
+        trial.set_user_attr("seconds", round(process.seconds, 1))
+        self.local.study.tell(trial, value, state=state)
+        score = "" if value is None else f"{self.local.sweep.metric} {value:.4g}"
+        print(f"trial {number}: {score or note} ({process.seconds:.0f} s)", flush=True)
+
+
+def run_locally(
+    sweep: SweepFile, folder: Path, count: int | None, jobs: int, arguments: Sequence[str], seed: int = 0
+) -> bool:
+    """Run a sweep on this machine, or go on with it.
+
+    Args:
+        sweep: The sweep file.
+        folder: Where its journal and logs are kept.
+        count: Trials that the sweep shall have in all, those of earlier calls included; None for all cells
+            of a grid, else 20.
+        jobs: Trials at once.
+        arguments: Extra arguments of every trial, before its parameters.
+        seed: Seed of the sampler.
+
+    Returns:
+        Whether the sweep got all its trials; False when it was asked to stop.
+    """
+    with only_runner(folder):
+        local = LocalStudy.open(sweep, folder, arguments, seed)
+        runner = LocalRunner(local, arguments, jobs)
+        limit = local.limit(count)
+        done = local.counted()
+        print(
+            f"sweep {folder.name}: {sweep.method} over {', '.join(local.space)}; "
+            f"{done} of {limit} trials done"
+        )
+        with _stopping_cleanly(runner):
+            runner.run(limit)
+        return not runner.stopping
+
+
+@contextmanager
+def _stopping_cleanly(runner: LocalRunner) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the sweep after its trials were told; a second Ctrl-C ends them by force."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if runner.stopping:
+            runner.kill()
+            return
+        runner.stopping = True
+        print("\nstopping: ending the running trials (Ctrl-C again: at once) ...", flush=True)
+
+    # A Python handler, even where Ctrl-C was ignored (background jobs), also lets the trials have it back.
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,183 @@
+"""Read a W&B sweep file and refuse, by its key, what W&B would refuse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.recipes import ROOT, choose
+from experiments.sweep.parameter_rules import GRID, distribution_of, is_integer, is_number, parameter_problem
+
+SWEEPS = ROOT / "sweeps"
+TOP_LEVEL = (
+    "apiVersion", "kind", "controller", "description", "program", "job", "image_uri", "entity", "project",
+    "method", "command", "name", "run_cap", "metric", "metrics", "scheduler", "early_terminate", "parameters",
+)  # fmt: skip
+METHODS = ("grid", "random", "bayes")
+METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
+GOALS = ("minimize", "maximize")
+HYPERBAND_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
+PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+Problem = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A valid sweep file.
+
+    Attributes:
+        path: Where it was read.
+        config: Its content, as W&B gets it.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The file's own name, which names the sweep's folder."""
+        return self.path.stem
+
+    @property
+    def method(self) -> str:
+        """``grid``, ``random`` or ``bayes``."""
+        return str(self.config["method"])
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that is optimised."""
+        return str(self.config["metric"]["name"])
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more is better; W&B minimises when the file does not say."""
+        return bool(self.config["metric"].get("goal", "minimize") == "maximize")
+
+    @property
+    def parameters(self) -> Mapping[str, Mapping[str, Any]]:
+        """The parameters by their name on the command line."""
+        parameters: Mapping[str, Mapping[str, Any]] = self.config["parameters"]
+        return parameters
+
+    @property
+    def command(self) -> list[str]:
+        """The command, with W&B's macros."""
+        return [str(word) for word in self.config["command"]]
+
+
+def sweep_names() -> list[str]:
+    """Return the names of all sweep files, sorted."""
+    return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+def sweep_path(name: str) -> Path:
+    """Return the sweep file of a name, or the path itself when a YAML file is named.
+
+    Raises:
+        ValueError: There is no such sweep; the message lists them.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    return SWEEPS / f"{choose('sweep', 'SWEEP', name, sweep_names())}.yaml"
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """Read and check a sweep file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no YAML, or W&B would refuse it; the message names the file and the key.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such sweep file (there are: {', '.join(sweep_names())})")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: must be a mapping with method, metric, parameters and command")
+    for key, reason in problems(config):
+        raise ValueError(f"{path}: {key}: {reason}")
+    return SweepFile(path, config)
+
+
+def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what W&B would refuse in a sweep's configuration, as (dotted key, reason)."""
+    for key in config:
+        if key not in TOP_LEVEL:
+            yield str(key), f"W&B knows no such key; it knows {', '.join(TOP_LEVEL)}"
+    if config.get("method") not in METHODS:
+        yield "method", f"{config.get('method')!r} is not one of {', '.join(METHODS)}"
+    for key in ("description", "program", "entity", "project", "name"):
+        if key in config and not isinstance(config[key], str):
+            yield key, f"must be text, not {config[key]!r}"
+    if "run_cap" in config and not (is_integer(config["run_cap"]) and config["run_cap"] > 0):
+        yield "run_cap", f"must be an integer above 0, not {config['run_cap']!r}"
+    yield from _command_problems(config.get("command"))
+    yield from _metric_problems(config.get("metric"))
+    yield from _parameters_problems(config.get("parameters"), config.get("method"))
+    if "early_terminate" in config:
+        yield from _early_terminate_problems(config["early_terminate"])
+
+
+def _command_problems(command: object) -> Iterator[Problem]:
+    if not isinstance(command, list) or not command:
+        yield "command", "must be a list of words"
+    elif "${args}" not in command:
+        yield "command", "has no ${args}, so no parameter would reach the run"
+
+
+def _metric_problems(metric: object) -> Iterator[Problem]:
+    if not isinstance(metric, Mapping):
+        yield "metric", "must be a mapping with name and goal"
+        return
+    for key in metric:
+        if key not in METRIC_KEYS:
+            yield f"metric.{key}", f"W&B knows no such key; it knows {', '.join(METRIC_KEYS)}"
+    if not isinstance(metric.get("name"), str):
+        yield "metric.name", "must name the metric to optimise"
+    if metric.get("goal", "minimize") not in GOALS:
+        yield "metric.goal", f"{metric['goal']!r} is not one of {', '.join(GOALS)}"
+    if "target" in metric and not is_number(metric["target"]):
+        yield "metric.target", f"must be a number, not {metric['target']!r}"
+
+
+def _parameters_problems(parameters: object, method: object) -> Iterator[Problem]:
+    if not isinstance(parameters, Mapping) or not parameters:
+        yield "parameters", "must be a mapping with at least one parameter"
+        return
+    for name, parameter in parameters.items():
+        key = f"parameters.{name}"
+        if not PARAMETER_NAME.fullmatch(str(name)):
+            yield key, "a name has letters, digits, '_', '.' and '-' only, and starts with a letter or '_'"
+        problem = parameter_problem(parameter)
+        if problem is not None:
+            yield ".".join(filter(None, (key, problem[0]))), problem[1]
+        elif method == "grid" and distribution_of(parameter) not in GRID:
+            yield key, f"a grid takes {', '.join(GRID)}, not {distribution_of(parameter)}"
+
+
+def _early_terminate_problems(stop: object) -> Iterator[Problem]:
+    if not isinstance(stop, Mapping) or stop.get("type") != "hyperband":
+        yield "early_terminate.type", "W&B knows hyperband only"
+        return
+    for key in stop:
+        if key not in HYPERBAND_KEYS:
+            yield f"early_terminate.{key}", f"W&B knows no such key; it knows {', '.join(HYPERBAND_KEYS)}"
+    if "min_iter" not in stop and not {"max_iter", "s"} <= set(stop):
+        yield "early_terminate", "needs min_iter, or max_iter and s"
+    for key in ("min_iter", "max_iter"):
+        if key in stop and not (is_integer(stop[key]) and stop[key] >= 1):
+            yield f"early_terminate.{key}", f"must be an integer of 1 or more, not {stop[key]!r}"
+    if "s" in stop and not is_number(stop["s"]):
+        yield "early_terminate.s", f"must be a number, not {stop['s']!r}"
+    if "eta" in stop and not (is_number(stop["eta"]) and stop["eta"] > 1):
+        yield "early_terminate.eta", f"must be a number above 1, not {stop['eta']!r}"
+    if "strict" in stop and not isinstance(stop["strict"], bool):
+        yield "early_terminate.strict", f"must be true or false, not {stop['strict']!r}"

@@ -1,0 +1,52 @@
+"""Spell a sweep's command out for one trial, as W&B's agent does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+
+
+def with_arguments(command: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return a sweep's command with extra arguments before its parameters, which so override them."""
+    position = list(command).index("${args}")
+    return [*command[:position], *arguments, *command[position:]]
+
+
+def trial_command(
+    command: Sequence[str], parameters: Mapping[str, Any], program: str | None = None
+) -> list[str]:
+    """Fill in the macros of a command.
+
+    Args:
+        command: Words, among them W&B's macros ``${args}``, ``${interpreter}``, ``${program}``, ``${env}``,
+            ``${args_json}``, ``${args_no_hyphens}`` and ``${envvar:NAME}``.
+        parameters: The trial's values by name.
+        program: The sweep file's ``program``.
+
+    Returns:
+        The command line, ``--name=value`` for each parameter.
+    """
+    macros = {
+        "${args}": [f"--{name}={value}" for name, value in parameters.items()],
+        "${args_no_hyphens}": [f"{name}={value}" for name, value in parameters.items()],
+        "${args_json}": [json.dumps(dict(parameters))],
+        "${interpreter}": ["python"],
+        "${program}": [program or ""],
+        "${env}": ["/usr/bin/env"],
+    }
+    words = []
+    for word in command:
+        filled = ENVIRONMENT_VARIABLE.sub(lambda match: os.environ.get(match.group(1), match.group(1)), word)
+        words += macros.get(filled, [filled])
+    return words
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """Return a command line as a person would type it."""
+    return shlex.join(command)
