@@ -17,7 +17,8 @@ Tokenize = Callable[[list[str]], Tensor]
 
 FETAL_VOCABULARY = Path(__file__).parent / "vocabulary" / "fetal.txt"
 PAD, UNKNOWN, START, END = SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")
-CLIP_VOCABULARY_SIZE = 49_408
+PAD_ID = 0
+"""Both built-in tokenizers pad with 0 (in CLIP's vocabulary that is also the rare ``!``)."""
 HF_PREFIX = "hf:"
 
 
@@ -47,6 +48,21 @@ def _build(name: str, context_length: int) -> Tokenize:
     if name.startswith(HF_PREFIX):
         return _transformers(Path(name.removeprefix(HF_PREFIX)), context_length)
     raise ValueError(f"tokenizer {name!r} is unknown: use 'clip', 'fetal' or 'hf:FOLDER'")
+
+
+def token_range(name: str) -> tuple[int, int]:
+    """Return the vocabulary size of a built-in tokenizer and the id of its end token.
+
+    Raises:
+        ValueError: The name is neither ``clip`` nor ``fetal``.
+    """
+    if name == "clip":
+        tokenizer = SimpleTokenizer()
+        return tokenizer.vocab_size, tokenizer.eot_token_id
+    if name == "fetal":
+        vocabulary = fetal_vocabulary()
+        return len(vocabulary), vocabulary[END]
+    raise ValueError(f"tokenizer {name!r} cannot be used here: a text tower of ours takes 'clip' or 'fetal'")
 
 
 @lru_cache(maxsize=1)
