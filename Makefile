@@ -10,7 +10,7 @@ CKPT ?=
 SWEEP ?= decay
 COUNT ?=
 JOBS ?=
-NAME ?=
+SWEEP_NAME ?=
 ID ?=
 # auto: what the platform's default is; cpu, cu128, ...: uv's --torch-backend
 TORCH_BACKEND ?=
@@ -46,13 +46,13 @@ evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../bes
 	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(EXP)) $(ARGS)
 
 sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1
-	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(NAME),--name $(NAME)) -- $(ARGS)
+	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SWEEP_NAME),--name $(SWEEP_NAME)) -- $(ARGS)
 
 sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent ID=entity/project/id
 	@$(PY) -m experiments.sweep agent $(ID) $(if $(COUNT),--count $(COUNT))
 
 sweep-report: $(READY)  ## trials best first, plots and the best command of a local sweep: make sweep-report SWEEP=decay
-	@$(PY) -m experiments.sweep report $(or $(NAME),$(SWEEP))
+	@$(PY) -m experiments.sweep report $(or $(SWEEP_NAME),$(SWEEP))
 
 test: $(READY)  ## run the test suite (minutes)
 	@$(PY) -m pytest -q $(ARGS)

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.probe import Probe
-from callbacks.wandb_run import active_run
+from callbacks.wandb_run import STEP_AXIS, active_run
 from metrics.names import CONFUSING_PAIRS
 
 COLUMNS = (
@@ -49,7 +49,7 @@ class ConfusingPairs(Callback):
         count: Number of pairs.
 
     Attributes:
-        results: ``{"confusing_pairs": [row, ...]}`` of the last evaluation, without images.
+        results: ``{"confusing_pairs": {"rows": [row, ...]}}`` of the last evaluation, without images.
     """
 
     def __init__(self, probe: Probe, count: int = 12) -> None:
@@ -65,13 +65,14 @@ class ConfusingPairs(Callback):
             self._probabilities(self.probe.teacher_logits), self.probe.same_caption(), self.count
         )
         rows = self.rows(pairs, self.probe.student_logits(pl_module))
-        self.results = {"confusing_pairs": [dict(zip(COLUMNS, row, strict=True)) for row in rows]}
+        named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        self.results = {"confusing_pairs": {"rows": named}}
         run = active_run(trainer)
         if run is not None:
             pictures = [[self._picture(i), self._picture(j)] for i, j in pairs]
             data = [[*shown, *row] for shown, row in zip(pictures, rows, strict=True)]
             table = wandb.Table(columns=["picture", "confused_picture", *COLUMNS], data=data)
-            run.log({CONFUSING_PAIRS: table, "trainer/global_step": trainer.global_step})
+            run.log({CONFUSING_PAIRS: table, STEP_AXIS: trainer.global_step})
 
     def rows(self, pairs: list[tuple[int, int]], student_logits: Tensor) -> list[list[Any]]:
         """Return the table's rows, in the order of `COLUMNS`."""

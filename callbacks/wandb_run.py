@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 STEP_AXIS = "trainer/global_step"
-GROUPS = ("train/*", "val/*", "best/*", "gradient_norm/*", "speed/*", "probe/*")
+GROUPS = ("train/*", "val/*", "best/*", "gradient_norm/*", "speed/*", "probe/*", "evaluation/*", "plots/*")
 
 
 def active_run(trainer: Trainer) -> Any:

@@ -17,6 +17,7 @@ from callbacks import (
     BiometryEvaluation,
     CompositeScore,
     ConfusingPairs,
+    EvaluationMedia,
     GradientNorms,
     LogitCorrelation,
     OffDiagonalPhase,
@@ -84,9 +85,10 @@ class SonoDistillCLI(LightningCLI):
         )
         parser.add_lightning_class_args(BiometryEvaluation, "biometry")
         parser.add_lightning_class_args(PlaneEvaluation, "planes")
-        # Behind the evaluations, whose metrics these three read.
+        # Behind the evaluations, whose results these four read.
         parser.add_lightning_class_args(CompositeScore, "composite")
         parser.add_lightning_class_args(BestMetrics, "best")
+        parser.add_lightning_class_args(EvaluationMedia, "media")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {

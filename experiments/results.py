@@ -63,7 +63,7 @@ def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, An
     details: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for key, value in getattr(callback, "results", {}).items():
-            details[key] = value
+            details.setdefault(key, {}).update(value)  # several evaluations score the same model
         metrics.update(getattr(callback, "final_metrics", {}))
     return metrics, details
 

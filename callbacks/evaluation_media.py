@@ -1,0 +1,67 @@
+"""Figures and sample images of every evaluation, in W&B."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wandb
+from lightning import Callback, LightningModule, Trainer
+
+from callbacks.wandb_run import STEP_AXIS, active_run
+from callbacks.zero_shot_evaluation import Details, ZeroShotEvaluation
+from datamodules.image_reading import read_image
+from datamodules.record import Record
+from metrics.names import STUDENT
+
+
+class EvaluationMedia(Callback):
+    """Log the student's confusion matrices, growth chart and sample images at every evaluation.
+
+    The samples are the same images each time, so that W&B can step through training. Stands behind the
+    evaluations, whose results it shows.
+
+    Args:
+        samples: Number of sample images of each benchmark; 0 for none.
+    """
+
+    def __init__(self, samples: int = 8) -> None:
+        self.samples = samples
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Log what the evaluations of this epoch found."""
+        run = active_run(trainer)
+        if run is None or trainer.sanity_checking:
+            return
+        media: dict[str, Any] = {}
+        for evaluation in trainer.callbacks:  # type: ignore[attr-defined]
+            if not isinstance(evaluation, ZeroShotEvaluation) or not evaluation.evaluated:
+                continue
+            for benchmark, details in evaluation.validation[STUDENT].items():
+                if evaluation.figures:
+                    title = f"student, {benchmark}, epoch {trainer.current_epoch + 1}"
+                    media[f"evaluation/{benchmark}"] = wandb.Image(evaluation.draw(details, title))
+                data: Any = trainer.datamodule  # type: ignore[attr-defined]
+                records = data.evaluation_records(benchmark, evaluation.selection_split)
+                media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
+        shown = {name: value for name, value in media.items() if value}
+        if shown:
+            run.log({**shown, STEP_AXIS: trainer.global_step})
+
+    def pictures(self, details: Details, records: list[Record]) -> list[Any]:
+        """Return evenly spaced samples of an evaluation as W&B images with their captions."""
+        rows: list[dict[str, Any]] = details["samples"]
+        record_of = {record.name: record for record in records}
+        count = min(self.samples, len(rows))
+        chosen = [rows[k * len(rows) // count] for k in range(count)]
+        return [
+            wandb.Image(read_image(record_of[row["name"]].image), caption=caption(row), file_type="jpg")
+            for row in chosen
+        ]
+
+
+def caption(row: dict[str, Any]) -> str:
+    """Say what a sample is and what the student made of it."""
+    if "prediction" in row:
+        return f"{row['name']}: {row['target']}, predicted {row['prediction']} ({row['probability']:.2f})"
+    weeks, days = divmod(int(row["age_days"]), 7)
+    return f"{row['name']}: HC {row['hc_mm']:.0f} mm, predicted {weeks} weeks {days} days"
