@@ -14,6 +14,7 @@ from callbacks.off_diagonal_schedule import OffDiagonalSchedule
 from callbacks.plane_evaluation import PlaneEvaluation
 from callbacks.probe import Probe
 from callbacks.resolved_config import SaveResolvedConfig
+from callbacks.skipped_samples import SkippedSamples
 from callbacks.step_seed import StepSeed
 from callbacks.throughput import Throughput
 from callbacks.wandb_run import WandbRun, active_run, run_id_of
@@ -32,6 +33,7 @@ __all__ = [
     "Probe",
     "SaveOnInterrupt",
     "SaveResolvedConfig",
+    "SkippedSamples",
     "StepSeed",
     "StopOnNonFiniteLoss",
     "Throughput",
