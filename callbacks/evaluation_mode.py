@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from models import DualEncoder
+from models import DualEncoder, FrozenTeacher
 
 
 @contextmanager
@@ -25,8 +25,7 @@ def evaluation_mode(model: DualEncoder, full_precision: bool = True) -> Iterator
     Yields:
         The model, or its float32 copy.
     """
-    half = any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters())
-    used = copy.deepcopy(model).float() if full_precision and half else model
+    used = _in_float32(model) if full_precision else model
     modes = [(module, module.training) for module in used.modules()]
     used.eval()
     try:
@@ -35,6 +34,13 @@ def evaluation_mode(model: DualEncoder, full_precision: bool = True) -> Iterator
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _in_float32(model: DualEncoder) -> DualEncoder:
+    # A frozen teacher may run its towers under an autocast of its own; the model inside does not.
+    inner = model.model if isinstance(model, FrozenTeacher) else model
+    half = any(p.is_floating_point() and p.dtype != torch.float32 for p in inner.parameters())
+    return copy.deepcopy(inner).float() if half else inner
 
 
 @contextmanager

@@ -54,10 +54,10 @@ def test_results_equal_a_naive_evaluation(tmp_path):
 
 
 def test_spacing_is_printed_from_the_exact_pixel_size(tmp_path, monkeypatch):
-    # 0.000725 * 800 / 4 = 0.145: float32 would print 0.14 or 0.15 by its own rounding.
+    # 200 * 0.000775 prints as 0.15 in float64 and as 0.16 in float32.
     asked = []
     data = FakeData(["hc18"])
-    records = [type(r)(**{**vars(r), "pixel_size_mm": 0.000725}) for r in head_records(23, seed=4)]
+    records = [type(r)(**{**vars(r), "pixel_size_mm": 0.000775}) for r in head_records(23, seed=4)]
     monkeypatch.setattr(data, "evaluation_records", lambda *_: records)
 
     def spy(model, templates, spacings):
@@ -67,7 +67,7 @@ def test_spacing_is_printed_from_the_exact_pixel_size(tmp_path, monkeypatch):
     monkeypatch.setattr("callbacks.biometry_evaluation.age_embeddings", spy)
     with pytest.raises(InterruptedError):
         run_test(tmp_path, BiometryEvaluation(protocol=PROTOCOL), FakeModule(), data)
-    assert set(asked) == {f"{800 / 4 * 0.000725:.2f}"}
+    assert set(asked) == {"0.15"}
 
 
 def test_a_head_without_its_size_is_an_error(tmp_path, monkeypatch):
