@@ -24,7 +24,7 @@ _REMEDY = (
     "Patient00001_Plane1_1_of_1.png, ...; "
     "download the set from https://zenodo.org/records/3904280"
 )
-_PLANES = {
+PLANE_LABELS: dict[str, str | None] = {
     "fetal brain": "brain",
     "fetal abdomen": "abdomen",
     "fetal thorax": "heart",
@@ -32,21 +32,22 @@ _PLANES = {
     "maternal cervix": "cervix",
     "other": "other",
 }
-_BRAIN_PLANES = {
+_BRAIN_PLANES: dict[str, str | None] = {
     "trans-thalamic": "trans-thalamic",
     "trans-cerebellum": "trans-cerebellum",
     "trans-ventricular": "trans-ventricular",
     "other": "other",
     "not a brain": None,
 }
-_SPLITS = {"1": "train", "0": "test"}
+_SPLITS: dict[str, str | None] = {"1": "train", "0": "test"}
 
 
-def read_fetal_planes(root: str | Path) -> list[Record]:
+def read_fetal_planes(root: str | Path, missing: list[str] | None = None) -> list[Record]:
     """Read FETAL_PLANES_DB, in the order of its table.
 
     Args:
         root: Folder that holds ``FETAL_PLANES_DB_data.csv`` and ``Images/``.
+        missing: Takes the names of images without a file, which are an error otherwise.
 
     Returns:
         One record an image, `split` being the official one.
@@ -60,14 +61,18 @@ def read_fetal_planes(root: str | Path) -> list[Record]:
     rows = list(read_table(table, _COLUMNS))
     if not rows:
         raise ValueError(f"{table}: no rows")
-    images = find_images(table.parent, (row.values["Image_name"] for row in rows), FETAL_PLANES_IMAGES, table)
+    images = find_images(
+        table.parent, (row.values["Image_name"] for row in rows), FETAL_PLANES_IMAGES, table, missing
+    )
     records, seen = [], set()
     for row in rows:
         name = row.values["Image_name"]
         if name in seen:
             raise ValueError(f"{row.where}: {name} appears twice")
         seen.add(name)
-        plane = _label(row, "Plane", _PLANES)
+        if name not in images:
+            continue
+        plane = label(row, "Plane", PLANE_LABELS)
         records.append(
             Record(
                 corpus="planes",
@@ -75,8 +80,8 @@ def read_fetal_planes(root: str | Path) -> list[Record]:
                 image=images[name],
                 patient=row.values["Patient_num"],
                 plane=plane,
-                brain_plane=_label(row, "Brain_plane", _BRAIN_PLANES) if plane == "brain" else None,
-                split=_label(row, "Train", _SPLITS),
+                brain_plane=label(row, "Brain_plane", _BRAIN_PLANES) if plane == "brain" else None,
+                split=label(row, "Train", _SPLITS),
                 operator=row.values["Operator"],
                 machine=row.values["US_Machine"],
             )
@@ -84,7 +89,12 @@ def read_fetal_planes(root: str | Path) -> list[Record]:
     return records
 
 
-def _label(row: Row, column: str, known: dict[str, str | None] | dict[str, str]) -> str | None:
+def label(row: Row, column: str, known: dict[str, str | None]) -> str | None:
+    """Translate a label of a table, whatever its letter case.
+
+    Raises:
+        ValueError: The label is unknown; the message names the row and lists the known ones.
+    """
     value = row.values[column]
     if value.casefold() not in known:
         raise ValueError(f"{row.where}: {column} is {value!r}, expected one of {list(known)}")
@@ -112,5 +122,8 @@ class FetalPlanesDataModule(FetalDataModule):
 
     def read_records(self) -> list[Record]:
         """Read the table and set the validation patients aside."""
-        records = read_fetal_planes(self.root)
+        return self.assign_splits(read_fetal_planes(self.root))
+
+    def assign_splits(self, records: list[Record]) -> list[Record]:
+        """Move validation patients out of the official training set."""
         return split_by_patient(records, val_share=self.val_share, test_share=0.0, seed=self.split_seed)

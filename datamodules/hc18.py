@@ -28,11 +28,12 @@ _REMEDY = (
 _NAME = re.compile(r"(\d+)_\d*HC(\.\w+)?", re.IGNORECASE)
 
 
-def read_hc18(root: str | Path) -> list[Record]:
+def read_hc18(root: str | Path, missing: list[str] | None = None) -> list[Record]:
     """Read the official training set of HC18, in the order of its table.
 
     Args:
         root: Folder that holds ``training_set_pixel_size_and_HC.csv`` and ``training_set/``.
+        missing: Takes the names of images without a file, which are an error otherwise.
 
     Returns:
         One record an image: plane "brain", `hc_mm`, `pixel_size_mm`, the patient from the file name, and
@@ -47,7 +48,7 @@ def read_hc18(root: str | Path) -> list[Record]:
     rows = list(read_table(table, _COLUMNS))
     if not rows:
         raise ValueError(f"{table}: no rows")
-    images = find_images(table.parent, (row.values["filename"] for row in rows), HC18_IMAGES, table)
+    images = find_images(table.parent, (row.values["filename"] for row in rows), HC18_IMAGES, table, missing)
     records, seen = [], set()
     for row in rows:
         name = row.values["filename"]
@@ -57,6 +58,8 @@ def read_hc18(root: str | Path) -> list[Record]:
         if name in seen:
             raise ValueError(f"{row.where}: {name} appears twice")
         seen.add(name)
+        if name not in images:
+            continue
         records.append(
             Record(
                 corpus="hc18",
@@ -106,9 +109,10 @@ class HC18DataModule(FetalDataModule):
 
     def read_records(self) -> list[Record]:
         """Read the table and split it by patient."""
+        return self.assign_splits(read_hc18(self.root))
+
+    def assign_splits(self, records: list[Record]) -> list[Record]:
+        """Put every patient on one side."""
         return split_by_patient(
-            read_hc18(self.root),
-            val_share=self.val_share,
-            test_share=self.test_share,
-            seed=self.split_seed,
+            records, val_share=self.val_share, test_share=self.test_share, seed=self.split_seed
         )

@@ -25,11 +25,13 @@ def find_table(root: Path, name: str, corpus: str, remedy: str) -> Path:
     raise FileNotFoundError(f"{corpus}: {root} holds no {name}; {remedy}")
 
 
-def find_images(root: Path, names: Iterable[str], folder: str, table: Path) -> dict[str, Path]:
+def find_images(
+    root: Path, names: Iterable[str], folder: str, table: Path, missing: list[str] | None = None
+) -> dict[str, Path]:
     """Map each name of a table, with or without an extension, to its image file.
 
     `root/folder` is looked at first; what is not there may lie anywhere beneath `root`, with any image
-    extension in any letter case.
+    extension in any letter case. A `missing` list takes the names without a file instead of an error.
 
     Raises:
         FileNotFoundError: Images are missing; the message counts them and names the first few.
@@ -39,16 +41,22 @@ def find_images(root: Path, names: Iterable[str], folder: str, table: Path) -> d
     found = _lookup(wanted, _index(root / folder, recursive=False))
     if len(found) < len(wanted):
         found = {**_lookup(wanted, _index(root, recursive=True)), **found}
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        listed = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+    absent = [name for name in wanted if name not in found]
+    if missing is not None:
+        missing += absent
+    elif absent:
         raise FileNotFoundError(
-            f"{table}: {len(missing)} of {len(wanted)} images are missing under {root}: {listed}"
+            f"{table}: {len(absent)} of {len(wanted)} images are missing under {root}: {first_few(absent)}"
         )
     for name, paths in found.items():
         if len(paths) > 1:
             raise ValueError(f"{table}: {name} fits several files, keep one of {[str(p) for p in paths]}")
     return {name: paths[0] for name, paths in found.items()}
+
+
+def first_few(names: list[str]) -> str:
+    """Join the first names of a list that may be long."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _lookup(names: list[str], index: dict[str, list[Path]]) -> dict[str, list[Path]]:

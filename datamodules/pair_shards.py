@@ -13,6 +13,7 @@ from webdataset.shardlists import expand_urls
 from datamodules.base import FetalDataModule
 from datamodules.fetal_planes import FetalPlanesDataModule
 from datamodules.hc18 import HC18DataModule
+from datamodules.image_files import first_few
 from datamodules.loaders import PlainErrorLoader, resume_position
 from datamodules.pair_sample import PairBuilder, PairCollate
 from datamodules.record import Record
@@ -20,7 +21,6 @@ from datamodules.sampler import process_rank
 from datamodules.shard_stream import ShardLoader, ShardStream, StreamPosition
 
 MANIFEST = "manifest.json"
-_SHOWN = 5
 
 
 class PairShardsDataModule(FetalDataModule):
@@ -138,8 +138,9 @@ def check_shards(urls: list[str]) -> None:
     ]
     missing = [str(path) for path in local if not path.is_file()]
     if missing:
-        listed = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
-        raise FileNotFoundError(f"data: {len(missing)} of {len(urls)} shards are missing: {listed}")
+        raise FileNotFoundError(
+            f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}"
+        )
     if any(url.startswith("s3://") for url in urls) and shutil.which("aws") is None:
         raise FileNotFoundError("data: s3:// shards are read by the AWS command line; install awscli")
 

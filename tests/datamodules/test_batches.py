@@ -120,6 +120,20 @@ def test_evaluation_sees_every_image_once_as_the_protocol_prepares_it(tiny_plane
     assert batches[0]["patient"][0] == records[0].patient
 
 
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_processes_share_an_evaluation_without_padding(tiny_planes, monkeypatch, world):
+    data = _planes(tiny_planes)
+    data.bind(STUDENT)
+    indices, steps = [], set()
+    for rank in range(world):
+        monkeypatch.setattr("datamodules.base.process_rank", lambda rank=rank: (rank, world))
+        for batch in data.evaluation_loader("planes", "all", STUDENT):
+            indices += batch["index"].tolist()
+        steps.add(sum(len(batch["name"]) for batch in data.val_dataloader()))
+    assert sorted(indices) == list(range(len(data.evaluation_records("planes", "all"))))
+    assert steps == {len(data.split("val")) // world}  # they exchange embeddings: equally many each
+
+
 def test_benchmarks_leave_out_what_the_protocol_leaves_out(tiny_planes, tiny_hc18):
     data = _planes(tiny_planes)
     assert {r.plane for r in data.evaluation_records("planes", "all")} == {
