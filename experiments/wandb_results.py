@@ -9,7 +9,10 @@ from typing import Any
 import wandb
 from lightning import Trainer
 
-from callbacks import active_run
+from callbacks.wandb_run import STEP_AXIS, active_run
+from metrics.names import RANDOM, STUDENT, TEACHER
+
+MODELS = (STUDENT, TEACHER, RANDOM)
 
 
 def publish(trainer: Trainer, folder: Path, record: Mapping[str, Any]) -> None:
@@ -24,11 +27,11 @@ def publish(trainer: Trainer, folder: Path, record: Mapping[str, Any]) -> None:
     if run is None:
         return
     run.summary.update(dict(record["metrics"]))
-    plots = {
-        f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
-    }
-    if plots:
-        run.log({**plots, "trainer/global_step": trainer.global_step})
+    # The evaluations have sent their own figures, named after the models, already.
+    drawn = [path for path in sorted((folder / "plots").glob("*.png")) if not path.stem.startswith(MODELS)]
+    if drawn:
+        plots = {f"plots/{path.stem}": wandb.Image(str(path)) for path in drawn}
+        run.log({**plots, STEP_AXIS: trainer.global_step})
     details = {"experiment": record["experiment"], "data": record["data"], "seed": record["seed"]}
     _log_file(run, folder / "results.json", "results", {**details, "git_commit": record["git_commit"]})
     _log_file(run, folder / "checkpoints" / "best.ckpt", "model", {**details, **record["selection"]})

@@ -94,7 +94,7 @@ class LocalStudy:
         if study.user_attrs.get("definition", definition) != definition:
             raise ValueError(
                 f"{folder}: holds trials of other settings than {sweep.path} with these ARGS have now; start "
-                f"another sweep with SWEEP_NAME=another-name, or go on with the old SWEEP={folder / 'sweep.yaml'}"
+                f"another sweep with SWEEP_NAME=..., or go on with the old SWEEP={folder / 'sweep.yaml'}"
             )
         if "stamp" not in study.user_attrs:
             shutil.copyfile(sweep.path, folder / "sweep.yaml")

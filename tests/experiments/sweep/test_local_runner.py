@@ -1,0 +1,275 @@
+"""Sweeps on this machine, with a tiny script in the place of training."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from experiments.sweep import local_runner
+from experiments.sweep.local_runner import run_locally
+from experiments.sweep.local_study import load, was_interrupted
+from experiments.sweep.search_space import grid, search_space
+from experiments.sweep.sweep_file import read_sweep
+from experiments.sweep.trial_process import metric_history
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = Path(__file__).with_name("tiny_trial.py")
+GRID = {"model.x": {"values": [1.0, 2.0, 3.0, 4.0]}}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local_runner, "POLL_S", 0.02)
+
+
+def write_sweep(method="grid", parameters=None, options=(), **more):
+    config = {
+        "method": method,
+        "metric": {"name": "best/composite", "goal": "maximize"},
+        "command": ["python", str(SCRIPT), *options, "${args}"],
+        "parameters": parameters or GRID,
+        **more,
+    }
+    Path("tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return read_sweep(Path("tiny.yaml"))
+
+
+def sweep(count=None, jobs=1, arguments=(), name="tiny", **kinds):
+    folder = Path("outputs/sweeps") / name
+    finished = run_locally(write_sweep(**kinds), folder, count, jobs, list(arguments))
+    return finished, load(folder)
+
+
+def states(study):
+    trials = [trial for trial in study.trials if trial.state.name != "WAITING"]
+    return [trial.state.name for trial in trials if not was_interrupted(trial)]
+
+
+def seen(trial):
+    return (Path("outputs/tiny") / trial.user_attrs["run"] / "seen.txt").read_text().splitlines()
+
+
+def test_a_grid_runs_every_cell_in_order_and_finds_the_best():
+    finished, study = sweep()
+    assert finished
+    assert [trial.params["model.x"] for trial in study.trials] == [1, 2, 3, 4]
+    assert [trial.value for trial in study.trials] == pytest.approx([0.9, 1.0, 0.9, 0.6])
+    assert study.best_trial.params == {"model.x": 2.0}
+    assert [list(t.intermediate_values.values()) for t in study.trials][1] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_trials_share_one_group_have_runs_of_their_own_and_a_command_to_repeat():
+    _, study = sweep(arguments=["--trainer.max_epochs=1"])
+    groups, commands = {seen(trial)[0] for trial in study.trials}, [seen(trial)[2] for trial in study.trials]
+    assert groups == {f"tiny-{study.user_attrs['stamp']}"}
+    assert len({trial.user_attrs["run"] for trial in study.trials}) == 4
+    assert commands[2] == "--trainer.max_epochs=1 --model.x=3.0"
+    assert study.trials[2].user_attrs["command"] == f"python {SCRIPT} {commands[2]}"
+
+
+def test_a_failed_trial_is_recorded_with_its_reason_and_passed_over(capsys):
+    finished, study = sweep(options=["--mode=crash-at-3"])
+    assert finished
+    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[2].user_attrs["reason"] == "exit status 2: error: x must not be 3"
+    assert "x must not be 3" in capsys.readouterr().out
+
+
+def test_a_trial_that_never_logs_the_metric_has_failed():
+    _, study = sweep(count=1, options=["--mode=forget"])
+    assert states(study) == ["FAIL"]
+    assert study.trials[0].user_attrs["reason"] == "best/composite was never logged; logged: val/other"
+
+
+def test_hyperband_ends_the_process_of_a_trial_that_falls_behind():
+    parameters = {"model.x": {"values": [2.0, 5.0]}}
+    stop = {"type": "hyperband", "min_iter": 2, "eta": 3}
+    started = time.monotonic()
+    _, study = sweep(parameters=parameters, early_terminate=stop, options=["--pause=0.4"])
+    assert states(study) == ["COMPLETE", "PRUNED"]
+    assert len(study.trials[1].intermediate_values) == 2
+    assert not alive(int(seen(study.trials[1])[1]))
+    assert time.monotonic() - started < 60
+
+
+def test_bayes_samples_within_the_bounds_and_learns():
+    space = {"model.x": {"min": -3.0, "max": 5.0}, "mode": {"value": "train"}}
+    _, study = sweep(count=16, jobs=4, method="bayes", parameters=space)
+    xs = [trial.params["model.x"] for trial in study.trials]
+    assert len(xs) == 16
+    assert all(-3 <= x <= 5 for x in xs)
+    assert min(abs(x - 2) for x in xs[6:]) < 0.5
+    assert isinstance(study.trials[0].distributions["model.x"], optuna.distributions.FloatDistribution)
+
+
+def test_going_on_adds_trials_up_to_the_count_and_never_repeats_random_ones():
+    space = {"model.x": {"min": 0.5, "max": 8.0, "distribution": "log_uniform_values"}}
+    sweep(count=2, method="random", parameters=space)
+    sweep(count=2, method="random", parameters=space)
+    _, study = sweep(count=5, method="random", parameters=space)
+    assert len(study.trials) == 5
+    assert len({trial.params["model.x"] for trial in study.trials}) == 5
+
+
+def test_jobs_run_at_the_same_time():
+    started = time.monotonic()
+    sweep(jobs=4, options=["--pause=0.5"])
+    assert time.monotonic() - started < 4 * 4 * 0.5
+
+
+def test_other_settings_do_not_mix_with_an_old_sweep():
+    sweep(count=1)
+    with pytest.raises(ValueError, match=r"tiny: holds trials of other settings .*SWEEP_NAME="):
+        sweep(count=2, parameters={"model.x": {"values": [7.0]}})
+    with pytest.raises(ValueError, match="other settings"):
+        sweep(count=2, arguments=["--seed_everything=1"])
+    finished, _ = sweep(count=1, arguments=["--seed_everything=1"], name="tiny-seed-1")
+    assert finished
+
+
+def test_a_distribution_without_counterpart_is_named():
+    with pytest.raises(ValueError, match=r"parameters.model.x.distribution: normal runs on W&B only"):
+        sweep(method="random", parameters={"model.x": {"distribution": "normal"}})
+
+
+def test_a_grid_has_quantised_and_integer_axes():
+    parameters = {
+        "a": {"min": 1, "max": 3},
+        "b": {"min": 0.0, "max": 1.0, "q": 0.5, "distribution": "q_uniform"},
+        "c": {"value": "x"},
+    }
+    cells = grid(search_space(write_sweep(parameters=parameters)))
+    assert cells == [{"a": a, "b": b, "c": "x"} for a in (1, 2, 3) for b in (0.0, 0.5, 1.0)]
+
+
+def test_a_metrics_file_in_the_middle_of_a_write_is_read_up_to_its_last_whole_row():
+    folder = Path("outputs/srkd/r")
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("step,best/composite\n1,0.5\n2,\n3,0.75\n4,0.8")
+    assert metric_history("r", "best/composite") == [0.5, 0.75]
+    (folder / "metrics.csv").write_text("step,best/compo")
+    assert metric_history("r", "best/composite") == []
+    assert metric_history("unknown", "best/composite") == []
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
+
+
+def start_runner(*words):
+    command = [sys.executable, "-m", "experiments.sweep", "run", "tiny.yaml", "--local", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.05)
+
+
+def waiting_trial():
+    """Return the process id of the trial that waits, None before there is one."""
+    for path in Path("outputs/tiny").glob("*/seen.txt"):
+        lines = path.read_text().splitlines()
+        if len(lines) == 3 and "--model.x=3.0" in lines[2] and not (path.parent / "metrics.csv").exists():
+            return int(lines[1])
+    return None
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_was_ended_goes_on_where_it_was(blow):
+    write_sweep(options=["--mode=wait-at-3"])
+    runner = start_runner()
+    wait_for(waiting_trial)
+    trial = waiting_trial()
+    runner.send_signal(blow)
+    output, _ = runner.communicate(timeout=60)
+    if blow != signal.SIGKILL:
+        assert runner.returncode == 130
+        assert "Traceback" not in output
+        assert not alive(trial), "ending the runner ends its trials"
+    before = load(Path("outputs/sweeps/tiny"))
+    assert [t.state.name for t in before.trials][:2] == ["COMPLETE", "COMPLETE"]
+
+    Path("go").touch()
+    runner = start_runner()
+    output, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 0, output
+    assert not alive(trial), "the orphan of a killed runner is ended when the sweep goes on"
+    study = load(Path("outputs/sweeps/tiny"))
+    done = [trial for trial in study.trials if not was_interrupted(trial)]
+    assert sorted(trial.params["model.x"] for trial in done) == [1, 2, 3, 4]
+    assert {trial.state.name for trial in done} == {"COMPLETE"}
+    assert len(study.trials) == 5, "the interrupted trial stays in the journal, put aside"
+
+
+def test_two_runners_do_not_share_a_sweep():
+    write_sweep(options=["--mode=wait"])
+    runner = start_runner()
+    wait_for(lambda: list(Path("outputs/tiny").glob("*/seen.txt")))
+    with pytest.raises(ValueError, match="another runner works on this sweep"):
+        sweep(options=["--mode=wait"])
+    runner.send_signal(signal.SIGINT)
+    runner.communicate(timeout=60)
+
+
+def test_a_refused_sweep_file_is_one_line_and_leaves_nothing():
+    write_sweep()
+    text = Path("tiny.yaml").read_text().replace("method: grid", "method: gird")
+    Path("tiny.yaml").write_text(text)
+    runner = start_runner()
+    output, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 2
+    assert output.startswith("error: tiny.yaml: method: 'gird' is not one of grid, random, bayes")
+    assert not Path("outputs").exists()
+
+
+def test_the_report_ranks_plots_and_repeats(capsys):
+    from experiments.sweep.sweep_report import report
+
+    space = {"model.x": {"min": 0.0, "max": 5.0}, "model.name": {"values": ["a", "b"]}}
+    _, study = sweep(count=8, jobs=4, method="random", parameters=space)
+    capsys.readouterr()
+    folder = Path("outputs/sweeps/tiny")
+    report(folder)
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith(study.best_trial.user_attrs["command"])
+    header, *rows = (folder / "trials.csv").read_text().splitlines()
+    assert header.startswith("trial,state,best/composite,model.x,model.name")
+    scores = [float(row.split(",")[2]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 8
+    for name in ("parallel", "best-so-far", "importance"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_of_nothing_says_what_to_do():
+    from experiments.sweep.sweep_report import report
+
+    with pytest.raises(FileNotFoundError, match="run make sweep SWEEP=none first"):
+        report(Path("outputs/sweeps/none"))
+
+
+def test_the_report_says_why_there_is_no_importance_yet(capsys):
+    from experiments.sweep.sweep_report import report
+
+    sweep(count=2)
+    report(Path("outputs/sweeps/tiny"))
+    assert "importance: needs 5 finished trials" in capsys.readouterr().out
+    assert shutil.which("python"), "the command of the best starts with python"

@@ -1,0 +1,136 @@
+"""What W&B refuses is refused here, by its key; the shipped sweeps are accepted."""
+
+import pytest
+import yaml
+
+from experiments.sweep.sweep_file import problems, read_sweep, sweep_names, sweep_path
+
+VALID = {
+    "method": "random",
+    "metric": {"name": "best/composite", "goal": "maximize"},
+    "command": ["python", "${args}"],
+    "parameters": {"model.learning_rate": {"min": 0.1, "max": 0.5}},
+}
+
+
+def changed(**changes):
+    return {**VALID, **changes}
+
+
+def parameter(**spec):
+    return changed(parameters={"x": spec})
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_shipped_sweeps_are_valid_and_optimise_the_best_value(name):
+    sweep = read_sweep(sweep_path(name))
+    assert (sweep.metric, sweep.maximize) == ("best/composite", True)
+    assert sweep.command[:4] == ["python", "-m", "experiments", "fit"]
+
+
+def test_the_promised_sweeps_are_shipped():
+    assert sweep_names() == ["decay", "decay-grid", "schedule-shape"]
+
+
+# Verdicts of the schema of W&B's sweep engine 0.3.0 on the same configurations, recorded once.
+ACCEPTED = [
+    parameter(value=3),
+    parameter(values=[1, "a", None]),
+    parameter(values=[1, 2], probabilities=[0.25, 0.75]),
+    parameter(min=1, max=2),
+    parameter(min=1, max=2.5),
+    parameter(min=1, max=9, distribution="q_uniform", q=2),
+    parameter(min=0.1, max=2, distribution="log_uniform_values"),
+    parameter(distribution="normal"),
+    parameter(distribution="q_beta", a=1, b=2, q=0.1),
+    changed(run_cap=3, name="a", description="b", entity="c", project="d", program="train.py"),
+    changed(early_terminate={"type": "hyperband", "min_iter": 2}),
+    changed(early_terminate={"type": "hyperband", "max_iter": 27, "s": 2, "eta": 3, "strict": False}),
+    changed(metric={"name": "a"}),
+    changed(metric={"name": "a", "target": 0.9, "impute": "best"}),
+]
+REFUSED = [
+    ("method", changed(method="gridd")),
+    ("methods", changed(methods="grid")),
+    ("run_cap", changed(run_cap=0)),
+    ("project", changed(project=3)),
+    ("command", changed(command="python train.py")),
+    ("metric.goal", changed(metric={"name": "a", "goal": "max"})),
+    ("metric.name", changed(metric={"goal": "maximize"})),
+    ("metric.mode", changed(metric={"name": "a", "mode": "max"})),
+    ("metric.target", changed(metric={"name": "a", "target": "high"})),
+    ("parameters", changed(parameters={})),
+    ("parameters.my name", changed(parameters={"my name": {"value": 1}})),
+    ("parameters.x", changed(parameters={"x": 3})),
+    ("parameters.x.min", parameter(min=2, max=1)),
+    ("parameters.x.min", parameter(min=1, max=1)),
+    ("parameters.x.max", parameter(min=1)),
+    ("parameters.x.max", parameter(min=1, max="two")),
+    ("parameters.x.min", parameter(min=0, max=1, distribution="log_uniform_values")),
+    ("parameters.x.max", parameter(min=0, max=1.5, distribution="int_uniform")),
+    ("parameters.x.q", parameter(min=0, max=1, q=0, distribution="q_uniform")),
+    ("parameters.x.q", parameter(min=0, max=1, q=0.1, distribution="uniform")),
+    ("parameters.x.values", parameter(values=[])),
+    ("parameters.x.values", parameter(values="linear")),
+    ("parameters.x.probabilities", parameter(values=[1, 2], probabilities=[0.5, 0.6])),
+    ("parameters.x.probabilities", parameter(values=[1, 2], probabilities=[1.0])),
+    ("parameters.x.distribution", parameter(min=0, max=1, distribution="gaussian")),
+    ("parameters.x.distribution", parameter(min=0, max=1, distribution="log_uniform")),
+    ("parameters.x.value", parameter(value=1, min=0, max=2)),
+    ("parameters.x.sigma", parameter(distribution="normal", sigma=-1)),
+    ("early_terminate.type", changed(early_terminate={"type": "median"})),
+    ("early_terminate", changed(early_terminate={"type": "hyperband"})),
+    ("early_terminate", changed(early_terminate={"type": "hyperband", "max_iter": 9})),
+    ("early_terminate.min_iter", changed(early_terminate={"type": "hyperband", "min_iter": 0})),
+    ("early_terminate.eta", changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 1})),
+    (
+        "early_terminate.patience",
+        changed(early_terminate={"type": "hyperband", "min_iter": 1, "patience": 3}),
+    ),
+    (
+        "early_terminate.strict",
+        changed(early_terminate={"type": "hyperband", "min_iter": 1, "strict": "yes"}),
+    ),
+]
+
+
+@pytest.mark.parametrize("config", ACCEPTED)
+def test_what_wandb_accepts_is_accepted(config):
+    assert list(problems(config)) == []
+
+
+@pytest.mark.parametrize(("key", "config"), REFUSED)
+def test_what_wandb_refuses_is_refused_by_its_key(key, config, tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError) as refusal:
+        read_sweep(file)
+    named = key if key != "parameters.x.value" else "parameters.x."
+    assert str(refusal.value).startswith(f"{file}: {named}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_grid_of_a_continuous_parameter_is_refused():
+    config = changed(method="grid", parameters={"x": {"min": 0.0, "max": 1.0}})
+    ((key, reason),) = problems(config)
+    assert key == "parameters.x"
+    assert "grid" in reason
+
+
+def test_a_command_that_never_gets_its_parameters_is_refused():
+    ((key, reason),) = problems(changed(command=["python", "train.py"]))
+    assert key == "command"
+    assert "${args}" in reason
+
+
+def test_wrong_names_and_files_say_what_there_is(tmp_path):
+    with pytest.raises(ValueError, match=r"SWEEP=decy.*did you mean decay.*decay-grid"):
+        sweep_path("decy")
+    with pytest.raises(FileNotFoundError, match="no such sweep file"):
+        read_sweep(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        read_sweep(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(ValueError, match="must be a mapping"):
+        read_sweep(tmp_path / "list.yaml")
