@@ -19,7 +19,7 @@ from datamodules.record import BRAIN_PLANES, PLANES
 
 DEFAULT_PROTOCOL = Path(__file__).parent / "protocols" / "default.json"
 FIELDS = ("weeks", "days", "spacing")
-_REQUIRED = {
+REQUIRED_CLASSES = {
     "planes": tuple(name for name in PLANES if name != "other"),
     "subplanes": tuple(name for name in BRAIN_PLANES if name != "other"),
 }
@@ -47,7 +47,7 @@ class Protocol:
     biometry: list[str]
 
     def __post_init__(self) -> None:
-        for benchmark, required in _REQUIRED.items():
+        for benchmark, required in REQUIRED_CLASSES.items():
             _check_prompts(benchmark, getattr(self, benchmark), required)
         _check_templates(self.biometry)
 

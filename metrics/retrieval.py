@@ -1,0 +1,67 @@
+"""Image-text retrieval: is the right caption among the first k, and the right image?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RECALL_AT = (1, 5, 10)
+_ROWS_AT_ONCE = 1024
+
+
+def positive_rank(query: Tensor, candidate: Tensor, identity: Tensor | None = None) -> Tensor:
+    """Return how many candidates come before the first right one.
+
+    Of equally similar candidates the one with the lower number comes first, so a model that maps everything
+    to one point scores at chance and not perfectly.
+
+    Args:
+        query: Unit-length embeddings [N, D]; row i belongs to candidate i.
+        candidate: Unit-length embeddings [N, D].
+        identity: Caption numbers [N]; candidates with the number of the query are all right. None when every
+            caption is its own.
+
+    Returns:
+        Ranks [N], int64; 0 is the best.
+    """
+    count = len(query)
+    numbers = torch.arange(count, device=query.device)
+    own = numbers if identity is None else identity.to(query.device)
+    ranks = []
+    for rows in numbers.split(_ROWS_AT_ONCE):
+        similarity = query[rows].float() @ candidate.float().T
+        right = own[rows][:, None] == own[None, :]
+        best = similarity.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True).values
+        first = torch.where(right & (similarity == best), numbers, count).min(dim=1, keepdim=True).values
+        before = (similarity > best) | ((similarity == best) & (numbers < first))
+        ranks.append(before.sum(dim=1))
+    return torch.cat(ranks)
+
+
+def retrieval_scores(image: Tensor, text: Tensor, caption_id: Tensor | None = None) -> dict[str, float]:
+    """Return recall at 1, 5 and 10 in both directions.
+
+    Args:
+        image: Unit-length image embeddings [N, D].
+        text: Unit-length caption embeddings [N, D], row by row those of the images.
+        caption_id: Number of each caption [N], equal for equal captions: retrieving another copy of the
+            right caption, or another image of it, is right. Templates make copies common.
+
+    Returns:
+        ``image_to_text_r1`` to ``text_to_image_r10``, each in [0, 1]. When k candidates or fewer exist,
+        recall at k is 1 by definition.
+
+    Raises:
+        ValueError: The shapes differ or there are no pairs.
+    """
+    if image.shape != text.shape or image.ndim != 2 or len(image) == 0:
+        raise ValueError(
+            f"retrieval: needs two [N, D] tensors, got {list(image.shape)} and {list(text.shape)}"
+        )
+    directions = {"image_to_text": (image, text), "text_to_image": (text, image)}
+    scores = {}
+    for name, (query, candidate) in directions.items():
+        ranks = positive_rank(query, candidate, caption_id)
+        for k in RECALL_AT:
+            scores[f"{name}_r{k}"] = float((ranks < k).double().mean())
+    return scores

@@ -1,0 +1,42 @@
+"""Scores of the parts of a benchmark: a good mean can hide a machine on which a model fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST = 10  # below, a score says more about chance than about the group
+
+AGE_BANDS_WEEKS: tuple[tuple[int, int], ...] = ((14, 20), (20, 26), (26, 32), (32, 41))
+
+
+def subgroup_scores(
+    groups: Sequence[str | None],
+    score: Callable[[NDArray[np.int64]], Mapping[str, float]],
+    smallest: int = SMALLEST,
+) -> dict[str, dict[str, float]]:
+    """Score every group of samples by itself.
+
+    Args:
+        groups: Group of each sample, N names; None for samples of no known group, which are left out.
+        score: Takes row numbers and returns scores by name.
+        smallest: Groups of fewer samples report their ``count`` and no scores.
+
+    Returns:
+        Group -> scores and ``count``, by name of the group.
+    """
+    results: dict[str, dict[str, float]] = {}
+    for name in sorted({group for group in groups if group is not None}):
+        rows = np.array([row for row, group in enumerate(groups) if group == name], dtype=np.int64)
+        results[name] = {"count": len(rows)} | (dict(score(rows)) if len(rows) >= smallest else {})
+    return results
+
+
+def age_band(ga_weeks: float) -> str | None:
+    """Name the band of an age, ``14-20 weeks`` for one from 14 to under 20; None outside of all."""
+    for low, high in AGE_BANDS_WEEKS:
+        if low <= ga_weeks < high:
+            return f"{low}-{high} weeks"
+    return None

@@ -1,0 +1,67 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import entropy
+from torch.nn.functional import normalize
+
+from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
+
+
+@pytest.fixture
+def embeddings():
+    return torch.tensor(np.random.default_rng(0).normal(size=(40, 6)))
+
+
+def naive_cka(x, y):
+    """From the N x N kernels, as the definition has it, not from the features."""
+    count = len(x)
+    centre = np.eye(count) - np.ones((count, count)) / count
+    k, m = centre @ (x @ x.T) @ centre, centre @ (y @ y.T) @ centre
+    return np.sum(k * m) / np.sqrt(np.sum(k * k) * np.sum(m * m))
+
+
+def test_cka_equals_the_kernel_form(embeddings):
+    other = torch.tensor(np.random.default_rng(1).normal(size=(40, 9))) + embeddings[:, :1]
+    assert linear_cka(embeddings, other) == pytest.approx(
+        naive_cka(embeddings.numpy(), other.numpy()), abs=1e-12
+    )
+
+
+def test_cka_ignores_rotation_scale_and_shift(embeddings):
+    rotation = torch.linalg.qr(torch.tensor(np.random.default_rng(2).normal(size=(6, 6)))).Q
+    assert linear_cka(embeddings, 3 * embeddings @ rotation + 5) == pytest.approx(1.0)
+    assert math.isnan(linear_cka(embeddings, torch.ones(40, 2)))
+    with pytest.raises(ValueError, match="same samples, got 40 and 39"):
+        linear_cka(embeddings, embeddings[:-1])
+
+
+def test_effective_rank_equals_the_entropy_of_singular_values(embeddings):
+    values = np.linalg.svd(embeddings.numpy() - embeddings.numpy().mean(0), compute_uv=False)
+    assert effective_rank(embeddings) == pytest.approx(math.exp(entropy(values)), abs=1e-9)
+
+
+def test_effective_rank_counts_equal_directions():
+    corners = torch.cat([torch.eye(4), -torch.eye(4)])
+    assert effective_rank(corners) == pytest.approx(4.0)
+    line = torch.arange(5.0)[:, None] * torch.tensor([[1.0, 2.0, 3.0]])
+    assert effective_rank(line) == pytest.approx(1.0, abs=1e-6)
+    assert math.isnan(effective_rank(torch.ones(3, 2)))
+
+
+def test_class_distance_ratio_equals_all_pairs(embeddings):
+    unit = normalize(embeddings, dim=1)
+    labels = list(np.random.default_rng(3).choice(["a", "b", "c"], 40))
+    distance = squareform(pdist(unit.numpy(), "cosine"))
+    upper = np.triu(np.ones((40, 40), dtype=bool), 1)
+    same = np.asarray(labels)[:, None] == np.asarray(labels)[None, :]
+    expected = distance[upper & ~same].mean() / distance[upper & same].mean()
+    assert class_distance_ratio(unit, labels) == pytest.approx(expected, abs=1e-9)
+
+
+def test_class_distance_ratio_without_pairs():
+    unit = torch.eye(3)
+    assert math.isnan(class_distance_ratio(unit, ["a", "a", "a"]))
+    assert math.isnan(class_distance_ratio(unit, ["a", "b", "c"]))
