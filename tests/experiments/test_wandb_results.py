@@ -1,0 +1,121 @@
+"""What a finished run hands to W&B, and whether W&B can be reached at all."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+
+from experiments import wandb_access, wandb_results
+from tests.callbacks.wandb_log import WandbLog
+
+RECORD = {
+    "experiment": "srkd",
+    "data": "phantom",
+    "seed": 3,
+    "git_commit": "abc",
+    "metrics": {"student/planes/f1": 0.91, "teacher/planes/f1": 0.95},
+    "selection": {"monitor": "val/composite", "score": 0.8, "checkpoint": "best.ckpt"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("training", "student-planes"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "plots" / f"{name}.png")
+    (tmp_path / "results.json").write_text(json.dumps(RECORD))
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    return tmp_path
+
+
+def publish(folder):
+    logger = WandbLogger(project="test", save_dir=folder, offline=True)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=40)
+    wandb_results.publish(trainer, folder, RECORD)
+    logger.experiment.finish()
+    return WandbLog.only_one(folder)
+
+
+def test_results_and_best_checkpoint_are_versioned_artifacts(folder):
+    log = publish(folder)
+    artifacts = {
+        record.artifact.type: record.artifact for record in log.records if record.HasField("artifact")
+    }
+    assert set(artifacts) == {"results", "model"}
+    for kind, artifact in artifacts.items():
+        assert artifact.name == f"{kind}-{log.run_id}"
+        assert set(artifact.aliases) == {"latest", "best"}
+    (content,) = artifacts["model"].manifest.contents
+    assert content.local_path == str(folder / "checkpoints" / "best.ckpt"), "no second copy of the weights"
+    assert json.loads(artifacts["model"].metadata)["score"] == 0.8
+
+
+def test_summary_and_plots_are_sent_once(folder):
+    log = publish(folder)
+    (row,) = [row for row in log.history if any(key.startswith("plots/") for key in row)]
+    assert row["trainer/global_step"] == 40
+    assert "student-planes" not in str(row.keys()), "the evaluation has sent it"
+    summary = {}
+    for record in log.records:
+        for item in record.summary.update:
+            summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    assert summary["student/planes/f1"] == 0.91
+
+
+def test_without_a_wandb_logger_nothing_happens(tmp_path):
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[])
+    wandb_results.publish(trainer, tmp_path, RECORD)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_older_versions_are_dropped_and_the_newest_kept(monkeypatch):
+    class Version:
+        def __init__(self, number):
+            self.version = f"v{number}"
+            self.deleted = None
+
+        def delete(self, delete_aliases):
+            self.deleted = delete_aliases
+
+    versions = [Version(number) for number in range(3)]
+    asked = []
+
+    class Api:
+        def artifacts(self, kind, name):
+            asked.append((kind, name))
+            return versions
+
+    monkeypatch.setattr(wandb_results.wandb, "Api", Api)
+    newest = SimpleNamespace(
+        entity="lab", project="sonodistill", name="model-abc:v2", type="model", version="v2"
+    )
+    wandb_results.drop_older_versions(newest)
+    assert asked == [("model", "lab/sonodistill/model-abc")]
+    assert [version.deleted for version in versions] == [True, True, None]
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun", "disabled"])
+def test_a_mode_without_network_is_offline_whatever_the_key(mode, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert wandb_access.wandb_is_offline()
+
+
+def test_without_credentials_it_is_offline_and_with_a_key_not(tmp_path, monkeypatch):
+    answers = []
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+    def login(prompt, verify):
+        assert not prompt, "never ask: the run may have no terminal"
+        assert not verify, "never call the network before the run does"
+        return answers.pop(0)
+
+    monkeypatch.setattr(wandb_access.wandb, "login", login)
+    answers[:] = [False, True]
+    assert wandb_access.wandb_is_offline()
+    assert not wandb_access.wandb_is_offline()
