@@ -156,7 +156,14 @@ class FetalDataModule(LightningDataModule):
         Processes get equally many, because they exchange embeddings at every step; so up to a process
         count less one are left out here, never in `evaluation_loader`.
         """
-        dataset = self._pairs(self.split("val"), None)
+        return self._plain_pairs("val")
+
+    def test_dataloader(self) -> DataLoader | list[Any]:
+        """Return the pairs of the test patients in the same way."""
+        return self._plain_pairs("test")
+
+    def _plain_pairs(self, split: str) -> DataLoader:
+        dataset = self._pairs(self.split(split), None)
         rank, world = process_rank()
         keys = [(0, index) for index in range(rank, len(dataset) // world * world, world)]
         return PlainErrorLoader(

@@ -107,11 +107,16 @@ class DistillationModule(LightningModule):
         return self.terms["total"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
-        """Log every loss term of held-out pairs under ``val/``."""
-        terms = self.compute_loss(batch)
-        size = batch["student_image"].shape[0]
-        logged = {loss_name("val", name): value for name, value in terms.items()}
-        self.log_dict(logged, batch_size=size, sync_dist=True)
+        """Log every loss term of the validation patients' pairs under ``val/loss/``."""
+        self._log_held_out("val", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
+        """Log every loss term of the test patients' pairs under ``test/loss/``."""
+        self._log_held_out("test", batch)
+
+    def _log_held_out(self, stage: str, batch: dict[str, Any]) -> None:
+        terms = {loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}
+        self.log_dict(terms, batch_size=batch["student_image"].shape[0], sync_dist=True)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Clamp the logit scale: an unbounded one lets training diverge (Radford et al. 2021)."""
