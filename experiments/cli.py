@@ -37,7 +37,7 @@ from experiments import plots, results, wandb_results
 from experiments.recipes import Recipe
 from experiments.run_folder import run_folder
 from experiments.teacher_cache import ensure_teacher, publish_teacher
-from experiments.wandb_access import wandb_is_offline
+from experiments.wandb_access import wandb_mode
 from lightning_modules import DistillationModule
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -194,6 +194,6 @@ def _settle_loggers(config: Namespace, folder: Path, resumed: bool) -> None:
             arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
             if resumed and checkpoint and Path(checkpoint).is_file():
                 arguments.id = arguments.get("id") or run_id_of(checkpoint)
-            if wandb_is_offline():
+            if wandb_mode() == "offline":
                 arguments.offline = True
                 print(f"W&B: not logged in, so this run is logged offline; later: wandb sync {folder}/wandb/offline-run-*")

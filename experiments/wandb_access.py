@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import wandb
 
-OFFLINE_MODES = ("offline", "dryrun", "disabled")
+Mode = Literal["online", "offline", "disabled"]
 
 
-def wandb_is_offline() -> bool:
-    """Say whether W&B cannot or shall not be reached: no credentials, or ``WANDB_MODE`` says so.
+def wandb_mode() -> Mode:
+    """Say how W&B runs here: as ``WANDB_MODE`` says, else online with credentials and offline without.
 
     Asks neither the user nor the network.
     """
-    if os.environ.get("WANDB_MODE", "") in OFFLINE_MODES:
-        return True
-    return not wandb.login(prompt=False, verify=False)
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode == "disabled":
+        return "disabled"
+    if mode in ("offline", "dryrun") or not wandb.login(prompt=False, verify=False):
+        return "offline"
+    return "online"

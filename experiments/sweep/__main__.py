@@ -33,9 +33,9 @@ def _positive(text: str) -> int:
 
 
 def _run(sweep: SweepFile, options: argparse.Namespace) -> int:
-    from experiments.wandb_access import wandb_is_offline
+    from experiments.wandb_access import wandb_mode
 
-    if not options.local and not wandb_is_offline():
+    if not options.local and wandb_mode() == "online":
         from experiments.sweep.wandb_runner import create_sweep, run_agent
 
         sweep_id = create_sweep(sweep, options.arguments)

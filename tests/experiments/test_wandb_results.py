@@ -99,15 +99,17 @@ def test_older_versions_are_dropped_and_the_newest_kept(monkeypatch):
     assert [version.deleted for version in versions] == [True, True, None]
 
 
-@pytest.mark.parametrize("mode", ["offline", "dryrun", "disabled"])
-def test_a_mode_without_network_is_offline_whatever_the_key(mode, monkeypatch):
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")]
+)
+def test_a_mode_without_network_is_kept_whatever_the_key(mode, expected, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert wandb_access.wandb_is_offline()
+    assert wandb_access.wandb_mode() == expected
 
 
-def test_without_credentials_it_is_offline_and_with_a_key_not(tmp_path, monkeypatch):
-    answers = []
+def test_without_credentials_it_is_offline_and_with_a_key_online(monkeypatch):
+    answers = [False, True]
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
     def login(prompt, verify):
@@ -116,6 +118,4 @@ def test_without_credentials_it_is_offline_and_with_a_key_not(tmp_path, monkeypa
         return answers.pop(0)
 
     monkeypatch.setattr(wandb_access.wandb, "login", login)
-    answers[:] = [False, True]
-    assert wandb_access.wandb_is_offline()
-    assert not wandb_access.wandb_is_offline()
+    assert [wandb_access.wandb_mode(), wandb_access.wandb_mode()] == ["offline", "online"]

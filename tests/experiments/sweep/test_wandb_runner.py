@@ -40,7 +40,7 @@ def test_the_agent_is_wandbs_own(monkeypatch):
 
 
 def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
-    monkeypatch.setattr(wandb_access, "wandb_is_offline", lambda: False)
+    monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
     monkeypatch.setattr(wandb_runner, "create_sweep", lambda sweep, arguments: f"p/{sweep.name}{arguments}")
     monkeypatch.setattr(wandb_runner, "run_agent", lambda sweep_id, count: (sweep_id, count))
     options = argparse.Namespace(command="run", sweep="decay", local=False, count=4, arguments=["--a=1"])
