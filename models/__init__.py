@@ -1,10 +1,16 @@
 """Dual encoders, their preprocessing contract, and the checkpoints they come from."""
 
+from models.checkpoints import build, from_checkpoint
 from models.dual_encoder import DualEncoder
 from models.frozen import FrozenTeacher, freeze
+from models.open_clip_encoder import OpenCLIPEncoder
 from models.preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from models.reparameterize import fused_copy
 from models.timm_encoder import TimmEncoder
 from models.tokenizer import build_tokenizer
+from models.transformers_encoder import TransformersEncoder
+from models.weights import load_into, load_weights
+from models.zero_shot import age_embeddings, class_embeddings
 
 __all__ = [
     "CLIP_MEAN",
@@ -13,8 +19,17 @@ __all__ = [
     "IMAGENET_STD",
     "DualEncoder",
     "FrozenTeacher",
+    "OpenCLIPEncoder",
     "Preprocessing",
     "TimmEncoder",
+    "TransformersEncoder",
+    "age_embeddings",
+    "build",
     "build_tokenizer",
+    "class_embeddings",
     "freeze",
+    "from_checkpoint",
+    "fused_copy",
+    "load_into",
+    "load_weights",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,12 @@ class DualEncoder(nn.Module, ABC):
     Attributes:
         preprocessing: What the model expects of its inputs.
         embed_dim: Dimension D of both embeddings.
+        fused: Whether the image tower's training branches are folded away (`models.fused_copy`).
     """
 
     preprocessing: Preprocessing
     embed_dim: int
+    fused: bool = False
 
     @abstractmethod
     def image_features(self, image: Tensor) -> Tensor:
@@ -52,7 +54,20 @@ class DualEncoder(nn.Module, ABC):
     @property
     def logit_scale(self) -> Tensor:
         """The factor on cosines, a scalar tensor."""
-        return self.log_logit_scale.exp()
+        return self.log_logit_scale.exp().reshape(())  # some checkpoints store one-element vectors
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or eval mode.
+
+        Raises:
+            ValueError: A fused model is asked to train.
+        """
+        if mode and self.fused:
+            raise ValueError(
+                "a fused model cannot be trained: its branches and batch norm are folded away; "
+                "train the model that it was copied from, and fuse again"
+            )
+        return super().train(mode)
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Embed images.

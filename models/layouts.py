@@ -1,0 +1,143 @@
+"""The key layouts that CLIP-type checkpoints come in, all turned into open_clip's.
+
+Three layouts occur for the MobileCLIP family:
+
+- open_clip's (``visual.trunk.stem.*``, ``text.*``), which needs no change;
+- Apple's original (``image_encoder.model.*``, ``text_encoder.*``);
+- the released MobileFetalCLIP student's: open_clip's text names beside an image tower that keeps Apple's
+  names (``visual.trunk.patch_embed.*``).
+
+`timm` knows Apple's image tower itself (`timm.models.fastvit.checkpoint_filter_fn`); the text tower is
+mapped here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict, resize_text_pos_embed
+from timm.models.fastvit import checkpoint_filter_fn
+from torch import Tensor
+
+OPEN_CLIP = "open_clip"
+APPLE = "Apple MobileCLIP"
+RELEASED_STUDENT = "MobileFetalCLIP release"
+SONODISTILL = "SonoDistill"
+UNKNOWN = "unknown"
+
+APPLE_IMAGE = "image_encoder.model."
+TRUNK = "visual.trunk."
+APPLE_BLOCK = {
+    "pre_norm_mha.0.": "ln_1.",
+    "pre_norm_mha.1.qkv_proj.": "attn.in_proj_",
+    "pre_norm_mha.1.out_proj.": "attn.out_proj.",
+    "pre_norm_ffn.0.": "ln_2.",
+    "pre_norm_ffn.1.": "mlp.c_fc.",
+    "pre_norm_ffn.4.": "mlp.c_proj.",
+}
+"""Parts of a text block: Apple's names (github.com/apple/ml-mobileclip), open_clip's."""
+APPLE_TEXT = {
+    "text_encoder.embedding_layer.": "text.token_embedding.",
+    "text_encoder.positional_embedding.pos_embed.pos_embed": "text.positional_embedding",
+    "text_encoder.final_layer_norm.": "text.ln_final.",
+    "text_encoder.projection_layer": "text.text_projection",
+    "logit_scale": "logit_scale",
+}
+"""The rest of the text tower, likewise. Names ending in a dot are prefixes of ``weight`` and ``bias``."""
+
+
+def detect_layout(names: Iterable[str]) -> str:
+    """Return the layout that a checkpoint's names belong to."""
+    names = list(names)
+
+    def some(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in names)
+
+    if some("student."):
+        return SONODISTILL
+    if some("image_encoder.") or some("text_encoder."):
+        return APPLE
+    if some(f"{TRUNK}patch_embed.0.rbr_"):
+        return RELEASED_STUDENT
+    if some("visual."):
+        return OPEN_CLIP
+    return UNKNOWN
+
+
+def to_open_clip(
+    state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP, source: str, strict: bool = True
+) -> dict[str, Tensor]:
+    """Turn a checkpoint of any known layout into the names and shapes of an open_clip model.
+
+    A text positional embedding of another length is resized linearly, as open_clip does.
+
+    Args:
+        state: Tensors by name, as `models.load_weights` returns them.
+        model: The open_clip model that they are for.
+        source: Where they come from, for messages.
+        strict: Whether a name that no rule maps is an error; otherwise it is left as it is.
+
+    Returns:
+        Tensors by open_clip's names. They may still miss or exceed the model's: `load_into` tells.
+
+    Raises:
+        ValueError: A name of Apple's layout is unknown, under `strict`.
+    """
+    layout = detect_layout(state)
+    converted = dict(state)
+    if layout == APPLE:
+        converted = _from_apple(state, model, source, strict)
+    elif layout == RELEASED_STUDENT:
+        trunk = {name.removeprefix(TRUNK): value for name, value in state.items() if name.startswith(TRUNK)}
+        rest = {name: value for name, value in state.items() if not name.startswith(TRUNK)}
+        converted = {**_timm_names(trunk, model), **rest}
+    if isinstance(model, CustomTextCLIP):
+        converted = convert_to_custom_text_state_dict(converted)
+    return _resized_positions(converted, model)
+
+
+def _resized_positions(state: dict[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
+    name = "text.positional_embedding" if isinstance(model, CustomTextCLIP) else "positional_embedding"
+    own = model.state_dict().get(name)
+    # Another WIDTH is no resize but another model, which load_into reports.
+    if name in state and own is not None and state[name].shape[1:] == own.shape[1:]:
+        resize_text_pos_embed(state, model)
+    return state
+
+
+def _from_apple(
+    state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP, source: str, strict: bool
+) -> dict[str, Tensor]:
+    trunk: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
+    unmapped: list[str] = []
+    for name, value in state.items():
+        if name.startswith(APPLE_IMAGE):
+            # Two spellings of the projection [features, D]; timm transposes the first.
+            own = name.removeprefix(APPLE_IMAGE).replace("classifier.proj", "head.proj")
+            trunk[own] = value
+            continue
+        mapped = _apple_text_name(name)
+        if mapped is None:
+            unmapped.append(name)
+        # The positional embedding is stored as [1, 1, L, W].
+        converted[mapped or name] = value[0, 0] if mapped == "text.positional_embedding" else value
+    if unmapped and strict:
+        raise ValueError(f"{source}: {len(unmapped)} names of no known layout: {', '.join(unmapped)}")
+    return {**_timm_names(trunk, model), **converted}
+
+
+def _apple_text_name(name: str) -> str | None:
+    block = re.fullmatch(r"text_encoder\.transformer\.(\d+)\.(.+?)(weight|bias)", name)
+    if block and block[2] in APPLE_BLOCK:
+        return f"text.transformer.resblocks.{block[1]}.{APPLE_BLOCK[block[2]]}{block[3]}"
+    for theirs, ours in APPLE_TEXT.items():
+        if name == theirs or (theirs.endswith(".") and name in (f"{theirs}weight", f"{theirs}bias")):
+            return name.replace(theirs, ours)
+    return None
+
+
+def _timm_names(trunk: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
+    renamed = checkpoint_filter_fn(dict(trunk), model.visual.trunk)
+    return {f"{TRUNK}{name}": value for name, value in renamed.items()}

@@ -1,0 +1,119 @@
+"""Dual encoders of the `transformers` library, from a folder on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from models.dual_encoder import DualEncoder
+from models.preprocessing import Preprocessing
+
+KERNELS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers for resize kernels, as ``preprocessor_config.json`` gives them."""
+MODEL_TYPES = ("clip", "siglip")
+
+
+class TransformersEncoder(DualEncoder):
+    """A CLIP or SigLIP model that ``save_pretrained`` wrote. Nothing is ever downloaded.
+
+    The contract comes from the folder: image size, statistics and kernel from
+    ``preprocessor_config.json``, the tokenizer from its own files, the context length from ``config.json``.
+
+    Args:
+        folder: Folder with ``config.json``, ``preprocessor_config.json``, tokenizer files and
+            ``.safetensors`` weights.
+        pretrained: Whether to load the weights; otherwise only the architecture is built.
+
+    Raises:
+        FileNotFoundError: The folder or one of its files is missing.
+        ValueError: The model is of another type, has no safetensors weights, or resizes with a kernel that
+            is neither bilinear nor bicubic.
+    """
+
+    def __init__(self, folder: str, pretrained: bool = True) -> None:
+        super().__init__()
+        from transformers import AutoConfig, AutoModel  # here, because it costs other runs a second
+
+        root = Path(folder)
+        model_type = _read(root, "config.json").get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise ValueError(
+                f"{root}: model type {model_type!r} is not supported, only {' and '.join(MODEL_TYPES)}"
+            )
+        config = AutoConfig.from_pretrained(root, local_files_only=True)
+        if not pretrained:
+            self.model = AutoModel.from_config(config)
+        elif not any(root.glob("*.safetensors")):
+            raise ValueError(
+                f"{root}: no .safetensors weights; save them with model.save_pretrained(folder), "
+                "pickled .bin files are not loaded"
+            )
+        else:
+            self.model = AutoModel.from_pretrained(root, local_files_only=True, use_safetensors=True).float()
+        self.folder = str(folder)
+        width = config.projection_dim if model_type == "clip" else config.vision_config.hidden_size
+        self.embed_dim = int(width)
+        self.preprocessing = _contract(root, config.text_config.max_position_embeddings)
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
+        return _pooled(self.model.get_image_features(pixel_values=image))
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] (int64) to unnormalised features [B, D].
+
+        No attention mask is passed: CLIP's text tower is causal and pooled at the end token, and SigLIP
+        was trained with its padding visible.
+        """
+        return _pooled(self.model.get_text_features(input_ids=tokens))
+
+    @property
+    def log_logit_scale(self) -> nn.Parameter:
+        """The learned scalar whose exponential multiplies cosines."""
+        scale: nn.Parameter = self.model.logit_scale
+        return scale
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The learned scalar added to the logits (SigLIP), or None."""
+        bias: Tensor | None = getattr(self.model, "logit_bias", None)
+        return None if bias is None else bias.reshape(())
+
+    def init_args(self) -> dict[str, Any]:
+        """Return the constructor arguments that rebuild the architecture; the folder must still be there."""
+        return {"folder": self.folder, "pretrained": False}
+
+
+def _pooled(features: Any) -> Tensor:
+    # transformers 4 returns the features, transformers 5 wraps them.
+    pooled: Tensor = features if isinstance(features, Tensor) else features.pooler_output
+    return pooled
+
+
+def _contract(root: Path, context_length: int) -> Preprocessing:
+    values = _read(root, "preprocessor_config.json")
+    kernel = values.get("resample", 3)
+    if kernel not in KERNELS:
+        raise ValueError(f"{root}/preprocessor_config.json: resample {kernel} is no bilinear or bicubic")
+    size = values["crop_size"] if values.get("do_center_crop") else values["size"]
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height"))
+    return Preprocessing(
+        image_size=int(size),
+        mean=tuple(values["image_mean"]),
+        std=tuple(values["image_std"]),
+        interpolation=KERNELS[kernel],
+        tokenizer=f"hf:{root}",
+        context_length=context_length,
+    )
+
+
+def _read(root: Path, name: str) -> dict[str, Any]:
+    path = root / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a folder that save_pretrained wrote")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
