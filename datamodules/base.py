@@ -156,22 +156,11 @@ class FetalDataModule(LightningDataModule):
         Processes get equally many, because they exchange embeddings at every step; so up to a process
         count less one are left out here, never in `evaluation_loader`.
         """
-        return self._plain_pairs("val")
+        return self._fixed_pairs("val")
 
     def test_dataloader(self) -> DataLoader | list[Any]:
-        """Return the pairs of the test patients in the same way."""
-        return self._plain_pairs("test")
-
-    def _plain_pairs(self, split: str) -> DataLoader:
-        dataset = self._pairs(self.split(split), None)
-        rank, world = process_rank()
-        keys = [(0, index) for index in range(rank, len(dataset) // world * world, world)]
-        return PlainErrorLoader(
-            Subset(dataset, keys),  # type: ignore[arg-type]
-            batch_size=self.evaluation_batch_size,
-            collate_fn=PairCollate(*self._contracts()),
-            **self._reading(),
-        )
+        """Return the pairs of the test patients as `val_dataloader` does those of validation."""
+        return self._fixed_pairs("test")
 
     def evaluation_records(self, benchmark: str, split: str) -> list[Record]:
         """Return the images that a benchmark scores.
@@ -202,6 +191,17 @@ class FetalDataModule(LightningDataModule):
             EvaluationDataset(self.evaluation_records(benchmark, split), preprocessing, rank, world),
             batch_size=self.evaluation_batch_size,
             collate_fn=collate_evaluation,
+            **self._reading(),
+        )
+
+    def _fixed_pairs(self, split: str) -> DataLoader:
+        dataset = self._pairs(self.split(split), None)
+        rank, world = process_rank()
+        keys = [(0, index) for index in range(rank, len(dataset) // world * world, world)]
+        return PlainErrorLoader(
+            Subset(dataset, keys),  # type: ignore[arg-type]
+            batch_size=self.evaluation_batch_size,
+            collate_fn=PairCollate(*self._contracts()),
             **self._reading(),
         )
 

@@ -126,6 +126,10 @@ class PairShardsDataModule(FetalDataModule):
         """Return the validation pairs of the evaluation sets; none without an evaluation set."""
         return super().val_dataloader() if self._evaluated else []
 
+    def test_dataloader(self) -> DataLoader | list[Any]:
+        """Return the test pairs of the evaluation sets; none without an evaluation set."""
+        return super().test_dataloader() if self._evaluated else []
+
 
 def check_shards(urls: list[str]) -> None:
     """Find out before training that shards cannot be opened.

@@ -98,6 +98,9 @@ def test_validation_pairs_are_the_validation_patients_unchanged(tiny_hc18):
     data.bind(STUDENT, TEACHER)
     once, twice = list(data.val_dataloader()), list(data.val_dataloader())
     assert [name for batch in once for name in batch["name"]] == [r.name for r in data.split("val")]
+    assert [n for batch in data.test_dataloader() for n in batch["name"]] == [
+        r.name for r in data.split("test")
+    ]
     assert all(
         torch.equal(a["student_image"], b["student_image"])
         and torch.equal(a["student_tokens"], b["student_tokens"])
