@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -19,9 +21,10 @@ from callbacks.zero_shot_evaluation import (
 from datamodules.captions import SPACING, render_spacing
 from datamodules.protocol import Protocol
 from datamodules.record import Record
-from metrics import BiometryValidity, within_chart
+from metrics import BiometryValidity, gestational_age_weeks, within_chart
 from metrics.biometry import in_reference_range
 from metrics.names import HC18
+from metrics.subgroups import age_band, subgroup_scores
 from models import DualEncoder
 from models.zero_shot import age_embeddings
 
@@ -94,7 +97,11 @@ class BiometryEvaluation(ZeroShotEvaluation):
         with metric.sync_context():
             predicted = metric.rows()
         samples = _samples(predicted, records)
-        return metric.compute() | {"n_scored": len(samples), "samples": samples}
+        return metric.compute() | {
+            "subgroups": {"gestational age": _by_age(predicted)},
+            "n_scored": len(samples),
+            "samples": samples,
+        }
 
     def draw(self, details: Details, title: str) -> Figure:
         """Draw ages and head circumferences over the growth chart."""
@@ -118,7 +125,16 @@ def _spacings(records: list[Record], batch: dict[str, Tensor], image_size: int) 
     ]
 
 
-def _samples(rows: dict[str, np.ndarray], records: list[Record]) -> list[dict[str, str | float | bool]]:
+def _by_age(rows: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Score bands of the age at which the measured head circumference is the median."""
+    assessed = in_reference_range(rows["hc_mm"])
+    hc_mm, age_days = rows["hc_mm"][assessed], rows["age_days"][assessed]
+    valid = within_chart(hc_mm, age_days / 7)
+    bands = [age_band(weeks) for weeks in gestational_age_weeks(hc_mm)]
+    return subgroup_scores(bands, lambda part: {"validity": float(valid[part].mean() * 100)})
+
+
+def _samples(rows: dict[str, np.ndarray], records: list[Record]) -> list[dict[str, Any]]:
     valid = within_chart(rows["hc_mm"], rows["age_days"] / 7)
     assessed = in_reference_range(rows["hc_mm"])
     return [

@@ -118,6 +118,34 @@ def confusion_figure(
     return figure
 
 
+def reliability_figure(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> Figure:
+    """Draw how often predictions of each confidence are right.
+
+    Args:
+        bins: ``confidence``, ``accuracy`` and ``count`` of each bin (see `metrics.calibration`).
+        ece: Expected calibration error.
+        title: What is shown.
+
+    Returns:
+        The figure; the area of a dot is the number of its images.
+    """
+    figure, axes = _figure(4.8, 4.8)
+    confidence, accuracy, count = (
+        np.array([point[key] for point in bins]) for key in ("confidence", "accuracy", "count")
+    )
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+    axes.vlines(confidence, confidence, accuracy, color=VERMILION, linewidth=1.5, alpha=0.7, label="gap")
+    axes.scatter(
+        confidence, accuracy, s=20 + 380 * count / count.max(), color=BLUE, edgecolors="white", zorder=3
+    )
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    axes.set_xlabel("confidence (dot area: number of images)", color=INK)
+    axes.set_ylabel("share of right predictions", color=INK)
+    axes.set_title(f"{title}\nexpected calibration error {ece:.3f}", fontsize=10, loc="left", color=INK)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return figure
+
+
 def publish_figure(figure: Figure, trainer: Trainer, name: str) -> Path:
     """Write a figure to ``plots/NAME.png`` in the run's folder and to every W&B logger.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy.special import softmax
 from torch.utils.data import DataLoader
 
-from callbacks.figures import confusion_figure
+from callbacks.figures import confusion_figure, reliability_figure
 from callbacks.zero_shot_evaluation import (
     Details,
     ZeroShotEvaluation,
@@ -18,8 +20,10 @@ from callbacks.zero_shot_evaluation import (
 )
 from datamodules.protocol import Protocol
 from datamodules.record import Record
-from metrics import ZeroShotClassification
+from metrics import ZeroShotClassification, classification_scores
+from metrics.calibration import calibration
 from metrics.names import PLANES, SUBPLANES
+from metrics.subgroups import subgroup_scores
 from models import DualEncoder
 from models.zero_shot import class_embeddings, class_logits
 
@@ -88,17 +92,44 @@ class PlaneEvaluation(ZeroShotEvaluation):
         with metric.sync_context():
             rows = metric.rows()
         samples = _samples(rows, records, list(prompts))
-        return metric.compute() | {"n_scored": len(samples), "samples": samples}
+        reliability = calibration(
+            [row["probability"] for row in samples], [row["correct"] for row in samples]
+        )
+        return metric.compute() | {
+            "ece": reliability["ece"],
+            "reliability": reliability["bins"],
+            "subgroups": _subgroups(rows, records, list(prompts)),
+            "n_scored": len(samples),
+            "samples": samples,
+        }
 
     def draw(self, details: Details, title: str) -> Figure:
         """Draw the confusion matrix."""
         f1 = {name: row["f1"] for name, row in details["per_class"].items()}
         return confusion_figure(details["confusion_matrix"], details["classes"], f1, title)
 
+    def draw_all(self, details: Details, title: str) -> dict[str, Figure]:
+        """Draw the confusion matrix and the reliability of the probabilities."""
+        reliability = reliability_figure(details["reliability"], details["ece"], title)
+        return super().draw_all(details, title) | {"-reliability": reliability}
 
-def _samples(
+
+def _subgroups(
     rows: dict[str, np.ndarray], records: list[Record], classes: list[str]
-) -> list[dict[str, str | float | bool]]:
+) -> dict[str, dict[str, dict[str, float]]]:
+    chosen = [records[index] for index in rows["index"]]
+
+    def score(part: np.ndarray) -> dict[str, float]:
+        scores = classification_scores(rows["logits"][part], rows["target"][part], classes)
+        return {"f1": scores["f1"], "accuracy": scores["accuracy"]}
+
+    return {
+        "machine": subgroup_scores([record.machine for record in chosen], score),
+        "operator": subgroup_scores([record.operator for record in chosen], score),
+    }
+
+
+def _samples(rows: dict[str, np.ndarray], records: list[Record], classes: list[str]) -> list[dict[str, Any]]:
     probabilities = softmax(rows["logits"].astype(np.float64), axis=1)
     best = rows["logits"].argmax(axis=1)
     return [

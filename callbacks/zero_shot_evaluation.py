@@ -88,6 +88,10 @@ class ZeroShotEvaluation(Callback):
     def draw(self, details: Details, title: str) -> Figure:
         """Draw one result."""
 
+    def draw_all(self, details: Details, title: str) -> dict[str, Figure]:
+        """Draw every figure of a final result, by the ending of its name."""
+        return {"": self.draw(details, title)}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Find out which benchmarks the data has.
 
@@ -130,7 +134,8 @@ class ZeroShotEvaluation(Callback):
                     pl_module.log(final_name(name, benchmark, key), value, sync_dist=True)
                 if self.figures and trainer.is_global_zero:
                     title = f"{name}, {benchmark}, {self.test_split} patients"
-                    publish_figure(self.draw(details, title), trainer, f"{name}-{benchmark}")
+                    for suffix, figure in self.draw_all(details, title).items():
+                        publish_figure(figure, trainer, f"{name}-{benchmark}{suffix}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the last evaluated epoch, so that a resumed run keeps the rhythm."""

@@ -4,7 +4,7 @@ import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
-from callbacks.figures import confusion_figure, growth_chart_figure, publish_figure
+from callbacks.figures import confusion_figure, growth_chart_figure, publish_figure, reliability_figure
 
 
 def labels(axes):
@@ -28,6 +28,18 @@ def test_confusion_shows_shares_counts_and_only_classes_that_matter():
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a (4)\nF1 0.80", "b (6)\nF1 0.75"]
     assert [text.get_text() for text in axes.texts] == ["75%\n3", "25%\n1", "0", "0", "67%\n4", "33%\n2"]
     assert "n = 10, macro F1 0.775" in axes.get_title()
+
+
+def test_reliability_shows_every_bin():
+    bins = [
+        {"confidence": 0.3, "accuracy": 0.5, "count": 4},
+        {"confidence": 0.9, "accuracy": 0.7, "count": 40},
+    ]
+    axes = reliability_figure(bins, 0.2, "student").axes[0]
+    dots = axes.collections[1]
+    assert dots.get_offsets().tolist() == [[0.3, 0.5], [0.9, 0.7]]
+    assert dots.get_sizes().tolist() == [58.0, 400.0]
+    assert "error 0.200" in axes.get_title(loc="left")
 
 
 def test_figures_go_to_the_folder_and_to_every_wandb_logger(tmp_path):

@@ -71,7 +71,9 @@ def test_test_writes_a_picture_of_every_model(tmp_path):
         FakeModule(teacher=False), datamodule=FakeData(["subplanes"]), verbose=False
     )
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert names == ["random-subplanes.png", "student-subplanes.png"]
+    assert names == [
+        f"{model}-subplanes{suffix}.png" for model in ("random", "student") for suffix in ("-reliability", "")
+    ]
 
 
 def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path):
