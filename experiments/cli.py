@@ -196,4 +196,5 @@ def _settle_loggers(config: Namespace, folder: Path, resumed: bool) -> None:
                 arguments.id = arguments.get("id") or run_id_of(checkpoint)
             if wandb_mode() == "offline":
                 arguments.offline = True
+                arguments.mode = "offline"  # W&B may have read its environment before the logger changes it
                 print(f"W&B: not logged in, so this run is logged offline; later: wandb sync {folder}/wandb/offline-run-*")
