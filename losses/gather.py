@@ -58,3 +58,22 @@ def with_joint_values(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     joint /= world_size()
     correction = joint - local
     return {name: term + correction[k] for k, (name, term) in enumerate(terms.items())}
+
+
+def sum_over_ranks(values: Tensor) -> None:
+    """Add up `values` over all processes, in place and without gradient."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+
+
+def all_agree(condition: bool) -> bool:
+    """Return whether `condition` holds on every process, so that all of them take the same path."""
+    if world_size() == 1:
+        return condition
+    flag = torch.tensor(float(condition), device=_collective_device())
+    dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+    return bool(flag)
+
+
+def _collective_device() -> torch.device:
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from losses.base import require_positive
 from losses.distillation import DistillationLoss
 from losses.distributions import diagonal_cross_entropy, off_diagonal_cross_entropy, teacher_and_student
+from losses.fused import fused_terms
 from losses.joint_batch import JointBatch
 
 
@@ -39,9 +42,13 @@ class SRKDLoss(DistillationLoss):
             not repelled from similarities that are right; needs caption ids.
         standardize: Scale each row of BOTH models' logits to zero mean and unit deviation and divide both
             by T before the softmax of the distillation terms (Sun et al., CVPR 2024); a T near 1 suits it.
+        kernel: How the same numbers are computed. ``fused`` is fastest and keeps 2 B x B numbers for the
+            backward pass; ``chunked`` keeps none and computes them again; ``plain`` is written term by
+            term. Where the fused form would lose precision, and for the three options above, the plain
+            form is used whatever this says.
 
     Raises:
-        ValueError: The temperature is not above 0.
+        ValueError: The temperature is not above 0 or the kernel is unknown.
     """
 
     scheduled: str | None = "off_diagonal_weight"
@@ -54,16 +61,31 @@ class SRKDLoss(DistillationLoss):
         multi_positive: bool = False,
         mask_duplicates: bool = False,
         standardize: bool = False,
+        kernel: Literal["fused", "chunked", "plain"] = "fused",
     ) -> None:
         super().__init__(contrastive_weight, multi_positive)
         self.temperature = require_positive("temperature", temperature)
         self.off_diagonal_weight = off_diagonal_weight
         self.mask_duplicates = mask_duplicates
         self.standardize = standardize
+        if kernel not in ("fused", "chunked", "plain"):
+            raise ValueError(f"kernel must be fused, chunked or plain, not {kernel!r}")
+        self.kernel = kernel
 
     def weights(self) -> dict[str, float]:
         """Return the weights of ``contrastive`` and ``off_diagonal``; ``diagonal`` weighs 1."""
         return {**super().weights(), "off_diagonal": self.off_diagonal_weight}
+
+    def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
+        """Return the terms that weigh other than 0."""
+        assert teacher is not None, "Loss.forward refuses a missing teacher"
+        fused = None
+        if self.kernel != "plain" and not (self.multi_positive or self.mask_duplicates or self.standardize):
+            fused = fused_terms(student, teacher, self.temperature, keep=self.kernel == "fused")
+        if fused is None:
+            return super().terms(student, teacher)
+        weights = self.weights()
+        return {name: term for name, term in fused.items() if weights.get(name, 1.0) != 0}
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
         """Return ``diagonal`` and ``off_diagonal``."""

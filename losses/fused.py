@@ -1,0 +1,283 @@
+"""SRKD's three terms and their gradient in the least matrix work: exact, the one special path of this room.
+
+With S = the student's logits and T = the teacher's divided ones, every softmax that SRKD needs, over rows
+and over columns, is a quotient of the SAME two matrices ``E = exp(S - shift)`` and ``F = exp(T - shift')``
+and their row and column sums. So the four log-softmaxes shrink to two exponentials, and the gradient of any
+combination ``g_c L_contrastive + g_d L_diagonal + g_o L_off_diagonal`` in S is
+
+    G_ij = E_ij (a_i + b_j) + F_ij (u_i + v_j) - d_i [i = j]
+
+with vectors a, b, u, v, d made of those sums, which leaves two matrix products for the logits and two for the
+gradient, the least there can be. All of it runs over blocks of rows that stay in the cache. E and F are
+kept for the backward pass (2 B x B numbers) or computed again there (none, for half as many products more).
+
+A common shift loses precision when a row lies far below the largest possible logit; then, and only then,
+`fused_terms` gives up and the plain form (`losses/selective.py`) takes over.
+
+Under torch.distributed a process holds its b rows of E and F against all B columns; column sums are added
+over ranks, so both directions come from one matrix there, too. This relies on every rank starting its
+backward pass with the same upstream gradient, as DDP training does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losses.distributions import diagonal_cross_entropy, matched_cross_entropy, off_diagonal_cross_entropy
+from losses.gather import all_agree, gather_rows, sum_over_ranks, world_size
+from losses.joint_batch import JointBatch
+
+BLOCK_ELEMENTS = 2**20
+"""Numbers in a block of rows: about what the caches of one core hold of three such blocks."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What both passes read: detached embeddings and plain numbers."""
+
+    image: Tensor
+    all_text: Tensor
+    scale: float
+    teacher_image: Tensor
+    teacher_all_text: Tensor
+    teacher_scale: float
+    first_row: int
+
+    @property
+    def shift(self) -> float:
+        """Subtracted from the student's logits; cosines are at most 1, so E cannot overflow."""
+        return max(0.0, self.scale - self.limit)
+
+    @property
+    def teacher_shift(self) -> float:
+        """Subtracted from the teacher's logits."""
+        return max(0.0, self.teacher_scale - self.limit)
+
+    @property
+    def limit(self) -> float:
+        """Largest exponent allowed: leaves room for sums of B numbers."""
+        return 0.7 * math.log(torch.finfo(self.image.dtype).max)
+
+    def empty(self, *shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=self.image.dtype, device=self.image.device)
+
+    def blocks(self) -> list[slice]:
+        """Slices over the rows of this process, at most half of them at once to bound the memory."""
+        b, B = len(self.image), len(self.all_text)
+        size = max(1, min((b + 1) // 2, max(128, BLOCK_ELEMENTS // B)))
+        return [slice(start, min(start + size, b)) for start in range(0, b, size)]
+
+    def logits(self, rows: slice, s: Tensor, t: Tensor) -> None:
+        """Write the logits of `rows` [R, B] into `s` and `t`."""
+        torch.addmm(s, self.image[rows], self.all_text.T, beta=0, alpha=self.scale, out=s)
+        torch.addmm(
+            t, self.teacher_image[rows], self.teacher_all_text.T, beta=0, alpha=self.teacher_scale, out=t
+        )
+
+    def own(self, rows: slice, matrix: Tensor) -> Tensor:
+        """View of the entries of a block [R, B] that belong to matched pairs, [R]."""
+        return matrix.diagonal(offset=self.first_row + rows.start)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Row and column sums of E, F and F * S, and the entries of the matched pairs."""
+
+    row_e: Tensor
+    row_f: Tensor
+    row_fs: Tensor
+    column_e: Tensor
+    column_f: Tensor
+    column_fs: Tensor
+    own_s: Tensor
+    own_f: Tensor
+    all_own_f: Tensor
+
+    def are_precise(self) -> bool:
+        """Whether no number that matters was lost to underflow or overflow, on any rank."""
+        kind = torch.finfo(self.row_e.dtype)
+        # Numbers flushed to zero are below `tiny`; B of them may not matter beside any sum.
+        least = kind.tiny / kind.eps * len(self.column_e)
+        sums = torch.cat((self.row_e, self.row_f, self.column_e, self.column_f, self.row_fs, self.column_fs))
+        positive = torch.cat((self.row_e, self.row_f, self.column_e, self.column_f))
+        return all_agree(bool((positive.min() >= least) & torch.isfinite(sums).all()))
+
+
+def fused_terms(
+    student: JointBatch, teacher: JointBatch, temperature: float, keep: bool
+) -> dict[str, Tensor] | None:
+    """Return ``contrastive``, ``diagonal`` and ``off_diagonal`` as `losses.SRKDLoss` defines them.
+
+    Args:
+        student: Embeddings of the student.
+        teacher: Embeddings of the teacher, without gradient.
+        temperature: Divides the teacher's logits.
+        keep: Keep 2 B x B numbers for the backward pass, or else compute them again there.
+
+    Returns:
+        This process's unweighted terms, or None where the logits' range is too large for this form.
+    """
+    image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
+    problem = _Problem(
+        image=image.detach(),
+        all_text=all_text.detach(),
+        scale=scale.item(),
+        teacher_image=teacher.local.image,
+        teacher_all_text=teacher.all_text,
+        teacher_scale=teacher.local.logit_scale.item() / temperature,
+        first_row=student.first_row,
+    )
+    keep = keep and torch.is_grad_enabled()
+    with torch.no_grad():
+        sums, e, f = _sweep(problem, keep)
+    if not sums.are_precise():
+        return None
+    contrastive, diagonal, off_diagonal = _FusedTerms.apply(image, all_text, scale, problem, sums, e, f)
+    return {"contrastive": contrastive, "diagonal": diagonal, "off_diagonal": off_diagonal}
+
+
+def _sweep(problem: _Problem, keep: bool) -> tuple[_Sums, Tensor | None, Tensor | None]:
+    """Compute all sums in one pass over the rows; return E and F, too, if they are to be kept."""
+    b, B = len(problem.image), len(problem.all_text)
+    blocks = problem.blocks()
+    height = b if keep else blocks[0].stop
+    e_all, f_all = problem.empty(height, B), problem.empty(height, B)
+    product = problem.empty(blocks[0].stop, B)
+    row_e, row_f, row_fs, own_s, own_f = (problem.empty(b) for _ in range(5))
+    columns = torch.zeros(3, B, dtype=row_e.dtype, device=row_e.device)
+    column_e, column_f, column_fs = columns
+    ones = torch.ones_like(column_e)
+    for rows in blocks:
+        R = rows.stop - rows.start
+        e, f = (e_all[rows], f_all[rows]) if keep else (e_all[:R], f_all[:R])
+        fs, row_ones = product[:R], ones[:R]
+        problem.logits(rows, e, f)
+        own_s[rows] = problem.own(rows, e)
+        _exponentiate(f, problem.teacher_shift)
+        own_f[rows] = problem.own(rows, f)
+        torch.mul(e, f, out=fs)
+        _exponentiate(e, problem.shift)
+        for matrix, row, column in ((e, row_e, column_e), (f, row_f, column_f), (fs, row_fs, column_fs)):
+            torch.mv(matrix, ones, out=row[rows])
+            column.addmv_(matrix.T, row_ones)
+    sum_over_ranks(columns)
+    sums = _Sums(row_e, row_f, row_fs, column_e, column_f, column_fs, own_s, own_f, gather_rows(own_f))
+    return (sums, e_all, f_all) if keep else (sums, None, None)
+
+
+def _exponentiate(logits: Tensor, shift: float) -> None:
+    if shift:
+        logits.sub_(shift)
+    logits.exp_()
+
+
+def _values(problem: _Problem, sums: _Sums) -> tuple[Tensor, Tensor, Tensor]:
+    own = slice(problem.first_row, problem.first_row + len(problem.image))
+    contrastive, diagonal, coupled = [], [], []
+    for e, f, fs in (
+        (sums.row_e, sums.row_f, sums.row_fs),
+        (sums.column_e[own], sums.column_f[own], sums.column_fs[own]),
+    ):
+        log_sum = e.log() + problem.shift
+        contrastive.append((log_sum - sums.own_s).mean())
+        diagonal.append((sums.own_f / f * (log_sum - sums.own_s)).mean())
+        coupled.append((log_sum - fs / f).mean())
+    both = [torch.stack(directions).mean() for directions in (contrastive, diagonal, coupled)]
+    return both[0], both[1], both[2] - both[1]
+
+
+def _gradients(
+    problem: _Problem, sums: _Sums, kept: tuple[Tensor, Tensor] | None, upstream: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients in image [b, D], all texts [B, D] and the logit scale."""
+    contrastive, diagonal, off_diagonal = upstream
+    b, B = len(problem.image), len(problem.all_text)
+    k = problem.scale / (2 * b)
+    row_own, column_own = sums.own_f / sums.row_f, sums.all_own_f / sums.column_f
+    a = k * (contrastive + off_diagonal + (diagonal - off_diagonal) * row_own) / sums.row_e
+    c = k * (contrastive + off_diagonal + (diagonal - off_diagonal) * column_own) / sums.column_e
+    u, v = -k * off_diagonal / sums.row_f, -k * off_diagonal / sums.column_f
+    local = column_own[problem.first_row : problem.first_row + b]
+    d = k * (2 * contrastive + (diagonal - off_diagonal) * (row_own + local))
+    image, text = torch.empty_like(problem.image), torch.zeros_like(problem.all_text)
+    blocks = problem.blocks()
+    size = blocks[0].stop
+    gradient = problem.empty(size, B)
+    spare = None if kept else (problem.empty(size, B), problem.empty(size, B))
+    for rows in blocks:
+        R = rows.stop - rows.start
+        if kept:
+            e, f = kept[0][rows], kept[1][rows]
+        else:
+            assert spare is not None
+            e, f = spare[0][:R], spare[1][:R]
+            problem.logits(rows, e, f)
+            _exponentiate(f, problem.teacher_shift)
+            _exponentiate(e, problem.shift)
+        g = gradient[:R]
+        torch.mul(e, a[rows, None], out=g)
+        g.addcmul_(e, c).addcmul_(f, u[rows, None]).addcmul_(f, v)
+        problem.own(rows, g).sub_(d[rows])
+        torch.mm(g, problem.all_text, out=image[rows])
+        text.addmm_(g.T, problem.image[rows])
+    scale = torch.dot(problem.image.flatten(), image.flatten()) / problem.scale
+    return image, text, scale
+
+
+def _plain_terms(image: Tensor, text: Tensor, scale: Tensor, problem: _Problem) -> Sequence[Tensor]:
+    """Return the same terms in a form that can be differentiated any number of times."""
+    student = scale * image @ text.T
+    teacher = problem.teacher_scale * problem.teacher_image @ problem.teacher_all_text.T
+    terms = []
+    for s, t in ((student, teacher), (student.T, teacher.T)):
+        p, log_q = torch.softmax(t, dim=1), torch.log_softmax(s, dim=1)
+        terms.append(
+            torch.stack(
+                (
+                    matched_cross_entropy(log_q, 0),
+                    diagonal_cross_entropy(p, log_q, 0),
+                    off_diagonal_cross_entropy(p, log_q, 0),
+                )
+            )
+        )
+    return ((terms[0] + terms[1]) / 2).unbind()
+
+
+class _FusedTerms(torch.autograd.Function):
+    """Joins `_values` and `_gradients` to the graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        all_text: Tensor,
+        scale: Tensor,
+        problem: _Problem,
+        sums: _Sums,
+        e: Tensor | None,
+        f: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.problem, ctx.sums = problem, sums
+        # Saved, not set as attributes, so that they are freed as soon as the backward pass is over.
+        ctx.save_for_backward(image, all_text, scale, e, f)
+        return _values(problem, sums)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        image, all_text, scale, e, f = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of this very pass is wanted: second derivatives
+            if world_size() > 1:
+                raise RuntimeError("second derivatives over several processes need SRKDLoss(kernel='plain')")
+            terms = _plain_terms(image, all_text, scale, ctx.problem)
+            inputs = [x for x in (image, all_text, scale) if x.requires_grad]
+            found = iter(torch.autograd.grad(terms, inputs, upstream, create_graph=True))
+            gradients = [next(found) if x.requires_grad else None for x in (image, all_text, scale)]
+        else:
+            gradients = [*_gradients(ctx.problem, ctx.sums, None if e is None else (e, f), upstream)]
+        return (*gradients, None, None, None, None)

@@ -1,0 +1,143 @@
+"""The fused form of SRKD equals the plain one in values, gradients and second derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from losses import Embeddings, SRKDLoss, fused
+from losses.joint_batch import JointBatch
+from tests.losses.loss_cases import make_batch, make_teacher
+
+TERMS = ("contrastive", "diagonal", "off_diagonal")
+KERNELS = ("fused", "chunked")
+
+
+def leaves(batch):
+    return batch.image, batch.text, batch.logit_scale
+
+
+def gradients(kernel, student, teacher, combination, **options):
+    result = SRKDLoss(kernel=kernel, **options)(student, teacher)
+    value = sum(g * result[term] for g, term in zip(combination, TERMS, strict=True))
+    return value.detach(), torch.autograd.grad(value, leaves(student))
+
+
+def never_plain(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the plain form was used")
+
+    monkeypatch.setattr(SRKDLoss, "distillation_terms", refuse)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(deadline=None, max_examples=40)
+@given(
+    B=st.integers(1, 40),
+    seed=st.integers(0, 10**6),
+    scale=st.floats(0.5, 100.0),
+    temperature=st.floats(1.0, 20.0),
+    combination=st.tuples(*[st.floats(-8.0, 8.0)] * 3),
+)
+def test_any_combination_of_terms_equals_plain(kernel, B, seed, scale, temperature, combination):
+    student, teacher = make_batch(B, scale=scale, seed=seed), make_teacher(B, seed + 1, 100.0)
+    ours = gradients(kernel, student, teacher, combination, temperature=temperature)
+    plain = gradients("plain", student, teacher, combination, temperature=temperature)
+    assert_close(ours[0], plain[0], rtol=1e-12, atol=1e-12)
+    for gradient, expected in zip(ours[1], plain[1], strict=True):
+        assert_close(gradient, expected, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("B", [127, 600])
+def test_several_blocks_of_uneven_height(kernel, B, monkeypatch):
+    monkeypatch.setattr(fused, "BLOCK_ELEMENTS", 1)  # 128 rows a block: one of 127, and 600 = 4 * 128 + 88
+    student, teacher = make_batch(B, D=16, scale=40.0), make_teacher(B, scale=100.0)
+    plain = gradients("plain", student, teacher, (1.0, 1.0, -0.8))
+    never_plain(monkeypatch)
+    ours = gradients(kernel, student, teacher, (1.0, 1.0, -0.8))
+    assert_close(ours[0], plain[0], rtol=1e-12, atol=0)
+    for gradient, expected in zip(ours[1], plain[1], strict=True):
+        assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_single_precision_is_as_exact_as_the_plain_form(kernel, monkeypatch):
+    exact = make_batch(256, D=64, scale=100.0)
+    teacher = make_teacher(256, scale=100.0)
+    truth = gradients("plain", exact, teacher, (1.0, 1.0, 2.0))
+    student = Embeddings(*(x.detach().float().requires_grad_() for x in leaves(exact)))
+    never_plain(monkeypatch)
+    ours = gradients(kernel, student, teacher, (1.0, 1.0, 2.0))
+    assert_close(ours[0].double(), truth[0], rtol=1e-6, atol=0)
+    for gradient, expected in zip(ours[1], truth[1], strict=True):
+        assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_too_large_a_range_of_logits_falls_back_to_the_plain_form(kernel):
+    """A row whose best logit lies 1,400 below the largest possible one underflows in float32."""
+    batch = make_batch(8, scale=800.0, dtype=torch.float32)
+    image = batch.image.detach().clone()
+    image[3] = -torch.nn.functional.normalize(batch.text.detach().sum(0), dim=0)
+    student = Embeddings(image.requires_grad_(), batch.text, batch.logit_scale)
+    teacher = make_teacher(8, dtype=torch.float32)
+    assert fused.fused_terms(JointBatch(student), JointBatch(teacher), 5.0, keep=True) is None
+    for name, value in SRKDLoss(kernel=kernel)(student, teacher).items():
+        assert_close(value, SRKDLoss(kernel="plain")(student, teacher)[name], rtol=0, atol=0)
+
+
+def test_embeddings_of_any_length_cannot_overflow_unseen():
+    student = make_batch(8, scale=100.0, dtype=torch.float32)
+    long = Embeddings(3 * student.image, 3 * student.text, student.logit_scale)
+    teacher = make_teacher(8, dtype=torch.float32)
+    assert_close(SRKDLoss()(long, teacher)["total"], SRKDLoss(kernel="plain")(long, teacher)["total"])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("wanted", [(0, 1, 2), (0,), (2,)])
+def test_second_derivatives_equal_plain(kernel, wanted):
+    student, teacher = make_batch(6, scale=9.0), make_teacher(6)
+    if wanted == (0,):
+        student = Embeddings(student.image, student.text.detach(), student.logit_scale.detach())
+    inputs = [leaves(student)[k] for k in wanted]
+
+    def second(chosen):
+        total = SRKDLoss(kernel=chosen, off_diagonal_weight=-0.8)(student, teacher)["total"]
+        first = torch.autograd.grad(total, inputs, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+    for ours, plain in zip(second(kernel), second("plain"), strict=True):
+        assert_close(ours, plain, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_backward_pass_can_run_twice(kernel):
+    student = make_batch(9)
+    total = SRKDLoss(kernel=kernel)(student, make_teacher(9))["total"]
+    once = torch.autograd.grad(total, leaves(student), retain_graph=True)
+    again = torch.autograd.grad(total, leaves(student))
+    for first, second in zip(once, again, strict=True):
+        assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("keep", "matrices"), [(True, 2), (False, 0)])
+def test_matrices_are_kept_for_the_backward_pass_only_if_asked(keep, matrices):
+    terms = fused.fused_terms(JointBatch(make_batch(64)), JointBatch(make_teacher(64)), 5.0, keep)
+    saved = [x for x in terms["diagonal"].grad_fn.saved_tensors if x is not None]
+    assert sum(x.numel() >= 64 * 64 for x in saved) == matrices
+
+
+def test_weight_zero_drops_the_term_and_its_gradient():
+    student, teacher = make_batch(), make_teacher()
+    result = SRKDLoss(off_diagonal_weight=0.0, contrastive_weight=0.0)(student, teacher)
+    assert set(result) == {"total", "diagonal", "duplicate_rate"}
+    assert_close(result["total"], result["diagonal"])
+
+
+def test_unknown_kernel():
+    with pytest.raises(ValueError, match="kernel must be fused, chunked or plain, not 'triton'"):
+        SRKDLoss(kernel="triton")
