@@ -22,7 +22,9 @@ from callbacks import (
     WandbRun,
     run_id_of,
 )
+from callbacks.gradient_norms import towers
 from metrics.logit_correlation import logit_correlation
+from models import TimmEncoder
 from tests.callbacks.tiny import TinyData, TinyModule
 from tests.callbacks.wandb_log import WandbLog
 
@@ -215,6 +217,30 @@ def test_gradient_norms_are_of_the_gradients_before_clipping(tmp_path):
         seen, rel=1e-4
     )
     assert min(seen.values()) > 1e-3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
+    encoder = TimmEncoder(
+        trunk="repvit_m0_9",
+        trunk_args={"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]},
+        embed_dim=16,
+        image_size=32,
+        context_length=12,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+    ).train(training)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    found = towers(encoder)
+    name_of = {id(parameter): name for name, parameter in encoder.named_parameters()}
+    image, text = ({name_of[id(p)].split(".")[0] for p in found[tower]} for tower in ("image", "text"))
+    assert image == {"trunk", "image_projection"}
+    assert text == {"text"}
+    assert len(found["image"]) + len(found["text"]) == len(list(encoder.parameters())) - 1, "all but the scale"
+    assert encoder.training == training
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_tracking_changes_no_weight(tmp_path):

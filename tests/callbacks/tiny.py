@@ -1,5 +1,7 @@
 """A student, a teacher and a corpus small enough to train in a test, with the parts that tracking reads."""
 
+from types import SimpleNamespace
+
 import torch
 from lightning import LightningDataModule, LightningModule
 from torch import nn
@@ -13,6 +15,7 @@ class TinyTowers(nn.Module):
     def __init__(self, seed):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
+        self.preprocessing = SimpleNamespace(image_size=4, context_length=5)
         self.image = nn.Linear(48, 6)
         self.text = nn.Embedding(50, 6)
         with torch.no_grad():
@@ -23,9 +26,6 @@ class TinyTowers(nn.Module):
     @property
     def logit_scale(self):
         return self.log_logit_scale.exp()
-
-    def image_parameters(self):
-        return self.image.parameters()
 
     def encode_image(self, image):
         return normalize(self.image(image.flatten(1)), dim=-1)
