@@ -62,6 +62,6 @@ class EvaluationMedia(Callback):
 def caption(row: dict[str, Any]) -> str:
     """Say what a sample is and what the student made of it."""
     if "prediction" in row:
-        return f"{row['name']}: {row['target']}, predicted {row['prediction']} ({row['probability']:.2f})"
+        return f"{row['name']}: {row['target']}, predicted {row['prediction']}"
     weeks, days = divmod(int(row["age_days"]), 7)
     return f"{row['name']}: HC {row['hc_mm']:.0f} mm, predicted {weeks} weeks {days} days"

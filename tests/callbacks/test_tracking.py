@@ -237,7 +237,8 @@ def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
     image, text = ({name_of[id(p)].split(".")[0] for p in found[tower]} for tower in ("image", "text"))
     assert image == {"trunk", "image_projection"}
     assert text == {"text"}
-    assert len(found["image"]) + len(found["text"]) == len(list(encoder.parameters())) - 1, "all but the scale"
+    both = len(found["image"]) + len(found["text"])
+    assert both == len(list(encoder.parameters())) - 1, "all but the logit scale"
     assert encoder.training == training
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
