@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.probe import Probe
-from callbacks.wandb_run import STEP_AXIS, active_run
+from callbacks.wandb_run import STEP_AXIS, active_run, metrics_step
 from metrics.names import CONFUSING_PAIRS
 
 COLUMNS = (
@@ -72,7 +72,7 @@ class ConfusingPairs(Callback):
             pictures = [[self._picture(i), self._picture(j)] for i, j in pairs]
             data = [[*shown, *row] for shown, row in zip(pictures, rows, strict=True)]
             table = wandb.Table(columns=["picture", "confused_picture", *COLUMNS], data=data)
-            run.log({CONFUSING_PAIRS: table, STEP_AXIS: trainer.global_step})
+            run.log({CONFUSING_PAIRS: table, STEP_AXIS: metrics_step(trainer)})
 
     def rows(self, pairs: list[tuple[int, int]], student_logits: Tensor) -> list[list[Any]]:
         """Return the table's rows, in the order of `COLUMNS`."""

@@ -7,7 +7,7 @@ from typing import Any
 import wandb
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.wandb_run import STEP_AXIS, active_run
+from callbacks.wandb_run import STEP_AXIS, active_run, metrics_step
 from callbacks.zero_shot_evaluation import Details, ZeroShotEvaluation
 from datamodules.image_reading import read_image
 from datamodules.record import Record
@@ -45,7 +45,7 @@ class EvaluationMedia(Callback):
                 media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
         shown = {name: value for name, value in media.items() if value}
         if shown:
-            run.log({**shown, STEP_AXIS: trainer.global_step})
+            run.log({**shown, STEP_AXIS: metrics_step(trainer)})
 
     def pictures(self, details: Details, records: list[Record]) -> list[Any]:
         """Return evenly spaced samples of an evaluation as W&B images with their captions."""

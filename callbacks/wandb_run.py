@@ -24,6 +24,11 @@ def active_run(trainer: Trainer) -> Any:
     return None
 
 
+def metrics_step(trainer: Trainer) -> int:
+    """Return the step at which Lightning logs the metrics of an evaluation: that of the last batch."""
+    return max(0, trainer.global_step - 1)
+
+
 def run_id_of(checkpoint: Path | str) -> str | None:
     """Read the id of the W&B run that wrote a checkpoint.
 

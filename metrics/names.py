@@ -14,12 +14,11 @@ VAL_COMPOSITE = "val/composite"
 
 OFF_DIAGONAL_WEIGHT = "train/off_diagonal_weight"
 LOGIT_SCALE = "train/logit_scale"
-DUPLICATE_CAPTIONS = "train/duplicate_captions"
 
 
 def loss_name(stage: str, term: str) -> str:
-    """Name a term of the loss: ``train/loss/total``."""
-    return f"{stage}/loss/{term}"
+    """Name what a loss returns: ``train/loss/total``; a statistic is no term: ``train/duplicate_captions``."""
+    return f"{stage}/duplicate_captions" if term == "duplicate_rate" else f"{stage}/loss/{term}"
 
 
 def validation_name(model: str, benchmark: str, key: str) -> str:
