@@ -1,0 +1,112 @@
+"""Command line: ``python -m experiments.export CKPT [--preset phantom] [--data.root=...] [options]``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from datamodules import FetalDataModule
+from datamodules.protocol import Protocol
+from experiments.recipes import DEFAULT_PRESET, preset_file
+from export import Options, export_student
+from export.provenance import sha256
+from models import DualEncoder, OpenCLIPEncoder, from_checkpoint
+
+RANDOM = "random:"
+RANDOM_FRAMES = (
+    48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
+)
+
+
+def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
+    """Load what is to be exported.
+
+    Args:
+        checkpoint: A checkpoint, or ``random:NAME`` for an open_clip architecture with random weights
+            (``random:MobileCLIP2-S0``), which is good for measuring size and speed.
+
+    Returns:
+        The model, and where it comes from (the manifest's ``source``).
+    """
+    if checkpoint.startswith(RANDOM):
+        torch.manual_seed(0)
+        model: DualEncoder = OpenCLIPEncoder(checkpoint.removeprefix(RANDOM))
+        return model, {"weights": "random", "checkpoint": None, "checkpoint_sha256": None}
+    path = Path(checkpoint)
+    if not path.exists():
+        raise FileNotFoundError(f"CKPT={checkpoint}: no such checkpoint")
+    source = {"weights": "trained", "checkpoint": path.name, "checkpoint_sha256": sha256(path)}
+    return from_checkpoint(checkpoint), source
+
+
+def default_target(checkpoint: str) -> Path:
+    """Choose the folder of an export: ``export/`` in the run's folder, beside a checkpoint, or in outputs."""
+    if checkpoint.startswith(RANDOM):
+        return Path("outputs") / f"random-{checkpoint.removeprefix(RANDOM)}" / "export"
+    folder = Path(checkpoint).resolve().parent
+    if folder.name == "checkpoints":
+        return folder.parent / "export"
+    return folder / f"{Path(checkpoint).stem}-export"
+
+
+def parse(argv: list[str]) -> Namespace:
+    """Read a command line; the data preset's file gives the defaults of ``--data``."""
+    preset = DEFAULT_PRESET
+    for position, argument in enumerate(argv):
+        if argument.startswith("--preset"):
+            preset = argument.partition("=")[2] or argv[position + 1 : position + 2][0]
+    parser = ArgumentParser(
+        prog="make export CKPT=...", description="Export a student for phones and the web."
+    )
+    parser.add_argument("checkpoint", type=str, help="A checkpoint, or random:MobileCLIP2-S0.")
+    parser.add_argument("--preset", type=str, default=preset, help="Data preset that calibrates and judges.")
+    parser.add_argument("--out", type=str | None, default=None, help="Folder to write.")
+    parser.add_argument("--protocol", type=str | None, default=None, help="Zero-shot protocol file.")
+    parser.add_class_arguments(Options, None)
+    parser.add_subclass_arguments(FetalDataModule, "data")
+    content = yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))
+    parser.set_defaults({"data": content["data"]})
+    return parser.parse_args(argv)
+
+
+def run(argv: list[str]) -> None:
+    """Run one command line.
+
+    Raises:
+        ValueError: A file or setting cannot be used, or a parity gate was missed.
+    """
+    config = parse(argv)
+    student, source = load_student(config.checkpoint)
+    names = Options.__dataclass_fields__
+    values = {name: config[name] for name in names}
+    if source["weights"] == "random":
+        values["frames"] = values["frames"] or RANDOM_FRAMES
+        values["coreml_frames"] = min(values["coreml_frames"], RANDOM_FRAMES)
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(FetalDataModule, "data")
+    data = parser.instantiate_classes(Namespace(data=config.data)).data
+    target = Path(config.out) if config.out else default_target(config.checkpoint)
+    source["data"] = config.preset
+    protocol = Protocol.load(config.protocol)
+    export = export_student(student, data, protocol, target, Options(**values), source)
+    print(f"exported to {export.folder}: see MODEL_CARD.md, parity.json and docs/deploy.md")
+
+
+def main() -> None:
+    """Entry point: prints a user's mistake as one line instead of a traceback."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        run(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""From a trained student to a folder that a mobile engineer can drop into an app, or to no folder at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from datamodules import FetalDataModule
+from datamodules.protocol import Protocol
+from export.contract import contract_of, metadata_of
+from export.frames import EvaluationFrames, calibration_pixels, evaluation_frames
+from export.golden import write_golden
+from export.heads import (
+    AgeHead,
+    ClassHead,
+    build_age_head,
+    build_class_head,
+    write_age_head,
+    write_class_head,
+)
+from export.int8_speed import drop_slow_int8
+from export.manifest import Export, artifact_entry, read_export, write_manifest
+from export.measure import measure, text_row
+from export.model_card import write_licences, write_model_card
+from export.onnx_graph import OnnxRunner
+from export.parity import NOT_RUN, Row, failures, ledger, print_ledger, read_gates
+from export.pixel_graph import PixelEncoder
+from export.provenance import package_versions
+from export.text_artifact import text_reference, write_text_encoder
+from export.variants import (
+    INT8_VARIANTS,
+    Variant,
+    Workbench,
+    torch_runner,
+    write_coreml_variants,
+    write_int8_variants,
+    write_onnx_variants,
+)
+from metrics.names import HC18, PLANES, SUBPLANES
+from models import DualEncoder, fused_copy
+
+VERIFY = Path(__file__).with_name("verify_coreml.py")
+ON_DEVICE = "-on-device"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to export.
+
+    Attributes:
+        dynamic_batch: Leave the batch axis of the ONNX files open.
+        text_encoder: Export the text tower too.
+        spacings: Printed pixel spacings of the age table, ``["0.21", "0.34"]``; None takes those that occur.
+        skip: Variants to leave out (``coreml-palette6``); ``coreml`` leaves out all of Core ML, ``int8`` both
+            int8 files.
+        split: Evaluation frames: "test", "val" or "all".
+        frames: At most so many evaluation frames a benchmark; None takes all.
+        coreml_frames: The same for Core ML's rows, whose reference is slow.
+        calibration_frames: Training frames that calibrate int8.
+        gates: A file of parity gates; None takes ``export/gates.yaml``.
+        keep_slow_int8: Keep an int8 file that is slower than float32 here, for its size.
+    """
+
+    dynamic_batch: bool = False
+    text_encoder: bool = False
+    spacings: list[str] | None = None
+    skip: Sequence[str] = ()
+    split: str = "test"
+    frames: int | None = None
+    coreml_frames: int = 120
+    calibration_frames: int = 64
+    gates: str | None = None
+    keep_slow_int8: bool = False
+
+
+def export_student(
+    student: DualEncoder,
+    data: FetalDataModule,
+    protocol: Protocol,
+    target: Path,
+    options: Options,
+    source: dict[str, Any],
+) -> Export:
+    """Write, prove and describe every artifact; the folder appears only when all of it is good.
+
+    Args:
+        student: The trained model.
+        data: The corpus that calibrates and judges.
+        protocol: Prompts of the heads.
+        target: Folder to write; an older export there is replaced.
+        options: What to export.
+        source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256`` and ``data``.
+
+    Returns:
+        The finished export, read back.
+
+    Raises:
+        ValueError: A gate was missed; the message names the rows, and the ledger lies beside the target.
+    """
+    gates = read_gates(options.gates)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    partial.chmod(0o755)
+    try:
+        source = {**source, "recipe": student.recipe(), "split": options.split}
+        rows = _fill(partial, student.eval(), data, protocol, options, source, gates)
+        print_ledger(rows, f"parity of {target}")
+        failed = failures(rows)
+        if failed:
+            shutil.move(partial / "parity.json", target.with_name(f"{target.name}-failed-parity.json"))
+            raise ValueError(f"export: {failed}; leave a variant out with --skip, or train it better")
+        read_export(partial, student.preprocessing)
+        _replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return read_export(target)
+
+
+def _fill(
+    folder: Path,
+    student: DualEncoder,
+    data: FetalDataModule,
+    protocol: Protocol,
+    options: Options,
+    source: dict[str, Any],
+    gates: Any,
+) -> list[Row]:
+    frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
+    heads, ages = _heads(student, protocol, frames, options)
+    bench = Workbench(
+        folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata_of(student.preprocessing)
+    )
+    trained = source["weights"] == "trained"
+    reference = torch_runner(PixelEncoder(student).eval())
+
+    missing = _write_models(bench, data, options)
+    few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
+    fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
+    quick = [fused, *(variant for variant in bench.variants if not variant.slow)]
+    rows = measure(reference, quick, frames, heads, ages, gates, trained=trained)
+    slow = [variant for variant in bench.variants if variant.slow]
+    if slow:
+        rows += measure(reference, slow, few, heads, ages, gates, trained=trained)[1:]
+    _check_packages(bench, rows)
+    rows += missing + _device_rows(bench)
+    if not options.keep_slow_int8:
+        drop_slow_int8(bench, rows)
+    if options.text_encoder:
+        rows.append(_text(bench, student, gates))
+    _write_heads(bench, heads, ages)
+    golden = write_golden(folder, student.preprocessing, reference, heads, ages)
+    shutil.copyfile(VERIFY, folder / VERIFY.name)
+    _describe(bench, student, protocol, source, rows, golden)
+    return rows
+
+
+def _heads(
+    student: DualEncoder, protocol: Protocol, frames: EvaluationFrames, options: Options
+) -> tuple[dict[str, ClassHead], AgeHead | None]:
+    heads = {
+        PLANES: build_class_head(student, PLANES, protocol.planes),
+        SUBPLANES: build_class_head(student, SUBPLANES, protocol.subplanes),
+    }
+    spacings = options.spacings or sorted(set(frames.spacings()))
+    if options.spacings and HC18 in frames.rows:  # the frames' own are needed to score them
+        spacings = sorted({*options.spacings, *frames.spacings()})
+    return heads, build_age_head(student, protocol.biometry, spacings) if spacings else None
+
+
+def _write_models(bench: Workbench, data: FetalDataModule, options: Options) -> list[Row]:
+    """Write all models; returns rows for those that cannot be written here."""
+    missing = []
+    write_onnx_variants(bench, options.dynamic_batch)
+    int8 = [] if "int8" in options.skip else [name for name in INT8_VARIANTS if name not in options.skip]
+    if "openvino-int8" in int8:
+        try:
+            import openvino  # noqa: F401
+        except ImportError:
+            int8.remove("openvino-int8")
+            note = "openvino is not installed: pip install 'sonodistill[openvino]'"
+            missing.append(Row("openvino-int8", "-", status=NOT_RUN, note=note))
+    if int8:
+        frames = calibration_pixels(data, bench.encoder.model.preprocessing, options.calibration_frames)
+        write_int8_variants(bench, frames, int8)
+    if "coreml" not in options.skip:
+        write_coreml_variants(bench, options.skip)
+    return missing
+
+
+def _check_packages(bench: Workbench, rows: list[Row]) -> None:
+    """Fail the row of a package whose inspection found a problem."""
+    for row in rows:
+        problems = bench.artifacts.get(row.variant, {}).get("inspection", {}).get("problems")
+        if problems:
+            row.status, row.note = "FAILED", "; ".join(problems)
+
+
+def _device_rows(bench: Workbench) -> list[Row]:
+    note = "needs macOS: run verify_coreml.py from this folder"
+    return [
+        Row(name + ON_DEVICE, "Core ML", status=NOT_RUN, note=note)
+        for name, entry in bench.artifacts.items()
+        if entry["kind"] == "coreml"
+    ]
+
+
+def _text(bench: Workbench, student: DualEncoder, gates: Any) -> Row:
+    path, files = write_text_encoder(student, bench.folder / "text", bench.metadata, bench.warnings)
+    bench.artifacts["onnx-text"] = artifact_entry(
+        path, bench.folder, kind="onnx", batch="any", output="embedding"
+    )
+    for file in files:
+        bench.artifacts[f"text_{file.stem}"] = artifact_entry(file, bench.folder, kind="text")
+    return text_row(*text_reference(student), OnnxRunner(path), gates)
+
+
+def _write_heads(bench: Workbench, heads: dict[str, ClassHead], ages: AgeHead | None) -> None:
+    folder = bench.folder / "heads"
+    paths = {name: write_class_head(head, folder) for name, head in heads.items()}
+    if ages is not None:
+        paths["ages"] = write_age_head(ages, folder)
+    for name, path in paths.items():
+        bench.artifacts[f"head_{name}"] = artifact_entry(path, bench.folder, kind="head")
+
+
+def _describe(
+    bench: Workbench,
+    student: DualEncoder,
+    protocol: Protocol,
+    source: dict[str, Any],
+    rows: list[Row],
+    golden: Path,
+) -> None:
+    """Write parity ledger, licences, model card and, last, the manifest."""
+    folder, contract = bench.folder, contract_of(student.preprocessing)
+    bench.artifacts["golden"] = artifact_entry(golden, folder, kind="golden")
+    facts = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": package_versions()}
+    content = ledger(rows, {**facts, "protocol": protocol.digest, "warnings": bench.warnings})
+    (folder / "parity.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_licences(folder / "LICENCES.md", source["recipe"], source["weights"] == "trained")
+    write_model_card(
+        folder / "MODEL_CARD.md",
+        source=source,
+        contract=contract,
+        artifacts=bench.artifacts,
+        rows=rows,
+        protocol=protocol.digest,
+    )
+    manifest = {
+        **facts,
+        "source": source,
+        "contract": contract,
+        "embed_dim": student.embed_dim,
+        "protocol": protocol.digest,
+        "artifacts": bench.artifacts,
+        "warnings": bench.warnings,
+        **bench.facts,
+    }
+    write_manifest(folder, manifest)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Put the finished folder in the place of an older one."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

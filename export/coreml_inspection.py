@@ -1,0 +1,121 @@
+"""Check a Core ML package as far as Linux allows: interface, metadata, operators, weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_DIGEST
+from export.coreml_package import LABEL_NAME
+from export.mil_reference import load_program
+from export.provenance import size_bytes
+
+IOS17_SPECIFICATION = 8
+
+# Operators that convolutional and attention models are known to run on the Neural Engine in float16
+# (Apple, "Deploying Transformers on the Apple Neural Engine", 2022; coremltools' own performance reports).
+# The compiler decides case by case: being listed is necessary, not sufficient; a Mac's MLComputePlan tells.
+NEURAL_ENGINE_OPERATORS = frozenset(
+    {
+        "add", "avg_pool", "batch_norm", "clip", "concat", "conv", "expand_dims", "gelu", "identity", "layer_norm",
+        "linear", "matmul", "max_pool", "maximum", "mul", "pad", "real_div", "reduce_l2_norm", "reduce_max",
+        "reduce_mean", "reduce_sum", "relu", "reshape", "rsqrt", "sigmoid", "silu", "slice_by_index", "softmax",
+        "split", "sqrt", "squeeze", "sub", "tanh", "tile", "transpose",
+    }
+)  # fmt: skip
+# Not arithmetic: constants, unpacking of compressed weights, change of type, look-up of the label.
+BOOKKEEPING = frozenset({"const", "cast", "classify"})
+
+
+@dataclass(frozen=True)
+class PackageReport:
+    """What a package says of itself.
+
+    Attributes:
+        specification: Core ML specification version (8 is iOS 17).
+        inputs: Name -> "RGB 256 x 256" or "GRAYSCALE 256 x 256".
+        outputs: Name -> "FLOAT32 [1, 512]", "string" or "dictionary".
+        operators: Operator -> count, constants left out.
+        float32_operators: Names of operators that compute in float32.
+        not_on_neural_engine: Operators that are not known to run there.
+        weight_bytes: Size of the package.
+        problems: What does not fit; empty for a good package.
+    """
+
+    specification: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    operators: dict[str, int]
+    float32_operators: list[str]
+    not_on_neural_engine: list[str]
+    weight_bytes: int
+    problems: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return primitives."""
+        return asdict(self)
+
+
+def inspect_package(
+    package: Path, *, side: int, gray: bool, dim: int, labels: list[str] | None, digest: str
+) -> PackageReport:
+    """Inspect a package against what it should be.
+
+    Args:
+        package: The ``.mlpackage``.
+        side: Side of the frame, in pixels.
+        gray: Whether it takes gray frames.
+        dim: Dimension of the embedding.
+        labels: Labels of a classifier, None for an encoder.
+        digest: Digest of the preprocessing contract.
+    """
+    import coremltools as ct
+
+    spec = ct.models.MLModel(str(package), skip_model_load=True).get_spec()
+    inputs = {feature.name: _feature(feature) for feature in spec.description.input}
+    outputs = {feature.name: _feature(feature) for feature in spec.description.output}
+    operations = [op for op in load_program(package).functions["main"].operations if op.op_type != "const"]
+    counts = Counter(operation.op_type for operation in operations)
+    arithmetic = {name for name in counts if name not in BOOKKEEPING and not name.startswith("constexpr_")}
+    wide = [op for op in operations if op.op_type in arithmetic and op.outputs[0].dtype.__name__ == "fp32"]
+    expected = {
+        "specification": (max(spec.specificationVersion, IOS17_SPECIFICATION), spec.specificationVersion),
+        "inputs": ({INPUT_NAME: f"{'GRAYSCALE' if gray else 'RGB'} {side} x {side}"}, inputs),
+        "metadata": (digest, dict(spec.description.metadata.userDefined).get(METADATA_DIGEST)),
+    }
+    if labels is None:
+        expected["outputs"] = ({EMBEDDING_NAME: f"FLOAT32 [1, {dim}]"}, outputs)
+    else:
+        expected["label output"] = (LABEL_NAME, spec.description.predictedFeatureName)
+        classify = next((op for op in operations if op.op_type == "classify"), None)
+        expected["labels"] = (labels, None if classify is None else [str(x) for x in classify.classes.val])
+    problems = [
+        f"{name}: {got!r} instead of {want!r}" for name, (want, got) in expected.items() if want != got
+    ]
+    unknown = sorted(arithmetic - NEURAL_ENGINE_OPERATORS)
+    return PackageReport(
+        specification=spec.specificationVersion,
+        inputs=inputs,
+        outputs=outputs,
+        operators=dict(sorted(counts.items())),
+        float32_operators=sorted(op.op_type for op in wide),
+        not_on_neural_engine=unknown,
+        weight_bytes=size_bytes(package),
+        problems=problems,
+    )
+
+
+def _feature(feature: Any) -> str:
+    import coremltools as ct
+
+    kind = feature.type.WhichOneof("Type")
+    if kind == "imageType":
+        image = feature.type.imageType
+        return f"{image.ColorSpace.Name(image.colorSpace)} {image.width} x {image.height}"
+    if kind == "multiArrayType":
+        array = feature.type.multiArrayType
+        name = ct.proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType.Name(array.dataType)
+        return f"{name} {list(array.shape)}"
+    return str(kind).removesuffix("Type")

@@ -1,0 +1,177 @@
+"""Convert a module to a Core ML ``mlprogram`` that takes camera frames, and compress its weights.
+
+Conversion works on Linux; prediction needs macOS or iOS (see `export.verify_coreml`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.contract import EMBEDDING_NAME, INPUT_NAME
+from export.provenance import collected_warnings
+
+LABEL_NAME = "label"
+# Rounding these to half precision would cost digits of the embedding's direction and, in the softmax, of
+# small probabilities. They are a few hundred multiplications.
+FULL_PRECISION = (
+    "reduce_l2_norm",
+    "reduce_sum_square",
+    "rsqrt",
+    "sqrt",
+    "maximum",
+    "tile",
+    "real_div",
+    "softmax",
+)
+
+Compression = Literal["palette8", "palette6", "int8"]
+COMPRESSIONS: tuple[Compression, ...] = ("palette8", "palette6", "int8")
+
+
+def traced_program(module: nn.Module, example: Tensor, warnings: list[str]) -> tuple[Any, str]:
+    """Capture a module as coremltools reads it.
+
+    `torch.export` with its decompositions applied comes first: tracing a FastViT fails in coremltools 9.0
+    with numpy 2.4. Tracing is the fall-back.
+
+    Args:
+        module: In eval mode, one tensor in and one out.
+        example: An input.
+        warnings: Receives why the first way failed, if it did.
+
+    Returns:
+        The program, and ``torch.export`` or ``torch.jit.trace``.
+    """
+    with torch.no_grad():
+        try:
+            return torch.export.export(module, (example,)).run_decompositions({}), "torch.export"
+        except Exception as error:  # any failure of the exporter has the same remedy
+            warnings.append(f"torch.export failed, traced instead: {type(error).__name__}: {error}"[:300])
+            return torch.jit.trace(module, example), "torch.jit.trace"
+
+
+def write_package(
+    module: nn.Module,
+    path: Path,
+    *,
+    side: int,
+    gray: bool = False,
+    half: bool = True,
+    labels: Sequence[str] | None = None,
+    metadata: Mapping[str, str],
+    warnings: list[str],
+) -> str:
+    """Convert a `PixelEncoder` or `PixelClassifier` to a Core ML package for iOS 17 and later.
+
+    The input is an image (a ``CVPixelBuffer`` in an app); its normalisation is inside the graph, because
+    Core ML's own knows one scale for all three channels only.
+
+    Args:
+        module: In eval mode.
+        path: The ``.mlpackage`` to write.
+        side: Side of the square frame, in pixels.
+        gray: Take single-channel frames.
+        half: Compute in float16, the Neural Engine's only format, except normalisation and softmax.
+        labels: Class names of a classifier; None for an encoder.
+        metadata: Texts for the package's metadata.
+        warnings: Receives the converter's warnings.
+
+    Returns:
+        The way of capture (see `traced_program`).
+    """
+    shape = (1, 1 if gray else 3, side, side)
+    with _quiet_coremltools(warnings):
+        import coremltools as ct
+
+        program, way = traced_program(module, torch.rand(shape) * 255, warnings)
+        classes = len(labels or ())
+
+        def in_half(operation: Any) -> bool:
+            if operation.op_type in FULL_PRECISION and len(operation.outputs[0].shape) <= 2:
+                return False
+            head = classes and operation.op_type in ("linear", "matmul")
+            return not (head and operation.outputs[0].shape[-1] == classes)
+
+        precision: Any = (
+            ct.transform.FP16ComputePrecision(op_selector=in_half) if half else ct.precision.FLOAT32
+        )
+        layout = ct.colorlayout.GRAYSCALE if gray else ct.colorlayout.RGB
+        target: dict[str, Any] = {"outputs": [ct.TensorType(name=EMBEDDING_NAME, dtype=np.float32)]}
+        if labels is not None:
+            target = {
+                "classifier_config": ct.ClassifierConfig(list(labels), predicted_feature_name=LABEL_NAME)
+            }
+        model = ct.convert(
+            program,
+            inputs=[ct.ImageType(name=INPUT_NAME, shape=shape, color_layout=layout)],
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=precision,
+            skip_model_load=True,
+            **target,
+        )
+        model.short_description = (
+            "Fetal-ultrasound image encoder" if labels is None else "Fetal-ultrasound classifier"
+        )
+        model.input_description[INPUT_NAME] = f"{'Gray' if gray else 'RGB'} frame, {side} x {side} pixels"
+        model.user_defined_metadata.update(metadata)
+        model.save(str(path))
+    return way
+
+
+def compress_package(source: Path, target: Path, kind: Compression, warnings: list[str]) -> None:
+    """Write a copy of a package with smaller weights; the arithmetic stays in float16.
+
+    Args:
+        source: The float16 package.
+        target: The package to write.
+        kind: ``palette8`` or ``palette6`` (look-up tables of 256 or 64 values, by k-means), or ``int8``
+            (symmetric, one scale a channel).
+        warnings: Receives coremltools' warnings.
+    """
+    with _quiet_coremltools(warnings):
+        import coremltools as ct
+        import coremltools.optimize.coreml as optimize
+
+        model = ct.models.MLModel(str(source), skip_model_load=True)
+        if kind == "int8":
+            linear = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
+            smaller = optimize.linear_quantize_weights(
+                model, optimize.OptimizationConfig(global_config=linear)
+            )
+        else:
+            palette = optimize.OpPalettizerConfig(nbits=int(kind[-1]), mode="kmeans")
+            smaller = optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=palette))
+        smaller.save(str(target))
+
+
+def remove_package(path: Path) -> None:
+    """Delete a package."""
+    shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _quiet_coremltools(warnings: list[str]) -> Iterator[None]:
+    """Record what coremltools says instead of printing it, progress bars included."""
+    own = logging.getLogger("coremltools")
+    handlers, propagate = own.handlers[:], own.propagate
+    with collected_warnings(warnings), contextlib.redirect_stderr(io.StringIO()), np.errstate(all="ignore"):
+        import coremltools  # noqa: F401 - its import alone warns
+
+        own.handlers, own.propagate = [], True
+        try:
+            yield
+        finally:
+            own.handlers, own.propagate = handlers, propagate
+    # Away from macOS these say only that nothing can be predicted here, which the ledger states by itself.
+    warnings[:] = [line for line in warnings if "Failed to load _ML" not in line]

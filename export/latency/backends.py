@@ -1,0 +1,238 @@
+"""What can be timed: each backend is a function without arguments, loaded in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Call = Callable[[], Any]
+FRAME_WIDTH, FRAME_HEIGHT = 800, 540  # an HC18 frame
+MATMUL_SIDE = 1536
+
+# name -> ONNX Runtime execution provider; offered where the installed runtime has it
+PROVIDERS = {
+    "onnxruntime": "CPUExecutionProvider",
+    "onnxruntime-xnnpack": "XnnpackExecutionProvider",
+    "onnxruntime-coreml": "CoreMLExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+}
+OPENVINO_PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}
+COREML_UNITS = {
+    "coreml-all": "ALL",
+    "coreml-ane": "CPU_AND_NE",
+    "coreml-gpu": "CPU_AND_GPU",
+    "coreml-cpu": "CPU_ONLY",
+}
+
+
+def load(spec: dict[str, Any]) -> Call:
+    """Load a backend.
+
+    Args:
+        spec: ``backend``, ``threads``, ``batch`` and ``side``; ``recipe`` for PyTorch, ``path`` of the artifact
+            for the others, ``folder`` of the export for the stages around the encoder.
+
+    Raises:
+        ValueError: There is no such backend.
+    """
+    name = spec["backend"]
+    if name in ("torch-eager", "torch-fused"):
+        return _torch(spec, fused=name == "torch-fused")
+    if name in PROVIDERS:
+        return _onnxruntime(spec, PROVIDERS[name])
+    if name in OPENVINO_PRECISIONS:
+        return _openvino(spec, OPENVINO_PRECISIONS[name])
+    if name in COREML_UNITS:
+        return _coreml(spec, COREML_UNITS[name])
+    if name in STAGES:
+        return STAGES[name](spec)
+    raise ValueError(f"latency: no backend {name!r}")
+
+
+def _pixels(spec: dict[str, Any]) -> NDArray[np.float32]:
+    shape = (spec["batch"], 3, spec["side"], spec["side"])
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+
+
+def _torch(spec: dict[str, Any], fused: bool) -> Call:
+    """The authors' way: PyTorch eager on the CPU, batch norms and branches as they were trained."""
+    import torch
+
+    from models import DualEncoder, build, fused_copy
+
+    torch.set_num_threads(spec["threads"])
+    model: DualEncoder = build(spec["recipe"]).eval()
+    model = fused_copy(model) if fused else model
+    image = torch.from_numpy(_pixels(spec) / 255)
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return model.encode_image(image)
+
+    return call
+
+
+def _onnxruntime(spec: dict[str, Any], provider: str) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = spec["threads"]
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(spec["path"], options, providers=[provider])
+    if provider not in session.get_providers():
+        raise ValueError(f"latency: ONNX Runtime fell back from {provider}")
+    feed = {session.get_inputs()[0].name: _pixels(spec)}
+    return lambda: session.run(None, feed)
+
+
+def _openvino(spec: dict[str, Any], precision: str) -> Call:
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": spec["threads"],
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    core = openvino.Core()
+    model = core.read_model(spec["path"])
+    model.reshape([spec["batch"], 3, spec["side"], spec["side"]])
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    pixels = _pixels(spec)
+    return lambda: request.infer({0: pixels})
+
+
+def _coreml(spec: dict[str, Any], units: str) -> Call:
+    if platform.system() != "Darwin":
+        raise ValueError("latency: Core ML predicts on macOS only")
+    import coremltools as ct
+    from PIL import Image
+
+    from export.contract import INPUT_NAME
+
+    model = ct.models.MLModel(spec["path"], compute_units=getattr(ct.ComputeUnit, units))
+    frame = Image.fromarray(_pixels(spec)[0].astype(np.uint8).transpose(1, 2, 0))
+    return lambda: model.predict({INPUT_NAME: frame})
+
+
+def _frame() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (FRAME_HEIGHT, FRAME_WIDTH), dtype=np.uint8)
+
+
+def _preprocess(spec: dict[str, Any]) -> Call:
+    """Pad, resize and lay out one gray camera frame."""
+    from datamodules.transforms import EvaluationTransform
+    from export.manifest import read_export
+
+    transform, frame = EvaluationTransform(read_export(spec["folder"]).preprocessing), _frame()
+    return lambda: transform(frame)
+
+
+def _heads(spec: dict[str, Any]) -> Call:
+    """Both plane heads and the ages of one spacing, from one embedding."""
+    from export.manifest import read_export
+
+    export = read_export(spec["folder"])
+    names = [name.removeprefix("head_") for name in export.manifest["artifacts"] if name.startswith("head_")]
+    tables = []
+    for name in sorted(names):
+        description, vectors = export.head(name)
+        tables.append(description["cosine_scale"] * (vectors[0] if vectors.ndim == 3 else vectors))
+    dim = int(export.manifest["embed_dim"])
+    embedding = np.full(dim, dim**-0.5, dtype=np.float32)
+
+    def call() -> list[NDArray[np.float32]]:
+        answers = []
+        for table in tables:
+            weights = np.exp(table @ embedding - 100)
+            answers.append(weights / weights.sum())
+        return answers
+
+    return call
+
+
+def _end_to_end(spec: dict[str, Any]) -> Call:
+    """From a camera frame to the answers of all heads, with ONNX Runtime."""
+    preprocess, encode, heads = _preprocess(spec), _onnxruntime(spec, PROVIDERS["onnxruntime"]), _heads(spec)
+
+    def call() -> Any:
+        preprocess()
+        encode()
+        return heads()
+
+    return call
+
+
+def _matmul(spec: dict[str, Any]) -> Call:
+    """The machine's own matrix product, the yardstick of its arithmetic."""
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    left, right = torch.rand(MATMUL_SIDE, MATMUL_SIDE), torch.rand(MATMUL_SIDE, MATMUL_SIDE)
+    return lambda: torch.mm(left, right)
+
+
+STAGES: dict[str, Callable[[dict[str, Any]], Call]] = {
+    "preprocess": _preprocess,
+    "heads": _heads,
+    "end-to-end": _end_to_end,
+    "matmul": _matmul,
+}
+
+
+def neural_engine_share(package: Path) -> dict[str, Any]:
+    """Say which share of a package's operations Core ML plans for the Neural Engine (macOS 14.4 and later).
+
+    Returns:
+        ``status`` ("ok" or "NOT RUN"), and for "ok" the ``share``, the number of ``operations`` and the names
+        of those planned elsewhere.
+    """
+    if platform.system() != "Darwin":
+        return {"status": "NOT RUN", "reason": "MLComputePlan needs macOS"}
+    import coremltools as ct
+    from coremltools.models.compute_device import MLNeuralEngineComputeDevice
+    from coremltools.models.compute_plan import MLComputePlan
+
+    compiled = ct.models.MLModel(str(package)).get_compiled_model_path()
+    plan = MLComputePlan.load_from_path(path=compiled, compute_units=ct.ComputeUnit.ALL)
+    program = plan.model_structure.program
+    engine, elsewhere = 0, []
+    for operation in program.functions["main"].block.operations:
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
+        if usage is None:  # constants have none
+            continue
+        if isinstance(usage.preferred_compute_device, MLNeuralEngineComputeDevice):
+            engine += 1
+        else:
+            elsewhere.append(operation.operator_name)
+    total = engine + len(elsewhere)
+    return {"status": "ok", "share": engine / max(total, 1), "operations": total, "elsewhere": elsewhere}
+
+
+def available() -> dict[str, str]:
+    """Say which optional runtimes this machine has: name -> "yes" or the reason why not."""
+    import onnxruntime
+
+    have = set(onnxruntime.get_available_providers())
+    answers = {
+        name: "yes" if provider in have else f"this ONNX Runtime has no {provider}"
+        for name, provider in PROVIDERS.items()
+    }
+    try:
+        import openvino  # noqa: F401
+
+        answers |= dict.fromkeys(OPENVINO_PRECISIONS, "yes")
+    except ImportError:
+        answers |= dict.fromkeys(OPENVINO_PRECISIONS, "openvino is not installed")
+    mac = "yes" if platform.system() == "Darwin" else "Core ML predicts on macOS only"
+    return answers | dict.fromkeys(COREML_UNITS, mac)
+
+
+def describe(spec: dict[str, Any]) -> str:
+    """Return a spec as one line of JSON, how a worker gets it."""
+    return json.dumps(spec)

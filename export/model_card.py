@@ -1,0 +1,121 @@
+"""The model card and the licences that an export folder carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from export.parity import Row, markdown_ledger
+from models.licences import licence_of
+
+DATA_LICENCES = {
+    "HC18": "CC BY 4.0, van den Heuvel et al. 2018, doi:10.5281/zenodo.1327317",
+    "FETAL_PLANES_DB": "CC BY 4.0, Burgos-Artizzu et al. 2020, doi:10.5281/zenodo.3904280",
+    "phantom": "simulated by this project, free of patients; Apache-2.0",
+}
+
+
+def weight_origin(recipe: dict[str, Any], trained: bool) -> list[str]:
+    """Say whose terms the weights fall under, line by line."""
+    name = str(recipe["init_args"].get("name", recipe["init_args"].get("trunk", "")))
+    if not trained:
+        return [f"Architecture `{name}` with random weights: no published weights are inside."]
+    return [
+        f"Student architecture: `{name}`.",
+        f"If training started from the published {name} weights, their terms pass on: {licence_of(name)}.",
+        f"If the teacher was FetalCLIP, note its terms: {licence_of('FetalCLIP')}.",
+    ]
+
+
+def write_licences(path: Path, recipe: dict[str, Any], trained: bool) -> None:
+    """Write LICENCES.md: the terms of code, weights and data involved."""
+    lines = [
+        "# Licences",
+        "",
+        "## Code",
+        "",
+        "SonoDistill, and this folder's scripts: Apache-2.0.",
+        "",
+        "## Weights",
+        "",
+    ]
+    lines += [f"- {line}" for line in weight_origin(recipe, trained)]
+    lines += ["", "## Data that training and evaluation may have used", ""]
+    lines += [f"- {name}: {terms}" for name, terms in DATA_LICENCES.items()]
+    lines += ["", "The golden frames are simulated.", ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_model_card(
+    path: Path,
+    *,
+    source: dict[str, Any],
+    contract: dict[str, Any],
+    artifacts: dict[str, dict[str, Any]],
+    rows: Sequence[Row],
+    protocol: str,
+) -> None:
+    """Write MODEL_CARD.md.
+
+    Args:
+        path: File to write.
+        source: Where the weights come from (the manifest's ``source``).
+        contract: The preprocessing contract.
+        artifacts: The manifest's artifacts.
+        rows: The parity ledger.
+        protocol: Digest of the zero-shot protocol.
+    """
+    recipe, side = source["recipe"], contract["preprocessing"]["image_size"]
+    trained = source["weights"] == "trained"
+    sizes = [
+        f"| {name} | `{entry['file']}` | {entry['bytes'] / 1e6:.2f} |" for name, entry in artifacts.items()
+    ]
+    text = f"""# Model card
+
+**Research software. Not a medical device.** It must not be used for diagnosis, screening or treatment, nor to
+reassure or alarm a patient. Nothing here has been assessed by any regulator.
+
+## What it is
+
+An image encoder for fetal ultrasound ({recipe["class_path"].split(".")[-1]},
+`{recipe["init_args"].get("name", recipe["init_args"].get("trunk"))}`, input {side} x {side} pixels), distilled from
+a larger vision-language model, with zero-shot heads for standard planes, brain sub-planes and gestational age.
+
+- weights: {"trained, " + str(source["checkpoint"]) if trained else "RANDOM - for measuring size and speed only"}
+- checkpoint SHA-256: {source["checkpoint_sha256"] or "none"}
+- data it was scored on: {source["data"]}, split "{source["split"]}"
+- zero-shot protocol: {protocol}
+
+## Intended use
+
+Research on live-scan assistance: naming the standard plane in view, estimating gestational age from a head
+plane with a known pixel spacing, searching images. By people who know how to read fetal ultrasound.
+
+## Limits
+
+- Standard planes, one foetus, second and third trimester. Ages are read between 14 and 39 weeks.
+- Burned-in text, callipers and vendor overlays can leak the answer; a live stream has none of them.
+- Every plane outside the listed classes is still given one of them: the probabilities know no "none of these".
+- Scores on simulated frames say nothing about patients. Machines, operators and populations that are not in
+  the training data shift the results.
+- The pixel spacing must be right: gestational age reads the size of the head from it.
+
+## Scores and parity
+
+Task metrics are zero-shot, with the heads of this folder, on the frames counted in each row.
+
+{markdown_ledger(list(rows))}
+
+## Files
+
+| artifact | file | MB |
+|---|---|---|
+{chr(10).join(sizes)}
+
+## Licences
+
+{chr(10).join("- " + line for line in weight_origin(recipe, trained))}
+- Details: LICENCES.md
+"""
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,110 @@
+"""Write a module as one ONNX file, and run such files with ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.provenance import collected_warnings
+
+OPSET = 18
+LARGEST_BATCH = 1024
+
+
+def write_onnx(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    input_name: str,
+    output_name: str,
+    metadata: Mapping[str, str],
+    dynamic_batch: bool = False,
+    warnings: list[str] | None = None,
+) -> None:
+    """Convert a module in eval mode to a single ONNX file (weights inside).
+
+    Args:
+        module: Takes one tensor and returns one tensor.
+        example: An input; its shape is the model's, but for a dynamic batch.
+        path: File to write.
+        input_name: Name of the input.
+        output_name: Name of the output.
+        metadata: Texts for the file's metadata.
+        dynamic_batch: Leave the first axis open. Static shapes run faster on most phones.
+        warnings: Receives the converter's warnings.
+
+    Raises:
+        ValueError: The module is in training mode.
+    """
+    if module.training:
+        raise ValueError(f"{path.name}: the module is in training mode; call eval() before exporting")
+    shapes: Any = None
+    if dynamic_batch:
+        # An example batch of one would be specialised to one.
+        example = example.expand(2, *example.shape[1:]).contiguous()
+        shapes = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},)
+    silent = io.StringIO()
+    with torch.no_grad(), contextlib.redirect_stdout(silent), collected_warnings(_list(warnings)):
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+        program.model.metadata_props.update(metadata)
+        program.save(str(path), external_data=False)
+
+
+def _list(messages: list[str] | None) -> list[str]:
+    return [] if messages is None else messages
+
+
+def onnx_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of an ONNX file without loading it into a runtime."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+class OnnxRunner:
+    """An ONNX file in ONNX Runtime on the CPU.
+
+    Args:
+        path: The file.
+        threads: Threads of one operation; 0 leaves the choice to the runtime.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0]
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Run a batch of any size; a static graph gets its samples one by one."""
+        if self._input.shape[0] != 1:
+            return self._run(batch)
+        return np.concatenate([self._run(batch[row : row + 1]) for row in range(len(batch))])
+
+    def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        output: NDArray[np.float32] = self._session.run(None, {self._input.name: batch})[0]
+        return output

@@ -1,0 +1,71 @@
+"""Score embeddings with the heads that an app gets: the numbers that decide whether a variant is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.frames import EvaluationFrames
+from export.heads import AgeHead, ClassHead
+from metrics import BiometryValidity, ZeroShotClassification
+from metrics.names import HC18, HEADLINE, PLANES, SUBPLANES
+from models.zero_shot import class_logits
+
+IMAGES_AT_ONCE = 64  # bounds images x 175 ages x D
+
+
+def headline(benchmark: str) -> str:
+    """Return the name of a benchmark's deciding number: ``planes/f1``."""
+    return f"{benchmark}/{HEADLINE[benchmark]}"
+
+
+def points(benchmark: str, value: float) -> float:
+    """Put a headline on the scale of 0 to 100."""
+    return value if benchmark == HC18 else 100 * value
+
+
+def class_predictions(embeddings: NDArray[np.float32], heads: Mapping[str, ClassHead]) -> NDArray[np.int64]:
+    """Return the top class of every frame and head, [N, heads]."""
+    images = torch.from_numpy(embeddings)
+    return np.stack(
+        [class_logits(images, head.vectors).argmax(dim=1).numpy() for head in heads.values()], axis=1
+    )
+
+
+def task_scores(
+    embeddings: NDArray[np.float32],
+    frames: EvaluationFrames,
+    heads: Mapping[str, ClassHead],
+    ages: AgeHead | None,
+) -> dict[str, float]:
+    """Score the frames' embeddings [N, D] on every benchmark: ``{"planes/f1": 0.91, ...}``.
+
+    Args:
+        embeddings: Unit-length embeddings of `frames.records`, in order.
+        frames: The frames.
+        heads: Class heads by benchmark.
+        ages: The age head; without it HC18 is not scored.
+    """
+    images = torch.from_numpy(embeddings)
+    scores = {}
+    for benchmark in (PLANES, SUBPLANES):
+        if benchmark not in frames.rows:
+            continue
+        head = heads[benchmark]
+        metric = ZeroShotClassification(head.labels)
+        targets = torch.tensor([head.labels.index(label) for label in frames.labels(benchmark)])
+        metric.update(class_logits(images[frames.rows[benchmark]], head.vectors), targets)
+        scores[headline(benchmark)] = float(metric.compute()["f1"])
+    if ages is not None and HC18 in frames.rows:
+        validity, hc_mm, spacings = BiometryValidity(), frames.head_circumferences_mm(), frames.spacings()
+        if len(ages.table.spacings) == 1:  # templates without a spacing, or one fixed at export
+            spacings = [ages.table.spacings[0]] * len(spacings)
+        chosen = images[frames.rows[HC18]]
+        for part in torch.arange(len(chosen)).split(IMAGES_AT_ONCE):
+            printed = [spacings[row] for row in part.tolist()]
+            validity.update(ages.table.similarity(chosen[part], printed), hc_mm[part])
+        scores[headline(HC18)] = float(validity.compute()["validity"])
+    return scores

@@ -1,0 +1,262 @@
+"""Every form in which a student is shipped: how it is written, and how it is run for the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.contract import EMBEDDING_NAME, INPUT_NAME, PROBABILITIES_NAME
+from export.coreml_inspection import inspect_package
+from export.coreml_package import COMPRESSIONS, compress_package, write_package
+from export.heads import ClassHead
+from export.manifest import artifact_entry
+from export.mil_reference import MilReference
+from export.onnx_graph import OnnxRunner, write_onnx
+from export.onnx_int8 import quantise
+from export.pixel_graph import PixelClassifier, PixelEncoder
+
+Floats = NDArray[np.float32]
+Run = Callable[[Floats], Floats]
+
+REFERENCE = "the package itself, computed operator by operator on this machine"
+INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the model and how to run it.
+
+    Attributes:
+        name: Its name in ledger and manifest.
+        how: What the row's figures were computed with.
+        gate: The set of limits that it must keep.
+        run: From pixel values [N, 3, S, S] to embeddings [N, D], or probabilities [N, C] for a classifier.
+        head: Benchmark of a classifier, None for an encoder.
+        gray: It takes one channel.
+        slow: Measured on fewer frames.
+    """
+
+    name: str
+    how: str
+    gate: str
+    run: Run
+    head: str | None = None
+    gray: bool = False
+    slow: bool = False
+
+
+@dataclass
+class Workbench:
+    """What writing the variants needs, and what it leaves.
+
+    Attributes:
+        folder: The folder that is being filled.
+        encoder: The fused image encoder, in eval mode.
+        heads: Class heads by benchmark.
+        metadata: Texts for every artifact.
+        artifacts: Name -> entry of the manifest.
+        variants: The variants, in the order of the ledger.
+        warnings: Messages of the converters.
+        facts: What else the manifest records.
+    """
+
+    folder: Path
+    encoder: PixelEncoder
+    heads: Mapping[str, ClassHead]
+    metadata: Mapping[str, str]
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variants: list[Variant] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def side(self) -> int:
+        """Side of the frame, in pixels."""
+        return self.encoder.model.preprocessing.image_size
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the embedding."""
+        return self.encoder.model.embed_dim
+
+    def add(self, variant: Variant, path: Path, **facts: Any) -> None:
+        """Enter a written variant into ledger and manifest."""
+        self.artifacts[variant.name] = artifact_entry(path, self.folder, **facts)
+        self.variants.append(variant)
+
+
+def torch_runner(module: torch.nn.Module) -> Run:
+    """Wrap a module in eval mode as a function on arrays."""
+
+    @torch.inference_mode()
+    def run(pixels: Floats) -> Floats:
+        output: Floats = module(torch.from_numpy(pixels)).numpy()
+        return output
+
+    return run
+
+
+def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
+    """Write the float32 encoder and an end-to-end classifier a head."""
+    example = torch.rand(1, 3, bench.side, bench.side) * 255
+    batch = "any" if dynamic_batch else 1
+    modules: dict[str, tuple[torch.nn.Module, str, str | None]] = {
+        "onnx-fp32": (bench.encoder, EMBEDDING_NAME, None)
+    }
+    for name, head in bench.heads.items():
+        modules[f"onnx-{name}"] = (
+            PixelClassifier(bench.encoder, head.vectors).eval(),
+            PROBABILITIES_NAME,
+            name,
+        )
+    for name, (module, output, head_name) in modules.items():
+        path = bench.folder / f"{'image_encoder' if head_name is None else head_name + '_classifier'}.onnx"
+        labels = {} if head_name is None else {"sonodistill.labels": ",".join(bench.heads[head_name].labels)}
+        write_onnx(
+            module,
+            example,
+            path,
+            input_name=INPUT_NAME,
+            output_name=output,
+            metadata={**bench.metadata, **labels},
+            dynamic_batch=dynamic_batch,
+            warnings=bench.warnings,
+        )
+        gate = "float32" if head_name is None else "float32-classifier"
+        variant = Variant(name, "ONNX Runtime, CPU", gate, OnnxRunner(path), head_name)
+        bench.add(variant, path, kind="onnx", batch=batch, output=output)
+
+
+def write_int8_variants(bench: Workbench, frames: Floats, names: Sequence[str]) -> None:
+    """Write int8 copies of the encoder for ONNX Runtime and for OpenVINO.
+
+    Args:
+        bench: The workbench; the float32 encoder is written.
+        frames: Calibration frames, pixel values [N, 3, S, S].
+        names: Which of `INT8_VARIANTS`.
+    """
+    source = bench.folder / "image_encoder.onnx"
+    for name in names:
+        openvino = name == "openvino-int8"
+        path = bench.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
+        quantise(
+            source,
+            path,
+            frames,
+            grouped_convolutions=INT8_VARIANTS[name],
+            metadata=bench.metadata,
+            warnings=bench.warnings,
+        )
+        run, how = OnnxRunner(path), "ONNX Runtime, CPU"
+        if openvino:
+            run, how = OpenVinoRunner(path, bench.side), "OpenVINO, CPU"
+        facts = {"kind": "onnx", "batch": 1, "output": EMBEDDING_NAME, "calibration_frames": len(frames)}
+        bench.add(Variant(name, how, "compressed", run), path, **facts)
+
+
+class OpenVinoRunner:
+    """An ONNX file in OpenVINO on the CPU, frame by frame.
+
+    Args:
+        path: The file.
+        side: Side of the frame.
+    """
+
+    def __init__(self, path: Path, side: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(str(path))
+        model.reshape([1, 3, side, side])
+        # Float32 where the graph is not int8: its own default would round to bfloat16 on newer processors.
+        self._model = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def __call__(self, pixels: Floats) -> Floats:
+        """Map pixel values [N, 3, S, S] to embeddings [N, D]."""
+        return np.concatenate([self._model({0: frame[None]})[0] for frame in pixels])
+
+
+def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
+    """Write Core ML packages: encoder (RGB, gray, float32), classifiers, and smaller weights.
+
+    Args:
+        bench: The workbench.
+        skip: Names of variants to leave out.
+    """
+    _coreml(bench, "coreml-fp16", "image_encoder.mlpackage", skip)
+    _coreml(bench, "coreml-fp32", "image_encoder_fp32.mlpackage", skip, half=False)
+    _coreml(bench, "coreml-gray", "image_encoder_gray.mlpackage", skip, gray=True)
+    for name in bench.heads:
+        _coreml(bench, f"coreml-{name}", f"{name}_classifier.mlpackage", skip, head=name)
+    source = bench.folder / "image_encoder.mlpackage"
+    for kind in COMPRESSIONS:
+        name = f"coreml-{kind}"
+        if name in skip or "coreml-fp16" in skip:
+            continue
+        path = bench.folder / f"image_encoder_{kind}.mlpackage"
+        compress_package(source, path, kind, bench.warnings)
+        _enter_package(bench, name, path, "compressed", "torch.export")
+
+
+def _coreml(
+    bench: Workbench,
+    name: str,
+    file: str,
+    skip: Sequence[str],
+    *,
+    half: bool = True,
+    gray: bool = False,
+    head: str | None = None,
+) -> None:
+    if name in skip:
+        return
+    path = bench.folder / file
+    module: torch.nn.Module = bench.encoder
+    labels = None
+    if head is not None:
+        module, labels = (
+            PixelClassifier(bench.encoder, bench.heads[head].vectors).eval(),
+            bench.heads[head].labels,
+        )
+    way = write_package(
+        module,
+        path,
+        side=bench.side,
+        gray=gray,
+        half=half,
+        labels=labels,
+        metadata=bench.metadata,
+        warnings=bench.warnings,
+    )
+    gate = ("float16" if half else "float32") + ("" if head is None else "-classifier")
+    _enter_package(bench, name, path, gate, way, gray=gray, head=head)
+
+
+def _enter_package(
+    bench: Workbench,
+    name: str,
+    path: Path,
+    gate: str,
+    way: str,
+    *,
+    gray: bool = False,
+    head: str | None = None,
+) -> None:
+    from export.contract import METADATA_DIGEST
+
+    report = inspect_package(
+        path,
+        side=bench.side,
+        gray=gray,
+        dim=bench.dim,
+        labels=None if head is None else bench.heads[head].labels,
+        digest=bench.metadata[METADATA_DIGEST],
+    )
+    variant = Variant(name, REFERENCE, gate, MilReference(path), head, gray, slow=True)
+    bench.add(variant, path, kind="coreml", captured_by=way, inspection=report.to_dict())
