@@ -167,11 +167,11 @@ def _choroid(head: Head, centre: tuple[float, float], size: float, side: float, 
 def _thalamic(head: Head) -> None:
     rng = head.rng
     centre = head.jitter(0.06, 0.04)
-    size, darker = head.jitter(1.0, 0.07), rng.uniform(7, 12)
+    size, darker = head.jitter(1.08, 0.07), rng.uniform(9, 16)
     for side in (-1, 1):
         head.organ(
             (centre, side * 0.19 * size), (0.27 * size, 0.165 * size), head.tissue_db - darker,
-            side * -0.18, texture_db=1.0, rim_db=head.jitter(-25, 3),
+            side * -0.18, texture_db=1.0, rim_db=head.jitter(-20, 2.5),
         )  # fmt: skip
     gaps = [(centre - 0.26, centre + 0.26)]
     if rng.random() < 0.9:
@@ -183,16 +183,16 @@ def _thalamic(head: Head) -> None:
     for side in (-1, 1):  # insula and Sylvian fissure
         v = side * head.jitter(0.6, 0.03)
         head.line(np.array([[-0.22, v], [0.0, v * 0.94], [0.2, v]]), head.jitter(-20, 3), 0.03)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         _choroid(head, (0.5, 0.38), 0.16, head.far, 0.5)
 
 
 def _ventricular(head: Head) -> None:
     rng = head.rng
-    size = head.jitter(0.40, 0.04)
+    size = head.jitter(0.43, 0.03)
     centre = (head.jitter(0.27, 0.05), head.jitter(0.36, 0.03))
     _choroid(head, centre, size, head.far, rng.uniform(0.85, 1.0))
-    _choroid(head, centre, size, -head.far, rng.uniform(0.15, 0.7))
+    _choroid(head, centre, size, -head.far, rng.uniform(0.2, 0.8))
     gaps = [_cavum(head, head.jitter(-0.48, 0.04))] if rng.random() < 0.75 else []
     _midline(head, gaps, head.jitter(-15, 3))
     v = head.far * head.jitter(0.2, 0.03)  # frontal horn
@@ -214,12 +214,12 @@ def _cerebellar(head: Head) -> None:
     cistern = np.concatenate(
         [arc((0.0, 0.0), (0.95, 0.95), -0.42, 0.42), arc((0.0, 0.0), (0.72, 0.72), 0.5, -0.5)]
     )
-    head.scene.fill(head.at(cistern), FLUID_DB + 4, head.px(0.02), opacity=rng.uniform(0.85, 1))
-    lobe = rng.uniform(3, 8)
+    head.scene.fill(head.at(cistern), FLUID_DB + 4, head.px(0.02), opacity=rng.uniform(0.9, 1))
+    lobe = rng.uniform(0, 8)  # brighter than the brain, and far brighter than the cistern
     for side in (-1, 1):
         head.organ(
-            (centre, side * 0.25 * size), (0.185 * size, 0.235 * size), head.tissue_db - lobe,
-            side * 0.15, texture_db=1.5, rim_db=head.jitter(-19, 3),
+            (centre, side * 0.25 * size), (0.2 * size, 0.25 * size), head.tissue_db + lobe,
+            side * 0.15, texture_db=1.5, rim_db=head.jitter(-15, 2.5),
         )  # fmt: skip
         for k in range(int(rng.integers(2, 4))):  # folia
             u = centre + 0.06 * (k - 1)
@@ -242,7 +242,7 @@ def _oblique(head: Head) -> None:
 
 def _near_field_loss(head: Head) -> None:
     """Veil the hemisphere next to the probe: reverberation in the near bone washes its structures out."""
-    veil = head.rng.uniform(0.1, 0.6)
+    veil = head.rng.uniform(0.0, 0.5)
     t = np.linspace(0, np.pi, 40)
     half = np.stack([0.95 * np.cos(t), -head.far * (0.06 + 0.86 * np.sin(t))], axis=1)
     level = head.tissue_db + head.rng.uniform(-2, 4)

@@ -100,15 +100,10 @@ def _kidneys(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:
         scene.fill(frame.points(blob(rng, centre, (0.42, 0.22))), tissue_db - 5, 1.0)
         scene.stroke(frame.points(blob(rng, centre, (0.42, 0.22))), -26, 1.2, closed=True, directional=0.9)
         scene.fill(frame.points(blob(rng, centre, (0.18, 0.06))), FLUID_DB + 4, 0.8)
-    for u in np.linspace(-0.7, 0.7, 7):
-        scene.stroke(
-            frame.points(blob(rng, (u, 0.0), (0.04, 0.04), count=12)),
-            -6,
-            2.0,
-            closed=True,
-            directional=0.2,
-            attenuation_db=2,
-        )
+    for u in np.linspace(-0.75, 0.75, 9):
+        tick = np.array([[u - 0.02, rng.normal(0, 0.015)], [u + 0.02, rng.normal(0, 0.015)]])
+        level = rng.uniform(-12, -4)
+        scene.stroke(frame.points(tick), level, 2.4, directional=0.3, attenuation_db=0.9)
 
 
 def _limb(scene: Scene, rng: np.random.Generator, tissue_db: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ from datamodules.phantom.renderer import Truth, render
 SIMULATOR_VERSION = 1  # raise it whenever a picture would change: caches of older corpora are then left alone
 DEFAULT_ROOT = Path("data/phantom")
 PNG_COMPRESSION = 1  # speckle hardly compresses: higher levels only cost time
-IN_PROCESS = 48  # fewer pictures than this are drawn here: starting processes would take longer
+MOST_WORKERS = 8  # each imports torch with this package: half a gigabyte
+IN_PROCESS = 200  # fewer pictures than this are drawn here: starting processes would take longer
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def make_corpus(
     Args:
         settings: What to make.
         root: Folder that holds all phantom corpora, one subfolder a hash.
-        workers: Number of processes; None takes the cores that this process may use. The pictures do not
-            depend on it.
+        workers: Number of processes; None takes the cores that this process may use, at most 8. The pictures
+            do not depend on it.
     """
     root = Path(root)
     target = root / settings.digest
@@ -129,19 +131,23 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
     for parent in {image_path(folder, picture).parent for picture in pictures}:
         parent.mkdir(parents=True)
     draw = partial(_draw, folder, settings.seed)
-    workers = (
-        len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    )
-    workers = workers or os.cpu_count() or 1
+    workers = min(_cores(), MOST_WORKERS) if workers is None else workers
     bar = partial(tqdm, total=len(pictures), desc="phantom corpus", unit="image", disable=None, mininterval=1)
     if workers == 1 or len(pictures) < IN_PROCESS:
         truths = list(bar(map(draw, pictures)))
     else:
-        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        # Fresh interpreters: a fork of a process whose OpenCV has started its threads hangs.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             truths = list(bar(pool.map(draw, pictures, chunksize=8)))
     write_tables(folder, pictures, truths)
     described = {"simulator": SIMULATOR_VERSION, **asdict(settings)}
     (folder / "settings.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _draw(folder: Path, seed: int, picture: Picture) -> Truth:

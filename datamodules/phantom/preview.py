@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from datamodules.phantom.patients import BRAIN_PLANE_SHARES, PLANE_SHARES, Picture, list_pictures
 from datamodules.phantom.renderer import render
 
-CELL = (176, 128)  # width and height of one picture on the sheet
-COLUMNS = 6
+CELL = (168, 120)  # width and height of one picture on the sheet
+COLUMNS = 5
 
 
 def write_preview(out: Path, seed: int) -> Path:
@@ -42,5 +42,4 @@ def _cell(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     cell = np.zeros((height, width), np.uint8)
     cell[: small.shape[0], : small.shape[1]] = small[:height, :width]
-    # 32 grey levels keep the committed sheet small
-    return (cell & 0xF8).astype(np.uint8)
+    return (np.round(cell / 17) * 17).astype(np.uint8)  # 16 grey levels keep the committed sheet small

@@ -39,8 +39,8 @@ class Truth:
 
 def render(picture: Picture, seed: int) -> tuple[NDArray[np.uint8], Truth]:
     """Return the grey picture [H, W] and its truth, a pure function of both arguments."""
-    rng = np.random.default_rng([seed, CORPORA.index(picture.corpus), picture.index, 1])
-    truth = _place(picture, rng)
+    truth = place(picture, seed)
+    rng = np.random.default_rng([seed, CORPORA.index(picture.corpus), picture.index, 2])
     probe = _aim(picture, truth.skull, rng)
     tissue_db = rng.uniform(-40, -29)
     scene = Scene(picture.width, picture.height, probe, truth.pixel_size_mm, tissue_db)
@@ -50,12 +50,16 @@ def render(picture: Picture, seed: int) -> tuple[NDArray[np.uint8], Truth]:
     return image, truth
 
 
-def _place(picture: Picture, rng: np.random.Generator) -> Truth:
-    """Choose the pixel size and, for a head, the skull's ellipse so that it fits the picture."""
+def place(picture: Picture, seed: int) -> Truth:
+    """Choose the pixel size and, for a head, the skull's ellipse so that it fits the picture.
+
+    Only heads of the HC18 type keep to HC18's real pixel sizes: the pictures of the planes are real ones
+    shrunk to about 0.4, and their pixels are larger in proportion.
+    """
+    rng = np.random.default_rng([seed, CORPORA.index(picture.corpus), picture.index, 1])
     patient = picture.patient
     if picture.plane != "brain":
-        scale = 60 / picture.height  # a field of view of about 60-140 mm
-        return Truth(scale * rng.uniform(1.0, 2.3), patient.ga_days)
+        return Truth(rng.uniform(60, 140) / picture.height, patient.ga_days)  # 60-140 mm deep
     same_patient = 1 + 0.005 * rng.normal()  # the plane of a repeated measurement is never quite the same
     hc_mm = round(patient.hc_mm * same_patient, 2)
     ratio = float(np.clip(patient.head_ratio + rng.normal(0, 0.02), 0.68, 0.88))
@@ -100,12 +104,12 @@ def _paint(scene: Scene, picture: Picture, truth: Truth, tissue_db: float, rng: 
         return
     centre, reach = (width / 2, height / 2), 0.45 * height
     if truth.skull is not None:
-        centre, reach = (truth.skull.cx, truth.skull.cy), truth.skull.b
+        centre, reach = (truth.skull.cx, truth.skull.cy), 0.5 * (truth.skull.a + truth.skull.b)
     anatomy_maternal.paint_uterus(scene, rng, tissue_db, centre, reach)
     if truth.skull is not None:
         head = anatomy_brain.Head(
             scene, truth.skull, truth.ga_days / 7, rng,
-            tissue_db=min(tissue_db - 2, rng.uniform(-46, -39)),
+            tissue_db=min(tissue_db, rng.uniform(-43, -36)),
             far=1.0 if math.cos(truth.skull.angle) > 0 else -1.0,
             front=float(rng.choice([-1.0, 1.0])),
         )  # fmt: skip

@@ -73,9 +73,10 @@ def speckle(
     field: FloatArray = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32)
     field *= amplitude[..., None]
     axial, lateral = receiver.axial, receiver.lateral
-    field = cv2.GaussianBlur(field, (0, 0), sigmaX=lateral, sigmaY=axial)
-    # a blur of white noise scales its variance by 1 / (4 pi sx sy): undo it, so that levels mean the same
-    field *= np.float32(np.sqrt(4 * np.pi * axial * lateral) / np.sqrt(2))
+    field = np.asarray(cv2.GaussianBlur(field, (0, 0), sigmaX=lateral, sigmaY=axial))
+    # A blur divides the variance of white noise by 4 pi sx sy: undo it, so that levels mean the same for
+    # every machine; each of the two parts carries half of the power.
+    field *= np.float32(np.sqrt(2 * np.pi * axial * lateral))
     coherent = cv2.GaussianBlur(specular, (0, 0), sigmaX=0.5 * lateral, sigmaY=0.5 * axial)
     envelope = cv2.magnitude(field[..., 0] + coherent, np.ascontiguousarray(field[..., 1]))
     blur = receiver.smoothing

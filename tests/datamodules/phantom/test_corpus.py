@@ -1,0 +1,157 @@
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import pandas as pd
+import pytest
+
+from datamodules.phantom import corpus
+from datamodules.phantom.__main__ import main
+from datamodules.phantom.corpus import PhantomSettings, make_corpus
+from datamodules.phantom.geometry import ellipse_circumference
+from datamodules.phantom.preview import write_preview
+
+SMALL = PhantomSettings(seed=1, num_planes_images=14, num_hc18_images=8, num_pair_images=4)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(SMALL, tmp_path_factory.mktemp("phantom"), workers=1)
+
+
+def test_official_layout_of_fetal_planes(made: Path) -> None:
+    lines = (made / "FETAL_PLANES_DB" / "FETAL_PLANES_DB_data.csv").read_text().splitlines()
+    assert lines[0] == "Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train "
+    assert len(lines) == 15
+    words = {"Fetal brain", "Fetal thorax", "Maternal cervix", "Fetal femur", "Fetal abdomen", "Other"}
+    for line in lines[1:]:
+        name, patient, plane, brain_plane, _, _, train = line.split(";")
+        assert name.startswith(f"Patient{int(patient):05d}_Plane")
+        assert plane in words
+        assert (brain_plane == "Not A Brain") == (plane != "Fetal brain")
+        assert train.endswith(" ")
+        assert train.strip() in {"0", "1"}
+        image = cv2.imread(str(made / "FETAL_PLANES_DB" / "Images" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert image.ndim == 2, "greyscale"
+
+
+def test_official_layout_of_hc18(made: Path) -> None:
+    lines = (made / "HC18" / "training_set_pixel_size_and_HC.csv").read_text().splitlines()
+    assert lines[0] == "filename,pixel size(mm),head circumference (mm)"
+    assert len(lines) == 9
+    assert lines[1].startswith("001_HC.png,")
+    names = [line.split(",")[0] for line in lines[1:]]
+    assert sorted(names) == sorted(path.name for path in (made / "HC18" / "training_set").iterdir())
+
+
+def test_truth_table_states_the_skull_that_the_official_table_measures(made: Path) -> None:
+    truth = pd.read_csv(made / "truth.csv")
+    assert len(truth) == 26
+    heads = truth[truth.corpus == "hc18"].reset_index(drop=True)
+    official = pd.read_csv(made / "HC18" / "training_set_pixel_size_and_HC.csv")
+    for row, line in zip(heads.itertuples(), official.itertuples(index=False), strict=True):
+        pixels = ellipse_circumference(row.skull_a_px, row.skull_b_px)
+        assert pixels * line[1] == pytest.approx(line[2], rel=1e-4)
+    assert truth[truth.plane != "brain"].hc_mm.isna().all()
+
+
+def test_second_request_makes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "render", None)
+    assert make_corpus(SMALL, made.parent) == made
+
+
+def test_settings_and_simulator_version_name_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SMALL.digest == PhantomSettings(1, 14, 8, 4).digest
+    assert SMALL.digest != PhantomSettings(2, 14, 8, 4).digest
+    before = SMALL.digest
+    monkeypatch.setattr(corpus, "SIMULATOR_VERSION", corpus.SIMULATOR_VERSION + 1)
+    assert SMALL.digest != before
+
+
+def test_an_interrupted_run_leaves_nothing_and_debris_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    def failing(picture, seed):
+        drawn.append(picture.index)
+        if len(drawn) == 5:
+            raise KeyboardInterrupt
+        return original(picture, seed)
+
+    original: Callable = corpus.render
+    monkeypatch.setattr(corpus, "render", failing)
+    with pytest.raises(KeyboardInterrupt):
+        make_corpus(SMALL, tmp_path, workers=1)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    debris = tmp_path / f".{SMALL.digest}.making-killed"
+    debris.mkdir()
+    monkeypatch.setattr(corpus, "render", original)
+    make_corpus(SMALL, tmp_path, workers=1)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [SMALL.digest]
+
+
+def test_pictures_do_not_depend_on_the_number_of_processes(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "IN_PROCESS", 0)
+    parallel = make_corpus(SMALL, tmp_path, workers=2)
+    assert parallel.name == made.name
+    assert checksums(parallel) == checksums(made)
+
+
+def test_of_two_requests_at_once_one_draws_and_both_get_the_corpus(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def counting(picture, seed):
+        drawn.append(f"{picture.corpus}/{picture.index}")
+        return original(picture, seed)
+
+    original: Callable = corpus.render
+    monkeypatch.setattr(corpus, "render", counting)
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: make_corpus(SMALL, tmp_path, workers=1), range(2)))
+    assert folders == [tmp_path / SMALL.digest] * 2
+    assert len(drawn) == len(set(drawn)) == 26, "nothing was drawn twice"
+    assert checksums(folders[0]) == checksums(made)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_hc18_images": -1}, "num_hc18_images must not be negative, not -1"),
+        ({"planes_images_per_patient": 0.5}, "planes_images_per_patient must be at least 1, not 0.5"),
+        ({"test_share": 1.0}, r"test_share must lie in \[0, 1\), not 1.0"),
+    ],
+)
+def test_wrong_settings_say_which(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PhantomSettings(**wrong)
+
+
+def test_command_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    sizes = ["--seed=1", "--num-planes-images=14", "--num-hc18-images=8", "--num-pair-images=4"]
+    assert main(["make", f"--root={made.parent}", *sizes]) == 0
+    assert capsys.readouterr().out.strip() == str(made)
+    assert json.loads((made / "settings.json").read_text())["num_hc18_images"] == 8
+    assert main(["make", f"--root={made.parent}", "--seed=-1"]) == 1
+    assert capsys.readouterr().err == "error: phantom: seed must not be negative, not -1\n"
+
+
+def test_preview_is_a_small_picture(tmp_path: Path) -> None:
+    out = write_preview(tmp_path / "sheet.png", seed=0)
+    assert out.stat().st_size <= 200_000
+    sheet = cv2.imread(str(out), cv2.IMREAD_GRAYSCALE)
+    assert sheet.shape[1] > sheet.shape[0] / 2
+    with pytest.raises(OSError, match="does its folder exist"):
+        write_preview(tmp_path / "absent" / "sheet.png", seed=0)
