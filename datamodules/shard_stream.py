@@ -184,6 +184,18 @@ class ShardLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self._loader
 
+    @property
+    def _iterator(self) -> Any:
+        """The reading processes: Lightning ends those of a `DataLoader`, which it knows by this attribute.
+
+        Left to the garbage collector, each of them would hold the program up for five seconds.
+        """
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self._loader._iterator = value
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the order of samples depends on."""
         return {"order": self._order}
