@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from models import DualEncoder, FrozenTeacher
+from models import DualEncoder, FrozenTeacher, build
 
 
 @contextmanager
@@ -66,9 +65,7 @@ def random_twin(model: DualEncoder, seed: int) -> DualEncoder:
     Returns:
         The new model, on the device of `model`, in eval mode.
     """
-    recipe = model.recipe()
-    module, _, name = recipe["class_path"].rpartition(".")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        twin: DualEncoder = getattr(importlib.import_module(module), name)(**recipe["init_args"])
+        twin = build(model.recipe())
     return twin.to(next(model.parameters()).device).eval()

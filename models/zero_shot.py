@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from metrics import AGES_DAYS
 from models.dual_encoder import DualEncoder
 
-PROMPTS_AT_ONCE = 64
+PROMPTS_AT_ONCE = 128  # twice as fast as 64 on two CPU cores with the small towers
 COSINE_SCALE = 100.0  # the published protocol's fixed factor, not the model's own logit scale
 
 Progress = Callable[[int, int], None]
