@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.layouts import APPLE, RELEASED_STUDENT, SONODISTILL, UNKNOWN, detect_layout, to_open_clip
 from models.licences import licence_of
-from models.open_clip_encoder import OpenCLIPEncoder
+from models.open_clip_encoder import OpenCLIPEncoder, read_config
 from models.weights import flatten
 
 APPLE_CONTRACT = {
@@ -101,10 +101,11 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
 
 def fits(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> bool:
     """Tell whether a checkpoint fits a construction of `OpenCLIPEncoder` in every name and shape."""
+    text = read_config(arguments["name"])["model_cfg"]["text_cfg"]
+    if context_length(state) != arguments.get("context_length", text.get("context_length", 77)):
+        return False
     with torch.device("meta"):
         encoder = OpenCLIPEncoder(**arguments)
-    if context_length(state) != encoder.preprocessing.context_length:
-        return False
     own = {name: value.shape for name, value in encoder.model.state_dict().items()}
     converted = to_open_clip(state, encoder.model, "", strict=False)
     return own == {name: value.shape for name, value in converted.items()}

@@ -139,5 +139,7 @@ def _apple_text_name(name: str) -> str | None:
 
 
 def _timm_names(trunk: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
-    renamed = checkpoint_filter_fn(dict(trunk), model.visual.trunk)
+    renamed = dict(trunk)
+    if hasattr(model.visual, "trunk"):  # otherwise it is another architecture, which load_into tells
+        renamed = checkpoint_filter_fn(renamed, model.visual.trunk)
     return {f"{TRUNK}{name}": value for name, value in renamed.items()}

@@ -1,0 +1,92 @@
+"""`python -m models inspect` tells what a file is, and its answer loads it."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+import yaml
+
+from models import OpenCLIPEncoder, fused_copy
+from models.__main__ import main
+from models.inspection import describe
+from tests.models.apple_layout import to_apple, to_released_student
+from tests.models.test_checkpoints import save
+
+
+def meta_state(name: str, **arguments) -> dict:
+    """A real-size checkpoint without its memory: names, shapes and dtypes are all that is looked at."""
+    with torch.device("meta"):
+        return OpenCLIPEncoder(name, **arguments).model.state_dict()
+
+
+def apple(state: dict) -> dict:
+    state["visual.trunk.head.fc.bias"] = torch.zeros(512)
+    return to_apple(state)
+
+
+@pytest.mark.parametrize(
+    ("state", "layout", "architecture", "context"),
+    [
+        (lambda: meta_state("FetalCLIP"), "open_clip", "FetalCLIP", None),
+        (lambda: meta_state("MobileCLIP2-S0"), "open_clip", "MobileCLIP2-S0", None),
+        (lambda: meta_state("MobileCLIP2-S0", context_length=77), "open_clip", "MobileCLIP2-S0", 77),
+        (
+            lambda: to_released_student(meta_state("MobileCLIP2-S0")),
+            "MobileFetalCLIP release",
+            "MobileCLIP2-S0",
+            None,
+        ),
+    ],
+    ids=["teacher", "student", "apple-open_clip", "released"],
+)
+def test_published_checkpoints_are_recognised(state, layout, architecture, context) -> None:
+    found = describe({"state_dict": state()}, "file.pt")
+    assert (found.layout, found.architecture) == (layout, architecture)
+    assert found.recipe["init_args"].get("context_length") == context
+    assert found.parameters == (427_647_233 if architecture == "FetalCLIP" else found.parameters)
+    assert found.image_parameters == (303_966_208 if architecture == "FetalCLIP" else 11_406_976)
+    assert found.dtypes.get("float32")
+    assert not found.fused
+
+
+def test_apples_layout_is_recognised() -> None:
+    found = describe(apple(meta_state("MobileCLIP2-S0", context_length=77)), "file.pt")
+    assert (found.layout, found.architecture) == ("Apple MobileCLIP", "MobileCLIP2-S0")
+    assert "apple-amlr" in found.licence
+    assert found.recipe["init_args"]["std"] == (1, 1, 1)
+
+
+def test_other_open_clip_models_are_named_but_not_loaded_blindly(monkeypatch) -> None:
+    few = ["RN50", "ViT-B-16", "ViT-B-32", "ViT-B-32-quickgelu", "coca_ViT-B-32", "roberta-ViT-B-32"]
+    monkeypatch.setattr(open_clip, "list_models", lambda: few)
+    found = describe(meta_state("ViT-B-32"), "file.pt")
+    assert found.architecture == "ViT-B-32 or ViT-B-32-quickgelu"
+    assert found.recipe is None
+
+
+def test_our_checkpoint_is_described_with_the_configuration_that_loads_it(vit, tmp_path, capsys) -> None:
+    path = save(vit, tmp_path / "best.ckpt")
+    assert main(["inspect", path]) == 0
+    printed, configuration = capsys.readouterr().out.split("load with:\n")
+    assert "SonoDistill" in printed
+    assert f"{sum(p.numel() for p in vit.parameters()):,}" in printed
+    loads = {"class_path": "models.from_checkpoint", "init_args": {"path": path}}
+    assert yaml.safe_load(configuration) == loads
+
+
+def test_a_fused_checkpoint_is_told(repvit, tmp_path, capsys) -> None:
+    state = {f"visual.{name}": value for name, value in fused_copy(repvit).state_dict().items()}
+    state["visual.mixer.reparam_conv.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "fused.pt")
+    assert main(["inspect", str(tmp_path / "fused.pt")]) == 0
+    assert "fused: inference only" in capsys.readouterr().out
+
+
+def test_errors_are_one_line(tmp_path, capsys) -> None:
+    assert main(["inspect", str(tmp_path / "none.pt")]) == 1
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    assert main(["inspect", str(tmp_path / "junk.pt")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)

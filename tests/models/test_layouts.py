@@ -1,0 +1,162 @@
+"""Converters on randomly initialised models of the real sizes, against independent inverses."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import CustomTextCLIP
+from torch import Tensor, nn
+
+from models import OpenCLIPEncoder, from_checkpoint
+from models.layouts import APPLE, OPEN_CLIP, RELEASED_STUDENT, SONODISTILL, UNKNOWN, detect_layout
+from models.open_clip_encoder import read_config
+from tests.models.apple_layout import apple_text_features, to_apple, to_released_student
+
+TEXTS = ["Ultrasound of the fetal brain at 24 weeks and 3 days.", "femur"]
+
+
+def scattered(model: OpenCLIPEncoder) -> OpenCLIPEncoder:
+    """The model with every tensor away from its initial value, where errors could hide."""
+    with torch.no_grad():
+        for name, value in model.model.state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif name.endswith(("running_mean", "gamma", ".bias")):
+                value.normal_(std=0.1)
+        model.model.visual.trunk.head.fc.bias.zero_()  # Apple's projection has none
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def full() -> OpenCLIPEncoder:
+    """MobileCLIP2-S0 in its real size, at Apple's context of 77."""
+    torch.manual_seed(0)
+    return scattered(OpenCLIPEncoder("MobileCLIP2-S0", context_length=77))
+
+
+@pytest.fixture(scope="module")
+def apple_file(full, tmp_path_factory) -> str:
+    state = to_apple(full.model.state_dict())
+    path = tmp_path_factory.mktemp("apple") / "mobileclip2_s0.pt"
+    return save({f"module.{name}": value for name, value in state.items()}, path)
+
+
+SHORT = read_config("MobileCLIP2-S0")
+SHORT["model_cfg"]["text_cfg"] |= {"context_length": 20, "width": 32, "heads": 2, "layers": 2}
+
+
+@pytest.fixture(scope="module")
+def short() -> OpenCLIPEncoder:
+    """The same image tower beside a small text tower: for what does not depend on the text tower's size."""
+    torch.manual_seed(0)
+    return scattered(OpenCLIPEncoder("short", configuration=SHORT))
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+
+
+def save(state: dict, path) -> str:
+    torch.save(state, path)
+    return str(path)
+
+
+def assert_same(model: nn.Module, original: OpenCLIPEncoder, image: Tensor, atol: float) -> None:
+    model.eval()
+    tokens = original.tokenize(TEXTS)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(image), original.encode_image(image), atol=atol, rtol=0)
+        torch.testing.assert_close(model.encode_text(tokens), original.encode_text(tokens), atol=atol, rtol=0)
+
+
+def test_apples_weights_by_path_give_equal_embeddings_and_apples_contract(full, apple_file, image) -> None:
+    model = from_checkpoint(apple_file)
+    assert_same(model, full, image, atol=1e-5)
+    contract = model.preprocessing
+    assert (contract.mean, contract.std) == ((0, 0, 0), (1, 1, 1))
+    assert (contract.interpolation, contract.context_length, contract.image_size) == ("bilinear", 77, 256)
+
+
+def test_resized_text_tower_equals_apples_own_at_117_tokens(full, apple_file) -> None:
+    model = OpenCLIPEncoder("MobileCLIP2-S0", weights=apple_file).eval()
+    assert model.preprocessing.context_length == 117
+    tokens = model.tokenize(TEXTS)
+    with torch.no_grad():
+        features = apple_text_features(to_apple(full.model.state_dict()), tokens)
+        expected = nn.functional.normalize(features, dim=-1)
+        torch.testing.assert_close(model.encode_text(tokens), expected, atol=1e-5, rtol=0)
+
+
+def test_the_released_students_layout_gives_equal_embeddings(full, image, tmp_path) -> None:
+    state = to_released_student(full.model.state_dict())
+    assert detect_layout(state) == RELEASED_STUDENT
+    path = save({"state_dict": state}, tmp_path / "mobile_fetal_clip_weights.pt")
+    student = OpenCLIPEncoder("MobileCLIP2-S0", weights=path, context_length=77)
+    assert_same(student, full, image, atol=2e-7)
+    assert student.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_the_other_spelling_of_apples_projection(short, image, tmp_path) -> None:
+    path = save(to_apple(short.model.state_dict(), head="classifier.proj"), tmp_path / "s0.pt")
+    assert_same(OpenCLIPEncoder("short", weights=path, configuration=SHORT), short, image, atol=1e-5)
+
+
+def test_open_clips_layout_loads_as_it_is(short, image, tmp_path) -> None:
+    path = save({"state_dict": short.model.state_dict(), "epoch": 1}, tmp_path / "open_clip.pt")
+    assert_same(OpenCLIPEncoder("short", weights=path, configuration=SHORT), short, image, atol=0)
+
+
+def test_an_unmapped_name_is_listed_unless_strict_is_false(short, image, tmp_path) -> None:
+    state = to_apple(short.model.state_dict())
+    state["text_encoder.transformer.0.surprise.weight"] = torch.zeros(1)
+    state["text_encoder.extra"] = torch.zeros(1)
+    path = save(state, tmp_path / "odd.pt")
+    listed = r"2 names of no known layout: text_encoder.transformer.0.surprise.weight, text_encoder.extra"
+    with pytest.raises(ValueError, match=listed):
+        OpenCLIPEncoder("short", weights=path, configuration=SHORT)
+    with pytest.warns(UserWarning, match=r"2 unexpected: text_encoder"):
+        model = OpenCLIPEncoder("short", weights=path, configuration=SHORT, strict=False)
+    assert_same(model, short, image, atol=1e-5)
+
+
+def test_an_unmapped_image_name_is_an_error(short, tmp_path) -> None:
+    state = to_apple(short.model.state_dict())
+    state["image_encoder.model.network.0.0.surprise"] = torch.zeros(1)
+    path = save(state, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"1 unexpected: visual.trunk.stages.0.blocks.0.surprise"):
+        OpenCLIPEncoder("short", weights=path, configuration=SHORT)
+
+
+def test_our_student_is_open_clips_but_for_the_context() -> None:
+    ours, theirs = read_config("MobileCLIP2-S0")["model_cfg"], open_clip.get_model_config("MobileCLIP2-S0")
+    theirs["text_cfg"]["context_length"] = 117
+    assert ours == theirs
+
+
+def test_the_other_text_tower_of_plain_clip_is_moved(tmp_path) -> None:
+    """Checkpoints of open_clip's `CLIP` class name the text tower at the top level."""
+    small = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    plain = OpenCLIPEncoder("small", configuration={"model_cfg": small})
+    path = save({"state_dict": plain.model.state_dict()}, tmp_path / "plain.pt")
+    custom = {"model_cfg": {**small, "custom_text": True}}
+    model = OpenCLIPEncoder("small", weights=path, configuration=custom)
+    assert isinstance(model.model, CustomTextCLIP)
+    tokens = model.tokenize(TEXTS)
+    assert torch.allclose(model.encode_text(tokens), plain.encode_text(tokens))
+
+
+def test_layouts_are_told_apart() -> None:
+    names = {
+        OPEN_CLIP: ["visual.conv1.weight", "token_embedding.weight"],
+        APPLE: ["image_encoder.model.patch_embed.0.rbr_conv.0.conv.weight"],
+        RELEASED_STUDENT: ["text.ln_final.weight", "visual.trunk.patch_embed.0.rbr_conv.0.conv.weight"],
+        SONODISTILL: ["loss.weight", "student.scale"],
+        UNKNOWN: ["fc.weight"],
+    }
+    assert {layout: detect_layout(some) for layout, some in names.items()} == {name: name for name in names}
