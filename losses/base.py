@@ -75,8 +75,9 @@ class Loss(nn.Module):
                 frozen = JointBatch(teacher.detach().to(dtype))
             terms = with_joint_values(self.terms(batch, frozen))
             weights = self.weights()
+            weighted = [weights.get(name, 1.0) * term for name, term in terms.items()]
             # A schedule may pass through 0 and leave no term: the total must still be differentiable.
-            total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), _zero(batch))
+            total = torch.stack(weighted).sum() if weighted else _zero(batch)
             result = {"total": total, **terms}
             if student.caption_id is not None:
                 result["duplicate_rate"] = batch.duplicate_rate

@@ -7,9 +7,10 @@ combination ``g_c L_contrastive + g_d L_diagonal + g_o L_off_diagonal`` in S is
 
     G_ij = E_ij (a_i + b_j) + F_ij (u_i + v_j) - d_i [i = j]
 
-with vectors a, b, u, v, d made of those sums, which leaves two matrix products for the logits and two for the
-gradient, the least there can be. All of it runs over blocks of rows that stay in the cache. E and F are
-kept for the backward pass (2 B x B numbers) or computed again there (none, for half as many products more).
+with vectors a, b, u, v, d made of those sums, which leaves two matrix products for the logits and two for
+the gradient, the least there can be. All of it runs over blocks of rows, so that no third matrix is held.
+E and F are kept for the backward pass (2 B x B numbers) or computed again there (none, for half as many
+products more).
 
 A common shift loses precision when a row lies far below the largest possible logit; then, and only then,
 `fused_terms` gives up and the plain form (`losses/selective.py`) takes over.
@@ -33,8 +34,8 @@ from losses.distributions import diagonal_cross_entropy, matched_cross_entropy, 
 from losses.gather import all_agree, gather_rows, sum_over_ranks, world_size
 from losses.joint_batch import JointBatch
 
-BLOCK_ELEMENTS = 2**20
-"""Numbers in a block of rows: about what the caches of one core hold of three such blocks."""
+BLOCK_ELEMENTS = 2**21
+"""Numbers in a block of rows (8 MiB in float32): tall enough for the matrix products, small beside B x B."""
 
 
 @dataclass(frozen=True)
