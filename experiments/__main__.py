@@ -46,7 +46,8 @@ def run(argv: list[str]) -> None:
     if argv[0] in ("train", "evaluate"):
         argv = _short_form(argv)
     try:
-        SonoDistillCLI(recipe_of(argv), argv)
+        sys.argv[1:] = argv  # what Lightning starts its other processes with
+        SonoDistillCLI(recipe_of(argv))
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # not zero, so that a sweep or a scheduler queues the run again
 

@@ -34,6 +34,7 @@ from callbacks import (
 )
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
+from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.run_folder import run_folder
 from experiments.teacher_cache import ensure_teacher, publish_teacher
@@ -51,10 +52,9 @@ class SonoDistillCLI(LightningCLI):
 
     Args:
         recipe: Files of ours that the command line builds on.
-        args: The command line, without the program's name.
     """
 
-    def __init__(self, recipe: Recipe, args: list[str]) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.started = time.monotonic()
         files = [str(path) for path in recipe.config_files]
@@ -62,12 +62,12 @@ class SonoDistillCLI(LightningCLI):
             DistillationModule,
             FetalDataModule,
             subclass_mode_data=True,
+            parser_class=PlainErrorParser,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SaveResolvedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={name: {"default_config_files": files} for name in SUBCOMMANDS},
-            args=args,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

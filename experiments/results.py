@@ -49,9 +49,8 @@ def package_versions() -> dict[str, str]:
 
 
 def parameter_counts(module: DistillationModule) -> dict[str, int]:
-    """Return the number of parameters of the student, of its image tower, and of the teacher."""
+    """Return the number of parameters of the student and of the teacher."""
     counts = {"student": sum(p.numel() for p in module.student.parameters())}
-    counts["student_image"] = module.student.image_parameter_count()
     if module.teacher is not None:
         counts["teacher"] = sum(p.numel() for p in module.teacher.parameters())
     return counts
