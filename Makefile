@@ -23,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate sweep sweep-agent sweep-report test test-slow lint bench lock clean
+.PHONY: help setup train evaluate export latency sweep sweep-agent sweep-report test test-slow lint bench lock clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -62,6 +62,12 @@ test-slow: $(READY)  ## run the slow checks too
 
 lint: $(READY)  ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy models losses metrics datamodules lightning_modules callbacks export experiments
+
+export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0)
+	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(ARGS)
+
+latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
+	@$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
 	@$(PY) -m benchmarks $(ARGS)

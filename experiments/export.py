@@ -90,7 +90,7 @@ def run(argv: list[str]) -> None:
         values["coreml_frames"] = min(values["coreml_frames"], RANDOM_FRAMES)
     parser = ArgumentParser()
     parser.add_subclass_arguments(FetalDataModule, "data")
-    data = parser.instantiate_classes(Namespace(data=config.data)).data
+    data = parser.instantiate(Namespace(data=config.data)).data
     target = Path(config.out) if config.out else default_target(config.checkpoint)
     source["data"] = config.preset
     protocol = Protocol.load(config.protocol)

@@ -132,6 +132,7 @@ def _fill(
     gates: Any,
 ) -> list[Row]:
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
+    _say("embedding prompts")
     heads, ages = _heads(student, protocol, frames, options)
     bench = Workbench(
         folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata_of(student.preprocessing)
@@ -140,6 +141,7 @@ def _fill(
     reference = torch_runner(PixelEncoder(student).eval())
 
     missing = _write_models(bench, data, options)
+    _say("measuring parity")
     few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
     fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
     quick = [fused, *(variant for variant in bench.variants if not variant.slow)]
@@ -150,6 +152,7 @@ def _fill(
     _check_packages(bench, rows)
     rows += missing + _device_rows(bench)
     if not options.keep_slow_int8:
+        _say("timing int8 against float32")
         drop_slow_int8(bench, rows)
     if options.text_encoder:
         rows.append(_text(bench, student, gates))
@@ -158,6 +161,10 @@ def _fill(
     shutil.copyfile(VERIFY, folder / VERIFY.name)
     _describe(bench, student, protocol, source, rows, golden)
     return rows
+
+
+def _say(step: str) -> None:
+    print(f"export: {step}", flush=True)
 
 
 def _heads(
@@ -176,6 +183,7 @@ def _heads(
 def _write_models(bench: Workbench, data: FetalDataModule, options: Options) -> list[Row]:
     """Write all models; returns rows for those that cannot be written here."""
     missing = []
+    _say("writing ONNX")
     write_onnx_variants(bench, options.dynamic_batch)
     int8 = [] if "int8" in options.skip else [name for name in INT8_VARIANTS if name not in options.skip]
     if "openvino-int8" in int8:
@@ -186,9 +194,11 @@ def _write_models(bench: Workbench, data: FetalDataModule, options: Options) -> 
             note = "openvino is not installed: pip install 'sonodistill[openvino]'"
             missing.append(Row("openvino-int8", "-", status=NOT_RUN, note=note))
     if int8:
+        _say("calibrating int8")
         frames = calibration_pixels(data, bench.encoder.model.preprocessing, options.calibration_frames)
         write_int8_variants(bench, frames, int8)
     if "coreml" not in options.skip:
+        _say("converting to Core ML")
         write_coreml_variants(bench, options.skip)
     return missing
 

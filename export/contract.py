@@ -11,6 +11,7 @@ from models import Preprocessing
 INPUT_NAME = "image"
 EMBEDDING_NAME = "embedding"
 PROBABILITIES_NAME = "probabilities"
+TEXT_EMBEDDING_NAME = "text_embedding"
 TOKENS_NAME = "tokens"
 
 METADATA_CONTRACT = "sonodistill.contract"
@@ -33,7 +34,7 @@ def contract_of(preprocessing: Preprocessing) -> dict[str, Any]:
     return {
         "geometry": {
             "pad": "centre the frame on a black square of its longer side; an odd pixel goes right and below",
-            "resize": f"antialiased {preprocessing.interpolation} to {side} x {side} pixels (Pillow's kernel)",
+            "resize": f"antialiased {preprocessing.interpolation} (Pillow's) to {side} x {side} pixels",
         },
         "input": {
             "name": INPUT_NAME,

@@ -19,10 +19,10 @@ IOS17_SPECIFICATION = 8
 # The compiler decides case by case: being listed is necessary, not sufficient; a Mac's MLComputePlan tells.
 NEURAL_ENGINE_OPERATORS = frozenset(
     {
-        "add", "avg_pool", "batch_norm", "clip", "concat", "conv", "expand_dims", "gelu", "identity", "layer_norm",
-        "linear", "matmul", "max_pool", "maximum", "mul", "pad", "real_div", "reduce_l2_norm", "reduce_max",
-        "reduce_mean", "reduce_sum", "relu", "reshape", "rsqrt", "sigmoid", "silu", "slice_by_index", "softmax",
-        "split", "sqrt", "squeeze", "sub", "tanh", "tile", "transpose",
+        "add", "avg_pool", "batch_norm", "clip", "concat", "conv", "expand_dims", "gelu", "identity",
+        "layer_norm", "linear", "matmul", "max_pool", "maximum", "mul", "pad", "real_div", "reduce_l2_norm",
+        "reduce_max", "reduce_mean", "reduce_sum", "relu", "reshape", "rsqrt", "sigmoid", "silu",
+        "slice_by_index", "softmax", "split", "sqrt", "squeeze", "sub", "tanh", "tile", "transpose",
     }
 )  # fmt: skip
 # Not arithmetic: constants, unpacking of compressed weights, change of type, look-up of the label.

@@ -107,7 +107,7 @@ def evaluation_frames(
 def calibration_pixels(
     data: FetalDataModule, preprocessing: Preprocessing, count: int
 ) -> NDArray[np.float32]:
-    """Return up to `count` training frames as pixel values [N, 3, S, S]: calibration must not see the test."""
+    """Return at most `count` training frames as pixel values [N, 3, S, S]: never frames of the test."""
     records = _thinned(data.split("train"), count)
     frames = EvaluationFrames(preprocessing, records, {}, 0, data.evaluation_batch_size)
     return np.concatenate(list(frames.batches()))

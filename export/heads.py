@@ -108,8 +108,8 @@ def write_age_head(head: AgeHead, folder: Path) -> Path:
             "spacings_mm_per_px": list(head.table.spacings),
             "ages_days": [AGES_DAYS[0], AGES_DAYS[-1]],
             "cosine_scale": COSINE_SCALE,
-            "use": "take the rows of the spacing nearest to longer_side / input_side * pixel_size_mm; the age "
-            "is the middle one, in days, of the 15 ages with the highest vectors @ embedding",
+            "use": "take the rows of the spacing nearest to longer_side / input_side * pixel_size_mm; the "
+            "age is the middle one, in days, of the 15 ages with the highest vectors @ embedding",
             "prompts": templates,
             "prompts_sha256": prompts_digest(templates),
         },

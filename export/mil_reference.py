@@ -54,13 +54,15 @@ def _layer_norm(v: Values) -> Tensor:
     if axes != list(range(v["x"].ndim - len(axes), v["x"].ndim)):
         raise ValueError(f"layer_norm over the axes {axes}")
     shape = v["x"].shape[axes[0] :]
-    return F.layer_norm(v["x"], shape, v.get("gamma"), v.get("beta"), float(v.get("epsilon", 1e-5)))
+    normal: Tensor = F.layer_norm(v["x"], shape, v.get("gamma"), v.get("beta"), float(v.get("epsilon", 1e-5)))
+    return normal
 
 
 def _matmul(v: Values) -> Tensor:
     left = v["x"].transpose(-1, -2) if bool(v.get("transpose_x", False)) else v["x"]
     right = v["y"].transpose(-1, -2) if bool(v.get("transpose_y", False)) else v["y"]
-    return left @ right
+    product: Tensor = left @ right
+    return product
 
 
 def _split(v: Values) -> tuple[Tensor, ...]:
@@ -75,7 +77,7 @@ def _gelu(v: Values) -> Tensor:
 
 
 def _expand_dims(v: Values) -> Tensor:
-    x = v["x"]
+    x: Tensor = v["x"]
     for axis in sorted(_ints(v["axes"])):
         x = x.unsqueeze(axis)
     return x

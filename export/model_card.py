@@ -16,9 +16,15 @@ DATA_LICENCES = {
 }
 
 
+def architecture(recipe: dict[str, Any]) -> str:
+    """Return the name of a recipe's image tower."""
+    arguments = recipe["init_args"]
+    return str(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
+
+
 def weight_origin(recipe: dict[str, Any], trained: bool) -> list[str]:
     """Say whose terms the weights fall under, line by line."""
-    name = str(recipe["init_args"].get("name", recipe["init_args"].get("trunk", "")))
+    name = architecture(recipe)
     if not trained:
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
     return [
@@ -78,11 +84,11 @@ reassure or alarm a patient. Nothing here has been assessed by any regulator.
 
 ## What it is
 
-An image encoder for fetal ultrasound ({recipe["class_path"].split(".")[-1]},
-`{recipe["init_args"].get("name", recipe["init_args"].get("trunk"))}`, input {side} x {side} pixels), distilled from
-a larger vision-language model, with zero-shot heads for standard planes, brain sub-planes and gestational age.
+An image encoder for fetal ultrasound (`{architecture(recipe)}`, input {side} x {side} pixels), distilled from
+a larger vision-language model, with zero-shot heads for standard planes, brain sub-planes and gestational
+age.
 
-- weights: {"trained, " + str(source["checkpoint"]) if trained else "RANDOM - for measuring size and speed only"}
+- weights: {"trained, " + str(source["checkpoint"]) if trained else "RANDOM, for measuring size and speed"}
 - checkpoint SHA-256: {source["checkpoint_sha256"] or "none"}
 - data it was scored on: {source["data"]}, split "{source["split"]}"
 - zero-shot protocol: {protocol}
@@ -96,7 +102,7 @@ plane with a known pixel spacing, searching images. By people who know how to re
 
 - Standard planes, one foetus, second and third trimester. Ages are read between 14 and 39 weeks.
 - Burned-in text, callipers and vendor overlays can leak the answer; a live stream has none of them.
-- Every plane outside the listed classes is still given one of them: the probabilities know no "none of these".
+- A plane outside the listed classes is still given one of them: there is no "none of these".
 - Scores on simulated frames say nothing about patients. Machines, operators and populations that are not in
   the training data shift the results.
 - The pixel spacing must be right: gestational age reads the size of the head from it.

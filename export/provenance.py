@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = (
-    "torch", "timm", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "openvino", "numpy",
+    "torch", "timm", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "openvino",
+    "numpy",
 )  # fmt: skip
 CHUNK_BYTES = 1 << 20
 

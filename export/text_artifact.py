@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.contract import EMBEDDING_NAME, TOKENS_NAME
+from export.contract import TEXT_EMBEDDING_NAME, TOKENS_NAME
 from export.onnx_graph import write_onnx
 from export.pixel_graph import TokenEncoder
 from models import DualEncoder
@@ -47,7 +47,7 @@ def write_text_encoder(
         model.tokenize([GOLDEN_TEXTS[0]]),
         path,
         input_name=TOKENS_NAME,
-        output_name=EMBEDDING_NAME,
+        output_name=TEXT_EMBEDDING_NAME,
         metadata=metadata,
         dynamic_batch=True,
         warnings=warnings,

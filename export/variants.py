@@ -153,9 +153,8 @@ def write_int8_variants(bench: Workbench, frames: Floats, names: Sequence[str]) 
             metadata=bench.metadata,
             warnings=bench.warnings,
         )
-        run, how = OnnxRunner(path), "ONNX Runtime, CPU"
-        if openvino:
-            run, how = OpenVinoRunner(path, bench.side), "OpenVINO, CPU"
+        run: Run = OpenVinoRunner(path, bench.side) if openvino else OnnxRunner(path)
+        how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
         facts = {"kind": "onnx", "batch": 1, "output": EMBEDDING_NAME, "calibration_frames": len(frames)}
         bench.add(Variant(name, how, "compressed", run), path, **facts)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import sys
 from pathlib import Path
@@ -81,7 +80,8 @@ def verify_package(
     else:
         figures |= {"difference_max": max(differences), "flips": float(flips)}
         bad = not max(differences) <= PROBABILITY_DIFFERENCE_MAX
-        note = f"probability difference {max(differences):.4f}, limit {PROBABILITY_DIFFERENCE_MAX}, {flips} flips"
+        limit = PROBABILITY_DIFFERENCE_MAX
+        note = f"probability difference {max(differences):.4f}, limit {limit}, {flips} flips"
     return {"status": "FAILED" if bad else "ok", "note": note, "figures": figures}
 
 
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     parity["rows"] = list(rows.values())
     partial = folder / ".parity.json.partial"
     partial.write_text(json.dumps(parity, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "parity.json")
+    partial.replace(folder / "parity.json")
     return 1 if failed else 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Call = Callable[[], Any]
 FRAME_WIDTH, FRAME_HEIGHT = 800, 540  # an HC18 frame
+CINE_FRAMES = 30
 MATMUL_SIDE = 1536
 
 # name -> ONNX Runtime execution provider; offered where the installed runtime has it
@@ -35,8 +36,8 @@ def load(spec: dict[str, Any]) -> Call:
     """Load a backend.
 
     Args:
-        spec: ``backend``, ``threads``, ``batch`` and ``side``; ``recipe`` for PyTorch, ``path`` of the artifact
-            for the others, ``folder`` of the export for the stages around the encoder.
+        spec: ``backend``, ``threads``, ``batch`` and ``side``; ``recipe`` for PyTorch, ``path`` of the
+            artifact for the others, ``folder`` of the export for the stages around the encoder.
 
     Raises:
         ValueError: There is no such backend.
@@ -120,17 +121,20 @@ def _coreml(spec: dict[str, Any], units: str) -> Call:
     return lambda: model.predict({INPUT_NAME: frame})
 
 
-def _frame() -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (FRAME_HEIGHT, FRAME_WIDTH), dtype=np.uint8)
+def cine_loop() -> list[NDArray[np.uint8]]:
+    """Return a loop of gray camera frames: speckle that drifts, as under a moving probe."""
+    tissue = np.random.default_rng(0).rayleigh(60, (FRAME_HEIGHT, FRAME_WIDTH)).clip(0, 255).astype(np.uint8)
+    return [np.roll(tissue, (3 * step, 5 * step), axis=(0, 1)) for step in range(CINE_FRAMES)]
 
 
 def _preprocess(spec: dict[str, Any]) -> Call:
-    """Pad, resize and lay out one gray camera frame."""
+    """Pad, resize and lay out the next gray camera frame of a cine loop."""
     from datamodules.transforms import EvaluationTransform
     from export.manifest import read_export
 
-    transform, frame = EvaluationTransform(read_export(spec["folder"]).preprocessing), _frame()
-    return lambda: transform(frame)
+    transform = EvaluationTransform(read_export(spec["folder"]).preprocessing)
+    frames = itertools.cycle(cine_loop())
+    return lambda: transform(next(frames))
 
 
 def _heads(spec: dict[str, Any]) -> Call:
@@ -231,8 +235,3 @@ def available() -> dict[str, str]:
         answers |= dict.fromkeys(OPENVINO_PRECISIONS, "openvino is not installed")
     mac = "yes" if platform.system() == "Darwin" else "Core ML predicts on macOS only"
     return answers | dict.fromkeys(COREML_UNITS, mac)
-
-
-def describe(spec: dict[str, Any]) -> str:
-    """Return a spec as one line of JSON, how a worker gets it."""
-    return json.dumps(spec)

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from export.latency.backends import describe, load
+from export.latency.backends import load
+from export.latency.scene import run_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP_CALLS = 5
@@ -43,8 +44,10 @@ def main() -> None:
 
 
 def _obey(call: Any, command: dict[str, Any]) -> dict[str, Any]:
-    """Time ``repeats`` calls, or calls for ``seconds``; one untimed call refills the caches first."""
+    """Time ``repeats`` calls, or calls for ``seconds``, or play a scene; one untimed call comes first."""
     call()
+    if "frames_per_second" in command:
+        return {"scene": run_scene(call, command["frames_per_second"], command["seconds"])}
     times: list[float] = []
     end = time.perf_counter() + command.get("seconds", 0.0)
     while len(times) < command.get("repeats", 0) or time.perf_counter() < end:
@@ -74,7 +77,7 @@ class Worker:
         self.spec = spec
         begun = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.latency.worker", describe(spec)],
+            [sys.executable, "-m", "export.latency.worker", json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -93,13 +96,23 @@ class Worker:
 
     def time(self, **command: float) -> list[float]:
         """Time ``repeats=N`` calls or ``seconds=S`` of calls, in milliseconds each."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        facts = self._answer()
+        facts = self._ask(command)
         self.peak_mb = facts["peak_mb"]
         times: list[float] = facts["ms"]
         return times
+
+    def scene(self, frames_per_second: float, seconds: float) -> dict[str, float]:
+        """Play a live scan; see `export.latency.scene.run_scene`."""
+        result: dict[str, float] = self._ask({"frames_per_second": frames_per_second, "seconds": seconds})[
+            "scene"
+        ]
+        return result
+
+    def _ask(self, command: dict[str, float]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -1,0 +1,109 @@
+"""Latency budgets: ratios to a yardstick of the same run, and absolute times on named devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+OK, OVER, NOT_APPLICABLE = "ok", "OVER BUDGET", "not applicable"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One budget held against one figure.
+
+    Attributes:
+        budget: What was asked, in words.
+        figure: The measured number, or None.
+        status: ``ok``, ``OVER BUDGET`` or ``not applicable``.
+        note: Why it does not apply, or how far the reach target is.
+    """
+
+    budget: str
+    figure: float | None
+    status: str
+    note: str = ""
+
+
+def read_budgets(path: str | Path) -> dict[str, Any]:
+    """Read the budgets' file.
+
+    Raises:
+        FileNotFoundError: It is absent.
+        ValueError: It lacks a part, or has one of the wrong kind.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such latency budget file")
+    content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    parts = ("protocol", "yardstick", "ratios", "absolute", "scene")
+    missing = [key for key in parts if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"{source}: the part(s) {missing} are missing; a latency budget has {list(parts)}")
+    for name, limits in content["ratios"].items():
+        if not {"at_least"} <= set(limits) <= {"at_least", "reach"}:
+            raise ValueError(f"{source}: ratios.{name} takes at_least and reach, not {sorted(limits)}")
+    for entry in content["absolute"]:
+        if set(entry) != {"device", "backend", "p50_ms"}:
+            raise ValueError(
+                f"{source}: an absolute budget has device, backend and p50_ms, not {sorted(entry)}"
+            )
+    return dict(content)
+
+
+def check_budgets(
+    budgets: Mapping[str, Any],
+    ratios: Mapping[str, float],
+    medians_ms: Mapping[str, float],
+    device: str,
+    scenes: list[dict[str, float]],
+) -> list[Verdict]:
+    """Hold every budget against what was measured.
+
+    Args:
+        budgets: Content of the budgets' file.
+        ratios: Backend -> how many times faster than the yardstick.
+        medians_ms: Backend -> median time of one frame, in milliseconds.
+        device: Name of the machine.
+        scenes: Results of `run_scene`.
+
+    Returns:
+        A verdict a budget. A backend that did not run makes its budget not applicable, never ok.
+    """
+    verdicts = []
+    for name, limits in budgets["ratios"].items():
+        least, reach = float(limits["at_least"]), limits.get("reach")
+        text = f"{name}: at least {least:g} times {budgets['yardstick']}"
+        if name not in ratios:
+            verdicts.append(Verdict(text, None, NOT_APPLICABLE, "did not run here"))
+            continue
+        note = (
+            "" if reach is None else f"reach target {reach:g}: {'met' if ratios[name] >= reach else 'missed'}"
+        )
+        verdicts.append(Verdict(text, ratios[name], OK if ratios[name] >= least else OVER, note))
+    for entry in budgets["absolute"]:
+        text = f"{entry['backend']} on {entry['device']}: at most {entry['p50_ms']:g} ms"
+        figure = medians_ms.get(entry["backend"])
+        if entry["device"].lower() not in device.lower():
+            verdicts.append(Verdict(text, None, NOT_APPLICABLE, f"this is {device}"))
+        elif figure is None:
+            verdicts.append(Verdict(text, None, NOT_APPLICABLE, "did not run here"))
+        else:
+            verdicts.append(Verdict(text, figure, OK if figure <= entry["p50_ms"] else OVER))
+    for scene in scenes:
+        rate = scene["frames_per_second"]
+        limit = budgets["scene"].get("dropped_share_at_most", {}).get(int(rate))
+        if limit is not None:
+            share = scene["dropped"] / scene["frames"]
+            text = f"live scan at {rate:g} frames/s: at most {limit:.0%} dropped"
+            verdicts.append(Verdict(text, share, OK if share <= limit else OVER))
+    return verdicts
+
+
+def over_budget(verdicts: list[Verdict]) -> str:
+    """Return one line that names every number over its budget, empty when there is none."""
+    return "; ".join(f"{v.budget}, measured {v.figure:.3g}" for v in verdicts if v.status == OVER)

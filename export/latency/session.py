@@ -1,0 +1,211 @@
+"""One latency run: what is timed, in which order, and the record that comes out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.latency.backends import COREML_UNITS, available, neural_engine_share
+from export.latency.budgets import check_budgets
+from export.latency.interleave import Timing, speed_ratio, time_interleaved
+from export.latency.machine import device_name, image_cost, machine_facts, matmul_gflops
+from export.latency.worker import Worker
+from export.manifest import Export
+from models import DualEncoder, fused_copy
+
+Spec = dict[str, Any]
+INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
+STAGES = ("preprocess", "heads", "end-to-end")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long and how often.
+
+    Attributes:
+        rounds: Turns.
+        repeats: Calls a backend and turn.
+        batches: Batch sizes of the throughput table.
+        sustained_s: Seconds of uninterrupted calls.
+        frames_per_second: Rates of the live scans.
+        scene_s: Seconds of each.
+    """
+
+    rounds: int
+    repeats: int
+    batches: list[int]
+    sustained_s: float
+    frames_per_second: list[float]
+    scene_s: float
+
+
+def settle_protocol(budgets: Mapping[str, Any], short: bool) -> Protocol:
+    """Take the protocol from the budgets' file; `short` is the one for CI."""
+    values = dict(budgets["ci" if short else "protocol"])
+    rates = [float(rate) for rate in budgets["scene"]["frames_per_second"]]
+    seconds = float(values.pop("scene_s", budgets["scene"]["seconds"]))
+    return Protocol(**values, frames_per_second=rates, scene_s=seconds)
+
+
+def backend_specs(export: Export, threads: int) -> tuple[dict[str, Spec], dict[str, str]]:
+    """Say which backends can be timed with one frame at a time.
+
+    Returns:
+        Name -> spec, and name -> reason for those that cannot run here.
+    """
+    side = export.preprocessing.image_size
+    recipe = export.manifest["source"]["recipe"]
+    common = {"threads": threads, "batch": 1, "side": side}
+    specs = {name: {"backend": name, "recipe": recipe, **common} for name in ("torch-eager", "torch-fused")}
+    absent = {}
+    artifacts = export.manifest["artifacts"]
+    for name, state in available().items():
+        artifact = "coreml-fp16" if name in COREML_UNITS else "onnx-fp32"
+        if state != "yes" or artifact not in artifacts:
+            absent[name] = state if state != "yes" else f"the export has no {artifact}"
+            continue
+        specs[name] = {"backend": name, "path": str(export.artifact(artifact).resolve()), **common}
+    for name, backend in INT8.items():
+        if name in artifacts and backend in specs:
+            specs[name] = {**specs[backend], "path": str(export.artifact(name).resolve())}
+        else:
+            absent[name] = "not in this export" if backend in specs else absent[backend]
+    return specs, absent
+
+
+def run_session(
+    export: Export,
+    model: DualEncoder,
+    budgets: Mapping[str, Any],
+    protocol: Protocol,
+    device: str | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """Time everything and hold it against the budgets.
+
+    Args:
+        export: The export.
+        model: The architecture that is exported, in eval mode; its weights do not matter.
+        budgets: Content of the budgets' file.
+        protocol: How long and how often.
+        device: Name of the machine, to override its own.
+        folder: Scratch folder for graphs with an open batch.
+
+    Returns:
+        The record, of primitives alone.
+    """
+    threads = os.cpu_count() or 1
+    begun = time.monotonic()
+    specs, absent = backend_specs(export, threads)
+    side = export.preprocessing.image_size
+    stages = _stage_specs(export, threads, side)
+    matmul = {"backend": "matmul", "threads": threads, "batch": 1, "side": side}
+    timings = time_interleaved({**specs, **stages, "matmul": matmul}, protocol.rounds, protocol.repeats)
+    yardstick = timings[budgets["yardstick"]]
+    if yardstick.error:
+        raise ValueError(f"latency: the yardstick cannot be timed: {yardstick.error}")
+    cost = image_cost(fused_copy(model))
+    peak = matmul_gflops(timings["matmul"].percentiles()["p50_ms"])
+    rows = {name: _row(timings[name], yardstick, cost["gmacs"], peak) for name in specs}
+    sweep = throughput(model, protocol, folder, side)
+    stream = {"backend": "end-to-end", **{k: v for k, v in stages["end-to-end"].items() if k != "backend"}}
+    scenes, drift = _live(stream, specs["onnxruntime"], protocol)
+    ratios = {name: row["ratio"]["median"] for name, row in rows.items() if "ratio" in row}
+    medians = {name: row["p50_ms"] for name, row in rows.items() if "p50_ms" in row}
+    name = device or device_name()
+    return {
+        "machine": machine_facts() | {"device": name, "matmul_gflops": peak, "threads": threads},
+        "model": {**cost, "source": export.manifest["source"], "side": side},
+        "files": {key: entry["bytes"] for key, entry in export.manifest["artifacts"].items()},
+        "protocol": asdict(protocol),
+        "yardstick": budgets["yardstick"],
+        "backends": rows,
+        "absent": absent,
+        "stages": {key: _row(timings[key], yardstick, None, None) for key in stages},
+        "throughput": sweep,
+        "sustained": drift,
+        "scenes": scenes,
+        "neural_engine": _engine(export),
+        "verdicts": [asdict(v) for v in check_budgets(budgets, ratios, medians, name, scenes)],
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def _stage_specs(export: Export, threads: int, side: int) -> dict[str, Spec]:
+    common = {"threads": threads, "batch": 1, "side": side, "folder": str(export.folder.resolve())}
+    path = str(export.artifact("onnx-fp32").resolve())
+    return {name: {"backend": name, "path": path, **common} for name in STAGES}
+
+
+def _row(timing: Timing, yardstick: Timing, gmacs: float | None, peak_gflops: float | None) -> dict[str, Any]:
+    if timing.error:
+        return {"error": timing.error}
+    ratio = speed_ratio(yardstick, timing)
+    row: dict[str, Any] = {
+        **timing.percentiles(),
+        "ratio": asdict(ratio),
+        "cold_start_ms": timing.cold_start_ms,
+        "load_ms": timing.load_ms,
+        "first_call_ms": timing.first_call_ms,
+        "peak_mb": timing.peak_mb,
+        "calls": len(timing.calls_ms),
+    }
+    if gmacs is not None and peak_gflops is not None:
+        row["share_of_matmul_peak"] = 2 * gmacs / (row["p50_ms"] / 1e3) / peak_gflops
+    return row
+
+
+def throughput(model: DualEncoder, protocol: Protocol, folder: Path, side: int) -> list[dict[str, float]]:
+    """Time ONNX Runtime over batch sizes and thread counts, on a graph with an open batch."""
+    import torch
+
+    from export.contract import EMBEDDING_NAME, INPUT_NAME
+    from export.onnx_graph import write_onnx
+    from export.pixel_graph import PixelEncoder
+
+    path = folder / "open_batch.onnx"
+    names = {"input_name": INPUT_NAME, "output_name": EMBEDDING_NAME, "metadata": {}}
+    module = PixelEncoder(fused_copy(model)).eval()
+    write_onnx(module, torch.rand(1, 3, side, side), path, dynamic_batch=True, **names)  # type: ignore[arg-type]
+    cores = os.cpu_count() or 1
+    common = {"backend": "onnxruntime", "path": str(path.resolve()), "side": side}
+    specs = {
+        f"{threads}/{batch}": {**common, "threads": threads, "batch": batch}
+        for threads in sorted({1, max(1, cores // 2), cores})
+        for batch in protocol.batches
+    }
+    timings = time_interleaved(specs, max(3, protocol.rounds // 3), 3)
+    return [
+        {"threads": timing.spec["threads"], "batch": timing.spec["batch"], **timing.percentiles()}
+        for timing in timings.values()
+        if not timing.error
+    ]
+
+
+def _live(stream: Spec, encoder: Spec, protocol: Protocol) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Play the live scans, then run the encoder without a break; returns scenes and thermal drift."""
+    with Worker(stream) as worker:
+        scenes = [worker.scene(rate, protocol.scene_s) for rate in protocol.frames_per_second]
+    with Worker(encoder) as worker:
+        times = worker.time(seconds=protocol.sustained_s)
+    fifth = max(1, len(times) // 5)
+    start, end = float(np.median(times[:fifth])), float(np.median(times[-fifth:]))
+    return scenes, {
+        "seconds": protocol.sustained_s,
+        "calls": len(times),
+        "first_fifth_p50_ms": start,
+        "last_fifth_p50_ms": end,
+        "drift": end / start - 1,
+    }
+
+
+def _engine(export: Export) -> dict[str, Any]:
+    if "coreml-fp16" not in export.manifest["artifacts"]:
+        return {"status": "NOT RUN", "reason": "the export has no Core ML package"}
+    return neural_engine_share(export.artifact("coreml-fp16"))

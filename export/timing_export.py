@@ -1,0 +1,66 @@
+"""A small export for timing alone: the ONNX encoder and heads of the right shapes, nothing proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from datamodules.protocol import Protocol
+from export.contract import contract_of, metadata_of
+from export.heads import AgeHead, ClassHead, write_age_head, write_class_head
+from export.manifest import Export, artifact_entry, read_export, write_manifest
+from export.pixel_graph import PixelEncoder
+from export.variants import INT8_VARIANTS, Workbench, write_int8_variants, write_onnx_variants
+from metrics import AGES_DAYS
+from models import DualEncoder, fused_copy
+from models.zero_shot import AgeTable
+
+NOISE_FRAMES = 4
+
+
+def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, *, int8: bool) -> Export:
+    """Write what a latency run needs.
+
+    Vectors of the heads are random and int8 files are calibrated on noise; neither changes the time of a
+    call.
+
+    Args:
+        student: The model.
+        folder: Folder to fill.
+        protocol: Gives the heads' shapes.
+        int8: Write the int8 files too.
+    """
+    generator = torch.Generator().manual_seed(0)
+    dim, preprocessing = student.embed_dim, student.preprocessing
+    heads = {
+        name: ClassHead(name, prompts, normalize(torch.randn(len(prompts), dim, generator=generator), dim=-1))
+        for name, prompts in (("planes", protocol.planes), ("subplanes", protocol.subplanes))
+    }
+    ages = AgeTable(("0.30",), normalize(torch.randn(1, len(AGES_DAYS), dim, generator=generator), dim=-1))
+    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), {}, metadata_of(preprocessing))
+    write_onnx_variants(bench, dynamic_batch=False)
+    if int8:
+        shape = (NOISE_FRAMES, 3, preprocessing.image_size, preprocessing.image_size)
+        noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+        write_int8_variants(bench, noise, [name for name in INT8_VARIANTS if _runs_here(name)])
+    paths = {name: write_class_head(head, folder / "heads") for name, head in heads.items()}
+    paths["ages"] = write_age_head(AgeHead(protocol.biometry, ages), folder / "heads")
+    for name, path in paths.items():
+        bench.artifacts[f"head_{name}"] = artifact_entry(path, folder, kind="head")
+    source = {"weights": "for timing only", "recipe": student.recipe()}
+    content = {"contract": contract_of(preprocessing), "embed_dim": dim, "source": source}
+    write_manifest(folder, {**content, "artifacts": bench.artifacts})
+    return read_export(folder)
+
+
+def _runs_here(name: str) -> bool:
+    if name != "openvino-int8":
+        return True
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        return False
+    return True
