@@ -102,8 +102,15 @@ class TimmEncoder(DualEncoder):
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
-        features: Tensor = self.text(tokens)
+        features: Tensor = self.text(self._without_common_padding(tokens))
         return features
+
+    def _without_common_padding(self, tokens: Tensor) -> Tensor:
+        """Cut the columns that are padding in every row: masked anyway, they change nothing but the time."""
+        if self._init_args["causal"] or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return tokens  # a causal mask and an exported graph have one shape
+        used = int((tokens != PAD_ID).sum(dim=1).max()) if len(tokens) else 0
+        return tokens[:, : max(1, used)]
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
