@@ -11,19 +11,30 @@ from experiments.sweep.sweep_file import SweepFile, read_sweep, sweep_names, swe
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.sweep", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run a sweep: on W&B when logged in, else on this machine")
+    run = commands.add_parser(
+        "run",
+        help="run a sweep: on W&B when logged in, else on this machine",
+        epilog="What stands behind -- goes to every trial: run decay -- --trainer.max_epochs=1",
+    )
     run.add_argument("sweep", help=f"name ({', '.join(sweep_names())}) or YAML file")
     run.add_argument("--count", type=_positive, help="trials in all (on W&B: of this agent)")
     run.add_argument("--jobs", type=_positive, default=1, help="trials at once on this machine")
     run.add_argument("--name", help="name of the local sweep's folder; default: the file's")
     run.add_argument("--local", action="store_true", help="run on this machine though logged in to W&B")
-    run.add_argument("arguments", nargs="*", help="extra arguments of every trial, after --")
     agent = commands.add_parser("agent", help="work on a W&B sweep that was created elsewhere")
     agent.add_argument("id", help="[entity/]project/id, as make sweep printed it")
     agent.add_argument("--count", type=_positive, help="runs of this agent")
     report = commands.add_parser("report", help="table, plots and best command of a local sweep")
     report.add_argument("name", help="name of the sweep's folder under outputs/sweeps/")
     return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse a command line; ``arguments`` is what stands behind ``--``, which argparse would not keep apart."""
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    options = _parser().parse_args(own)
+    options.arguments = argv[len(own) + 1 :]
+    return options
 
 
 def _positive(text: str) -> int:
@@ -69,9 +80,8 @@ def run(options: argparse.Namespace) -> int:
 
 def main() -> None:
     """Entry point: prints a user's mistake as one line instead of a traceback."""
-    options = _parser().parse_args()
     try:
-        sys.exit(run(options))
+        sys.exit(run(parse(sys.argv[1:])))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -48,6 +48,14 @@ def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
     assert "make sweep-agent ID=p/decay" in capsys.readouterr().out
 
 
+def test_arguments_of_the_trials_stand_behind_two_dashes():
+    options = command_line.parse(["run", "decay", "--count", "4", "--", "--trainer.max_epochs=1", "-c", "a"])
+    assert (options.sweep, options.count, options.jobs) == ("decay", 4, 1)
+    assert options.arguments == ["--trainer.max_epochs=1", "-c", "a"]
+    assert command_line.parse(["run", "decay", "--"]).arguments == []
+    assert command_line.parse(["report", "decay"]).arguments == []
+
+
 def test_a_trial_is_spelled_as_wandbs_agent_spells_it(monkeypatch):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 

@@ -1,0 +1,97 @@
+"""The shipped sweep on real phantom runs: killed in the middle, resumed, every trial in W&B's own log."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep.local_study import load, was_interrupted
+from tests.callbacks.wandb_log import WandbLog
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = Path(__file__).with_name("phantom_small.yaml")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder that looks like a checkout and keeps its own data and outputs."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def start():
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.sweep",
+        "run",
+        "decay",
+        "--count",
+        "4",
+        "--",
+        f"--config={SMALL}",
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def in_the_second_trial():
+    """Say whether the second trial has begun to train."""
+    return len(list(Path("outputs/srkd").glob("*/metrics.csv"))) >= 2
+
+
+def test_a_sweep_of_phantom_runs_survives_a_kill(checkout):
+    runner = start()
+    deadline = time.monotonic() + 600
+    while not in_the_second_trial():
+        assert runner.poll() is None, runner.stdout.read()
+        assert time.monotonic() < deadline, "the second trial never began"
+        time.sleep(0.2)
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+
+    runner = start()
+    output, _ = runner.communicate(timeout=900)
+    assert runner.returncode == 0, output
+    study = load(Path("outputs/sweeps/decay"))
+    trials = [trial for trial in study.trials if not was_interrupted(trial)]
+    interrupted = [trial for trial in study.trials if was_interrupted(trial)]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4, output
+    assert len(interrupted) == 1
+    assert interrupted[0].params in [trial.params for trial in trials]
+
+    for trial in trials:
+        (folder,) = Path("outputs/srkd").glob(trial.user_attrs["run"])
+        log = WandbLog.only_one(folder)
+        assert log.group == f"decay-{study.user_attrs['stamp']}"
+        assert log.series("best/composite")[-1][1] == pytest.approx(trial.value)
+        assert log.config["schedule"]["init_args"]["start"] == trial.params["schedule.init_args.start"]
+        assert log.config["model"]["loss"]["init_args"]["temperature"] == pytest.approx(
+            trial.params["model.loss.init_args.temperature"]
+        )
+        results = json.loads((folder / "results.json").read_text())
+        assert results["selection"]["score"] == pytest.approx(trial.value)
+        assert {r.artifact.type for r in log.records if r.HasField("artifact")} >= {"results", "model"}
+
+    report = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", "report", "decay"],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        check=True,
+    )
+    best = max(trials, key=lambda trial: trial.value)
+    assert report.stdout.rstrip().endswith(best.user_attrs["command"])
+    assert best.user_attrs["command"].startswith(
+        "python -m experiments fit --config=experiments/srkd.yaml --config="
+    )
