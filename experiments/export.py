@@ -19,6 +19,7 @@ from export.provenance import sha256
 from models import DualEncoder, OpenCLIPEncoder, from_checkpoint
 
 RANDOM = "random:"
+RANDOM_SPACING = "0.30"
 RANDOM_FRAMES = (
     48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
 )
@@ -87,6 +88,8 @@ def run(argv: list[str]) -> None:
     values = {name: config[name] for name in names}
     if source["weights"] == "random":
         values["frames"] = values["frames"] or RANDOM_FRAMES
+        # Embedding thousands of age prompts with a full-size text tower takes an hour and proves nothing.
+        values["spacings"], values["only_spacings"] = values["spacings"] or [RANDOM_SPACING], True
         values["coreml_frames"] = min(values["coreml_frames"], RANDOM_FRAMES)
     parser = ArgumentParser()
     parser.add_subclass_arguments(FetalDataModule, "data")

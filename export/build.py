@@ -42,7 +42,7 @@ from export.variants import (
     write_int8_variants,
     write_onnx_variants,
 )
-from metrics.names import HC18, PLANES, SUBPLANES
+from metrics.names import PLANES, SUBPLANES
 from models import DualEncoder, fused_copy
 
 VERIFY = Path(__file__).with_name("verify_coreml.py")
@@ -56,7 +56,9 @@ class Options:
     Attributes:
         dynamic_batch: Leave the batch axis of the ONNX files open.
         text_encoder: Export the text tower too.
-        spacings: Printed pixel spacings of the age table, ``["0.21", "0.34"]``; None takes those that occur.
+        spacings: Printed pixel spacings of the age table, ``["0.21", "0.34"]``, beside those that occur in
+            the evaluation frames.
+        only_spacings: Leave out those of the frames; HC18 is then not scored.
         skip: Variants to leave out (``coreml-palette6``); ``coreml`` leaves out all of Core ML, ``int8`` both
             int8 files.
         split: Evaluation frames: "test", "val" or "all".
@@ -70,6 +72,7 @@ class Options:
     dynamic_batch: bool = False
     text_encoder: bool = False
     spacings: list[str] | None = None
+    only_spacings: bool = False
     skip: Sequence[str] = ()
     split: str = "test"
     frames: int | None = None
@@ -174,9 +177,7 @@ def _heads(
         PLANES: build_class_head(student, PLANES, protocol.planes),
         SUBPLANES: build_class_head(student, SUBPLANES, protocol.subplanes),
     }
-    spacings = options.spacings or sorted(set(frames.spacings()))
-    if options.spacings and HC18 in frames.rows:  # the frames' own are needed to score them
-        spacings = sorted({*options.spacings, *frames.spacings()})
+    spacings = sorted({*(options.spacings or ()), *([] if options.only_spacings else frames.spacings())})
     return heads, build_age_head(student, protocol.biometry, spacings) if spacings else None
 
 

@@ -56,6 +56,12 @@ class AgeHead:
     templates: Sequence[str]
     table: AgeTable
 
+    def rows_of(self, spacings: Sequence[str]) -> list[str]:
+        """Return the table's row for each printed spacing; nothing when one of them has no row."""
+        if not any("{spacing}" in template for template in self.templates):
+            return [self.table.spacings[0]] * len(spacings)
+        return list(spacings) if set(spacings) <= set(self.table.spacings) else []
+
     def rounded(self) -> AgeHead:
         """Return the head as an app reads it: stored in float16."""
         return AgeHead(self.templates, AgeTable(self.table.spacings, self.table.vectors.half().float()))

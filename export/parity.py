@@ -55,6 +55,7 @@ class Row:
         losses = [
             points(name.split("/")[0], self.reference_tasks[name]) - points(name.split("/")[0], value)
             for name, value in self.tasks.items()
+            if name in self.reference_tasks
         ]
         return max(losses, default=None)
 

@@ -47,7 +47,7 @@ def task_scores(
         embeddings: Unit-length embeddings of `frames.records`, in order.
         frames: The frames.
         heads: Class heads by benchmark.
-        ages: The age head; without it HC18 is not scored.
+        ages: The age head; without it, or without the frames' spacings in it, HC18 is not scored.
     """
     images = torch.from_numpy(embeddings)
     scores = {}
@@ -59,10 +59,9 @@ def task_scores(
         targets = torch.tensor([head.labels.index(label) for label in frames.labels(benchmark)])
         metric.update(class_logits(images[frames.rows[benchmark]], head.vectors), targets)
         scores[headline(benchmark)] = float(metric.compute()["f1"])
-    if ages is not None and HC18 in frames.rows:
-        validity, hc_mm, spacings = BiometryValidity(), frames.head_circumferences_mm(), frames.spacings()
-        if len(ages.table.spacings) == 1:  # templates without a spacing, or one fixed at export
-            spacings = [ages.table.spacings[0]] * len(spacings)
+    spacings = [] if ages is None else ages.rows_of(frames.spacings())
+    if ages is not None and spacings:
+        validity, hc_mm = BiometryValidity(), frames.head_circumferences_mm()
         chosen = images[frames.rows[HC18]]
         for part in torch.arange(len(chosen)).split(IMAGES_AT_ONCE):
             printed = [spacings[row] for row in part.tolist()]

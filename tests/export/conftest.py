@@ -1,0 +1,77 @@
+"""A tiny student, a tiny phantom corpus, and one export of both that many tests look at."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules import PhantomDataModule
+from datamodules.phantom import PhantomSettings
+from datamodules.protocol import Protocol
+from export import Export, Options, export_student
+from models import TimmEncoder
+
+SKIP = ("coreml-fp32", "coreml-subplanes", "coreml-palette8", "coreml-palette6", "openvino-int8")
+
+
+@pytest.fixture(scope="session")
+def source() -> dict[str, str | None]:
+    return {"weights": "random", "checkpoint": None, "checkpoint_sha256": None, "data": "phantom"}
+
+
+@pytest.fixture(scope="session")
+def student() -> TimmEncoder:
+    """A small FastViT; noise has passed its batch norms, so that its embeddings differ between images."""
+    torch.manual_seed(0)
+    model = TimmEncoder(
+        "fastvit_t8",
+        {"embed_dims": [16, 32, 64, 128], "layers": [1, 1, 1, 1]},
+        embed_dim=32,
+        image_size=64,
+        context_length=32,
+        text_width=32,
+        text_layers=1,
+        text_heads=2,
+    )
+    model.train()
+    with torch.no_grad():
+        for _ in range(5):
+            model.encode_image(torch.randn(16, 3, 64, 64))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> PhantomDataModule:
+    settings = PhantomSettings(seed=3, num_planes_images=48, num_hc18_images=12, num_pair_images=0)
+    root = tmp_path_factory.mktemp("phantom")
+    return PhantomDataModule(str(root), settings, workers=1, num_workers=0, hc18_test_share=0.4)
+
+
+@pytest.fixture(scope="session")
+def exported(
+    student: TimmEncoder,
+    corpus: PhantomDataModule,
+    source: dict[str, str | None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Export:
+    """A finished export; tests that change it take `copied`."""
+    target = tmp_path_factory.mktemp("run") / "export"
+    options = Options(
+        text_encoder=True,
+        skip=SKIP,
+        frames=12,
+        coreml_frames=4,
+        calibration_frames=4,
+        keep_slow_int8=True,
+        spacings=["0.30"],
+        only_spacings=True,
+    )
+    return export_student(student, corpus, Protocol.load(), target, options, dict(source))
+
+
+@pytest.fixture
+def copied(exported: Export, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.folder, tmp_path / "export"))

@@ -1,0 +1,158 @@
+"""Core ML packages on Linux: the operator-by-operator reference, the inspection, and the script for a Mac."""
+
+import ast
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export import verify_coreml
+from export.contract import METADATA_DIGEST
+from export.coreml_inspection import inspect_package
+from export.coreml_package import traced_program, write_package
+from export.mil_reference import OPERATORS, MilReference
+from export.pixel_graph import PixelEncoder
+from models import fused_copy
+
+
+@pytest.fixture(scope="module")
+def float32_package(student, tmp_path_factory):
+    path = tmp_path_factory.mktemp("coreml") / "encoder.mlpackage"
+    module = PixelEncoder(fused_copy(student)).eval()
+    write_package(module, path, side=64, half=False, metadata={METADATA_DIGEST: "d"}, warnings=[])
+    return path
+
+
+def test_the_reference_computes_what_torch_computes(float32_package, student):
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 3, 64, 64)).astype(np.float32)
+    with torch.no_grad():
+        expected = PixelEncoder(student).eval()(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(MilReference(float32_package)(pixels), expected, atol=2e-6)
+
+
+def test_asymmetric_padding_and_transposed_products():
+    x = torch.randn(1, 2, 5, 6)
+    weight = torch.randn(4, 2, 3, 3)
+    values = {
+        "x": x, "weight": weight, "strides": [1, 1], "dilations": [1, 1], "groups": 1,
+        "pad_type": "custom", "pad": [1, 0, 2, 1],
+    }  # fmt: skip
+    padded = torch.zeros(1, 2, 6, 9)
+    padded[:, :, 1:6, 2:8] = x
+    torch.testing.assert_close(OPERATORS["conv"](values), torch.nn.functional.conv2d(padded, weight))
+    a, b = torch.randn(2, 3), torch.randn(4, 3)
+    torch.testing.assert_close(OPERATORS["matmul"]({"x": a, "y": b, "transpose_y": True}), a @ b.T)
+    with pytest.raises(ValueError, match="pad_type"):
+        OPERATORS["conv"]({**values, "pad_type": "same"})
+
+
+def test_inspection_accepts_what_was_exported(exported):
+    report = exported.manifest["artifacts"]["coreml-fp16"]["inspection"]
+    assert report["problems"] == []
+    assert report["specification"] >= 8
+    assert report["inputs"] == {"image": "RGB 64 x 64"}
+    assert report["outputs"] == {"embedding": "FLOAT32 [1, 32]"}
+    assert report["not_on_neural_engine"] == []
+    # Only the normalisation of the embedding is worth full precision.
+    assert set(report["float32_operators"]) == {"reduce_l2_norm", "maximum", "tile", "real_div"}
+    gray = exported.manifest["artifacts"]["coreml-gray"]["inspection"]
+    assert gray["inputs"] == {"image": "GRAYSCALE 64 x 64"}
+
+
+def test_weights_shrink_as_promised(exported):
+    size = {name: entry["bytes"] for name, entry in exported.manifest["artifacts"].items()}
+    assert size["coreml-fp16"] < 0.6 * size["onnx-fp32"]
+    assert size["coreml-int8"] < 0.8 * size["coreml-fp16"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"side": 96}, "inputs"),
+        ({"dim": 33}, "outputs"),
+        ({"digest": "e"}, "metadata"),
+        ({"labels": ["a"]}, "labels"),
+    ],
+)
+def test_inspection_names_what_does_not_fit(float32_package, change, problem):
+    wanted = {"side": 64, "gray": False, "dim": 32, "labels": None, "digest": "d"}
+    assert inspect_package(float32_package, **wanted).problems == []
+    assert any(problem in line for line in inspect_package(float32_package, **{**wanted, **change}).problems)
+
+
+def test_tracing_is_the_recorded_fallback(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no export today")
+
+    monkeypatch.setattr(torch.export, "export", broken)
+    warnings = []
+    program, way = traced_program(torch.nn.Linear(2, 2).eval(), torch.rand(1, 2), warnings)
+    assert way == "torch.jit.trace"
+    assert isinstance(program, torch.jit.ScriptModule)
+    assert "no export today" in warnings[0]
+
+
+def test_the_mac_script_needs_nothing_of_ours():
+    tree = ast.parse(Path(verify_coreml.__file__).read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).split(".")[0])
+    assert names - set(sys.stdlib_module_names) == {"coremltools", "PIL"}
+
+
+def fake_coremltools(folder, tilt):
+    """A stand-in that answers from the golden file, as a faithful (or tilted) Core ML on a Mac would."""
+    rows = json.loads((folder / "golden" / "golden.json").read_text())["rows"]
+    by_bytes = {}
+    for row in rows:
+        image = verify_image(folder / "golden" / row["input"])
+        by_bytes[image.tobytes()] = row
+        by_bytes[image.split()[0].tobytes()] = row
+
+    class Model:
+        def __init__(self, path, compute_units):
+            self.head = "planes" if "planes_classifier" in path else None
+
+        def predict(self, inputs):
+            row = by_bytes[inputs["image"].tobytes()]
+            if self.head:
+                return {"label": "x", "label_probs": row[self.head]}
+            vector = np.array(row["embedding"]) + tilt * np.eye(1, len(row["embedding"]))[0]
+            return {"embedding": (vector / np.linalg.norm(vector)).reshape(1, -1)}
+
+    module = types.ModuleType("coremltools")
+    module.models = types.SimpleNamespace(MLModel=Model)
+    module.ComputeUnit = types.SimpleNamespace(ALL=0, CPU_ONLY=1)
+    return module
+
+
+def verify_image(path):
+    from PIL import Image
+
+    return Image.open(path).convert("RGB")
+
+
+@pytest.mark.parametrize(("tilt", "code", "status"), [(0.0, 0, "ok"), (0.5, 1, "FAILED")])
+def test_the_mac_script_finishes_the_ledger(copied, monkeypatch, tilt, code, status):
+    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, tilt))
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
+    assert verify_coreml.main([str(copied), "--units", "CPU_ONLY"]) == code
+    rows = {row["variant"]: row for row in json.loads((copied / "parity.json").read_text())["rows"]}
+    assert rows["coreml-fp16-on-device"]["status"] == status
+    assert rows["coreml-planes-on-device"]["status"] == "ok"
+    assert rows["onnx-fp32"]["status"] == "ok"
+
+
+def test_the_mac_script_says_not_run_elsewhere(copied, capsys, monkeypatch):
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Linux")
+    before = (copied / "parity.json").read_text()
+    assert verify_coreml.main([str(copied)]) == 2
+    assert "NOT RUN" in capsys.readouterr().out
+    assert (copied / "parity.json").read_text() == before

@@ -1,0 +1,176 @@
+"""What an export holds, checked with the libraries that an app would use."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.protocol import Protocol
+from export.frames import calibration_pixels, evaluation_frames
+from export.onnx_graph import write_onnx
+from export.pixel_graph import PixelEncoder
+from models import fused_copy
+from models.zero_shot import age_embeddings, class_embeddings
+
+
+def golden(export):
+    return json.loads((export.folder / "golden" / "golden.json").read_text())
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1)[None]
+
+
+def test_onnx_file_is_single_static_and_carries_the_contract(exported):
+    path = exported.artifact("onnx-fp32")
+    assert not list(exported.folder.glob("*.data"))
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert next(entry.version for entry in model.opset_import if entry.domain == "") >= 18
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 64, 64]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["sonodistill.contract"]) == exported.manifest["contract"]
+    assert metadata["sonodistill.contract_sha256"] == exported.manifest["contract_sha256"]
+    assert "not a medical device" in metadata["sonodistill.note"]
+
+
+def test_image_encoder_leaves_the_text_tower_behind(exported, student):
+    image = (
+        sum(p.numel() for p in fused_copy(student).trunk.parameters())
+        + student.image_projection.weight.numel()
+    )
+    weights = sum(int(np.prod(t.dims)) for t in onnx.load(exported.artifact("onnx-fp32")).graph.initializer)
+    assert weights == pytest.approx(image, rel=0.02)
+
+
+def test_dynamic_batch_runs_several_sizes(student, tmp_path):
+    path = tmp_path / "open.onnx"
+    encoder = PixelEncoder(fused_copy(student)).eval()
+    names = {"input_name": "image", "output_name": "embedding", "metadata": {}}
+    write_onnx(encoder, torch.rand(1, 3, 64, 64), path, dynamic_batch=True, **names)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        image = torch.randint(0, 256, (batch, 3, 64, 64)).float()
+        with torch.no_grad():
+            expected = encoder(image).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": image.numpy()})[0], expected, atol=1e-5)
+
+
+def test_training_mode_is_refused(student, tmp_path):
+    encoder = PixelEncoder(student)
+    encoder.train()
+    with pytest.raises(ValueError, match="training mode"):
+        write_onnx(
+            encoder,
+            torch.rand(1, 3, 64, 64),
+            tmp_path / "x.onnx",
+            input_name="i",
+            output_name="o",
+            metadata={},
+        )
+    student.eval()
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8"])
+def test_golden_embeddings_come_out_of_the_onnx_file(exported, name):
+    session = onnxruntime.InferenceSession(str(exported.artifact(name)), providers=["CPUExecutionProvider"])
+    rows = golden(exported)["rows"]
+    assert len(rows) >= 4
+    for row in rows:
+        found = session.run(None, {"image": pixels(exported.folder / "golden" / row["input"])})[0][0]
+        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-4)
+        assert found @ np.array(row["embedding"]) > (0.99999 if name == "onnx-fp32" else 0.9)
+
+
+def test_golden_frames_are_not_yet_padded_and_give_the_inputs(exported):
+    sizes = []
+    for row in golden(exported)["rows"]:
+        frame = Image.open(exported.folder / "golden" / row["frame"]).convert("RGB")
+        side = max(frame.size)
+        square = Image.new("RGB", (side, side))
+        square.paste(frame, ((side - frame.width) // 2, (side - frame.height) // 2))
+        resized = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(
+            resized, np.asarray(Image.open(exported.folder / "golden" / row["input"]))
+        )
+        sizes.append(frame.size)
+    assert any(width != height for width, height in sizes)
+
+
+def test_classifier_file_gives_the_golden_probabilities_and_knows_its_labels(exported):
+    path = exported.artifact("onnx-planes")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    labels = session.get_modelmeta().custom_metadata_map["sonodistill.labels"].split(",")
+    for row in golden(exported)["rows"]:
+        found = session.run(None, {"image": pixels(exported.folder / "golden" / row["input"])})[0][0]
+        assert dict(zip(labels, found.tolist(), strict=True)) == pytest.approx(row["planes"], abs=1e-3)
+
+
+def test_heads_are_the_models_own_vectors(exported, student):
+    protocol = Protocol.load()
+    description, vectors = exported.head("planes")
+    assert description["labels"] == list(protocol.planes)
+    np.testing.assert_allclose(vectors, class_embeddings(student, protocol.planes).numpy(), atol=1e-6)
+    description, vectors = exported.head("ages")
+    assert description["spacings_mm_per_px"] == ["0.30"]
+    expected = age_embeddings(student, protocol.biometry, ["0.30"]).vectors.numpy()
+    assert vectors.shape == (1, 175, 32)
+    np.testing.assert_allclose(vectors, expected, atol=1e-3)  # stored in float16
+
+
+def test_text_encoder_agrees_and_its_golden_tokens_follow_the_shipped_vocabulary(exported, student):
+    rows = json.loads((exported.folder / "text" / "text_golden.json").read_text())["rows"]
+    session = onnxruntime.InferenceSession(
+        str(exported.artifact("onnx-text")), providers=["CPUExecutionProvider"]
+    )
+    tokens = np.array([row["tokens"] for row in rows])
+    found = session.run(None, {"tokens": tokens})[0]
+    with torch.no_grad():
+        expected = student.encode_text(student.tokenize([row["text"] for row in rows])).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    vocabulary = (exported.folder / "text" / "vocabulary.txt").read_text().split()
+    read = " ".join(vocabulary[token] for token in rows[0]["tokens"] if token)
+    assert read.startswith("<start> ultrasound of the fetal brain")
+
+
+def test_card_and_licences_say_what_matters(exported):
+    card = (exported.folder / "MODEL_CARD.md").read_text()
+    assert "Not a medical device" in card
+    assert "RANDOM" in card
+    assert "coreml-fp16-on-device | NOT RUN" in card
+    assert "CC BY 4.0" in (exported.folder / "LICENCES.md").read_text()
+
+
+def test_manifest_records_versions_and_the_way_of_capture(exported):
+    manifest = exported.manifest
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["artifacts"]["coreml-fp16"]["captured_by"] == "torch.export"
+    assert isinstance(manifest["warnings"], list)
+
+
+def test_frames_are_the_evaluation_pixels(corpus, student):
+    frames = evaluation_frames(corpus, student.preprocessing, "test", limit=5)
+    found = np.concatenate(list(frames.batches()))
+    assert found.min() >= 0
+    assert found.max() <= 255
+    np.testing.assert_array_equal(found, found.round())
+    loader = corpus.evaluation_loader("hc18", "test", student.preprocessing)
+    expected = {
+        name: image for batch in loader for name, image in zip(batch["name"], batch["image"], strict=True)
+    }
+    mean, std = (
+        np.array(v).reshape(3, 1, 1) for v in (student.preprocessing.mean, student.preprocessing.std)
+    )
+    row = frames.rows["hc18"][0]
+    normalised = (found[row] / 255 - mean) / std
+    np.testing.assert_allclose(normalised, expected[frames.records[row].name].numpy(), atol=1e-6)
+
+
+def test_calibration_never_sees_test_patients(corpus, student):
+    assert len(calibration_pixels(corpus, student.preprocessing, 6)) == 6
+    train = {record.patient for record in corpus.split("train")}
+    assert not train & {record.patient for record in corpus.split("test")}

@@ -1,0 +1,217 @@
+"""The harness on fake clocks and made-up times, and one real worker."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from matplotlib.image import imread
+
+from experiments.latency import BUDGETS, run
+from export.latency.budgets import NOT_APPLICABLE, OVER, check_budgets, over_budget, read_budgets
+from export.latency.interleave import Timing, speed_ratio, time_interleaved
+from export.latency.machine import image_cost, matmul_gflops
+from export.latency.plot import draw
+from export.latency.report import markdown
+from export.latency.scene import run_scene
+from export.latency.worker import Worker
+from models import fused_copy
+
+
+class Clock:
+    """Time that passes only where it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def pass_(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("fps", "work_ms", "processed"),
+    [(30, 5, 60), (30, 33, 60), (60, 10, 120), (60, 33.4, 40), (30, 100, 20), (60, 50, 40)],
+)
+def test_dropped_frames_of_a_live_scan(fps, work_ms, processed):
+    clock = Clock()
+    scene = run_scene(lambda: clock.pass_(work_ms / 1e3), fps, 2.0, clock, clock.pass_)
+    assert scene["frames"] == 2 * fps
+    # One frame more or less: whether the last one is reached depends on where the busy time ends.
+    assert abs(scene["processed"] - processed) <= 1
+    assert scene["dropped"] == scene["frames"] - scene["processed"]
+    assert scene["delay_p50_ms"] >= work_ms - 1e-6
+    assert scene["delay_p95_ms"] <= work_ms + 1e3 / fps + 1e-6
+
+
+def timing(rounds, batch=1):
+    return Timing({"batch": batch, "backend": "x"}, rounds)
+
+
+def test_ratio_is_the_median_over_rounds_whatever_one_busy_round_says():
+    slow = timing([[40.0] * 3, [400.0] * 3, [44.0] * 3])
+    fast = timing([[10.0] * 3, [10.0] * 3, [11.0] * 3])
+    assert speed_ratio(slow, fast).median == pytest.approx(4.0)
+    assert speed_ratio(slow, timing([[40.0] * 3, [40.0] * 3, [44.0] * 3], batch=4)).median == pytest.approx(
+        4.0
+    )
+
+
+def test_percentiles_and_matmul_rate():
+    numbers = timing([list(np.arange(1.0, 102.0))], batch=2).percentiles()
+    assert (numbers["p50_ms"], numbers["p90_ms"], numbers["p99_ms"]) == (51.0, 91.0, 100.0)
+    assert numbers["images_per_s"] == pytest.approx(2 / 0.051)
+    assert matmul_gflops(1000.0) == pytest.approx(2 * 1536**3 / 1e9)
+
+
+@pytest.fixture
+def budgets():
+    return read_budgets(BUDGETS)
+
+
+def test_budgets_are_ratios_and_absolute_only_on_the_named_device(budgets):
+    verdicts = check_budgets(budgets, {"onnxruntime": 1.2}, {"coreml-ane": 2.0}, "Intel Xeon", [])
+    status = {v.budget.split(":")[0]: v.status for v in verdicts}
+    assert status["onnxruntime"] == OVER
+    assert status["openvino"] == NOT_APPLICABLE
+    assert status["coreml-ane on iPhone 16 Pro"] == NOT_APPLICABLE
+    assert "onnxruntime: at least 1.5 times torch-eager, measured 1.2" in over_budget(verdicts)
+    on_phone = check_budgets(budgets, {"onnxruntime": 3.2}, {"coreml-ane": 2.0}, "iPhone 16 Pro", [])
+    assert "coreml-ane on iPhone 16 Pro: at most 1.6 ms, measured 2" in over_budget(on_phone)
+    good = check_budgets(budgets, {"onnxruntime": 3.2}, {"coreml-ane": 1.5}, "iPhone 16 Pro", [])
+    assert over_budget(good) == ""
+    assert next(v for v in good if v.budget.startswith("onnxruntime")).note == "reach target 3: met"
+
+
+def test_dropped_frames_can_have_a_budget(budgets):
+    budgets["scene"]["dropped_share_at_most"] = {30: 0.1}
+    scene = {"frames_per_second": 30.0, "frames": 60, "processed": 40, "dropped": 20}
+    assert "live scan at 30 frames/s" in over_budget(check_budgets(budgets, {}, {}, "x", [scene]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratios": None}, "ratios"),
+        ({"ratios": {"onnxruntime": {"least": 2}}}, "takes at_least and reach"),
+        ({"absolute": [{"device": "x", "ms": 1}]}, "device, backend and p50_ms"),
+    ],
+)
+def test_malformed_budgets_are_refused(tmp_path, change, message):
+    content = yaml.safe_load(BUDGETS.read_text())
+    for key, value in change.items():
+        content.pop(key) if value is None else content.update({key: value})
+    path = tmp_path / "budgets.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=message):
+        read_budgets(path)
+
+
+def test_a_worker_that_cannot_load_reports_why_and_others_go_on():
+    with pytest.raises(RuntimeError, match="no backend 'nonsense'"):
+        Worker({"backend": "nonsense"})
+
+
+def test_image_cost_counts_one_convolution_by_hand(student):
+    cost = image_cost(fused_copy(student))
+    towers = fused_copy(student)
+    expected = sum(p.numel() for p in towers.trunk.parameters()) + towers.image_projection.weight.numel()
+    assert cost["parameters_m"] == pytest.approx(expected / 1e6)
+    macs = []
+
+    def count(module, inputs, output):
+        macs.append(output[0].numel() * module.weight[0].numel())
+
+    hooks = [m.register_forward_hook(count) for m in towers.modules() if isinstance(m, torch.nn.Conv2d)]
+    with torch.no_grad():
+        towers.encode_image(torch.zeros(1, 3, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    assert cost["gmacs"] * 1e9 == pytest.approx(sum(macs), rel=0.1)  # convolutions are nearly all of it
+
+
+def record():
+    row = {
+        "p50_ms": 10.0, "p90_ms": 11.0, "p95_ms": 12.0, "p99_ms": 15.0, "images_per_s": 100.0,
+        "cold_start_ms": 900.0, "load_ms": 500.0, "first_call_ms": 30.0, "peak_mb": 300.0,
+        "calls": 90, "share_of_matmul_peak": 0.5,
+        "ratio": {"median": 3.1, "low": 3.0, "high": 3.2},
+    }  # fmt: skip
+    scene = {"frames_per_second": 30.0, "frames": 60, "processed": 58, "dropped": 2}
+    return {
+        "machine": {"device": "A CPU", "cores": 2, "threads": 2, "matmul_gflops": 100.0, "load_average": 9.0},
+        "model": {"parameters_m": 11.4, "gmacs": 2.4, "side": 256},
+        "yardstick": "torch-eager",
+        "backends": {
+            "torch-eager": {**row, "p50_ms": 31.0},
+            "onnxruntime": row,
+            "openvino": {"error": "broken"},
+        },
+        "absent": {"coreml-ane": "Core ML predicts on macOS only"},
+        "stages": {"preprocess": row},
+        "throughput": [{"threads": t, "batch": b, **row} for t in (1, 2) for b in (1, 4)],
+        "sustained": {
+            "seconds": 3,
+            "calls": 9,
+            "first_fifth_p50_ms": 10,
+            "last_fifth_p50_ms": 11,
+            "drift": 0.1,
+        },
+        "scenes": [{**scene, "delay_p50_ms": 12.0, "delay_p95_ms": 20.0}],
+        "neural_engine": {"status": "NOT RUN", "reason": "MLComputePlan needs macOS"},
+        "verdicts": [{"budget": "onnxruntime: at least 5", "figure": 3.1, "status": OVER, "note": ""}],
+    }
+
+
+def test_report_says_over_budget_not_run_busy_and_before():
+    before = record()
+    before["backends"]["onnxruntime"]["ratio"]["median"] = 2.9
+    text = markdown(record(), before)
+    assert "**OVER BUDGET**" in text
+    assert "NOT RUN: coreml-ane (Core ML predicts on macOS only)" in text
+    assert "The machine was busy (load 9.0 on 2 cores)" in text
+    assert "| 58 of 60 | 2 |" in text
+    line = next(line for line in text.splitlines() if line.startswith("| onnxruntime | 10"))
+    assert line.endswith("| 2.90 |")
+    assert "| openvino | broken |" in text
+
+
+def test_plot_is_drawn(tmp_path):
+    draw(record(), tmp_path / "latency.png")
+    image = imread(tmp_path / "latency.png")
+    assert image.shape[0] > 400
+    assert image[..., :3].std() > 0.05
+
+
+def test_backends_agree_with_a_stopwatch(exported):
+    spec = {"threads": 1, "batch": 1, "side": 64, "path": str(exported.artifact("onnx-fp32"))}
+    timings = time_interleaved(
+        {"onnxruntime": {"backend": "onnxruntime", **spec}, "absent": {"backend": "nonsense", **spec}}, 3, 2
+    )
+    assert [len(times) for times in timings["onnxruntime"].rounds] == [2, 2, 2]
+    assert 0 < min(timings["onnxruntime"].calls_ms) < 1e3 * 60
+    assert timings["onnxruntime"].peak_mb > 10
+    assert "nonsense" in timings["absent"].error
+
+
+@pytest.mark.slow
+def test_the_whole_command_on_an_export(exported, tmp_path, capsys):
+    budgets = yaml.safe_load(BUDGETS.read_text())
+    budgets["ratios"] = {"onnxruntime": {"at_least": 0.01, "reach": 3.0}}
+    path = tmp_path / "budgets.yaml"
+    path.write_text(yaml.safe_dump(budgets))
+    arguments = [str(exported.folder), "--ci", "--budgets", str(path), "--out", str(tmp_path / "out")]
+    run(arguments)
+    record = json.loads((tmp_path / "out" / "latency.json").read_text())
+    assert {"torch-eager", "torch-fused", "onnxruntime"} <= set(record["backends"])
+    assert {"preprocess", "heads", "end-to-end"} == set(record["stages"])
+    assert [scene["frames"] for scene in record["scenes"]] == [60, 120]
+    assert "## Latency" in capsys.readouterr().out
+    budgets["ratios"]["onnxruntime"]["at_least"] = 1e6
+    path.write_text(yaml.safe_dump(budgets))
+    with pytest.raises(ValueError, match="onnxruntime: at least 1e"):
+        run([*arguments, "--baseline", str(Path(tmp_path / "out" / "latency.json"))])

@@ -1,0 +1,97 @@
+"""The reader refuses whatever does not fit."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import onnx
+import pytest
+
+from export import read_export
+from export.contract import contract_digest
+from export.provenance import sha256
+
+
+def edit(folder, change):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_good_folder_is_read(copied, student):
+    assert read_export(copied, student.preprocessing).preprocessing == student.preprocessing
+
+
+def test_another_preprocessing_is_refused_with_the_differing_key(copied, student):
+    other = replace(student.preprocessing, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="made for another preprocessing: mean is"):
+        read_export(copied, other)
+
+
+def test_a_changed_file_is_refused(copied):
+    path = copied / "image_encoder.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"image_encoder\.onnx: its hash"):
+        read_export(copied)
+
+
+def test_a_changed_weight_inside_a_package_is_refused(copied):
+    path = next((copied / "image_encoder.mlpackage").rglob("weight.bin"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"image_encoder\.mlpackage: its hash"):
+        read_export(copied)
+
+
+def test_an_edited_contract_is_refused(copied):
+    edit(copied, lambda manifest: manifest["contract"]["preprocessing"].update(image_size=96))
+    with pytest.raises(ValueError, match="contract was edited"):
+        read_export(copied)
+
+
+def test_a_file_exported_under_another_contract_is_refused(copied):
+    """Someone copies a file from another export and updates the hash: its own metadata give it away."""
+    path = copied / "image_encoder.onnx"
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"sonodistill.contract_sha256": "0" * 64})
+    onnx.save(model, path)
+    edit(copied, lambda manifest: manifest["artifacts"]["onnx-fp32"].update(sha256=sha256(path)))
+    with pytest.raises(ValueError, match="another preprocessing contract"):
+        read_export(copied)
+
+
+def test_edited_prompts_are_refused(copied):
+    path = copied / "heads" / "planes.json"
+    head = json.loads(path.read_text())
+    head["prompts"]["brain"][0] += "!"
+    path.write_text(json.dumps(head))
+    edit(copied, lambda manifest: manifest["artifacts"]["head_planes"].update(sha256=sha256(path)))
+    with pytest.raises(ValueError, match="prompts were edited"):
+        read_export(copied)
+
+
+def test_changed_vectors_are_refused(copied):
+    path = copied / "heads" / "planes.f32"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(ValueError, match=r"planes\.f32: its hash"):
+        read_export(copied)
+
+
+def test_missing_parts_are_named(copied, tmp_path):
+    shutil.rmtree(copied / "image_encoder.mlpackage")
+    with pytest.raises(FileNotFoundError, match=r"image_encoder\.mlpackage"):
+        read_export(copied)
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
+        read_export(tmp_path)
+
+
+def test_an_unknown_artifact_lists_the_others(exported):
+    with pytest.raises(ValueError, match=r"no artifact 'x'.*onnx-fp32"):
+        exported.artifact("x")
+
+
+def test_the_digest_ignores_the_order_of_keys_and_nothing_else():
+    assert contract_digest({"a": 1, "b": 2}) == contract_digest({"b": 2, "a": 1})
+    assert contract_digest({"a": 1, "b": 2}) != contract_digest({"a": 1, "b": 3})
