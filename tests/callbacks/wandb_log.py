@@ -72,6 +72,10 @@ class WandbLog:
         return next(record.run.run_id for record in self.records if record.HasField("run"))
 
     @property
+    def exit_code(self) -> int:
+        return next(record.exit.exit_code for record in self.records if record.HasField("exit"))
+
+    @property
     def group(self) -> str:
         return next(record.run.run_group for record in self.records if record.HasField("run"))
 
