@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parse a command line; ``arguments`` is what stands behind ``--``, which argparse would not keep apart."""
+    """Parse a command line; ``arguments`` is what stands behind ``--``, which argparse would mix up."""
     own = argv[: argv.index("--")] if "--" in argv else argv
     options = _parser().parse_args(own)
     options.arguments = argv[len(own) + 1 :]
