@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from datamodules.pair_dataset import OnError, PairDataset
 from datamodules.pair_sample import PairBuilder, PairCollate
 from datamodules.record import Record
 from datamodules.sampler import EpochSampler, process_rank
+from datamodules.square_cache import SquareCache
 from datamodules.transforms import Augmentation
 from models import Preprocessing
 
@@ -57,6 +59,8 @@ class FetalDataModule(LightningDataModule):
             the sample, and report it). Evaluation always raises.
         seed: Of order, captions and augmentation.
         pin_memory: Pinned host memory for the copies to a GPU.
+        cache: Folder for decoded training images (see `datamodules.square_cache`): faster epochs for
+            side^2 bytes an image on disk. Null decodes the files in every epoch.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -70,6 +74,7 @@ class FetalDataModule(LightningDataModule):
         on_error: OnError = "raise",
         seed: int = 0,
         pin_memory: bool = False,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or evaluation_batch_size < 1 or num_workers < 0:
@@ -84,6 +89,7 @@ class FetalDataModule(LightningDataModule):
         self.on_error: OnError = on_error
         self.seed = seed
         self.pin_memory = pin_memory
+        self.cache = cache
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
 
@@ -207,7 +213,9 @@ class FetalDataModule(LightningDataModule):
 
     def _pairs(self, records: list[Record], augmentation: Augmentation | None) -> PairDataset:
         student, teacher = self._contracts()
-        return PairDataset(records, PairBuilder(student, teacher, augmentation), self.seed, self.on_error)
+        builder = PairBuilder(student, teacher, augmentation)
+        cache = None if self.cache is None else SquareCache(Path(self.cache), records, builder.working_side)
+        return PairDataset(records, builder, self.seed, self.on_error, cache)
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:
         if self._views is None:

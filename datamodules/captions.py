@@ -50,13 +50,17 @@ _BIOMETRY_TEMPLATES = (
     "an ultrasound image of the fetal brain at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
     "prenatal ultrasound, {spacing} mm per pixel, fetal head, {weeks} weeks and {days} days",
 )
+_FULL_TEMPLATES = (
+    "ultrasound of the fetal brain, {plane} plane, at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
+    "{plane} plane of the fetal head at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
+)
 
 
 def caption_templates(record: Record) -> tuple[str, ...]:
     """Return the captions that fit a record; ``{spacing}`` may still be open in them.
 
     A caption that came with the image stands alone. Brain images use the age, the pixel size and the
-    sub-plane where known: age captions and sub-plane captions are alternatives.
+    sub-plane where known: age captions, sub-plane captions and, where all is known, full ones are alternatives.
 
     Raises:
         ValueError: The record has neither a caption nor a plane, or an empty caption.
@@ -70,9 +74,9 @@ def caption_templates(record: Record) -> tuple[str, ...]:
     if record.plane == "other":
         return _OTHER_TEMPLATES
     if record.plane == "brain":
-        specific = _age_captions(record) + _brain_plane_captions(record)
+        specific = _age_captions(record) + _brain_plane_captions(record) + _full_captions(record)
         if specific:
-            return specific
+            return specific + tuple(t.format(structure=_STRUCTURES["brain"]) for t in _PLANE_TEMPLATES[:2])
     plain = tuple(template.format(structure=_STRUCTURES[record.plane]) for template in _PLANE_TEMPLATES)
     return plain + (_HEART_TEMPLATES if record.plane == "heart" else ())
 
@@ -114,3 +118,13 @@ def _brain_plane_captions(record: Record) -> tuple[str, ...]:
     if record.brain_plane in (None, "other"):
         return ()
     return tuple(template.format(plane=record.brain_plane) for template in _BRAIN_PLANE_TEMPLATES)
+
+
+def _full_captions(record: Record) -> tuple[str, ...]:
+    if record.ga_days is None or record.pixel_size_mm is None or record.brain_plane in (None, "other"):
+        return ()
+    weeks, days = divmod(record.ga_days, 7)
+    return tuple(
+        template.format(plane=record.brain_plane, weeks=weeks, days=days, spacing=SPACING)
+        for template in _FULL_TEMPLATES
+    )

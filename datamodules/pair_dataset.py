@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from datamodules.image_reading import read_image
 from datamodules.pair_sample import PairBuilder
 from datamodules.record import Record
+from datamodules.square_cache import SquareCache
 
 OnError = Literal["raise", "skip"]
 
@@ -27,13 +28,22 @@ class PairDataset(Dataset):
         seed: Of augmentation and captions.
         on_error: With "skip", an unreadable image or an empty caption is replaced by another image drawn
             at random, and the batch says so under ``skipped``.
+        cache: Where decoded squares are kept; None decodes every time.
     """
 
-    def __init__(self, records: list[Record], builder: PairBuilder, seed: int, on_error: OnError) -> None:
+    def __init__(
+        self,
+        records: list[Record],
+        builder: PairBuilder,
+        seed: int,
+        on_error: OnError,
+        cache: SquareCache | None = None,
+    ) -> None:
         self.records = records
         self._builder = builder
         self._seed = seed
         self._on_error = on_error
+        self._cache = cache
 
     def __len__(self) -> int:
         return len(self.records)
@@ -51,7 +61,8 @@ class PairDataset(Dataset):
         while len(skipped) < _ATTEMPTS:
             record = self.records[index]
             try:
-                sample = self._builder(record, read_image(record.image), rng)
+                square, shape = self._square(index, record)
+                sample = self._builder.from_square(record, square, shape, rng)
             except (ValueError, OSError) as error:
                 if self._on_error == "raise":
                     raise
@@ -60,3 +71,10 @@ class PairDataset(Dataset):
             else:
                 return {**sample, "index": index, "skipped": skipped}
         raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {skipped[-1]}")
+
+    def _square(self, index: int, record: Record) -> tuple[np.ndarray, tuple[int, ...]]:
+        return self._decode(record) if self._cache is None else self._cache.get(index, record, self._decode)
+
+    def _decode(self, record: Record) -> tuple[np.ndarray, tuple[int, int]]:
+        image = read_image(record.image)
+        return self._builder.prepare(image), (image.shape[0], image.shape[1])

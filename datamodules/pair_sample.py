@@ -39,17 +39,32 @@ class PairBuilder:
         Raises:
             ValueError: The record's caption is empty, or there is nothing to write one from.
         """
+        return self.from_square(record, self.prepare(image), image.shape[:2], rng)
+
+    @property
+    def working_side(self) -> int:
+        """Largest side of the squares that `prepare` gives, in pixels."""
+        return self._transform.working_side
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Do what is the same in every epoch; what `square_cache` keeps."""
+        return self._transform.prepare(image)
+
+    def from_square(
+        self, record: Record, square: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Build a pair from what `prepare` gave and the (height, width) of the original; see `__call__`."""
         templates = caption_templates(record)
         template = templates[int(rng.integers(len(templates)))]
-        student_image, teacher_image = self._transform(image, rng)
+        student_image, teacher_image = self._transform.render(square, rng)
         sample = {
             "record": record,
             "student_image": student_image,
-            "student_text": _text(template, record, image, self.student),
+            "student_text": _text(template, record, shape, self.student),
         }
         if self.teacher is not None:
             sample["teacher_image"] = teacher_image
-            sample["teacher_text"] = _text(template, record, image, self.teacher)
+            sample["teacher_text"] = _text(template, record, shape, self.teacher)
         return sample
 
 
@@ -106,8 +121,8 @@ def _numbers(values: list[float | None]) -> Tensor:
     return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float32)
 
 
-def _text(template: str, record: Record, image: np.ndarray, preprocessing: Preprocessing) -> str:
-    height, width = image.shape[:2]
+def _text(template: str, record: Record, shape: tuple[int, ...], preprocessing: Preprocessing) -> str:
+    height, width = shape
     return render_spacing(
         template,
         width=width,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from datamodules.base import FetalDataModule
 from datamodules.fetal_planes import FetalPlanesDataModule
 from datamodules.hc18 import HC18DataModule
-from datamodules.phantom import DEFAULT_ROOT, HC18_FOLDER, PLANES_FOLDER, PhantomSettings, make_corpus
+from datamodules.phantom import DEFAULT_ROOT, HC18_FOLDER, PLANES_FOLDER, PhantomSettings, make_corpus, read_truth
 from datamodules.record import Record
+from metrics import gestational_age_weeks
 
 
 class PhantomDataModule(FetalDataModule):
@@ -65,4 +68,27 @@ class PhantomDataModule(FetalDataModule):
             test_share=self.hc18_test_share,
             split_seed=self.split_seed,
         )
-        return planes.read_records() + heads.read_records()
+        return _with_reports(planes.read_records() + heads.read_records(), folder)
+
+
+def _with_reports(records: list[Record], folder: Path) -> list[Record]:
+    """Add to every brain picture what a report beside it would say: sub-plane, head size, age, pixel size.
+
+    The official tables hold one half of that each. Captions are written from all of it, as those of a
+    hospital's archive are; what a benchmark scores stays what its official table says.
+    """
+    truth = read_truth(folder)
+    enriched = []
+    for record in records:
+        row = truth[record.corpus, Path(record.name).stem]
+        if record.plane == "brain" and row["hc_mm"]:
+            hc_mm = float(row["hc_mm"])
+            record = replace(
+                record,
+                brain_plane=record.brain_plane or row["brain_plane"] or None,
+                hc_mm=hc_mm,
+                pixel_size_mm=float(row["pixel_size_mm"]),
+                ga_days=round(float(gestational_age_weeks(hc_mm)) * 7),
+            )
+        enriched.append(record)
+    return enriched

@@ -55,13 +55,16 @@ class TwoViewTransform:
         student: The student's preprocessing.
         teacher: The teacher's preprocessing, or None without a teacher.
         augmentation: Random changes, or None for none.
+
+    Attributes:
+        working_side: Largest side, in pixels, of the square that the random geometry works on.
     """
 
     def __init__(
         self, student: Preprocessing, teacher: Preprocessing | None, augmentation: Augmentation | None
     ) -> None:
         self.views = (student,) if teacher is None else (student, teacher)
-        self._working_side = _OVERSAMPLING * max(view.image_size for view in self.views)
+        self.working_side = _OVERSAMPLING * max(view.image_size for view in self.views)
         self._augment = None if augmentation is None else _compose(augmentation)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
@@ -74,8 +77,15 @@ class TwoViewTransform:
         Returns:
             The student's view [3, S, S] and the teacher's [3, T, T] (None without one), float32, normalised.
         """
+        return self.render(self.prepare(image), rng)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Do what is the same in every epoch: pad to a square and shrink to at most `working_side`."""
         square = pad_to_square(image)
-        square = _resize(square, min(len(square), self._working_side))
+        return _resize(square, min(len(square), self.working_side))
+
+    def render(self, square: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        """Do what is random, then what each view asks for; see `__call__`."""
         if self._augment is not None:
             square = self._draw(square, rng)
         views = [normalise(_resize(square, view.image_size), view) for view in self.views]

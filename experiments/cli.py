@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from callbacks import (
     OffDiagonalPhase,
     PlaneEvaluation,
     Probe,
+    RepresentationEvaluation,
     SaveOnInterrupt,
     SaveResolvedConfig,
     SkippedSamples,
@@ -36,7 +38,7 @@ from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
-from experiments.run_folder import run_folder
+from experiments.run_folder import join_metrics, keep_metrics, run_folder
 from experiments.teacher_cache import ensure_teacher, publish_teacher
 from experiments.wandb_access import wandb_mode
 from lightning_modules import DistillationModule
@@ -48,7 +50,7 @@ class SonoDistillCLI(LightningCLI):
     """LightningCLI over `DistillationModule`, with evaluation, checkpoints and results built in.
 
     Beside Lightning's own options it takes ``--experiment``, ``--run``, ``--schedule``, ``--biometry.*``,
-    ``--planes.*`` and ``--paper_selection``.
+    ``--planes.*``, ``--representation.*`` and ``--paper_selection``.
 
     Args:
         recipe: Files of ours that the command line builds on.
@@ -85,6 +87,7 @@ class SonoDistillCLI(LightningCLI):
         )
         parser.add_lightning_class_args(BiometryEvaluation, "biometry")
         parser.add_lightning_class_args(PlaneEvaluation, "planes")
+        parser.add_lightning_class_args(RepresentationEvaluation, "representation")
         # Behind the evaluations, whose results these four read.
         parser.add_lightning_class_args(CompositeScore, "composite")
         parser.add_lightning_class_args(BestMetrics, "best")
@@ -117,6 +120,8 @@ class SonoDistillCLI(LightningCLI):
         ensure_teacher(config, self.recipe)
         _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.subcommand == "fit" and config.get("ckpt_path") and os.environ.get("LOCAL_RANK", "0") == "0":
+            keep_metrics(self.folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the callbacks that every run has."""
@@ -164,6 +169,7 @@ class SonoDistillCLI(LightningCLI):
             seconds=time.monotonic() - self.started,
         )
         results.write(record, self.folder)
+        join_metrics(self.folder)
         plots.write_all(self.folder, self.datamodule)
         wandb_results.publish(self.trainer, self.folder, record)
         results.print_table(record, self.folder)

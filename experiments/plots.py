@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from datamodules import FetalDataModule
 from datamodules.image_reading import read_image
+from experiments.run_folder import read_metrics
 from metrics.names import HC18, HEADLINE, LOGIT_SCALE, OFF_DIAGONAL_WEIGHT, PLANES, SUBPLANES, TEACHER, VAL_COMPOSITE
 from metrics.names import validation_name
 
@@ -26,12 +27,6 @@ BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED)
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
 BENCHMARK_TITLES = {PLANES: "five-plane F1", SUBPLANES: "sub-plane F1", HC18: "HC18 validity (share)"}
-
-
-def read_metrics(folder: Path) -> pd.DataFrame:
-    """Read a run's metrics.csv; empty when nothing was logged."""
-    path = folder / "metrics.csv"
-    return pd.read_csv(path) if path.is_file() and path.stat().st_size else pd.DataFrame()
 
 
 def _series(frame: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:

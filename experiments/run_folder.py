@@ -6,6 +6,8 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
+
 OUTPUTS = Path("outputs")
 RUN_VARIABLE = "SONODISTILL_RUN"  # processes of one run are started from one command line and share it
 
@@ -31,3 +33,32 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         run = os.environ.setdefault(RUN_VARIABLE, f"{preset}-s{seed}-{stamp}")
     return OUTPUTS / experiment / run
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """Read what a run logged, every resumption included, in order; empty when nothing was.
+
+    Lightning's CSV logger starts ``metrics.csv`` anew when a run resumes, so `keep_metrics` puts the older
+    part aside first.
+    """
+    parts = [*sorted(folder.glob("metrics-*.csv")), folder / "metrics.csv"]
+    frames = [pd.read_csv(path) for path in parts if path.is_file() and path.stat().st_size]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def keep_metrics(folder: Path) -> None:
+    """Put the metrics of an interrupted run aside before it resumes."""
+    path = folder / "metrics.csv"
+    if path.is_file():
+        path.rename(folder / f"metrics-{len(list(folder.glob('metrics-*.csv'))):03d}.csv")
+
+
+def join_metrics(folder: Path) -> None:
+    """Make one ``metrics.csv`` of all parts of a resumed run, whole or not at all."""
+    parts = sorted(folder.glob("metrics-*.csv"))
+    if parts:
+        partial = folder / "metrics.partial"
+        read_metrics(folder).to_csv(partial, index=False)
+        os.replace(partial, folder / "metrics.csv")
+        for part in parts:
+            part.unlink()

@@ -72,6 +72,17 @@ def fetal_vocabulary() -> dict[str, int]:
     return {token: index for index, token in enumerate(tokens)}
 
 
+def number_families() -> list[list[int]]:
+    """Return the ids of the compact vocabulary's number tokens, each family in ascending order of value."""
+    vocabulary = fetal_vocabulary()
+    families = (
+        [str(number) for number in range(100)],
+        [f".{digit}" for digit in range(10)],
+        [f"##{digit}" for digit in range(10)],
+    )
+    return [[vocabulary[token] for token in family] for family in families]
+
+
 def _clip(context_length: int) -> Tokenize:
     """CLIP's byte-pair encoding (Radford et al. 2021); its merges ship with open_clip."""
     tokenizer = SimpleTokenizer(context_length=context_length)
@@ -86,8 +97,9 @@ def _clip(context_length: int) -> Tokenize:
 def _fetal(context_length: int) -> Tokenize:
     """Word pieces over the compact vocabulary.
 
-    Words fall back to letters, numbers are cut into one- or two-digit tokens (``0.21`` is ``0 . 21``), and
-    a character that has no ASCII form reads as ``?``, so that no text meets the unknown token.
+    Words fall back to letters, whole numbers are cut into one- or two-digit tokens and decimals into digits
+    (``24 weeks, 0.21`` is ``24 weeks , 0 .2 ##1``: a hundred separate hundredths would each be too rare to
+    learn), and a character that has no ASCII form reads as ``?``, so that no text meets the unknown token.
     """
     vocabulary = fetal_vocabulary()
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
@@ -101,7 +113,7 @@ def _fetal(context_length: int) -> Tokenize:
         ]
     )
     # Runs are capped at 60 letters: longer ones would be "unknown" to WordPiece, whose limit is 100.
-    pieces = Regex(r"[a-z]{1,60}|[0-9]{1,2}|[^ a-z0-9]")
+    pieces = Regex(r"(?<=[0-9])\.[0-9]{1,8}|[a-z]{1,60}|[0-9]{1,2}|[^ a-z0-9]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}",

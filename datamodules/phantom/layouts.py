@@ -134,3 +134,9 @@ def _write_truth(path: Path, rows: list[tuple[Picture, Truth]]) -> None:
             shown = (picture.corpus, picture_name(picture), picture.patient.number, picture.plane)
             sizes = (truth.ga_days, truth.hc_mm or "", f"{truth.pixel_size_mm:.6f}")
             writer.writerow([*shown, picture.brain_plane or "", *sizes, *skull])
+
+
+def read_truth(root: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Read the exact truth of a corpus: (corpus, picture name) -> its row of texts, empty where unknown."""
+    with (root / TRUTH_TABLE).open(newline="") as file:
+        return {(row["corpus"], row["name"]): row for row in csv.DictReader(file)}

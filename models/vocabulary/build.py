@@ -45,13 +45,15 @@ def vocabulary() -> list[str]:
     """Return every token in the order of its id.
 
     Special tokens come first (padding is 0), then the whole numbers that gestational ages, spacings and
-    circumferences are written with (``0``-``99`` and ``00``-``09``), punctuation, letters at the start of
+    circumferences are written with (``0``-``99``, ``00``-``09``, tenths as ``.4`` and the digits behind them as
+    ``##2``), punctuation, letters at the start of
     and inside a word, common word endings, and the words of ``words.txt``.
     """
     lines = WORDS.read_text(encoding="utf-8").splitlines()
     written = [word for line in lines if not line.startswith("#") for word in line.split()]
     words = sorted({word for word in written if word.isalpha()})
     numbers = [str(number) for number in range(100)] + [f"{number:02d}" for number in range(10)]
+    numbers += [f".{digit}" for digit in range(10)] + [f"##{digit}" for digit in range(10)]
     letters = list(string.ascii_lowercase)
     pieces = [f"##{piece}" for piece in [*letters, *WORD_ENDINGS]]
     tokens = [*SPECIAL_TOKENS, *numbers, *string.punctuation, *letters, *pieces, *words]
