@@ -13,6 +13,7 @@ from callbacks.off_diagonal_phase import OffDiagonalPhase
 from callbacks.off_diagonal_schedule import OffDiagonalSchedule
 from callbacks.plane_evaluation import PlaneEvaluation
 from callbacks.probe import Probe
+from callbacks.representation_evaluation import RepresentationEvaluation
 from callbacks.resolved_config import SaveResolvedConfig
 from callbacks.skipped_samples import SkippedSamples
 from callbacks.step_seed import StepSeed
@@ -31,6 +32,7 @@ __all__ = [
     "OffDiagonalSchedule",
     "PlaneEvaluation",
     "Probe",
+    "RepresentationEvaluation",
     "SaveOnInterrupt",
     "SaveResolvedConfig",
     "SkippedSamples",

@@ -60,3 +60,12 @@ def headline_directions() -> dict[str, str]:
     """Return every validation metric that has a best value, with ``max`` or ``min``: what better means."""
     scores = [VAL_COMPOSITE, *(validation_name(STUDENT, name, key) for name, key in HEADLINE.items())]
     return {**dict.fromkeys(scores, "max"), VAL_LOSS: "min"}
+
+# What an evaluation finds beyond zero-shot: `student/probe/views_f1`, `student/retrieval/image_to_text_r1`,
+# `geometry/cka`, `geometry/student/effective_rank`.
+PROBE, RETRIEVAL, GEOMETRY = "probe", "retrieval", "geometry"
+
+
+def geometry_name(key: str, model: str | None = None) -> str:
+    """Name a number of the embedding geometry, of one model or of both together."""
+    return f"{GEOMETRY}/{key}" if model is None else f"{GEOMETRY}/{model}/{key}"

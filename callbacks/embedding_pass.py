@@ -1,0 +1,85 @@
+"""Embed a set of images, or of image-caption pairs, once and completely, over all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
+from datamodules.record import Record
+from datamodules.sampler import process_rank
+from models import DualEncoder
+
+Pairs = dict[str, Any]
+
+
+def embed_images(model: DualEncoder, records: list[Record], batch_size: int, num_workers: int) -> Tensor:
+    """Embed images as the published evaluation prepares them.
+
+    Args:
+        model: In eval mode.
+        records: The images, shared out over the processes.
+        batch_size: Images a batch.
+        num_workers: Reading processes.
+
+    Returns:
+        Unit-length features [N, D], float32 on the CPU, row by row those of `records`, in every process.
+    """
+    dataset = EvaluationDataset(records, model.preprocessing, *process_rank())
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate_evaluation)
+    device = next(model.parameters()).device
+    features, rows = [torch.empty(0, model.embed_dim)], []
+    for batch in loader:
+        features.append(model.encode_image(batch["image"].to(device)).float().cpu())
+        rows += batch["index"].tolist()
+    ordered: Tensor = _in_order({"features": torch.cat(features), "rows": rows})["features"]
+    return ordered
+
+
+def embed_pairs(model: DualEncoder, role: str, loader: DataLoader) -> Pairs:
+    """Embed images and captions of one role's view of the test pairs.
+
+    Args:
+        model: In eval mode.
+        role: "student" or "teacher".
+        loader: This process's share of the pairs.
+
+    Returns:
+        ``image`` and ``text`` [N, D] and ``tokens`` [N, L] on the CPU, ``plane`` and ``brain_plane`` (N names), of all
+        processes and in the order of the pairs' ``index``, in every process.
+    """
+    device = next(model.parameters()).device
+    tensors: dict[str, list[Tensor]] = {"image": [], "text": [], "tokens": []}
+    lists: dict[str, list[Any]] = {"rows": [], "plane": [], "brain_plane": []}
+    for batch in loader:
+        tokens = batch[f"{role}_tokens"]
+        tensors["image"].append(model.encode_image(batch[f"{role}_image"].to(device)).float().cpu())
+        tensors["text"].append(model.encode_text(tokens.to(device)).float().cpu())
+        tensors["tokens"].append(tokens)
+        lists["rows"] += batch["index"].tolist()
+        for key in ("plane", "brain_plane"):
+            lists[key] += batch[key]
+    return _in_order({**{key: torch.cat(parts) for key, parts in tensors.items()}, **lists})
+
+
+def _in_order(own: Pairs) -> Pairs:
+    """Join what every process has and sort it by ``rows``."""
+    every = [own]
+    if dist.is_available() and dist.is_initialized():
+        every = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(every, own)
+    rows = [row for part in every for row in part["rows"]]
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    joined: Pairs = {}
+    for key, value in own.items():
+        parts = [part[key] for part in every]
+        if isinstance(value, Tensor):
+            joined[key] = torch.cat(parts)[order]
+        else:
+            values = [item for part in parts for item in part]
+            joined[key] = [values[row] for row in order]
+    return joined

@@ -1,0 +1,214 @@
+"""What embeddings are good for beyond zero-shot: linear probing, retrieval, and their geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.embedding_maps import SMALLEST_MAP, embedding_map, map_figure
+from callbacks.embedding_pass import Pairs, embed_images, embed_pairs
+from callbacks.evaluation_mode import evaluation_mode
+from callbacks.figures import publish_figure
+from callbacks.zero_shot_evaluation import Details
+from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
+from metrics.linear_probe import linear_probe
+from metrics.logit_correlation import logit_correlation
+from metrics.names import (
+    GEOMETRY,
+    PLANES,
+    PROBE,
+    RETRIEVAL,
+    STUDENT,
+    SUBPLANES,
+    TEACHER,
+    final_name,
+    geometry_name,
+    scalars,
+)
+from metrics.retrieval import retrieval_scores
+from models import DualEncoder
+
+VIEWS = "views"
+
+
+class RepresentationEvaluation(Callback):
+    """Score the frozen embeddings of student and teacher after the test.
+
+    - Linear probe: logistic regression on image features of ``probe_split``, held out by patient: the six views
+      of FETAL_PLANES_DB ("other" included), and the three brain sub-planes.
+    - Retrieval: recall at 1, 5 and 10 between images and captions of the test patients.
+    - Geometry: linear CKA and logit correlations between student and teacher; of each, effective rank and the
+      ratio of distances between and within planes; t-SNE maps by plane and by brain sub-plane.
+
+    Args:
+        enabled: Whether to score at all; training leaves it out, evaluation has it in.
+        probe_split: Images that the probe is fitted and scored on: "test", "train", "val" or "all". Features of
+            training images come from a student that has seen them.
+        probe_seeds: Number of random divisions of the patients; the deviation is over them.
+        max_pairs: Pairs at most of the geometry, whose cost grows with their square; evenly spaced.
+        full_precision: Embed in float32 even when training ran in mixed precision.
+        figures: Draw the maps.
+
+    Attributes:
+        results: Model -> ``probe`` and ``retrieval``, and ``geometry``; what `results.json` keeps as details.
+        final_metrics: The plain numbers by the name they are logged under.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        enabled: bool = False,
+        probe_split: str = "test",
+        probe_seeds: int = 5,
+        max_pairs: int = 2000,
+        full_precision: bool = True,
+        figures: bool = True,
+    ) -> None:
+        if probe_split not in ("train", "val", "test", "all"):
+            raise ValueError(f"representation.probe_split: {probe_split!r} is none of train, val, test, all")
+        if probe_seeds < 1 or max_pairs < 2:
+            raise ValueError("representation: probe_seeds must be 1 or more and max_pairs 2 or more")
+        self.enabled = enabled
+        self.probe_split = probe_split
+        self.probe_seeds = probe_seeds
+        self.max_pairs = max_pairs
+        self.full_precision = full_precision
+        self.figures = figures
+        self.results: dict[str, Details] = {}
+        self.final_metrics: dict[str, float] = {}
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Embed the test data with every model and score it."""
+        self.results, self.final_metrics = {}, {}
+        if not self.enabled:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        models: dict[str, Any] = {STUDENT: pl_module.student}
+        if pl_module.teacher is not None:
+            models[TEACHER] = pl_module.teacher
+        pairs: dict[str, Pairs] = {}
+        for name, model in models.items():
+            with evaluation_mode(model, self.full_precision) as used:
+                self.results[name] = self.probe(used, data)
+                loader = data.test_dataloader()
+                if len(loader):
+                    pairs[name] = embed_pairs(used, name, loader)
+                    identity = _identity(pairs[name]["tokens"])
+                    scores = retrieval_scores(pairs[name]["image"], pairs[name]["text"], identity)
+                    self.results[name][RETRIEVAL] = scores | {"n_scored": len(identity)}
+        if pairs:
+            self.results[GEOMETRY] = self.geometry(pairs)
+            if self.figures and trainer.is_global_zero:
+                self.draw(trainer, pairs)
+        self._log(pl_module, list(models))
+
+    def probe(self, model: DualEncoder, data: Any) -> Details:
+        """Fit and score linear probes on a model's image features.
+
+        Args:
+            model: In eval mode.
+            data: The data module; without the plane benchmarks there is nothing to probe.
+
+        Returns:
+            ``probe`` -> ``views`` and ``subplanes`` -> what `metrics.linear_probe` gives.
+        """
+        if PLANES not in data.benchmarks:
+            return {}
+        chosen = data.records if self.probe_split == "all" else data.split(self.probe_split)
+        records = [record for record in chosen if record.corpus == "planes" and record.plane is not None]
+        features = embed_images(model, records, data.evaluation_batch_size, data.num_workers)
+        tasks: dict[str, list[int]] = {VIEWS: list(range(len(records)))}
+        if SUBPLANES in data.benchmarks:
+            tasks[SUBPLANES] = [
+                row for row in tasks[VIEWS] if records[row].brain_plane not in (None, "other")
+            ]
+        scores: Details = {}
+        for task, rows in tasks.items():
+            labels = [records[row].plane if task == VIEWS else records[row].brain_plane for row in rows]
+            patients = [records[row].patient for row in rows]
+            scores[task] = linear_probe(
+                features[rows].numpy(), [str(label) for label in labels], patients, range(self.probe_seeds)
+            ) | {"split": self.probe_split}
+        return {PROBE: scores}
+
+    def geometry(self, pairs: dict[str, Pairs]) -> Details:
+        """Describe the embedding spaces, and compare student and teacher when there are both.
+
+        Args:
+            pairs: Model -> what `embed_pairs` gives, of the same pairs in the same order.
+        """
+        pairs = {name: self._thin(own) for name, own in pairs.items()}
+        found: Details = {"n_pairs": len(pairs[STUDENT]["plane"])}
+        for name, own in pairs.items():
+            labelled = [row for row, plane in enumerate(own["plane"]) if plane]
+            planes = [own["plane"][row] for row in labelled]
+            found[name] = {"effective_rank": effective_rank(own["image"])}
+            if len(set(planes)) > 1:
+                found[name]["class_distance_ratio"] = class_distance_ratio(own["image"][labelled], planes)
+        if TEACHER in pairs:
+            student, teacher = pairs[STUDENT], pairs[TEACHER]
+            same = _same_text(student["tokens"]) | _same_text(teacher["tokens"])
+            diagonal, off_diagonal = logit_correlation(_cosines(student), _cosines(teacher), same)
+            found |= {
+                "cka": linear_cka(student["image"], teacher["image"]),
+                "diagonal_correlation": diagonal,
+                "off_diagonal_correlation": off_diagonal,
+            }
+        return found
+
+    def draw(self, trainer: Trainer, pairs: dict[str, Pairs]) -> None:
+        """Write the maps by plane, and of brain images by sub-plane, where there are two classes or more."""
+        for key, title in (("plane", "planes"), ("brain_plane", "subplanes")):
+            own = {name: self._thin(pairs[name]) for name in pairs}
+            labels = own[STUDENT][key]
+            rows = [row for row, label in enumerate(labels) if label and (key == "plane" or label != "other")]
+            names = [labels[row] for row in rows]
+            if len(set(names)) < 2 or len(rows) < SMALLEST_MAP:
+                continue
+            maps = {name: embedding_map(own[name]["image"][rows]) for name in own}
+            figure = map_figure(
+                maps, names, f"t-SNE of image embeddings, {len(rows)} test images by {title[:-1]}"
+            )
+            publish_figure(figure, trainer, f"{GEOMETRY}-{title}")
+
+    def _thin(self, pairs: Pairs) -> Pairs:
+        count = len(pairs["plane"])
+        step = max(1, -(-count // self.max_pairs))
+        return {key: value[::step] for key, value in pairs.items()}
+
+    def _log(self, pl_module: LightningModule, models: Iterable[str]) -> None:
+        metrics: dict[str, float] = {}
+        for model in models:
+            for task, scores in self.results[model].get(PROBE, {}).items():
+                metrics[final_name(model, PROBE, f"{task}_f1")] = scores["f1"]
+                metrics[final_name(model, PROBE, f"{task}_f1_std")] = scores["f1_std"]
+            for key, value in scalars(self.results[model].get(RETRIEVAL, {})).items():
+                metrics[final_name(model, RETRIEVAL, key)] = value
+        shape = self.results.get(GEOMETRY, {})
+        metrics |= {geometry_name(key): value for key, value in scalars(shape).items()}
+        for model in (name for name in models if name in shape):
+            metrics |= {geometry_name(key, model): value for key, value in scalars(shape[model]).items()}
+        self.final_metrics = metrics
+        for name, value in metrics.items():
+            pl_module.log(name, value, sync_dist=True)
+
+
+def _identity(tokens: Tensor) -> Tensor:
+    """Number texts [N] so that equal ones have equal numbers: the model cannot tell them apart."""
+    return torch.unique(tokens, dim=0, return_inverse=True)[1]
+
+
+def _same_text(tokens: Tensor) -> Tensor:
+    identity = _identity(tokens)
+    return identity[:, None] == identity[None, :]
+
+
+def _cosines(pairs: Pairs) -> Tensor:
+    cosines: Tensor = pairs["image"] @ pairs["text"].T
+    return cosines

@@ -1,0 +1,184 @@
+"""The whole pass over student and teacher, against separate computations on the same embeddings."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+from torch import nn
+
+from callbacks import RepresentationEvaluation
+from callbacks.embedding_maps import embedding_map, map_figure
+from callbacks.embedding_pass import embed_images
+from datamodules import FetalPlanesDataModule, HC18DataModule
+from models import DualEncoder, Preprocessing
+from tests.metrics.two_processes import run_in_two_processes
+
+SIZE = 16
+
+
+class PixelEncoder(DualEncoder):
+    """Random projections of pixels and of bags of tokens."""
+
+    def __init__(self, seed=0, dim=12):
+        super().__init__()
+        self.preprocessing = Preprocessing(SIZE, (0, 0, 0), (1, 1, 1), tokenizer="fetal", context_length=32)
+        self.embed_dim = dim
+        generator = torch.Generator().manual_seed(seed)
+        self.image = nn.Parameter(torch.randn(3 * SIZE * SIZE, dim, generator=generator))
+        self.text = nn.Parameter(torch.randn(2000, dim, generator=generator))
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def image_features(self, image):
+        return (image - 0.2).flatten(1) @ self.image
+
+    def text_features(self, tokens):
+        return self.text[tokens].sum(dim=1)
+
+    @property
+    def log_logit_scale(self):
+        return self.scale
+
+    def init_args(self):
+        return {}
+
+
+class Pair(LightningModule):
+    def __init__(self, teacher=True):
+        super().__init__()
+        self.student = PixelEncoder(seed=1)
+        self.teacher = PixelEncoder(seed=2, dim=20).eval() if teacher else None
+
+    def test_step(self, batch, batch_idx):
+        return None
+
+
+def evaluate(folder, data, teacher=True, **options):
+    evaluation, module = RepresentationEvaluation(enabled=True, **options), Pair(teacher)
+    trainer = Trainer(
+        default_root_dir=folder, callbacks=[evaluation], accelerator="cpu", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.test(module, datamodule=data, verbose=False)
+    return evaluation, module, data
+
+
+@pytest.fixture
+def planes(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0, evaluation_batch_size=7)
+    return evaluate(tmp_path / "run", data, probe_split="all")
+
+
+def test_every_promised_number_is_there(planes):
+    metrics = planes[0].final_metrics
+    for model in ("student", "teacher"):
+        for task in ("views", "subplanes"):
+            assert 0 <= metrics[f"{model}/probe/{task}_f1"] <= 1
+            assert metrics[f"{model}/probe/{task}_f1_std"] >= 0
+        for direction in ("image_to_text", "text_to_image"):
+            recalls = [metrics[f"{model}/retrieval/{direction}_r{k}"] for k in (1, 5, 10)]
+            assert 0 <= recalls[0] <= recalls[1] <= recalls[2] <= 1
+        assert 1 <= metrics[f"geometry/{model}/effective_rank"] <= 20
+        assert metrics[f"geometry/{model}/class_distance_ratio"] > 0
+    assert 0 < metrics["geometry/cka"] < 1
+    assert -1 <= metrics["geometry/off_diagonal_correlation"] <= 1
+    views = planes[0].results["student"]["probe"]["views"]
+    assert "other" in views["classes"], "six views, not five"
+    assert len(views["classes"]) == 6
+    assert views["total"] == 72
+    assert "other" not in planes[0].results["student"]["probe"]["subplanes"]["classes"]
+
+
+def test_geometry_equals_a_computation_from_the_pairs(planes):
+    evaluation, module, data = planes
+    batches = list(data.test_dataloader())
+    assert sum(len(batch["index"]) for batch in batches) == evaluation.results["geometry"]["n_pairs"] == 36
+    logits, tokens = {}, {}
+    with torch.no_grad():
+        for role, model in (("student", module.student), ("teacher", module.teacher)):
+            image = torch.cat([model.encode_image(batch[f"{role}_image"]) for batch in batches])
+            text = torch.cat([model.encode_text(batch[f"{role}_tokens"]) for batch in batches])
+            logits[role] = (image @ text.T).double().numpy()
+            tokens[role] = torch.cat([batch[f"{role}_tokens"] for batch in batches]).tolist()
+    apart = [
+        (i, j) for i in range(36) for j in range(36)
+        if tokens["student"][i] != tokens["student"][j] and tokens["teacher"][i] != tokens["teacher"][j]
+    ]  # fmt: skip
+    off = [np.array([logits[role][pair] for pair in apart]) for role in logits]
+    metrics = evaluation.final_metrics
+    assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(np.corrcoef(*off)[0, 1], abs=1e-5)
+    diagonals = [np.diag(logits[role]) for role in logits]
+    assert metrics["geometry/diagonal_correlation"] == pytest.approx(np.corrcoef(*diagonals)[0, 1], abs=1e-5)
+
+
+def test_maps_by_plane_and_sub_plane_are_drawn(planes, tmp_path):
+    for name in ("geometry-planes", "geometry-subplanes"):
+        picture = tmp_path / "run" / "plots" / f"{name}.png"
+        if name == "geometry-planes" or picture.exists():
+            assert np.asarray(Image.open(picture).convert("L")).std() > 5
+
+
+def test_a_student_without_a_teacher_has_no_comparison(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    evaluation, _, _ = evaluate(tmp_path, data, teacher=False, probe_split="all", figures=False)
+    assert "geometry/cka" not in evaluation.final_metrics
+    assert "geometry/student/effective_rank" in evaluation.final_metrics
+    assert not any(name.startswith("teacher") for name in evaluation.final_metrics)
+    assert not (tmp_path / "plots").exists()
+
+
+def test_heads_alone_have_retrieval_and_geometry_but_no_probe(tiny_hc18, tmp_path):
+    evaluation, _, _ = evaluate(tmp_path, HC18DataModule(str(tiny_hc18), num_workers=0, test_share=0.5))
+    assert not any("/probe/" in name or "class_distance" in name for name in evaluation.final_metrics)
+    assert {"student/retrieval/image_to_text_r1", "geometry/cka"} <= set(evaluation.final_metrics)
+
+
+def test_training_runs_skip_it():
+    evaluation = RepresentationEvaluation()
+    evaluation.on_test_epoch_end(SimpleNamespace(), SimpleNamespace())
+    assert evaluation.final_metrics == {}
+
+
+def test_thinning_keeps_pairs_together(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    evaluation, _, _ = evaluate(tmp_path, data, probe_split="all", max_pairs=10, figures=False)
+    assert evaluation.results["geometry"]["n_pairs"] == 9  # every fourth of 36
+    assert evaluation.results["student"]["retrieval"]["n_scored"] == 36
+
+
+@pytest.mark.parametrize("options", [{"probe_split": "tset"}, {"probe_seeds": 0}, {"max_pairs": 1}])
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        RepresentationEvaluation(**options)
+
+
+def _embed(rank, root, expected):
+    data = FetalPlanesDataModule(root, num_workers=0)
+    with torch.no_grad():
+        found = embed_images(PixelEncoder(seed=1).eval(), data.records[:11], 3, 0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_every_process_has_all_features_in_order(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    with torch.no_grad():
+        expected = embed_images(PixelEncoder(seed=1).eval(), data.records[:11], 11, 0)
+    assert expected.unique(dim=0).shape == (11, 12)
+    run_in_two_processes(_embed, tmp_path, str(tiny_planes), expected)
+
+
+def test_map_repeats_and_separates_clusters():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(3, 8).repeat_interleave(20, dim=0)
+    embeddings = nn.functional.normalize(centres + 0.05 * torch.randn(60, 8, generator=generator), dim=-1)
+    points = embedding_map(embeddings)
+    assert np.array_equal(points, embedding_map(embeddings))
+    groups = points.reshape(3, 20, 2)
+    spread = np.linalg.norm(groups - groups.mean(axis=1, keepdims=True), axis=2).mean()
+    apart = min(np.linalg.norm(groups[a].mean(0) - groups[b].mean(0)) for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert apart > 2 * spread
+    labels = ["brain"] * 20 + ["femur"] * 20 + ["heart"] * 20
+    figure = map_figure({"student": points, "teacher": points}, labels, "maps")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["student", "teacher"]
