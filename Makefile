@@ -7,6 +7,12 @@ EXP ?= srkd
 DATA ?= phantom
 ARGS ?=
 CKPT ?=
+# weights and prompts of your own; HC18_ROOT, PLANES_ROOT and SHARDS say where data are (docs/reproduce.md)
+TEACHER ?=
+STUDENT ?=
+PROTOCOL ?=
+SUITE ?= main
+SEEDS ?= 1,2,3
 SWEEP ?= decay
 COUNT ?=
 JOBS ?=
@@ -19,11 +25,13 @@ PYTHON_VERSION ?= 3.11
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PY := .venv/bin/python
 READY := .venv/.ready
+GIVEN = $(if $(TEACHER),--teacher=$(TEACHER)) $(if $(STUDENT),--student=$(STUDENT)) $(if $(PROTOCOL),--protocol=$(PROTOCOL))
+export HC18_ROOT PLANES_ROOT SHARDS
 export NO_ALBUMENTATIONS_UPDATE := 1
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate export latency sweep sweep-agent sweep-report test test-slow lint bench lock clean
+.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report test test-slow lint bench lock clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -40,10 +48,25 @@ $(READY): requirements.txt
 	@touch $@
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom ARGS="--trainer.max_epochs=1"
-	@$(PY) -m experiments train $(EXP) $(DATA) $(ARGS)
+	@$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(ARGS)
 
 evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../best.ckpt DATA=phantom (or EXP=teacher)
-	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(EXP)) $(ARGS)
+	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(EXP)) $(GIVEN) $(ARGS)
+
+reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
+	@$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)
+
+table: $(READY)  ## our results beside the paper's, as Markdown, CSV, LaTeX and plot: make table DATA=phantom
+	@$(PY) -m experiments table $(DATA) $(ARGS)
+
+check-data: $(READY)  ## is a corpus whole, readable and free of leaks: make check-data DATA=hc18 ROOT=/data/HC18
+	@$(PY) -m experiments check-data $(DATA) $(or $(ROOT),$(error check-data needs ROOT=the corpus's folder)) $(ARGS)
+
+shards: $(READY)  ## build an open pre-training corpus from the public sets: make shards ROOT=/data OUT=/data/shards
+	@$(PY) -m experiments shards $(or $(ROOT),$(error shards needs ROOT=folder of the public sets)) $(or $(OUT),$(error shards needs OUT=folder)) $(ARGS)
+
+import-protocol: $(READY)  ## read the official prompts out of a checkout: make import-protocol FROM=../FetalCLIP OUT=protocol.json
+	@$(PY) -m experiments import-protocol $(or $(FROM),$(error import-protocol needs FROM=a checkout of FetalCLIP)) $(if $(OUT),--out=$(OUT)) $(ARGS)
 
 sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1
 	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SWEEP_NAME),--name $(SWEEP_NAME)) -- $(ARGS)
@@ -64,7 +87,7 @@ lint: $(READY)  ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy models losses metrics datamodules lightning_modules callbacks export experiments
 
 export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0)
-	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(ARGS)
+	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(if $(PROTOCOL),--protocol=$(PROTOCOL)) $(ARGS)
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
 	@$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)

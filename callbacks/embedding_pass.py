@@ -49,8 +49,8 @@ def embed_pairs(model: DualEncoder, role: str, loader: DataLoader) -> Pairs:
         loader: This process's share of the pairs.
 
     Returns:
-        ``image`` and ``text`` [N, D] and ``tokens`` [N, L] on the CPU, ``plane`` and ``brain_plane`` (N names), of all
-        processes and in the order of the pairs' ``index``, in every process.
+        ``image`` and ``text`` [N, D], ``tokens`` [N, L] on the CPU, ``plane`` and ``brain_plane`` (N names), of
+        all processes and in the order of the pairs' ``index``, in every process.
     """
     device = next(model.parameters()).device
     tensors: dict[str, list[Tensor]] = {"image": [], "text": [], "tokens": []}

@@ -38,16 +38,16 @@ VIEWS = "views"
 class RepresentationEvaluation(Callback):
     """Score the frozen embeddings of student and teacher after the test.
 
-    - Linear probe: logistic regression on image features of ``probe_split``, held out by patient: the six views
-      of FETAL_PLANES_DB ("other" included), and the three brain sub-planes.
+    - Linear probe: logistic regression on image features of ``probe_split``, held out by patient: the six
+      views of FETAL_PLANES_DB ("other" included), and the three brain sub-planes.
     - Retrieval: recall at 1, 5 and 10 between images and captions of the test patients.
     - Geometry: linear CKA and logit correlations between student and teacher; of each, effective rank and the
       ratio of distances between and within planes; t-SNE maps by plane and by brain sub-plane.
 
     Args:
         enabled: Whether to score at all; training leaves it out, evaluation has it in.
-        probe_split: Images that the probe is fitted and scored on: "test", "train", "val" or "all". Features of
-            training images come from a student that has seen them.
+        probe_split: Images that the probe is fitted and scored on: "test", "train", "val" or "all". Features
+            of training images come from a student that has seen them.
         probe_seeds: Number of random divisions of the patients; the deviation is over them.
         max_pairs: Pairs at most of the geometry, whose cost grows with their square; evenly spaced.
         full_precision: Embed in float32 even when training ran in mixed precision.

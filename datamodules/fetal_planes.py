@@ -22,7 +22,7 @@ _COLUMNS = ("Image_name", "Patient_num", "Plane", "Brain_plane", "Operator", "US
 _REMEDY = (
     f"expected {FETAL_PLANES_TABLE} beside a folder {FETAL_PLANES_IMAGES}/ of "
     "Patient00001_Plane1_1_of_1.png, ...; "
-    "download the set from https://zenodo.org/records/3904280"
+    "download the set from https://zenodo.org/records/3904280, and say where it is with PLANES_ROOT=folder"
 )
 PLANE_LABELS: dict[str, str | None] = {
     "fetal brain": "brain",

@@ -22,7 +22,8 @@ HC18_IMAGES = "training_set"
 _COLUMNS = ("filename", "pixel size(mm)", "head circumference (mm)")
 _REMEDY = (
     f"expected {HC18_TABLE} beside a folder {HC18_IMAGES}/ of 001_HC.png, 010_2HC.png, ...; "
-    "download both from https://hc18.grand-challenge.org (doi:10.5281/zenodo.1327317)"
+    "download both from https://hc18.grand-challenge.org (doi:10.5281/zenodo.1327317), and say where they "
+    "are with HC18_ROOT=folder"
 )
 # 010_HC.png, 010_2HC.png, ... 010_4HC.png are images of one patient.
 _NAME = re.compile(r"(\d+)_\d*HC(\.\w+)?", re.IGNORECASE)

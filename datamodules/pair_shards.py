@@ -32,7 +32,8 @@ class PairShardsDataModule(FetalDataModule):
 
     Args:
         urls: The shards, for example ``corpus/pairs-{000000..000041}.tar``: paths, ``s3://`` (needs the AWS
-            command line) or ``pipe:`` URLs; braces are expanded, ``::`` joins several.
+            command line) or ``pipe:`` URLs; braces are expanded, ``::`` joins several. A folder stands for
+            all its ``.tar`` files.
         num_samples: Pairs of an epoch over all processes; by default what ``manifest.json`` beside the
             shards counts.
         shuffle_buffer: Encoded samples that each reading process draws from.
@@ -55,7 +56,7 @@ class PairShardsDataModule(FetalDataModule):
             raise ValueError(
                 f"data: num_samples {num_samples} and shuffle_buffer {shuffle_buffer} must be positive"
             )
-        self.urls = expand_urls(urls)
+        self.urls = list_shards(urls)
         self.num_samples = num_samples
         self.shuffle_buffer = shuffle_buffer
         self._evaluated: list[FetalDataModule] = []
@@ -131,6 +132,15 @@ class PairShardsDataModule(FetalDataModule):
         return super().test_dataloader() if self._evaluated else []
 
 
+def list_shards(urls: str) -> list[str]:
+    """Expand what names shards: URLs with braces, joined by ``::``, or a folder of tar files."""
+    folder = Path(urls)
+    if folder.is_dir():
+        return [str(path) for path in sorted(folder.glob("*.tar"))] or [str(folder / "*.tar")]
+    expanded: list[str] = expand_urls(urls)
+    return expanded
+
+
 def check_shards(urls: list[str]) -> None:
     """Find out before training that shards cannot be opened.
 
@@ -143,7 +153,8 @@ def check_shards(urls: list[str]) -> None:
     missing = [str(path) for path in local if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}"
+            f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}; SHARDS=folder "
+            "says where they are, and make shards ROOT=... OUT=folder writes them from the public sets"
         )
     if any(url.startswith("s3://") for url in urls) and shutil.which("aws") is None:
         raise FileNotFoundError("data: s3:// shards are read by the AWS command line; install awscli")

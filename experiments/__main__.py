@@ -5,30 +5,43 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
 
+COMMANDS = {
+    "import-protocol": "experiments.import_protocol",
+    "check-data": "experiments.check_data",
+    "shards": "experiments.make_shards",
+    "reproduce": "experiments.reproduce",
+    "table": "experiments.table",
+}
 USAGE = """usage: python -m experiments fit|validate|test --config experiments/EXP.yaml [options]   (Lightning CLI)
-       python -m experiments train EXP DATA [options]
-       python -m experiments evaluate DATA CKPT|teacher [options]
+       python -m experiments train EXP DATA [--teacher=FILE] [--student=FILE] [--protocol=FILE] [options]
+       python -m experiments evaluate DATA CKPT|teacher [the same options]
+       python -m experiments import-protocol|check-data|shards|reproduce|table --help
        python -m experiments list"""
 
 
 def _short_form(argv: list[str]) -> list[str]:
     """Spell ``train`` and ``evaluate`` out as Lightning CLI arguments."""
     from experiments.recipes import evaluation_arguments, training_arguments
+    from experiments.shorthand import data_arguments, spell_out, without_teacher
 
     command, rest = argv[0], argv[1:]
     names = []
     while rest and not rest[0].startswith("-"):
         names.append(rest.pop(0))
     if command == "train" and len(names) == 2:
-        return [*training_arguments(*names), *rest]
+        return [*training_arguments(*names), *data_arguments(names[1]), *spell_out(names[1], rest)]
     if command == "evaluate" and len(names) == 2:
-        return [*evaluation_arguments(*names), *rest]
+        preset, model = names
+        beyond = ["--representation.enabled=true", *without_teacher(preset, model, rest)]
+        options = [*data_arguments(preset), *beyond, *spell_out(preset, rest, scored=model)]
+        return [*evaluation_arguments(preset, model), *options]
     raise ValueError(f"{command}: expected two names\n{USAGE}")
 
 
@@ -66,6 +79,8 @@ def main() -> None:
         print("data presets (DATA=):", *preset_names())
         return
     try:
+        if argv[0] in COMMANDS:
+            sys.exit(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
         run(argv)
     except (ValueError, OSError) as error:
         if os.environ.get("SONODISTILL_DEBUG"):

@@ -11,6 +11,7 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -116,6 +117,17 @@ def recipe_of(argv: list[str]) -> Recipe:
     return Recipe(experiment, preset, tuple(files))
 
 
+def tower(preset: str, role: str) -> dict[str, Any]:
+    """Return ``class_path`` and ``init_args`` of a preset's "student" or "teacher", the base's by default.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    files = (preset_file(preset), BASE)
+    own, base = (yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}) for path in files)
+    return dict(own.get(role) or base[role])
+
+
 def training_arguments(experiment: str, preset: str) -> list[str]:
     """Spell ``train EXPERIMENT PRESET`` out for LightningCLI.
 
@@ -138,7 +150,7 @@ def evaluation_arguments(preset: str, model: str) -> list[str]:
     """
     config = preset_file(preset)
     if model == TEACHER_EXPERIMENT:
-        student = yaml.safe_load(config.read_text())["model"]["teacher"]
+        student = tower(preset, "teacher")
         run = f"teacher-{preset}"
     else:
         path = Path(model)

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 
 from experiments.recipes import TEACHER_TOWERS, Recipe
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
+from experiments.shorthand import lacks_weights
 
 
 def teacher_checkpoint(preset: str) -> Path:
@@ -27,7 +28,8 @@ def _settings(config: Namespace) -> dict[str, Any]:
     return {"class_path": data["class_path"], **{k: v for k, v in data["init_args"].items() if k in DECISIVE}}
 
 
-DECISIVE = ("seed", "root", "split_seed", "num_planes_patients", "num_hc18_patients")
+# `seed` is not among them: runs with several seeds share their test patients, and so their teacher.
+DECISIVE = ("root", "corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
 
 
 def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
@@ -38,9 +40,11 @@ def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
         recipe: Files of ours that the run builds on.
 
     Raises:
-        ValueError: Training the teacher failed; its own message stands above.
+        ValueError: Training the teacher failed (its own message stands above), or the wanted teacher is a
+            published model without its weights.
     """
     teacher = config.model.get("teacher")
+    check_weights(teacher)
     path = teacher_checkpoint(recipe.preset)
     if not teacher or str(teacher.get("init_args", {}).get("path")) != str(path):
         return
@@ -52,12 +56,28 @@ def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
         return
     print(f"no teacher at {path} yet: training it first (EXP=teacher DATA={recipe.preset})", flush=True)
     command = [sys.executable, "-m", "experiments", "train", "teacher", recipe.preset]
-    data = config.data.init_args
-    command += [f"--data.{key}={data[key]}" for key in DECISIVE if data.get(key) is not None]
+    settings = {
+        key: value for key, value in _settings(config).items() if key in DECISIVE and value is not None
+    }
+    command += [f"--data.{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in settings.items()]
     environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
     if subprocess.run(command, env=environment, check=False).returncode != 0 or not path.is_file():
         raise ValueError(f"training the teacher failed; once it works, it is kept at {path}")
     print(f"teacher ready at {path}\n", flush=True)
+
+
+def check_weights(teacher: Any) -> None:
+    """Refuse a published teacher with random weights: its student would learn noise.
+
+    Raises:
+        ValueError: The teacher's weights are not given.
+    """
+    if teacher and lacks_weights(teacher.as_dict()):
+        raise ValueError(
+            f"model.teacher: {teacher['init_args']['name']} needs its weights: TEACHER=path/to/weights "
+            "(docs/reproduce.md says where they come from), or ARGS=--model.teacher=null with a loss that "
+            "needs no teacher"
+        )
 
 
 def _warn_if_other_data(path: Path, config: Namespace) -> None:
