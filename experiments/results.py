@@ -17,7 +17,20 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_modules import DistillationModule
-from metrics.names import HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER, final_name
+from metrics.names import (
+    GEOMETRY,
+    HC18,
+    HEADLINE,
+    PLANES,
+    PROBE,
+    RANDOM,
+    RETRIEVAL,
+    STUDENT,
+    SUBPLANES,
+    TEACHER,
+    final_name,
+    geometry_name,
+)
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "timm", "open_clip_torch", "transformers", "torchmetrics", "numpy",
@@ -136,6 +149,44 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
             table.add_row(model, *(_cell(metrics, model, name) for name in benchmarks))
     console = Console()
     console.print(table)
+    _print_beyond(metrics, console)
     counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
     console.print(f"images scored: {', '.join(counts)}; 95 % bootstrap interval in brackets", highlight=False)
     console.print(f"results, checkpoints and plots: {folder}", highlight=False, soft_wrap=True)
+
+
+BEYOND = {
+    f"{PROBE}/views_f1": "linear probe, six views F1",
+    f"{PROBE}/subplanes_f1": "linear probe, sub-planes F1",
+    f"{RETRIEVAL}/image_to_text_r1": "image to text R@1",
+    f"{RETRIEVAL}/image_to_text_r10": "image to text R@10",
+    f"{RETRIEVAL}/text_to_image_r1": "text to image R@1",
+    f"{RETRIEVAL}/text_to_image_r10": "text to image R@10",
+    f"{GEOMETRY}/effective_rank": "effective rank",
+    f"{GEOMETRY}/class_distance_ratio": "between / within planes",
+}
+BETWEEN = {
+    "cka": "linear CKA",
+    "diagonal_correlation": "correlation of diagonal logits",
+    "off_diagonal_correlation": "of off-diagonal logits",
+}
+
+
+def _print_beyond(metrics: Mapping[str, float], console: Console) -> None:
+    """Print probe, retrieval and geometry, where they were asked for."""
+    table = Table("beyond zero-shot", TEACHER, STUDENT, title="frozen embeddings")
+    for name, title in BEYOND.items():
+        group, key = name.split("/")
+        cells = []
+        for model in (TEACHER, STUDENT):
+            full = geometry_name(key, model) if group == GEOMETRY else final_name(model, group, key)
+            spread = metrics.get(f"{full}_std")
+            value = metrics.get(full)
+            cells.append("-" if value is None else f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None else ""))
+        if set(cells) != {"-"}:
+            table.add_row(title, *cells)
+    if table.row_count:
+        console.print(table)
+    both = [f"{title} {metrics[geometry_name(k)]:.3f}" for k, title in BETWEEN.items() if geometry_name(k) in metrics]
+    if both:
+        console.print("teacher and student: " + ", ".join(both), highlight=False)

@@ -1,0 +1,194 @@
+"""``make reproduce``: run the experiments of the paper's tables, each with several seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.recipes import experiment_file, preset_file
+from experiments.run_folder import OUTPUTS, RUN_VARIABLE
+from experiments.suites import SUITES
+
+PREFIX = "reproduce-"
+REQUEST = "request.json"
+FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+
+
+class TerminatedError(Exception):
+    """SIGTERM came."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a suite.
+
+    Attributes:
+        experiment: Name of the experiment.
+        preset: Name of the data preset.
+        seed: Of weights, order and augmentation; patients are split alike for all seeds.
+        arguments: Further arguments of ``python -m experiments train``.
+    """
+
+    experiment: str
+    preset: str
+    seed: int
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+        return OUTPUTS / self.experiment / f"{PREFIX}{self.preset}-s{self.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained and tested to the end."""
+        return (self.folder / "results.json").is_file()
+
+    def command(self) -> list[str]:
+        """Return the command that starts the run, or goes on where it was interrupted."""
+        command = [sys.executable, "-m", "experiments", "train", self.experiment, self.preset]
+        command += [f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
+        command += [f"--run={self.folder.name}", *self.arguments]
+        last = self.folder / "checkpoints" / "last.ckpt"
+        return [*command, f"--ckpt_path={last}"] if last.is_file() else command
+
+    def claim(self) -> None:
+        """Write down what the run was asked for.
+
+        Raises:
+            ValueError: Its folder belongs to a run with other arguments, whose results would pass for these.
+        """
+        path = self.folder / REQUEST
+        asked: dict[str, Any] = {"arguments": list(self.arguments)}
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before != asked:
+                given = " ".join(before["arguments"]) or "none"
+                raise ValueError(
+                    f"{self.folder} holds a run with other arguments ({given}); move it away"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asked), encoding="utf-8")
+        partial.replace(path)
+
+
+def execute(run: Run) -> str:
+    """Train and test one run in a process of its own, and return how it ended.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came; the run was given the time to save its checkpoint.
+        TerminatedError: SIGTERM came; it was handed on, with the same time.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
+    process = subprocess.Popen(run.command(), env=environment)
+    try:
+        status = process.wait()
+    except TerminatedError:
+        process.terminate()
+        process.wait()
+        raise
+    except KeyboardInterrupt:  # the terminal has sent it to the run as well
+        process.wait()
+        raise
+    if run.is_finished:
+        return FINISHED
+    # A run that was interrupted by itself ends without an error and without results.
+    return INTERRUPTED if status in (0, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT) else FAILED
+
+
+def execute_all(runs: Sequence[Run]) -> dict[Run, str]:
+    """Execute every run that is not finished; a failed one does not stop the others."""
+    states: dict[Run, str] = {}
+    for number, run in enumerate(runs, start=1):
+        label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, seed {run.seed}"
+        if run.is_finished:
+            print(f"{label}: finished before, skipped", flush=True)
+            states[run] = FINISHED
+            continue
+        print(f"{label}: {run.folder}", flush=True)
+        states[run] = execute(run)
+        if states[run] != FINISHED:
+            print(f"{label}: {states[run]}, going on with the next", file=sys.stderr, flush=True)
+    return states
+
+
+def print_summary(states: dict[Run, str]) -> None:
+    """Print how every run ended."""
+    table = Table("experiment", "seed", "state", "folder", title="runs")
+    colours = {FINISHED: "green", FAILED: "red", INTERRUPTED: "yellow"}
+    for run, state in states.items():
+        table.add_row(run.experiment, str(run.seed), f"[{colours[state]}]{state}[/]", str(run.folder))
+    Console().print(table)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read ``1,2,3``.
+
+    Raises:
+        ValueError: It is not a list of different numbers.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"SEEDS={text}: expected numbers with commas, such as 1,2,3") from None
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"SEEDS={text}: seeds must differ and not be negative")
+    return seeds
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise TerminatedError
+
+
+def main(argv: list[str]) -> int:
+    """Run a suite.
+
+    Args:
+        argv: ``SUITE DATA [--seeds=1,2,3]``; all other arguments go to every run.
+
+    Returns:
+        0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
+    """
+    parser = argparse.ArgumentParser(prog="reproduce", description=__doc__, allow_abbrev=False)
+    parser.add_argument("suite", choices=list(SUITES), help="which table of the paper")
+    parser.add_argument("data", help="data preset")
+    parser.add_argument("--seeds", default="1,2,3", help="one run a seed")
+    arguments, rest = parser.parse_known_args(argv)
+    preset_file(arguments.data)  # a typo shows before anything runs
+    runs = [
+        Run(experiment_file(name).stem, arguments.data, seed, tuple(rest))
+        for seed in parse_seeds(arguments.seeds)
+        for name in SUITES[arguments.suite]
+    ]
+    for run in runs:
+        run.claim()
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        states = execute_all(runs)
+    except (KeyboardInterrupt, TerminatedError) as stop:
+        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    print_summary(states)
+    unfinished = sum(state != FINISHED for state in states.values())
+    if unfinished:
+        counted = f"{unfinished} of {len(states)} runs are not finished"
+        print(f"{counted}; the same command tries them again", file=sys.stderr)
+    else:
+        print(f"all {len(states)} runs are finished; make table DATA={arguments.data} makes the table")
+    return int(unfinished > 0)

@@ -1,0 +1,184 @@
+"""Rows, means, deviations and every format, against numbers worked out by hand."""
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments import table
+from experiments.result_rows import read_rows, refresh, write_rows
+from experiments.suite_summary import summarise
+from experiments.table import main, to_csv, to_latex, to_markdown
+from experiments.tower_costs import Cost, explain, image_cost, published_costs
+from models import TimmEncoder
+
+COSTS = [Cost("FetalCLIP", 224, 427_000_000, 81.0, 3.2)]
+
+
+def record(experiment, seed, validity, planes, subplanes):
+    metrics = {}
+    for model, shift in (("teacher", None), ("student", 0.0), ("random", -0.4)):
+        scores = (
+            (0.9, 0.8, 70.0) if shift is None else (planes + shift, subplanes + shift, validity + 100 * shift)
+        )
+        keys = ("planes/f1", "subplanes/f1", "hc18/validity")
+        metrics |= {f"{model}/{key}": value for key, value in zip(keys, scores, strict=True)}
+    return {
+        "experiment": experiment, "data": "phantom", "seed": seed, "metrics": metrics,
+        "details": {"student": {"planes": {"split": "test", "protocol": "abc"}, "probe": {}}},
+        "selection": {"monitor": "val/composite", "score": 0.5, "checkpoint": "x"},
+        "parameters": {"student": 1_230_000, "teacher": 5}, "steps": 9, "seconds": 1.5, "finished": "2026-01-01",
+        "git_commit": "abc", "versions": {"python": "3.11", "torch": "2", "lightning": "2", "wandb": "0"},
+        "machine": {"cpus": 2},
+    }  # fmt: skip
+
+
+def put(outputs, experiment, seed, *scores, arguments=()):
+    folder = outputs / experiment / f"reproduce-phantom-s{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "request.json").write_text(json.dumps({"arguments": list(arguments)}))
+    (folder / "results.json").write_text(json.dumps(record(experiment, seed, *scores)))
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    put(tmp_path, "srkd", 1, 60.0, 0.90, 0.70)
+    put(tmp_path, "srkd", 2, 64.0, 0.94, 0.78)
+    put(tmp_path, "no-kd", 1, 50.0, 0.80, 0.60)
+    (tmp_path / "srkd" / "reproduce-phantom-s3").mkdir()  # under way
+    (tmp_path / "srkd" / "reproduce-phantom-s3" / "request.json").write_text('{"arguments": []}')
+    (tmp_path / "srkd" / "phantom-s0-20260101").mkdir()  # a run by hand
+    (tmp_path / "srkd" / "phantom-s0-20260101" / "results.json").write_text(
+        json.dumps(record("srkd", 0, 1, 1, 1))
+    )
+    return tmp_path
+
+
+def test_lines_stand_in_the_papers_order_with_mean_and_deviation(outputs, tmp_path):
+    lines = summarise(refresh("phantom", outputs, tmp_path / "rows"))
+    assert [line.name for line in lines] == ["teacher", "no-kd", "srkd", "random"]
+    srkd = lines[2]
+    assert srkd.runs == 2
+    assert srkd.scores["validity"].mean == 62
+    assert srkd.scores["validity"].deviation == pytest.approx(8**0.5)
+    eight = [(5 * 0.90 + 3 * 0.70) / 8, (5 * 0.94 + 3 * 0.78) / 8]
+    assert srkd.scores["f1"].mean == pytest.approx(sum(eight) / 2)
+    assert lines[1].scores["validity"].deviation is None, "one run has no deviation"
+    assert lines[0].scores["validity"].deviation is None, "all runs share the teacher"
+
+
+def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
+    lines = summarise(refresh("phantom", outputs, tmp_path / "rows"))
+    markdown = to_markdown(lines)
+    row = next(line for line in markdown.splitlines() if "SRKD" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:] == [
+        "2",
+        "62.0 ± 2.8",
+        "0.920 ± 0.028",
+        "0.740 ± 0.057",
+        "0.853 ± 0.039",
+        "88.6",
+        "0.886",
+    ]
+    assert {len(line.split("|")) for line in markdown.splitlines()} == {10}
+    latex = to_latex(lines)
+    assert r"62.0 $\pm$ 2.8" in latex
+    assert r"HC18 validity, \%" in latex
+    assert latex.count(r"\\") == 5
+    read = list(csv.DictReader(io.StringIO(to_csv(lines))))
+    (validity,) = [r for r in read if (r["experiment"], r["metric"]) == ("srkd", "validity")]
+    assert (float(validity["mean"]), validity["runs"], validity["paper"]) == (62.0, "2", "88.6")
+
+
+def test_data_without_planes_have_no_columns_for_them(outputs, tmp_path):
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    for row in rows:
+        row["metrics"] = {name: value for name, value in row["metrics"].items() if "hc18" in name}
+    header = to_markdown(summarise(rows)).splitlines()[0]
+    assert "F1" not in header
+    assert "validity" in header
+
+
+def test_committed_rows_are_kept_and_repeated_runs_replaced(outputs, tmp_path):
+    rows = tmp_path / "rows"
+    assert len(refresh("phantom", outputs, rows)) == 3
+    committed = (rows / "phantom.jsonl").read_text()
+    assert len(committed.splitlines()) == 3
+    put(outputs, "srkd", 1, 99.0, 0.9, 0.7)
+    (outputs / "no-kd" / "reproduce-phantom-s1" / "results.json").unlink()
+    again = refresh("phantom", outputs, rows)
+    assert len(again) == 3
+    assert [r["metrics"]["student/hc18/validity"] for r in again] == [50.0, 99.0, 64.0]
+    unchanged = (rows / "phantom.jsonl").stat().st_mtime_ns
+    refresh("phantom", outputs, rows)
+    assert (rows / "phantom.jsonl").stat().st_mtime_ns == unchanged
+
+
+def test_rows_name_files_without_the_users_folders(outputs, tmp_path):
+    put(
+        outputs,
+        "srkd",
+        1,
+        60.0,
+        0.9,
+        0.7,
+        arguments=["--teacher=/home/ada/FetalCLIP.pt", "--trainer.max_epochs=2"],
+    )
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    assert ["--teacher=FetalCLIP.pt", "--trainer.max_epochs=2"] in [row["arguments"] for row in rows]
+
+
+def test_runs_with_other_arguments_have_a_table_of_their_own(outputs, tmp_path, monkeypatch, capsys):
+    put(outputs, "static-kd", 1, 55.0, 0.9, 0.7, arguments=["--trainer.max_epochs=1"])
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={tmp_path / 'rows'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "### DATA=phantom, --trainer.max_epochs=1" in printed
+    names = {path.name for path in (outputs / "tables").iterdir()}
+    assert names == {f"phantom{group}.{kind}" for group in ("", "-1") for kind in ("md", "csv", "tex", "png")}
+    assert "Static" not in (outputs / "tables" / "phantom.md").read_text()
+    assert Image.open(outputs / "tables" / "phantom.png").size[0] > 800
+
+
+def test_without_runs_it_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="make reproduce DATA=phantom"):
+        main(["phantom", f"--outputs={tmp_path}", f"--results={tmp_path}"])
+
+
+def test_a_broken_row_is_named(tmp_path):
+    write_rows([{"a": 1}], tmp_path / "x.jsonl")
+    assert read_rows(tmp_path / "x.jsonl") == [{"a": 1}]
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a"')
+    with pytest.raises(ValueError, match="x.jsonl line 2"):
+        read_rows(tmp_path / "x.jsonl")
+
+
+def test_multiply_accumulates_are_those_of_a_count_by_hand():
+    model = TimmEncoder(
+        trunk="vit_tiny_patch16_224", trunk_args={"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64},
+        embed_dim=16, image_size=64, context_length=8, text_width=16, text_layers=1, text_heads=2,
+    ).eval()  # fmt: skip
+    tokens, width = 17, 32
+    stem = 16 * width * 3 * 16 * 16
+    weights = 2 * tokens * (3 * width**2 + width**2 + 8 * width**2)
+    products = 2 * 2 * tokens**2 * width
+    cost = image_cost(model, "tiny")
+    head = cost.gmacs * 1e9 - stem - weights - products
+    assert cost.attention_gmacs * 1e9 == pytest.approx(products)
+    assert head == pytest.approx(width * 16), "the projection to the embedding"
+
+
+def test_the_papers_towers_cost_what_other_counters_say():
+    student, teacher = published_costs()
+    assert student.parameters == pytest.approx(75e6, rel=0.01)
+    assert student.gmacs == pytest.approx(2.39, rel=0.01)
+    assert teacher.gmacs - teacher.attention_gmacs == pytest.approx(77.8, rel=0.01)
+    text = "\n".join(explain([student, teacher]))
+    assert "1.2" in text
+    assert "38.9" in text
+    assert "half" in text
+    assert not torch.get_default_device().type == "meta"
