@@ -1,0 +1,132 @@
+"""A finished run as the report sees it: what its folder holds, read once."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from metrics.composite import composite_score
+from metrics.names import HC18, HEADLINE, PLANES, STUDENT, SUBPLANES, final_name
+
+Details = dict[str, Any]
+PARITY_PLACES = ("export/parity.json", "parity.json")
+LATENCY_PLACES = ("latency.json", "latency/latency.json", "export/latency.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: ``outputs/<experiment>/<run>``.
+        record: Content of ``results.json``.
+        history: Content of ``metrics.csv``, a row a log entry; empty for an evaluation without training.
+        config: Content of the resolved ``config.yaml``; empty where there is none.
+        parity: Content of the export's ``parity.json``, None without an export.
+        latency: Content of ``latency.json``, None where nothing was timed.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    history: pd.DataFrame = field(repr=False)
+    config: dict[str, Any]
+    parity: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The run as ``experiment/run``."""
+        return f"{self.record['experiment']}/{self.folder.name}"
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment, such as ``srkd``."""
+        return str(self.record["experiment"])
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the images are simulated."""
+        return "Phantom" in str(self.config.get("data", {}).get("class_path", self.record["data"].title()))
+
+    def models(self) -> list[str]:
+        """Return the models that were scored, the student first."""
+        return [name for name in ("student", "teacher", "random") if self.benchmarks(name)]
+
+    def benchmarks(self, model: str = STUDENT) -> list[str]:
+        """Return the benchmarks that a model was scored on, in the order of the report."""
+        return [name for name in HEADLINE if name in self.record["details"].get(model, {})]
+
+    def details(self, model: str, benchmark: str) -> Details | None:
+        """Return one evaluation on test patients, None where it was not made."""
+        found: Details | None = self.record["details"].get(model, {}).get(benchmark)
+        return found
+
+    def metric(self, model: str, benchmark: str, key: str) -> float | None:
+        """Return one number of the final evaluation, None where it was not made or is not a number."""
+        value = self.record["metrics"].get(final_name(model, benchmark, key))
+        return None if value is None or math.isnan(value) else float(value)
+
+    def headline(self, model: str) -> dict[str, float]:
+        """Return benchmark -> headline score of a model."""
+        values = {name: self.metric(model, name, key) for name, key in HEADLINE.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def composite(self, model: str) -> float | None:
+        """Return the composite score of a model on test patients, None without scores."""
+        scores = self.headline(model)
+        return composite_score(scores) if scores else None
+
+    def eight_class_f1(self, model: str) -> float | None:
+        """Return the mean F1 over five planes and three sub-planes, the paper's class F1."""
+        scores = {name: value for name, value in self.headline(model).items() if name != HC18}
+        return composite_score(scores) if set(scores) == {PLANES, SUBPLANES} else None
+
+
+def _read_json(folder: Path, places: tuple[str, ...]) -> dict[str, Any] | None:
+    for place in places:
+        path = folder / place
+        if path.is_file():
+            try:
+                content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: not readable as JSON ({error}); write it again") from None
+            return content
+    return None
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run's folder.
+
+    Args:
+        folder: ``outputs/<experiment>/<run>``, or a file in it.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileNotFoundError: The folder is absent, or holds no ``results.json``: the run has not finished.
+        ValueError: ``results.json`` is cut short or no result of ours.
+    """
+    path = Path(folder)
+    if path.is_file():
+        path = path.parent
+    path = path.resolve()
+    if not path.is_dir():
+        raise FileNotFoundError(f"RUN={folder}: no such folder; runs lie in outputs/EXP/RUN")
+    record = _read_json(path, ("results.json",))
+    if record is None:
+        raise FileNotFoundError(f"RUN={folder}: no results.json; it is written when a run finishes")
+    lacking = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
+    if lacking:
+        raise ValueError(f"{path / 'results.json'}: lacks {lacking}; evaluate the checkpoint again (make evaluate)")
+    config_file = path / "config.yaml"
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    table = path / "metrics.csv"
+    history = pd.read_csv(table) if table.is_file() and table.stat().st_size else pd.DataFrame()
+    return Run(path, record, history, config, _read_json(path, PARITY_PLACES), _read_json(path, LATENCY_PLACES))

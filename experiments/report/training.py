@@ -1,0 +1,129 @@
+"""What happened in training: the weight's curve, where it crosses zero, and the scores on either side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.report.read_run import Run
+from metrics.names import OFF_DIAGONAL_WEIGHT, VAL_COMPOSITE
+
+ATTRACT, REPEL = "attract", "repel"
+Floats = NDArray[np.float64]
+
+
+def series(run: Run, name: str) -> tuple[Floats, Floats]:
+    """Return steps [N] and values [N] of a logged number; empty where it was never logged."""
+    if name not in run.history or "step" not in run.history:
+        return np.empty(0), np.empty(0)
+    rows = run.history[["step", name]].dropna()
+    return rows["step"].to_numpy(dtype=np.float64), rows[name].to_numpy(dtype=np.float64)
+
+
+def zero_crossing(steps: Sequence[float] | Floats, weights: Sequence[float] | Floats) -> float | None:
+    """Return the step at which a weight turns from positive to negative, interpolated between log entries.
+
+    Args:
+        steps: Optimiser steps, rising, [N].
+        weights: The weight at each, [N].
+
+    Returns:
+        The first such step; None when the weight never turns negative, or was never positive.
+    """
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    positive = np.flatnonzero(y > 0)
+    negative = np.flatnonzero(y < 0)
+    negative = negative[negative > positive[0]] if len(positive) else negative[:0]
+    if not len(negative):
+        return None
+    after = int(negative[0])
+    before = int(positive[positive < after][-1])
+    share = y[before] / (y[before] - y[after])
+    return float(x[before] + share * (x[after] - x[before]))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The validation patients' scores at one point of training.
+
+    Attributes:
+        step: Optimiser step.
+        epoch: Epoch, counted from 1.
+        composite: The score that selects.
+        weight: Off-diagonal weight at the step; None without a schedule.
+    """
+
+    step: float
+    epoch: int
+    composite: float
+    weight: float | None
+
+    @property
+    def phase(self) -> str:
+        """``attract``, ``repel``, or nothing without a schedule."""
+        if self.weight is None:
+            return ""
+        return REPEL if self.weight < 0 else ATTRACT
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Training as far as it answers when repulsion helped.
+
+    Attributes:
+        crossing: Step at which the weight crosses zero; None when it never does.
+        evaluations: Scores on validation patients, in order.
+        start_weight: First logged weight; None without a schedule.
+        end_weight: Last logged weight.
+    """
+
+    crossing: float | None
+    evaluations: tuple[Evaluation, ...]
+    start_weight: float | None
+    end_weight: float | None
+
+    @property
+    def repels(self) -> bool:
+        """Whether the weight was ever negative."""
+        return self.end_weight is not None and self.end_weight < 0
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation that selected the checkpoint; of equal ones the first."""
+        return max(self.evaluations, key=lambda point: point.composite, default=None)
+
+    def of_phase(self, phase: str) -> list[Evaluation]:
+        """Return the evaluations made while the weight attracted or repelled."""
+        return [point for point in self.evaluations if point.phase == phase]
+
+    def last_before_repulsion(self) -> Evaluation | None:
+        """Return the last evaluation before the weight turned negative."""
+        points = self.of_phase(ATTRACT)
+        return points[-1] if points else None
+
+
+def dynamics(run: Run) -> Dynamics:
+    """Work out a run's dynamics from its ``metrics.csv``."""
+    steps, weights = series(run, OFF_DIAGONAL_WEIGHT)
+    points = []
+    if VAL_COMPOSITE in run.history:
+        rows = run.history[["step", "epoch", VAL_COMPOSITE]].dropna()
+        for step, epoch, value in rows.itertuples(index=False):
+            weight = float(np.interp(step, steps, weights)) if len(steps) else None
+            points.append(Evaluation(float(step), int(epoch) + 1, float(value), weight))
+    ends = (float(weights[0]), float(weights[-1])) if len(weights) else (None, None)
+    return Dynamics(zero_crossing(steps, weights), tuple(points), *ends)
+
+
+def epoch_of(run: Run, step: float) -> float | None:
+    """Return the epoch, counted from 1 with a fraction, in which a step lies; None when it cannot be told."""
+    if "step" not in run.history or "epoch" not in run.history or run.history.empty:
+        return None
+    rows = run.history[["step", "epoch"]].dropna()
+    last = rows.groupby("epoch")["step"].max()
+    length = (float(last.iloc[0]) + 1) if len(last) else math.nan
+    return 1 + step / length if length > 0 else None

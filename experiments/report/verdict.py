@@ -1,0 +1,158 @@
+"""The three questions of the report, answered in words no stronger than the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.report.read_run import Run
+from experiments.report.tables import TITLES, difference, signed
+from experiments.report.training import ATTRACT, REPEL, Dynamics, dynamics, epoch_of
+from metrics.names import HEADLINE, STUDENT, TEACHER
+
+REFERENCES = ("static-kd", "no-kd")  # what repulsion is best compared with, in this order
+NOTABLE_F1 = 0.01
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question and its answer.
+
+    Attributes:
+        question: The question.
+        short: The answer in a few words.
+        sentences: What it rests on.
+        tone: ``good``, ``bad`` or nothing.
+    """
+
+    question: str
+    short: str
+    sentences: list[str]
+    tone: str = ""
+
+
+def subject_of(runs: Sequence[Run]) -> Run:
+    """Return the run that the report is about: the first that repels, else the first."""
+    return next((run for run in runs if dynamics(run).repels), runs[0])
+
+
+def reference_of(runs: Sequence[Run]) -> Run | None:
+    """Return the run without repulsion to compare with, None when there is none beside the subject."""
+    candidates = [run for run in runs if not dynamics(run).repels and run is not subject_of(runs)]
+    ranked = sorted(
+        candidates, key=lambda run: REFERENCES.index(run.experiment) if run.experiment in REFERENCES else len(REFERENCES)
+    )
+    return ranked[0] if ranked else None
+
+
+def answers(runs: Sequence[Run]) -> list[Answer]:
+    """Answer whether repulsion helped, where, and when."""
+    subject, reference = subject_of(runs), reference_of(runs)
+    return [_whether(subject, reference), _where(subject, reference), _when(subject)]
+
+
+def _whether(run: Run, reference: Run | None) -> Answer:
+    question = "Did repulsion help?"
+    if not dynamics(run).repels:
+        text = "No run in this report lets the off-diagonal weight turn negative, so it cannot say."
+        return Answer(question, "No repulsion here", [text])
+    if reference is None:
+        return Answer(question, "One run cannot say", [_within(run), _against_teacher(run), _how_to_compare(run)])
+    found = {name: difference(reference, STUDENT, run, STUDENT, name) for name in HEADLINE}
+    known = {name: value for name, value in found.items() if value is not None}
+    if not known:
+        text = f"{reference.name} was scored on other test images, so the two cannot be compared image by image."
+        return Answer(question, "Not comparable", [text])
+    gains = [name for name, value in known.items() if value.low > 0]
+    losses = [name for name, value in known.items() if value.high < 0]
+    listed = "; ".join(
+        f"{TITLES[name]} {signed(value.value, name)} ({signed(value.low, name)} to {signed(value.high, name)})"
+        for name, value in known.items()
+    )
+    sentences = [
+        f"Over {reference.experiment}, on the same test images: {listed}.",
+        "Intervals are 95 % over patients and know nothing of the seed: repeat with other seeds before believing a small one.",
+    ]
+    if gains and not losses:
+        return Answer(question, "Yes, on these test patients", sentences, "good")
+    if losses and not gains:
+        return Answer(question, "No, it cost accuracy here", sentences, "bad")
+    if gains:
+        return Answer(question, "It helped one score and cost another", sentences)
+    return Answer(question, "Not shown: within chance", sentences)
+
+
+def _within(run: Run) -> str:
+    found = dynamics(run)
+    before, after = found.last_before_repulsion(), found.of_phase(REPEL)
+    if before is None or not after:
+        return "There is no evaluation on either side of the zero crossing."
+    best = max(after, key=lambda point: point.composite)
+    return (
+        f"The validation composite was {before.composite:.3f} at the last evaluation before the weight turned negative and "
+        f"{best.composite:.3f} at its best after. Longer training alone could explain a gain."
+    )
+
+
+def _against_teacher(run: Run) -> str:
+    known = {name: difference(run, TEACHER, run, STUDENT, name) for name in HEADLINE}
+    listed = [f"{TITLES[name]} {signed(value.value, name)}" for name, value in known.items() if value is not None]
+    return f"Over its teacher, on test patients: {'; '.join(listed)}." if listed else "There is no teacher to compare with."
+
+
+def _how_to_compare(run: Run) -> str:
+    return f'Add a run without repulsion: make report RUN="{run.folder.name} ..." with one of EXP=static-kd or EXP=no-kd.'
+
+
+def _where(run: Run, reference: Run | None) -> Answer:
+    rival, model = (reference, STUDENT) if reference is not None else (run, TEACHER)
+    against = reference.experiment if reference is not None else "its teacher"
+    changes = []
+    for benchmark in run.benchmarks():
+        mine, theirs = run.details(STUDENT, benchmark), rival.details(model, benchmark)
+        for name, scores in (mine or {}).get("per_class", {}).items():
+            before = (theirs or {}).get("per_class", {}).get(name)
+            if before is not None:
+                changes.append((scores["f1"] - before["f1"], name, before["f1"], scores["f1"]))
+    if not changes:
+        return Answer("Where?", "No classes to compare", ["Neither plane benchmark was scored on both."])
+    changes.sort(reverse=True)
+    up = [change for change in changes if change[0] >= NOTABLE_F1]
+    down = [change for change in reversed(changes) if change[0] <= -NOTABLE_F1]
+    sentences = [f"F1 by class, over {against}:"]
+    for word, some in (("Up", up), ("Down", down)):
+        listed = ", ".join(f"{name} {before:.2f} to {after:.2f}" for _, name, before, after in some[:3])
+        sentences.append(f"{word}: {listed}." if some else f"{word}: none by {NOTABLE_F1} or more.")
+    best = f"Most for {changes[0][1]}" if up else "Nowhere notable"
+    return Answer("Where?", best, sentences)
+
+
+def _when(run: Run) -> Answer:
+    question = "At what point of training?"
+    found = dynamics(run)
+    if found.best is None:
+        return Answer(question, "No validation scores", ["This folder holds an evaluation without a training history."])
+    if found.crossing is None:
+        text = f"The best composite, {found.best.composite:.3f}, came at epoch {found.best.epoch}; the weight never turned negative."
+        return Answer(question, f"Best at epoch {found.best.epoch}", [text])
+    epoch = epoch_of(run, found.crossing)
+    sentences = [
+        f"The weight fell from {found.start_weight:.2g} to {found.end_weight:.2g} and crossed zero at step "
+        f"{found.crossing:.0f}" + (f", in epoch {epoch:.1f}." if epoch is not None else "."),
+        _phases(found),
+    ]
+    selected = f"The selected checkpoint is of epoch {found.best.epoch}, step {found.best.step:.0f}, "
+    if found.best.phase == REPEL:
+        return Answer(question, "Best while repelling", [*sentences, selected + "after the crossing."])
+    note = "before the crossing: the model that was scored on test patients was never repelled."
+    return Answer(question, "Best before repulsion began", [*sentences, selected + note], "bad")
+
+
+def _phases(found: Dynamics) -> str:
+    parts = []
+    for phase, word in ((ATTRACT, "attracting"), (REPEL, "repelling")):
+        points = found.of_phase(phase)
+        if points:
+            best = max(point.composite for point in points)
+            parts.append(f"{best:.3f} while {word} ({len(points)} evaluations)")
+    return f"Best validation composite: {'; '.join(parts)}."

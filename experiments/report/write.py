@@ -1,0 +1,92 @@
+"""Write a report: of one run into its own folder, or of several into a file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datamodules import FetalDataModule
+from experiments.report.evidence import Evidence, collect, read_evidence, write_evidence
+from experiments.report.page import Subject, render
+from experiments.report.read_run import Run, read_run
+from experiments.report.rebuild import evidence_from_folder
+
+if TYPE_CHECKING:
+    from lightning_modules import DistillationModule
+
+FILE = "report.html"
+COMPARISONS = Path("outputs/reports")
+
+
+def report_finished_run(folder: Path, module: DistillationModule, data: FetalDataModule) -> Path:
+    """Write the report of a run that has just been scored, with the models and data at hand.
+
+    Args:
+        folder: The run's folder, ``results.json`` and the rest written.
+        module: Holds the scored student and the teacher.
+        data: The data module.
+
+    Returns:
+        ``report.html`` in the folder.
+    """
+    run = read_run(folder)
+    command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
+    write_evidence(collect(run, module.student, module.teacher, data, command), run.folder)
+    return write_report([folder])
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write one HTML file about one or more runs.
+
+    Args:
+        folders: Run folders.
+        out: The file; None for ``report.html`` in the folder of a single run, and for a file named by the
+            time under ``outputs/reports/`` for several.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: A folder is absent or its run has not finished.
+        ValueError: A file in it is damaged.
+    """
+    runs = list({run.folder: run for run in map(read_run, folders)}.values())
+    if not runs:
+        raise ValueError('RUN is empty; name run folders: make report RUN="outputs/srkd/RUN outputs/no-kd/RUN"')
+    subjects = [Subject(run, title, *_evidence(run)) for run, title in zip(runs, _titles(runs), strict=True)]
+    text = render(subjects)
+    path = Path(out) if out is not None else _default_path(runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _evidence(run: Run) -> tuple[Evidence | None, str]:
+    """Return a run's evidence, worked out now where it is not there yet, or why it cannot be had."""
+    found = read_evidence(run.folder)
+    if found is None:
+        try:
+            found = evidence_from_folder(run)
+        except (ValueError, OSError, RuntimeError) as error:
+            print(f"note: {run.name}: no projections and no images in the report: {error}", file=sys.stderr)
+            return None, str(error)
+        write_evidence(found, run.folder)
+    return found, ""
+
+
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """Name runs by their experiment where that tells them apart, else by their folder too."""
+    experiments = [run.experiment for run in runs]
+    return [run.experiment if experiments.count(run.experiment) == 1 else run.name for run in runs]
+
+
+def _default_path(runs: Sequence[Run]) -> Path:
+    if len(runs) == 1:
+        return runs[0].folder / FILE
+    return COMPARISONS / f"{datetime.now():%Y%m%d-%H%M%S}.html"
