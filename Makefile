@@ -31,7 +31,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report test test-slow lint bench lock clean
+.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint bench lock clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -76,6 +76,9 @@ sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent I
 
 sweep-report: $(READY)  ## trials best first, plots and the best command of a local sweep: make sweep-report SWEEP=decay
 	@$(PY) -m experiments.sweep report $(or $(SWEEP_NAME),$(SWEEP))
+
+report: $(READY)  ## one HTML file about finished runs: make report RUN="outputs/srkd/... outputs/no-kd/..." (OUT=file)
+	@$(PY) -m experiments.report $(or $(RUN),$(error report needs RUN="outputs/EXP/RUN ...")) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 test: $(READY)  ## run the test suite (minutes)
 	@$(PY) -m pytest -q $(ARGS)

@@ -37,6 +37,7 @@ from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
+from experiments.report import report_finished_run
 from experiments.run_folder import join_metrics, keep_metrics, run_folder
 from experiments.teacher_cache import ensure_teacher, publish_teacher
 from experiments.wandb_access import wandb_mode
@@ -172,6 +173,7 @@ class SonoDistillCLI(LightningCLI):
         plots.write_all(self.folder, self.datamodule)
         wandb_results.publish(self.trainer, self.folder, record)
         results.print_table(record, self.folder)
+        print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
 
 
 def _tracking() -> list[Callback]:

@@ -10,9 +10,13 @@ import sys
 def main() -> None:
     """Entry point: prints a user's mistake as one line instead of a traceback."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    parser = argparse.ArgumentParser(prog="make report RUN=...", description="Write the report of finished runs.")
+    parser = argparse.ArgumentParser(
+        prog="make report RUN=...", description="Write the report of finished runs."
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run: outputs/EXP/RUN")
-    parser.add_argument("--out", help="file to write; default: report.html in the run's folder, or outputs/reports/")
+    parser.add_argument(
+        "--out", help="file to write; default: report.html in the run's folder, or outputs/reports/"
+    )
     options = parser.parse_args()
     from experiments.report.write import write_report  # behind the parser: --help answers at once
 

@@ -120,9 +120,17 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("commit", commit),
         ("data", f"{record['data']}, {split or 'unknown'} split"),
         ("seed", record.get("seed")),
-        ("selected by", f"{selection.get('monitor')} = {selection.get('score')}" if selection.get("score") else None),
+        (
+            "selected by",
+            f"{selection.get('monitor')} = {selection.get('score')}" if selection.get("score") else None,
+        ),
         ("finished", record.get("finished")),
-        ("took", f"{record['seconds'] / 60:.1f} min, {record.get('steps')} steps" if record.get("seconds") else None),
+        (
+            "took",
+            f"{record['seconds'] / 60:.1f} min, {record.get('steps')} steps"
+            if record.get("seconds")
+            else None,
+        ),
         ("machine", ", ".join(f"{key} {value}" for key, value in machine.items()) or None),
         ("packages", ", ".join(f"{key} {value}" for key, value in versions.items()) or None),
     ]

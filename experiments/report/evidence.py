@@ -113,7 +113,9 @@ def _split(run: Run) -> str:
 def _projected(run: Run) -> list[str]:
     """Planes and sub-planes are drawn; heads only where there is nothing else."""
     named = run.benchmarks()
-    return [name for name in (PLANES, SUBPLANES) if name in named] or [name for name in (HC18,) if name in named]
+    return [name for name in (PLANES, SUBPLANES) if name in named] or [
+        name for name in (HC18,) if name in named
+    ]
 
 
 def _class(record: Record, benchmark: str) -> str:

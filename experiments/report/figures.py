@@ -57,13 +57,19 @@ def weight_figure(run: Run) -> Figure | None:
     axis = figure.add_subplot()
     axis.plot(steps, weight, color=INK, linewidth=1.6)
     axis.axhline(0, color=MUTED, linewidth=0.8)
-    axis.fill_between(steps, weight, 0, where=weight > 0, color=BLUE, alpha=0.25, linewidth=0, label="attract")
+    axis.fill_between(
+        steps, weight, 0, where=weight > 0, color=BLUE, alpha=0.25, linewidth=0, label="attract"
+    )
     axis.fill_between(steps, weight, 0, where=weight < 0, color=RED, alpha=0.3, linewidth=0, label="repel")
     mark_crossing(axis, run)
     crossing = dynamics(run).crossing
     if crossing is not None:
         axis.annotate(
-            f"zero at step {crossing:.0f}", (crossing, 0), xytext=(5, 6), textcoords="offset points", color=RED
+            f"zero at step {crossing:.0f}",
+            (crossing, 0),
+            xytext=(5, 6),
+            textcoords="offset points",
+            color=RED,
         )
     axis.set(xlabel="optimiser step", ylabel="weight", title="Off-diagonal weight")
     axis.legend(loc="upper right")
@@ -88,7 +94,10 @@ def scores_figure(run: Run) -> Figure | None:
     if best is not None:
         axis.plot(best.step, best.composite, "o", color=INK, markersize=9, fillstyle="none")
     axis.set(
-        xlabel="optimiser step", ylabel="score", ylim=(0, 1.02), title="Scores on validation patients (dotted: teacher; circle: selected)"
+        xlabel="optimiser step",
+        ylabel="score",
+        ylim=(0, 1.02),
+        title="Scores on validation patients (dotted: teacher; circle: selected)",
     )
     axis.legend(loc="best", ncols=2)
     return figure
@@ -148,7 +157,11 @@ def overlay_figure(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
             axis.plot(point.step, point.composite, "o", color=colour, markerfacecolor=inside, markersize=4.5)
         if found.crossing is not None:
             axis.axvline(found.crossing, color=colour, linewidth=1, linestyle="--")
-    axis.set(xlabel="optimiser step", ylabel="composite score", title="Filled dots: repelling; dashed: weight crosses zero")
+    axis.set(
+        xlabel="optimiser step",
+        ylabel="composite score",
+        title="Filled dots: repelling; dashed: weight crosses zero",
+    )
     axis.legend()
     return figure
 
@@ -171,11 +184,19 @@ def confusion_figure(
         better = value >= 0 if row == column else value <= 0
         colour = (BLUE if better else RED) if difference else BLUE
         strength = min(1.0, abs(float(value)) * (2.5 if difference else 1.0))
-        axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.8 * strength, linewidth=0))
+        axis.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.8 * strength, linewidth=0)
+        )
         text = f"{100 * value:+.0f}" if difference else f"{100 * value:.0f}"
         if abs(value) >= 0.005:
             axis.text(column, row, text, ha="center", va="center", fontsize=9, color=INK)
-    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel="predicted", ylabel="true", title=title)
+    axis.set(
+        xlim=(-0.5, len(columns) - 0.5),
+        ylim=(len(rows) - 0.5, -0.5),
+        xlabel="predicted",
+        ylabel="true",
+        title=title,
+    )
     axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(rows)), rows)
     axis.grid(visible=False)
@@ -207,7 +228,13 @@ def growth_figure(samples: Sequence[Mapping[str, Any]], title: str) -> Figure:
             )  # fmt: skip
     for limit in (LOWEST_HC_MM, HIGHEST_HC_MM):
         axis.axhline(limit, color=MUTED, linewidth=0.7, linestyle=":")
-    axis.set(xlim=(13, 40), ylim=(60, 370), xlabel="age read by the model (weeks)", ylabel="measured HC (mm)", title=title)
+    axis.set(
+        xlim=(13, 40),
+        ylim=(60, 370),
+        xlabel="age read by the model (weeks)",
+        ylabel="measured HC (mm)",
+        title=title,
+    )
     axis.legend(loc="lower right")
     return figure
 
@@ -224,11 +251,27 @@ def reliability_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], titl
     axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
     colours = {STUDENT: BLUE, TEACHER: ORANGE}
     for name, bins in curves.items():
-        confidence, accuracy, count = (np.array([b[key] for b in bins]) for key in ("confidence", "accuracy", "count"))
+        confidence, accuracy, count = (
+            np.array([b[key] for b in bins]) for key in ("confidence", "accuracy", "count")
+        )
         colour = colours.get(name, PURPLE)
         axis.plot(confidence, accuracy, "-", color=colour, linewidth=1.2)
-        axis.scatter(confidence, accuracy, s=10 + 120 * count / count.sum(), color=colour, label=name, linewidths=0, alpha=0.85)
-    axis.set(xlim=(0, 1.03), ylim=(-0.03, 1.03), xlabel="confidence (dot area: share of images)", ylabel="share right", title=title)
+        axis.scatter(
+            confidence,
+            accuracy,
+            s=10 + 120 * count / count.sum(),
+            color=colour,
+            label=name,
+            linewidths=0,
+            alpha=0.85,
+        )
+    axis.set(
+        xlim=(0, 1.03),
+        ylim=(-0.03, 1.03),
+        xlabel="confidence (dot area: share of images)",
+        ylabel="share right",
+        title=title,
+    )
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.legend(loc="upper left")
     return figure

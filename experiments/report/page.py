@@ -114,7 +114,9 @@ def confusion_pictures(subject: Subject, benchmark: str) -> list[Picture]:
         pictures += picture(drawn, f"Confusion matrix, {word}, {name} of {subject.title}")
     if len(shares) == 2:
         change = shares[STUDENT] - shares[TEACHER]
-        drawn = figures.confusion_figure(change, rows, columns, "student minus teacher, points", difference=True)
+        drawn = figures.confusion_figure(
+            change, rows, columns, "student minus teacher, points", difference=True
+        )
         label = f"Difference of the confusion matrices, {word}, {subject.title}"
         pictures += picture(drawn, label, "Blue is better: more on the diagonal, less beside it.")
     return pictures
@@ -164,7 +166,9 @@ def projection_pictures(subject: Subject) -> dict[str, list[Picture]]:
                 ("CKA with the teacher", projection.alignment),
             ]
             caption = "; ".join(f"{word} {value:.2f}" for word, value in facts if value is not None)
-            drawn = projection_figure(projection.points, subject.evidence.classes[benchmark], PROJECTED[model])
+            drawn = projection_figure(
+                projection.points, subject.evidence.classes[benchmark], PROJECTED[model]
+            )
             label = f"Embeddings, {title}, {PROJECTED[model]}, {subject.title}"
             found.setdefault(title, []).extend(picture(drawn, label, caption))
     return found
@@ -185,7 +189,9 @@ def dispute_blocks(subject: Subject) -> list[Dispute]:
         chosen = disputes(teacher["samples"], student["samples"])
         pictures = {} if subject.evidence is None else subject.evidence.thumbnails
         cards = {side: [_card(pair, pictures) for pair in pairs] for side, pairs in chosen.items()}
-        blocks.append(Dispute(tables.TITLES[benchmark].split(" F1")[0].split(" validity")[0], counts, **cards))
+        blocks.append(
+            Dispute(tables.TITLES[benchmark].split(" F1")[0].split(" validity")[0], counts, **cards)
+        )
     return blocks
 
 
@@ -195,7 +201,12 @@ def _card(pair: Any, pictures: dict[str, str]) -> dict[str, str]:
     for name, row in ((TEACHER, teacher), (STUDENT, student)):
         sure = f" ({row['probability']:.0%})" if "probability" in row else ""
         said[name] = f"{row['prediction']}{sure}"
-    return {"name": str(teacher["name"]), "truth": str(teacher["target"]), **said, "jpeg": pictures.get(teacher["name"], "")}
+    return {
+        "name": str(teacher["name"]),
+        "truth": str(teacher["target"]),
+        **said,
+        "jpeg": pictures.get(teacher["name"], ""),
+    }
 
 
 def section_of(subject: Subject) -> dict[str, Any]:
@@ -246,6 +257,10 @@ def render(subjects: Sequence[Subject]) -> str:
             "style": Markup((HERE / "style.css").read_text(encoding="utf-8")),
         }
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("template.html.jinja").render(context)

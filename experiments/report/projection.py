@@ -61,7 +61,9 @@ def evenly(records: Sequence[Record], classes: Sequence[str], most: int) -> list
         Places in `records`, rising.
     """
     generator = np.random.default_rng(SEED)
-    queues = {name: [place for place, label in enumerate(classes) if label == name] for name in sorted(set(classes))}
+    queues = {
+        name: [place for place, label in enumerate(classes) if label == name] for name in sorted(set(classes))
+    }
     for queue in queues.values():
         generator.shuffle(queue)
     chosen: list[int] = []
@@ -75,7 +77,9 @@ def evenly(records: Sequence[Record], classes: Sequence[str], most: int) -> list
 def embed(model: DualEncoder, records: Sequence[Record], batch_size: int = 64) -> NDArray[np.float32]:
     """Return the model's unit-length image embeddings [N, D] of the records, in their order."""
     loader = DataLoader(
-        EvaluationDataset(list(records), model.preprocessing), batch_size=batch_size, collate_fn=collate_evaluation
+        EvaluationDataset(list(records), model.preprocessing),
+        batch_size=batch_size,
+        collate_fn=collate_evaluation,
     )
     device = next(model.parameters()).device
     with evaluation_mode(model) as used:
@@ -114,7 +118,9 @@ def project(embeddings: Mapping[str, NDArray[np.float32]], classes: Sequence[str
     found = {}
     for name, values in embeddings.items():
         tensor = torch.from_numpy(values)
-        aligned = None if teacher is None or name == "teacher" else linear_cka(torch.from_numpy(teacher), tensor)
+        aligned = (
+            None if teacher is None or name == "teacher" else linear_cka(torch.from_numpy(teacher), tensor)
+        )
         found[name] = Projection(
             points=np.round(tsne(values), 2).tolist(),
             separation=_finite(class_distance_ratio(tensor, list(classes))),
@@ -142,5 +148,12 @@ def projection_figure(points: Sequence[Sequence[float]], classes: Sequence[str],
         )  # fmt: skip
     axis.set(xticks=[], yticks=[], title=title)
     axis.grid(visible=False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=7.5, handletextpad=0.1, columnspacing=0.8)
+    axis.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=3,
+        fontsize=7.5,
+        handletextpad=0.1,
+        columnspacing=0.8,
+    )
     return figure

@@ -124,9 +124,13 @@ def read_run(folder: str | Path) -> Run:
         raise FileNotFoundError(f"RUN={folder}: no results.json; it is written when a run finishes")
     lacking = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
     if lacking:
-        raise ValueError(f"{path / 'results.json'}: lacks {lacking}; evaluate the checkpoint again (make evaluate)")
+        raise ValueError(
+            f"{path / 'results.json'}: lacks {lacking}; evaluate the checkpoint again (make evaluate)"
+        )
     config_file = path / "config.yaml"
     config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     table = path / "metrics.csv"
     history = pd.read_csv(table) if table.is_file() and table.stat().st_size else pd.DataFrame()
-    return Run(path, record, history, config, _read_json(path, PARITY_PLACES), _read_json(path, LATENCY_PLACES))
+    return Run(
+        path, record, history, config, _read_json(path, PARITY_PLACES), _read_json(path, LATENCY_PLACES)
+    )

@@ -23,7 +23,9 @@ def evidence_from_folder(run: Run) -> Evidence:
     """
     config = run.config
     if not config:
-        raise FileNotFoundError(f"{run.folder / 'config.yaml'}: absent, so models and data cannot be found again")
+        raise FileNotFoundError(
+            f"{run.folder / 'config.yaml'}: absent, so models and data cannot be found again"
+        )
     student = from_checkpoint(str(checkpoint_of(run)))
     teacher = _build("--teacher", DualEncoder, config["model"].get("teacher"))
     data = _build("--data", FetalDataModule, config["data"])

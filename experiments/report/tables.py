@@ -81,7 +81,9 @@ def _measured(run: Run, model: str, title: str, benchmarks: Sequence[str], best:
     scores = [_score(run, model, benchmark) for benchmark in benchmarks]
     composite = run.composite(model)
     tone = "good" if best else ""
-    last = Cell(NOTHING if composite is None else f"{composite:.3f}", "best of the students" if best else "", tone)
+    last = Cell(
+        NOTHING if composite is None else f"{composite:.3f}", "best of the students" if best else "", tone
+    )
     return [Cell(title), *scores, short(run.eight_class_f1(model)), last, Cell(size)]
 
 
@@ -105,13 +107,23 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
     groups[len(rows)] = "To compare with, measured here"
     quiet = len(rows)
     for model, word in ((TEACHER, "teacher"), (RANDOM, "random weights")):
-        distinct = {tuple(run.headline(model).items()): (run, title) for run, title in zip(runs, titles, strict=True)}
+        distinct = {
+            tuple(run.headline(model).items()): (run, title) for run, title in zip(runs, titles, strict=True)
+        }
         distinct.pop((), None)
         for run, title in distinct.values():
-            rows.append(_measured(run, model, word if len(distinct) == 1 else f"{word} of {title}", benchmarks))
+            rows.append(
+                _measured(run, model, word if len(distinct) == 1 else f"{word} of {title}", benchmarks)
+            )
     groups[len(rows)] = "The paper: real ultrasound, all images, private training data"
     rows += [_paper(row, benchmarks) for row in paper_rows({run.experiment for run in runs})]
-    head = ["model", *(TITLES[name] for name in benchmarks), "class F1 (8 classes)", "composite", "parameters"]
+    head = [
+        "model",
+        *(TITLES[name] for name in benchmarks),
+        "class F1 (8 classes)",
+        "composite",
+        "parameters",
+    ]
     return Table("Scores on test patients", head, rows, groups, frozenset(range(quiet, len(rows))))
 
 
@@ -128,7 +140,11 @@ def difference_cell(found: Difference | None, benchmark: str) -> Cell:
     if found is None:
         return Cell(NOTHING)
     tone = ("good" if found.low > 0 else "bad") if found.is_clear else ""
-    return Cell(signed(found.value, benchmark), f"{signed(found.low, benchmark)} to {signed(found.high, benchmark)}", tone)
+    return Cell(
+        signed(found.value, benchmark),
+        f"{signed(found.low, benchmark)} to {signed(found.high, benchmark)}",
+        tone,
+    )
 
 
 def differences(runs: Sequence[Run], titles: Sequence[str], reference: Run | None) -> Table | None:
@@ -147,7 +163,9 @@ def differences(runs: Sequence[Run], titles: Sequence[str], reference: Run | Non
         rows.append([Cell(f"{title} over {against}"), *map(difference_cell, found, benchmarks)])
     if not rows:
         return None
-    return Table("Differences on the same images", ["difference", *(TITLES[name] for name in benchmarks)], rows, {})
+    return Table(
+        "Differences on the same images", ["difference", *(TITLES[name] for name in benchmarks)], rows, {}
+    )
 
 
 def per_class(run: Run, benchmark: str, rival: Run, model: str, rival_title: str) -> Table | None:
@@ -186,7 +204,9 @@ def subgroups(run: Run) -> list[Table]:
                 for name, scores in groups.items()
             ]
             if rows:
-                tables.append(Table(f"{TITLES[benchmark]} by {kind}", [kind, "images", "teacher", "student"], rows, {}))
+                tables.append(
+                    Table(f"{TITLES[benchmark]} by {kind}", [kind, "images", "teacher", "student"], rows, {})
+                )
     return tables
 
 

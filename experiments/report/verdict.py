@@ -40,7 +40,8 @@ def reference_of(runs: Sequence[Run]) -> Run | None:
     """Return the run without repulsion to compare with, None when there is none beside the subject."""
     candidates = [run for run in runs if not dynamics(run).repels and run is not subject_of(runs)]
     ranked = sorted(
-        candidates, key=lambda run: REFERENCES.index(run.experiment) if run.experiment in REFERENCES else len(REFERENCES)
+        candidates,
+        key=lambda run: REFERENCES.index(run.experiment) if run.experiment in REFERENCES else len(REFERENCES),
     )
     return ranked[0] if ranked else None
 
@@ -57,11 +58,15 @@ def _whether(run: Run, reference: Run | None) -> Answer:
         text = "No run in this report lets the off-diagonal weight turn negative, so it cannot say."
         return Answer(question, "No repulsion here", [text])
     if reference is None:
-        return Answer(question, "One run cannot say", [_within(run), _against_teacher(run), _how_to_compare(run)])
+        return Answer(
+            question, "One run cannot say", [_within(run), _against_teacher(run), _how_to_compare(run)]
+        )
     found = {name: difference(reference, STUDENT, run, STUDENT, name) for name in HEADLINE}
     known = {name: value for name, value in found.items() if value is not None}
     if not known:
-        text = f"{reference.name} was scored on other test images, so the two cannot be compared image by image."
+        text = (
+            f"{reference.name} was scored on other test images, so the two cannot be compared image by image."
+        )
         return Answer(question, "Not comparable", [text])
     gains = [name for name, value in known.items() if value.low > 0]
     losses = [name for name, value in known.items() if value.high < 0]
@@ -96,8 +101,14 @@ def _within(run: Run) -> str:
 
 def _against_teacher(run: Run) -> str:
     known = {name: difference(run, TEACHER, run, STUDENT, name) for name in HEADLINE}
-    listed = [f"{TITLES[name]} {signed(value.value, name)}" for name, value in known.items() if value is not None]
-    return f"Over its teacher, on test patients: {'; '.join(listed)}." if listed else "There is no teacher to compare with."
+    listed = [
+        f"{TITLES[name]} {signed(value.value, name)}" for name, value in known.items() if value is not None
+    ]
+    return (
+        f"Over its teacher, on test patients: {'; '.join(listed)}."
+        if listed
+        else "There is no teacher to compare with."
+    )
 
 
 def _how_to_compare(run: Run) -> str:
@@ -131,7 +142,9 @@ def _when(run: Run) -> Answer:
     question = "At what point of training?"
     found = dynamics(run)
     if found.best is None:
-        return Answer(question, "No validation scores", ["This folder holds an evaluation without a training history."])
+        return Answer(
+            question, "No validation scores", ["This folder holds an evaluation without a training history."]
+        )
     if found.crossing is None:
         text = f"The best composite, {found.best.composite:.3f}, came at epoch {found.best.epoch}; the weight never turned negative."
         return Answer(question, f"Best at epoch {found.best.epoch}", [text])

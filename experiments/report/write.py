@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +35,8 @@ def report_finished_run(folder: Path, module: DistillationModule, data: FetalDat
     """
     run = read_run(folder)
     command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
-    write_evidence(collect(run, module.student, module.teacher, data, command), run.folder)
-    return write_report([folder])
+    found, lacking = _attempt(run, lambda: collect(run, module.student, module.teacher, data, command))
+    return _write([Subject(run, run.experiment, found, lacking)], run.folder / FILE)
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -56,10 +56,16 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
     """
     runs = list({run.folder: run for run in map(read_run, folders)}.values())
     if not runs:
-        raise ValueError('RUN is empty; name run folders: make report RUN="outputs/srkd/RUN outputs/no-kd/RUN"')
+        raise ValueError(
+            'RUN is empty; name run folders: make report RUN="outputs/srkd/RUN outputs/no-kd/RUN"'
+        )
     subjects = [Subject(run, title, *_evidence(run)) for run, title in zip(runs, _titles(runs), strict=True)]
+    return _write(subjects, Path(out) if out is not None else _default_path(runs))
+
+
+def _write(subjects: Sequence[Subject], path: Path) -> Path:
+    """Write the page whole or not at all."""
     text = render(subjects)
-    path = Path(out) if out is not None else _default_path(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
@@ -70,13 +76,17 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
 def _evidence(run: Run) -> tuple[Evidence | None, str]:
     """Return a run's evidence, worked out now where it is not there yet, or why it cannot be had."""
     found = read_evidence(run.folder)
-    if found is None:
-        try:
-            found = evidence_from_folder(run)
-        except (ValueError, OSError, RuntimeError) as error:
-            print(f"note: {run.name}: no projections and no images in the report: {error}", file=sys.stderr)
-            return None, str(error)
-        write_evidence(found, run.folder)
+    return (found, "") if found is not None else _attempt(run, lambda: evidence_from_folder(run))
+
+
+def _attempt(run: Run, make: Callable[[], Evidence]) -> tuple[Evidence | None, str]:
+    """Make and keep evidence; without it the numbers still make a report, which then says what is missing."""
+    try:
+        found = make()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"note: {run.name}: no projections and no images in the report: {error}", file=sys.stderr)
+        return None, str(error)
+    write_evidence(found, run.folder)
     return found, ""
 
 
