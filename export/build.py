@@ -76,7 +76,7 @@ class Options:
     skip: Sequence[str] = ()
     split: str = "test"
     frames: int | None = None
-    coreml_frames: int = 120
+    coreml_frames: int = 400
     calibration_frames: int = 64
     gates: str | None = None
     keep_slow_int8: bool = False

@@ -70,6 +70,35 @@ def write_onnx(
         program.save(str(path), external_data=False)
 
 
+def append_classifier(
+    encoder: Path, target: Path, weights: NDArray[np.float32], output_name: str, metadata: Mapping[str, str]
+) -> None:
+    """Write a copy of an image encoder that ends in class probabilities.
+
+    Args:
+        encoder: The encoder's ONNX file, with one output of embeddings [B, D].
+        target: File to write.
+        weights: Class vectors times the factor on cosines, [C, D].
+        output_name: Name of the output, softmax(embedding @ weights.T), [B, C].
+        metadata: Texts for the file's metadata.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(str(encoder))
+    graph, embedding = model.graph, model.graph.output[0]
+    batch = embedding.type.tensor_type.shape.dim[0]
+    shape = [batch.dim_param or batch.dim_value, len(weights)]
+    table = np.ascontiguousarray(weights.T)
+    graph.initializer.append(numpy_helper.from_array(table, "class_vectors"))
+    graph.node.append(helper.make_node("MatMul", [embedding.name, "class_vectors"], ["class_logits"]))
+    graph.node.append(helper.make_node("Softmax", ["class_logits"], [output_name], axis=-1))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(output_name, TensorProto.FLOAT, shape))
+    helper.set_model_props(model, dict(metadata))
+    onnx.save(model, str(target))
+
+
 def _list(messages: list[str] | None) -> list[str]:
     return [] if messages is None else messages
 

@@ -74,7 +74,13 @@ def collected_warnings(messages: list[str]) -> Iterator[None]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             yield
-        found += [f"{item.category.__name__}: {item.message}" for item in caught]
+        found += [
+            f"{item.category.__name__}: {item.message}"
+            for item in caught
+            if not issubclass(
+                item.category, ResourceWarning
+            )  # housekeeping of the libraries' temporary files
+        ]
     finally:
         root.handlers = before
     lines = (" ".join(text.split())[:300] for text in found)

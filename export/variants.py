@@ -17,9 +17,10 @@ from export.coreml_package import COMPRESSIONS, compress_package, write_package
 from export.heads import ClassHead
 from export.manifest import artifact_entry
 from export.mil_reference import MilReference
-from export.onnx_graph import OnnxRunner, write_onnx
+from export.onnx_graph import OnnxRunner, append_classifier, write_onnx
 from export.onnx_int8 import quantise
 from export.pixel_graph import PixelClassifier, PixelEncoder
+from models.zero_shot import COSINE_SCALE
 
 Floats = NDArray[np.float32]
 Run = Callable[[Floats], Floats]
@@ -103,34 +104,30 @@ def torch_runner(module: torch.nn.Module) -> Run:
 
 
 def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
-    """Write the float32 encoder and an end-to-end classifier a head."""
-    example = torch.rand(1, 3, bench.side, bench.side) * 255
-    batch = "any" if dynamic_batch else 1
-    modules: dict[str, tuple[torch.nn.Module, str, str | None]] = {
-        "onnx-fp32": (bench.encoder, EMBEDDING_NAME, None)
-    }
+    """Write the float32 encoder and, from it, an end-to-end classifier a head."""
+    encoder = bench.folder / "image_encoder.onnx"
+    facts = {"kind": "onnx", "batch": "any" if dynamic_batch else 1}
+    write_onnx(
+        bench.encoder,
+        torch.rand(1, 3, bench.side, bench.side) * 255,
+        encoder,
+        input_name=INPUT_NAME,
+        output_name=EMBEDDING_NAME,
+        metadata=bench.metadata,
+        dynamic_batch=dynamic_batch,
+        warnings=bench.warnings,
+    )
+    how = "ONNX Runtime, CPU"
+    bench.add(
+        Variant("onnx-fp32", how, "float32", OnnxRunner(encoder)), encoder, **facts, output=EMBEDDING_NAME
+    )
     for name, head in bench.heads.items():
-        modules[f"onnx-{name}"] = (
-            PixelClassifier(bench.encoder, head.vectors).eval(),
-            PROBABILITIES_NAME,
-            name,
-        )
-    for name, (module, output, head_name) in modules.items():
-        path = bench.folder / f"{'image_encoder' if head_name is None else head_name + '_classifier'}.onnx"
-        labels = {} if head_name is None else {"sonodistill.labels": ",".join(bench.heads[head_name].labels)}
-        write_onnx(
-            module,
-            example,
-            path,
-            input_name=INPUT_NAME,
-            output_name=output,
-            metadata={**bench.metadata, **labels},
-            dynamic_batch=dynamic_batch,
-            warnings=bench.warnings,
-        )
-        gate = "float32" if head_name is None else "float32-classifier"
-        variant = Variant(name, "ONNX Runtime, CPU", gate, OnnxRunner(path), head_name)
-        bench.add(variant, path, kind="onnx", batch=batch, output=output)
+        path = bench.folder / f"{name}_classifier.onnx"
+        weights = (COSINE_SCALE * head.vectors).numpy()
+        labels = {"sonodistill.labels": ",".join(head.labels)}
+        append_classifier(encoder, path, weights, PROBABILITIES_NAME, {**bench.metadata, **labels})
+        variant = Variant(f"onnx-{name}", how, "float32-classifier", OnnxRunner(path), name)
+        bench.add(variant, path, **facts, output=PROBABILITIES_NAME)
 
 
 def write_int8_variants(bench: Workbench, frames: Floats, names: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ class Clock:
 
 @pytest.mark.parametrize(
     ("fps", "work_ms", "processed"),
-    [(30, 5, 60), (30, 33, 60), (60, 10, 120), (60, 33.4, 40), (30, 100, 20), (60, 50, 40)],
+    [(30, 5, 60), (30, 33, 60), (60, 10, 120), (60, 33.4, 60), (30, 100, 20), (60, 50, 40)],
 )
 def test_dropped_frames_of_a_live_scan(fps, work_ms, processed):
     clock = Clock()
