@@ -15,12 +15,16 @@ GROUPS = ("train/*", "val/*", "best/*", "gradient_norm/*", "speed/*", "probe/*",
 
 
 def active_run(trainer: Trainer) -> Any:
-    """Return the W&B run that this process may talk to, or None: no W&B logger, or not the first rank."""
+    """Return the W&B run that this process may talk to, or None.
+
+    There is none without a W&B logger, with ``WANDB_MODE=disabled``, and on other ranks than the first.
+    """
     if not trainer.is_global_zero:
         return None
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            return logger.experiment
+            run = logger.experiment
+            return None if getattr(run, "disabled", False) else run
     return None
 
 

@@ -39,14 +39,21 @@ def image_cost(model: DualEncoder, name: str) -> Cost:
     """Count the multiply-accumulates of a model's image tower with `torch.utils.flop_counter`.
 
     Args:
-        model: In eval mode; on the meta device nothing is computed.
+        model: In eval mode, on the meta device: nothing is computed there, and attention falls apart into
+            products that the counter knows.
         name: What to call it.
 
     Returns:
         The cost; one multiply-accumulate is two of the counter's floating-point operations.
+
+    Raises:
+        ValueError: The model is on another device, where fused attention would go uncounted.
     """
+    device = next(model.parameters()).device
+    if device.type != "meta":
+        raise ValueError(f"{name}: is on {device}; costs are counted on the meta device")
     size = model.preprocessing.image_size
-    image = torch.empty(1, 3, size, size, device=next(model.parameters()).device)
+    image = torch.empty(1, 3, size, size, device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.image_features(image)
     operations = counter.get_flop_counts()["Global"]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -38,7 +37,8 @@ if behaviour == "wait":
         (folder / "checkpoints" / "last.ckpt").write_text("half way")
         sys.exit(143)
     signal.signal(signal.SIGTERM, save)
-    (folder / "waiting").touch()
+    (folder / "waiting.partial").write_text(str(os.getpid()))
+    (folder / "waiting.partial").rename(folder / "waiting")
     time.sleep(60)
 (folder / "results.json").write_text("{}")
 """
@@ -110,10 +110,7 @@ def test_an_interruption_waits_for_the_run_to_save(workplace, monkeypatch, sent,
         while not waiting.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         if sent == signal.SIGINT:  # the terminal's part
-            child = subprocess.run(
-                ["pgrep", "-P", str(os.getpid())], capture_output=True, text=True
-            ).stdout.split()
-            os.kill(int(child[-2] if len(child) > 1 else child[0]), signal.SIGTERM)
+            os.kill(int(waiting.read_text()), signal.SIGTERM)
         os.kill(os.getpid(), sent)
 
     thread = threading.Thread(target=interrupt)

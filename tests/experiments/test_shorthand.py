@@ -85,12 +85,13 @@ def test_an_evaluation_without_the_published_teacher_says_so(capsys, weights):
 
 
 def test_a_published_teacher_without_weights_is_refused():
-    name = {"name": "FetalCLIP"}
+    def unloaded(weights):
+        arguments = Namespace(name="FetalCLIP", weights=weights)
+        return Namespace(class_path="models.OpenCLIPEncoder", init_args=arguments)
+
     with pytest.raises(ValueError, match="FetalCLIP needs its weights: TEACHER="):
-        check_weights(
-            Namespace(class_path="models.OpenCLIPEncoder", init_args=Namespace(**name, weights=None))
-        )
-    check_weights(Namespace(class_path="models.OpenCLIPEncoder", init_args=Namespace(**name, weights="x.pt")))
+        check_weights(unloaded(None))
+    check_weights(unloaded("x.pt"))
     check_weights(None)
 
 

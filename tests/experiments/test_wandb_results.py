@@ -7,6 +7,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
+from callbacks import active_run
 from experiments import wandb_access, wandb_results
 from tests.callbacks.wandb_log import WandbLog
 
@@ -119,3 +120,13 @@ def test_without_credentials_it_is_offline_and_with_a_key_online(monkeypatch):
 
     monkeypatch.setattr(wandb_access.wandb, "login", login)
     assert [wandb_access.wandb_mode(), wandb_access.wandb_mode()] == ["offline", "online"]
+
+
+def test_a_disabled_run_is_no_run(tmp_path, monkeypatch):
+    """With WANDB_MODE=disabled, artifacts and the like are dummies that answer nothing."""
+    logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[logger])
+    monkeypatch.setattr(WandbLogger, "experiment", SimpleNamespace(disabled=True))
+    assert active_run(trainer) is None
+    monkeypatch.setattr(WandbLogger, "experiment", SimpleNamespace(disabled=False))
+    assert active_run(trainer) is logger.experiment

@@ -1,0 +1,87 @@
+"""`train` and `evaluate` on the planes preset with tiny towers: own checkpoints, prompts and folders."""
+
+import json
+import sys
+
+import pytest
+
+from datamodules.protocol import Protocol
+from experiments import __main__ as command_line
+
+TOWER = {
+    "trunk": "repvit_m0_9", "trunk_args": {"embed_dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]},
+    "embed_dim": 16, "image_size": 32, "context_length": 24,
+    "text_width": 16, "text_layers": 1, "text_heads": 2,
+}  # fmt: skip
+CSV = {
+    "class_path": "lightning.pytorch.loggers.CSVLogger",
+    "init_args": {"save_dir": ".", "name": "", "version": ""},
+}
+SMALL = (
+    "--data.init_args.batch_size=8", "--data.init_args.num_workers=0", "--data.init_args.pin_memory=false",
+    "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.enable_progress_bar=false",
+    f"--trainer.logger={json.dumps([CSV])}",
+)  # fmt: skip
+
+
+def run(*arguments):
+    command_line.run(list(arguments))
+
+
+@pytest.fixture
+def workplace(tmp_path, tiny_planes, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLANES_ROOT", str(tiny_planes))
+    monkeypatch.delenv("SONODISTILL_RUN", raising=False)
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    return tmp_path
+
+
+def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
+    student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
+    run(
+        "train", "no-kd", "planes", "--run=made", *SMALL, f"--model.student={student}",
+        "--model.teacher=null", "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=1",
+    )  # fmt: skip
+    trained = workplace / "outputs" / "no-kd" / "made"
+    metrics = json.loads((trained / "results.json").read_text())["metrics"]
+    assert "student/planes/f1" in metrics
+    assert not any("probe" in name for name in metrics), "training leaves it out"
+    checkpoint = trained / "checkpoints" / "best.ckpt"
+    Protocol(
+        planes={name: [f"{name} view"] for name in ("brain", "abdomen", "heart", "femur", "cervix")},
+        subplanes={f"trans-{name}": ["v"] for name in ("thalamic", "cerebellum", "ventricular")},
+        biometry=["{weeks} {days}"],
+    ).save(workplace / "own.json")
+    run(
+        "evaluate", "planes", str(checkpoint), f"--teacher={checkpoint}", "--protocol=own.json", *SMALL,
+        "--representation.probe_split=all",
+    )  # fmt: skip
+    (results,) = (workplace / "outputs" / "evaluate").glob("*/results.json")
+    record = json.loads(results.read_text())
+    metrics = record["metrics"]
+    assert metrics["geometry/cka"] == pytest.approx(1, abs=1e-5), "the teacher is the student itself"
+    assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(1, abs=1e-5)
+    assert metrics["student/probe/views_f1"] == metrics["teacher/probe/views_f1"]
+    assert metrics["student/planes/f1"] == metrics["teacher/planes/f1"]
+    own = Protocol.load("own.json").digest
+    assert record["details"]["student"]["planes"]["protocol"] == own
+    assert (results.parent / "plots" / "geometry-planes.png").is_file()
+    printed = capsys.readouterr().out
+    assert "linear CKA 1.000" in printed
+    assert "six views F1" in printed
+
+
+def test_the_published_teacher_is_never_random(workplace):
+    with pytest.raises(ValueError, match="TEACHER=path/to/weights"):
+        run("train", "srkd", "planes", "--run=refused", *SMALL)
+
+
+def test_a_missing_folder_names_its_variable(workplace, monkeypatch):
+    monkeypatch.setenv("PLANES_ROOT", str(workplace / "nowhere"))
+    student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist.*PLANES_ROOT="):
+        run(
+            "train", "no-kd", "planes", "--run=lost", *SMALL, f"--model.student={student}",
+            "--model.teacher=null",
+        )  # fmt: skip
