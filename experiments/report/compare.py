@@ -111,10 +111,12 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     record = run.record
     commit = str(record.get("git_commit") or "unknown")
     if commit.endswith("-dirty"):
-        commit = f"{commit.removesuffix('-dirty')}, with uncommitted changes: the commit alone does not repeat this run"
+        commit = (
+            f"{commit.removesuffix('-dirty')}, with uncommitted changes: alone it does not repeat this run"
+        )
     selection, machine = record.get("selection", {}), record.get("machine", {})
     versions = record.get("versions", {})
-    split = next((details.get("split") for details in record["details"].get("student", {}).values()), None)
+    split = next((run.details("student", name).get("split") for name in run.benchmarks()), None)  # type: ignore[union-attr]
     pairs = [
         ("folder", relative(run.folder)),
         ("commit", commit),

@@ -107,7 +107,9 @@ def collect(
 
 
 def _split(run: Run) -> str:
-    return str(next(iter(run.record["details"][STUDENT].values())).get("split", "test"))
+    scored = run.benchmarks()
+    details = run.details(STUDENT, scored[0]) if scored else None
+    return str((details or {}).get("split", "test"))
 
 
 def _projected(run: Run) -> list[str]:
@@ -131,18 +133,28 @@ def disputes(
 ) -> dict[str, list[Pair]]:
     """Choose the images to show: ``gained`` (only the second model is right) and ``lost`` (only the first).
 
-    The wrong model's most confident errors come first, one a patient while there are other patients.
+    The wrong model's most confident errors come first (of heads those farthest off), one a patient while
+    there are other patients.
     """
     sides = agreement(reference, samples)
-    chosen = {}
-    for key, pairs, wrong in (("gained", sides.gained, 0), ("lost", sides.lost, 1)):
-        ranked = sorted(pairs, key=lambda pair: -float(pair[wrong].get("probability", 0)))
-        seen: set[str] = set()
-        again = [pair[0]["patient"] in seen or seen.add(str(pair[0]["patient"])) for pair in ranked]
-        ordered = [pair for pair, repeated in zip(ranked, again, strict=True) if not repeated]
-        ordered += [pair for pair, repeated in zip(ranked, again, strict=True) if repeated]
-        chosen[key] = ordered[:MOST_DISPUTES]
-    return chosen
+    gained = sorted(sides.gained, key=lambda pair: -gravity(pair[0]))
+    lost = sorted(sides.lost, key=lambda pair: -gravity(pair[1]))
+    return {"gained": _other_patients_first(gained), "lost": _other_patients_first(lost)}
+
+
+def gravity(row: Mapping[str, Any]) -> float:
+    """Return how bad an error is: the probability it was given, or for a head the weeks it is off."""
+    if "probability" in row:
+        return float(row["probability"])
+    return abs(float(row["age_days"]) / 7 - float(gestational_age_weeks(row["hc_mm"])))
+
+
+def _other_patients_first(pairs: Sequence[Pair]) -> list[Pair]:
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        first.setdefault(str(pair[0]["patient"]), pair)
+    others = [pair for pair in pairs if first[str(pair[0]["patient"])] is not pair]
+    return [*first.values(), *others][:MOST_DISPUTES]
 
 
 def _thumbnails(run: Run, data: FetalDataModule, split: str) -> dict[str, str]:

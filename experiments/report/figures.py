@@ -39,13 +39,14 @@ SCORES = {
 }
 
 
-def mark_crossing(axis: Axes, run: Run) -> None:
-    """Shade the repelling part of training and mark where it begins."""
+def over_steps(axis: Axes, run: Run) -> None:
+    """Give an axis all steps of the run, shade the repelling part and mark where it begins."""
+    last = float(run.history["step"].max())
+    axis.set(xlim=(0, last), xlabel="optimiser step")
     crossing = dynamics(run).crossing
-    steps, _ = series(run, OFF_DIAGONAL_WEIGHT)
     if crossing is not None:
         axis.axvline(crossing, color=RED, linewidth=1.1, linestyle="--")
-        axis.axvspan(crossing, float(steps[-1]), color=RED, alpha=0.08, linewidth=0)
+        axis.axvspan(crossing, last, color=RED, alpha=0.08, linewidth=0)
 
 
 def weight_figure(run: Run) -> Figure | None:
@@ -53,15 +54,25 @@ def weight_figure(run: Run) -> Figure | None:
     steps, weight = series(run, OFF_DIAGONAL_WEIGHT)
     if not len(steps):
         return None
-    figure = new_figure(height=2.4)
+    figure = new_figure(height=2.8)
     axis = figure.add_subplot()
     axis.plot(steps, weight, color=INK, linewidth=1.6)
     axis.axhline(0, color=MUTED, linewidth=0.8)
     axis.fill_between(
-        steps, weight, 0, where=weight > 0, color=BLUE, alpha=0.25, linewidth=0, label="attract"
+        steps,
+        weight,
+        0,
+        where=weight > 0,
+        interpolate=True,
+        color=BLUE,
+        alpha=0.25,
+        linewidth=0,
+        label="attract",
     )
-    axis.fill_between(steps, weight, 0, where=weight < 0, color=RED, alpha=0.3, linewidth=0, label="repel")
-    mark_crossing(axis, run)
+    axis.fill_between(
+        steps, weight, 0, where=weight < 0, interpolate=True, color=RED, alpha=0.3, linewidth=0, label="repel"
+    )
+    over_steps(axis, run)
     crossing = dynamics(run).crossing
     if crossing is not None:
         axis.annotate(
@@ -71,7 +82,7 @@ def weight_figure(run: Run) -> Figure | None:
             textcoords="offset points",
             color=RED,
         )
-    axis.set(xlabel="optimiser step", ylabel="weight", title="Off-diagonal weight")
+    axis.set(ylabel="weight", title="Off-diagonal weight")
     axis.legend(loc="upper right")
     return figure
 
@@ -81,9 +92,9 @@ def scores_figure(run: Run) -> Figure | None:
     present = {name: look for name, look in SCORES.items() if len(series(run, name)[0])}
     if not present:
         return None
-    figure = new_figure(height=3.0)
+    figure = new_figure(height=2.8)
     axis = figure.add_subplot()
-    mark_crossing(axis, run)
+    over_steps(axis, run)
     for name, (label, colour, factor) in present.items():
         steps, values = series(run, name)
         axis.plot(steps, values * factor, "o-", color=colour, label=label, markersize=3.5, linewidth=1.4)
@@ -111,11 +122,11 @@ def losses_figure(run: Run) -> Figure | None:
         return None
     figure = new_figure(height=2.8)
     axis = figure.add_subplot()
-    mark_crossing(axis, run)
+    over_steps(axis, run)
     names.sort(key=lambda name: (not name.endswith("/total"), name))
     for name, colour in zip(names, (INK, *CYCLE), strict=False):
         axis.plot(*series(run, name), color=colour, label=name.rsplit("/", 1)[1], linewidth=1.2)
-    axis.set(xlabel="optimiser step", ylabel="loss", title="Loss terms, unweighted")
+    axis.set(ylabel="loss", title="Loss terms, unweighted")
     axis.legend(ncols=2)
     return figure
 
@@ -130,11 +141,11 @@ def correlation_figure(run: Run) -> Figure | None:
         return None
     figure = new_figure(height=2.8)
     axis = figure.add_subplot()
-    mark_crossing(axis, run)
+    over_steps(axis, run)
     for name, (label, colour) in looks.items():
         axis.plot(*series(run, name), "o-", color=colour, label=label, markersize=3.5, linewidth=1.4)
     axis.axhline(0, color=MUTED, linewidth=0.8)
-    axis.set(xlabel="optimiser step", ylabel="correlation", title="Student's logits against the teacher's")
+    axis.set(ylabel="correlation", title="Student's logits against the teacher's")
     axis.legend()
     return figure
 

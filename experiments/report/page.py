@@ -128,7 +128,8 @@ def growth_pictures(subject: Subject) -> list[Picture]:
     for model in (TEACHER, STUDENT, RANDOM):
         details = subject.run.details(model, HC18)
         if details is not None:
-            title = f"{model}: {details['valid']} of {details['total']} valid, {details['validity']:.1f} %"
+            name = "random weights" if model == RANDOM else model
+            title = f"{name}: {details['valid']} of {details['total']} valid, {details['validity']:.1f} %"
             drawn = figures.growth_figure(details["samples"], title)
             pictures += picture(drawn, f"Growth chart, {model} of {subject.title}")
     return pictures
@@ -183,8 +184,8 @@ def dispute_blocks(subject: Subject) -> list[Dispute]:
             continue
         sides = agreement(teacher["samples"], student["samples"])
         counts = (
-            f"{sides.both} images both right, {sides.neither} both wrong, {len(sides.gained)} only the student right, "
-            f"{len(sides.lost)} only the teacher right"
+            f"{sides.both} images both right, {sides.neither} both wrong, "
+            f"{len(sides.gained)} only the student right, {len(sides.lost)} only the teacher right"
         )
         chosen = disputes(teacher["samples"], student["samples"])
         pictures = {} if subject.evidence is None else subject.evidence.thumbnails
@@ -241,9 +242,10 @@ def render(subjects: Sequence[Subject]) -> str:
     """Return the report as one HTML document; whatever comes from data is escaped."""
     runs, titles = [subject.run for subject in subjects], [subject.title for subject in subjects]
     reference = verdict.reference_of(runs)
+    corpora = dict.fromkeys(str(run.record["data"]) for run in runs)
     with drawing():
         context = {
-            "title": titles[0] if len(titles) == 1 else f"{titles[0]} and {len(titles) - 1} more",
+            "title": f"{', '.join(titles)} on {', '.join(corpora)}",
             "subjects": subjects,
             "answers": verdict.answers(runs),
             "headline": tables.headline(runs, titles),

@@ -119,8 +119,9 @@ def _percent_right(rows: Sequence[Row], groups: NDArray[np.int64], weights: Floa
 
 
 def _macro_f1(rows: Sequence[Row], groups: NDArray[np.int64], weights: Floats) -> Floats:
-    """Return macro F1 under each row of patient weights [R, P]; an undrawn class counts with zero, as in
-    `metrics.bootstrap.f1_interval`.
+    """Return macro F1 under each row of patient weights [R, P].
+
+    A class that was not drawn counts with zero, as in `metrics.bootstrap.f1_interval`.
     """
     classes = sorted({str(row["target"]) for row in rows})
     patients = weights.shape[1]

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
@@ -22,7 +23,7 @@ THEME = {
 INK, MUTED, LINE, PAPER, BLUE, ORANGE, GREEN, PURPLE, RED, SKY = THEME
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.fonttype": "none",  # text stays text: it can be searched, and a screen reader finds it
     "font.family": "sans-serif",

@@ -12,7 +12,8 @@ from experiments.report.read_run import Run
 from metrics.names import HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER
 
 TITLES = {PLANES: "five-plane F1", SUBPLANES: "brain sub-plane F1", HC18: "HC18 validity, %"}
-NOTHING = "–"
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def number(value: float | None, benchmark: str) -> str:
 def signed(value: float, benchmark: str) -> str:
     """Write a difference of scores, with its sign and a true minus."""
     text = f"{value:+.1f}" if benchmark == HC18 else f"{value:+.3f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
 
 
 def _score(run: Run, model: str, benchmark: str) -> Cell:
@@ -80,9 +81,8 @@ def _measured(run: Run, model: str, title: str, benchmarks: Sequence[str], best:
     size = NOTHING if count is None else f"{count / 1e6:.1f} M"
     scores = [_score(run, model, benchmark) for benchmark in benchmarks]
     composite = run.composite(model)
-    tone = "good" if best else ""
     last = Cell(
-        NOTHING if composite is None else f"{composite:.3f}", "best of the students" if best else "", tone
+        NOTHING if composite is None else f"{composite:.3f}", "highest of the students" if best else ""
     )
     return [Cell(title), *scores, short(run.eight_class_f1(model)), last, Cell(size)]
 
@@ -90,9 +90,8 @@ def _measured(run: Run, model: str, title: str, benchmarks: Sequence[str], best:
 def _paper(row: PaperRow, benchmarks: Sequence[str]) -> list[Cell]:
     known = {HC18: row.validity, SUBPLANES: row.subplanes_f1}
     scores = [Cell(number(known.get(benchmark), benchmark)) for benchmark in benchmarks]
-    size = "427 M" if "teacher" in row.experiments else "75 M"
     composite = (row.class_f1 + row.validity / 100) / 2
-    return [Cell(row.title), *scores, short(row.class_f1), short(composite), Cell(size)]
+    return [Cell(row.title), *scores, short(row.class_f1), short(composite), Cell(row.parameters)]
 
 
 def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.report.read_run import Run
-from experiments.report.tables import TITLES, difference, signed
+from experiments.report.tables import MINUS, TITLES, difference, signed
 from experiments.report.training import ATTRACT, REPEL, Dynamics, dynamics, epoch_of
 from metrics.names import HEADLINE, STUDENT, TEACHER
 
@@ -49,7 +49,7 @@ def reference_of(runs: Sequence[Run]) -> Run | None:
 def answers(runs: Sequence[Run]) -> list[Answer]:
     """Answer whether repulsion helped, where, and when."""
     subject, reference = subject_of(runs), reference_of(runs)
-    return [_whether(subject, reference), _where(subject, reference), _when(subject)]
+    return [_whether(subject, reference), _where(subject, reference), _when(subject, reference)]
 
 
 def _whether(run: Run, reference: Run | None) -> Answer:
@@ -71,12 +71,14 @@ def _whether(run: Run, reference: Run | None) -> Answer:
     gains = [name for name, value in known.items() if value.low > 0]
     losses = [name for name, value in known.items() if value.high < 0]
     listed = "; ".join(
-        f"{TITLES[name]} {signed(value.value, name)} ({signed(value.low, name)} to {signed(value.high, name)})"
+        f"{TITLES[name]} {signed(value.value, name)} "
+        f"({signed(value.low, name)} to {signed(value.high, name)})"
         for name, value in known.items()
     )
     sentences = [
         f"Over {reference.experiment}, on the same test images: {listed}.",
-        "Intervals are 95 % over patients and know nothing of the seed: repeat with other seeds before believing a small one.",
+        "Intervals are 95 % over patients and know nothing of the seed: repeat with other seeds before "
+        "believing a small difference.",
     ]
     if gains and not losses:
         return Answer(question, "Yes, on these test patients", sentences, "good")
@@ -94,8 +96,8 @@ def _within(run: Run) -> str:
         return "There is no evaluation on either side of the zero crossing."
     best = max(after, key=lambda point: point.composite)
     return (
-        f"The validation composite was {before.composite:.3f} at the last evaluation before the weight turned negative and "
-        f"{best.composite:.3f} at its best after. Longer training alone could explain a gain."
+        f"The validation composite was {before.composite:.3f} at the last evaluation before the weight "
+        f"turned negative and {best.composite:.3f} at its best after. Longer training alone could explain it."
     )
 
 
@@ -112,7 +114,11 @@ def _against_teacher(run: Run) -> str:
 
 
 def _how_to_compare(run: Run) -> str:
-    return f'Add a run without repulsion: make report RUN="{run.folder.name} ..." with one of EXP=static-kd or EXP=no-kd.'
+    data = run.record["data"]
+    return (
+        f'To find out: make train EXP=static-kd DATA={data}, then make report RUN="..." with both folders. '
+        "Static KD is the same loss without repulsion."
+    )
 
 
 def _where(run: Run, reference: Run | None) -> Answer:
@@ -138,7 +144,7 @@ def _where(run: Run, reference: Run | None) -> Answer:
     return Answer("Where?", best, sentences)
 
 
-def _when(run: Run) -> Answer:
+def _when(run: Run, reference: Run | None) -> Answer:
     question = "At what point of training?"
     found = dynamics(run)
     if found.best is None:
@@ -146,19 +152,41 @@ def _when(run: Run) -> Answer:
             question, "No validation scores", ["This folder holds an evaluation without a training history."]
         )
     if found.crossing is None:
-        text = f"The best composite, {found.best.composite:.3f}, came at epoch {found.best.epoch}; the weight never turned negative."
+        text = (
+            f"The best validation composite, {found.best.composite:.3f}, came at epoch {found.best.epoch}; "
+            "the weight never turned negative."
+        )
         return Answer(question, f"Best at epoch {found.best.epoch}", [text])
     epoch = epoch_of(run, found.crossing)
     sentences = [
-        f"The weight fell from {found.start_weight:.2g} to {found.end_weight:.2g} and crossed zero at step "
-        f"{found.crossing:.0f}" + (f", in epoch {epoch:.1f}." if epoch is not None else "."),
+        f"The weight fell from {found.start_weight:.2g} to {found.end_weight:.2g}".replace("-", MINUS)
+        + f" and crossed zero at step {found.crossing:.0f}"
+        + (f", in epoch {epoch:.1f}." if epoch is not None else "."),
         _phases(found),
     ]
+    if reference is not None:
+        sentences.append(_lead(found, dynamics(reference), reference.experiment))
     selected = f"The selected checkpoint is of epoch {found.best.epoch}, step {found.best.step:.0f}, "
     if found.best.phase == REPEL:
         return Answer(question, "Best while repelling", [*sentences, selected + "after the crossing."])
     note = "before the crossing: the model that was scored on test patients was never repelled."
     return Answer(question, "Best before repulsion began", [*sentences, selected + note], "bad")
+
+
+def _lead(found: Dynamics, other: Dynamics, name: str) -> str:
+    """Say from which epoch on the validation composite stayed above another run's."""
+    rival = {point.epoch: point.composite for point in other.evaluations}
+    shared = [point for point in found.evaluations if point.epoch in rival]
+    if not shared:
+        return f"{name} has no validation scores at the same epochs."
+    behind = [point.epoch for point in shared if point.composite <= rival[point.epoch]]
+    ahead = [point for point in shared if not behind or point.epoch > behind[-1]]
+    if not ahead:
+        return f"At the last epoch it was not ahead of {name} on validation patients."
+    phase = (
+        f", {'repelling' if ahead[0].phase == REPEL else 'still attracting'} there" if ahead[0].phase else ""
+    )
+    return f"It stayed ahead of {name} on validation patients from epoch {ahead[0].epoch} on{phase}."
 
 
 def _phases(found: Dynamics) -> str:
