@@ -201,7 +201,8 @@ class RepresentationEvaluation(Callback):
 
 def _identity(tokens: Tensor) -> Tensor:
     """Number texts [N] so that equal ones have equal numbers: the model cannot tell them apart."""
-    return torch.unique(tokens, dim=0, return_inverse=True)[1]
+    identity: Tensor = torch.unique(tokens, dim=0, return_inverse=True)[1]
+    return identity
 
 
 def _same_text(tokens: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""The commands beside training, through the one entry point, and the make targets in front of them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules.pair_shards import PairShardsDataModule
+from experiments import __main__ as command_line
+from experiments.__main__ import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(monkeypatch, *arguments):
+    """Run one command line as a shell would, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    return stop.value.code
+
+
+def make(*arguments):
+    """Return the commands that make would run."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_check_data_tells_by_its_exit_code(monkeypatch, tiny_planes, capsys):
+    assert command(monkeypatch, "check-data", "planes", tiny_planes, "--workers=1") == 0
+    assert "12400" in capsys.readouterr().out.replace(",", ""), "the published count is named"
+    next((tiny_planes / "Images").glob("*.png")).write_bytes(b"not an image")
+    assert command(monkeypatch, "check-data", "planes", tiny_planes, "--workers=1") == 1
+
+
+def test_a_user_error_is_one_line(monkeypatch, tmp_path, capsys):
+    assert command(monkeypatch, "check-data", "planes", tmp_path / "nowhere") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "PLANES_ROOT=folder" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_shards_of_the_public_sets_are_read_by_their_folder(monkeypatch, tiny_planes, tiny_hc18, tmp_path):
+    target = tmp_path / "shards"
+    assert command(monkeypatch, "shards", tiny_planes.parent, target, "--samples-per-shard=20") == 0
+    manifest = json.loads((target / "manifest.json").read_text())
+    data = PairShardsDataModule(str(target))
+    assert [Path(url).name for url in data.urls] == [shard["name"] for shard in manifest["shards"]]
+    assert len(data.urls) > 1
+    data.read_records()
+
+
+@pytest.mark.parametrize("folder", ["empty", "nowhere"])
+def test_missing_shards_say_what_writes_them(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 shards are missing.*SHARDS=.*make shards"):
+        PairShardsDataModule(str(tmp_path / folder)).read_records()
+
+
+def test_every_command_explains_itself(monkeypatch, capsys):
+    for name in COMMANDS:
+        assert command(monkeypatch, name, "--help") == 0
+        assert "usage" in capsys.readouterr().out
+
+
+def test_make_hands_weights_and_prompts_on():
+    given = ["TEACHER=t.pt", "STUDENT=s.pt", "PROTOCOL=p.json", "ARGS=--trainer.max_epochs=1"]
+    spelt = "--teacher=t.pt --student=s.pt --protocol=p.json --trainer.max_epochs=1"
+    assert f"experiments train srkd planes {spelt}" in make("train", "DATA=planes", *given)
+    assert f"experiments evaluate hc18 x.ckpt {spelt}" in make("evaluate", "DATA=hc18", "CKPT=x.ckpt", *given)
+    reproduce = make("reproduce", "SUITE=ablation", "SEEDS=4,5", "DATA=shards", *given)
+    assert f"experiments reproduce ablation shards --seeds=4,5 {spelt}" in reproduce
+    assert "--protocol=p.json" in make("export", "CKPT=x.ckpt", *given)
+
+
+def test_make_targets_of_corpora_and_table():
+    assert "experiments check-data hc18 /data/HC18" in make("check-data", "DATA=hc18", "ROOT=/data/HC18")
+    assert "experiments shards /data /out" in make("shards", "ROOT=/data", "OUT=/out")
+    assert "experiments import-protocol /clone --out=p.json" in make(
+        "import-protocol", "FROM=/clone", "OUT=p.json"
+    )
+    assert "experiments table phantom" in make("table")
+    assert "check-data needs ROOT=" in make("check-data")
+    assert "shards needs OUT=" in make("shards", "ROOT=/data")
+    assert "import-protocol needs FROM=" in make("import-protocol")
