@@ -56,15 +56,16 @@ class PairBuilder:
         """Build a pair from what `prepare` gave and the (height, width) of the original; see `__call__`."""
         templates = caption_templates(record)
         template = templates[int(rng.integers(len(templates)))]
-        student_image, teacher_image = self._transform.render(square, rng)
+        zoom = self._transform.draw_zoom(rng)
+        student_image, teacher_image = self._transform.render(square, rng, zoom)
         sample = {
             "record": record,
             "student_image": student_image,
-            "student_text": _text(template, record, shape, self.student),
+            "student_text": _text(template, record, shape, self.student, zoom),
         }
         if self.teacher is not None:
             sample["teacher_image"] = teacher_image
-            sample["teacher_text"] = _text(template, record, shape, self.teacher)
+            sample["teacher_text"] = _text(template, record, shape, self.teacher, zoom)
         return sample
 
 
@@ -121,14 +122,17 @@ def _numbers(values: list[float | None]) -> Tensor:
     return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float32)
 
 
-def _text(template: str, record: Record, shape: tuple[int, ...], preprocessing: Preprocessing) -> str:
+def _text(
+    template: str, record: Record, shape: tuple[int, ...], preprocessing: Preprocessing, zoom: float
+) -> str:
     height, width = shape
+    pixel_size_mm = None if record.pixel_size_mm is None else record.pixel_size_mm / zoom
     return render_spacing(
         template,
         width=width,
         height=height,
         image_size=preprocessing.image_size,
-        pixel_size_mm=record.pixel_size_mm,
+        pixel_size_mm=pixel_size_mm,
     )
 
 

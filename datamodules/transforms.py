@@ -6,6 +6,7 @@ student and teacher look at the same picture. Evaluation follows the published p
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from dataclasses import dataclass
@@ -36,15 +37,18 @@ class Augmentation:
         translation: Shift along each axis, as a share of the padded side.
         brightness: Added to the pixel values, on the 0-1 scale.
         contrast: Relative change of the factor on the pixel values.
+        zoom: Magnification between 1 / (1 + zoom) and 1 + zoom, log-uniform; 0 for none, as the paper. Captions
+            state the pixel spacing after it, which teaches heads of one age at many scales.
     """
 
     rotation_degrees: float = 7.0
     translation: float = 0.05
     brightness: float = 0.15
     contrast: float = 0.15
+    zoom: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.rotation_degrees, self.translation, self.brightness, self.contrast) < 0:
+        if min(self.rotation_degrees, self.translation, self.brightness, self.contrast, self.zoom) < 0:
             raise ValueError(f"augmentation: ranges cannot be negative, got {self}")
 
 
@@ -66,6 +70,7 @@ class TwoViewTransform:
         self.views = (student,) if teacher is None else (student, teacher)
         self.working_side = _OVERSAMPLING * max(view.image_size for view in self.views)
         self._augment = None if augmentation is None else _compose(augmentation)
+        self._zoom = 0.0 if augmentation is None else math.log1p(augmentation.zoom)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         """Render one image.
@@ -77,15 +82,23 @@ class TwoViewTransform:
         Returns:
             The student's view [3, S, S] and the teacher's [3, T, T] (None without one), float32, normalised.
         """
-        return self.render(self.prepare(image), rng)
+        return self.render(self.prepare(image), rng, self.draw_zoom(rng))
+
+    def draw_zoom(self, rng: np.random.Generator) -> float:
+        """Draw a magnification; exactly 1 without one."""
+        return math.exp(rng.uniform(-self._zoom, self._zoom)) if self._zoom else 1.0
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Do what is the same in every epoch: pad to a square and shrink to at most `working_side`."""
         square = pad_to_square(image)
         return _resize(square, min(len(square), self.working_side))
 
-    def render(self, square: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+    def render(
+        self, square: np.ndarray, rng: np.random.Generator, zoom: float = 1.0
+    ) -> tuple[Tensor, Tensor | None]:
         """Do what is random, then what each view asks for; see `__call__`."""
+        if zoom != 1.0:
+            square = _magnify(square, zoom)
         if self._augment is not None:
             square = self._draw(square, rng)
         views = [normalise(_resize(square, view.image_size), view) for view in self.views]
@@ -168,6 +181,13 @@ def _compose(augmentation: Augmentation) -> A.Compose:
             ),
         ]
     )
+
+
+def _magnify(square: np.ndarray, zoom: float) -> np.ndarray:
+    """Scale about the centre on a canvas that keeps its size; what is new at the border is black."""
+    side = len(square)
+    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), 0.0, zoom)
+    return cv2.warpAffine(square, matrix, (side, side), flags=cv2.INTER_LINEAR)
 
 
 def _resize(square: np.ndarray, side: int) -> np.ndarray:

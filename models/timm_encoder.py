@@ -130,7 +130,7 @@ class TimmEncoder(DualEncoder):
 
 
 @torch.no_grad()
-def _order_numbers(embedding: Tensor, waves: int = 6) -> None:
+def _order_numbers(embedding: Tensor, waves: int = 16) -> None:
     """Start each family of numbers on a smooth random curve instead of at unrelated points.
 
     Ages and pixel spacings are quantities: neighbours that begin as neighbours let a small corpus teach
@@ -144,9 +144,10 @@ def _order_numbers(embedding: Tensor, waves: int = 6) -> None:
     norm = embedding.norm(dim=1).mean()
     for family in number_families():
         place = torch.linspace(0, 1, len(family))[:, None]
-        order = torch.arange(waves)
-        curve = torch.cos(torch.pi * order * place) / order.clamp(min=1)  # the first is the family's own place
-        points = curve @ torch.randn(waves, embedding.shape[1])
+        order = torch.arange(min(waves, len(family)))
+        # The first wave is constant: the family's own place.
+        curve = torch.cos(torch.pi * order * place) / order.clamp(min=1).sqrt()
+        points = curve @ torch.randn(len(order), embedding.shape[1])
         embedding[family] = points * (norm / points.norm(dim=1).mean())
 
 
