@@ -1,6 +1,28 @@
-"""Artifacts for devices: ONNX and Core ML files, heads, proof of parity, latency."""
+"""Artifacts for devices: ONNX and Core ML files, heads, proof of parity, latency.
 
-from export.build import Options, export_student
-from export.manifest import Export, read_export
+Names are imported when they are first used: a process that times one runtime must not load all the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.build import Options, export_student
+    from export.manifest import Export, read_export
 
 __all__ = ["Export", "Options", "export_student", "read_export"]
+
+_HOMES = {
+    "Export": "export.manifest",
+    "Options": "export.build",
+    "export_student": "export.build",
+    "read_export": "export.manifest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'export' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from datamodules import FetalDataModule
 from datamodules.protocol import Protocol
-from export.contract import contract_of, metadata_of
+from export.contract import METADATA_LICENCE, contract_of, metadata_of
 from export.frames import EvaluationFrames, calibration_pixels, evaluation_frames
 from export.golden import write_golden
 from export.heads import (
@@ -27,7 +27,7 @@ from export.heads import (
 from export.int8_speed import drop_slow_int8
 from export.manifest import Export, artifact_entry, read_export, write_manifest
 from export.measure import measure, text_row
-from export.model_card import write_licences, write_model_card
+from export.model_card import weight_origin, write_licences, write_model_card
 from export.onnx_graph import OnnxRunner
 from export.parity import NOT_RUN, Row, failures, ledger, print_ledger, read_gates
 from export.pixel_graph import PixelEncoder
@@ -137,10 +137,10 @@ def _fill(
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
     _say("embedding prompts")
     heads, ages = _heads(student, protocol, frames, options)
-    bench = Workbench(
-        folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata_of(student.preprocessing)
-    )
     trained = source["weights"] == "trained"
+    terms = {METADATA_LICENCE: " ".join(weight_origin(source["recipe"], trained))}
+    metadata = metadata_of(student.preprocessing) | terms
+    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
 
     missing = _write_models(bench, data, options)

@@ -15,6 +15,7 @@ TEXT_EMBEDDING_NAME = "text_embedding"
 TOKENS_NAME = "tokens"
 
 METADATA_CONTRACT = "sonodistill.contract"
+METADATA_LICENCE = "sonodistill.weights_licence"
 METADATA_DIGEST = "sonodistill.contract_sha256"
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.contract import EMBEDDING_NAME, INPUT_NAME
+from export.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_LICENCE
 from export.provenance import collected_warnings
 
 LABEL_NAME = "label"
@@ -124,6 +124,7 @@ def write_package(
             "Fetal-ultrasound image encoder" if labels is None else "Fetal-ultrasound classifier"
         )
         model.input_description[INPUT_NAME] = f"{'Gray' if gray else 'RGB'} frame, {side} x {side} pixels"
+        model.license = metadata.get(METADATA_LICENCE, "")
         model.user_defined_metadata.update(metadata)
         model.save(str(path))
     return way

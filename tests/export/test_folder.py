@@ -36,6 +36,7 @@ def test_onnx_file_is_single_static_and_carries_the_contract(exported):
     assert json.loads(metadata["sonodistill.contract"]) == exported.manifest["contract"]
     assert metadata["sonodistill.contract_sha256"] == exported.manifest["contract_sha256"]
     assert "not a medical device" in metadata["sonodistill.note"]
+    assert "random weights" in metadata["sonodistill.weights_licence"]
 
 
 def test_image_encoder_leaves_the_text_tower_behind(exported, student):
