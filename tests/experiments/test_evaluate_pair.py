@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import yaml
 
 from datamodules.protocol import Protocol
 from experiments import __main__ as command_line
@@ -85,3 +86,23 @@ def test_a_missing_folder_names_its_variable(workplace, monkeypatch):
             "train", "no-kd", "planes", "--run=lost", *SMALL, f"--model.student={student}",
             "--model.teacher=null",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["planes", "shards"])
+def test_real_presets_resolve_to_the_papers_recipe(workplace, monkeypatch, capsys, preset):
+    monkeypatch.setenv("HC18_ROOT", "/x/HC18")
+    monkeypatch.setenv("SHARDS", "/x/shards")
+    with pytest.raises(SystemExit):
+        run("train", "srkd", preset, "--print_config")
+    config = yaml.safe_load(capsys.readouterr().out)
+    data, trainer, model = config["data"]["init_args"], config["trainer"], config["model"]
+    assert (data["batch_size"], data["pin_memory"]) == (512, True)
+    assert (trainer["accumulate_grad_batches"], trainer["precision"]) == (2, "16-mixed")
+    assert (model["learning_rate"], model["weight_decay"], model["betas"]) == (1e-5, 0.1, [0.9, 0.98])
+    assert model["student"]["init_args"]["name"] == "MobileCLIP2-S0"
+    assert model["teacher"]["init_args"]["name"] == "FetalCLIP"
+    if preset == "shards":
+        assert (trainer["max_epochs"], model["warmup_steps"]) == (20, 500)
+        assert (data["urls"], data["hc18_root"]) == ("/x/shards", "/x/HC18")
+    else:
+        assert data["root"] == str(workplace / "FETAL_PLANES_DB")
