@@ -118,7 +118,9 @@ def write_tables(rows: Sequence[Row], folder: Path, name: str, costs: Sequence[s
         partial = folder / f".{name}.{ending}.partial"
         partial.write_text(text(), encoding="utf-8")
         partial.replace(folder / f"{name}.{ending}")
-    plot_suite(lines, folder / f"{name}.png", title.removeprefix("### "))
+    plot_suite(
+        lines, folder / f"{name}.png", f"DATA={rows[0]['data']}" + (", own arguments" if arguments else "")
+    )
     return texts["md"]()
 
 
