@@ -37,12 +37,21 @@ SCORES = {
     validation_name(STUDENT, SUBPLANES, HEADLINE[SUBPLANES]): ("sub-plane F1", ORANGE, 1.0),
     validation_name(STUDENT, HC18, HEADLINE[HC18]): ("HC18 validity (share)", GREEN, 0.01),
 }
+LONGEST_LABEL = 22  # characters
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Cut names to what an axis has room for."""
+    return [
+        name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
+        for name in names
+    ]
 
 
 def over_steps(axis: Axes, run: Run) -> None:
     """Give an axis all steps of the run, shade the repelling part and mark where it begins."""
     last = float(run.history["step"].max())
-    axis.set(xlim=(0, last), xlabel="optimiser step")
+    axis.set(xlim=(0, 1.02 * last), xlabel="optimiser step")
     crossing = dynamics(run).crossing
     if crossing is not None:
         axis.axvline(crossing, color=RED, linewidth=1.1, linestyle="--")
@@ -189,7 +198,7 @@ def confusion_figure(
         title: What is shown.
         difference: Blue is for the better and red for the worse: more on the diagonal, less elsewhere.
     """
-    figure = new_figure(1.3 + 0.62 * max(len(columns), 5), 1.0 + 0.5 * len(rows))
+    figure = new_figure(1.6 + 0.48 * max(len(columns), 5), 1.1 + 0.4 * len(rows))
     axis = figure.add_subplot()
     for (row, column), value in np.ndenumerate(counts):
         better = value >= 0 if row == column else value <= 0
@@ -208,15 +217,15 @@ def confusion_figure(
         ylabel="true",
         title=title,
     )
-    axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(rows)), rows)
+    axis.set_xticks(range(len(columns)), brief(columns), rotation=35, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(rows)), brief(rows))
     axis.grid(visible=False)
     return figure
 
 
 def growth_figure(samples: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Draw the ages that a model read against measured head circumferences, over the WHO chart."""
-    figure = new_figure(height=3.6)
+    figure = new_figure(4.0, 3.7)
     axis = figure.add_subplot()
     weeks = np.linspace(13, 40, 80)
     low, median, high = (head_circumference_mm(weeks, centile) for centile in (LOWER, MEDIAN, UPPER))
@@ -246,7 +255,7 @@ def growth_figure(samples: Sequence[Mapping[str, Any]], title: str) -> Figure:
         ylabel="measured HC (mm)",
         title=title,
     )
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7.5)
     return figure
 
 
@@ -266,7 +275,7 @@ def reliability_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], titl
             np.array([b[key] for b in bins]) for key in ("confidence", "accuracy", "count")
         )
         colour = colours.get(name, PURPLE)
-        axis.plot(confidence, accuracy, "-", color=colour, linewidth=1.2)
+        axis.plot(confidence, accuracy, "-", color=colour, linewidth=1, alpha=0.45)
         axis.scatter(
             confidence,
             accuracy,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 from callbacks.evaluation_mode import evaluation_mode
 from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
 from datamodules.record import Record
+from experiments.report.figures import brief
 from experiments.report.svg import CYCLE, new_figure
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from models import DualEncoder
@@ -24,6 +24,7 @@ from models import DualEncoder
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 SEED = 0
 PERPLEXITY = 25.0
+COLLAPSED = 1e-5  # all embeddings within this are one point
 
 
 @dataclass(frozen=True)
@@ -88,20 +89,25 @@ def embed(model: DualEncoder, records: Sequence[Record], batch_size: int = 64) -
 
 
 def tsne(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Lay embeddings [N, D] out in the plane, [N, 2], by t-SNE on cosine distances, from their PCA.
+    """Lay embeddings [N, D] out in the plane, [N, 2], by t-SNE from their principal components.
+
+    Embeddings are of unit length, so that Euclidean distances rank as cosines do. Exact and not Barnes-Hut:
+    that one can crash the process when many points coincide, as those of a collapsed student do.
 
     Raises:
-        ValueError: There are fewer than four images.
+        ValueError: There are fewer than four images, or an embedding is not finite.
     """
     from sklearn.manifold import TSNE  # a second to import, and only needed here
 
     if len(embeddings) < 4:
         raise ValueError(f"projection: {len(embeddings)} images are too few for t-SNE")
+    if not np.isfinite(embeddings).all():
+        raise ValueError("projection: an embedding is not finite; the model has diverged")
+    if np.ptp(embeddings, axis=0).max() < COLLAPSED:
+        return np.zeros((len(embeddings), 2))
     perplexity = min(PERPLEXITY, (len(embeddings) - 1) / 3)
-    layout = TSNE(perplexity=perplexity, init="pca", metric="euclidean", random_state=SEED, max_iter=500)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # embeddings that are all alike have no variance
-        return np.asarray(layout.fit_transform(embeddings.astype(np.float64)), dtype=np.float64)
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=SEED, max_iter=400, method="exact")
+    return np.asarray(layout.fit_transform(embeddings.astype(np.float64)), dtype=np.float64)
 
 
 def project(embeddings: Mapping[str, NDArray[np.float32]], classes: Sequence[str]) -> dict[str, Projection]:
@@ -140,18 +146,20 @@ def projection_figure(points: Sequence[Sequence[float]], classes: Sequence[str],
     axis = figure.add_subplot()
     place = np.asarray(points, dtype=np.float64)
     labels = np.asarray(classes)
-    for number, name in enumerate(dict.fromkeys(sorted(classes))):
+    names = sorted(set(classes))
+    for number, (name, label) in enumerate(zip(names, brief(names), strict=True)):
         chosen = labels == name
         axis.scatter(
-            place[chosen, 0], place[chosen, 1], s=11, alpha=0.75, linewidths=0, label=name,
+            place[chosen, 0], place[chosen, 1], s=11, alpha=0.75, linewidths=0, label=label,
             color=CYCLE[number % len(CYCLE)], marker=MARKERS[number % len(MARKERS)],
         )  # fmt: skip
     axis.set(xticks=[], yticks=[], title=title)
+    axis.spines[:].set_visible(False)
     axis.grid(visible=False)
-    axis.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=3,
+    widest = max(map(len, brief(names)))
+    figure.legend(
+        loc="outside lower center",
+        ncols=2 if widest > 12 else 3,
         fontsize=7.5,
         handletextpad=0.1,
         columnspacing=0.8,

@@ -1,4 +1,4 @@
-"""Run folders with everything that a finished run leaves, made up in milliseconds by the project's own metrics."""
+"""Run folders with everything that a finished run leaves, made up from the project's own metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def aged(count: int, skill: float, seed: int) -> dict[str, Any]:
     samples = [
         {
             "name": f"{row:03d}_HC.png", "patient": f"{row:03d}", "hc_mm": float(hc_mm[row]),
-            "age_days": int(age[row]), "target": f"HC {hc_mm[row]:.1f} mm", "prediction": f"{age[row] // 7} w",
+            "age_days": int(age[row]), "prediction": f"{age[row] // 7} w", "target": f"HC {hc_mm[row]:.1f} mm",
             "assessed": bool(counts[row]), "correct": bool(valid[row]),
         }
         for row in range(count)
@@ -107,9 +108,10 @@ def evidence(names: list[str], classes: tuple[str, ...]) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     labels = [classes[number % len(classes)] for number in range(90)]
     centres = dict(zip(classes, generator.normal(size=(len(classes), 2)) * 12, strict=True))
+    middle = np.array([centres[label] for label in labels])
     views = {
         model: {
-            "points": (generator.normal(size=(90, 2)) * 3 + spread * np.array([centres[x] for x in labels])).tolist(),
+            "points": (generator.normal(size=(90, 2)) * 3 + spread * middle).tolist(),
             "separation": 1 + spread, "rank": 9.0, "alignment": None if model == "teacher" else 0.5,
         }
         for model, spread in (("teacher", 0.8), ("random", 0.0), ("student", 1.2))
@@ -124,11 +126,12 @@ def evidence(names: list[str], classes: tuple[str, ...]) -> dict[str, Any]:
 RunMaker = Callable[..., Path]
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> RunMaker:
-    """Write a run folder; more `skill` makes a better student."""
+@pytest.fixture(scope="session")
+def write_run() -> RunMaker:
+    """Write a run folder below `root`; more `skill` makes a better student."""
 
-    def make(
+    def write(
+        root: Path,
         experiment: str = "srkd",
         run: str = "made-up-s0",
         skill: float = 3.5,
@@ -137,7 +140,7 @@ def make_run(tmp_path: Path) -> RunMaker:
         seed: int = 1,
         with_evidence: bool = True,
     ) -> Path:
-        folder = tmp_path / "outputs" / experiment / run
+        folder = root / "outputs" / experiment / run
         folder.mkdir(parents=True)
         details = {
             model: {
@@ -156,7 +159,7 @@ def make_run(tmp_path: Path) -> RunMaker:
         assert all(final_name("student", name, key) in metrics for name, key in HEADLINE.items())
         record = {
             "experiment": experiment, "data": "phantom", "seed": 0, "metrics": metrics,
-            "selection": {"checkpoint": str(folder / "checkpoints/best.ckpt"), "monitor": "val/composite", "score": 0.8},
+            "selection": {"checkpoint": str(folder / "checkpoints/best.ckpt"), "monitor": "x", "score": 0.8},
             "parameters": {"student": 1_200_000, "teacher": 5_600_000}, "steps": STEPS, "seconds": 321.0,
             "finished": "2026-01-02T03:04:05+00:00", "git_commit": "0123456789abcdef-dirty",
             "versions": {"python": "3.11"}, "machine": {"cpus": 2, "device": "cpu"}, "details": details,
@@ -168,7 +171,7 @@ def make_run(tmp_path: Path) -> RunMaker:
         }
         config = {
             "seed_everything": 0, "experiment": experiment, "run": run,
-            "model": {"loss": {"class_path": "losses.SRKDLoss", "init_args": {"temperature": 5.0}}, "learning_rate": 1e-3},
+            "model": {"loss": {"class_path": "losses.SRKDLoss", "init_args": {"temperature": 5.0}}},
             "data": {"class_path": "datamodules.PhantomDataModule", "init_args": {"batch_size": 64}},
             "trainer": {"max_epochs": 8, "default_root_dir": str(folder)},
             "schedule": schedule if weights[0] != weights[1] else None,
@@ -181,4 +184,10 @@ def make_run(tmp_path: Path) -> RunMaker:
             (folder / "evidence.json").write_text(json.dumps(evidence(names, planes)))
         return folder
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, write_run: RunMaker) -> RunMaker:
+    """Write a run folder into this test's own place."""
+    return partial(write_run, tmp_path)

@@ -1,0 +1,98 @@
+"""The report in a real browser: no errors, no sideways scrolling, both themes, no JavaScript."""
+
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.report import write_report
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0",
+)  # fmt: skip
+DARK = "--blink-settings=preferredColorScheme=0"
+LIGHT = "--blink-settings=preferredColorScheme=1"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+
+
+def browse(tmp_path: Path, page: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    profile = tmp_path / f"profile-{len(list(tmp_path.glob('profile-*')))}"
+    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={profile}", *options, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def page(write_run, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    runs = [write_run(root), write_run(root, "static-kd", skill=2.5, weights=(1.0, 1.0), seed=3)]
+    return write_report(runs, root / "report.html")
+
+
+def test_a_console_error_would_be_seen(tmp_path):
+    broken = tmp_path / "broken.html"
+    broken.write_text("<script>console.error('seen')</script>")
+    with pytest.raises(AssertionError, match="seen"):
+        browse(tmp_path, broken, "--dump-dom")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 3000), (390, 6000)])
+def test_screenshots_in_both_themes(page, tmp_path, width, height):
+    shades = {}
+    for theme, option in (("light", LIGHT), ("dark", DARK)):
+        shot = tmp_path / f"{theme}.png"
+        browse(tmp_path, page, f"--window-size={width},{height}", f"--screenshot={shot}", option)
+        picture = Image.open(shot).convert("L")
+        assert picture.size == (width, height)
+        shades[theme] = float(np.median(np.asarray(picture)))
+    assert shades["light"] > 230
+    assert shades["dark"] < 40
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_window(page, tmp_path, width):
+    # In a frame, because a headless window is never narrower than 500 pixels when a script asks.
+    probe = "document.title = `wide ${this.contentDocument.documentElement.scrollWidth}`"
+    frame = tmp_path / "frame.html"
+    content = html.escape(page.read_text(encoding="utf-8"), quote=True)
+    frame.write_text(
+        f'<title></title><iframe width="{width}" height="900" onload="{probe}" srcdoc="{content}"></iframe>',
+        encoding="utf-8",
+    )
+    dom = browse(tmp_path, frame, "--window-size=1600,1000", "--dump-dom").stdout
+    wide = re.search(r"<title>wide (\d+)</title>", dom)
+    assert wide is not None
+    assert int(wide.group(1)) <= width
+
+
+def test_it_looks_the_same_with_javascript_off(page, tmp_path):
+    content = html.escape(page.read_text(encoding="utf-8"), quote=True)
+    shots = []
+    for number, limits in enumerate(("", "sandbox")):  # a sandboxed frame runs no script
+        frame = tmp_path / f"frame-{number}.html"
+        frame.write_text(
+            f'<iframe {limits} width="1280" height="2400" srcdoc="{content}"></iframe>', encoding="utf-8"
+        )
+        shots.append(tmp_path / f"shot-{number}.png")
+        browse(tmp_path, frame, "--window-size=1300,2420", f"--screenshot={shots[-1]}")
+    first, second = (np.asarray(Image.open(shot)) for shot in shots)
+    assert (first == second).all()
+    assert first.std() > 10  # and it is not empty
+
+
+def test_it_prints(page, tmp_path):
+    pdf = tmp_path / "report.pdf"
+    browse(tmp_path, page, f"--print-to-pdf={pdf}", "--no-pdf-header-footer")
+    pages = len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes()))
+    assert 3 <= pages <= 30

@@ -1,0 +1,137 @@
+"""Projections and disputed images from real models, real files and a real data module, all tiny."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import FetalPlanesDataModule
+from datamodules.evaluation_dataset import EvaluationDataset
+from experiments.report.evidence import collect, disputes, gravity, read_evidence, thumbnail, write_evidence
+from experiments.report.projection import embed, evenly, project, tsne
+from experiments.report.read_run import read_run
+from models import TimmEncoder, freeze
+
+
+@pytest.fixture(scope="module")
+def student():
+    torch.manual_seed(1)  # another one than that of the random baseline
+    return TimmEncoder(
+        trunk="repvit_m0_9", trunk_args={"embed_dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]}, embed_dim=16,
+        image_size=32, context_length=20, text_width=16, text_layers=1, text_heads=2,
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def data(tiny_planes):
+    return FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+
+
+def scored(data, wrong):
+    """Rows of the planes benchmark in which the images of `wrong` are mistaken."""
+    records = data.evaluation_records("planes", "test")
+    return [
+        {
+            "name": r.name, "patient": r.patient, "target": r.plane, "correct": n not in wrong,
+            "prediction": r.plane if n not in wrong else "cervix", "probability": 0.5 + n / 1000,
+        }
+        for n, r in enumerate(records)
+    ]  # fmt: skip
+
+
+def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, student):
+    folder = make_run(with_evidence=False)
+    record = json.loads((folder / "results.json").read_text())
+    for model, wrong in (("teacher", {0, 1, 2, 3}), ("student", {3, 4})):
+        record["details"][model] = {"planes": {"samples": scored(data, wrong), "split": "test"}}
+    (folder / "results.json").write_text(json.dumps(record))
+    run = read_run(folder)
+    found = collect(run, student, freeze(student), data, "the command")
+    names = [row["name"] for row in scored(data, set())]
+    assert set(found.thumbnails) == {names[n] for n in (0, 1, 2, 4)}
+    assert set(found.projections["planes"]) == {"teacher", "random", "student"}
+    count = len(found.classes["planes"])
+    assert all(np.shape(view.points) == (count, 2) for view in found.projections["planes"].values())
+    assert found.projections["planes"]["student"].alignment == pytest.approx(1)  # it is its own teacher
+    assert found.projections["planes"]["random"].alignment < 0.999
+    write_evidence(found, folder)
+    assert read_evidence(folder) == found
+
+
+def test_embeddings_are_the_models_own_in_the_order_of_the_records(data, student):
+    records = data.evaluation_records("planes", "test")[:5]
+    images = torch.stack([EvaluationDataset(records, student.preprocessing)[n]["image"] for n in range(5)])
+    with torch.no_grad():
+        expected = student.encode_image(images).numpy()
+    np.testing.assert_allclose(embed(student, records, batch_size=2), expected, atol=1e-5)
+
+
+def test_classes_are_drawn_as_evenly_as_they_allow():
+    classes = ["a"] * 50 + ["b"] * 3 + ["c"] * 50
+    chosen = evenly([None] * 103, classes, 20)
+    counts = {name: sum(classes[n] == name for n in chosen) for name in "abc"}
+    assert counts["b"] == 3
+    assert abs(counts["a"] - counts["c"]) <= 1
+    assert len(chosen) == len(set(chosen)) == 20
+    assert chosen == evenly([None] * 103, classes, 20)
+    assert evenly([None] * 3, ["a", "b", "a"], 20) == [0, 1, 2]
+
+
+def test_clusters_stay_apart_and_collapsed_embeddings_are_no_error():
+    generator = np.random.default_rng(0)
+    points = np.repeat(np.eye(3, 8), 20, axis=0) + 0.01 * generator.normal(size=(60, 8))
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    labels = np.repeat(["a", "b", "c"], 20)
+    place = tsne(points)
+    centres = np.stack([place[labels == name].mean(axis=0) for name in "abc"])
+    nearest = np.linalg.norm(place[:, None] - centres, axis=2).argmin(axis=1)
+    assert (np.array(list("abc"))[nearest] == labels).all()
+    same = np.tile(np.eye(1, 8, dtype=np.float32), (12, 1))
+    view = project({"student": same}, ["a"] * 6 + ["b"] * 6)["student"]
+    assert view.separation is None
+    assert view.rank is None
+    assert np.ptp(view.points) == 0
+    half = np.vstack([same, points[:20]])  # many points that coincide, and some that do not
+    assert np.isfinite(tsne(half)).all()
+    with pytest.raises(ValueError, match="not finite"):
+        tsne(np.full((8, 4), np.nan, dtype=np.float32))
+    with pytest.raises(ValueError, match="too few"):
+        tsne(points[:3])
+
+
+def test_the_gravest_errors_come_first_and_other_patients_before_repeats():
+    def row(name, patient, correct, probability):
+        return {
+            "name": name,
+            "patient": patient,
+            "target": "a",
+            "correct": correct,
+            "probability": probability,
+        }
+
+    facts = [("w", "1", 0.9), ("x", "1", 0.8), ("y", "2", 0.3), ("z", "3", 0.5)]
+    teacher = [row(name, patient, False, probability) for name, patient, probability in facts]
+    student = [row(name, patient, True, 1.0) for name, patient, _ in facts]
+    found = disputes(teacher, student)
+    assert [a["name"] for a, _ in found["gained"]] == ["w", "z", "y", "x"]
+    assert found["lost"] == []
+    assert [b["name"] for _, b in disputes(student, teacher)["lost"]] == ["w", "z", "y", "x"]
+
+
+def test_a_heads_error_is_measured_in_weeks():
+    assert gravity({"hc_mm": 175.0, "age_days": 20 * 7}) == pytest.approx(
+        0, abs=0.2
+    )  # the median at 20 weeks
+    assert gravity({"hc_mm": 175.0, "age_days": 25 * 7}) == pytest.approx(5, abs=0.2)
+
+
+def test_thumbnails_are_small_and_keep_their_shape(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 600), dtype=np.uint8)).save(
+        tmp_path / "x.png"
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode(thumbnail(tmp_path / "x.png"))))
+    assert picture.size == (160, 80)

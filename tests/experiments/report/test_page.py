@@ -1,0 +1,207 @@
+"""The report's HTML: complete, self-contained, and deaf to what names try to say."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from experiments.report import write_report
+from experiments.report.compare import flatten
+from experiments.report.read_run import read_run
+
+HOSTILE = '</title><script>alert("x")</script><img src=x onerror=alert(1)> & $\\frac{1}{0}$'
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Collects tags, attributes, identifiers and text, and checks that every tag is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.identifiers, self.open, self.words = [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} {name}"
+            if name in ("src", "href", "xlink:href"):
+                self.links.append(value)
+            if name == "id":
+                self.identifiers.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(path):
+    text = path.read_text(encoding="utf-8")
+    outline = Outline(text)
+    return text, outline, re.sub(r"\s+", " ", " ".join(outline.words))
+
+
+def test_one_run_has_every_section(make_run):
+    folder = make_run()
+    path = write_report([folder])
+    assert path == folder / "report.html"
+    text, outline, words = read(path)
+    for heading in (
+        "Did repulsion help?", "Where?", "At what point of training?", "Scores on test patients",
+        "Off-diagonal weight", "zero at step 143", "student minus teacher", "Gestational age",
+        "student before training", "student after training", "only the student right",
+        "Expected calibration error", "by machine", "Main settings", "git checkout", "simulated",
+        "python -m experiments train srkd phantom", "with uncommitted changes", "Not a medical device",
+    ):  # fmt: skip
+        assert heading in words, heading
+    assert "script" not in outline.tags
+    assert outline.tags.count("img") > 10
+    assert len(text) < 6_000_000
+
+
+def test_nothing_is_fetched_and_no_identifier_is_used_twice(make_run):
+    text, outline, _ = read(write_report([make_run()]))
+    assert {link.partition(":")[0] for link in outline.links if not link.startswith("#")} == {"data"}
+    assert all(link[1:] in outline.identifiers for link in outline.links if link.startswith("#"))
+    assert len(outline.identifiers) == len(set(outline.identifiers))
+    assert "@import" not in text
+    assert re.findall(r"url\((?!#)", text) == []
+
+
+def test_the_headline_numbers_are_those_of_the_results(make_run):
+    folder = make_run()
+    metrics = json.loads((folder / "results.json").read_text())["metrics"]
+    _, _, words = read(write_report([folder]))
+    for name in ("student/planes/f1", "teacher/subplanes/f1", "random/planes/f1"):
+        assert f"{metrics[name]:.3f}" in words
+    assert f"{metrics['student/hc18/validity']:.1f}" in words
+    assert "88.6" in words  # the paper's
+
+
+def test_several_runs_are_laid_side_by_side(make_run, tmp_path):
+    folders = [
+        make_run(),
+        make_run("static-kd", weights=(1.0, 1.0), skill=2.0, seed=5),
+        make_run("no-kd", weights=(1, 1)),
+    ]
+    out = tmp_path / "sub" / "three.html"
+    assert write_report(folders, out) == out
+    _, outline, words = read(out)
+    assert len(outline.identifiers) == len(set(outline.identifiers))
+    for part in (
+        "srkd over static-kd",
+        "no-kd over static-kd",
+        "Settings that differ",
+        "schedule.init_args.end_ratio",
+    ):
+        assert part in words, part
+    assert "default_root_dir" not in words.split("Settings that differ")[1].split("Repeat it")[0]
+
+
+def test_two_runs_of_one_experiment_keep_their_own_names(make_run, tmp_path):
+    _, _, words = read(write_report([make_run(run="a"), make_run(run="b", seed=4)], tmp_path / "x.html"))
+    assert "srkd/a" in words
+    assert "srkd/b" in words
+
+
+def test_hostile_names_stay_text(make_run, tmp_path):
+    folder = make_run(planes=(HOSTILE, "brain", "femur", "heart", "cervix"))
+    record = json.loads((folder / "results.json").read_text())
+    record["experiment"] = record["data"] = record["git_commit"] = record["finished"] = HOSTILE
+    record["details"]["student"]["planes"]["subgroups"] = {HOSTILE: {HOSTILE: {"count": 3}}}
+    record["details"]["student"]["planes"]["samples"][0]["name"] = HOSTILE
+    (folder / "results.json").write_text(json.dumps(record))
+    (folder / "config.yaml").write_text(
+        json.dumps({"model": {HOSTILE: HOSTILE}, "data": {"class_path": HOSTILE}})
+    )
+    found = json.loads((folder / "evidence.json").read_text()) | {"command": HOSTILE}
+    (folder / "evidence.json").write_text(json.dumps(found))
+    text, outline, words = read(write_report([folder], tmp_path / "h.html"))
+    assert "script" not in outline.tags
+    assert "<script" not in text
+    assert "onerror=alert(1)>" not in text
+    assert 'alert("x")' in words  # shown, not run
+    assert "Content-Security-Policy" in text
+
+
+def test_a_run_without_evidence_still_has_a_report_that_says_so(make_run, capsys):
+    _, _, words = read(write_report([make_run(with_evidence=False)]))
+    assert "Not drawn:" in words
+    assert "no such checkpoint" in words
+    assert "no projections and no images" in capsys.readouterr().err
+
+
+def test_an_evaluation_without_history_or_teacher(make_run):
+    folder = make_run()
+    (folder / "metrics.csv").unlink()
+    (folder / "config.yaml").unlink()
+    record = json.loads((folder / "results.json").read_text())
+    del record["details"]["teacher"]
+    record["metrics"] = {
+        name: value for name, value in record["metrics"].items() if not name.startswith("teacher/")
+    }
+    (folder / "results.json").write_text(json.dumps(record))
+    _, _, words = read(write_report([folder]))
+    assert "without a training history" in words
+    assert "No repulsion here" in words
+
+
+def test_export_and_latency_appear_when_they_are_there(make_run):
+    folder = make_run()
+    (folder / "export").mkdir()
+    row = {
+        "variant": "onnx-int8",
+        "status": "FAILED",
+        "note": "flip_rate 0.2, limit 0.01",
+        "points_lost": 3.25,
+    }
+    (folder / "export/parity.json").write_text(
+        json.dumps({"rows": [row | {"figures": {"cosine_min": 0.97}}]})
+    )
+    times = {"p50_ms": 1.5, "p95_ms": 2.25, "ratio": {"median": 0.5}, "peak_mb": 120.0}
+    backends = {"onnxruntime": times, "coreml": {"error": "no Mac"}}
+    (folder / "latency.json").write_text(
+        json.dumps({"backends": backends, "yardstick": "torch-eager", "machine": {}})
+    )
+    _, _, words = read(write_report([folder]))
+    for part in (
+        "onnx-int8",
+        "FAILED",
+        "limit 0.01",
+        "0.970000",
+        "3.25",
+        "2.25",
+        "no Mac",
+        "times torch-eager",
+    ):
+        assert part in words, part
+
+
+@pytest.mark.parametrize("content", ["{", '{"experiment": "x"}'])
+def test_damaged_results_are_named_in_one_line(make_run, content):
+    folder = make_run()
+    (folder / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"results\.json: [^\n]+$"):
+        read_run(folder)
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no results\.json"):
+        read_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        read_run(tmp_path / "absent")
+
+
+def test_flatten_keeps_lists_and_empty_mappings():
+    assert flatten({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b": [1, {"c": 2}], "d": {}}

@@ -1,0 +1,81 @@
+"""Paired differences against a slow bootstrap with scikit-learn's F1."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from experiments.report.paired import agreement, same_images, score_difference
+
+
+def rows(target, prediction, patients):
+    return [
+        {"name": str(n), "patient": str(p), "target": t, "prediction": g, "correct": t == g}
+        for n, (t, g, p) in enumerate(zip(target, prediction, patients, strict=True))
+    ]
+
+
+@pytest.fixture
+def pair():
+    generator = np.random.default_rng(3)
+    target = generator.choice(list("abc"), 60)
+    patients = generator.integers(0, 20, 60)
+    first = np.where(generator.random(60) < 0.5, target, generator.choice(list("abcx"), 60))
+    second = np.where(generator.random(60) < 0.8, target, generator.choice(list("abcx"), 60))
+    return rows(target, first, patients), rows(target, second, patients)
+
+
+def macro_f1(samples):
+    present = sorted({row["target"] for row in samples})
+    return f1_score(
+        [r["target"] for r in samples],
+        [r["prediction"] for r in samples],
+        labels=present,
+        average="macro",
+        zero_division=0,
+    )
+
+
+def test_the_difference_is_that_of_the_two_scores(pair):
+    first, second = pair
+    found = score_difference(first, second, classification=True)
+    assert found.value == pytest.approx(macro_f1(second) - macro_f1(first))
+    right = [100 * np.mean([row["correct"] for row in samples]) for samples in pair]
+    assert score_difference(first, second, classification=False).value == pytest.approx(right[1] - right[0])
+
+
+def test_the_interval_resembles_a_slow_bootstrap_over_patients(pair):
+    first, second = pair
+    names = sorted({row["patient"] for row in first})
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(400):
+        chosen = generator.choice(names, len(names))
+        picked = [[row for name in chosen for row in samples if row["patient"] == name] for samples in pair]
+        drawn.append(macro_f1(picked[1]) - macro_f1(picked[0]))
+    found = score_difference(first, second, classification=True)
+    assert found.low == pytest.approx(np.percentile(drawn, 2.5), abs=0.03)
+    assert found.high == pytest.approx(np.percentile(drawn, 97.5), abs=0.03)
+    assert found.patients == len(names)
+
+
+def test_a_model_does_not_differ_from_itself(pair):
+    found = score_difference(pair[0], pair[0], classification=True)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert not found.is_clear
+
+
+def test_agreement_counts_every_assessed_image_once():
+    first = rows("aabbc", "abbac", "11234")
+    second = rows("aabbc", "aabaa", "11234")
+    second[4]["assessed"] = first[4]["assessed"] = False
+    found = agreement(first, second)
+    assert (found.both, found.neither) == (2, 1)
+    assert [a["name"] for a, _ in found.gained] == ["1"]
+    assert found.lost == []
+
+
+def test_other_images_or_other_truth_are_not_the_same(pair):
+    first, second = pair
+    assert same_images(first, second)
+    assert not same_images(first, second[1:])
+    assert not same_images(first, [{**second[0], "target": "z"}, *second[1:]])
