@@ -103,7 +103,11 @@ class OffDiagonalSchedule(Callback):
             )
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Set and log the weight of this step."""
         loss: Any = pl_module.loss

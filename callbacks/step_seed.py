@@ -23,7 +23,11 @@ class StepSeed(Callback):
         self.seed = seed
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Seed the generators of this process."""
         sequence = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])

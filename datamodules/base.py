@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class FetalDataModule(LightningDataModule):
         evaluation_batch_size: Images a batch in validation and evaluation.
         num_workers: Reading processes; 0 reads in the main process.
         augmentation: Random changes of the training images, or null for none.
+        zoom: Sets `Augmentation.zoom` where there is an augmentation: how far training images are magnified.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
             the sample, and report it). Evaluation always raises.
         seed: Of order, captions and augmentation.
@@ -75,6 +77,7 @@ class FetalDataModule(LightningDataModule):
         seed: int = 0,
         pin_memory: bool = False,
         cache: str | None = None,
+        zoom: float = 0.0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or evaluation_batch_size < 1 or num_workers < 0:
@@ -85,7 +88,7 @@ class FetalDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
-        self.augmentation = augmentation
+        self.augmentation = augmentation and replace(augmentation, zoom=zoom or augmentation.zoom)
         self.on_error: OnError = on_error
         self.seed = seed
         self.pin_memory = pin_memory

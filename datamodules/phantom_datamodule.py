@@ -9,7 +9,14 @@ from typing import Any
 from datamodules.base import FetalDataModule
 from datamodules.fetal_planes import FetalPlanesDataModule
 from datamodules.hc18 import HC18DataModule
-from datamodules.phantom import DEFAULT_ROOT, HC18_FOLDER, PLANES_FOLDER, PhantomSettings, make_corpus, read_truth
+from datamodules.phantom import (
+    DEFAULT_ROOT,
+    HC18_FOLDER,
+    PLANES_FOLDER,
+    PhantomSettings,
+    make_corpus,
+    read_truth,
+)
 from datamodules.record import Record
 from metrics import gestational_age_weeks
 

@@ -68,7 +68,7 @@ class SquareCache:
 def _digest(records: list[Record], side: int) -> str:
     text = hashlib.sha256(str(side).encode())
     for record in records:
-        status = os.stat(record.image)
+        status = Path(record.image).stat()
         text.update(f"{record.image}|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return text.hexdigest()[:16]
 
@@ -81,4 +81,4 @@ def _create(path: Path, size: int) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
         file.truncate(size)
-    os.replace(partial, path)
+    partial.replace(path)

@@ -74,7 +74,9 @@ class SonoDistillCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that are this project's."""
-        parser.add_argument("--experiment", type=str, default="custom", help="Folder of the run under outputs/.")
+        parser.add_argument(
+            "--experiment", type=str, default="custom", help="Folder of the run under outputs/."
+        )
         parser.add_argument("--run", type=str | None, default=None, help="Name of the run's own folder.")
         parser.add_argument(
             "--schedule", type=Callback | None, default=None, help="Schedule of the off-diagonal weight."
@@ -107,7 +109,11 @@ class SonoDistillCLI(LightningCLI):
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
         self.folder = run_folder(
-            config.experiment, self.recipe.preset, int(config.seed_everything), config.run, config.get("ckpt_path")
+            config.experiment,
+            self.recipe.preset,
+            int(config.seed_everything),
+            config.run,
+            config.get("ckpt_path"),
         )
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
@@ -204,4 +210,6 @@ def _settle_loggers(config: Namespace, folder: Path, resumed: bool) -> None:
             if wandb_mode() == "offline":
                 arguments.offline = True
                 arguments.mode = "offline"  # W&B may have read its environment before the logger changes it
-                print(f"W&B: not logged in, so this run is logged offline; later: wandb sync {folder}/wandb/offline-run-*")
+                print(
+                    f"W&B: not logged in, so logging offline; later: wandb sync {folder}/wandb/offline-run-*"
+                )

@@ -19,13 +19,28 @@ from matplotlib.figure import Figure
 from datamodules import FetalDataModule
 from datamodules.image_reading import read_image
 from experiments.run_folder import read_metrics
-from metrics.names import HC18, HEADLINE, LOGIT_SCALE, OFF_DIAGONAL_WEIGHT, PLANES, SUBPLANES, TEACHER, VAL_COMPOSITE
-from metrics.names import validation_name
+from metrics.names import (
+    HC18,
+    HEADLINE,
+    LOGIT_SCALE,
+    OFF_DIAGONAL_WEIGHT,
+    PLANES,
+    SUBPLANES,
+    TEACHER,
+    VAL_COMPOSITE,
+    validation_name,
+)
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#7f7f7f"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED)
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 10,
+}
 BENCHMARK_TITLES = {PLANES: "five-plane F1", SUBPLANES: "sub-plane F1", HC18: "HC18 validity (share)"}
 
 
@@ -93,7 +108,9 @@ def plot_validation(frame: pd.DataFrame) -> Figure | None:
         name = validation_name("student", benchmark, key)
         if name in frame:
             rows = frame[["epoch", name]].dropna()
-            axis.plot(rows["epoch"] + 1, rows[name] * factor, "o-", color=colour, label=BENCHMARK_TITLES[benchmark])
+            axis.plot(
+                rows["epoch"] + 1, rows[name] * factor, "o-", color=colour, label=BENCHMARK_TITLES[benchmark]
+            )
         teacher = validation_name(TEACHER, benchmark, key)
         if teacher in frame and frame[teacher].notna().any():
             axis.axhline(frame[teacher].dropna().iloc[0] * factor, color=colour, linestyle="--", linewidth=1)
@@ -102,7 +119,9 @@ def plot_validation(frame: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def plot_samples(data: FetalDataModule, samples: list[dict[str, Any]], benchmark: str, count: int = 12) -> Figure:
+def plot_samples(
+    data: FetalDataModule, samples: list[dict[str, Any]], benchmark: str, count: int = 12
+) -> Figure:
     """Draw images with the student's prediction: half of them right, half wrong where there are any.
 
     Args:

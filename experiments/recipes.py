@@ -155,7 +155,9 @@ def evaluation_arguments(preset: str, model: str) -> list[str]:
     else:
         path = Path(model)
         if not path.is_file():
-            raise FileNotFoundError(f"CKPT={model}: no such file; make train writes outputs/EXP/RUN/checkpoints/best.ckpt")
+            raise FileNotFoundError(
+                f"CKPT={model}: no such file; make train writes outputs/EXP/RUN/checkpoints/best.ckpt"
+            )
         student = {"class_path": "models.from_checkpoint", "init_args": {"path": model}}
         parents = [part for part in path.resolve().parts[:-1] if part != "checkpoints"][-2:]
         run = "-".join([*parents, path.stem, "on", preset])

@@ -76,9 +76,7 @@ class Run:
             before = json.loads(path.read_text(encoding="utf-8"))
             if before != asked:
                 given = " ".join(before["arguments"]) or "none"
-                raise ValueError(
-                    f"{self.folder} holds a run with other arguments ({given}); move it away"
-                )
+                raise ValueError(f"{self.folder} holds a run with other arguments ({given}); move it away")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

@@ -81,7 +81,13 @@ def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, An
 
 
 def collect(
-    trainer: Trainer, module: DistillationModule, experiment: str, preset: str, seed: int, checkpoint: str, seconds: float
+    trainer: Trainer,
+    module: DistillationModule,
+    experiment: str,
+    preset: str,
+    seed: int,
+    checkpoint: str,
+    seconds: float,
 ) -> dict[str, Any]:
     """Return the record of a run, of primitives alone.
 
@@ -122,7 +128,7 @@ def write(record: Mapping[str, Any], folder: Path) -> Path:
     path = folder / "results.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1, allow_nan=True))
-    os.replace(partial, path)
+    partial.replace(path)
     return path
 
 
@@ -182,11 +188,17 @@ def _print_beyond(metrics: Mapping[str, float], console: Console) -> None:
             full = geometry_name(key, model) if group == GEOMETRY else final_name(model, group, key)
             spread = metrics.get(f"{full}_std")
             value = metrics.get(full)
-            cells.append("-" if value is None else f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None else ""))
+            cells.append(
+                "-" if value is None else f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
+            )
         if set(cells) != {"-"}:
             table.add_row(title, *cells)
     if table.row_count:
         console.print(table)
-    both = [f"{title} {metrics[geometry_name(k)]:.3f}" for k, title in BETWEEN.items() if geometry_name(k) in metrics]
+    both = [
+        f"{title} {metrics[geometry_name(k)]:.3f}"
+        for k, title in BETWEEN.items()
+        if geometry_name(k) in metrics
+    ]
     if both:
         console.print("teacher and student: " + ", ".join(both), highlight=False)

@@ -59,6 +59,6 @@ def join_metrics(folder: Path) -> None:
     if parts:
         partial = folder / "metrics.partial"
         read_metrics(folder).to_csv(partial, index=False)
-        os.replace(partial, folder / "metrics.csv")
+        partial.replace(folder / "metrics.csv")
         for part in parts:
             part.unlink()

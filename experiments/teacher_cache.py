@@ -96,5 +96,5 @@ def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
     target.with_suffix(".json").write_text(json.dumps(_settings(config), indent=2))
     partial = target.with_suffix(".partial")
     shutil.copyfile(best, partial)
-    os.replace(partial, target)
+    partial.replace(target)
     print(f"teacher kept at {target}")

@@ -61,6 +61,7 @@ def headline_directions() -> dict[str, str]:
     scores = [VAL_COMPOSITE, *(validation_name(STUDENT, name, key) for name, key in HEADLINE.items())]
     return {**dict.fromkeys(scores, "max"), VAL_LOSS: "min"}
 
+
 # What an evaluation finds beyond zero-shot: `student/probe/views_f1`, `student/retrieval/image_to_text_r1`,
 # `geometry/cka`, `geometry/student/effective_rank`.
 PROBE, RETRIEVAL, GEOMETRY = "probe", "retrieval", "geometry"

@@ -36,7 +36,9 @@ def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 def test_imports_point_to_a_lower_floor(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0]
     upward = {
-        room for room in imported_rooms(ast.parse(path.read_text())) if room != own and FLOORS[room] >= FLOORS[own]
+        room
+        for room in imported_rooms(ast.parse(path.read_text()))
+        if room != own and FLOORS[room] >= FLOORS[own]
     }
     assert not upward, f"{own} (floor {FLOORS[own]}) imports {sorted(upward)}"
 
@@ -81,4 +83,13 @@ def test_every_room_is_packaged_and_none_is_ignored() -> None:
 
 def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
     for path in SOURCES:
-        assert path.stem not in {"utils", "helpers", "misc", "common", "onnx", "torch", "coremltools", "timm"}, path
+        assert path.stem not in {
+            "utils",
+            "helpers",
+            "misc",
+            "common",
+            "onnx",
+            "torch",
+            "coremltools",
+            "timm",
+        }, path

@@ -1,5 +1,6 @@
 """The weight's curve, against values worked out by hand, and its refusals."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -37,7 +38,7 @@ def test_weights_at_quarters_of_training(shape, expected):
 )
 def test_every_curve_falls_monotonically_between_its_ends(start, ratio, shape, steps):
     weights = [weight_at(x, start=start, end_ratio=ratio, shape=shape) for x in sorted(steps)]
-    assert all(a >= b - 1e-9 for a, b in zip(weights, weights[1:], strict=False))
+    assert all(a >= b - 1e-9 for a, b in pairwise(weights))
     low, high = min(start, start * ratio), max(start, start * ratio)
     assert all(low - 1e-9 <= weight <= high + 1e-9 for weight in weights)
 

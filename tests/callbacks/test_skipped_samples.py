@@ -73,7 +73,9 @@ def test_bad_images_are_replaced_named_and_counted(corrupt, caplog, workers):
 
 
 def test_too_many_stop_the_training(corrupt):
-    with pytest.raises(ValueError, match=r"[12] bad samples in an epoch of \d+ are more than the share of 0.01"):
+    with pytest.raises(
+        ValueError, match=r"[12] bad samples in an epoch of \d+ are more than the share of 0.01"
+    ):
         _fit(corrupt[0], 0.01)
 
 

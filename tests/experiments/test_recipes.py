@@ -52,7 +52,9 @@ def test_unscheduled_experiments_have_no_schedule(name):
 
 
 def test_a_typo_names_the_closest_and_lists_all():
-    with pytest.raises(ValueError, match=r"EXP=srdk: no such experiment; did you mean srkd\? \(choose from: .*no-kd"):
+    with pytest.raises(
+        ValueError, match=r"EXP=srdk: no such experiment; did you mean srkd\? \(choose from: .*no-kd"
+    ):
         experiment_file("srdk")
     with pytest.raises(ValueError, match=r"DATA=phantm: no such data preset; did you mean phantom\?"):
         preset_file("phantm")
@@ -72,7 +74,7 @@ def test_a_saved_configuration_stands_alone():
 
 
 def test_a_preset_without_a_small_teacher_says_where_its_teacher_comes_from():
-    with pytest.raises(ValueError, match="EXP=teacher DATA=planes: .*published teacher"):
+    with pytest.raises(ValueError, match=r"EXP=teacher DATA=planes: .*published teacher"):
         recipe_of(["fit", f"--config={PRESETS}/planes.yaml", f"--config={ROOT}/teacher.yaml"])
 
 

@@ -16,7 +16,9 @@ class TinyEncoder(DualEncoder):
         generator = torch.Generator().manual_seed(seed)
         self.embed_dim = embed_dim
         self.preprocessing = Preprocessing(4, (0.5,) * 3, (0.5,) * 3, tokenizer="fetal", context_length=6)
-        self.image = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48), nn.Dropout(dropout), nn.Linear(48, embed_dim))
+        self.image = nn.Sequential(
+            nn.Flatten(), nn.BatchNorm1d(48), nn.Dropout(dropout), nn.Linear(48, embed_dim)
+        )
         self.text = nn.Embedding(50, embed_dim)
         self.scale = nn.Parameter(torch.tensor(2.0))
         with torch.no_grad():

@@ -142,5 +142,7 @@ def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_pat
     run = trainer(tmp_path, callbacks=[StopOnNonFiniteLoss()])
     with torch.no_grad():
         built.student.text.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"not finite at step 0 \(.*contrastive=nan.*kept checkpoints: none yet"):
+    with pytest.raises(
+        ValueError, match=r"not finite at step 0 \(.*contrastive=nan.*kept checkpoints: none yet"
+    ):
         run.fit(built, pairs)
