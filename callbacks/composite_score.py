@@ -23,7 +23,7 @@ class CompositeScore(Callback):
         self.evaluations: list[ZeroShotEvaluation] = []
         self.benchmarks: tuple[str, ...] = ()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the evaluations.
 
         Raises:

@@ -27,7 +27,7 @@ class EvaluationMedia(Callback):
     def __init__(self, samples: int = 8) -> None:
         self.samples = samples
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what the evaluations of this epoch found."""
         run = active_run(trainer)
         if run is None or trainer.sanity_checking:

@@ -59,7 +59,7 @@ class GradientNorms(Callback):
     def __init__(self) -> None:
         self._parts: dict[str, list[nn.Parameter]] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the towers."""
         self._parts = {**towers(pl_module.student), "all": list(pl_module.parameters())}
 
@@ -67,7 +67,7 @@ class GradientNorms(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        optimizer: Optimizer,  # noqa: ARG002
+        optimizer: Optimizer,
     ) -> None:
         """Log at the steps that are logged; in between the norms would be computed for nothing."""
         if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]

@@ -25,13 +25,13 @@ class SaveOnInterrupt(Callback):
         self._requested = False
         self._previous: Any = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over Ctrl-C for the time of the training."""
         self._requested = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._request_stop)
 
-    def _request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         if self._requested:
             raise KeyboardInterrupt
         self._requested = True
@@ -42,7 +42,7 @@ class SaveOnInterrupt(Callback):
         if self._requested:
             raise KeyboardInterrupt
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the interrupted run."""
         self._restore_handler()
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException) or trainer.global_step == 0:
@@ -51,7 +51,7 @@ class SaveOnInterrupt(Callback):
         trainer.save_checkpoint(path)
         _say(f'interrupted at step {trainer.global_step}; resume with ARGS="--ckpt_path={path}"')
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give Ctrl-C back."""
         self._restore_handler()
 

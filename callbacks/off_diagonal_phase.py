@@ -17,10 +17,10 @@ class OffDiagonalPhase(Callback):
 
     def on_train_batch_start(
         self,
-        trainer: Trainer,  # noqa: ARG002
+        trainer: Trainer,
         pl_module: LightningModule,
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Log this step's phase."""
         loss: Any = pl_module.loss

@@ -93,7 +93,7 @@ class OffDiagonalSchedule(Callback):
             hold=self.hold,
         )
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a loss that nothing could be scheduled on."""
         loss: Any = pl_module.loss
         if not hasattr(loss, _scheduled(loss)):
@@ -107,7 +107,7 @@ class OffDiagonalSchedule(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Set and log the weight of this step."""
         loss: Any = pl_module.loss

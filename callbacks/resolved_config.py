@@ -18,7 +18,7 @@ class SaveResolvedConfig(SaveConfigCallback):
     and compared under the very name it has on the command line.
     """
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Send the configuration to W&B; called on the first rank alone."""
         run = active_run(trainer)
         if run is None:

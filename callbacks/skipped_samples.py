@@ -32,9 +32,9 @@ class SkippedSamples(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
+        outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Log what this batch replaced."""
         new = [message for message in dict.fromkeys(batch.get("skipped", ())) if message not in self.messages]

@@ -27,7 +27,7 @@ class StepSeed(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Seed the generators of this process."""
         sequence = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])

@@ -24,11 +24,11 @@ class Throughput(Callback):
         self._batches: deque[tuple[int, float, float]] = deque(maxlen=window)  # images, waited s, total s
         self._left = self._arrived = 0.0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; an evaluation at the end of the last epoch lies before it."""
         self._left = perf_counter()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock again after an evaluation within an epoch."""
         self._left = perf_counter()
 
@@ -40,9 +40,9 @@ class Throughput(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
+        outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Log the means up to this batch."""
         now = perf_counter()

@@ -69,7 +69,7 @@ class WandbRun(Callback):
     def __init__(self) -> None:
         self.run_id: str | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Define the axes."""
         run = active_run(trainer)
         if run is None:
@@ -83,7 +83,7 @@ class WandbRun(Callback):
         """Return the run's id."""
         return {"run_id": self.run_id}
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell W&B that the machine takes the run away."""
         if isinstance(exception, SIGTERMException):
             run = active_run(trainer)

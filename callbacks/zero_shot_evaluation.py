@@ -92,7 +92,7 @@ class ZeroShotEvaluation(Callback):
         """Draw every figure of a final result, by the ending of its name."""
         return {"": self.draw(details, title)}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out which benchmarks the data has.
 
         Raises:

@@ -148,9 +148,10 @@ class SonoDistillCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Score the selected checkpoint once on the test patients and write the results."""
-        if self.trainer.fast_dev_run or self.trainer.interrupted:
+        trainer: Any = self.trainer
+        if trainer.fast_dev_run or trainer.interrupted:
             return
-        best = self.trainer.checkpoint_callback.best_model_path
+        best = trainer.checkpoint_callback.best_model_path
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
         self.finish(best)
         if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":

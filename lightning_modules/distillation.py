@@ -61,8 +61,9 @@ class DistillationModule(LightningModule):
                 f"model.teacher: {type(self.loss).__name__} compares with a teacher; "
                 "set model.teacher, or choose a loss without one such as losses.CLIPLoss"
             )
-        if hasattr(self.loss, "build"):
-            self.loss.build(student.embed_dim, None if teacher is None else teacher.embed_dim)
+        build: Any = getattr(self.loss, "build", None)
+        if build is not None:
+            build(student.embed_dim, None if teacher is None else teacher.embed_dim)
         self.learning_rate = learning_rate
         self.betas = betas
         self.eps = eps
@@ -96,7 +97,7 @@ class DistillationModule(LightningModule):
         terms: dict[str, Tensor] = self.loss(student, teacher)
         return terms
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the total loss of one batch and log every term under ``train/``."""
         self.terms = self.compute_loss(batch)
         size = batch["student_image"].shape[0]
@@ -106,11 +107,11 @@ class DistillationModule(LightningModule):
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log every loss term of the validation patients' pairs under ``val/loss/``."""
         self._log_held_out("val", batch)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log every loss term of the test patients' pairs under ``test/loss/``."""
         self._log_held_out("test", batch)
 
@@ -122,7 +123,7 @@ class DistillationModule(LightningModule):
         """Clamp the logit scale: an unbounded one lets training diverge (Radford et al. 2021)."""
         self.student.clamp_logit_scale(self.max_logit_scale)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Return AdamW with its warm-up and cosine, stepped once an optimiser step."""
         optimizer = torch.optim.AdamW(
             parameter_groups([self.student, self.loss], self.weight_decay),

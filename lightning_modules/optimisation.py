@@ -22,7 +22,9 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
     Returns:
         One or two AdamW parameter groups; empty groups are left out.
     """
-    decayed, undecayed, seen = [], [], set()
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    seen: set[int] = set()
     for module in modules:
         for parameter in module.parameters():
             if not parameter.requires_grad or id(parameter) in seen:

@@ -109,7 +109,8 @@ class TimmEncoder(DualEncoder):
 
     def _without_common_padding(self, tokens: Tensor) -> Tensor:
         """Cut the columns that are padding in every row: masked anyway, they change nothing but the time."""
-        if self._init_args["causal"] or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        tracing: bool = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        if self._init_args["causal"] or tracing:
             return tokens  # a causal mask and an exported graph have one shape
         used = int((tokens != PAD_ID).sum(dim=1).max()) if len(tokens) else 0
         return tokens[:, : max(1, used)]
