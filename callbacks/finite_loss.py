@@ -22,7 +22,7 @@ class StopOnNonFiniteLoss(Callback):
         if torch.isfinite(loss):
             return
         terms: dict[str, Any] = getattr(pl_module, "terms", {})
-        listed = ", ".join(f"{name}={float(value):.4g}" for name, value in terms.items())
+        listed = ", ".join(f"{name}={float(value.detach()):.4g}" for name, value in terms.items())
         folder = Path(trainer.default_root_dir) / "checkpoints"
         kept = sorted(str(path) for path in folder.glob("*.ckpt"))
         raise ValueError(

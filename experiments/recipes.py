@@ -100,11 +100,11 @@ def recipe_of(argv: list[str]) -> Recipe:
     paths = config_paths(argv)
     experiments = [path.stem for path in paths if path.parent == ROOT and path != BASE]
     presets = [path.stem for path in paths if path.parent == PRESETS]
-    foreign = [path for path in paths if path.parent not in (ROOT, PRESETS, TEACHER_TOWERS)]
+    resolved = any(path.name == "config.yaml" for path in paths)
     experiment = experiments[-1] if experiments else None
     preset = presets[-1] if presets else DEFAULT_PRESET
     files = [BASE]
-    if experiments or presets or not foreign:
+    if experiments or presets or not resolved:
         files.append(PRESETS / f"{preset}.yaml")
     if experiment == TEACHER_EXPERIMENT:
         towers = TEACHER_TOWERS / f"{preset}.yaml"

@@ -130,7 +130,8 @@ class DistillationModule(LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,
-            fused=True,
+            # Under float16 Lightning cannot clip the gradients that a fused optimiser unscales by itself.
+            fused=self.trainer.precision != "16-mixed",
         )
         curve = partial(
             warmup_cosine,

@@ -24,6 +24,7 @@ class TinyEncoder(DualEncoder):
         with torch.no_grad():
             for parameter in (self.image[3].weight, self.text.weight):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            self.image[3].bias.zero_()
 
     def image_features(self, image):
         return self.image(image)

@@ -1,5 +1,7 @@
 """The module under a real Trainer: teacher discipline, checkpoints, exact resumption."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Trainer
@@ -45,9 +47,9 @@ def test_the_teacher_stays_in_eval_mode_without_gradients(module):
 
 def test_the_teachers_batch_norm_keeps_its_statistics(module, pairs):
     built = module().train()
-    before = built.teacher.state_dict()["image.1.running_mean"].clone()
+    before = built.teacher.state_dict()["model.image.1.running_mean"].clone()
     built.compute_loss(next(iter(pairs)))
-    assert torch.equal(before, built.teacher.state_dict()["image.1.running_mean"])
+    assert torch.equal(before, built.teacher.state_dict()["model.image.1.running_mean"])
 
 
 def test_checkpoints_hold_no_teacher_and_say_how_to_rebuild_the_student(module, pairs, tmp_path):
@@ -75,7 +77,6 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(module, pairs, tmp_pat
     whole = trainer(tmp_path / "a", epochs=4)
     whole.fit(unbroken, pairs)
     halting = trainer(tmp_path / "b", epochs=4)
-    halting.fit_loop.epoch_progress  # noqa: B018 - the same total steps, stopped half-way below
     halting.callbacks.append(StopAfterEpoch(1))
     halting.fit(module(), pairs)
     resumed = module()
@@ -146,3 +147,12 @@ def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_pat
         ValueError, match=r"not finite at step 0 \(.*contrastive=nan.*kept checkpoints: none yet"
     ):
         run.fit(built, pairs)
+
+
+@pytest.mark.parametrize(
+    ("precision", "fused"), [("16-mixed", False), ("bf16-mixed", True), ("32-true", True)]
+)
+def test_float16_keeps_gradient_clipping_possible(module, precision, fused):
+    built = module()
+    built.trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
+    assert built.configure_optimizers()["optimizer"].defaults["fused"] is fused

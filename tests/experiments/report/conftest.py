@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from scipy.special import softmax
 
+from experiments.report import write_report
 from metrics import classification_scores, gestational_age_weeks, within_chart
 from metrics.biometry import biometry_scores, in_reference_range
 from metrics.calibration import calibration
@@ -191,3 +192,17 @@ def write_run() -> RunMaker:
 def make_run(tmp_path: Path, write_run: RunMaker) -> RunMaker:
     """Write a run folder into this test's own place."""
     return partial(write_run, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def single_page(write_run: RunMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of one run."""
+    return write_report([write_run(tmp_path_factory.mktemp("single"))])
+
+
+@pytest.fixture(scope="session")
+def comparison_page(write_run: RunMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run and of another without repulsion."""
+    root = tmp_path_factory.mktemp("comparison")
+    runs = [write_run(root), write_run(root, "static-kd", skill=2.5, weights=(1.0, 1.0), seed=3)]
+    return write_report(runs, root / "sub" / "two.html")

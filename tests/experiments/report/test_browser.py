@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.report import write_report
-
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -33,11 +31,9 @@ def browse(tmp_path: Path, page: Path, *options: str) -> subprocess.CompletedPro
     return done
 
 
-@pytest.fixture(scope="module")
-def page(write_run, tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("report")
-    runs = [write_run(root), write_run(root, "static-kd", skill=2.5, weights=(1.0, 1.0), seed=3)]
-    return write_report(runs, root / "report.html")
+@pytest.fixture
+def page(comparison_page) -> Path:
+    return comparison_page
 
 
 def test_a_console_error_would_be_seen(tmp_path):
