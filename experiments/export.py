@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from datamodules import FetalDataModule
 from datamodules.protocol import Protocol
+from experiments.plain_errors import run_plainly
 from experiments.recipes import DEFAULT_PRESET, preset_file
 from export import Options, export_student
 from export.provenance import sha256
@@ -101,15 +100,5 @@ def run(argv: list[str]) -> None:
     print(f"exported to {export.folder}: see MODEL_CARD.md, parity.json and docs/deploy.md")
 
 
-def main() -> None:
-    """Entry point: prints a user's mistake as one line instead of a traceback."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    try:
-        run(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_plainly(run)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from datamodules.protocol import Protocol
 from experiments.export import load_student
+from experiments.plain_errors import run_plainly
 from export import Export, read_export
 from export.latency.budgets import Verdict, over_budget, read_budgets
 from export.latency.plot import draw
@@ -45,7 +44,7 @@ def parse(argv: list[str]) -> Any:
     return parser.parse_args(argv)
 
 
-def _subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEncoder]:
+def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEncoder]:
     """Open an export, or write a small one of a checkpoint for timing alone."""
     if (Path(name) / MANIFEST).is_file():
         export = read_export(name)
@@ -80,7 +79,7 @@ def run(argv: list[str]) -> None:
             raise FileNotFoundError(f"--baseline {options.baseline}: no such file")
         baseline = json.loads(Path(options.baseline).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
-        export, model = _subject(options.model, Path(scratch), options.ci)
+        export, model = open_subject(options.model, Path(scratch), options.ci)
         protocol = settle_protocol(budgets, options.ci)
         record = run_session(export, model, budgets, protocol, options.device, Path(scratch))
     record["subject"] = options.model
@@ -91,15 +90,5 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"latency: {failed}")
 
 
-def main() -> None:
-    """Entry point: prints a user's mistake as one line instead of a traceback."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    try:
-        run(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_plainly(run)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,6 +16,16 @@ from lightning.pytorch.cli import LightningArgumentParser
 UNKNOWN = re.compile(r"(?:Unrecognized arguments|unrecognized arguments): (?P<keys>.*)")
 SETTING = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
 ROOMS = ("datamodules", "models", "losses", "callbacks")
+
+
+def run_plainly(run: Callable[[list[str]], object]) -> None:
+    """Run a command on the process's arguments, printing a user's mistake as one line instead of a traceback."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        run(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 class PlainErrorParser(LightningArgumentParser):

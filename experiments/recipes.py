@@ -107,14 +107,23 @@ def recipe_of(argv: list[str]) -> Recipe:
     if experiments or presets or not resolved:
         files.append(PRESETS / f"{preset}.yaml")
     if experiment == TEACHER_EXPERIMENT:
-        towers = TEACHER_TOWERS / f"{preset}.yaml"
-        if not towers.is_file():
-            raise ValueError(
-                f"EXP=teacher DATA={preset}: this preset uses a published teacher and has none to train; "
-                "give its weights with TEACHER=path/to/weights"
-            )
-        files.append(towers)
+        files.append(teacher_towers(preset))
     return Recipe(experiment, preset, tuple(files))
+
+
+def teacher_towers(preset: str) -> Path:
+    """Return the YAML file of a preset's own small teacher.
+
+    Raises:
+        ValueError: The preset has a published teacher.
+    """
+    towers = TEACHER_TOWERS / f"{preset}.yaml"
+    if not towers.is_file():
+        raise ValueError(
+            f"EXP=teacher DATA={preset}: this preset uses a published teacher and has none to train; "
+            "give its weights with TEACHER=path/to/weights"
+        )
+    return towers
 
 
 def tower(preset: str, role: str) -> dict[str, Any]:
@@ -134,7 +143,10 @@ def training_arguments(experiment: str, preset: str) -> list[str]:
     Raises:
         ValueError: There is no such experiment or preset.
     """
-    return ["fit", f"--config={preset_file(preset)}", f"--config={experiment_file(experiment)}"]
+    files = [preset_file(preset), experiment_file(experiment)]
+    if experiment == TEACHER_EXPERIMENT:
+        files.insert(1, teacher_towers(preset))
+    return ["fit", *(f"--config={path}" for path in files)]
 
 
 def evaluation_arguments(preset: str, model: str) -> list[str]:

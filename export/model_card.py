@@ -53,6 +53,22 @@ def write_licences(path: Path, recipe: dict[str, Any], trained: bool) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
+USE_AND_LIMITS = """## Intended use
+
+Research on live-scan assistance: naming the standard plane in view, estimating gestational age from a head
+plane with a known pixel spacing, searching images. By people who know how to read fetal ultrasound.
+
+## Limits
+
+- Standard planes, one foetus, second and third trimester. Ages are read between 14 and 39 weeks.
+- Burned-in text, callipers and vendor overlays can leak the answer; a live stream has none of them.
+- A plane outside the listed classes is still given one of them: there is no "none of these".
+- Scores on simulated frames say nothing about patients. Machines, operators and populations that are not in
+  the training data shift the results.
+- The pixel spacing must be right: gestational age reads the size of the head from it.
+"""
+
+
 def write_model_card(
     path: Path,
     *,
@@ -93,20 +109,7 @@ age.
 - data it was scored on: {source["data"]}, split "{source["split"]}"
 - zero-shot protocol: {protocol}
 
-## Intended use
-
-Research on live-scan assistance: naming the standard plane in view, estimating gestational age from a head
-plane with a known pixel spacing, searching images. By people who know how to read fetal ultrasound.
-
-## Limits
-
-- Standard planes, one foetus, second and third trimester. Ages are read between 14 and 39 weeks.
-- Burned-in text, callipers and vendor overlays can leak the answer; a live stream has none of them.
-- A plane outside the listed classes is still given one of them: there is no "none of these".
-- Scores on simulated frames say nothing about patients. Machines, operators and populations that are not in
-  the training data shift the results.
-- The pixel spacing must be right: gestational age reads the size of the head from it.
-
+{USE_AND_LIMITS}
 ## Scores and parity
 
 Task metrics are zero-shot, with the heads of this folder, on the frames counted in each row.
