@@ -18,13 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from datamodules.protocol import Protocol
-from experiments.export import load_student
+from experiments.latency import open_subject
 from experiments.results import git_commit
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
 from export.latency.machine import image_cost, machine_facts, matmul_gflops
 from export.latency.session import backend_specs
-from export.timing_export import write_timing_export
 from models import fused_copy
 
 RESULTS = Path(__file__).parent / "results" / "inference.json"
@@ -43,9 +41,8 @@ def row(timing: Timing, baseline: Timing, gmacs: float, peak_gflops: float) -> d
 
 def measure(model: str, threads: int, rounds: int, repeats: int) -> dict[str, Any]:
     """Time all backends with so many threads."""
-    student = load_student(model)[0].eval()
     with tempfile.TemporaryDirectory() as folder:
-        export = write_timing_export(student, Path(folder), Protocol.load(), int8=True)
+        export, student = open_subject(model, Path(folder), short=False)
         specs, absent = backend_specs(export, threads)
         matmul = {
             "backend": "matmul",
@@ -86,7 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="random:MobileCLIP2-S0", help="checkpoint, or random:NAME")
+    parser.add_argument(
+        "--model", default="random:MobileCLIP2-S0", help="checkpoint, export folder, or random:NAME"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=6)

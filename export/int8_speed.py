@@ -40,7 +40,8 @@ def drop_slow_int8(bench: Workbench, rows: list[Row]) -> None:
             row.note = own.error or yardstick.error
             continue
         ratios[name] = speed_ratio(yardstick, own).median
-        row.note = f"{ratios[name]:.2f} times as fast as float32 in {RUNTIMES[name]} here"
+        speed = f"{ratios[name]:.2f} times as fast as float32 in {RUNTIMES[name]} here"
+        row.note = "; ".join(filter(None, [row.note, speed]))
         if ratios[name] < 1:
             row.status = DROPPED
             row.note += "; kept out for that (--keep_slow_int8 keeps it for its size)"

@@ -54,7 +54,11 @@ def _throughput(axes: Axes, record: Mapping[str, Any]) -> None:
         axes.plot(
             [row["batch"] for row in rows], rates, marker="o", label=f"{count} thread{'s' * (count > 1)}"
         )
-    axes.set_ylim(bottom=0)
+    batches = sorted({row["batch"] for row in record["throughput"]})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1.1 * max(row["images_per_s"] for row in record["throughput"]))
     axes.set_xlabel("batch size")
     axes.set_ylabel("images a second")
     axes.set_title("ONNX Runtime float32", fontsize=9)

@@ -59,7 +59,7 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 def _backends(record: Record, baseline: Record | None) -> str:
     head = ["encode, batch 1", "p50 ms", "p90", "p95", "p99", f"times {record['yardstick']} (quartiles)"]
-    head += ["of matmul peak", "cold start ms", "peak MB"] + (["ratio before"] if baseline else [])
+    head += ["of float32 matmul peak", "cold start ms", "peak MB"] + (["ratio before"] if baseline else [])
     rows = []
     for name, row in record["backends"].items():
         if "error" in row:
@@ -91,10 +91,14 @@ def _stages(record: Record) -> str:
     return _table(["stage of a camera frame", "p50 ms", "p90", "p95", "p99"], rows)
 
 
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def _throughput(record: Record) -> str:
     rows = [
         [
-            f"{row['threads']} threads, batch {row['batch']}",
+            f"{_threads(row['threads'])}, batch {row['batch']}",
             f"{row['images_per_s']:.1f}",
             f"{row['p50_ms']:.2f}",
         ]

@@ -58,7 +58,12 @@ def _obey(call: Any, command: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_memory_mb() -> float:
-    """Return this process's peak resident memory (kilobytes on Linux, bytes on macOS)."""
+    """Return this process's peak resident memory."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: on Linux its peak is inherited from the parent, which had torch in memory.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
