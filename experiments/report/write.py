@@ -59,7 +59,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
         raise ValueError(
             'RUN is empty; name run folders: make report RUN="outputs/srkd/RUN outputs/no-kd/RUN"'
         )
-    subjects = [Subject(run, title, *_evidence(run)) for run, title in zip(runs, _titles(runs), strict=True)]
+    subjects = [Subject(run, title, *_evidence(run)) for run, title in zip(runs, titles(runs), strict=True)]
     return _write(subjects, Path(out) if out is not None else _default_path(runs))
 
 
@@ -90,7 +90,7 @@ def _attempt(run: Run, make: Callable[[], Evidence]) -> tuple[Evidence | None, s
     return found, ""
 
 
-def _titles(runs: Sequence[Run]) -> list[str]:
+def titles(runs: Sequence[Run]) -> list[str]:
     """Name runs by their experiment where that tells them apart, else by their folder too."""
     experiments = [run.experiment for run in runs]
     return [run.experiment if experiments.count(run.experiment) == 1 else run.name for run in runs]

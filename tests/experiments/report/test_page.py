@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments.report import write_report
+from experiments.report import tables, write_report
 from experiments.report.compare import flatten
 from experiments.report.read_run import read_run
+from experiments.report.write import titles
 
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=alert(1)> & $\\frac{1}{0}$'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -52,11 +53,10 @@ def read(path):
     return text, outline, re.sub(r"\s+", " ", " ".join(outline.words))
 
 
-def test_one_run_has_every_section(make_run):
-    folder = make_run()
-    path = write_report([folder])
-    assert path == folder / "report.html"
-    text, outline, words = read(path)
+def test_one_run_has_every_section(single_page):
+    assert single_page.name == "report.html"
+    assert (single_page.parent / "results.json").is_file()  # in the run's own folder
+    text, outline, words = read(single_page)
     for heading in (
         "Did repulsion help?", "Where?", "At what point of training?", "Scores on test patients",
         "Off-diagonal weight", "zero at step 143", "student minus teacher", "Gestational age",
@@ -70,8 +70,8 @@ def test_one_run_has_every_section(make_run):
     assert len(text) < 6_000_000
 
 
-def test_nothing_is_fetched_and_no_identifier_is_used_twice(make_run):
-    text, outline, _ = read(write_report([make_run()]))
+def test_nothing_is_fetched_and_no_identifier_is_used_twice(comparison_page):
+    text, outline, _ = read(comparison_page)
     assert {link.partition(":")[0] for link in outline.links if not link.startswith("#")} == {"data"}
     assert all(link[1:] in outline.identifiers for link in outline.links if link.startswith("#"))
     assert len(outline.identifiers) == len(set(outline.identifiers))
@@ -79,40 +79,25 @@ def test_nothing_is_fetched_and_no_identifier_is_used_twice(make_run):
     assert re.findall(r"url\((?!#)", text) == []
 
 
-def test_the_headline_numbers_are_those_of_the_results(make_run):
-    folder = make_run()
-    metrics = json.loads((folder / "results.json").read_text())["metrics"]
-    _, _, words = read(write_report([folder]))
+def test_the_headline_numbers_are_those_of_the_results(single_page):
+    metrics = json.loads((single_page.parent / "results.json").read_text())["metrics"]
+    _, _, words = read(single_page)
     for name in ("student/planes/f1", "teacher/subplanes/f1", "random/planes/f1"):
         assert f"{metrics[name]:.3f}" in words
     assert f"{metrics['student/hc18/validity']:.1f}" in words
     assert "88.6" in words  # the paper's
 
 
-def test_several_runs_are_laid_side_by_side(make_run, tmp_path):
-    folders = [
-        make_run(),
-        make_run("static-kd", weights=(1.0, 1.0), skill=2.0, seed=5),
-        make_run("no-kd", weights=(1, 1)),
-    ]
-    out = tmp_path / "sub" / "three.html"
-    assert write_report(folders, out) == out
-    _, outline, words = read(out)
-    assert len(outline.identifiers) == len(set(outline.identifiers))
-    for part in (
-        "srkd over static-kd",
-        "no-kd over static-kd",
-        "Settings that differ",
-        "schedule.init_args.end_ratio",
-    ):
+def test_several_runs_are_laid_side_by_side(comparison_page):
+    _, _, words = read(comparison_page)
+    for part in ("srkd over static-kd", "Settings that differ", "schedule.init_args.end_ratio"):
         assert part in words, part
     assert "default_root_dir" not in words.split("Settings that differ")[1].split("Repeat it")[0]
 
 
-def test_two_runs_of_one_experiment_keep_their_own_names(make_run, tmp_path):
-    _, _, words = read(write_report([make_run(run="a"), make_run(run="b", seed=4)], tmp_path / "x.html"))
-    assert "srkd/a" in words
-    assert "srkd/b" in words
+def test_two_runs_of_one_experiment_keep_their_own_names(make_run):
+    runs = [read_run(make_run(run="a")), read_run(make_run(run="b", seed=4)), read_run(make_run("no-kd"))]
+    assert titles(runs) == ["srkd/a", "srkd/b", "no-kd"]
 
 
 def test_hostile_names_stay_text(make_run, tmp_path):
@@ -174,18 +159,14 @@ def test_export_and_latency_appear_when_they_are_there(make_run):
     (folder / "latency.json").write_text(
         json.dumps({"backends": backends, "yardstick": "torch-eager", "machine": {}})
     )
-    _, _, words = read(write_report([folder]))
-    for part in (
-        "onnx-int8",
-        "FAILED",
-        "limit 0.01",
-        "0.970000",
-        "3.25",
-        "2.25",
-        "no Mac",
-        "times torch-eager",
-    ):
-        assert part in words, part
+    run = read_run(folder)
+    shown = [
+        cell for table in (tables.parity(run), tables.latency(run)) for row in table.rows for cell in row
+    ]
+    texts = {cell.text for cell in shown} | {cell.note for cell in shown}
+    assert {"onnx-int8", "FAILED", row["note"], "0.970000", "3.25", "2.25", "0.50", "no Mac"} <= texts
+    assert next(cell for cell in shown if cell.text == "FAILED").tone == "bad"
+    assert tables.latency(run).head[3] == "times torch-eager"
 
 
 @pytest.mark.parametrize("content", ["{", '{"experiment": "x"}'])
