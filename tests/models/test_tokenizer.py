@@ -41,10 +41,10 @@ def test_vocabulary_holds_every_number_and_character() -> None:
     assert len(tokens) < 1500
 
 
-def test_ages_and_spacings_become_whole_numbers() -> None:
+def test_ages_are_whole_numbers_and_spacings_are_cut_into_digits() -> None:
     tokens = fetal_tokens("Brain at 24 weeks and 3 days, pixel spacing 0.21 and 0.05.")
     assert tokens[:4] == ["<start>", "brain", "at", "24"]
-    assert "".join(tokens[tokens.index("spacing") + 1 :]).startswith("0.21and0.05.<end><pad>")
+    assert "".join(tokens[tokens.index("spacing") + 1 :]).startswith("0.2##1and0.0##5.<end><pad>")
     assert tokens[5:8] == ["and", "3", "days"]
 
 
