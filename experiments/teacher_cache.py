@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,8 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+from filelock import FileLock
 from jsonargparse import Namespace
 
+from datamodules.phantom import SIMULATOR_VERSION
 from experiments.recipes import TEACHER_TOWERS, Recipe
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.shorthand import lacks_weights
@@ -22,18 +26,32 @@ def teacher_checkpoint(preset: str) -> Path:
     return OUTPUTS / "teachers" / f"{preset}.ckpt"
 
 
-def _settings(config: Namespace) -> dict[str, Any]:
-    """Return the data settings that decide which patients a teacher has seen."""
-    data: dict[str, Any] = config.data.as_dict()
-    return {"class_path": data["class_path"], **{k: v for k, v in data["init_args"].items() if k in DECISIVE}}
-
-
 # `seed` is not among them: runs with several seeds share their test patients, and so their teacher.
 DECISIVE = ("root", "corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
+# What a launcher of several processes sets; the teacher is trained in one.
+LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def _data_settings(config: Namespace) -> dict[str, Any]:
+    """Return the data settings that decide which patients a teacher has seen."""
+    return {key: value for key, value in config.data.init_args.as_dict().items() if key in DECISIVE}
+
+
+def _settings(config: Namespace, preset: str) -> dict[str, Any]:
+    """Return all that a preset's teacher depends on, as it is kept beside the checkpoint."""
+    return {
+        "class_path": config.data.class_path,
+        **_data_settings(config),
+        "simulator": SIMULATOR_VERSION,
+        "recipe": yaml.safe_load((TEACHER_TOWERS / f"{preset}.yaml").read_text()),
+    }
 
 
 def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
-    """Train the preset's teacher when the run wants it and it is missing.
+    """Train each small teacher that the run builds on and that is missing or out of date.
+
+    A run builds on its preset's own teacher, and the teacher of a preset may continue that of another one. Of
+    several processes that want one at once, the first trains it and the others wait.
 
     Args:
         config: The resolved configuration of the run.
@@ -43,24 +61,57 @@ def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
         ValueError: Training the teacher failed (its own message stands above), or the wanted teacher is a
             published model without its weights.
     """
-    teacher = config.model.get("teacher")
-    check_weights(teacher)
-    path = teacher_checkpoint(recipe.preset)
-    if not teacher or str(teacher.get("init_args", {}).get("path")) != str(path):
+    check_weights(config.model.get("teacher"))
+    for tower in (config.model.get("teacher"), config.model.get("student")):
+        preset = _preset_behind(tower)
+        if preset is None:
+            continue
+        path = teacher_checkpoint(preset)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if preset == recipe.preset:
+                _put_stale_aside(path, _settings(config, preset))
+            if not path.is_file():
+                _train(preset, config if preset == recipe.preset else None)
+
+
+def _preset_behind(tower: Any) -> str | None:
+    """Return the preset whose own teacher a tower is read from; None for any other tower."""
+    path = str((tower.get("init_args") or {}).get("path")) if tower else ""
+    presets = (file.stem for file in TEACHER_TOWERS.glob("*.yaml"))
+    return next((preset for preset in presets if str(teacher_checkpoint(preset)) == path), None)
+
+
+def _put_stale_aside(path: Path, wanted: dict[str, Any]) -> None:
+    """Rename a teacher that was trained on other data or by another recipe: it may have seen test patients."""
+    sidecar = path.with_suffix(".json")
+    if not path.is_file() or not sidecar.is_file():
+        return  # a checkpoint without a sidecar was put there by hand
+    text = sidecar.read_text()
+    if json.loads(text) == json.loads(json.dumps(wanted)):
         return
-    if path.is_file():
-        _warn_if_other_data(path, config)
-        return
-    towers = TEACHER_TOWERS / f"{recipe.preset}.yaml"
-    if not towers.is_file() or int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        return
-    print(f"no teacher at {path} yet: training it first (EXP=teacher DATA={recipe.preset})", flush=True)
-    command = [sys.executable, "-m", "experiments", "train", "teacher", recipe.preset]
-    settings = {
-        key: value for key, value in _settings(config).items() if key in DECISIVE and value is not None
+    kept = path.with_name(f"{path.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.ckpt")
+    print(f"{path} was trained on other data or by another recipe; it is kept as {kept}", flush=True)
+    sidecar.replace(kept.with_suffix(".json"))
+    path.replace(kept)
+
+
+def _train(preset: str, config: Namespace | None) -> None:
+    path = teacher_checkpoint(preset)
+    print(f"no teacher at {path} yet: training it first (EXP=teacher DATA={preset})", flush=True)
+    command = [sys.executable, "-m", "experiments", "train", "teacher", preset]
+    settings = {} if config is None else _data_settings(config)
+    command += [
+        f"--data.{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+        if value is not None
+    ]
+    apart = (RUN_VARIABLE, *LAUNCHER)
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in apart and not key.startswith("TORCHELASTIC")
     }
-    command += [f"--data.{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in settings.items()]
-    environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
     if subprocess.run(command, env=environment, check=False).returncode != 0 or not path.is_file():
         raise ValueError(f"training the teacher failed; once it works, it is kept at {path}")
     print(f"teacher ready at {path}\n", flush=True)
@@ -80,21 +131,14 @@ def check_weights(teacher: Any) -> None:
         )
 
 
-def _warn_if_other_data(path: Path, config: Namespace) -> None:
-    sidecar = path.with_suffix(".json")
-    if sidecar.is_file() and json.loads(sidecar.read_text()) != json.loads(json.dumps(_settings(config))):
-        print(
-            f"warning: {path} was trained on other data settings (see {sidecar}), so it may have seen this run's "
-            "test patients; delete it to train one on these"
-        )
-
-
 def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
     """Keep a freshly trained teacher where other experiments look for it."""
     target = teacher_checkpoint(recipe.preset)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps(_settings(config), indent=2))
     partial = target.with_suffix(".partial")
     shutil.copyfile(best, partial)
     partial.replace(target)
+    sidecar = target.with_suffix(".json.partial")
+    sidecar.write_text(json.dumps(_settings(config, recipe.preset), indent=2))
+    sidecar.replace(target.with_suffix(".json"))
     print(f"teacher kept at {target}")

@@ -1,6 +1,6 @@
 """A parametric fetal-ultrasound simulator that writes corpora in the official layouts."""
 
-from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
+from datamodules.phantom.corpus import DEFAULT_ROOT, SIMULATOR_VERSION, PhantomSettings, make_corpus
 from datamodules.phantom.layouts import HC18_FOLDER, PAIRS_FOLDER, PLANES_FOLDER, read_truth
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "HC18_FOLDER",
     "PAIRS_FOLDER",
     "PLANES_FOLDER",
+    "SIMULATOR_VERSION",
     "PhantomSettings",
     "make_corpus",
     "read_truth",
