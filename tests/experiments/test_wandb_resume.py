@@ -15,17 +15,13 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
+PROMPTS = SMALL.with_name("phantom_small_prompts.json")
 
 
 def fit(*words):
     command = [sys.executable, "-m", "experiments", "fit", f"--config={ROOT}/experiments/srkd.yaml"]
-    command += [
-        f"--config={SMALL}",
-        "--run=r",
-        "--trainer.max_epochs=3",
-        "--trainer.log_every_n_steps=1",
-        *words,
-    ]
+    command += [f"--config={SMALL}", f"--biometry.protocol={PROMPTS}", "--run=r"]
+    command += ["--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = Path(__file__).with_name("phantom_small.yaml")
+PROMPTS = Path(__file__).with_name("phantom_small_prompts.json")
 
 
 @pytest.fixture
@@ -31,17 +32,8 @@ def checkout(tmp_path, monkeypatch):
 
 
 def start():
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.sweep",
-        "run",
-        "decay",
-        "--count",
-        "4",
-        "--",
-        f"--config={SMALL}",
-    ]
+    command = [sys.executable, "-m", "experiments.sweep", "run", "decay", "--count", "4", "--"]
+    command += [f"--config={SMALL}", f"--biometry.protocol={PROMPTS}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
