@@ -31,7 +31,10 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
             return folder.parent
     if run is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        run = os.environ.setdefault(RUN_VARIABLE, f"{preset}-s{seed}-{stamp}")
+        # W&B's agents on several GPUs or machines start runs in the same second; this tells them apart.
+        agent = os.environ.get("WANDB_RUN_ID", "")
+        name = "-".join(filter(None, (preset, f"s{seed}", stamp, agent)))
+        run = os.environ.setdefault(RUN_VARIABLE, name)
     return OUTPUTS / experiment / run
 
 

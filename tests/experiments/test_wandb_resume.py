@@ -14,11 +14,22 @@ from tests.callbacks.wandb_log import WandbLog
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 1800  # seconds; a busy machine is slow, and no failure waits for it
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
 PROMPTS = SMALL.with_name("phantom_small_prompts.json")
 
 
-def fit(*words):
+@pytest.fixture
+def fit():
+    """Start a fit; none outlives the test."""
+    started = []
+    yield lambda *words: started.append(_fit(*words)) or started[-1]
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def _fit(*words):
     command = [sys.executable, "-m", "experiments", "fit", f"--config={ROOT}/experiments/srkd.yaml"]
     command += [f"--config={SMALL}", f"--biometry.protocol={PROMPTS}", "--run=r"]
     command += ["--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", *words]
@@ -30,19 +41,19 @@ def first_epoch_is_done():
     return path.is_file() and "best/composite" in path.read_text()
 
 
-def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(tmp_path, monkeypatch):
+def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(fit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = fit()
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + PATIENCE
     while not first_epoch_is_done():
         assert run.poll() is None, run.stdout.read()
         assert time.monotonic() < deadline, "the first epoch never ended"
         time.sleep(0.1)
     run.send_signal(signal.SIGTERM)
-    output, _ = run.communicate(timeout=300)
+    output, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 128 + signal.SIGTERM, output
     assert "Traceback" not in output
     checkpoint = tmp_path / "outputs/srkd/r/checkpoints/last.ckpt"
@@ -56,7 +67,7 @@ def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(tmp_path, monkeyp
     old.rename(tmp_path / "first-run")
 
     resumed = fit(f"--ckpt_path={checkpoint}")
-    output, _ = resumed.communicate(timeout=400)
+    output, _ = resumed.communicate(timeout=PATIENCE)
     assert resumed.returncode == 0, output
     second = WandbLog.only_one(folder)
     assert second.run_id == first.run_id

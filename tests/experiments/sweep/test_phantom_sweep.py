@@ -16,6 +16,7 @@ from tests.callbacks.wandb_log import WandbLog
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
+PATIENCE = 3600  # seconds; a busy machine is slow, and no failure waits for it
 SMALL = Path(__file__).with_name("phantom_small.yaml")
 PROMPTS = Path(__file__).with_name("phantom_small_prompts.json")
 
@@ -31,7 +32,18 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def start():
+@pytest.fixture
+def start(checkout):
+    """Start the sweep; no runner and none of its trials outlives the test."""
+    started = []
+    yield lambda: started.append(_start()) or started[-1]
+    for runner in started:
+        if runner.poll() is None:
+            runner.send_signal(signal.SIGINT)
+            runner.wait()
+
+
+def _start():
     command = [sys.executable, "-m", "experiments.sweep", "run", "decay", "--count", "4", "--"]
     command += [f"--config={SMALL}", f"--biometry.protocol={PROMPTS}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -42,9 +54,9 @@ def in_the_second_trial():
     return len(list(Path("outputs/srkd").glob("*/metrics.csv"))) >= 2
 
 
-def test_a_sweep_of_phantom_runs_survives_a_kill(checkout):
+def test_a_sweep_of_phantom_runs_survives_a_kill(start):
     runner = start()
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + PATIENCE
     while not in_the_second_trial():
         assert runner.poll() is None, runner.stdout.read()
         assert time.monotonic() < deadline, "the second trial never began"
@@ -53,7 +65,7 @@ def test_a_sweep_of_phantom_runs_survives_a_kill(checkout):
     runner.wait()
 
     runner = start()
-    output, _ = runner.communicate(timeout=900)
+    output, _ = runner.communicate(timeout=PATIENCE)
     assert runner.returncode == 0, output
     study = load(Path("outputs/sweeps/decay"))
     trials = [trial for trial in study.trials if not was_interrupted(trial)]

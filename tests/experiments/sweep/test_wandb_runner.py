@@ -4,6 +4,7 @@ import argparse
 from types import SimpleNamespace
 
 from experiments import wandb_access
+from experiments.run_folder import RUN_VARIABLE, run_folder
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import wandb_runner
 from experiments.sweep.sweep_file import read_sweep, sweep_path
@@ -80,3 +81,14 @@ def test_the_other_macros_are_filled_in_too(monkeypatch):
     assert trial_command(command, {"a.b": 1}, "train.py") == [
         "/usr/bin/env", "python", "train.py", "--on=gpu1", "a.b=1", "--a.b=1",
     ]  # fmt: skip
+
+
+def test_agents_that_start_in_the_same_second_write_apart(monkeypatch):
+    folders = []
+    for run_id in ("abc", "def"):
+        # Set before deleted, so that what `run_folder` puts there is taken back after the test.
+        monkeypatch.setenv(RUN_VARIABLE, "")
+        monkeypatch.delenv(RUN_VARIABLE)
+        monkeypatch.setenv("WANDB_RUN_ID", run_id)
+        folders.append(run_folder("srkd", "phantom", 0, None, None))
+    assert [folder.name.rpartition("-")[2] for folder in folders] == ["abc", "def"]
