@@ -13,6 +13,7 @@ from lightning.fabric.utilities import rank_zero_info
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
+from models.causal_text import causal_tower, is_tracing, truncated_features
 from models.dual_encoder import DualEncoder
 from models.layouts import RELEASED_STUDENT, detect_layout, to_open_clip
 from models.licences import licence_of
@@ -100,7 +101,13 @@ class OpenCLIPEncoder(DualEncoder):
         return features
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
+        """Map token ids [B, L] (int64) to unnormalised features [B, D].
+
+        A causal tower (FetalCLIP's) runs over the used columns alone, which changes nothing but the time.
+        """
+        tower = None if is_tracing() else causal_tower(self.model)
+        if tower is not None:
+            return truncated_features(tower, tokens)
         features: Tensor = self.model.encode_text(tokens)
         return features
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from models.causal_text import up_to_longest_end
 from models.dual_encoder import DualEncoder
 from models.preprocessing import Preprocessing
 
@@ -65,9 +66,14 @@ class TransformersEncoder(DualEncoder):
     def text_features(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] (int64) to unnormalised features [B, D].
 
-        No attention mask is passed: CLIP's text tower is causal and pooled at the end token, and SigLIP
-        was trained with its padding visible.
+        No attention mask is passed: CLIP's text tower is causal and pooled at the end token (so it runs over
+        the used columns alone), and SigLIP was trained with its padding visible.
         """
+        config = self.model.config
+        if config.model_type == "clip":
+            end_id = config.text_config.eos_token_id
+            # transformers reads id 2 as "not told": such models pool at the largest id.
+            tokens = up_to_longest_end(tokens, None if end_id == 2 else end_id)
         return _pooled(self.model.get_text_features(input_ids=tokens))
 
     @property
