@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from callbacks.age_table_cache import AgeTableCache
+from callbacks.evaluation_progress import progress_bar, with_progress
 from callbacks.figures import growth_chart_figure
 from callbacks.zero_shot_evaluation import (
     Details,
@@ -26,7 +30,7 @@ from metrics.biometry import in_reference_range
 from metrics.names import HC18
 from metrics.subgroups import age_band, subgroup_scores
 from models import DualEncoder
-from models.zero_shot import age_embeddings
+from models.zero_shot import AgeTable, age_embeddings
 
 IMAGES_AT_ONCE = 64  # bounds the memory of images * 175 ages * D
 
@@ -45,6 +49,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
         random_seed: Seed of the random-weights baseline.
         figures: Draw every tested model's ages over the growth chart.
 
+        cache: Folder where tables of age embeddings are kept by weights and prompts (see `AgeTableCache`), for
+            the teacher and for models that are only evaluated. None computes them every time.
     Raises:
         ValueError: An option is out of range, or the protocol file is malformed.
     """
@@ -62,6 +68,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
         random_seed: int = 0,
         figures: bool = True,
     ) -> None:
+        cache: str | None = None,
         super().__init__(
             protocol_of(protocol),
             every_n_epochs,
@@ -73,6 +80,13 @@ class BiometryEvaluation(ZeroShotEvaluation):
             figures,
         )
 
+        self.cache = None if cache is None else AgeTableCache(cache)
+        self.training = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out what the data has, and whether weights are about to change."""
+        super().setup(trainer, pl_module, stage)
+        self.training = stage == TrainerFn.FITTING
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
         """Score one model; see the base class."""
         lacking = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
@@ -82,13 +96,13 @@ class BiometryEvaluation(ZeroShotEvaluation):
         hc_mm = torch.tensor([record.hc_mm for record in records], dtype=torch.float64)
         device = next(model.parameters()).device
         images, indices, spacings = [torch.empty(0, model.embed_dim, device=device)], [], []
-        for batch in loader:
+        for batch in with_progress(loader, f"{benchmark} images"):
             spacings += _spacings(check_order(records, batch), batch, model.preprocessing.image_size)
             images.append(model.encode_image(batch["image"].to(device)))
             indices += batch["index"].tolist()
         metric = BiometryValidity().to(metric_device(model))
         if indices:
-            table = age_embeddings(model, self.protocol.biometry, spacings)
+            table = self._table(model, spacings)
             embedded, index = torch.cat(images), torch.tensor(indices)
             for rows in torch.arange(len(index)).split(IMAGES_AT_ONCE):
                 printed = [spacings[row] for row in rows.tolist()]
@@ -104,6 +118,14 @@ class BiometryEvaluation(ZeroShotEvaluation):
         }
 
     def draw(self, details: Details, title: str) -> Figure:
+    def _table(self, model: DualEncoder, spacings: list[str]) -> AgeTable:
+        with progress_bar("age prompts", " prompts") as progress:
+            # A student in training has other weights every time: its tables would only fill the disk.
+            changing = self.training and any(p.requires_grad for p in model.parameters())
+            if self.cache is None or changing:
+                return age_embeddings(model, self.protocol.biometry, spacings, progress=progress)
+            return self.cache.get(model, self.protocol.biometry, spacings, progress)
+
         """Draw ages and head circumferences over the growth chart."""
         samples = details["samples"]
         interval = f"95 % interval {details['ci_low']:.1f} to {details['ci_high']:.1f}"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 from torch.utils.data import DataLoader
 
+from callbacks.evaluation_progress import with_progress
 from callbacks.figures import confusion_figure, reliability_figure
 from callbacks.zero_shot_evaluation import (
     Details,
@@ -85,7 +86,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
         targets = torch.tensor([number[str(name)] for name in truth])
         vectors = class_embeddings(model, prompts)
         metric = ZeroShotClassification(list(prompts), interval=True).to(metric_device(model))
-        for batch in loader:
+        for batch in with_progress(loader, f"{benchmark} images"):
             check_order(records, batch)
             logits = class_logits(model.encode_image(batch["image"].to(vectors.device)), vectors)
             metric.update(logits.cpu(), targets[batch["index"]], batch["index"])

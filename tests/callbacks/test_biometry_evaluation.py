@@ -60,7 +60,7 @@ def test_spacing_is_printed_from_the_exact_pixel_size(tmp_path, monkeypatch):
     records = [type(r)(**{**vars(r), "pixel_size_mm": 0.000775}) for r in head_records(23, seed=4)]
     monkeypatch.setattr(data, "evaluation_records", lambda *_: records)
 
-    def spy(model, templates, spacings):
+    def spy(model, templates, spacings, progress):
         asked.extend(spacings)
         raise InterruptedError
 

@@ -1,0 +1,111 @@
+"""Keep tables of age embeddings on disk: the dear part of HC18's evaluation depends on weights and words alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from lightning.fabric.utilities import rank_zero_warn
+from torch import nn
+
+from metrics import AGES_DAYS
+from models import DualEncoder
+from models.zero_shot import AgeTable, Progress, age_embeddings, age_prompts, encode_prompts
+
+TOLERANCE = 1e-3
+"""Largest difference in the probe of a stored table; another machine's rounding stays far below it."""
+
+
+class AgeTableCache:
+    """Tables by weights, templates, spacings and precision.
+
+    A stored table is probed when it is read: one vector is computed anew and compared, so that a table made by
+    other code or another vocabulary is not believed.
+
+    Args:
+        folder: Where tables are kept, one ``.npz`` each: spacings x 175 x D float32 numbers.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def get(
+        self,
+        model: DualEncoder,
+        templates: Sequence[str],
+        spacings: Iterable[str],
+        progress: Progress | None = None,
+    ) -> AgeTable:
+        """Return the table of `models.zero_shot.age_embeddings`, from disk where it is there.
+
+        Args:
+            model: The model, in eval mode.
+            templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
+            spacings: Printed spacings, repeated at will.
+            progress: Called with prompts done and their total, when there is something to compute.
+        """
+        distinct = sorted(set(spacings))
+        path = self.path(model, templates, distinct)
+        stored = _read(path, distinct, next(model.parameters()).device) if path.is_file() else None
+        if stored is not None:
+            if _agrees(stored, model, templates):
+                return stored
+            rank_zero_warn(f"{path}: made by other code or another tokenizer; computed anew")
+        table = age_embeddings(model, templates, distinct, progress=progress)
+        _write(path, table)
+        return table
+
+    def path(self, model: DualEncoder, templates: Sequence[str], spacings: Sequence[str]) -> Path:
+        """Return the file of one table."""
+        settings = {
+            "templates": list(templates),
+            "spacings": list(spacings),
+            "preprocessing": model.preprocessing.to_dict(),
+            "recipe": model.recipe(),
+            "autocast": torch.is_autocast_enabled(next(model.parameters()).device.type),
+        }
+        text = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
+        text.update(weights_digest(model).encode())
+        return self.folder / f"ages-{text.hexdigest()}.npz"
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return 24 hexadecimal digits that change with any weight or buffer of a model."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(raw.numpy()))
+    return digest.hexdigest()
+
+
+def _agrees(table: AgeTable, model: DualEncoder, templates: Sequence[str]) -> bool:
+    """Compute the last age of the last spacing anew and compare."""
+    prompts = age_prompts(templates, table.spacings[-1])[len(AGES_DAYS) - 1 :: len(AGES_DAYS)]
+    fresh = encode_prompts(model, prompts).mean(dim=0)
+    kept = table.vectors[-1, -1]
+    return kept.shape == fresh.shape and bool((kept - fresh).abs().max() <= TOLERANCE)
+
+
+def _read(path: Path, spacings: list[str], device: torch.device) -> AgeTable | None:
+    """Read a table; None where the file is no whole table."""
+    try:
+        vectors = np.load(path)["vectors"]
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
+        rank_zero_warn(f"{path}: not a table of ages ({error}); computed anew")
+        return None
+    return AgeTable(tuple(spacings), torch.from_numpy(vectors).to(device))
+
+
+def _write(path: Path, table: AgeTable) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, vectors=table.vectors.cpu().numpy())
+    partial.replace(path)

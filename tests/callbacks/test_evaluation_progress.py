@@ -1,0 +1,57 @@
+"""Long evaluations say how far they are; short ones are silent."""
+
+import pytest
+
+from callbacks import evaluation_progress
+from callbacks.evaluation_progress import progress_bar, with_progress
+from tests.callbacks.zero_shot_fakes import FakeData, LetterEncoder
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(evaluation_progress, "QUIET_SECONDS", 0.0)
+
+
+def test_a_bar_states_what_how_far_and_how_long(at_once, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation_progress, "LOG_SECONDS", 0.0)
+    with progress_bar("age prompts", " prompts") as progress:
+        for done in (100, 200, 350):
+            progress(done, 350)
+    shown = capsys.readouterr().err
+    assert "age prompts" in shown
+    assert "/350 [" in shown
+    assert "<" in shown  # elapsed < remaining
+
+
+def test_a_short_evaluation_shows_nothing(capsys):
+    with progress_bar("age prompts", " prompts") as progress:
+        progress(1, 2)
+        progress(2, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_other_processes_show_nothing(at_once, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation_progress.rank_zero_only, "rank", 1, raising=False)
+    with progress_bar("age prompts", " prompts") as progress:
+        progress(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_batches_pass_unchanged_and_are_counted(monkeypatch):
+    calls = []
+    loader = FakeData(("planes",)).evaluation_loader("planes", "test", LetterEncoder().preprocessing)
+
+    class Spy:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return lambda *call: calls.append(call)
+
+        def __exit__(self, *_):
+            return False
+
+    monkeypatch.setattr(evaluation_progress, "progress_bar", Spy)
+    indices = [batch["index"].tolist() for batch in with_progress(loader, "x")]
+    assert [index for batch in indices for index in batch] == list(range(23))
+    assert calls == [(done, 5) for done in range(1, 6)]
