@@ -36,7 +36,11 @@ def _short_form(argv: list[str]) -> list[str]:
     while rest and not rest[0].startswith("-"):
         names.append(rest.pop(0))
     if command == "train" and len(names) == 2:
-        return [*training_arguments(*names), *data_arguments(names[1]), *spell_out(names[1], rest)]
+        return [
+            *training_arguments(*names),
+            *data_arguments(names[1]),
+            *spell_out(names[1], rest, experiment=names[0]),
+        ]
     if command == "evaluate" and len(names) == 2:
         preset, model = names
         beyond = ["--representation.enabled=true", *without_teacher(preset, model, rest)]

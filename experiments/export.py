@@ -15,7 +15,7 @@ from experiments.plain_errors import run_plainly
 from experiments.recipes import DEFAULT_PRESET, preset_file
 from export import Options, export_student
 from export.provenance import sha256
-from models import DualEncoder, OpenCLIPEncoder, from_checkpoint
+from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 
 RANDOM = "random:"
 RANDOM_SPACING = "0.30"
@@ -42,7 +42,30 @@ def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"CKPT={checkpoint}: no such checkpoint")
     source = {"weights": "trained", "checkpoint": path.name, "checkpoint_sha256": sha256(path)}
-    return from_checkpoint(checkpoint), source
+    student = from_checkpoint(checkpoint)
+    if isinstance(student, QuantisedStudent):
+        raise ValueError(
+            f"CKPT={checkpoint}: trained with int8 in the loop; export the student that it went on from: "
+            f'make export CKPT=outputs/srkd/RUN/checkpoints/best.ckpt ARGS="--int8_from={checkpoint}"'
+        )
+    return student, source
+
+
+def load_trained_int8(checkpoint: str) -> QuantisedStudent:
+    """Load what ``--int8_from`` names.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It was not trained with int8 in the loop.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"--int8_from={checkpoint}: no such checkpoint")
+    student = from_checkpoint(checkpoint)
+    if not isinstance(student, QuantisedStudent):
+        raise ValueError(
+            f"--int8_from={checkpoint}: not trained with int8 in the loop; make train EXP=srkd-qat"
+        )
+    return student
 
 
 def default_target(checkpoint: str) -> Path:
@@ -95,8 +118,12 @@ def run(argv: list[str]) -> None:
     data = parser.instantiate(Namespace(data=config.data)).data
     target = Path(config.out) if config.out else default_target(config.checkpoint)
     source["data"] = config.preset
+    trained = None
+    if config.int8_from is not None:
+        trained = load_trained_int8(config.int8_from)
+        source["int8_checkpoint_sha256"] = sha256(Path(config.int8_from))
     protocol = Protocol.load(config.protocol)
-    export = export_student(student, data, protocol, target, Options(**values), source)
+    export = export_student(student, data, protocol, target, Options(**values), source, trained)
     print(f"exported to {export.folder}: see MODEL_CARD.md, parity.json and docs/deploy.md")
 
 

@@ -21,6 +21,7 @@ PRESETS = ROOT / "data"
 TEACHER_TOWERS = PRESETS / "teacher"
 DEFAULT_PRESET = "phantom"
 TEACHER_EXPERIMENT = "teacher"
+QUANTISED_EXPERIMENT = "srkd-qat"
 
 
 def experiment_names() -> list[str]:

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from experiments.recipes import tower
+from experiments.recipes import QUANTISED_EXPERIMENT, tower
 
 # Preset -> argument of its data module -> the variable that gives it. Without the variable the preset's own
 # value counts, a folder under data/.
@@ -28,13 +28,16 @@ def data_arguments(preset: str) -> list[str]:
     return [f"--data.init_args.{argument}={folder}" for argument, folder in folders.items() if folder]
 
 
-def spell_out(preset: str, arguments: list[str], scored: str = "student") -> list[str]:
+def spell_out(
+    preset: str, arguments: list[str], scored: str = "student", experiment: str | None = None
+) -> list[str]:
     """Replace ``--teacher=``, ``--student=`` and ``--protocol=`` by what LightningCLI takes.
 
     Args:
         preset: Name of the data preset.
         arguments: The user's arguments, in which the three may occur.
         scored: What an evaluation scores; with "teacher" the preset's teacher stands in the student's place.
+        experiment: What is trained; ``srkd-qat`` goes on from the student's whole checkpoint.
 
     Raises:
         ValueError: One of the three has no value.
@@ -55,6 +58,8 @@ def spell_out(preset: str, arguments: list[str], scored: str = "student") -> lis
         elif option == TEACHER:
             place = "student" if scored == "teacher" else "teacher"
             spelt.append(f"--model.{place}={_loaded(value)}")
+        elif experiment == QUANTISED_EXPERIMENT:
+            spelt.append(f"--model.student.init_args.checkpoint={value}")
         elif tower(preset, "student")["class_path"] == "models.OpenCLIPEncoder":
             # Weights alone: the student's own contract (statistics, context length) is the experiment's.
             spelt.append(f"--model.student.init_args.weights={value}")

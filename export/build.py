@@ -25,25 +25,18 @@ from export.heads import (
     write_class_head,
 )
 from export.int8_speed import drop_slow_int8
+from export.int8_variants import INT8_VARIANTS, NO_OPENVINO, require_kin, runs_here, write_int8_variants
 from export.manifest import Export, artifact_entry, read_export, write_manifest
 from export.measure import measure, text_row
 from export.model_card import weight_origin, write_licences, write_model_card
 from export.onnx_graph import OnnxRunner
-from export.parity import NOT_RUN, Row, failures, ledger, print_ledger, read_gates
+from export.parity import FAILED, NOT_RUN, Row, failures, ledger, print_ledger, read_gates
 from export.pixel_graph import PixelEncoder
 from export.provenance import package_versions
 from export.text_artifact import text_reference, write_text_encoder
-from export.variants import (
-    INT8_VARIANTS,
-    Variant,
-    Workbench,
-    torch_runner,
-    write_coreml_variants,
-    write_int8_variants,
-    write_onnx_variants,
-)
+from export.variants import Variant, Workbench, torch_runner, write_coreml_variants, write_onnx_variants
 from metrics.names import PLANES, SUBPLANES
-from models import DualEncoder, fused_copy
+from models import DualEncoder, QuantisedStudent, fused_copy
 
 VERIFY = Path(__file__).with_name("verify_coreml.py")
 ON_DEVICE = "-on-device"
@@ -67,6 +60,8 @@ class Options:
         calibration_frames: Training frames that calibrate int8.
         gates: A file of parity gates; None takes ``export/gates.yaml``.
         keep_slow_int8: Keep an int8 file that is slower than float32 here, for its size.
+        int8_from: Checkpoint of EXP=srkd-qat that went on from this student: int8 files take its weights and
+            the ranges of its training.
     """
 
     dynamic_batch: bool = False
@@ -80,6 +75,7 @@ class Options:
     calibration_frames: int = 64
     gates: str | None = None
     keep_slow_int8: bool = False
+    int8_from: str | None = None
 
 
 def export_student(
@@ -89,6 +85,7 @@ def export_student(
     target: Path,
     options: Options,
     source: dict[str, Any],
+    trained_int8: QuantisedStudent | None = None,
 ) -> Export:
     """Write, prove and describe every artifact; the folder appears only when all of it is good.
 
@@ -99,6 +96,7 @@ def export_student(
         target: Folder to write; an older export there is replaced.
         options: What to export.
         source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256`` and ``data``.
+        trained_int8: What `Options.int8_from` names.
 
     Returns:
         The finished export, read back.
@@ -112,17 +110,26 @@ def export_student(
     partial.chmod(0o755)
     try:
         source = {**source, "recipe": student.recipe(), "split": options.split}
-        rows = _fill(partial, student.eval(), data, protocol, options, source, gates)
+        rows = _fill(partial, student.eval(), data, protocol, options, source, gates, trained_int8)
         print_ledger(rows, f"parity of {target}")
         failed = failures(rows)
         if failed:
             shutil.move(partial / "parity.json", target.with_name(f"{target.name}-failed-parity.json"))
-            raise ValueError(f"export: {failed}; leave a variant out with --skip, or train it better")
+            raise ValueError(f"export: {failed}; {_remedy(rows)}")
         read_export(partial, student.preprocessing)
         _replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_export(target)
+
+
+def _remedy(rows: list[Row]) -> str:
+    advice = "leave a variant out with --skip, or train it better"
+    if any(row.status == FAILED and row.variant in INT8_VARIANTS for row in rows):
+        advice += (
+            " (int8: make train EXP=srkd-qat STUDENT=CKPT, then export CKPT with --int8_from=ITS_BEST.ckpt)"
+        )
+    return advice
 
 
 def _fill(
@@ -133,7 +140,10 @@ def _fill(
     options: Options,
     source: dict[str, Any],
     gates: Any,
+    trained_int8: QuantisedStudent | None,
 ) -> list[Row]:
+    if trained_int8 is not None:
+        require_kin(student, trained_int8.eval())
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
     _say("embedding prompts")
     heads, ages = _heads(student, protocol, frames, options)
@@ -143,7 +153,7 @@ def _fill(
     bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
 
-    missing = _write_models(bench, data, options)
+    missing = _write_models(bench, data, options, trained_int8)
     _say("measuring parity")
     few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
     fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
@@ -181,27 +191,26 @@ def _heads(
     return heads, build_age_head(student, protocol.biometry, spacings) if spacings else None
 
 
-def _write_models(bench: Workbench, data: FetalDataModule, options: Options) -> list[Row]:
+def _write_models(
+    bench: Workbench, data: FetalDataModule, options: Options, trained_int8: QuantisedStudent | None
+) -> list[Row]:
     """Write all models; returns rows for those that cannot be written here."""
-    missing = []
     _say("writing ONNX")
     write_onnx_variants(bench, options.dynamic_batch)
-    int8 = [] if "int8" in options.skip else [name for name in INT8_VARIANTS if name not in options.skip]
-    if "openvino-int8" in int8:
-        try:
-            import openvino  # noqa: F401
-        except ImportError:
-            int8.remove("openvino-int8")
-            note = "openvino is not installed: pip install 'sonodistill[openvino]'"
-            missing.append(Row("openvino-int8", "-", status=NOT_RUN, note=note))
-    if int8:
+    wanted = [name for name in INT8_VARIANTS if name not in options.skip and "int8" not in options.skip]
+    int8 = [name for name in wanted if runs_here(name)]
+    if int8 and trained_int8 is not None:
+        _say("writing int8 with the ranges of its training")
+        write_int8_variants(bench, int8, None, trained_int8)
+    elif int8:
         _say("calibrating int8")
-        frames = calibration_pixels(data, bench.encoder.model.preprocessing, options.calibration_frames)
-        write_int8_variants(bench, frames, int8)
+        count = options.calibration_frames
+        write_int8_variants(bench, int8, calibration_pixels(data, bench.encoder.model.preprocessing, count))
     if "coreml" not in options.skip:
         _say("converting to Core ML")
         write_coreml_variants(bench, options.skip)
-    return missing
+    absent = [name for name in wanted if name not in int8]
+    return [Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in absent]
 
 
 def _check_packages(bench: Workbench, rows: list[Row]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from export.int8_variants import INT8_VARIANTS
 from export.latency.interleave import speed_ratio, time_interleaved
 from export.parity import DROPPED, FAILED, Row
-from export.variants import INT8_VARIANTS, Workbench
+from export.variants import Workbench
 
 RUNTIMES = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
 ROUNDS, REPEATS = 7, 5

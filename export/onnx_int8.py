@@ -55,7 +55,7 @@ def quantise(
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(str(prepared)).graph
-        excluded = [] if grouped_convolutions else [node.name for node in graph.node if _groups(node) > 1]
+        excluded = [] if grouped_convolutions else [node.name for node in graph.node if groups(node) > 1]
         quantize_static(
             str(prepared),
             str(target),
@@ -73,8 +73,8 @@ def quantise(
     onnx.save(model, str(target))
 
 
-def _groups(node: Any) -> int:
-    """Return the number of groups of a convolution, 1 for any other operator."""
+def groups(node: Any) -> int:
+    """Return the number of groups of an ONNX convolution, 1 for any other operator."""
     if node.op_type != "Conv":
         return 1
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)

@@ -11,9 +11,10 @@ from torch.nn.functional import normalize
 from datamodules.protocol import Protocol
 from export.contract import contract_of, metadata_of
 from export.heads import AgeHead, ClassHead, write_age_head, write_class_head
+from export.int8_variants import INT8_VARIANTS, runs_here, write_int8_variants
 from export.manifest import Export, artifact_entry, read_export, write_manifest
 from export.pixel_graph import PixelEncoder
-from export.variants import INT8_VARIANTS, Workbench, write_int8_variants, write_onnx_variants
+from export.variants import Workbench, write_onnx_variants
 from metrics import AGES_DAYS
 from models import DualEncoder, fused_copy
 from models.zero_shot import AgeTable
@@ -45,7 +46,7 @@ def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, 
     if int8:
         shape = (NOISE_FRAMES, 3, preprocessing.image_size, preprocessing.image_size)
         noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
-        write_int8_variants(bench, noise, [name for name in INT8_VARIANTS if _runs_here(name)])
+        write_int8_variants(bench, [name for name in INT8_VARIANTS if runs_here(name)], noise)
     paths = {name: write_class_head(head, folder / "heads") for name, head in heads.items()}
     paths["ages"] = write_age_head(AgeHead(protocol.biometry, ages), folder / "heads")
     for name, path in paths.items():
@@ -54,13 +55,3 @@ def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, 
     content = {"contract": contract_of(preprocessing), "embed_dim": dim, "source": source}
     write_manifest(folder, {**content, "artifacts": bench.artifacts})
     return read_export(folder)
-
-
-def _runs_here(name: str) -> bool:
-    if name != "openvino-int8":
-        return True
-    try:
-        import openvino  # noqa: F401
-    except ImportError:
-        return False
-    return True

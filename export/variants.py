@@ -18,7 +18,6 @@ from export.heads import ClassHead
 from export.manifest import artifact_entry
 from export.mil_reference import MilReference
 from export.onnx_graph import OnnxRunner, append_classifier, write_onnx
-from export.onnx_int8 import quantise
 from export.pixel_graph import PixelClassifier, PixelEncoder
 from models.zero_shot import COSINE_SCALE
 
@@ -26,7 +25,6 @@ Floats = NDArray[np.float32]
 Run = Callable[[Floats], Floats]
 
 REFERENCE = "the package itself, computed operator by operator on this machine"
-INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too
 
 
 @dataclass(frozen=True)
@@ -128,54 +126,6 @@ def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
         append_classifier(encoder, path, weights, PROBABILITIES_NAME, {**bench.metadata, **labels})
         variant = Variant(f"onnx-{name}", how, "float32-classifier", OnnxRunner(path), name)
         bench.add(variant, path, **facts, output=PROBABILITIES_NAME)
-
-
-def write_int8_variants(bench: Workbench, frames: Floats, names: Sequence[str]) -> None:
-    """Write int8 copies of the encoder for ONNX Runtime and for OpenVINO.
-
-    Args:
-        bench: The workbench; the float32 encoder is written.
-        frames: Calibration frames, pixel values [N, 3, S, S].
-        names: Which of `INT8_VARIANTS`.
-    """
-    source = bench.folder / "image_encoder.onnx"
-    for name in names:
-        openvino = name == "openvino-int8"
-        path = bench.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
-        quantise(
-            source,
-            path,
-            frames,
-            grouped_convolutions=INT8_VARIANTS[name],
-            metadata=bench.metadata,
-            warnings=bench.warnings,
-        )
-        run: Run = OpenVinoRunner(path, bench.side) if openvino else OnnxRunner(path)
-        how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
-        facts = {"kind": "onnx", "batch": 1, "output": EMBEDDING_NAME, "calibration_frames": len(frames)}
-        bench.add(Variant(name, how, "compressed", run), path, **facts)
-
-
-class OpenVinoRunner:
-    """An ONNX file in OpenVINO on the CPU, frame by frame.
-
-    Args:
-        path: The file.
-        side: Side of the frame.
-    """
-
-    def __init__(self, path: Path, side: int) -> None:
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(str(path))
-        model.reshape([1, 3, side, side])
-        # Float32 where the graph is not int8: its own default would round to bfloat16 on newer processors.
-        self._model = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def __call__(self, pixels: Floats) -> Floats:
-        """Map pixel values [N, 3, S, S] to embeddings [N, D]."""
-        return np.concatenate([self._model({0: frame[None]})[0] for frame in pixels])
 
 
 def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from models.dual_encoder import DualEncoder
 from models.frozen import FrozenTeacher, freeze
 from models.open_clip_encoder import OpenCLIPEncoder
 from models.preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from models.quantised import QuantisedStudent
 from models.reparameterize import fused_copy
 from models.timm_encoder import TimmEncoder
 from models.tokenizer import build_tokenizer
@@ -21,6 +22,7 @@ __all__ = [
     "FrozenTeacher",
     "OpenCLIPEncoder",
     "Preprocessing",
+    "QuantisedStudent",
     "TimmEncoder",
     "TransformersEncoder",
     "age_embeddings",

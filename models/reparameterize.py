@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
+from timm.layers import BatchNormAct2d
 from timm.models import reparameterize_model
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.dual_encoder import DualEncoder
 
@@ -33,6 +36,7 @@ def fused_copy(model: DualEncoder) -> DualEncoder:
     reference = copy.deepcopy(model).eval()
     fused = copy.deepcopy(reference)
     reparameterize_model(fused, inplace=True)
+    fold_batch_norms(fused)
     fused.requires_grad_(False)
     fused.fused = True
     size = model.preprocessing.image_size
@@ -43,3 +47,40 @@ def fused_copy(model: DualEncoder) -> DualEncoder:
     if not difference <= TOLERANCE:
         raise RuntimeError(f"fusing changed the embeddings by {difference:.1e}, more than {TOLERANCE:.0e}")
     return fused
+
+
+@torch.no_grad()
+def fold_batch_norms(model: DualEncoder) -> None:
+    """Fold the batch norms of the image tower that directly follow a convolution into it, in place.
+
+    `timm` leaves those of plain convolutions (a FastViT's MLPs have one each). What reads what is seen by
+    running an image through the tower, which must be in eval mode.
+    """
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holding the tensors keeps their ids distinct
+    pairs: list[tuple[str, nn.Conv2d, nn.BatchNorm2d]] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(
+                module.register_forward_hook(lambda own, _, out: outputs.update({id(out): (own, out)}))
+            )
+        elif isinstance(module, nn.BatchNorm2d):
+
+            def pair(own: nn.BatchNorm2d, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                if id(inputs[0]) in outputs:
+                    pairs.append((name, outputs[id(inputs[0])][0], own))
+
+            hooks.append(module.register_forward_pre_hook(pair))
+    side = model.preprocessing.image_size
+    model.image_features(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+    for name, conv, norm in pairs:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, rest.eval())

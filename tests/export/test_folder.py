@@ -30,7 +30,7 @@ def test_onnx_file_is_single_static_and_carries_the_contract(exported):
     assert not list(exported.folder.glob("*.data"))
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    assert next(entry.version for entry in model.opset_import if entry.domain == "") >= 18
+    assert next(entry.version for entry in model.opset_import if entry.domain == "") >= 20
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 64, 64]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["sonodistill.contract"]) == exported.manifest["contract"]

@@ -1,0 +1,191 @@
+"""Train with int8 in the loop: a fused student whose layers round as the exported int8 file will.
+
+Weights are signed with one scale an output channel, activations unsigned with one scale a tensor, whose range
+is a moving average of what training saw (Jacob et al. 2018, arXiv 1712.05877). Gradients pass the rounding
+unchanged where a value is within range. `export.trained_int8` writes the same ranges into an ONNX file.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoints import build, from_checkpoint
+from models.dual_encoder import DualEncoder
+from models.reparameterize import fused_copy
+
+MOMENTUM = 0.05  # a range follows the last few dozen batches
+WEIGHT_LEVELS, ACTIVATION_LEVELS = 127, 255
+
+
+class ActivationRange(nn.Module):
+    """Round a tensor to 256 levels between a running minimum and maximum; in training, follow them.
+
+    Until it has seen a batch in training it lets everything pass.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.tensor(float("nan")))
+        self.register_buffer("high", torch.tensor(float("nan")))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return `values`, of any shape, rounded."""
+        if self.training:
+            self._follow(values.detach())
+        if torch.isnan(self.low):
+            return values
+        scale = ((self.high - self.low) / ACTIVATION_LEVELS).clamp(min=torch.finfo(torch.float32).eps)
+        zero = (-self.low / scale).round().int()
+        return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, ACTIVATION_LEVELS)
+
+    def _follow(self, values: Tensor) -> None:
+        # Zero must be a level of its own: it is what convolutions pad with.
+        low, high = values.amin().float().clamp(max=0), values.amax().float().clamp(min=0)
+        if torch.isnan(self.low):
+            self.low.copy_(low)
+            self.high.copy_(high)
+        else:
+            self.low.lerp_(low, MOMENTUM)
+            self.high.lerp_(high, MOMENTUM)
+
+
+class QuantisedLayer(nn.Module):
+    """A convolution or linear layer with rounded input, weight and, for a convolution, output.
+
+    Args:
+        layer: The layer, which keeps its float weights.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.input_range = ActivationRange()
+        self.output_range = ActivationRange() if isinstance(layer, nn.Conv2d) else None
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Run the layer."""
+        inputs, weight, bias = self.input_range(values), rounded_weight(self.layer.weight), self.layer.bias
+        if not isinstance(self.layer, nn.Conv2d):
+            return nn.functional.linear(inputs, weight, bias)
+        assert self.output_range is not None
+        output: Tensor = self.output_range(self.layer._conv_forward(inputs, weight, bias))
+        return output
+
+
+def rounded_weight(weight: Tensor) -> Tensor:
+    """Round a weight [O, ...] to 255 levels a channel, symmetric around zero; gradients pass unchanged."""
+    scale = weight.detach().flatten(1).abs().amax(dim=1) / WEIGHT_LEVELS
+    scale = scale.clamp(min=torch.finfo(torch.float32).eps)
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS)
+
+
+class QuantisedStudent(DualEncoder):
+    """A trained student, fused, whose image tower goes on training with int8 in the loop.
+
+    The text tower and the logit scale stay as they are, so that the heads of the float student serve this
+    one, too. Batch norms that fusing left keep their running statistics.
+
+    Args:
+        checkpoint: The trained student to start from.
+        recipe: Instead of a checkpoint: the student's own `DualEncoder.recipe`, without weights.
+
+    Raises:
+        ValueError: There is neither, or both, or the checkpoint was itself trained with int8 in the loop.
+    """
+
+    def __init__(self, checkpoint: str | None = None, recipe: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        if (checkpoint is None) == (recipe is None):
+            raise ValueError(
+                "models.QuantisedStudent goes on with a trained student; say which: "
+                "make train EXP=srkd-qat STUDENT=outputs/srkd/RUN/checkpoints/best.ckpt"
+            )
+        base = build(recipe) if recipe is not None else from_checkpoint(str(checkpoint))
+        if isinstance(base, QuantisedStudent):
+            raise ValueError(
+                f"{checkpoint}: trained with int8 in the loop already; start from a float student"
+            )
+        self._recipe = base.recipe()
+        self.preprocessing = base.preprocessing
+        self.embed_dim = base.embed_dim
+        self.base = fused_copy(base)
+        for name in image_layers(self.base):
+            layer: Any = self.base.get_submodule(name)
+            layer.requires_grad_(True)
+            _replace(self.base, name, QuantisedLayer(layer))
+
+    def train(self, mode: bool = True) -> Self:
+        """Let the ranges follow the data, or not; the fused tower itself stays in eval mode."""
+        self.training = mode
+        for module in self.modules():
+            if isinstance(module, ActivationRange):
+                module.training = mode
+        return self
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
+        return self.base.image_features(image)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
+        return self.base.text_features(tokens)
+
+    @property
+    def log_logit_scale(self) -> nn.Parameter:
+        """The learned scalar whose exponential multiplies cosines."""
+        return self.base.log_logit_scale
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The learned scalar added to the logits, or None."""
+        return self.base.logit_bias
+
+    def init_args(self) -> dict[str, Any]:
+        """Return the constructor arguments, as primitives, that rebuild the architecture without weights."""
+        return {"recipe": self._recipe}
+
+    def layers(self) -> Iterator[tuple[str, QuantisedLayer]]:
+        """Yield the quantised layers by name."""
+        for name, module in self.base.named_modules():
+            if isinstance(module, QuantisedLayer):
+                yield name, module
+
+    def float_copy(self) -> DualEncoder:
+        """Return the student with these weights and without any rounding, fused and in eval mode."""
+        plain = copy.deepcopy(self.base)
+        plain.preprocessing = self.preprocessing
+        for name, module in self.layers():
+            _replace(plain, name, copy.deepcopy(module.layer))
+        plain.requires_grad_(False)
+        return plain
+
+
+def image_layers(model: DualEncoder) -> list[str]:
+    """Return the names of the convolutions and linear layers that an image passes, in the model's order."""
+    passed: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: passed.add(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    side = model.preprocessing.image_size
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        model.image_features(torch.zeros(1, 3, side, side, device=device))
+    for hook in hooks:
+        hook.remove()
+    return [name for name, _ in model.named_modules() if name in passed]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -1,0 +1,110 @@
+"""Rounding against numpy, and what of the float student stays."""
+
+import numpy as np
+import pytest
+import torch
+
+from models import QuantisedStudent, TimmEncoder, build
+from models.quantised import MOMENTUM, ActivationRange, image_layers, rounded_weight
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    torch.manual_seed(0)
+    student = TimmEncoder(
+        "repvit_m0_9",
+        {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]},
+        embed_dim=16,
+        image_size=64,
+        context_length=16,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+    )
+    return student.recipe()
+
+
+@pytest.fixture
+def student(recipe):
+    torch.manual_seed(1)
+    return QuantisedStudent(recipe=recipe)
+
+
+def images(count=4):
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+def test_weights_have_255_levels_a_channel():
+    weight = torch.randn(5, 3, 2, 2)
+    for row, found in zip(weight.numpy(), rounded_weight(weight).numpy(), strict=True):
+        step = np.abs(row).max() / 127
+        np.testing.assert_allclose(found, np.round(row / step) * step, atol=1e-6)
+
+
+def test_a_range_follows_training_alone_and_keeps_zero():
+    layer = ActivationRange().train()
+    first, second = torch.linspace(1, 3, 50), torch.linspace(-2, 5, 50)
+    layer(first)
+    assert (float(layer.low), float(layer.high)) == (0.0, 3.0)
+    layer(second)
+    assert float(layer.low) == pytest.approx(-2 * MOMENTUM)
+    assert float(layer.high) == pytest.approx(3 + 2 * MOMENTUM)
+    layer.eval()
+    found = layer(torch.tensor([-9.0, 0.0, 1.234, 9.0]))
+    step = float(layer.high - layer.low) / 255
+    zero = round(-float(layer.low) / step)
+    assert found.tolist() == pytest.approx(
+        [-zero * step, 0.0, round(1.234 / step) * step, (255 - zero) * step], abs=1e-6
+    )
+    assert float(layer.high) == pytest.approx(3 + 2 * MOMENTUM)
+
+
+def test_untrained_ranges_round_weights_alone(student):
+    student.eval()
+    with torch.no_grad():
+        rounded, plain = student.encode_image(images()), student.float_copy().encode_image(images())
+    assert not torch.equal(rounded, plain)
+    assert float((rounded * plain).sum(dim=1).min()) > 0.9
+
+
+def test_every_image_layer_is_rounded_and_learns_and_the_text_tower_stays(student):
+    names = [name for name, _ in student.layers()]
+    assert names == image_layers(student.float_copy())
+    assert "image_projection" in names
+    assert not any(name.startswith("text") for name in names)
+    student.train()
+    student.encode_image(images()).sum().backward()
+    for name, layer in student.layers():
+        assert layer.layer.weight.grad is not None, name
+        assert torch.isfinite(layer.input_range.high), name
+    assert not any(parameter.requires_grad for parameter in student.base.text.parameters())
+    assert not student.log_logit_scale.requires_grad
+
+
+def test_a_few_steps_bring_the_rounded_student_back_to_a_target(student):
+    target = torch.nn.functional.normalize(torch.randn(4, 16), dim=1)
+    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = 1 - (student.train().encode_image(images()) * target).sum(dim=1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_it_is_rebuilt_from_its_recipe_with_its_ranges(student):
+    student.train().encode_image(images())
+    student.eval()
+    again = build(student.recipe())
+    again.load_state_dict(student.state_dict())
+    torch.testing.assert_close(again.eval().encode_image(images()), student.encode_image(images()))
+    assert again.preprocessing == student.preprocessing
+
+
+def test_it_wants_exactly_one_start(recipe):
+    with pytest.raises(ValueError, match="EXP=srkd-qat STUDENT="):
+        QuantisedStudent()
+    with pytest.raises(ValueError, match="EXP=srkd-qat STUDENT="):
+        QuantisedStudent("x.ckpt", recipe)
