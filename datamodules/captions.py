@@ -50,9 +50,18 @@ _BIOMETRY_TEMPLATES = (
     "an ultrasound image of the fetal brain at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
     "prenatal ultrasound, {spacing} mm per pixel, fetal head, {weeks} weeks and {days} days",
 )
+# As many as the others together: what a brain image shows is all of it at once.
 _FULL_TEMPLATES = (
     "ultrasound of the fetal brain, {plane} plane, at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
     "{plane} plane of the fetal head at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
+    "fetal head at {weeks} weeks and {days} days, pixel spacing {spacing} mm, {plane} plane",
+    "ultrasound of the fetal head, gestational age {weeks} weeks and {days} days, pixel spacing {spacing} mm, "
+    "{plane} plane",
+    "an ultrasound image of the fetal brain in the {plane} plane at {weeks} weeks and {days} days, "
+    "pixel spacing {spacing} mm",
+    "obstetric ultrasound, {plane} view of the fetal brain, {weeks} weeks and {days} days, {spacing} mm per pixel",
+    "prenatal ultrasound, {spacing} mm per pixel, fetal head, {weeks} weeks and {days} days, {plane} plane",
+    "{plane} plane of the fetal head on ultrasound, {weeks} weeks and {days} days, pixel spacing {spacing} mm",
 )
 
 

@@ -158,8 +158,8 @@ def _choroid(head: Head, centre: tuple[float, float], size: float, side: float, 
         level = head.jitter(-17, 3) - 14 * (1 - visible)
         head.line(np.array([u, v]) + t * length * axis + bow * normal, level, 0.028)
     plexus = np.array([u, v]) + axis * head.jitter(0.15, 0.06) * length
-    radii = (length * (0.6 + 0.15 * early), breadth * (0.62 + 0.2 * early))
-    level = head.tissue_db + head.jitter(21, 2.5)
+    radii = (length * (0.68 + 0.12 * early), breadth * (0.7 + 0.15 * early))
+    level = head.tissue_db + head.jitter(25, 2.0)
     tilt = angle + rng.normal(0, 0.08)
     head.organ((plexus[0], plexus[1]), radii, level, tilt, opacity=visible, texture_db=3.5, wobble=0.13)
 
@@ -167,32 +167,30 @@ def _choroid(head: Head, centre: tuple[float, float], size: float, side: float, 
 def _thalamic(head: Head) -> None:
     rng = head.rng
     centre = head.jitter(0.06, 0.04)
-    size, darker = head.jitter(1.08, 0.07), rng.uniform(9, 16)
+    size, darker = head.jitter(1.1, 0.06), rng.uniform(14, 20)
     for side in (-1, 1):
         head.organ(
-            (centre, side * 0.19 * size), (0.27 * size, 0.165 * size), head.tissue_db - darker,
-            side * -0.18, texture_db=1.0, rim_db=head.jitter(-20, 2.5),
+            (centre, side * 0.23 * size), (0.33 * size, 0.2 * size), head.tissue_db - darker,
+            side * -0.18, texture_db=1.0, rim_db=head.jitter(-12, 2.0),
         )  # fmt: skip
     gaps = [(centre - 0.26, centre + 0.26)]
     if rng.random() < 0.9:
-        gaps.append(_cavum(head, head.jitter(-0.5, 0.03)))
+        gaps.append(_cavum(head, head.jitter(-0.55, 0.03)))
     _midline(head, gaps, head.jitter(-18, 3))
     head.line(
         np.array([[centre - 0.2, 0.0], [centre + 0.2, 0.0]]), head.jitter(-20, 2), 0.025
     )  # third ventricle
     for side in (-1, 1):  # insula and Sylvian fissure
-        v = side * head.jitter(0.6, 0.03)
+        v = side * head.jitter(0.65, 0.03)
         head.line(np.array([[-0.22, v], [0.0, v * 0.94], [0.2, v]]), head.jitter(-20, 3), 0.03)
-    if rng.random() < 0.2:
-        _choroid(head, (0.5, 0.38), 0.16, head.far, 0.5)
 
 
 def _ventricular(head: Head) -> None:
     rng = head.rng
-    size = head.jitter(0.43, 0.03)
-    centre = (head.jitter(0.27, 0.05), head.jitter(0.36, 0.03))
-    _choroid(head, centre, size, head.far, rng.uniform(0.85, 1.0))
-    _choroid(head, centre, size, -head.far, rng.uniform(0.2, 0.8))
+    size = head.jitter(0.5, 0.03)
+    centre = (head.jitter(0.22, 0.04), head.jitter(0.38, 0.03))
+    _choroid(head, centre, size, head.far, rng.uniform(0.9, 1.0))
+    _choroid(head, centre, size, -head.far, rng.uniform(0.6, 1.0))
     gaps = [_cavum(head, head.jitter(-0.48, 0.04))] if rng.random() < 0.75 else []
     _midline(head, gaps, head.jitter(-15, 3))
     v = head.far * head.jitter(0.2, 0.03)  # frontal horn
@@ -204,30 +202,31 @@ def _ventricular(head: Head) -> None:
 def _cerebellar(head: Head) -> None:
     rng = head.rng
     centre, size = (
-        head.jitter(0.55, 0.03),
-        head.jitter(1.0, 0.06) * (0.88 + 0.12 * min(1.0, head.ga_weeks / 30)),
+        head.jitter(0.52, 0.03),
+        head.jitter(1.0, 0.05) * (0.9 + 0.1 * min(1.0, head.ga_weeks / 30)),
     )
     gaps = [(centre - 0.35, 1.0)]
     if rng.random() < 0.8:
         gaps.append(_cavum(head, head.jitter(-0.52, 0.03)))
     _midline(head, gaps, head.jitter(-19, 3))
     cistern = np.concatenate(
-        [arc((0.0, 0.0), (0.95, 0.95), -0.42, 0.42), arc((0.0, 0.0), (0.72, 0.72), 0.5, -0.5)]
+        [arc((0.0, 0.0), (0.96, 0.96), -0.75, 0.75), arc((0.0, 0.0), (0.6, 0.6), 0.8, -0.8)]
     )
-    head.scene.fill(head.at(cistern), FLUID_DB + 4, head.px(0.02), opacity=rng.uniform(0.9, 1))
-    lobe = rng.uniform(0, 8)  # brighter than the brain, and far brighter than the cistern
+    head.scene.fill(head.at(cistern), FLUID_DB + 4, head.px(0.02), opacity=rng.uniform(0.92, 1))
+    lobe = rng.uniform(12, 17)  # brighter than the brain, and far brighter than the cistern
     for side in (-1, 1):
         head.organ(
-            (centre, side * 0.25 * size), (0.2 * size, 0.25 * size), head.tissue_db + lobe,
-            side * 0.15, texture_db=1.5, rim_db=head.jitter(-15, 2.5),
+            (centre, side * 0.29 * size), (0.23 * size, 0.29 * size), head.tissue_db + lobe,
+            side * 0.15, texture_db=1.5, rim_db=head.jitter(-13, 2.0),
         )  # fmt: skip
-        for k in range(int(rng.integers(2, 4))):  # folia
-            u = centre + 0.06 * (k - 1)
-            head.line(np.array([[u, side * 0.14], [u + 0.01, side * 0.38 * size]]), head.jitter(-26, 3), 0.02)
-    head.organ((centre + 0.02, 0.0), (0.13, 0.07), head.tissue_db + head.jitter(17, 2), opacity=0.9)  # vermis
-    if rng.random() < 0.6:  # thalami are often grazed by this oblique cut
-        for side in (-1, 1):
-            head.organ((-0.02, side * 0.16), (0.2, 0.13), head.tissue_db - rng.uniform(2, 7), opacity=0.8)
+        for k in range(3):  # folia
+            u = centre + 0.09 * (k - 1)
+            head.line(
+                np.array([[u, side * 0.14], [u + 0.01, side * 0.46 * size]]), head.jitter(-20, 3), 0.025
+            )
+    head.organ(
+        (centre + 0.02, 0.0), (0.15, 0.08), head.tissue_db + head.jitter(20, 2), opacity=0.95
+    )  # vermis
 
 
 def _oblique(head: Head) -> None:
@@ -242,7 +241,7 @@ def _oblique(head: Head) -> None:
 
 def _near_field_loss(head: Head) -> None:
     """Veil the hemisphere next to the probe: reverberation in the near bone washes its structures out."""
-    veil = head.rng.uniform(0.0, 0.5)
+    veil = head.rng.uniform(0.0, 0.3)
     t = np.linspace(0, np.pi, 40)
     half = np.stack([0.95 * np.cos(t), -head.far * (0.06 + 0.86 * np.sin(t))], axis=1)
     level = head.tissue_db + head.rng.uniform(-2, 4)

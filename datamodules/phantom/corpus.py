@@ -23,7 +23,7 @@ from datamodules.phantom.layouts import image_path, write_tables
 from datamodules.phantom.patients import CORPORA, Picture, list_pictures
 from datamodules.phantom.renderer import Truth, render
 
-SIMULATOR_VERSION = 2  # raise it whenever a picture would change: caches of older corpora are then left alone
+SIMULATOR_VERSION = 3  # raise it whenever a picture would change: caches of older corpora are then left alone
 DEFAULT_ROOT = Path("data/phantom")
 PNG_COMPRESSION = 1  # speckle hardly compresses: higher levels only cost time
 MOST_WORKERS = 8  # each imports torch with this package: half a gigabyte
@@ -49,7 +49,7 @@ class PhantomSettings:
 
     seed: int = 0
     num_planes_images: int = 3200
-    num_hc18_images: int = 1500
+    num_hc18_images: int = 1200
     num_pair_images: int = 256
     planes_images_per_patient: float = 6.9
     hc18_images_per_patient: float = 1.24
