@@ -40,6 +40,12 @@ def parse(argv: list[str]) -> Any:
     parser.add_argument(
         "--device", type=str | None, default=None, help="Name of this device, as budgets have it."
     )
+    parser.add_argument(
+        "--iphone", type=str | None, default=None, help="Time the iPhone attached to this Mac, by this name."
+    )
+    parser.add_argument(
+        "--iphone_team", type=str | None, default=None, help="Team that signs the runner app."
+    )
     parser.add_argument("--out", type=str, default=str(DEFAULT_OUT), help="Folder of the report.")
     return parser.parse_args(argv)
 
@@ -81,7 +87,8 @@ def run(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         export, model = open_subject(options.model, Path(scratch), options.ci)
         protocol = settle_protocol(budgets, options.ci)
-        record = run_session(export, model, budgets, protocol, options.device, Path(scratch))
+        phone = None if options.iphone is None else (options.iphone, options.iphone_team)
+        record = run_session(export, model, budgets, protocol, options.device, Path(scratch), phone)
     record["subject"] = options.model
     print(write_report(record, Path(options.out), baseline))
     print(f"latency.json, latency.md and latency.png: {options.out}")

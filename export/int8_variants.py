@@ -20,7 +20,7 @@ from models import DualEncoder, QuantisedStudent
 Floats = NDArray[np.float32]
 
 INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too
-NO_OPENVINO = "openvino is not installed: pip install 'sonodistill[openvino]'"
+NO_OPENVINO = "openvino is not installed: uv pip install --python .venv openvino"
 SAME_TEXT = 1e-5
 
 

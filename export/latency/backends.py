@@ -228,9 +228,11 @@ def available() -> dict[str, str]:
         for name, provider in PROVIDERS.items()
     }
     try:
-        import openvino  # noqa: F401
+        import openvino
 
-        answers |= dict.fromkeys(OPENVINO_PRECISIONS, "yes")
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        bfloat16 = "yes" if "BF16" in able else "this processor has no bfloat16 arithmetic"
+        answers |= {"openvino": "yes", "openvino-bf16": bfloat16}
     except ImportError:
         answers |= dict.fromkeys(OPENVINO_PRECISIONS, "openvino is not installed")
     mac = "yes" if platform.system() == "Darwin" else "Core ML predicts on macOS only"

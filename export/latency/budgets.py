@@ -61,6 +61,7 @@ def check_budgets(
     medians_ms: Mapping[str, float],
     device: str,
     scenes: list[dict[str, float]],
+    reasons: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
     """Hold every budget against what was measured.
 
@@ -70,21 +71,37 @@ def check_budgets(
         medians_ms: Backend -> median time of one frame, in milliseconds.
         device: Name of the machine.
         scenes: Results of `run_scene`.
+        reasons: Backend -> why it did not run here, or what holds it back where it misses its reach.
 
     Returns:
         A verdict a budget. A backend that did not run makes its budget not applicable, never ok.
     """
     verdicts = []
+    why = reasons or {}
     for name, limits in budgets["ratios"].items():
         least, reach = float(limits["at_least"]), limits.get("reach")
         text = f"{name}: at least {least:g} times {budgets['yardstick']}"
         if name not in ratios:
-            verdicts.append(Verdict(text, None, NOT_APPLICABLE, "did not run here"))
+            verdicts.append(Verdict(text, None, NOT_APPLICABLE, why.get(name, "did not run here")))
             continue
-        note = (
-            "" if reach is None else f"reach target {reach:g}: {'met' if ratios[name] >= reach else 'missed'}"
-        )
+        note = "" if reach is None else f"reach target {reach:g}: met"
+        if reach is not None and ratios[name] < reach:
+            note = "; ".join(filter(None, [f"reach target {reach:g}: missed", why.get(name)]))
         verdicts.append(Verdict(text, ratios[name], OK if ratios[name] >= least else OVER, note))
+    verdicts += check_absolute(budgets, medians_ms, device)
+    for scene in scenes:
+        rate = scene["frames_per_second"]
+        limit = budgets["scene"].get("dropped_share_at_most", {}).get(int(rate))
+        if limit is not None:
+            share = scene["dropped"] / scene["frames"]
+            text = f"live scan at {rate:g} frames/s: at most {limit:.0%} dropped"
+            verdicts.append(Verdict(text, share, OK if share <= limit else OVER))
+    return verdicts
+
+
+def check_absolute(budgets: Mapping[str, Any], medians_ms: Mapping[str, float], device: str) -> list[Verdict]:
+    """Hold the budgets of named devices against what was measured on `device`."""
+    verdicts = []
     for entry in budgets["absolute"]:
         text = f"{entry['backend']} on {entry['device']}: at most {entry['p50_ms']:g} ms"
         figure = medians_ms.get(entry["backend"])
@@ -94,13 +111,6 @@ def check_budgets(
             verdicts.append(Verdict(text, None, NOT_APPLICABLE, "did not run here"))
         else:
             verdicts.append(Verdict(text, figure, OK if figure <= entry["p50_ms"] else OVER))
-    for scene in scenes:
-        rate = scene["frames_per_second"]
-        limit = budgets["scene"].get("dropped_share_at_most", {}).get(int(rate))
-        if limit is not None:
-            share = scene["dropped"] / scene["frames"]
-            text = f"live scan at {rate:g} frames/s: at most {limit:.0%} dropped"
-            verdicts.append(Verdict(text, share, OK if share <= limit else OVER))
     return verdicts
 
 

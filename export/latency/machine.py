@@ -32,12 +32,30 @@ def device_name() -> str:
     return platform.processor() or platform.machine()
 
 
+INSTRUCTIONS = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16"
+)  # fmt: skip
+INT8_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+
+
+def instructions() -> list[str]:
+    """Return which vector instructions that matter to inference this processor has; empty where unknown."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return []
+    for line in cpuinfo.read_text().splitlines():
+        if line.startswith(("flags", "Features")):
+            return sorted(set(INSTRUCTIONS) & set(line.partition(":")[2].split()))
+    return []
+
+
 def machine_facts() -> dict[str, Any]:
-    """Return processor, cores, system, load and package versions."""
+    """Return processor, cores, instructions, system, load and package versions."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "device": device_name(),
         "cores": os.cpu_count(),
+        "instructions": instructions(),
         "system": platform.platform(),
         "load_average": load,
         "versions": package_versions(),

@@ -23,16 +23,26 @@ def markdown(record: Record, baseline: Record | None = None) -> str:
         "## Latency",
         f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads; matrix product "
         f"{machine['matmul_gflops']:.0f} GFLOP/s. Image tower {model['parameters_m']:.2f} M parameters, "
-        f"{model['gmacs']:.2f} GMACs at {model['side']} x {model['side']}.",
+        f"{model['gmacs']:.2f} GMACs at {model['side']} x {model['side']}. {_files(record)}",
         _warning(machine),
         _backends(record, baseline),
         _stages(record),
         _throughput(record),
         _live(record),
+        _stopwatch(record),
         _verdicts(record),
         _absent(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _files(record: Record) -> str:
+    sizes = {
+        name: size
+        for name, size in record["files"].items()
+        if name.startswith(("onnx", "openvino", "coreml"))
+    }
+    return "MB: " + ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items()) + "."
 
 
 def _warning(machine: Mapping[str, Any]) -> str:
@@ -127,6 +137,17 @@ def _live(record: Record) -> str:
     )
 
 
+def _stopwatch(record: Record) -> str:
+    rows = [
+        [
+            f"{row['device']}, {row['backend']}",
+            *(f"{row[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms", "load_ms")),
+        ]
+        for row in record["coreml_stopwatch"].get("rows", [])
+    ]
+    return _table(["Core ML's own stopwatch", "p50 ms", "p90", "p99", "load ms"], rows) if rows else ""
+
+
 def _verdicts(record: Record) -> str:
     rows = [
         [v["budget"], "-" if v["figure"] is None else f"{v['figure']:.3g}", f"**{v['status']}**", v["note"]]
@@ -147,4 +168,6 @@ def _absent(record: Record) -> str:
         lines.append(f"- Neural Engine: {engine['share']:.0%} of {engine['operations']} operations")
     else:
         lines.append(f"- NOT RUN: share of operations on the Neural Engine ({engine['reason']})")
+    if record["coreml_stopwatch"]["status"] != "ok":
+        lines.append(f"- NOT RUN: Core ML's own stopwatch ({record['coreml_stopwatch']['reason']})")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 
 from export.latency.backends import COREML_UNITS, available, neural_engine_share
-from export.latency.budgets import check_budgets
+from export.latency.budgets import NOT_APPLICABLE, Verdict, check_absolute, check_budgets
+from export.latency.coreml_stopwatch import MAC, stopwatch
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
-from export.latency.machine import device_name, image_cost, machine_facts, matmul_gflops
+from export.latency.machine import (
+    INT8_PRODUCTS,
+    device_name,
+    image_cost,
+    instructions,
+    machine_facts,
+    matmul_gflops,
+)
 from export.latency.worker import Worker
 from export.manifest import Export
 from models import DualEncoder, fused_copy
@@ -86,6 +94,7 @@ def run_session(
     protocol: Protocol,
     device: str | None,
     folder: Path,
+    iphone: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """Time everything and hold it against the budgets.
 
@@ -96,12 +105,15 @@ def run_session(
         protocol: How long and how often.
         device: Name of the machine, to override its own.
         folder: Scratch folder for graphs with an open batch.
+        iphone: Name of an iPhone that is attached to this Mac, and the team that signs the runner app.
 
     Returns:
         The record, of primitives alone.
     """
     threads = os.cpu_count() or 1
     begun = time.monotonic()
+    package = export.artifact("coreml-fp16") if "coreml-fp16" in export.manifest["artifacts"] else None
+    coreml = stopwatch(package, *(iphone or (None, None)))
     specs, absent = backend_specs(export, threads)
     side = export.preprocessing.image_size
     stages = _stage_specs(export, threads, side)
@@ -119,6 +131,8 @@ def run_session(
     ratios = {name: row["ratio"]["median"] for name, row in rows.items() if "ratio" in row}
     medians = {name: row["p50_ms"] for name, row in rows.items() if "p50_ms" in row}
     name = device or device_name()
+    reasons = absent | what_holds_back(rows, instructions())
+    verdicts = check_budgets(budgets, ratios, medians, name, scenes, reasons)
     return {
         "machine": machine_facts() | {"device": name, "matmul_gflops": peak, "threads": threads},
         "model": {**cost, "source": export.manifest["source"], "side": side},
@@ -131,8 +145,9 @@ def run_session(
         "throughput": sweep,
         "sustained": drift,
         "scenes": scenes,
-        "neural_engine": _engine(export),
-        "verdicts": [asdict(v) for v in check_budgets(budgets, ratios, medians, name, scenes)],
+        "neural_engine": _engine(package),
+        "coreml_stopwatch": coreml,
+        "verdicts": [asdict(v) for v in with_phone(verdicts, budgets, coreml)],
         "seconds": round(time.monotonic() - begun, 1),
     }
 
@@ -205,7 +220,32 @@ def _live(stream: Spec, encoder: Spec, protocol: Protocol) -> tuple[list[dict[st
     }
 
 
-def _engine(export: Export) -> dict[str, Any]:
-    if "coreml-fp16" not in export.manifest["artifacts"]:
+def _engine(package: Path | None) -> dict[str, Any]:
+    if package is None:
         return {"status": "NOT RUN", "reason": "the export has no Core ML package"}
-    return neural_engine_share(export.artifact("coreml-fp16"))
+    return neural_engine_share(package)
+
+
+def what_holds_back(rows: Mapping[str, Mapping[str, Any]], instructions: Sequence[str]) -> dict[str, str]:
+    """Say, for each backend, what bounds its speed on this processor."""
+    notes = {}
+    for name, row in rows.items():
+        if "share_of_matmul_peak" not in row:
+            continue
+        notes[name] = f"it runs at {row['share_of_matmul_peak']:.0%} of this machine's float32 matmul peak"
+        if name in INT8 and instructions and not INT8_PRODUCTS & set(instructions):
+            notes[name] += ", and the processor has no int8 dot product (VNNI)"
+    return notes
+
+
+def with_phone(
+    verdicts: list[Verdict], budgets: Mapping[str, Any], coreml: Mapping[str, Any]
+) -> list[Verdict]:
+    """Add the verdicts on an attached phone in place of those that do not apply to this machine."""
+    rows = [row for row in coreml.get("rows", []) if row["device"] != MAC]
+    if not rows:
+        return verdicts
+    found = check_absolute(budgets, {row["backend"]: row["p50_ms"] for row in rows}, rows[0]["device"])
+    judged = [verdict for verdict in found if verdict.status != NOT_APPLICABLE]
+    names = {verdict.budget for verdict in judged}
+    return [verdict for verdict in verdicts if verdict.budget not in names] + judged

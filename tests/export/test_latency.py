@@ -11,11 +11,13 @@ from matplotlib.image import imread
 
 from experiments.latency import BUDGETS, run
 from export.latency.budgets import NOT_APPLICABLE, OVER, check_budgets, over_budget, read_budgets
+from export.latency.coreml_stopwatch import MAC
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
 from export.latency.machine import image_cost, matmul_gflops
 from export.latency.plot import draw
 from export.latency.report import markdown
 from export.latency.scene import run_scene
+from export.latency.session import what_holds_back, with_phone
 from export.latency.worker import Worker
 from models import fused_copy
 
@@ -85,6 +87,38 @@ def test_budgets_are_ratios_and_absolute_only_on_the_named_device(budgets):
     good = check_budgets(budgets, {"onnxruntime": 3.2}, {"coreml-ane": 1.5}, "iPhone 16 Pro", [])
     assert over_budget(good) == ""
     assert next(v for v in good if v.budget.startswith("onnxruntime")).note == "reach target 3: met"
+
+
+def test_a_missed_reach_says_what_holds_it_back(budgets):
+    rows = {
+        "onnx-int8": {"share_of_matmul_peak": 0.9},
+        "onnxruntime": {"share_of_matmul_peak": 0.5},
+        "openvino": {"error": "broken"},
+    }
+    reasons = what_holds_back(rows, ["avx2"])
+    assert reasons["onnx-int8"].endswith(
+        "float32 matmul peak, and the processor has no int8 dot product (VNNI)"
+    )
+    assert "int8" not in what_holds_back(rows, ["avx2", "avx512_vnni"])["onnx-int8"]
+    assert set(reasons) == {"onnx-int8", "onnxruntime"}
+    absent = {"openvino-bf16": "this processor has no bfloat16 arithmetic"}
+    verdicts = check_budgets(budgets, {"onnxruntime": 2.0}, {}, "x", [], reasons | absent)
+    notes = {v.budget.split(":")[0]: v.note for v in verdicts}
+    assert (
+        notes["onnxruntime"] == "reach target 3: missed; it runs at 50% of this machine's float32 matmul peak"
+    )
+    assert notes["openvino-bf16"] == "this processor has no bfloat16 arithmetic"
+
+
+def test_an_attached_iphone_is_held_against_its_budget(budgets):
+    here = check_budgets(budgets, {}, {}, "Mac", [])
+    row = {"device": "iPhone 16 Pro", "backend": "coreml-ane", "p50_ms": 1.8}
+    found = with_phone(here, budgets, {"status": "ok", "rows": [{**row, "device": MAC, "p50_ms": 0.5}, row]})
+    assert "coreml-ane on iPhone 16 Pro: at most 1.6 ms, measured 1.8" in over_budget(found)
+    assert len(found) == len(here)
+    assert with_phone(here, budgets, {"status": "NOT RUN"}) == here
+    other = with_phone(here, budgets, {"status": "ok", "rows": [{**row, "device": "iPhone 12"}]})
+    assert over_budget(other) == ""
 
 
 def test_dropped_frames_can_have_a_budget(budgets):
@@ -162,6 +196,20 @@ def record():
             "drift": 0.1,
         },
         "scenes": [{**scene, "delay_p50_ms": 12.0, "delay_p95_ms": 20.0}],
+        "files": {"onnx-fp32": 45_600_000, "golden": 10},
+        "coreml_stopwatch": {
+            "status": "ok",
+            "rows": [
+                {
+                    "device": "iPhone 16 Pro",
+                    "backend": "coreml-ane",
+                    "load_ms": 80.0,
+                    "p50_ms": 1.43,
+                    "p90_ms": 1.6,
+                    "p99_ms": 2.0,
+                }
+            ],
+        },
         "neural_engine": {"status": "NOT RUN", "reason": "MLComputePlan needs macOS"},
         "verdicts": [{"budget": "onnxruntime: at least 5", "figure": 3.1, "status": OVER, "note": ""}],
     }
@@ -178,6 +226,8 @@ def test_report_says_over_budget_not_run_busy_and_before():
     line = next(line for line in text.splitlines() if line.startswith("| onnxruntime | 10"))
     assert line.endswith("| 2.90 |")
     assert "| openvino | broken |" in text
+    assert "MB: onnx-fp32 45.6." in text
+    assert "| iPhone 16 Pro, coreml-ane | 1.43 | 1.60 | 2.00 | 80.00 |" in text
 
 
 def test_plot_is_drawn(tmp_path):
