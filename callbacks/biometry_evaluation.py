@@ -27,8 +27,9 @@ from datamodules.protocol import Protocol
 from datamodules.record import Record
 from metrics import BiometryValidity, gestational_age_weeks, within_chart
 from metrics.biometry import in_reference_range
+from metrics.bootstrap import mean_interval
 from metrics.names import HC18
-from metrics.subgroups import age_band, subgroup_scores
+from metrics.subgroups import RESAMPLES, age_band, subgroup_scores
 from models import DualEncoder
 from models.zero_shot import AgeTable, age_embeddings
 
@@ -48,9 +49,9 @@ class BiometryEvaluation(ZeroShotEvaluation):
         full_precision: Evaluate in float32 even when training runs in mixed precision.
         random_seed: Seed of the random-weights baseline.
         figures: Draw every tested model's ages over the growth chart.
-
         cache: Folder where tables of age embeddings are kept by weights and prompts (see `AgeTableCache`), for
             the teacher and for models that are only evaluated. None computes them every time.
+
     Raises:
         ValueError: An option is out of range, or the protocol file is malformed.
     """
@@ -67,8 +68,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
         full_precision: bool = True,
         random_seed: int = 0,
         figures: bool = True,
-    ) -> None:
         cache: str | None = None,
+    ) -> None:
         super().__init__(
             protocol_of(protocol),
             every_n_epochs,
@@ -79,7 +80,6 @@ class BiometryEvaluation(ZeroShotEvaluation):
             random_seed,
             figures,
         )
-
         self.cache = None if cache is None else AgeTableCache(cache)
         self.training = False
 
@@ -87,6 +87,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
         """Find out what the data has, and whether weights are about to change."""
         super().setup(trainer, pl_module, stage)
         self.training = stage == TrainerFn.FITTING
+
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
         """Score one model; see the base class."""
         lacking = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
@@ -117,7 +118,6 @@ class BiometryEvaluation(ZeroShotEvaluation):
             "samples": samples,
         }
 
-    def draw(self, details: Details, title: str) -> Figure:
     def _table(self, model: DualEncoder, spacings: list[str]) -> AgeTable:
         with progress_bar("age prompts", " prompts") as progress:
             # A student in training has other weights every time: its tables would only fill the disk.
@@ -126,6 +126,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
                 return age_embeddings(model, self.protocol.biometry, spacings, progress=progress)
             return self.cache.get(model, self.protocol.biometry, spacings, progress)
 
+    def draw(self, details: Details, title: str) -> Figure:
         """Draw ages and head circumferences over the growth chart."""
         samples = details["samples"]
         interval = f"95 % interval {details['ci_low']:.1f} to {details['ci_high']:.1f}"
@@ -153,7 +154,12 @@ def _by_age(rows: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     hc_mm, age_days = rows["hc_mm"][assessed], rows["age_days"][assessed]
     valid = within_chart(hc_mm, age_days / 7)
     bands = [age_band(weeks) for weeks in gestational_age_weeks(hc_mm)]
-    return subgroup_scores(bands, lambda part: {"validity": float(valid[part].mean() * 100)})
+
+    def score(part: np.ndarray) -> dict[str, float]:
+        low, high = mean_interval(valid[part], RESAMPLES)
+        return {"validity": float(valid[part].mean() * 100), "ci_low": low * 100, "ci_high": high * 100}
+
+    return subgroup_scores(bands, score)
 
 
 def _samples(rows: dict[str, np.ndarray], records: list[Record]) -> list[dict[str, Any]]:

@@ -22,9 +22,10 @@ from callbacks.zero_shot_evaluation import (
 from datamodules.protocol import Protocol
 from datamodules.record import Record
 from metrics import ZeroShotClassification, classification_scores
-from metrics.calibration import calibration
+from metrics.bootstrap import f1_interval
+from metrics.calibration import calibration, cross_fitted_confidence
 from metrics.names import PLANES, SUBPLANES
-from metrics.subgroups import subgroup_scores
+from metrics.subgroups import RESAMPLES, subgroup_scores
 from models import DualEncoder
 from models.zero_shot import class_embeddings, class_logits
 
@@ -93,11 +94,12 @@ class PlaneEvaluation(ZeroShotEvaluation):
         with metric.sync_context():
             rows = metric.rows()
         samples = _samples(rows, records, list(prompts))
-        reliability = calibration(
-            [row["probability"] for row in samples], [row["correct"] for row in samples]
-        )
+        right = [row["correct"] for row in samples]
+        reliability = calibration([row["probability"] for row in samples], right)
+        fitted = cross_fitted_confidence(rows["logits"], rows["target"], [row["patient"] for row in samples])
         return metric.compute() | {
             "ece": reliability["ece"],
+            **({} if fitted is None else {"ece_fitted": calibration(fitted, right)["ece"]}),
             "reliability": reliability["bins"],
             "subgroups": _subgroups(rows, records, list(prompts)),
             "n_scored": len(samples),
@@ -121,8 +123,10 @@ def _subgroups(
     chosen = [records[index] for index in rows["index"]]
 
     def score(part: np.ndarray) -> dict[str, float]:
-        scores = classification_scores(rows["logits"][part], rows["target"][part], classes)
-        return {"f1": scores["f1"], "accuracy": scores["accuracy"]}
+        logits, target = rows["logits"][part], rows["target"][part]
+        scores = classification_scores(logits, target, classes)
+        low, high = f1_interval(target, logits.argmax(axis=1), len(classes), RESAMPLES)
+        return {"f1": scores["f1"], "f1_ci_low": low, "f1_ci_high": high, "accuracy": scores["accuracy"]}
 
     return {
         "machine": subgroup_scores([record.machine for record in chosen], score),

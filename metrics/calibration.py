@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 BINS = 15
+LOG_TEMPERATURES = (-4.0, 6.0)  # bounds of the fit: factors of 0.02 to 400
 
 
 def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> dict[str, Any]:
@@ -48,3 +52,55 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
     ]
     gaps = [abs(point["accuracy"] - point["confidence"]) * point["count"] for point in curve]
     return {"ece": float(sum(gaps) / probability.size), "bins": curve}
+
+
+def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
+    """Return the temperature by which logits are divided to give the likeliest probabilities.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. Predictions stay what they
+    are; only confidence changes.
+
+    Args:
+        logits: Scores [N, C].
+        target: True class numbers [N].
+
+    Raises:
+        ValueError: There are no samples.
+    """
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(target, dtype=np.int64)
+    if truth.size == 0:
+        raise ValueError("calibration: a temperature needs samples to be fitted to")
+
+    def loss(log_temperature: float) -> float:
+        chances = log_softmax(scores / np.exp(log_temperature), axis=1)
+        return -float(np.take_along_axis(chances, truth[:, None], axis=1).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+
+
+def cross_fitted_confidence(
+    logits: ArrayLike, target: ArrayLike, patients: Sequence[str]
+) -> NDArray[np.float64] | None:
+    """Return the confidence of each prediction after a temperature was fitted on other patients.
+
+    Patients are dealt into two halves; each half's temperature is fitted on the other half, so the result is
+    what a clinic can expect that fits the temperature to images of its own.
+
+    Args:
+        logits: Scores [N, C].
+        target: True class numbers [N].
+        patients: Patient of each sample, N names.
+
+    Returns:
+        Probabilities of the predicted classes [N]; None when there is one patient only.
+    """
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(target, dtype=np.int64)
+    half = {name: place % 2 for place, name in enumerate(sorted(set(patients)))}
+    side = np.array([half[name] for name in patients])
+    if len(half) < 2:
+        return None
+    confidence = np.empty(len(truth))
+    for own in (0, 1):
+        temperature = fit_temperature(scores[side != own], truth[side != own])
+        confidence[side == own] = np.exp(log_softmax(scores[side == own] / temperature, axis=1)).max(axis=1)
+    return confidence

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST = 10  # below, a score says more about chance than about the group
+RESAMPLES = 1000  # of a group's bootstrap interval: there are many groups, and two digits do
 
 AGE_BANDS_WEEKS: tuple[tuple[int, int], ...] = ((14, 20), (20, 26), (26, 32), (32, 41))
 

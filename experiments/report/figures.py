@@ -117,7 +117,7 @@ def scores_figure(run: Run) -> Figure | None:
         xlabel="optimiser step",
         ylabel="score",
         ylim=(0, 1.02),
-        title="Scores on validation patients (dotted: teacher; circle: selected)",
+        title="Scores on validation patients",
     )
     axis.legend(loc="best", ncols=2)
     return figure

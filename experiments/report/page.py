@@ -81,7 +81,8 @@ def training_pictures(subject: Subject) -> list[Picture]:
     """Draw how training went."""
     run, title = subject.run, subject.title
     found = picture(figures.weight_figure(run), f"Off-diagonal weight of {title}")
-    found += picture(figures.scores_figure(run), f"Validation scores of {title}")
+    look = "Dotted: the teacher. Circle: the selected checkpoint."
+    found += picture(figures.scores_figure(run), f"Validation scores of {title}", look)
     found += picture(figures.correlation_figure(run), f"Logit correlation of {title}")
     return found + picture(figures.losses_figure(run), f"Loss terms of {title}")
 
@@ -144,7 +145,8 @@ def reliability_pictures(subject: Subject) -> list[Picture]:
             details = subject.run.details(model, benchmark)
             if details is not None and details.get("reliability"):
                 curves[model] = details["reliability"]
-                errors.append(f"{model} {details['ece']:.3f}")
+                fitted = f" ({details['ece_fitted']:.3f} after fitting)" if "ece_fitted" in details else ""
+                errors.append(f"{model} {details['ece']:.3f}{fitted}")
         if curves:
             word = tables.TITLES[benchmark].removesuffix(" F1")
             drawn = figures.reliability_figure(curves, word)

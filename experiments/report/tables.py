@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +64,15 @@ def signed(value: float, benchmark: str) -> str:
 
 
 def _score(run: Run, model: str, benchmark: str) -> Cell:
-    value = run.metric(model, benchmark, HEADLINE[benchmark])
+    return _with_interval(lambda key: run.metric(model, benchmark, key), benchmark)
+
+
+def _with_interval(get: Callable[[str], float | None], benchmark: str) -> Cell:
+    """Return the headline score of a benchmark, with its interval below where there is one."""
     keys = ("ci_low", "ci_high") if benchmark == HC18 else ("f1_ci_low", "f1_ci_high")
-    low, high = (run.metric(model, benchmark, key) for key in keys)
+    low, high = map(get, keys)
     note = "" if low is None or high is None else f"{number(low, benchmark)} to {number(high, benchmark)}"
-    return Cell(number(value, benchmark), note)
+    return Cell(number(get(HEADLINE[benchmark]), benchmark), note)
 
 
 def short(value: float | None) -> Cell:
@@ -189,7 +193,6 @@ def subgroups(run: Run) -> list[Table]:
     """Return the scores of every subgroup, student beside teacher."""
     tables = []
     for benchmark in run.benchmarks():
-        key = HEADLINE[benchmark]
         mine = (run.details(STUDENT, benchmark) or {}).get("subgroups", {})
         theirs = (run.details(TEACHER, benchmark) or {}).get("subgroups", {})
         for kind, groups in mine.items():
@@ -197,8 +200,8 @@ def subgroups(run: Run) -> list[Table]:
                 [
                     Cell(name),
                     Cell(str(scores["count"])),
-                    Cell(number(theirs.get(kind, {}).get(name, {}).get(key), benchmark)),
-                    Cell(number(scores.get(key), benchmark)),
+                    _with_interval(theirs.get(kind, {}).get(name, {}).get, benchmark),
+                    _with_interval(scores.get, benchmark),
                 ]
                 for name, scores in groups.items()
             ]

@@ -140,6 +140,7 @@ def _where(run: Run, reference: Run | None) -> Answer:
     for word, some in (("Up", up), ("Down", down)):
         listed = ", ".join(f"{name} {before:.2f} to {after:.2f}" for _, name, before, after in some[:3])
         sentences.append(f"{word}: {listed}." if some else f"{word}: none by {NOTABLE_F1} or more.")
+    sentences.append("A class has few images, and these have no intervals: look at the pictures below, too.")
     best = f"Most for {changes[0][1]}" if up else "Nowhere notable"
     return Answer("Where?", best, sentences)
 
@@ -165,7 +166,11 @@ def _when(run: Run, reference: Run | None) -> Answer:
         _phases(found),
     ]
     if reference is not None:
-        sentences.append(_lead(found, dynamics(reference), reference.experiment))
+        other = dynamics(reference)
+        sentences += [
+            _lead(found, other, reference.experiment),
+            *_widened(found, other, reference.experiment),
+        ]
     selected = f"The selected checkpoint is of epoch {found.best.epoch}, step {found.best.step:.0f}, "
     if found.best.phase == REPEL:
         return Answer(question, "Best while repelling", [*sentences, selected + "after the crossing."])
@@ -187,6 +192,29 @@ def _lead(found: Dynamics, other: Dynamics, name: str) -> str:
         f", {'repelling' if ahead[0].phase == REPEL else 'still attracting'} there" if ahead[0].phase else ""
     )
     return f"It stayed ahead of {name} on validation patients from epoch {ahead[0].epoch} on{phase}."
+
+
+def _widened(found: Dynamics, other: Dynamics, name: str) -> list[str]:
+    """Compare the lead over another run at the last evaluations before and after the crossing.
+
+    A lead that was there before cannot come from repulsion.
+    """
+    rival = {point.epoch: point.composite for point in other.evaluations}
+    leads = []
+    for phase in (ATTRACT, REPEL):
+        gaps = [p.composite - rival[p.epoch] for p in found.of_phase(phase) if p.epoch in rival]
+        if not gaps:
+            return ["Nothing was measured on both sides of the crossing, so the gain cannot be dated."]
+        leads.append(gaps[-1])
+    before, after = (f"{lead:+.3f}".replace("-", MINUS) for lead in leads)
+    change = leads[1] - leads[0]
+    word = "wider" if change > 0 else "narrower"
+    if abs(change) < NOTABLE_F1:
+        word = "the same: repulsion changed little"
+    return [
+        f"Its lead over {name} was {before} at the last evaluation before the crossing, {after} at the last: "
+        f"{word}."
+    ]
 
 
 def _phases(found: Dynamics) -> str:

@@ -161,13 +161,16 @@ def test_details_hold_calibration_and_subgroups(model, tiny_planes, tiny_hc18):
     right = [row["correct"] for row in details["samples"]]
     assert sum(point["count"] for point in details["reliability"]) == len(right) == 60
     assert 0 <= details["ece"] <= 1
+    assert 0 <= details["ece_fitted"] <= 1
     machines, operators = details["subgroups"]["machine"], details["subgroups"]["operator"]
     assert machines["Voluson E6"]["count"] == 60
     assert machines["Voluson E6"]["f1"] == pytest.approx(details["f1"])
+    assert machines["Voluson E6"]["f1_ci_low"] == pytest.approx(details["f1_ci_low"], abs=0.02)
+    assert machines["Voluson E6"]["f1_ci_high"] == pytest.approx(details["f1_ci_high"], abs=0.02)
     assert sum(group["count"] for group in operators.values()) == 60
     heads = evaluated(BiometryEvaluation(), HC18DataModule(str(tiny_hc18), num_workers=0), model, "hc18")
     bands = heads["subgroups"]["gestational age"]
     assert sum(band["count"] for band in bands.values()) == heads["total"]
     scored = [band for band in bands.values() if "validity" in band]
     assert scored
-    assert all(0 <= band["validity"] <= 100 for band in scored)
+    assert all(0 <= band["ci_low"] <= band["validity"] <= band["ci_high"] <= 100 for band in scored)

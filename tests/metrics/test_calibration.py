@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
-from metrics.calibration import calibration
+from metrics.calibration import calibration, cross_fitted_confidence, fit_temperature
 
 
 def naive_ece(confidence, correct, bins):
@@ -49,3 +49,44 @@ def test_wrong_input():
         calibration([0.1, 0.2], [True])
     with pytest.raises(ValueError, match="between 0 and 1"):
         calibration([1.1], [True])
+
+
+def drawn(scale, count=4000, seed=0):
+    """Logits whose classes were drawn with the probabilities that they state at temperature `scale`."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, 4)) * 2
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    target = (chances.cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
+    return logits * scale, target
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 7.0])
+def test_the_temperature_that_made_the_classes_is_found(scale):
+    assert fit_temperature(*drawn(scale)) == pytest.approx(scale, rel=0.08)
+
+
+def test_fitting_on_other_patients_mends_an_overconfident_model():
+    logits, target = drawn(scale=7.0)
+    right = logits.argmax(axis=1) == target
+    patients = [str(row // 4) for row in range(len(target))]
+    stated = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
+    fitted = cross_fitted_confidence(logits, target, patients)
+    assert calibration(stated, right)["ece"] > 0.1
+    assert calibration(fitted, right)["ece"] < 0.03
+
+
+def test_a_patient_never_sets_its_own_temperature():
+    logits, target = drawn(scale=1.0, count=200)
+    patients = ["a" if row < 100 else "b" for row in range(200)]
+    before = cross_fitted_confidence(logits, target, patients)
+    changed = target.copy()
+    changed[:100] = (changed[:100] + 1) % 4  # the outcomes of one patient
+    after = cross_fitted_confidence(logits, changed, patients)
+    assert (before[:100] == after[:100]).all()
+    assert (before[100:] != after[100:]).any()
+
+
+def test_one_patient_and_no_samples():
+    assert cross_fitted_confidence([[1.0, 0.0]], [0], ["only"]) is None
+    with pytest.raises(ValueError, match="needs samples"):
+        fit_temperature(np.empty((0, 3)), [])

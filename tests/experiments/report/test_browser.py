@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -89,7 +89,8 @@ def served(text: str) -> Iterator[str]:
             if self.path == "/without-scripts":
                 self.send_header("Content-Security-Policy", "sandbox")
             self.end_headers()
-            self.wfile.write(text.encode())
+            with suppress(ConnectionError):  # the browser need not wait for the answer
+                self.wfile.write(text.encode())
 
         def log_message(self, *_):
             pass

@@ -61,7 +61,8 @@ def test_one_run_has_every_section(single_page):
         "Did repulsion help?", "Where?", "At what point of training?", "Scores on test patients",
         "Off-diagonal weight", "zero at step 143", "student minus teacher", "Gestational age",
         "student before training", "student after training", "only the student right",
-        "Expected calibration error", "by machine", "Main settings", "git checkout", "simulated",
+        "Expected calibration error", "after fitting)", "by machine", "0.700 to 0.990",
+        "Main settings", "git checkout", "simulated",
         "python -m experiments train srkd phantom", "with uncommitted changes", "Not a medical device",
     ):  # fmt: skip
         assert heading in words, heading

@@ -102,3 +102,30 @@ def test_a_checkpoint_from_before_the_crossing_is_called_out(make_run):
     when = answers([Run(run.folder, run.record, pd.DataFrame(history), run.config)])[2]
     assert when.short == "Best before repulsion began"
     assert "never repelled" in " ".join(when.sentences)
+
+
+@pytest.mark.parametrize(
+    ("gain", "word"),
+    [(0.1, "wider"), (-0.1, "narrower"), (0.0, "the same: repulsion changed little")],
+)
+def test_the_lead_before_the_crossing_is_told_from_that_after(make_run, gain, word):
+    """Both runs rise alike; only what comes after the crossing may be put down to repulsion."""
+    run, rival = read_run(make_run()), read_run(make_run("static-kd", weights=(1, 1)))
+    history = run.history.copy()
+    scored = history["val/composite"].dropna().index
+    history.loc[scored, "val/composite"] += 0.05
+    history.loc[scored[5:], "val/composite"] += gain
+    when = answers([Run(run.folder, run.record, history, run.config), rival])[2]
+    after = f"{0.05 + gain:+.3f}".replace("-", "\N{MINUS SIGN}")
+    assert (
+        f"Its lead over static-kd was +0.050 at the last evaluation before the crossing, {after} at the last: "
+        f"{word}." in when.sentences
+    )
+
+
+def test_a_gain_without_evaluations_on_both_sides_cannot_be_dated(make_run):
+    run, rival = read_run(make_run()), read_run(make_run("static-kd", weights=(1, 1)))
+    early = run.history[run.history["epoch"] < 5]
+    late = pd.concat([early[early["val/composite"].isna()], run.history[run.history["epoch"] >= 5]])
+    when = answers([Run(run.folder, run.record, late, run.config), rival])[2]
+    assert any("cannot be dated" in sentence for sentence in when.sentences)
