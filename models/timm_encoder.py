@@ -11,9 +11,9 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from models import convstem_vit  # noqa: F401 - registers it
 from models.dual_encoder import DualEncoder
 from models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from models import small_trunks  # noqa: F401 - registers them
 from models.tokenizer import PAD_ID, number_families, token_range
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
