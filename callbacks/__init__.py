@@ -17,6 +17,7 @@ from callbacks.representation_evaluation import RepresentationEvaluation
 from callbacks.resolved_config import SaveResolvedConfig
 from callbacks.skipped_samples import SkippedSamples
 from callbacks.step_seed import StepSeed
+from callbacks.teacher_cache import TeacherCache
 from callbacks.throughput import Throughput
 from callbacks.wandb_run import WandbRun, active_run, run_id_of
 
@@ -38,6 +39,7 @@ __all__ = [
     "SkippedSamples",
     "StepSeed",
     "StopOnNonFiniteLoss",
+    "TeacherCache",
     "Throughput",
     "WandbRun",
     "active_run",

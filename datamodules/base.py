@@ -3,6 +3,8 @@
 A training batch is a dict:
     student_image   float32 [B, 3, S, S], normalised for the student
     teacher_image   float32 [B, 3, T, T], the same picture normalised for the teacher (absent without one)
+    teacher_embedding   float32 [B, 2, D], in place of both teacher inputs: its image and text embeddings, where
+        they were kept (see `taught_by`)
     student_tokens, teacher_tokens   int64 [B, L]; one tensor when text, tokenizer and length agree
     caption_id      int64 [B], a hash of the student's caption: equal captions have equal ids
     index           int64 [B], place in the list of training records
@@ -33,6 +35,7 @@ from datamodules.pair_sample import PairBuilder, PairCollate
 from datamodules.record import Record
 from datamodules.sampler import EpochSampler, process_rank
 from datamodules.square_cache import SquareCache
+from datamodules.teacher_store import TeacherStore
 from datamodules.transforms import Augmentation
 from models import Preprocessing
 
@@ -95,6 +98,7 @@ class FetalDataModule(LightningDataModule):
         self.cache = cache
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
+        self._taught: TeacherStore | None = None
 
     @abstractmethod
     def read_records(self) -> list[Record]:
@@ -134,7 +138,7 @@ class FetalDataModule(LightningDataModule):
         Raises:
             ValueError: There are fewer images than one batch needs.
         """
-        dataset = self._pairs(self.split("train"), self.augmentation)
+        dataset = self._pairs(self.split("train"), self.augmentation, self._taught)
         sampler = EpochSampler(len(dataset), self.seed)
         if len(sampler) < self.batch_size:
             raise ValueError(
@@ -150,6 +154,7 @@ class FetalDataModule(LightningDataModule):
                 "batch_size": self.batch_size,
                 "images": len(dataset),
                 "processes": sampler.num_replicas,
+                **({} if self._taught is None else {"draws": self._taught.draws}),
             },
             batch_size=self.batch_size,
             sampler=sampler,
@@ -158,6 +163,14 @@ class FetalDataModule(LightningDataModule):
             collate_fn=PairCollate(*self._contracts()),
             **self._reading(),
         )
+
+    def taught_by(self, store: TeacherStore | None) -> None:
+        """Let training see the draws of a store and what the teacher said of them; None for a live teacher."""
+        self._taught = store
+
+    def draw_loader(self, keys: list[tuple[int, int]]) -> DataLoader:
+        """Return the training pairs of some (draw, index) keys, in order, as a teacher has to see them."""
+        return self._keyed(self._pairs(self.split("train"), self.augmentation), keys)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Return the pairs of the validation patients, un-augmented, in a fixed order.
@@ -206,7 +219,11 @@ class FetalDataModule(LightningDataModule):
     def _fixed_pairs(self, split: str) -> DataLoader:
         dataset = self._pairs(self.split(split), None)
         rank, world = process_rank()
-        keys = [(0, index) for index in range(rank, len(dataset) // world * world, world)]
+        return self._keyed(
+            dataset, [(0, index) for index in range(rank, len(dataset) // world * world, world)]
+        )
+
+    def _keyed(self, dataset: PairDataset, keys: list[tuple[int, int]]) -> DataLoader:
         return PlainErrorLoader(
             Subset(dataset, keys),  # type: ignore[arg-type]
             batch_size=self.evaluation_batch_size,
@@ -214,11 +231,13 @@ class FetalDataModule(LightningDataModule):
             **self._reading(),
         )
 
-    def _pairs(self, records: list[Record], augmentation: Augmentation | None) -> PairDataset:
+    def _pairs(
+        self, records: list[Record], augmentation: Augmentation | None, taught: TeacherStore | None = None
+    ) -> PairDataset:
         student, teacher = self._contracts()
         builder = PairBuilder(student, teacher, augmentation)
         cache = None if self.cache is None else SquareCache(Path(self.cache), records, builder.working_side)
-        return PairDataset(records, builder, self.seed, self.on_error, cache)
+        return PairDataset(records, builder, self.seed, self.on_error, cache, taught)
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:
         if self._views is None:

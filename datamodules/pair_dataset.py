@@ -11,6 +11,7 @@ from datamodules.image_reading import read_image
 from datamodules.pair_sample import PairBuilder
 from datamodules.record import Record
 from datamodules.square_cache import SquareCache
+from datamodules.teacher_store import TeacherStore
 
 OnError = Literal["raise", "skip"]
 
@@ -29,6 +30,8 @@ class PairDataset(Dataset):
         on_error: With "skip", an unreadable image or an empty caption is replaced by another image drawn
             at random, and the batch says so under ``skipped``.
         cache: Where decoded squares are kept; None decodes every time.
+        taught: What the teacher said of a number of draws: then epoch e sees draw e modulo that number, with
+            its ``teacher_embedding`` in place of a picture and text for the teacher.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class PairDataset(Dataset):
         seed: int,
         on_error: OnError,
         cache: SquareCache | None = None,
+        taught: TeacherStore | None = None,
     ) -> None:
         self.records = records
         self._builder = builder
         self._seed = seed
         self._on_error = on_error
         self._cache = cache
+        self._taught = taught
 
     def __len__(self) -> int:
         return len(self.records)
@@ -56,20 +61,24 @@ class PairDataset(Dataset):
             FileNotFoundError: The image file is gone (with "raise").
         """
         epoch, index = key
+        kept: dict[str, Any] = {}
+        if self._taught is not None:
+            epoch %= self._taught.draws
+            kept["teacher_embedding"] = self._taught.get(epoch, index)
         rng = np.random.default_rng([self._seed, epoch, index])
         skipped: list[str] = []
         while len(skipped) < _ATTEMPTS:
             record = self.records[index]
             try:
                 square, shape = self._square(index, record)
-                sample = self._builder.from_square(record, square, shape, rng)
+                sample = self._builder.from_square(record, square, shape, rng, student_only=bool(kept))
             except (ValueError, OSError) as error:
                 if self._on_error == "raise":
                     raise
                 skipped.append(str(error))
                 index = int(rng.integers(len(self.records)))
             else:
-                return {**sample, "index": index, "skipped": skipped}
+                return {**sample, **kept, "index": index, "skipped": skipped}
         raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {skipped[-1]}")
 
     def _square(self, index: int, record: Record) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -51,19 +51,27 @@ class PairBuilder:
         return self._transform.prepare(image)
 
     def from_square(
-        self, record: Record, square: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator
+        self,
+        record: Record,
+        square: np.ndarray,
+        shape: tuple[int, ...],
+        rng: np.random.Generator,
+        student_only: bool = False,
     ) -> dict[str, Any]:
-        """Build a pair from what `prepare` gave and the (height, width) of the original; see `__call__`."""
+        """Build a pair from what `prepare` gave and the (height, width) of the original; see `__call__`.
+
+        With `student_only` the student's side of the same pair is built, and nothing for the teacher.
+        """
         templates = caption_templates(record)
         template = templates[int(rng.integers(len(templates)))]
         zoom = self._transform.draw_zoom(rng)
-        student_image, teacher_image = self._transform.render(square, rng, zoom)
+        student_image, teacher_image = self._transform.render(square, rng, zoom, student_only)
         sample = {
             "record": record,
             "student_image": student_image,
             "student_text": _text(template, record, shape, self.student, zoom),
         }
-        if self.teacher is not None:
+        if self.teacher is not None and not student_only:
             sample["teacher_image"] = teacher_image
             sample["teacher_text"] = _text(template, record, shape, self.teacher, zoom)
         return sample
@@ -92,7 +100,9 @@ class PairCollate:
             "skipped": [message for sample in samples for message in sample["skipped"]],
             **metadata([sample["record"] for sample in samples]),
         }
-        if self.teacher is not None:
+        if "teacher_embedding" in samples[0]:
+            batch["teacher_embedding"] = torch.stack([sample["teacher_embedding"] for sample in samples])
+        elif self.teacher is not None:
             teacher_texts = [sample["teacher_text"] for sample in samples]
             batch["teacher_image"] = torch.stack([sample["teacher_image"] for sample in samples])
             shared = texts == teacher_texts and _same_tokens(self.student, self.teacher)

@@ -31,8 +31,8 @@ class SquareCache:
         self.count = len(records)
         self._folder = root / _digest(records, side)
         self._open: tuple[np.ndarray, np.ndarray] | None = None
-        _create(self._folder / "squares.u8", self.count * side * side)
-        _create(self._folder / "sizes.i32", self.count * 3 * 4)
+        create_zeros(self._folder / "squares.u8", self.count * side * side)
+        create_zeros(self._folder / "sizes.i32", self.count * 3 * 4)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None}  # every worker maps the files anew
@@ -73,8 +73,8 @@ def _digest(records: list[Record], side: int) -> str:
     return text.hexdigest()[:16]
 
 
-def _create(path: Path, size: int) -> None:
-    """Make a file of zeros, whole or not at all; a sparse file takes no room until it is filled."""
+def create_zeros(path: Path, size: int) -> None:
+    """Make a file of `size` zero bytes, whole or not at all; it is sparse, so takes no room until filled."""
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

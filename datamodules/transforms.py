@@ -94,14 +94,22 @@ class TwoViewTransform:
         return _resize(square, min(len(square), self.working_side))
 
     def render(
-        self, square: np.ndarray, rng: np.random.Generator, zoom: float = 1.0
+        self,
+        square: np.ndarray,
+        rng: np.random.Generator,
+        zoom: float = 1.0,
+        student_only: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Do what is random, then what each view asks for; see `__call__`."""
+        """Do what is random, then what each view asks for; see `__call__`.
+
+        With `student_only` the same draw is rendered for the student alone.
+        """
         if zoom != 1.0:
             square = _magnify(square, zoom)
         if self._augment is not None:
             square = self._draw(square, rng)
-        views = [normalise(_resize(square, view.image_size), view) for view in self.views]
+        wanted = self.views[:1] if student_only else self.views
+        views = [normalise(_resize(square, view.image_size), view) for view in wanted]
         return views[0], views[1] if len(views) > 1 else None
 
     def _draw(self, square: np.ndarray, rng: np.random.Generator) -> np.ndarray:

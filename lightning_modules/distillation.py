@@ -77,14 +77,19 @@ class DistillationModule(LightningModule):
 
         Args:
             batch: A training batch (see `datamodules.base`): ``<role>_image`` [B, 3, S, S],
-                ``<role>_tokens`` [B, L], optionally ``caption_id`` [B].
+                ``<role>_tokens`` [B, L], optionally ``caption_id`` [B]; or ``<role>_embedding`` [B, 2, D],
+                embeddings that were kept (see `callbacks.TeacherCache`).
             role: ``student`` or ``teacher``.
 
         Returns:
             Unit-length embeddings [B, D] of that role's model.
         """
         model: DualEncoder = getattr(self, role)
-        image, text = model(batch[f"{role}_image"], batch[f"{role}_tokens"])
+        kept = batch.get(f"{role}_embedding")
+        if kept is None:
+            image, text = model(batch[f"{role}_image"], batch[f"{role}_tokens"])
+        else:
+            image, text = kept.unbind(dim=1)
         return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))
 
     def compute_loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,156 @@
+"""Training from a teacher's kept embeddings gives the losses of a live teacher on the same draws."""
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from torch import nn
+
+from callbacks import TeacherCache
+from datamodules import HC18DataModule, PairShardsDataModule
+from lightning_modules import DistillationModule
+from losses import CLIPLoss, SRKDLoss
+from models import DualEncoder, Preprocessing
+
+
+class Towers(DualEncoder):
+    def __init__(self, size, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.preprocessing = Preprocessing(size, (0.5,) * 3, (0.5,) * 3, tokenizer="fetal", context_length=24)
+        self.embed_dim = 16 + size
+        self.image = nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, self.embed_dim))
+        self.text = nn.EmbeddingBag(4096, self.embed_dim)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.images_seen = 0
+
+    def image_features(self, image):
+        self.images_seen += len(image)
+        return self.image(image)
+
+    def text_features(self, tokens):
+        return self.text(tokens)
+
+    @property
+    def log_logit_scale(self):
+        return self.scale
+
+    def init_args(self):
+        return {"size": self.preprocessing.image_size, "seed": 0}
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.values.append(module.terms["total"].item())
+
+
+class LiveOnTwoDraws(HC18DataModule):
+    """The oracle: the teacher answers live, and epochs repeat draws by the plain rule."""
+
+    def train_dataloader(self):
+        loader = super().train_dataloader()
+        dataset = loader.dataset
+        plain = type(dataset).__getitem__
+
+        class Repeating(type(dataset)):
+            def __getitem__(self, key):
+                return plain(self, (key[0] % 2, key[1]))
+
+        dataset.__class__ = Repeating
+        return loader
+
+
+def fit(root, tmp_path, cache=None, loss=None, data=HC18DataModule, epochs=4, teacher_seed=2, **options):
+    losses = Losses()
+    module = DistillationModule(
+        Towers(8, 1), Towers(12, teacher_seed), loss or SRKDLoss(), learning_rate=1e-2
+    )
+    settings = {"precision": "32-true", **options}
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
+        callbacks=[losses, *([cache] if cache else [])], limit_val_batches=0, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, **settings,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data(root=str(root), batch_size=6, num_workers=0, zoom=0.2))
+    return losses.values, module
+
+
+def cache_in(tmp_path, **options):
+    return TeacherCache(str(tmp_path / "store"), draws=2, **options)
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 1e-3)])
+def test_losses_are_those_of_a_live_teacher(tiny_hc18, tmp_path, half, tolerance):
+    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws)
+    kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path, half=half))
+    assert len(kept) >= 12
+    assert kept == pytest.approx(live, abs=tolerance, rel=0)
+    other, _ = fit(tiny_hc18, tmp_path, epochs=4)
+    assert other[-1] != pytest.approx(live[-1], abs=1e-4)  # four draws are not two
+
+
+def test_mixed_precision_losses_agree_too(tiny_hc18, tmp_path):
+    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws, precision="bf16-mixed")
+    kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision="bf16-mixed")
+    assert kept == pytest.approx(live, abs=1e-3)
+
+
+def test_a_second_run_asks_the_teacher_only_for_the_probe(tiny_hc18, tmp_path):
+    first, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    asked = module.teacher.model.images_seen
+    second, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    assert second == first
+    assert module.teacher.model.images_seen == 8 < asked
+    assert asked % 2 == 0  # two draws of every image
+
+
+def test_an_interrupted_store_is_completed(tiny_hc18, tmp_path):
+    whole, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    (marks,) = (tmp_path / "store").rglob("done.u8")
+    raw = bytearray(marks.read_bytes())
+    raw[10:] = bytes(len(raw) - 10)
+    marks.write_bytes(raw)
+    (numbers,) = (tmp_path / "store").rglob("embeddings.bin")
+    with numbers.open("r+b") as file:
+        file.seek(12 * 2 * 28 * 4)  # behind the marked ones
+        file.write(bytes(1000))
+    again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    assert again == whole
+    assert module.teacher.model.images_seen == 8 + len(raw) - 10
+
+
+def test_a_store_of_other_code_is_noticed(tiny_hc18, tmp_path):
+    right, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    (numbers,) = (tmp_path / "store").rglob("embeddings.bin")
+    numbers.write_bytes(bytes(numbers.stat().st_size))
+    with pytest.warns(UserWarning, match="made by other code"):
+        again, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    assert again == right
+
+
+def test_another_teacher_has_another_store(tiny_hc18, tmp_path):
+    one, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    two, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), teacher_seed=5)
+    assert one != two
+    assert len(list((tmp_path / "store").iterdir())) == 2
+
+
+def test_a_loss_without_teacher_keeps_nothing(tiny_hc18, tmp_path):
+    with pytest.warns(UserWarning, match="CLIPLoss asks no teacher"):
+        fit(tiny_hc18, tmp_path, cache_in(tmp_path), loss=CLIPLoss(), epochs=1)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_stream_is_refused_in_one_line(tmp_path):
+    module = DistillationModule(Towers(8, 1), Towers(12, 2), SRKDLoss())
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    trainer.datamodule = PairShardsDataModule.__new__(PairShardsDataModule)
+    with pytest.raises(ValueError, match=r"TeacherCache: PairShardsDataModule reads a stream"):
+        cache_in(tmp_path).setup(trainer, module, "fit")
+
+
+def test_draws_must_be_positive():
+    with pytest.raises(ValueError, match="draws must be 1 or more, not 0"):
+        TeacherCache(draws=0)
