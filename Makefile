@@ -31,7 +31,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint bench lock clean
+.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint bench bench-compare lock clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -97,6 +97,9 @@ latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its bud
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
 	@$(PY) -m benchmarks $(ARGS)
+
+bench-compare: $(READY)  ## tell a regression from noise: make bench-compare BASE=commit (ARGS="loss_speed --rounds=5")
+	@$(PY) -m benchmarks._compare $(or $(BASE),$(error bench-compare needs BASE=a commit)) $(ARGS)
 
 # CUDA's own packages stay unpinned: they come with whichever torch TORCH_BACKEND chooses.
 lock:  ## compile requirements.txt anew from pyproject.toml

@@ -11,21 +11,19 @@ machine's own matrix product.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks._record import Row, make_row, spread, write
 from experiments.latency import open_subject
-from experiments.results import git_commit
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
-from export.latency.machine import image_cost, machine_facts, matmul_gflops
+from export.latency.machine import image_cost, matmul_gflops
 from export.latency.session import backend_specs
 from models import fused_copy
 
-RESULTS = Path(__file__).parent / "results" / "inference.json"
 BASELINE = "torch-eager"
 TARGETS = {"onnxruntime": 3.0, "openvino-bf16": 6.0, "openvino-int8": 7.0}
 
@@ -79,6 +77,31 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rows_of(result: dict[str, Any]) -> list[Row]:
+    """Return the table's rows of one number of threads; a backend that could not run has none."""
+    rows = []
+    eager = result["backends"][BASELINE]["p50_ms"] / 1e3
+    for name, figures in result["backends"].items():
+        if "error" in figures or name == BASELINE:
+            continue
+        ratio = figures["ratio"]
+        row = make_row(
+            "inference",
+            f"{name}, batch 1, {result['threads']} threads",
+            "times faster than PyTorch eager",
+            [ratio["median"]],
+            target=TARGETS.get(name),
+            limit="what matrix products alone would take",
+            limit_values=[1 / figures["share_of_matmul_peak"]],
+            note=f"{figures['p50_ms']:.1f} ms; spread: quartiles of turns",
+        )
+        row["value"] = {"median": ratio["median"], "p10": ratio["low"], "p90": ratio["high"]}
+        seconds = figures["p50_ms"] / 1e3
+        row["seconds"] = {"authors": spread([eager]), name: spread([seconds])}
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -89,19 +112,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--quick", action="store_true", help="two turns, to see that it runs")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    before = machine_facts()
+    if options.quick:
+        options.rounds, options.repeats = 2, 1
     results = [
         measure(options.model, threads, options.rounds, options.repeats) for threads in options.threads
     ]
     for result in results:
         print(markdown(result), end="\n\n")
-    record = {"machine": before, "commit": git_commit(), "model": options.model, "results": results}
-    RESULTS.parent.mkdir(exist_ok=True)
-    partial = RESULTS.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(RESULTS)
-    print(f"written to {RESULTS}")
+    if options.out or not options.quick:
+        rows = [row for result in results for row in rows_of(result)]
+        path = write("inference", rows, options.quick, options.out, model=options.model, results=results)
+        print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory of the SRKD loss, forward and backward, against the authors' described way.
 
-Usage: python -m benchmarks.loss_speed [--batch-sizes 512 1024 2048 4096] [--repeats 15] [--device cpu]
+Usage: python -m benchmarks.loss_speed [--batch-sizes 512 1024 2048 4096] [--repeats 11] [--device cpu]
 
 Every repeat runs all ways one after the other, so that a disturbance of the machine hits all of them; a
 ratio is taken within a repeat, and its median and 10th-90th percentile over repeats are reported. The limit
@@ -11,9 +11,6 @@ allocates during forward and backward, gradients included, in units of B x B num
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks._record import Row, line, make_row, spread, write
 from benchmarks.baselines.loss_authors import srkd_loss
 from losses import Embeddings, SRKDLoss
 
@@ -31,7 +29,7 @@ STUDENT_DIM, TEACHER_DIM = 512, 768
 LOGIT_SCALE = 100.0
 KERNELS = ("plain", "fused", "chunked")
 TARGETS = {"fused": {512: 4.5, 1024: 6.0, 2048: 7.0, 4096: 8.0}, "chunked": {4096: 4.0}}
-RESULTS = Path(__file__).parent / "results" / "loss_speed.json"
+MEMORY_TARGETS = {"fused": 2.6, "chunked": 0.8}
 
 
 def make_pair(B: int, D: int, noise: float, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
@@ -113,12 +111,6 @@ def peak_numbers(run: Callable[[], Any], device: str) -> float:
     return float(held.max()) / 4
 
 
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Return median, 10th and 90th percentile."""
-    low, median, high = np.percentile(values, [10, 50, 90])
-    return {"median": float(median), "p10": float(low), "p90": float(high)}
-
-
 def measure(B: int, repeats: int, device: str) -> dict[str, Any]:
     """Return the row of one batch size."""
     ways = make_ways(B, torch.float32, device)
@@ -139,55 +131,66 @@ def measure(B: int, repeats: int, device: str) -> dict[str, Any]:
     }
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return what a reader needs to judge the figures."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-    }
-
-
-def report(row: dict[str, Any]) -> str:
-    """Return the row as text."""
-    lines = [f"batch {row['batch']}: authors {row['milliseconds']['authors']['median']:.1f} ms"]
-    for name in KERNELS:
-        faster, limit = row["times_faster_than_authors"][name], row["times_the_four_products"][name]
-        target = row["target"][name]
-        lines.append(
-            f"  {name:8s} {row['milliseconds'][name]['median']:8.1f} ms   "
-            f"{faster['median']:.2f}x faster ({faster['p10']:.2f}-{faster['p90']:.2f}"
-            f"{'' if target is None else f', target {target}'})   "
-            f"{limit['median']:.2f}x the four products   peak {row['peak_in_bxb'][name]:.2f} B x B"
+def rows_of(details: dict[str, Any], device: str) -> list[Row]:
+    """Return the table's rows of one batch size: speed and memory of our two kernels."""
+    B, found = details["batch"], []
+    for name in ("fused", "chunked"):
+        row = make_row(
+            "SRKD loss",
+            f"{name}, batch {B}, {device}",
+            "times faster than the authors' way",
+            [details["times_faster_than_authors"][name]["median"]],
+            target=details["target"][name],
+            limit="the four matrix products",
+            limit_values=[details["times_the_four_products"][name]["median"]],
+            note="forward and backward, float32",
         )
-    lines.append(f"  authors' peak {row['peak_in_bxb']['authors']:.2f} B x B")
-    return "\n".join(lines)
+        row["value"] = details["times_faster_than_authors"][name]
+        row["times_limit"] = details["times_the_four_products"][name]
+        row["seconds"] = {
+            way: {key: value / 1e3 for key, value in details["milliseconds"][way].items()}
+            for way in ("authors", name)
+        }
+        found.append(row)
+        theirs = details["peak_in_bxb"]["authors"]
+        memory = make_row(
+            "SRKD loss",
+            f"{name}, batch {B}, {device}",
+            "B x B numbers at the peak",
+            [details["peak_in_bxb"][name]],
+            target=MEMORY_TARGETS[name] if details["target"][name] is not None else None,
+            better="lower",
+            note=f"the authors' way: {theirs:.1f}",
+        )
+        found.append(memory)
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny batch, to see that it runs")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if left out")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
+    if options.quick:
+        options.batch_sizes, options.repeats = [32], 2
     if options.threads:
         torch.set_num_threads(options.threads)
     equality = check_equality(options.device)
     print("largest relative difference from the plain form, float64:", equality)
-    rows = []
+    details, rows = [], []
     for B in options.batch_sizes:
-        rows.append(measure(B, options.repeats, options.device))
-        print(report(rows[-1]), flush=True)
-    result = {"environment": environment(options.device), "difference_float64": equality, "rows": rows}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {options.out}")
+        details.append(measure(B, options.repeats, options.device))
+        rows += rows_of(details[-1], options.device)
+        print(*map(line, rows[-4:]), sep="\n", flush=True)
+    if options.out or not options.quick:
+        path = write(
+            "loss_speed", rows, options.quick, options.out, difference_float64=equality, batches=details
+        )
+        print(f"written to {path}")
 
 
 if __name__ == "__main__":

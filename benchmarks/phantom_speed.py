@@ -1,26 +1,23 @@
-"""Pictures a second of the phantom: ``python benchmarks/phantom_speed.py [--workers 2] [--images 400]``.
+"""Pictures a second of the phantom: drawing and PNG encoding in a warm pool of processes.
 
-Times drawing and PNG encoding in a warm pool of processes; starting the pool is reported apart. The pictures
-of the planes are 256-307 pixels wide; those of the HC18 type have 480 x 324 pixels.
+The pictures of the planes are 256-307 pixels wide; those of the HC18 type have 480 x 324 pixels.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import platform
-import sys
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import cv2
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks._record import Row, command, make_row
 from datamodules.phantom.corpus import PNG_COMPRESSION
 from datamodules.phantom.patients import Picture, list_pictures
 from datamodules.phantom.renderer import render
+
+TARGETS = {"planes": 60.0, "hc18": None}
 
 
 def draw(picture: Picture) -> int:
@@ -29,26 +26,31 @@ def draw(picture: Picture) -> int:
     return len(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--images", type=int, default=400)
-    options = parser.parse_args()
+def measure(quick: bool) -> list[Row]:
+    workers, images, rounds = (1, 8, 2) if quick else (os.cpu_count() or 1, 200, 3)
     context = multiprocessing.get_context("spawn")
-    started = time.perf_counter()
-    with ProcessPoolExecutor(options.workers, context, cv2.setNumThreads, (1,)) as pool:
-        warm = list_pictures("planes", 16 * options.workers, 1, 6.9, 0.3)
-        list(pool.map(draw, warm, chunksize=8))
-        print(f"{platform.machine()}, {options.workers} processes, OpenCV {cv2.__version__}")
-        print(f"pool ready after {time.perf_counter() - started:.1f} s")
-        for corpus in ("planes", "hc18"):
-            pictures = list_pictures(corpus, options.images, 0, 6.9, 0.3)
-            started = time.perf_counter()
-            sizes = list(pool.map(draw, pictures, chunksize=8))
-            seconds = time.perf_counter() - started
-            kib = sum(sizes) / len(sizes) / 1024
-            print(f"{corpus}: {len(sizes) / seconds:.0f} images/s, {kib:.0f} KiB an image")
+    rows = []
+    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
+        list(pool.map(draw, list_pictures("planes", 16 * workers, 1, 6.9, 0.3), chunksize=8))
+        for corpus, target in TARGETS.items():
+            pictures = list_pictures(corpus, images, 0, 6.9, 0.3)
+            rates = []
+            for _ in range(rounds):
+                started = time.perf_counter()
+                sizes = list(pool.map(draw, pictures, chunksize=8))
+                rates.append(len(sizes) / (time.perf_counter() - started))
+            row = make_row(
+                "phantom generator",
+                f"{corpus}, {workers} processes",
+                "images/s",
+                rates,
+                target=target,
+                seconds={"ours": [1 / rate for rate in rates]},
+                note=f"{sum(sizes) / len(sizes) / 1024:.0f} KiB an image",
+            )
+            rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    command("phantom_speed", measure, __doc__)

@@ -31,7 +31,8 @@ def test_the_benchmark_writes_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "--batch-sizes", "32", "--repeats", "2", "--out", str(out)])
     loss_speed.main()
     result = json.loads(out.read_text())
-    assert max(result["difference_float64"].values()) < 1e-12
-    (row,) = result["rows"]
-    assert row["batch"] == 32
-    assert row["times_faster_than_authors"]["fused"]["median"] > 0
+    assert max(result["details"]["difference_float64"].values()) < 1e-12
+    (details,) = result["details"]["batches"]
+    assert details["batch"] == 32
+    assert details["times_faster_than_authors"]["fused"]["median"] > 0
+    assert len(result["rows"]) == 4

@@ -1,0 +1,135 @@
+"""Tell a regression from noise: today's benchmarks on an older commit and on the working tree, in turns.
+
+Usage: python -m benchmarks._compare BASE [names ...] [--rounds 5] [--quick]
+
+Each round measures both, in changing order. A figure counts as changed when EVERY round of one side lies beyond
+every round of the other (with 5 rounds that happens by chance in 1 of 126 comparisons) and the medians differ
+by more than 3 %. The exit status is 1 when something became worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.__main__ import NAMES
+from benchmarks._record import Row, number
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAST_CHANGE = 0.03
+DEFAULT = ["loss_speed", "image_pipeline", "plane_evaluation"]
+
+Key = tuple[str, str, str]
+
+
+def verdict(base: list[float], now: list[float], better: str) -> str:
+    """Return "worse", "better" or "same" for one figure's values over the rounds of both sides."""
+    sign = 1.0 if better == "higher" else -1.0
+    old, new = sign * np.array(base), sign * np.array(now)
+    middle = abs(float(np.median(old)))
+    if middle == 0 or abs(float(np.median(new) - np.median(old))) <= LEAST_CHANGE * middle:
+        return "same"
+    if new.max() < old.min():
+        return "worse"
+    return "better" if new.min() > old.max() else "same"
+
+
+def check_out(base: str, folder: Path) -> None:
+    """Put a commit's files, with the benchmarks of today, into a folder.
+
+    Raises:
+        ValueError: There is no such commit.
+    """
+    folder.mkdir()
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", base], capture_output=True, check=False)
+    if archive.returncode:
+        raise ValueError(f"BASE={base}: {archive.stderr.decode().strip().splitlines()[0]}")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+    shutil.rmtree(folder / "benchmarks", ignore_errors=True)
+    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
+
+
+def run_once(name: str, tree: Path, out: Path, quick: bool) -> list[Row] | None:
+    """Run one benchmark in a tree and return its rows; None where it cannot run there."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(out), *(["--quick"] if quick else [])]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or not out.is_file():
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["it wrote no results"]
+        print(f"{name}: cannot run in {tree.name}: {lines[-1]}", flush=True)
+        return None
+    rows: list[Row] = json.loads(out.read_text())["rows"]
+    out.unlink()
+    return rows
+
+
+def compare(name: str, trees: dict[str, Path], rounds: int, quick: bool) -> list[dict[str, Any]]:
+    """Measure one benchmark in turns on both trees; return each figure with its verdict."""
+    values: dict[str, dict[Key, list[float]]] = {side: {} for side in trees}
+    better: dict[Key, str] = {}
+    for number_ in range(rounds):
+        for side in list(trees) if number_ % 2 == 0 else list(reversed(trees)):
+            rows = run_once(name, trees[side], trees["base"].parent / "out.json", quick)
+            if rows is None:
+                return []
+            for row in rows:
+                key = (row["stage"], row["case"], row["measure"])
+                values[side].setdefault(key, []).append(row["value"]["median"])
+                better[key] = row["better"]
+    both = [key for key in values["now"] if key in values["base"]]
+    return [
+        {
+            "key": key,
+            "base": values["base"][key],
+            "now": values["now"][key],
+            "verdict": verdict(values["base"][key], values["now"][key], better[key]),
+        }
+        for key in both
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks._compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("base", help="commit to compare with")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks ({' '.join(DEFAULT)})")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in NAMES]
+    if unknown:
+        sys.exit(f"error: no such benchmark {unknown[0]}; choose from: {', '.join(NAMES)}")
+    worse = 0
+    with tempfile.TemporaryDirectory() as folder:
+        trees = {"base": Path(folder) / "base", "now": ROOT}
+        try:
+            check_out(options.base, trees["base"])
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        for name in options.names or DEFAULT:
+            for found in compare(name, trees, options.rounds, options.quick):
+                low_high = [f"{number(min(v))}-{number(max(v))}" for v in (found["base"], found["now"])]
+                stage, case, measure = found["key"]
+                print(
+                    f"{found['verdict']:6s} {stage}, {case}: {low_high[0]} -> {low_high[1]} {measure}",
+                    flush=True,
+                )
+                worse += found["verdict"] == "worse"
+    if worse:
+        sys.exit(f"error: {worse} figures became worse than {options.base}")
+
+
+if __name__ == "__main__":
+    main()

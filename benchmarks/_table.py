@@ -1,0 +1,135 @@
+"""Write docs/performance.md's table and the plots of the cost curves from benchmarks/results/*.json.
+
+Usage: python -m benchmarks._table
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks._record import RESULTS, Row, met, number
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- results: written by python -m benchmarks._table -->", "<!-- end of results -->"
+HEAD = (
+    "| stage | case | measured (10th-90th percentile) | target | beside the limit | note |\n"
+    "|---|---|---|---|---|---|"
+)
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Return every record of a folder, by name.
+
+    Raises:
+        ValueError: A file holds quick figures, which say nothing about speed.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    for record in records:
+        if record["quick"]:
+            raise ValueError(
+                f"{folder}/{record['benchmark']}.json: figures of a --quick run; measure it anew"
+            )
+    return records
+
+
+def table_line(row: Row) -> str:
+    """Return one line of the Markdown table; a missed target says so."""
+    value, reached = row["value"], met(row)
+    spread = ""
+    if value["p10"] != value["p90"]:
+        spread = f" ({number(value['p10'])}-{number(value['p90'])})"
+    sign = "at least" if row["better"] == "higher" else "at most"
+    goal = "" if reached is None else f"{sign} {row['target']:g}: {'met' if reached else '**missed**'}"
+    limit = "" if row["times_limit"] is None else f"{number(row['times_limit']['median'])} x {row['limit']}"
+    measured = f"{number(value['median'])}{spread} {row['measure']}"
+    return f"| {row['stage']} | {row['case']} | {measured} | {goal} | {limit} | {row['note']} |"
+
+
+def markdown(records: list[dict[str, Any]]) -> str:
+    """Return the table, what was missed, and what it was measured on."""
+    rows = [row for record in records for row in record["rows"]]
+    missed = [row for row in rows if met(row) is False]
+    lines = [HEAD, *(table_line(row) for row in rows), ""]
+    if missed:
+        lines.append(f"{len(missed)} of {sum(met(row) is not None for row in rows)} targets are missed:")
+        lines += [
+            f"- {row['stage']}, {row['case']}: {number(row['value']['median'])} {row['measure']}, "
+            f"not {row['target']:g}"
+            for row in missed
+        ]
+        lines.append("")
+    lines += ["| results | machine | cores | load before | torch | commit |", "|---|---|---:|---:|---|---|"]
+    for record in records:
+        machine = record["machine"]
+        lines.append(
+            f"| {record['benchmark']} | {machine['device']} | {machine['cores']} | "
+            f"{machine['load_average']:.1f} | {machine['versions'].get('torch', '')} | "
+            f"{str(record['commit'])[:10]}{'-dirty' if str(record['commit']).endswith('dirty') else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def plot_curves(rows: list[Row], folder: Path) -> list[Path]:
+    """Draw every cost curve with its fit into ``performance-*.png``; return the files."""
+    written = []
+    for row in rows:
+        curve = row.get("curve")
+        if not curve:
+            continue
+        sizes, costs = np.array(curve["sizes"], float), np.array(curve["costs"], float)
+        slope = row["value"]["median"]
+        factor = np.exp(np.mean(np.log(costs) - slope * np.log(sizes)))
+        figure, axes = plt.subplots(figsize=(4.2, 3.2), layout="constrained")
+        axes.loglog(sizes, costs, "o", label="measured")
+        axes.loglog(sizes, factor * sizes**slope, "-", label=f"{curve['per']}^{slope:.2f}")
+        axes.set_xlabel(curve["per"])
+        axes.set_ylabel(curve["unit"])
+        axes.set_title(curve["name"])
+        axes.legend()
+        slug = "".join(c if c.isalnum() else "-" for c in f"{curve['name']}-{curve['per']}").replace(
+            "--", "-"
+        )
+        path = folder / f"performance-{slug}.png"
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+        written.append(path)
+    return written
+
+
+def write_page(page: Path, results: Path) -> None:
+    """Put table and plots between the marks of the page.
+
+    Raises:
+        ValueError: The page lacks its marks, or there are no results.
+    """
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{page}: lacks the lines {BEGIN!r} and {END!r}, between which the table goes")
+    records = read_results(results)
+    if not records:
+        raise ValueError(f"{results}: no results yet; run make bench")
+    plots = plot_curves([row for record in records for row in record["rows"]], page.parent)
+    pictures = "\n".join(f"![{path.stem}]({path.name})" for path in plots)
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    partial = page.with_suffix(".partial")
+    body = f"{before}{BEGIN}\n\n{markdown(records)}\n\n{pictures}\n\n{END}{after}"
+    partial.write_text(body, encoding="utf-8")
+    partial.replace(page)
+    print(f"{page.name}: {sum(len(record['rows']) for record in records)} rows, {len(plots)} plots")
+
+
+if __name__ == "__main__":
+    try:
+        write_page(PAGE, RESULTS)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

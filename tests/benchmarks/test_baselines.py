@@ -1,0 +1,67 @@
+"""The baselines compute what ours computes: they are slower, not different."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks._material import head_records, published_student, published_teacher
+from benchmarks.baselines import evaluation_authors
+from benchmarks.hc18_validity import DISTINCT, IMAGES, count_spacings
+from benchmarks.image_pipeline import STUDENT, TEACHER, grey_difference
+from datamodules.hc18 import HC18_TABLE
+from datamodules.image_reading import read_image
+from datamodules.transforms import EvaluationTransform
+from models.zero_shot import encode_prompts
+
+PROMPTS = ["fetal head at 24 weeks", "fetal head at 24 weeks and 3 days, pixel spacing 0.12 mm"]
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    os.environ.pop("HC18_ROOT", None)
+    return head_records(tmp_path_factory.mktemp("heads"), 3)[0]
+
+
+@pytest.mark.parametrize("make", [published_student, published_teacher])
+def test_prompts_have_the_same_embeddings(make):
+    model = make(quick=True)
+    with torch.no_grad():
+        theirs = evaluation_authors.encode_prompts(model, PROMPTS)
+    torch.testing.assert_close(encode_prompts(model, PROMPTS), theirs, rtol=0, atol=2e-6)
+
+
+def test_evaluation_images_are_the_same_pixels(heads):
+    for record in heads:
+        ours = EvaluationTransform(STUDENT)(read_image(record.image))
+        torch.testing.assert_close(
+            evaluation_authors.load_image(str(record.image), STUDENT), ours, rtol=0, atol=1e-5
+        )
+
+
+def test_training_views_of_one_draw_are_close(heads):
+    for record in heads:
+        still = grey_difference(record.image, 0.0, 0.0)
+        moved = grey_difference(record.image, 5.0, 0.03)
+        assert still <= 2.5
+        assert moved <= 2.5
+
+
+def test_a_wrong_draw_is_seen_by_the_grey_difference(heads, monkeypatch):
+    from benchmarks import image_pipeline
+
+    right = image_pipeline.Draw
+    monkeypatch.setattr(
+        image_pipeline, "Draw", lambda rotation, shift, *rest: right(-rotation, (-shift[0], shift[1]), *rest)
+    )
+    assert np.mean([grey_difference(record.image, 5.0, 0.03) for record in heads]) > 2.5
+
+
+@pytest.mark.parametrize("view", [STUDENT, TEACHER])
+def test_the_counts_of_spacings_are_those_of_the_real_table(hc18_root, monkeypatch, view):
+    rows = len((hc18_root / HC18_TABLE).read_text().splitlines()) - 1
+    if rows != IMAGES:
+        pytest.skip(f"{hc18_root / HC18_TABLE} has {rows} of {IMAGES} rows")
+    monkeypatch.setenv("HC18_ROOT", str(hc18_root))
+    assert count_spacings(view.image_size) == DISTINCT[view.image_size]

@@ -1,0 +1,68 @@
+"""A regression is told from noise, and what cannot be compared is said in a line."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import _compare
+from benchmarks._compare import check_out, compare, verdict
+
+
+@pytest.mark.parametrize(
+    ("base", "now", "better", "expected"),
+    [
+        ([5.0, 5.1, 5.2], [4.0, 4.2, 4.1], "higher", "worse"),
+        ([5.0, 5.1, 5.2], [4.0, 5.05, 4.1], "higher", "same"),  # one round reaches into the other side
+        ([5.0, 5.01, 5.02], [4.97, 4.98, 4.99], "higher", "same"),  # apart, but by less than 3 %
+        ([5.0, 5.1, 5.2], [6.0, 6.2, 6.1], "higher", "better"),
+        ([5.0, 5.1, 5.2], [6.0, 6.2, 6.1], "lower", "worse"),
+        ([0.0, 0.0], [1.0, 1.0], "lower", "same"),
+    ],
+)
+def test_verdicts(base, now, better, expected):
+    assert verdict(base, now, better) == expected
+
+
+def test_noise_alone_is_rarely_called_a_change():
+    rng = np.random.default_rng(0)
+    verdicts = [verdict(*rng.normal(10, 2, (2, 5)), "higher") for _ in range(2000)]
+    assert sum(v != "same" for v in verdicts) / 2000 < 3 / 126
+
+
+def test_both_sides_run_in_turns(tmp_path, monkeypatch):
+    order = []
+
+    def run(name, tree, out, quick):
+        order.append(tree.name)
+        speed = 1.0 if tree.name == "now" else 2.0
+        return [{"stage": "s", "case": "c", "measure": "m", "better": "higher", "value": {"median": speed}}]
+
+    monkeypatch.setattr(_compare, "run_once", run)
+    (found,) = compare("loss_speed", {"base": tmp_path / "base", "now": tmp_path / "now"}, 3, True)
+    assert order == ["base", "now", "now", "base", "base", "now"]
+    assert found["verdict"] == "worse"
+    assert found["key"] == ("s", "c", "m")
+
+
+def test_an_unknown_commit_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="BASE=no-such-commit: "):
+        check_out("no-such-commit", tmp_path / "base")
+    monkeypatch.setattr(sys, "argv", ["x", "no-such-commit"])
+    with pytest.raises(SystemExit, match="error: BASE=no-such-commit"):
+        _compare.main()
+
+
+def test_a_base_gets_todays_benchmarks(tmp_path):
+    check_out("HEAD", tmp_path / "base")
+    assert (tmp_path / "base" / "losses" / "fused.py").is_file()
+    assert (tmp_path / "base" / "benchmarks" / "_compare.py").is_file()
+
+
+def test_a_benchmark_that_fails_in_the_base_says_why(tmp_path, capsys):
+    (tmp_path / "tree" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "tree" / "benchmarks" / "broken.py").write_text(
+        "raise SystemExit('this base lacks losses')\n"
+    )
+    assert _compare.run_once("broken", tmp_path / "tree", tmp_path / "out.json", True) is None
+    assert "broken: cannot run in tree: this base lacks losses" in capsys.readouterr().out

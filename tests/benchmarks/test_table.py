@@ -1,0 +1,50 @@
+"""The page says what was measured, what was missed, and on what."""
+
+import pytest
+
+from benchmarks._record import make_row, write
+from benchmarks._table import BEGIN, END, write_page
+from benchmarks.cost_curves import curve, exponent
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "performance.md"
+    path.write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
+    return path
+
+
+def test_rows_misses_machine_and_plots_stand_between_the_marks(page, tmp_path):
+    rows = [
+        make_row(
+            "loss", "batch 512", "times faster", [5, 6, 7], target=4.5, limit="products", limit_values=[2]
+        ),
+        make_row("pipeline", "cache", "times faster", [4, 4, 4], target=5),
+        curve("loss time", "s", "batch", [1, 2, 4], [1.0, 4.0, 16.0]),
+    ]
+    write("a", rows, quick=False, path=tmp_path / "results" / "a.json")
+    write_page(page, tmp_path / "results")
+    write_page(page, tmp_path / "results")  # a second time gives the same page
+    text = page.read_text()
+    assert text.startswith("# Before\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert "| loss | batch 512 | 6 (5.2-6.8) times faster | at least 4.5: met | 2 x products |  |" in text
+    assert "at least 5: **missed**" in text
+    assert "1 of 2 targets are missed:\n- pipeline, cache: 4 times faster, not 5" in text
+    assert "| a | " in text
+    assert "![performance-loss-time-batch](performance-loss-time-batch.png)" in text
+    assert (tmp_path / "performance-loss-time-batch.png").stat().st_size > 1000
+
+
+def test_a_page_without_marks_and_a_folder_without_results_are_errors(page, tmp_path):
+    with pytest.raises(ValueError, match="no results yet; run make bench"):
+        write_page(page, tmp_path / "none")
+    page.write_text("# nothing\n")
+    with pytest.raises(ValueError, match=r"performance.md: lacks the lines"):
+        write_page(page, tmp_path / "none")
+
+
+def test_the_exponent_of_a_power_is_found():
+    sizes = [256, 512, 1024, 4096]
+    assert exponent(sizes, [3e-6 * size**1.7 for size in sizes]) == pytest.approx(1.7)
