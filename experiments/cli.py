@@ -125,7 +125,7 @@ class SonoDistillCLI(LightningCLI):
             config.biometry.selection_split = config.planes.selection_split = "all"
             print("selecting on the reported images, as the paper does: for comparison only")
         ensure_teacher(config, self.recipe)
-        leave_cores_to_workers(config.data.init_args.get("num_workers", 0))
+        leave_cores_to_workers(config.data.get("init_args.num_workers") or 0)
         _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and config.get("ckpt_path") and os.environ.get("LOCAL_RANK", "0") == "0":
