@@ -30,6 +30,11 @@ def teacher_checkpoint(preset: str) -> Path:
 DECISIVE = ("root", "corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
 # What a launcher of several processes sets; the teacher is trained in one.
 LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+OF_THIS_RUN = (
+    "TORCHELASTIC",
+    "WANDB_RUN",
+    "WANDB_SWEEP",
+)  # the teacher must not write into a trial's W&B run
 
 
 def _data_settings(config: Namespace) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def _train(preset: str, config: Namespace | None) -> None:
     environment = {
         key: value
         for key, value in os.environ.items()
-        if key not in apart and not key.startswith("TORCHELASTIC")
+        if key not in apart and not key.startswith(OF_THIS_RUN)
     }
     if subprocess.run(command, env=environment, check=False).returncode != 0 or not path.is_file():
         raise ValueError(f"training the teacher failed; once it works, it is kept at {path}")

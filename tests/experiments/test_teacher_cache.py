@@ -52,7 +52,8 @@ def trained(tmp_path, monkeypatch):
 
 def test_a_missing_teacher_is_trained_once_on_the_runs_own_split(trained, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for variable in ("TORCHELASTIC_RUN_ID", "WANDB_RUN_ID", "WANDB_SWEEP_ID"):
+        monkeypatch.setenv(variable, "x")
     config = settings(teacher=teacher_checkpoint("phantom"))
     config.data.init_args.split_seed = 3
     ensure_teacher(config, PHANTOM)
@@ -60,7 +61,7 @@ def test_a_missing_teacher_is_trained_once_on_the_runs_own_split(trained, monkey
     assert len(trained) == 1
     command, environment = trained[0]
     assert command[-4:] == ["train", "teacher", "phantom", "--data.split_seed=3"]
-    assert not {"LOCAL_RANK", "TORCHELASTIC_RUN_ID"} & set(environment)
+    assert not {"LOCAL_RANK", "TORCHELASTIC_RUN_ID", "WANDB_RUN_ID", "WANDB_SWEEP_ID"} & set(environment)
 
 
 def test_another_split_trains_anew_and_keeps_the_old_one(trained, capsys):
