@@ -109,9 +109,9 @@ def test_an_interruption_waits_for_the_run_to_save(workplace, monkeypatch, sent,
         deadline = time.monotonic() + 50
         while not waiting.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
+        os.kill(os.getpid(), sent)
         if sent == signal.SIGINT:  # the terminal's part
             os.kill(int(waiting.read_text()), signal.SIGTERM)
-        os.kill(os.getpid(), sent)
 
     thread = threading.Thread(target=interrupt)
     thread.start()

@@ -51,7 +51,7 @@ def test_embeds_as_the_model_it_holds(vit) -> None:
         expected = vit(*inputs)
     teacher = freeze(vit)
     for held, own in zip(teacher(*inputs), expected, strict=True):
-        assert torch.equal(held, own)
+        torch.testing.assert_close(held, own)  # kernels follow memory alignment: not always bit for bit
     assert torch.equal(teacher.logit_scale, vit.logit_scale)
     assert teacher.recipe() == vit.recipe()
     assert teacher.preprocessing == vit.preprocessing
