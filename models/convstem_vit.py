@@ -51,7 +51,7 @@ def vit_convstem_femto(
     stem = timm.create_model(
         "resnet10t",
         channels=tuple(stem_channels),
-        stem_width=stem_channels[0] // 2,  # its stem has twice as many channels
+        stem_width=16,
         features_only=True,
         out_indices=[stem_stages],
     )
