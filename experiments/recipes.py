@@ -138,6 +138,15 @@ def tower(preset: str, role: str) -> dict[str, Any]:
     return dict(own.get(role) or base[role])
 
 
+def data_class(preset: str) -> str:
+    """Return the ``class_path`` of a preset's data module.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    return str(yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))["data"]["class_path"])
+
+
 def training_arguments(experiment: str, preset: str) -> list[str]:
     """Spell ``train EXPERIMENT PRESET`` out for LightningCLI.
 

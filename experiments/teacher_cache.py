@@ -16,7 +16,7 @@ from filelock import FileLock
 from jsonargparse import Namespace
 
 from datamodules.phantom import SIMULATOR_VERSION
-from experiments.recipes import TEACHER_TOWERS, Recipe
+from experiments.recipes import TEACHER_TOWERS, Recipe, data_class
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.shorthand import lacks_weights
 
@@ -30,11 +30,8 @@ def teacher_checkpoint(preset: str) -> Path:
 DECISIVE = ("root", "corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
 # What a launcher of several processes sets; the teacher is trained in one.
 LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-OF_THIS_RUN = (
-    "TORCHELASTIC",
-    "WANDB_RUN",
-    "WANDB_SWEEP",
-)  # the teacher must not write into a trial's W&B run
+# Beginnings of variables that belong to the run which asks: the teacher must not write into a trial's W&B run.
+OF_THIS_RUN = ("TORCHELASTIC", "WANDB_RUN", "WANDB_SWEEP")
 
 
 def _data_settings(config: Namespace) -> dict[str, Any]:
@@ -73,11 +70,13 @@ def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
             continue
         path = teacher_checkpoint(preset)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Other data than the preset's own cannot hold its test patients, nor train its teacher.
+        own = preset == recipe.preset and config.data.class_path == data_class(preset)
         with FileLock(path.with_suffix(".lock")):
-            if preset == recipe.preset:
+            if own:
                 _put_stale_aside(path, _settings(config, preset))
             if not path.is_file():
-                _train(preset, config if preset == recipe.preset else None)
+                _train(preset, config if own else None)
 
 
 def _preset_behind(tower: Any) -> str | None:

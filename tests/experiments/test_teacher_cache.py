@@ -25,7 +25,9 @@ def settings(student=None, teacher=None, **data):
         }
     )
     init_args = Namespace(split_seed=0, batch_size=64, **data)
-    return Namespace(model=model, data=Namespace(class_path="datamodules.Some", init_args=init_args))
+    return Namespace(
+        model=model, data=Namespace(class_path="datamodules.PhantomDataModule", init_args=init_args)
+    )
 
 
 @pytest.fixture
@@ -82,6 +84,14 @@ def test_a_teacher_that_continues_another_presets_one_has_that_trained_first(tra
     ensure_teacher(settings(student=teacher_checkpoint("phantom")), HC18)
     assert [command[-3:] for command, _ in trained] == [["train", "teacher", "phantom"]]
     assert teacher_checkpoint("phantom").is_file()
+
+
+def test_data_of_the_users_own_take_the_presets_teacher_as_it_is(trained):
+    config = settings(teacher=teacher_checkpoint("phantom"))
+    config.data = Namespace(class_path="mine.OwnData")
+    ensure_teacher(config, PHANTOM)
+    ensure_teacher(config, PHANTOM)
+    assert [command[-3:] for command, _ in trained] == [["train", "teacher", "phantom"]]
 
 
 def test_of_two_runs_at_once_one_trains(trained):
