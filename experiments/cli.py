@@ -40,7 +40,7 @@ from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
 from experiments.run_folder import join_metrics, keep_metrics, run_folder
-from experiments.teacher_cache import ensure_teacher, publish_teacher
+from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import wandb_mode
 from lightning_modules import DistillationModule
 

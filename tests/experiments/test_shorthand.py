@@ -9,7 +9,7 @@ from experiments import import_protocol
 from experiments.__main__ import _short_form
 from experiments.recipes import tower
 from experiments.shorthand import data_arguments, spell_out, without_teacher
-from experiments.teacher_cache import check_weights
+from experiments.small_teachers import check_weights
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from jsonargparse import Namespace
 
-from experiments import teacher_cache
+from experiments import small_teachers
 from experiments.recipes import DEFAULT_PRESET, Recipe
-from experiments.teacher_cache import ensure_teacher, publish_teacher, teacher_checkpoint
+from experiments.small_teachers import ensure_teacher, publish_teacher, teacher_checkpoint
 
 PHANTOM = Recipe("srkd", DEFAULT_PRESET, ())
 HC18 = Recipe("teacher", "hc18", ())
@@ -48,7 +48,7 @@ def trained(tmp_path, monkeypatch):
         publish_teacher(made, Recipe("teacher", preset, ()), config)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(teacher_cache.subprocess, "run", run)
+    monkeypatch.setattr(small_teachers.subprocess, "run", run)
     return commands
 
 
@@ -110,6 +110,6 @@ def test_a_teacher_of_the_users_own_is_left_alone(trained, tmp_path):
 
 
 def test_a_failed_training_says_where_the_teacher_would_be(trained, monkeypatch):
-    monkeypatch.setattr(teacher_cache.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    monkeypatch.setattr(small_teachers.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
     with pytest.raises(ValueError, match=r"training the teacher failed.*outputs/teachers/phantom\.ckpt"):
         ensure_teacher(settings(teacher=teacher_checkpoint("phantom")), PHANTOM)

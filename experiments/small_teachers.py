@@ -1,4 +1,4 @@
-"""The small teacher of a data preset: trained once, when first needed, and kept."""
+"""The small teachers of the data presets: trained once, when first needed, and kept."""
 
 from __future__ import annotations
 
