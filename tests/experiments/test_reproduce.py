@@ -113,10 +113,15 @@ def test_an_interruption_waits_for_the_run_to_save(workplace, monkeypatch, sent,
         if sent == signal.SIGINT:  # the terminal's part
             os.kill(int(waiting.read_text()), signal.SIGTERM)
 
+    # A shell starts its background jobs with SIGINT ignored; the test is about jobs in the foreground.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert main(["main", "phantom", "--seeds=1"]) == status
-    thread.join()
+    try:
+        assert main(["main", "phantom", "--seeds=1"]) == status
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, inherited)
     assert (waiting.parent / "checkpoints" / "last.ckpt").exists()
     assert [call[1] for call in calls(workplace)] == ["no-kd", "static-kd"], "nothing is started afterwards"
     assert signal.getsignal(signal.SIGTERM) is not reproduce._on_sigterm
