@@ -14,6 +14,10 @@ FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
+class DamagedChunk(Exception):
+    """A chunk's content is not what its checksum says: damaged, or not yet written to its end."""
+
+
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = len(FILE_HEADER)
     while position + 7 <= len(data):
@@ -28,7 +32,8 @@ def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
         payload = data[position + 7 : position + 7 + length]
         crc = zlib.crc32(payload, zlib.crc32(bytes([kind])))
         masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-        assert checksum in (crc, masked), "damaged chunk"
+        if checksum not in (crc, masked):
+            raise DamagedChunk(f"the chunk at byte {position}")
         yield kind, payload
         position += 7 + length
 
@@ -57,12 +62,17 @@ class WandbLog:
     def only_one(cls, folder: Path) -> "WandbLog":
         (path,) = (path for path in folder.rglob("*.wandb") if "offline-run" in str(path))
         # W&B's writer is another process, which may still be flushing when `finish` has returned.
+        reason = "the run was never finished"
         for _ in range(100):
-            log = cls(path)
-            if "exit" in log.kinds():
-                return log
+            try:
+                log = cls(path)
+            except DamagedChunk as damage:  # as a chunk is while it is being written
+                reason = f"damaged: {damage}"
+            else:
+                if "exit" in log.kinds():
+                    return log
             time.sleep(0.1)
-        raise AssertionError(f"{path}: the run was never finished")
+        raise AssertionError(f"{path}: {reason}")
 
     def kinds(self) -> list[str]:
         return [record.WhichOneof("record_type") for record in self.records]
