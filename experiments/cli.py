@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -51,7 +50,7 @@ class SonoDistillCLI(LightningCLI):
     """LightningCLI over `DistillationModule`, with evaluation, checkpoints and results built in.
 
     Beside Lightning's own options it takes ``--experiment``, ``--run``, ``--schedule``, ``--biometry.*``,
-    ``--planes.*``, ``--representation.*`` and ``--paper_selection``.
+    ``--planes.*``, ``--representation.*``, ``--paper_selection`` and ``--score_test_patients``.
 
     Args:
         recipe: Files of ours that the command line builds on.
@@ -87,6 +86,12 @@ class SonoDistillCLI(LightningCLI):
             type=bool,
             default=False,
             help="Select the checkpoint on the reported test images, as the paper does. For comparison only.",
+        )
+        parser.add_argument(
+            "--score_test_patients",
+            type=bool,
+            default=True,
+            help="After training, score the selected checkpoint on the test patients and write the report.",
         )
         parser.add_lightning_class_args(BiometryEvaluation, "biometry")
         parser.add_lightning_class_args(PlaneEvaluation, "planes")
@@ -125,7 +130,6 @@ class SonoDistillCLI(LightningCLI):
             config.biometry.selection_split = config.planes.selection_split = "all"
             print("selecting on the reported images, as the paper does: for comparison only")
         ensure_teacher(config, self.recipe)
-        leave_cores_to_workers(config.data.get("init_args.num_workers") or 0)
         _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and config.get("ckpt_path") and os.environ.get("LOCAL_RANK", "0") == "0":
@@ -154,8 +158,9 @@ class SonoDistillCLI(LightningCLI):
         if trainer.fast_dev_run or trainer.interrupted:
             return
         best = trainer.checkpoint_callback.best_model_path
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
-        self.finish(best)
+        if self.config[self.subcommand].score_test_patients:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
+            self.finish(best)
         if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":
             publish_teacher(Path(best), self.recipe, self.config[self.subcommand])
 
@@ -183,17 +188,6 @@ class SonoDistillCLI(LightningCLI):
         wandb_results.publish(self.trainer, self.folder, record)
         results.print_table(record, self.folder)
         print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
-
-
-def leave_cores_to_workers(num_workers: int) -> None:
-    """Compute with the cores that the reading processes leave, unless ``OMP_NUM_THREADS`` says otherwise.
-
-    Threads of one operation wait for each other: on two cores, one that a worker keeps from running made training
-    2.4 times slower than a single thread.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - min(num_workers, cores // 2))))
 
 
 def _tracking() -> list[Callback]:

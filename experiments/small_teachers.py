@@ -103,7 +103,8 @@ def _put_stale_aside(path: Path, wanted: dict[str, Any]) -> None:
 def _train(preset: str, config: Namespace | None) -> None:
     path = teacher_checkpoint(preset)
     print(f"no teacher at {path} yet: training it first (EXP=teacher DATA={preset})", flush=True)
-    command = [sys.executable, "-m", "experiments", "train", "teacher", preset]
+    # The run that asks scores the teacher on the same test patients, beside its student.
+    command = [sys.executable, "-m", "experiments", "train", "teacher", preset, "--score_test_patients=false"]
     settings = {} if config is None else _data_settings(config)
     command += [
         f"--data.{key}={value if isinstance(value, str) else json.dumps(value)}"

@@ -41,7 +41,7 @@ def trained(tmp_path, monkeypatch):
         time.sleep(0.05)
         made = tmp_path / "best.ckpt"
         made.write_text(f"weights {len(commands)}")
-        preset = command[-1] if command[-1] in ("phantom", "hc18") else command[command.index("teacher") + 1]
+        preset = command[command.index("teacher") + 1]
         seed = next((part.split("=")[1] for part in command if part.startswith("--data.split_seed")), 0)
         config = settings(teacher=None)
         config.data.init_args.split_seed = int(seed)
@@ -62,7 +62,9 @@ def test_a_missing_teacher_is_trained_once_on_the_runs_own_split(trained, monkey
     ensure_teacher(config, PHANTOM)
     assert len(trained) == 1
     command, environment = trained[0]
-    assert command[-4:] == ["train", "teacher", "phantom", "--data.split_seed=3"]
+    assert command[3:] == [
+        "train", "teacher", "phantom", "--score_test_patients=false", "--data.split_seed=3"
+    ]  # fmt: skip
     assert not {"LOCAL_RANK", "TORCHELASTIC_RUN_ID", "WANDB_RUN_ID", "WANDB_SWEEP_ID"} & set(environment)
 
 
@@ -82,7 +84,7 @@ def test_another_split_trains_anew_and_keeps_the_old_one(trained, capsys):
 
 def test_a_teacher_that_continues_another_presets_one_has_that_trained_first(trained):
     ensure_teacher(settings(student=teacher_checkpoint("phantom")), HC18)
-    assert [command[-3:] for command, _ in trained] == [["train", "teacher", "phantom"]]
+    assert [command[3:6] for command, _ in trained] == [["train", "teacher", "phantom"]]
     assert teacher_checkpoint("phantom").is_file()
 
 
@@ -91,7 +93,7 @@ def test_data_of_the_users_own_take_the_presets_teacher_as_it_is(trained):
     config.data = Namespace(class_path="mine.OwnData")
     ensure_teacher(config, PHANTOM)
     ensure_teacher(config, PHANTOM)
-    assert [command[-3:] for command, _ in trained] == [["train", "teacher", "phantom"]]
+    assert [command[3:6] for command, _ in trained] == [["train", "teacher", "phantom"]]
 
 
 def test_of_two_runs_at_once_one_trains(trained):
