@@ -50,7 +50,7 @@ _BIOMETRY_TEMPLATES = (
     "an ultrasound image of the fetal brain at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
     "prenatal ultrasound, {spacing} mm per pixel, fetal head, {weeks} weeks and {days} days",
 )
-# Said most often: what a brain image shows is all of it at once, and no other pair of a batch has the same caption.
+# Said most often: all that a brain image shows, and in words that no other image of the batch has.
 _FULL_TEMPLATES = (
     "ultrasound of the fetal brain, {plane} plane, at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
     "{plane} plane of the fetal head at {weeks} weeks and {days} days, pixel spacing {spacing} mm",
