@@ -14,7 +14,7 @@ FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-class DamagedChunk(Exception):
+class DamagedChunkError(Exception):
     """A chunk's content is not what its checksum says: damaged, or not yet written to its end."""
 
 
@@ -33,7 +33,7 @@ def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
         crc = zlib.crc32(payload, zlib.crc32(bytes([kind])))
         masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
         if checksum not in (crc, masked):
-            raise DamagedChunk(f"the chunk at byte {position}")
+            raise DamagedChunkError(f"the chunk at byte {position}")
         yield kind, payload
         position += 7 + length
 
@@ -66,7 +66,7 @@ class WandbLog:
         for _ in range(100):
             try:
                 log = cls(path)
-            except DamagedChunk as damage:  # as a chunk is while it is being written
+            except DamagedChunkError as damage:  # as a chunk is while it is being written
                 reason = f"damaged: {damage}"
             else:
                 if "exit" in log.kinds():
