@@ -4,6 +4,7 @@ from callbacks.best_metrics import BestMetrics
 from callbacks.biometry_evaluation import BiometryEvaluation
 from callbacks.composite_score import CompositeScore
 from callbacks.confusing_pairs import ConfusingPairs
+from callbacks.evaluate_last_epoch import EvaluateLastEpoch
 from callbacks.evaluation_media import EvaluationMedia
 from callbacks.finite_loss import StopOnNonFiniteLoss
 from callbacks.gradient_norms import GradientNorms
@@ -26,6 +27,7 @@ __all__ = [
     "BiometryEvaluation",
     "CompositeScore",
     "ConfusingPairs",
+    "EvaluateLastEpoch",
     "EvaluationMedia",
     "GradientNorms",
     "LogitCorrelation",

@@ -17,6 +17,7 @@ from callbacks import (
     BiometryEvaluation,
     CompositeScore,
     ConfusingPairs,
+    EvaluateLastEpoch,
     EvaluationMedia,
     GradientNorms,
     LogitCorrelation,
@@ -123,9 +124,6 @@ class SonoDistillCLI(LightningCLI):
         )
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
-        trainer = config.trainer
-        if trainer.check_val_every_n_epoch and trainer.max_epochs:
-            trainer.check_val_every_n_epoch = min(trainer.check_val_every_n_epoch, trainer.max_epochs)
         if config.paper_selection:
             config.biometry.selection_split = config.planes.selection_split = "all"
             print("selecting on the reported images, as the paper does: for comparison only")
@@ -143,6 +141,7 @@ class SonoDistillCLI(LightningCLI):
             callbacks.append(config.schedule)
         callbacks += [
             StepSeed(int(config.seed_everything)),
+            EvaluateLastEpoch(),
             StopOnNonFiniteLoss(),
             SaveOnInterrupt(),
             SkippedSamples(),

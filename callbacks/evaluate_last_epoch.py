@@ -1,0 +1,17 @@
+"""The last epoch is always evaluated."""
+
+from __future__ import annotations
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class EvaluateLastEpoch(Callback):
+    """Evaluate after the last epoch, whether or not ``check_val_every_n_epoch`` divides the number of epochs.
+
+    Otherwise the final weights, which the schedule was made for, could never be selected.
+    """
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for an evaluation at the end of this epoch when it is the last."""
+        if trainer.check_val_every_n_epoch and trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
