@@ -19,15 +19,13 @@ def after_fit(monkeypatch):
             interrupted=False,
             is_global_zero=True,
             checkpoint_callback=SimpleNamespace(best_model_path="best.ckpt"),
-            test=lambda model, datamodule, ckpt_path: seen.append(f"test {ckpt_path}"),
+            test=lambda *_, ckpt_path, **__: seen.append(f"test {ckpt_path}"),
         )
         cli.model = cli.datamodule = cli.recipe = None
         cli.subcommand = "fit"
         cli.config = Namespace(fit=Namespace(experiment=experiment, score_test_patients=score))
-        monkeypatch.setattr(SonoDistillCLI, "finish", lambda self, best: seen.append(f"results {best}"))
-        monkeypatch.setattr(
-            module, "publish_teacher", lambda best, recipe, config: seen.append(f"keep {best}")
-        )
+        monkeypatch.setattr(SonoDistillCLI, "finish", lambda _, best: seen.append(f"results {best}"))
+        monkeypatch.setattr(module, "publish_teacher", lambda best, *_: seen.append(f"keep {best}"))
         cli.after_fit()
         return seen
 
