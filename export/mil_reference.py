@@ -45,6 +45,46 @@ def _conv(v: Values) -> Tensor:
     return F.conv2d(x, v["weight"], v.get("bias"), strides, 0, dilations, groups)
 
 
+def _pooling(v: Values) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Return kernel, strides, and padding (as torch orders it) by the operator's own rule and by ceil mode."""
+    x, kernel = v["x"], _ints(v["kernel_sizes"])
+    if x.ndim != 4:
+        raise ValueError(f"pooling over {x.ndim - 2} spatial axes")
+    strides = _ints(v["strides"]) if v.get("strides") is not None else [1, 1]
+    kind = str(v.get("pad_type", "valid"))
+    if kind not in ("valid", "custom"):
+        raise ValueError(f"pooling with pad_type {kind!r}")
+    given = _ints(v["pad"]) if kind == "custom" else [0, 0, 0, 0]
+    own: list[int] = []
+    beyond: list[int] = []
+    for axis in (1, 0):
+        before, after = given[2 * axis], given[2 * axis + 1]
+        size = x.shape[2 + axis]
+        room = size + before + after - kernel[axis]
+        windows = (
+            -(-room // strides[axis]) if bool(v.get("ceil_mode", False)) else room // strides[axis]
+        ) + 1
+        if (windows - 1) * strides[axis] >= size + before:  # no window starts behind the image
+            windows -= 1
+        own += [before, after]
+        beyond += [0, max(0, (windows - 1) * strides[axis] - room)]
+    return kernel, strides, own, beyond
+
+
+def _max_pool(v: Values) -> Tensor:
+    kernel, strides, own, beyond = _pooling(v)
+    padding = [a + b for a, b in zip(own, beyond, strict=True)]
+    return F.max_pool2d(F.pad(v["x"], padding, value=-torch.inf), kernel, strides)
+
+
+def _avg_pool(v: Values) -> Tensor:
+    kernel, strides, own, beyond = _pooling(v)
+    counted = 0.0 if bool(v.get("exclude_padding_from_average", False)) else 1.0
+    total = F.avg_pool2d(F.pad(F.pad(v["x"], own), beyond), kernel, strides)
+    ones = torch.ones(1, 1, *v["x"].shape[2:])
+    return total / F.avg_pool2d(F.pad(F.pad(ones, own, value=counted), beyond), kernel, strides)
+
+
 def _batch_norm(v: Values) -> Tensor:
     return F.batch_norm(
         v["x"], v["mean"], v["variance"], v.get("gamma"), v.get("beta"), eps=float(v.get("epsilon", 1e-5))
@@ -91,6 +131,7 @@ def _reduction(v: Values) -> dict[str, Any]:
 
 OPERATORS: dict[str, Operator] = {
     "add": lambda v: v["x"] + v["y"],
+    "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
     "cast": lambda v: v["x"],  # rounding to the output's type is done for every operator
     "classify": lambda v: v["probabilities"],
@@ -102,6 +143,7 @@ OPERATORS: dict[str, Operator] = {
     "layer_norm": _layer_norm,
     "linear": lambda v: F.linear(v["x"], v["weight"], v.get("bias")),
     "matmul": _matmul,
+    "max_pool": _max_pool,
     "maximum": lambda v: torch.maximum(v["x"], torch.as_tensor(v["y"])),
     "mul": lambda v: v["x"] * v["y"],
     "real_div": lambda v: v["x"] / v["y"],
