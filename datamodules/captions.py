@@ -83,8 +83,8 @@ def caption_templates(record: Record) -> tuple[str, ...]:
         raise ValueError(f"{record.name}: neither a caption nor a plane to write one from")
     if record.plane == "other":
         return _OTHER_TEMPLATES
+    plain = tuple(template.format(structure=_STRUCTURES[record.plane]) for template in _PLANE_TEMPLATES)
     if record.plane == "brain":
-        plain = tuple(template.format(structure=_STRUCTURES["brain"]) for template in _PLANE_TEMPLATES)
         age, plane, full = _age_captions(record), _brain_plane_captions(record), _full_captions(record)
         if full:
             # 1:2:6:1, chosen on a phantom of another seed. With fewer full captions the ages were learned first and
@@ -92,7 +92,6 @@ def caption_templates(record: Record) -> tuple[str, ...]:
             return age + 2 * plane + 3 * full + plain
         if age or plane:
             return age + plane + plain[:2]
-    plain = tuple(template.format(structure=_STRUCTURES[record.plane]) for template in _PLANE_TEMPLATES)
     return plain + (_HEART_TEMPLATES if record.plane == "heart" else ())
 
 
