@@ -127,11 +127,18 @@ class SonoDistillCLI(LightningCLI):
         if config.paper_selection:
             config.biometry.selection_split = config.planes.selection_split = "all"
             print("selecting on the reported images, as the paper does: for comparison only")
-        ensure_teacher(config, self.recipe)
+        ensure_teacher(config, self.recipe, self._read_tables)
         _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and config.get("ckpt_path") and os.environ.get("LOCAL_RANK", "0") == "0":
             keep_metrics(self.folder)
+
+    def _read_tables(self) -> None:
+        """Read the corpus's tables, so that a missing folder shows before minutes of training a teacher."""
+        parser = PlainErrorParser()  # the run's own would instantiate the models, too
+        parser.add_subclass_arguments(FetalDataModule, "data")
+        config = parser.parse_object({"data": self.config[self.subcommand].data.as_dict()})
+        parser.instantiate(config).data.setup("fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the callbacks that every run has."""

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -29,7 +29,13 @@ def run_plainly(run: Callable[[list[str]], object]) -> None:
 
 
 class PlainErrorParser(LightningArgumentParser):
-    """The Lightning CLI's parser, which ends a user's mistake with one line on stderr and exit status 2."""
+    """The Lightning CLI's parser, which ends a user's mistake with one line on stderr and exit status 2.
+
+    Half an option's name is refused as a typo, where argparse would take it for the option.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit."""

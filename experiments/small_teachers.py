@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _settings(config: Namespace, preset: str) -> dict[str, Any]:
     }
 
 
-def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
+def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], None]) -> None:
     """Train each small teacher that the run builds on and that is missing or out of date.
 
     A run builds on its preset's own teacher, and the teacher of a preset may continue that of another one. Of
@@ -58,6 +59,7 @@ def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
     Args:
         config: The resolved configuration of the run.
         recipe: Files of ours that the run builds on.
+        check_data: Raises when the run's own data cannot be used; called before a training starts.
 
     Raises:
         ValueError: Training the teacher failed (its own message stands above), or the wanted teacher is a
@@ -76,6 +78,7 @@ def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
             if own:
                 _put_stale_aside(path, _settings(config, preset))
             if not path.is_file():
+                check_data()
                 _train(preset, config if own else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def test_what_is_known_of_a_brain_is_said_together_and_apart():
     captions = caption_templates(known)
     kinds = {("trans-thalamic" in caption, "21 weeks" in caption) for caption in captions}
     assert kinds == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_a_fully_known_brain_is_mostly_told_in_full():
+    known = replace(RECORD, brain_plane="trans-thalamic", ga_days=150, pixel_size_mm=0.1)
+    kinds = Counter(("trans-thalamic" in caption, "weeks" in caption) for caption in caption_templates(known))
+    share = {kind: count / kinds.total() for kind, count in kinds.items()}
+    assert share == {(True, True): 0.6, (True, False): 0.2, (False, True): 0.1, (False, False): 0.1}
 
 
 def test_age_and_spacing_are_written_out():

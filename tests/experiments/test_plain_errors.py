@@ -1,0 +1,51 @@
+"""A user's mistakes on the training command line: one line that names the key and the remedy, and no training."""
+
+import sys
+
+import pytest
+
+from experiments import __main__ as command_line
+from experiments import small_teachers
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path, capsys):
+    """Run `train ...` in an empty folder, where every teacher is missing; return what it says on stderr."""
+    trained = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(small_teachers, "_train", lambda preset, _: trained.append(preset))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["experiments", "train", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+        assert stop.value.code == 2
+        assert not trained
+        assert not list(tmp_path.glob("outputs/*/*/config.yaml"))
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("--trainer.max_epoch=1", "--trainer.max_epoch: no such option; did you mean --trainer.max_epochs?"),
+        ("--data.batchsize=32", "--data.batchsize: batchsize is no setting of the chosen class; did you mean"),
+        (
+            "--model.loss.init_args.temprature=4",
+            "temprature is no setting of the chosen class; did you mean temperature?",
+        ),
+    ],
+)
+def test_a_misspelt_option_is_named_with_the_nearest(train, given, answer):
+    assert answer in train("srkd", "phantom", given)
+
+
+def test_a_missing_folder_shows_before_its_teacher_is_trained(train, monkeypatch, tmp_path):
+    monkeypatch.setenv("HC18_ROOT", str(tmp_path / "nowhere"))
+    line = train("srkd", "hc18")
+    assert line.startswith(f"error: HC18: folder {tmp_path / 'nowhere'} does not exist")
+    assert "training_set_pixel_size_and_HC.csv" in line
+    assert "HC18_ROOT=folder" in line
