@@ -32,7 +32,10 @@ def train(monkeypatch, tmp_path, capsys):
     ("given", "answer"),
     [
         ("--trainer.max_epoch=1", "--trainer.max_epoch: no such option; did you mean --trainer.max_epochs?"),
-        ("--data.batchsize=32", "--data.batchsize: batchsize is no setting of the chosen class; did you mean"),
+        (
+            "--data.batchsize=32",
+            "--data.batchsize: batchsize is no setting of the chosen class; did you mean",
+        ),
         (
             "--model.loss.init_args.temprature=4",
             "temprature is no setting of the chosen class; did you mean temperature?",
