@@ -18,6 +18,7 @@ COUNT ?=
 JOBS ?=
 SWEEP_NAME ?=
 ID ?=
+TEST_JOBS ?= 2
 # auto: what the platform's default is; cpu, cu128, ...: uv's --torch-backend
 TORCH_BACKEND ?=
 PYTHON_VERSION ?= 3.11
@@ -80,8 +81,9 @@ sweep-report: $(READY)  ## trials best first, plots and the best command of a lo
 report: $(READY)  ## one HTML file about finished runs: make report RUN="outputs/srkd/... outputs/no-kd/..." (OUT=file)
 	@$(PY) -m experiments.report $(or $(RUN),$(error report needs RUN="outputs/EXP/RUN ...")) $(if $(OUT),--out $(OUT)) $(ARGS)
 
-test: $(READY)  ## run the test suite (minutes)
-	@$(PY) -m pytest -q $(ARGS)
+# One thread a process: threads of several processes that spin on the same cores starve each other.
+test: $(READY)  ## run the test suite (minutes; TEST_JOBS=0 for one process, as a debugger needs)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) --dist loadgroup $(ARGS)
 
 test-slow: $(READY)  ## run the slow checks too
 	@$(PY) -m pytest -q -m slow $(ARGS)

@@ -11,7 +11,19 @@ import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+# Folders whose files share costly session fixtures, and so belong on one worker of pytest-xdist.
+TOGETHER = ("export", "experiments/report")
+TESTS = Path(__file__).resolve().parent
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one file, or of one folder of `TOGETHER`, on one worker."""
+    for item in items:
+        file = item.path.relative_to(TESTS).as_posix()
+        group = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _folder(variable: str, default: Path, marker: str) -> Path:
