@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_modules import DistillationModule
+from metrics.composite import composite_score, eight_class_interval
 from metrics.names import (
+    EIGHT_CLASS,
     GEOMETRY,
     HC18,
     HEADLINE,
@@ -28,6 +30,7 @@ from metrics.names import (
     STUDENT,
     SUBPLANES,
     TEACHER,
+    final_composite_name,
     final_name,
     geometry_name,
 )
@@ -36,6 +39,7 @@ PACKAGES = (
     "torch", "torchvision", "lightning", "timm", "open_clip_torch", "transformers", "torchmetrics", "numpy",
     "albumentations", "opencv-python-headless", "wandb",
 )  # fmt: skip
+MODELS = (TEACHER, STUDENT, RANDOM)
 TITLES = {PLANES: "five-plane F1", SUBPLANES: "sub-plane F1", HC18: "HC18 validity, %"}
 
 
@@ -77,7 +81,30 @@ def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, An
         for key, value in getattr(callback, "results", {}).items():
             details.setdefault(key, {}).update(value)  # several evaluations score the same model
         metrics.update(getattr(callback, "final_metrics", {}))
+    for model in (name for name in MODELS if name in details):
+        metrics.update(joint_metrics(model, details[model]))
     return metrics, details
+
+
+def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a model's benchmarks give together: the composite, and F1 over eight classes.
+
+    Args:
+        model: "student", "teacher" or "random".
+        details: Benchmark -> what its evaluation found.
+    """
+    scores = {name: details[name][key] for name, key in HEADLINE.items() if name in details}
+    if not scores:
+        return {}
+    found = {final_composite_name(model): composite_score(scores)}
+    if {PLANES, SUBPLANES} <= scores.keys():
+        both = [details[name]["samples"] for name in (PLANES, SUBPLANES)]
+        names = [([row["target"] for row in rows], [row["prediction"] for row in rows]) for rows in both]
+        low, high = eight_class_interval(names)
+        f1 = composite_score({name: scores[name] for name in (PLANES, SUBPLANES)})
+        for key, value in {"f1": f1, "ci_low": low, "ci_high": high}.items():
+            found[final_name(model, EIGHT_CLASS, key)] = value
+    return found
 
 
 def collect(
@@ -146,19 +173,43 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     """Print teacher, student and random weights side by side, and where everything is."""
     metrics = record["metrics"]
     benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
-    table = Table(title=f"{record['experiment']} on {record['data']}: test patients, seen once")
+    table = Table(title=f"{record['experiment']} on {record['data']}: {scored_images(record)}")
     table.add_column("model")
     for name in benchmarks:
         table.add_column(TITLES[name], justify="right")
-    for model in (TEACHER, STUDENT, RANDOM):
+    for model in MODELS:
         if any(key.startswith(f"{model}/") for key in metrics):
             table.add_row(model, *(_cell(metrics, model, name) for name in benchmarks))
     console = Console()
     console.print(table)
+    _print_eight_classes(metrics, console)
     _print_beyond(metrics, console)
     counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
     console.print(f"images scored: {', '.join(counts)}; 95 % bootstrap interval in brackets", highlight=False)
     console.print(f"results, checkpoints and plots: {folder}", highlight=False, soft_wrap=True)
+
+
+def scored_images(record: Mapping[str, Any]) -> str:
+    """Say which images the student was scored on."""
+    scored = record["details"].get(STUDENT, {})
+    splits = sorted({scored[name]["split"] for name in HEADLINE if name in scored})
+    if splits == ["test"]:
+        return "test patients, seen once"
+    return (
+        "all images, those of training too" if splits == ["all"] else " and ".join(splits) or "no benchmark"
+    )
+
+
+def _print_eight_classes(metrics: Mapping[str, float], console: Console) -> None:
+    """Print F1 over the classes of both plane benchmarks, as the paper's tables have it."""
+    cells = []
+    for model in MODELS:
+        keys = [final_name(model, EIGHT_CLASS, key) for key in ("f1", "ci_low", "ci_high")]
+        if keys[0] in metrics:
+            f1, low, high = (metrics[key] for key in keys)
+            cells.append(f"{model} {f1:.3f} [{low:.3f}, {high:.3f}]")
+    if cells:
+        console.print(f"F1 over eight classes: {', '.join(cells)}", highlight=False, markup=False)
 
 
 BEYOND = {

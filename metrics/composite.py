@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from metrics.bootstrap import RESAMPLES, f1_interval
 from metrics.names import HC18, PLANES, SUBPLANES
 
 CLASSES = {PLANES: 5, SUBPLANES: 3}  # F1 is averaged over the eight classes of both benchmarks
@@ -35,3 +36,31 @@ def composite_score(scores: Mapping[str, float]) -> float:
     if HC18 in scores:
         parts.append(scores[HC18] / 100)
     return sum(parts) / len(parts)
+
+
+def eight_class_interval(
+    parts: Sequence[tuple[Sequence[str], Sequence[str]]], resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of macro F1 over the classes of several benchmarks together.
+
+    The published evaluation appends the sub-planes' images to the planes' and resamples the images of both in
+    one draw, so the interval cannot be had from those of the two benchmarks.
+
+    Args:
+        parts: True and predicted class names of each benchmark's N_k images, in the order of its table; the
+            five planes first, then the sub-planes. Classes of different parts are different classes.
+        resamples: Number of resamples.
+
+    Returns:
+        Lower and upper end, between 0 and 1.
+
+    Raises:
+        ValueError: There are no images, or names of one part differ in number.
+    """
+    truth = [(part, name) for part, (true, _) in enumerate(parts) for name in true]
+    guess = [(part, name) for part, (_, predicted) in enumerate(parts) for name in predicted]
+    if any(len(true) != len(predicted) for true, predicted in parts):
+        raise ValueError("eight classes: true and predicted names differ in number")
+    number = {name: position for position, name in enumerate(sorted({*truth, *guess}))}
+    targets, predictions = ([number[name] for name in names] for names in (truth, guess))
+    return f1_interval(targets, predictions, len(number), resamples)

@@ -11,6 +11,9 @@ HEADLINE = {PLANES: "f1", SUBPLANES: "f1", HC18: "validity"}
 
 STUDENT, TEACHER, RANDOM = "student", "teacher", "random"
 VAL_COMPOSITE = "val/composite"
+EIGHT_CLASS = (
+    "eight_class"  # both plane benchmarks together, as the paper reports F1: `student/eight_class/f1`
+)
 
 OFF_DIAGONAL_WEIGHT = "train/off_diagonal_weight"
 LOGIT_SCALE = "train/logit_scale"
@@ -30,6 +33,11 @@ def validation_name(model: str, benchmark: str, key: str) -> str:
 def final_name(model: str, benchmark: str, key: str) -> str:
     """Name a number of the final evaluation: ``student/planes/f1``."""
     return f"{model}/{benchmark}/{key}"
+
+
+def final_composite_name(model: str) -> str:
+    """Name the composite score of the final evaluation: ``student/composite``."""
+    return f"{model}/composite"
 
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
