@@ -1,4 +1,8 @@
-"""Embed a set of images, or of image-caption pairs, once and completely, over all processes."""
+"""Embed a set of images, or of image-caption pairs, once and completely, over all processes.
+
+Images are prepared as the published evaluation prepares them, whatever training does to its own: what a model's
+embeddings are must not depend on the model beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
+from datamodules.loaders import PlainErrorLoader
+from datamodules.pair_sample import fixed_caption
 from datamodules.record import Record
 from datamodules.sampler import process_rank
 from models import DualEncoder
@@ -18,7 +24,7 @@ Pairs = dict[str, Any]
 
 
 def embed_images(model: DualEncoder, records: list[Record], batch_size: int, num_workers: int) -> Tensor:
-    """Embed images as the published evaluation prepares them.
+    """Embed images.
 
     Args:
         model: In eval mode.
@@ -29,41 +35,61 @@ def embed_images(model: DualEncoder, records: list[Record], batch_size: int, num
     Returns:
         Unit-length features [N, D], float32 on the CPU, row by row those of `records`, in every process.
     """
-    dataset = EvaluationDataset(records, model.preprocessing, *process_rank())
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate_evaluation)
     device = next(model.parameters()).device
     features, rows = [torch.empty(0, model.embed_dim)], []
-    for batch in loader:
+    for batch in _own_share(model, records, batch_size, num_workers):
         features.append(model.encode_image(batch["image"].to(device)).float().cpu())
         rows += batch["index"].tolist()
     ordered: Tensor = _in_order({"features": torch.cat(features), "rows": rows})["features"]
     return ordered
 
 
-def embed_pairs(model: DualEncoder, role: str, loader: DataLoader) -> Pairs:
-    """Embed images and captions of one role's view of the test pairs.
+def embed_pairs(
+    model: DualEncoder, records: list[Record], seed: int, batch_size: int, num_workers: int
+) -> Pairs:
+    """Embed images and their captions.
 
     Args:
         model: In eval mode.
-        role: "student" or "teacher".
-        loader: This process's share of the pairs.
+        records: The images of a split, shared out over the processes.
+        seed: The data module's, which chooses the captions.
+        batch_size: Pairs a batch.
+        num_workers: Reading processes.
 
     Returns:
-        ``image`` and ``text`` [N, D], ``tokens`` [N, L] on the CPU, ``plane`` and ``brain_plane`` (N names), of
-        all processes and in the order of the pairs' ``index``, in every process.
+        ``image`` and ``text`` [N, D], ``tokens`` [N, L] on the CPU, ``plane`` and ``brain_plane`` (N names), row
+        by row those of `records`, in every process.
     """
     device = next(model.parameters()).device
-    tensors: dict[str, list[Tensor]] = {"image": [], "text": [], "tokens": []}
+    tensors: dict[str, list[Tensor]] = {
+        "image": [torch.empty(0, model.embed_dim)],
+        "text": [torch.empty(0, model.embed_dim)],
+        "tokens": [torch.empty(0, model.preprocessing.context_length, dtype=torch.int64)],
+    }
     lists: dict[str, list[Any]] = {"rows": [], "plane": [], "brain_plane": []}
-    for batch in loader:
-        tokens = batch[f"{role}_tokens"]
-        tensors["image"].append(model.encode_image(batch[f"{role}_image"].to(device)).float().cpu())
+    for batch in _own_share(model, records, batch_size, num_workers):
+        places = zip(*(batch[key].tolist() for key in ("index", "height", "width")), strict=True)
+        texts = [
+            fixed_caption(records[index], (height, width), model.preprocessing, seed, index)
+            for index, height, width in places
+        ]
+        tokens = model.tokenize(texts)
+        tensors["image"].append(model.encode_image(batch["image"].to(device)).float().cpu())
         tensors["text"].append(model.encode_text(tokens.to(device)).float().cpu())
         tensors["tokens"].append(tokens)
         lists["rows"] += batch["index"].tolist()
         for key in ("plane", "brain_plane"):
             lists[key] += batch[key]
     return _in_order({**{key: torch.cat(parts) for key, parts in tensors.items()}, **lists})
+
+
+def _own_share(
+    model: DualEncoder, records: list[Record], batch_size: int, num_workers: int
+) -> DataLoader[dict[str, Any]]:
+    dataset = EvaluationDataset(records, model.preprocessing, *process_rank())
+    return PlainErrorLoader(
+        dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_evaluation
+    )
 
 
 def _in_order(own: Pairs) -> Pairs:

@@ -96,9 +96,10 @@ class RepresentationEvaluation(Callback):
         for name, model in models.items():
             with evaluation_mode(model, self.full_precision) as used:
                 self.results[name] = self.probe(used, data)
-                loader = data.test_dataloader()
-                if len(loader):
-                    pairs[name] = embed_pairs(used, name, loader)
+                records = data.split("test")
+                if records:
+                    reading = data.evaluation_batch_size, data.num_workers
+                    pairs[name] = embed_pairs(used, records, data.seed, *reading)
                     identity = _identity(pairs[name]["tokens"])
                     scores = retrieval_scores(pairs[name]["image"], pairs[name]["text"], identity)
                     self.results[name][RETRIEVAL] = scores | {"n_scored": len(identity)}

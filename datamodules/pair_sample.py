@@ -62,8 +62,7 @@ class PairBuilder:
 
         With `student_only` the student's side of the same pair is built, and nothing for the teacher.
         """
-        templates = caption_templates(record)
-        template = templates[int(rng.integers(len(templates)))]
+        template = _draw_template(record, rng)
         zoom = self._transform.draw_zoom(rng)
         student_image, teacher_image = self._transform.render(square, rng, zoom, student_only)
         sample = {
@@ -126,6 +125,30 @@ def metadata(records: list[Record]) -> dict[str, Any]:
 def caption_id(text: str) -> int:
     """Return a 64-bit signed hash of a caption, the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def fixed_caption(
+    record: Record, shape: tuple[int, ...], preprocessing: Preprocessing, seed: int, index: int
+) -> str:
+    """Return the caption that an un-augmented pair of validation or test has, for one model.
+
+    Args:
+        record: The image.
+        shape: Its height and width in pixels.
+        preprocessing: The model's contract; the spacing depends on its image size.
+        seed: The data module's.
+        index: Place of the record in its split.
+
+    Raises:
+        ValueError: The record's caption is empty, or there is nothing to write one from.
+    """
+    rng = np.random.default_rng([seed, 0, index])
+    return _text(_draw_template(record, rng), record, shape, preprocessing, 1.0)
+
+
+def _draw_template(record: Record, rng: np.random.Generator) -> str:
+    templates = caption_templates(record)
+    return templates[int(rng.integers(len(templates)))]
 
 
 def _numbers(values: list[float | None]) -> Tensor:

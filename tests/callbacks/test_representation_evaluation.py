@@ -11,8 +11,10 @@ from torch import nn
 
 from callbacks import RepresentationEvaluation
 from callbacks.embedding_maps import embedding_map, map_figure
-from callbacks.embedding_pass import embed_images
+from callbacks.embedding_pass import embed_images, embed_pairs
 from datamodules import FetalPlanesDataModule, HC18DataModule
+from datamodules.image_reading import read_image
+from datamodules.transforms import EvaluationTransform
 from models import DualEncoder, Preprocessing
 from tests.metrics.two_processes import run_in_two_processes
 
@@ -22,12 +24,12 @@ SIZE = 16
 class PixelEncoder(DualEncoder):
     """Random projections of pixels and of bags of tokens."""
 
-    def __init__(self, seed=0, dim=12):
+    def __init__(self, seed=0, dim=12, size=SIZE):
         super().__init__()
-        self.preprocessing = Preprocessing(SIZE, (0, 0, 0), (1, 1, 1), tokenizer="fetal", context_length=32)
+        self.preprocessing = Preprocessing(size, (0, 0, 0), (1, 1, 1), tokenizer="fetal", context_length=32)
         self.embed_dim = dim
         generator = torch.Generator().manual_seed(seed)
-        self.image = nn.Parameter(torch.randn(3 * SIZE * SIZE, dim, generator=generator))
+        self.image = nn.Parameter(torch.randn(3 * size * size, dim, generator=generator))
         self.text = nn.Parameter(torch.randn(2000, dim, generator=generator))
         self.scale = nn.Parameter(torch.zeros(()))
 
@@ -46,17 +48,17 @@ class PixelEncoder(DualEncoder):
 
 
 class Pair(LightningModule):
-    def __init__(self, teacher=True):
+    def __init__(self, teacher=True, teacher_size=SIZE):
         super().__init__()
         self.student = PixelEncoder(seed=1)
-        self.teacher = PixelEncoder(seed=2, dim=20).eval() if teacher else None
+        self.teacher = PixelEncoder(seed=2, dim=20, size=teacher_size).eval() if teacher else None
 
     def test_step(self, batch, batch_idx):
         return None
 
 
-def evaluate(folder, data, teacher=True, **options):
-    evaluation, module = RepresentationEvaluation(enabled=True, **options), Pair(teacher)
+def evaluate(folder, data, teacher=True, teacher_size=SIZE, **options):
+    evaluation, module = RepresentationEvaluation(enabled=True, **options), Pair(teacher, teacher_size)
     trainer = Trainer(
         default_root_dir=folder, callbacks=[evaluation], accelerator="cpu", logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
@@ -92,13 +94,16 @@ def test_every_promised_number_is_there(planes):
 
 
 def test_geometry_equals_a_computation_from_the_pairs(planes):
+    """Captions are those of the test pairs, images are prepared as zero-shot's are."""
     evaluation, module, data = planes
     batches = list(data.test_dataloader())
     assert sum(len(batch["index"]) for batch in batches) == evaluation.results["geometry"]["n_pairs"] == 36
     logits, tokens = {}, {}
     with torch.no_grad():
         for role, model in (("student", module.student), ("teacher", module.teacher)):
-            image = torch.cat([model.encode_image(batch[f"{role}_image"]) for batch in batches])
+            prepare = EvaluationTransform(model.preprocessing)
+            pictures = [prepare(read_image(record.image)) for record in data.split("test")]
+            image = model.encode_image(torch.stack(pictures))
             text = torch.cat([model.encode_text(batch[f"{role}_tokens"]) for batch in batches])
             logits[role] = (image @ text.T).double().numpy()
             tokens[role] = torch.cat([batch[f"{role}_tokens"] for batch in batches]).tolist()
@@ -111,6 +116,17 @@ def test_geometry_equals_a_computation_from_the_pairs(planes):
     assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(np.corrcoef(*off)[0, 1], abs=1e-5)
     diagonals = [np.diag(logits[role]) for role in logits]
     assert metrics["geometry/diagonal_correlation"] == pytest.approx(np.corrcoef(*diagonals)[0, 1], abs=1e-5)
+
+
+def test_a_students_embeddings_do_not_depend_on_the_teacher_beside_it(tiny_planes, tmp_path):
+    found = []
+    for size in (SIZE, 3 * SIZE):
+        data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+        evaluation, _, _ = evaluate(tmp_path, data, teacher_size=size, probe_split="all", figures=False)
+        student = evaluation.results["student"]["retrieval"], evaluation.results["geometry"]["student"]
+        found.append((*student, evaluation.results["geometry"]["cka"]))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] != found[1][2], "the teachers differ"
 
 
 def test_maps_by_plane_and_sub_plane_are_drawn(planes, tmp_path):
@@ -155,10 +171,13 @@ def test_bad_options_are_named(options):
 
 
 def _embed(rank, root, expected):
-    data = FetalPlanesDataModule(root, num_workers=0)
+    data, model = FetalPlanesDataModule(root, num_workers=0), PixelEncoder(seed=1).eval()
     with torch.no_grad():
-        found = embed_images(PixelEncoder(seed=1).eval(), data.records[:11], 3, 0)
+        found = embed_images(model, data.records[:11], 3, 0)
+        pairs = embed_pairs(model, data.records[:11], data.seed, 3, 0)
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(pairs["image"], expected)
+    assert pairs["plane"] == [record.plane for record in data.records[:11]]
 
 
 def test_every_process_has_all_features_in_order(tiny_planes, tmp_path):
