@@ -43,6 +43,7 @@ from experiments.run_folder import join_metrics, keep_metrics, run_folder
 from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import wandb_mode
 from lightning_modules import DistillationModule
+from models.weights import read_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -84,9 +85,13 @@ class SonoDistillCLI(LightningCLI):
         )
         parser.add_argument(
             "--paper_selection",
+            "--paper-selection",
             type=bool,
+            nargs="?",
+            const=True,
             default=False,
-            help="Select the checkpoint on the reported test images, as the paper does. For comparison only.",
+            help="Select the checkpoint on all images and report on the same, as the paper does. For comparison "
+            "only.",
         )
         parser.add_argument(
             "--score_test_patients",
@@ -112,6 +117,19 @@ class SonoDistillCLI(LightningCLI):
             }
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and look at the checkpoint that it names before anything reads it.
+
+        Raises:
+            ValueError: The checkpoint is a URL, or holds more than tensors and primitives.
+            FileNotFoundError: There is no such checkpoint.
+        """
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        check_resumable(config.get("ckpt_path"))
+        if config.get("weights_only") is None:
+            config.weights_only = True  # Lightning's own default runs what a pickle says
+
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
@@ -125,8 +143,9 @@ class SonoDistillCLI(LightningCLI):
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
         if config.paper_selection:
-            config.biometry.selection_split = config.planes.selection_split = "all"
-            print("selecting on the reported images, as the paper does: for comparison only")
+            for evaluation in (config.biometry, config.planes):
+                evaluation.selection_split = evaluation.test_split = "all"
+            print("selecting and reporting on all images, as the paper does: for comparison only")
         ensure_teacher(config, self.recipe, self._read_tables)
         _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +184,9 @@ class SonoDistillCLI(LightningCLI):
             return
         best = trainer.checkpoint_callback.best_model_path
         if self.config[self.subcommand].score_test_patients:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
+            self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path=best or None, weights_only=True
+            )
             self.finish(best)
         if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":
             publish_teacher(Path(best), self.recipe, self.config[self.subcommand])
@@ -194,6 +215,23 @@ class SonoDistillCLI(LightningCLI):
         wandb_results.publish(self.trainer, self.folder, record)
         results.print_table(record, self.folder)
         print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
+
+
+def check_resumable(checkpoint: str | None) -> None:
+    """Refuse a checkpoint that only running code could load, before anything is trained for it.
+
+    Args:
+        checkpoint: What ``--ckpt_path`` says; None, and Lightning's own words such as ``last``, pass.
+
+    Raises:
+        ValueError: It is a URL, or the file holds more than tensors and primitives.
+        FileNotFoundError: There is no such file.
+    """
+    if checkpoint is None or checkpoint in ("best", "last", "hpc") or Path(checkpoint).is_dir():
+        return
+    if "://" in checkpoint:
+        raise ValueError(f"--ckpt_path={checkpoint}: a URL; download it and give the file's path")
+    read_checkpoint(checkpoint)
 
 
 def _tracking() -> list[Callback]:

@@ -3,9 +3,11 @@
 import sys
 
 import pytest
+import torch
 
 from experiments import __main__ as command_line
 from experiments import small_teachers
+from tests.models.test_weights import Malicious
 
 
 @pytest.fixture
@@ -52,3 +54,23 @@ def test_a_missing_folder_shows_before_its_teacher_is_trained(train, monkeypatch
     assert line.startswith(f"error: HC18: folder {tmp_path / 'nowhere'} does not exist")
     assert "training_set_pixel_size_and_HC.csv" in line
     assert "HC18_ROOT=folder" in line
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
+    target = tmp_path / "owned"
+    torch.save({"state_dict": {}, "extra": Malicious(target)}, tmp_path / "evil.ckpt")
+    line = train("srkd", "phantom", f"--ckpt_path={tmp_path / 'evil.ckpt'}")
+    assert line.startswith(f"error: {tmp_path / 'evil.ckpt'}: refused, ")
+    assert not target.exists()
+
+
+def test_a_checkpoint_is_never_fetched(train):
+    line = train("srkd", "phantom", "--ckpt_path=https://example.org/last.ckpt")
+    assert (
+        line
+        == "error: --ckpt_path=https://example.org/last.ckpt: a URL; download it and give the file's path"
+    )
+
+
+def test_a_missing_checkpoint_shows_before_anything_is_trained(train):
+    assert "nowhere.ckpt: no such file" in train("srkd", "phantom", "--ckpt_path=nowhere.ckpt")
