@@ -29,6 +29,9 @@ KNOWN: tuple[dict[str, Any], ...] = (
     {"name": "MobileCLIP2-S0", **APPLE_CONTRACT},
 )
 """Constructions of `OpenCLIPEncoder` whose preprocessing is known without being told."""
+NEAR = 0.9
+"""Likeness from which a file counts as a known model's: one with a key too many or too few is still the same
+model, and loading it says which; it must not pass for an unknown one."""
 IMAGE_TOWERS = ("visual.", "image_encoder.")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -78,8 +81,8 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
         recipe = content["student"]["recipe"] if "student" in content else None
         architecture = str(recipe["init_args"].get("trunk", recipe["class_path"])) if recipe else UNKNOWN
     elif layout != UNKNOWN:
-        arguments = next((known for known in KNOWN if fits(state, known)), None)
-        if arguments is not None:
+        arguments, nearness = _nearest(state)
+        if nearness >= NEAR:
             recipe = {"class_path": "models.open_clip_encoder.OpenCLIPEncoder", "init_args": dict(arguments)}
             architecture = arguments["name"]
         else:
@@ -99,16 +102,29 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
     )
 
 
-def fits(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint fits a construction of `OpenCLIPEncoder` in every name and shape."""
+def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float:
+    """Return how nearly a checkpoint fits a construction of `OpenCLIPEncoder`.
+
+    Returns:
+        Of the names in either, the share with the same shape in both: 1 for a fit in every name and shape, 0 for
+        another context length.
+    """
     text = read_config(arguments["name"])["model_cfg"]["text_cfg"]
     if context_length(state) != arguments.get("context_length", text.get("context_length", 77)):
-        return False
+        return 0.0
     with torch.device("meta"):
         encoder = OpenCLIPEncoder(**arguments)
-    own = {name: value.shape for name, value in encoder.model.state_dict().items()}
+    own = {(name, value.shape) for name, value in encoder.model.state_dict().items()}
     converted = to_open_clip(state, encoder.model, "", strict=False)
-    return own == {name: value.shape for name, value in converted.items()}
+    theirs = {(name, value.shape) for name, value in converted.items()}
+    return len(own & theirs) / len(own | theirs)
+
+
+def _nearest(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Any], float]:
+    """Return the known construction that a checkpoint fits best, and how nearly."""
+    likenesses = [likeness(state, arguments) for arguments in KNOWN]
+    best = max(likenesses)
+    return KNOWN[likenesses.index(best)], best
 
 
 def context_length(state: Mapping[str, Tensor]) -> int | None:
@@ -133,5 +149,5 @@ def _open_clip_names(state: Mapping[str, Tensor]) -> list[str]:
         text = config["text_cfg"]
         same = config["embed_dim"] == projection.shape[-1] and text.get("width", 512) == embedding.shape[1]
         if same and not {"hf_model_name", "hf_tokenizer_name"} & set(text) and "multimodal_cfg" not in config:
-            names.extend([name] if fits(state, {"name": name}) else [])
+            names.extend([name] if likeness(state, {"name": name}) == 1 else [])
     return names

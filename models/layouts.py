@@ -7,6 +7,8 @@ Three layouts occur for the MobileCLIP family:
 - the released MobileFetalCLIP student's: open_clip's text names beside an image tower that keeps Apple's
   names (``visual.trunk.patch_embed.*``).
 
+Our own checkpoints keep open_clip's names behind ``student.model.``.
+
 `timm` knows Apple's image tower itself (`timm.models.fastvit.checkpoint_filter_fn`); the text tower is
 mapped here.
 """
@@ -86,7 +88,11 @@ def to_open_clip(
     """
     layout = detect_layout(state)
     converted = dict(state)
-    if layout == APPLE:
+    if layout == SONODISTILL:
+        # The loss's weights lie beside the student's.
+        own = [name for name in state if name.startswith("student.")]
+        converted = {name.removeprefix("student.").removeprefix("model."): state[name] for name in own}
+    elif layout == APPLE:
         converted = _from_apple(state, model, source, strict)
     elif layout == RELEASED_STUDENT:
         trunk = {name.removeprefix(TRUNK): value for name, value in state.items() if name.startswith(TRUNK)}

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""
 NAMED = 3
+LISTED = 20
+"""Names of each kind in a message; of unexpected ones more, since each is a weight that would go unused."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -91,8 +93,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str, strict
         strict: Whether any difference is an error. Otherwise what fits is loaded and the rest is warned of.
 
     Raises:
-        ValueError: Names or shapes differ (the first few of each kind and the counts), or, without
-            `strict`, nothing fits.
+        ValueError: Names or shapes differ (counts, the unexpected names up to 20, the first few others), or,
+            without `strict`, nothing fits.
     """
     own = model.state_dict()
     missing = [name for name in own if name not in state]
@@ -101,7 +103,12 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str, strict
     if missing or unexpected or shapes:
         sized = [f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in shapes]
         kinds = {"missing": missing, "unexpected": unexpected, "of another shape": sized}
-        counts = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in kinds.items() if names)
+        limits = {"unexpected": LISTED}
+        counts = "; ".join(
+            f"{len(names)} {kind}: {_first(names, limits.get(kind, NAMED))}"
+            for kind, names in kinds.items()
+            if names
+        )
         message = f"{source} does not fit {type(model).__name__}: {counts}"
         if strict or len(missing) + len(shapes) == len(own):
             raise ValueError(message)
@@ -110,8 +117,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str, strict
     model.load_state_dict(fitting, strict=False)
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+def _first(names: list[str], count: int = NAMED) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _refusal(path: Path, error: Exception) -> str:

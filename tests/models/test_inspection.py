@@ -50,6 +50,18 @@ def test_published_checkpoints_are_recognised(state, layout, architecture, conte
     assert not found.fused
 
 
+@pytest.mark.parametrize("change", ["extra", "missing", "both"])
+def test_a_key_too_many_or_too_few_makes_no_unknown_model(change) -> None:
+    state = meta_state("FetalCLIP")
+    if change != "missing":
+        state["visual.extra"] = torch.zeros(1)
+    if change != "extra":
+        del state["ln_final.bias"]
+    found = describe(state, "file.pt")
+    assert found.architecture == "FetalCLIP"
+    assert found.recipe["init_args"] == {"name": "FetalCLIP"}
+
+
 def test_apples_layout_is_recognised() -> None:
     found = describe(apple(meta_state("MobileCLIP2-S0", context_length=77)), "file.pt")
     assert (found.layout, found.architecture) == ("Apple MobileCLIP", "MobileCLIP2-S0")

@@ -121,6 +121,16 @@ def test_an_unmapped_name_is_listed_unless_strict_is_false(short, image, tmp_pat
     assert_same(model, short, image, atol=1e-5)
 
 
+def test_a_file_with_one_key_too_many_is_still_known_and_the_key_is_named(full, image, tmp_path) -> None:
+    path = save({**full.model.state_dict(), "text.extra": torch.zeros(1)}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd.pt does not fit \w+: 1 unexpected: text.extra$"):
+        from_checkpoint(path)
+    with pytest.warns(UserWarning, match=r"1 unexpected: text.extra"):
+        model = from_checkpoint(path, strict=False)
+    assert_same(model, full, image, atol=0)
+    assert model.preprocessing.std == (1, 1, 1), "MobileCLIP2's own contract, by its 77 tokens"
+
+
 def test_an_unmapped_image_name_is_an_error(short, tmp_path) -> None:
     state = to_apple(short.model.state_dict())
     state["image_encoder.model.network.0.0.surprise"] = torch.zeros(1)
@@ -149,6 +159,17 @@ def test_the_other_text_tower_of_plain_clip_is_moved(tmp_path) -> None:
     assert isinstance(model.model, CustomTextCLIP)
     tokens = model.tokenize(TEXTS)
     assert torch.allclose(model.encode_text(tokens), plain.encode_text(tokens))
+
+
+def test_our_own_checkpoint_is_a_starting_point_too(short, image, tmp_path) -> None:
+    """What Lightning writes for a student that is an `OpenCLIPEncoder`."""
+    state = {f"student.{name}": value for name, value in short.state_dict().items()}
+    recipe = {"recipe": short.recipe(), "preprocessing": short.preprocessing.to_dict()}
+    path = save(
+        {"state_dict": {**state, "loss.bias": torch.zeros(1)}, "student": recipe, "epoch": 1},
+        tmp_path / "best.ckpt",
+    )
+    assert_same(OpenCLIPEncoder("short", weights=path, configuration=SHORT), short, image, atol=0)
 
 
 def test_layouts_are_told_apart() -> None:

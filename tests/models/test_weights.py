@@ -100,9 +100,15 @@ def test_every_kind_of_mismatch_is_counted_and_named() -> None:
     with pytest.raises(ValueError) as caught:
         load_into(nn.Linear(3, 2), state, "file.pt")
     assert str(caught.value) == (
-        "file.pt does not fit Linear: 1 missing: bias; 5 unexpected: extra0, extra1, extra2, ...; "
+        "file.pt does not fit Linear: 1 missing: bias; 5 unexpected: extra0, extra1, extra2, extra3, extra4; "
         "1 of another shape: weight [2, 4] for [2, 3]"
     )
+
+
+def test_a_long_list_of_unexpected_names_is_cut_and_counted() -> None:
+    state = {**STATE, **{f"extra{i}": torch.zeros(1) for i in range(30)}}
+    with pytest.raises(ValueError, match=r"30 unexpected: extra0, .*extra19, \.\.\.$"):
+        load_into(nn.Linear(3, 2), state, "file.pt")
 
 
 def test_without_strict_what_fits_is_loaded_and_the_rest_warned_of() -> None:
