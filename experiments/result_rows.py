@@ -54,9 +54,14 @@ def _portable(argument: str) -> str:
     return f"{option}={Path(value).name}" if equals and option in FILE_OPTIONS else argument
 
 
+def group_of(row: Row) -> tuple[Any, ...]:
+    """Return what rows of one table share: arguments, and the prompts' digests, since files share names."""
+    return tuple(row["arguments"]), tuple(sorted(row["protocol"].items()))
+
+
 def identity(row: Row) -> tuple[Any, ...]:
     """Return what makes two rows results of one and the same run."""
-    return row["experiment"], row["seed"], tuple(row["arguments"])
+    return row["experiment"], row["seed"], *group_of(row)
 
 
 def read_rows(path: Path) -> list[Row]:

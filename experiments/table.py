@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.recipes import preset_file
-from experiments.result_rows import RESULTS, Row, refresh
+from experiments.result_rows import RESULTS, Row, group_of, refresh
 from experiments.run_folder import OUTPUTS
 from experiments.suite_plot import plot_suite
 from experiments.suite_summary import COLUMNS, Score, Summary, summarise
@@ -86,12 +86,15 @@ def notes(rows: Sequence[Row]) -> list[str]:
     counts = ", ".join(f"{count / 1e6:.2f} M" for count in students)
     monitors = sorted({str(row["monitor"]) for row in rows})
     splits = sorted({split for row in rows for split in row["split"].values()})
+    prompts = sorted({digest for row in rows for digest in row["protocol"].values()})
     return [
         f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
-        f"selected by {', '.join(monitors)}, scored on images of the split {', '.join(splits)}.",
+        f"selected by {', '.join(monitors)}, scored on images of the split {', '.join(splits)} with the "
+        f"prompts {', '.join(prompts)}.",
         f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",
         "The paper's values are of its private corpus, towers and prompts, selected on the images that it "
-        "reports; they are comparable only with DATA=shards or DATA=planes, its weights and its protocol.",
+        "reports, which are all images of the sets (split all); they are comparable only with DATA=shards or "
+        "DATA=planes, its weights, its protocol and that split.",
     ]
 
 
@@ -145,10 +148,10 @@ def main(argv: list[str]) -> int:
             f"no finished run of a suite on DATA={arguments.data}: make reproduce DATA={arguments.data}"
         )
     costs = explain(published_costs())
-    groups = sorted({tuple(row["arguments"]) for row in rows}, key=lambda group: (len(group), group))
+    groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
     folder = arguments.outputs / "tables"
     for number, group in enumerate(groups):
-        own = [row for row in rows if tuple(row["arguments"]) == group]
+        own = [row for row in rows if group_of(row) == group]
         print(write_tables(own, folder, arguments.data + (f"-{number}" if number else ""), costs))
     print(f"Markdown, CSV, LaTeX and plot: {folder}; rows: {arguments.results / arguments.data}.jsonl")
     return 0

@@ -144,6 +144,21 @@ def test_runs_with_other_arguments_have_a_table_of_their_own(outputs, tmp_path, 
     assert Image.open(outputs / "tables" / "phantom.png").size[0] > 800
 
 
+def test_two_prompt_files_of_one_name_are_two_tables(outputs, tmp_path, monkeypatch, capsys):
+    rows = tmp_path / "rows"
+    given = ["--protocol=/home/ada/protocol.json"]
+    put(outputs, "srkd", 1, 60.0, 0.9, 0.7, arguments=given)
+    refresh("phantom", outputs, rows)
+    path = outputs / "srkd" / "reproduce-phantom-s1" / "results.json"
+    path.write_text(path.read_text().replace('"protocol": "abc"', '"protocol": "def"'))
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={rows}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("### DATA=phantom, --protocol=protocol.json") == 2
+    assert "prompts abc" in printed
+    assert "prompts def" in printed
+
+
 def test_without_runs_it_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="make reproduce DATA=phantom"):
         main(["phantom", f"--outputs={tmp_path}", f"--results={tmp_path}"])
