@@ -44,8 +44,9 @@ def _short_form(argv: list[str]) -> list[str]:
     if command == "evaluate" and len(names) == 2:
         preset, model = names
         beyond = ["--representation.enabled=true", *without_teacher(preset, model, rest)]
-        options = [*data_arguments(preset), *beyond, *spell_out(preset, rest, scored=model)]
-        return [*evaluation_arguments(preset, model), *options]
+        folders = data_arguments(preset)
+        options = [*folders, *beyond, *spell_out(preset, rest, scored=model)]
+        return [*evaluation_arguments(preset, model, [*folders, *rest]), *options]
     raise ValueError(f"{command}: expected two names\n{USAGE}")
 
 

@@ -133,7 +133,7 @@ def plot_samples(
     wrong = [row for row in samples if not row["correct"]][: count // 2]
     right = [row for row in samples if row["correct"]]
     right = right[:: max(1, len(right) // (count - len(wrong)))][: count - len(wrong)]
-    records = {record.name: record for record in data.evaluation_records(benchmark, "test")}
+    records = {record.name: record for record in data.evaluation_records(benchmark, "all")}
     figure, axes = plt.subplots(3, count // 3, figsize=(11, 8.6), layout="constrained")
     for axis in axes.flat:
         axis.axis("off")

@@ -8,7 +8,9 @@ and schedule alone).
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,12 +161,15 @@ def training_arguments(experiment: str, preset: str) -> list[str]:
     return ["fit", *(f"--config={path}" for path in files)]
 
 
-def evaluation_arguments(preset: str, model: str) -> list[str]:
+def evaluation_arguments(preset: str, model: str, options: Sequence[str] = ()) -> list[str]:
     """Spell ``evaluate PRESET MODEL`` out for LightningCLI.
 
     Args:
         preset: Name of the data preset to score on.
-        model: Path of a checkpoint, or ``teacher`` for the preset's teacher.
+        model: Path of a checkpoint or of a folder that `transformers` saved, or ``teacher`` for the preset's
+            teacher.
+        options: The user's other options. They take part in the run's name: an evaluation with another teacher,
+            protocol or split must not overwrite the results of this one.
 
     Raises:
         ValueError: There is no such preset.
@@ -176,13 +181,23 @@ def evaluation_arguments(preset: str, model: str) -> list[str]:
         run = f"teacher-{preset}"
     else:
         path = Path(model)
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(
                 f"CKPT={model}: no such file; make train writes outputs/EXP/RUN/checkpoints/best.ckpt"
             )
         student = {"class_path": "models.from_checkpoint", "init_args": {"path": model}}
-        parents = [part for part in path.resolve().parts[:-1] if part != "checkpoints"][-2:]
+        parents = [part for part in path.resolve().parts[1:-1] if part != "checkpoints"][-2:]
         run = "-".join([*parents, path.stem, "on", preset])
+    run = "-".join([run, *_named(options)])
     arguments = ["test", f"--config={config}", "--experiment=evaluate", f"--run={run}"]
     arguments += [f"--model.student={json.dumps(student)}", "--model.loss=losses.CLIPLoss"]
     return arguments + (["--model.teacher=null"] if model == TEACHER_EXPERIMENT else [])
+
+
+def _named(options: Sequence[str]) -> list[str]:
+    """Return words for a run's name that tell these options from any others; none for no options."""
+    if not options:
+        return []
+    given = [option.partition("=") for option in options]
+    files = [Path(value).stem for option, _, value in given if option in ("--teacher", "--protocol")]
+    return [*files, hashlib.sha256("\n".join(options).encode()).hexdigest()[:6]]

@@ -81,9 +81,20 @@ def lacks_weights(settings: object) -> bool:
 
 
 def without_teacher(preset: str, scored: str, arguments: list[str]) -> list[str]:
-    """Return what makes an evaluation do without a teacher of which no weights were given, and say so."""
+    """Return what makes an evaluation do without a teacher that is not at hand, and say so.
+
+    A published teacher without its weights is not, and neither is a preset's own before it was trained: scoring a
+    checkpoint is no reason to train another model.
+    """
     given = any(argument.startswith((TEACHER, "--model.teacher")) for argument in arguments)
-    if given or scored == "teacher" or not lacks_weights(tower(preset, "teacher")):
+    if given or scored == "teacher":
         return []
-    print("no TEACHER=path/to/weights: scoring the student alone")
+    settings = tower(preset, "teacher")
+    kept = settings["init_args"].get("path")
+    if lacks_weights(settings):
+        print("no TEACHER=path/to/weights: scoring the student alone")
+    elif kept and not Path(kept).exists():
+        print(f"no teacher at {kept}, and no TEACHER=path/to/weights: scoring the student alone")
+    else:
+        return []
     return ["--model.teacher=null"]

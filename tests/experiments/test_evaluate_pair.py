@@ -5,9 +5,11 @@ import sys
 
 import pytest
 import yaml
+from sklearn.metrics import f1_score
 
 from datamodules.protocol import Protocol
 from experiments import __main__ as command_line
+from experiments.cli import SonoDistillCLI
 
 TOWER = {
     "trunk": "repvit_m0_9", "trunk_args": {"embed_dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]},
@@ -56,7 +58,7 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
     ).save(workplace / "own.json")
     run(
         "evaluate", "planes", str(checkpoint), f"--teacher={checkpoint}", "--protocol=own.json", *SMALL,
-        "--representation.probe_split=all",
+        "--representation.probe_split=all", "--planes.test_split=all", "--biometry.test_split=all",
     )  # fmt: skip
     (results,) = (workplace / "outputs" / "evaluate").glob("*/results.json")
     record = json.loads(results.read_text())
@@ -65,10 +67,22 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
     assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(1, abs=1e-5)
     assert metrics["student/probe/views_f1"] == metrics["teacher/probe/views_f1"]
     assert metrics["student/planes/f1"] == metrics["teacher/planes/f1"]
+    both = [record["details"]["student"][name]["samples"] for name in ("planes", "subplanes")]
+    truth, guess = ([row[key] for rows in both for row in rows] for key in ("target", "prediction"))
+    expected = f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
+    assert len(set(truth)) == 8
+    assert metrics["student/eight_class/f1"] == pytest.approx(expected)
+    assert metrics["student/eight_class/ci_low"] < expected < metrics["student/eight_class/ci_high"]
+    assert metrics["student/composite"] == metrics["student/eight_class/f1"], "planes has no heads"
+    assert {"teacher/eight_class/f1", "random/eight_class/ci_low"} <= metrics.keys()
     own = Protocol.load("own.json").digest
     assert record["details"]["student"]["planes"]["protocol"] == own
     assert (results.parent / "plots" / "geometry-planes.png").is_file()
     printed = capsys.readouterr().out
+    assert record["details"]["student"]["planes"]["split"] == "all"
+    assert (results.parent / "plots" / "samples-planes.png").is_file()
+    assert "evaluate on planes: all images" in " ".join(printed.split())
+    assert "F1 over eight classes: teacher" in printed
     assert "linear CKA 1.000" in printed
     assert "six views F1" in printed
 
@@ -106,3 +120,26 @@ def test_real_presets_resolve_to_the_papers_recipe(workplace, monkeypatch, capsy
         assert (data["urls"], data["hc18_root"]) == ("/x/shards", "/x/HC18")
     else:
         assert data["root"] == str(workplace / "FETAL_PLANES_DB")
+
+
+class Settled(Exception):  # noqa: N818
+    """The configuration is known, and nothing was built from it yet."""
+
+
+@pytest.mark.parametrize("options", [["--paper-selection"], ["--paper_selection=true"], []])
+def test_the_papers_selection_is_on_what_it_reports(workplace, monkeypatch, options):
+    found = []
+
+    def stop(cli):
+        found.append(cli.config["fit"])
+        raise Settled
+
+    monkeypatch.setattr(SonoDistillCLI, "instantiate_classes", stop)
+    student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
+    with pytest.raises(Settled):
+        run(
+            "train", "no-kd", "planes", *SMALL, f"--model.student={student}", "--model.teacher=null", *options
+        )
+    expected = ("all", "all") if options else ("val", "test")
+    for evaluation in (found[0].planes, found[0].biometry):
+        assert (evaluation.selection_split, evaluation.test_split) == expected

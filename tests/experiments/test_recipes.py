@@ -10,6 +10,7 @@ from experiments.recipes import (
     PRESETS,
     QUANTISED_EXPERIMENT,
     ROOT,
+    evaluation_arguments,
     experiment_file,
     experiment_names,
     preset_file,
@@ -87,6 +88,45 @@ def test_a_saved_configuration_stands_alone():
 def test_a_preset_without_a_small_teacher_says_where_its_teacher_comes_from():
     with pytest.raises(ValueError, match=r"EXP=teacher DATA=planes: .*published teacher"):
         recipe_of(["fit", f"--config={PRESETS}/planes.yaml", f"--config={ROOT}/teacher.yaml"])
+
+
+def test_an_evaluations_folder_tells_what_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "outputs" / "srkd" / "run" / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"")
+
+    def run(*options):
+        arguments = evaluation_arguments("hc18", str(checkpoint), options)
+        (name,) = [argument for argument in arguments if argument.startswith("--run=")]
+        return name.removeprefix("--run=")
+
+    assert run() == "srkd-run-best-on-hc18"
+    asked = [
+        (),
+        ("--teacher=/x/FetalCLIP.pt",),
+        ("--teacher=/y/FetalCLIP.pt",),
+        ("--protocol=p.json",),
+        ("--biometry.test_split=all",),
+    ]
+    assert len({run(*options) for options in asked}) == len(asked)
+    assert run(*asked[1]) == run(*asked[1])
+    assert "FetalCLIP" in run(*asked[1])
+
+
+def test_an_evaluation_stays_below_outputs(tmp_path, monkeypatch):
+    (tmp_path / "x.pt").write_bytes(b"")
+    # A file two steps below the root, such as /weights/x.pt.
+    monkeypatch.setattr(Path, "resolve", lambda self: Path("/weights") / self.name)
+    (name,) = [a for a in evaluation_arguments("hc18", str(tmp_path / "x.pt")) if a.startswith("--run=")]
+    assert name == "--run=weights-x-on-hc18"
+
+
+def test_a_folder_of_transformers_is_a_checkpoint_too(tmp_path):
+    (tmp_path / "clip").mkdir()
+    assert any("models.from_checkpoint" in a for a in evaluation_arguments("hc18", str(tmp_path / "clip")))
+    with pytest.raises(FileNotFoundError, match="CKPT=nowhere: no such file"):
+        evaluation_arguments("hc18", "nowhere")
 
 
 def test_names_are_file_names():

@@ -80,7 +80,20 @@ def test_an_evaluation_without_the_published_teacher_says_so(capsys, weights):
     assert "TEACHER" in capsys.readouterr().out
     for given in ([f"--teacher={weights}"], ["--model.teacher=null"]):
         assert without_teacher("planes", "best.ckpt", given) == []
-    assert without_teacher("phantom", "best.ckpt", []) == []
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("preset", ["phantom", "hc18"])
+def test_an_evaluation_trains_no_teacher(capsys, weights, monkeypatch, tmp_path, preset):
+    monkeypatch.chdir(tmp_path)
+    assert without_teacher(preset, "best.ckpt", []) == ["--model.teacher=null"]
+    assert f"no teacher at outputs/teachers/{preset}.ckpt" in capsys.readouterr().out
+    assert without_teacher(preset, "best.ckpt", [f"--teacher={weights}"]) == []
+    assert without_teacher(preset, "teacher", []) == []
+    kept = tmp_path / "outputs" / "teachers" / f"{preset}.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    assert without_teacher(preset, "best.ckpt", []) == []
     assert capsys.readouterr().out == ""
 
 
