@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from lightning import Trainer
 
 from datamodules import FetalDataModule
@@ -35,6 +35,7 @@ def teacher_config(preset: str) -> Namespace:
         ValueError: The preset has no small teacher.
     """
     parser = PlainErrorParser()
+    parser.add_argument("--config", action=ActionConfigFile)
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.add_lightning_class_args(DistillationModule, "model")
     parser.add_lightning_class_args(FetalDataModule, "data", subclass_mode=True)
