@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning import Trainer
 
 from datamodules import FetalDataModule
