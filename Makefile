@@ -19,34 +19,37 @@ JOBS ?=
 SWEEP_NAME ?=
 ID ?=
 TEST_JOBS ?= 2
-# auto: what the platform's default is; cpu, cu128, ...: uv's --torch-backend
-TORCH_BACKEND ?=
-PYTHON_VERSION ?= 3.11
 
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PY := .venv/bin/python
 READY := .venv/.ready
+# What .venv was made with, until one of them is given anew: "python=3.11 torch=cpu". TORCH_BACKEND is uv's
+# --torch-backend (cpu, cu128, ...); empty or auto is what the platform's default is.
+MADE := $(or $(shell cat $(READY) 2>/dev/null),python=3.11 torch=)
+PYTHON_VERSION ?= $(patsubst python=%,%,$(filter python=%,$(MADE)))
+TORCH_BACKEND ?= $(patsubst torch=%,%,$(filter torch=%,$(MADE)))
+WANTED := python=$(PYTHON_VERSION) torch=$(TORCH_BACKEND)
 GIVEN = $(if $(TEACHER),--teacher=$(TEACHER)) $(if $(STUDENT),--student=$(STUDENT)) $(if $(PROTOCOL),--protocol=$(PROTOCOL))
 export HC18_ROOT PLANES_ROOT SHARDS
 export NO_ALBUMENTATIONS_UPDATE := 1
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint bench bench-compare lock clean
+.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint bench bench-compare lock clean remake
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup: $(READY)  ## make .venv with everything pinned (TORCH_BACKEND=cpu for the small torch)
 
-$(READY): requirements.txt
+$(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	@if ! command -v $(UV) >/dev/null 2>&1; then \
 	  echo "setup: uv is not installed; putting it into .uv"; \
 	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv; fi
-	@echo "setup: making .venv (about half a minute when packages are cached)"
+	@echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
 	@$(UV) venv --quiet --clear --python $(PYTHON_VERSION) .venv
 	@$(UV) pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
-	@touch $@
+	@echo "$(WANTED)" > $@
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom ARGS="--trainer.max_epochs=1"
 	@$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(ARGS)

@@ -2,7 +2,8 @@
 
 A training batch is a dict:
     student_image   float32 [B, 3, S, S], normalised for the student
-    teacher_image   float32 [B, 3, T, T], the same picture normalised for the teacher (absent without one)
+    teacher_image   float32 [B, 3, T, T], the same picture normalised for the teacher (absent without one, and in
+        training when the loss asks none)
     teacher_embedding   float32 [B, 2, D], in place of both teacher inputs: its image and text embeddings, where
         they were kept (see `taught_by`)
     student_tokens, teacher_tokens   int64 [B, L]; one tensor when text, tokenizer and length agree
@@ -99,6 +100,7 @@ class FetalDataModule(LightningDataModule):
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
         self._taught: TeacherStore | None = None
+        self._asks_teacher = True
 
     @abstractmethod
     def read_records(self) -> list[Record]:
@@ -116,16 +118,26 @@ class FetalDataModule(LightningDataModule):
             self._records = self.read_records()
         return self._records
 
-    def bind(self, student: Preprocessing, teacher: Preprocessing | None = None) -> None:
-        """Take the contracts of the models that the training pairs are for."""
+    def bind(
+        self, student: Preprocessing, teacher: Preprocessing | None = None, asks_teacher: bool = True
+    ) -> None:
+        """Take the contracts of the models that the training pairs are for.
+
+        Args:
+            student: The student's preprocessing.
+            teacher: The teacher's preprocessing, or None without a teacher.
+            asks_teacher: Whether training shows its pairs to the teacher; validation pairs are for both anyway.
+        """
         self._views = (student, teacher)
+        self._asks_teacher = asks_teacher
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Read the corpus's tables and, in a trainer, take the contracts from its module."""
         module: Any = None if self.trainer is None else self.trainer.lightning_module
         if hasattr(module, "student"):
             teacher = getattr(module, "teacher", None)
-            self.bind(module.student.preprocessing, None if teacher is None else teacher.preprocessing)
+            views = (module.student.preprocessing, None if teacher is None else teacher.preprocessing)
+            self.bind(*views, asks_teacher=getattr(module, "needs_teacher", True))
         _ = self.records  # a missing folder shows before any training
 
     def split(self, name: str) -> list[Record]:
@@ -138,7 +150,8 @@ class FetalDataModule(LightningDataModule):
         Raises:
             ValueError: There are fewer images than one batch needs.
         """
-        dataset = self._pairs(self.split("train"), self.augmentation, self._taught)
+        alone = self._taught is not None or not self._asks_teacher
+        dataset = self._pairs(self.split("train"), self.augmentation, self._taught, student_only=alone)
         sampler = EpochSampler(len(dataset), self.seed)
         if len(sampler) < self.batch_size:
             raise ValueError(
@@ -160,7 +173,7 @@ class FetalDataModule(LightningDataModule):
             sampler=sampler,
             drop_last=True,
             persistent_workers=self.num_workers > 0,
-            collate_fn=PairCollate(*self._contracts()),
+            collate_fn=self._collate(student_only=alone),
             **self._reading(),
         )
 
@@ -227,17 +240,24 @@ class FetalDataModule(LightningDataModule):
         return PlainErrorLoader(
             Subset(dataset, keys),  # type: ignore[arg-type]
             batch_size=self.evaluation_batch_size,
-            collate_fn=PairCollate(*self._contracts()),
+            collate_fn=self._collate(),
             **self._reading(),
         )
 
     def _pairs(
-        self, records: list[Record], augmentation: Augmentation | None, taught: TeacherStore | None = None
+        self,
+        records: list[Record],
+        augmentation: Augmentation | None,
+        taught: TeacherStore | None = None,
+        student_only: bool = False,
     ) -> PairDataset:
-        student, teacher = self._contracts()
-        builder = PairBuilder(student, teacher, augmentation)
+        builder = PairBuilder(*self._contracts(), augmentation, student_only)
         cache = None if self.cache is None else SquareCache(Path(self.cache), records, builder.working_side)
         return PairDataset(records, builder, self.seed, self.on_error, cache, taught)
+
+    def _collate(self, student_only: bool = False) -> PairCollate:
+        student, teacher = self._contracts()
+        return PairCollate(student, None if student_only else teacher)
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:
         if self._views is None:

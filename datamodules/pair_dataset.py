@@ -71,7 +71,7 @@ class PairDataset(Dataset):
             record = self.records[index]
             try:
                 square, shape = self._square(index, record)
-                sample = self._builder.from_square(record, square, shape, rng, student_only=bool(kept))
+                sample = self._builder.from_square(record, square, shape, rng)
             except (ValueError, OSError) as error:
                 if self._on_error == "raise":
                     raise

@@ -24,14 +24,19 @@ class PairBuilder:
         student: The student's preprocessing.
         teacher: The teacher's preprocessing, or None without a teacher.
         augmentation: Random changes of the image, or None for none.
+        student_only: Build the student's side alone, of the very pairs that a teacher would see too.
     """
 
     def __init__(
-        self, student: Preprocessing, teacher: Preprocessing | None, augmentation: Augmentation | None
+        self,
+        student: Preprocessing,
+        teacher: Preprocessing | None,
+        augmentation: Augmentation | None,
+        student_only: bool = False,
     ) -> None:
         self.student = student
-        self.teacher = teacher
-        self._transform = TwoViewTransform(student, teacher, augmentation)
+        self.teacher = None if student_only else teacher
+        self._transform = TwoViewTransform(student, teacher, augmentation, student_only)
 
     def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         """Build a pair from a decoded image (uint8 [H, W] or [H, W, 3]); `rng` is all its randomness.
@@ -56,21 +61,17 @@ class PairBuilder:
         square: np.ndarray,
         shape: tuple[int, ...],
         rng: np.random.Generator,
-        student_only: bool = False,
     ) -> dict[str, Any]:
-        """Build a pair from what `prepare` gave and the (height, width) of the original; see `__call__`.
-
-        With `student_only` the student's side of the same pair is built, and nothing for the teacher.
-        """
+        """Build a pair from what `prepare` gave and the (height, width) of the original; see `__call__`."""
         template = _draw_template(record, rng)
         zoom = self._transform.draw_zoom(rng)
-        student_image, teacher_image = self._transform.render(square, rng, zoom, student_only)
+        student_image, teacher_image = self._transform.render(square, rng, zoom)
         sample = {
             "record": record,
             "student_image": student_image,
             "student_text": _text(template, record, shape, self.student, zoom),
         }
-        if self.teacher is not None and not student_only:
+        if self.teacher is not None:
             sample["teacher_image"] = teacher_image
             sample["teacher_text"] = _text(template, record, shape, self.teacher, zoom)
         return sample

@@ -15,7 +15,7 @@ from datamodules.fetal_planes import FetalPlanesDataModule
 from datamodules.hc18 import HC18DataModule
 from datamodules.image_files import first_few
 from datamodules.loaders import PlainErrorLoader, resume_position
-from datamodules.pair_sample import PairBuilder, PairCollate
+from datamodules.pair_sample import PairBuilder
 from datamodules.record import Record
 from datamodules.sampler import process_rank
 from datamodules.shard_stream import ShardLoader, ShardStream, StreamPosition
@@ -93,10 +93,9 @@ class PairShardsDataModule(FetalDataModule):
         if batches == 0:
             raise ValueError(f"data: {samples} pairs do not fill a batch of {self.batch_size} x {world}")
         position = StreamPosition(*resume_position(self.trainer))
-        student, teacher = self._contracts()
         stream = ShardStream(
             self.urls,
-            PairBuilder(student, teacher, self.augmentation),
+            PairBuilder(*self._contracts(), self.augmentation, student_only=not self._asks_teacher),
             position,
             batches=batches,
             batch_size=self.batch_size,
@@ -110,7 +109,7 @@ class PairShardsDataModule(FetalDataModule):
             stream,
             batch_size=self.batch_size,
             persistent_workers=self.num_workers > 0,
-            collate_fn=PairCollate(student, teacher),
+            collate_fn=self._collate(student_only=not self._asks_teacher),
             **self._reading(),
         )
         order = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -15,11 +16,13 @@ from typing import Any
 import yaml
 from filelock import FileLock
 from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.phantom import SIMULATOR_VERSION
 from experiments.recipes import TEACHER_TOWERS, Recipe, data_class
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.shorthand import lacks_weights
+from experiments.teacher_recipe import PATIENTS, overridden
 
 
 def teacher_checkpoint(preset: str) -> Path:
@@ -27,8 +30,6 @@ def teacher_checkpoint(preset: str) -> Path:
     return OUTPUTS / "teachers" / f"{preset}.ckpt"
 
 
-# `seed` is not among them: runs with several seeds share their test patients, and so their teacher.
-DECISIVE = ("root", "corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
 # What a launcher of several processes sets; the teacher is trained in one.
 LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Beginnings of variables that belong to the run which asks: the teacher must not write into a trial's W&B run.
@@ -37,7 +38,7 @@ OF_THIS_RUN = ("TORCHELASTIC", "WANDB_RUN", "WANDB_SWEEP")
 
 def _data_settings(config: Namespace) -> dict[str, Any]:
     """Return the data settings that decide which patients a teacher has seen."""
-    return {key: value for key, value in config.data.init_args.as_dict().items() if key in DECISIVE}
+    return {key: value for key, value in config.data.init_args.as_dict().items() if key in PATIENTS}
 
 
 def _settings(config: Namespace, preset: str) -> dict[str, Any]:
@@ -66,6 +67,8 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], N
             published model without its weights.
     """
     check_weights(config.model.get("teacher"))
+    if not config.get("ckpt_path"):
+        warn_of_random_student(config.model.get("student"))
     for tower in (config.model.get("teacher"), config.model.get("student")):
         preset = _preset_behind(tower)
         if preset is None:
@@ -79,6 +82,9 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], N
                 _put_stale_aside(path, _settings(config, preset))
             if not path.is_file():
                 check_data()
+                if tower is config.model.get("teacher") and not _asks_teacher(config.model.get("loss")):
+                    print("the loss needs no teacher; the evaluation has one as the line to beat", end=" ")
+                    print("(ARGS=--model.teacher=null leaves it out)", flush=True)
                 _train(preset, config if own else None)
 
 
@@ -95,12 +101,26 @@ def _put_stale_aside(path: Path, wanted: dict[str, Any]) -> None:
     if not path.is_file() or not sidecar.is_file():
         return  # a checkpoint without a sidecar was put there by hand
     text = sidecar.read_text()
-    if json.loads(text) == json.loads(json.dumps(wanted)):
+    if _comparable(json.loads(text)) == _comparable(json.loads(json.dumps(wanted))):
         return
     kept = path.with_name(f"{path.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.ckpt")
     print(f"{path} was trained on other data or by another recipe; it is kept as {kept}", flush=True)
     sidecar.replace(kept.with_suffix(".json"))
     path.replace(kept)
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Make the data folder absolute: it is one folder however it is spelt."""
+    root = settings.get("root")
+    return settings if root is None else {**settings, "root": str(Path(root).resolve())}
+
+
+def _asks_teacher(loss: Any) -> bool:
+    """Tell whether a loss compares with a teacher in training; its `needs_teacher` says so."""
+    if not loss:
+        return False
+    module, _, name = loss.class_path.rpartition(".")
+    return bool(getattr(getattr(importlib.import_module(module), name), "needs_teacher", False))
 
 
 def _train(preset: str, config: Namespace | None) -> None:
@@ -139,14 +159,43 @@ def check_weights(teacher: Any) -> None:
         )
 
 
+@rank_zero_only
+def warn_of_random_student(student: Any) -> None:
+    """Say that a published architecture starts from random weights: at its small learning rate it learns little."""
+    if student and lacks_weights(student.as_dict()):
+        print(
+            f"warning: model.student: {student['init_args']['name']} has random weights; STUDENT=path/to/weights "
+            "gives it published ones (TEACHER= with EXP=teacher; docs/reproduce.md says where they are)",
+            flush=True,
+        )
+
+
 def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
-    """Keep a freshly trained teacher where other experiments look for it."""
+    """Keep a freshly trained teacher where other experiments look for it, if it is the preset's own.
+
+    A teacher of other settings, of one epoch for a try, must not be what later students learn from; one line says
+    where it lies. A kept teacher of other patients is put aside, never overwritten.
+
+    Args:
+        best: The selected checkpoint of the run.
+        recipe: Files of ours that the run was built on.
+        config: The resolved configuration of the run.
+    """
     target = teacher_checkpoint(recipe.preset)
+    changed = overridden(config, recipe.preset)
+    if changed:
+        print(
+            f"not kept as the teacher of DATA={recipe.preset}, whose recipe has another {', '.join(changed)}; "
+            f"to distil from it: TEACHER={best}"
+        )
+        return
+    settings = _settings(config, recipe.preset)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _put_stale_aside(target, settings)
     partial = target.with_suffix(".partial")
     shutil.copyfile(best, partial)
     partial.replace(target)
     sidecar = target.with_suffix(".json.partial")
-    sidecar.write_text(json.dumps(_settings(config, recipe.preset), indent=2))
+    sidecar.write_text(json.dumps(settings, indent=2))
     sidecar.replace(target.with_suffix(".json"))
     print(f"teacher kept at {target}")

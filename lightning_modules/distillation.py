@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.optimisation import parameter_groups, warmup_cosine
@@ -95,6 +96,15 @@ class DistillationModule(LightningModule):
         else:
             image, text = kept.unbind(dim=1)
         return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))
+
+    def on_fit_start(self) -> None:
+        """Say what accumulation does not do: a loss over pairs is no mean over its batches."""
+        batches = self.trainer.accumulate_grad_batches
+        if batches > 1:
+            rank_zero_warn(
+                f"accumulate_grad_batches={batches}: an optimiser step adds up {batches} batches, but the loss "
+                "compares pairs within one batch only; for more negatives raise the batch size or the processes"
+            )
 
     def compute_loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the loss terms of a batch by name, ``total`` among them (scalars)."""

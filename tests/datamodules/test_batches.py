@@ -71,6 +71,19 @@ def test_without_a_teacher_there_is_no_teacher_view(tiny_hc18):
     assert not [key for key in next(iter(data.train_dataloader())) if key.startswith("teacher")]
 
 
+def test_a_loss_that_asks_no_teacher_has_no_teacher_view_and_the_same_pictures(tiny_hc18):
+    """Also beside a larger teacher, whose size decides at which size the random geometry works."""
+    data = _hc18(tiny_hc18, val_share=0.3)
+    larger = replace(TEACHER, image_size=40)
+    data.bind(STUDENT, larger)
+    asked = next(iter(data.train_dataloader()))
+    data.bind(STUDENT, larger, asks_teacher=False)
+    alone = next(iter(data.train_dataloader()))
+    assert [key for key in asked if key not in alone] == ["teacher_image", "teacher_tokens"]
+    assert all(torch.equal(asked[key], alone[key]) for key in ("student_image", "student_tokens", "index"))
+    assert next(iter(data.val_dataloader()))["teacher_image"].shape[-1] == 40, "the probe compares with it"
+
+
 def test_equal_captions_have_equal_ids(tiny_planes):
     data = _planes(tiny_planes, batch_size=20)
     data.bind(STUDENT)

@@ -199,3 +199,11 @@ def test_public_sets_become_the_benchmarks(shards, tiny_hc18, tiny_planes):
     alone = _data(shards)
     assert alone.benchmarks == ()
     assert alone.val_dataloader() == []
+
+
+def test_a_loss_that_asks_no_teacher_has_no_teacher_view(shards):
+    data = _data(shards)
+    data.bind(SMALL, SMALL)
+    assert "teacher_image" in next(iter(data.train_dataloader()))
+    data.bind(SMALL, SMALL, asks_teacher=False)
+    assert not [key for key in next(iter(data.train_dataloader())) if key.startswith("teacher")]

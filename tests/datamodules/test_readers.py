@@ -28,6 +28,17 @@ def test_hc18_reads_its_official_layout(tiny_hc18):
     assert head_circumference_mm(second.ga_days / 7) == pytest.approx(second.hc_mm, rel=0.005)
 
 
+def test_hc18_patients_with_repeat_scans_stay_on_one_side(tiny_hc18):
+    for seed in range(20):
+        data = HC18DataModule(root=str(tiny_hc18), val_share=0.2, test_share=0.3, split_seed=seed)
+        sides = {split: {r.name: r.patient for r in data.split(split)} for split in ("train", "val", "test")}
+        assert sum(map(len, sides.values())) == 36
+        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+            assert not set(sides[one].values()) & set(sides[other].values())
+        for side in sides.values():
+            assert ("010_HC.png" in side) == ("010_2HC.png" in side)
+
+
 def test_real_hc18(hc18_root):
     records = read_hc18(hc18_root)
     names = {record.name for record in records}

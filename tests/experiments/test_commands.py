@@ -1,6 +1,7 @@
 """The commands beside training, through the one entry point, and the make targets in front of them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from experiments import __main__ as command_line
 from experiments.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
+SETUP = ("TORCH_BACKEND", "PYTHON_VERSION", "MAKEFLAGS", "MAKEOVERRIDES")
 
 
 def command(monkeypatch, *arguments):
@@ -95,3 +97,37 @@ def test_make_targets_of_corpora_and_table():
     assert "check-data needs ROOT=" in make("check-data")
     assert "shards needs OUT=" in make("shards", "ROOT=/data")
     assert "import-protocol needs FROM=" in make("import-protocol")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder whose .venv make takes for ready; say what it was made with, and read what make would do."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    environment = {key: value for key, value in os.environ.items() if key not in SETUP}
+
+    def dry_run(made_with, *arguments):
+        (tmp_path / ".venv" / ".ready").write_text(made_with)
+        command = ["make", "-n", "train", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    return dry_run
+
+
+def test_setup_is_kept_until_another_one_is_asked_for(checkout):
+    cpu = "python=3.11 torch=cpu\n"
+    for given in ([], ["TORCH_BACKEND=cpu"], ["PYTHON_VERSION=3.11"]):
+        assert "venv --quiet" not in checkout(cpu, *given)
+    assert "venv --quiet" not in checkout(""), "an older checkout's mark says nothing"
+    other = checkout(cpu, "PYTHON_VERSION=3.12")
+    assert "--python 3.12 .venv" in other
+    assert "--torch-backend=cpu" in other, "what is not given anew stays"
+    assert 'echo "python=3.12 torch=cpu" > .venv/.ready' in other
+    assert "--torch-backend=cu128" in checkout(cpu, "TORCH_BACKEND=cu128")
+    assert "--torch-backend=cpu" in checkout("", "TORCH_BACKEND=cpu")
+    assert "--torch-backend" not in checkout(cpu, "TORCH_BACKEND=")

@@ -52,6 +52,7 @@ def trained(tmp_path, monkeypatch):
         publish_teacher(made, Recipe("teacher", preset, ()), config)
         return SimpleNamespace(returncode=0)
 
+    monkeypatch.setattr(small_teachers, "overridden", lambda *_: [])  # see test_second_run.py
     monkeypatch.setattr(small_teachers.subprocess, "run", run)
     return commands
 

@@ -156,3 +156,16 @@ def test_float16_keeps_gradient_clipping_possible(module, precision, fused):
     built = module()
     built.trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
     assert built.configure_optimizers()["optimizer"].defaults["fused"] is fused
+
+
+def test_accumulation_says_once_that_negatives_are_not_enlarged(module, pairs, tmp_path, recwarn):
+    def said():
+        lines = [str(warning.message) for warning in recwarn if "within one batch" in str(warning.message)]
+        recwarn.clear()
+        return lines
+
+    trainer(tmp_path, epochs=2, accumulate_grad_batches=2).fit(module(), pairs)
+    (line,) = said()
+    assert line.startswith("accumulate_grad_batches=2: ")
+    trainer(tmp_path, epochs=1).fit(module(), pairs)
+    assert not said()
