@@ -18,8 +18,6 @@ TEACHER_PREFIX = "teacher."
 ENDLESS = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
-# Mixed precision -> what the frozen teacher is kept in.
-HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 class DistillationModule(LightningModule):
@@ -80,13 +78,6 @@ class DistillationModule(LightningModule):
         self.warmup_steps = warmup_steps
         self.max_logit_scale = max_logit_scale
         self.terms: dict[str, Tensor] = {}
-
-    def setup(self, stage: str) -> None:
-        """Keep the teacher in half precision when training is: autocast would cast its weights at every pass."""
-        half = HALF.get(str(self.trainer.precision)) if stage == "fit" else None
-        on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        if self.teacher is not None and half is not None and (on_gpu or half == torch.bfloat16):
-            self.teacher.use_half(half)
 
     def embeddings(self, batch: dict[str, Any], role: str) -> Embeddings:
         """Embed one role's view of a batch.

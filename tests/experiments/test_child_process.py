@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,7 @@ def child(sent, pids):
     """Return the child's command, and start what interrupts both as soon as it runs."""
 
     def interrupt():
-        while not os.path.exists("ready"):
+        while not Path("ready").exists():
             time.sleep(0.02)
         if sent == signal.SIGINT:  # a terminal sends it to both
             os.kill(pids[0], sent)
@@ -78,7 +79,9 @@ def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
 
 
 @pytest.mark.parametrize(("stop", "status"), [(TerminatedError, 143), (KeyboardInterrupt, 130)])
-def test_an_interruption_while_the_teacher_is_trained_is_one_line(workplace, monkeypatch, capsys, stop, status):
+def test_an_interruption_while_the_teacher_is_trained_is_one_line(
+    workplace, monkeypatch, capsys, stop, status
+):
     def interrupted(*_):
         raise stop
 

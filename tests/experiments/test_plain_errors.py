@@ -52,3 +52,20 @@ def test_a_missing_folder_shows_before_its_teacher_is_trained(train, monkeypatch
     assert line.startswith(f"error: HC18: folder {tmp_path / 'nowhere'} does not exist")
     assert "training_set_pixel_size_and_HC.csv" in line
     assert "HC18_ROOT=folder" in line
+
+
+def test_a_training_without_an_end_shows_before_its_teacher_is_trained(train):
+    assert "set trainer.max_epochs or trainer.max_steps" in train(
+        "srkd", "phantom", "--trainer.max_epochs=-1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("--trainer.devices=0", "error: "),
+        ("--skipped.max_share=2", "max_share must lie in 0-1"),
+    ],
+)
+def test_what_lightning_or_a_callback_refuses_is_one_line(train, given, answer):
+    assert answer in train("no-kd", "phantom", "--model.teacher=null", "--trainer.accelerator=cpu", given)
