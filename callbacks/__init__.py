@@ -9,6 +9,7 @@ from callbacks.evaluation_media import EvaluationMedia
 from callbacks.finite_loss import StopOnNonFiniteLoss
 from callbacks.gradient_norms import GradientNorms
 from callbacks.interruption import SaveOnInterrupt
+from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.logit_correlation import LogitCorrelation
 from callbacks.off_diagonal_phase import OffDiagonalPhase
 from callbacks.off_diagonal_schedule import OffDiagonalSchedule
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluateLastEpoch",
     "EvaluationMedia",
     "GradientNorms",
+    "LastCheckpoint",
     "LogitCorrelation",
     "OffDiagonalPhase",
     "OffDiagonalSchedule",

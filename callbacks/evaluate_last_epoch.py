@@ -11,6 +11,10 @@ class EvaluateLastEpoch(Callback):
     Otherwise the final weights, which the schedule was made for, could never be selected.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for it also when a run goes on within its last epoch, of which it sees no start."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for an evaluation at the end of this epoch when it is the last."""
         if trainer.check_val_every_n_epoch and trainer.current_epoch + 1 == trainer.max_epochs:

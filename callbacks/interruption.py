@@ -4,61 +4,93 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.last_checkpoint import gradients_pending, last_checkpoint, save_last
 
-class SaveOnInterrupt(Callback):
+
+def _only_the_checkpoint(path: Path) -> str:
+    return f'the same command and ARGS="--ckpt_path={path}"'
+
+
+class SaveOnInterrupt(Checkpoint):
     """Save ``checkpoints/last.ckpt`` when a run is interrupted, and say how to resume it.
 
-    Ctrl-C is deferred to the end of the running batch, because an exception in the middle of an optimiser
-    step would leave weights and moments half updated; a second Ctrl-C stops at once. Lightning defers
-    SIGTERM in the same way.
+    Ctrl-C and SIGTERM are deferred to the end of the running optimiser step: before it weights and moments
+    may be half updated, and gradients that were accumulated so far would be lost. In the last step of an
+    epoch they are deferred to its end, so that its evaluation is not left out. A second Ctrl-C stops at
+    once, and leaves ``last.ckpt`` as it is. All processes of a run stop at the same step.
+
+    This callback stands last, so that no other one misses the last batch.
+
+    Args:
+        resume: Makes the command that resumes, from the path of the checkpoint.
     """
 
-    def __init__(self) -> None:
-        self._requested = False
-        self._previous: Any = None
+    def __init__(self, resume: Callable[[Path], str] = _only_the_checkpoint) -> None:
+        self._resume = resume
+        self._signal = 0
+        self._stopped = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over Ctrl-C for the time of the training."""
-        self._requested = False
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over both signals for the time of the training; Lightning gives them back at its end.
+
+        Raises:
+            SIGTERMException: SIGTERM came while the training was prepared.
+        """
+        if trainer.received_sigterm:
+            raise SIGTERMException
+        self._signal, self._stopped = 0, False
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._request_stop)
+            signal.signal(signal.SIGINT, self._request_stop)
+            signal.signal(signal.SIGTERM, self._request_stop)
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        if self._requested:
+        if signum == signal.SIGINT and self._signal:
             raise KeyboardInterrupt
-        self._requested = True
-        print("\nstopping after this batch (Ctrl-C again stops at once) ...", flush=True)
+        self._signal = self._signal or signum
+        if signum == signal.SIGINT:
+            print("\nstopping after this step (Ctrl-C again stops at once) ...", flush=True)
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        """Stop here when Ctrl-C was pressed during the batch."""
-        if self._requested:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stop here when it was asked for during the step."""
+        if gradients_pending(trainer) or trainer.fit_loop.epoch_loop._is_training_done:
+            return
+        if not self._is_asked_to_stop(trainer):
+            return
+        self._stopped = True
+        if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
+        # Lightning raises it as soon as this batch is logged.
+        trainer._signal_connector.received_sigterm = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop here when it was asked for during the last step or the evaluation."""
+        if self._is_asked_to_stop(trainer):
+            self._stopped = True
+            raise KeyboardInterrupt if self._signal == signal.SIGINT else SIGTERMException
+
+    def _is_asked_to_stop(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._signal != 0, all=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the interrupted run."""
-        self._restore_handler()
-        if not isinstance(exception, KeyboardInterrupt | SIGTERMException) or trainer.global_step == 0:
+        if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
-        path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        trainer.save_checkpoint(path)
-        _say(f'interrupted at step {trainer.global_step}; resume with ARGS="--ckpt_path={path}"')
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give Ctrl-C back."""
-        self._restore_handler()
-
-    def _restore_handler(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        if self._stopped:
+            save_last(trainer)
+        path = last_checkpoint(trainer)
+        if path.is_file():
+            where = f" at step {trainer.global_step}" if self._stopped else ""
+            _say(f"interrupted{where}; resume with: {self._resume(path)}")
 
 
 @rank_zero_only

@@ -35,11 +35,16 @@ class Probe:
         return bool(self.batch)
 
     def prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fetch the batch and embed it with the teacher, once; without a teacher there is no probe."""
+        """Fetch the batch and embed it with the teacher, once.
+
+        Without a teacher or without validation pairs there is no probe.
+        """
         if self.ready or pl_module.teacher is None or not trainer.is_global_zero:
             return
         with isolate_rng():  # iterating a loader draws from the generator that training draws from
-            batch = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
+            batch = next(iter(trainer.datamodule.val_dataloader()), None)  # type: ignore[attr-defined]
+        if batch is None:
+            return
         self.batch = {name: values[: self.size] for name, values in batch.items()}
         self.teacher_logits = self._logits(pl_module, "teacher")
 

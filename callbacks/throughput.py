@@ -24,6 +24,10 @@ class Throughput(Callback):
         self._batches: deque[tuple[int, float, float]] = deque(maxlen=window)  # images, waited s, total s
         self._left = self._arrived = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of a run that goes on within an epoch."""
+        self._left = perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; an evaluation at the end of the last epoch lies before it."""
         self._left = perf_counter()

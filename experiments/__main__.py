@@ -12,6 +12,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from experiments.child_process import STOPPED, exit_status
+
 COMMANDS = {
     "import-protocol": "experiments.import_protocol",
     "check-data": "experiments.check_data",
@@ -56,18 +58,22 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: The user's command, files or settings cannot be used; one line says why.
     """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from experiments.cli import SonoDistillCLI
     from experiments.recipes import recipe_of
 
+    command = argv
     if argv[0] in ("train", "evaluate"):
         argv = _short_form(argv)
     try:
         sys.argv[1:] = argv  # what Lightning starts its other processes with
-        SonoDistillCLI(recipe_of(argv))
+        SonoDistillCLI(recipe_of(argv), command)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # not zero, so that a sweep or a scheduler queues the run again
+    except MisconfigurationException as error:  # Lightning refuses the trainer's settings
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def main() -> None:
@@ -87,6 +93,9 @@ def main() -> None:
         if argv[0] in COMMANDS:
             sys.exit(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
         run(argv)
+    except STOPPED as stop:
+        print(f"\ninterrupted {stop}".rstrip(), file=sys.stderr)
+        sys.exit(exit_status(stop))
     except (ValueError, OSError) as error:
         if os.environ.get("SONODISTILL_DEBUG"):
             traceback.print_exc()

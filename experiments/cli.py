@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks import (
     BestMetrics,
@@ -20,6 +23,7 @@ from callbacks import (
     EvaluateLastEpoch,
     EvaluationMedia,
     GradientNorms,
+    LastCheckpoint,
     LogitCorrelation,
     OffDiagonalPhase,
     PlaneEvaluation,
@@ -39,10 +43,13 @@ from experiments import plots, results, wandb_results
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
+from experiments.resuming import check_same_run, resume_command
 from experiments.run_folder import join_metrics, keep_metrics, run_folder
 from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import wandb_mode
 from lightning_modules import DistillationModule
+from lightning_modules.distillation import ENDLESS
+from metrics.names import VAL_COMPOSITE
 from models.weights import read_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -56,10 +63,12 @@ class SonoDistillCLI(LightningCLI):
 
     Args:
         recipe: Files of ours that the command line builds on.
+        command: Arguments of ``python -m experiments``, as an interrupted run quotes them.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, command: Sequence[str]) -> None:
         self.recipe = recipe
+        self.command = command
         self.started = time.monotonic()
         files = [str(path) for path in recipe.config_files]
         super().__init__(
@@ -106,13 +115,13 @@ class SonoDistillCLI(LightningCLI):
         parser.add_lightning_class_args(CompositeScore, "composite")
         parser.add_lightning_class_args(BestMetrics, "best")
         parser.add_lightning_class_args(EvaluationMedia, "media")
+        parser.add_lightning_class_args(SkippedSamples, "skipped")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
-                "checkpoint.monitor": "val/composite",
+                "checkpoint.monitor": VAL_COMPOSITE,
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -133,6 +142,8 @@ class SonoDistillCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            _check_fit(config)
         self.folder = run_folder(
             config.experiment,
             self.recipe.preset,
@@ -169,13 +180,18 @@ class SonoDistillCLI(LightningCLI):
             StepSeed(int(config.seed_everything)),
             EvaluateLastEpoch(),
             StopOnNonFiniteLoss(),
-            SaveOnInterrupt(),
-            SkippedSamples(),
-            LearningRateMonitor(logging_interval="step"),
             *_tracking(),
         ]
+        if config.trainer.logger is not False:
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
         config.trainer.callbacks = callbacks
-        return super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit" and not self.datamodule.benchmarks:
+            _keep_the_last_as_best(config.checkpoint)
+        trainer = super().instantiate_trainer(**kwargs)
+        # Behind the checkpoint of the best weights, whose memory these two save.
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks += [LastCheckpoint(), SaveOnInterrupt(partial(resume_command, self.command))]
+        return trainer
 
     def after_fit(self) -> None:
         """Score the selected checkpoint once on the test patients and write the results."""
@@ -183,10 +199,11 @@ class SonoDistillCLI(LightningCLI):
         if trainer.fast_dev_run or trainer.interrupted:
             return
         best = trainer.checkpoint_callback.best_model_path
+        if not best:
+            best = str(self.folder / "checkpoints" / "last.ckpt")
+            rank_zero_info(f"no evaluation took place, so nothing was selected: going on with {best}")
         if self.config[self.subcommand].score_test_patients:
-            self.trainer.test(
-                self.model, datamodule=self.datamodule, ckpt_path=best or None, weights_only=True
-            )
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
             self.finish(best)
         if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":
             publish_teacher(Path(best), self.recipe, self.config[self.subcommand])
@@ -232,6 +249,25 @@ def check_resumable(checkpoint: str | None) -> None:
     if "://" in checkpoint:
         raise ValueError(f"--ckpt_path={checkpoint}: a URL; download it and give the file's path")
     read_checkpoint(checkpoint)
+
+
+def _check_fit(config: Namespace) -> None:
+    """Refuse what could not be trained, before a teacher is.
+
+    Raises:
+        ValueError: The training has no end, or would go on with the checkpoint of another run.
+    """
+    if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
+        raise ValueError(ENDLESS)
+    if config.get("ckpt_path"):
+        check_same_run(config.ckpt_path, config)
+
+
+def _keep_the_last_as_best(checkpoint: ModelCheckpoint) -> None:
+    """Do without a score where nothing is scored."""
+    if checkpoint.monitor == VAL_COMPOSITE:
+        checkpoint.monitor = None
+        rank_zero_info("the data name no benchmark to select by: best.ckpt holds the last weights")
 
 
 def _tracking() -> list[Callback]:

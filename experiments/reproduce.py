@@ -6,17 +6,16 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from experiments.child_process import STOPPED, exit_status, run_child, terminable
 from experiments.recipes import experiment_file, preset_file
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.suites import SUITES
@@ -24,10 +23,6 @@ from experiments.suites import SUITES
 PREFIX = "reproduce-"
 REQUEST = "request.json"
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
-
-
-class TerminatedError(Exception):
-    """SIGTERM came."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +87,7 @@ def execute(run: Run) -> str:
         TerminatedError: SIGTERM came; it was handed on, with the same time.
     """
     environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
-    process = subprocess.Popen(run.command(), env=environment)
-    try:
-        status = process.wait()
-    except TerminatedError:
-        process.terminate()
-        process.wait()
-        raise
-    except KeyboardInterrupt:  # the terminal has sent it to the run as well
-        process.wait()
-        raise
+    status = run_child(run.command(), environment)
     if run.is_finished:
         return FINISHED
     # A run that was interrupted by itself ends without an error and without results.
@@ -148,10 +134,6 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise TerminatedError
-
-
 def main(argv: list[str]) -> int:
     """Run a suite.
 
@@ -174,14 +156,12 @@ def main(argv: list[str]) -> int:
     ]
     for run in runs:
         run.claim()
-    previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        states = execute_all(runs)
-    except (KeyboardInterrupt, TerminatedError) as stop:
+        with terminable():
+            states = execute_all(runs)
+    except STOPPED as stop:
         print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 128 + signal.SIGTERM
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        return exit_status(stop)
     print_summary(states)
     unfinished = sum(state != FINISHED for state in states.values())
     if unfinished:

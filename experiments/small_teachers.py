@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.phantom import SIMULATOR_VERSION
+from experiments.child_process import STOPPED, run_child, terminable
 from experiments.recipes import TEACHER_TOWERS, Recipe, data_class
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.shorthand import lacks_weights
@@ -65,6 +65,8 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], N
     Raises:
         ValueError: Training the teacher failed (its own message stands above), or the wanted teacher is a
             published model without its weights.
+        KeyboardInterrupt: Ctrl-C came while a teacher was trained.
+        TerminatedError: SIGTERM came while a teacher was trained.
     """
     check_weights(config.model.get("teacher"))
     if not config.get("ckpt_path"):
@@ -140,7 +142,12 @@ def _train(preset: str, config: Namespace | None) -> None:
         for key, value in os.environ.items()
         if key not in apart and not key.startswith(OF_THIS_RUN)
     }
-    if subprocess.run(command, env=environment, check=False).returncode != 0 or not path.is_file():
+    try:
+        with terminable():
+            status = run_child(command, environment)
+    except STOPPED as stop:
+        raise type(stop)("while the teacher was trained; the same command trains it anew") from None
+    if status != 0 or not path.is_file():
         raise ValueError(f"training the teacher failed; once it works, it is kept at {path}")
     print(f"teacher ready at {path}\n", flush=True)
 

@@ -16,6 +16,9 @@ from metrics.names import LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
 
 TEACHER_PREFIX = "teacher."
+ENDLESS = (
+    "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
+)
 
 
 class DistillationModule(LightningModule):
@@ -138,12 +141,20 @@ class DistillationModule(LightningModule):
         terms = {loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}
         self.log_dict(terms, batch_size=batch["student_image"].shape[0], sync_dist=True)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Clamp the logit scale: an unbounded one lets training diverge (Radford et al. 2021)."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then clamp the logit scale: an unbounded one lets training diverge (Radford et al. 2021)."""
+        super().optimizer_step(*args, **kwargs)
         self.student.clamp_logit_scale(self.max_logit_scale)
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with its warm-up and cosine, stepped once an optimiser step."""
+        """Return AdamW with its warm-up and cosine, stepped once an optimiser step.
+
+        Raises:
+            ValueError: The training has no end that the cosine could fall towards.
+        """
+        total_steps = self.trainer.estimated_stepping_batches
+        if total_steps == float("inf"):
+            raise ValueError(ENDLESS)
         optimizer = torch.optim.AdamW(
             parameter_groups([self.student, self.loss], self.weight_decay),
             lr=self.learning_rate,
@@ -155,7 +166,7 @@ class DistillationModule(LightningModule):
         curve = partial(
             warmup_cosine,
             warmup_steps=self.warmup_steps,
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            total_steps=int(total_steps),
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -171,5 +182,9 @@ class DistillationModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lend the present teacher's weights to the checkpoint, so that any OTHER missing key is an error."""
+        if self.trainer.state.fn == "fit":
+            # The cosine's length asks for the training loader before Lightning restores the counters that tell
+            # the loader where to go on (`datamodules.loaders.resume_position`).
+            self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})

@@ -266,6 +266,14 @@ def test_making_the_probe_draws_no_random_number():
     assert torch.equal(torch.rand(1), expected)
 
 
+def test_data_without_validation_pairs_have_no_probe():
+    data = TinyData()
+    data.val_dataloader = list
+    probe, trainer = Probe(size=4), type("T", (), {"is_global_zero": True, "datamodule": data})()
+    probe.prepare(trainer, TinyModule())
+    assert not probe.ready
+
+
 def test_a_run_without_teacher_has_no_probe(tmp_path):
     train(tmp_path, epochs=1, module=TinyModule(teacher=False))
     log = WandbLog.only_one(tmp_path)

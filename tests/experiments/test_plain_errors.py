@@ -74,3 +74,20 @@ def test_a_checkpoint_is_never_fetched(train):
 
 def test_a_missing_checkpoint_shows_before_anything_is_trained(train):
     assert "nowhere.ckpt: no such file" in train("srkd", "phantom", "--ckpt_path=nowhere.ckpt")
+
+
+def test_a_training_without_an_end_shows_before_its_teacher_is_trained(train):
+    assert "set trainer.max_epochs or trainer.max_steps" in train(
+        "srkd", "phantom", "--trainer.max_epochs=-1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("--trainer.devices=0", "error: "),
+        ("--skipped.max_share=2", "max_share must lie in 0-1"),
+    ],
+)
+def test_what_lightning_or_a_callback_refuses_is_one_line(train, given, answer):
+    assert answer in train("no-kd", "phantom", "--model.teacher=null", "--trainer.accelerator=cpu", given)

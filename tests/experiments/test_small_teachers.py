@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from jsonargparse import Namespace
@@ -40,8 +39,8 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = []
 
-    def run(command, env, check):
-        commands.append((command, env))
+    def run(command, environment):
+        commands.append((command, environment))
         time.sleep(0.05)
         made = tmp_path / "best.ckpt"
         made.write_text(f"weights {len(commands)}")
@@ -50,10 +49,10 @@ def trained(tmp_path, monkeypatch):
         config = settings(teacher=None)
         config.data.init_args.split_seed = int(seed)
         publish_teacher(made, Recipe("teacher", preset, ()), config)
-        return SimpleNamespace(returncode=0)
+        return 0
 
     monkeypatch.setattr(small_teachers, "overridden", lambda *_: [])  # see test_second_run.py
-    monkeypatch.setattr(small_teachers.subprocess, "run", run)
+    monkeypatch.setattr(small_teachers, "run_child", run)
     return commands
 
 
@@ -126,6 +125,6 @@ def test_data_that_cannot_be_used_show_before_a_teacher_is_trained(trained):
 
 
 def test_a_failed_training_says_where_the_teacher_would_be(trained, monkeypatch):
-    monkeypatch.setattr(small_teachers.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    monkeypatch.setattr(small_teachers, "run_child", lambda *_: 1)
     with pytest.raises(ValueError, match=r"training the teacher failed.*outputs/teachers/phantom\.ckpt"):
         ensure_teacher(settings(teacher=teacher_checkpoint("phantom")), PHANTOM, usable)

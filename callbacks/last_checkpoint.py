@@ -1,0 +1,53 @@
+"""``last.ckpt``: the weights as they stand, which a run that ended too early goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+def last_checkpoint(trainer: Trainer) -> Path:
+    """Return the path of a run's ``last.ckpt``."""
+    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+
+def save_last(trainer: Trainer) -> None:
+    """Write ``last.ckpt``, whole or not at all; every process has to call it."""
+    path = last_checkpoint(trainer)
+    # Lightning writes to the system's temporary folder first, and moves across file systems by copying.
+    partial = path.with_suffix(".partial")
+    trainer.save_checkpoint(partial)
+    if trainer.is_global_zero:
+        partial.replace(path)
+
+
+def gradients_pending(trainer: Trainer) -> bool:
+    """Tell whether the gradients of some batches wait for their optimiser step; no checkpoint holds those."""
+    return trainer.fit_loop._should_accumulate()
+
+
+class LastCheckpoint(Checkpoint):
+    """Write ``checkpoints/last.ckpt`` at every epoch's end and after every evaluation within an epoch.
+
+    ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one, so that a run
+    which was killed would go on from its best epoch. This callback stands behind the ModelCheckpoint, whose
+    memory of the best score it saves.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save within an epoch; an evaluation at its end is followed by `on_train_epoch_end`."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or gradients_pending(trainer):
+            return
+        if not trainer.fit_loop.epoch_loop._is_training_done:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the epoch."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            save_last(trainer)

@@ -1,0 +1,58 @@
+"""Run a training in a process of its own, and stop together with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+
+class TerminatedError(Exception):
+    """SIGTERM came."""
+
+
+STOPPED = (KeyboardInterrupt, TerminatedError)
+
+
+def exit_status(stop: BaseException) -> int:
+    """Return the exit status that tells a shell which of `STOPPED` ended a program: 130 or 143."""
+    return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise `TerminatedError` on SIGTERM, instead of leaving a child behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command to its end and return its exit status; to be called within `terminable`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came; the child was given the time to save its checkpoint.
+        TerminatedError: SIGTERM came; it was handed on, with the same time.
+    """
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except TerminatedError:
+        process.terminate()
+        process.wait()
+        raise
+    except KeyboardInterrupt:  # the terminal has sent it to the child as well
+        process.wait()
+        raise
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise TerminatedError

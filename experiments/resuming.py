@@ -1,0 +1,75 @@
+"""How an interrupted run goes on: the command to say, and the checkpoints to refuse."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from jsonargparse import Namespace
+
+from experiments.shorthand import FOLDERS
+
+CHECKPOINT = "--ckpt_path"
+
+
+def resume_command(command: Sequence[str], checkpoint: Path) -> str:
+    """Return a shell command that continues a run with all that it was asked for.
+
+    Args:
+        command: Arguments of ``python -m experiments`` that began the run, or resumed it before.
+        checkpoint: What it goes on from.
+    """
+    kept = [*_without_checkpoint(command), f"{CHECKPOINT}={checkpoint}"]
+    if kept[0] != "train":
+        return shlex.join([sys.executable, "-m", "experiments", *kept])
+    _, experiment, preset, *options = kept
+    folders = (variable for variable in FOLDERS.get(preset, {}).values() if os.environ.get(variable))
+    given = {
+        "EXP": experiment,
+        "DATA": preset,
+        **{variable: os.environ[variable] for variable in folders},
+        "ARGS": shlex.join(options),
+    }
+    # make reads a dollar sign as its own.
+    variables = (f"{name}={shlex.quote(value.replace('$', '$$'))}" for name, value in given.items())
+    return f"make train {' '.join(variables)}"
+
+
+def check_same_run(checkpoint: str, config: Namespace) -> None:
+    """Refuse to go on with one run's checkpoint as another experiment, or on other data.
+
+    Args:
+        checkpoint: The checkpoint; one outside a run's folder may be of any run.
+        config: The resolved configuration of the run that wants to go on.
+
+    Raises:
+        ValueError: The ``config.yaml`` beside the checkpoint is of another experiment or data module.
+    """
+    folder = Path(checkpoint).resolve().parent
+    path = folder.parent / "config.yaml"
+    if folder.name != "checkpoints" or not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    asked = {"experiment": config.experiment, "data": config.data.class_path}
+    began = {"experiment": before.get("experiment"), "data": (before.get("data") or {}).get("class_path")}
+    for what, name in began.items():
+        if name is not None and name != asked[what]:
+            raise ValueError(
+                f"{CHECKPOINT}={checkpoint}: this run's {what} is {name}, not {asked[what]}; "
+                "go on with the EXP= and DATA= that it began with"
+            )
+
+
+def _without_checkpoint(command: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    rest = iter(command)
+    for argument in rest:
+        if argument == CHECKPOINT:
+            next(rest, None)
+        elif not argument.startswith(f"{CHECKPOINT}="):
+            kept.append(argument)
+    return kept

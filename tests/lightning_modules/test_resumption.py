@@ -1,0 +1,251 @@
+"""Runs that are interrupted, killed or finished, and what they go on from: weights equal bit for bit."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.data import Dataset
+
+from callbacks import (
+    EvaluateLastEpoch,
+    LastCheckpoint,
+    OffDiagonalSchedule,
+    SaveOnInterrupt,
+    StepSeed,
+    Throughput,
+)
+from datamodules.loaders import ResumableLoader, resume_position
+from datamodules.sampler import EpochSampler
+from lightning_modules import DistillationModule
+from losses import SRKDLoss
+from tests.lightning_modules.conftest import PairSet
+
+BATCHES = 6  # of an epoch: 24 pairs in fours
+
+
+class Keyed(Dataset):
+    """The pairs by (epoch, index), as a resumable sampler asks for them."""
+
+    def __init__(self):
+        self.pairs = PairSet()
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, key):
+        return self.pairs[key[1]]
+
+
+class Pairs(LightningDataModule):
+    def train_dataloader(self):
+        dataset = Keyed()
+        sampler = EpochSampler(len(dataset), seed=0)
+        epoch, batch = resume_position(self.trainer)
+        sampler.start_at(epoch, batch * 4)
+        return ResumableLoader(dataset, batch_size=4, sampler=sampler, order={"batch_size": 4})
+
+    def val_dataloader(self):
+        return torch.utils.data.DataLoader(PairSet(8), batch_size=8)
+
+
+class Scores(Callback):
+    """Log a score that falls from one evaluation to the next; remember which epochs were evaluated."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.epochs.append(trainer.current_epoch)
+        pl_module.log("score", -float(trainer.current_epoch))
+
+
+class Signal(Callback):
+    """Send a signal in the middle of one training step: during its `batch`-th backward pass."""
+
+    def __init__(self, signum, batch):
+        self.signum, self.batch, self.seen = signum, batch, 0
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.seen += 1
+        if self.seen == self.batch + 1:
+            signal.raise_signal(self.signum)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """A run that Ctrl-C ended leaves the signal ignored; a shell's background jobs start with it ignored."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture
+def fit(tiny_encoder):
+    def run(folder, *extra, checkpoint=None, epochs=2, accumulate=2, **kwargs):
+        module = DistillationModule(
+            tiny_encoder(seed=1, dropout=0.3),
+            tiny_encoder(embed_dim=12, seed=2),
+            **{"loss": SRKDLoss(), "learning_rate": 1e-2, "warmup_steps": 2, **kwargs.pop("module", {})},
+        )
+        trainer = Trainer(
+            default_root_dir=folder,
+            max_epochs=epochs,
+            accumulate_grad_batches=accumulate,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            gradient_clip_val=1.0,
+            callbacks=[
+                OffDiagonalSchedule(),
+                StepSeed(0),
+                EvaluateLastEpoch(),
+                *extra,
+                Scores(),
+                ModelCheckpoint(
+                    folder / "checkpoints", "best", "score", mode="max", enable_version_counter=False
+                ),
+                LastCheckpoint(),
+                SaveOnInterrupt(),
+            ],
+            **kwargs,
+        )
+        trainer.module = module
+        trainer.fit(module, Pairs(), ckpt_path=checkpoint, weights_only=True)
+        return trainer
+
+    return run
+
+
+@pytest.fixture
+def interrupt(fit):
+    """Run until a signal ends it, and return the checkpoint that is left."""
+
+    def run(folder, signum, batch, **kwargs):
+        with pytest.raises(SystemExit if signum == signal.SIGINT else SIGTERMException):
+            fit(folder, Signal(signum, batch), **kwargs)
+        return folder / "checkpoints" / "last.ckpt"
+
+    return run
+
+
+def weights(trainer):
+    return trainer.module.student.state_dict()
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def saved(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("batch", [0, 1, 5, 8, 11])
+def test_a_run_interrupted_anywhere_equals_an_unbroken_one(fit, interrupt, tmp_path, capsys, signum, batch):
+    """Within an accumulation, at its end, in the last step of an epoch and of the run."""
+    whole = fit(tmp_path / "whole")
+    path = interrupt(tmp_path / "cut", signum, batch)
+    assert saved(path)["global_step"] == batch // 2 + 1, "the step that was begun is done"
+    assert f"--ckpt_path={path}" in capsys.readouterr().out
+    rest = fit(tmp_path / "cut", checkpoint=path)
+    assert rest.global_step == whole.global_step == BATCHES
+    assert_same(weights(whole), weights(rest))
+    moments = [run.optimizers[0].state_dict()["state"] for run in (whole, rest)]
+    for key, values in moments[0].items():
+        assert_same(values, moments[1][key])
+
+
+def test_the_logit_scale_is_clamped_in_an_interrupted_runs_checkpoint(interrupt, tmp_path):
+    path = interrupt(tmp_path, signal.SIGINT, 1, module={"max_logit_scale": 2.0, "learning_rate": 1.0})
+    assert float(saved(path)["state_dict"]["student.scale"].exp()) <= 2.0 + 1e-5
+
+
+def test_a_run_resumed_in_its_last_epoch_is_still_evaluated(fit, interrupt, tmp_path):
+    path = interrupt(tmp_path, signal.SIGINT, 2, epochs=1, check_val_every_n_epoch=5)
+    rest = fit(tmp_path, checkpoint=path, epochs=1, check_val_every_n_epoch=5)
+    assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+    assert_same(weights(rest), weights(fit(tmp_path / "whole", epochs=1, check_val_every_n_epoch=5)))
+
+
+def test_the_clock_of_a_run_resumed_within_an_epoch_is_started(fit, interrupt, tmp_path):
+    path = interrupt(tmp_path, signal.SIGINT, 2, epochs=1)
+    rest = fit(tmp_path, Throughput(), checkpoint=path, epochs=1)
+    assert rest.callback_metrics["speed/images_per_second"] > 1
+    assert 0 <= rest.callback_metrics["speed/data_wait_share"] <= 1
+
+
+def test_the_last_checkpoint_holds_the_last_weights_though_the_score_fell(fit, tmp_path):
+    run = fit(tmp_path, epochs=3)
+    best, last = (saved(tmp_path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    assert best["global_step"] == 3
+    assert last["global_step"] == 9
+    own = {f"student.{name}": value for name, value in weights(run).items()}
+    assert_same(own, {name: value for name, value in last["state_dict"].items() if name in own})
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch_and_remembers_its_best(fit, tmp_path):
+    class Die(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise RuntimeError("out of memory")
+
+    whole = fit(tmp_path / "whole", epochs=3)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(tmp_path, Die(), epochs=3)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert saved(path)["global_step"] == 6
+    rest = fit(tmp_path, checkpoint=path, epochs=3)
+    assert_same(weights(whole), weights(rest))
+    assert saved(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 3
+
+
+def test_an_evaluation_within_an_epoch_leaves_a_last_checkpoint(fit, tmp_path):
+    class Die(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 4:
+                raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path, Die(), val_check_interval=2)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert saved(path)["global_step"] == 2
+    rest = fit(tmp_path, checkpoint=path, val_check_interval=2)
+    assert_same(weights(rest), weights(fit(tmp_path / "whole", val_check_interval=2)))
+
+
+def test_a_finished_run_has_nothing_left_to_train(fit, tmp_path):
+    whole = fit(tmp_path)
+    again = fit(tmp_path, checkpoint=tmp_path / "checkpoints" / "last.ckpt")
+    assert_same(weights(whole), weights(again))
+    assert Path(again.checkpoint_callback.best_model_path).name == "best.ckpt"
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_as_it_is(interrupt, fit, tmp_path):
+    class Twice(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            if trainer.global_step == 4:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path, Twice())
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert saved(path)["global_step"] == 3
+    assert_same(weights(fit(tmp_path, checkpoint=path)), weights(fit(tmp_path / "whole")))
+
+
+def test_both_signals_are_given_back(fit, tmp_path):
+    fit(tmp_path, epochs=1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), SaveOnInterrupt)
