@@ -72,8 +72,8 @@ shards: $(READY)  ## build an open pre-training corpus from the public sets: mak
 import-protocol: $(READY)  ## read the official prompts out of a checkout: make import-protocol FROM=../FetalCLIP OUT=protocol.json
 	@$(PY) -m experiments import-protocol $(or $(FROM),$(error import-protocol needs FROM=a checkout of FetalCLIP)) $(if $(OUT),--out=$(OUT)) $(ARGS)
 
-sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1
-	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SWEEP_NAME),--name $(SWEEP_NAME)) -- $(ARGS)
+sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1 DATA=phantom
+	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SWEEP_NAME),--name $(SWEEP_NAME)) --data $(DATA) -- $(GIVEN) $(ARGS)
 
 sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent ID=entity/project/id
 	@$(PY) -m experiments.sweep agent $(ID) $(if $(COUNT),--count $(COUNT))

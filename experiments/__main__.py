@@ -101,6 +101,15 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not type(error).__module__.startswith("wandb."):
+            raise
+        # Named by its module: importing W&B for its classes would slow every command down.
+        if os.environ.get("SONODISTILL_DEBUG"):
+            traceback.print_exc()
+        reason = " ".join(str(error).split())
+        print(f"error: W&B: {reason}; without network: WANDB_MODE=offline", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import wandb
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -43,14 +44,12 @@ from experiments import plots, results, wandb_results
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
-from experiments.resuming import check_same_run, resume_command
-from experiments.run_folder import join_metrics, keep_metrics, run_folder
+from experiments.resuming import check_fit, check_resumable, resume_command
+from experiments.run_folder import join_metrics, keep_metrics, requeued_checkpoint, run_folder
 from experiments.small_teachers import ensure_teacher, publish_teacher
-from experiments.wandb_access import wandb_mode
+from experiments.wandb_access import first_process, sync_command, wandb_mode, why_not_online
 from lightning_modules import DistillationModule
-from lightning_modules.distillation import ENDLESS
 from metrics.names import VAL_COMPOSITE
-from models.weights import read_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -143,7 +142,9 @@ class SonoDistillCLI(LightningCLI):
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
-            _check_fit(config)
+            if not config.get("ckpt_path") and config.run is None:
+                _go_on_when_requeued(config)
+            check_fit(config)
         self.folder = run_folder(
             config.experiment,
             self.recipe.preset,
@@ -160,7 +161,7 @@ class SonoDistillCLI(LightningCLI):
         ensure_teacher(config, self.recipe, self._read_tables)
         _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.subcommand == "fit" and config.get("ckpt_path") and os.environ.get("LOCAL_RANK", "0") == "0":
+        if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
             keep_metrics(self.folder)
 
     def _read_tables(self) -> None:
@@ -213,7 +214,7 @@ class SonoDistillCLI(LightningCLI):
         self.finish(self._get(self.config, "ckpt_path") or "")
 
     def finish(self, checkpoint: str) -> None:
-        """Write results.json and the plots, and print the table."""
+        """Write results.json, plots and report, print the table, and send the results to W&B last."""
         if not self.trainer.is_global_zero:
             return
         config = self.config[self.subcommand]
@@ -229,38 +230,18 @@ class SonoDistillCLI(LightningCLI):
         results.write(record, self.folder)
         join_metrics(self.folder)
         plots.write_all(self.folder, self.datamodule)
-        wandb_results.publish(self.trainer, self.folder, record)
         results.print_table(record, self.folder)
         print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
+        _publish(self.trainer, self.folder, record)
 
 
-def check_resumable(checkpoint: str | None) -> None:
-    """Refuse a checkpoint that only running code could load, before anything is trained for it.
-
-    Args:
-        checkpoint: What ``--ckpt_path`` says; None, and Lightning's own words such as ``last``, pass.
-
-    Raises:
-        ValueError: It is a URL, or the file holds more than tensors and primitives.
-        FileNotFoundError: There is no such file.
-    """
-    if checkpoint is None or checkpoint in ("best", "last", "hpc") or Path(checkpoint).is_dir():
-        return
-    if "://" in checkpoint:
-        raise ValueError(f"--ckpt_path={checkpoint}: a URL; download it and give the file's path")
-    read_checkpoint(checkpoint)
-
-
-def _check_fit(config: Namespace) -> None:
-    """Refuse what could not be trained, before a teacher is.
-
-    Raises:
-        ValueError: The training has no end, or would go on with the checkpoint of another run.
-    """
-    if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
-        raise ValueError(ENDLESS)
-    if config.get("ckpt_path"):
-        check_same_run(config.ckpt_path, config)
+def _publish(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
+    """Send the results to W&B; that the network is gone by now must not look as if the run had failed."""
+    try:
+        wandb_results.publish(trainer, folder, record)
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())
+        print(f"warning: W&B did not get the results ({reason}); they are in {folder}", file=sys.stderr)
 
 
 def _keep_the_last_as_best(checkpoint: ModelCheckpoint) -> None:
@@ -283,6 +264,15 @@ def _tracking() -> list[Callback]:
     ]
 
 
+def _go_on_when_requeued(config: Namespace) -> None:
+    """Resume a sweep's run that W&B's agent starts again, whose command names no checkpoint."""
+    checkpoint = requeued_checkpoint(config.experiment)
+    if checkpoint is not None:
+        config.ckpt_path = str(checkpoint)
+        if first_process():
+            print(f"W&B: this run was queued again; going on from {checkpoint}")
+
+
 def _settle_loggers(config: Namespace, folder: Path, resumed: bool) -> None:
     """Point every logger at the run's folder; continue a resumed W&B run; go offline when there is no key."""
     loggers = config.trainer.logger
@@ -298,6 +288,6 @@ def _settle_loggers(config: Namespace, folder: Path, resumed: bool) -> None:
             if wandb_mode() == "offline":
                 arguments.offline = True
                 arguments.mode = "offline"  # W&B may have read its environment before the logger changes it
-                print(
-                    f"W&B: not logged in, so logging offline; later: wandb sync {folder}/wandb/offline-run-*"
-                )
+                if first_process():
+                    later = sync_command(f"{folder}/wandb/offline-run-*")
+                    print(f"W&B: {why_not_online()}, so logging offline; later: {later}")

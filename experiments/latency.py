@@ -46,8 +46,30 @@ def parse(argv: list[str]) -> Any:
     parser.add_argument(
         "--iphone_team", type=str | None, default=None, help="Team that signs the runner app."
     )
-    parser.add_argument("--out", type=str, default=str(DEFAULT_OUT), help="Folder of the report.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="Folder of the report; default: latency/ of the model's run.",
+    )
     return parser.parse_args(argv)
+
+
+def default_folder(model: str) -> Path:
+    """Return where a model's times belong: ``latency/`` of the run folder that it lies in, as the report reads it.
+
+    Args:
+        model: Checkpoint, export folder, or ``random:NAME``.
+
+    Returns:
+        ``outputs/EXP/RUN/latency`` for ``outputs/EXP/RUN/checkpoints/best.ckpt`` and ``outputs/EXP/RUN/export``,
+        else ``outputs/latency``.
+    """
+    path = Path(model)
+    inside = path if path.is_dir() else path.parent
+    run = inside.resolve().parent
+    known = any((run / name).is_file() for name in ("results.json", "config.yaml"))
+    return inside.parent / "latency" if inside.name in ("checkpoints", "export") and known else DEFAULT_OUT
 
 
 def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEncoder]:
@@ -90,8 +112,9 @@ def run(argv: list[str]) -> None:
         phone = None if options.iphone is None else (options.iphone, options.iphone_team)
         record = run_session(export, model, budgets, protocol, options.device, Path(scratch), phone)
     record["subject"] = options.model
-    print(write_report(record, Path(options.out), baseline))
-    print(f"latency.json, latency.md and latency.png: {options.out}")
+    folder = default_folder(options.model) if options.out is None else Path(options.out)
+    print(write_report(record, folder, baseline))
+    print(f"latency.json, latency.md and latency.png: {folder}")
     failed = over_budget([Verdict(**verdict) for verdict in record["verdicts"]])
     if failed:
         raise ValueError(f"latency: {failed}")

@@ -12,6 +12,8 @@ import yaml
 from jsonargparse import Namespace
 
 from experiments.shorthand import FOLDERS
+from lightning_modules.distillation import ENDLESS
+from models.weights import read_checkpoint
 
 CHECKPOINT = "--ckpt_path"
 
@@ -62,6 +64,35 @@ def check_same_run(checkpoint: str, config: Namespace) -> None:
                 f"{CHECKPOINT}={checkpoint}: this run's {what} is {name}, not {asked[what]}; "
                 "go on with the EXP= and DATA= that it began with"
             )
+
+
+def check_resumable(checkpoint: str | None) -> None:
+    """Refuse a checkpoint that only running code could load, before anything is trained for it.
+
+    Args:
+        checkpoint: What ``--ckpt_path`` says; None, and Lightning's own words such as ``last``, pass.
+
+    Raises:
+        ValueError: It is a URL, or the file holds more than tensors and primitives.
+        FileNotFoundError: There is no such file.
+    """
+    if checkpoint is None or checkpoint in ("best", "last", "hpc") or Path(checkpoint).is_dir():
+        return
+    if "://" in checkpoint:
+        raise ValueError(f"--ckpt_path={checkpoint}: a URL; download it and give the file's path")
+    read_checkpoint(checkpoint)
+
+
+def check_fit(config: Namespace) -> None:
+    """Refuse what could not be trained, before a teacher is.
+
+    Raises:
+        ValueError: The training has no end, or would go on with the checkpoint of another run.
+    """
+    if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
+        raise ValueError(ENDLESS)
+    if config.get("ckpt_path"):
+        check_same_run(config.ckpt_path, config)
 
 
 def _without_checkpoint(command: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from datetime import datetime
 from pathlib import Path
@@ -38,15 +39,45 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
     return OUTPUTS / experiment / run
 
 
+def requeued_checkpoint(experiment: str) -> Path | None:
+    """Return the checkpoint from which a run of a W&B sweep goes on when its agent starts it again.
+
+    The agent repeats the very same command, under the same ``WANDB_RUN_ID``; `run_folder` has put that into the
+    name of the folder.
+
+    Args:
+        experiment: Name of the experiment.
+
+    Returns:
+        ``checkpoints/last.ckpt`` of the unfinished run; None outside a sweep, for a new run, and for a finished one.
+    """
+    agent = os.environ.get("WANDB_RUN_ID")
+    if not agent or not os.environ.get("WANDB_SWEEP_ID"):
+        return None
+    found = (OUTPUTS / experiment).glob(f"*-{glob.escape(agent)}/checkpoints/last.ckpt")
+    unfinished = (path for path in found if not (path.parent.parent / "results.json").is_file())
+    return max(unfinished, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def read_metrics(folder: Path) -> pd.DataFrame:
     """Read what a run logged, every resumption included, in order; empty when nothing was.
+
+    What a killed run logged after the checkpoint that it resumed from is left out: the resumed part logged those
+    steps again.
 
     Lightning's CSV logger starts ``metrics.csv`` anew when a run resumes, so `keep_metrics` puts the older
     part aside first.
     """
     parts = [*sorted(folder.glob("metrics-*.csv")), folder / "metrics.csv"]
     frames = [pd.read_csv(path) for path in parts if path.is_file() and path.stat().st_size]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    kept: list[pd.DataFrame] = []
+    resumed = float("inf")  # first step of the parts that follow
+    for frame in reversed(frames):
+        if "step" in frame:
+            frame = frame[~(frame["step"] >= resumed)]
+            resumed = min(resumed, float(frame["step"].min()))
+        kept.insert(0, frame)
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
 def keep_metrics(folder: Path) -> None:

@@ -1,8 +1,10 @@
-"""Whether W&B can be reached from here."""
+"""Whether W&B can be reached from here, and what to say where it cannot."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Literal
 
 import wandb
@@ -15,9 +17,35 @@ def wandb_mode() -> Mode:
 
     Asks neither the user nor the network.
     """
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode == "disabled":
+    if _asked() == "disabled":
         return "disabled"
-    if mode in ("offline", "dryrun") or not wandb.login(prompt=False, verify=False):
+    if _asked() in ("offline", "dryrun") or not wandb.login(prompt=False, verify=False):
         return "offline"
     return "online"
+
+
+def why_not_online() -> str:
+    """Say in a few words why `wandb_mode` is not online."""
+    return "not logged in" if _asked() == "online" else f"WANDB_MODE={_asked()}"
+
+
+def sync_command(runs: str) -> str:
+    """Return the command that sends offline runs, as a shell without an activated environment takes it.
+
+    Args:
+        runs: The runs' folders, with the shell's wildcards.
+    """
+    wandb_script = Path(sys.executable).with_name("wandb")
+    here = Path.cwd()
+    return (
+        f"{wandb_script.relative_to(here) if wandb_script.is_relative_to(here) else wandb_script} sync {runs}"
+    )
+
+
+def first_process() -> bool:
+    """Say whether this is the process that speaks for all processes of a run on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _asked() -> str:
+    return os.environ.get("WANDB_MODE", "online")

@@ -18,6 +18,7 @@ from experiments.report.paired import agreement, same_images
 from experiments.report.paper import SOURCE
 from experiments.report.projection import projection_figure
 from experiments.report.read_run import Details, Run
+from experiments.report.reference import reference_of
 from experiments.report.svg import drawing, inline_svg
 from metrics.names import HC18, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER
 
@@ -243,7 +244,7 @@ def section_of(subject: Subject) -> dict[str, Any]:
 def render(subjects: Sequence[Subject]) -> str:
     """Return the report as one HTML document; whatever comes from data is escaped."""
     runs, titles = [subject.run for subject in subjects], [subject.title for subject in subjects]
-    reference = verdict.reference_of(runs)
+    reference = reference_of(runs)
     corpora = dict.fromkeys(str(run.record["data"]) for run in runs)
     with drawing():
         context = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.report.read_run import Run
@@ -17,11 +17,21 @@ Floats = NDArray[np.float64]
 
 
 def series(run: Run, name: str) -> tuple[Floats, Floats]:
-    """Return steps [N] and values [N] of a logged number; empty where it was never logged."""
-    if name not in run.history or "step" not in run.history:
-        return np.empty(0), np.empty(0)
-    rows = run.history[["step", name]].dropna()
+    """Return steps [N], rising, and values [N] of a logged number; empty where it was never logged.
+
+    Of a step that was logged twice, as a run killed and resumed does, the later entry counts.
+    """
+    rows = _logged(run, name)
     return rows["step"].to_numpy(dtype=np.float64), rows[name].to_numpy(dtype=np.float64)
+
+
+def _logged(run: Run, *names: str) -> pd.DataFrame:
+    """Return the rows, one a step in order, in which all of these numbers were logged."""
+    columns = ["step", *names]
+    if not set(columns) <= set(run.history.columns):
+        return pd.DataFrame(columns=columns, dtype=np.float64)
+    rows = run.history[columns].dropna().drop_duplicates("step", keep="last")
+    return rows.sort_values("step", kind="stable")
 
 
 def zero_crossing(steps: Sequence[float] | Floats, weights: Sequence[float] | Floats) -> float | None:
@@ -89,7 +99,7 @@ class Dynamics:
     @property
     def repels(self) -> bool:
         """Whether the weight was ever negative."""
-        return self.end_weight is not None and self.end_weight < 0
+        return any(weight is not None and weight < 0 for weight in (self.start_weight, self.end_weight))
 
     @property
     def best(self) -> Evaluation | None:
@@ -110,20 +120,32 @@ def dynamics(run: Run) -> Dynamics:
     """Work out a run's dynamics from its ``metrics.csv``."""
     steps, weights = series(run, OFF_DIAGONAL_WEIGHT)
     points = []
-    if VAL_COMPOSITE in run.history:
-        rows = run.history[["step", "epoch", VAL_COMPOSITE]].dropna()
-        for step, epoch, value in rows.itertuples(index=False):
-            weight = float(np.interp(step, steps, weights)) if len(steps) else None
-            points.append(Evaluation(float(step), int(epoch) + 1, float(value), weight))
+    for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
+        weight = float(np.interp(step, steps, weights)) if len(steps) else None
+        points.append(Evaluation(float(step), int(epoch) + 1, float(value), weight))
     ends = (float(weights[0]), float(weights[-1])) if len(weights) else (None, None)
     return Dynamics(zero_crossing(steps, weights), tuple(points), *ends)
 
 
 def epoch_of(run: Run, step: float) -> float | None:
     """Return the epoch, counted from 1 with a fraction, in which a step lies; None when it cannot be told."""
-    if "step" not in run.history or "epoch" not in run.history or run.history.empty:
+    length = _steps_of_epoch(run)
+    return 1 + step / length if length is not None else None
+
+
+def _steps_of_epoch(run: Run) -> float | None:
+    """Return the optimiser steps of an epoch; estimated where no evaluation tells them.
+
+    An entry at step s of epoch e (both from 0) says that an epoch has at least (s + 1) / (e + 1) steps and at
+    most s / e. An evaluation stands at the last step of its epoch, where the first is exact. Entries of
+    training alone, written every few steps, leave a range, of which this is the middle.
+    """
+    evaluated = _logged(run, "epoch", VAL_COMPOSITE)
+    rows = evaluated if len(evaluated) else _logged(run, "epoch")
+    if not len(rows):
         return None
-    rows = run.history[["step", "epoch"]].dropna()
-    last = rows.groupby("epoch")["step"].max()
-    length = (float(last.iloc[0]) + 1) if len(last) else math.nan
-    return 1 + step / length if length > 0 else None
+    least = float(((rows["step"] + 1) / (rows["epoch"] + 1)).max())
+    later = rows[rows["epoch"] > 0]
+    if len(evaluated) or not len(later):
+        return least
+    return (least + float((later["step"] / later["epoch"]).min())) / 2

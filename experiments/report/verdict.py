@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from experiments.report.compare import relative
 from experiments.report.read_run import Run
+from experiments.report.reference import STATIC, distils, other_settings, reference_of, subject_of
 from experiments.report.tables import MINUS, TITLES, difference, signed
 from experiments.report.training import ATTRACT, REPEL, Dynamics, dynamics, epoch_of
 from metrics.names import HEADLINE, STUDENT, TEACHER
 
-REFERENCES = ("static-kd", "no-kd")  # what repulsion is best compared with, in this order
 NOTABLE_F1 = 0.01
 
 
@@ -29,21 +31,6 @@ class Answer:
     short: str
     sentences: list[str]
     tone: str = ""
-
-
-def subject_of(runs: Sequence[Run]) -> Run:
-    """Return the run that the report is about: the first that repels, else the first."""
-    return next((run for run in runs if dynamics(run).repels), runs[0])
-
-
-def reference_of(runs: Sequence[Run]) -> Run | None:
-    """Return the run without repulsion to compare with, None when there is none beside the subject."""
-    candidates = [run for run in runs if not dynamics(run).repels and run is not subject_of(runs)]
-    ranked = sorted(
-        candidates,
-        key=lambda run: REFERENCES.index(run.experiment) if run.experiment in REFERENCES else len(REFERENCES),
-    )
-    return ranked[0] if ranked else None
 
 
 def answers(runs: Sequence[Run]) -> list[Answer]:
@@ -80,6 +67,10 @@ def _whether(run: Run, reference: Run | None) -> Answer:
         "Intervals are 95 % over patients and know nothing of the seed: repeat with other seeds before "
         "believing a small difference.",
     ]
+    confusion, texts = _confusion(run, reference)
+    sentences += texts
+    if confusion:
+        return Answer(question, confusion, [*sentences, _how_to_compare(run)])
     if gains and not losses:
         return Answer(question, "Yes, on these test patients", sentences, "good")
     if losses and not gains:
@@ -89,15 +80,31 @@ def _whether(run: Run, reference: Run | None) -> Answer:
     return Answer(question, "Not shown: within chance", sentences)
 
 
+def _confusion(run: Run, reference: Run) -> tuple[str, list[str]]:
+    """Say what else than repulsion could make the difference: in a few words (none: nothing), and in sentences."""
+    different = other_settings(run, reference)
+    texts = [f"The two also differ in {', '.join(different.values())}."] if different else []
+    if not distils(reference):
+        text = (
+            f"{reference.experiment} learns from no teacher: this is the difference of distillation and repulsion "
+            "together, and the two cannot be told apart."
+        )
+        return "Not told from distillation", [text, *texts]
+    return ("Not told from other settings" if set(different) - {"seed"} else ""), texts
+
+
 def _within(run: Run) -> str:
     found = dynamics(run)
     before, after = found.last_before_repulsion(), found.of_phase(REPEL)
     if before is None or not after:
-        return "There is no evaluation on either side of the zero crossing."
+        return "There are no evaluations on both sides of the zero crossing."
     best = max(after, key=lambda point: point.composite)
+    word = "Longer training alone could explain the rise."
+    if best.composite <= before.composite:
+        word = "Repulsion may have kept it from rising, or training was past its best already."
     return (
         f"The validation composite was {before.composite:.3f} at the last evaluation before the weight "
-        f"turned negative and {best.composite:.3f} at its best after. Longer training alone could explain it."
+        f"turned negative and {best.composite:.3f} at its best after. {word}"
     )
 
 
@@ -114,10 +121,13 @@ def _against_teacher(run: Run) -> str:
 
 
 def _how_to_compare(run: Run) -> str:
-    data = run.record["data"]
+    data, seed = run.record["data"], run.record.get("seed")
+    epochs = (run.config.get("trainer") or {}).get("max_epochs")
+    options = [("seed_everything", seed), ("trainer.max_epochs", epochs)]
+    arguments = " ".join(f"--{name}={value}" for name, value in options if value is not None)
     return (
-        f'To find out: make train EXP=static-kd DATA={data}, then make report RUN="..." with both folders. '
-        "Static KD is the same loss without repulsion."
+        f'To find out: make train EXP={STATIC} DATA={data} ARGS="{arguments}", which distils at a constant '
+        f"weight without repulsion; then make report RUN={shlex.quote(relative(run.folder))} compares with it."
     )
 
 
@@ -155,7 +165,7 @@ def _when(run: Run, reference: Run | None) -> Answer:
     if found.crossing is None:
         text = (
             f"The best validation composite, {found.best.composite:.3f}, came at epoch {found.best.epoch}; "
-            "the weight never turned negative."
+            f"the weight {'was negative from the start' if found.repels else 'never turned negative'}."
         )
         return Answer(question, f"Best at epoch {found.best.epoch}", [text])
     epoch = epoch_of(run, found.crossing)
@@ -223,5 +233,7 @@ def _phases(found: Dynamics) -> str:
         points = found.of_phase(phase)
         if points:
             best = max(point.composite for point in points)
-            parts.append(f"{best:.3f} while {word} ({len(points)} evaluations)")
+            parts.append(
+                f"{best:.3f} while {word} ({len(points)} evaluation{'s' if len(points) > 1 else ''})"
+            )
     return f"Best validation composite: {'; '.join(parts)}."

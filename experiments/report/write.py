@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules import FetalDataModule
+from experiments.report.compare import relative
+from experiments.report.evidence import FILE as EVIDENCE_FILE
 from experiments.report.evidence import Evidence, collect, read_evidence, write_evidence
 from experiments.report.page import Subject, render
 from experiments.report.read_run import Run, read_run
 from experiments.report.rebuild import evidence_from_folder
+from experiments.report.reference import newest_static
 
 if TYPE_CHECKING:
     from lightning_modules import DistillationModule
@@ -25,6 +29,8 @@ COMPARISONS = Path("outputs/reports")
 def report_finished_run(folder: Path, module: DistillationModule, data: FetalDataModule) -> Path:
     """Write the report of a run that has just been scored, with the models and data at hand.
 
+    Like every report of a single run it compares with the newest ``static-kd`` run that fits, where there is one.
+
     Args:
         folder: The run's folder, ``results.json`` and the rest written.
         module: Holds the scored student and the teacher.
@@ -34,9 +40,9 @@ def report_finished_run(folder: Path, module: DistillationModule, data: FetalDat
         ``report.html`` in the folder.
     """
     run = read_run(folder)
-    command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "experiments", *map(_from_here, sys.argv[1:])])
     found, lacking = _attempt(run, lambda: collect(run, module.student, module.teacher, data, command))
-    return _write([Subject(run, run.experiment, found, lacking)], run.folder / FILE)
+    return _write(_compared(Subject(run, run.experiment, found, lacking)), run.folder / FILE)
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -60,7 +66,28 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
             'RUN is empty; name run folders: make report RUN="outputs/srkd/RUN outputs/no-kd/RUN"'
         )
     subjects = [Subject(run, title, *_evidence(run)) for run, title in zip(runs, titles(runs), strict=True)]
+    if len(subjects) == 1:
+        subjects = _compared(subjects[0])
     return _write(subjects, Path(out) if out is not None else _default_path(runs))
+
+
+def _compared(subject: Subject) -> list[Subject]:
+    """Add the run without repulsion that a run alone is compared with, with the evidence that it has kept."""
+    found = newest_static(subject.run)
+    if found is None:
+        return [subject]
+    print(
+        f"note: the report compares with {relative(found.folder)}, the newest run without repulsion that fits"
+    )
+    title = found.name if found.experiment == subject.title else found.experiment
+    evidence = read_evidence(found.folder)
+    lacking = f"{EVIDENCE_FILE} is absent; make report RUN={relative(found.folder)} writes it"
+    return [subject, Subject(found, title, evidence, "" if evidence is not None else lacking)]
+
+
+def _from_here(argument: str) -> str:
+    """Write the paths in an argument from the working directory, so that the command can be repeated elsewhere."""
+    return re.sub(rf"(?<![\w./-]){re.escape(str(Path.cwd()))}/", "", argument)
 
 
 def _write(subjects: Sequence[Subject], path: Path) -> Path:

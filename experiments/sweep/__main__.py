@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from experiments.sweep.sweep_file import SweepFile, read_sweep, sweep_names, sweep_path
+from experiments.recipes import DEFAULT_PRESET
+from experiments.sweep.sweep_file import YAML, SweepFile, read_sweep, sweep_names, sweep_path
+from experiments.sweep.trial_command import trial_arguments
+
+LOCALLY = "WANDB_MODE=offline, or .venv/bin/python -m experiments.sweep run NAME --local"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -14,18 +19,19 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run a sweep: on W&B when logged in, else on this machine",
-        epilog="What stands behind -- goes to every trial: run decay -- --trainer.max_epochs=1",
+        epilog="What stands behind -- goes to every trial: run decay -- --trainer.max_epochs=1 --teacher=weights.pt",
     )
     run.add_argument("sweep", help=f"name ({', '.join(sweep_names())}) or YAML file")
     run.add_argument("--count", type=_positive, help="trials in all (on W&B: of this agent)")
     run.add_argument("--jobs", type=_positive, default=1, help="trials at once on this machine")
     run.add_argument("--name", help="name of the local sweep's folder; default: the file's")
+    run.add_argument("--data", default=DEFAULT_PRESET, help="data preset of every trial")
     run.add_argument("--local", action="store_true", help="run on this machine though logged in to W&B")
     agent = commands.add_parser("agent", help="work on a W&B sweep that was created elsewhere")
     agent.add_argument("id", help="[entity/]project/id, as make sweep printed it")
     agent.add_argument("--count", type=_positive, help="runs of this agent")
     report = commands.add_parser("report", help="table, plots and best command of a local sweep")
-    report.add_argument("name", help="name of the sweep's folder under outputs/sweeps/")
+    report.add_argument("name", help="name of the sweep's folder under outputs/sweeps/, or its YAML file")
     return parser
 
 
@@ -44,23 +50,28 @@ def _positive(text: str) -> int:
 
 
 def _run(sweep: SweepFile, options: argparse.Namespace) -> int:
-    from experiments.wandb_access import wandb_mode
+    from experiments.wandb_access import sync_command, wandb_mode, why_not_online
 
+    arguments = trial_arguments(sweep.command, options.data, options.arguments)
     if not options.local and wandb_mode() == "online":
         from experiments.sweep.wandb_runner import create_sweep, run_agent
 
-        sweep_id = create_sweep(sweep, options.arguments)
+        sweep_id = create_sweep(sweep, arguments)
         print(f"on more machines: make sweep-agent ID={sweep_id}", flush=True)
         return run_agent(sweep_id, options.count)
     from experiments.sweep.local_runner import run_locally
     from experiments.sweep.local_study import sweep_folder
 
     folder = sweep_folder(options.name or sweep.name)
-    finished = run_locally(sweep, folder, options.count, options.jobs, options.arguments)
+    status = run_locally(sweep, folder, options.count, options.jobs, arguments)
     print(f"report: make sweep-report SWEEP={folder.name}")
-    if not options.local:
-        print("W&B: not logged in; the trials' runs were logged offline, see wandb sync --help")
-    return 0 if finished else 130
+    mode = wandb_mode()
+    if mode == "disabled":
+        print(f"W&B: {why_not_online()}, so nothing was logged there")
+    elif mode == "offline":
+        runs = sync_command(f"outputs/*/{folder.name}-[0-9]*/wandb/offline-run-*")
+        print(f"W&B: {why_not_online()}, so the trials logged offline; later: {runs}")
+    return status
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
     from experiments.sweep.local_study import sweep_folder
     from experiments.sweep.sweep_report import report
 
-    report(sweep_folder(options.name))
+    name = options.name
+    report(sweep_folder(Path(name).stem if name.endswith(YAML) else name))
     return 0
 
 
@@ -84,6 +96,12 @@ def main() -> None:
         sys.exit(run(parse(sys.argv[1:])))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if not type(error).__module__.startswith("wandb."):  # W&B is imported only where it is needed
+            raise
+        reason = " ".join(str(error).split())
+        print(f"error: W&B: {reason}; without network: {LOCALLY}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -19,6 +19,8 @@ from experiments.sweep.trial_command import as_typed, trial_command, with_argume
 from experiments.sweep.trial_process import TrialProcess, metric_history, metric_names
 
 POLL_S = 1.0
+HOPELESS = 3  # trials that fail before any was trained: their common settings are wrong
+DONE, FAILED, STOPPED = 0, 1, 130  # exit statuses
 
 
 class LocalRunner:
@@ -35,13 +37,14 @@ class LocalRunner:
         self.command = with_arguments(local.sweep.command, arguments)
         self.jobs = jobs
         self.stopping = False
+        self._failures = 0
         self._active: dict[int, tuple[optuna.Trial, TrialProcess]] = {}
 
     def run(self, limit: int) -> None:
         """Run trials; when asked to stop, end the running ones and give their settings back."""
         try:
             while not self.stopping:
-                while len(self._active) < self.jobs and self.local.counted() < limit:
+                while len(self._active) < self.jobs and self.local.counted() < limit and not self.hopeless:
                     self._start(limit)
                 if not self._active:
                     return
@@ -53,6 +56,11 @@ class LocalRunner:
                 process.stop()
                 self.local.give_back(trial.number)
                 print(f"trial {trial.number} interrupted; its settings run again when the sweep goes on")
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the first trials of this call all failed, and none of the sweep was ever trained."""
+        return self._failures >= HOPELESS and not self.local.trained()
 
     def kill(self) -> None:
         """End the running trials by force."""
@@ -98,6 +106,7 @@ class LocalRunner:
         trial, process = self._active[number]
         trial.set_user_attr(REASON, reason)
         self._finish(number, TrialState.FAIL, f"FAILED, {reason} (output: {process.log})")
+        self._failures += 1
 
     def _finish(self, number: int, state: TrialState, note: str, value: float | None = None) -> None:
         trial, process = self._active.pop(number)
@@ -109,7 +118,7 @@ class LocalRunner:
 
 def run_locally(
     sweep: SweepFile, folder: Path, count: int | None, jobs: int, arguments: Sequence[str], seed: int = 0
-) -> bool:
+) -> int:
     """Run a sweep on this machine, or go on with it.
 
     Args:
@@ -122,7 +131,8 @@ def run_locally(
         seed: Seed of the sampler.
 
     Returns:
-        Whether the sweep got all its trials; False when it was asked to stop.
+        The exit status: 0 when the sweep got all its trials, 1 when every one of them failed, 130 when it was asked
+        to stop.
     """
     with only_runner(folder):
         local = LocalStudy.open(sweep, folder, arguments, seed)
@@ -135,7 +145,14 @@ def run_locally(
         )
         with _stopping_cleanly(runner):
             runner.run(limit)
-        return not runner.stopping
+        if runner.stopping:
+            return STOPPED
+        if runner.hopeless:
+            print(
+                f"stopped: the first {HOPELESS} trials failed; mend what their lines say and start again "
+                "(other ARGS need another SWEEP_NAME=...)"
+            )
+        return DONE if local.trained() else FAILED
 
 
 @contextmanager

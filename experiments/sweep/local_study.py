@@ -94,7 +94,8 @@ class LocalStudy:
         if study.user_attrs.get("definition", definition) != definition:
             raise ValueError(
                 f"{folder}: holds trials of other settings than {sweep.path} with these ARGS have now; start "
-                f"another sweep with SWEEP_NAME=..., or go on with the old SWEEP={folder / 'sweep.yaml'}"
+                f"another sweep with SWEEP_NAME=..., or go on with the old SWEEP={folder / 'sweep.yaml'} "
+                f"SWEEP_NAME={folder.name}"
             )
         if "stamp" not in study.user_attrs:
             shutil.copyfile(sweep.path, folder / "sweep.yaml")
@@ -125,6 +126,10 @@ class LocalStudy:
         """Return how many trials were started, those that were interrupted apart."""
         trials = self.study.get_trials(deepcopy=False)
         return sum(t.state != TrialState.WAITING and not was_interrupted(t) for t in trials)
+
+    def trained(self) -> int:
+        """Return how many trials were trained, to their end or until they were stopped early."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
     def limit(self, count: int | None) -> int:
         """Return how many trials the sweep shall have: `count`, at most the grid's cells and ``run_cap``."""

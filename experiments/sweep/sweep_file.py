@@ -14,6 +14,7 @@ from experiments.recipes import ROOT, choose
 from experiments.sweep.parameter_rules import GRID, distribution_of, is_integer, is_number, parameter_problem
 
 SWEEPS = ROOT / "sweeps"
+YAML = (".yaml", ".yml")  # endings that tell a file from a name
 TOP_LEVEL = (
     "apiVersion", "kind", "controller", "description", "program", "job", "image_uri", "entity", "project",
     "method", "command", "name", "run_cap", "metric", "metrics", "scheduler", "early_terminate", "parameters",
@@ -21,6 +22,7 @@ TOP_LEVEL = (
 METHODS = ("grid", "random", "bayes")
 METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 GOALS = ("minimize", "maximize")
+IMPUTED = ("latest", "best", "worst")
 HYPERBAND_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
@@ -82,7 +84,7 @@ def sweep_path(name: str) -> Path:
     Raises:
         ValueError: There is no such sweep; the message lists them.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(YAML):
         return Path(name)
     return SWEEPS / f"{choose('sweep', 'SWEEP', name, sweep_names())}.yaml"
 
@@ -114,16 +116,25 @@ def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
             yield str(key), f"W&B knows no such key; it knows {', '.join(TOP_LEVEL)}"
     if config.get("method") not in METHODS:
         yield "method", f"{config.get('method')!r} is not one of {', '.join(METHODS)}"
-    for key in ("description", "program", "entity", "project", "name"):
+    for key in ("apiVersion", "description", "program", "job", "image_uri", "entity", "project", "name"):
         if key in config and not isinstance(config[key], str):
             yield key, f"must be text, not {config[key]!r}"
     if "run_cap" in config and not (is_integer(config["run_cap"]) and config["run_cap"] > 0):
         yield "run_cap", f"must be an integer above 0, not {config['run_cap']!r}"
+    if config.get("kind", "sweep") != "sweep":
+        yield "kind", f"{config['kind']!r} is not sweep"
+    if "controller" in config:
+        yield from _controller_problems(config["controller"])
     yield from _command_problems(config.get("command"))
     yield from _metric_problems(config.get("metric"))
     yield from _parameters_problems(config.get("parameters"), config.get("method"))
     if "early_terminate" in config:
         yield from _early_terminate_problems(config["early_terminate"])
+
+
+def _controller_problems(controller: object) -> Iterator[Problem]:
+    if not isinstance(controller, Mapping) or controller.get("type") not in ("local", "cloud"):
+        yield "controller.type", "must be local or cloud"
 
 
 def _command_problems(command: object) -> Iterator[Problem]:
@@ -144,6 +155,11 @@ def _metric_problems(metric: object) -> Iterator[Problem]:
         yield "metric.name", "must name the metric to optimise"
     if metric.get("goal", "minimize") not in GOALS:
         yield "metric.goal", f"{metric['goal']!r} is not one of {', '.join(GOALS)}"
+    imputed = {"impute": IMPUTED, "impute_while_running": (*IMPUTED, "false")}
+    for key, allowed in imputed.items():
+        if key in metric and metric[key] not in allowed:
+            quoted = '; write "false" in quotes' if metric[key] is False and "false" in allowed else ""
+            yield f"metric.{key}", f"{metric[key]!r} is not one of {', '.join(allowed)}{quoted}"
     if "target" in metric and not is_number(metric["target"]):
         yield "metric.target", f"must be a number, not {metric['target']!r}"
 

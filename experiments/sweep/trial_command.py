@@ -9,6 +9,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.recipes import DEFAULT_PRESET, preset_file, recipe_of
+from experiments.shorthand import data_arguments, spell_out
+
 ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
 
@@ -16,6 +19,26 @@ def with_arguments(command: Sequence[str], arguments: Sequence[str]) -> list[str
     """Return a sweep's command with extra arguments before its parameters, which so override them."""
     position = list(command).index("${args}")
     return [*command[:position], *arguments, *command[position:]]
+
+
+def trial_arguments(command: Sequence[str], preset: str, arguments: Sequence[str]) -> list[str]:
+    """Spell out for LightningCLI what ``make sweep DATA=... TEACHER=...`` hands on, as ``make train`` does.
+
+    Args:
+        command: The sweep's command.
+        preset: Name of the data preset; the phantom, which every run reads without being told, adds nothing.
+        arguments: The user's arguments, with ``--teacher=``, ``--student=`` and ``--protocol=``.
+
+    Returns:
+        The arguments of every trial, the preset and its folders first.
+
+    Raises:
+        ValueError: There is no such preset, or an option has no value.
+        FileNotFoundError: An option names no file.
+    """
+    file = os.path.relpath(preset_file(preset))  # other machines have the checkout elsewhere
+    spelt = spell_out(preset, list(arguments), experiment=recipe_of(list(command)).experiment)
+    return spelt if preset == DEFAULT_PRESET else [f"--config={file}", *data_arguments(preset), *spelt]
 
 
 def trial_command(

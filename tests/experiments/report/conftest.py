@@ -27,6 +27,7 @@ from metrics.subgroups import subgroup_scores
 PLANES = ("abdomen", "brain", "femur", "heart", "cervix")
 SUBPLANES = ("trans-thalamic", "trans-cerebellum", "trans-ventricular")
 STEPS = 200
+LOSSES = {"no-kd": "losses.CLIPLoss", "static-kd": "losses.CoupledKDLoss"}
 
 
 def classified(classes: tuple[str, ...], count: int, skill: float, seed: int) -> dict[str, Any]:
@@ -173,7 +174,10 @@ def write_run() -> RunMaker:
         }
         config = {
             "seed_everything": 0, "experiment": experiment, "run": run,
-            "model": {"loss": {"class_path": "losses.SRKDLoss", "init_args": {"temperature": 5.0}}},
+            "model": {
+                "teacher": {"class_path": "models.from_checkpoint", "init_args": {"path": "teacher.ckpt"}},
+                "loss": {"class_path": LOSSES.get(experiment, "losses.SRKDLoss"), "init_args": {"temperature": 5.0}},
+            },
             "data": {"class_path": "datamodules.PhantomDataModule", "init_args": {"batch_size": 64}},
             "trainer": {"max_epochs": 8, "default_root_dir": str(folder)},
             "schedule": schedule if weights[0] != weights[1] else None,

@@ -2,12 +2,17 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from experiments.report import tables, write_report
+from experiments.latency import DEFAULT_OUT, default_folder
+from experiments.report import report_finished_run, tables, write, write_report
 from experiments.report.compare import flatten
+from experiments.report.evidence import read_evidence
 from experiments.report.read_run import read_run
 from experiments.report.write import titles
 
@@ -187,3 +192,73 @@ def test_an_unfinished_run_is_refused(tmp_path):
 
 def test_flatten_keeps_lists_and_empty_mappings():
     assert flatten({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b": [1, {"c": 2}], "d": {}}
+
+
+def finished(folder, when, **record):
+    content = json.loads((folder / "results.json").read_text()) | {"finished": when} | record
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
+    run = make_run(skill=5.0)
+    rival = {"skill": 0.6, "weights": (1, 1), "seed": 5, "with_evidence": False}
+    finished(make_run("static-kd", run="old", **rival), "2026-01-01T00:00:00+00:00")
+    finished(make_run("static-kd", run="new", **rival), "2026-01-03T00:00:00+00:00")
+    finished(make_run("static-kd", run="other-seed", **rival), "2026-01-04T00:00:00+00:00", seed=1)
+    finished(make_run("static-kd", run="other-data", **rival), "2026-01-05T00:00:00+00:00", data="hc18")
+    (make_run("static-kd", run="unfinished", **rival) / "results.json").unlink()
+    (make_run("static-kd", run="damaged", **rival) / "results.json").write_text("{")
+    page = write_report([run])
+    assert page == run / "report.html"
+    _, _, words = read(page)
+    assert "Yes, on these test patients" in words
+    assert "static-kd/new" in words
+    for other in ("static-kd/old", "static-kd/other-seed", "static-kd/other-data", "static-kd/damaged"):
+        assert other not in words
+    assert not (run.parent.parent / "static-kd/new/report.html").exists()
+
+
+def test_a_finished_training_is_compared_too(make_run, monkeypatch):
+    run = make_run(skill=5.0)
+    make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)
+    monkeypatch.setattr(write, "collect", lambda *_: read_evidence(run))
+    monkeypatch.setattr(
+        write.sys, "argv", ["experiments", "fit", f"--config={Path.cwd()}/experiments/srkd.yaml"]
+    )
+    page = report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
+    assert page == run / "report.html"
+    assert "Yes, on these test patients" in read(page)[2]
+
+
+def test_the_command_names_files_from_the_working_directory(make_run, monkeypatch):
+    run, seen = make_run(), []
+    here = Path.cwd()
+    words = [
+        "fit",
+        f"--config={here}/experiments/srkd.yaml",
+        f'--model.student={{"path": "{here}/a.ckpt"}}',
+        "--x=/b",
+    ]
+    monkeypatch.setattr(write, "collect", lambda *given: seen.append(given[-1]) or read_evidence(run))
+    monkeypatch.setattr(write.sys, "argv", ["experiments", *words])
+    report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
+    said = ["fit", "--config=experiments/srkd.yaml", '--model.student={"path": "a.ckpt"}', "--x=/b"]
+    assert shlex.split(seen[0]) == ["python", "-m", "experiments", *said]
+
+
+@pytest.mark.parametrize("model", ["export", "checkpoints/best.ckpt"])
+def test_times_of_a_runs_model_are_kept_where_its_report_reads_them(make_run, model):
+    run = make_run()
+    (run / model).parent.mkdir(exist_ok=True)
+    (run / model).mkdir() if model == "export" else (run / model).touch()
+    folder = default_folder(str(run / model))
+    folder.mkdir()
+    (folder / "latency.json").write_text('{"backends": {}}')
+    assert read_run(run).latency == {"backends": {}}
+
+
+def test_times_of_other_models_go_to_a_folder_of_their_own(tmp_path):
+    (tmp_path / "random-MobileCLIP2-S0/export").mkdir(parents=True)
+    for model in ("random:MobileCLIP2-S0", "student.ckpt", str(tmp_path / "random-MobileCLIP2-S0/export")):
+        assert default_folder(model) == DEFAULT_OUT

@@ -1,12 +1,15 @@
 """The zero crossing, phases and answers, on curves worked out by hand."""
 
+from copy import deepcopy
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.report.read_run import Run, read_run
-from experiments.report.training import dynamics, epoch_of, zero_crossing
-from experiments.report.verdict import answers, reference_of, subject_of
+from experiments.report.reference import reference_of, subject_of
+from experiments.report.training import dynamics, epoch_of, series, zero_crossing
+from experiments.report.verdict import answers
 
 
 def test_zero_crossing_lies_where_the_line_does():
@@ -55,6 +58,34 @@ def test_epoch_of_a_step(make_run):
     assert epoch_of(run, 50) == pytest.approx(3)  # 8 epochs of 25 steps
 
 
+def sparse(make_run, evaluated):
+    """A run of 12 epochs of 28 steps that logs every tenth step, and evaluates every fourth epoch or never."""
+    steps = np.arange(9, 336, 10)
+    history = pd.DataFrame({"step": steps, "epoch": steps // 28, "train/loss/total": 1.0})
+    if evaluated:
+        rows = [{"step": 28 * epoch - 1, "epoch": epoch - 1, "val/composite": 0.5} for epoch in (4, 8, 12)]
+        history = pd.concat([history, pd.DataFrame(rows)], ignore_index=True)
+    run = read_run(make_run())
+    return Run(run.folder, run.record, history, run.config)
+
+
+def test_epoch_of_a_step_with_sparse_entries(make_run):
+    assert epoch_of(sparse(make_run, evaluated=True), 300) == pytest.approx(1 + 300 / 28)
+
+
+def test_epoch_of_a_step_without_evaluations_is_estimated(make_run):
+    assert epoch_of(sparse(make_run, evaluated=False), 300) == pytest.approx(1 + 300 / 28, abs=0.1)
+
+
+def test_of_a_step_logged_twice_the_later_entry_counts(make_run):
+    run = read_run(make_run())
+    again = pd.DataFrame({"step": [5, 10], "epoch": [0, 0], "train/loss/total": [50.0, 100.0]})
+    joined = Run(run.folder, run.record, pd.concat([run.history, again], ignore_index=True), run.config)
+    steps, values = series(joined, "train/loss/total")
+    assert list(steps) == list(range(0, 200, 5))
+    assert list(values[1:3]) == [50.0, 100.0]
+
+
 def test_one_run_does_not_claim_that_repulsion_helped(make_run):
     whether, where, when = answers([read_run(make_run(skill=5.0))])
     assert whether.short == "One run cannot say"
@@ -77,11 +108,83 @@ def test_a_clear_difference_from_the_reference_is_said(make_run, skill, rival, s
 
 
 def test_equal_runs_show_nothing(make_run):
-    runs = [read_run(make_run(skill=3.0)), read_run(make_run("no-kd", skill=3.0, weights=(1, 1)))]
+    runs = [read_run(make_run(skill=3.0)), read_run(make_run("static-kd", skill=3.0, weights=(1, 1)))]
     whether, where, when = answers(runs)
     assert whether.short == "Not shown: within chance"
     assert where.short == "Nowhere notable"
-    assert "not ahead of no-kd" in " ".join(when.sentences)
+    assert "not ahead of static-kd" in " ".join(when.sentences)
+
+
+def differing(run, **settings):
+    """The run with another seed, number of epochs or teacher."""
+    record, config = run.record | {"seed": settings.get("seed", 0)}, deepcopy(run.config)
+    config["trainer"]["max_epochs"] = settings.get("epochs", 8)
+    config["model"]["teacher"] = settings.get("teacher", config["model"]["teacher"])
+    return Run(run.folder, record, run.history, config)
+
+
+def test_a_run_that_never_distilled_cannot_tell_repulsion_from_distillation(make_run):
+    runs = [
+        read_run(make_run(skill=5.0)),
+        read_run(make_run("no-kd", skill=0.6, weights=(1, 1), seed=5)),
+    ]
+    whether = answers(runs)[0]
+    text = " ".join(whether.sentences)
+    assert whether.short == "Not told from distillation"
+    assert not whether.tone
+    assert "five-plane F1 +" in text
+    assert "difference of distillation and repulsion together" in text
+    assert "make train EXP=static-kd DATA=phantom" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "short"),
+    [
+        ({"epochs": 4}, "epochs (8, not 4)", "Not told from other settings"),
+        ({"teacher": {"class_path": "models.OpenCLIPEncoder"}}, "teacher", "Not told from other settings"),
+        ({"seed": 7}, "seed (0, not 7)", "Yes, on these test patients"),
+    ],
+)
+def test_settings_in_which_the_reference_differs_are_named(make_run, settings, named, short):
+    run = read_run(make_run(skill=5.0))
+    rival = differing(read_run(make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)), **settings)
+    whether = answers([run, rival])[0]
+    assert whether.short == short
+    assert f"The two also differ in {named}." in whether.sentences
+
+
+def test_the_reference_with_the_same_settings_is_preferred(make_run):
+    run = read_run(make_run())
+    rivals = [read_run(make_run("static-kd", run=name, weights=(1, 1))) for name in ("a", "b")]
+    runs = [differing(rivals[0], epochs=4), run, rivals[1]]
+    assert reference_of(runs) is runs[2]
+
+
+def test_a_drop_after_the_crossing_is_worded_as_a_drop(make_run):
+    run = read_run(make_run())
+    history = run.history.copy()
+    scored = history["val/composite"].dropna().index
+    history.loc[scored[5:], "val/composite"] = 0.1
+    text = " ".join(answers([Run(run.folder, run.record, history, run.config)])[0].sentences)
+    assert "could explain the rise" not in text
+    assert "Repulsion may have kept it from rising" in text
+
+
+def test_a_weight_that_is_negative_throughout_repels(make_run):
+    run = read_run(make_run(weights=(1, 1)))
+    history = run.history.assign(**{"train/off_diagonal_weight": -0.8})
+    whether, _, when = answers([Run(run.folder, run.record, history, run.config)])
+    assert whether.short == "One run cannot say"
+    assert "the weight was negative from the start" in when.sentences[0]
+
+
+def test_one_evaluation_is_one(make_run):
+    run = read_run(make_run())
+    scored = run.history["val/composite"].dropna().index
+    history = run.history.drop(index=scored[1:5])
+    text = " ".join(answers([Run(run.folder, run.record, history, run.config)])[2].sentences)
+    assert "while attracting (1 evaluation);" in text
+    assert "while repelling (3 evaluations)" in text
 
 
 def test_static_distillation_is_the_preferred_reference(make_run):

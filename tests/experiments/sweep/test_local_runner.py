@@ -12,6 +12,7 @@ import optuna
 import pytest
 import yaml
 
+from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner
 from experiments.sweep.local_runner import run_locally
 from experiments.sweep.local_study import load, was_interrupted
@@ -44,8 +45,8 @@ def write_sweep(method="grid", parameters=None, options=(), **more):
 
 def sweep(count=None, jobs=1, arguments=(), name="tiny", **kinds):
     folder = Path("outputs/sweeps") / name
-    finished = run_locally(write_sweep(**kinds), folder, count, jobs, list(arguments))
-    return finished, load(folder)
+    status = run_locally(write_sweep(**kinds), folder, count, jobs, list(arguments))
+    return status, load(folder)
 
 
 def states(study):
@@ -58,8 +59,8 @@ def seen(trial):
 
 
 def test_a_grid_runs_every_cell_in_order_and_finds_the_best():
-    finished, study = sweep()
-    assert finished
+    status, study = sweep()
+    assert status == 0
     assert [trial.params["model.x"] for trial in study.trials] == [1, 2, 3, 4]
     assert [trial.value for trial in study.trials] == pytest.approx([0.9, 1.0, 0.9, 0.6])
     assert study.best_trial.params == {"model.x": 2.0}
@@ -76,15 +77,33 @@ def test_trials_share_one_group_have_runs_of_their_own_and_a_command_to_repeat()
 
 
 def test_a_failed_trial_is_recorded_with_its_reason_and_passed_over(capsys):
-    finished, study = sweep(options=["--mode=crash-at-3"])
-    assert finished
+    status, study = sweep(options=["--mode=crash-at-3"])
+    assert status == 0
     assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[2].user_attrs["reason"] == "exit status 2: error: x must not be 3"
     assert "x must not be 3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_whose_first_trials_all_fail_stops(jobs, capsys):
+    status, study = sweep(
+        jobs=jobs, options=["--mode=forget"], parameters={"model.x": {"values": list(range(9))}}
+    )
+    assert status == 1
+    assert states(study) == ["FAIL"] * (2 + jobs)
+    assert "the first 3 trials failed" in capsys.readouterr().out
+
+
+def test_later_failures_do_not_stop_a_sweep_that_has_trained():
+    parameters = {"model.x": {"values": [1.0, 3.0]}, "n": {"values": [1, 2, 3, 4]}}
+    status, study = sweep(options=["--mode=crash-at-3"], parameters=parameters)
+    assert status == 0
+    assert states(study) == ["COMPLETE"] * 4 + ["FAIL"] * 4
+
+
 def test_a_trial_that_never_logs_the_metric_has_failed():
-    _, study = sweep(count=1, options=["--mode=forget"])
+    status, study = sweep(count=1, options=["--mode=forget"])
+    assert status == 1
     assert states(study) == ["FAIL"]
     assert study.trials[0].user_attrs["reason"] == "best/composite was never logged; logged: val/other"
 
@@ -131,8 +150,8 @@ def test_other_settings_do_not_mix_with_an_old_sweep():
         sweep(count=2, parameters={"model.x": {"values": [7.0]}})
     with pytest.raises(ValueError, match="other settings"):
         sweep(count=2, arguments=["--seed_everything=1"])
-    finished, _ = sweep(count=1, arguments=["--seed_everything=1"], name="tiny-seed-1")
-    assert finished
+    status, _ = sweep(count=1, arguments=["--seed_everything=1"], name="tiny-seed-1")
+    assert status == 0
 
 
 def test_a_distribution_without_counterpart_is_named():
@@ -257,6 +276,24 @@ def test_the_report_ranks_plots_and_repeats(capsys):
     assert len(scores) == 8
     for name in ("parallel", "best-so-far", "importance"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_takes_the_sweeps_file_too(capsys):
+    sweep(count=1)
+    capsys.readouterr()
+    assert command_line.run(command_line.parse(["report", "my/tiny.yaml"])) == 0
+    assert "best: trial 0" in capsys.readouterr().out
+
+
+def test_the_old_settings_of_a_sweep_can_be_gone_on_with():
+    """What the refusal of other settings says to type."""
+    sweep(count=1)
+    write_sweep(parameters={"model.x": {"values": [7.0]}})
+    options = command_line.parse(
+        ["run", "outputs/sweeps/tiny/sweep.yaml", "--name", "tiny", "--count", "2", "--local"]
+    )
+    assert command_line.run(options) == 0
+    assert states(load(Path("outputs/sweeps/tiny"))) == ["COMPLETE"] * 2
 
 
 def test_the_report_of_nothing_says_what_to_do():

@@ -47,6 +47,8 @@ ACCEPTED = [
     changed(early_terminate={"type": "hyperband", "min_iter": 2}),
     changed(early_terminate={"type": "hyperband", "max_iter": 27, "s": 2, "eta": 3, "strict": False}),
     changed(metric={"name": "a"}),
+    changed(kind="sweep", apiVersion="1", job="a", image_uri="b", controller={"type": "local"}),
+    changed(metric={"name": "a", "impute_while_running": "false"}),
     changed(metric={"name": "a", "target": 0.9, "impute": "best"}),
 ]
 REFUSED = [
@@ -58,6 +60,14 @@ REFUSED = [
     ("metric.goal", changed(metric={"name": "a", "goal": "max"})),
     ("metric.name", changed(metric={"goal": "maximize"})),
     ("metric.mode", changed(metric={"name": "a", "mode": "max"})),
+    ("metric.impute", changed(metric={"name": "a", "impute": "mean"})),
+    ("metric.impute_while_running", changed(metric={"name": "a", "impute_while_running": False})),
+    ("controller.type", changed(controller={"type": "laptop"})),
+    ("controller.type", changed(controller={})),
+    ("kind", changed(kind="run")),
+    ("apiVersion", changed(apiVersion=1)),
+    ("job", changed(job=["a"])),
+    ("image_uri", changed(image_uri=3)),
     ("metric.target", changed(metric={"name": "a", "target": "high"})),
     ("parameters", changed(parameters={})),
     ("parameters.my name", changed(parameters={"my name": {"value": 1}})),

@@ -1,12 +1,17 @@
 """The W&B side of a sweep, with W&B's own calls in a recorder: nothing here reaches the network."""
 
 import argparse
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+from wandb.errors import CommError
+
 from experiments import wandb_access
-from experiments.run_folder import RUN_VARIABLE, run_folder
+from experiments.recipes import preset_file
+from experiments.run_folder import RUN_VARIABLE, requeued_checkpoint, run_folder
 from experiments.sweep import __main__ as command_line
-from experiments.sweep import wandb_runner
+from experiments.sweep import local_runner, wandb_runner
 from experiments.sweep.sweep_file import read_sweep, sweep_path
 from experiments.sweep.trial_command import trial_command, with_arguments
 
@@ -44,9 +49,71 @@ def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
     monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
     monkeypatch.setattr(wandb_runner, "create_sweep", lambda sweep, arguments: f"p/{sweep.name}{arguments}")
     monkeypatch.setattr(wandb_runner, "run_agent", lambda sweep_id, count: (sweep_id, count))
-    options = argparse.Namespace(command="run", sweep="decay", local=False, count=4, arguments=["--a=1"])
+    options = argparse.Namespace(
+        command="run", sweep="decay", local=False, count=4, data="phantom", arguments=["--a=1"]
+    )
     assert command_line.run(options) == ("p/decay['--a=1']", 4)
     assert "make sweep-agent ID=p/decay" in capsys.readouterr().out
+
+
+def test_data_and_weights_reach_every_trial(monkeypatch, tmp_path):
+    """``make sweep DATA=hc18 TEACHER=... HC18_ROOT=...`` trains on what ``make train`` would."""
+    monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
+    monkeypatch.setattr(wandb_runner, "create_sweep", lambda _, arguments: sent.extend(arguments) or "p/a")
+    monkeypatch.setattr(wandb_runner, "run_agent", lambda *_: 0)
+    monkeypatch.setenv("HC18_ROOT", "/data/HC18")
+    sent, teacher = [], tmp_path / "teacher.pt"
+    teacher.touch()
+    words = ["run", "decay", "--data", "hc18", "--", f"--teacher={teacher}", "--trainer.max_epochs=1"]
+    assert command_line.run(command_line.parse(words)) == 0
+    config, root, weights, epochs = sent
+    assert Path(config.removeprefix("--config=")).resolve() == preset_file("hc18")
+    assert not Path(config.removeprefix("--config=")).is_absolute(), "another machine has it elsewhere"
+    assert root == "--data.init_args.root=/data/HC18"
+    assert weights.startswith("--model.teacher={")
+    assert str(teacher) in weights
+    assert epochs == "--trainer.max_epochs=1"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [(["--data", "hc81"], "DATA=hc81: no such data preset"), (["--", "--teacher=none.pt"], "TEACHER=")],
+)
+def test_wrong_data_and_weights_are_refused_before_anything_starts(words, error):
+    with pytest.raises((ValueError, FileNotFoundError), match=error):
+        command_line.run(command_line.parse(["run", "decay", "--local", *words]))
+
+
+def test_wandb_out_of_reach_is_one_line_with_a_remedy(monkeypatch, capsys):
+    def fail(*_):
+        raise CommError("no\nnetwork")
+
+    monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
+    monkeypatch.setattr(wandb_runner, "create_sweep", fail)
+    monkeypatch.setattr(command_line.sys, "argv", ["sweep", "run", "decay"])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "error: W&B: no network; without network: WANDB_MODE=offline, or "
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("offline", "W&B: WANDB_MODE=offline, so the trials logged offline; later: "),
+        ("disabled", "W&B: WANDB_MODE=disabled, so nothing was logged there"),
+    ],
+)
+def test_why_a_local_sweep_is_not_on_wandb_is_said_truly(mode, said, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(local_runner, "run_locally", lambda *_: 0)
+    assert command_line.run(command_line.parse(["run", "decay"])) == 0
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "not logged in" not in printed
 
 
 def test_arguments_of_the_trials_stand_behind_two_dashes():
@@ -92,3 +159,30 @@ def test_agents_that_start_in_the_same_second_write_apart(monkeypatch):
         monkeypatch.setenv("WANDB_RUN_ID", run_id)
         folders.append(run_folder("srkd", "phantom", 0, None, None))
     assert [folder.name.rpartition("-")[2] for folder in folders] == ["abc", "def"]
+
+
+@pytest.fixture
+def sweep_run(tmp_path, monkeypatch):
+    """A run of a sweep that was interrupted, seen by the agent that starts it again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    checkpoint = Path("outputs/srkd/phantom-s0-20260101-120000-abc/checkpoints/last.ckpt")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    return checkpoint
+
+
+def test_a_requeued_run_goes_on_from_its_last_checkpoint(sweep_run, monkeypatch):
+    assert requeued_checkpoint("srkd") == sweep_run
+    assert requeued_checkpoint("no-kd") is None
+    monkeypatch.setenv("WANDB_RUN_ID", "bc")
+    assert requeued_checkpoint("srkd") is None, "another run, whose id is the end of this one"
+
+
+def test_a_finished_run_and_one_outside_a_sweep_start_anew(sweep_run, monkeypatch):
+    (sweep_run.parent.parent / "results.json").touch()
+    assert requeued_checkpoint("srkd") is None
+    (sweep_run.parent.parent / "results.json").unlink()
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    assert requeued_checkpoint("srkd") is None
