@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,11 @@ def brief(names: Sequence[str]) -> list[str]:
         name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
         for name in names
     ]
+
+
+def _looks(*colours: str) -> Iterator[tuple[str, str]]:
+    """Give colours with solid lines, then again with dashed ones, and so on without end."""
+    return ((colour, line) for line in itertools.cycle(("-", "--", ":", "-.")) for colour in colours)
 
 
 def over_steps(axis: Axes, run: Run) -> None:
@@ -133,8 +139,8 @@ def losses_figure(run: Run) -> Figure | None:
     axis = figure.add_subplot()
     over_steps(axis, run)
     names.sort(key=lambda name: (not name.endswith("/total"), name))
-    for name, colour in zip(names, (INK, *CYCLE), strict=False):
-        axis.plot(*series(run, name), color=colour, label=name.rsplit("/", 1)[1], linewidth=1.2)
+    for name, (colour, line) in zip(names, _looks(INK, *CYCLE), strict=False):
+        axis.plot(*series(run, name), line, color=colour, label=name.rsplit("/", 1)[1], linewidth=1.2)
     axis.set(ylabel="loss", title="Loss terms, unweighted")
     axis.legend(ncols=2)
     return figure
@@ -166,11 +172,11 @@ def overlay_figure(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
         return None
     figure = new_figure(height=3.2)
     axis = figure.add_subplot()
-    for (run, title), colour in zip(shown, CYCLE, strict=False):
+    for (run, title), (colour, line) in zip(shown, _looks(*CYCLE), strict=False):
         found = dynamics(run)
         axis.plot(
             [p.step for p in found.evaluations], [p.composite for p in found.evaluations],
-            "-", color=colour, label=title, linewidth=1.4,
+            line, color=colour, label=title, linewidth=1.4,
         )  # fmt: skip
         for point in found.evaluations:
             inside = colour if point.phase == "repel" else PAPER

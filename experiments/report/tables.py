@@ -127,7 +127,9 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
         "composite",
         "parameters",
     ]
-    return Table("Scores on test patients", head, rows, groups, frozenset(range(quiet, len(rows))))
+    splits = {(run.details(STUDENT, name) or {}).get("split", "test") for run in runs for name in benchmarks}
+    title = "Scores on test patients" if splits <= {"test"} else "Scores on all images, those of training too"
+    return Table(title, head, rows, groups, frozenset(range(quiet, len(rows))))
 
 
 def difference(first: Run, model: str, second: Run, other: str, benchmark: str) -> Difference | None:

@@ -36,6 +36,7 @@ EVALUATION = [
 ]
 STEP = [
     "train/off_diagonal_phase",
+    "train/off_diagonal_weight",
     "gradient_norm/image",
     "gradient_norm/text",
     "gradient_norm/all",
