@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from experiments.recipes import data_class, preset_names
+from export.model_card import RANDOM_START
 
 RANDOM = "random:"
-RANDOM_START = "random weights"
 
 
 def run_config(checkpoint: str) -> dict[str, Any] | None:
@@ -46,8 +46,8 @@ def training_facts(config: dict[str, Any] | None) -> dict[str, str]:
     """Say in words what a student was made from, as far as its run recorded it.
 
     Returns:
-        ``data``, ``teacher``, ``loss`` and ``start`` (the weights that training began with), and for towers of a
-        published architecture its name, ``teacher_name`` and ``start_name``. Empty without a record.
+        ``data``, ``teacher``, ``loss`` and ``start`` (the weights that training began with), as far as they are in
+        the record; empty without one.
     """
     if config is None:
         return {}
@@ -57,15 +57,11 @@ def training_facts(config: dict[str, Any] | None) -> dict[str, str]:
         facts["loss"] = str(model["loss"].get("class_path"))
     teacher, student = model.get("teacher"), model.get("student")
     facts["teacher"] = "none" if not teacher else _tower(teacher, ("name", "weights", "path"))
-    if teacher and (teacher.get("init_args") or {}).get("name"):
-        facts["teacher_name"] = str(teacher["init_args"]["name"])
     if isinstance(student, dict):
         arguments = student.get("init_args") or {}
         given = [arguments.get(key) for key in ("weights", "path", "checkpoint", "trunk_weights")]
         found = [str(value) for value in given if value]
         facts["start"] = ", ".join(found) or RANDOM_START
-        if found and arguments.get("name"):
-            facts["start_name"] = str(arguments["name"])
     return facts
 
 
