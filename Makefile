@@ -94,8 +94,9 @@ test-slow: $(READY)  ## run the slow checks too
 lint: $(READY)  ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy models losses metrics datamodules lightning_modules callbacks export experiments
 
-export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0)
-	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(if $(PROTOCOL),--protocol=$(PROTOCOL)) $(ARGS)
+# Without DATA on the command line the corpus is the one of the checkpoint's own run.
+export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0) DATA=hc18
+	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(if $(PROTOCOL),--protocol=$(PROTOCOL)) $(ARGS)
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
 	@$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)

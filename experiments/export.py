@@ -11,13 +11,15 @@ from jsonargparse import ArgumentParser, Namespace
 
 from datamodules import FetalDataModule
 from datamodules.protocol import Protocol
+from experiments.origin import RANDOM, preset_of, run_config, training_facts
 from experiments.plain_errors import run_plainly
-from experiments.recipes import DEFAULT_PRESET, preset_file
+from experiments.recipes import DEFAULT_PRESET, data_class, preset_file
+from experiments.shorthand import data_arguments
 from export import Options, export_student
+from export.manifest import MANIFEST
 from export.provenance import sha256
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 
-RANDOM = "random:"
 RANDOM_SPACING = "0.30"
 RANDOM_FRAMES = (
     48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
@@ -41,6 +43,8 @@ def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
     path = Path(checkpoint)
     if not path.exists():
         raise FileNotFoundError(f"CKPT={checkpoint}: no such checkpoint")
+    if (path / "export" / MANIFEST).is_file():
+        raise ValueError(f"{checkpoint}: a run's folder; give its export, EXPORT={path / 'export'}")
     source = {"weights": "trained", "checkpoint": path.name, "checkpoint_sha256": sha256(path)}
     student = from_checkpoint(checkpoint)
     if isinstance(student, QuantisedStudent):
@@ -78,12 +82,51 @@ def default_target(checkpoint: str) -> Path:
     return folder / f"{Path(checkpoint).stem}-export"
 
 
-def parse(argv: list[str]) -> Namespace:
-    """Read a command line; the data preset's file gives the defaults of ``--data``."""
-    preset = DEFAULT_PRESET
+def named_preset(argv: list[str]) -> str | None:
+    """Return the data preset that a command line names, None when it names none.
+
+    Raises:
+        ValueError: ``--preset`` has no value.
+    """
+    preset = None
     for position, argument in enumerate(argv):
-        if argument.startswith("--preset"):
-            preset = argument.partition("=")[2] or argv[position + 1 : position + 2][0]
+        option, equals, value = argument.partition("=")
+        if option == "--preset":
+            preset = value if equals else "".join(argv[position + 1 : position + 2])
+            if not preset or preset.startswith("-"):
+                raise ValueError("--preset: give a data preset, --preset=phantom (make export DATA=phantom)")
+    return preset
+
+
+def _positional(argv: list[str]) -> str:
+    """Return the checkpoint of a command line, before its options can be parsed; every option takes a value."""
+    value_of = {place + 1 for place, part in enumerate(argv) if part.startswith("-") and "=" not in part}
+    bare = [part for place, part in enumerate(argv) if not part.startswith("-") and place not in value_of]
+    return bare[0] if bare else RANDOM
+
+
+def default_data(preset: str, config: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the settings of the corpus that calibrates and judges.
+
+    A run's own settings come before its preset's: with another split the student would be scored on patients that
+    it was trained on.
+    """
+    if config is not None and config["data"].get("class_path") == data_class(preset):
+        return dict(config["data"])
+    return dict(yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))["data"])
+
+
+def parse(argv: list[str]) -> Namespace:
+    """Read a command line.
+
+    The corpus is the preset's that it names, else the one that the checkpoint's run was trained on, else the
+    phantom. ``HC18_ROOT``, ``PLANES_ROOT`` and ``SHARDS`` say where data are, as for training.
+
+    Raises:
+        ValueError: ``--preset`` has no value, or there is no such preset.
+    """
+    named, config = named_preset(argv), run_config(_positional(argv))
+    preset = named or preset_of(config) or DEFAULT_PRESET
     parser = ArgumentParser(
         prog="make export CKPT=...", description="Export a student for phones and the web."
     )
@@ -93,9 +136,8 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_argument("--protocol", type=str | None, default=None, help="Zero-shot protocol file.")
     parser.add_class_arguments(Options, None)
     parser.add_subclass_arguments(FetalDataModule, "data")
-    content = yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))
-    parser.set_defaults({"data": content["data"]})
-    return parser.parse_args(argv)
+    parser.set_defaults({"data": default_data(preset, config)})
+    return parser.parse_args([*data_arguments(preset), *argv])
 
 
 def run(argv: list[str]) -> None:
@@ -117,7 +159,7 @@ def run(argv: list[str]) -> None:
     parser.add_subclass_arguments(FetalDataModule, "data")
     data = parser.instantiate(Namespace(data=config.data)).data
     target = Path(config.out) if config.out else default_target(config.checkpoint)
-    source["data"] = config.preset
+    source |= {"data": config.preset, "training": training_facts(run_config(config.checkpoint))}
     trained = None
     if config.int8_from is not None:
         trained = load_trained_int8(config.int8_from)

@@ -14,32 +14,34 @@ from typing import Any
 from datamodules import FetalDataModule
 from datamodules.protocol import Protocol
 from export.contract import METADATA_LICENCE, contract_of, metadata_of
-from export.frames import EvaluationFrames, calibration_pixels, evaluation_frames
+from export.coreml_rows import check_packages, device_rows
+from export.frames import calibration_pixels, corpus_spacings, evaluation_frames
 from export.golden import write_golden
-from export.heads import (
-    AgeHead,
-    ClassHead,
-    build_age_head,
-    build_class_head,
-    write_age_head,
-    write_class_head,
-)
+from export.heads import AgeHead, ClassHead, build_heads, write_age_head, write_class_head
 from export.int8_speed import drop_slow_int8
 from export.int8_variants import INT8_VARIANTS, NO_OPENVINO, require_kin, runs_here, write_int8_variants
 from export.manifest import Export, artifact_entry, read_export, write_manifest
 from export.measure import measure, text_row
 from export.model_card import weight_origin, write_licences, write_model_card
 from export.onnx_graph import OnnxRunner
-from export.parity import FAILED, NOT_RUN, Row, failures, ledger, print_ledger, read_gates
+from export.openvino_runner import BFLOAT16, enter_bfloat16
+from export.parity import (
+    COMPRESSED,
+    FAILED,
+    NOT_RUN,
+    Row,
+    failures,
+    ledger,
+    print_ledger,
+    read_gates,
+)
 from export.pixel_graph import PixelEncoder
 from export.provenance import package_versions
 from export.text_artifact import text_reference, write_text_encoder
 from export.variants import Variant, Workbench, torch_runner, write_coreml_variants, write_onnx_variants
-from metrics.names import PLANES, SUBPLANES
 from models import DualEncoder, QuantisedStudent, fused_copy
 
 VERIFY = Path(__file__).with_name("verify_coreml.py")
-ON_DEVICE = "-on-device"
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ class Options:
     Attributes:
         dynamic_batch: Leave the batch axis of the ONNX files open.
         text_encoder: Export the text tower too.
-        spacings: Printed pixel spacings of the age table, ``["0.21", "0.34"]``, beside those that occur in
-            the evaluation frames.
-        only_spacings: Leave out those of the frames; HC18 is then not scored.
+        spacings: Printed pixel spacings of the age table, ``["0.21", "0.34"]``, beside those of all heads of the
+            corpus, whatever `frames` says.
+        only_spacings: Leave out those of the corpus, for a full-size text tower takes long; HC18 is then scored
+            only if those given cover its frames.
         skip: Variants to leave out (``coreml-palette6``); ``coreml`` leaves out all of Core ML, ``int8`` both
             int8 files.
         split: Evaluation frames: "test", "val" or "all".
@@ -95,7 +98,8 @@ def export_student(
         protocol: Prompts of the heads.
         target: Folder to write; an older export there is replaced.
         options: What to export.
-        source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256`` and ``data``.
+        source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256``, ``data`` (what judges) and
+            ``training`` (see `experiments.origin.training_facts`; empty where nothing is recorded).
         trained_int8: What `Options.int8_from` names.
 
     Returns:
@@ -146,31 +150,36 @@ def _fill(
         require_kin(student, trained_int8.eval())
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
     _say("embedding prompts")
-    heads, ages = _heads(student, protocol, frames, options)
+    own = [] if options.only_spacings else corpus_spacings(data, student.preprocessing)
+    heads, ages = build_heads(student, protocol, [*(options.spacings or ()), *own])
+    if ages is not None and frames.spacings() and not ages.rows_of(frames.spacings()):
+        _say("HC18 is not scored: its frames have spacings that are not among --spacings")
     trained = source["weights"] == "trained"
-    terms = {METADATA_LICENCE: " ".join(weight_origin(source["recipe"], trained))}
+    terms = {METADATA_LICENCE: " ".join(weight_origin(source))}
     metadata = metadata_of(student.preprocessing) | terms
     bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
 
-    missing = _write_models(bench, data, options, trained_int8)
+    _write_models(bench, data, options, trained_int8)
     _say("measuring parity")
     few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
     fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
-    quick = [fused, *(variant for variant in bench.variants if not variant.slow)]
+    quick = [fused, *(variant for variant in bench.variants if not variant.emulated)]
     rows = measure(reference, quick, frames, heads, ages, gates, trained=trained)
-    slow = [variant for variant in bench.variants if variant.slow]
+    slow = [variant for variant in bench.variants if variant.emulated]
     if slow:
         rows += measure(reference, slow, few, heads, ages, gates, trained=trained)[1:]
-    _check_packages(bench, rows)
-    rows += missing + _device_rows(bench)
+    rows += bench.not_run
+    check_packages(bench.artifacts, rows)
+    rows += device_rows(bench.artifacts, gates, trained=trained)
     if not options.keep_slow_int8:
         _say("timing int8 against float32")
         drop_slow_int8(bench, rows)
     if options.text_encoder:
         rows.append(_text(bench, student, gates))
     _write_heads(bench, heads, ages)
-    golden = write_golden(folder, student.preprocessing, reference, heads, ages)
+    small = {variant.name: variant.run for variant in slow if variant.gate == COMPRESSED}
+    golden = write_golden(folder, student.preprocessing, reference, heads, ages, small)
     shutil.copyfile(VERIFY, folder / VERIFY.name)
     _describe(bench, student, protocol, source, rows, golden)
     return rows
@@ -180,23 +189,14 @@ def _say(step: str) -> None:
     print(f"export: {step}", flush=True)
 
 
-def _heads(
-    student: DualEncoder, protocol: Protocol, frames: EvaluationFrames, options: Options
-) -> tuple[dict[str, ClassHead], AgeHead | None]:
-    heads = {
-        PLANES: build_class_head(student, PLANES, protocol.planes),
-        SUBPLANES: build_class_head(student, SUBPLANES, protocol.subplanes),
-    }
-    spacings = sorted({*(options.spacings or ()), *([] if options.only_spacings else frames.spacings())})
-    return heads, build_age_head(student, protocol.biometry, spacings) if spacings else None
-
-
 def _write_models(
     bench: Workbench, data: FetalDataModule, options: Options, trained_int8: QuantisedStudent | None
-) -> list[Row]:
-    """Write all models; returns rows for those that cannot be written here."""
+) -> None:
+    """Write all models; those that cannot run here leave a row that says so."""
     _say("writing ONNX")
     write_onnx_variants(bench, options.dynamic_batch)
+    if BFLOAT16 not in options.skip:
+        enter_bfloat16(bench)
     wanted = [name for name in INT8_VARIANTS if name not in options.skip and "int8" not in options.skip]
     int8 = [name for name in wanted if runs_here(name)]
     if int8 and trained_int8 is not None:
@@ -210,24 +210,7 @@ def _write_models(
         _say("converting to Core ML")
         write_coreml_variants(bench, options.skip)
     absent = [name for name in wanted if name not in int8]
-    return [Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in absent]
-
-
-def _check_packages(bench: Workbench, rows: list[Row]) -> None:
-    """Fail the row of a package whose inspection found a problem."""
-    for row in rows:
-        problems = bench.artifacts.get(row.variant, {}).get("inspection", {}).get("problems")
-        if problems:
-            row.status, row.note = "FAILED", "; ".join(problems)
-
-
-def _device_rows(bench: Workbench) -> list[Row]:
-    note = "needs macOS: run verify_coreml.py from this folder"
-    return [
-        Row(name + ON_DEVICE, "Core ML", status=NOT_RUN, note=note)
-        for name, entry in bench.artifacts.items()
-        if entry["kind"] == "coreml"
-    ]
+    bench.not_run += [Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in absent]
 
 
 def _text(bench: Workbench, student: DualEncoder, gates: Any) -> Row:
@@ -259,11 +242,11 @@ def _describe(
 ) -> None:
     """Write parity ledger, licences, model card and, last, the manifest."""
     folder, contract = bench.folder, contract_of(student.preprocessing)
-    bench.artifacts["golden"] = artifact_entry(golden, folder, kind="golden")
+    bench.artifacts["golden"] = artifact_entry(golden.parent, folder, kind="golden")
     facts = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": package_versions()}
     content = ledger(rows, {**facts, "protocol": protocol.digest, "warnings": bench.warnings})
     (folder / "parity.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    write_licences(folder / "LICENCES.md", source["recipe"], source["weights"] == "trained")
+    write_licences(folder / "LICENCES.md", source)
     write_model_card(
         folder / "MODEL_CARD.md",
         source=source,

@@ -10,9 +10,11 @@ from typing import Any
 from export.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_DIGEST
 from export.coreml_package import LABEL_NAME
 from export.mil_reference import load_program
-from export.provenance import size_bytes
 
 IOS17_SPECIFICATION = 8
+# How far the weights' file may be from parameters x bytes: alignment, look-up tables, scales, and small tensors that
+# no compression touches.
+SIZE_SHARE, SIZE_BYTES = 0.1, 32_768
 
 # Operators that convolutional and attention models are known to run on the Neural Engine in float16
 # (Apple, "Deploying Transformers on the Apple Neural Engine", 2022; coremltools' own performance reports).
@@ -40,7 +42,7 @@ class PackageReport:
         operators: Operator -> count, constants left out.
         float32_operators: Names of operators that compute in float32.
         not_on_neural_engine: Operators that are not known to run there.
-        weight_bytes: Size of the package.
+        weight_bytes: Size of the weights' file.
         problems: What does not fit; empty for a good package.
     """
 
@@ -59,7 +61,14 @@ class PackageReport:
 
 
 def inspect_package(
-    package: Path, *, side: int, gray: bool, dim: int, labels: list[str] | None, digest: str
+    package: Path,
+    *,
+    side: int,
+    gray: bool,
+    dim: int,
+    labels: list[str] | None,
+    digest: str,
+    weight_bytes: float | None = None,
 ) -> PackageReport:
     """Inspect a package against what it should be.
 
@@ -70,6 +79,7 @@ def inspect_package(
         dim: Dimension of the embedding.
         labels: Labels of a classifier, None for an encoder.
         digest: Digest of the preprocessing contract.
+        weight_bytes: What the weights should take (parameters x bytes each), None when it is not known.
     """
     import coremltools as ct
 
@@ -88,12 +98,16 @@ def inspect_package(
     if labels is None:
         expected["outputs"] = ({EMBEDDING_NAME: f"FLOAT32 [1, {dim}]"}, outputs)
     else:
+        expected["outputs"] = ({LABEL_NAME: "string", f"{LABEL_NAME}_probs": "dictionary"}, outputs)
         expected["label output"] = (LABEL_NAME, spec.description.predictedFeatureName)
         classify = next((op for op in operations if op.op_type == "classify"), None)
         expected["labels"] = (labels, None if classify is None else [str(x) for x in classify.classes.val])
     problems = [
         f"{name}: {got!r} instead of {want!r}" for name, (want, got) in expected.items() if want != got
     ]
+    size = sum(file.stat().st_size for file in package.rglob("weight.bin"))
+    if weight_bytes is not None and abs(size - weight_bytes) > SIZE_SHARE * weight_bytes + SIZE_BYTES:
+        problems.append(f"weights: {size} bytes instead of about {weight_bytes:.0f}")
     unknown = sorted(arithmetic - NEURAL_ENGINE_OPERATORS)
     return PackageReport(
         specification=spec.specificationVersion,
@@ -102,7 +116,7 @@ def inspect_package(
         operators=dict(sorted(counts.items())),
         float32_operators=sorted(op.op_type for op in wide),
         not_on_neural_engine=unknown,
-        weight_bytes=size_bytes(package),
+        weight_bytes=size,
         problems=problems,
     )
 

@@ -51,6 +51,13 @@ class EvaluationFrames:
         for batch in loader:
             yield (batch["image"] * 255).round().numpy()
 
+    def subset(self, keep: NDArray[np.bool_]) -> EvaluationFrames:
+        """Return the frames that a mask [N] keeps; a benchmark that loses all of its frames is left out."""
+        place = np.cumsum(keep) - 1
+        rows = {name: [int(place[row]) for row in chosen if keep[row]] for name, chosen in self.rows.items()}
+        records = [record for record, kept in zip(self.records, keep, strict=True) if kept]
+        return replace(self, records=records, rows={name: chosen for name, chosen in rows.items() if chosen})
+
     def labels(self, benchmark: str) -> list[str]:
         """Return the true class of each of a plane benchmark's frames."""
         chosen = [self.records[row] for row in self.rows[benchmark]]
@@ -78,6 +85,12 @@ def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
     return render_spacing(
         SPACING, width=width, height=height, image_size=side, pixel_size_mm=record.pixel_size_mm
     )
+
+
+def corpus_spacings(data: FetalDataModule, preprocessing: Preprocessing) -> list[str]:
+    """Return the distinct printed spacings of all heads of a corpus, of whatever split, sorted."""
+    heads = data.evaluation_records(HC18, "all") if HC18 in data.benchmarks else []
+    return sorted({printed_spacing(record, preprocessing) for record in heads})
 
 
 def evaluation_frames(

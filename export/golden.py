@@ -49,6 +49,7 @@ def write_golden(
     embed: Embed,
     heads: Mapping[str, ClassHead],
     ages: AgeHead | None,
+    small: Mapping[str, Embed] | None = None,
 ) -> Path:
     """Write ``golden/frame_N.png``, ``golden/input_N.png`` and ``golden/golden.json``.
 
@@ -58,6 +59,7 @@ def write_golden(
         embed: The trained model as a function from pixel values [N, 3, S, S] to embeddings [N, D].
         heads: Class heads.
         ages: The age head, or None.
+        small: Packages with smaller weights, as functions like `embed`: a device must answer as they do.
 
     Returns:
         The JSON's path.
@@ -70,11 +72,18 @@ def write_golden(
         frames = EvaluationFrames(preprocessing, records, {}, 0, len(records))
         pixels = next(iter(frames.batches()))
         embeddings = embed(pixels)
+        packages = {name: run(pixels) for name, run in (small or {}).items()}
         for number, (record, image, embedding) in enumerate(zip(records, pixels, embeddings, strict=True)):
             frame, square = f"frame_{number}.png", f"input_{number}.png"
             Image.fromarray(read_image(record.image)).save(target / frame, optimize=True)
             Image.fromarray(image.astype(np.uint8).transpose(1, 2, 0)).save(target / square, optimize=True)
-            facts = {"frame": frame, "input": square, "embedding": [float(value) for value in embedding]}
+            facts: dict[str, Any] = {
+                "frame": frame,
+                "input": square,
+                "embedding": [float(value) for value in embedding],
+            }
+            if packages:
+                facts["packages"] = {name: found[number].tolist() for name, found in packages.items()}
             rows.append({**facts, **_answers(record, preprocessing, embedding, heads, ages)})
     path = target / "golden.json"
     limits = {"cosine_min_from_input": COSINE_FROM_INPUT, "cosine_min_from_frame": COSINE_FROM_FRAME}

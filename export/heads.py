@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
+from datamodules.protocol import Protocol
 from export.provenance import sha256
 from metrics import AGES_DAYS
+from metrics.names import PLANES, SUBPLANES
 from models import DualEncoder
 from models.zero_shot import COSINE_SCALE, AgeTable, age_embeddings, class_embeddings
+
+QUIET_SECONDS = 5.0  # embedding that is over sooner shows no bar
+LOG_SECONDS = 30.0  # between two lines of a log file
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,32 @@ def build_class_head(model: DualEncoder, name: str, prompts: Mapping[str, Sequen
 
 @torch.no_grad()
 def build_age_head(model: DualEncoder, templates: Sequence[str], spacings: Sequence[str]) -> AgeHead:
-    """Embed 175 ages at each printed spacing (``"0.42"``, millimetres per pixel of the model's input)."""
+    """Embed 175 ages at each printed spacing (``"0.42"``, millimetres per pixel of the model's input).
+
+    With a full-size text tower this takes minutes to an hour; a bar shows the time left.
+    """
     if not any("{spacing}" in template for template in templates):
         spacings = spacings[:1]  # all the same
-    return AgeHead(templates, age_embeddings(model, templates, spacings))
+    interval = 0.2 if sys.stderr.isatty() else LOG_SECONDS
+    with tqdm(desc="ages", unit="prompt", delay=QUIET_SECONDS, mininterval=interval, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return AgeHead(templates, age_embeddings(model, templates, spacings, progress=show))
+
+
+def build_heads(
+    model: DualEncoder, protocol: Protocol, spacings: Sequence[str]
+) -> tuple[dict[str, ClassHead], AgeHead | None]:
+    """Embed a protocol: the heads of both plane benchmarks, and the ages, None without any spacing."""
+    heads = {
+        PLANES: build_class_head(model, PLANES, protocol.planes),
+        SUBPLANES: build_class_head(model, SUBPLANES, protocol.subplanes),
+    }
+    distinct = sorted(set(spacings))
+    return heads, build_age_head(model, protocol.biometry, distinct) if distinct else None
 
 
 def prompts_digest(prompts: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from export.contract import EMBEDDING_NAME
 from export.onnx_graph import OnnxRunner
 from export.onnx_int8 import quantise
+from export.openvino_runner import OpenVinoRunner
 from export.text_artifact import text_reference
 from export.trained_int8 import write_trained_int8
 from export.variants import Run, Variant, Workbench
@@ -62,7 +62,9 @@ def write_int8_variants(
         openvino = name == "openvino-int8"
         path = bench.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
         how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
-        facts: dict[str, object] = {"kind": "onnx", "batch": 1, "output": EMBEDDING_NAME}
+        # A trained file is written anew, with a batch of one; a calibrated one keeps the float32 file's.
+        batch = 1 if trained is not None else bench.artifacts["onnx-fp32"]["batch"]
+        facts: dict[str, object] = {"kind": "onnx", "batch": batch, "output": EMBEDDING_NAME}
         if trained is not None:
             write_trained_int8(
                 trained,
@@ -84,25 +86,3 @@ def write_int8_variants(
             facts["ranges"] = f"calibrated on {len(frames)} frames"
         run: Run = OpenVinoRunner(path, bench.side) if openvino else OnnxRunner(path)
         bench.add(Variant(name, how, "compressed", run), path, **facts)
-
-
-class OpenVinoRunner:
-    """An ONNX file in OpenVINO on the CPU, frame by frame.
-
-    Args:
-        path: The file.
-        side: Side of the frame.
-    """
-
-    def __init__(self, path: Path, side: int) -> None:
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(str(path))
-        model.reshape([1, 3, side, side])
-        # Float32 where the graph is not int8: its own default would round to bfloat16 on newer processors.
-        self._model = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def __call__(self, pixels: Floats) -> Floats:
-        """Map pixel values [N, 3, S, S] to embeddings [N, D]."""
-        return np.concatenate([self._model({0: frame[None]})[0] for frame in pixels])

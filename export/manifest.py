@@ -111,7 +111,17 @@ def _check_artifact(export: Export, name: str, digest: str) -> None:
         raise ValueError(
             f"{path}: its hash is not the manifest's; the file was changed or mixed up, export again"
         )
-    if path.suffix == ".onnx" and onnx_metadata(path).get(METADATA_DIGEST) != digest:
+    stranger = path.suffix == ".onnx" and onnx_metadata(path).get(METADATA_DIGEST) != digest
+    if stranger or (path.suffix == ".mlpackage" and not _package_carries(path, digest)):
         raise ValueError(f"{path}: it was exported under another preprocessing contract; export again")
     if name.startswith("head_"):
         read_head(path)
+
+
+def _package_carries(package: Path, digest: str) -> bool:
+    """Tell whether a Core ML package's metadata hold the contract's digest, without coremltools.
+
+    The specification is a protocol buffer; an entry of its metadata is key, tag of the value, length, value.
+    """
+    entry = METADATA_DIGEST.encode() + b"\x12" + bytes([len(digest)]) + digest.encode()
+    return any(entry in path.read_bytes() for path in package.rglob("*.mlmodel"))

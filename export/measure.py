@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from export.frames import EvaluationFrames
 from export.heads import AgeHead, ClassHead
-from export.parity import OK, Gates, Row, embedding_figures, flip_rate, judge
+from export.parity import EMULATED, OK, Gates, Row, embedding_figures, flip_rate, judge
 from export.task_scores import class_predictions, task_scores
 from export.variants import Run, Variant
 from models.zero_shot import class_logits
@@ -70,15 +70,26 @@ def measure(
     shipped = None if ages is None else ages.rounded()
     rows = [first]
     for variant in variants:
-        row = Row(variant.name, variant.how, variant.gate, reference_tasks=tasks)
+        row = Row(variant.name, variant.how, variant.gate)
         keep = found["is gray"].astype(bool) if variant.gray else np.ones(len(exact), dtype=bool)
         _fill(row, variant, exact, found[variant.name], keep, heads)
-        if variant.head is None and keep.all():
-            row.tasks = task_scores(found[variant.name], frames, heads, shipped)
+        if row.frames and variant.head is None:
+            own = frames if keep.all() else frames.subset(keep)
+            # Both on the same frames: a gray camera's model is not blamed for colour frames it cannot take.
+            row.reference_tasks = tasks if keep.all() else task_scores(exact[keep], own, heads, ages)
+            row.tasks = task_scores(found[variant.name][keep], own, heads, shipped)
         if row.frames:
-            judge(row, gates, trained=trained)
+            _judge(row, variant, gates, trained=trained, left_out=int((~keep).sum()))
         rows.append(row)
     return rows
+
+
+def _judge(row: Row, variant: Variant, gates: Gates, *, trained: bool, left_out: int) -> None:
+    judge(row, gates, trained=trained)
+    if left_out:
+        row.note = "; ".join(filter(None, [row.note, f"{left_out} colour frames left out"]))
+    if variant.emulated and row.status == OK:
+        row.status = EMULATED
 
 
 def _fill(

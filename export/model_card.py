@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from export.parity import Row, markdown_ledger
 from models.licences import licence_of
 
+NOT_RECORDED = "not recorded"
+RANDOM_START = "random weights"
+OWN_TEACHERS = "outputs/teachers/"  # trained by this project, from nothing published
 DATA_LICENCES = {
     "HC18": "CC BY 4.0, van den Heuvel et al. 2018, doi:10.5281/zenodo.1327317",
     "FETAL_PLANES_DB": "CC BY 4.0, Burgos-Artizzu et al. 2020, doi:10.5281/zenodo.3904280",
@@ -22,19 +25,46 @@ def architecture(recipe: dict[str, Any]) -> str:
     return str(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
 
 
-def weight_origin(recipe: dict[str, Any], trained: bool) -> list[str]:
-    """Say whose terms the weights fall under, line by line."""
-    name = architecture(recipe)
-    if not trained:
+def training_lines(source: Mapping[str, Any]) -> list[str]:
+    """Say what a student was made from, as its run recorded it, line by line."""
+    if source["weights"] != "trained":
+        return []
+    facts = source.get("training") or {}
+    names = {"data": "training data", "teacher": "teacher", "loss": "loss", "start": "training started from"}
+    return [f"{words}: {facts.get(key, NOT_RECORDED)}" for key, words in names.items()]
+
+
+def weight_origin(source: Mapping[str, Any]) -> list[str]:
+    """Say whose terms the weights fall under, line by line.
+
+    Args:
+        source: Where the weights come from (the manifest's ``source``): ``weights``, ``recipe`` and, where the run
+            recorded it, ``training``.
+    """
+    name, facts = architecture(source["recipe"]), source.get("training") or {}
+    if source["weights"] != "trained":
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
-    return [
-        f"Student architecture: `{name}`.",
-        f"If training started from the published {name} weights, their terms pass on: {licence_of(name)}.",
-        f"If the teacher was FetalCLIP, note its terms: {licence_of('FetalCLIP')}.",
-    ]
+    lines = [f"Student architecture: `{name}`."]
+    start, teacher = facts.get("start"), facts.get("teacher")
+    if start is None:
+        terms = licence_of(name)
+        lines.append(
+            f"What training started from is {NOT_RECORDED}; published {name} weights pass on: {terms}."
+        )
+    else:
+        terms = "" if start == RANDOM_START else f"; terms of published weights pass on: {licence_of(name)}"
+        lines.append(f"Training started from {start}{terms}.")
+    if teacher is None:
+        terms = licence_of("FetalCLIP")
+        lines.append(f"The teacher is {NOT_RECORDED}; if it was FetalCLIP, note its terms: {terms}.")
+    else:
+        own = teacher == "none" or OWN_TEACHERS in teacher
+        terms = "" if own else f"; if it is FetalCLIP, note its terms: {licence_of('FetalCLIP')}"
+        lines.append(f"Teacher: {teacher}{terms}.")
+    return lines
 
 
-def write_licences(path: Path, recipe: dict[str, Any], trained: bool) -> None:
+def write_licences(path: Path, source: Mapping[str, Any]) -> None:
     """Write LICENCES.md: the terms of code, weights and data involved."""
     lines = [
         "# Licences",
@@ -46,7 +76,7 @@ def write_licences(path: Path, recipe: dict[str, Any], trained: bool) -> None:
         "## Weights",
         "",
     ]
-    lines += [f"- {line}" for line in weight_origin(recipe, trained)]
+    lines += [f"- {line}" for line in weight_origin(source)]
     lines += ["", "## Data that training and evaluation may have used", ""]
     lines += [f"- {name}: {terms}" for name, terms in DATA_LICENCES.items()]
     lines += ["", "The golden frames are simulated.", ""]
@@ -93,6 +123,7 @@ def write_model_card(
     sizes = [
         f"| {name} | `{entry['file']}` | {entry['bytes'] / 1e6:.2f} |" for name, entry in artifacts.items()
     ]
+    made_from = "".join(f"- {line}\n" for line in training_lines(source))
     text = f"""# Model card
 
 **Research software. Not a medical device.** It must not be used for diagnosis, screening or treatment, nor to
@@ -106,8 +137,8 @@ age.
 
 - weights: {"trained, " + str(source["checkpoint"]) if trained else "RANDOM, for measuring size and speed"}
 - checkpoint SHA-256: {source["checkpoint_sha256"] or "none"}
-- data it was scored on: {source["data"]}, split "{source["split"]}"
-- zero-shot protocol: {protocol}
+- scored on: {source["data"]}, split "{source["split"]}"
+{made_from}- zero-shot protocol: {protocol}
 
 {USE_AND_LIMITS}
 ## Scores and parity
@@ -124,7 +155,7 @@ Task metrics are zero-shot, with the heads of this folder, on the frames counted
 
 ## Licences
 
-{chr(10).join("- " + line for line in weight_origin(recipe, trained))}
+{chr(10).join("- " + line for line in weight_origin(source))}
 - Details: LICENCES.md
 """
     path.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,13 @@ def append_classifier(
 
 def _list(messages: list[str] | None) -> list[str]:
     return [] if messages is None else messages
+
+
+def weight_count(path: Path) -> int:
+    """Return the number of constants in an ONNX file: the parameters of what it computes."""
+    import onnx
+
+    return sum(math.prod(entry.dims) for entry in onnx.load(str(path)).graph.initializer)
 
 
 def onnx_metadata(path: Path) -> dict[str, str]:

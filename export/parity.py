@@ -17,6 +17,13 @@ from export.task_scores import points
 
 DEFAULT_GATES = Path(__file__).parent / "gates.yaml"
 OK, FAILED, NOT_RUN, DROPPED = "ok", "FAILED", "NOT RUN", "DROPPED"
+# A Core ML package whose operators torch computed; Core ML itself did not run.
+EMULATED = "ok (emulated)"
+EMULATED_MEANS = (
+    "`ok (emulated)`: the operators of the Core ML package were computed in torch on the exporting machine. Core ML "
+    "itself was NOT RUN there; `verify_coreml.py` does that on a Mac and fills in the rows `...-on-device`."
+)
+COMPRESSED = "compressed"  # the gate of smaller weights
 LIMITS = ("cosine_min", "flip_rate_max", "difference_max", "points_lost_max")
 
 Floats = NDArray[np.float32]
@@ -31,7 +38,7 @@ class Row:
         variant: Its name, which `--skip` takes.
         how: What was computed, and where.
         gate: The set of limits in the gates file; empty for rows without one.
-        status: ``ok``, ``FAILED``, ``NOT RUN`` or ``DROPPED``.
+        status: ``ok``, ``ok (emulated)``, ``FAILED``, ``NOT RUN`` or ``DROPPED``.
         note: Why, when it is not ``ok``, or what was left unjudged.
         frames: Number of frames.
         figures: Differences from the reference.
@@ -134,6 +141,25 @@ def judge(row: Row, gates: Gates, *, trained: bool) -> None:
     row.note = "; ".join(misses) or row.note
 
 
+def device_limits(gate: str, gates: Gates, *, trained: bool) -> dict[str, float]:
+    """Return the limits that a device can be held against with the golden frames alone.
+
+    Six frames tell nothing about a task. A package with smaller weights was scored on the exporting machine; a device
+    must agree with what was computed there, as closely as float16 allows.
+
+    Args:
+        gate: The package's gate.
+        gates: The limits.
+        trained: Whether the weights are trained. The classes of random weights all but tie, and flip by chance.
+    """
+    if gate == COMPRESSED:
+        return {name: limit for name, limit in gates["float16"].items() if name == "cosine_min"}
+    limits = {name: limit for name, limit in gates[gate].items() if name != "points_lost_max"}
+    if not trained:
+        limits.pop("flip_rate_max", None)
+    return limits
+
+
 def failures(rows: list[Row]) -> str:
     """Return one line that names every failed row, empty when there is none."""
     return "; ".join(f"row {row.variant}: {row.note}" for row in rows if row.status == FAILED)
@@ -167,7 +193,10 @@ def print_ledger(rows: list[Row], title: str) -> None:
         table.add_column(name, overflow="fold", justify="left" if name in ("variant", "note") else "right")
     for row in rows:
         table.add_row(row.variant, row.status, *(show(row) for show in COLUMNS.values()), row.note)
-    Console(width=170).print(table)
+    console = Console(width=170)
+    console.print(table)
+    if any(row.status == EMULATED for row in rows):
+        console.print(EMULATED_MEANS.replace("`", ""))
 
 
 def markdown_ledger(rows: list[Row]) -> str:
@@ -178,4 +207,6 @@ def markdown_ledger(rows: list[Row]) -> str:
         f"| {' | '.join([row.variant, row.status, *(show(row) for show in COLUMNS.values()), row.note])} |"
         for row in rows
     ]
+    if any(row.status == EMULATED for row in rows):
+        lines += ["", EMULATED_MEANS]
     return "\n".join(lines)

@@ -32,12 +32,16 @@ def package_versions() -> dict[str, str]:
 def sha256(path: Path) -> str:
     """Hash a file, or a folder (a Core ML package) by the names and contents of all files in it.
 
+    Hidden files do not count: macOS leaves one in every folder that it shows.
+
     Raises:
         FileNotFoundError: There is neither.
     """
     if path.is_dir():
         total = hashlib.sha256()
-        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        for file in sorted(
+            entry for entry in path.rglob("*") if entry.is_file() and not entry.name.startswith(".")
+        ):
             total.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
         return total.hexdigest()
     digest = hashlib.sha256()

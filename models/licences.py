@@ -7,7 +7,7 @@ from __future__ import annotations
 
 WEIGHT_LICENCES = {
     "MobileCLIP2-S0": "Apple Machine Learning Research Model licence (apple-amlr): research use only",
-    "FetalCLIP": "none stated by its authors: ask them before any use but research",
+    "FetalCLIP": "none stated by its authors: take it as CC BY-NC 4.0, as its prompts are, and ask them",
     "MobileFetalCLIP": "CC BY-NC 4.0: no commercial use",
 }
 """Terms by architecture or release, as their publishers state them."""

@@ -6,10 +6,13 @@ import itertools
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from models import Preprocessing
 
 Call = Callable[[], Any]
 FRAME_WIDTH, FRAME_HEIGHT = 800, 540  # an HC18 frame
@@ -79,7 +82,7 @@ def _torch(spec: dict[str, Any], fused: bool) -> Call:
     return call
 
 
-def _onnxruntime(spec: dict[str, Any], provider: str) -> Call:
+def _onnx_session(spec: dict[str, Any], provider: str) -> Callable[[NDArray[np.float32]], Any]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -88,8 +91,13 @@ def _onnxruntime(spec: dict[str, Any], provider: str) -> Call:
     session = onnxruntime.InferenceSession(spec["path"], options, providers=[provider])
     if provider not in session.get_providers():
         raise ValueError(f"latency: ONNX Runtime fell back from {provider}")
-    feed = {session.get_inputs()[0].name: _pixels(spec)}
-    return lambda: session.run(None, feed)
+    name = session.get_inputs()[0].name
+    return lambda pixels: session.run(None, {name: pixels})
+
+
+def _onnxruntime(spec: dict[str, Any], provider: str) -> Call:
+    session, pixels = _onnx_session(spec, provider), _pixels(spec)
+    return lambda: session(pixels)
 
 
 def _openvino(spec: dict[str, Any], precision: str) -> Call:
@@ -127,49 +135,83 @@ def cine_loop() -> list[NDArray[np.uint8]]:
     return [np.roll(tissue, (3 * step, 5 * step), axis=(0, 1)) for step in range(CINE_FRAMES)]
 
 
+def to_pixels(preprocessing: Preprocessing) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return what an app does before an exported graph: pad, resize, lay out; the graph normalises by itself.
+
+    Returns:
+        A function from a frame, uint8 [H, W] or [H, W, 3], to pixel values [1, 3, S, S], float32, 0 to 255.
+    """
+    from PIL import Image
+
+    from datamodules.transforms import pad_to_square
+
+    size = (preprocessing.image_size, preprocessing.image_size)
+    kernel = Image.Resampling[preprocessing.interpolation.upper()]
+
+    def convert(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        square = np.asarray(Image.fromarray(pad_to_square(frame)).resize(size, kernel), dtype=np.float32)
+        planes = square if square.ndim == 2 else square.transpose(2, 0, 1)
+        return np.ascontiguousarray(np.broadcast_to(planes, (1, 3, *size)))
+
+    return convert
+
+
 def _preprocess(spec: dict[str, Any]) -> Call:
     """Pad, resize and lay out the next gray camera frame of a cine loop."""
-    from datamodules.transforms import EvaluationTransform
     from export.manifest import read_export
 
-    transform = EvaluationTransform(read_export(spec["folder"]).preprocessing)
+    convert = to_pixels(read_export(spec["folder"]).preprocessing)
     frames = itertools.cycle(cine_loop())
-    return lambda: transform(next(frames))
+    return lambda: convert(next(frames))
 
 
-def _heads(spec: dict[str, Any]) -> Call:
-    """Both plane heads and the ages of one spacing, from one embedding."""
+def _answers(
+    spec: dict[str, Any],
+) -> tuple[Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]], int]:
+    """Return what gives the probabilities of every head from an embedding [D], and D; ages at one spacing."""
     from export.manifest import read_export
 
     export = read_export(spec["folder"])
     names = [name.removeprefix("head_") for name in export.manifest["artifacts"] if name.startswith("head_")]
-    tables = []
+    tables = {}
     for name in sorted(names):
         description, vectors = export.head(name)
-        tables.append(description["cosine_scale"] * (vectors[0] if vectors.ndim == 3 else vectors))
-    dim = int(export.manifest["embed_dim"])
-    embedding = np.full(dim, dim**-0.5, dtype=np.float32)
+        tables[name] = description["cosine_scale"] * (vectors[0] if vectors.ndim == 3 else vectors)
 
-    def call() -> list[NDArray[np.float32]]:
-        answers = []
-        for table in tables:
+    def answer(embedding: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        answers = {}
+        for name, table in tables.items():
             weights = np.exp(table @ embedding - 100)
-            answers.append(weights / weights.sum())
+            answers[name] = weights / weights.sum()
         return answers
 
-    return call
+    return answer, int(export.manifest["embed_dim"])
+
+
+def _heads(spec: dict[str, Any]) -> Call:
+    """Both plane heads and the ages of one spacing, from one embedding."""
+    answer, dim = _answers(spec)
+    embedding = np.full(dim, dim**-0.5, dtype=np.float32)
+    return lambda: answer(embedding)
+
+
+def frame_to_answers(spec: dict[str, Any]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+    """Return the whole way with ONNX Runtime: from a camera frame to the probabilities of every head.
+
+    Args:
+        spec: As for `load`, with ``path`` of the encoder and ``folder`` of the export.
+    """
+    from export.manifest import read_export
+
+    convert = to_pixels(read_export(spec["folder"]).preprocessing)
+    encode, (answer, _) = _onnx_session(spec, PROVIDERS["onnxruntime"]), _answers(spec)
+    return lambda frame: answer(encode(convert(frame))[0][0])
 
 
 def _end_to_end(spec: dict[str, Any]) -> Call:
-    """From a camera frame to the answers of all heads, with ONNX Runtime."""
-    preprocess, encode, heads = _preprocess(spec), _onnxruntime(spec, PROVIDERS["onnxruntime"]), _heads(spec)
-
-    def call() -> Any:
-        preprocess()
-        encode()
-        return heads()
-
-    return call
+    """From the next camera frame of a cine loop to the answers of all heads."""
+    read, frames = frame_to_answers(spec), itertools.cycle(cine_loop())
+    return lambda: read(next(frames))
 
 
 def _matmul(spec: dict[str, Any]) -> Call:
@@ -202,7 +244,8 @@ def neural_engine_share(package: Path) -> dict[str, Any]:
     from coremltools.models.compute_device import MLNeuralEngineComputeDevice
     from coremltools.models.compute_plan import MLComputePlan
 
-    compiled = ct.models.MLModel(str(package)).get_compiled_model_path()
+    model = ct.models.MLModel(str(package))  # its compiled copy lives as long as it does
+    compiled = model.get_compiled_model_path()
     plan = MLComputePlan.load_from_path(path=compiled, compute_units=ct.ComputeUnit.ALL)
     program = plan.model_structure.program
     engine, elsewhere = 0, []

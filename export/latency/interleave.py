@@ -22,7 +22,7 @@ class Timing:
     Attributes:
         spec: What was timed.
         rounds: Milliseconds of each call, by round.
-        cold_start_ms: From the start of the process to the first result and the warm-up.
+        cold_start_ms: From the start of the process to the first result.
         load_ms: Import, read and compile.
         first_call_ms: The first call.
         peak_mb: Peak resident memory of the process.

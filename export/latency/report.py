@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from export.latency.budgets import OVER
+from export.latency.budgets import FAILED, OVER
 
 Record = Mapping[str, Any]
 
@@ -151,7 +151,7 @@ def _stopwatch(record: Record) -> str:
 def _verdicts(record: Record) -> str:
     rows = [
         [v["budget"], "-" if v["figure"] is None else f"{v['figure']:.3g}", f"**{v['status']}**", v["note"]]
-        if v["status"] == OVER
+        if v["status"] in (OVER, FAILED)
         else [v["budget"], "-" if v["figure"] is None else f"{v['figure']:.3g}", v["status"], v["note"]]
         for v in record["verdicts"]
     ]

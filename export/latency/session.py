@@ -132,7 +132,8 @@ def run_session(
     medians = {name: row["p50_ms"] for name, row in rows.items() if "p50_ms" in row}
     name = device or device_name()
     reasons = absent | what_holds_back(rows, instructions())
-    verdicts = check_budgets(budgets, ratios, medians, name, scenes, reasons)
+    errors = {key: row["error"] for key, row in rows.items() if "error" in row}
+    verdicts = check_budgets(budgets, ratios, medians, name, scenes, reasons, errors)
     return {
         "machine": machine_facts() | {"device": name, "matmul_gflops": peak, "threads": threads},
         "model": {**cost, "source": export.manifest["source"], "side": side},

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from export import verify_coreml
+from export import variants, verify_coreml
 from export.contract import METADATA_DIGEST
 from export.coreml_inspection import inspect_package
 from export.coreml_package import traced_program, write_package
-from export.mil_reference import OPERATORS, MilReference
+from export.coreml_rows import check_packages
+from export.mil_operators import OPERATORS
+from export.mil_reference import MilReference, NoReferenceError
+from export.parity import Row, device_limits, read_gates
 from export.pixel_graph import PixelEncoder
 from models import fused_copy
 
@@ -59,6 +62,8 @@ def test_inspection_accepts_what_was_exported(exported):
     assert report["not_on_neural_engine"] == []
     # Only the normalisation of the embedding is worth full precision.
     assert set(report["float32_operators"]) == {"reduce_l2_norm", "maximum", "tile", "real_div"}
+    classifier = exported.manifest["artifacts"]["coreml-planes"]["inspection"]
+    assert classifier["outputs"] == {"label": "string", "label_probs": "dictionary"}
     gray = exported.manifest["artifacts"]["coreml-gray"]["inspection"]
     assert gray["inputs"] == {"image": "GRAYSCALE 64 x 64"}
 
@@ -76,6 +81,8 @@ def test_weights_shrink_as_promised(exported):
         ({"dim": 33}, "outputs"),
         ({"digest": "e"}, "metadata"),
         ({"labels": ["a"]}, "labels"),
+        ({"labels": ["a"]}, "outputs"),
+        ({"weight_bytes": 10_000_000}, "weights"),
     ],
 )
 def test_inspection_names_what_does_not_fit(float32_package, change, problem):
@@ -119,12 +126,16 @@ def fake_coremltools(folder, tilt):
     class Model:
         def __init__(self, path, compute_units):
             self.head = "planes" if "planes_classifier" in path else None
+            self.own = "coreml-int8" if "_int8" in path else None
 
         def predict(self, inputs):
             row = by_bytes[inputs["image"].tobytes()]
             if self.head:
                 return {"label": "x", "label_probs": row[self.head]}
-            vector = np.array(row["embedding"]) + tilt * np.eye(1, len(row["embedding"]))[0]
+            vector = (
+                np.array(row["packages"][self.own] if self.own else row["embedding"])
+                + tilt * np.eye(1, len(row["embedding"]))[0]
+            )
             return {"embedding": (vector / np.linalg.norm(vector)).reshape(1, -1)}
 
     module = types.ModuleType("coremltools")
@@ -146,8 +157,69 @@ def test_the_mac_script_finishes_the_ledger(copied, monkeypatch, tilt, code, sta
     assert verify_coreml.main([str(copied), "--units", "CPU_ONLY"]) == code
     rows = {row["variant"]: row for row in json.loads((copied / "parity.json").read_text())["rows"]}
     assert rows["coreml-fp16-on-device"]["status"] == status
+    assert rows["coreml-int8-on-device"]["status"] == status
     assert rows["coreml-planes-on-device"]["status"] == "ok"
     assert rows["onnx-fp32"]["status"] == "ok"
+
+
+def test_the_mac_script_takes_its_limits_from_the_export(copied, monkeypatch):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    entries = manifest["artifacts"]
+    assert entries["coreml-fp16"]["on_device"] == {"cosine_min": 0.999}
+    assert entries["coreml-int8"]["on_device"] == {"cosine_min": 0.999}
+    assert entries["coreml-planes"]["on_device"] == {"difference_max": 0.05}
+    entries["coreml-fp16"]["on_device"] = {"cosine_min": 0.5, "flip_rate_max": 0.0}
+    path.write_text(json.dumps(manifest))
+    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, 0.5))
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
+    verify_coreml.main([str(copied), "--units", "CPU_ONLY"])
+    rows = {row["variant"]: row for row in json.loads((copied / "parity.json").read_text())["rows"]}
+    assert "cosine" in rows["coreml-fp16-on-device"]["note"]
+    assert "limit 0.5; flip_rate" in rows["coreml-fp16-on-device"]["note"]
+
+
+def test_limits_of_a_device():
+    gates = read_gates()
+    assert device_limits("float32", gates, trained=True) == {"cosine_min": 0.99999, "flip_rate_max": 0.0}
+    assert device_limits("float16-classifier", gates, trained=True)["flip_rate_max"] == 0.005
+    assert device_limits("compressed", gates, trained=True) == {"cosine_min": 0.999}
+    assert verify_coreml.verdict({"flip_rate": 0.2}, {"flip_rate_max": 0.1})["status"] == "FAILED"
+    assert verify_coreml.verdict({"cosine_min": float("nan")}, {"cosine_min": 0.1})["status"] == "FAILED"
+    assert verify_coreml.verdict({"flip_rate": 0.2}, {})["status"] == "NOT RUN"
+
+
+def test_a_package_with_an_operator_that_has_no_reference_is_not_run(student, tmp_path, monkeypatch):
+    metadata = {METADATA_DIGEST: "d"}
+    bench = variants.Workbench(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, metadata)
+    variants.write_onnx_variants(bench, dynamic_batch=False)
+    monkeypatch.delitem(OPERATORS, "gelu")
+    skip = ["coreml-fp32", "coreml-gray", "coreml-palette8", "coreml-palette6", "coreml-int8"]
+    variants.write_coreml_variants(bench, skip)
+    (row,) = bench.not_run
+    assert (row.variant, row.status) == ("coreml-fp16", "NOT RUN")
+    assert "['gelu']" in row.note
+    assert "coreml-fp16" in bench.artifacts
+    assert [variant.name for variant in bench.variants] == ["onnx-fp32"]
+
+
+def test_a_form_of_an_operator_without_a_reference_names_it(float32_package, monkeypatch):
+    def other_form(values):
+        raise ValueError("conv with pad_type 'same'")
+
+    monkeypatch.setitem(OPERATORS, "conv", other_form)
+    with pytest.raises(NoReferenceError, match="operator conv as used: conv with pad_type 'same'"):
+        MilReference(float32_package)(np.zeros((1, 3, 64, 64), dtype=np.float32))
+
+
+def test_what_inspection_finds_reaches_the_ledger():
+    found = {"problems": [], "not_on_neural_engine": ["erf"]}
+    row, bad = Row("a", "", status="ok (emulated)", note="n"), Row("b", "", status="ok (emulated)")
+    check_packages(
+        {"a": {"inspection": found}, "b": {"inspection": {"problems": ["weights: 1"]}}}, [row, bad]
+    )
+    assert (row.status, row.note) == ("ok (emulated)", "n; not known to run on the Neural Engine: erf")
+    assert (bad.status, bad.note) == ("FAILED", "weights: 1")
 
 
 def test_the_mac_script_says_not_run_elsewhere(copied, capsys, monkeypatch):

@@ -11,8 +11,11 @@ from PIL import Image
 
 from datamodules.protocol import Protocol
 from export.frames import calibration_pixels, evaluation_frames
-from export.onnx_graph import write_onnx
+from export.int8_variants import write_int8_variants
+from export.model_card import training_lines, weight_origin
+from export.onnx_graph import OnnxRunner, write_onnx
 from export.pixel_graph import PixelEncoder
+from export.variants import Workbench, write_onnx_variants
 from models import fused_copy
 from models.zero_shot import age_embeddings, class_embeddings
 
@@ -146,11 +149,35 @@ def test_card_and_licences_say_what_matters(exported):
     assert "CC BY 4.0" in (exported.folder / "LICENCES.md").read_text()
 
 
+def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported):
+    recipe = exported.manifest["source"]["recipe"]
+    source = {"weights": "trained", "recipe": recipe}
+    assert training_lines(source)[:2] == ["training data: not recorded", "teacher: not recorded"]
+    assert any("if it was FetalCLIP, note its terms: none stated" in line for line in weight_origin(source))
+    facts = {"data": "HC18", "teacher": "models.from_checkpoint, path outputs/teachers/hc18.ckpt"}
+    source["training"] = facts | {"loss": "losses.SRKDLoss", "start": "random weights"}
+    assert training_lines(source)[0] == "training data: HC18"
+    assert weight_origin(source)[1] == "Training started from random weights."
+    assert "FetalCLIP" not in " ".join(weight_origin(source))
+    source["training"]["teacher"] = "models.from_checkpoint, path weights.pt"
+    assert "if it is FetalCLIP, note its terms" in " ".join(weight_origin(source))
+
+
 def test_manifest_records_versions_and_the_way_of_capture(exported):
     manifest = exported.manifest
     assert torch.__version__.startswith(manifest["versions"]["torch"])
     assert manifest["artifacts"]["coreml-fp16"]["captured_by"] == "torch.export"
+    assert manifest["artifacts"]["coreml-int8"]["captured_by"] == "torch.export"
     assert isinstance(manifest["warnings"], list)
+
+
+def test_an_int8_file_keeps_the_open_batch_of_its_source(student, tmp_path):
+    bench = Workbench(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {})
+    write_onnx_variants(bench, dynamic_batch=True)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.float32)
+    write_int8_variants(bench, ["onnx-int8"], frames)
+    assert bench.artifacts["onnx-int8"]["batch"] == "any"
+    assert OnnxRunner(bench.folder / bench.artifacts["onnx-int8"]["file"])(frames).shape == (2, 32)
 
 
 def test_frames_are_the_evaluation_pixels(corpus, student):

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from matplotlib.image import imread
+from PIL import Image
 
 from experiments.latency import BUDGETS, run
+from export.latency.backends import frame_to_answers, neural_engine_share, to_pixels
 from export.latency.budgets import NOT_APPLICABLE, OVER, check_budgets, over_budget, read_budgets
 from export.latency.coreml_stopwatch import MAC
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
@@ -87,6 +90,23 @@ def test_budgets_are_ratios_and_absolute_only_on_the_named_device(budgets):
     good = check_budgets(budgets, {"onnxruntime": 3.2}, {"coreml-ane": 1.5}, "iPhone 16 Pro", [])
     assert over_budget(good) == ""
     assert next(v for v in good if v.budget.startswith("onnxruntime")).note == "reach target 3: met"
+
+
+def test_an_installed_backend_that_breaks_is_a_failure(budgets):
+    errors = {"openvino": "openvino: RuntimeError: no plugin", "coreml-ane": "coreml-ane: died"}
+    verdicts = check_budgets(budgets, {"onnxruntime": 3.2}, {}, "iPhone 16 Pro", [], errors=errors)
+    assert "openvino: at least 1.5 times torch-eager: openvino: RuntimeError: no plugin" in over_budget(
+        verdicts
+    )
+    assert "coreml-ane on iPhone 16 Pro: at most 1.6 ms: coreml-ane: died" in over_budget(verdicts)
+    absent = check_budgets(budgets, {"onnxruntime": 3.2}, {}, "x", [], {"openvino": "is not installed"})
+    assert over_budget(absent) == ""
+
+
+def test_a_longer_name_is_another_device(budgets):
+    for name in ("iPhone 16 Pro Max", "iPhone 16"):
+        assert over_budget(check_budgets(budgets, {}, {"coreml-ane": 2.0}, name, [])) == ""
+    assert over_budget(check_budgets(budgets, {}, {"coreml-ane": 2.0}, "iphone 16 pro ", [])) != ""
 
 
 def test_a_missed_reach_says_what_holds_it_back(budgets):
@@ -246,6 +266,77 @@ def test_backends_agree_with_a_stopwatch(exported):
     assert 0 < min(timings["onnxruntime"].calls_ms) < 1e3 * 60
     assert timings["onnxruntime"].peak_mb > 10
     assert "nonsense" in timings["absent"].error
+
+
+def test_the_timed_way_from_frame_to_answers_is_the_real_one(exported):
+    spec = {"threads": 1, "path": str(exported.artifact("onnx-fp32")), "folder": str(exported.folder)}
+    read = frame_to_answers(spec)
+    folder = exported.folder / "golden"
+    for row in json.loads((folder / "golden.json").read_text())["rows"]:
+        frame, square = (
+            np.asarray(Image.open(folder / row[name]).convert("RGB")) for name in ("frame", "input")
+        )
+        pixels = to_pixels(exported.preprocessing)(frame)
+        np.testing.assert_array_equal(pixels, square.transpose(2, 0, 1)[None])
+        planes = read(frame)["planes"]
+        np.testing.assert_allclose(planes, list(row["planes"].values()), atol=1e-3)
+        np.testing.assert_array_equal(to_pixels(exported.preprocessing)(frame[..., 0])[0, 2], pixels[0, 0])
+
+
+def test_a_cold_start_ends_with_the_first_answer(monkeypatch):
+    answers = iter([{"load_ms": 1.0, "first_call_ms": 2.0}, {"warm": True}])
+    clock = Clock()
+
+    def answer(self):
+        clock.pass_(3.0)
+        return next(answers)
+
+    monkeypatch.setattr(Worker, "_answer", answer)
+    monkeypatch.setattr("export.latency.worker.time.perf_counter", clock)
+    monkeypatch.setattr("export.latency.worker.subprocess.Popen", lambda *_, **__: None)
+    worker = Worker({"backend": "x"})
+    assert worker.cold_start_ms == pytest.approx(3000)
+    assert next(answers, None) is None, "the warm-up is waited for"
+
+
+def test_the_compiled_model_outlives_its_reading(monkeypatch):
+    alive = []
+
+    class Model:
+        def __init__(self, path):
+            alive.append(self)
+
+        def get_compiled_model_path(self):
+            return "compiled"
+
+        def __del__(self):
+            gone.append(True)
+
+    gone = []
+    engine = type("Engine", (), {})
+    block = SimpleNamespace(
+        operations=[SimpleNamespace(operator_name="conv"), SimpleNamespace(operator_name="x")]
+    )
+    program = SimpleNamespace(functions={"main": SimpleNamespace(block=block)})
+
+    class Plan:
+        model_structure = SimpleNamespace(program=program)
+
+        @staticmethod
+        def load_from_path(**_):
+            alive.clear()
+            assert not gone
+            return Plan()
+
+        def get_compute_device_usage_for_mlprogram_operation(self, operation):
+            device = engine() if operation.operator_name == "conv" else object()
+            return SimpleNamespace(preferred_compute_device=device)
+
+    monkeypatch.setattr("export.latency.backends.platform.system", lambda: "Darwin")
+    monkeypatch.setattr("coremltools.models.MLModel", Model)
+    monkeypatch.setattr("coremltools.models.compute_device.MLNeuralEngineComputeDevice", engine)
+    monkeypatch.setattr("coremltools.models.compute_plan.MLComputePlan", Plan)
+    assert neural_engine_share(Path("x.mlpackage"))["share"] == 0.5
 
 
 @pytest.mark.slow

@@ -2,16 +2,38 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from datamodules import Record
 from datamodules.protocol import Protocol
 from export import Options, export_student
+from export.frames import EvaluationFrames, corpus_spacings, evaluation_frames, printed_spacing
+from export.heads import ClassHead
 from export.int8_speed import drop_slow_int8
 from export.latency.interleave import Timing
-from export.parity import DROPPED, FAILED, NOT_RUN, OK, Row, embedding_figures, flip_rate, judge, read_gates
+from export.measure import measure
+from export.openvino_runner import enter_bfloat16
+from export.parity import (
+    DROPPED,
+    EMULATED,
+    FAILED,
+    NOT_RUN,
+    OK,
+    Row,
+    embedding_figures,
+    flip_rate,
+    judge,
+    print_ledger,
+    read_gates,
+)
+from export.variants import Variant, Workbench
+from models import Preprocessing
 
 
 def test_figures_against_a_double_loop():
@@ -86,7 +108,8 @@ def test_ledger_has_a_row_a_variant_and_never_says_ok_for_what_did_not_run(expor
     rows = {row["variant"]: row for row in json.loads((exported.folder / "parity.json").read_text())["rows"]}
     exact = ("torch-eager", "torch-fused", "onnx-fp32", "onnx-planes", "onnx-subplanes", "onnx-text")
     assert [rows[name]["status"] for name in exact] == [OK] * len(exact)
-    assert rows["coreml-fp16"]["status"] == rows["coreml-planes"]["status"] == OK
+    assert rows["coreml-fp16"]["status"] == rows["coreml-planes"]["status"] == EMULATED
+    assert rows["openvino-bf16"]["status"] == NOT_RUN
     assert rows["onnx-fp32"]["frames"] >= 12
     assert set(rows["onnx-fp32"]["tasks"]) == {"planes/f1", "subplanes/f1"}
     for name in ("coreml-fp16", "coreml-gray", "coreml-planes", "coreml-int8"):
@@ -110,6 +133,74 @@ def test_a_missed_gate_names_the_row_and_leaves_no_folder(student, corpus, sourc
     with pytest.raises(ValueError, match="row onnx-planes: difference"):
         export_student(student, corpus, Protocol.load(), target, options, dict(source))
     assert [path.name for path in target.parent.iterdir()] == ["export-failed-parity.json"]
+
+
+def gray_row(frames, vectors):
+    """Run a perfect gray camera's model over frames, and return its row."""
+    place = {frame.tobytes(): vector for frame, vector in zip(frames, vectors, strict=True)}
+
+    def exact(pixels):
+        return np.stack([place[np.broadcast_to(frame, (3, 4, 4)).tobytes()] for frame in pixels])
+
+    def gray(pixels):
+        assert pixels.shape[1] == 1
+        return np.stack(
+            [place.get(np.broadcast_to(frame, (3, 4, 4)).tobytes(), vectors[0]) for frame in pixels]
+        )
+
+    records = [replace(RECORD, name=str(number), plane="ab"[number % 2]) for number in range(len(frames))]
+    evaluation = EvaluationFrames(
+        Preprocessing(4, (0.0,) * 3, (1.0,) * 3), records, {"planes": list(range(len(frames)))}, 0, 8
+    )
+    object.__setattr__(evaluation, "batches", lambda: iter([frames]))
+    heads = {"planes": ClassHead("planes", {"a": ["a"], "b": ["b"]}, torch.eye(2))}
+    variants = [Variant("coreml-gray", "", "float16", gray, gray=True, emulated=True)]
+    return measure(exact, variants, evaluation, heads, None, read_gates(), trained=True)[1]
+
+
+RECORD = Record(Path("x.png"), "planes", "x", "p")
+
+
+def test_one_colour_frame_does_not_fail_a_gray_model():
+    frames = np.broadcast_to(np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1), (6, 3, 4, 4)).copy()
+    vectors = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]]
+    row = gray_row(frames, vectors)
+    assert (row.status, row.frames, row.note) == (EMULATED, 6, "")
+    frames[5, 0] += 1
+    row = gray_row(frames, vectors)
+    assert (row.status, row.frames, row.note) == (EMULATED, 5, "1 colour frames left out")
+    assert row.tasks == row.reference_tasks == {"planes/f1": 1.0}
+
+
+def test_who_computed_a_core_ml_row_is_seen_in_the_card_and_the_print(exported, capsys):
+    rows = [Row("coreml-fp16", "", status=EMULATED), Row("onnx-fp32", "", status=OK)]
+    print_ledger(rows, "t")
+    for text in (capsys.readouterr().out, (exported.folder / "MODEL_CARD.md").read_text()):
+        assert "ok (emulated)" in text
+        assert "Core ML itself was NOT RUN" in " ".join(text.split())
+
+
+def test_bfloat16_says_why_it_did_not_run_or_is_judged_by_the_task(monkeypatch, tmp_path):
+    bench = Workbench(tmp_path, None, {}, {})
+    monkeypatch.setattr("export.openvino_runner.available", lambda: {"openvino-bf16": "no bfloat16 here"})
+    enter_bfloat16(bench)
+    assert [(row.variant, row.status, row.note) for row in bench.not_run] == [
+        ("openvino-bf16", NOT_RUN, "no bfloat16 here")
+    ]
+    monkeypatch.setattr("export.openvino_runner.available", lambda: {"openvino-bf16": "yes"})
+    monkeypatch.setattr("export.openvino_runner.OpenVinoRunner", lambda *given: given)
+    monkeypatch.setattr(Workbench, "side", 64)
+    enter_bfloat16(bench)
+    (variant,) = bench.variants
+    assert (variant.name, variant.gate) == ("openvino-bf16", "compressed")
+    assert variant.run == (tmp_path / "image_encoder.onnx", 64, "bf16")
+
+
+def test_the_age_table_has_all_heads_of_the_corpus_whatever_the_frames(corpus, student):
+    every = {printed_spacing(r, student.preprocessing) for r in corpus.records if r.corpus == "hc18"}
+    assert corpus_spacings(corpus, student.preprocessing) == sorted(every)
+    few = evaluation_frames(corpus, student.preprocessing, "test", 2)
+    assert set(few.spacings()) < every
 
 
 def test_an_int8_file_that_is_slower_is_dropped_with_its_figure(copied, monkeypatch):

@@ -62,6 +62,26 @@ def test_a_file_exported_under_another_contract_is_refused(copied):
         read_export(copied)
 
 
+def test_a_package_exported_under_another_contract_is_refused(copied):
+    path = copied / "image_encoder.mlpackage"
+    (file,) = path.rglob("*.mlmodel")
+    digest = json.loads((copied / "manifest.json").read_text())["contract_sha256"].encode()
+    assert file.read_bytes().count(digest) == 1
+    file.write_bytes(file.read_bytes().replace(digest, b"0" * 64))
+    edit(copied, lambda manifest: manifest["artifacts"]["coreml-fp16"].update(sha256=sha256(path)))
+    with pytest.raises(ValueError, match=r"image_encoder\.mlpackage: it was exported under another"):
+        read_export(copied)
+
+
+def test_a_changed_golden_picture_is_refused(copied):
+    (copied / "golden" / ".DS_Store").write_bytes(b"left by a Mac")
+    read_export(copied)
+    path = copied / "golden" / "input_0.png"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ValueError, match="golden: its hash"):
+        read_export(copied)
+
+
 def test_edited_prompts_are_refused(copied):
     path = copied / "heads" / "planes.json"
     head = json.loads(path.read_text())
