@@ -4,7 +4,7 @@ Usage: python -m benchmarks._compare BASE [names ...] [--rounds 5] [--quick]
 
 Each round measures both, in changing order. A figure counts as changed when EVERY round of one side lies beyond
 every round of the other (with 5 rounds that happens by chance in 1 of 126 comparisons) and the medians differ
-by more than 3 %. The exit status is 1 when something became worse.
+by more than 3 %. The exit status is 1 when something became worse, and when nothing could be compared.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def run_once(name: str, tree: Path, out: Path, quick: bool) -> list[Row] | None:
     """Run one benchmark in a tree and return its rows; None where it cannot run there."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(out), *(["--quick"] if quick else [])]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
+    if os.environ.get("HC18_ROOT"):  # the trees are elsewhere than the folder that it may be relative to
+        environment["HC18_ROOT"] = str(Path(os.environ["HC18_ROOT"]).resolve())
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not out.is_file():
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it wrote no results"]
@@ -82,6 +84,8 @@ def compare(name: str, trees: dict[str, Path], rounds: int, quick: bool) -> list
             if rows is None:
                 return []
             for row in rows:
+                if row["value"] is None:
+                    continue
                 key = (row["stage"], row["case"], row["measure"])
                 values[side].setdefault(key, []).append(row["value"]["median"])
                 better[key] = row["better"]
@@ -111,7 +115,7 @@ def main() -> None:
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
         sys.exit(f"error: no such benchmark {unknown[0]}; choose from: {', '.join(NAMES)}")
-    worse = 0
+    worse, nothing = 0, []
     with tempfile.TemporaryDirectory() as folder:
         trees = {"base": Path(folder) / "base", "now": ROOT}
         try:
@@ -119,7 +123,10 @@ def main() -> None:
         except ValueError as error:
             sys.exit(f"error: {error}")
         for name in options.names or DEFAULT:
-            for found in compare(name, trees, options.rounds, options.quick):
+            figures = compare(name, trees, options.rounds, options.quick)
+            if not figures:
+                nothing.append(name)
+            for found in figures:
                 low_high = [f"{number(min(v))}-{number(max(v))}" for v in (found["base"], found["now"])]
                 stage, case, measure = found["key"]
                 print(
@@ -127,6 +134,10 @@ def main() -> None:
                     flush=True,
                 )
                 worse += found["verdict"] == "worse"
+    if nothing:
+        print(f"not compared with {options.base}: {', '.join(nothing)}", flush=True)
+    if len(nothing) == len(options.names or DEFAULT):
+        sys.exit("error: nothing was compared")
     if worse:
         sys.exit(f"error: {worse} figures became worse than {options.base}")
 

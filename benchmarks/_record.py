@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from experiments.results import git_commit
 from export.latency.machine import machine_facts
 
+ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 Spread = dict[str, float]
@@ -72,6 +74,7 @@ def make_row(
     limit: str = "",
     limit_values: Any = None,
     note: str = "",
+    reason: str = "",
 ) -> Row:
     """Return one row of the table.
 
@@ -86,6 +89,7 @@ def make_row(
         limit: What bounds it.
         limit_values: Our time as a multiple of that bound, in each round.
         note: What a reader has to know.
+        reason: What holds it back, shown beside a missed target; None for what follows from the limit.
     """
     return {
         "stage": stage,
@@ -98,12 +102,31 @@ def make_row(
         "limit": limit,
         "times_limit": None if limit_values is None else spread(limit_values),
         "note": note,
+        "reason": reason,
     }
 
 
+def not_run(
+    stage: str, case: str, measure: str, why: str, target: float | None = None, better: str = "higher"
+) -> Row:
+    """Return the row of what could not be measured here, so that its target is not forgotten.
+
+    Args:
+        stage: As for `make_row`.
+        case: As for `make_row`.
+        measure: As for `make_row`.
+        why: What is missing on this machine.
+        target: What it would have to reach.
+        better: Whether it must be "higher" or "lower".
+    """
+    why = " ".join(why.replace("|", "/").split())  # one cell of the table
+    row = make_row(stage, case, measure, [0.0], target=target, better=better, reason=why)
+    return row | {"value": None}
+
+
 def met(row: Row) -> bool | None:
-    """Say whether the median reaches the target; None without one."""
-    if row["target"] is None:
+    """Say whether the median reaches the target; None without one, and where nothing was measured."""
+    if row["target"] is None or row["value"] is None:
         return None
     median = row["value"]["median"]
     return bool(median >= row["target"] if row["better"] == "higher" else median <= row["target"])
@@ -116,6 +139,9 @@ def number(value: float) -> str:
 
 def line(row: Row) -> str:
     """Return a row as text."""
+    if row["value"] is None:
+        goal = "" if row["target"] is None else f", target {row['target']:g}"
+        return f"{row['stage']}, {row['case']}: not run: {row['reason']} ({row['measure']}{goal})"
     value, state = row["value"], {True: "met", False: "MISSED", None: ""}[met(row)]
     goal = "" if row["target"] is None else f", target {row['target']:g} {state}"
     edge = "" if row["times_limit"] is None else f"; {number(row['times_limit']['median'])} x {row['limit']}"
@@ -125,6 +151,16 @@ def line(row: Row) -> str:
     )
 
 
+def measured_commit() -> str | None:
+    """Return the commit; ``-dirty`` when any file differs but results and their page, which a run itself writes."""
+    commit = git_commit()
+    if commit is None or not commit.endswith("-dirty"):
+        return commit
+    others = [".", ":!benchmarks/results", ":!docs/performance*"]
+    done = subprocess.run(["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", *others], check=False)
+    return commit if done.returncode else commit.removesuffix("-dirty")
+
+
 def write(name: str, rows: list[Row], quick: bool, path: Path | None = None, **details: Any) -> Path:
     """Write results with machine, versions and commit, whole or not at all; return the path."""
     path = path or RESULTS / f"{name}.json"
@@ -132,7 +168,7 @@ def write(name: str, rows: list[Row], quick: bool, path: Path | None = None, **d
         "benchmark": name,
         "quick": quick,
         "machine": machine_facts() | {"threads": torch.get_num_threads()},
-        "commit": git_commit(),
+        "commit": measured_commit(),
         "rows": rows,
         "details": details,
     }
@@ -141,6 +177,10 @@ def write(name: str, rows: list[Row], quick: bool, path: Path | None = None, **d
     partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def _has_figures(path: Path) -> bool:
+    return path.is_file() and any(row["value"] for row in json.loads(path.read_text())["rows"])
 
 
 def command(name: str, measure: Callable[[bool], list[Row]], about: str | None) -> None:
@@ -159,5 +199,8 @@ def command(name: str, measure: Callable[[bool], list[Row]], about: str | None) 
     rows = measure(options.quick)
     for row in rows:
         print(line(row), flush=True)
-    if options.out or not options.quick:
+    path = options.out or RESULTS / f"{name}.json"
+    if not options.out and all(row["value"] is None for row in rows) and _has_figures(path):
+        print(f"{path}: kept, with figures of a machine that could run it")
+    elif options.out or not options.quick:
         print(f"written to {write(name, rows, options.quick, options.out)}")

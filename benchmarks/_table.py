@@ -43,15 +43,38 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 def table_line(row: Row) -> str:
     """Return one line of the Markdown table; a missed target says so."""
-    value, reached = row["value"], met(row)
+    sign = "at least" if row["better"] == "higher" else "at most"
+    goal = "" if row["target"] is None else f"{sign} {row['target']:g}: "
+    value = row["value"]
+    if value is None:
+        goal += "**not run**" if goal else ""
+        return (
+            f"| {row['stage']} | {row['case']} | not run: {row['reason']} ({row['measure']}) | {goal} | "
+            f"| {row['note']} |"
+        )
+    if goal:
+        goal += "met" if met(row) else f"**missed**{_in_brackets(what_holds_back(row))}"
     spread = ""
     if value["p10"] != value["p90"]:
         spread = f" ({number(value['p10'])}-{number(value['p90'])})"
-    sign = "at least" if row["better"] == "higher" else "at most"
-    goal = "" if reached is None else f"{sign} {row['target']:g}: {'met' if reached else '**missed**'}"
     limit = "" if row["times_limit"] is None else f"{number(row['times_limit']['median'])} x {row['limit']}"
     measured = f"{number(value['median'])}{spread} {row['measure']}"
     return f"| {row['stage']} | {row['case']} | {measured} | {goal} | {limit} | {row['note']} |"
+
+
+def what_holds_back(row: Row) -> str:
+    """Return the measured reason of a missed target: the row's own, or what its limit would give."""
+    if row.get("reason") or row["times_limit"] is None:
+        return str(row.get("reason", ""))
+    times = row["times_limit"]["median"]
+    own = f"it takes {number(times)} x {row['limit']}"
+    if row["measure"].startswith("times faster"):
+        own += f", which alone would be {number(row['value']['median'] * times)} {row['measure']}"
+    return own
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
 
 
 def markdown(records: list[dict[str, Any]]) -> str:
@@ -59,13 +82,18 @@ def markdown(records: list[dict[str, Any]]) -> str:
     rows = [row for record in records for row in record["rows"]]
     missed = [row for row in rows if met(row) is False]
     lines = [HEAD, *(table_line(row) for row in rows), ""]
-    if missed:
-        lines.append(f"{len(missed)} of {sum(met(row) is not None for row in rows)} targets are missed:")
-        lines += [
+    absent = [row for row in rows if row["value"] is None and row["target"] is not None]
+    if missed or absent:
+        count = sum(row["target"] is not None for row in rows)
+        lines.append(
+            f"Of {count} targets {len(missed)} are missed and {len(absent)} could not be measured here:"
+        )
+        lines += [""] + [
             f"- {row['stage']}, {row['case']}: {number(row['value']['median'])} {row['measure']}, "
-            f"not {row['target']:g}"
+            f"not {row['target']:g}{_in_brackets(what_holds_back(row))}"
             for row in missed
         ]
+        lines += [f"- {row['stage']}, {row['case']}: not run: {row['reason']}" for row in absent]
         lines.append("")
     lines += ["| results | machine | cores | load before | torch | commit |", "|---|---|---:|---:|---|---|"]
     for record in records:

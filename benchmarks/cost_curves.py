@@ -1,4 +1,4 @@
-"""How cost grows: loss over the batch, evaluation over images and spacings, reading over workers.
+"""How cost grows: loss over the batch, evaluation over images and spacings, training over reading processes.
 
 Each curve is fitted by ``cost = c * size ^ exponent`` (least squares of logarithms); `python -m benchmarks._table`
 draws them into docs/.
@@ -6,22 +6,31 @@ draws them into docs/.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks._material import head_records, phantom_towers
 from benchmarks._record import Row, command, make_row
 from benchmarks.loss_speed import make_ways, peak_numbers
-from benchmarks.plane_evaluation import ours as images_per_second
-from benchmarks.training_step import Heads, _training_records
+from benchmarks.training_step import WARM, fit, training_records
+from callbacks import PlaneEvaluation
+from callbacks.evaluation_mode import evaluation_mode
+from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
 from datamodules.protocol import Protocol
+from datamodules.record import Record
+from metrics.names import PLANES
+from models import DualEncoder
 from models.zero_shot import age_embeddings
 
 
@@ -55,63 +64,82 @@ def loss_curves(sizes: Sequence[int]) -> list[Row]:
         if B <= 2048:
             run()  # warm; long calls need none
         seconds.append(best_of(run, 3 if B <= 4096 else 1))
-        memory.append(peak_numbers(run, "cpu") * 4 / 2**20 if B <= 8192 else float("nan"))
-    known = [i for i, value in enumerate(memory) if np.isfinite(value)]
+        memory.append(peak_numbers(run, "cpu") * 4 / 2**20)
     return [
         curve("chunked loss, time", "s", "batch", sizes, seconds),
-        curve("chunked loss, memory", "MiB", "batch", [sizes[i] for i in known], [memory[i] for i in known]),
+        curve("chunked loss, memory", "MiB", "batch", sizes, memory),
     ]
 
 
-def evaluation_curves(images: Sequence[int], spacings: Sequence[int]) -> list[Row]:
+def whole_evaluation(model: DualEncoder, records: list[Record], workers: int) -> float:
+    """Return the seconds of one plane evaluation: start of the workers, prompts, images and scores with intervals."""
+    planes = [*Protocol.load().planes]
+    labelled = [
+        replace(record, name=f"{i}.png", plane=planes[i % len(planes)]) for i, record in enumerate(records)
+    ]
+    evaluation = PlaneEvaluation()
+    start = time.perf_counter()
+    loader = DataLoader(
+        EvaluationDataset(labelled, model.preprocessing),
+        batch_size=64,
+        num_workers=workers,
+        collate_fn=collate_evaluation,
+    )
+    with evaluation_mode(model) as used:
+        evaluation.score(used, loader, labelled, PLANES)
+    return time.perf_counter() - start
+
+
+def evaluation_curves(images: Sequence[int], spacings: Sequence[int], workers: int) -> list[Row]:
     student, _ = phantom_towers()
     student.eval()
     templates = Protocol.load().biometry
     with tempfile.TemporaryDirectory() as folder:
         records, _ = head_records(Path(folder), max(images))
-        image_costs = [n / images_per_second(student, records[:n], 0) for n in images]
+        whole_evaluation(student, records[: min(images)], 0)  # warm
+        image_costs = [whole_evaluation(student, records[:n], workers) for n in images]
     printed = [f"{i / 100:.2f}" for i in range(1, max(spacings) + 1)]
     age_embeddings(student, templates, printed[:1])
     spacing_costs = [
         best_of(lambda n=n: age_embeddings(student, templates, printed[:n]), 2)  # type: ignore[misc]
         for n in spacings
     ]
+    whole = f"phantom student; whole evaluations with {workers} workers, start and scores included"
     return [
-        curve("plane evaluation", "s", "images", images, image_costs, "phantom student"),
+        curve("plane evaluation", "s", "images", images, image_costs, whole),
         curve("HC18 validity", "s", "spacings", spacings, spacing_costs, "phantom student, text side"),
     ]
 
 
-def reading_curve(workers: Sequence[int], batches: int, batch: int) -> Row:
-    """Time batches of training pairs by the number of workers; a machine's cores bound it."""
-    student, teacher = phantom_towers()
+def training_curve(workers: Sequence[int], steps: int, batch: int) -> Row:
+    """Time real training steps from the PNG files by the number of workers; a machine's cores bound it."""
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     costs = []
     with tempfile.TemporaryDirectory() as name:
-        records, _ = _training_records(Path(name), batch * (batches + 2))
+        folder = Path(name)
+        records, _ = training_records(folder, batch * (steps + WARM + 1))
         for count in workers:
-            data = Heads(records, batch_size=batch, num_workers=count)
-            data.bind(student.preprocessing, teacher.preprocessing)
-            stream = iter(data.train_dataloader())
-            next(stream)
-            start = time.perf_counter()
-            for _ in range(batches):
-                next(stream)
-            costs.append((time.perf_counter() - start) / batches)
-    note = f"{os.cpu_count()} cores; an exponent of -1 is a perfect share-out"
-    return curve("reading a batch of pairs", "s", "workers", workers, costs, note)
+            times = fit("live", records, folder, steps, batch, count, cache=False)
+            costs.append(float(np.median(times.total)))
+    note = (
+        f"batch {batch}, phantom towers, live teacher, {os.cpu_count()} cores; the training process and "
+        f"{', '.join(map(str, workers))} workers; an exponent of -1 is a perfect share-out"
+    )
+    return curve("training step", "s", "processes", [1 + count for count in workers], costs, note)
 
 
 def measure(quick: bool) -> list[Row]:
     if quick:
-        loss, images, spacings, workers, batches, batch = [64, 128], [32, 64], [1, 2], [1, 2], 2, 4
+        loss, images, spacings, workers, steps, batch = [64, 128], [32, 64], [1, 2], [0, 1], 2, 4
     else:
         loss = [256, 512, 1024, 2048, 4096, 8192, 16384]
         images, spacings = [64, 128, 256, 512], [5, 10, 20, 40]
-        workers, batches, batch = [1, 2, 4], 12, 64
+        workers, steps, batch = [0, 1, 2], 10, 64
     return [
         *loss_curves(loss),
-        *evaluation_curves(images, spacings),
-        reading_curve(workers, batches, batch),
+        *evaluation_curves(images, spacings, 0 if quick else os.cpu_count() or 1),
+        training_curve(workers, steps, batch),
     ]
 
 

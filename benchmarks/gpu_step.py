@@ -1,15 +1,16 @@
 """The full-size training step on one GPU: ViT-L/14 teacher, MobileCLIP2-S0 student, bf16, batch 512.
 
-Eager with a live teacher and the authors' loss, against ours: live, and from kept teacher embeddings. Ours runs
-compiled towers, channels-last images, fused AdamW and the fused loss; batches come from pinned memory without
-waiting. Images and texts are random, so the figures are those of the step and not of the disk. Without a GPU
-it says so and writes nothing.
+Eager with a live teacher and the authors' loss, against ours: live, and from kept teacher embeddings. Ours is
+`DistillationModule` with ``compile``: compiled models over channels-last maps, its fused AdamW and the fused loss;
+batches come from pinned memory without waiting. Images and texts are random, so the figures are those of the
+step and not of the disk. HC18's validity is timed as `BiometryEvaluation` does it, in float32 and with
+``full_precision: false``.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 
 from benchmarks._material import published_student, published_teacher
-from benchmarks._record import Row, command, interleave, make_row
+from benchmarks._record import Row, command, interleave, make_row, not_run
 from benchmarks.baselines.loss_authors import srkd_loss
+from callbacks.evaluation_mode import evaluation_mode
 from datamodules.protocol import Protocol
-from losses import Embeddings, SRKDLoss
+from lightning_modules import DistillationModule
+from losses import SRKDLoss
 from models import DualEncoder, freeze
 from models.zero_shot import age_embeddings
 
@@ -28,6 +31,9 @@ PEAK_TFLOPS = {"H100": 790.0, "H200": 790.0, "A100": 312.0, "L40S": 362.0, "L4":
 """Dense bf16 matrix products: H100 and H200 as measured on large products, others from NVIDIA's data sheets."""
 TARGETS = {"live": 1.5, "teacher cache": 3.0}
 STEPS = 8
+DEVICE, COMPILE = "cuda", True
+STEP = "times the samples/s of eager, live, their loss"
+VALIDITY = ("student on the GPU, 77 spacings, 875 prompts each", "s an epoch")
 
 Batch = dict[str, Tensor]
 
@@ -35,12 +41,12 @@ Batch = dict[str, Tensor]
 def host_batch(B: int, student: DualEncoder, teacher: DualEncoder) -> Batch:
     """Return random images and equally long texts in pinned memory."""
     text = ["fetal head at 24 weeks and 3 days, pixel spacing 0.12 mm"] * B
-    batch = {"embedding": torch.nn.functional.normalize(torch.randn(B, 2, teacher.embed_dim), dim=-1)}
+    batch = {"teacher_embedding": torch.nn.functional.normalize(torch.randn(B, 2, teacher.embed_dim), dim=-1)}
     for role, model in (("student", student), ("teacher", teacher)):
         side = model.preprocessing.image_size
         batch[f"{role}_image"] = torch.randn(B, 3, side, side)
         batch[f"{role}_tokens"] = model.tokenize(text)
-    return {name: value.pin_memory() for name, value in batch.items()}
+    return {name: value.pin_memory() for name, value in batch.items()} if DEVICE == "cuda" else batch
 
 
 def authors_step(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> Callable[[], None]:
@@ -48,8 +54,8 @@ def authors_step(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> Ca
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=False, foreach=True)
 
     def step() -> None:
-        on = {name: value.to("cuda") for name, value in batch.items() if name != "embedding"}
-        with torch.autocast("cuda", torch.bfloat16):
+        on = {name: value.to(DEVICE) for name, value in batch.items() if name != "teacher_embedding"}
+        with torch.autocast(DEVICE, torch.bfloat16):
             own = (*student(on["student_image"], on["student_tokens"]), student.logit_scale)
             with torch.no_grad():
                 taught = (*teacher(on["teacher_image"], on["teacher_tokens"]), teacher.logit_scale)
@@ -60,54 +66,35 @@ def authors_step(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> Ca
     return lambda: [step() for _ in range(STEPS)] and None
 
 
-def our_step(student: DualEncoder, teacher: DualEncoder, batch: Batch, cached: bool) -> Callable[[], None]:
-    """Compiled towers, channels-last, fused optimiser and loss, copies that nobody waits for."""
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
-    loss = SRKDLoss()
-    compiled = torch.compile(student)
-    taught_by = torch.compile(teacher)
-    wanted = [name for name in batch if name.startswith("student") or (name == "embedding") == cached]
+def our_steps(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> dict[str, Callable[[], None]]:
+    """The module's own step, live and from kept embeddings, with copies that nobody waits for."""
+    module = DistillationModule(student, teacher, SRKDLoss(), compile=COMPILE).train()
+    plan: Any = SimpleNamespace(precision="bf16-mixed", estimated_stepping_batches=10_000)
+    module.trainer = plan
+    optimizer = module.configure_optimizers()["optimizer"]
 
-    def copy() -> Batch:
-        on = {name: batch[name].to("cuda", non_blocking=True) for name in wanted}
-        return {
-            name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
-            for name, value in on.items()
-        }
-
-    def step(on: Batch) -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            image, text = compiled(on["student_image"], on["student_tokens"])
-            with torch.no_grad():
-                taught = (
-                    on["embedding"].unbind(dim=1)
-                    if cached
-                    else taught_by(on["teacher_image"], on["teacher_tokens"])
-                )
-        total = loss(
-            Embeddings(image.float(), text.float(), student.logit_scale),
-            Embeddings(taught[0].float(), taught[1].float(), teacher.logit_scale),
-        )["total"]
+    def step(wanted: list[str]) -> None:
+        on = {name: batch[name].to(DEVICE, non_blocking=True) for name in wanted}
+        with torch.autocast(DEVICE, torch.bfloat16):
+            total = module.compute_loss(on)["total"]
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
+        module.on_train_batch_end()
 
-    def steps() -> None:
-        following = copy()
-        for number in range(STEPS):
-            current = following
-            if number + 1 < STEPS:
-                following = copy()
-            step(current)
-
-    return steps
+    own = ["student_image", "student_tokens"]
+    needed = {"live": [*own, "teacher_image", "teacher_tokens"], "teacher cache": [*own, "teacher_embedding"]}
+    return {
+        name: lambda wanted=wanted: [step(wanted) for _ in range(STEPS)] and None
+        for name, wanted in needed.items()
+    }
 
 
 def step_flops(student: DualEncoder, teacher: DualEncoder | None, batch: Batch) -> float:
     """Count the floating-point operations of one step's towers."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    few = {name: value[:4].to("cuda") for name, value in batch.items()}
+    few = {name: value[:4].to(DEVICE) for name, value in batch.items()}
     with FlopCounterMode(display=False) as counter:
         image, text = student(few["student_image"], few["student_tokens"])
         (image.sum() + text.sum()).backward()
@@ -118,62 +105,67 @@ def step_flops(student: DualEncoder, teacher: DualEncoder | None, batch: Batch) 
 
 
 def card_peak() -> float | None:
+    if DEVICE != "cuda":
+        return None
     name = torch.cuda.get_device_name()
     return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
 
 
-def validity_row(student: DualEncoder) -> Row:
-    """Time the text side of HC18's validity: 77 spacings of all ages, with five templates."""
+def validity_rows(student: DualEncoder, spacings: int = 77) -> list[Row]:
+    """Time the text side of HC18's validity: all ages at 77 spacings, with five templates."""
     templates = (Protocol.load().biometry * 3)[:5]
     distinct = [f"{template} {'.' * i}" for i, template in enumerate(templates)]
-    printed = [f"{0.2 + i / 100:.2f}" for i in range(77)]
-    student.eval()
-    with torch.autocast("cuda", torch.bfloat16):
-        times = interleave({"ours": lambda: age_embeddings(student, distinct, printed)}, 3, "cuda")
-    student.train()
-    return make_row(
-        "HC18 validity", "student on the GPU, 77 spacings, 875 prompts each", "s an epoch", times["ours"],
-        target=10.0, better="lower", seconds=times,
-    )  # fmt: skip
+    printed = [f"{0.2 + i / 100:.2f}" for i in range(spacings)]
+    found = []
+    for full, precision in ((True, "float32"), (False, "bf16 (full_precision: false)")):
+        with evaluation_mode(student, full, torch.bfloat16) as used:
+            times = interleave({"ours": lambda m=used: age_embeddings(m, distinct, printed)}, 3, DEVICE)
+        row = make_row(
+            "HC18 validity", f"{VALIDITY[0]}, {precision}", VALIDITY[1], times["ours"],
+            target=10.0 if full else None, better="lower", seconds=times,
+        )  # fmt: skip
+        found.append(row)
+    return found
 
 
-def rows(quick: bool) -> list[Row]:
-    B, rounds = (8, 2) if quick else (512, 7)
-    student, ours_student, teacher = (
-        model.cuda()
-        for model in (published_student(quick), published_student(quick), published_teacher(quick))
-    )
-    ours_student.to(memory_format=torch.channels_last)
-    frozen = freeze(teacher)
-    student.train(), ours_student.train()
-    batch = host_batch(B, student, teacher)
+def step_rows(
+    theirs: tuple[DualEncoder, DualEncoder], ours: tuple[DualEncoder, DualEncoder], B: int, rounds: int
+) -> list[Row]:
+    """Time the step of two pairs of student and teacher that hold the same architectures."""
+    batch = host_batch(B, *ours)
+    frozen = freeze(ours[1])
     ways = {
-        "authors": authors_step(student, frozen, batch),
-        "live": our_step(ours_student, frozen, batch, cached=False),
-        "teacher cache": our_step(ours_student, frozen, batch, cached=True),
+        "authors": authors_step(theirs[0].train(), freeze(theirs[1]), batch),
+        **our_steps(ours[0], frozen, batch),
     }
-    times = {name: values / STEPS for name, values in interleave(ways, rounds, "cuda").items()}
+    times = {name: values / STEPS for name, values in interleave(ways, rounds, DEVICE).items()}
     peak = card_peak()
     found = []
     for name, target in TARGETS.items():
-        flops = step_flops(ours_student, frozen if name == "live" else None, batch)
+        flops = step_flops(theirs[0], freeze(theirs[1]) if name == "live" else None, batch)
         reached = flops / float(np.median(times[name])) / 1e12
         share = f"; {reached / peak:.0%} of {peak:g} TFLOP/s" if peak else ""
         row = make_row(
-            "GPU step", f"full size, bf16, batch {B}, {name}", "times the samples/s of eager, live, their loss",
-            times["authors"] / times[name], target=target, seconds=times, limit="the card's matrix products",
-            limit_values=None if peak is None else [peak / reached],
-            note=f"{torch.cuda.get_device_name()}; {reached:.0f} TFLOP/s in the towers{share}",
+            "GPU step", case(name, B), STEP, times["authors"] / times[name], target=target, seconds=times,
+            limit="the card's matrix products", limit_values=None if peak is None else [peak / reached],
+            note=f"{reached:.0f} TFLOP/s in the towers{share}",
         )  # fmt: skip
         found.append(row)
-    return [*found, validity_row(ours_student)]
+    return found
 
 
-def measure(quick: bool) -> list[Any]:
+def case(name: str, B: int) -> str:
+    return f"full size, bf16, batch {B}, {name}"
+
+
+def measure(quick: bool) -> list[Row]:
+    B, rounds = (8, 2) if quick else (512, 7)
     if not torch.cuda.is_available():
-        print("gpu_step: skipped, this machine has no CUDA device; nothing is written")
-        sys.exit(0)
-    return rows(quick)
+        why = "this machine has no CUDA device"
+        steps = [not_run("GPU step", case(name, B), STEP, why, target) for name, target in TARGETS.items()]
+        return [*steps, not_run("HC18 validity", f"{VALIDITY[0]}, float32", VALIDITY[1], why, 10.0, "lower")]
+    pairs = [(published_student(quick).cuda(), published_teacher(quick).cuda()) for _ in range(2)]
+    return [*step_rows(*pairs, B, rounds), *validity_rows(pairs[1][0])]
 
 
 if __name__ == "__main__":

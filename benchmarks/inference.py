@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import Row, make_row, spread, write
+from benchmarks._record import Row, make_row, not_run, spread, write
 from experiments.latency import open_subject
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
-from export.latency.machine import image_cost, matmul_gflops
-from export.latency.session import backend_specs
+from export.latency.machine import image_cost, instructions, matmul_gflops
+from export.latency.session import backend_specs, what_holds_back
 from models import fused_copy
 
 BASELINE = "torch-eager"
@@ -78,22 +78,31 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def rows_of(result: dict[str, Any]) -> list[Row]:
-    """Return the table's rows of one number of threads; a backend that could not run has none."""
+    """Return the table's rows of one number of threads; a backend without figures or target has none."""
     rows = []
     eager = result["backends"][BASELINE]["p50_ms"] / 1e3
-    for name, figures in result["backends"].items():
-        if "error" in figures or name == BASELINE:
+    reasons = what_holds_back(result["backends"], instructions())
+    absent = {name: {"error": why} for name, why in result["absent"].items() if name in TARGETS}
+    for name, figures in (result["backends"] | absent).items():
+        if name == BASELINE:
             continue
-        ratio = figures["ratio"]
-        row = make_row(
+        title = (
             "inference",
             f"{name}, batch 1, {result['threads']} threads",
             "times faster than PyTorch eager",
+        )
+        if "error" in figures:
+            rows.append(not_run(*title, figures["error"], TARGETS.get(name)))
+            continue
+        ratio = figures["ratio"]
+        row = make_row(
+            *title,
             [ratio["median"]],
             target=TARGETS.get(name),
             limit="what matrix products alone would take",
             limit_values=[1 / figures["share_of_matmul_peak"]],
             note=f"{figures['p50_ms']:.1f} ms; spread: quartiles of turns",
+            reason=reasons[name],
         )
         row["value"] = {"median": ratio["median"], "p10": ratio["low"], "p90": ratio["high"]}
         seconds = figures["p50_ms"] / 1e3

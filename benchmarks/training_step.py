@@ -91,7 +91,9 @@ class StepTimes(Callback):
         self._last = None  # the epoch's own work lies between
 
 
-def fit(kind: str, records: list[Record], folder: Path, steps: int, batch: int, workers: int) -> StepTimes:
+def fit(
+    kind: str, records: list[Record], folder: Path, steps: int, batch: int, workers: int, cache: bool = True
+) -> StepTimes:
     """Train some steps of one kind and return their times."""
     student, teacher = phantom_towers()
     loss = CLIPLoss() if kind == "no teacher" else SRKDLoss()
@@ -100,7 +102,8 @@ def fit(kind: str, records: list[Record], folder: Path, steps: int, batch: int, 
     callbacks: list[Callback] = [times]
     if kind == "teacher cache":
         callbacks.append(TeacherCache(str(folder / "teacher"), draws=1))
-    data = Heads(records, batch_size=batch, num_workers=workers, cache=str(folder / "squares"), zoom=0.3)
+    squares = str(folder / "squares") if cache else None
+    data = Heads(records, batch_size=batch, num_workers=workers, cache=squares, zoom=0.3)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps + WARM,
@@ -153,7 +156,7 @@ def measure(quick: bool) -> list[Row]:
     theirs: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        records, what = _training_records(folder, 64 if quick else 10 * batch)
+        records, what = training_records(folder, 64 if quick else 10 * batch)
         for kind in KINDS:  # fills the caches
             fit(kind, records, folder, 1, batch, workers)
         for _ in range(rounds):
@@ -186,7 +189,7 @@ def measure(quick: bool) -> list[Row]:
     ]  # fmt: skip
 
 
-def _training_records(folder: Path, count: int) -> tuple[list[Record], str]:
+def training_records(folder: Path, count: int) -> tuple[list[Record], str]:
     records, what = head_records(folder / "images", count)
     return [
         Record(

@@ -63,12 +63,13 @@ class AgeTableCache:
 
     def path(self, model: DualEncoder, templates: Sequence[str], spacings: Sequence[str]) -> Path:
         """Return the file of one table."""
+        kind = next(model.parameters()).device.type
         settings = {
             "templates": list(templates),
             "spacings": list(spacings),
             "preprocessing": model.preprocessing.to_dict(),
             "recipe": model.recipe(),
-            "autocast": torch.is_autocast_enabled(next(model.parameters()).device.type),
+            "autocast": torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind)),
         }
         text = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
         text.update(weights_digest(model).encode())

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from lightning import Trainer
 
 from models import DualEncoder, FrozenTeacher, build
 
 
 @contextmanager
-def evaluation_mode(model: DualEncoder, full_precision: bool = True) -> Iterator[DualEncoder]:
+def evaluation_mode(
+    model: DualEncoder, full_precision: bool = True, half: torch.dtype | None = None
+) -> Iterator[DualEncoder]:
     """Give a model in eval mode without gradients; afterwards every submodule has its own mode back.
 
     Args:
         model: The model.
         full_precision: Compute in float32 whatever training does: no autocast, no TF32, and a float32 copy
             of a model that is kept in half precision.
+        half: What to autocast to without `full_precision`: evaluation runs in hooks, where Lightning has no
+            autocast (see `half_dtype`). None leaves it as it is.
 
     Yields:
         The model, or its float32 copy.
@@ -28,7 +33,7 @@ def evaluation_mode(model: DualEncoder, full_precision: bool = True) -> Iterator
     modes = [(module, module.training) for module in used.modules()]
     used.eval()
     try:
-        with torch.no_grad(), _float32(model) if full_precision else torch.no_grad():
+        with torch.no_grad(), _float32(model) if full_precision else _autocast(model, half):
             yield used
     finally:
         for module, mode in modes:
@@ -40,6 +45,16 @@ def _in_float32(model: DualEncoder) -> DualEncoder:
     inner = model.model if isinstance(model, FrozenTeacher) else model
     half = any(p.is_floating_point() and p.dtype != torch.float32 for p in inner.parameters())
     return copy.deepcopy(inner).float() if half else inner
+
+
+def half_dtype(trainer: Trainer) -> torch.dtype | None:
+    """Return the half precision that a trainer's steps run in, None where they run in float32 or float64."""
+    kinds = {"16": torch.float16, "bf16": torch.bfloat16}
+    return kinds.get(str(trainer.precision).split("-")[0])
+
+
+def _autocast(model: DualEncoder, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if half is None else torch.autocast(next(model.parameters()).device.type, half)
 
 
 @contextmanager

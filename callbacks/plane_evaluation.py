@@ -42,7 +42,8 @@ class PlaneEvaluation(ZeroShotEvaluation):
         benchmarks: Some of ``planes`` and ``subplanes``; None for those that the data module names.
         selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
         test_split: Images of the test: "test", or "all" to report on all images as the paper does.
-        full_precision: Evaluate in float32 even when training runs in mixed precision.
+        full_precision: Evaluate in float32 even when training runs in half precision; False runs the towers in
+            the half precision of training, and compares in float32 all the same.
         random_seed: Seed of the random-weights baseline.
         figures: Draw a confusion matrix of every tested model.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks.embedding_maps import SMALLEST_MAP, embedding_map, map_figure
 from callbacks.embedding_pass import Pairs, embed_images, embed_pairs
-from callbacks.evaluation_mode import evaluation_mode
+from callbacks.evaluation_mode import evaluation_mode, half_dtype
 from callbacks.figures import publish_figure
 from callbacks.zero_shot_evaluation import Details
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
@@ -50,7 +50,7 @@ class RepresentationEvaluation(Callback):
             of training images come from a student that has seen them.
         probe_seeds: Number of random divisions of the patients; the deviation is over them.
         max_pairs: Pairs at most of the geometry, whose cost grows with their square; evenly spaced.
-        full_precision: Embed in float32 even when training ran in mixed precision.
+        full_precision: Embed in float32 even when training ran in half precision; False embeds in the latter.
         figures: Draw the maps.
 
     Attributes:
@@ -94,15 +94,16 @@ class RepresentationEvaluation(Callback):
             models[TEACHER] = pl_module.teacher
         pairs: dict[str, Pairs] = {}
         for name, model in models.items():
-            with evaluation_mode(model, self.full_precision) as used:
+            with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:
                 self.results[name] = self.probe(used, data)
                 records = data.split("test")
                 if records:
                     reading = data.evaluation_batch_size, data.num_workers
                     pairs[name] = embed_pairs(used, records, data.seed, *reading)
-                    identity = _identity(pairs[name]["tokens"])
-                    scores = retrieval_scores(pairs[name]["image"], pairs[name]["text"], identity)
-                    self.results[name][RETRIEVAL] = scores | {"n_scored": len(identity)}
+            if name in pairs:  # scored outside, where nothing is computed in half precision
+                identity = _identity(pairs[name]["tokens"])
+                scores = retrieval_scores(pairs[name]["image"], pairs[name]["text"], identity)
+                self.results[name][RETRIEVAL] = scores | {"n_scored": len(identity)}
         if pairs:
             self.results[GEOMETRY] = self.geometry(pairs)
             if self.figures and trainer.is_global_zero:

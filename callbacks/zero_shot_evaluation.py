@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation_mode import evaluation_mode, random_twin
+from callbacks.evaluation_mode import evaluation_mode, half_dtype, random_twin
 from callbacks.figures import publish_figure
 from datamodules.protocol import Protocol
 from datamodules.record import Record
@@ -156,7 +156,7 @@ class ZeroShotEvaluation(Callback):
     def _evaluate(self, trainer: Trainer, model: DualEncoder, split: str) -> dict[str, Details]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         results = {}
-        with evaluation_mode(model, self.full_precision) as used:
+        with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:
             for benchmark in self.benchmarks:
                 records = data.evaluation_records(benchmark, split)
                 loader = data.evaluation_loader(benchmark, split, used.preprocessing)

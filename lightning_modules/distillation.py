@@ -38,6 +38,9 @@ class DistillationModule(LightningModule):
         weight_decay: Decay of matrices; norms, biases and the logit scale have none.
         warmup_steps: Optimiser steps of linear warm-up, followed by a cosine to zero.
         max_logit_scale: Upper clamp of the student's logit scale, after every step.
+        compile: Run both models' forward pass of a step through `torch.compile`: True for its default backend
+            ("inductor", which needs Triton on a GPU and a C++ compiler on a CPU), or the name of another one.
+            Weights, checkpoints and evaluation, which calls the towers one by one, stay as they are.
 
     Raises:
         ValueError: The loss needs a teacher and there is none.
@@ -54,6 +57,7 @@ class DistillationModule(LightningModule):
         weight_decay: float = 0.1,
         warmup_steps: int = 500,
         max_logit_scale: float = 100.0,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         self.student = student
@@ -62,6 +66,9 @@ class DistillationModule(LightningModule):
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.teacher is not None:
             self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for model in (self.student, self.teacher):
+            if compile and model is not None:
+                model.compile(backend=compile if isinstance(compile, str) else "inductor")
         self.loss = CLIPLoss() if loss is None else loss
         self.needs_teacher = bool(getattr(self.loss, "needs_teacher", False))
         if self.needs_teacher and teacher is None:

@@ -101,14 +101,15 @@ class AgeTable:
             spacings: Printed spacing of each image, N texts.
 
         Returns:
-            Mean over templates of 100 * cosine, [N, 175], float32.
+            Mean over templates of 100 * cosine, [N, 175], float32 whatever autocast says.
 
         Raises:
             KeyError: A spacing is not in the table.
         """
         position = {spacing: row for row, spacing in enumerate(self.spacings)}
         rows = torch.tensor([position[spacing] for spacing in spacings], device=self.vectors.device)
-        return COSINE_SCALE * torch.einsum("nd,nad->na", image.float(), self.vectors[rows])
+        with torch.autocast(image.device.type, enabled=False):
+            return COSINE_SCALE * torch.einsum("nd,nad->na", image.float(), self.vectors[rows])
 
 
 def age_prompts(templates: Sequence[str], spacing: str) -> list[str]:
@@ -153,5 +154,6 @@ def age_embeddings(
 
 
 def class_logits(image: Tensor, classes: Tensor) -> Tensor:
-    """Compare images [N, D] with class vectors [C, D]: 100 * cosine, [N, C], float32."""
-    return COSINE_SCALE * image.float() @ classes.T
+    """Compare images [N, D] with class vectors [C, D]: 100 * cosine, [N, C], float32 whatever autocast says."""
+    with torch.autocast(image.device.type, enabled=False):
+        return COSINE_SCALE * image.float() @ classes.T

@@ -66,3 +66,31 @@ def test_a_benchmark_that_fails_in_the_base_says_why(tmp_path, capsys):
     )
     assert _compare.run_once("broken", tmp_path / "tree", tmp_path / "out.json", True) is None
     assert "broken: cannot run in tree: this base lacks losses" in capsys.readouterr().out
+
+
+def test_a_relative_hc18_root_is_found_from_another_tree(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tree" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "tree" / "benchmarks" / "says.py").write_text(
+        "import os\nraise SystemExit(os.environ['HC18_ROOT'])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HC18_ROOT", "heads")
+    _compare.run_once("says", tmp_path / "tree", tmp_path / "out.json", True)
+    assert f"cannot run in tree: {tmp_path / 'heads'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", [None, [{"stage": "s", "case": "c", "measure": "m", "value": None}]])
+def test_nothing_to_compare_is_a_failure(rows, monkeypatch, capsys):
+    monkeypatch.setattr(_compare, "run_once", lambda *_: rows)
+    monkeypatch.setattr(sys, "argv", ["x", "HEAD", "loss_speed", "gpu_step"])
+    with pytest.raises(SystemExit, match="error: nothing was compared"):
+        _compare.main()
+    assert "not compared with HEAD: loss_speed, gpu_step" in capsys.readouterr().out
+
+
+def test_what_could_not_be_compared_is_named_beside_the_rest(monkeypatch, capsys):
+    row = {"stage": "s", "case": "c", "measure": "m", "better": "higher", "value": {"median": 1.0}}
+    monkeypatch.setattr(_compare, "run_once", lambda name, *_: [row] if name == "loss_speed" else None)
+    monkeypatch.setattr(sys, "argv", ["x", "HEAD", "loss_speed", "gpu_step"])
+    _compare.main()
+    assert "not compared with HEAD: gpu_step" in capsys.readouterr().out

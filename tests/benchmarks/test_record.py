@@ -1,11 +1,24 @@
 """Ways are timed in turns, spreads are percentiles, and a target is met or it is not."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from benchmarks._record import interleave, line, make_row, met, spread, write
+from benchmarks import _record
+from benchmarks._record import (
+    command,
+    interleave,
+    line,
+    make_row,
+    measured_commit,
+    met,
+    not_run,
+    spread,
+    write,
+)
 
 
 def test_ways_are_timed_in_turns_that_alternate():
@@ -43,3 +56,40 @@ def test_a_record_names_machine_versions_and_commit(tmp_path):
     assert record["commit"]
     assert record["details"] == {"more": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_what_was_not_run_says_why_and_meets_nothing():
+    row = not_run("inference", "openvino-int8", "times faster", "openvino is\nnot installed", 7.0)
+    assert met(row) is None
+    assert line(row) == (
+        "inference, openvino-int8: not run: openvino is not installed (times faster, target 7)"
+    )
+
+
+def test_figures_of_another_machine_are_not_replaced_by_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_record, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    absent = not_run("GPU step", "live", "times", "this machine has no CUDA device", 1.5)
+    command("x", lambda _: [absent], "")
+    assert json.loads((tmp_path / "x.json").read_text())["rows"][0]["value"] is None
+    command("x", lambda _: [make_row("GPU step", "live", "times", [1.7], target=1.5)], "")
+    command("x", lambda _: [absent], "")
+    assert json.loads((tmp_path / "x.json").read_text())["rows"][0]["value"]["median"] == 1.7
+    assert "kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [("benchmarks/results/a.json", "abc"), ("docs/performance-a.png", "abc"), ("losses/a.py", "abc-dirty")],
+)
+def test_results_do_not_make_their_own_commit_dirty(changed, expected, tmp_path, monkeypatch):
+    path = tmp_path / changed
+    path.parent.mkdir(parents=True)
+    path.write_text("old")
+    settings = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], [*settings, "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    path.write_text("new")
+    monkeypatch.setattr(_record, "ROOT", tmp_path)
+    monkeypatch.setattr(_record, "git_commit", lambda: "abc-dirty")
+    assert measured_commit() == expected

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks._record import make_row, write
+from benchmarks._record import make_row, not_run, write
 from benchmarks._table import BEGIN, END, write_page
 from benchmarks.cost_curves import curve, exponent
 
@@ -19,7 +19,9 @@ def test_rows_misses_machine_and_plots_stand_between_the_marks(page, tmp_path):
         make_row(
             "loss", "batch 512", "times faster", [5, 6, 7], target=4.5, limit="products", limit_values=[2]
         ),
-        make_row("pipeline", "cache", "times faster", [4, 4, 4], target=5),
+        make_row("pipeline", "cache", "times faster", [4, 4, 4], target=5, reason="the disk reads 1 MB/s"),
+        make_row("loss", "batch 64", "times faster", [2], target=3, limit="products", limit_values=[1.2]),
+        not_run("GPU step", "live", "times", "this machine has no CUDA device", 1.5),
         curve("loss time", "s", "batch", [1, 2, 4], [1.0, 4.0, 16.0]),
     ]
     write("a", rows, quick=False, path=tmp_path / "results" / "a.json")
@@ -30,8 +32,14 @@ def test_rows_misses_machine_and_plots_stand_between_the_marks(page, tmp_path):
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert "| loss | batch 512 | 6 (5.2-6.8) times faster | at least 4.5: met | 2 x products |  |" in text
-    assert "at least 5: **missed**" in text
-    assert "1 of 2 targets are missed:\n- pipeline, cache: 4 times faster, not 5" in text
+    assert "at least 5: **missed** (the disk reads 1 MB/s)" in text
+    assert "at least 3: **missed** (it takes 1.2 x products, which alone would be 2.4 times faster)" in text
+    assert (
+        "| GPU step | live | not run: this machine has no CUDA device (times) | at least 1.5: **not run**"
+        in text
+    )
+    assert "Of 4 targets 2 are missed and 1 could not be measured here:\n\n- pipeline, cache: 4 times" in text
+    assert "- GPU step, live: not run: this machine has no CUDA device" in text
     assert "| a | " in text
     assert "![performance-loss-time-batch](performance-loss-time-batch.png)" in text
     assert (tmp_path / "performance-loss-time-batch.png").stat().st_size > 1000

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from lightning import Trainer
 
+from callbacks import BiometryEvaluation, PlaneEvaluation
 from callbacks.evaluation_mode import evaluation_mode, random_twin
 from models import freeze
-from tests.callbacks.zero_shot_fakes import LetterEncoder
+from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
 
 def test_half_precision_weights_are_evaluated_in_float32():
@@ -73,3 +75,34 @@ def test_random_twin_has_the_architecture_and_other_weights():
     assert not torch.equal(twin.letters, model.letters)
     assert not torch.equal(twin.letters, other.letters)
     assert not twin.training
+
+
+def watch(model, tower):
+    """Return the set that fills with the dtypes in which a tower's matrix products run."""
+    seen, plain = set(), getattr(model, tower)
+
+    def features(inputs):
+        flat = inputs.flatten(1).float()
+        seen.add((flat @ flat.T).dtype)
+        return plain(inputs)
+
+    setattr(model, tower, features)
+    return seen
+
+
+@pytest.mark.parametrize(("make", "benchmark"), [(PlaneEvaluation, "planes"), (BiometryEvaluation, "hc18")])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize("options", [{}, {"full_precision": False}])
+def test_towers_run_in_trainings_half_precision_only_where_asked(
+    make, benchmark, precision, options, tmp_path
+):
+    module = FakeModule(teacher=False)
+    seen = [watch(module.student, tower) for tower in ("image_features", "text_features")]
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", precision=precision, logger=False,
+        callbacks=[make(protocol=PROTOCOL, figures=False, **options)], enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.test(module, datamodule=FakeData([benchmark], count=6), verbose=False)
+    half = precision == "bf16-mixed" and options
+    assert seen == [{torch.bfloat16 if half else torch.float32}] * 2

@@ -32,9 +32,12 @@ class PixelEncoder(DualEncoder):
         self.image = nn.Parameter(torch.randn(3 * size * size, dim, generator=generator))
         self.text = nn.Parameter(torch.randn(2000, dim, generator=generator))
         self.scale = nn.Parameter(torch.zeros(()))
+        self.dtypes = set()
 
     def image_features(self, image):
-        return (image - 0.2).flatten(1) @ self.image
+        features = (image - 0.2).flatten(1) @ self.image
+        self.dtypes.add(features.dtype)
+        return features
 
     def text_features(self, tokens):
         return self.text[tokens].sum(dim=1)
@@ -57,10 +60,10 @@ class Pair(LightningModule):
         return None
 
 
-def evaluate(folder, data, teacher=True, teacher_size=SIZE, **options):
+def evaluate(folder, data, teacher=True, teacher_size=SIZE, precision="32-true", **options):
     evaluation, module = RepresentationEvaluation(enabled=True, **options), Pair(teacher, teacher_size)
     trainer = Trainer(
-        default_root_dir=folder, callbacks=[evaluation], accelerator="cpu", logger=False,
+        default_root_dir=folder, callbacks=[evaluation], accelerator="cpu", logger=False, precision=precision,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     trainer.test(module, datamodule=data, verbose=False)
@@ -149,6 +152,18 @@ def test_heads_alone_have_retrieval_and_geometry_but_no_probe(tiny_hc18, tmp_pat
     evaluation, _, _ = evaluate(tmp_path, HC18DataModule(str(tiny_hc18), num_workers=0, test_share=0.5))
     assert not any("/probe/" in name or "class_distance" in name for name in evaluation.final_metrics)
     assert {"student/retrieval/image_to_text_r1", "geometry/cka"} <= set(evaluation.final_metrics)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"), [({}, torch.float32), ({"full_precision": False}, torch.bfloat16)]
+)
+def test_images_are_embedded_in_trainings_half_precision_only_where_asked(
+    options, dtype, tiny_hc18, tmp_path
+):
+    data = HC18DataModule(str(tiny_hc18), num_workers=0, test_share=0.5)
+    evaluation, module, _ = evaluate(tmp_path, data, precision="bf16-mixed", **options)
+    assert module.student.dtypes == module.teacher.dtypes == {dtype}
+    assert evaluation.results["student"]["retrieval"]["n_scored"] > 0
 
 
 def test_training_runs_skip_it():

@@ -104,6 +104,32 @@ class StopAfterEpoch(OffDiagonalSchedule):
             trainer.should_stop = True
 
 
+def test_a_compiled_step_is_the_same_step_with_the_same_weights(module, pairs, tmp_path):
+    from torch._dynamo.utils import counters
+
+    plain, compiled = module().eval(), module(compile="eager").eval()
+    batch = next(iter(pairs))
+    counters.clear()
+    expected, found = plain.compute_loss(batch), compiled.compute_loss(batch)
+    assert counters["stats"]["unique_graphs"] >= 2  # one of the student, one of the teacher, at least
+    for name, value in expected.items():
+        assert torch.equal(found[name], value)
+    found["total"].backward()
+    assert all(parameter.grad is not None for parameter in compiled.student.parameters())
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    trainer(tmp_path, epochs=1).fit(compiled, pairs)
+    resumed = module()
+    trainer(tmp_path, epochs=2).fit(resumed, pairs, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+def test_towers_are_not_compiled_unless_asked(module, pairs):
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    module().compute_loss(next(iter(pairs)))
+    assert not counters["stats"]["unique_graphs"]
+
+
 def test_every_term_is_logged_by_name(module, pairs, tmp_path):
     run = trainer(tmp_path, epochs=1)
     run.fit(module(), pairs)

@@ -47,8 +47,10 @@ def test_any_combination_of_terms_equals_plain(kernel, B, seed, scale, temperatu
     ours = gradients(kernel, student, teacher, combination, temperature=temperature)
     plain = gradients("plain", student, teacher, combination, temperature=temperature)
     assert_close(ours[0], plain[0], rtol=1e-12, atol=1e-12)
+    # Where matched pairs are all there is, the gradient is zero: its summands cancel, their rounding does not.
+    rounding = 4 * torch.finfo(torch.float64).eps * scale * sum(map(abs, combination)) / B
     for gradient, expected in zip(ours[1], plain[1], strict=True):
-        assert_close(gradient, expected, rtol=1e-12, atol=1e-11)
+        assert (gradient - expected).abs().max() <= 1e-12 * expected.abs().max() + rounding
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -120,3 +120,12 @@ def test_unknown_spacing_is_an_error():
 def test_class_logits_are_100_cosines():
     image, classes = torch.eye(3)[:2], torch.eye(3)[[1, 2]]
     assert class_logits(image, classes).tolist() == [[0.0, 0.0], [100.0, 0.0]]
+
+
+def test_comparisons_are_exact_under_autocast():
+    image, classes = torch.nn.functional.normalize(torch.randn(3, 5, 16), dim=-1)[:2]
+    table = AgeTable(("0.20",), torch.randn(1, 175, 16))
+    logits, similarity = class_logits(image, classes), table.similarity(image, ["0.20"] * 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(class_logits(image, classes), logits)
+        assert torch.equal(table.similarity(image, ["0.20"] * 5), similarity)
