@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from experiments.report.read_run import Run
-from experiments.report.svg import BLUE, CYCLE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE, RED, new_figure
+from experiments.report.svg import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    RED,
+    brief,
+    looks,
+    new_figure,
+)
 from experiments.report.training import dynamics, series
 from metrics import within_chart
 from metrics.biometry import HIGHEST_HC_MM, LOWEST_HC_MM
@@ -38,20 +50,6 @@ SCORES = {
     validation_name(STUDENT, SUBPLANES, HEADLINE[SUBPLANES]): ("sub-plane F1", ORANGE, 1.0),
     validation_name(STUDENT, HC18, HEADLINE[HC18]): ("HC18 validity (share)", GREEN, 0.01),
 }
-LONGEST_LABEL = 22  # characters
-
-
-def brief(names: Sequence[str]) -> list[str]:
-    """Cut names to what an axis has room for."""
-    return [
-        name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
-        for name in names
-    ]
-
-
-def _looks(*colours: str) -> Iterator[tuple[str, str]]:
-    """Give colours with solid lines, then again with dashed ones, and so on without end."""
-    return ((colour, line) for line in itertools.cycle(("-", "--", ":", "-.")) for colour in colours)
 
 
 def over_steps(axis: Axes, run: Run) -> None:
@@ -139,7 +137,7 @@ def losses_figure(run: Run) -> Figure | None:
     axis = figure.add_subplot()
     over_steps(axis, run)
     names.sort(key=lambda name: (not name.endswith("/total"), name))
-    for name, (colour, line) in zip(names, _looks(INK, *CYCLE), strict=False):
+    for name, (colour, line) in zip(names, looks(INK, *CYCLE), strict=False):
         axis.plot(*series(run, name), line, color=colour, label=name.rsplit("/", 1)[1], linewidth=1.2)
     axis.set(ylabel="loss", title="Loss terms, unweighted")
     axis.legend(ncols=2)
@@ -172,7 +170,7 @@ def overlay_figure(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
         return None
     figure = new_figure(height=3.2)
     axis = figure.add_subplot()
-    for (run, title), (colour, line) in zip(shown, _looks(*CYCLE), strict=False):
+    for (run, title), (colour, line) in zip(shown, looks(*CYCLE), strict=False):
         found = dynamics(run)
         axis.plot(
             [p.step for p in found.evaluations], [p.composite for p in found.evaluations],

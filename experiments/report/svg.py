@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +22,7 @@ THEME = {
     "#010109": "--red", "#01010a": "--sky",
 }  # fmt: skip
 INK, MUTED, LINE, PAPER, BLUE, ORANGE, GREEN, PURPLE, RED, SKY = THEME
+LONGEST_LABEL = 22  # characters
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 
 STYLE: dict[Any, Any] = {
@@ -94,3 +96,16 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     head, rest = text.split(">", 1)
     head = re.sub(r' (width|height|version)="[^"]*"', "", head)
     return Markup(f'{head} role="img" aria-label="{escape(label)}">{rest}')
+
+
+def looks(*colours: str) -> Iterator[tuple[str, str]]:
+    """Give colours with solid lines, then again with dashed ones, and so on without end."""
+    return ((colour, line) for line in itertools.cycle(("-", "--", ":", "-.")) for colour in colours)
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Cut names to what an axis has room for."""
+    return [
+        name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
+        for name in names
+    ]
