@@ -117,12 +117,7 @@ def scores_figure(run: Run) -> Figure | None:
     best = dynamics(run).best
     if best is not None:
         axis.plot(best.step, best.composite, "o", color=INK, markersize=9, fillstyle="none")
-    axis.set(
-        xlabel="optimiser step",
-        ylabel="score",
-        ylim=(0, 1.02),
-        title="Scores on validation patients",
-    )
+    axis.set(ylabel="score", ylim=(0, 1.02), title="Scores on validation patients")
     axis.legend(loc="best", ncols=2)
     return figure
 
@@ -200,7 +195,7 @@ def confusion_figure(
         rows: True classes.
         columns: Predicted classes; the true ones first, in the order of `rows`.
         title: What is shown.
-        difference: Blue is for the better and red for the worse: more on the diagonal, less elsewhere.
+        difference: Blue is better and red worse: more on the diagonal, less elsewhere.
     """
     figure = new_figure(1.6 + 0.48 * max(len(columns), 5), 1.1 + 0.4 * len(rows))
     axis = figure.add_subplot()

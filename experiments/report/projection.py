@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 from callbacks.evaluation_mode import evaluation_mode
 from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
 from datamodules.record import Record
-from experiments.report.figures import brief
-from experiments.report.svg import CYCLE, new_figure
+from experiments.report.svg import CYCLE, brief, new_figure
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from models import DualEncoder
 

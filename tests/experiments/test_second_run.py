@@ -2,9 +2,9 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
+import torch
 
 from experiments import __main__ as command_line
 from experiments import small_teachers
@@ -30,7 +30,7 @@ def resolve(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["experiments", *argv])
         monkeypatch.setattr(SonoDistillCLI, "before_instantiate_classes", stop)
         with pytest.raises(ResolvedError) as caught:
-            SonoDistillCLI(recipe_of(argv))
+            SonoDistillCLI(recipe_of(argv), arguments)
         cli = caught.value.args[0]
         return cli.config[cli.subcommand], cli.recipe
 
@@ -43,12 +43,12 @@ def trained(tmp_path, monkeypatch, resolve):
     monkeypatch.chdir(tmp_path)
     names = []
 
-    def pretend(command, **_):
+    def pretend(command, _):
         names.append("/".join(command[4:6]))
         finish(resolve, tmp_path, f"weights {len(names)}", *command[3:])
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr(small_teachers.subprocess, "run", pretend)
+    monkeypatch.setattr(small_teachers, "run_child", pretend)
     return names
 
 
@@ -150,5 +150,6 @@ def test_a_published_student_without_its_weights_is_told_once(resolve, tmp_path,
         assert said.startswith("warning: model.student: MobileCLIP2-S0 has random weights; STUDENT=")
     start(resolve, "train", "srkd", "planes", f"--teacher={weights}", f"--student={weights}")
     # A resumed run has its weights in the checkpoint.
-    start(resolve, "train", "srkd", "planes", f"--teacher={weights}", "--ckpt_path=last.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    start(resolve, "train", "srkd", "planes", f"--teacher={weights}", f"--ckpt_path={tmp_path / 'last.ckpt'}")
     assert not capsys.readouterr().out
