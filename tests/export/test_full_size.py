@@ -28,5 +28,6 @@ def test_full_size_student(tmp_path):
     rows = {
         row["variant"]: row for row in json.loads((tmp_path / "export" / "parity.json").read_text())["rows"]
     }
-    for name in ("torch-fused", "onnx-fp32", "onnx-planes", "onnx-text", "coreml-fp32"):
+    for name in ("torch-fused", "onnx-fp32", "onnx-planes", "onnx-text"):
         assert rows[name]["status"] == "ok", rows[name]
+    assert rows["coreml-fp32"]["status"] == "ok (emulated)", rows["coreml-fp32"]
