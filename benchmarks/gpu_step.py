@@ -80,7 +80,7 @@ def our_steps(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> dict[
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
-        module.on_train_batch_end()
+        module.student.clamp_logit_scale(module.max_logit_scale)
 
     own = ["student_image", "student_tokens"]
     needed = {"live": [*own, "teacher_image", "teacher_tokens"], "teacher cache": [*own, "teacher_embedding"]}

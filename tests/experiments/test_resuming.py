@@ -25,9 +25,9 @@ def words_after_make(line):
     """Return what make hands to the module of experiments, as its shell would split it."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    done = subprocess.run(
-        [*shlex.split(line), "-n", "-o", ".venv/.ready"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    # Under `make test`, make would also print which folder it enters.
+    quietly = [*shlex.split(line), "-n", "-o", ".venv/.ready", "--no-print-directory"]
+    done = subprocess.run(quietly, cwd=ROOT, capture_output=True, text=True, check=True)
     words = shlex.split(done.stdout)
     return words[words.index("experiments") + 1 :]
 
