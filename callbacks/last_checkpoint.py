@@ -19,7 +19,7 @@ def save_last(trainer: Trainer) -> None:
     path = last_checkpoint(trainer)
     # Lightning writes to the system's temporary folder first, and moves across file systems by copying.
     partial = path.with_suffix(".partial")
-    trainer.save_checkpoint(partial)
+    trainer.save_checkpoint(partial, weights_only=False)  # with the state of optimiser and callbacks
     if trainer.is_global_zero:
         partial.replace(path)
 
