@@ -26,7 +26,9 @@ def test_a_loss_of_ones_own_trains_evaluates_and_writes_a_whole_run(tmp_path):
     (tmp_path / "mine.yaml").write_text(fenced("yaml"))
     command = [sys.executable, "-m", "experiments", "fit", f"--config={SMALL}", "--config=mine.yaml"]
     command += ["--experiment=mine", "--run=first"]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "WANDB_MODE": "offline"}
+    # Without the W&B service of an earlier test, which writes relative to that test's folder.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = own | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "WANDB_MODE": "offline"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = tmp_path / "outputs" / "mine" / "first"
