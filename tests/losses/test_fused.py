@@ -14,6 +14,7 @@ from tests.losses.loss_cases import make_batch, make_teacher
 
 TERMS = ("contrastive", "diagonal", "off_diagonal")
 KERNELS = ("fused", "chunked")
+WEIGHTS = st.floats(-8.0, 8.0).map(lambda weight: round(weight, 6))  # never so small that products underflow
 
 
 def leaves(batch):
@@ -40,7 +41,7 @@ def never_plain(monkeypatch):
     seed=st.integers(0, 10**6),
     scale=st.floats(0.5, 100.0),
     temperature=st.floats(1.0, 20.0),
-    combination=st.tuples(*[st.floats(-8.0, 8.0)] * 3),
+    combination=st.tuples(WEIGHTS, WEIGHTS, WEIGHTS),
 )
 def test_any_combination_of_terms_equals_plain(kernel, B, seed, scale, temperature, combination):
     student, teacher = make_batch(B, scale=scale, seed=seed), make_teacher(B, seed + 1, 100.0)
