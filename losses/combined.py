@@ -52,8 +52,9 @@ class CombinedLoss(Loss):
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
         """Build every part that has something to build."""
         for part in self.parts.values():
-            if isinstance(part, Loss):
-                part.build(student_dim, teacher_dim)
+            build: Any = getattr(part, "build", None)  # a foreign module may have one, too
+            if build is not None:
+                build(student_dim, teacher_dim)
 
     def forward(self, student: Embeddings, teacher: Embeddings | None = None) -> dict[str, Tensor]:
         """Compute the loss of a batch: see `Loss.forward`."""

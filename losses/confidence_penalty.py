@@ -22,6 +22,7 @@ class ConfidencePenaltyKDLoss(CoupledKDLoss):
         contrastive_weight: As in `CoupledKDLoss`.
         multi_positive: As in `CoupledKDLoss`.
         standardize: As in `CoupledKDLoss`.
+        mask_duplicates: As in `CoupledKDLoss`.
 
     Raises:
         ValueError: The smoothing is outside [0, 1] or the temperature is not above 0.
@@ -35,8 +36,11 @@ class ConfidencePenaltyKDLoss(CoupledKDLoss):
         contrastive_weight: float = 1.0,
         multi_positive: bool = False,
         standardize: bool = False,
+        mask_duplicates: bool = False,
     ) -> None:
-        super().__init__(temperature, distillation_weight, contrastive_weight, multi_positive, standardize)
+        super().__init__(
+            temperature, distillation_weight, contrastive_weight, multi_positive, standardize, mask_duplicates
+        )
         if not 0 <= smoothing <= 1:
             raise ValueError(f"smoothing must be in [0, 1], not {smoothing}")
         self.smoothing = smoothing

@@ -30,6 +30,8 @@ class CoupledKDLoss(DistillationLoss):
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
         standardize: As in `SRKDLoss`.
+        mask_duplicates: Leave pairs of equal captions, but not the own pair, out of the sum over j, so that a
+            negative weight does not push the student from similarities that are right; needs caption ids.
 
     Raises:
         ValueError: The temperature is not above 0.
@@ -44,11 +46,13 @@ class CoupledKDLoss(DistillationLoss):
         contrastive_weight: float = 1.0,
         multi_positive: bool = False,
         standardize: bool = False,
+        mask_duplicates: bool = False,
     ) -> None:
         super().__init__(contrastive_weight, multi_positive)
         self.temperature = require_positive("temperature", temperature)
         self.distillation_weight = distillation_weight
         self.standardize = standardize
+        self.mask_duplicates = mask_duplicates
 
     def targets(self, p: Tensor) -> Tensor:
         """Return the distribution [b, B] to imitate, given the teacher's p [b, B]: p itself."""
@@ -63,5 +67,6 @@ class CoupledKDLoss(DistillationLoss):
         if self.distillation_weight == 0:
             return {}
         directions = teacher_and_student(student, teacher, self.temperature, self.standardize)
-        divergences = [kl_divergence(self.targets(p), log_q) for p, log_q in directions]
+        excluded = student.other_same_caption if self.mask_duplicates else None
+        divergences = [kl_divergence(self.targets(p), log_q, excluded) for p, log_q in directions]
         return {"distillation": torch.stack(divergences).mean()}

@@ -67,9 +67,18 @@ def matched_cross_entropy(log_q: Tensor, first_row: int, positives: Tensor | Non
     return -(share * log_q).sum(dim=1).mean()
 
 
-def kl_divergence(p: Tensor, log_q: Tensor) -> Tensor:
-    """Return ``(1/b) sum_ij p_ij (log p_ij - log q_ij)`` for p and log q of shape [b, B], a scalar."""
-    return (torch.xlogy(p, p) - p * log_q).sum(dim=1).mean()
+def kl_divergence(p: Tensor, log_q: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Return ``(1/b) sum_ij p_ij (log p_ij - log q_ij)``, a scalar.
+
+    Args:
+        p: Teacher probabilities [b, B].
+        log_q: Student log-probabilities [b, B].
+        excluded: Bool [b, B], True on pairs to leave out of the sum, or None.
+    """
+    summands = torch.xlogy(p, p) - p * log_q
+    if excluded is not None:
+        summands = summands.masked_fill(excluded, 0.0)
+    return summands.sum(dim=1).mean()
 
 
 def diagonal_cross_entropy(p: Tensor, log_q: Tensor, first_row: int) -> Tensor:

@@ -70,6 +70,13 @@ class JointBatch:
         own = all_ids[self.first_row : self.first_row + len(self.local.image)]
         return own[:, None] == all_ids[None, :]
 
+    @property
+    def other_same_caption(self) -> Tensor:
+        """Bool [b, B]: as `same_caption`, but False on the own pair."""
+        other = self.same_caption.clone()
+        other.diagonal(offset=self.first_row).fill_(False)
+        return other
+
     @cached_property
     def duplicate_rate(self) -> Tensor:
         """Share of the joint batch whose caption occurs more than once in it, a scalar in [0, 1]."""

@@ -115,6 +115,11 @@ CASES = {
         lambda s, t, _: {"contrastive": naive.contrastive(s), "distillation": naive.divergence(s, t, 5.0)},
         {"distillation": -0.5},
     ),
+    "coupled-duplicates": Case(
+        lambda: CoupledKDLoss(distillation_weight=-0.5, contrastive_weight=0.0, mask_duplicates=True),
+        lambda s, t, _: {"distillation": naive.divergence(s, t, 5.0, mask_duplicates=True)},
+        {"distillation": -0.5},
+    ),
     "coupled-standardized": Case(
         lambda: CoupledKDLoss(temperature=2.0, standardize=True, contrastive_weight=0.0),
         lambda s, t, _: {"distillation": naive.divergence(s, t, 2.0, True)},

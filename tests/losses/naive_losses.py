@@ -74,12 +74,14 @@ def decoupled(student, teacher, temperature, standardize=False, mask_duplicates=
     return diagonal, off_diagonal
 
 
-def divergence(student, teacher, temperature, standardize=False, smoothing=0.0):
+def divergence(student, teacher, temperature, standardize=False, smoothing=0.0, mask_duplicates=False):
     B = len(student.image)
     total = 0.0
     for p, q in distributions(student, teacher, temperature, standardize):
         for i in range(B):
             for j in range(B):
+                if mask_duplicates and i != j and student.caption_id[i] == student.caption_id[j]:
+                    continue
                 target = (1 - smoothing) * p[i][j] + smoothing / B
                 total = total + target * (torch.log(target) - torch.log(q[i][j])) / B / 2
     return total

@@ -65,10 +65,16 @@ def test_a_part_that_weighs_zero_is_not_computed():
 
 def test_foreign_modules_take_part():
     class Norm(nn.Module):
+        def build(self, student_dim, teacher_dim):
+            self.built_for = student_dim, teacher_dim
+
         def forward(self, student, teacher=None):
             return {"total": student.image.square().sum()}
 
-    result = CombinedLoss({"task": CLIPLoss(), "norm": Norm()}, {"norm": 2.0})(make_batch())
+    loss = CombinedLoss({"task": CLIPLoss(), "norm": Norm()}, {"norm": 2.0})
+    loss.build(4, None)
+    assert loss.parts["norm"].built_for == (4, None)
+    result = loss(make_batch())
     assert_close(result["total"], result["task/total"] + 2 * result["norm/total"])
 
 

@@ -84,7 +84,10 @@ def test_scalars_and_ids():
         Embeddings(x, x, torch.tensor(1.0), caption_id=torch.zeros(2, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("loss", [CLIPLoss(multi_positive=True), SRKDLoss(mask_duplicates=True)])
+@pytest.mark.parametrize(
+    "loss",
+    [CLIPLoss(multi_positive=True), SRKDLoss(mask_duplicates=True), CoupledKDLoss(mask_duplicates=True)],
+)
 def test_duplicates_need_caption_ids(loss):
     batch = make_batch()
     with pytest.raises(ValueError, match="carry no caption_id"):
