@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
-from metrics.names import LOGIT_SCALE, loss_name
+from metrics.names import LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
 
 TEACHER_PREFIX = "teacher."
@@ -132,6 +132,8 @@ class DistillationModule(LightningModule):
         size = batch["student_image"].shape[0]
         logged = {loss_name("train", name): value.detach() for name, value in self.terms.items()}
         logged[LOGIT_SCALE] = self.student.logit_scale.detach()
+        if self.needs_teacher and self.teacher is not None:
+            logged[TEACHER_LOGIT_SCALE] = self.teacher.logit_scale.detach()
         self.log_dict(logged, batch_size=size)
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]

@@ -17,6 +17,7 @@ EIGHT_CLASS = (
 
 OFF_DIAGONAL_WEIGHT = "train/off_diagonal_weight"
 LOGIT_SCALE = "train/logit_scale"
+TEACHER_LOGIT_SCALE = "train/teacher_logit_scale"
 
 
 def loss_name(stage: str, term: str) -> str:

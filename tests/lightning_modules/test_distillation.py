@@ -136,6 +136,7 @@ def test_every_term_is_logged_by_name(module, pairs, tmp_path):
     logged = set(run.callback_metrics)
     assert {f"train/loss/{term}" for term in ("total", "contrastive", "diagonal", "off_diagonal")} <= logged
     assert "train/off_diagonal_weight" in logged
+    assert {"train/logit_scale", "train/teacher_logit_scale"} <= logged
 
 
 def test_a_loss_without_teacher_runs_no_teacher(module, pairs):
