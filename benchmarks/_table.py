@@ -119,6 +119,12 @@ def plot_curves(rows: list[Row], folder: Path) -> list[Path]:
         figure, axes = plt.subplots(figsize=(4.2, 3.2), layout="constrained")
         axes.loglog(sizes, costs, "o", label="measured")
         axes.loglog(sizes, factor * sizes**slope, "-", label=f"{curve['per']}^{slope:.2f}")
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes], rotation=30)
+        axes.minorticks_off()
+        if costs.max() < 10 * costs.min():  # too narrow for powers of ten
+            low, high = axes.get_ylim()
+            ticks = np.geomspace(low, high, 5)
+            axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
         axes.set_xlabel(curve["per"])
         axes.set_ylabel(curve["unit"])
         axes.set_title(curve["name"])
