@@ -41,7 +41,6 @@ def evaluation_mode(
 
 
 def _in_float32(model: DualEncoder) -> DualEncoder:
-    # A frozen teacher may run its towers under an autocast of its own; the model inside does not.
     inner = model.model if isinstance(model, FrozenTeacher) else model
     half = any(p.is_floating_point() and p.dtype != torch.float32 for p in inner.parameters())
     return copy.deepcopy(inner).float() if half else inner

@@ -14,6 +14,7 @@ from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
 from metrics.names import LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
+from models.memory_format import compile_model, to_channels_last
 
 TEACHER_PREFIX = "teacher."
 ENDLESS = (
@@ -63,12 +64,10 @@ class DistillationModule(LightningModule):
         self.student = student
         self.teacher = None if teacher is None else freeze(teacher)
         # Convolutions over channels-last maps are faster: measured for the phantom's towers on a CPU, not on a GPU.
-        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.teacher is not None:
-            self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for model in (self.student, self.teacher):
-            if compile and model is not None:
-                model.compile(backend=compile if isinstance(compile, str) else "inductor")
+        for model in [self.student] if self.teacher is None else [self.student, self.teacher]:
+            to_channels_last(model)
+            if compile:
+                compile_model(model, compile if isinstance(compile, str) else "inductor")
         self.loss = CLIPLoss() if loss is None else loss
         self.needs_teacher = bool(getattr(self.loss, "needs_teacher", False))
         if self.needs_teacher and teacher is None:

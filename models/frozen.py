@@ -22,48 +22,21 @@ class FrozenTeacher(DualEncoder):
         self.model = model.requires_grad_(False)
         self.preprocessing = model.preprocessing
         self.embed_dim = model.embed_dim
-        self.half_dtype: torch.dtype | None = None
         super().train(False)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
         """Stay in eval mode: a parent's ``train()`` would wake batch norm and dropout."""
         return super().train(False)
 
-    def use_half(self, dtype: torch.dtype) -> Self:
-        """Keep the weights in half precision and run under autocast, as mixed-precision training wants.
-
-        Matrices are cast once, which halves the memory; vectors (norms, biases) and the logit scale stay
-        in float32, where they cost nothing and rounding would show.
-
-        Args:
-            dtype: ``torch.bfloat16`` or ``torch.float16``.
-
-        Raises:
-            ValueError: Another dtype.
-        """
-        if dtype not in (torch.bfloat16, torch.float16):
-            raise ValueError(f"teacher dtype must be torch.bfloat16 or torch.float16, not {dtype}")
-        for parameter in self.model.parameters():
-            if parameter.ndim > 1:
-                parameter.data = parameter.data.to(dtype)
-        self.half_dtype = dtype
-        return self
-
     @torch.no_grad()
     def image_features(self, image: Tensor) -> Tensor:
         """Map images [B, 3, S, S] to unnormalised features [B, D], without a graph."""
-        if self.half_dtype is None:
-            return self.model.image_features(image)
-        with torch.autocast(image.device.type, self.half_dtype):
-            return self.model.image_features(image)
+        return self.model.image_features(image)
 
     @torch.no_grad()
     def text_features(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] (int64) to unnormalised features [B, D], without a graph."""
-        if self.half_dtype is None:
-            return self.model.text_features(tokens)
-        with torch.autocast(tokens.device.type, self.half_dtype):
-            return self.model.text_features(tokens)
+        return self.model.text_features(tokens)
 
     @property
     def log_logit_scale(self) -> nn.Parameter:

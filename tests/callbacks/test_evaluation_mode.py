@@ -4,7 +4,6 @@ from lightning import Trainer
 
 from callbacks import BiometryEvaluation, PlaneEvaluation
 from callbacks.evaluation_mode import evaluation_mode, random_twin
-from models import freeze
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
 
@@ -16,19 +15,6 @@ def test_half_precision_weights_are_evaluated_in_float32():
     assert model.letters.dtype == torch.float16
     with evaluation_mode(model, full_precision=False) as used:
         assert used is model
-
-
-def test_a_teacher_in_half_precision_computes_in_float32():
-    teacher = freeze(LetterEncoder(seed=1))
-    prompts = teacher.model.tokenize(["a fetal head", "a femur"])
-    rounded = teacher.model.letters.detach().bfloat16().float()
-    expected = rounded[prompts, torch.arange(prompts.shape[1])].sum(dim=1)
-    teacher.use_half(torch.bfloat16)
-    with evaluation_mode(teacher) as used:
-        assert torch.equal(used.text_features(prompts), expected)
-    with evaluation_mode(teacher, full_precision=False) as used:
-        assert used is teacher
-    assert teacher.model.letters.dtype == torch.bfloat16
 
 
 def test_autocast_and_tf32_are_off_inside_and_back_afterwards():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from lightning import LightningModule
 from torch.nn import BatchNorm2d
 
-from models import OpenCLIPEncoder, freeze
-from tests.models.conftest import FASTVIT, small
+from models import freeze
 
 
 def batch(model) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,41 +54,3 @@ def test_embeds_as_the_model_it_holds(vit) -> None:
     assert teacher.recipe() == vit.recipe()
     assert teacher.preprocessing == vit.preprocessing
     assert freeze(teacher) is teacher
-
-
-@pytest.mark.parametrize("trunk", ["vit", FASTVIT], ids=["vit", "fastvit"])
-def test_half_precision_keeps_embeddings_and_halves_matrices(trunk, vit) -> None:
-    model = vit if trunk == "vit" else small(trunk)
-    inputs = batch(model)
-    teacher = freeze(model)
-    full = teacher(*inputs)
-    teacher.use_half(torch.bfloat16)
-    halved = teacher(*inputs)
-    assert {p.dtype for p in model.parameters() if p.ndim > 1} == {torch.bfloat16}
-    assert model.log_logit_scale.dtype == torch.float32
-    for a, b in zip(full, halved, strict=True):
-        assert b.dtype == torch.float32
-        assert not torch.equal(a, b)
-        assert (a * b).sum(dim=-1).min() > 0.999
-
-
-def test_half_precision_refuses_other_dtypes(vit) -> None:
-    with pytest.raises(ValueError, match=r"bfloat16 or torch.float16, not torch.int8"):
-        freeze(vit).use_half(torch.int8)
-
-
-def test_half_precision_of_an_open_clip_teacher() -> None:
-    """Attention has a fused inference path that refuses mixed dtypes: it must not be taken."""
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    }
-    torch.manual_seed(0)
-    teacher = freeze(OpenCLIPEncoder("small", configuration={"model_cfg": config}))
-    inputs = torch.randn(3, 3, 32, 32), teacher.tokenize(["brain", "abdomen", "femur"])
-    full = teacher(*inputs)
-    halved = teacher.use_half(torch.bfloat16)(*inputs)
-    for a, b in zip(full, halved, strict=True):
-        assert b.dtype == torch.float32
-        assert (a * b).sum(dim=-1).min() > 0.999

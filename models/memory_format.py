@@ -1,0 +1,59 @@
+"""Convolutions over channels-last maps, without those that the CPU's library computes wrongly."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+NARROW = 16  # channels of a block: AVX-512's, the wider of those concerned
+
+
+def to_channels_last(model: Module) -> Module:
+    """Lay a model's convolutions out for channels-last maps, in place.
+
+    Left as they are: strided 1 x 1 convolutions of fewer than 16 channels, such as the stem of MobileCLIP2-S0. On a
+    CPU the gradient of their weights is computed outside its memory when the map is channels-last (oneDNN issue
+    6035; in torch 2.13 and 2.14): training crashes, hangs, or goes on with wrong weights.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The model.
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in model.modules():
+        if _miscomputed(module):
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            module.register_forward_pre_hook(_contiguous_input)
+    return model
+
+
+def compile_model(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile a model that `to_channels_last` laid out, in place, and keep its layout.
+
+    Inductor would lay all convolutions out anew, the miscomputed ones among them.
+
+    Args:
+        model: The model.
+        backend: Of ``torch.compile``.
+    """
+    model.compile(backend=backend, options={"layout_optimization": False} if backend == "inductor" else None)
+
+
+def _miscomputed(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.groups == 1
+        and module.in_channels < NARROW
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+    )
+
+
+def _contiguous_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Either a channels-last weight or a channels-last map makes torch choose that layout.
+    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
