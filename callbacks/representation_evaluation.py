@@ -15,7 +15,7 @@ from callbacks.evaluation_mode import evaluation_mode, half_dtype
 from callbacks.figures import publish_figure
 from callbacks.zero_shot_evaluation import Details
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
-from metrics.linear_probe import linear_probe
+from metrics.linear_probe import fixed_test_probe, linear_probe
 from metrics.logit_correlation import logit_correlation
 from metrics.names import (
     GEOMETRY,
@@ -33,6 +33,8 @@ from metrics.retrieval import retrieval_scores
 from models import DualEncoder
 
 VIEWS = "views"
+OFFICIAL = "official"
+PROBE_SPLITS = ("train", "val", "test", "all", OFFICIAL)
 
 
 class RepresentationEvaluation(Callback):
@@ -46,9 +48,11 @@ class RepresentationEvaluation(Callback):
 
     Args:
         enabled: Whether to score at all; training leaves it out, evaluation has it in.
-        probe_split: Images that the probe is fitted and scored on: "test", "train", "val" or "all". Features
-            of training images come from a student that has seen them.
-        probe_seeds: Number of random divisions of the patients; the deviation is over them.
+        probe_split: Images that the probe is fitted and scored on: "test", "train", "val" or "all", divided by
+            patient at random; or "official": fitted on training and validation patients, scored on the test
+            patients. Features of training images come from a student that has seen them.
+        probe_seeds: Number of random divisions of the patients, or of resamples of the training patients where
+            the split is official; the deviation is over them.
         max_pairs: Pairs at most of the geometry, whose cost grows with their square; evenly spaced.
         full_precision: Embed in float32 even when training ran in half precision; False embeds in the latter.
         figures: Draw the maps.
@@ -70,8 +74,10 @@ class RepresentationEvaluation(Callback):
         full_precision: bool = True,
         figures: bool = True,
     ) -> None:
-        if probe_split not in ("train", "val", "test", "all"):
-            raise ValueError(f"representation.probe_split: {probe_split!r} is none of train, val, test, all")
+        if probe_split not in PROBE_SPLITS:
+            raise ValueError(
+                f"representation.probe_split: {probe_split!r} is none of {', '.join(PROBE_SPLITS)}"
+            )
         if probe_seeds < 1 or max_pairs < 2:
             raise ValueError("representation: probe_seeds must be 1 or more and max_pairs 2 or more")
         self.enabled = enabled
@@ -118,11 +124,14 @@ class RepresentationEvaluation(Callback):
             data: The data module; without the plane benchmarks there is nothing to probe.
 
         Returns:
-            ``probe`` -> ``views`` and ``subplanes`` -> what `metrics.linear_probe` gives.
+            ``probe`` -> ``views`` and ``subplanes`` -> what `metrics.linear_probe` gives, and ``split``.
+
+        Raises:
+            ValueError: There are too few classes or patients, or the split is official and tears a patient.
         """
         if PLANES not in data.benchmarks:
             return {}
-        chosen = data.records if self.probe_split == "all" else data.split(self.probe_split)
+        chosen = data.records if self.probe_split in ("all", OFFICIAL) else data.split(self.probe_split)
         records = [record for record in chosen if record.corpus == "planes" and record.plane is not None]
         features = embed_images(model, records, data.evaluation_batch_size, data.num_workers)
         tasks: dict[str, list[int]] = {VIEWS: list(range(len(records)))}
@@ -132,11 +141,14 @@ class RepresentationEvaluation(Callback):
             ]
         scores: Details = {}
         for task, rows in tasks.items():
-            labels = [records[row].plane if task == VIEWS else records[row].brain_plane for row in rows]
-            patients = [records[row].patient for row in rows]
-            scores[task] = linear_probe(
-                features[rows].numpy(), [str(label) for label in labels], patients, range(self.probe_seeds)
-            ) | {"split": self.probe_split}
+            labels = [str(records[row].plane if task == VIEWS else records[row].brain_plane) for row in rows]
+            arguments = features[rows].numpy(), labels, [records[row].patient for row in rows]
+            seeds = range(self.probe_seeds)
+            if self.probe_split == OFFICIAL:
+                found = fixed_test_probe(*arguments, [records[row].split == "test" for row in rows], seeds)
+            else:
+                found = linear_probe(*arguments, seeds)
+            scores[task] = found | {"split": self.probe_split}
         return {PROBE: scores}
 
     def geometry(self, pairs: dict[str, Pairs]) -> Details:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import GroupShuffleSplit
@@ -42,26 +42,114 @@ def linear_probe(
         ValueError: Lengths differ, there are fewer than two patients or classes, no seeds, or a split leaves
             fewer than two classes to learn from.
     """
-    x, y, groups = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(patients)
-    chosen = list(seeds)
-    if not len(x) == len(y) == len(groups):
-        raise ValueError(f"linear probe: {len(x)} features, {len(y)} labels and {len(groups)} patients")
-    if len(set(labels)) < 2 or len(set(patients)) < 2 or not chosen:
-        raise ValueError("linear probe: needs two or more classes, two or more patients, and a seed")
+    x, y, groups, chosen = _checked(features, labels, patients, seeds)
     scores = []
     for seed in chosen:
         splitter = GroupShuffleSplit(n_splits=1, test_size=test_share, random_state=seed)
         train, test = next(splitter.split(x, y, groups))
         if len(np.unique(y[train])) < 2:
             raise ValueError(f"linear probe: seed {seed} leaves one class to learn from; take more patients")
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
-        prediction = probe.fit(x[train], y[train]).predict(x[test])
-        present = np.unique(y[test])
-        scores.append(float(f1_score(y[test], prediction, labels=present, average="macro", zero_division=0)))
+        scores.append(_score(x[train], y[train], x[test], y[test]))
+    return _summary(chosen, scores, y)
+
+
+def fixed_test_probe(
+    features: ArrayLike,
+    labels: Sequence[str],
+    patients: Sequence[str],
+    is_test: Sequence[bool],
+    seeds: Iterable[int] = SEEDS,
+) -> dict[str, Any]:
+    """Fit logistic regression on standardised features of training patients and score it on fixed test images.
+
+    Each seed fits on a bootstrap of the training patients: as many patients as there are, drawn with replacement,
+    each with all images as often as drawn. So the deviation is that over training sets; the test images are always
+    the same. A resample holds two thirds of the patients, which costs a little: `f1_whole` is of all of them.
+
+    A class that the training images lack cannot be predicted and counts as zero; one that the test images lack can
+    be predicted, wrongly, and has no part in the mean.
+
+    Args:
+        features: Frozen image features [N, D] of both sides.
+        labels: Class of each image, N names.
+        patients: Patient of each image, N names.
+        is_test: Which of the N images are scored; the probe is fitted on the others.
+        seeds: Seeds of the resamples.
+
+    Returns:
+        ``f1`` (macro, over the classes among the test images; mean over seeds), ``f1_std`` (sample deviation, zero
+        for a single seed), ``f1_by_seed``, ``f1_whole`` (fitted once, on every training image), ``classes`` of both
+        sides, ``untaught`` (those of the test images that no training image has), ``n_train``, ``n_test`` and their
+        sum ``total``.
+
+    Raises:
+        ValueError: A patient is on both sides (the message names one), lengths differ, there is no test image or no
+            seed, the training images are of fewer than two patients or classes, or those of a resample of one class.
+    """
+    x, y, groups, chosen = _checked(features, labels, patients, seeds)
+    if len(is_test) != len(y):
+        raise ValueError(f"linear probe: {len(y)} images, {len(is_test)} of them said to be tested or not")
+    test = np.asarray(is_test, dtype=bool)
+    train = np.flatnonzero(~test)
+    torn = sorted(set(groups[train]) & set(groups[test]))
+    if torn:
+        raise ValueError(
+            f"linear probe: patient {torn[0]} has images on both sides, training and test ({len(torn)} such patients)"
+        )
+    taught, shown = set(y[train].tolist()), set(y[test].tolist())
+    names, patient = np.unique(groups[train], return_inverse=True)
+    if not shown or len(taught) < 2 or len(names) < 2:
+        raise ValueError(
+            "linear probe: needs test images, and two or more classes and patients to learn from; has "
+            f"{int(test.sum())}, {len(taught)} and {len(names)}"
+        )
+    scores = []
+    for seed in chosen:
+        drawn = np.random.default_rng(seed).integers(len(names), size=len(names))
+        rows = np.repeat(train, np.bincount(drawn, minlength=len(names))[patient])
+        if len(np.unique(y[rows])) < 2:
+            raise ValueError(f"linear probe: seed {seed} draws one class to learn from; take more patients")
+        scores.append(_score(x[rows], y[rows], x[test], y[test]))
+    return _summary(chosen, scores, y) | {
+        "f1_whole": _score(x[train], y[train], x[test], y[test]),
+        "untaught": sorted(shown - taught),
+        "n_train": len(train),
+        "n_test": int(test.sum()),
+    }
+
+
+def _checked(
+    features: ArrayLike, labels: Sequence[str], patients: Sequence[str], seeds: Iterable[int]
+) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.str_], list[int]]:
+    """Return features, labels, patients and seeds as they are computed with.
+
+    Raises:
+        ValueError: Lengths differ, there are fewer than two patients or classes, or no seeds.
+    """
+    x, y, groups = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(patients)
+    chosen = list(seeds)
+    if not len(x) == len(y) == len(groups):
+        raise ValueError(f"linear probe: {len(x)} features, {len(y)} labels and {len(groups)} patients")
+    if len(set(labels)) < 2 or len(set(patients)) < 2 or not chosen:
+        raise ValueError("linear probe: needs two or more classes, two or more patients, and a seed")
+    return x, y, groups, chosen
+
+
+def _score(
+    x: NDArray[np.float64], y: NDArray[np.str_], held_x: NDArray[np.float64], held_y: NDArray[np.str_]
+) -> float:
+    """Fit on x [N, D] and y [N], and return macro F1 over the classes of the held-out images."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
+    prediction = probe.fit(x, y).predict(held_x)
+    present = np.unique(held_y)
+    return float(f1_score(held_y, prediction, labels=present, average="macro", zero_division=0))
+
+
+def _summary(seeds: Sequence[int], scores: Sequence[float], labels: NDArray[np.str_]) -> dict[str, Any]:
     return {
         "f1": float(np.mean(scores)),
         "f1_std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
-        "f1_by_seed": dict(zip(map(str, chosen), scores, strict=True)),
-        "classes": sorted(set(labels)),
-        "total": len(y),
+        "f1_by_seed": dict(zip(map(str, seeds), scores, strict=True)),
+        "classes": sorted(set(labels.tolist())),
+        "total": len(labels),
     }

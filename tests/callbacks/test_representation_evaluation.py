@@ -7,6 +7,10 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from callbacks import RepresentationEvaluation
@@ -94,6 +98,54 @@ def test_every_promised_number_is_there(planes):
     assert len(views["classes"]) == 6
     assert views["total"] == 72
     assert "other" not in planes[0].results["student"]["probe"]["subplanes"]["classes"]
+
+
+def test_an_official_probe_is_fitted_and_scored_on_the_tables_own_sides(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    evaluation, module, _ = evaluate(tmp_path, data, probe_split="official", probe_seeds=3, figures=False)
+    assert data.split("val"), "validation patients are fitted on too"
+    table = (tiny_planes / "FETAL_PLANES_DB_data.csv").read_text().splitlines()[1:]
+    rows = [[cell.strip() for cell in line.split(";")] for line in table]
+    prepare, student = EvaluationTransform(module.student.preprocessing), module.student
+    pictures = [prepare(read_image(tiny_planes / "Images" / f"{row[0]}.png")) for row in rows]
+    with torch.no_grad():
+        features = student.encode_image(torch.stack(pictures)).double().numpy()
+    brains = ("Trans-thalamic", "Trans-cerebellum", "Trans-ventricular")
+    for task, column, counts in (("views", 2, (36, 36)), ("subplanes", 3, (5, 5))):
+        own = [place for place, row in enumerate(rows) if task == "views" or row[column] in brains]
+        taught, tested = ([place for place in own if rows[place][6] == flag] for flag in "10")
+        assert (len(taught), len(tested)) == counts
+
+        def score(places, column=column, tested=tested):
+            probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+            probe.fit(features[places], [rows[place][column] for place in places])
+            truth = [rows[place][column] for place in tested]
+            guess = probe.predict(features[tested])
+            return f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
+
+        people = sorted({rows[place][1] for place in taught})
+        expected = []
+        for seed in range(3):
+            drawn = [people[at] for at in np.random.default_rng(seed).integers(len(people), size=len(people))]
+            expected.append(score([place for one in drawn for place in taught if rows[place][1] == one]))
+        found = evaluation.results["student"]["probe"][task]
+        assert found["split"] == "official"
+        assert (found["n_train"], found["n_test"]) == counts
+        assert list(found["f1_by_seed"].values()) == pytest.approx(expected)
+        assert found["f1_whole"] == pytest.approx(score(taught))
+        metrics = evaluation.final_metrics
+        assert metrics[f"student/probe/{task}_f1"] == pytest.approx(np.mean(expected))
+        assert metrics[f"student/probe/{task}_f1_std"] == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_an_official_probe_refuses_a_patient_on_both_sides(tiny_planes, tmp_path):
+    table = tiny_planes / "FETAL_PLANES_DB_data.csv"
+    lines = table.read_text().splitlines()
+    assert lines[14].endswith(";7;Other;Not A Brain;Op. 1;Voluson E6;1 ")
+    table.write_text("\n".join([*lines[:14], lines[14].replace(";1 ", ";0 "), *lines[15:]]) + "\n")
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    with pytest.raises(ValueError, match="patient 7 has images on both sides"):
+        evaluate(tmp_path, data, probe_split="official", figures=False)
 
 
 def test_geometry_equals_a_computation_from_the_pairs(planes):

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 
-from metrics.linear_probe import linear_probe
+from metrics.linear_probe import fixed_test_probe, linear_probe
 
 
 def separable(count, seed=0, noise=0.1):
@@ -49,3 +51,94 @@ def test_wrong_input():
         linear_probe(np.zeros((2, 2)), ["a", "a"], ["p", "q"])
     with pytest.raises(ValueError, match="leaves one class to learn from"):
         linear_probe(np.zeros((3, 2)), ["a", "b", "a"], ["p", "q", "p"], seeds=[0, 1, 2, 3])
+
+
+def halves(noise=6.0):
+    """Training and test images of 25 patients each, mixed; the test images lie elsewhere and on another scale."""
+    features, labels, patients = separable(150, noise=noise)
+    is_test = [int(name.removeprefix("patient")) % 2 == 1 for name in patients]
+    features[is_test] = 3 * features[is_test] + (2, 40)
+    return features, labels, patients, is_test
+
+
+def test_fixed_test_images_are_scored_by_fits_on_bootstraps_of_the_training_patients():
+    features, labels, patients, is_test = halves()
+    result = fixed_test_probe(features, labels, patients, is_test, seeds=range(4))
+
+    def score(rows):
+        x, y = np.array([features[row] for row in rows]), [labels[row] for row in rows]
+        middle, spread = x.mean(axis=0), x.std(axis=0)
+        fitted = LogisticRegression(max_iter=1000).fit((x - middle) / spread, y)
+        scored = [row for row in range(150) if is_test[row]]
+        guess = fitted.predict((features[scored] - middle) / spread)
+        return f1_score([labels[row] for row in scored], guess, average="macro")
+
+    training = [row for row in range(150) if not is_test[row]]
+    people = sorted({patients[row] for row in training})
+    assert len(people) == 25
+    expected = []
+    for seed in range(4):
+        drawn = [people[place] for place in np.random.default_rng(seed).integers(25, size=25)]
+        assert len(set(drawn)) < 25
+        expected.append(score([row for person in drawn for row in training if patients[row] == person]))
+    assert list(result["f1_by_seed"].values()) == pytest.approx(expected)
+    assert result["f1"] == pytest.approx(np.mean(expected))
+    assert result["f1_std"] == pytest.approx(np.std(expected, ddof=1))
+    assert result["f1_std"] > 0
+    assert result["f1_whole"] == pytest.approx(score(training))
+    assert (result["n_train"], result["n_test"], result["total"]) == (75, 75, 150)
+    assert (result["classes"], result["untaught"]) == (["brain", "femur", "heart"], [])
+
+
+def test_a_patient_on_both_sides_is_named():
+    features, labels, patients, is_test = halves()
+    is_test[patients.index("patient7")] = False
+    with pytest.raises(ValueError, match=r"patient patient7 has images on both sides.*1 such"):
+        fixed_test_probe(features, labels, patients, is_test)
+
+
+def without_femurs(on_test_side):
+    """Clean images of three classes, where femurs look like brains; one side has no femur."""
+    labels, patients = separable(150)[1:]
+    places = {"brain": (5, 0), "femur": (5, 0), "heart": (-5, 0)}
+    is_test = [int(name.removeprefix("patient")) % 2 == 1 for name in patients]
+    kept = [row for row in range(150) if labels[row] != "femur" or is_test[row] != on_test_side]
+    parts = ([places[name] for name in labels], labels, patients, is_test)
+    return tuple([values[row] for row in kept] for values in parts)
+
+
+def test_a_class_that_only_test_images_have_counts_as_zero():
+    arguments = without_femurs(on_test_side=False)
+    result = fixed_test_probe(*arguments)
+    assert result["untaught"] == ["femur"]
+    assert result["classes"] == ["brain", "femur", "heart"]
+    tested = [label for label, test in zip(arguments[1], arguments[3], strict=True) if test]
+    brains, femurs = tested.count("brain"), tested.count("femur")
+    expected = (2 * brains / (2 * brains + femurs) + 0 + 1) / 3  # every femur is taken for a brain
+    assert result["f1"] == pytest.approx(expected)
+    assert result["f1_whole"] == pytest.approx(expected)
+
+
+def test_a_class_that_only_training_images_have_takes_no_part_in_the_mean():
+    features, labels, patients, is_test = without_femurs(on_test_side=True)
+    result = fixed_test_probe(features, labels, patients, is_test)
+    assert (result["classes"], result["untaught"]) == (["brain", "femur", "heart"], [])
+    taught = [label for label, test in zip(labels, is_test, strict=True) if not test]
+    assert taught.count("femur") > taught.count("brain") > 0, "so what looks like both is taken for a femur"
+    assert result["f1_whole"] == (0 + 1) / 2, "no brain is found, every heart is; no third class in the mean"
+
+
+def test_wrong_input_of_a_fixed_test():
+    features, names = np.zeros((4, 2)), ["p", "q", "r", "s"]
+    with pytest.raises(ValueError, match="4 images, 1 of them"):
+        fixed_test_probe(features, ["a", "b", "a", "b"], names, [True])
+    with pytest.raises(ValueError, match="has 0, 2 and 4"):
+        fixed_test_probe(features, ["a", "b", "a", "b"], names, [False] * 4)
+    with pytest.raises(ValueError, match="has 1, 1 and 3"):
+        fixed_test_probe(features, ["a", "a", "a", "b"], names, [False, False, False, True])
+    with pytest.raises(ValueError, match="has 2, 2 and 1"):
+        fixed_test_probe(features, ["a", "b", "a", "b"], ["p", "p", "r", "s"], [False, False, True, True])
+    with pytest.raises(ValueError, match="draws one class to learn from"):
+        fixed_test_probe(features, ["a", "b", "a", "b"], names, [False, False, True, True], seeds=range(9))
+    with pytest.raises(ValueError, match="and a seed"):
+        fixed_test_probe(features, ["a", "b", "a", "b"], names, [False, False, True, True], seeds=[])
