@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 class SkippedSamples(Callback):
     """Watch ``batch["skipped"]``, which data modules fill when ``on_error`` is "skip".
 
-    Each bad sample is logged once, and their number so far as ``train/skipped``.
+    Each bad sample is logged once, and their number so far as ``train/skipped``. A shard that breaks off
+    counts as the samples it should have held.
 
     Args:
         max_share: Training stops when more than this share of an epoch's samples is bad.
@@ -26,7 +27,7 @@ class SkippedSamples(Callback):
         if not 0 <= max_share <= 1:
             raise ValueError(f"skipped samples: max_share must lie in 0-1, not {max_share}")
         self.max_share = max_share
-        self.messages: dict[str, None] = {}
+        self.messages: dict[str, int] = {}
 
     def on_train_batch_end(
         self,
@@ -37,24 +38,25 @@ class SkippedSamples(Callback):
         batch_idx: int,
     ) -> None:
         """Log what this batch replaced."""
-        new = [message for message in dict.fromkeys(batch.get("skipped", ())) if message not in self.messages]
+        new = {message: count for message, count in batch.get("skipped", ()) if message not in self.messages}
         for message in new:
-            self.messages[message] = None
             log.warning("skipped: %s", message)
+        self.messages |= new
         if not self.messages:
             return
-        pl_module.log("train/skipped", float(len(self.messages)), batch_size=1)
+        bad = sum(self.messages.values())
+        pl_module.log("train/skipped", float(bad), batch_size=1)
         samples = len(batch["index"]) * int(trainer.num_training_batches)
-        if new and len(self.messages) > self.max_share * samples:
+        if new and bad > self.max_share * samples:
             raise ValueError(
-                f"{len(self.messages)} bad samples in an epoch of {samples} are more than the share of "
-                f"{self.max_share:g} that is tolerated; the last: {new[-1]}"
+                f"{bad} bad samples in an epoch of {samples} are more than the share of "
+                f"{self.max_share:g} that is tolerated; the last: {list(new)[-1]}"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the bad samples so far."""
-        return {"messages": list(self.messages)}
+        return {"messages": dict(self.messages)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting in a resumed run."""
-        self.messages = dict.fromkeys(state_dict["messages"])
+        self.messages = dict(state_dict["messages"])

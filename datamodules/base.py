@@ -11,7 +11,7 @@ A training batch is a dict:
     index           int64 [B], place in the list of training records
     name, plane, brain_plane   lists of B strings, "" where unknown
     hc_mm, pixel_size_mm       float32 [B], NaN where unknown
-    skipped         messages about bad samples that were replaced, any number
+    skipped         (message, samples) of what was replaced, any number; an unreadable shard is many samples
 
 An evaluation batch has image float32 [B, 3, S, S], index, name, plane, brain_plane, hc_mm, pixel_size_mm,
 patient (list of strings), and width and height (int64 [B]) of the original image.

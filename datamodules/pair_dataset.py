@@ -66,7 +66,7 @@ class PairDataset(Dataset):
             epoch %= self._taught.draws
             kept["teacher_embedding"] = self._taught.get(epoch, index)
         rng = np.random.default_rng([self._seed, epoch, index])
-        skipped: list[str] = []
+        skipped: list[tuple[str, int]] = []
         while len(skipped) < _ATTEMPTS:
             record = self.records[index]
             try:
@@ -75,11 +75,11 @@ class PairDataset(Dataset):
             except (ValueError, OSError) as error:
                 if self._on_error == "raise":
                     raise
-                skipped.append(str(error))
+                skipped.append((str(error), 1))
                 index = int(rng.integers(len(self.records)))
             else:
                 return {**sample, **kept, "index": index, "skipped": skipped}
-        raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {skipped[-1]}")
+        raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {skipped[-1][0]}")
 
     def _square(self, index: int, record: Record) -> tuple[np.ndarray, tuple[int, ...]]:
         return self._decode(record) if self._cache is None else self._cache.get(index, record, self._decode)

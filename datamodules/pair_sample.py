@@ -97,7 +97,7 @@ class PairCollate:
             "student_tokens": _tokenise(texts, self.student),
             "caption_id": torch.tensor([caption_id(text) for text in texts], dtype=torch.int64),
             "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
-            "skipped": [message for sample in samples for message in sample["skipped"]],
+            "skipped": [bad for sample in samples for bad in sample["skipped"]],
             **metadata([sample["record"] for sample in samples]),
         }
         if "teacher_embedding" in samples[0]:

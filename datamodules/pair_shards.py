@@ -88,13 +88,15 @@ class PairShardsDataModule(FetalDataModule):
                 f"data: {len(self.urls)} shards cannot feed {world} processes with {readers} workers each; "
                 "lower num_workers or write more, smaller shards"
             )
-        samples = self.num_samples or _count_samples(self.urls)
+        sizes = shard_sizes(self.urls, self.num_samples)
+        samples = self.num_samples or int(sum(sizes))
         batches = samples // (self.batch_size * world)
         if batches == 0:
             raise ValueError(f"data: {samples} pairs do not fill a batch of {self.batch_size} x {world}")
         position = StreamPosition(*resume_position(self.trainer))
         stream = ShardStream(
             self.urls,
+            sizes,
             PairBuilder(*self._contracts(), self.augmentation, student_only=not self._asks_teacher),
             position,
             batches=batches,
@@ -159,15 +161,25 @@ def check_shards(urls: list[str]) -> None:
         raise FileNotFoundError("data: s3:// shards are read by the AWS command line; install awscli")
 
 
-def _count_samples(urls: list[str]) -> int:
-    """Add up the pairs of the shards from the manifest beside them."""
+def shard_sizes(urls: list[str], num_samples: int | None = None) -> list[float]:
+    """Return how many pairs each shard holds: from the manifest beside them, else an equal share.
+
+    Args:
+        urls: The shards.
+        num_samples: Pairs of an epoch, which stand for the corpus where no manifest lists every shard.
+
+    Raises:
+        ValueError: Neither says how many there are.
+    """
     manifest = Path(urls[0]).parent / MANIFEST
-    if not manifest.is_file():
-        raise ValueError(
-            f"data: set num_samples, the pairs of an epoch; there is no {manifest} to count them"
-        )
-    counts = {shard["name"]: shard["samples"] for shard in json.loads(manifest.read_text())["shards"]}
-    unknown = [url for url in urls if Path(url).name not in counts]
-    if unknown:
-        raise ValueError(f"data: {manifest} does not list {unknown[0]}; set num_samples")
-    return sum(counts[Path(url).name] for url in urls)
+    if manifest.is_file():
+        counts = {shard["name"]: shard["samples"] for shard in json.loads(manifest.read_text())["shards"]}
+        unknown = [url for url in urls if Path(url).name not in counts]
+        if not unknown:
+            return [counts[Path(url).name] for url in urls]
+        problem = f"{manifest} does not list {unknown[0]}; set num_samples"
+    else:
+        problem = f"set num_samples, the pairs of an epoch; there is no {manifest} to count them"
+    if num_samples is None:
+        raise ValueError(f"data: {problem}")
+    return [num_samples / len(urls)] * len(urls)

@@ -26,6 +26,8 @@ from datamodules.record import Record
 _ATTEMPTS = 100
 _IMAGE_KEYS = tuple(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
 
+Skipped = list[tuple[str, int]]  # what was left out, and how many samples that is
+
 
 class _BadSampleError(ValueError):
     """A sample or shard that cannot be read."""
@@ -55,6 +57,7 @@ class ShardStream(IterableDataset):
 
     Args:
         urls: The shards: paths, ``s3://`` or ``pipe:`` URLs.
+        sizes: Samples that each shard should hold, by which an unreadable one is counted.
         builder: Renders a pair.
         position: Where the epoch begins.
         batches: Batches of an epoch and process.
@@ -69,6 +72,7 @@ class ShardStream(IterableDataset):
     def __init__(
         self,
         urls: list[str],
+        sizes: list[float],
         builder: PairBuilder,
         position: StreamPosition,
         *,
@@ -81,6 +85,7 @@ class ShardStream(IterableDataset):
         world: int,
     ) -> None:
         self._urls = urls
+        self._sizes = dict(zip(urls, sizes, strict=True))
         self._builder = builder
         self._position = position
         self._batches = batches
@@ -105,14 +110,14 @@ class ShardStream(IterableDataset):
 
     def _pairs(self, epoch: int, slot: int, slots: int, done: int) -> Iterator[dict[str, Any]]:
         """Yield one slot's pairs without end, after `done` of them: those are decoded but not rendered."""
-        skipped: list[str] = []
+        skipped: Skipped = []
         good = 0
         for number, raw in enumerate(self._samples(epoch, slot, slots, skipped)):
             rng = np.random.default_rng([self._seed, epoch, slot, number])
             try:
                 record, image = _decode(raw, rng)
             except ValueError as error:
-                self._note(error, skipped)
+                self._note(error, 1, skipped)
                 continue
             good += 1
             if good > done:
@@ -120,7 +125,7 @@ class ShardStream(IterableDataset):
                 yield {**pair, "index": number * slots + slot, "skipped": list(skipped)}
             skipped.clear()
 
-    def _samples(self, epoch: int, slot: int, slots: int, skipped: list[str]) -> Iterator[dict[str, Any]]:
+    def _samples(self, epoch: int, slot: int, slots: int, skipped: Skipped) -> Iterator[dict[str, Any]]:
         """Yield encoded samples of this slot's shards, shuffled, pass after pass without end."""
         for number in count():
             sequence = np.random.SeedSequence(self._seed, spawn_key=(epoch, number))
@@ -138,24 +143,32 @@ class ShardStream(IterableDataset):
             if seen == 0:
                 raise ValueError(f"no readable sample in {', '.join(urls[:3])}")
 
-    def _unpack(self, urls: list[str], skipped: list[str]) -> Iterator[dict[str, Any]]:
+    def _unpack(self, urls: list[str], skipped: Skipped) -> Iterator[dict[str, Any]]:
         for url in urls:
-            handler = partial(self._on_shard_error, url, skipped)
-            yield from wds.tarfile_to_samples(handler=handler)([{"url": openable(url)}])
+            errors: list[_BadSampleError] = []
+            handler = partial(self._on_shard_error, url, errors)
+            delivered = 0
+            for sample in wds.tarfile_to_samples(handler=handler)([{"url": openable(url)}]):
+                delivered += 1
+                yield sample
+            if errors:  # the first broke the shard off, any other follows from it
+                self._note(errors[0], max(1, round(self._sizes[url] - delivered)), skipped)
 
-    def _on_shard_error(self, url: str, skipped: list[str], error: Exception) -> bool:
+    def _on_shard_error(self, url: str, errors: list[_BadSampleError], error: Exception) -> bool:
         """Go on with the next member or shard; webdataset nests its handlers, so ours may come back."""
         if isinstance(error, _BadSampleError):
             raise error
         # The library appends its own context to the first argument, behind " @ ".
         reason = str(error.args[0] if error.args else error).split(" @ ")[0]
-        self._note(_BadSampleError(f"{url}: unreadable shard ({reason})"), skipped)
+        errors.append(_BadSampleError(f"{url}: unreadable shard ({reason})"))
+        if self._on_error == "raise":
+            raise errors[0]
         return True
 
-    def _note(self, error: ValueError, skipped: list[str]) -> None:
+    def _note(self, error: ValueError, samples: int, skipped: Skipped) -> None:
         if self._on_error == "raise":
             raise error
-        skipped.append(str(error))
+        skipped.append((str(error), samples))
         if len(skipped) >= _ATTEMPTS:
             raise _BadSampleError(f"{_ATTEMPTS} unreadable samples in a row, the last: {error}")
 

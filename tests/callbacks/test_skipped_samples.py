@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,6 +71,18 @@ def test_bad_images_are_replaced_named_and_counted(corrupt, caplog, workers):
     restored = SkippedSamples()
     restored.load_state_dict(callback.state_dict())
     assert restored.messages == callback.messages
+
+
+def test_a_shard_weighs_as_much_as_its_samples():
+    callback = SkippedSamples(max_share=0.1)
+    trainer, logged = SimpleNamespace(num_training_batches=10), {}
+    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
+    batch = {"index": torch.arange(6), "skipped": [("a.tar", 6), ("a.tar", 6)]}
+    for _ in range(2):  # six of sixty are a tenth, and no more when the shard comes round again
+        callback.on_train_batch_end(trainer, module, None, batch, 0)
+    assert logged == {"train/skipped": 6.0}
+    with pytest.raises(ValueError, match=r"7 bad samples in an epoch of 60 .* the last: b.png"):
+        callback.on_train_batch_end(trainer, module, None, batch | {"skipped": [("b.png", 1)]}, 0)
 
 
 def test_too_many_stop_the_training(corrupt):

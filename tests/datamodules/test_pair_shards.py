@@ -57,6 +57,11 @@ def _epoch(loader, epoch=0):
     return [(batch["name"], float(batch["student_image"].sum())) for batch in loader]
 
 
+def _batches(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
 def _names(epoch):
     return [name for names, _ in epoch for name in names]
 
@@ -161,7 +166,7 @@ def test_bad_samples_raise_or_are_skipped(tmp_path, kind):
         list(_data(tmp_path, "a.tar", num_samples=4).train_dataloader())
     batch = next(iter(_data(tmp_path, "a.tar", num_samples=4, on_error="skip").train_dataloader()))
     assert batch["name"] == ["g"] * 4
-    assert any("a.tar: x" in line for line in batch["skipped"])
+    assert any("a.tar: x" in line for line, _ in batch["skipped"])
 
 
 def test_a_cut_shard_is_named(shards):
@@ -170,8 +175,31 @@ def test_a_cut_shard_is_named(shards):
     with pytest.raises(ValueError, match=r"pairs-000002.tar: unreadable shard \(unexpected end of data\)"):
         list(_data(shards).train_dataloader())
     batches = list(_data(shards, on_error="skip", num_samples=96).train_dataloader())
-    assert any("pairs-000002.tar" in line for batch in batches for line in batch["skipped"])
+    assert any("pairs-000002.tar" in line for batch in batches for line, _ in batch["skipped"])
     assert len(batches) == 24
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_cut_shard_counts_as_the_samples_it_should_still_have_held(shards, listed):
+    path = shards / "pairs-000002.tar"
+    with tarfile.open(path) as archive:
+        member = next(member for member in archive if member.name == "s2i05.png")
+    path.write_bytes(path.read_bytes()[: member.offset_data + 10])  # five pairs remain
+    if listed:
+        counts = [{"name": f"pairs-{number:06d}.tar", "samples": 12} for number in range(4)]
+        (shards / "manifest.json").write_text(json.dumps({"shards": counts}))
+    data = _data(shards, on_error="skip", num_samples=96 if listed else 48)  # 48: 12 each without a manifest
+    batches = [batch for epoch in range(2) for batch in _batches(data.train_dataloader(), epoch)]
+    lost = {bad for batch in batches for bad in batch["skipped"]}
+    assert lost == {(f"{path}: unreadable shard (unexpected end of data)", 7)}
+
+
+def test_a_member_twice_in_a_shard_counts_as_one_sample(tmp_path):
+    pairs = [[(f"k{n}.png", _png(n)), (f"k{n}.txt", f"text {n}".encode())] for n in range(4)]
+    _write(tmp_path / "a.tar", [*pairs[0], pairs[1][0], *pairs[1], *pairs[2], *pairs[3]])
+    batches = list(_data(tmp_path, "a.tar", num_samples=8, on_error="skip").train_dataloader())
+    lost = {bad for batch in batches for bad in batch["skipped"]}
+    assert [count for _, count in lost] == [4]  # an equal share of 8 is 8, and 4 were read
 
 
 def test_nothing_readable_ends_with_an_error(tmp_path):
