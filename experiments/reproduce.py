@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.child_process import STOPPED, exit_status, run_child, terminable
+from experiments.content_digest import content_digests
 from experiments.recipes import experiment_file, preset_file
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.suites import SUITES
@@ -59,19 +60,30 @@ class Run:
         last = self.folder / "checkpoints" / "last.ckpt"
         return [*command, f"--ckpt_path={last}"] if last.is_file() else command
 
-    def claim(self) -> None:
+    def claim(self, digests: Mapping[str, str]) -> None:
         """Write down what the run was asked for.
 
+        Args:
+            digests: What `content_digests` gives for its arguments.
+
         Raises:
-            ValueError: Its folder belongs to a run with other arguments, whose results would pass for these.
+            ValueError: Its folder belongs to a run with other arguments or other weights, whose results would pass
+                for these.
         """
         path = self.folder / REQUEST
-        asked: dict[str, Any] = {"arguments": list(self.arguments)}
+        asked: dict[str, Any] = {"arguments": list(self.arguments), "digests": dict(digests)}
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            if before != asked:
+            if before["arguments"] != asked["arguments"]:
                 given = " ".join(before["arguments"]) or "none"
                 raise ValueError(f"{self.folder} holds a run with other arguments ({given}); move it away")
+            # Requests of earlier versions say nothing of contents.
+            changed = [name for name, old in before.get("digests", {}).items() if digests.get(name) != old]
+            if changed:
+                raise ValueError(
+                    f"{self.folder} holds a run with other weights: what {' and '.join(changed)} names has changed "
+                    "since; move it away"
+                )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -142,6 +154,10 @@ def main(argv: list[str]) -> int:
 
     Returns:
         0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
+
+    Raises:
+        ValueError: A name or seed is wrong, or a folder holds a run with other arguments or weights.
+        FileNotFoundError: Weights or prompts are not where the arguments say.
     """
     parser = argparse.ArgumentParser(prog="reproduce", description=__doc__, allow_abbrev=False)
     parser.add_argument("suite", choices=list(SUITES), help="which table of the paper")
@@ -154,8 +170,9 @@ def main(argv: list[str]) -> int:
         for seed in parse_seeds(arguments.seeds)
         for name in SUITES[arguments.suite]
     ]
+    digests = content_digests(rest)
     for run in runs:
-        run.claim()
+        run.claim(digests)
     try:
         with terminable():
             states = execute_all(runs)

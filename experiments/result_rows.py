@@ -30,6 +30,7 @@ def row_of(folder: Path) -> Row:
             "data": record["data"],
             "seed": record["seed"],
             "arguments": [_portable(argument) for argument in request["arguments"]],
+            "digests": request.get("digests", {}),
             "metrics": record["metrics"],
             "split": {name: details["split"] for name, details in scored if "split" in details},
             "protocol": {name: details["protocol"] for name, details in scored if "protocol" in details},
@@ -55,8 +56,18 @@ def _portable(argument: str) -> str:
 
 
 def group_of(row: Row) -> tuple[Any, ...]:
-    """Return what rows of one table share: arguments, and the prompts' digests, since files share names."""
-    return tuple(row["arguments"]), tuple(sorted(row["protocol"].items()))
+    """Return what rows of one table share: arguments, weights by their content, and the prompts' digests.
+
+    Weights of one name may differ, and the same lie at many paths. Rows of earlier versions know no contents; for
+    them the name stands.
+    """
+    digests = row.get("digests", {})
+    options = [argument.partition("=")[0] for argument in row["arguments"]]
+    arguments = (
+        f"{option}={digests[option]}" if option in digests else argument
+        for option, argument in zip(options, row["arguments"], strict=True)
+    )
+    return tuple(arguments), tuple(sorted(row["protocol"].items()))
 
 
 def identity(row: Row) -> tuple[Any, ...]:

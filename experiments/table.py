@@ -87,10 +87,13 @@ def notes(rows: Sequence[Row]) -> list[str]:
     monitors = sorted({str(row["monitor"]) for row in rows})
     splits = sorted({split for row in rows for split in row["split"].values()})
     prompts = sorted({digest for row in rows for digest in row["protocol"].values()})
+    digests = rows[0].get("digests", {})  # one group's rows share them
+    weights = ", ".join(f"{option.removeprefix('--')} {digest}" for option, digest in digests.items())
     return [
         f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
         f"selected by {', '.join(monitors)}, scored on images of the split {', '.join(splits)} with the "
         f"prompts {', '.join(prompts)}.",
+        *([f"Weights given (SHA-256): {weights}."] if weights else []),
         f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",
         "The paper's values are of its private corpus, towers and prompts, selected on the images that it "
         "reports, which are all images of the sets (split all); they are comparable only with DATA=shards or "
@@ -102,7 +105,7 @@ def write_tables(rows: Sequence[Row], folder: Path, name: str, costs: Sequence[s
     """Write the table of one group of runs in every format, and return the Markdown.
 
     Args:
-        rows: Runs with the same data and arguments.
+        rows: Runs with the same data, arguments and weights.
         folder: Folder of the tables.
         name: File name without its ending.
         costs: Notes on the towers' costs.

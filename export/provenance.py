@@ -30,19 +30,18 @@ def package_versions() -> dict[str, str]:
 
 
 def sha256(path: Path) -> str:
-    """Hash a file, or a folder (a Core ML package) by the names and contents of all files in it.
+    """Hash a file, or a folder (a Core ML package, a saved model) by the names and contents of all files in it.
 
-    Hidden files do not count: macOS leaves one in every folder that it shows.
+    What is hidden does not count: macOS leaves a file in every folder that it shows, downloads a folder of notes.
 
     Raises:
         FileNotFoundError: There is neither.
     """
     if path.is_dir():
         total = hashlib.sha256()
-        for file in sorted(
-            entry for entry in path.rglob("*") if entry.is_file() and not entry.name.startswith(".")
-        ):
-            total.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        for name in sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file()):
+            if not any(part.startswith(".") for part in name.parts):
+                total.update(f"{name.as_posix()}\0{sha256(path / name)}\n".encode())
         return total.hexdigest()
     digest = hashlib.sha256()
     with path.open("rb") as stream:

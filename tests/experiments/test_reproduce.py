@@ -1,5 +1,6 @@
 """Suites of runs: resumption, failures, interruptions; each run is a process of its own, here a quick one."""
 
+import hashlib
 import json
 import os
 import signal
@@ -95,6 +96,37 @@ def test_results_of_other_settings_are_not_mistaken_for_these(workplace):
     assert main(["main", "phantom", "--seeds=1", "--trainer.max_epochs=1"]) == 0
     with pytest.raises(ValueError, match=r"other arguments \(--trainer.max_epochs=1\)"):
         main(["main", "phantom", "--seeds=1"])
+
+
+def test_results_of_other_weights_at_the_same_path_are_not_mistaken_for_these(workplace):
+    weights = workplace / "weights.pt"
+    weights.write_bytes(b"one")
+    command = ["main", "phantom", "--seeds=1", f"--teacher={weights}"]
+    assert main(command) == 0
+    request = json.loads((workplace / "outputs/srkd/reproduce-phantom-s1/request.json").read_text())
+    assert request["digests"] == {"--teacher": hashlib.sha256(b"one").hexdigest()[:16]}
+    assert main(command) == 0, "the same weights: finished before"
+    weights.write_bytes(b"two")
+    with pytest.raises(ValueError, match="what --teacher names has changed"):
+        main(command)
+
+
+def test_runs_of_earlier_versions_go_on(workplace):
+    weights = workplace / "weights.pt"
+    weights.write_bytes(b"one")
+    folder = workplace / "outputs" / "srkd" / "reproduce-phantom-s1"
+    folder.mkdir(parents=True)
+    before = json.dumps({"arguments": [f"--teacher={weights}"]})
+    (folder / "request.json").write_text(before)
+    assert main(["main", "phantom", "--seeds=1", f"--teacher={weights}"]) == 0
+    assert (folder / "request.json").read_text() == before, "what it began with is not known"
+
+
+def test_missing_weights_show_before_anything_runs(workplace):
+    with pytest.raises(FileNotFoundError, match=r"TEACHER=nowhere\.pt: no such file"):
+        main(["main", "phantom", "--seeds=1", "--teacher=nowhere.pt"])
+    assert calls(workplace) == []
+    assert not (workplace / "outputs").exists()
 
 
 @pytest.mark.parametrize(

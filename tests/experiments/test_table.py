@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from experiments import table
-from experiments.result_rows import read_rows, refresh, write_rows
+from experiments.content_digest import content_digests
+from experiments.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
 from experiments.suite_summary import summarise
 from experiments.table import main, to_csv, to_latex, to_markdown
 from experiments.tower_costs import Cost, explain, image_cost, published_costs
@@ -36,10 +37,10 @@ def record(experiment, seed, validity, planes, subplanes):
     }  # fmt: skip
 
 
-def put(outputs, experiment, seed, *scores, arguments=()):
+def put(outputs, experiment, seed, *scores, arguments=(), **more):
     folder = outputs / experiment / f"reproduce-phantom-s{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "request.json").write_text(json.dumps({"arguments": list(arguments)}))
+    (folder / "request.json").write_text(json.dumps({"arguments": list(arguments), **more}))
     (folder / "results.json").write_text(json.dumps(record(experiment, seed, *scores)))
 
 
@@ -157,6 +158,72 @@ def test_two_prompt_files_of_one_name_are_two_tables(outputs, tmp_path, monkeypa
     assert printed.count("### DATA=phantom, --protocol=protocol.json") == 2
     assert "prompts abc" in printed
     assert "prompts def" in printed
+
+
+def weights_in(folder, content, name="weights.pt"):
+    """Write a file of weights, and return what `make reproduce TEACHER=` records of it."""
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    arguments = [f"--teacher={folder / name}", "--trainer.max_epochs=2"]
+    return {"arguments": arguments, "digests": content_digests(arguments)}
+
+
+def test_two_weights_of_one_name_are_two_tables(outputs, tmp_path, monkeypatch, capsys):
+    rows = tmp_path / "rows"
+    given = [weights_in(tmp_path / name, content) for name, content in (("a", b"one"), ("b", b"two"))]
+    put(outputs, "srkd", 1, 60.0, 0.9, 0.7, **given[0])
+    assert len(refresh("phantom", outputs, rows)) == 3
+    put(outputs, "srkd", 1, 70.0, 0.9, 0.7, **given[1])  # in the place of the first run, which was moved away
+    found = refresh("phantom", outputs, rows)
+    scores = {row["metrics"]["student/hc18/validity"] for row in found if row["digests"]}
+    assert scores == {60.0, 70.0}, "the second is no repetition of the first"
+    names = [row["arguments"][0] for row in found if row["digests"]]
+    assert names == ["--teacher=weights.pt"] * 2, "the rows name no folder"
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={rows}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("### DATA=phantom, --teacher=weights.pt --trainer.max_epochs=2") == 2
+    for one in given:
+        assert f"Weights given (SHA-256): teacher {one['digests']['--teacher']}." in printed
+
+
+def test_the_same_weights_at_two_paths_are_one_table(outputs, tmp_path):
+    given = [weights_in(tmp_path / name, b"one", f"{name}.pt") for name in ("a", "b")]
+    for seed, one in enumerate(given, start=1):
+        put(outputs, "srkd", seed, 60.0, 0.9, 0.7, **one)
+    rows = [row for row in refresh("phantom", outputs, tmp_path / "rows") if row["digests"]]
+    assert [row["arguments"][0] for row in rows] == ["--teacher=a.pt", "--teacher=b.pt"]
+    assert len({group_of(row) for row in rows}) == 1
+    put(outputs, "srkd", 1, 99.0, 0.9, 0.7, **given[1])
+    again = [row for row in refresh("phantom", outputs, tmp_path / "rows") if row["digests"]]
+    assert [row["metrics"]["student/hc18/validity"] for row in again] == [99.0, 60.0], "replaced, not added"
+
+
+def test_rows_of_earlier_versions_keep_their_tables(outputs, tmp_path):
+    """They record no contents: the name stands, as it did, and the rows are found again."""
+    rows = tmp_path / "rows"
+    old = {"arguments": ["--teacher=/home/ada/weights.pt"]}
+    for seed in (1, 2):
+        put(outputs, "srkd", seed, 60.0, 0.9, 0.7, **old)
+    written = [row for row in refresh("phantom", outputs, rows) if row["experiment"] == "srkd"]
+    for row in written:
+        del row["digests"]
+    write_rows(written, rows / "phantom.jsonl")
+    assert {group_of(row)[0] for row in read_rows(rows / "phantom.jsonl")} == {("--teacher=weights.pt",)}
+    put(outputs, "srkd", 2, 99.0, 0.9, 0.7, **old)
+    again = [row for row in refresh("phantom", outputs, rows) if row["experiment"] == "srkd"]
+    assert [row["metrics"]["student/hc18/validity"] for row in again] == [60.0, 99.0], "replaced, not added"
+    put(outputs, "srkd", 2, 50.0, 0.9, 0.7, **weights_in(tmp_path / "a", b"one"))
+    assert (
+        len({group_of(row) for row in refresh("phantom", outputs, rows) if row["experiment"] == "srkd"}) == 2
+    )
+
+
+def test_committed_rows_without_contents_are_told_by_their_arguments():
+    rows = [row for row in read_rows(RESULTS / "phantom.jsonl") if not row.get("digests")]
+    assert len(rows) >= 12
+    assert len({identity(row) for row in rows}) == len(rows)
+    assert all(group_of(row)[0] == tuple(row["arguments"]) for row in rows)
 
 
 def test_without_runs_it_says_what_to_do(tmp_path):
