@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 from typing import Literal
 
 import wandb
+
+from experiments.interpreter import program_here
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -35,11 +35,7 @@ def sync_command(runs: str) -> str:
     Args:
         runs: The runs' folders, with the shell's wildcards.
     """
-    wandb_script = Path(sys.executable).with_name("wandb")
-    here = Path.cwd()
-    return (
-        f"{wandb_script.relative_to(here) if wandb_script.is_relative_to(here) else wandb_script} sync {runs}"
-    )
+    return f"{program_here('wandb')} sync {runs}"
 
 
 def first_process() -> bool:

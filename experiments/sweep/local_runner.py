@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,7 @@ class LocalRunner:
         trial = local.study.ask(local.space)
         run = local.run_name(trial.number)
         command = trial_command(self.command, trial.params, local.sweep.config.get("program"))
-        trial.set_user_attr("command", as_typed(command))
+        trial.set_user_attr("command", shlex.join(command))
         trial.set_user_attr("run", run)
         process = TrialProcess(command, run, local.group, local.folder / "logs" / f"{run}.log")
         trial.set_user_attr("pid", process.pid)

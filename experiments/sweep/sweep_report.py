@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from experiments.sweep.local_study import REASON, load, was_interrupted
 from experiments.sweep.sweep_plots import shown, write_plots
+from experiments.sweep.trial_command import as_typed
 
 PIPED_WIDTH = 160  # columns, where there is no terminal to ask
 SHOWN = 30  # rows of the printed table; trials.csv has all
@@ -54,8 +56,13 @@ def row(trial: FrozenTrial, metric: str) -> dict[str, Any]:
         "seconds": attributes.get("seconds"),
         "run": attributes.get("run"),
         "reason": attributes.get(REASON),
-        "command": attributes.get("command"),
+        "command": typed(trial),
     }
+
+
+def typed(trial: FrozenTrial) -> str:
+    """Return a trial's command line as a person pastes it; the journal keeps it as it was started."""
+    return as_typed(shlex.split(trial.user_attrs.get("command", "")))
 
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
@@ -119,4 +126,4 @@ def report(folder: Path) -> None:
         console.print(note, highlight=False, soft_wrap=True)
     best = finished[0]
     console.print(f"\nbest: trial {best.number}, {metric} {best.value:.4f}; the same again:", highlight=False)
-    print(best.user_attrs["command"])
+    print(typed(best))

@@ -9,9 +9,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.interpreter import python_here
 from experiments.recipes import DEFAULT_PRESET, preset_file, recipe_of
 from experiments.shorthand import data_arguments, spell_out
 
+ENV = "/usr/bin/env"
 ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
 
@@ -61,7 +63,7 @@ def trial_command(
         "${args_json}": [json.dumps(dict(parameters))],
         "${interpreter}": ["python"],
         "${program}": [program or ""],
-        "${env}": ["/usr/bin/env"],
+        "${env}": [ENV],
     }
     words = []
     for word in command:
@@ -71,5 +73,13 @@ def trial_command(
 
 
 def as_typed(command: Sequence[str]) -> str:
-    """Return a command line as a person would type it."""
-    return shlex.join(command)
+    """Return a command line that a person can paste.
+
+    Agents and runners start ``python`` by its name, with this very Python first on the PATH. A person's shell has
+    none there, or another one.
+    """
+    words = list(command)
+    place = 1 if words[:1] == [ENV] else 0
+    if words[place : place + 1] in (["python"], ["python3"]):
+        words[place] = python_here()
+    return shlex.join(words)

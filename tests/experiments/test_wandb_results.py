@@ -35,7 +35,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def publish(folder):
-    logger = WandbLogger(project="test", save_dir=folder, offline=True)
+    # W&B may have read its environment before the test changed it.
+    logger = WandbLogger(project="test", save_dir=folder, offline=True, mode="offline")
     trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=40)
     wandb_results.publish(trainer, folder, RECORD)
     logger.experiment.finish()

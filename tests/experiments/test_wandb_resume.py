@@ -41,6 +41,12 @@ def first_epoch_is_done():
     return path.is_file() and "best/composite" in path.read_text()
 
 
+def ends_of_epochs(log):
+    """Return the last optimiser step of each epoch that the run finished."""
+    last = {row["epoch"]: row["trainer/global_step"] for row in log.history if "train/loss/total" in row}
+    return [last[epoch] for epoch in sorted(last)]
+
+
 def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(fit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -76,5 +82,6 @@ def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(fit, tmp_path, mo
     done = [step for step, _ in first.series("train/loss/total")]
     assert steps[0] == done[-1] + 1, "it goes on at the very next step"
     assert steps == list(range(steps[0], steps[-1] + 1))
+    second.check_evaluations(ends_of_epochs(second), folder)
     before, after = first.series("best/composite")[-1][1], second.series("best/composite")[0][1]
     assert after >= before, "the best so far is remembered"

@@ -1,7 +1,7 @@
 """Sweeps on this machine, with a tiny script in the place of training."""
 
 import os
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,12 +12,14 @@ import optuna
 import pytest
 import yaml
 
+from experiments.run_folder import RUN_VARIABLE
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner
 from experiments.sweep.local_runner import run_locally
 from experiments.sweep.local_study import load, was_interrupted
 from experiments.sweep.search_space import grid, search_space
-from experiments.sweep.sweep_file import read_sweep
+from experiments.sweep.sweep_file import read_sweep, sweep_path
+from experiments.sweep.trial_command import as_typed
 from experiments.sweep.trial_process import metric_history
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -90,7 +92,9 @@ def test_a_sweep_whose_first_trials_all_fail_stops(jobs, capsys):
         jobs=jobs, options=["--mode=forget"], parameters={"model.x": {"values": list(range(9))}}
     )
     assert status == 1
-    assert states(study) == ["FAIL"] * (2 + jobs)
+    # Trials beside the third failure were started before it was seen, or not, as their processes happen to end.
+    assert 3 <= len(states(study)) <= 2 + jobs
+    assert set(states(study)) == {"FAIL"}
     assert "the first 3 trials failed" in capsys.readouterr().out
 
 
@@ -117,6 +121,14 @@ def test_hyperband_ends_the_process_of_a_trial_that_falls_behind():
     assert len(study.trials[1].intermediate_values) == 2
     assert not alive(int(seen(study.trials[1])[1]))
     assert time.monotonic() - started < 60
+
+
+def test_the_early_stopping_of_the_shipped_sweep_acts_on_runs_with_four_evaluations():
+    stop = read_sweep(sweep_path("decay")).config["early_terminate"]
+    parameters = {"model.x": {"values": [2.0, 2.1, 5.0]}}
+    _, study = sweep(parameters=parameters, early_terminate=stop, options=["--pause=0.5"])
+    assert states(study) == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert [len(trial.intermediate_values) for trial in study.trials] == [4, 4, 3]
 
 
 def test_bayes_samples_within_the_bounds_and_learns():
@@ -268,7 +280,7 @@ def test_the_report_ranks_plots_and_repeats(capsys):
     folder = Path("outputs/sweeps/tiny")
     report(folder)
     printed = capsys.readouterr().out
-    assert printed.rstrip().endswith(study.best_trial.user_attrs["command"])
+    assert printed.rstrip().splitlines()[-1] == as_typed(shlex.split(study.best_trial.user_attrs["command"]))
     header, *rows = (folder / "trials.csv").read_text().splitlines()
     assert header.startswith("trial,state,best/composite,model.x,model.name")
     scores = [float(row.split(",")[2]) for row in rows]
@@ -276,6 +288,21 @@ def test_the_report_ranks_plots_and_repeats(capsys):
     assert len(scores) == 8
     for name in ("parallel", "best-so-far", "importance"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_command_runs_as_pasted_into_a_shell_without_any_python(capsys):
+    from experiments.sweep.sweep_report import report
+
+    _, study = sweep(count=2)
+    assert study.best_trial.user_attrs["command"].startswith("python "), "as W&B's agents start it"
+    capsys.readouterr()
+    report(Path("outputs/sweeps/tiny"))
+    pasted = capsys.readouterr().out.rstrip().splitlines()[-1]
+    environment = {"PATH": "/nowhere", RUN_VARIABLE: "pasted", "WANDB_RUN_GROUP": "none"}
+    subprocess.run(["/bin/sh", "-c", pasted], env=environment, check=True)
+    assert Path("outputs/tiny/pasted/seen.txt").read_text().endswith("--model.x=2.0\n")
+    rows = Path("outputs/sweeps/tiny/trials.csv").read_text().splitlines()
+    assert rows[1].endswith(pasted), "the table has it, too"
 
 
 def test_the_report_takes_the_sweeps_file_too(capsys):
@@ -309,4 +336,3 @@ def test_the_report_says_why_there_is_no_importance_yet(capsys):
     sweep(count=2)
     report(Path("outputs/sweeps/tiny"))
     assert "importance: needs 5 finished trials" in capsys.readouterr().out
-    assert shutil.which("python"), "the command of the best starts with python"

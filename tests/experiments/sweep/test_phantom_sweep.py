@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.sweep.local_study import load, was_interrupted
+from experiments.sweep.trial_command import as_typed
 from tests.callbacks.wandb_log import WandbLog
 
 pytestmark = pytest.mark.slow
@@ -95,7 +97,9 @@ def test_a_sweep_of_phantom_runs_survives_a_kill(start):
         check=True,
     )
     best = max(trials, key=lambda trial: trial.value)
-    assert report.stdout.rstrip().endswith(best.user_attrs["command"])
+    shown = as_typed(shlex.split(best.user_attrs["command"]))
+    assert report.stdout.rstrip().splitlines()[-1] == shown
+    assert shlex.split(shown)[0] == sys.executable
     assert best.user_attrs["command"].startswith(
-        "python -m experiments fit --config=experiments/srkd.yaml --config="
+        "python -m experiments fit --config=experiments/srkd.yaml --trainer.check_val_every_n_epoch=3 --config="
     )

@@ -1,19 +1,20 @@
 """The W&B side of a sweep, with W&B's own calls in a recorder: nothing here reaches the network."""
 
 import argparse
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from wandb.errors import CommError
 
-from experiments import wandb_access
+from experiments import interpreter, wandb_access
 from experiments.recipes import preset_file
 from experiments.run_folder import RUN_VARIABLE, requeued_checkpoint, run_folder
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner, wandb_runner
 from experiments.sweep.sweep_file import read_sweep, sweep_path
-from experiments.sweep.trial_command import trial_command, with_arguments
+from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
 
 
 def test_the_sweep_is_sent_as_the_file_has_it_with_the_extra_arguments(monkeypatch):
@@ -148,6 +149,19 @@ def test_the_other_macros_are_filled_in_too(monkeypatch):
     assert trial_command(command, {"a.b": 1}, "train.py") == [
         "/usr/bin/env", "python", "train.py", "--on=gpu1", "a.b=1", "--a.b=1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [[], ["/usr/bin/env"]])
+@pytest.mark.parametrize("name", ["python", "python3"])
+def test_what_people_are_shown_starts_with_the_python_of_the_documents(before, name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(interpreter.sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert as_typed([*before, name, "-m", "x", "--a=b c"]) == shlex.join(
+        [*before, ".venv/bin/python", "-m", "x", "--a=b c"]
+    )
+    monkeypatch.setattr(interpreter.sys, "executable", "/opt/env/bin/python3.11")
+    assert as_typed([*before, name, "a.py"]).split()[-2:] == ["/opt/env/bin/python3.11", "a.py"]
+    assert as_typed(["/opt/other/bin/python", "a.py"]) == "/opt/other/bin/python a.py"
 
 
 def test_agents_that_start_in_the_same_second_write_apart(monkeypatch):

@@ -1,0 +1,90 @@
+"""The shipped sweeps can stop a trial early: their bands lie within the evaluations that a run really has."""
+
+import sys
+
+import optuna
+import pytest
+import yaml
+
+from callbacks import OffDiagonalSchedule
+from experiments.cli import SonoDistillCLI
+from experiments.recipes import experiment_file, preset_names, recipe_of
+from experiments.sweep.hyperband import HyperbandRule, bands
+from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path
+from experiments.sweep.trial_command import trial_arguments, trial_command, with_arguments
+
+STOPPING = [name for name in sweep_names() if "early_terminate" in read_sweep(sweep_path(name)).config]
+QUARTERS = {"hc18": 25, "planes": 25, "shards": 5}  # epochs between two evaluations, as the documents advise
+
+
+class ResolvedError(Exception):
+    """Carries the command line's object out, before anything is built."""
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Return the share of a trial's epochs that lie behind it at each evaluation, from its resolved command line."""
+
+    def stop(cli):
+        raise ResolvedError(cli)
+
+    def evaluations(name, preset, *arguments):
+        command = read_sweep(sweep_path(name)).command
+        command = with_arguments(command, trial_arguments(command, preset, arguments))
+        argv = trial_command(command, {"schedule.init_args.start": 4.0})[3:]
+        monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+        monkeypatch.setattr(SonoDistillCLI, "before_instantiate_classes", stop)
+        with pytest.raises(ResolvedError) as caught:
+            SonoDistillCLI(recipe_of(argv), argv)
+        trainer = caught.value.args[0].config.fit.trainer
+        every, last = trainer.check_val_every_n_epoch, trainer.max_epochs
+        return [epoch / last for epoch in sorted({*range(every, last + 1, every), last})]
+
+    return evaluations
+
+
+def judged(name, shares):
+    """Return the shares of a run after which its trials are compared, while there is training left to save."""
+    stop = read_sweep(sweep_path(name)).config["early_terminate"]
+    return [shares[band - 1] for band in bands(stop) if band < len(shares)]
+
+
+def test_a_shipped_sweep_stops_early():
+    assert STOPPING == ["decay"]
+
+
+def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_began(evaluations):
+    shares = evaluations("decay", "phantom")
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+    assert judged("decay", shares) == [0.75]
+    settings = yaml.safe_load(experiment_file("srkd").read_text())["schedule"]["init_args"]
+    schedule = OffDiagonalSchedule(**settings)
+    assert schedule.weight(75, 100) < 0 < schedule.weight(50, 100)
+
+
+@pytest.mark.parametrize("preset", sorted({*preset_names()} - {"phantom"}))
+def test_other_presets_are_judged_as_the_phantom_with_a_quarter_of_their_epochs(preset, evaluations):
+    assert judged("decay", evaluations("decay", preset)), "some early stopping without being told"
+    told = f"--trainer.check_val_every_n_epoch={QUARTERS[preset]}"
+    assert judged("decay", evaluations("decay", preset, told)) == [0.75]
+
+
+def test_a_bad_trial_of_the_phantoms_evaluations_is_stopped_and_good_ones_are_not(evaluations):
+    shares = evaluations("decay", "phantom")
+    sweep = read_sweep(sweep_path("decay"))
+    rule = HyperbandRule(sweep.config["early_terminate"], sweep.maximize)
+    study = optuna.create_study(direction="maximize", pruner=rule)
+
+    def evaluations_until_stopped(level):
+        trial = study.ask()
+        for number, share in enumerate(shares, start=1):
+            trial.report(level * share, number)
+            if trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                return number
+        study.tell(trial, level)
+        return None
+
+    assert [evaluations_until_stopped(level) for level in (0.80, 0.82, 0.84)] == [None, None, None]
+    assert evaluations_until_stopped(0.40) == 3 < len(shares)
+    assert evaluations_until_stopped(0.85) is None
