@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from experiments.interpreter import python_here
 from experiments.report.evidence import Evidence
 from experiments.report.read_run import Run
 from experiments.report.tables import NOTHING, Cell, Table
@@ -99,9 +100,8 @@ def commands(run: Run, evidence: Evidence | None) -> list[tuple[str, str]]:
         found.append(("the same code", f"git checkout {shlex.quote(commit)}"))
     if run.config and not run.history.empty:
         again = shlex.quote(f"{run.folder.name}-again")
-        found.append(
-            ("the same settings", f"python -m experiments fit --config {folder}/config.yaml --run {again}")
-        )
+        repeat = f"-m experiments fit --config {folder}/config.yaml --run {again}"
+        found.append(("the same settings", f"{shlex.quote(python_here())} {repeat}"))
     found.append(("this report", f"make report RUN={folder}"))
     return found
 

@@ -9,9 +9,13 @@ from typing import Any
 from experiments.report.paired import Difference, same_images, score_difference
 from experiments.report.paper import PaperRow, paper_rows
 from experiments.report.read_run import Run
+from export.parity import EMULATED, FAILED, OK
 from metrics.names import HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER
 
 TITLES = {PLANES: "five-plane F1", SUBPLANES: "brain sub-plane F1", HC18: "HC18 validity, %"}
+EMULATED_NOTE = "computed in torch; Core ML itself has not run"
+# A package that torch computed is right so far; what Core ML makes of it is open. What never ran has no colour.
+VERDICTS = {OK: "good", EMULATED: "fair", FAILED: "bad"}
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
 
@@ -23,7 +27,7 @@ class Cell:
     Attributes:
         text: What it says.
         note: Smaller, below it.
-        tone: ``good``, ``bad`` or nothing.
+        tone: ``good``, ``fair``, ``bad`` or nothing.
     """
 
     text: str
@@ -222,11 +226,12 @@ def parity(run: Run) -> Table | None:
     for row in run.parity.get("rows", []):
         figures: dict[str, Any] = row.get("figures", {})
         lost = row.get("points_lost")
-        tone = {"ok": "good", "FAILED": "bad"}.get(row.get("status", ""), "")
+        status = str(row.get("status"))
+        notes = [EMULATED_NOTE if status == EMULATED else "", str(row.get("note") or "")]
         rows.append(
             [
                 Cell(str(row.get("variant"))),
-                Cell(str(row.get("status")), str(row.get("note") or ""), tone),
+                Cell(status, "; ".join(filter(None, notes)), VERDICTS.get(status, "")),
                 Cell(f"{figures['cosine_min']:.6f}" if "cosine_min" in figures else NOTHING),
                 Cell(f"{figures['flip_rate']:.2%}" if "flip_rate" in figures else NOTHING),
                 Cell(NOTHING if lost is None else f"{lost:.2f}"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from callbacks.off_diagonal_schedule import OffDiagonalSchedule, weight_at
 from experiments.report.read_run import Run
 from metrics.names import OFF_DIAGONAL_WEIGHT, VAL_COMPOSITE
 
@@ -89,12 +91,16 @@ class Dynamics:
         evaluations: Scores on validation patients, in order.
         start_weight: First logged weight; None without a schedule.
         end_weight: Last logged weight.
+        planned: Weights at both ends of the schedule, which are rarely logged; None when they are not known.
+        completed: Whether training went through the whole schedule.
     """
 
     crossing: float | None
     evaluations: tuple[Evaluation, ...]
     start_weight: float | None
     end_weight: float | None
+    planned: tuple[float, float] | None = None
+    completed: bool = False
 
     @property
     def repels(self) -> bool:
@@ -123,8 +129,38 @@ def dynamics(run: Run) -> Dynamics:
     for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
         weight = float(np.interp(step, steps, weights)) if len(steps) else None
         points.append(Evaluation(float(step), int(epoch) + 1, float(value), weight))
-    ends = (float(weights[0]), float(weights[-1])) if len(weights) else (None, None)
-    return Dynamics(zero_crossing(steps, weights), tuple(points), *ends)
+    first, last = (float(weights[0]), float(weights[-1])) if len(weights) else (None, None)
+    schedule = _schedule(run)
+    return Dynamics(
+        zero_crossing(steps, weights),
+        tuple(points),
+        start_weight=first,
+        end_weight=last,
+        planned=None if schedule is None else (schedule(0.0), schedule(1.0)),
+        completed=schedule is not None and _went_through(run, schedule),
+    )
+
+
+def _schedule(run: Run) -> Callable[[float], float] | None:
+    """Return weight over progress as the run's configuration has it; None for another schedule than ours."""
+    config = run.config.get("schedule") or {}
+    if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
+        return None
+    return partial(weight_at, **config["init_args"])
+
+
+def _went_through(run: Run, schedule: Callable[[float], float]) -> bool:
+    """Tell a run that took all its steps from one that a time limit or early stopping ended.
+
+    In the former the last logged weight is that of the schedule over just as many steps as the run took. A
+    hundredth of the way is left for rounding.
+    """
+    steps, weights = series(run, OFF_DIAGONAL_WEIGHT)
+    taken = run.record.get("steps")
+    if not taken or not len(steps):
+        return False
+    way = abs(schedule(0.0) - schedule(1.0))
+    return abs(schedule(float(steps[-1]) / taken) - float(weights[-1])) <= 0.01 * way
 
 
 def epoch_of(run: Run, step: float) -> float | None:

@@ -170,7 +170,7 @@ def _when(run: Run, reference: Run | None) -> Answer:
         return Answer(question, f"Best at epoch {found.best.epoch}", [text])
     epoch = epoch_of(run, found.crossing)
     sentences = [
-        f"The weight fell from {found.start_weight:.2g} to {found.end_weight:.2g}".replace("-", MINUS)
+        f"The weight fell {_way(found)}".replace("-", MINUS)
         + f" and crossed zero at step {found.crossing:.0f}"
         + (f", in epoch {epoch:.1f}." if epoch is not None else "."),
         _phases(found),
@@ -186,6 +186,16 @@ def _when(run: Run, reference: Run | None) -> Answer:
         return Answer(question, "Best while repelling", [*sentences, selected + "after the crossing."])
     note = "before the crossing: the model that was scored on test patients was never repelled."
     return Answer(question, "Best before repulsion began", [*sentences, selected + note], "bad")
+
+
+def _way(found: Dynamics) -> str:
+    """Say from where to where the weight went: the ends of its schedule, if it went to them."""
+    if found.planned is None:
+        return f"from {found.start_weight:.2g} to {found.end_weight:.2g} (first and last logged)"
+    start, end = found.planned
+    if found.completed:
+        return f"from {start:.2g} to {end:.2g}"
+    return f"from {start:.2g} to {found.end_weight:.2g} (last logged; its schedule goes on to {end:.2g})"
 
 
 def _lead(found: Dynamics, other: Dynamics, name: str) -> str:

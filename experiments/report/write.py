@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules import FetalDataModule
+from experiments.interpreter import python_here
 from experiments.report.compare import relative
 from experiments.report.evidence import FILE as EVIDENCE_FILE
 from experiments.report.evidence import Evidence, collect, read_evidence, write_evidence
@@ -40,7 +41,7 @@ def report_finished_run(folder: Path, module: DistillationModule, data: FetalDat
         ``report.html`` in the folder.
     """
     run = read_run(folder)
-    command = shlex.join(["python", "-m", "experiments", *map(_from_here, sys.argv[1:])])
+    command = shlex.join([python_here(), "-m", "experiments", *map(_from_here, sys.argv[1:])])
     found, lacking = _attempt(run, lambda: collect(run, module.student, module.teacher, data, command))
     return _write(_compared(Subject(run, run.experiment, found, lacking)), run.folder / FILE)
 

@@ -170,7 +170,13 @@ def write_run() -> RunMaker:
         (folder / "results.json").write_text(json.dumps(record))
         history(skill, *weights).to_csv(folder / "metrics.csv", index=False)
         schedule = {
-            "init_args": {"start": weights[0], "end_ratio": weights[1] / weights[0], "shape": "linear"}
+            "class_path": "callbacks.OffDiagonalSchedule",
+            "init_args": {
+                "start": weights[0],
+                "end_ratio": weights[1] / weights[0],
+                "shape": "linear",
+                "hold": 0.5,
+            },
         }
         config = {
             "seed_everything": 0, "experiment": experiment, "run": run,

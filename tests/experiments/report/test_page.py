@@ -3,15 +3,17 @@
 import json
 import re
 import shlex
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from experiments.interpreter import python_here
 from experiments.latency import DEFAULT_OUT, default_folder
 from experiments.report import report_finished_run, tables, write, write_report
-from experiments.report.compare import flatten
+from experiments.report.compare import commands, flatten
 from experiments.report.evidence import read_evidence
 from experiments.report.read_run import read_run
 from experiments.report.write import titles
@@ -175,6 +177,50 @@ def test_export_and_latency_appear_when_they_are_there(make_run):
     assert tables.latency(run).head[3] == "times torch-eager"
 
 
+VERDICTS = {"ok": "good", "ok (emulated)": "fair", "FAILED": "bad", "NOT RUN": "", "DROPPED": ""}
+
+
+def test_every_verdict_of_the_ledger_has_its_colour(make_run):
+    folder = make_run()
+    rows = [{"variant": f"v{number}", "status": status} for number, status in enumerate(VERDICTS)]
+    rows.append(rows[1] | {"note": "erf"})
+    (folder / "parity.json").write_text(json.dumps({"rows": rows}))
+    cells = [row[1] for row in tables.parity(read_run(folder)).rows]
+    assert {cell.text: cell.tone for cell in cells} == VERDICTS
+    assert [cell.note for cell in cells if cell.text == "ok (emulated)"] == [
+        "computed in torch; Core ML itself has not run",
+        "computed in torch; Core ML itself has not run; erf",
+    ]
+    text, _, _ = read(write_report([folder]))
+    for status, tone in VERDICTS.items():
+        kind = f' class="{tone}"' if tone else ""
+        assert f'<td data-name="verdict"{kind}>{status}<' in text
+
+
+def luminance(colour):
+    """Relative luminance of a colour as WCAG 2 defines it."""
+    digits = colour.lstrip("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_every_tone_can_be_read_in_light_dark_and_print():
+    style = (Path(tables.__file__).parent / "style.css").read_text()
+    themes = [
+        dict(re.findall(r"--([\w-]+): (#\w+);", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.S)
+    ]
+    assert len(themes) == 3
+    for theme in themes:
+        for tone in filter(None, VERDICTS.values()):
+            assert f"td.{tone} {{ color: var(--{tone});" in style
+            lighter, darker = sorted((luminance(theme[tone]), luminance(theme["paper"])), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (tone, theme[tone])
+        assert len({theme[tone] for tone in ("good", "fair", "bad")}) == 3
+
+
 @pytest.mark.parametrize("content", ["{", '{"experiment": "x"}'])
 def test_damaged_results_are_named_in_one_line(make_run, content):
     folder = make_run()
@@ -244,7 +290,19 @@ def test_the_command_names_files_from_the_working_directory(make_run, monkeypatc
     monkeypatch.setattr(write.sys, "argv", ["experiments", *words])
     report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
     said = ["fit", "--config=experiments/srkd.yaml", '--model.student={"path": "a.ckpt"}', "--x=/b"]
-    assert shlex.split(seen[0]) == ["python", "-m", "experiments", *said]
+    assert shlex.split(seen[0]) == [python_here(), "-m", "experiments", *said]
+    monkeypatch.setattr(write.sys, "executable", f"{here}/.venv/bin/python")
+    report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
+    assert shlex.split(seen[1])[0] == ".venv/bin/python", "as every command in the documents"
+
+
+def test_the_command_for_the_same_settings_needs_no_activated_environment(make_run):
+    (again,) = [
+        command for what, command in commands(read_run(make_run()), None) if what == "the same settings"
+    ]
+    module = [*shlex.split(again)[:3], "list"]
+    done = subprocess.run(module, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=True)
+    assert "srkd" in done.stdout
 
 
 @pytest.mark.parametrize("model", ["export", "checkpoints/best.ckpt"])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from callbacks import OffDiagonalSchedule
 from experiments.report.read_run import Run, read_run
 from experiments.report.reference import reference_of, subject_of
 from experiments.report.training import dynamics, epoch_of, series, zero_crossing
@@ -176,6 +177,56 @@ def test_a_weight_that_is_negative_throughout_repels(make_run):
     whether, _, when = answers([Run(run.folder, run.record, history, run.config)])
     assert whether.short == "One run cannot say"
     assert "the weight was negative from the start" in when.sentences[0]
+
+
+def fall(run):
+    """What the report says of the way of the weight."""
+    (said,) = [text for text in answers([run])[2].sentences if text.startswith("The weight fell ")]
+    return (
+        said.removeprefix("The weight fell ").partition(" and crossed zero")[0].replace("\N{MINUS SIGN}", "-")
+    )
+
+
+def scheduled(run, shape, total=200, every=10, taken=None):
+    """The run with weights of a schedule over `total` steps, of which it took `taken`, logged as Lightning does."""
+    taken = total if taken is None else taken
+    steps = np.arange(every - 1, taken, every)
+    config = deepcopy(run.config)
+    config["schedule"]["init_args"]["shape"] = shape
+    schedule = OffDiagonalSchedule(2.0, -0.4, shape)
+    weights = [np.float32(schedule.weight(int(step), total)) for step in steps]
+    history = run.history.drop(columns="train/off_diagonal_weight")
+    history = history[history["step"] < taken]
+    logged = pd.DataFrame({"step": steps, "epoch": steps // 25, "train/off_diagonal_weight": weights})
+    return Run(run.folder, run.record | {"steps": taken}, pd.concat([history, logged]), config)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "exponential", "hold-linear", "step"])
+def test_the_weight_of_a_whole_run_ends_where_its_schedule_does(make_run, shape):
+    """The last step's weight is short of the end, and the last logged one is of a step before."""
+    run = scheduled(read_run(make_run()), shape)
+    assert fall(run) == "from 2 to -0.8"
+    found = dynamics(run)
+    assert found.planned == pytest.approx((2, -0.8))
+    if shape in ("linear", "hold-linear"):
+        assert f"{found.end_weight:.2g}" != "-0.8", "else this proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("shape", "last"), [("linear", "-0.37"), ("cosine", "-0.64"), ("hold-linear", "-0.49")]
+)
+def test_a_run_that_was_cut_short_did_not_reach_the_end_of_its_schedule(make_run, shape, last):
+    taken = 194 if shape == "hold-linear" else 170
+    run = scheduled(read_run(make_run()), shape, taken=taken)
+    assert fall(run) == f"from 2 to {last} (last logged; its schedule goes on to -0.8)"
+
+
+def test_without_a_known_schedule_the_logged_weights_are_called_so(make_run):
+    run = scheduled(read_run(make_run()), "linear")
+    for schedule in (None, {"class_path": "lab.MySchedule", "init_args": {"speed": 3}}):
+        other = Run(run.folder, run.record, run.history, run.config | {"schedule": schedule})
+        assert fall(other) == "from 1.9 to -0.79 (first and last logged)"
+    assert "(first and last logged)" in fall(Run(run.folder, run.record, run.history, {}))
 
 
 def test_one_evaluation_is_one(make_run):

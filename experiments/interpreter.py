@@ -1,0 +1,21 @@
+"""This very Python and its programs, as a shell without an activated environment takes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def python_here() -> str:
+    """Return how a shell in the working directory calls this Python: ``.venv/bin/python`` where make runs it."""
+    return _from_here(Path(sys.executable))
+
+
+def program_here(name: str) -> str:
+    """Return how a shell in the working directory calls a program installed beside this Python."""
+    return _from_here(Path(sys.executable).with_name(name))
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
