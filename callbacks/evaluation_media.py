@@ -6,12 +6,15 @@ from typing import Any
 
 import wandb
 from lightning import Callback, LightningModule, Trainer
+from PIL import Image, ImageOps
 
 from callbacks.wandb_run import STEP_AXIS, active_run, metrics_step
 from callbacks.zero_shot_evaluation import Details, ZeroShotEvaluation
 from datamodules.image_reading import read_image
 from datamodules.record import Record
 from metrics.names import STUDENT
+
+SAMPLE_SIZE = 256  # pixels
 
 
 class EvaluationMedia(Callback):
@@ -54,9 +57,14 @@ class EvaluationMedia(Callback):
         count = min(self.samples, len(rows))
         chosen = [rows[k * len(rows) // count] for k in range(count)]
         return [
-            wandb.Image(read_image(record_of[row["name"]].image), caption=caption(row), file_type="jpg")
+            wandb.Image(_thumbnail(record_of[row["name"]]), caption=caption(row), file_type="jpg")
             for row in chosen
         ]
+
+
+def _thumbnail(record: Record) -> Image.Image:
+    """Return the picture at one size for all: W&B's panel distorts a list whose sizes differ."""
+    return ImageOps.pad(Image.fromarray(read_image(record.image)), (SAMPLE_SIZE, SAMPLE_SIZE))
 
 
 def caption(row: dict[str, Any]) -> str:

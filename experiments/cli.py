@@ -204,7 +204,10 @@ class SonoDistillCLI(LightningCLI):
             best = str(self.folder / "checkpoints" / "last.ckpt")
             rank_zero_info(f"no evaluation took place, so nothing was selected: going on with {best}")
         if self.config[self.subcommand].score_test_patients:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
+            # Not verbose: our own table shows what matters of it, results.json holds all.
+            self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
+            )
             self.finish(best)
         if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":
             publish_teacher(Path(best), self.recipe, self.config[self.subcommand])

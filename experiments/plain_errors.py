@@ -52,8 +52,14 @@ class PlainErrorParser(LightningArgumentParser):
         key = unknown["keys"].split()[0].split("=")[0]
         options = [option for option in parser._option_string_actions if option.startswith("--")]
         close = difflib.get_close_matches(key, options, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the options: {parser.prog.split(' [')[0]} --help"
+        hint = f"did you mean {close[0]}?" if close else f"the options: {_command(parser)} --help"
         return f"{key}: no such option; {hint}"
+
+
+def _command(parser: LightningArgumentParser) -> str:
+    """Return what a person types before the options; argparse puts usage in brackets between its words."""
+    words = [word for word in parser.prog.split() if word.isalpha()]
+    return " ".join([".venv/bin/python -m experiments", *(words or ["fit"])])
 
 
 def _unknown_setting(name: str) -> str:

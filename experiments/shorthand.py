@@ -45,14 +45,11 @@ def spell_out(
     """
     spelt: list[str] = []
     for argument in arguments:
-        option, _, value = argument.partition("=")
-        if option not in (TEACHER, STUDENT, PROTOCOL):
+        named = named_file(argument)
+        if named is None:
             spelt.append(argument)
             continue
-        if not value:
-            raise ValueError(f"{option}: give a path, {option}=path")
-        if not Path(value).exists():
-            raise FileNotFoundError(f"{option.removeprefix('--').upper()}={value}: no such file")
+        option, value = named
         if option == PROTOCOL:
             spelt += [f"--biometry.protocol={value}", f"--planes.protocol={value}"]
         elif option == TEACHER:
@@ -66,6 +63,23 @@ def spell_out(
         else:
             spelt.append(f"--model.student={_loaded(value)}")
     return spelt
+
+
+def named_file(argument: str) -> tuple[str, str] | None:
+    """Return option and path of an argument that names weights or prompts; None for any other argument.
+
+    Raises:
+        ValueError: It has no value.
+        FileNotFoundError: It names no file.
+    """
+    option, _, value = argument.partition("=")
+    if option not in (TEACHER, STUDENT, PROTOCOL):
+        return None
+    if not value:
+        raise ValueError(f"{option}: give a path, {option}=path")
+    if not Path(value).exists():
+        raise FileNotFoundError(f"{option.removeprefix('--').upper()}={value}: no such file")
+    return option, value
 
 
 def _loaded(path: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -24,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(TESTS).as_posix()
         group = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_wandb() -> Iterator[None]:
+    """Let no file see the settings that W&B read from another one's environment and keeps in the process."""
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
 
 
 def _folder(variable: str, default: Path, marker: str) -> Path:

@@ -1,6 +1,8 @@
 """The layout as an executable rule: floors, sizes, and no body written twice."""
 
 import ast
+import re
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -93,3 +95,29 @@ def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
             "coremltools",
             "timm",
         }, path
+
+
+# Needed without an import of ours: tools, stubs, and what another package imports when it is asked to.
+NOT_IMPORTED = {
+    "mypy", "ruff", "pytest-xdist", "types-PyYAML", "types-tqdm",
+    "psutil",  # pytest-xdist counts cores with it
+    "onnxscript",  # torch.onnx writes graphs with it
+}  # fmt: skip
+IMPORT_NAMES = {
+    "opencv-python-headless": "cv2", "open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}  # fmt: skip
+
+
+def test_every_package_that_is_asked_for_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    code = "\n".join(
+        path.read_text() for room in (*FLOORS, "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")
+    )
+    imported = set(re.findall(r"^ *(?:import|from) (\w+)", code, re.MULTILINE))
+    names = {re.match(r"[\w-]+", requirement).group() for requirement in asked}
+    assert {name for name in names if IMPORT_NAMES.get(name, name) not in imported} == NOT_IMPORTED

@@ -12,6 +12,26 @@ from wandb.proto import wandb_internal_pb2
 BLOCK = 32768
 FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+# What every evaluation of a run with teacher logs on the three benchmarks, spelt out as users filter by it.
+SCORES = (
+    "planes/f1", "planes/f1_ci_low", "planes/f1_ci_high", "planes/accuracy", "planes/ece",
+    "subplanes/f1", "subplanes/f1_ci_low", "subplanes/f1_ci_high", "subplanes/accuracy", "subplanes/ece",
+    "hc18/validity", "hc18/ci_low", "hc18/ci_high", "hc18/valid", "hc18/total",
+)  # fmt: skip
+NUMBERS = (
+    *(f"{prefix}/{score}" for prefix in ("val", "val/teacher") for score in SCORES),
+    "val/composite", "val/loss/total", "best/composite", "best/planes/f1", "best/subplanes/f1", "best/hc18/validity",
+    "best/loss/total", "probe/diagonal_correlation", "probe/off_diagonal_correlation",
+)  # fmt: skip
+MEDIA = {
+    "evaluation/planes": "image-file",  # confusion matrix
+    "evaluation/subplanes": "image-file",
+    "evaluation/hc18": "image-file",  # ages over head circumferences
+    "evaluation/planes-samples": "images/separated",
+    "evaluation/subplanes-samples": "images/separated",
+    "evaluation/hc18-samples": "images/separated",
+    "probe/confusing_pairs": "table-file",
+}
 
 
 class DamagedChunkError(Exception):
@@ -101,6 +121,21 @@ class WandbLog:
     def series(self, key: str) -> list[tuple[int, object]]:
         """Return (optimiser step, value) of every row that holds `key`."""
         return [(row["trainer/global_step"], row[key]) for row in self.history if key in row]
+
+    def check_evaluations(self, steps: list[int], folder: Path) -> None:
+        """Assert that each evaluation, at these optimiser steps, logged all its numbers and all its files."""
+        for key in NUMBERS:
+            logged = [step for step, _ in self.series(key)]
+            at_the_start = 1 if key.startswith("probe/") else 0
+            assert logged[at_the_start:] == steps, key
+        for key, kind in MEDIA.items():
+            assert self.series(f"{key}/_type") == [(step, kind) for step in steps], key
+            names = [name for _, name in self.series(f"{key}/path")]
+            names += [name for _, several in self.series(f"{key}/filenames") for name in several]
+            assert len(names) >= len(steps), key
+            for name in names:
+                (path,) = folder.rglob(f"files/{name}")
+                assert path.stat().st_size > 0, name
 
     @property
     def config(self) -> dict[str, object]:
