@@ -13,28 +13,44 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks._record import Row, make_row, not_run, spread, write
 from experiments.latency import open_subject
+from export.latency.backends import OPENVINO_PRECISIONS, openvino_call
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
-from export.latency.machine import image_cost, instructions, matmul_gflops
-from export.latency.session import backend_specs, what_holds_back
+from export.latency.machine import image_cost, instructions
+from export.latency.session import (
+    backend_specs,
+    matmul_peaks,
+    matmul_specs,
+    share_of_peak,
+    what_holds_back,
+)
 from models import fused_copy
 
 BASELINE = "torch-eager"
+LAYERS = {
+    "Convolution": "convolutions",
+    "GroupConvolution": "grouped convolutions",
+    "FullyConnected": "products of attention and heads",
+    "MatMul": "products of attention and heads",
+    "Subgraph": "element-wise steps",
+    "Eltwise": "element-wise steps",
+}  # OpenVINO's names of what a FastViT spends time on
 TARGETS = {"onnxruntime": 3.0, "openvino-bf16": 6.0, "openvino-int8": 7.0}
 
 
-def row(timing: Timing, baseline: Timing, gmacs: float, peak_gflops: float) -> dict[str, Any]:
+def row(name: str, timing: Timing, baseline: Timing, gmacs: float, peaks: dict[str, float]) -> dict[str, Any]:
     """Return one backend's figures."""
     if timing.error:
         return {"error": timing.error}
     times = timing.percentiles()
-    share = 2 * gmacs / (times["p50_ms"] / 1e3) / peak_gflops
-    return {**times, "ratio": asdict(speed_ratio(baseline, timing)), "share_of_matmul_peak": share}
+    share = share_of_peak(name, times["p50_ms"], gmacs, peaks)
+    return {**times, "ratio": asdict(speed_ratio(baseline, timing)), **share}
 
 
 def measure(model: str, threads: int, rounds: int, repeats: int) -> dict[str, Any]:
@@ -42,24 +58,40 @@ def measure(model: str, threads: int, rounds: int, repeats: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         export, student = open_subject(model, Path(folder), short=False)
         specs, absent = backend_specs(export, threads)
-        matmul = {
-            "backend": "matmul",
-            "threads": threads,
-            "batch": 1,
-            "side": student.preprocessing.image_size,
+        products = matmul_specs(threads)
+        timings = time_interleaved({**specs, **products}, rounds, repeats)
+        layers = {
+            name: layer_shares(spec, OPENVINO_PRECISIONS[spec["backend"]])
+            for name, spec in specs.items()
+            if spec["backend"] in OPENVINO_PRECISIONS and not timings[name].error
         }
-        timings = time_interleaved({**specs, "matmul": matmul}, rounds, repeats)
-    peak = matmul_gflops(timings["matmul"].percentiles()["p50_ms"])
+    peaks = matmul_peaks({name: timings[name] for name in products})
     cost = image_cost(fused_copy(student))
-    rows = {name: row(timings[name], timings[BASELINE], cost["gmacs"], peak) for name in specs}
-    return {"threads": threads, "matmul_gflops": peak, **cost, "backends": rows, "absent": absent}
+    rows = {name: row(name, timings[name], timings[BASELINE], cost["gmacs"], peaks) for name in specs}
+    for name, shares in layers.items():
+        rows[name]["layers"] = shares
+    return {"threads": threads, "matmul_gflops": peaks, **cost, "backends": rows, "absent": absent}
+
+
+def layer_shares(spec: dict[str, Any], precision: str, calls: int = 30) -> dict[str, float]:
+    """Return the share of OpenVINO's time that each kind of layer takes, by its own counters, largest first."""
+    call, request = openvino_call(spec, precision, PERF_COUNT=True)
+    seconds: Counter[str] = Counter()
+    for _ in range(calls):
+        call()
+        for layer in request.profiling_info:
+            kind = LAYERS.get(layer.node_type, "all else")
+            if kind == "convolutions" and "_1x1_" in layer.exec_type:
+                kind = "1 x 1 convolutions"
+            seconds[kind] += layer.real_time.total_seconds()
+    return {kind: spent / seconds.total() for kind, spent in seconds.most_common()}
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the table of one number of threads."""
     lines = [
         f"{result['threads']} thread(s), {result['gmacs']:.2f} GMACs, "
-        f"matrix product {result['matmul_gflops']:.0f} GFLOP/s",
+        "matrix product " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in result["matmul_gflops"].items()),
         "",
         f"| backend | p50 ms | p95 ms | times {BASELINE} (quartiles) | target | of matmul peak |",
         "|---|---:|---:|---:|---:|---:|",
@@ -72,7 +104,7 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {figures['p50_ms']:.1f} | {figures['p95_ms']:.1f} | {ratio['median']:.2f} "
             f"({ratio['low']:.2f}-{ratio['high']:.2f}) | {'' if target is None else f'{target:g}'} | "
-            f"{figures['share_of_matmul_peak']:.0%} |"
+            f"{figures['share_of_matmul_peak']:.0%} ({figures['arithmetic']}) |"
         )
     return "\n".join(lines)
 
@@ -95,14 +127,16 @@ def rows_of(result: dict[str, Any]) -> list[Row]:
             rows.append(not_run(*title, figures["error"], TARGETS.get(name)))
             continue
         ratio = figures["ratio"]
+        layers = [f"{kind} {share:.0%}" for kind, share in figures.get("layers", {}).items() if share >= 0.05]
+        reason = reasons[name] + (f", and spends its time on {', '.join(layers)}" if layers else "")
         row = make_row(
             *title,
             [ratio["median"]],
             target=TARGETS.get(name),
-            limit="what matrix products alone would take",
+            limit=f"what {figures['arithmetic']} matrix products alone would take",
             limit_values=[1 / figures["share_of_matmul_peak"]],
             note=f"{figures['p50_ms']:.1f} ms; spread: quartiles of turns",
-            reason=reasons[name],
+            reason=reason,
         )
         row["value"] = {"median": ratio["median"], "p10": ratio["low"], "p90": ratio["high"]}
         seconds = figures["p50_ms"] / 1e3

@@ -51,7 +51,7 @@ def load(spec: dict[str, Any]) -> Call:
     if name in PROVIDERS:
         return _onnxruntime(spec, PROVIDERS[name])
     if name in OPENVINO_PRECISIONS:
-        return _openvino(spec, OPENVINO_PRECISIONS[name])
+        return openvino_call(spec, OPENVINO_PRECISIONS[name])[0]
     if name in COREML_UNITS:
         return _coreml(spec, COREML_UNITS[name])
     if name in STAGES:
@@ -100,10 +100,17 @@ def _onnxruntime(spec: dict[str, Any], provider: str) -> Call:
     return lambda: session(pixels)
 
 
-def _openvino(spec: dict[str, Any], precision: str) -> Call:
+def openvino_call(spec: dict[str, Any], precision: str, **settings: Any) -> tuple[Call, Any]:
+    """Return a call of the model as it is timed, and OpenVINO's request, which knows what the last call did.
+
+    Args:
+        spec: As for `load`.
+        precision: ``f32`` or ``bf16``.
+        **settings: More of OpenVINO's.
+    """
     import openvino
 
-    settings = {
+    settings |= {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": spec["threads"],
         "INFERENCE_PRECISION_HINT": precision,
@@ -113,7 +120,7 @@ def _openvino(spec: dict[str, Any], precision: str) -> Call:
     model.reshape([spec["batch"], 3, spec["side"], spec["side"]])
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     pixels = _pixels(spec)
-    return lambda: request.infer({0: pixels})
+    return lambda: request.infer({0: pixels}), request
 
 
 def _coreml(spec: dict[str, Any], units: str) -> Call:
@@ -215,11 +222,15 @@ def _end_to_end(spec: dict[str, Any]) -> Call:
 
 
 def _matmul(spec: dict[str, Any]) -> Call:
-    """The machine's own matrix product, the yardstick of its arithmetic."""
+    """The machine's own matrix product in one arithmetic, the yardstick of what it can reach."""
     import torch
 
     torch.set_num_threads(spec["threads"])
-    left, right = torch.rand(MATMUL_SIDE, MATMUL_SIDE), torch.rand(MATMUL_SIDE, MATMUL_SIDE)
+    shape = MATMUL_SIDE, MATMUL_SIDE
+    if spec["arithmetic"] == "int8":
+        left, right = (torch.randint(-128, 128, shape, dtype=torch.int8) for _ in range(2))
+        return lambda: torch._int_mm(left, right)
+    left, right = (torch.rand(shape).to(getattr(torch, spec["arithmetic"])) for _ in range(2))
     return lambda: torch.mm(left, right)
 
 

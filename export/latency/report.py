@@ -22,7 +22,7 @@ def markdown(record: Record, baseline: Record | None = None) -> str:
     parts = [
         "## Latency",
         f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads; matrix product "
-        f"{machine['matmul_gflops']:.0f} GFLOP/s. Image tower {model['parameters_m']:.2f} M parameters, "
+        f"{_peaks(machine['matmul_gflops'])}. Image tower {model['parameters_m']:.2f} M parameters, "
         f"{model['gmacs']:.2f} GMACs at {model['side']} x {model['side']}. {_files(record)}",
         _warning(machine),
         _backends(record, baseline),
@@ -34,6 +34,10 @@ def markdown(record: Record, baseline: Record | None = None) -> str:
         _absent(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _peaks(gflops: Mapping[str, float]) -> str:
+    return ", ".join(f"{arithmetic} {rate:.0f} GFLOP/s" for arithmetic, rate in gflops.items())
 
 
 def _files(record: Record) -> str:
@@ -69,13 +73,13 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 def _backends(record: Record, baseline: Record | None) -> str:
     head = ["encode, batch 1", "p50 ms", "p90", "p95", "p99", f"times {record['yardstick']} (quartiles)"]
-    head += ["of float32 matmul peak", "cold start ms", "peak MB"] + (["ratio before"] if baseline else [])
+    head += ["of matmul peak", "cold start ms", "peak MB"] + (["ratio before"] if baseline else [])
     rows = []
     for name, row in record["backends"].items():
         if "error" in row:
             rows.append([name, row["error"], *[""] * (len(head) - 2)])
             continue
-        share = f"{row['share_of_matmul_peak']:.0%}"
+        share = f"{row['share_of_matmul_peak']:.0%} ({row['arithmetic']})"
         cells = [
             name,
             *_times(row),

@@ -29,6 +29,8 @@ from models import DualEncoder, fused_copy
 
 Spec = dict[str, Any]
 INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
+FLOAT32 = "float32"
+ARITHMETIC = {"openvino-bf16": "bfloat16", **dict.fromkeys(INT8, "int8")}  # of all others: float32
 STAGES = ("preprocess", "heads", "end-to-end")
 
 
@@ -117,14 +119,14 @@ def run_session(
     specs, absent = backend_specs(export, threads)
     side = export.preprocessing.image_size
     stages = _stage_specs(export, threads, side)
-    matmul = {"backend": "matmul", "threads": threads, "batch": 1, "side": side}
-    timings = time_interleaved({**specs, **stages, "matmul": matmul}, protocol.rounds, protocol.repeats)
+    products = matmul_specs(threads)
+    timings = time_interleaved({**specs, **stages, **products}, protocol.rounds, protocol.repeats)
     yardstick = timings[budgets["yardstick"]]
     if yardstick.error:
         raise ValueError(f"latency: the yardstick cannot be timed: {yardstick.error}")
     cost = image_cost(fused_copy(model))
-    peak = matmul_gflops(timings["matmul"].percentiles()["p50_ms"])
-    rows = {name: _row(timings[name], yardstick, cost["gmacs"], peak) for name in specs}
+    peaks = matmul_peaks({name: timings[name] for name in products})
+    rows = {name: _row(name, timings[name], yardstick, cost["gmacs"], peaks) for name in specs}
     sweep = throughput(model, protocol, folder, side)
     stream = {"backend": "end-to-end", **{k: v for k, v in stages["end-to-end"].items() if k != "backend"}}
     scenes, drift = _live(stream, specs["onnxruntime"], protocol)
@@ -135,14 +137,14 @@ def run_session(
     errors = {key: row["error"] for key, row in rows.items() if "error" in row}
     verdicts = check_budgets(budgets, ratios, medians, name, scenes, reasons, errors)
     return {
-        "machine": machine_facts() | {"device": name, "matmul_gflops": peak, "threads": threads},
+        "machine": machine_facts() | {"device": name, "matmul_gflops": peaks, "threads": threads},
         "model": {**cost, "source": export.manifest["source"], "side": side},
         "files": {key: entry["bytes"] for key, entry in export.manifest["artifacts"].items()},
         "protocol": asdict(protocol),
         "yardstick": budgets["yardstick"],
         "backends": rows,
         "absent": absent,
-        "stages": {key: _row(timings[key], yardstick, None, None) for key in stages},
+        "stages": {key: _row(key, timings[key], yardstick) for key in stages},
         "throughput": sweep,
         "sustained": drift,
         "scenes": scenes,
@@ -159,7 +161,43 @@ def _stage_specs(export: Export, threads: int, side: int) -> dict[str, Spec]:
     return {name: {"backend": name, "path": path, **common} for name in STAGES}
 
 
-def _row(timing: Timing, yardstick: Timing, gmacs: float | None, peak_gflops: float | None) -> dict[str, Any]:
+def matmul_specs(threads: int) -> dict[str, Spec]:
+    """Return the matrix products that are timed beside the backends, one of each arithmetic."""
+    return {
+        f"matmul-{arithmetic}": {
+            "backend": "matmul",
+            "threads": threads,
+            "batch": 1,
+            "arithmetic": arithmetic,
+        }
+        for arithmetic in (FLOAT32, *dict.fromkeys(ARITHMETIC.values()))
+    }
+
+
+def matmul_peaks(timings: Mapping[str, Timing]) -> dict[str, float]:
+    """Return GFLOP/s (int8: 10^9 operations a second) by arithmetic, of those that torch has on this machine."""
+    return {
+        str(timing.spec["arithmetic"]): matmul_gflops(timing.percentiles()["p50_ms"])
+        for timing in timings.values()
+        if not timing.error
+    }
+
+
+def share_of_peak(name: str, p50_ms: float, gmacs: float, peaks: Mapping[str, float]) -> dict[str, Any]:
+    """Return ``share_of_matmul_peak`` of a backend and the ``arithmetic`` whose peak that is: its own if timed."""
+    own = ARITHMETIC.get(name, FLOAT32)
+    arithmetic = own if own in peaks else FLOAT32
+    share = 2 * gmacs / (p50_ms / 1e3) / peaks[arithmetic]
+    return {"arithmetic": arithmetic, "share_of_matmul_peak": share}
+
+
+def _row(
+    name: str,
+    timing: Timing,
+    yardstick: Timing,
+    gmacs: float | None = None,
+    peaks: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     if timing.error:
         return {"error": timing.error}
     ratio = speed_ratio(yardstick, timing)
@@ -172,8 +210,8 @@ def _row(timing: Timing, yardstick: Timing, gmacs: float | None, peak_gflops: fl
         "peak_mb": timing.peak_mb,
         "calls": len(timing.calls_ms),
     }
-    if gmacs is not None and peak_gflops is not None:
-        row["share_of_matmul_peak"] = 2 * gmacs / (row["p50_ms"] / 1e3) / peak_gflops
+    if gmacs is not None and peaks:
+        row |= share_of_peak(name, row["p50_ms"], gmacs, peaks)
     return row
 
 
@@ -233,7 +271,8 @@ def what_holds_back(rows: Mapping[str, Mapping[str, Any]], instructions: Sequenc
     for name, row in rows.items():
         if "share_of_matmul_peak" not in row:
             continue
-        notes[name] = f"it runs at {row['share_of_matmul_peak']:.0%} of this machine's float32 matmul peak"
+        share = f"{row['share_of_matmul_peak']:.0%}"
+        notes[name] = f"it runs at {share} of this machine's {row['arithmetic']} matmul peak"
         if name in INT8 and instructions and not INT8_PRODUCTS & set(instructions):
             notes[name] += ", and the processor has no int8 dot product (VNNI)"
     return notes

@@ -20,7 +20,7 @@ from export.latency.machine import image_cost, matmul_gflops
 from export.latency.plot import draw
 from export.latency.report import markdown
 from export.latency.scene import run_scene
-from export.latency.session import what_holds_back, with_phone
+from export.latency.session import matmul_peaks, matmul_specs, share_of_peak, what_holds_back, with_phone
 from export.latency.worker import Worker
 from models import fused_copy
 
@@ -73,6 +73,23 @@ def test_percentiles_and_matmul_rate():
     assert matmul_gflops(1000.0) == pytest.approx(2 * 1536**3 / 1e9)
 
 
+def test_a_backend_is_held_against_the_products_of_its_own_arithmetic():
+    peaks = {"float32": 100.0, "int8": 400.0}
+    found = {
+        name: share_of_peak(name, 40.0, 2.0, peaks)
+        for name in ("onnxruntime", "openvino-int8", "openvino-bf16")
+    }
+    assert found["onnxruntime"] == {"arithmetic": "float32", "share_of_matmul_peak": pytest.approx(1.0)}
+    assert found["openvino-int8"] == {"arithmetic": "int8", "share_of_matmul_peak": pytest.approx(0.25)}
+    assert found["openvino-bf16"] == found["onnxruntime"], "a product that could not be timed is no limit"
+
+
+def test_matrix_products_of_all_arithmetics_run_here():
+    timings = time_interleaved({**matmul_specs(1)}, rounds=1, repeats=1)
+    assert {timing.error for timing in timings.values()} == {""}
+    assert set(matmul_peaks(timings)) == {"float32", "bfloat16", "int8"}
+
+
 @pytest.fixture
 def budgets():
     return read_budgets(BUDGETS)
@@ -111,15 +128,13 @@ def test_a_longer_name_is_another_device(budgets):
 
 def test_a_missed_reach_says_what_holds_it_back(budgets):
     rows = {
-        "onnx-int8": {"share_of_matmul_peak": 0.9},
-        "onnxruntime": {"share_of_matmul_peak": 0.5},
+        "onnx-int8": {"share_of_matmul_peak": 0.9, "arithmetic": "int8"},
+        "onnxruntime": {"share_of_matmul_peak": 0.5, "arithmetic": "float32"},
         "openvino": {"error": "broken"},
     }
     reasons = what_holds_back(rows, ["avx2"])
-    assert reasons["onnx-int8"].endswith(
-        "float32 matmul peak, and the processor has no int8 dot product (VNNI)"
-    )
-    assert "int8" not in what_holds_back(rows, ["avx2", "avx512_vnni"])["onnx-int8"]
+    assert reasons["onnx-int8"].endswith("int8 matmul peak, and the processor has no int8 dot product (VNNI)")
+    assert "VNNI" not in what_holds_back(rows, ["avx2", "avx512_vnni"])["onnx-int8"]
     assert set(reasons) == {"onnx-int8", "onnxruntime"}
     absent = {"openvino-bf16": "this processor has no bfloat16 arithmetic"}
     verdicts = check_budgets(budgets, {"onnxruntime": 2.0}, {}, "x", [], reasons | absent)
@@ -192,12 +207,18 @@ def record():
     row = {
         "p50_ms": 10.0, "p90_ms": 11.0, "p95_ms": 12.0, "p99_ms": 15.0, "images_per_s": 100.0,
         "cold_start_ms": 900.0, "load_ms": 500.0, "first_call_ms": 30.0, "peak_mb": 300.0,
-        "calls": 90, "share_of_matmul_peak": 0.5,
+        "calls": 90, "share_of_matmul_peak": 0.5, "arithmetic": "float32",
         "ratio": {"median": 3.1, "low": 3.0, "high": 3.2},
     }  # fmt: skip
     scene = {"frames_per_second": 30.0, "frames": 60, "processed": 58, "dropped": 2}
     return {
-        "machine": {"device": "A CPU", "cores": 2, "threads": 2, "matmul_gflops": 100.0, "load_average": 9.0},
+        "machine": {
+            "device": "A CPU",
+            "cores": 2,
+            "threads": 2,
+            "matmul_gflops": {"float32": 100.0},
+            "load_average": 9.0,
+        },
         "model": {"parameters_m": 11.4, "gmacs": 2.4, "side": 256},
         "yardstick": "torch-eager",
         "backends": {
