@@ -31,6 +31,7 @@ def row_of(folder: Path) -> Row:
             "seed": record["seed"],
             "arguments": [_portable(argument) for argument in request["arguments"]],
             "digests": request.get("digests", {}),
+            "trained_on": request.get("trained_on", {}),
             "metrics": record["metrics"],
             "split": {name: details["split"] for name, details in scored if "split" in details},
             "protocol": {name: details["protocol"] for name, details in scored if "protocol" in details},
@@ -56,9 +57,9 @@ def _portable(argument: str) -> str:
 
 
 def group_of(row: Row) -> tuple[Any, ...]:
-    """Return what rows of one table share: arguments, weights by their content, and the prompts' digests.
+    """Return what rows of one table share: arguments, weights, prompts and data, all of them by their content.
 
-    Weights of one name may differ, and the same lie at many paths. Rows of earlier versions know no contents; for
+    Files of one name may differ, and the same lie at many paths. Rows of earlier versions know no contents; for
     them the name stands.
     """
     digests = row.get("digests", {})
@@ -67,7 +68,8 @@ def group_of(row: Row) -> tuple[Any, ...]:
         f"{option}={digests[option]}" if option in digests else argument
         for option, argument in zip(options, row["arguments"], strict=True)
     )
-    return tuple(arguments), tuple(sorted(row["protocol"].items()))
+    data = ((name, digest) for name, digest in digests.items() if name not in options)
+    return tuple(arguments), tuple(sorted(row["protocol"].items())), tuple(sorted(data))
 
 
 def identity(row: Row) -> tuple[Any, ...]:
