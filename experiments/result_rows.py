@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiments import strict_json
 from experiments.recipes import ROOT
 from experiments.reproduce import PREFIX, REQUEST
 
@@ -21,7 +22,7 @@ def row_of(folder: Path) -> Row:
     Raises:
         ValueError: The run's results.json lacks something.
     """
-    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    record = strict_json.read((folder / "results.json").read_text(encoding="utf-8"))
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
         scored = record["details"].get("student", {}).items()
@@ -88,7 +89,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(strict_json.read(line))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number}: not JSON: {error}") from None
     return rows
@@ -122,5 +123,5 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
     """Write rows, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)

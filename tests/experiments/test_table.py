@@ -259,6 +259,20 @@ def test_scored_training_images_are_told(data, trained_on, split, seen, outputs,
     assert [note for note in notes([row]) if "training patients" in note] == ([remark] if seen else [])
 
 
+def test_what_is_not_a_number_is_a_dash(outputs, tmp_path):
+    """Results of earlier versions hold NaN, which is no JSON."""
+    path = outputs / "no-kd" / "reproduce-phantom-s1" / "results.json"
+    path.write_text(path.read_text().replace('"student/hc18/validity": 50.0', '"student/hc18/validity": NaN'))
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    written = (tmp_path / "rows" / "phantom.jsonl").read_text()
+    assert '"student/hc18/validity": null' in written
+    assert "NaN" not in written
+    line = next(line for line in to_markdown(summarise(rows)).splitlines() if line.startswith("| No KD"))
+    assert [cell.strip() for cell in line.split("|")][3] == "-"
+    (tmp_path / "rows" / "phantom.jsonl").write_text(written.replace("null", "NaN"))
+    assert read_rows(tmp_path / "rows" / "phantom.jsonl") == rows
+
+
 def test_without_runs_it_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="make reproduce DATA=phantom"):
         main(["phantom", f"--outputs={tmp_path}", f"--results={tmp_path}"])
