@@ -17,6 +17,9 @@ Level = Literal["ok", "warning", "error"]
 # HC18's pixel sizes run from 0.05 to 0.39 mm; heads of 40 to 400 mm cover 10 weeks to beyond term.
 PIXEL_SIZE_RANGE_MM = (0.03, 0.5)
 HC_RANGE_MM = (40.0, 400.0)
+FAINT_CONTRAST = 16
+"""Largest less smallest of 256 values: ultrasound shows black surroundings and bright bone, over 200 apart."""
+SIXTEEN_BIT = "; 16-bit pixels are read as 0-65535: files that use only 8 or 12 of the bits must be rescaled"
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,16 @@ def check_counts(records: list[Record], published: dict[str, int]) -> list[Findi
 
 
 def check_files(missing: list[str], records: list[Record], scans: list[Scan]) -> list[Finding]:
-    """Report images that are absent, unreadable or blank."""
+    """Report images that are absent, unreadable, blank, or too dark or flat to show anything."""
     unreadable = [scan.error for scan in scans if scan.error is not None]
-    blank = [r.name for r, scan in zip(records, scans, strict=True) if not scan.error and scan.contrast == 0]
+    contrasts = [(r.name, s.contrast) for r, s in zip(records, scans, strict=True) if s.error is None]
+    blank = [name for name, contrast in contrasts if contrast == 0]
+    faint = [f"{name} ({contrast})" for name, contrast in contrasts if 0 < contrast < FAINT_CONTRAST]
     return [
         _finding("missing images", "error", missing),
         _finding("unreadable images", "error", unreadable),
-        _finding("blank images", "warning", blank),
+        _finding("blank images", "warning", blank, SIXTEEN_BIT),
+        _finding("nearly black or flat images", "warning", faint, SIXTEEN_BIT),
     ]
 
 
@@ -110,10 +116,10 @@ def check_measurements(records: list[Record], scans: list[Scan]) -> list[Finding
     ]
 
 
-def _finding(check: str, level: Level, cases: list[str]) -> Finding:
-    return (
-        Finding(check, level, f"{len(cases)}: {first_few(cases)}") if cases else Finding(check, "ok", "none")
-    )
+def _finding(check: str, level: Level, cases: list[str], remark: str = "") -> Finding:
+    if not cases:
+        return Finding(check, "ok", "none")
+    return Finding(check, level, f"{len(cases)}: {first_few(cases)}{remark}")
 
 
 def _joined(splits: set[str | None]) -> str:

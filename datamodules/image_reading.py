@@ -17,7 +17,8 @@ _SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
     """Decode an image with Pillow.
 
-    Alpha is dropped, as Pillow's own ``convert("RGB")`` does; 16-bit grayscale maps 0-65535 onto 0-255.
+    Alpha is dropped, as Pillow's own ``convert("RGB")`` does; 16-bit grayscale maps 0-65535 onto 0-255,
+    however few of these values an image uses: its brightness must not hang on its brightest pixel.
 
     Args:
         source: The file, or its bytes.

@@ -161,6 +161,15 @@ def check_shards(urls: list[str]) -> None:
         raise FileNotFoundError("data: s3:// shards are read by the AWS command line; install awscli")
 
 
+def read_manifest(urls: list[str]) -> dict[str, Any]:
+    """Return the manifest beside the first shard, which ``make shards`` wrote; empty where there is none."""
+    manifest = Path(urls[0]).parent / MANIFEST
+    if not manifest.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    return content
+
+
 def shard_sizes(urls: list[str], num_samples: int | None = None) -> list[float]:
     """Return how many pairs each shard holds: from the manifest beside them, else an equal share.
 
@@ -173,7 +182,7 @@ def shard_sizes(urls: list[str], num_samples: int | None = None) -> list[float]:
     """
     manifest = Path(urls[0]).parent / MANIFEST
     if manifest.is_file():
-        counts = {shard["name"]: shard["samples"] for shard in json.loads(manifest.read_text())["shards"]}
+        counts = {shard["name"]: shard["samples"] for shard in read_manifest(urls)["shards"]}
         unknown = [url for url in urls if Path(url).name not in counts]
         if not unknown:
             return [counts[Path(url).name] for url in urls]

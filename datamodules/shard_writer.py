@@ -38,11 +38,19 @@ class ShardSettings:
         samples_per_shard: A shard is closed by the first patient that fills it.
         seed: Order of the patients and of the images in a shard.
         spacing_image_size: Model size that the pixel spacing in ``txt`` captions refers to.
+
+    Raises:
+        ValueError: A size is below 1, or the seed below 0.
     """
 
     samples_per_shard: int = 500
     seed: int = 0
     spacing_image_size: int = 224
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples_per_shard", 1), ("seed", 0), ("spacing_image_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"shards: {name} is {getattr(self, name)}, it must be at least {least}")
 
 
 def plan_shards(records: list[Record], settings: ShardSettings) -> list[list[Record]]:
@@ -159,8 +167,14 @@ def encode_sample(record: Record, settings: ShardSettings) -> dict[str, Any]:
 
 
 def without_evaluation_patients(records: list[Record]) -> tuple[list[Record], int]:
-    """Leave out validation and test patients; return the rest and how many images went."""
-    kept = [replace(record, split=None) for record in records if record.split == "train"]
+    """Leave out every patient with an image outside training; return the rest and how many images went.
+
+    A table may have one patient on both sides: then all of the patient's images go.
+    """
+    evaluated = {(record.corpus, record.patient) for record in records if record.split != "train"}
+    kept = [
+        replace(record, split=None) for record in records if (record.corpus, record.patient) not in evaluated
+    ]
     return kept, len(records) - len(kept)
 
 

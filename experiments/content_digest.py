@@ -1,4 +1,4 @@
-"""Digests of the weights that arguments name: files of one name differ, and one file has many paths."""
+"""Digests of weights and prompts that arguments name: files of one name differ, and one file has many paths."""
 
 from __future__ import annotations
 
@@ -12,21 +12,30 @@ DIGITS = 16
 
 
 def content_digests(arguments: Iterable[str]) -> dict[str, str]:
-    """Return the digests of the weights that arguments name; each evaluation records that of its prompts.
+    """Return the digests of the weights and prompts that arguments name.
 
     Args:
         arguments: Arguments of ``python -m experiments train``.
 
     Returns:
-        Option, ``--teacher`` or ``--student`` -> `content_digest`; of an option given twice that of the last.
+        Option, ``--teacher``, ``--student`` or ``--protocol`` -> `content_digest`, of prompts `Protocol.digest`; of an
+        option given twice that of the last.
 
     Raises:
-        ValueError: One of the options has no value.
+        ValueError: One of the options has no value, or the prompts are no protocol.
         FileNotFoundError: One of them names no file.
     """
-    named = [found for argument in arguments if (found := named_file(argument)) is not None]
-    weights = dict(pair for pair in named if pair[0] != PROTOCOL)
-    return {option: content_digest(Path(value)) for option, value in weights.items()}
+    named = dict(found for argument in arguments if (found := named_file(argument)) is not None)
+    return {
+        option: _prompts_digest(value) if option == PROTOCOL else content_digest(Path(value))
+        for option, value in named.items()
+    }
+
+
+def _prompts_digest(path: str) -> str:
+    from datamodules.protocol import Protocol  # here, because it imports PyTorch
+
+    return Protocol.load(path).digest
 
 
 def content_digest(path: Path) -> str:

@@ -65,6 +65,10 @@ def main(argv: list[str]) -> int:
 
     Args:
         argv: ``ROOT OUT [--no-exclude-test] [--samples-per-shard N] [--seed N]``.
+
+    Raises:
+        ValueError: A size is not positive, a table is malformed, or `OUT` holds another corpus.
+        FileNotFoundError: There is no corpus under `ROOT`, or images are missing.
     """
     parser = argparse.ArgumentParser(prog="shards", description=__doc__)
     parser.add_argument("root", type=Path, help="folder that holds the public sets, at most two levels down")
@@ -78,10 +82,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--samples-per-shard", type=int, default=ShardSettings.samples_per_shard)
     parser.add_argument("--seed", type=int, default=ShardSettings.seed)
     arguments = parser.parse_args(argv)
+    settings = ShardSettings(samples_per_shard=arguments.samples_per_shard, seed=arguments.seed)
     roots = find_corpora(arguments.root)
     print("found", ", ".join(f"{CORPORA[name].title} in {path}" for name, path in roots.items()))
     records, sources = collect(roots, arguments.exclude_test)
-    settings = ShardSettings(samples_per_shard=arguments.samples_per_shard, seed=arguments.seed)
     manifest = write_shards(records, arguments.out, settings, sources, _bar)
     last = len(manifest["shards"]) - 1
     print(f"{len(records)} pairs in {last + 1} shards: {arguments.out}/pairs-{{000000..{last:06d}}}.tar")

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from experiments.child_process import STOPPED, exit_status, run_child, terminable
 from experiments.content_digest import content_digests
+from experiments.corpus_digest import corpus_digests, shard_corpora
 from experiments.recipes import experiment_file, preset_file
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.suites import SUITES
@@ -60,29 +61,38 @@ class Run:
         last = self.folder / "checkpoints" / "last.ckpt"
         return [*command, f"--ckpt_path={last}"] if last.is_file() else command
 
-    def claim(self, digests: Mapping[str, str]) -> None:
+    def claim(self, digests: Mapping[str, str], trained_on: Mapping[str, str]) -> None:
         """Write down what the run was asked for.
 
         Args:
-            digests: What `content_digests` gives for its arguments.
+            digests: What `content_digests` and `corpus_digests` give for its arguments.
+            trained_on: What `shard_corpora` gives.
 
         Raises:
-            ValueError: Its folder belongs to a run with other arguments or other weights, whose results would pass
-                for these.
+            ValueError: Its folder belongs to a run with other arguments, or with other weights, prompts or data, whose
+                results would pass for these.
         """
         path = self.folder / REQUEST
-        asked: dict[str, Any] = {"arguments": list(self.arguments), "digests": dict(digests)}
+        asked: dict[str, Any] = {
+            "arguments": list(self.arguments),
+            "digests": dict(digests),
+            "trained_on": dict(trained_on),
+        }
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
             if before["arguments"] != asked["arguments"]:
                 given = " ".join(before["arguments"]) or "none"
                 raise ValueError(f"{self.folder} holds a run with other arguments ({given}); move it away")
-            # Requests of earlier versions say nothing of contents.
-            changed = [name for name, old in before.get("digests", {}).items() if digests.get(name) != old]
+            # Requests of earlier versions say less of contents, or nothing.
+            changed = [
+                f"what {name} names had the digest {old} and has {digests.get(name)}"
+                for name, old in before.get("digests", {}).items()
+                if digests.get(name) != old
+            ]
             if changed:
                 raise ValueError(
-                    f"{self.folder} holds a run with other weights: what {' and '.join(changed)} names has changed "
-                    "since; move it away"
+                    f"{self.folder} holds a run with other contents: {', '.join(changed)}; name the former again, "
+                    "or move the folder away"
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -156,8 +166,8 @@ def main(argv: list[str]) -> int:
         0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
 
     Raises:
-        ValueError: A name or seed is wrong, or a folder holds a run with other arguments or weights.
-        FileNotFoundError: Weights or prompts are not where the arguments say.
+        ValueError: A name or seed is wrong, or a folder holds a run with other arguments or contents.
+        FileNotFoundError: Weights, prompts or data are not where the arguments say.
     """
     parser = argparse.ArgumentParser(prog="reproduce", description=__doc__, allow_abbrev=False)
     parser.add_argument("suite", choices=list(SUITES), help="which table of the paper")
@@ -170,9 +180,10 @@ def main(argv: list[str]) -> int:
         for seed in parse_seeds(arguments.seeds)
         for name in SUITES[arguments.suite]
     ]
-    digests = content_digests(rest)
+    digests = content_digests(rest) | corpus_digests(arguments.data, rest)
+    trained_on = shard_corpora(arguments.data, rest)
     for run in runs:
-        run.claim(digests)
+        run.claim(digests, trained_on)
     try:
         with terminable():
             states = execute_all(runs)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiments import strict_json
 from experiments.recipes import ROOT
 from experiments.reproduce import PREFIX, REQUEST
 
@@ -21,7 +22,7 @@ def row_of(folder: Path) -> Row:
     Raises:
         ValueError: The run's results.json lacks something.
     """
-    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    record = strict_json.read((folder / "results.json").read_text(encoding="utf-8"))
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
         scored = record["details"].get("student", {}).items()
@@ -31,6 +32,7 @@ def row_of(folder: Path) -> Row:
             "seed": record["seed"],
             "arguments": [_portable(argument) for argument in request["arguments"]],
             "digests": request.get("digests", {}),
+            "trained_on": request.get("trained_on", {}),
             "metrics": record["metrics"],
             "split": {name: details["split"] for name, details in scored if "split" in details},
             "protocol": {name: details["protocol"] for name, details in scored if "protocol" in details},
@@ -56,9 +58,9 @@ def _portable(argument: str) -> str:
 
 
 def group_of(row: Row) -> tuple[Any, ...]:
-    """Return what rows of one table share: arguments, weights by their content, and the prompts' digests.
+    """Return what rows of one table share: arguments, weights, prompts and data, all of them by their content.
 
-    Weights of one name may differ, and the same lie at many paths. Rows of earlier versions know no contents; for
+    Files of one name may differ, and the same lie at many paths. Rows of earlier versions know no contents; for
     them the name stands.
     """
     digests = row.get("digests", {})
@@ -67,7 +69,8 @@ def group_of(row: Row) -> tuple[Any, ...]:
         f"{option}={digests[option]}" if option in digests else argument
         for option, argument in zip(options, row["arguments"], strict=True)
     )
-    return tuple(arguments), tuple(sorted(row["protocol"].items()))
+    data = ((name, digest) for name, digest in digests.items() if name not in options)
+    return tuple(arguments), tuple(sorted(row["protocol"].items())), tuple(sorted(data))
 
 
 def identity(row: Row) -> tuple[Any, ...]:
@@ -86,7 +89,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(strict_json.read(line))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number}: not JSON: {error}") from None
     return rows
@@ -120,5 +123,5 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
     """Write rows, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)

@@ -16,6 +16,7 @@ from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.strict_json import without_nan
 from lightning_modules import DistillationModule
 from metrics.composite import composite_score, eight_class_interval
 from metrics.names import (
@@ -116,7 +117,7 @@ def collect(
     checkpoint: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the record of a run, of primitives alone.
+    """Return the record of a run, of primitives alone: None stands for what is not a number.
 
     Args:
         trainer: The trainer, after its test.
@@ -129,7 +130,7 @@ def collect(
     """
     metrics, details = evaluation_results(trainer)
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
-    return {
+    record: dict[str, Any] = {
         "experiment": experiment,
         "data": preset,
         "seed": seed,
@@ -148,25 +149,30 @@ def collect(
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(module.device)},
         "details": details,
     }
+    return dict(without_nan(record))
 
 
 def write(record: Mapping[str, Any], folder: Path) -> Path:
     """Write results.json whole or not at all, and return its path."""
     path = folder / "results.json"
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1, allow_nan=True))
+    partial.write_text(json.dumps(record, indent=1, allow_nan=False))
     partial.replace(path)
     return path
 
 
-def _cell(metrics: Mapping[str, float], model: str, benchmark: str) -> str:
+def _cell(metrics: Mapping[str, float | None], model: str, benchmark: str) -> str:
     value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
-    if value is None:
-        return "-"
     if benchmark != HC18:
-        return f"{value:.3f}"
+        return _number(value)
     low, high = (metrics.get(final_name(model, benchmark, key)) for key in ("ci_low", "ci_high"))
-    return f"{value:.1f}" if low is None else f"{value:.1f}  [{low:.1f}, {high:.1f}]"
+    shown = _number(value, 1)
+    return shown if value is None or low is None else f"{shown}  [{_number(low, 1)}, {_number(high, 1)}]"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    """Print a number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
@@ -200,14 +206,14 @@ def scored_images(record: Mapping[str, Any]) -> str:
     )
 
 
-def _print_eight_classes(metrics: Mapping[str, float], console: Console) -> None:
+def _print_eight_classes(metrics: Mapping[str, float | None], console: Console) -> None:
     """Print F1 over the classes of both plane benchmarks, as the paper's tables have it."""
     cells = []
     for model in MODELS:
         keys = [final_name(model, EIGHT_CLASS, key) for key in ("f1", "ci_low", "ci_high")]
         if keys[0] in metrics:
-            f1, low, high = (metrics[key] for key in keys)
-            cells.append(f"{model} {f1:.3f} [{low:.3f}, {high:.3f}]")
+            f1, low, high = (_number(metrics[key]) for key in keys)
+            cells.append(f"{model} {f1} [{low}, {high}]")
     if cells:
         console.print(f"F1 over eight classes: {', '.join(cells)}", highlight=False, markup=False)
 
@@ -229,7 +235,7 @@ BETWEEN = {
 }
 
 
-def _print_beyond(metrics: Mapping[str, float], console: Console) -> None:
+def _print_beyond(metrics: Mapping[str, float | None], console: Console) -> None:
     """Print probe, retrieval and geometry, where they were asked for."""
     table = Table("beyond zero-shot", TEACHER, STUDENT, title="frozen embeddings")
     for name, title in BEYOND.items():
@@ -238,16 +244,13 @@ def _print_beyond(metrics: Mapping[str, float], console: Console) -> None:
         for model in (TEACHER, STUDENT):
             full = geometry_name(key, model) if group == GEOMETRY else final_name(model, group, key)
             spread = metrics.get(f"{full}_std")
-            value = metrics.get(full)
-            cells.append(
-                "-" if value is None else f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
-            )
+            cells.append(_number(metrics.get(full)) + ("" if spread is None else f" ± {_number(spread)}"))
         if set(cells) != {"-"}:
             table.add_row(title, *cells)
     if table.row_count:
         console.print(table)
     both = [
-        f"{title} {metrics[geometry_name(k)]:.3f}"
+        f"{title} {_number(metrics[geometry_name(k)])}"
         for k, title in BETWEEN.items()
         if geometry_name(k) in metrics
     ]

@@ -11,12 +11,16 @@ from pathlib import Path
 from experiments.recipes import preset_file
 from experiments.result_rows import RESULTS, Row, group_of, refresh
 from experiments.run_folder import OUTPUTS
+from experiments.shorthand import STUDENT, TEACHER
 from experiments.suite_plot import plot_suite
 from experiments.suite_summary import COLUMNS, Score, Summary, summarise
 from experiments.suites import F1, PAPER, PAPER_STUDENT_PARAMETERS, VALIDITY
 from experiments.tower_costs import explain, published_costs
-from metrics.names import PLANES, SUBPLANES
+from metrics.names import HC18, PLANES, SUBPLANES
 
+# Benchmark -> the public corpus of its images, and preset -> those that it trains on; shards tell by their manifest.
+SCORED_CORPORA = {PLANES: "planes", SUBPLANES: "planes", HC18: "hc18"}
+OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
 DIGITS = {VALIDITY: 1, PLANES: 3, SUBPLANES: 3, F1: 3}
 
 
@@ -88,16 +92,37 @@ def notes(rows: Sequence[Row]) -> list[str]:
     splits = sorted({split for row in rows for split in row["split"].values()})
     prompts = sorted({digest for row in rows for digest in row["protocol"].values()})
     digests = rows[0].get("digests", {})  # one group's rows share them
-    weights = ", ".join(f"{option.removeprefix('--')} {digest}" for option, digest in digests.items())
+    weights = ", ".join(f"{name[2:]} {digests[name]}" for name in (TEACHER, STUDENT) if name in digests)
+    data = ", ".join(f"{name} {digest}" for name, digest in digests.items() if not name.startswith("--"))
+    seen = sorted({corpus for row in rows for corpus in scored_training_corpora(row)})
     return [
         f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
         f"selected by {', '.join(monitors)}, scored on images of the split {', '.join(splits)} with the "
         f"prompts {', '.join(prompts)}.",
+        *(
+            [
+                f"Scored images include the training patients of {' and '.join(seen)}: not comparable with the paper."
+            ]
+            if seen
+            else []
+        ),
         *([f"Weights given (SHA-256): {weights}."] if weights else []),
+        *([f"Data given (SHA-256): {data}."] if data else []),
         f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",
         "The paper's values are of its private corpus, towers and prompts, selected on the images that it "
-        "reports, which are all images of the sets (split all); they are comparable only with DATA=shards or "
-        "DATA=planes, its weights, its protocol and that split.",
+        "reports, which are all images of the sets (split all); they are comparable only with DATA=shards of a "
+        "corpus without these sets, its weights, its protocol and that split.",
+    ]
+
+
+def scored_training_corpora(row: Row) -> list[str]:
+    """Return the corpora whose training patients are among the images that a run was scored on."""
+    own = dict.fromkeys(OWN_CORPORA.get(row["data"], ()), "train")
+    trained_on = row.get("trained_on") or own
+    return [
+        corpus
+        for benchmark, corpus in SCORED_CORPORA.items()
+        if corpus in trained_on and "all" in (row["split"].get(benchmark), trained_on[corpus])
     ]
 
 

@@ -115,7 +115,7 @@ def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float
     with torch.device("meta"):
         encoder = OpenCLIPEncoder(**arguments)
     own = {(name, value.shape) for name, value in encoder.model.state_dict().items()}
-    converted = to_open_clip(state, encoder.model, "", strict=False)
+    converted = to_open_clip(state, encoder.model)
     theirs = {(name, value.shape) for name, value in converted.items()}
     return len(own & theirs) / len(own | theirs)
 

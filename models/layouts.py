@@ -67,9 +67,7 @@ def detect_layout(names: Iterable[str]) -> str:
     return UNKNOWN
 
 
-def to_open_clip(
-    state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP, source: str, strict: bool = True
-) -> dict[str, Tensor]:
+def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
     """Turn a checkpoint of any known layout into the names and shapes of an open_clip model.
 
     A text positional embedding of another length is resized linearly, as open_clip does.
@@ -77,14 +75,10 @@ def to_open_clip(
     Args:
         state: Tensors by name, as `models.load_weights` returns them.
         model: The open_clip model that they are for.
-        source: Where they come from, for messages.
-        strict: Whether a name that no rule maps is an error; otherwise it is left as it is.
 
     Returns:
-        Tensors by open_clip's names. They may still miss or exceed the model's: `load_into` tells.
-
-    Raises:
-        ValueError: A name of Apple's layout is unknown, under `strict`.
+        Tensors by open_clip's names; a name that no rule maps is left as it is. They may miss or exceed the model's:
+        `load_into` tells.
     """
     layout = detect_layout(state)
     converted = dict(state)
@@ -93,7 +87,7 @@ def to_open_clip(
         own = [name for name in state if name.startswith("student.")]
         converted = {name.removeprefix("student.").removeprefix("model."): state[name] for name in own}
     elif layout == APPLE:
-        converted = _from_apple(state, model, source, strict)
+        converted = _from_apple(state, model)
     elif layout == RELEASED_STUDENT:
         trunk = {name.removeprefix(TRUNK): value for name, value in state.items() if name.startswith(TRUNK)}
         rest = {name: value for name, value in state.items() if not name.startswith(TRUNK)}
@@ -112,12 +106,19 @@ def _resized_positions(state: dict[str, Tensor], model: CLIP | CustomTextCLIP) -
     return state
 
 
-def _from_apple(
-    state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP, source: str, strict: bool
-) -> dict[str, Tensor]:
+def names_in(state: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return converted name -> name in the file, of the tensors that were renamed.
+
+    Renaming hands tensors on as they are, but for projection and positions, which it reshapes: in the architecture
+    that the file is for, these have their places.
+    """
+    before = {id(value): name for name, value in state.items()}
+    return {name: before[id(value)] for name, value in converted.items() if id(value) in before}
+
+
+def _from_apple(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
     trunk: dict[str, Tensor] = {}
     converted: dict[str, Tensor] = {}
-    unmapped: list[str] = []
     for name, value in state.items():
         if name.startswith(APPLE_IMAGE):
             # Two spellings of the projection [features, D]; timm transposes the first.
@@ -125,12 +126,8 @@ def _from_apple(
             trunk[own] = value
             continue
         mapped = _apple_text_name(name)
-        if mapped is None:
-            unmapped.append(name)
         # The positional embedding is stored as [1, 1, L, W].
         converted[mapped or name] = value[0, 0] if mapped == "text.positional_embedding" else value
-    if unmapped and strict:
-        raise ValueError(f"{source}: {len(unmapped)} names of no known layout: {', '.join(unmapped)}")
     return {**_timm_names(trunk, model), **converted}
 
 

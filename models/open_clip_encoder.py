@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.causal_text import causal_tower, is_tracing, truncated_features
 from models.dual_encoder import DualEncoder
-from models.layouts import RELEASED_STUDENT, detect_layout, to_open_clip
+from models.layouts import RELEASED_STUDENT, detect_layout, names_in, to_open_clip
 from models.licences import licence_of
 from models.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 from models.weights import load_into, load_weights
@@ -91,7 +91,8 @@ class OpenCLIPEncoder(DualEncoder):
         Raises:
             ValueError: They do not fit.
         """
-        load_into(self.model, to_open_clip(state, self.model, source, strict), source, strict)
+        converted = to_open_clip(state, self.model)
+        load_into(self.model, converted, source, strict, names_in(state, converted))
         published = "MobileFetalCLIP" if detect_layout(state) == RELEASED_STUDENT else self.name
         rank_zero_info(f"{source}: licence of the published {published} weights: {licence_of(published)}")
 

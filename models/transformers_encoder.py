@@ -13,19 +13,19 @@ from models.dual_encoder import DualEncoder
 from models.preprocessing import Preprocessing
 
 KERNELS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers for resize kernels, as ``preprocessor_config.json`` gives them."""
+"""Pillow's numbers for resize kernels, as the image processor's settings give them."""
 MODEL_TYPES = ("clip", "siglip")
 
 
 class TransformersEncoder(DualEncoder):
     """A CLIP or SigLIP model that ``save_pretrained`` wrote. Nothing is ever downloaded.
 
-    The contract comes from the folder: image size, statistics and kernel from
-    ``preprocessor_config.json``, the tokenizer from its own files, the context length from ``config.json``.
+    The contract comes from the folder: image size, statistics and kernel from ``processor_config.json``
+    (transformers 5) or ``preprocessor_config.json``, the tokenizer from its own files, the context length from
+    ``config.json``.
 
     Args:
-        folder: Folder with ``config.json``, ``preprocessor_config.json``, tokenizer files and
-            ``.safetensors`` weights.
+        folder: Folder with ``config.json``, one of the two, tokenizer files and ``.safetensors`` weights.
         pretrained: Whether to load the weights; otherwise only the architecture is built.
 
     Raises:
@@ -100,10 +100,10 @@ def _pooled(features: Any) -> Tensor:
 
 
 def _contract(root: Path, context_length: int) -> Preprocessing:
-    values = _read(root, "preprocessor_config.json")
+    source, values = _image_processor(root)
     kernel = values.get("resample", 3)
     if kernel not in KERNELS:
-        raise ValueError(f"{root}/preprocessor_config.json: resample {kernel} is no bilinear or bicubic")
+        raise ValueError(f"{source}: resample {kernel} is no bilinear or bicubic")
     size = values["crop_size"] if values.get("do_center_crop") else values["size"]
     if isinstance(size, dict):
         size = size.get("shortest_edge", size.get("height"))
@@ -115,6 +115,22 @@ def _contract(root: Path, context_length: int) -> Preprocessing:
         tokenizer=f"hf:{root}",
         context_length=context_length,
     )
+
+
+def _image_processor(root: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the image processor's settings and their file; of two files, the one that transformers takes."""
+    nested = root / "processor_config.json"
+    if nested.is_file():
+        values = _read(root, nested.name).get("image_processor")  # transformers 4 wrote the file without
+        if values is not None:
+            return nested, values
+    path = root / "preprocessor_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{root}: no preprocessor_config.json, and no image_processor in a processor_config.json; save one of them "
+            "with processor.save_pretrained(folder)"
+        )
+    return path, _read(root, path.name)
 
 
 def _read(root: Path, name: str) -> dict[str, Any]:

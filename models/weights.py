@@ -16,8 +16,9 @@ from torch import Tensor, nn
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""
 NAMED = 3
-LISTED = 20
-"""Names of each kind in a message; of unexpected ones more, since each is a weight that would go unused."""
+"""Names of a kind in a message. Of unexpected ones all are told, since each is a weight that would go unused."""
+IN_A_LINE = 20
+"""Unexpected names that a message's one line holds; more stand below it, a line each."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -83,7 +84,13 @@ def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     return {name.removeprefix("module.").replace("_orig_mod.", ""): value for name, value in state.items()}
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool = True) -> None:
+def load_into(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    strict: bool = True,
+    names: Mapping[str, str] | None = None,
+) -> None:
     """Load weights into a model, every name and shape accounted for.
 
     Args:
@@ -91,25 +98,33 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str, strict
         state: Tensors by name.
         source: Where they come from, for messages.
         strict: Whether any difference is an error. Otherwise what fits is loaded and the rest is warned of.
+        names: Name in `state` -> name in the file, for messages, where the two differ.
 
     Raises:
-        ValueError: Names or shapes differ (counts, the unexpected names up to 20, the first few others), or,
-            without `strict`, nothing fits.
+        ValueError: Names or shapes differ (counts, all unexpected names, the first few others), or, without
+            `strict`, nothing fits.
     """
     own = model.state_dict()
+    in_file = names or {}
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unexpected or shapes:
-        sized = [f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in shapes]
-        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": sized}
-        limits = {"unexpected": LISTED}
-        counts = "; ".join(
-            f"{len(names)} {kind}: {_first(names, limits.get(kind, NAMED))}"
-            for kind, names in kinds.items()
-            if names
-        )
-        message = f"{source} does not fit {type(model).__name__}: {counts}"
+        sized = [
+            f"{in_file.get(name, name)} {list(state[name].shape)} for {list(own[name].shape)}"
+            for name in shapes
+        ]
+        unused = [in_file.get(name, name) for name in unexpected]
+        many = len(unused) > IN_A_LINE
+        kinds = {
+            "missing": _first(missing),
+            "unexpected": "all below" if many else ", ".join(unused),
+            "of another shape": _first(sized),
+        }
+        counts = {"missing": len(missing), "unexpected": len(unused), "of another shape": len(sized)}
+        told = "; ".join(f"{counts[kind]} {kind}: {named}" for kind, named in kinds.items() if named)
+        message = f"{source} does not fit {type(model).__name__}: {told}"
+        message += "".join(f"\n  {name}" for name in unused) if many else ""
         if strict or len(missing) + len(shapes) == len(own):
             raise ValueError(message)
         rank_zero_warn(message)

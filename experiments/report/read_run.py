@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from experiments.strict_json import without_nan
 from metrics.composite import composite_score
 from metrics.names import HC18, HEADLINE, PLANES, STUDENT, SUBPLANES, final_name
 
@@ -70,7 +70,7 @@ class Run:
     def metric(self, model: str, benchmark: str, key: str) -> float | None:
         """Return one number of the final evaluation, None where it was not made or is not a number."""
         value = self.record["metrics"].get(final_name(model, benchmark, key))
-        return None if value is None or math.isnan(value) else float(value)
+        return None if value is None else float(value)
 
     def headline(self, model: str) -> dict[str, float]:
         """Return benchmark -> headline score of a model."""
@@ -131,6 +131,7 @@ def read_run(folder: str | Path) -> Run:
     config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     table = path / "metrics.csv"
     history = pd.read_csv(table) if table.is_file() and table.stat().st_size else pd.DataFrame()
+    record = dict(without_nan(record))  # earlier versions wrote NaN
     return Run(
         path, record, history, config, _read_json(path, PARITY_PLACES), _read_json(path, LATENCY_PLACES)
     )

@@ -51,7 +51,23 @@ def test_faults_of_files(tiny_hc18):
     assert _level(findings, "missing images").detail == "1: gone.png"
     assert records[3].name in _level(findings, "unreadable images").detail
     assert _level(findings, "unreadable images").level == "error"
-    assert _level(findings, "blank images").detail == f"1: {records[5].name}"
+    assert _level(findings, "blank images").detail.startswith(f"1: {records[5].name}; ")
+
+
+@pytest.mark.parametrize(("bits", "contrast"), [(8, 1), (12, 14), (16, None)])
+def test_sixteen_bit_images_that_use_fewer_are_named(tiny_hc18, bits, contrast):
+    record = _hc18(tiny_hc18)[3]
+    pixels = cv2.imread(str(record.image), cv2.IMREAD_GRAYSCALE).astype(np.float64)
+    pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
+    assert cv2.imwrite(str(record.image), np.round(pixels * (2**bits - 1) * 0.9).astype(np.uint16))
+    finding = _level(check_files([], [record], _scan([record])), "nearly black or flat images")
+    if contrast is None:
+        assert finding.level == "ok"
+    else:
+        assert finding.level == "warning"
+        assert finding.detail.startswith(
+            f"1: {record.name} ({contrast}); 16-bit pixels are read as 0-65535: "
+        )
 
 
 def test_identical_pictures_in_any_format(tiny_hc18):

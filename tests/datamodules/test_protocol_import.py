@@ -24,6 +24,19 @@ LAYERS = [1, 2, [3, "x"]]
 NAMES = ["a", "b"]
 COMPUTED = [str(x) for x in LAYERS]
 """
+# FetalCLIP keys its templates by plane; MobileFetalCLIP has the list by itself, in a package beside its prompts.
+MOBILE_SOURCE = """
+from ..nowhere import DICT_TEMPLATES as OTHERS
+GA_TEMPLATES = [
+    "head at {weeks} weeks, {day} days; {pixel_spacing} mm",
+    "{pixel_spacing}: {weeks} and {day}",
+]
+GA_DAYS = [weeks * 7 + day for weeks in range(14, 39) for day in range(7)]
+DICT_TEMPLATES = {}
+DICT_TEMPLATES["brain"] = GA_TEMPLATES
+def prompts(weeks, day, pixel_spacing):
+    return [text.format(weeks=weeks, day=day, pixel_spacing=pixel_spacing) for text in DICT_TEMPLATES["brain"]]
+"""
 EXPECTED = ["head at {weeks} weeks, {days} days; {spacing} mm", "{spacing}: {weeks} and {days}"]
 
 
@@ -46,6 +59,25 @@ def test_prompts_and_templates_are_found_and_nothing_is_run(checkout, tmp_path):
     protocol = import_protocol(checkout, tmp_path / "official.json")
     assert protocol == Protocol(PLANES, SUBPLANES, EXPECTED)
     assert Protocol.load(tmp_path / "official.json") == protocol
+
+
+@pytest.fixture
+def mobile_checkout(tmp_path):
+    package = tmp_path / "MobileFetalCLIP" / "src" / "mobile_fetal_clip"
+    (package / "prompts").mkdir(parents=True)
+    (package / "prompts" / "five_planes_prompts.json").write_text(json.dumps(PLANES, indent=4))
+    (package / "prompts" / "brain_subplanes_prompts.json").write_text(json.dumps(SUBPLANES, indent=4))
+    (package / "evaluation").mkdir()
+    (package / "evaluation" / "zero_shot.py").write_text(MOBILE_SOURCE)
+    return tmp_path / "MobileFetalCLIP"
+
+
+def test_both_repositories_give_the_same_protocol(checkout, mobile_checkout, tmp_path):
+    first = import_protocol(checkout, tmp_path / "first.json")
+    second = import_protocol(mobile_checkout, tmp_path / "second.json")
+    assert second == first == Protocol(PLANES, SUBPLANES, EXPECTED)
+    assert second.digest == first.digest
+    assert (tmp_path / "second.json").read_bytes() == (tmp_path / "first.json").read_bytes()
 
 
 def test_the_official_json_files(fetalclip_root, checkout, tmp_path):

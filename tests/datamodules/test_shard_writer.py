@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,38 @@ def test_evaluation_patients_are_left_out(records):
     assert len(kept) + left_out == len(records)
     assert {r.name for r in kept} == {r.name for r in records if r.split == "train"}
     assert left_out > 30
+
+
+def test_a_patient_on_both_sides_is_left_out_whole(records):
+    """FETAL_PLANES_DB's flag stands with each image, so a table may tear a patient."""
+    torn, namesake = Counter(
+        (r.corpus, r.patient) for r in records if r.corpus == "planes" and r.split == "train"
+    ).most_common(2)
+    assert torn[1] == 2
+    number = next(n for n, r in enumerate(records) if (r.corpus, r.patient) == torn[0])
+    other = [
+        replace(r, corpus="hc18", name=f"x{r.name}") for r in records if (r.corpus, r.patient) == torn[0]
+    ]
+    records[number] = replace(records[number], split="test")
+    kept, left_out = without_evaluation_patients(records + other)
+    assert torn[0] not in {(r.corpus, r.patient) for r in kept}
+    assert namesake[0] in {(r.corpus, r.patient) for r in kept}
+    assert ("hc18", torn[0][1]) in {(r.corpus, r.patient) for r in kept}, (
+        "another corpus's patient of that number"
+    )
+    assert len(kept) + left_out == len(records) + 2
+
+
+@pytest.mark.parametrize("wrong", [{"samples_per_shard": 0}, {"spacing_image_size": -1}, {"seed": -1}])
+def test_sizes_must_be_positive(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"shards: {name} is {value}, it must be at least"):
+        ShardSettings(**wrong)
+
+
+def test_the_command_refuses_a_size_before_it_reads_anything(tmp_path):
+    with pytest.raises(ValueError, match="samples_per_shard is -5"):
+        make_shards.main([str(tmp_path / "nowhere"), str(tmp_path / "out"), "--samples-per-shard=-5"])
 
 
 def test_written_shards_train_and_verify(records, tmp_path):

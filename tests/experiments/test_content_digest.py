@@ -1,10 +1,11 @@
-"""Weights are told by what is in them."""
+"""Weights and prompts are told by what is in them."""
 
 import hashlib
 import shutil
 
 import pytest
 
+from datamodules.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.content_digest import content_digest, content_digests
 
 
@@ -49,7 +50,7 @@ def test_linked_files_are_followed(saved, tmp_path):
     assert content_digest(linked) == content_digest(saved)
 
 
-def test_weights_have_digests_and_other_arguments_none(saved, tmp_path):
+def test_weights_and_prompts_have_digests_and_other_arguments_none(saved, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     first, last = tmp_path / "a", tmp_path / "b"
@@ -57,12 +58,16 @@ def test_weights_have_digests_and_other_arguments_none(saved, tmp_path):
         [
             f"--teacher={first}",
             f"--student={saved}",
-            f"--protocol={first}",
+            f"--protocol={DEFAULT_PROTOCOL}",
             "--trainer.max_epochs=2",
             f"--teacher={last}",
         ]
     )
-    assert found == {"--teacher": content_digest(last), "--student": content_digest(saved)}
+    assert found == {
+        "--teacher": content_digest(last),
+        "--student": content_digest(saved),
+        "--protocol": Protocol.load().digest,
+    }
     assert content_digests(["--trainer.max_epochs=2"]) == {}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.recipes import experiment_names
 from experiments.reproduce import Run, main, parse_seeds
 from experiments.suites import PAPER, SUITES, TITLES
@@ -107,7 +108,41 @@ def test_results_of_other_weights_at_the_same_path_are_not_mistaken_for_these(wo
     assert request["digests"] == {"--teacher": hashlib.sha256(b"one").hexdigest()[:16]}
     assert main(command) == 0, "the same weights: finished before"
     weights.write_bytes(b"two")
-    with pytest.raises(ValueError, match="what --teacher names has changed"):
+    changed = "what --teacher names had the digest [0-9a-f]{16} and has [0-9a-f]{16}; .* move the folder away"
+    with pytest.raises(ValueError, match=changed):
+        main(command)
+
+
+def test_results_of_other_prompts_at_the_same_path_are_not_mistaken_for_these(workplace):
+    protocol = workplace / "protocol.json"
+    protocol.write_text(DEFAULT_PROTOCOL.read_text())
+    command = ["main", "phantom", "--seeds=1", f"--protocol={protocol}"]
+    assert main(command) == 0
+    protocol.write_text(json.dumps(json.loads(protocol.read_text()), indent=7))
+    assert main(command) == 0, "the same prompts, printed otherwise"
+    protocol.write_text(protocol.read_text().replace("weeks}", "weeks} whole", 1))
+    before, now = Protocol.load(DEFAULT_PROTOCOL).digest, Protocol.load(protocol).digest
+    with pytest.raises(ValueError, match=f"what --protocol names had the digest {before} and has {now}; "):
+        main(command)
+
+
+def test_results_of_other_data_are_not_mistaken_for_these(workplace, tiny_hc18, monkeypatch):
+    monkeypatch.setenv("HC18_ROOT", str(tiny_hc18))
+    command = ["main", "hc18", "--seeds=1"]
+    assert main(command) == 0
+    monkeypatch.setenv("HC18_ROOT", str(tiny_hc18.rename(workplace / "elsewhere")))
+    assert main(command) == 0, "the same data in another folder: finished before"
+    assert len(calls(workplace)) == len(SUITES["main"])
+    table = workplace / "elsewhere" / "training_set_pixel_size_and_HC.csv"
+    table.write_text(table.read_text().replace("80.0", "81.0"))
+    changed = (
+        "what HC18_ROOT names had the digest [0-9a-f]{16} and has [0-9a-f]{16}; name the former again, or"
+    )
+    with pytest.raises(ValueError, match=changed) as caught:
+        main(command)
+    assert "\n" not in str(caught.value)
+    table.unlink()
+    with pytest.raises(FileNotFoundError, match=r"HC18: .*elsewhere holds no training_set.*HC18_ROOT=folder"):
         main(command)
 
 

@@ -12,7 +12,7 @@ from experiments import table
 from experiments.content_digest import content_digests
 from experiments.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
 from experiments.suite_summary import summarise
-from experiments.table import main, to_csv, to_latex, to_markdown
+from experiments.table import main, notes, to_csv, to_latex, to_markdown
 from experiments.tower_costs import Cost, explain, image_cost, published_costs
 from models import TimmEncoder
 
@@ -224,6 +224,53 @@ def test_committed_rows_without_contents_are_told_by_their_arguments():
     assert len(rows) >= 12
     assert len({identity(row) for row in rows}) == len(rows)
     assert all(group_of(row)[0] == tuple(row["arguments"]) for row in rows)
+    assert len({group_of(row) for row in rows}) == 1
+
+
+def test_other_data_are_another_table(outputs, tmp_path, monkeypatch, capsys):
+    for seed, digest in enumerate(("one", "two"), start=1):
+        put(outputs, "srkd", seed, 60.0, 0.9, 0.7, digests={"HC18_ROOT": digest})
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    assert len({group_of(row) for row in rows}) == 3, "and the row without data is a third"
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={tmp_path / 'rows'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "Data given (SHA-256): HC18_ROOT one." in printed
+    assert "Data given (SHA-256): HC18_ROOT two." in printed
+
+
+@pytest.mark.parametrize(
+    ("data", "trained_on", "split", "seen"),
+    [
+        ("shards", {"hc18": "train", "planes": "train"}, "all", "planes"),
+        ("shards", {"hc18": "train"}, "all", None),  # scored on planes, which it has not seen
+        ("shards", {}, "all", None),  # a private corpus
+        ("shards", {"planes": "train"}, "test", None),
+        ("shards", {"planes": "all"}, "test", "planes"),  # made with --no-exclude-test
+        ("planes", {}, "all", "planes"),
+        ("planes", {}, "test", None),
+        ("hc18", {}, "all", None),
+    ],
+)
+def test_scored_training_images_are_told(data, trained_on, split, seen, outputs, tmp_path):
+    row = refresh("phantom", outputs, tmp_path / "rows")[0]
+    row |= {"data": data, "trained_on": trained_on, "split": {"planes": split}}
+    remark = f"Scored images include the training patients of {seen}: not comparable with the paper."
+    assert [note for note in notes([row]) if "training patients" in note] == ([remark] if seen else [])
+
+
+def test_what_is_not_a_number_is_a_dash(outputs, tmp_path):
+    """Results of earlier versions hold NaN, which is no JSON."""
+    path = outputs / "no-kd" / "reproduce-phantom-s1" / "results.json"
+    path.write_text(path.read_text().replace('"student/hc18/validity": 50.0', '"student/hc18/validity": NaN'))
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    written = (tmp_path / "rows" / "phantom.jsonl").read_text()
+    assert '"student/hc18/validity": null' in written
+    assert "NaN" not in written
+    line = next(line for line in to_markdown(summarise(rows)).splitlines() if line.startswith("| No KD"))
+    assert [cell.strip() for cell in line.split("|")][3] == "-"
+    (tmp_path / "rows" / "phantom.jsonl").write_text(written.replace("null", "NaN"))
+    assert read_rows(tmp_path / "rows" / "phantom.jsonl") == rows
 
 
 def test_without_runs_it_says_what_to_do(tmp_path):

@@ -56,6 +56,13 @@ def test_a_missing_weight_is_an_error(vit, tmp_path) -> None:
         from_checkpoint(save(vit, tmp_path / "a.ckpt", state_dict=state))
 
 
+def test_a_weight_too_many_is_named_as_in_the_file(vit, tmp_path) -> None:
+    state = {f"student.{name}": value for name, value in vit.state_dict().items()}
+    state["student.extra"] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"a.ckpt does not fit TimmEncoder: 1 unexpected: student\.extra$"):
+        from_checkpoint(save(vit, tmp_path / "a.ckpt", state_dict=state))
+
+
 def test_yaml_class_path_accepts_the_function_for_a_dual_encoder(vit, tmp_path) -> None:
     path = save(vit, tmp_path / "a.ckpt")
     parser = ArgumentParser(exit_on_error=False)

@@ -8,7 +8,18 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
+)
 
 from models import Preprocessing, TransformersEncoder, build, from_checkpoint
 from models.__main__ import main
@@ -88,6 +99,41 @@ def test_contract_is_read_from_the_folder(tmp_path) -> None:
     twin = build(encoder.recipe())
     twin.load_state_dict(encoder.state_dict())
     assert twin.preprocessing == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "processor", "images", "size"),
+    [
+        ("clip", CLIPProcessor, CLIPImageProcessor, {"size": {"shortest_edge": 32}, "crop_size": 32}),
+        ("siglip", SiglipProcessor, SiglipImageProcessor, {"size": {"height": 32, "width": 32}}),
+    ],
+)
+def test_a_folder_that_the_processor_saved(kind, processor, images, size, tmp_path) -> None:
+    """transformers 5 nests the image processor's settings in the processor's."""
+    save(kind, tmp_path)
+    older = tmp_path / "preprocessor_config.json"
+    older.unlink()
+    prepare = images(**size, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=2)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    processor(image_processor=prepare, tokenizer=tokenizer).save_pretrained(tmp_path)
+    expected = Preprocessing(32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", f"hf:{tmp_path}", 10)
+    encoder = TransformersEncoder(str(tmp_path))
+    assert encoder.preprocessing == expected
+    assert encoder.encode_text(encoder.tokenize(["fetal brain"])).shape == (1, encoder.embed_dim)
+    older.write_text(json.dumps({**CONTRACT, "image_mean": [0.9, 0.9, 0.9]}))
+    theirs = images.from_pretrained(tmp_path, local_files_only=True)
+    mean = TransformersEncoder(str(tmp_path)).preprocessing.mean
+    assert mean == tuple(theirs.image_mean), "of two files, the library's choice"
+
+
+def test_without_image_settings_both_files_are_named(tmp_path) -> None:
+    save("clip", tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    with pytest.raises(
+        FileNotFoundError, match=r"no preprocessor_config\.json, and no image_processor in a proc"
+    ):
+        TransformersEncoder(str(tmp_path))
 
 
 def test_folders_that_cannot_be_used_say_why(tmp_path) -> None:

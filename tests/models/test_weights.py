@@ -105,10 +105,22 @@ def test_every_kind_of_mismatch_is_counted_and_named() -> None:
     )
 
 
-def test_a_long_list_of_unexpected_names_is_cut_and_counted() -> None:
-    state = {**STATE, **{f"extra{i}": torch.zeros(1) for i in range(30)}}
-    with pytest.raises(ValueError, match=r"30 unexpected: extra0, .*extra19, \.\.\.$"):
+def test_a_long_list_of_unexpected_names_is_whole_a_line_each() -> None:
+    extra = [f"extra{i}" for i in range(300)]
+    state = {**STATE, **{name: torch.zeros(1) for name in extra}}
+    with pytest.raises(ValueError) as caught:
         load_into(nn.Linear(3, 2), state, "file.pt")
+    first, *names = str(caught.value).splitlines()
+    assert first == "file.pt does not fit Linear: 300 unexpected: all below"
+    assert names == [f"  {name}" for name in extra]
+
+
+def test_names_are_those_of_the_file() -> None:
+    state = {"weight": torch.zeros(1, 1), "b": torch.zeros(1), "c": torch.zeros(1)}
+    with pytest.raises(
+        ValueError, match=r"2 unexpected: theirs\.b, c; 1 of another shape: theirs\.w \[1, 1\]"
+    ):
+        load_into(nn.Linear(3, 2), state, "file.pt", names={"b": "theirs.b", "weight": "theirs.w"})
 
 
 def test_without_strict_what_fits_is_loaded_and_the_rest_warned_of() -> None:
