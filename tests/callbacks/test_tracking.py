@@ -220,6 +220,22 @@ def test_gradient_norms_are_of_the_gradients_before_clipping(tmp_path):
     assert min(seen.values()) > 1e-3
 
 
+def test_no_gradient_norm_is_logged_where_nothing_is_to_be(tmp_path):
+    trainer = Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path, name="", version=""),
+        callbacks=[GradientNorms()],
+        log_every_n_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(TinyModule(), TinyData())
+    assert trainer.global_step == 2
+    assert not any(name.startswith("gradient_norm") for name in trainer.callback_metrics)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
     encoder = TimmEncoder(
