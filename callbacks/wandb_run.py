@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ def active_run(trainer: Trainer) -> Any:
             run = logger.experiment
             return None if getattr(run, "disabled", False) else run
     return None
+
+
+def mark_preempting(trainer: Trainer) -> None:
+    """Tell W&B that the machine takes the run away, so that it is queued again however it ends; at once.
+
+    For signal handlers: what they interrupt may be W&B itself, holding its locks, so another thread waits for those.
+    """
+    run = active_run(trainer)
+    if run is not None:
+        _thread.start_new_thread(run.mark_preempting, ())  # `threading` would take a lock of its own here
 
 
 def metrics_step(trainer: Trainer) -> int:
