@@ -11,8 +11,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from metrics.names import GROUPS
+
 STEP_AXIS = "trainer/global_step"
-GROUPS = ("train/*", "val/*", "best/*", "gradient_norm/*", "speed/*", "probe/*", "evaluation/*", "plots/*")
 
 
 def active_run(trainer: Trainer) -> Any:
@@ -88,7 +89,7 @@ class WandbRun(Callback):
         self.run_id = run.id
         run.define_metric(STEP_AXIS, hidden=True)
         for group in GROUPS:
-            run.define_metric(group, step_metric=STEP_AXIS)
+            run.define_metric(f"{group}/*", step_metric=STEP_AXIS)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's id."""
