@@ -76,7 +76,7 @@ sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: m
 	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SWEEP_NAME),--name $(SWEEP_NAME)) --data $(DATA) -- $(GIVEN) $(ARGS)
 
 sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent ID=entity/project/id
-	@$(PY) -m experiments.sweep agent $(ID) $(if $(COUNT),--count $(COUNT))
+	@$(PY) -m experiments.sweep agent $(or $(ID),$(error sweep-agent needs ID=entity/project/id, as make sweep printed it)) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS))
 
 sweep-report: $(READY)  ## trials best first, plots and the best command of a local sweep: make sweep-report SWEEP=decay
 	@$(PY) -m experiments.sweep report $(or $(SWEEP_NAME),$(SWEEP))

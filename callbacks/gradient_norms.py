@@ -70,7 +70,8 @@ class GradientNorms(Callback):
         optimizer: Optimizer,
     ) -> None:
         """Log at the steps that are logged; in between the norms would be computed for nothing."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every == 0 or (trainer.global_step + 1) % every:  # 0 is Lightning's word for never
             return
         for part, parameters in self._parts.items():
             norm = gradient_norm(parameters)

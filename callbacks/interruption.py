@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last_checkpoint import gradients_pending, last_checkpoint, save_last
+from callbacks.wandb_run import mark_preempting
 
 
 def _only_the_checkpoint(path: Path) -> str:
@@ -29,6 +30,8 @@ class SaveOnInterrupt(Checkpoint):
     epoch they are deferred to its end, so that its evaluation is not left out. A second Ctrl-C stops at
     once, and leaves ``last.ckpt`` as it is. All processes of a run stop at the same step.
 
+    W&B hears of a SIGTERM as soon as it comes: the time that is left may not last to the end of an evaluation.
+
     This callback stands last, so that no other one misses the last batch.
 
     Args:
@@ -39,6 +42,7 @@ class SaveOnInterrupt(Checkpoint):
         self._resume = resume
         self._signal = 0
         self._stopped = False
+        self._trainer: Trainer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over both signals for the time of the training; Lightning gives them back at its end.
@@ -48,7 +52,7 @@ class SaveOnInterrupt(Checkpoint):
         """
         if trainer.received_sigterm:
             raise SIGTERMException
-        self._signal, self._stopped = 0, False
+        self._signal, self._stopped, self._trainer = 0, False, trainer
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._request_stop)
             signal.signal(signal.SIGTERM, self._request_stop)
@@ -59,6 +63,20 @@ class SaveOnInterrupt(Checkpoint):
         self._signal = self._signal or signum
         if signum == signal.SIGINT:
             print("\nstopping after this step (Ctrl-C again stops at once) ...", flush=True)
+        elif self._trainer is not None:
+            mark_preempting(self._trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell W&B of a SIGTERM while test patients are scored; Lightning ends the run where it can."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def mark(signum: int, frame: FrameType | None) -> None:
+            mark_preempting(trainer)
+            if callable(before):
+                before(signum, frame)
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, mark)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stop here when it was asked for during the step."""

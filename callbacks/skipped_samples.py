@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from metrics.names import SKIPPED
+
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,7 @@ class SkippedSamples(Callback):
         if not self.messages:
             return
         bad = sum(self.messages.values())
-        pl_module.log("train/skipped", float(bad), batch_size=1)
+        pl_module.log(SKIPPED, float(bad), batch_size=1)
         samples = len(batch["index"]) * int(trainer.num_training_batches)
         if new and bad > self.max_share * samples:
             raise ValueError(

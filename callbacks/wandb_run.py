@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from metrics.names import GROUPS
+
 STEP_AXIS = "trainer/global_step"
-GROUPS = ("train/*", "val/*", "best/*", "gradient_norm/*", "speed/*", "probe/*", "evaluation/*", "plots/*")
 
 
 def active_run(trainer: Trainer) -> Any:
@@ -26,6 +28,16 @@ def active_run(trainer: Trainer) -> Any:
             run = logger.experiment
             return None if getattr(run, "disabled", False) else run
     return None
+
+
+def mark_preempting(trainer: Trainer) -> None:
+    """Tell W&B that the machine takes the run away, so that it is queued again however it ends; at once.
+
+    For signal handlers: what they interrupt may be W&B itself, holding its locks, so another thread waits for those.
+    """
+    run = active_run(trainer)
+    if run is not None:
+        _thread.start_new_thread(run.mark_preempting, ())  # `threading` would take a lock of its own here
 
 
 def metrics_step(trainer: Trainer) -> int:
@@ -77,7 +89,7 @@ class WandbRun(Callback):
         self.run_id = run.id
         run.define_metric(STEP_AXIS, hidden=True)
         for group in GROUPS:
-            run.define_metric(group, step_metric=STEP_AXIS)
+            run.define_metric(f"{group}/*", step_metric=STEP_AXIS)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's id."""

@@ -1,4 +1,4 @@
-"""Run a training in a process of its own, and stop together with it."""
+"""Run trainings and agents in processes of their own, and stop together with them."""
 
 from __future__ import annotations
 
@@ -42,16 +42,32 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
         KeyboardInterrupt: Ctrl-C came; the child was given the time to save its checkpoint.
         TerminatedError: SIGTERM came; it was handed on, with the same time.
     """
-    process = subprocess.Popen(command, env=environment)
-    try:
-        return process.wait()
-    except TerminatedError:
-        process.terminate()
-        process.wait()
-        raise
-    except KeyboardInterrupt:  # the terminal has sent it to the child as well
-        process.wait()
-        raise
+    return run_children([command], environment)[0]
+
+
+def run_children(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[int]:
+    """Run commands side by side to their ends, like `run_child`, and return their exit statuses in order.
+
+    Raises:
+        KeyboardInterrupt: As of `run_child`. Each further Ctrl-C is the children's, too, and is waited out.
+        TerminatedError: As of `run_child`.
+    """
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    stop: BaseException | None = None
+    while True:
+        try:
+            for process in processes:
+                process.wait()
+            break
+        except TerminatedError as error:
+            stop = error
+            for process in processes:
+                process.terminate()
+        except KeyboardInterrupt as error:  # the terminal has sent it to the children as well
+            stop = error
+    if stop is not None:
+        raise stop
+    return [process.returncode for process in processes]
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -37,17 +37,17 @@ from callbacks import (
     StopOnNonFiniteLoss,
     Throughput,
     WandbRun,
-    run_id_of,
 )
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
+from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
 from experiments.resuming import check_fit, check_resumable, resume_command
 from experiments.run_folder import join_metrics, keep_metrics, requeued_checkpoint, run_folder
 from experiments.small_teachers import ensure_teacher, publish_teacher
-from experiments.wandb_access import first_process, sync_command, wandb_mode, why_not_online
+from experiments.wandb_access import first_process
 from lightning_modules import DistillationModule
 from metrics.names import VAL_COMPOSITE
 
@@ -159,7 +159,8 @@ class SonoDistillCLI(LightningCLI):
                 evaluation.selection_split = evaluation.test_split = "all"
             print("selecting and reporting on all images, as the paper does: for comparison only")
         ensure_teacher(config, self.recipe, self._read_tables)
-        _settle_loggers(config, self.folder, resumed=self.subcommand == "fit")
+        self.asked_loggers = config.trainer.logger
+        config.trainer.logger = settled_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
             keep_metrics(self.folder)
@@ -183,16 +184,24 @@ class SonoDistillCLI(LightningCLI):
             StopOnNonFiniteLoss(),
             *_tracking(),
         ]
-        if config.trainer.logger is not False:
+        if config.trainer.logger:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         config.trainer.callbacks = callbacks
         if self.subcommand == "fit" and not self.datamodule.benchmarks:
             _keep_the_last_as_best(config.checkpoint)
+        self._forget_own_names()
         trainer = super().instantiate_trainer(**kwargs)
         # Behind the checkpoint of the best weights, whose memory these two save.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         callbacks += [LastCheckpoint(), SaveOnInterrupt(partial(resume_command, self.command))]
         return trainer
+
+    def _forget_own_names(self) -> None:
+        """Keep what belongs to this run alone out of ``config.yaml``: a run that repeats it would write here."""
+        config = self.config[self.subcommand]
+        config.trainer.logger = self.asked_loggers
+        if self.subcommand == "fit":
+            config.run = config.ckpt_path = None
 
     def after_fit(self) -> None:
         """Score the selected checkpoint once on the test patients and write the results."""
@@ -234,8 +243,13 @@ class SonoDistillCLI(LightningCLI):
         join_metrics(self.folder)
         plots.write_all(self.folder, self.datamodule)
         results.print_table(record, self.folder)
-        print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
-        _publish(self.trainer, self.folder, record)
+        try:
+            print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
+        except (ValueError, OSError) as error:
+            later = f"make report RUN={self.folder}"
+            print(f"warning: no report ({error}); the results are whole: {later}", file=sys.stderr)
+        finally:
+            _publish(self.trainer, self.folder, record)
 
 
 def _publish(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
@@ -274,23 +288,3 @@ def _go_on_when_requeued(config: Namespace) -> None:
         config.ckpt_path = str(checkpoint)
         if first_process():
             print(f"W&B: this run was queued again; going on from {checkpoint}")
-
-
-def _settle_loggers(config: Namespace, folder: Path, resumed: bool) -> None:
-    """Point every logger at the run's folder; continue a resumed W&B run; go offline when there is no key."""
-    loggers = config.trainer.logger
-    checkpoint = config.get("ckpt_path")
-    for logger in loggers if isinstance(loggers, list) else []:
-        arguments = logger.init_args
-        if arguments.get("save_dir") in (None, "."):
-            arguments.save_dir = str(folder)
-        if logger.class_path.endswith("WandbLogger"):
-            arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
-            if resumed and checkpoint and Path(checkpoint).is_file():
-                arguments.id = arguments.get("id") or run_id_of(checkpoint)
-            if wandb_mode() == "offline":
-                arguments.offline = True
-                arguments.mode = "offline"  # W&B may have read its environment before the logger changes it
-                if first_process():
-                    later = sync_command(f"{folder}/wandb/offline-run-*")
-                    print(f"W&B: {why_not_online()}, so logging offline; later: {later}")

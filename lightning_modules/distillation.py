@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
-from metrics.names import LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
+from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
 from models.memory_format import compile_model, to_channels_last
 
@@ -177,7 +177,10 @@ class DistillationModule(LightningModule):
             total_steps=int(total_steps),
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": LEARNING_RATE},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the teacher out, and put in what rebuilds the student: recipe and preprocessing."""

@@ -16,6 +16,7 @@ EIGHT_CLASS = (
 )
 
 OFF_DIAGONAL_WEIGHT = "train/off_diagonal_weight"
+LEARNING_RATE = "train/learning_rate"  # of each group of parameters: `train/learning_rate/pg1`
 LOGIT_SCALE = "train/logit_scale"
 TEACHER_LOGIT_SCALE = "train/teacher_logit_scale"
 
@@ -52,6 +53,7 @@ DATA_WAIT_SHARE = "speed/data_wait_share"
 DIAGONAL_CORRELATION = "probe/diagonal_correlation"
 OFF_DIAGONAL_CORRELATION = "probe/off_diagonal_correlation"
 CONFUSING_PAIRS = "probe/confusing_pairs"
+SKIPPED = "train/skipped"
 VAL_LOSS = loss_name("val", "total")
 
 
@@ -79,3 +81,10 @@ PROBE, RETRIEVAL, GEOMETRY = "probe", "retrieval", "geometry"
 def geometry_name(key: str, model: str | None = None) -> str:
     """Name a number of the embedding geometry, of one model or of both together."""
     return f"{GEOMETRY}/{key}" if model is None else f"{GEOMETRY}/{model}/{key}"
+
+
+# Everything that is logged lies in one of these.
+GROUPS = (
+    "train", "gradient_norm", "speed", "probe", "val", "best", "evaluation", "test", STUDENT, TEACHER, RANDOM,
+    GEOMETRY, "plots",
+)  # fmt: skip

@@ -100,7 +100,6 @@ def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
 # Needed without an import of ours: tools, stubs, and what another package imports when it is asked to.
 NOT_IMPORTED = {
     "mypy", "ruff", "pytest-xdist", "types-PyYAML", "types-tqdm",
-    "psutil",  # pytest-xdist counts cores with it
     "onnxscript",  # torch.onnx writes graphs with it
 }  # fmt: skip
 IMPORT_NAMES = {

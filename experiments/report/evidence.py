@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,16 +56,20 @@ class Evidence:
 
 
 def read_evidence(folder: Path) -> Evidence | None:
-    """Read a run's evidence, None when there is none yet."""
+    """Read a run's evidence, None when there is none yet; a damaged file is named and counts as none."""
     path = folder / FILE
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    projections = {
-        benchmark: {name: Projection.from_dict(values) for name, values in models.items()}
-        for benchmark, models in content.pop("projections").items()
-    }
-    return Evidence(projections=projections, **content)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        projections = {
+            benchmark: {name: Projection.from_dict(values) for name, values in models.items()}
+            for benchmark, models in content.pop("projections").items()
+        }
+        return Evidence(projections=projections, **content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        print(f"note: {path}: damaged ({error}), so the report goes without it", file=sys.stderr)
+        return None
 
 
 def write_evidence(evidence: Evidence, folder: Path) -> None:

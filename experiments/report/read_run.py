@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from metrics.names import HC18, HEADLINE, PLANES, STUDENT, SUBPLANES, final_name
 
 Details = dict[str, Any]
 PARITY_PLACES = ("export/parity.json", "parity.json")
+WITHOUT = "move it away for a report without it"
 LATENCY_PLACES = ("latency.json", "latency/latency.json", "export/latency.json")
 
 
@@ -92,12 +95,34 @@ def _read_json(folder: Path, places: tuple[str, ...]) -> dict[str, Any] | None:
     for place in places:
         path = folder / place
         if path.is_file():
-            try:
-                content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: not readable as JSON ({error}); write it again") from None
-            return content
+            return _mapping(path, json.loads, "write it again")
     return None
+
+
+def _mapping(path: Path, parse: Callable[[str], Any], remedy: str) -> dict[str, Any]:
+    """Read a file that holds a mapping.
+
+    Raises:
+        ValueError: It is cut short, damaged or holds something else; the message names it and the remedy.
+    """
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged ({reason}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: damaged (holds no settings or numbers); {remedy}")
+    return content
+
+
+def _history(path: Path) -> pd.DataFrame:
+    if not path.is_file() or not path.stat().st_size:
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged ({reason}); {WITHOUT}") from None
 
 
 def read_run(folder: str | Path) -> Run:
@@ -111,7 +136,7 @@ def read_run(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: The folder is absent, or holds no ``results.json``: the run has not finished.
-        ValueError: ``results.json`` is cut short or no result of ours.
+        ValueError: A file is cut short or damaged, or ``results.json`` is no result of ours.
     """
     path = Path(folder)
     if path.is_file():
@@ -128,9 +153,8 @@ def read_run(folder: str | Path) -> Run:
             f"{path / 'results.json'}: lacks {lacking}; evaluate the checkpoint again (make evaluate)"
         )
     config_file = path / "config.yaml"
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    table = path / "metrics.csv"
-    history = pd.read_csv(table) if table.is_file() and table.stat().st_size else pd.DataFrame()
+    config = _mapping(config_file, yaml.safe_load, WITHOUT) if config_file.is_file() else {}
+    history = _history(path / "metrics.csv")
     record = dict(without_nan(record))  # earlier versions wrote NaN
     return Run(
         path, record, history, config, _read_json(path, PARITY_PLACES), _read_json(path, LATENCY_PLACES)

@@ -254,8 +254,7 @@ def latency(run: Run) -> Table | None:
         rows.append(
             [
                 Cell(name),
-                Cell(f"{row['p50_ms']:.2f}"),
-                Cell(f"{row['p95_ms']:.2f}"),
+                *[Cell(f"{row[key]:.2f}" if key in row else NOTHING) for key in ("p50_ms", "p95_ms")],
                 Cell(NOTHING if ratio is None else f"{ratio:.2f}"),
                 Cell(f"{row['peak_mb']:.0f}" if "peak_mb" in row else NOTHING),
             ]

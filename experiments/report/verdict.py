@@ -126,8 +126,9 @@ def _how_to_compare(run: Run) -> str:
     options = [("seed_everything", seed), ("trainer.max_epochs", epochs)]
     arguments = " ".join(f"--{name}={value}" for name, value in options if value is not None)
     return (
-        f'To find out: make train EXP={STATIC} DATA={data} ARGS="{arguments}", which distils at a constant '
-        f"weight without repulsion; then make report RUN={shlex.quote(relative(run.folder))} compares with it."
+        f'To find out: make train EXP={STATIC} DATA={data} ARGS="{arguments}" && '
+        f"make report RUN={shlex.quote(relative(run.folder))}, which distils at a constant weight without "
+        "repulsion and compares with it."
     )
 
 

@@ -59,8 +59,10 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
 
     Raises:
         FileNotFoundError: A folder is absent or its run has not finished.
-        ValueError: A file in it is damaged.
+        ValueError: A file in it is damaged, or `out` is a folder.
     """
+    if out is not None and Path(out).is_dir():
+        raise ValueError(f"OUT={out}: a folder; name the file, such as OUT={Path(out) / FILE}")
     runs = list({run.folder: run for run in map(read_run, folders)}.values())
     if not runs:
         raise ValueError(
@@ -82,7 +84,7 @@ def _compared(subject: Subject) -> list[Subject]:
     )
     title = found.name if found.experiment == subject.title else found.experiment
     evidence = read_evidence(found.folder)
-    lacking = f"{EVIDENCE_FILE} is absent; make report RUN={relative(found.folder)} writes it"
+    lacking = f"{EVIDENCE_FILE} is absent or damaged; make report RUN={relative(found.folder)} writes it"
     return [subject, Subject(found, title, evidence, "" if evidence is not None else lacking)]
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.child_process import STOPPED, exit_status
 from experiments.recipes import DEFAULT_PRESET
 from experiments.sweep.sweep_file import YAML, SweepFile, read_sweep, sweep_names, sweep_path
 from experiments.sweep.trial_command import trial_arguments
@@ -22,14 +23,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="What stands behind -- goes to every trial: run decay -- --trainer.max_epochs=1 --teacher=weights.pt",
     )
     run.add_argument("sweep", help=f"name ({', '.join(sweep_names())}) or YAML file")
-    run.add_argument("--count", type=_positive, help="trials in all (on W&B: of this agent)")
+    run.add_argument("--count", type=_positive, help="trials in all (on W&B: of this machine)")
     run.add_argument("--jobs", type=_positive, default=1, help="trials at once on this machine")
-    run.add_argument("--name", help="name of the local sweep's folder; default: the file's")
+    run.add_argument("--name", help="name of the sweep, locally of its folder; default: the file's")
     run.add_argument("--data", default=DEFAULT_PRESET, help="data preset of every trial")
     run.add_argument("--local", action="store_true", help="run on this machine though logged in to W&B")
     agent = commands.add_parser("agent", help="work on a W&B sweep that was created elsewhere")
     agent.add_argument("id", help="[entity/]project/id, as make sweep printed it")
-    agent.add_argument("--count", type=_positive, help="runs of this agent")
+    agent.add_argument("--count", type=_positive, help="runs of this machine")
+    agent.add_argument("--jobs", type=_positive, default=1, help="runs at once on this machine")
     report = commands.add_parser("report", help="table, plots and best command of a local sweep")
     report.add_argument("name", help="name of the sweep's folder under outputs/sweeps/, or its YAML file")
     return parser
@@ -50,28 +52,35 @@ def _positive(text: str) -> int:
 
 
 def _run(sweep: SweepFile, options: argparse.Namespace) -> int:
-    from experiments.wandb_access import sync_command, wandb_mode, why_not_online
+    from experiments.wandb_access import wandb_mode
 
     arguments = trial_arguments(sweep.command, options.data, options.arguments)
     if not options.local and wandb_mode() == "online":
-        from experiments.sweep.wandb_runner import create_sweep, run_agent
+        from experiments.sweep.wandb_runner import create_sweep, run_agents
 
-        sweep_id = create_sweep(sweep, arguments)
+        sweep_id = create_sweep(sweep, arguments, options.name)
         print(f"on more machines: make sweep-agent ID={sweep_id}", flush=True)
-        return run_agent(sweep_id, options.count)
+        return run_agents(sweep_id, options.count, options.jobs)
     from experiments.sweep.local_runner import run_locally
     from experiments.sweep.local_study import sweep_folder
 
     folder = sweep_folder(options.name or sweep.name)
     status = run_locally(sweep, folder, options.count, options.jobs, arguments)
     print(f"report: make sweep-report SWEEP={folder.name}")
-    mode = wandb_mode()
+    _say_where_trials_logged(folder)
+    return status
+
+
+def _say_where_trials_logged(folder: Path) -> None:
+    from experiments.run_folder import OUTPUTS
+    from experiments.wandb_access import sync_command, wandb_mode, why_not_online
+
+    mode, runs = wandb_mode(), f"*/{folder.name}-[0-9]*/wandb/offline-run-*"
     if mode == "disabled":
         print(f"W&B: {why_not_online()}, so nothing was logged there")
-    elif mode == "offline":
-        runs = sync_command(f"outputs/*/{folder.name}-[0-9]*/wandb/offline-run-*")
-        print(f"W&B: {why_not_online()}, so the trials logged offline; later: {runs}")
-    return status
+    elif mode == "offline" and any(OUTPUTS.glob(runs)):
+        later = sync_command(str(OUTPUTS / runs))
+        print(f"W&B: {why_not_online()}, so the trials logged offline; later: {later}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,9 +88,9 @@ def run(options: argparse.Namespace) -> int:
     if options.command == "run":
         return _run(read_sweep(sweep_path(options.sweep)), options)
     if options.command == "agent":
-        from experiments.sweep.wandb_runner import run_agent
+        from experiments.sweep.wandb_runner import run_agents
 
-        return run_agent(options.id, options.count)
+        return run_agents(options.id, options.count, options.jobs)
     from experiments.sweep.local_study import sweep_folder
     from experiments.sweep.sweep_report import report
 
@@ -94,6 +103,9 @@ def main() -> None:
     """Entry point: prints a user's mistake as one line instead of a traceback."""
     try:
         sys.exit(run(parse(sys.argv[1:])))
+    except STOPPED as stop:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(exit_status(stop))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,14 +14,14 @@ from optuna.trial import FrozenTrial
 def bands(settings: Mapping[str, Any]) -> list[int]:
     """Return the evaluation counts at which trials are compared, ascending.
 
-    ``min_iter, min_iter eta, min_iter eta^2, ...`` or, from above, ``max_iter / eta, max_iter / eta^2, ...``
-    (`s` of them).
+    From above, ``max_iter / eta, max_iter / eta^2, ...`` (`s` of them), or, where one of the two is missing,
+    ``min_iter, min_iter eta, min_iter eta^2, ...``
 
     Args:
         settings: The sweep file's ``early_terminate``.
     """
     eta = settings.get("eta", 3)
-    if "max_iter" in settings:
+    if {"max_iter", "s"} <= set(settings):
         falling = (settings["max_iter"] / eta**k for k in range(1, int(settings["s"]) + 1))
         return sorted(int(band) for band in falling if band >= 1)
     return [int(settings["min_iter"] * eta**k) for k in range(30)]

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from experiments.sweep.local_study import REASON, LocalStudy, only_runner
 from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
-from experiments.sweep.trial_process import TrialProcess, metric_history, metric_names
+from experiments.sweep.trial_process import TrialProcess, metric_history, metric_names, stop_all
 
 POLL_S = 1.0
 HOPELESS = 3  # trials that fail before any was trained: their common settings are wrong
@@ -45,7 +45,7 @@ class LocalRunner:
         """Run trials; when asked to stop, end the running ones and give their settings back."""
         try:
             while not self.stopping:
-                while len(self._active) < self.jobs and self.local.counted() < limit and not self.hopeless:
+                while len(self._active) < self.jobs and self.local.counted() < limit and not self.settled:
                     self._start(limit)
                 if not self._active:
                     return
@@ -53,10 +53,15 @@ class LocalRunner:
                 for number in list(self._active):
                     self._look_after(number)
         finally:
-            for trial, process in self._active.values():
-                process.stop()
+            stop_all([process for _, process in self._active.values()])
+            for trial, _ in self._active.values():
                 self.local.give_back(trial.number)
                 print(f"trial {trial.number} interrupted; its settings run again when the sweep goes on")
+
+    @property
+    def settled(self) -> bool:
+        """Whether further trials are for nothing: the metric's target is reached, or the common settings are wrong."""
+        return self.hopeless or self.local.reached_target()
 
     @property
     def hopeless(self) -> bool:
@@ -75,7 +80,7 @@ class LocalRunner:
         command = trial_command(self.command, trial.params, local.sweep.config.get("program"))
         trial.set_user_attr("command", shlex.join(command))
         trial.set_user_attr("run", run)
-        process = TrialProcess(command, run, local.group, local.folder / "logs" / f"{run}.log")
+        process = TrialProcess(command, run, local.group, local.folder / "logs" / f"{run}.log", self.jobs)
         trial.set_user_attr("pid", process.pid)
         self._active[trial.number] = trial, process
         print(f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(command)}", flush=True)
@@ -90,7 +95,7 @@ class LocalRunner:
             trial.report(value, step)
         if status is None:
             if len(history) > known and trial.should_prune():
-                process.stop()
+                stop_all([process])
                 self._finish(number, TrialState.PRUNED, f"stopped early after {len(history)} evaluations")
         elif status != 0:
             self._fail(number, f"exit status {status}: {process.last_line()}")
@@ -144,10 +149,14 @@ def run_locally(
             f"sweep {folder.name}: {sweep.method} over {', '.join(local.space)}; "
             f"{done} of {limit} trials done"
         )
+        for key in sweep.only_on_wandb:
+            print(f"note: {key} acts on W&B alone")
         with _stopping_cleanly(runner):
             runner.run(limit)
         if runner.stopping:
             return STOPPED
+        if local.reached_target():
+            print(f"metric.target {sweep.config['metric']['target']:g} is reached: no further trials")
         if runner.hopeless:
             print(
                 f"stopped: the first {HOPELESS} trials failed; mend what their lines say and start again "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +26,21 @@ from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_process import end_orphan
 
 REASON = "reason"
+NAME = re.compile(r"[A-Za-z0-9][\w .+-]*")
 RANDOM_TRIALS = 6  # before TPE models them; Optuna's own default is 10
 
 
 def sweep_folder(name: str) -> Path:
-    """Return where a local sweep is kept."""
+    """Return where a local sweep is kept.
+
+    Raises:
+        ValueError: The name is none of a folder there; its trials' runs are named after it, too.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"SWEEP_NAME={name}: no name of a folder under {OUTPUTS / 'sweeps'}; it has letters, digits, blanks, "
+            "'.', '_', '+' and '-' only, and begins with a letter or digit"
+        )
     return OUTPUTS / "sweeps" / name
 
 
@@ -37,6 +48,11 @@ def journal_storage(folder: Path) -> JournalStorage:
     """Open the journal of a sweep's folder."""
     path = str(folder / "journal.log")
     return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+
+
+def study_name(storage: JournalStorage) -> str | None:
+    """Return the name of the study in a sweep's journal: its folder's first one. None when there is none yet."""
+    return next(iter(optuna.get_all_study_names(storage)), None)
 
 
 @contextmanager
@@ -83,9 +99,10 @@ class LocalStudy:
         space = search_space(sweep)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         stop = sweep.config.get("early_terminate")
+        storage = journal_storage(folder)
         study = optuna.create_study(
-            study_name=folder.name,
-            storage=journal_storage(folder),
+            study_name=study_name(storage) or folder.name,
+            storage=storage,
             direction="maximize" if sweep.maximize else "minimize",
             pruner=HyperbandRule(stop, sweep.maximize) if stop else optuna.pruners.NopPruner(),
             load_if_exists=True,
@@ -116,7 +133,7 @@ class LocalStudy:
     @property
     def group(self) -> str:
         """Name of the W&B group of the sweep's runs; no two sweeps share one."""
-        return f"{self.folder.name}-{self.study.user_attrs['stamp']}"
+        return f"{self.study.study_name}-{self.study.user_attrs['stamp']}"
 
     def run_name(self, number: int) -> str:
         """Return the name of a trial's run."""
@@ -130,6 +147,11 @@ class LocalStudy:
     def trained(self) -> int:
         """Return how many trials were trained, to their end or until they were stopped early."""
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+    def reached_target(self) -> bool:
+        """Say whether any trial has once been as good as ``metric.target``."""
+        trials = self.study.get_trials(deepcopy=False)
+        return any(self.sweep.reached(value) for t in trials for value in t.intermediate_values.values())
 
     def limit(self, count: int | None) -> int:
         """Return how many trials the sweep shall have: `count`, at most the grid's cells and ``run_cap``."""
@@ -171,6 +193,7 @@ def load(folder: Path) -> optuna.Study:
 
     Raises:
         FileNotFoundError: There is none.
+        ValueError: The sweep was ended before its first trial.
     """
     if not (folder / "journal.log").is_file():
         raise FileNotFoundError(
@@ -178,4 +201,8 @@ def load(folder: Path) -> optuna.Study:
             "(a sweep that ran on W&B is reported there)"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=folder.name, storage=journal_storage(folder))
+    storage = journal_storage(folder)
+    name = study_name(storage)
+    if name is None:
+        raise ValueError(f"{folder}: no trials yet; run make sweep SWEEP={folder.name} first")
+    return optuna.load_study(study_name=name, storage=storage)

@@ -21,8 +21,13 @@ TOP_LEVEL = (
 )  # fmt: skip
 METHODS = ("grid", "random", "bayes")
 METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
+DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 GOALS = ("minimize", "maximize")
-IMPUTED = ("latest", "best", "worst")
+IMPUTED = {
+    "impute": ("latest", "best", "worst"),
+    "impute_while_running": ("latest", "best", "worst", "false"),
+}
+SCHEDULER_KEYS = ("engine", "source", "optimizer", "search_space")
 HYPERBAND_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
@@ -56,10 +61,21 @@ class SweepFile:
         """Name of the metric that is optimised."""
         return str(self.config["metric"]["name"])
 
+    def reached(self, value: float) -> bool:
+        """Say whether a value of the metric is as good as ``metric.target``; never without one."""
+        target = self.config["metric"].get("target")
+        return target is not None and (value >= target if self.maximize else value <= target)
+
     @property
     def maximize(self) -> bool:
         """Whether more is better; W&B minimises when the file does not say."""
         return bool(self.config["metric"].get("goal", "minimize") == "maximize")
+
+    @property
+    def only_on_wandb(self) -> list[str]:
+        """Keys of the file that a sweep on this machine does nothing with."""
+        imputed = [f"metric.{key}" for key in IMPUTED if key in self.config["metric"]]
+        return [*imputed, *(["scheduler"] if "scheduler" in self.config else [])]
 
     @property
     def parameters(self) -> Mapping[str, Mapping[str, Any]]:
@@ -69,8 +85,8 @@ class SweepFile:
 
     @property
     def command(self) -> list[str]:
-        """The command, with W&B's macros."""
-        return [str(word) for word in self.config["command"]]
+        """The command, with W&B's macros; W&B's own default runs ``program``."""
+        return [str(word) for word in self.config.get("command", DEFAULT_COMMAND)]
 
 
 def sweep_names() -> list[str]:
@@ -125,7 +141,8 @@ def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield "kind", f"{config['kind']!r} is not sweep"
     if "controller" in config:
         yield from _controller_problems(config["controller"])
-    yield from _command_problems(config.get("command"))
+    yield from _command_problems(config)
+    yield from _scheduler_problems(config)
     yield from _metric_problems(config.get("metric"))
     yield from _parameters_problems(config.get("parameters"), config.get("method"))
     if "early_terminate" in config:
@@ -137,7 +154,35 @@ def _controller_problems(controller: object) -> Iterator[Problem]:
         yield "controller.type", "must be local or cloud"
 
 
-def _command_problems(command: object) -> Iterator[Problem]:
+def _scheduler_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    if "metrics" in config:
+        yield "metrics", "W&B takes several metrics with method custom only, and never beside metric"
+    if "scheduler" not in config:
+        return
+    scheduler = config["scheduler"]
+    if not isinstance(scheduler, Mapping) or scheduler.get("engine") != "wandb":
+        yield (
+            "scheduler",
+            f"must be a mapping with engine: wandb, which goes with method {', '.join(METHODS)}",
+        )
+        return
+    for key, value in scheduler.items():
+        if key not in SCHEDULER_KEYS:
+            yield f"scheduler.{key}", f"W&B knows no such key; it knows {', '.join(SCHEDULER_KEYS)}"
+        elif not isinstance(value, str):
+            yield f"scheduler.{key}", f"must be text, not {value!r}"
+        elif key in ("optimizer", "search_space") and "source" not in scheduler:
+            yield f"scheduler.{key}", "is a function in source, which is missing"
+    if "early_terminate" in config:
+        yield "scheduler", "cannot be used together with early_terminate"
+
+
+def _command_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    if "command" not in config:
+        if "program" not in config:
+            yield "command", "needs a list of words, or program for W&B's default command"
+        return
+    command = config["command"]
     if not isinstance(command, list) or not command:
         yield "command", "must be a list of words"
     elif "${args}" not in command:
@@ -155,8 +200,7 @@ def _metric_problems(metric: object) -> Iterator[Problem]:
         yield "metric.name", "must name the metric to optimise"
     if metric.get("goal", "minimize") not in GOALS:
         yield "metric.goal", f"{metric['goal']!r} is not one of {', '.join(GOALS)}"
-    imputed = {"impute": IMPUTED, "impute_while_running": (*IMPUTED, "false")}
-    for key, allowed in imputed.items():
+    for key, allowed in IMPUTED.items():
         if key in metric and metric[key] not in allowed:
             quoted = '; write "false" in quotes' if metric[key] is False and "false" in allowed else ""
             yield f"metric.{key}", f"{metric[key]!r} is not one of {', '.join(allowed)}{quoted}"

@@ -12,17 +12,29 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 
 GRACE_S = 60.0
+THREADS = "OMP_NUM_THREADS"
 
 
-def trial_environment(run: str, group: str) -> dict[str, str]:
-    """Return the environment of a trial: its run's name and W&B group, and this very Python first."""
+def own_threads(jobs: int) -> dict[str, str]:
+    """Return the variable that shares the cores among trials at once; nothing for one, or where the user set it."""
+    if jobs == 1 or THREADS in os.environ:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {THREADS: str(max(1, cores // jobs))}
+
+
+def trial_environment(run: str, group: str, jobs: int) -> dict[str, str]:
+    """Return the environment of a trial: its run's name and W&B group, its threads, and this very Python first."""
     inherited = {key: value for key, value in os.environ.items() if key != "WANDB_RUN_ID"}
     python = str(Path(sys.executable).parent)
     return {
         **inherited,
+        **own_threads(jobs),
         RUN_VARIABLE: run,
         "WANDB_RUN_GROUP": group,
         "PATH": f"{python}{os.pathsep}{inherited.get('PATH', '')}",
@@ -68,9 +80,10 @@ class TrialProcess:
         run: Name of the run.
         group: W&B group of the sweep's runs.
         log: File that takes the trial's output.
+        jobs: Trials at once, which share the cores.
     """
 
-    def __init__(self, command: Sequence[str], run: str, group: str, log: Path) -> None:
+    def __init__(self, command: Sequence[str], run: str, group: str, log: Path, jobs: int = 1) -> None:
         self.run = run
         self.log = log
         self.started = time.monotonic()
@@ -81,7 +94,7 @@ class TrialProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=trial_environment(run, group),
+                env=trial_environment(run, group, jobs),
                 start_new_session=True,
             )
 
@@ -102,12 +115,15 @@ class TrialProcess:
             self.kill()  # workers that outlived their parent
         return status
 
-    def stop(self, grace_s: float = GRACE_S) -> None:
-        """End the trial: Ctrl-C first, which saves its last checkpoint, after `grace_s` seconds by force."""
+    def interrupt(self) -> None:
+        """Ask the trial to end, as a terminal's Ctrl-C does: a teacher that it trains first is told as well."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace_s)
+            _signal_group(self.pid, signal.SIGINT)
+
+    def end(self, grace_s: float) -> None:
+        """Wait for the end of an interrupted trial, after `grace_s` seconds by force."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, grace_s))
         self.kill()
         self._process.wait()
 
@@ -122,11 +138,19 @@ class TrialProcess:
         return (errors or lines or ["no output"])[-1].strip()
 
 
+def stop_all(trials: Sequence[TrialProcess]) -> None:
+    """End trials together: Ctrl-C for all, which lets them save, and one time of grace before force."""
+    for trial in trials:
+        trial.interrupt()
+    deadline = time.monotonic() + GRACE_S
+    for trial in trials:
+        trial.end(deadline - time.monotonic())
+
+
 def end_orphan(pid: int, run: str) -> None:
-    """End a trial whose runner was killed, if it still runs (Linux; elsewhere it is left to finish)."""
-    with contextlib.suppress(OSError):
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"{RUN_VARIABLE}={run}".encode() in environment:
+    """End a trial whose runner was killed, if it still runs; another process of the same id is left alone."""
+    with contextlib.suppress(psutil.Error):
+        if psutil.Process(pid).environ().get(RUN_VARIABLE) == run:
             _signal_group(pid, signal.SIGKILL)
 
 

@@ -3,31 +3,65 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import wandb
 
+from experiments.child_process import run_children, terminable
 from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_command import with_arguments
+from experiments.sweep.trial_process import own_threads
 
 PROJECT = "sonodistill"
 
 
-def create_sweep(sweep: SweepFile, arguments: Sequence[str]) -> str:
-    """Create the sweep on the server and return its id, as ``project/id`` or ``entity/project/id``."""
+def create_sweep(sweep: SweepFile, arguments: Sequence[str], name: str | None = None) -> str:
+    """Create the sweep on the server.
+
+    Args:
+        sweep: The sweep file.
+        arguments: Extra arguments of every trial.
+        name: Name of the sweep; None for the file's.
+
+    Returns:
+        The sweep's id, as ``entity/project/id``.
+    """
     config = {"name": sweep.name, **sweep.config, "command": with_arguments(sweep.command, arguments)}
-    entity, project = config.get("entity"), str(config.get("project", PROJECT))
-    sweep_id = wandb.sweep(config, entity=entity, project=project)
+    if name is not None:
+        config["name"] = name
+    project = str(config.get("project", PROJECT))
+    sweep_id = wandb.sweep(config, entity=config.get("entity"), project=project)
+    entity = os.environ.get("WANDB_ENTITY")  # where W&B has put the sweep, the user's default included
     return "/".join(filter(None, (entity, project, sweep_id)))
 
 
-def run_agent(sweep_id: str, count: int | None) -> int:
-    """Work on a sweep until it has no more runs, or for `count` of them; return the agent's exit status."""
-    command = [sys.executable, "-m", "wandb", "agent", *(["--count", str(count)] if count else []), sweep_id]
+def run_agents(sweep_id: str, count: int | None, jobs: int = 1) -> int:
+    """Work on a sweep until it has no more runs.
+
+    Args:
+        sweep_id: ``[entity/]project/id``.
+        count: Runs of all these agents together; None for no limit.
+        jobs: Agents at once.
+
+    Returns:
+        The exit status of the first agent that failed, 0 when none did.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came; the agents have ended, each in its own way.
+        TerminatedError: SIGTERM came, as above.
+    """
+    agent = [sys.executable, "-m", "wandb", "agent"]
+    shares = [None] * jobs if count is None else [(count + place) // jobs for place in range(jobs)]
+    limits = [[] if share is None else ["--count", str(share)] for share in shares if share != 0]
     python = str(Path(sys.executable).parent)
     # The agent starts `python` by its name.
-    environment = {**os.environ, "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}"}
-    return subprocess.run(command, env=environment, check=False).returncode
+    environment = {
+        **os.environ,
+        **own_threads(jobs),
+        "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    with terminable():
+        statuses = run_children([[*agent, *limit, sweep_id] for limit in limits], environment)
+    return next((status for status in statuses if status), 0)

@@ -19,6 +19,7 @@ from callbacks.embedding_pass import embed_images, embed_pairs
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.image_reading import read_image
 from datamodules.transforms import EvaluationTransform
+from metrics.names import GROUPS
 from models import DualEncoder, Preprocessing
 from tests.metrics.two_processes import run_in_two_processes
 
@@ -82,6 +83,7 @@ def planes(tiny_planes, tmp_path):
 
 def test_every_promised_number_is_there(planes):
     metrics = planes[0].final_metrics
+    assert {name.partition("/")[0] for name in metrics} == {"student", "teacher", "geometry"} <= set(GROUPS)
     for model in ("student", "teacher"):
         for task in ("views", "subplanes"):
             assert 0 <= metrics[f"{model}/probe/{task}_f1"] <= 1

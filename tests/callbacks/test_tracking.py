@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import signal
+import threading
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from wandb.sdk.wandb_run import Run
 
 from callbacks import (
     BestMetrics,
@@ -18,6 +21,7 @@ from callbacks import (
     LogitCorrelation,
     OffDiagonalPhase,
     Probe,
+    SaveOnInterrupt,
     Throughput,
     WandbRun,
     run_id_of,
@@ -220,6 +224,22 @@ def test_gradient_norms_are_of_the_gradients_before_clipping(tmp_path):
     assert min(seen.values()) > 1e-3
 
 
+def test_no_gradient_norm_is_logged_where_nothing_is_to_be(tmp_path):
+    trainer = Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path, name="", version=""),
+        callbacks=[GradientNorms()],
+        log_every_n_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(TinyModule(), TinyData())
+    assert trainer.global_step == 2
+    assert not any(name.startswith("gradient_norm") for name in trainer.callback_metrics)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
     encoder = TimmEncoder(
@@ -298,6 +318,61 @@ def test_sigterm_marks_the_run_preempting_and_resuming_continues_it(tmp_path):
     assert [step for step, _ in resumed.series("train/loss/total")] == list(range(4, 12))
     # The best so far is the interrupted run's as long as nothing is better.
     assert [value for _, value in resumed.series("best/composite")] == pytest.approx([0.6, 0.6])
+
+
+@pytest.fixture
+def marked(monkeypatch):
+    """Set as soon as W&B is told; ends with the handlers that there were before."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    told = threading.Event()
+    monkeypatch.setattr(Run, "mark_preempting", lambda _: told.set())
+    yield told
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+class TermIn(Callback):
+    """Send a SIGTERM in a hook, and note whether W&B has heard of it before the hook is over."""
+
+    def __init__(self, hook, told):
+        self.told, self.heard = told, []
+        setattr(self, hook, self.send)
+
+    def send(self, trainer, *_):
+        if trainer.sanity_checking or self.heard:
+            return
+        signal.raise_signal(signal.SIGTERM)
+        self.heard.append(self.told.wait(10))
+
+
+def test_wandb_hears_of_a_sigterm_within_the_evaluation_in_which_it_comes(tmp_path, marked):
+    term = TermIn("on_validation_epoch_end", marked)
+    with pytest.raises(SIGTERMException):
+        train(tmp_path, extra=[term, SaveOnInterrupt()])
+    assert term.heard == [True]
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 4, "the epoch is whole"
+
+
+def test_wandb_hears_of_a_sigterm_while_test_patients_are_scored(tmp_path, marked):
+    class Tested(TinyModule):
+        def test_step(self, batch, batch_idx):
+            self._loss(batch)
+
+    term = TermIn("on_test_epoch_end", marked)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=WandbLogger(project="test", save_dir=tmp_path, offline=True),
+        callbacks=[WandbRun(), term, SaveOnInterrupt()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    try:
+        trainer.test(Tested(), TinyData().val_dataloader(), verbose=False)
+    finally:
+        trainer.logger.experiment.finish()
+    assert term.heard == [True]
 
 
 def test_an_ordinary_error_marks_nothing(tmp_path):

@@ -1,4 +1,8 @@
-"""Read back what an offline W&B run wrote: LevelDB's log format around W&B's own protobuf records."""
+"""Read back what an offline W&B run wrote: LevelDB's log format around W&B's own protobuf records.
+
+The framing is read here because the package has had no reader of its own since it dropped
+``wandb.sdk.internal.datastore`` (0.31 has none); the records' classes are still W&B's.
+"""
 
 import json
 import struct

@@ -95,6 +95,8 @@ def test_make_targets_of_corpora_and_table():
     )
     assert "experiments table phantom" in make("table")
     assert "check-data needs ROOT=" in make("check-data")
+    assert "sweep-agent needs ID=" in make("sweep-agent")
+    assert "experiments.sweep agent a/b/c  --jobs 2" in make("sweep-agent", "ID=a/b/c", "JOBS=2")
     assert "shards needs OUT=" in make("shards", "ROOT=/data")
     assert "import-protocol needs FROM=" in make("import-protocol")
 

@@ -1,13 +1,18 @@
-"""The example of docs/losses.md, run exactly as it stands there, through the real command line."""
+"""The example of docs/losses.md, run exactly as it stands there, through the real command line; and what it logs."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
 import torch
+
+from metrics.names import GROUPS
+from tests.callbacks.wandb_log import WandbLog
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "tests" / "experiments" / "sweep" / "phantom_small.yaml"
@@ -19,19 +24,25 @@ def fenced(language: str) -> str:
     return blocks[0]
 
 
-def test_a_loss_of_ones_own_trains_evaluates_and_writes_a_whole_run(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of the run."""
+    place = tmp_path_factory.mktemp("example")
     example = fenced("python")
     assert len(example.splitlines()) < 20
-    (tmp_path / "my_losses.py").write_text(example)
-    (tmp_path / "mine.yaml").write_text(fenced("yaml"))
+    (place / "my_losses.py").write_text(example)
+    (place / "mine.yaml").write_text(fenced("yaml"))
     command = [sys.executable, "-m", "experiments", "fit", f"--config={SMALL}", "--config=mine.yaml"]
     command += ["--experiment=mine", "--run=first"]
     # Without the W&B service of an earlier test, which writes relative to that test's folder.
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    environment = own | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "WANDB_MODE": "offline"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    environment = own | {"PYTHONPATH": f"{ROOT}:{place}", "WANDB_MODE": "offline"}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    folder = tmp_path / "outputs" / "mine" / "first"
+    return place / "outputs" / "mine" / "first"
+
+
+def test_a_loss_of_ones_own_trains_evaluates_and_writes_a_whole_run(folder):
     record = json.loads((folder / "results.json").read_text())
     for model in ("student", "teacher", "random"):
         for name in ("planes/f1", "subplanes/f1", "hc18/validity"):
@@ -41,3 +52,24 @@ def test_a_loss_of_ones_own_trains_evaluates_and_writes_a_whole_run(tmp_path):
     assert (folder / "plots" / "training.png").is_file()
     saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert not [name for name in saved["state_dict"] if name.startswith("teacher")]
+
+
+def logged(folder):
+    """Return every name that a run has logged, to its table and to W&B."""
+    table = (folder / "metrics.csv").read_text().partition("\n")[0].split(",")
+    sent = {key for row in WandbLog.only_one(folder).history for key in row if not key.startswith("_")}
+    return {*table, *sent} - {"epoch", "step", "trainer/global_step"}
+
+
+def test_whatever_a_run_logs_is_documented(folder):
+    section = (ROOT / "docs/tracking.md").read_text().partition("## What is logged")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    documented = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    names = logged(folder)
+    assert len(names) > 100
+    # A table or an image is logged as several values below its name.
+    lacking = [n for n in names if not any(fnmatch(n, d) or n.startswith(f"{d}/") for d in documented)]
+    assert not lacking
+    assert {name.partition("/")[0] for name in names} <= set(GROUPS)
+    assert {name.partition("/")[0] for name in documented} == set(GROUPS)
+    assert "train/learning_rate/pg1" in names

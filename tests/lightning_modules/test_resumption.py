@@ -166,6 +166,19 @@ def test_a_run_interrupted_anywhere_equals_an_unbroken_one(fit, interrupt, tmp_p
         assert_same(values, moments[1][key])
 
 
+def test_a_run_that_sigterm_ended_within_an_evaluation_equals_an_unbroken_one(fit, tmp_path):
+    class InEvaluation(Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            signal.raise_signal(signal.SIGTERM)
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path / "cut", InEvaluation())
+    rest = fit(tmp_path / "cut", checkpoint=tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    assert rest.global_step == whole.global_step
+    assert_same(weights(whole), weights(rest))
+
+
 def test_the_logit_scale_is_clamped_in_an_interrupted_runs_checkpoint(interrupt, tmp_path):
     path = interrupt(tmp_path, signal.SIGINT, 1, module={"max_logit_scale": 2.0, "learning_rate": 1.0})
     assert float(saved(path)["state_dict"]["student.scale"].exp()) <= 2.0 + 1e-5

@@ -1,5 +1,6 @@
 """The zero crossing, phases and answers, on curves worked out by hand."""
 
+import re
 from copy import deepcopy
 
 import numpy as np
@@ -91,6 +92,8 @@ def test_one_run_does_not_claim_that_repulsion_helped(make_run):
     whether, where, when = answers([read_run(make_run(skill=5.0))])
     assert whether.short == "One run cannot say"
     assert not whether.tone
+    both = r'make train EXP=static-kd DATA=phantom ARGS="[^"]+" && make report RUN=\S+/made-up-s0, which'
+    assert re.search(both, " ".join(whether.sentences))
     assert "Longer training alone could explain" in " ".join(whether.sentences)
     assert "over its teacher" in where.sentences[0]
     assert when.short == "Best while repelling"

@@ -77,3 +77,8 @@ def test_a_study_prunes_the_trial_that_falls_behind_in_its_direction(direction, 
     assert not bad.should_prune(), "before the first band nothing is compared"
     bad.report(worse, 2)
     assert bad.should_prune()
+
+
+def test_without_a_number_of_bands_from_above_they_rise_from_the_least():
+    assert bands({"min_iter": 1, "max_iter": 9})[:3] == [1, 3, 9]
+    assert bands({"min_iter": 1, "max_iter": 27, "s": 2}) == [3, 9]

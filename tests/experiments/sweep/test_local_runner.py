@@ -16,7 +16,7 @@ from experiments.run_folder import RUN_VARIABLE
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner
 from experiments.sweep.local_runner import run_locally
-from experiments.sweep.local_study import load, was_interrupted
+from experiments.sweep.local_study import load, sweep_folder, was_interrupted
 from experiments.sweep.search_space import grid, search_space
 from experiments.sweep.sweep_file import read_sweep, sweep_path
 from experiments.sweep.trial_command import as_typed
@@ -328,6 +328,41 @@ def test_the_report_of_nothing_says_what_to_do():
 
     with pytest.raises(FileNotFoundError, match="run make sweep SWEEP=none first"):
         report(Path("outputs/sweeps/none"))
+    Path("outputs/sweeps/none").mkdir(parents=True)
+    Path("outputs/sweeps/none/journal.log").touch()
+    with pytest.raises(ValueError, match="outputs/sweeps/none: no trials yet; run make sweep"):
+        report(Path("outputs/sweeps/none"))
+
+
+def test_a_renamed_sweep_is_reported_and_gone_on_with(capsys):
+    from experiments.sweep.sweep_report import report
+
+    _, study = sweep(count=1)
+    group = seen(study.trials[0])[0]
+    Path("outputs/sweeps/tiny").rename("outputs/sweeps/renamed")
+    report(Path("outputs/sweeps/renamed"))
+    assert "best: trial 0" in capsys.readouterr().out
+    _, after = sweep(count=2, name="renamed")
+    assert [trial.params["model.x"] for trial in after.trials[:2]] == [1, 2]
+    assert {seen(trial)[0] for trial in after.trials[:2]} == {group}
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a*", "/tmp"])
+def test_a_sweeps_name_is_that_of_a_folder(name):
+    with pytest.raises(ValueError, match=r"SWEEP_NAME=.*: no name of a folder under outputs/sweeps"):
+        sweep_folder(name)
+
+
+def test_a_sweep_ends_once_its_target_is_reached(capsys):
+    metric = {"name": "best/composite", "goal": "maximize", "target": 0.95, "impute": "worst"}
+    status, study = sweep(metric=metric)
+    assert status == 0
+    assert states(study) == ["COMPLETE", "COMPLETE"], "x = 2 has it"
+    printed = capsys.readouterr().out
+    assert "metric.target 0.95 is reached: no further trials" in printed
+    assert "note: metric.impute acts on W&B alone" in printed
+    metric = {"name": "best/composite", "goal": "minimize", "target": 0.7}
+    assert states(sweep(metric=metric, name="less")[1]) == ["COMPLETE"], "below it from the start"
 
 
 def test_the_report_says_why_there_is_no_importance_yet(capsys):

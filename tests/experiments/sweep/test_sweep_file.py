@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from experiments.sweep.sweep_file import problems, read_sweep, sweep_names, sweep_path
+from experiments.sweep.trial_command import trial_command
 
 VALID = {
     "method": "random",
@@ -50,6 +51,10 @@ ACCEPTED = [
     changed(kind="sweep", apiVersion="1", job="a", image_uri="b", controller={"type": "local"}),
     changed(metric={"name": "a", "impute_while_running": "false"}),
     changed(metric={"name": "a", "target": 0.9, "impute": "best"}),
+    changed(early_terminate={"type": "hyperband", "min_iter": 1, "max_iter": 9}),
+    changed(scheduler={"engine": "wandb"}),
+    changed(scheduler={"engine": "wandb", "source": "a.py", "optimizer": "b", "search_space": "c"}),
+    {key: value for key, value in changed(program="train.py").items() if key != "command"},
 ]
 REFUSED = [
     ("method", changed(method="gridd")),
@@ -57,6 +62,18 @@ REFUSED = [
     ("run_cap", changed(run_cap=0)),
     ("project", changed(project=3)),
     ("command", changed(command="python train.py")),
+    ("command", {key: value for key, value in VALID.items() if key != "command"}),
+    ("metrics", changed(metrics=3)),
+    ("metrics", changed(metrics=[{"name": "a"}, {"name": "b"}])),
+    ("scheduler", changed(scheduler="x")),
+    ("scheduler", changed(scheduler={"engine": "optuna"})),
+    ("scheduler.engin", changed(scheduler={"engine": "wandb", "engin": "wandb"})),
+    ("scheduler.source", changed(scheduler={"engine": "wandb", "source": 3})),
+    ("scheduler.optimizer", changed(scheduler={"engine": "wandb", "optimizer": "b"})),
+    (
+        "scheduler",
+        changed(scheduler={"engine": "wandb"}, early_terminate={"type": "hyperband", "min_iter": 2}),
+    ),
     ("metric.goal", changed(metric={"name": "a", "goal": "max"})),
     ("metric.name", changed(metric={"goal": "maximize"})),
     ("metric.mode", changed(metric={"name": "a", "mode": "max"})),
@@ -131,6 +148,14 @@ def test_a_command_that_never_gets_its_parameters_is_refused():
     ((key, reason),) = problems(changed(command=["python", "train.py"]))
     assert key == "command"
     assert "${args}" in reason
+
+
+def test_without_a_command_wandbs_default_runs_the_program(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    config = {key: value for key, value in changed(program="train.py").items() if key != "command"}
+    file.write_text(yaml.safe_dump(config))
+    command = trial_command(read_sweep(file).command, {"x": 1}, "train.py")
+    assert command == ["/usr/bin/env", "python", "train.py", "--x=1"]
 
 
 def test_wrong_names_and_files_say_what_there_is(tmp_path):

@@ -1,9 +1,12 @@
 """The W&B side of a sweep, with W&B's own calls in a recorder: nothing here reaches the network."""
 
-import argparse
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from wandb.errors import CommError
@@ -23,7 +26,8 @@ def test_the_sweep_is_sent_as_the_file_has_it_with_the_extra_arguments(monkeypat
         wandb_runner.wandb, "sweep", lambda config, **where: sent.append((config, where)) or "abc123"
     )
     sweep = read_sweep(sweep_path("decay"))
-    assert wandb_runner.create_sweep(sweep, ["--trainer.max_epochs=3"]) == "sonodistill/abc123"
+    monkeypatch.setenv("WANDB_ENTITY", "lab")  # W&B puts the default entity there
+    assert wandb_runner.create_sweep(sweep, ["--trainer.max_epochs=3"]) == "lab/sonodistill/abc123"
     config, where = sent[0]
     assert where == {"entity": None, "project": "sonodistill"}
     assert config["name"] == "decay"
@@ -31,37 +35,82 @@ def test_the_sweep_is_sent_as_the_file_has_it_with_the_extra_arguments(monkeypat
     assert {key: config[key] for key in sweep.config if key != "command"} == {
         key: value for key, value in sweep.config.items() if key != "command"
     }
+    wandb_runner.create_sweep(sweep, [], "mine")
+    assert sent[1][0]["name"] == "mine"
 
 
-def test_the_agent_is_wandbs_own(monkeypatch):
+@pytest.mark.parametrize(
+    ("count", "jobs", "counts"),
+    [(5, 1, ["5"]), (None, 1, [None]), (5, 2, ["2", "3"]), (1, 3, ["1"]), (None, 2, [None, None])],
+)
+def test_the_agents_are_wandbs_own_and_share_the_count(monkeypatch, count, jobs, counts):
     calls = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(
-        wandb_runner.subprocess,
-        "run",
-        lambda command, **_: calls.append(command) or SimpleNamespace(returncode=7),
+        wandb_runner, "run_children", lambda *given: calls.append(given) or [0] * (len(counts) - 1) + [7]
     )
-    assert wandb_runner.run_agent("lab/sonodistill/abc", 5) == 7
-    assert wandb_runner.run_agent("lab/sonodistill/abc", None) == 7
-    assert calls[0][1:] == ["-m", "wandb", "agent", "--count", "5", "lab/sonodistill/abc"]
-    assert calls[1][1:] == ["-m", "wandb", "agent", "lab/sonodistill/abc"]
+    assert wandb_runner.run_agents("lab/sonodistill/abc", count, jobs) == 7
+    ((commands, environment),) = calls
+    limits = [[] if count is None else ["--count", count] for count in counts]
+    words = [["-m", "wandb", "agent", *limit, "lab/sonodistill/abc"] for limit in limits]
+    assert [command[1:] for command in commands] == words
+    assert ("OMP_NUM_THREADS" in environment) == (jobs > 1)
+
+
+AGENT = """
+import pathlib, signal, sys, time
+def end(*_):
+    time.sleep(2)
+    pathlib.Path("ended").touch()
+    sys.exit(1)
+signal.signal(signal.SIGINT, end)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_gives_the_agent_the_time_it_needs_and_is_no_traceback(tmp_path):
+    """As a terminal does it: to the whole foreground group."""
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/__init__.py").touch()
+    (tmp_path / "wandb/__main__.py").write_text(AGENT)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "experiments.sweep", "agent", "lab/sonodistill/abc"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).resolve().parents[3]}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (tmp_path / "ready").exists():
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    output, _ = run.communicate(timeout=60)
+    assert (tmp_path / "ended").exists()
+    assert run.returncode == 130
+    assert output == "\ninterrupted\n"
 
 
 def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
     monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
-    monkeypatch.setattr(wandb_runner, "create_sweep", lambda sweep, arguments: f"p/{sweep.name}{arguments}")
-    monkeypatch.setattr(wandb_runner, "run_agent", lambda sweep_id, count: (sweep_id, count))
-    options = argparse.Namespace(
-        command="run", sweep="decay", local=False, count=4, data="phantom", arguments=["--a=1"]
-    )
-    assert command_line.run(options) == ("p/decay['--a=1']", 4)
-    assert "make sweep-agent ID=p/decay" in capsys.readouterr().out
+    monkeypatch.setattr(wandb_runner, "create_sweep", lambda sweep, *given: f"e/p/{sweep.name}{given}")
+    monkeypatch.setattr(wandb_runner, "run_agents", lambda *given: given)
+    words = ["run", "decay", "--count", "4", "--jobs", "2", "--name", "mine", "--", "--a=1"]
+    assert command_line.run(command_line.parse(words)) == ("e/p/decay(['--a=1'], 'mine')", 4, 2)
+    assert "make sweep-agent ID=e/p/decay" in capsys.readouterr().out
+    assert command_line.run(command_line.parse(["agent", "a/b/c", "--jobs", "3"])) == ("a/b/c", None, 3)
 
 
 def test_data_and_weights_reach_every_trial(monkeypatch, tmp_path):
     """``make sweep DATA=hc18 TEACHER=... HC18_ROOT=...`` trains on what ``make train`` would."""
     monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
-    monkeypatch.setattr(wandb_runner, "create_sweep", lambda _, arguments: sent.extend(arguments) or "p/a")
-    monkeypatch.setattr(wandb_runner, "run_agent", lambda *_: 0)
+    monkeypatch.setattr(
+        wandb_runner, "create_sweep", lambda _, arguments, __: sent.extend(arguments) or "p/a"
+    )
+    monkeypatch.setattr(wandb_runner, "run_agents", lambda *_: 0)
     monkeypatch.setenv("HC18_ROOT", "/data/HC18")
     sent, teacher = [], tmp_path / "teacher.pt"
     teacher.touch()
@@ -107,7 +156,9 @@ def test_wandb_out_of_reach_is_one_line_with_a_remedy(monkeypatch, capsys):
         ("disabled", "W&B: WANDB_MODE=disabled, so nothing was logged there"),
     ],
 )
-def test_why_a_local_sweep_is_not_on_wandb_is_said_truly(mode, said, monkeypatch, capsys):
+def test_why_a_local_sweep_is_not_on_wandb_is_said_truly(mode, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("outputs/srkd/decay-20260101-120000-000/wandb/offline-run-1").mkdir(parents=True)
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(local_runner, "run_locally", lambda *_: 0)
@@ -115,6 +166,14 @@ def test_why_a_local_sweep_is_not_on_wandb_is_said_truly(mode, said, monkeypatch
     printed = capsys.readouterr().out
     assert said in printed
     assert "not logged in" not in printed
+
+
+def test_trials_that_never_began_have_nothing_to_send(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(local_runner, "run_locally", lambda *_: 1)
+    assert command_line.run(command_line.parse(["run", "decay"])) == 1
+    assert "W&B" not in capsys.readouterr().out
 
 
 def test_arguments_of_the_trials_stand_behind_two_dashes():

@@ -1,0 +1,60 @@
+"""A run's loggers: which there are, where they write, and which W&B run they go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.loggers import Logger
+
+from callbacks import run_id_of
+from experiments.recipes import BASE
+from experiments.wandb_access import first_process, sync_command, wandb_mode, why_not_online
+
+
+def settled_loggers(config: Namespace, folder: Path, resumed: bool) -> list[Namespace]:
+    """Point every logger at the run's folder; continue a resumed W&B run; go offline when there is no key.
+
+    Args:
+        config: The resolved configuration of the run, which stays as it is: the folder in it would make the repeat
+            of the run write there, too. ``trainer.logger`` is a logger, several, False for none, or True for those
+            of ``base.yaml``.
+        folder: The run's folder.
+        resumed: Whether the configuration's checkpoint is what the run goes on from.
+
+    Returns:
+        The loggers' configurations, ready to be instantiated; none without loggers.
+    """
+    return [_settled(logger.clone(), config, folder, resumed) for logger in _as_list(config.trainer.logger)]
+
+
+def _as_list(asked: Any) -> list[Namespace]:
+    """Return one logger, several or none as a list; True and None are what Lightning calls its default."""
+    if asked is True or asked is None:
+        parser = ArgumentParser()
+        parser.add_argument("--logger", type=list[Logger])
+        recipe = yaml.safe_load(BASE.read_text(encoding="utf-8"))
+        return list(parser.parse_object({"logger": recipe["trainer"]["logger"]}).logger)
+    if isinstance(asked, Namespace):
+        return [asked]
+    return list(asked or [])
+
+
+def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) -> Namespace:
+    arguments = logger.get("init_args") or Namespace()
+    checkpoint = config.get("ckpt_path")
+    if "save_dir" in arguments and arguments.save_dir in (None, "."):
+        arguments.save_dir = str(folder)
+    if logger.class_path.endswith("WandbLogger"):
+        arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
+        if resumed and checkpoint and Path(checkpoint).is_file():
+            arguments.id = arguments.get("id") or run_id_of(checkpoint)
+        if wandb_mode() == "offline":
+            arguments.offline = True
+            arguments.mode = "offline"  # W&B may have read its environment before the logger changes it
+            if first_process():
+                later = sync_command(f"{folder}/wandb/offline-run-*")
+                print(f"W&B: {why_not_online()}, so logging offline; later: {later}")
+    return logger

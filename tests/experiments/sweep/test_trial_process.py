@@ -1,0 +1,101 @@
+"""How trials are ended: all at once, with the processes that they wait for, and what they share while they run."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep import trial_process
+from experiments.sweep.trial_process import THREADS, TrialProcess, end_orphan, stop_all, trial_environment
+
+# As a trial that trains the teacher first: Ctrl-C ends its wait only when the child has ended, too.
+WAITS_FOR_ITS_CHILD = """
+import os, sys
+from experiments.child_process import run_child
+child = '''
+import pathlib, signal, sys, time
+def save(*_):
+    pathlib.Path(sys.argv[1]).write_text("told")
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+pathlib.Path(sys.argv[1]).write_text("ready")
+time.sleep(120)
+'''
+run_child([sys.executable, "-c", child, sys.argv[1]], os.environ)
+"""
+SLOW_TO_END = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1)
+    pathlib.Path(sys.argv[1]).write_text("told")
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+pathlib.Path(sys.argv[1]).write_text("ready")
+time.sleep(120)
+"""
+DEAF = SLOW_TO_END.replace("signal.SIGINT, save", "signal.SIGINT, signal.SIG_IGN")
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+    started = []
+
+    def start(code, name):
+        command = [sys.executable, "-c", code, name]
+        started.append(TrialProcess(command, f"run-{name}", "group", tmp_path / f"{name}.log"))
+        while not (tmp_path / name).exists():
+            assert started[-1].exit_status() is None, started[-1].last_line()
+            time.sleep(0.02)
+        return started[-1]
+
+    yield start
+    for trial in started:
+        trial.kill()
+        trial.end(10)
+
+
+def test_the_child_that_a_trial_waits_for_is_told(start):
+    trial, began = start(WAITS_FOR_ITS_CHILD, "a"), time.monotonic()
+    stop_all([trial])
+    assert Path("a").read_text() == "told"
+    assert time.monotonic() - began < trial_process.GRACE_S / 2
+
+
+def test_trials_are_told_together_and_share_one_time_of_grace(start, monkeypatch):
+    slow = [start(SLOW_TO_END, name) for name in "abc"]
+    began = time.monotonic()
+    stop_all(slow)
+    assert time.monotonic() - began < 2.5, "one after another takes three seconds"
+    assert [Path(name).read_text() for name in "abc"] == ["told"] * 3
+    monkeypatch.setattr(trial_process, "GRACE_S", 0.5)
+    deaf = [start(DEAF, name) for name in "def"]
+    began = time.monotonic()
+    stop_all(deaf)
+    assert time.monotonic() - began < 1.2
+    assert all(trial.exit_status() == -9 for trial in deaf)
+
+
+def test_an_orphan_is_known_by_its_run(start):
+    trial = start(SLOW_TO_END, "a")
+    end_orphan(trial.pid, "run-b")
+    assert trial.exit_status() is None
+    end_orphan(trial.pid, "run-a")
+    trial.end(10)
+    assert trial.exit_status() == -9
+    end_orphan(trial.pid, "run-a")  # long gone
+
+
+def test_trials_at_once_share_the_cores_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv(THREADS, raising=False)
+    monkeypatch.setattr(trial_process.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert THREADS not in trial_environment("r", "g", 1)
+    assert trial_environment("r", "g", 2)[THREADS] == "4"
+    assert trial_environment("r", "g", 3)[THREADS] == "2"
+    assert trial_environment("r", "g", 16)[THREADS] == "1"
+    monkeypatch.setenv(THREADS, "7")
+    assert trial_environment("r", "g", 2)[THREADS] == "7"
+    assert os.environ[THREADS] == "7"
