@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,12 @@ from export.golden import write_golden
 from export.heads import AgeHead, ClassHead, build_heads, write_age_head, write_class_head
 from export.int8_speed import drop_slow_int8
 from export.int8_variants import INT8_VARIANTS, NO_OPENVINO, require_kin, runs_here, write_int8_variants
-from export.manifest import Export, artifact_entry, read_export, write_manifest
+from export.manifest import MANIFEST, Export, artifact_entry, read_export, write_manifest
 from export.measure import measure, text_row
 from export.model_card import weight_origin, write_licences, write_model_card
 from export.onnx_graph import OnnxRunner
 from export.openvino_runner import BFLOAT16, enter_bfloat16
+from export.options import Options
 from export.parity import (
     COMPRESSED,
     FAILED,
@@ -42,43 +41,6 @@ from export.variants import Variant, Workbench, torch_runner, write_coreml_varia
 from models import DualEncoder, QuantisedStudent, fused_copy
 
 VERIFY = Path(__file__).with_name("verify_coreml.py")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to export.
-
-    Attributes:
-        dynamic_batch: Leave the batch axis of the ONNX files open.
-        text_encoder: Export the text tower too.
-        spacings: Printed pixel spacings of the age table, ``["0.21", "0.34"]``, beside those of all heads of the
-            corpus, whatever `frames` says.
-        only_spacings: Leave out those of the corpus, for a full-size text tower takes long; HC18 is then scored
-            only if those given cover its frames.
-        skip: Variants to leave out (``coreml-palette6``); ``coreml`` leaves out all of Core ML, ``int8`` both
-            int8 files.
-        split: Evaluation frames: "test", "val" or "all".
-        frames: At most so many evaluation frames a benchmark; None takes all.
-        coreml_frames: The same for Core ML's rows, whose reference is slow.
-        calibration_frames: Training frames that calibrate int8.
-        gates: A file of parity gates; None takes ``export/gates.yaml``.
-        keep_slow_int8: Keep an int8 file that is slower than float32 here, for its size.
-        int8_from: Checkpoint of EXP=srkd-qat that went on from this student: int8 files take its weights and
-            the ranges of its training.
-    """
-
-    dynamic_batch: bool = False
-    text_encoder: bool = False
-    spacings: list[str] | None = None
-    only_spacings: bool = False
-    skip: Sequence[str] = ()
-    split: str = "test"
-    frames: int | None = None
-    coreml_frames: int = 400
-    calibration_frames: int = 64
-    gates: str | None = None
-    keep_slow_int8: bool = False
-    int8_from: str | None = None
 
 
 def export_student(
@@ -106,8 +68,11 @@ def export_student(
         The finished export, read back.
 
     Raises:
-        ValueError: A gate was missed; the message names the rows, and the ledger lies beside the target.
+        ValueError: A gate was missed; the message names the rows, and the ledger lies beside the target. Or the
+            target is something else than an older export.
     """
+    target = target.resolve()
+    require_replaceable(target)
     gates = read_gates(options.gates)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -116,12 +81,13 @@ def export_student(
         source = {**source, "recipe": student.recipe(), "split": options.split}
         rows = _fill(partial, student.eval(), data, protocol, options, source, gates, trained_int8)
         print_ledger(rows, f"parity of {target}")
-        failed = failures(rows)
+        failed, ledger_of_failure = failures(rows), target.with_name(f"{target.name}-failed-parity.json")
         if failed:
-            shutil.move(partial / "parity.json", target.with_name(f"{target.name}-failed-parity.json"))
+            shutil.move(partial / "parity.json", ledger_of_failure)
             raise ValueError(f"export: {failed}; {_remedy(rows)}")
         read_export(partial, student.preprocessing)
         _replace(partial, target)
+        ledger_of_failure.unlink(missing_ok=True)  # it told of an earlier attempt
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_export(target)
@@ -148,13 +114,17 @@ def _fill(
 ) -> list[Row]:
     if trained_int8 is not None:
         require_kin(student, trained_int8.eval())
-    frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
-    _say("embedding prompts")
-    own = [] if options.only_spacings else corpus_spacings(data, student.preprocessing)
-    heads, ages = build_heads(student, protocol, [*(options.spacings or ()), *own])
-    if ages is not None and frames.spacings() and not ages.rows_of(frames.spacings()):
-        _say("HC18 is not scored: its frames have spacings that are not among --spacings")
     trained = source["weights"] == "trained"
+    frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
+    few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
+    shipped = set(options.printed_spacings)
+    if not options.only_spacings:
+        shipped.update(corpus_spacings(data, student.preprocessing))
+    # What ships does not decide what is judged, but the tasks of random weights are not worth their prompts.
+    judged = {*frames.spacings(), *few.spacings()} if trained else set()
+    _say("embedding prompts")
+    heads, ages = build_heads(student, protocol, shipped | judged)
+    shipped_ages = ages.only(shipped) if ages is not None and shipped else None
     terms = {METADATA_LICENCE: " ".join(weight_origin(source))}
     metadata = metadata_of(student.preprocessing) | terms
     bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
@@ -162,7 +132,6 @@ def _fill(
 
     _write_models(bench, data, options, trained_int8)
     _say("measuring parity")
-    few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
     fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
     quick = [fused, *(variant for variant in bench.variants if not variant.emulated)]
     rows = measure(reference, quick, frames, heads, ages, gates, trained=trained)
@@ -177,9 +146,9 @@ def _fill(
         drop_slow_int8(bench, rows)
     if options.text_encoder:
         rows.append(_text(bench, student, gates))
-    _write_heads(bench, heads, ages)
+    _write_heads(bench, heads, shipped_ages)
     small = {variant.name: variant.run for variant in slow if variant.gate == COMPRESSED}
-    golden = write_golden(folder, student.preprocessing, reference, heads, ages, small)
+    golden = write_golden(folder, student.preprocessing, reference, heads, shipped_ages, small)
     shutil.copyfile(VERIFY, folder / VERIFY.name)
     _describe(bench, student, protocol, source, rows, golden)
     return rows
@@ -266,6 +235,22 @@ def _describe(
         **bench.facts,
     }
     write_manifest(folder, manifest)
+
+
+def require_replaceable(target: Path) -> None:
+    """Check that a finished folder may take the target's place, which deletes what is there.
+
+    Raises:
+        ValueError: The target is a file, or a folder with something else in it than an export.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        ours = "contract_sha256" in json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise ValueError(f"--out={target}: it is there and no earlier export; name a new or an empty folder")
 
 
 def _replace(partial: Path, target: Path) -> None:

@@ -20,12 +20,21 @@ from export.mil_reference import MilReference, NoReferenceError
 from export.onnx_graph import OnnxRunner, append_classifier, weight_count, write_onnx
 from export.parity import NOT_RUN, Row
 from export.pixel_graph import PixelClassifier, PixelEncoder
+from metrics.names import PLANES, SUBPLANES
 from models.zero_shot import COSINE_SCALE
 
 Floats = NDArray[np.float32]
 Run = Callable[[Floats], Floats]
 
 ENCODER_FILE = "image_encoder.onnx"
+COREML_VARIANTS = (
+    "coreml-fp16",
+    "coreml-fp32",
+    "coreml-gray",
+    f"coreml-{PLANES}",
+    f"coreml-{SUBPLANES}",
+    *(f"coreml-{kind}" for kind in COMPRESSIONS),
+)
 BYTES_A_WEIGHT = {"palette8": 1.0, "palette6": 0.75, "int8": 1.0}
 REFERENCE = "the package's operators, computed in torch on this machine; not Core ML itself"
 
@@ -148,7 +157,11 @@ def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
     source = bench.folder / "image_encoder.mlpackage"
     for kind in COMPRESSIONS:
         name = f"coreml-{kind}"
-        if name in skip or "coreml-fp16" in skip:
+        if name in skip:
+            continue
+        if "coreml-fp16" in skip:
+            note = "it is made from coreml-fp16, which --skip leaves out"
+            bench.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
             continue
         path = bench.folder / f"image_encoder_{kind}.mlpackage"
         compress_package(source, path, kind, bench.warnings)
