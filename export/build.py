@@ -11,16 +11,16 @@ from typing import Any
 
 from datamodules import FetalDataModule
 from datamodules.protocol import Protocol
-from export.contract import METADATA_LICENCE, contract_of, metadata_of
+from export.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
 from export.coreml_rows import check_packages, device_rows
 from export.frames import calibration_pixels, corpus_spacings, evaluation_frames
 from export.golden import write_golden
-from export.heads import AgeHead, ClassHead, build_heads, write_age_head, write_class_head
-from export.int8_speed import drop_slow_int8
+from export.heads import build_heads
+from export.int8_speed import judge_int8_speed
 from export.int8_variants import INT8_VARIANTS, NO_OPENVINO, require_kin, runs_here, write_int8_variants
 from export.manifest import MANIFEST, Export, artifact_entry, read_export, write_manifest
 from export.measure import measure, text_row
-from export.model_card import weight_origin, write_licences, write_model_card
+from export.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
 from export.onnx_graph import OnnxRunner
 from export.openvino_runner import BFLOAT16, enter_bfloat16
 from export.options import Options
@@ -37,7 +37,14 @@ from export.parity import (
 from export.pixel_graph import PixelEncoder
 from export.provenance import package_versions
 from export.text_artifact import text_reference, write_text_encoder
-from export.variants import Variant, Workbench, torch_runner, write_coreml_variants, write_onnx_variants
+from export.variants import (
+    Variant,
+    Workbench,
+    torch_runner,
+    write_coreml_variants,
+    write_heads,
+    write_onnx_variants,
+)
 from models import DualEncoder, QuantisedStudent, fused_copy
 
 VERIFY = Path(__file__).with_name("verify_coreml.py")
@@ -126,7 +133,7 @@ def _fill(
     heads, ages = build_heads(student, protocol, shipped | judged)
     shipped_ages = ages.only(shipped) if ages is not None and shipped else None
     terms = {METADATA_LICENCE: " ".join(weight_origin(source))}
-    metadata = metadata_of(student.preprocessing) | terms
+    metadata = metadata_of(student) | terms
     bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
 
@@ -141,12 +148,11 @@ def _fill(
     rows += bench.not_run
     check_packages(bench.artifacts, rows)
     rows += device_rows(bench.artifacts, gates, trained=trained)
-    if not options.keep_slow_int8:
-        _say("timing int8 against float32")
-        drop_slow_int8(bench, rows)
+    _say("timing int8 against float32")
+    judge_int8_speed(bench, rows, keep_slow=options.keep_slow_int8)
     if options.text_encoder:
         rows.append(_text(bench, student, gates))
-    _write_heads(bench, heads, shipped_ages)
+    write_heads(bench, heads, shipped_ages)
     small = {variant.name: variant.run for variant in slow if variant.gate == COMPRESSED}
     golden = write_golden(folder, student.preprocessing, reference, heads, shipped_ages, small)
     shutil.copyfile(VERIFY, folder / VERIFY.name)
@@ -183,22 +189,14 @@ def _write_models(
 
 
 def _text(bench: Workbench, student: DualEncoder, gates: Any) -> Row:
-    path, files = write_text_encoder(student, bench.folder / "text", bench.metadata, bench.warnings)
+    path, way, files = write_text_encoder(student, bench.folder / "text", bench.metadata, bench.warnings)
     bench.artifacts["onnx-text"] = artifact_entry(
-        path, bench.folder, kind="onnx", batch="any", output="embedding"
+        path, bench.folder, kind="onnx", batch="any", captured_by=way, output=TEXT_EMBEDDING_NAME
     )
     for file in files:
-        bench.artifacts[f"text_{file.stem}"] = artifact_entry(file, bench.folder, kind="text")
+        entry = artifact_entry(file, bench.folder, kind="text")
+        bench.artifacts[entry["file"]] = entry  # stems occur twice: tokenizer.json, tokenizer.model
     return text_row(*text_reference(student), OnnxRunner(path), gates)
-
-
-def _write_heads(bench: Workbench, heads: dict[str, ClassHead], ages: AgeHead | None) -> None:
-    folder = bench.folder / "heads"
-    paths = {name: write_class_head(head, folder) for name, head in heads.items()}
-    if ages is not None:
-        paths["ages"] = write_age_head(ages, folder)
-    for name, path in paths.items():
-        bench.artifacts[f"head_{name}"] = artifact_entry(path, bench.folder, kind="head")
 
 
 def _describe(
@@ -209,23 +207,29 @@ def _describe(
     rows: list[Row],
     golden: Path,
 ) -> None:
-    """Write parity ledger, licences, model card and, last, the manifest."""
+    """Write parity ledger, licences, model card and, last, the manifest, which hashes all but the ledger.
+
+    A Mac finishes the ledger later (`export.verify_coreml`).
+    """
     folder, contract = bench.folder, contract_of(student.preprocessing)
     bench.artifacts["golden"] = artifact_entry(golden.parent, folder, kind="golden")
     facts = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": package_versions()}
     content = ledger(rows, {**facts, "protocol": protocol.digest, "warnings": bench.warnings})
     (folder / "parity.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    write_licences(folder / "LICENCES.md", source)
+    write_licences(folder / LICENCES, source, protocol.digest)
     write_model_card(
-        folder / "MODEL_CARD.md",
+        folder / MODEL_CARD,
         source=source,
         contract=contract,
         artifacts=bench.artifacts,
         rows=rows,
         protocol=protocol.digest,
     )
+    for name in (MODEL_CARD, LICENCES, VERIFY.name):
+        bench.artifacts[name] = artifact_entry(folder / name, folder, kind="document")
     manifest = {
         **facts,
+        **ties_of(bench.metadata),
         "source": source,
         "contract": contract,
         "embed_dim": student.embed_dim,

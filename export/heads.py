@@ -127,8 +127,8 @@ def prompts_digest(prompts: Any) -> str:
     return hashlib.sha256(json.dumps(prompts, ensure_ascii=False).encode()).hexdigest()
 
 
-def write_class_head(head: ClassHead, folder: Path) -> Path:
-    """Write ``<name>.json`` and ``<name>.f32`` and return the JSON's path."""
+def write_class_head(head: ClassHead, folder: Path, ties: Mapping[str, str]) -> Path:
+    """Write ``<name>.json`` and ``<name>.f32``, tied to a student, and return the JSON's path."""
     prompts = {label: list(texts) for label, texts in head.prompts.items()}
     return _write(
         folder / f"{head.name}.json",
@@ -140,12 +140,13 @@ def write_class_head(head: ClassHead, folder: Path) -> Path:
             "use": "probabilities = softmax(cosine_scale * vectors @ embedding)",
             "prompts": prompts,
             "prompts_sha256": prompts_digest(prompts),
+            **ties,
         },
     )
 
 
-def write_age_head(head: AgeHead, folder: Path) -> Path:
-    """Write ``ages.json`` and ``ages.f16`` and return the JSON's path."""
+def write_age_head(head: AgeHead, folder: Path, ties: Mapping[str, str]) -> Path:
+    """Write ``ages.json`` and ``ages.f16``, tied to a student, and return the JSON's path."""
     templates = list(head.templates)
     return _write(
         folder / "ages.json",
@@ -159,6 +160,7 @@ def write_age_head(head: AgeHead, folder: Path) -> Path:
             "age is the middle one, in days, of the 15 ages with the highest vectors @ embedding",
             "prompts": templates,
             "prompts_sha256": prompts_digest(templates),
+            **ties,
         },
     )
 

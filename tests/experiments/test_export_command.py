@@ -82,6 +82,7 @@ def test_a_run_tells_its_data_teacher_and_start(checkpoint):
     facts = training_facts(run_config(str(checkpoint)))
     assert facts["data"] == "datamodules.HC18DataModule, root /scans/HC18"
     assert facts["teacher"] == "models.OpenCLIPEncoder, name FetalCLIP, weights f.pt"
+    assert facts["corpus"] == "hc18"
     assert (facts["loss"], facts["start"]) == ("losses.SRKDLoss", "random weights")
     assert training_facts(None) == {}
 
