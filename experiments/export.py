@@ -7,20 +7,22 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from datamodules import FetalDataModule
 from datamodules.protocol import Protocol
 from experiments.origin import RANDOM, preset_of, run_config, training_facts
-from experiments.plain_errors import run_plainly
+from experiments.plain_errors import PlainErrorParser, run_plainly
 from experiments.recipes import DEFAULT_PRESET, data_class, preset_file
 from experiments.shorthand import data_arguments
 from export import Options, export_student
+from export.build import require_replaceable
 from export.manifest import MANIFEST
 from export.provenance import sha256
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 
-RANDOM_SPACING = "0.30"
+PROGRAM = ".venv/bin/python -m experiments.export"
+RANDOM_SPACING = 0.30
 RANDOM_FRAMES = (
     48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
 )
@@ -82,6 +84,23 @@ def default_target(checkpoint: str) -> Path:
     return folder / f"{Path(checkpoint).stem}-export"
 
 
+def spelt_out(argv: list[str]) -> list[str]:
+    """Spell a command line out: dashes in names, bare flags and lists of one, as ``--dynamic-batch --skip=int8``."""
+    flags = {name for name, field in Options.__dataclass_fields__.items() if field.default is False}
+    spelt = []
+    for position, argument in enumerate(argv):
+        option, equals, value = argument.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--"):
+            spelt.append(argument)
+        elif name in flags and not equals and argv[position + 1 : position + 2] not in (["true"], ["false"]):
+            spelt.append(f"--{name}=true")
+        else:
+            listed = name in ("skip", "spacings") and value and not value.startswith("[")
+            spelt.append(f"--{name}{equals}{f'[{value}]' if listed else value}")
+    return spelt
+
+
 def named_preset(argv: list[str]) -> str | None:
     """Return the data preset that a command line names, None when it names none.
 
@@ -123,13 +142,12 @@ def parse(argv: list[str]) -> Namespace:
     phantom. ``HC18_ROOT``, ``PLANES_ROOT`` and ``SHARDS`` say where data are, as for training.
 
     Raises:
-        ValueError: ``--preset`` has no value, or there is no such preset.
+        ValueError: ``--preset`` has no value, there is no such preset, or an option's value cannot be used.
     """
+    argv = spelt_out(argv)
     named, config = named_preset(argv), run_config(_positional(argv))
     preset = named or preset_of(config) or DEFAULT_PRESET
-    parser = ArgumentParser(
-        prog="make export CKPT=...", description="Export a student for phones and the web."
-    )
+    parser = PlainErrorParser(prog=PROGRAM, description="Export a student for phones and the web.")
     parser.add_argument("checkpoint", type=str, help="A checkpoint, or random:MobileCLIP2-S0.")
     parser.add_argument("--preset", type=str, default=preset, help="Data preset that calibrates and judges.")
     parser.add_argument("--out", type=str | None, default=None, help="Folder to write.")
@@ -137,7 +155,24 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_class_arguments(Options, None)
     parser.add_subclass_arguments(FetalDataModule, "data")
     parser.set_defaults({"data": default_data(preset, config)})
-    return parser.parse_args([*data_arguments(preset), *argv])
+    parsed = parser.parse_args([*data_arguments(preset), *argv])
+    options_of(parsed)
+    return parsed
+
+
+def options_of(config: Namespace) -> Options:
+    """Return the options that a command line asks for.
+
+    Raises:
+        ValueError: One of them cannot be used.
+    """
+    values = {name: config[name] for name in Options.__dataclass_fields__}
+    if config.checkpoint.startswith(RANDOM):
+        values["frames"] = RANDOM_FRAMES if values["frames"] is None else values["frames"]
+        # Embedding thousands of age prompts with a full-size text tower takes an hour and proves nothing.
+        values["spacings"], values["only_spacings"] = values["spacings"] or [RANDOM_SPACING], True
+        values["coreml_frames"] = min(values["coreml_frames"], RANDOM_FRAMES)
+    return Options(**values)
 
 
 def run(argv: list[str]) -> None:
@@ -147,25 +182,20 @@ def run(argv: list[str]) -> None:
         ValueError: A file or setting cannot be used, or a parity gate was missed.
     """
     config = parse(argv)
+    options = options_of(config)
+    target = Path(config.out) if config.out else default_target(config.checkpoint)
+    require_replaceable(target.resolve())
     student, source = load_student(config.checkpoint)
-    names = Options.__dataclass_fields__
-    values = {name: config[name] for name in names}
-    if source["weights"] == "random":
-        values["frames"] = values["frames"] or RANDOM_FRAMES
-        # Embedding thousands of age prompts with a full-size text tower takes an hour and proves nothing.
-        values["spacings"], values["only_spacings"] = values["spacings"] or [RANDOM_SPACING], True
-        values["coreml_frames"] = min(values["coreml_frames"], RANDOM_FRAMES)
-    parser = ArgumentParser()
+    parser = PlainErrorParser()
     parser.add_subclass_arguments(FetalDataModule, "data")
     data = parser.instantiate(Namespace(data=config.data)).data
-    target = Path(config.out) if config.out else default_target(config.checkpoint)
     source |= {"data": config.preset, "training": training_facts(run_config(config.checkpoint))}
     trained = None
     if config.int8_from is not None:
         trained = load_trained_int8(config.int8_from)
         source["int8_checkpoint_sha256"] = sha256(Path(config.int8_from))
     protocol = Protocol.load(config.protocol)
-    export = export_student(student, data, protocol, target, Options(**values), source, trained)
+    export = export_student(student, data, protocol, target, options, source, trained)
     print(f"exported to {export.folder}: see MODEL_CARD.md, parity.json and docs/deploy.md")
 
 

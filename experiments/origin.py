@@ -46,13 +46,16 @@ def training_facts(config: dict[str, Any] | None) -> dict[str, str]:
     """Say in words what a student was made from, as far as its run recorded it.
 
     Returns:
-        ``data``, ``teacher``, ``loss`` and ``start`` (the weights that training began with), as far as they are in
-        the record; empty without one.
+        ``data``, ``corpus`` (its preset), ``teacher``, ``loss`` and ``start`` (the weights that training began with),
+        as far as they are in the record; empty without one.
     """
     if config is None:
         return {}
     model = config.get("model") or {}
     facts = {"data": _tower(config["data"], ("root", "urls", "planes_root", "hc18_root"))}
+    preset = preset_of(config)
+    if preset is not None:
+        facts["corpus"] = preset
     if isinstance(model.get("loss"), dict):
         facts["loss"] = str(model["loss"].get("class_path"))
     teacher, student = model.get("teacher"), model.get("student")

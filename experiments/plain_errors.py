@@ -58,6 +58,8 @@ class PlainErrorParser(LightningArgumentParser):
 
 def _command(parser: LightningArgumentParser) -> str:
     """Return what a person types before the options; argparse puts usage in brackets between its words."""
+    if " -m " in parser.prog:
+        return parser.prog
     words = [word for word in parser.prog.split() if word.isalpha()]
     return " ".join([".venv/bin/python -m experiments", *(words or ["fit"])])
 

@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.build import Options, export_student
+    from export.build import export_student
     from export.manifest import Export, read_export
+    from export.options import Options
 
 __all__ = ["Export", "Options", "export_student", "read_export"]
 
 _HOMES = {
     "Export": "export.manifest",
-    "Options": "export.build",
+    "Options": "export.options",
     "export_student": "export.build",
     "read_export": "export.manifest",
 }

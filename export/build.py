@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from datamodules import FetalDataModule
 from datamodules.protocol import Protocol
-from export.contract import METADATA_LICENCE, contract_of, metadata_of
+from export.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
 from export.coreml_rows import check_packages, device_rows
 from export.frames import calibration_pixels, corpus_spacings, evaluation_frames
 from export.golden import write_golden
-from export.heads import AgeHead, ClassHead, build_heads, write_age_head, write_class_head
-from export.int8_speed import drop_slow_int8
+from export.heads import build_heads
+from export.int8_speed import judge_int8_speed
 from export.int8_variants import INT8_VARIANTS, NO_OPENVINO, require_kin, runs_here, write_int8_variants
-from export.manifest import Export, artifact_entry, read_export, write_manifest
+from export.manifest import MANIFEST, Export, artifact_entry, read_export, write_manifest
 from export.measure import measure, text_row
-from export.model_card import weight_origin, write_licences, write_model_card
+from export.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
 from export.onnx_graph import OnnxRunner
 from export.openvino_runner import BFLOAT16, enter_bfloat16
+from export.options import Options
 from export.parity import (
     COMPRESSED,
     FAILED,
@@ -38,47 +37,17 @@ from export.parity import (
 from export.pixel_graph import PixelEncoder
 from export.provenance import package_versions
 from export.text_artifact import text_reference, write_text_encoder
-from export.variants import Variant, Workbench, torch_runner, write_coreml_variants, write_onnx_variants
+from export.variants import (
+    Variant,
+    Workbench,
+    torch_runner,
+    write_coreml_variants,
+    write_heads,
+    write_onnx_variants,
+)
 from models import DualEncoder, QuantisedStudent, fused_copy
 
 VERIFY = Path(__file__).with_name("verify_coreml.py")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to export.
-
-    Attributes:
-        dynamic_batch: Leave the batch axis of the ONNX files open.
-        text_encoder: Export the text tower too.
-        spacings: Printed pixel spacings of the age table, ``["0.21", "0.34"]``, beside those of all heads of the
-            corpus, whatever `frames` says.
-        only_spacings: Leave out those of the corpus, for a full-size text tower takes long; HC18 is then scored
-            only if those given cover its frames.
-        skip: Variants to leave out (``coreml-palette6``); ``coreml`` leaves out all of Core ML, ``int8`` both
-            int8 files.
-        split: Evaluation frames: "test", "val" or "all".
-        frames: At most so many evaluation frames a benchmark; None takes all.
-        coreml_frames: The same for Core ML's rows, whose reference is slow.
-        calibration_frames: Training frames that calibrate int8.
-        gates: A file of parity gates; None takes ``export/gates.yaml``.
-        keep_slow_int8: Keep an int8 file that is slower than float32 here, for its size.
-        int8_from: Checkpoint of EXP=srkd-qat that went on from this student: int8 files take its weights and
-            the ranges of its training.
-    """
-
-    dynamic_batch: bool = False
-    text_encoder: bool = False
-    spacings: list[str] | None = None
-    only_spacings: bool = False
-    skip: Sequence[str] = ()
-    split: str = "test"
-    frames: int | None = None
-    coreml_frames: int = 400
-    calibration_frames: int = 64
-    gates: str | None = None
-    keep_slow_int8: bool = False
-    int8_from: str | None = None
 
 
 def export_student(
@@ -106,8 +75,11 @@ def export_student(
         The finished export, read back.
 
     Raises:
-        ValueError: A gate was missed; the message names the rows, and the ledger lies beside the target.
+        ValueError: A gate was missed; the message names the rows, and the ledger lies beside the target. Or the
+            target is something else than an older export.
     """
+    target = target.resolve()
+    require_replaceable(target)
     gates = read_gates(options.gates)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -116,12 +88,13 @@ def export_student(
         source = {**source, "recipe": student.recipe(), "split": options.split}
         rows = _fill(partial, student.eval(), data, protocol, options, source, gates, trained_int8)
         print_ledger(rows, f"parity of {target}")
-        failed = failures(rows)
+        failed, ledger_of_failure = failures(rows), target.with_name(f"{target.name}-failed-parity.json")
         if failed:
-            shutil.move(partial / "parity.json", target.with_name(f"{target.name}-failed-parity.json"))
+            shutil.move(partial / "parity.json", ledger_of_failure)
             raise ValueError(f"export: {failed}; {_remedy(rows)}")
         read_export(partial, student.preprocessing)
         _replace(partial, target)
+        ledger_of_failure.unlink(missing_ok=True)  # it told of an earlier attempt
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_export(target)
@@ -148,21 +121,24 @@ def _fill(
 ) -> list[Row]:
     if trained_int8 is not None:
         require_kin(student, trained_int8.eval())
-    frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
-    _say("embedding prompts")
-    own = [] if options.only_spacings else corpus_spacings(data, student.preprocessing)
-    heads, ages = build_heads(student, protocol, [*(options.spacings or ()), *own])
-    if ages is not None and frames.spacings() and not ages.rows_of(frames.spacings()):
-        _say("HC18 is not scored: its frames have spacings that are not among --spacings")
     trained = source["weights"] == "trained"
+    frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
+    few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
+    shipped = set(options.printed_spacings)
+    if not options.only_spacings:
+        shipped.update(corpus_spacings(data, student.preprocessing))
+    # What ships does not decide what is judged, but the tasks of random weights are not worth their prompts.
+    judged = {*frames.spacings(), *few.spacings()} if trained else set()
+    _say("embedding prompts")
+    heads, ages = build_heads(student, protocol, shipped | judged)
+    shipped_ages = ages.only(shipped) if ages is not None and shipped else None
     terms = {METADATA_LICENCE: " ".join(weight_origin(source))}
-    metadata = metadata_of(student.preprocessing) | terms
+    metadata = metadata_of(student) | terms
     bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
 
     _write_models(bench, data, options, trained_int8)
     _say("measuring parity")
-    few = evaluation_frames(data, student.preprocessing, options.split, options.coreml_frames)
     fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
     quick = [fused, *(variant for variant in bench.variants if not variant.emulated)]
     rows = measure(reference, quick, frames, heads, ages, gates, trained=trained)
@@ -172,14 +148,13 @@ def _fill(
     rows += bench.not_run
     check_packages(bench.artifacts, rows)
     rows += device_rows(bench.artifacts, gates, trained=trained)
-    if not options.keep_slow_int8:
-        _say("timing int8 against float32")
-        drop_slow_int8(bench, rows)
+    _say("timing int8 against float32")
+    judge_int8_speed(bench, rows, keep_slow=options.keep_slow_int8)
     if options.text_encoder:
         rows.append(_text(bench, student, gates))
-    _write_heads(bench, heads, ages)
+    write_heads(bench, heads, shipped_ages)
     small = {variant.name: variant.run for variant in slow if variant.gate == COMPRESSED}
-    golden = write_golden(folder, student.preprocessing, reference, heads, ages, small)
+    golden = write_golden(folder, student.preprocessing, reference, heads, shipped_ages, small)
     shutil.copyfile(VERIFY, folder / VERIFY.name)
     _describe(bench, student, protocol, source, rows, golden)
     return rows
@@ -214,22 +189,14 @@ def _write_models(
 
 
 def _text(bench: Workbench, student: DualEncoder, gates: Any) -> Row:
-    path, files = write_text_encoder(student, bench.folder / "text", bench.metadata, bench.warnings)
+    path, way, files = write_text_encoder(student, bench.folder / "text", bench.metadata, bench.warnings)
     bench.artifacts["onnx-text"] = artifact_entry(
-        path, bench.folder, kind="onnx", batch="any", output="embedding"
+        path, bench.folder, kind="onnx", batch="any", captured_by=way, output=TEXT_EMBEDDING_NAME
     )
     for file in files:
-        bench.artifacts[f"text_{file.stem}"] = artifact_entry(file, bench.folder, kind="text")
+        entry = artifact_entry(file, bench.folder, kind="text")
+        bench.artifacts[entry["file"]] = entry  # stems occur twice: tokenizer.json, tokenizer.model
     return text_row(*text_reference(student), OnnxRunner(path), gates)
-
-
-def _write_heads(bench: Workbench, heads: dict[str, ClassHead], ages: AgeHead | None) -> None:
-    folder = bench.folder / "heads"
-    paths = {name: write_class_head(head, folder) for name, head in heads.items()}
-    if ages is not None:
-        paths["ages"] = write_age_head(ages, folder)
-    for name, path in paths.items():
-        bench.artifacts[f"head_{name}"] = artifact_entry(path, bench.folder, kind="head")
 
 
 def _describe(
@@ -240,23 +207,29 @@ def _describe(
     rows: list[Row],
     golden: Path,
 ) -> None:
-    """Write parity ledger, licences, model card and, last, the manifest."""
+    """Write parity ledger, licences, model card and, last, the manifest, which hashes all but the ledger.
+
+    A Mac finishes the ledger later (`export.verify_coreml`).
+    """
     folder, contract = bench.folder, contract_of(student.preprocessing)
     bench.artifacts["golden"] = artifact_entry(golden.parent, folder, kind="golden")
     facts = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": package_versions()}
     content = ledger(rows, {**facts, "protocol": protocol.digest, "warnings": bench.warnings})
     (folder / "parity.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    write_licences(folder / "LICENCES.md", source)
+    write_licences(folder / LICENCES, source, protocol.digest)
     write_model_card(
-        folder / "MODEL_CARD.md",
+        folder / MODEL_CARD,
         source=source,
         contract=contract,
         artifacts=bench.artifacts,
         rows=rows,
         protocol=protocol.digest,
     )
+    for name in (MODEL_CARD, LICENCES, VERIFY.name):
+        bench.artifacts[name] = artifact_entry(folder / name, folder, kind="document")
     manifest = {
         **facts,
+        **ties_of(bench.metadata),
         "source": source,
         "contract": contract,
         "embed_dim": student.embed_dim,
@@ -266,6 +239,22 @@ def _describe(
         **bench.facts,
     }
     write_manifest(folder, manifest)
+
+
+def require_replaceable(target: Path) -> None:
+    """Check that a finished folder may take the target's place, which deletes what is there.
+
+    Raises:
+        ValueError: The target is a file, or a folder with something else in it than an export.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        ours = "contract_sha256" in json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise ValueError(f"--out={target}: it is there and no earlier export; name a new or an empty folder")
 
 
 def _replace(partial: Path, target: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from models import Preprocessing
+import torch
+
+from models import DualEncoder, Preprocessing
 
 INPUT_NAME = "image"
 EMBEDDING_NAME = "embedding"
@@ -14,9 +17,16 @@ PROBABILITIES_NAME = "probabilities"
 TEXT_EMBEDDING_NAME = "text_embedding"
 TOKENS_NAME = "tokens"
 
-METADATA_CONTRACT = "sonodistill.contract"
-METADATA_LICENCE = "sonodistill.weights_licence"
-METADATA_DIGEST = "sonodistill.contract_sha256"
+METADATA_PREFIX = "sonodistill."
+METADATA_CONTRACT = f"{METADATA_PREFIX}contract"
+METADATA_LICENCE = f"{METADATA_PREFIX}weights_licence"
+METADATA_DIGEST = f"{METADATA_PREFIX}contract_sha256"
+METADATA_LABELS = f"{METADATA_PREFIX}labels"
+TIES = {
+    "contract_sha256": "it was exported under another preprocessing contract",
+    "model_sha256": "it was made from another student",
+}
+"""What every artifact carries (metadata behind `METADATA_PREFIX`), and what it means when it is not the manifest's."""
 
 
 def contract_of(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -56,11 +66,26 @@ def contract_digest(contract: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def metadata_of(preprocessing: Preprocessing) -> dict[str, str]:
+def model_digest(model: DualEncoder) -> str:
+    """Return the SHA-256 of a model's weights and buffers: names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def metadata_of(model: DualEncoder) -> dict[str, str]:
     """Return the texts that go into the metadata of an ONNX file or a Core ML package."""
-    contract = contract_of(preprocessing)
+    contract = contract_of(model.preprocessing)
     return {
         METADATA_CONTRACT: json.dumps(contract, sort_keys=True),
         METADATA_DIGEST: contract_digest(contract),
-        "sonodistill.note": "Research software, not a medical device.",
+        f"{METADATA_PREFIX}model_sha256": model_digest(model),
+        f"{METADATA_PREFIX}note": "Research software, not a medical device.",
     }
+
+
+def ties_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what a head carries of an artifact's metadata, to be held against the manifest."""
+    return {key: metadata[METADATA_PREFIX + key] for key in TIES}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from export.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_LICENCE
-from export.provenance import collected_warnings
+from export.provenance import EXPORTED, TRACED, collected_warnings
 
 LABEL_NAME = "label"
 # Rounding these to half precision would cost digits of the embedding's direction and, in the softmax, of
@@ -54,10 +54,10 @@ def traced_program(module: nn.Module, example: Tensor, warnings: list[str]) -> t
     """
     with torch.no_grad():
         try:
-            return torch.export.export(module, (example,)).run_decompositions({}), "torch.export"
+            return torch.export.export(module, (example,)).run_decompositions({}), EXPORTED
         except Exception as error:  # any failure of the exporter has the same remedy
             warnings.append(f"torch.export failed, traced instead: {type(error).__name__}: {error}"[:300])
-            return torch.jit.trace(module, example), "torch.jit.trace"
+            return torch.jit.trace(module, example), TRACED
 
 
 def write_package(

@@ -103,7 +103,14 @@ def evaluation_frames(
         preprocessing: The model's contract.
         split: "test", or "val" or "all".
         limit: At most so many frames a benchmark, spread evenly over it; None for all.
+
+    Raises:
+        ValueError: The corpus has no benchmark, or no frame of one in this split.
     """
+    if not data.benchmarks:
+        raise ValueError(
+            f"{type(data).__name__}: no benchmark to judge an export by; name another, DATA=phantom"
+        )
     rows: dict[str, list[int]] = {}
     position: dict[tuple[str, str], int] = {}
     records: list[Record] = []

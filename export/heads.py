@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from datamodules.captions import SPACING
 from datamodules.protocol import Protocol
 from export.provenance import sha256
 from metrics import AGES_DAYS
@@ -63,11 +64,22 @@ class AgeHead:
     templates: Sequence[str]
     table: AgeTable
 
+    @property
+    def prints_spacing(self) -> bool:
+        """Whether any template prints the pixel spacing; else all rows of the table are one."""
+        return any(SPACING in template for template in self.templates)
+
     def rows_of(self, spacings: Sequence[str]) -> list[str]:
         """Return the table's row for each printed spacing; nothing when one of them has no row."""
-        if not any("{spacing}" in template for template in self.templates):
+        if not self.prints_spacing:
             return [self.table.spacings[0]] * len(spacings)
         return list(spacings) if set(spacings) <= set(self.table.spacings) else []
+
+    def only(self, spacings: Iterable[str]) -> AgeHead:
+        """Return the head with the rows of these printed spacings alone; one row where templates print none."""
+        chosen = tuple(sorted(set(spacings)))[: None if self.prints_spacing else 1]
+        rows = [self.table.spacings.index(row) for row in self.rows_of(chosen)]
+        return AgeHead(self.templates, AgeTable(chosen, self.table.vectors[rows]))
 
     def rounded(self) -> AgeHead:
         """Return the head as an app reads it: stored in float16."""
@@ -86,7 +98,7 @@ def build_age_head(model: DualEncoder, templates: Sequence[str], spacings: Seque
 
     With a full-size text tower this takes minutes to an hour; a bar shows the time left.
     """
-    if not any("{spacing}" in template for template in templates):
+    if not any(SPACING in template for template in templates):
         spacings = spacings[:1]  # all the same
     interval = 0.2 if sys.stderr.isatty() else LOG_SECONDS
     with tqdm(desc="ages", unit="prompt", delay=QUIET_SECONDS, mininterval=interval, leave=False) as bar:
@@ -99,7 +111,7 @@ def build_age_head(model: DualEncoder, templates: Sequence[str], spacings: Seque
 
 
 def build_heads(
-    model: DualEncoder, protocol: Protocol, spacings: Sequence[str]
+    model: DualEncoder, protocol: Protocol, spacings: Iterable[str]
 ) -> tuple[dict[str, ClassHead], AgeHead | None]:
     """Embed a protocol: the heads of both plane benchmarks, and the ages, None without any spacing."""
     heads = {
@@ -115,8 +127,8 @@ def prompts_digest(prompts: Any) -> str:
     return hashlib.sha256(json.dumps(prompts, ensure_ascii=False).encode()).hexdigest()
 
 
-def write_class_head(head: ClassHead, folder: Path) -> Path:
-    """Write ``<name>.json`` and ``<name>.f32`` and return the JSON's path."""
+def write_class_head(head: ClassHead, folder: Path, ties: Mapping[str, str]) -> Path:
+    """Write ``<name>.json`` and ``<name>.f32``, tied to a student, and return the JSON's path."""
     prompts = {label: list(texts) for label, texts in head.prompts.items()}
     return _write(
         folder / f"{head.name}.json",
@@ -128,12 +140,13 @@ def write_class_head(head: ClassHead, folder: Path) -> Path:
             "use": "probabilities = softmax(cosine_scale * vectors @ embedding)",
             "prompts": prompts,
             "prompts_sha256": prompts_digest(prompts),
+            **ties,
         },
     )
 
 
-def write_age_head(head: AgeHead, folder: Path) -> Path:
-    """Write ``ages.json`` and ``ages.f16`` and return the JSON's path."""
+def write_age_head(head: AgeHead, folder: Path, ties: Mapping[str, str]) -> Path:
+    """Write ``ages.json`` and ``ages.f16``, tied to a student, and return the JSON's path."""
     templates = list(head.templates)
     return _write(
         folder / "ages.json",
@@ -147,6 +160,7 @@ def write_age_head(head: AgeHead, folder: Path) -> Path:
             "age is the middle one, in days, of the 15 ages with the highest vectors @ embedding",
             "prompts": templates,
             "prompts_sha256": prompts_digest(templates),
+            **ties,
         },
     )
 

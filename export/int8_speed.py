@@ -3,48 +3,81 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from export.int8_variants import INT8_VARIANTS
-from export.latency.interleave import speed_ratio, time_interleaved
+from export.latency.interleave import Timing, speed_ratio, time_interleaved
+from export.latency.machine import INT8_PRODUCTS, instructions
+from export.onnx_int8 import grouped_convolution_count
 from export.parity import DROPPED, FAILED, Row
-from export.variants import Workbench
+from export.variants import ENCODER_FILE, Workbench
 
 RUNTIMES = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
 ROUNDS, REPEATS = 7, 5
+KEEP = "--keep_slow_int8"
 
 
-def drop_slow_int8(bench: Workbench, rows: list[Row]) -> None:
-    """Time the int8 files against the float32 one, and delete those that lose.
+def judge_int8_speed(bench: Workbench, rows: list[Row], *, keep_slow: bool) -> None:
+    """Time the int8 files against the float32 one, and delete those that lose or cannot be timed.
 
     Args:
         bench: The workbench; artifacts of deleted files are taken out, and the ratios are recorded.
-        rows: The ledger; rows of deleted files become ``DROPPED`` with the figure.
+        rows: The ledger; every int8 row gets its figure, rows of deleted files become ``DROPPED``.
+        keep_slow: Delete nothing.
     """
     judged = {
-        row.variant: row for row in rows if row.variant in INT8_VARIANTS and row.variant in bench.artifacts
+        row.variant: row
+        for row in rows
+        if row.variant in INT8_VARIANTS and row.variant in bench.artifacts and row.status != FAILED
     }
-    specs: dict[str, dict[str, Any]] = {}
-    for name, row in judged.items():
-        if row.status == FAILED:
-            continue
-        common = {"backend": RUNTIMES[name], "threads": os.cpu_count() or 1, "batch": 1, "side": bench.side}
-        specs[f"{name} yardstick"] = {**common, "path": str(bench.folder / "image_encoder.onnx")}
-        specs[name] = {**common, "path": str(bench.folder / bench.artifacts[name]["file"])}
-    if not specs:
+    if not judged:
         return
-    timings = time_interleaved(specs, ROUNDS, REPEATS)
-    ratios = {}
-    for name in [name for name in specs if name in judged]:
-        row, own, yardstick = judged[name], timings[name], timings[f"{name} yardstick"]
-        if own.error or yardstick.error:
-            row.note = own.error or yardstick.error
-            continue
-        ratios[name] = speed_ratio(yardstick, own).median
-        speed = f"{ratios[name]:.2f} times as fast as float32 in {RUNTIMES[name]} here"
-        row.note = "; ".join(filter(None, [row.note, speed]))
-        if ratios[name] < 1:
+    timings = _timings(bench, list(judged))
+    ratios = bench.facts["int8_speed"] = {}
+    for name, row in judged.items():
+        file = bench.folder / bench.artifacts[name]["file"]
+        own, yardstick = timings[name], timings[f"{name} yardstick"]
+        broken = own.error or yardstick.error
+        if broken:
+            speed = f"could not be timed against float32 ({broken})"
+        else:
+            ratios[name] = speed_ratio(yardstick, own).median
+            speed = f"{ratios[name]:.2f} times as fast as float32 in {RUNTIMES[name]} here"
+        slow = bool(broken) or ratios[name] < 1
+        reason = _why_slow(name, file) if slow and not broken else ""
+        verdict = ""
+        if slow and keep_slow:
+            verdict = f"kept all the same ({KEEP})"
+        elif slow:
+            verdict = f"kept out for that ({KEEP} keeps it for its size)"
             row.status = DROPPED
-            row.note += "; kept out for that (--keep_slow_int8 keeps it for its size)"
-            (bench.folder / bench.artifacts.pop(name)["file"]).unlink()
-    bench.facts["int8_speed"] = ratios
+            del bench.artifacts[name]
+            file.unlink()
+        row.note = "; ".join(filter(None, [row.note, speed, reason, verdict]))
+
+
+def _timings(bench: Workbench, names: list[str]) -> dict[str, Timing]:
+    specs: dict[str, dict[str, Any]] = {}
+    for name in names:
+        common = {"backend": RUNTIMES[name], "threads": os.cpu_count() or 1, "batch": 1, "side": bench.side}
+        specs[f"{name} yardstick"] = {**common, "path": str(bench.folder / ENCODER_FILE)}
+        specs[name] = {**common, "path": str(bench.folder / bench.artifacts[name]["file"])}
+    try:
+        return time_interleaved(specs, ROUNDS, REPEATS)
+    except (RuntimeError, OSError) as error:  # a runtime's process ended in the middle
+        return {name: Timing(spec, error=" ".join(str(error).split())) for name, spec in specs.items()}
+
+
+def _why_slow(name: str, file: Path) -> str:
+    """Say what is known to hold int8 back here; nothing where nothing is known."""
+    reasons = []
+    grouped = grouped_convolution_count(file)
+    if not INT8_VARIANTS[name] and grouped:
+        reasons.append(
+            f"{grouped} grouped convolutions stay in float32, for which this runtime has no fast int8 kernel"
+        )
+    found = instructions()
+    if found and not INT8_PRODUCTS & set(found):
+        reasons.append("this processor has no int8 dot product (VNNI)")
+    return f"because {' and '.join(reasons)}" if reasons else ""

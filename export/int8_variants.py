@@ -66,7 +66,7 @@ def write_int8_variants(
         batch = 1 if trained is not None else bench.artifacts["onnx-fp32"]["batch"]
         facts: dict[str, object] = {"kind": "onnx", "batch": batch, "output": EMBEDDING_NAME}
         if trained is not None:
-            write_trained_int8(
+            facts["captured_by"] = write_trained_int8(
                 trained,
                 path,
                 grouped_convolutions=INT8_VARIANTS[name],
@@ -83,6 +83,7 @@ def write_int8_variants(
                 metadata=bench.metadata,
                 warnings=bench.warnings,
             )
+            facts["captured_by"] = bench.artifacts["onnx-fp32"]["captured_by"]
             facts["ranges"] = f"calibrated on {len(frames)} frames"
         run: Run = OpenVinoRunner(path, bench.side) if openvino else OnnxRunner(path)
         bench.add(Variant(name, how, "compressed", run), path, **facts)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import METADATA_DIGEST, contract_digest
+from export.contract import METADATA_PREFIX, TIES, contract_digest
 from export.heads import read_head
 from export.onnx_graph import onnx_metadata
 from export.provenance import sha256, size_bytes
@@ -19,6 +19,8 @@ from models import Preprocessing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+REQUIRED = {"contract": dict, "contract_sha256": str, "model_sha256": str, "source": dict, "artifacts": dict}
+REQUIRED_OF_ARTIFACT = {"file": str, "sha256": str, "kind": str, "bytes": int}
 
 
 def artifact_entry(path: Path, root: Path, **facts: Any) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def artifact_entry(path: Path, root: Path, **facts: Any) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write manifest.json; `content` needs ``contract`` and ``artifacts`` (name -> `artifact_entry`)."""
+    """Write manifest.json; `content` needs all of `REQUIRED` but the contract's hash."""
     values = {"format": FORMAT, "contract_sha256": contract_digest(content["contract"]), **content}
     (folder / MANIFEST).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -85,17 +87,12 @@ def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Ex
     """
     folder = Path(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the folder that `make export CKPT=...` wrote")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {manifest.get('format')!r} is not {FORMAT}; export again")
-    digest = contract_digest(manifest["contract"])
-    if digest != manifest["contract_sha256"]:
+    manifest = _read_manifest(path)
+    if contract_digest(manifest["contract"]) != manifest["contract_sha256"]:
         raise ValueError(f"{path}: the preprocessing contract was edited after the export; export again")
     export = Export(folder, manifest)
     for name in manifest["artifacts"]:
-        _check_artifact(export, name, digest)
+        _check_artifact(export, name)
     if expected is not None and expected != export.preprocessing:
         theirs, ours = expected.to_dict(), export.preprocessing.to_dict()
         differing = [f"{key} is {ours[key]}, not {theirs[key]}" for key in ours if ours[key] != theirs[key]]
@@ -103,7 +100,29 @@ def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Ex
     return export
 
 
-def _check_artifact(export: Export, name: str, digest: str) -> None:
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the folder that `make export CKPT=...` wrote")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error}); export again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise ValueError(f"{path}: format {found!r} is not {FORMAT}; export again")
+    _require(manifest, REQUIRED, f"{path}: ")
+    for name, entry in manifest["artifacts"].items():
+        _require(entry, REQUIRED_OF_ARTIFACT, f"{path}: artifacts.{name}.")
+    return manifest
+
+
+def _require(values: Any, types: Mapping[str, type], place: str) -> None:
+    for key, kind in types.items():
+        if not isinstance(values, dict) or not isinstance(values.get(key), kind):
+            raise ValueError(f"{place}{key} is missing or damaged; export again")
+
+
+def _check_artifact(export: Export, name: str) -> None:
     path = export.artifact(name)
     if not path.exists():
         raise FileNotFoundError(f"{path}: the manifest names this file and it is absent; export again")
@@ -111,17 +130,31 @@ def _check_artifact(export: Export, name: str, digest: str) -> None:
         raise ValueError(
             f"{path}: its hash is not the manifest's; the file was changed or mixed up, export again"
         )
-    stranger = path.suffix == ".onnx" and onnx_metadata(path).get(METADATA_DIGEST) != digest
-    if stranger or (path.suffix == ".mlpackage" and not _package_carries(path, digest)):
-        raise ValueError(f"{path}: it was exported under another preprocessing contract; export again")
-    if name.startswith("head_"):
+    is_head = name.startswith("head_")
+    ties = {key: str(export.manifest[key]) for key in TIES}
+    for key in _strange(path, ties, is_head):
+        raise ValueError(f"{path}: {TIES[key]}; export again")
+    if is_head:
         read_head(path)
 
 
-def _package_carries(package: Path, digest: str) -> bool:
-    """Tell whether a Core ML package's metadata hold the contract's digest, without coremltools.
+def _strange(path: Path, ties: Mapping[str, str], is_head: bool) -> list[str]:
+    """Return which of a manifest's ties a model or a head does not carry; other files carry none.
 
-    The specification is a protocol buffer; an entry of its metadata is key, tag of the value, length, value.
+    A Core ML package is read without coremltools: its specification is a protocol buffer, and an entry of the metadata
+    is key, tag of the value, length, value.
     """
-    entry = METADATA_DIGEST.encode() + b"\x12" + bytes([len(digest)]) + digest.encode()
-    return any(entry in path.read_bytes() for path in package.rglob("*.mlmodel"))
+    if path.suffix == ".mlpackage":
+        content = b"".join(file.read_bytes() for file in path.rglob("*.mlmodel"))
+        entries = {
+            key: f"{METADATA_PREFIX}{key}".encode() + b"\x12" + bytes([len(value)]) + value.encode()
+            for key, value in ties.items()
+        }
+        return [key for key, entry in entries.items() if entry not in content]
+    if is_head:
+        head = json.loads(path.read_text(encoding="utf-8"))
+        return [key for key, value in ties.items() if head.get(key) != value]
+    if path.suffix == ".onnx":
+        metadata = onnx_metadata(path)
+        return [key for key, value in ties.items() if metadata.get(METADATA_PREFIX + key) != value]
+    return []

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from export.frames import EvaluationFrames
 from export.heads import AgeHead, ClassHead
 from export.parity import EMULATED, OK, Gates, Row, embedding_figures, flip_rate, judge
-from export.task_scores import class_predictions, task_scores
+from export.task_scores import class_predictions, classifier_scores, task_scores
 from export.variants import Run, Variant
 from models.zero_shot import class_logits
 
@@ -73,7 +73,10 @@ def measure(
         row = Row(variant.name, variant.how, variant.gate)
         keep = found["is gray"].astype(bool) if variant.gray else np.ones(len(exact), dtype=bool)
         _fill(row, variant, exact, found[variant.name], keep, heads)
-        if row.frames and variant.head is None:
+        if row.frames and variant.head is not None:
+            row.tasks = classifier_scores(torch.from_numpy(found[variant.name]), frames, heads[variant.head])
+            row.reference_tasks = {name: tasks[name] for name in row.tasks}
+        elif row.frames:
             own = frames if keep.all() else frames.subset(keep)
             # Both on the same frames: a gray camera's model is not blamed for colour frames it cannot take.
             row.reference_tasks = tasks if keep.all() else task_scores(exact[keep], own, heads, ages)

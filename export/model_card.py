@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.corpora import CORPORA
+from datamodules.protocol import Protocol
 from export.parity import Row, markdown_ledger
-from models.licences import licence_of
+from models.licences import FETALCLIP_PROMPTS, licence_of
 
 NOT_RECORDED = "not recorded"
 RANDOM_START = "random weights"
 OWN_TEACHERS = "outputs/teachers/"  # trained by this project, from nothing published
-DATA_LICENCES = {
-    "HC18": "CC BY 4.0, van den Heuvel et al. 2018, doi:10.5281/zenodo.1327317",
-    "FETAL_PLANES_DB": "CC BY 4.0, Burgos-Artizzu et al. 2020, doi:10.5281/zenodo.3904280",
-    "phantom": "simulated by this project, free of patients; Apache-2.0",
+MODEL_CARD, LICENCES = "MODEL_CARD.md", "LICENCES.md"
+# data preset -> terms; a preset of one public corpus has its name
+DATA_TERMS = {"phantom": "Phantom: simulated by this project, free of patients; Apache-2.0"} | {
+    name: f"{corpus.title}: {corpus.licence}; {corpus.citation}; {corpus.source}"
+    for name, corpus in CORPORA.items()
 }
 
 
@@ -64,8 +67,58 @@ def weight_origin(source: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def write_licences(path: Path, source: Mapping[str, Any]) -> None:
-    """Write LICENCES.md: the terms of code, weights and data involved."""
+def made_how(source: Mapping[str, Any]) -> str:
+    """Say in a few words how a student came by its weights."""
+    if source["weights"] != "trained":
+        return "with random weights, not trained at all"
+    teacher = (source.get("training") or {}).get("teacher")
+    if teacher is None:
+        return f"trained; whether it was distilled from a teacher is {NOT_RECORDED}"
+    return "trained without a teacher" if teacher == "none" else f"distilled from a teacher ({teacher})"
+
+
+def data_terms(source: Mapping[str, Any]) -> list[str]:
+    """Say what data a student has seen, and their terms, line by line.
+
+    Args:
+        source: The manifest's ``source``: ``weights``, ``data`` (the preset that judged) and, where it is recorded,
+            ``training`` with ``data`` (in words) and ``corpus`` (the preset).
+    """
+    facts = source.get("training") or {}
+    lines, presets = [f"Calibrated and scored on: {source['data']}."], [source["data"]]
+    if source["weights"] == "trained":
+        lines.insert(0, f"Trained on: {facts.get('data', NOT_RECORDED)}.")
+        presets.insert(0, facts.get("corpus"))
+    if not all(preset in DATA_TERMS for preset in presets):
+        lines.append(
+            "Which public sets those hold is not known here (shards: see the manifest.json beside them). All:"
+        )
+        presets = list(DATA_TERMS)
+    return [*lines, *(DATA_TERMS[preset] for preset in dict.fromkeys(presets))]
+
+
+def prompt_terms(protocol: str) -> str:
+    """Say whose terms the prompts inside the heads fall under.
+
+    Args:
+        protocol: Digest of the zero-shot protocol.
+    """
+    if protocol == Protocol.load().digest:
+        return "Prompts inside the heads: this project's own, Apache-2.0."
+    return (
+        f"Prompts inside the heads: not this project's own (protocol {protocol}). Those imported from FetalCLIP are "
+        f"{FETALCLIP_PROMPTS}; the heads pass this on."
+    )
+
+
+def write_licences(path: Path, source: Mapping[str, Any], protocol: str) -> None:
+    """Write LICENCES.md: the terms of code, weights, prompts and data involved.
+
+    Args:
+        path: File to write.
+        source: Where the weights come from (the manifest's ``source``).
+        protocol: Digest of the zero-shot protocol.
+    """
     lines = [
         "# Licences",
         "",
@@ -77,8 +130,8 @@ def write_licences(path: Path, source: Mapping[str, Any]) -> None:
         "",
     ]
     lines += [f"- {line}" for line in weight_origin(source)]
-    lines += ["", "## Data that training and evaluation may have used", ""]
-    lines += [f"- {name}: {terms}" for name, terms in DATA_LICENCES.items()]
+    lines += ["", "## Prompts", "", f"- {prompt_terms(protocol)}", "", "## Data", ""]
+    lines += [f"- {line}" for line in data_terms(source)]
     lines += ["", "The golden frames are simulated.", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 
@@ -121,7 +174,9 @@ def write_model_card(
     recipe, side = source["recipe"], contract["preprocessing"]["image_size"]
     trained = source["weights"] == "trained"
     sizes = [
-        f"| {name} | `{entry['file']}` | {entry['bytes'] / 1e6:.2f} |" for name, entry in artifacts.items()
+        f"| {name} | {' '.join(f'`{entry[key]}`' for key in ('file', 'vectors') if key in entry)} "
+        f"| {entry['bytes'] / 1e6:.2f} |"
+        for name, entry in artifacts.items()
     ]
     made_from = "".join(f"- {line}\n" for line in training_lines(source))
     text = f"""# Model card
@@ -131,9 +186,8 @@ reassure or alarm a patient. Nothing here has been assessed by any regulator.
 
 ## What it is
 
-An image encoder for fetal ultrasound (`{architecture(recipe)}`, input {side} x {side} pixels), distilled from
-a larger vision-language model, with zero-shot heads for standard planes, brain sub-planes and gestational
-age.
+An image encoder for fetal ultrasound (`{architecture(recipe)}`, input {side} x {side} pixels), {made_how(source)}; with
+zero-shot heads for standard planes, brain sub-planes and gestational age.
 
 - weights: {"trained, " + str(source["checkpoint"]) if trained else "RANDOM, for measuring size and speed"}
 - checkpoint SHA-256: {source["checkpoint_sha256"] or "none"}
@@ -155,7 +209,7 @@ Task metrics are zero-shot, with the heads of this folder, on the frames counted
 
 ## Licences
 
-{chr(10).join("- " + line for line in weight_origin(source))}
+{chr(10).join("- " + line for line in [*weight_origin(source), prompt_terms(protocol)])}
 - Details: LICENCES.md
 """
     path.write_text(text, encoding="utf-8")

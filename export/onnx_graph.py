@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.provenance import collected_warnings
+from export.provenance import EXPORTED, TRACED, collected_warnings
 
 OPSET = (
     20  # the first with Gelu as one operator; spelled out with Erf it cost ONNX Runtime a quarter of the time
@@ -32,7 +32,7 @@ def write_onnx(
     metadata: Mapping[str, str],
     dynamic_batch: bool = False,
     warnings: list[str] | None = None,
-) -> None:
+) -> str:
     """Convert a module in eval mode to a single ONNX file (weights inside).
 
     Args:
@@ -43,34 +43,70 @@ def write_onnx(
         output_name: Name of the output.
         metadata: Texts for the file's metadata.
         dynamic_batch: Leave the first axis open. Static shapes run faster on most phones.
-        warnings: Receives the converter's warnings.
+        warnings: Receives the converter's warnings, and why the first way of capture failed, if it did.
+
+    Returns:
+        The way of capture: ``torch.export``, or ``torch.jit.trace`` where that fails.
 
     Raises:
         ValueError: The module is in training mode.
     """
     if module.training:
         raise ValueError(f"{path.name}: the module is in training mode; call eval() before exporting")
-    shapes: Any = None
     if dynamic_batch:
         # An example batch of one would be specialised to one.
         example = example.expand(2, *example.shape[1:]).contiguous()
-        shapes = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},)
-    silent = io.StringIO()
-    with torch.no_grad(), contextlib.redirect_stdout(silent), collected_warnings(_list(warnings)):
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes=shapes,
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        program.model.metadata_props.update(metadata)
-        program.save(str(path), external_data=False)
+    names = {
+        "input_names": [input_name],
+        "output_names": [output_name],
+        "opset_version": OPSET,
+        "verbose": False,
+    }
+    messages = [] if warnings is None else warnings
+    way = EXPORTED
+    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), collected_warnings(messages):
+        try:
+            _export(module, example, path, names, dynamic_batch)
+        except Exception as error:  # any failure of the exporter has the same remedy
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            messages.append(f"{path.name}: torch.export failed, traced instead: {reason}"[:300])
+            _trace(module, example, path, names, dynamic_batch)
+            way = TRACED
+    add_metadata(path, metadata)
+    return way
+
+
+def _export(
+    module: nn.Module, example: Tensor, path: Path, names: Mapping[str, Any], dynamic_batch: bool
+) -> None:
+    batch = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},)
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=batch if dynamic_batch else None,
+        external_data=False,
+        **names,
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _trace(
+    module: nn.Module, example: Tensor, path: Path, names: Mapping[str, Any], dynamic_batch: bool
+) -> None:
+    tensors = [*names["input_names"], *names["output_names"]]
+    axes = {tensor: {0: "batch"} for tensor in tensors} if dynamic_batch else None
+    torch.onnx.export(module, (example,), str(path), dynamo=False, dynamic_axes=axes, **names)
+
+
+def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Give an ONNX file its texts."""
+    import onnx
+
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.save(model, str(path))
 
 
 def append_classifier(
@@ -100,10 +136,6 @@ def append_classifier(
     graph.output.append(helper.make_tensor_value_info(output_name, TensorProto.FLOAT, shape))
     helper.set_model_props(model, dict(metadata))
     onnx.save(model, str(target))
-
-
-def _list(messages: list[str] | None) -> list[str]:
-    return [] if messages is None else messages
 
 
 def weight_count(path: Path) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract import INPUT_NAME
+from export.onnx_graph import add_metadata
 from export.provenance import collected_warnings
 
 QUANTISED_OPERATORS = ["Conv", "MatMul", "Gemm"]
@@ -68,9 +69,7 @@ def quantise(
             op_types_to_quantize=QUANTISED_OPERATORS,
             nodes_to_exclude=excluded,
         )
-    model = onnx.load(str(target))
-    onnx.helper.set_model_props(model, dict(metadata))
-    onnx.save(model, str(target))
+    add_metadata(target, metadata)
 
 
 def groups(node: Any) -> int:
@@ -78,6 +77,13 @@ def groups(node: Any) -> int:
     if node.op_type != "Conv":
         return 1
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
+
+
+def grouped_convolution_count(path: Path) -> int:
+    """Return the number of grouped and depthwise convolutions in an ONNX file."""
+    import onnx
+
+    return sum(groups(node) > 1 for node in onnx.load(str(path)).graph.node)
 
 
 def _reader(frames: NDArray[np.float32]) -> Any:

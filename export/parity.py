@@ -100,13 +100,17 @@ def read_gates(path: str | Path | None = None) -> Gates:
     source = DEFAULT_GATES if path is None else Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such file of parity gates")
-    gates = yaml.safe_load(source.read_text(encoding="utf-8"))
+    try:
+        gates = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: no YAML ({' '.join(str(error).split())})") from error
     default = gates if path is None else read_gates()
     if not isinstance(gates, dict) or set(gates) != set(default):
         raise ValueError(f"{source}: expected the gates {sorted(default)}")
     for name, limits in gates.items():
-        unknown = sorted(set(limits) - set(LIMITS))
-        if unknown or not all(isinstance(value, int | float) for value in limits.values()):
+        values = limits if isinstance(limits, dict) else {str(limits): None}
+        unknown = sorted(set(values) - set(LIMITS))
+        if unknown or not all(isinstance(value, int | float) for value in values.values()):
             raise ValueError(f"{source}: gate {name} takes numbers for {LIMITS}; unknown: {unknown}")
     return {name: {key: float(value) for key, value in limits.items()} for name, limits in gates.items()}
 

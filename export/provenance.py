@@ -16,6 +16,7 @@ PACKAGES = (
     "numpy",
 )  # fmt: skip
 CHUNK_BYTES = 1 << 20
+EXPORTED, TRACED = "torch.export", "torch.jit.trace"  # ways of capturing a module
 
 
 def package_versions() -> dict[str, str]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from export.frames import EvaluationFrames
 from export.heads import AgeHead, ClassHead
 from metrics import BiometryValidity, ZeroShotClassification
-from metrics.names import HC18, HEADLINE, PLANES, SUBPLANES
+from metrics.names import HC18, HEADLINE
 from models.zero_shot import class_logits
 
 IMAGES_AT_ONCE = 64  # bounds images x 175 ages x D
@@ -35,6 +36,16 @@ def class_predictions(embeddings: NDArray[np.float32], heads: Mapping[str, Class
     )
 
 
+def classifier_scores(logits: Tensor, frames: EvaluationFrames, head: ClassHead) -> dict[str, float]:
+    """Score a head's logits or probabilities [N, C] on its benchmark; empty where the frames lack it."""
+    if head.name not in frames.rows:
+        return {}
+    metric = ZeroShotClassification(head.labels)
+    targets = torch.tensor([head.labels.index(label) for label in frames.labels(head.name)])
+    metric.update(logits[frames.rows[head.name]], targets)
+    return {headline(head.name): float(metric.compute()["f1"])}
+
+
 def task_scores(
     embeddings: NDArray[np.float32],
     frames: EvaluationFrames,
@@ -50,15 +61,9 @@ def task_scores(
         ages: The age head; without it, or without the frames' spacings in it, HC18 is not scored.
     """
     images = torch.from_numpy(embeddings)
-    scores = {}
-    for benchmark in (PLANES, SUBPLANES):
-        if benchmark not in frames.rows:
-            continue
-        head = heads[benchmark]
-        metric = ZeroShotClassification(head.labels)
-        targets = torch.tensor([head.labels.index(label) for label in frames.labels(benchmark)])
-        metric.update(class_logits(images[frames.rows[benchmark]], head.vectors), targets)
-        scores[headline(benchmark)] = float(metric.compute()["f1"])
+    scores: dict[str, float] = {}
+    for head in heads.values():
+        scores |= classifier_scores(class_logits(images, head.vectors), frames, head)
     spacings = [] if ages is None else ages.rows_of(frames.spacings())
     if ages is not None and spacings:
         validity, hc_mm = BiometryValidity(), frames.head_circumferences_mm()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from open_clip.tokenizer import SimpleTokenizer
 
 from export.contract import TEXT_EMBEDDING_NAME, TOKENS_NAME
 from export.onnx_graph import write_onnx
 from export.pixel_graph import TokenEncoder
-from models import DualEncoder
-from models.tokenizer import FETAL_VOCABULARY, HF_PREFIX
+from models import DualEncoder, Preprocessing
+from models.tokenizer import FETAL_VOCABULARY, HF_PREFIX, clip_tokenizer, fetal_tokenizer
 
 GOLDEN_TEXTS = (
     "ultrasound of the fetal brain",
@@ -28,7 +28,7 @@ GOLDEN_TEXTS = (
 
 def write_text_encoder(
     model: DualEncoder, folder: Path, metadata: Mapping[str, str], warnings: list[str]
-) -> tuple[Path, list[Path]]:
+) -> tuple[Path, str, list[Path]]:
     """Write ``text_encoder.onnx`` (batch open), the tokenizer's files and ``text_golden.json``.
 
     Args:
@@ -38,11 +38,11 @@ def write_text_encoder(
         warnings: Receives the converter's warnings.
 
     Returns:
-        The ONNX file, and the other files.
+        The ONNX file, its way of capture, and the other files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "text_encoder.onnx"
-    write_onnx(
+    way = write_onnx(
         TokenEncoder(model).eval(),
         model.tokenize([GOLDEN_TEXTS[0]]),
         path,
@@ -52,7 +52,7 @@ def write_text_encoder(
         dynamic_batch=True,
         warnings=warnings,
     )
-    files = tokenizer_files(model.preprocessing.tokenizer, folder)
+    files = tokenizer_files(model.preprocessing, folder)
     tokens, embeddings = text_reference(model)
     golden = folder / "text_golden.json"
     rows = [
@@ -60,7 +60,7 @@ def write_text_encoder(
         for text, ids, vector in zip(GOLDEN_TEXTS, tokens, embeddings, strict=True)
     ]
     golden.write_text(json.dumps({"tokenizer": model.preprocessing.tokenizer, "rows": rows}) + "\n")
-    return path, [*files, golden]
+    return path, way, [*files, golden]
 
 
 @torch.no_grad()
@@ -70,28 +70,35 @@ def text_reference(model: DualEncoder) -> tuple[NDArray[np.int64], NDArray[np.fl
     return tokens.numpy(), model.encode_text(tokens).numpy()
 
 
-def tokenizer_files(tokenizer: str, folder: Path) -> list[Path]:
-    """Copy what an app needs to rebuild a tokenizer.
+def tokenizer_files(preprocessing: Preprocessing, folder: Path) -> list[Path]:
+    """Write what an app needs to rebuild a tokenizer.
 
     Args:
-        tokenizer: Name in the preprocessing contract.
+        preprocessing: The model's contract; `tokenizer` and `context_length` matter here.
         folder: Folder to write into.
 
     Returns:
-        ``merges.txt`` (CLIP's byte-pair merges), ``vocabulary.txt`` (this project's word pieces, a token's id
-        is its line), or the files of a `transformers` tokenizer.
+        ``tokenizer.json``, which the `tokenizers` libraries read whole, with ``merges.txt`` and ``vocab.json`` (CLIP's
+        byte-pair encoding) or ``vocabulary.txt`` (this project's word pieces, a token's id is its line); or the files
+        of a `transformers` tokenizer, in ``tokenizer/``.
     """
-    if tokenizer == "clip":
-        from open_clip.tokenizer import default_bpe
-
-        target = folder / "merges.txt"
-        target.write_bytes(gzip.decompress(Path(default_bpe()).read_bytes()))
-        return [target]
-    if tokenizer == "fetal":
+    name, length = preprocessing.tokenizer, preprocessing.context_length
+    whole = folder / "tokenizer.json"
+    if name == "clip":
+        own = SimpleTokenizer()
+        vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+        vocabulary.write_text(json.dumps(own.encoder, ensure_ascii=False) + "\n", encoding="utf-8")
+        # The published list goes on with merges that CLIP does not use.
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in own.bpe_ranks)]
+        merges.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        clip_tokenizer(length, folder).save(str(whole))
+        return [whole, vocabulary, merges]
+    if name == "fetal":
         target = folder / "vocabulary.txt"
         shutil.copyfile(FETAL_VOCABULARY, target)
-        return [target]
-    source = Path(tokenizer.removeprefix(HF_PREFIX))
+        fetal_tokenizer(length).save(str(whole))
+        return [whole, target]
+    source = Path(name.removeprefix(HF_PREFIX))
     target_folder = folder / "tokenizer"
     target_folder.mkdir()
     chosen = [file for file in sorted(source.iterdir()) if file.suffix in (".json", ".txt", ".model")]

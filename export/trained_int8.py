@@ -30,7 +30,7 @@ def write_trained_int8(
     grouped_convolutions: bool,
     metadata: Mapping[str, str],
     warnings: list[str] | None = None,
-) -> None:
+) -> str:
     """Write the image encoder of a student that was trained with int8 in the loop.
 
     Args:
@@ -39,6 +39,9 @@ def write_trained_int8(
         grouped_convolutions: Quantise grouped and depthwise convolutions too (see `export.onnx_int8`).
         metadata: Texts for the file's metadata.
         warnings: Receives the converters' warnings.
+
+    Returns:
+        The way of capture (see `export.onnx_graph.write_onnx`).
 
     Raises:
         ValueError: The student's ranges were never trained, or one of its layers is not in the graph.
@@ -53,7 +56,7 @@ def write_trained_int8(
     side = student.preprocessing.image_size
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared = Path(folder) / "float32.onnx", Path(folder) / "prepared.onnx"
-        write_onnx(
+        way = write_onnx(
             PixelEncoder(student.float_copy()).eval(),
             torch.rand(1, 3, side, side) * 255,
             plain,
@@ -84,6 +87,7 @@ def write_trained_int8(
         quantised = quantizer.model.model
     onnx.helper.set_model_props(quantised, dict(metadata))
     onnx.save(quantised, str(target))
+    return way
 
 
 def trained_ranges(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,21 +12,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_DIGEST, PROBABILITIES_NAME
+from export.contract import (
+    EMBEDDING_NAME,
+    INPUT_NAME,
+    METADATA_DIGEST,
+    METADATA_LABELS,
+    PROBABILITIES_NAME,
+    ties_of,
+)
 from export.coreml_inspection import inspect_package
 from export.coreml_package import COMPRESSIONS, compress_package, write_package
-from export.heads import ClassHead
+from export.heads import AgeHead, ClassHead, write_age_head, write_class_head
 from export.manifest import artifact_entry
 from export.mil_reference import MilReference, NoReferenceError
 from export.onnx_graph import OnnxRunner, append_classifier, weight_count, write_onnx
 from export.parity import NOT_RUN, Row
 from export.pixel_graph import PixelClassifier, PixelEncoder
+from export.provenance import size_bytes
+from metrics.names import PLANES, SUBPLANES
 from models.zero_shot import COSINE_SCALE
 
 Floats = NDArray[np.float32]
 Run = Callable[[Floats], Floats]
 
 ENCODER_FILE = "image_encoder.onnx"
+COREML_VARIANTS = (
+    "coreml-fp16",
+    "coreml-fp32",
+    "coreml-gray",
+    f"coreml-{PLANES}",
+    f"coreml-{SUBPLANES}",
+    *(f"coreml-{kind}" for kind in COMPRESSIONS),
+)
 BYTES_A_WEIGHT = {"palette8": 1.0, "palette6": 0.75, "int8": 1.0}
 REFERENCE = "the package's operators, computed in torch on this machine; not Core ML itself"
 
@@ -109,8 +127,7 @@ def torch_runner(module: torch.nn.Module) -> Run:
 def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
     """Write the float32 encoder and, from it, an end-to-end classifier a head."""
     encoder = bench.folder / ENCODER_FILE
-    facts = {"kind": "onnx", "batch": "any" if dynamic_batch else 1}
-    write_onnx(
+    way = write_onnx(
         bench.encoder,
         torch.rand(1, 3, bench.side, bench.side) * 255,
         encoder,
@@ -120,6 +137,7 @@ def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
         dynamic_batch=dynamic_batch,
         warnings=bench.warnings,
     )
+    facts = {"kind": "onnx", "batch": "any" if dynamic_batch else 1, "captured_by": way}
     how = "ONNX Runtime, CPU"
     bench.add(
         Variant("onnx-fp32", how, "float32", OnnxRunner(encoder)), encoder, **facts, output=EMBEDDING_NAME
@@ -127,10 +145,22 @@ def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
     for name, head in bench.heads.items():
         path = bench.folder / f"{name}_classifier.onnx"
         weights = (COSINE_SCALE * head.vectors).numpy()
-        labels = {"sonodistill.labels": ",".join(head.labels)}
+        labels = {METADATA_LABELS: json.dumps(head.labels, ensure_ascii=False)}
         append_classifier(encoder, path, weights, PROBABILITIES_NAME, {**bench.metadata, **labels})
         variant = Variant(f"onnx-{name}", how, "float32-classifier", OnnxRunner(path), name)
         bench.add(variant, path, **facts, output=PROBABILITIES_NAME)
+
+
+def write_heads(bench: Workbench, heads: Mapping[str, ClassHead], ages: AgeHead | None) -> None:
+    """Write the zero-shot heads into ``heads/``, tied to the student."""
+    folder, ties = bench.folder / "heads", ties_of(bench.metadata)
+    paths = {name: write_class_head(head, folder, ties) for name, head in heads.items()}
+    if ages is not None:
+        paths["ages"] = write_age_head(ages, folder, ties)
+    for name, path in paths.items():
+        vectors = next(file for file in folder.glob(f"{path.stem}.f*"))
+        entry = artifact_entry(path, bench.folder, kind="head", vectors=f"{folder.name}/{vectors.name}")
+        bench.artifacts[f"head_{name}"] = {**entry, "bytes": size_bytes(path) + size_bytes(vectors)}
 
 
 def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
@@ -148,7 +178,11 @@ def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
     source = bench.folder / "image_encoder.mlpackage"
     for kind in COMPRESSIONS:
         name = f"coreml-{kind}"
-        if name in skip or "coreml-fp16" in skip:
+        if name in skip:
+            continue
+        if "coreml-fp16" in skip:
+            note = "it is made from coreml-fp16, which --skip leaves out"
+            bench.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
             continue
         path = bench.folder / f"image_encoder_{kind}.mlpackage"
         compress_package(source, path, kind, bench.warnings)

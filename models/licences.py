@@ -11,6 +11,8 @@ WEIGHT_LICENCES = {
     "MobileFetalCLIP": "CC BY-NC 4.0: no commercial use",
 }
 """Terms by architecture or release, as their publishers state them."""
+FETALCLIP_PROMPTS = "CC BY-NC 4.0: no commercial use"
+"""Terms of the prompts that `make import-protocol` reads from a checkout of FetalCLIP."""
 
 
 def licence_of(name: str) -> str:

@@ -17,6 +17,7 @@ Tokenize = Callable[[list[str]], Tensor]
 
 FETAL_VOCABULARY = Path(__file__).parent / "vocabulary" / "fetal.txt"
 PAD, UNKNOWN, START, END = SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")
+CLIP_SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")
 PAD_ID = 0
 """Both built-in tokenizers pad with 0 (in CLIP's vocabulary that is also the rare ``!``)."""
 HF_PREFIX = "hf:"
@@ -95,7 +96,18 @@ def _clip(context_length: int) -> Tokenize:
 
 
 def _fetal(context_length: int) -> Tokenize:
-    """Word pieces over the compact vocabulary.
+    tokenizer = fetal_tokenizer(context_length)
+
+    def tokenize(texts: list[str]) -> Tensor:
+        # One by one: encode_batch starts threads, which clash with forked data workers.
+        ids = [tokenizer.encode(text).ids for text in texts]
+        return torch.tensor(ids, dtype=torch.int64).reshape(len(ids), context_length)
+
+    return tokenize
+
+
+def fetal_tokenizer(context_length: int) -> Tokenizer:
+    """Build word pieces over the compact vocabulary.
 
     Words fall back to letters, whole numbers are cut into one- or two-digit tokens and decimals into digits
     (``24 weeks, 0.21`` is ``24 weeks , 0 .2 ##1``: a hundred separate hundredths would each be too rare to
@@ -121,13 +133,45 @@ def _fetal(context_length: int) -> Tokenize:
     )
     tokenizer.enable_truncation(context_length)
     tokenizer.enable_padding(pad_id=vocabulary[PAD], pad_token=PAD, length=context_length)
+    return tokenizer
 
-    def tokenize(texts: list[str]) -> Tensor:
-        # One by one: encode_batch starts threads, which clash with forked data workers.
-        ids = [tokenizer.encode(text).ids for text in texts]
-        return torch.tensor(ids, dtype=torch.int64).reshape(len(ids), context_length)
 
-    return tokenize
+def clip_tokenizer(context_length: int, folder: Path) -> Tokenizer:
+    """Build CLIP's tokenizer from files alone, as an app does.
+
+    It gives the tokens of `build_tokenizer` but for texts that hold mojibake, HTML entities or the special tokens.
+
+    Args:
+        context_length: Number of tokens of a text.
+        folder: Holds ``vocab.json`` and ``merges.txt``.
+    """
+    model = models.BPE.from_file(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), end_of_word_suffix="</w>"
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex("[\u02bc\u2018-\u201b]"), "'"),
+            normalizers.Replace(Regex("[\u201c-\u201f]"), '"'),
+            normalizers.Lowercase(),
+        ]
+    )
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    special = [(token, tokenizer.token_to_id(token)) for token in CLIP_SPECIAL_TOKENS]
+    start, end = CLIP_SPECIAL_TOKENS
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=special
+    )
+    tokenizer.enable_truncation(context_length)
+    tokenizer.enable_padding(pad_id=PAD_ID, pad_token="!", length=context_length)
+    return tokenizer
 
 
 def _transformers(folder: Path, context_length: int) -> Tokenize:

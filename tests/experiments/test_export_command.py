@@ -1,5 +1,7 @@
 """Which corpus an export is calibrated and judged on, and what the run behind a checkpoint says of itself."""
 
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.export import load_student, parse
+from experiments.export import load_student, options_of, parse, run
 from experiments.origin import run_config, training_facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +82,7 @@ def test_a_run_tells_its_data_teacher_and_start(checkpoint):
     facts = training_facts(run_config(str(checkpoint)))
     assert facts["data"] == "datamodules.HC18DataModule, root /scans/HC18"
     assert facts["teacher"] == "models.OpenCLIPEncoder, name FetalCLIP, weights f.pt"
+    assert facts["corpus"] == "hc18"
     assert (facts["loss"], facts["start"]) == ("losses.SRKDLoss", "random weights")
     assert training_facts(None) == {}
 
@@ -96,3 +99,95 @@ def test_a_runs_folder_in_the_place_of_its_export_is_told_apart(checkpoint):
     (run / "export" / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match=r"EXPORT=.*run/export$"):
         load_student(str(run))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        ["--dynamic-batch", "--skip=int8,coreml", "--spacings=0.21"],
+        ["--dynamic_batch=true", "--skip=[int8,coreml]", '--spacings=["0.21"]'],
+    ],
+)
+def test_names_with_dashes_bare_flags_and_lone_values_are_taken(tail):
+    options = options_of(parse([*tail[:1], "x.ckpt", *tail[1:]]))
+    assert options.dynamic_batch
+    assert not options.text_encoder
+    assert (options.skip, options.printed_spacings) == (["int8", "coreml"], ["0.21"])
+    assert not options_of(parse(["x.ckpt", "--dynamic-batch", "false"])).dynamic_batch
+
+
+@pytest.mark.parametrize(
+    ("tail", "answer"),
+    [
+        (["--skip=[int9]"], "--skip: no variant 'int9' that can be left out; did you mean int8?"),
+        (["--frames=0"], "--frames=0: give at least 1"),
+        (["--calibration-frames=0"], "--calibration_frames=0: give at least 1"),
+        (["--split=tests"], "--split=tests: no such split"),
+        (["--spacings=[0.21,abc]"], "--spacings: 'abc' is no pixel spacing in mm"),
+        (["--spacings=0.001"], "--spacings: 0.001 is no pixel spacing in mm"),
+        (["--only-spacings"], "--only_spacings: there are none"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_line_before_any_work(tail, answer):
+    with pytest.raises(ValueError, match=f"^{re.escape(answer)}[^\n]*$"):
+        parse(["x.ckpt", *tail])
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("--frame=3", "--frame: no such option; did you mean --frames?"),
+        ("--qqq=3", "--qqq: no such option; the options: .venv/bin/python -m experiments.export --help"),
+        ("--frames=three", 'Parser key "frames"'),
+    ],
+)
+def test_a_mistyped_option_is_one_line(capsys, given, answer):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["x.ckpt", given])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {answer}")
+
+
+def test_a_random_model_takes_one_spacing_and_few_frames():
+    options = options_of(parse(["random:MobileCLIP2-S0"]))
+    assert (options.printed_spacings, options.only_spacings, options.frames) == (["0.30"], True, 48)
+
+
+def guide_commands():
+    """Return every `make export` of the deployment guide, and every ARGS= in its prose, as arguments of make."""
+    text = (ROOT / "docs" / "deploy.md").read_text().replace("<run>", "RUN")
+    lines = [line.partition("#")[0] for line in text.splitlines() if line.startswith("make export")]
+    lines += [part for part in re.findall(r"`([^`]+)`", text) if part.startswith("make export ")]
+    lines = [line.replace("CKPT=...", "CKPT=x.ckpt").replace("=.../", "=x/") for line in lines]
+    loose = [line.partition("# ")[2] for line in text.splitlines() if line.startswith("make export")]
+    loose += re.findall(r"`(ARGS=[^`]+)`", text)
+    return [*lines, *(f"make export CKPT=x.ckpt {part}" for part in loose if part)]
+
+
+@pytest.mark.parametrize("command", guide_commands())
+def test_the_guides_commands_are_taken_as_they_stand(command):
+    given = [part for part in shlex.split(command)[2:] if not part.startswith("CKPT=")]
+    argv = shlex.split(made(*given))
+    assert argv[:3] == [".venv/bin/python", "-m", "experiments.export"]
+    options = options_of(parse(argv[3:]))
+    if "spacings" in command:
+        assert (options.printed_spacings, options.only_spacings) == (["0.21"], True)
+    if "skip" in command:
+        assert options.skip == ["coreml-palette6", "int8"]
+    if "dynamic" in command:
+        assert options.dynamic_batch
+        assert options.text_encoder
+
+
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_only_an_earlier_export_is_replaced(tmp_path, place):
+    target = tmp_path / "outputs"
+    if place == "folder":
+        target.mkdir()
+        (target / "manifest.json").write_text('{"name": "a web app"}')
+    else:
+        target.write_text("notes")
+    with pytest.raises(ValueError, match=r"^--out=.*outputs: it is there and no earlier export[^\n]*$"):
+        run(["random:no-such-model", f"--out={target}"])
+    assert target.exists()
+    assert (target / "manifest.json").is_file() == (place == "folder")

@@ -8,15 +8,18 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 
 from datamodules.protocol import Protocol
 from export.frames import calibration_pixels, evaluation_frames
 from export.int8_variants import write_int8_variants
-from export.model_card import training_lines, weight_origin
-from export.onnx_graph import OnnxRunner, write_onnx
+from export.manifest import artifact_entry
+from export.model_card import data_terms, made_how, prompt_terms, training_lines, weight_origin
+from export.onnx_graph import OnnxRunner, onnx_metadata, write_onnx
 from export.pixel_graph import PixelEncoder
+from export.text_artifact import GOLDEN_TEXTS, tokenizer_files
 from export.variants import Workbench, write_onnx_variants
-from models import fused_copy
+from models import Preprocessing, build_tokenizer, fused_copy
 from models.zero_shot import age_embeddings, class_embeddings
 
 
@@ -108,7 +111,8 @@ def test_golden_frames_are_not_yet_padded_and_give_the_inputs(exported):
 def test_classifier_file_gives_the_golden_probabilities_and_knows_its_labels(exported):
     path = exported.artifact("onnx-planes")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    labels = session.get_modelmeta().custom_metadata_map["sonodistill.labels"].split(",")
+    labels = session.get_modelmeta().custom_metadata_map["sonodistill.labels"]
+    labels = json.loads(labels)
     for row in golden(exported)["rows"]:
         found = session.run(None, {"image": pixels(exported.folder / "golden" / row["input"])})[0][0]
         assert dict(zip(labels, found.tolist(), strict=True)) == pytest.approx(row["planes"], abs=1e-3)
@@ -137,6 +141,8 @@ def test_text_encoder_agrees_and_its_golden_tokens_follow_the_shipped_vocabulary
         expected = student.encode_text(student.tokenize([row["text"] for row in rows])).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
     vocabulary = (exported.folder / "text" / "vocabulary.txt").read_text().split()
+    entries = exported.manifest["artifacts"]
+    assert {"text/vocabulary.txt", "text/tokenizer.json", "text/text_golden.json"} <= set(entries)
     read = " ".join(vocabulary[token] for token in rows[0]["tokens"] if token)
     assert read.startswith("<start> ultrasound of the fetal brain")
 
@@ -146,7 +152,99 @@ def test_card_and_licences_say_what_matters(exported):
     assert "Not a medical device" in card
     assert "RANDOM" in card
     assert "coreml-fp16-on-device | NOT RUN" in card
-    assert "CC BY 4.0" in (exported.folder / "LICENCES.md").read_text()
+    assert "with random weights, not trained at all" in card
+    assert "distilled" not in card
+    licences = (exported.folder / "LICENCES.md").read_text()
+    assert "Phantom: simulated by this project" in licences
+    assert "HC18" not in licences, "it had no part in this"
+    assert "this project's own, Apache-2.0" in licences
+    head = exported.manifest["artifacts"]["head_planes"]
+    numbers = exported.folder / head["vectors"]
+    assert head["bytes"] == exported.artifact("head_planes").stat().st_size + numbers.stat().st_size
+    assert f"`heads/planes.json` `heads/planes.f32` | {head['bytes'] / 1e6:.2f}" in card
+
+
+def test_the_texts_and_the_script_are_hashed_too(exported):
+    written = {
+        path.relative_to(exported.folder).as_posix() for path in exported.folder.rglob("*") if path.is_file()
+    }
+    entries = exported.manifest["artifacts"].values()
+    files = {entry["file"] for entry in entries} | {entry.get("vectors") for entry in entries}
+    left = {
+        name for name in written if not any(name == file or name.startswith(f"{file}/") for file in files)
+    }
+    # The ledger is finished on a Mac.
+    assert left == {"manifest.json", "parity.json"}
+
+
+def test_every_onnx_entry_names_its_files_own_output(exported):
+    entries = {
+        name: entry for name, entry in exported.manifest["artifacts"].items() if entry["kind"] == "onnx"
+    }
+    assert set(entries) == {"onnx-fp32", "onnx-planes", "onnx-subplanes", "onnx-int8", "onnx-text"}
+    for name, entry in entries.items():
+        (output,) = onnx.load(exported.artifact(name)).graph.output
+        assert entry["output"] == output.name, name
+        assert entry["captured_by"] == "torch.export", name
+
+
+@pytest.mark.parametrize("name", ["clip", "fetal"])
+def test_the_tokenizers_files_alone_give_the_models_tokens(name, tmp_path):
+    contract = Preprocessing(64, (0.0,) * 3, (1.0,) * 3, tokenizer=name, context_length=40)
+    files = {path.name for path in tokenizer_files(contract, tmp_path)}
+    texts = [*GOLDEN_TEXTS, " It's  a BPD/HC of 21.5mm \u2014 don\u2019t \n Größe", "plane " * 60]
+    expected = build_tokenizer(contract)(texts).tolist()
+    whole = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert [whole.encode(text).ids for text in texts] == expected
+    if name == "clip":
+        assert files == {"tokenizer.json", "vocab.json", "merges.txt"}
+        vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+        merges = (tmp_path / "merges.txt").read_text().splitlines()
+        assert len(vocabulary) == 49408
+        # 256 bytes, each also at the end of a word, a token a merge, start and end
+        assert len(merges) - 1 == 49408 - 512 - 2
+        assert {merge.replace(" ", "") for merge in merges[1:]} <= set(vocabulary)
+        tokens = [vocabulary[f"{word}</w>"] for word in ["ultrasound", "of", "the", "fetal", "brain"]]
+        assert expected[0][1:6] == tokens
+    else:
+        assert files == {"tokenizer.json", "vocabulary.txt"}
+
+
+def test_files_of_a_saved_tokenizer_are_told_apart_by_their_whole_names(tmp_path):
+    saved, folder = tmp_path / "saved", tmp_path / "text"
+    for place in (saved, folder):
+        place.mkdir()
+    for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "weights.bin"):
+        (saved / name).write_text(name)
+    files = tokenizer_files(Preprocessing(64, (0.0,) * 3, (1.0,) * 3, tokenizer=f"hf:{saved}"), folder)
+    names = {artifact_entry(path, tmp_path)["file"] for path in files}
+    assert names == {
+        f"text/tokenizer/{kind}" for kind in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    }
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_tracing_is_the_recorded_fallback(student, tmp_path, monkeypatch, dynamic):
+    export = torch.onnx.export
+
+    def broken(*given, dynamo, **named):
+        if dynamo:
+            raise RuntimeError("no export today")
+        return export(*given, dynamo=dynamo, **named)
+
+    monkeypatch.setattr(torch.onnx, "export", broken)
+    bench = Workbench(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {"a": "b"})
+    write_onnx_variants(bench, dynamic_batch=dynamic)
+    assert bench.artifacts["onnx-fp32"]["captured_by"] == "torch.jit.trace"
+    assert any("traced instead: RuntimeError: no export today" in line for line in bench.warnings)
+    frames = torch.randint(0, 256, (3, 3, 64, 64)).float()
+    with torch.no_grad():
+        expected = bench.encoder(frames).numpy()
+    file = bench.folder / "image_encoder.onnx"
+    np.testing.assert_allclose(OnnxRunner(file)(frames.numpy()), expected, atol=1e-5)
+    (tensor,) = onnx.load(file).graph.input
+    assert bool(tensor.type.tensor_type.shape.dim[0].dim_param) == dynamic
+    assert onnx_metadata(file)["a"] == "b"
 
 
 def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported):
@@ -159,8 +257,24 @@ def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported
     assert training_lines(source)[0] == "training data: HC18"
     assert weight_origin(source)[1] == "Training started from random weights."
     assert "FetalCLIP" not in " ".join(weight_origin(source))
+    assert made_how(source).startswith("distilled from a teacher (models.from_checkpoint")
+    assert made_how({**source, "training": {"teacher": "none"}}) == "trained without a teacher"
+    assert "not recorded" in made_how({"weights": "trained", "recipe": recipe})
     source["training"]["teacher"] = "models.from_checkpoint, path weights.pt"
     assert "if it is FetalCLIP, note its terms" in " ".join(weight_origin(source))
+
+
+def test_licences_name_the_runs_corpora_and_whose_prompts_the_heads_hold():
+    source = {"weights": "trained", "data": "planes", "training": {"data": "HC18 there", "corpus": "hc18"}}
+    lines = data_terms(source)
+    assert lines[:2] == ["Trained on: HC18 there.", "Calibrated and scored on: planes."]
+    assert [line.split(":")[0] for line in lines[2:]] == ["HC18", "FETAL_PLANES_DB"]
+    assert "CC BY 4.0; van den Heuvel" in lines[2]
+    unknown = " ".join(data_terms({"weights": "trained", "data": "shards"}))
+    assert "Trained on: not recorded." in unknown
+    assert "five African countries: CC BY 4.0" in unknown
+    assert "own, Apache-2.0" in prompt_terms(Protocol.load().digest)
+    assert "FetalCLIP are CC BY-NC 4.0" in prompt_terms("0" * 16)
 
 
 def test_manifest_records_versions_and_the_way_of_capture(exported):

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from datamodules import Record
 from datamodules.protocol import Protocol
 from export import Options, export_student
 from export.frames import EvaluationFrames, corpus_spacings, evaluation_frames, printed_spacing
-from export.heads import ClassHead
-from export.int8_speed import drop_slow_int8
+from export.heads import AgeHead, ClassHead
+from export.int8_speed import judge_int8_speed
 from export.latency.interleave import Timing
 from export.measure import measure
 from export.openvino_runner import enter_bfloat16
+from export.options import SKIPPABLE
 from export.parity import (
     DROPPED,
     EMULATED,
@@ -32,8 +35,10 @@ from export.parity import (
     print_ledger,
     read_gates,
 )
-from export.variants import Variant, Workbench
+from export.variants import Variant, Workbench, write_coreml_variants
 from models import Preprocessing
+from models.zero_shot import AgeTable
+from tests.export.conftest import SKIP
 
 
 def test_figures_against_a_double_loop():
@@ -102,6 +107,12 @@ def test_gates_file_is_checked(tmp_path):
     path.write_text(yaml.safe_dump(gates))
     with pytest.raises(ValueError, match=r"unknown: .'cosine_mn'"):
         read_gates(path)
+    path.write_text(yaml.safe_dump({**gates, "float32": 3}))
+    with pytest.raises(ValueError, match="gate float32 takes numbers"):
+        read_gates(path)
+    path.write_text("float32: {")
+    with pytest.raises(ValueError, match=r"^[^\n]*gates\.yaml: no YAML[^\n]*$"):
+        read_gates(path)
 
 
 def test_ledger_has_a_row_a_variant_and_never_says_ok_for_what_did_not_run(exported):
@@ -115,7 +126,8 @@ def test_ledger_has_a_row_a_variant_and_never_says_ok_for_what_did_not_run(expor
     for name in ("coreml-fp16", "coreml-gray", "coreml-planes", "coreml-int8"):
         assert rows[f"{name}-on-device"]["status"] == NOT_RUN
         assert "verify_coreml.py" in rows[f"{name}-on-device"]["note"]
-    assert rows["onnx-int8"]["note"] == "task metrics not judged: the weights are random"
+    assert rows["onnx-int8"]["note"].startswith("task metrics not judged: the weights are random; ")
+    assert "times as fast as float32" in rows["onnx-int8"]["note"], "timed although it is kept in any case"
 
 
 def test_a_missed_gate_names_the_row_and_leaves_no_folder(student, corpus, source, tmp_path):
@@ -203,21 +215,109 @@ def test_the_age_table_has_all_heads_of_the_corpus_whatever_the_frames(corpus, s
     assert set(few.spacings()) < every
 
 
-def test_an_int8_file_that_is_slower_is_dropped_with_its_figure(copied, monkeypatch):
+@pytest.fixture
+def int8_bench(copied):
+    """What judging int8 needs of a workbench, round an export whose int8 file can be deleted."""
     entry = {"file": "image_encoder_int8.onnx"}
-    bench = type(
-        "Bench", (), {"artifacts": {"onnx-int8": entry}, "folder": copied, "side": 64, "facts": {}}
-    )()
-    times = {"onnx-int8": 15.0, "onnx-int8 yardstick": 10.0}
+    return SimpleNamespace(artifacts={"onnx-int8": entry}, folder=copied, side=64, facts={})
+
+
+def timed_as(times):
+    """Stand in for the clock: every call of an int8 file takes these milliseconds, of its yardstick 10."""
 
     def timed(specs, rounds, repeats):
         assert specs["onnx-int8 yardstick"]["path"].endswith("image_encoder.onnx")
-        return {name: Timing(dict(spec), [[times[name]] * repeats] * rounds) for name, spec in specs.items()}
+        spent = {name: 10.0 if "yardstick" in name else times for name in specs}
+        return {name: Timing(dict(specs[name]), [[ms] * repeats] * rounds) for name, ms in spent.items()}
 
-    monkeypatch.setattr("export.int8_speed.time_interleaved", timed)
+    return timed
+
+
+@pytest.mark.parametrize(
+    ("keep", "status", "answer"), [(False, DROPPED, "kept out for that"), (True, OK, "kept all the same")]
+)
+def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reason(
+    int8_bench, monkeypatch, keep, status, answer
+):
+    monkeypatch.setattr("export.int8_speed.time_interleaved", timed_as(15.0))
+    monkeypatch.setattr("export.int8_speed.instructions", lambda: ["avx2"])
     row = Row("onnx-int8", "", "compressed", OK)
-    drop_slow_int8(bench, [row])
+    judge_int8_speed(int8_bench, [row], keep_slow=keep)
+    assert row.status == status
+    assert row.note.startswith("0.67 times as fast as float32 in onnxruntime here; because ")
+    grouped = re.search(r"(\d+) grouped convolutions stay in float32", row.note)
+    assert int(grouped.group(1)) > 3
+    assert "no int8 dot product (VNNI)" in row.note
+    assert answer in row.note
+    assert (int8_bench.folder / "image_encoder_int8.onnx").exists() == keep
+    assert ("onnx-int8" in int8_bench.artifacts) == keep
+    assert int8_bench.facts["int8_speed"]["onnx-int8"] == pytest.approx(0.667, abs=0.001)
+
+
+def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_bench, monkeypatch):
+    monkeypatch.setattr("export.int8_speed.time_interleaved", timed_as(5.0))
+    row = Row("onnx-int8", "", "compressed", OK)
+    judge_int8_speed(int8_bench, [row], keep_slow=False)
+    assert (row.status, row.note) == (OK, "2.00 times as fast as float32 in onnxruntime here")
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_bench, monkeypatch, ends):
+    def broken(specs, rounds, repeats):
+        if ends:
+            raise BrokenPipeError("the process ended")
+        return {
+            name: Timing(spec, error="" if "yard" in name else "no kernel") for name, spec in specs.items()
+        }
+
+    monkeypatch.setattr("export.int8_speed.time_interleaved", broken)
+    row = Row("onnx-int8", "", "compressed", OK)
+    judge_int8_speed(int8_bench, [row], keep_slow=False)
     assert row.status == DROPPED
-    assert "0.67 times as fast" in row.note
-    assert not (copied / "image_encoder_int8.onnx").exists()
-    assert bench.artifacts == {}
+    assert f"could not be timed against float32 ({'the process ended' if ends else 'no kernel'})" in row.note
+    assert not (int8_bench.folder / "image_encoder_int8.onnx").exists()
+
+
+def test_spacings_given_alone_ship_alone_and_judge_nothing_less(student, corpus, source, tmp_path):
+    target = tmp_path / "export"
+    failed = tmp_path / "export-failed-parity.json"
+    failed.write_text("{}")
+    options = Options(skip=["coreml", "int8"], frames=4, coreml_frames=4, spacings=[0.21], only_spacings=True)
+    trained = dict(source) | {"weights": "trained"}
+    export = export_student(student, corpus, Protocol.load(), target, options, trained)
+    assert export.head("ages")[0]["spacings_mm_per_px"] == ["0.21"]
+    rows = {row["variant"]: row for row in json.loads((target / "parity.json").read_text())["rows"]}
+    assert set(rows["onnx-fp32"]["tasks"]) == {"planes/f1", "subplanes/f1", "hc18/validity"}
+    assert rows["onnx-planes"]["tasks"] == rows["onnx-planes"]["reference_tasks"]
+    assert set(rows["onnx-planes"]["tasks"]) == {"planes/f1"}
+    assert not failed.exists(), "it told of an earlier attempt"
+
+
+def test_a_table_of_one_spacing_is_taken_out_of_a_larger_one():
+    table = AgeTable(("0.10", "0.21", "0.34"), torch.arange(3).reshape(3, 1, 1).expand(3, 175, 2))
+    head = AgeHead(["{weeks} {days} {spacing}"], table).only(["0.34", "0.10"])
+    assert head.table.spacings == ("0.10", "0.34")
+    assert head.table.vectors[:, 0, 0].tolist() == [0, 2]
+    same = AgeHead(["{weeks} {days}"], AgeTable(("0.10",), table.vectors[:1])).only(["0.34", "0.50"])
+    assert (same.table.spacings, len(same.table.vectors)) == (("0.34",), 1)
+
+
+def test_a_corpus_without_a_benchmark_cannot_judge(corpus, student, monkeypatch):
+    monkeypatch.setattr(corpus, "benchmarks", ())
+    with pytest.raises(ValueError, match="no benchmark to judge an export by"):
+        evaluation_frames(corpus, student.preprocessing)
+
+
+def test_what_is_made_from_a_skipped_package_says_so(tmp_path):
+    bench = Workbench(tmp_path, None, {}, {})
+    write_coreml_variants(bench, ["coreml-fp16", "coreml-fp32", "coreml-gray", "coreml-palette6"])
+    assert [(row.variant, row.status) for row in bench.not_run] == [
+        ("coreml-palette8", NOT_RUN),
+        ("coreml-int8", NOT_RUN),
+    ]
+    assert "made from coreml-fp16, which --skip leaves out" in bench.not_run[0].note
+
+
+def test_every_package_can_be_left_out_by_name(exported):
+    packages = {name for name, entry in exported.manifest["artifacts"].items() if entry["kind"] == "coreml"}
+    assert packages | set(SKIP) <= set(SKIPPABLE)

@@ -1,14 +1,18 @@
 """The reader refuses whatever does not fit."""
 
+import copy
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import onnx
 import pytest
+import torch
 
 from export import read_export
-from export.contract import contract_digest
+from export.contract import contract_digest, metadata_of, ties_of
+from export.heads import ClassHead, write_class_head
 from export.provenance import sha256
 
 
@@ -17,6 +21,61 @@ def edit(folder, change):
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
+
+
+def other_students(copied, student):
+    """Write another student's head into a copy of an export, with hashes of its own."""
+    other = copy.deepcopy(student)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    ties = ties_of(metadata_of(other))
+    prompts = json.loads((copied / "heads" / "planes.json").read_text())["prompts"]
+    return write_class_head(ClassHead("planes", prompts, torch.eye(len(prompts), 32)), copied / "heads", ties)
+
+
+def test_a_head_of_another_student_is_refused(copied, student):
+    path = other_students(copied, student)
+    edit(copied, lambda manifest: manifest["artifacts"]["head_planes"].update(sha256=sha256(path)))
+    with pytest.raises(ValueError, match=r"planes\.json: it was made from another student; export again$"):
+        read_export(copied)
+
+
+@pytest.mark.parametrize("name", ["onnx-planes", "onnx-text", "coreml-int8", "head_ages"])
+def test_every_kind_of_artifact_knows_its_student(copied, name):
+    edit(copied, lambda manifest: manifest.update(model_sha256="0" * 64))
+    manifest = json.loads((copied / "manifest.json").read_text())
+    edit(copied, lambda m: m.update(artifacts={name: manifest["artifacts"][name]}))
+    with pytest.raises(ValueError, match="made from another student"):
+        read_export(copied)
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ("{", "no JSON"),
+        ("[]", "format 'list' is not 1"),
+        ("{}", "format None is not 1"),
+        ('{"format": 1}', "contract is missing or damaged"),
+        ('{"format": 1, "contract": {}, "contract_sha256": 3}', "contract_sha256 is missing or damaged"),
+        (
+            '{"format": 1, "contract": {}, "contract_sha256": "", "model_sha256": "", "source": {}, '
+            '"artifacts": {"onnx-fp32": {"file": "x"}}}',
+            "artifacts.onnx-fp32.sha256 is missing or damaged",
+        ),
+    ],
+)
+def test_a_damaged_manifest_is_one_line_with_file_and_key(tmp_path, content, answer):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"manifest\.json: {re.escape(answer)}[^\n]*; export again$"):
+        read_export(tmp_path)
+
+
+def test_a_changed_card_is_refused(copied):
+    (copied / "parity.json").write_text("{}")  # finished on a Mac
+    read_export(copied)
+    (copied / "MODEL_CARD.md").write_text("approved")
+    with pytest.raises(ValueError, match=r"MODEL_CARD\.md: its hash"):
+        read_export(copied)
 
 
 def test_a_good_folder_is_read(copied, student):

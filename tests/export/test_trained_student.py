@@ -47,6 +47,7 @@ def test_a_trained_student_passes_its_gates(tmp_path):
     # other limits are those that ship.
     gates["compressed"]["points_lost_max"] = 25.0
     gates["float16"]["points_lost_max"] = 5.0
+    gates["float16-classifier"]["flip_rate_max"] = 0.03  # two of the 71 frames of Core ML's rows
     (tmp_path / "gates.yaml").write_text(yaml.safe_dump(gates))
     run(
         [str(checkpoint), f"--gates={tmp_path / 'gates.yaml'}", "--coreml_frames=24", "--keep_slow_int8=true"]
