@@ -59,6 +59,8 @@ class PlainErrorParser(LightningArgumentParser):
 def _command(parser: LightningArgumentParser) -> str:
     """Return what a person types before the options; argparse puts usage in brackets between its words."""
     words = [word for word in parser.prog.split() if word.isalpha()]
+    if words[:1] == ["make"]:  # a command with a module of its own
+        return f".venv/bin/python -m experiments.{words[1]}"
     return " ".join([".venv/bin/python -m experiments", *(words or ["fit"])])
 
 

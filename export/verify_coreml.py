@@ -40,7 +40,7 @@ def dot(left: Sequence[float], right: Sequence[float]) -> float:
     """Return the dot product of two vectors of one length."""
     if len(left) != len(right):
         raise ValueError(f"vectors of {len(left)} and {len(right)} numbers")
-    return sum(map(operator.mul, left, right))
+    return float(sum(map(operator.mul, left, right)))
 
 
 def read_heads(folder: Path) -> dict[str, tuple[list[str], list[array[float]]]]:
