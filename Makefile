@@ -99,7 +99,7 @@ export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outp
 	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(if $(PROTOCOL),--protocol=$(PROTOCOL)) $(ARGS)
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
-	@$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)
+	@$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
 	@$(PY) -m benchmarks $(ARGS)

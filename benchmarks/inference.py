@@ -23,13 +23,8 @@ from experiments.latency import open_subject
 from export.latency.backends import OPENVINO_PRECISIONS, openvino_call
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
 from export.latency.machine import image_cost, instructions
-from export.latency.session import (
-    backend_specs,
-    matmul_peaks,
-    matmul_specs,
-    share_of_peak,
-    what_holds_back,
-)
+from export.latency.session import what_holds_back
+from export.latency.specs import backend_specs, matmul_peaks, matmul_specs, share_of_peak
 from models import fused_copy
 
 BASELINE = "torch-eager"
@@ -57,6 +52,8 @@ def measure(model: str, threads: int, rounds: int, repeats: int) -> dict[str, An
     """Time all backends with so many threads."""
     with tempfile.TemporaryDirectory() as folder:
         export, student = open_subject(model, Path(folder), short=False)
+        if isinstance(student, str):
+            raise ValueError(f"{model}: {student}")
         specs, absent = backend_specs(export, threads)
         products = matmul_specs(threads)
         timings = time_interleaved({**specs, **products}, rounds, repeats)

@@ -7,16 +7,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from datamodules.protocol import Protocol
 from experiments.export import load_student
-from experiments.plain_errors import run_plainly
+from experiments.plain_errors import PlainErrorParser, run_plainly
 from export import Export, read_export
-from export.latency.budgets import Verdict, over_budget, read_budgets
+from export.latency.budget_file import read_budgets, settle_protocol
+from export.latency.budgets import Verdict, over_budget
 from export.latency.plot import draw
 from export.latency.report import markdown
-from export.latency.session import run_session, settle_protocol
+from export.latency.session import run_session
 from export.manifest import MANIFEST
 from export.timing_export import write_timing_export
 from models import DualEncoder, build
@@ -28,7 +27,7 @@ DEFAULT_OUT = Path("outputs/latency")
 
 def parse(argv: list[str]) -> Any:
     """Read a command line."""
-    parser = ArgumentParser(prog="make latency", description="Time a student against its budget.")
+    parser = PlainErrorParser(prog="make latency", description="Time a student against its budget.")
     parser.add_argument(
         "model", type=str, nargs="?", default=DEFAULT_MODEL, help="Checkpoint, export folder, or random:NAME."
     )
@@ -72,25 +71,59 @@ def default_folder(model: str) -> Path:
     return inside.parent / "latency" if inside.name in ("checkpoints", "export") and known else DEFAULT_OUT
 
 
-def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEncoder]:
-    """Open an export, or write a small one of a checkpoint for timing alone."""
+def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEncoder | str]:
+    """Open an export, or write a small one of a checkpoint for timing alone.
+
+    Returns:
+        The export, and its student, or why that cannot be rebuilt here (`models.TransformersEncoder` needs the folder
+        that it came from).
+    """
     if (Path(name) / MANIFEST).is_file():
         export = read_export(name)
-        return export, build(export.manifest["source"]["recipe"]).eval()
+        try:
+            return export, build(export.manifest["source"]["recipe"]).eval()
+        except (ValueError, OSError) as error:
+            return export, f"the student cannot be rebuilt here: {error}"
     student = load_student(name)[0].eval()
     return write_timing_export(student, scratch, Protocol.load(), int8=not short), student
 
 
+def read_baseline(path: str) -> dict[str, Any]:
+    """Read an earlier latency.json.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not one that `make latency` wrote.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--baseline {path}: no such file")
+    try:
+        record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        for row in record["backends"].values():
+            if "ratio" in row:
+                float(row["ratio"]["median"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"--baseline {path}: no latency.json of make latency, its backends: {reason}"
+        ) from error
+    return record
+
+
 def write_report(record: dict[str, Any], folder: Path, baseline: dict[str, Any] | None) -> str:
-    """Write latency.json, latency.md and latency.png; returns the Markdown."""
+    """Write latency.json (first: it holds what took minutes), latency.md and latency.png; returns the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "latency.json", json.dumps(record, indent=1) + "\n")
     text = markdown(record, baseline)
-    for name, content in (("latency.json", json.dumps(record, indent=1) + "\n"), ("latency.md", text)):
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(folder / name)
+    _replace(folder / "latency.md", text)
     draw(record, folder / "latency.png")
     return text
+
+
+def _replace(path: Path, content: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)
 
 
 def run(argv: list[str]) -> None:
@@ -101,13 +134,11 @@ def run(argv: list[str]) -> None:
     """
     options = parse(argv)
     budgets = read_budgets(options.budgets)
-    baseline = None
-    if options.baseline is not None:
-        if not Path(options.baseline).is_file():
-            raise FileNotFoundError(f"--baseline {options.baseline}: no such file")
-        baseline = json.loads(Path(options.baseline).read_text(encoding="utf-8"))
+    baseline = None if options.baseline is None else read_baseline(options.baseline)
     with tempfile.TemporaryDirectory() as scratch:
         export, model = open_subject(options.model, Path(scratch), options.ci)
+        if isinstance(model, str):
+            print(f"latency: PyTorch is not timed, the exported files alone: {model}", flush=True)
         protocol = settle_protocol(budgets, options.ci)
         phone = None if options.iphone is None else (options.iphone, options.iphone_team)
         record = run_session(export, model, budgets, protocol, options.device, Path(scratch), phone)

@@ -23,7 +23,7 @@ def check_packages(artifacts: Mapping[str, Mapping[str, Any]], rows: Sequence[Ro
 
 def device_rows(artifacts: Mapping[str, dict[str, Any]], gates: Gates, *, trained: bool) -> list[Row]:
     """Return a row a package for what only a Mac can tell, and leave the limits for it in the package's entry."""
-    note = "needs macOS: run verify_coreml.py from this folder"
+    note = "at the export; verify_coreml.py, run on a Mac, enters the verdict in parity.json"
     packages = {name: entry for name, entry in artifacts.items() if entry["kind"] == "coreml"}
     for entry in packages.values():
         entry["on_device"] = device_limits(entry["gate"], gates, trained=trained)

@@ -2,12 +2,16 @@
 
 Copy the export folder to a Mac and run, in it:
 
-    python -m pip install coremltools pillow
-    python verify_coreml.py
+    python3 -m pip install "coremltools>=9.0" "numpy<2.4" pillow
+    python3 verify_coreml.py
 
-Only coremltools is needed (it takes images as Pillow ones). The rows `...-on-device` of parity.json, NOT RUN
-before, become `ok` or `FAILED`. The exit code is 0 when all are ok, 1 when one failed, and 2 when Core ML
-cannot predict here. The limits are those of the export's own gates (`on_device` in manifest.json).
+Python 3.9, which Apple ships, is enough; coremltools takes images as Pillow ones. The rows `...-on-device` of
+parity.json, NOT RUN before, become `ok` or `FAILED`, each as soon as its package is done; a package that cannot be
+loaded or that cannot predict has failed, with Core ML's own message. The limits are those of the export's own gates
+(`on_device` in manifest.json).
+
+The exit code is 0 when all rows are ok, 1 when one failed, 2 when nothing can be verified here (no macOS, no
+coremltools, no whole export folder), and 3 when none failed but a row is still NOT RUN.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 import platform
 import sys
 from array import array
@@ -22,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+PINS = '"coremltools>=9.0" "numpy<2.4" pillow'
 UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 
 
@@ -31,8 +37,10 @@ def cosine(left: list[float], right: list[float]) -> float:
 
 
 def dot(left: Sequence[float], right: Sequence[float]) -> float:
-    """Return the dot product of two vectors."""
-    return sum(a * b for a, b in zip(left, right, strict=True))
+    """Return the dot product of two vectors of one length."""
+    if len(left) != len(right):
+        raise ValueError(f"vectors of {len(left)} and {len(right)} numbers")
+    return float(sum(map(operator.mul, left, right)))
 
 
 def read_heads(folder: Path) -> dict[str, tuple[list[str], list[array[float]]]]:
@@ -132,6 +140,54 @@ def verdict(figures: dict[str, float], limits: dict[str, float]) -> dict[str, st
     return {"status": "FAILED" if bad else "ok", "note": "; ".join(notes)}
 
 
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Return the Core ML packages by name, the ledger and the golden rows of an export folder.
+
+    Raises:
+        ValueError: A file is absent or no JSON, or lacks a part.
+    """
+    parts = []
+    for name, key in (
+        ("manifest.json", "artifacts"),
+        ("parity.json", "rows"),
+        ("golden/golden.json", "rows"),
+    ):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            content[key]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / name}: not as the export wrote it ({describe(error)})") from error
+        parts.append(content)
+    manifest, parity, golden = parts
+    packages = {name: entry for name, entry in manifest["artifacts"].items() if entry.get("kind") == "coreml"}
+    return packages, parity, golden["rows"]
+
+
+def describe(error: Exception) -> str:
+    """Return an error's kind and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def write_ledger(folder: Path, parity: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
+    """Replace parity.json, whole or not at all."""
+    partial = folder / ".parity.json.partial"
+    partial.write_text(json.dumps({**parity, "rows": list(rows.values())}, indent=1) + "\n", encoding="utf-8")
+    partial.replace(folder / "parity.json")
+
+
+def verify(
+    entry: dict[str, Any], golden: list[dict[str, Any]], folder: Path, ct: Any, units: str
+) -> dict[str, Any]:
+    """Load one package and predict with it; see `verify_package`."""
+    try:
+        model = ct.models.MLModel(str(folder / entry["file"]), compute_units=getattr(ct.ComputeUnit, units))
+        return verify_package(model, entry, golden, folder)
+    except (
+        Exception
+    ) as error:  # coremltools raises bare ones, for an old system or a package that does not compile
+        return {"status": "FAILED", "note": f"Core ML did not run it: {describe(error)}", "figures": {}}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Verify every Core ML package of the folder that this script lies in."""
     parser = argparse.ArgumentParser(
@@ -144,30 +200,30 @@ def main(arguments: list[str] | None = None) -> int:
     if platform.system() != "Darwin":
         print("NOT RUN: Core ML predicts on macOS only; copy this folder to a Mac and run this script there")
         return 2
-    import coremltools as ct
-
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
-    golden = json.loads((folder / "golden" / "golden.json").read_text(encoding="utf-8"))["rows"]
+    try:
+        import coremltools as ct
+        import PIL  # noqa: F401
+    except ImportError as error:
+        print(f"NOT RUN: {error}; python3 -m pip install {PINS}")
+        return 2
+    try:
+        packages, parity, golden = read_folder(folder)
+    except ValueError as error:
+        print(f"NOT RUN: {error}")
+        return 2
     rows = {row["variant"]: row for row in parity["rows"]}
-    failed = 0
-    for name, entry in manifest["artifacts"].items():
-        if entry["kind"] != "coreml":
-            continue
-        model = ct.models.MLModel(
-            str(folder / entry["file"]), compute_units=getattr(ct.ComputeUnit, options.units)
-        )
-        result = verify_package(model, {**entry, "name": name}, golden, folder)
-        system = f"Core ML, {options.units}, macOS {platform.mac_ver()[0]} {platform.machine()}"
+    system = f"Core ML, {options.units}, macOS {platform.mac_ver()[0]} {platform.machine()}"
+    found = []
+    for name, entry in packages.items():
+        result = verify({**entry, "name": name}, golden, folder, ct, options.units)
         row = rows.setdefault(f"{name}-on-device", {"variant": f"{name}-on-device"})
         row.update(result, how=system)
-        failed += result["status"] == "FAILED"
-        print(f"{row['variant']:32} {result['status']:8} {result['note']}")
-    parity["rows"] = list(rows.values())
-    partial = folder / ".parity.json.partial"
-    partial.write_text(json.dumps(parity, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / "parity.json")
-    return 1 if failed else 0
+        write_ledger(folder, parity, rows)
+        found.append(result["status"])
+        print(f"{row['variant']:32} {result['status']:8} {result['note']}", flush=True)
+    if "FAILED" in found:
+        return 1
+    return 0 if found and set(found) == {"ok"} else 3
 
 
 if __name__ == "__main__":

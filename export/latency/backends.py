@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +14,12 @@ if TYPE_CHECKING:
     from models import Preprocessing
 
 Call = Callable[[], Any]
+Frame = NDArray[np.uint8]
 FRAME_WIDTH, FRAME_HEIGHT = 800, 540  # an HC18 frame
 CINE_FRAMES = 30
 MATMUL_SIDE = 1536
 
+TORCH = ("torch-eager", "torch-fused")
 # name -> ONNX Runtime execution provider; offered where the installed runtime has it
 PROVIDERS = {
     "onnxruntime": "CPUExecutionProvider",
@@ -33,6 +34,10 @@ COREML_UNITS = {
     "coreml-gpu": "CPU_AND_GPU",
     "coreml-cpu": "CPU_ONLY",
 }
+# artifact with smaller weights -> the backend that it is timed with, beside that backend's float file
+INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
+SMALLER = {**INT8, **dict.fromkeys(("coreml-palette8", "coreml-palette6", "coreml-int8"), "coreml-all")}
+BACKENDS = (*TORCH, *PROVIDERS, *OPENVINO_PRECISIONS, *COREML_UNITS, *SMALLER)
 
 
 def load(spec: dict[str, Any]) -> Call:
@@ -40,13 +45,14 @@ def load(spec: dict[str, Any]) -> Call:
 
     Args:
         spec: ``backend``, ``threads``, ``batch`` and ``side``; ``recipe`` for PyTorch, ``path`` of the
-            artifact for the others, ``folder`` of the export for the stages around the encoder.
+            artifact for the others, ``folder`` of the export for the stages around the encoder, and ``encoder``,
+            the backend that encodes end to end.
 
     Raises:
         ValueError: There is no such backend.
     """
     name = spec["backend"]
-    if name in ("torch-eager", "torch-fused"):
+    if name in TORCH:
         return _torch(spec, fused=name == "torch-fused")
     if name in PROVIDERS:
         return _onnxruntime(spec, PROVIDERS[name])
@@ -123,15 +129,20 @@ def openvino_call(spec: dict[str, Any], precision: str, **settings: Any) -> tupl
     return lambda: request.infer({0: pixels}), request
 
 
-def _coreml(spec: dict[str, Any], units: str) -> Call:
+def _coreml_model(spec: dict[str, Any], units: str) -> Any:
     if platform.system() != "Darwin":
         raise ValueError("latency: Core ML predicts on macOS only")
     import coremltools as ct
+
+    return ct.models.MLModel(spec["path"], compute_units=getattr(ct.ComputeUnit, units))
+
+
+def _coreml(spec: dict[str, Any], units: str) -> Call:
     from PIL import Image
 
     from export.contract import INPUT_NAME
 
-    model = ct.models.MLModel(spec["path"], compute_units=getattr(ct.ComputeUnit, units))
+    model = _coreml_model(spec, units)
     frame = Image.fromarray(_pixels(spec)[0].astype(np.uint8).transpose(1, 2, 0))
     return lambda: model.predict({INPUT_NAME: frame})
 
@@ -142,11 +153,11 @@ def cine_loop() -> list[NDArray[np.uint8]]:
     return [np.roll(tissue, (3 * step, 5 * step), axis=(0, 1)) for step in range(CINE_FRAMES)]
 
 
-def to_pixels(preprocessing: Preprocessing) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return what an app does before an exported graph: pad, resize, lay out; the graph normalises by itself.
+def to_square(preprocessing: Preprocessing) -> Callable[[Frame], Frame]:
+    """Return what an app does to a frame's geometry: pad and resize.
 
     Returns:
-        A function from a frame, uint8 [H, W] or [H, W, 3], to pixel values [1, 3, S, S], float32, 0 to 255.
+        A function from a frame, uint8 [H, W] or [H, W, 3], to uint8 [S, S] or [S, S, 3].
     """
     from PIL import Image
 
@@ -154,22 +165,23 @@ def to_pixels(preprocessing: Preprocessing) -> Callable[[NDArray[np.uint8]], NDA
 
     size = (preprocessing.image_size, preprocessing.image_size)
     kernel = Image.Resampling[preprocessing.interpolation.upper()]
+    return lambda frame: np.asarray(Image.fromarray(pad_to_square(frame)).resize(size, kernel))
 
-    def convert(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        square = np.asarray(Image.fromarray(pad_to_square(frame)).resize(size, kernel), dtype=np.float32)
-        planes = square if square.ndim == 2 else square.transpose(2, 0, 1)
-        return np.ascontiguousarray(np.broadcast_to(planes, (1, 3, *size)))
 
-    return convert
+def lay_out(square: Frame) -> NDArray[np.float32]:
+    """Lay an image, uint8 [S, S] or [S, S, 3], out as an ONNX file takes it: [1, 3, S, S], 0 to 255."""
+    values = square.astype(np.float32)
+    planes = values if values.ndim == 2 else values.transpose(2, 0, 1)
+    return np.ascontiguousarray(np.broadcast_to(planes, (1, 3, *square.shape[:2])))
 
 
 def _preprocess(spec: dict[str, Any]) -> Call:
     """Pad, resize and lay out the next gray camera frame of a cine loop."""
     from export.manifest import read_export
 
-    convert = to_pixels(read_export(spec["folder"]).preprocessing)
+    convert = to_square(read_export(spec["folder"]).preprocessing)
     frames = itertools.cycle(cine_loop())
-    return lambda: convert(next(frames))
+    return lambda: lay_out(convert(next(frames)))
 
 
 def _answers(
@@ -202,17 +214,37 @@ def _heads(spec: dict[str, Any]) -> Call:
     return lambda: answer(embedding)
 
 
-def frame_to_answers(spec: dict[str, Any]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
-    """Return the whole way with ONNX Runtime: from a camera frame to the probabilities of every head.
+def frame_to_answers(spec: dict[str, Any]) -> Callable[[Frame], dict[str, NDArray[np.float32]]]:
+    """Return the whole way, from a camera frame to the probabilities of every head.
 
     Args:
-        spec: As for `load`, with ``path`` of the encoder and ``folder`` of the export.
+        spec: As for `load`, with the ``encoder`` (ONNX Runtime's or one of Core ML's), ``path`` of its file and
+            ``folder`` of the export.
     """
     from export.manifest import read_export
 
-    convert = to_pixels(read_export(spec["folder"]).preprocessing)
-    encode, (answer, _) = _onnx_session(spec, PROVIDERS["onnxruntime"]), _answers(spec)
-    return lambda frame: answer(encode(convert(frame))[0][0])
+    convert = to_square(read_export(spec["folder"]).preprocessing)
+    encode, (answer, _) = _frame_encoder(spec), _answers(spec)
+    return lambda frame: answer(encode(convert(frame)))
+
+
+def _frame_encoder(spec: dict[str, Any]) -> Callable[[Frame], NDArray[np.float32]]:
+    """Return a function from a square image to its embedding [D]."""
+    name = spec["encoder"]
+    if name not in COREML_UNITS:
+        session = _onnx_session(spec, PROVIDERS[name])
+        return lambda square: session(lay_out(square))[0][0]
+    from PIL import Image
+
+    from export.contract import EMBEDDING_NAME, INPUT_NAME
+
+    model = _coreml_model(spec, COREML_UNITS[name])
+
+    def encode(square: Frame) -> NDArray[np.float32]:
+        answer = model.predict({INPUT_NAME: Image.fromarray(square).convert("RGB")})
+        return np.asarray(answer[EMBEDDING_NAME], dtype=np.float32).reshape(-1)
+
+    return encode
 
 
 def _end_to_end(spec: dict[str, Any]) -> Call:
@@ -240,36 +272,6 @@ STAGES: dict[str, Callable[[dict[str, Any]], Call]] = {
     "end-to-end": _end_to_end,
     "matmul": _matmul,
 }
-
-
-def neural_engine_share(package: Path) -> dict[str, Any]:
-    """Say which share of a package's operations Core ML plans for the Neural Engine (macOS 14.4 and later).
-
-    Returns:
-        ``status`` ("ok" or "NOT RUN"), and for "ok" the ``share``, the number of ``operations`` and the names
-        of those planned elsewhere.
-    """
-    if platform.system() != "Darwin":
-        return {"status": "NOT RUN", "reason": "MLComputePlan needs macOS"}
-    import coremltools as ct
-    from coremltools.models.compute_device import MLNeuralEngineComputeDevice
-    from coremltools.models.compute_plan import MLComputePlan
-
-    model = ct.models.MLModel(str(package))  # its compiled copy lives as long as it does
-    compiled = model.get_compiled_model_path()
-    plan = MLComputePlan.load_from_path(path=compiled, compute_units=ct.ComputeUnit.ALL)
-    program = plan.model_structure.program
-    engine, elsewhere = 0, []
-    for operation in program.functions["main"].block.operations:
-        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
-        if usage is None:  # constants have none
-            continue
-        if isinstance(usage.preferred_compute_device, MLNeuralEngineComputeDevice):
-            engine += 1
-        else:
-            elsewhere.append(operation.operator_name)
-    total = engine + len(elsewhere)
-    return {"status": "ok", "share": engine / max(total, 1), "operations": total, "elsewhere": elsewhere}
 
 
 def available() -> dict[str, str]:

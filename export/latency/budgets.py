@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 OK, OVER, NOT_APPLICABLE, FAILED = "ok", "OVER BUDGET", "not applicable", "FAILED"
 
@@ -29,38 +26,12 @@ class Verdict:
     note: str = ""
 
 
-def read_budgets(path: str | Path) -> dict[str, Any]:
-    """Read the budgets' file.
-
-    Raises:
-        FileNotFoundError: It is absent.
-        ValueError: It lacks a part, or has one of the wrong kind.
-    """
-    source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such latency budget file")
-    content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    parts = ("protocol", "yardstick", "ratios", "absolute", "scene")
-    missing = [key for key in parts if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise ValueError(f"{source}: the part(s) {missing} are missing; a latency budget has {list(parts)}")
-    for name, limits in content["ratios"].items():
-        if not {"at_least"} <= set(limits) <= {"at_least", "reach"}:
-            raise ValueError(f"{source}: ratios.{name} takes at_least and reach, not {sorted(limits)}")
-    for entry in content["absolute"]:
-        if set(entry) != {"device", "backend", "p50_ms"}:
-            raise ValueError(
-                f"{source}: an absolute budget has device, backend and p50_ms, not {sorted(entry)}"
-            )
-    return dict(content)
-
-
 def check_budgets(
     budgets: Mapping[str, Any],
     ratios: Mapping[str, float],
     medians_ms: Mapping[str, float],
     device: str,
-    scenes: list[dict[str, float]],
+    scenes: list[dict[str, Any]],
     reasons: Mapping[str, str] | None = None,
     errors: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
@@ -71,7 +42,7 @@ def check_budgets(
         ratios: Backend -> how many times faster than the yardstick.
         medians_ms: Backend -> median time of one frame, in milliseconds.
         device: Name of the machine.
-        scenes: Results of `run_scene`.
+        scenes: Results of `run_scene` with their ``encoder``, or the ``error`` in place of the counts.
         reasons: Backend -> why it did not run here, or what holds it back where it misses its reach.
         errors: Backend -> what it died of, though it is installed here.
 
@@ -98,11 +69,15 @@ def check_budgets(
     verdicts += check_absolute(budgets, medians_ms, device, broken)
     for scene in scenes:
         rate = scene["frames_per_second"]
-        limit = budgets["scene"].get("dropped_share_at_most", {}).get(int(rate))
-        if limit is not None:
-            share = scene["dropped"] / scene["frames"]
-            text = f"live scan at {rate:g} frames/s: at most {limit:.0%} dropped"
-            verdicts.append(Verdict(text, share, OK if share <= limit else OVER))
+        limit = budgets["scene"].get("dropped_share_at_most", {}).get(rate)
+        if limit is None:
+            continue
+        text = f"live scan at {rate:g} frames/s with {scene['encoder']}: at most {limit:.0%} dropped"
+        if "error" in scene:
+            verdicts.append(Verdict(text, None, FAILED, scene["error"]))
+            continue
+        share = scene["dropped"] / scene["frames"]
+        verdicts.append(Verdict(text, share, OK if share <= limit else OVER))
     return verdicts
 
 

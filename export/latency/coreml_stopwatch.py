@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from export.latency.backends import COREML_UNITS
+from export.latency.budgets import FAILED
+from export.latency.neural_engine import why_not
 
 ITERATIONS = 100
 MAC = "this Mac"
@@ -27,29 +29,51 @@ def stopwatch(package: Path | None, phone: str | None = None, team: str | None =
         team: Apple development team that signs the runner app.
 
     Returns:
-        ``status`` ("ok" or "NOT RUN") with the ``reason``, or with ``rows``: ``device``, ``backend``,
-        ``load_ms``, ``p50_ms``, ``p90_ms`` and ``p99_ms``.
+        ``status``: "ok", "NOT RUN" (Apple's tools do not work on this Mac) or "FAILED" (nor on the phone that was
+        asked for); ``rows``, those that were timed: ``device``, ``backend``, ``load_ms``, ``p50_ms``, ``p90_ms`` and
+        ``p99_ms``; and unless "ok" the ``reason``.
 
     Raises:
-        ValueError: A phone was asked for, but there is no Mac, no team, or not exactly one attached iPhone.
+        ValueError: A phone was asked for, but there is no Mac, no team, no package, or not exactly one attached
+            iPhone.
     """
     if phone is not None and team is None:
         raise ValueError("latency: --iphone also needs --iphone_team, the Apple development team that signs")
     if platform.system() != "Darwin":
         if phone is not None:
             raise ValueError("latency: --iphone needs a Mac with Xcode that the phone is attached to")
-        return {"status": "NOT RUN", "reason": "MLModelBenchmarker needs macOS"}
+        return {"status": "NOT RUN", "reason": "MLModelBenchmarker needs macOS", "rows": []}
     if package is None:
-        return {"status": "NOT RUN", "reason": "the export has no Core ML package"}
-    return {"status": "ok", "rows": asyncio.run(_all(package, phone, team))}
-
-
-async def _all(package: Path, phone: str | None, team: str | None) -> list[dict[str, Any]]:
-    rows = [await _row(package, backend, MAC, None) for backend in COREML_UNITS]
+        if phone is not None:
+            raise ValueError("latency: --iphone needs a Core ML package: EXPORT=folder of make export")
+        return {"status": "NOT RUN", "reason": "the export has no Core ML package", "rows": []}
+    attached = None if phone is None else _attached_phone()
+    rows, reason = asyncio.run(_timed(package, MAC, None, None))
+    record: dict[str, Any] = {"status": "NOT RUN" if reason else "ok", "rows": rows}
+    if reason:
+        record["reason"] = reason
     if phone is not None:
-        device = await _attached_phone(str(team))
-        rows += [await _row(package, backend, phone, device) for backend in COREML_UNITS]
-    return rows
+        more, failure = asyncio.run(_timed(package, phone, attached, team))
+        record["rows"] = rows + more
+        if failure:
+            record |= {"status": FAILED, "reason": f"{phone}: {failure}"}
+    return record
+
+
+async def _timed(package: Path, name: str, phone: Any, team: str | None) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of one device, and why some are missing ("" when none is)."""
+    rows: list[dict[str, Any]] = []
+    reasons: dict[str, list[str]] = {}
+    try:
+        device = None if phone is None else await _prepared(phone, str(team))
+    except Exception as error:  # Apple's tools raise what they like
+        return [], why_not(error)
+    for backend in COREML_UNITS:
+        try:
+            rows.append(await _row(package, backend, name, device))
+        except Exception as error:
+            reasons.setdefault(why_not(error), []).append(backend)
+    return rows, "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
 async def _row(package: Path, backend: str, name: str, device: Any) -> dict[str, Any]:
@@ -65,14 +89,20 @@ async def _row(package: Path, backend: str, name: str, device: Any) -> dict[str,
     return {**facts, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
 
 
-async def _attached_phone(team: str) -> Any:
-    from coremltools.models.ml_program.experimental.remote_device import (
-        AppSigningCredentials,
-        Device,
-        DeviceType,
-    )
+def _attached_phone() -> Any:
+    """Return the one iPhone that is attached; a user hears before anything is timed that there is none."""
+    from coremltools.models.ml_program.experimental.remote_device import Device, DeviceType
 
-    phones = Device.get_connected_devices(DeviceType.IPHONE)
+    try:
+        phones = Device.get_connected_devices(DeviceType.IPHONE)
+    except Exception as error:
+        raise ValueError(f"latency: --iphone: Xcode's tools list no devices: {why_not(error)}") from error
     if len(phones) != 1:
         raise ValueError(f"latency: --iphone needs exactly one attached iPhone, found {len(phones)}")
-    return await phones[0].prepare_for_model_debugging(AppSigningCredentials(development_team=team))
+    return phones[0]
+
+
+async def _prepared(phone: Any, team: str) -> Any:
+    from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials
+
+    return await phone.prepare_for_model_debugging(AppSigningCredentials(development_team=team))

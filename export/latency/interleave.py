@@ -85,7 +85,8 @@ def time_interleaved(specs: Mapping[str, dict[str, Any]], rounds: int, repeats: 
         repeats: Calls a backend and round.
 
     Returns:
-        Name -> times. A backend that fails to load has its `error` set, the others are timed all the same.
+        Name -> times. A backend that fails to load, or that dies later, has its `error` set and no rounds; the
+        others are timed all the same.
     """
     timings = {name: Timing(dict(spec)) for name, spec in specs.items()}
     with ExitStack() as stack:
@@ -103,6 +104,12 @@ def time_interleaved(specs: Mapping[str, dict[str, Any]], rounds: int, repeats: 
             # Every other round backwards: no backend always follows the same one.
             for name in list(workers) if number % 2 == 0 else list(reversed(workers)):
                 time.sleep(REST_SECONDS)
-                timings[name].rounds.append(workers[name].time(repeats=repeats))
+                try:
+                    timings[name].rounds.append(workers[name].time(repeats=repeats))
+                except RuntimeError as error:
+                    timings[name].error = str(error)
+                    timings[name].rounds.clear()
+                    del workers[name]
+                    continue
                 timings[name].peak_mb = workers[name].peak_mb
     return timings

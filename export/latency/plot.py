@@ -30,16 +30,16 @@ def _backends(axes: Axes, record: Mapping[str, Any]) -> None:
     tails = [max(0.0, rows[name]["p95_ms"] - rows[name]["p50_ms"]) for name in names]
     axes.barh(names, medians, xerr=[[0.0] * len(names), tails], color=BAR, capsize=2, error_kw={"lw": 0.8})
     for position, name in enumerate(names):
-        ratio = rows[name]["ratio"]["median"]
+        times = f", {rows[name]['ratio']['median']:.2f}x" if "ratio" in rows[name] else ""
         axes.annotate(
-            f"{medians[position]:.1f} ms, {ratio:.2f}x",
+            f"{medians[position]:.1f} ms{times}",
             (medians[position] + tails[position], position),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
         )
-    axes.set_xlim(0, 1.45 * max(m + t for m, t in zip(medians, tails, strict=True)))
+    axes.set_xlim(0, 1.45 * max((m + t for m, t in zip(medians, tails, strict=True)), default=1.0))
     axes.set_xlabel("ms a frame: median, line to the 95th percentile")
     axes.set_title(f"encoder (x: times {record['yardstick']})", fontsize=9)
     axes.tick_params(labelsize=8)
@@ -58,7 +58,7 @@ def _throughput(axes: Axes, record: Mapping[str, Any]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.1 * max(row["images_per_s"] for row in record["throughput"]))
+    axes.set_ylim(0, 1.1 * max((row["images_per_s"] for row in record["throughput"]), default=1.0))
     axes.set_xlabel("batch size")
     axes.set_ylabel("images a second")
     axes.set_title("ONNX Runtime float32", fontsize=9)

@@ -22,8 +22,7 @@ def markdown(record: Record, baseline: Record | None = None) -> str:
     parts = [
         "## Latency",
         f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads; matrix product "
-        f"{_peaks(machine['matmul_gflops'])}. Image tower {model['parameters_m']:.2f} M parameters, "
-        f"{model['gmacs']:.2f} GMACs at {model['side']} x {model['side']}. {_files(record)}",
+        f"{_peaks(machine['matmul_gflops'])}. {_cost(model)} at {model['side']} x {model['side']}. {_files(record)}",
         _warning(machine),
         _backends(record, baseline),
         _stages(record),
@@ -38,6 +37,12 @@ def markdown(record: Record, baseline: Record | None = None) -> str:
 
 def _peaks(gflops: Mapping[str, float]) -> str:
     return ", ".join(f"{arithmetic} {rate:.0f} GFLOP/s" for arithmetic, rate in gflops.items())
+
+
+def _cost(model: Mapping[str, Any]) -> str:
+    if "gmacs" not in model:
+        return "Image tower that cannot be built here, not counted,"
+    return f"Image tower {model['parameters_m']:.2f} M parameters, {model['gmacs']:.2f} GMACs"
 
 
 def _files(record: Record) -> str:
@@ -67,8 +72,8 @@ def _times(row: Mapping[str, Any]) -> list[str]:
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
-    ratio = row["ratio"]
-    return f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
+    ratio = row.get("ratio")
+    return "-" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
 
 
 def _backends(record: Record, baseline: Record | None) -> str:
@@ -79,7 +84,9 @@ def _backends(record: Record, baseline: Record | None) -> str:
         if "error" in row:
             rows.append([name, row["error"], *[""] * (len(head) - 2)])
             continue
-        share = f"{row['share_of_matmul_peak']:.0%} ({row['arithmetic']})"
+        share = "-"
+        if "arithmetic" in row:
+            share = f"{row['share_of_matmul_peak']:.0%} ({row['arithmetic']})"
         cells = [
             name,
             *_times(row),
@@ -122,20 +129,23 @@ def _throughput(record: Record) -> str:
 
 
 def _live(record: Record) -> str:
-    rows = [
-        [
-            f"{scene['frames_per_second']:.0f} frames/s",
-            f"{scene['processed']} of {scene['frames']}",
-            f"{scene['dropped']}",
-            f"{scene['delay_p50_ms']:.1f}",
-            f"{scene['delay_p95_ms']:.1f}",
-        ]
-        for scene in record["scenes"]
-    ]
+    rows = []
+    for scene in record["scenes"]:
+        cells = [f"{scene['frames_per_second']:.0f} frames/s, {scene['encoder']}"]
+        if "error" in scene:
+            rows.append([*cells, scene["error"], "", "", ""])
+            continue
+        cells += [f"{scene['processed']} of {scene['frames']}", f"{scene['dropped']}"]
+        rows.append(cells + [f"{scene[key]:.1f}" for key in ("delay_p50_ms", "delay_p95_ms")])
     table = _table(["live scan, end to end", "processed", "dropped", "delay p50 ms", "p95"], rows)
-    run = record["sustained"]
+    return "\n\n".join([table, "\n".join(_sustained(run) for run in record["sustained"])])
+
+
+def _sustained(run: Mapping[str, Any]) -> str:
+    if "error" in run:
+        return f"- {run['encoder']} without a break: {run['error']}"
     return (
-        f"{table}\n\nSustained for {run['seconds']:.0f} s ({run['calls']} calls): "
+        f"- {run['encoder']} without a break for {run['seconds']:.0f} s ({run['calls']} calls): "
         f"{run['first_fifth_p50_ms']:.2f} ms at the start, {run['last_fifth_p50_ms']:.2f} ms at the end, "
         f"drift {run['drift']:+.1%}."
     )
@@ -147,7 +157,7 @@ def _stopwatch(record: Record) -> str:
             f"{row['device']}, {row['backend']}",
             *(f"{row[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms", "load_ms")),
         ]
-        for row in record["coreml_stopwatch"].get("rows", [])
+        for row in record["coreml_stopwatch"]["rows"]
     ]
     return _table(["Core ML's own stopwatch", "p50 ms", "p90", "p99", "load ms"], rows) if rows else ""
 
@@ -172,6 +182,7 @@ def _absent(record: Record) -> str:
         lines.append(f"- Neural Engine: {engine['share']:.0%} of {engine['operations']} operations")
     else:
         lines.append(f"- NOT RUN: share of operations on the Neural Engine ({engine['reason']})")
-    if record["coreml_stopwatch"]["status"] != "ok":
-        lines.append(f"- NOT RUN: Core ML's own stopwatch ({record['coreml_stopwatch']['reason']})")
+    watch = record["coreml_stopwatch"]
+    if watch["status"] != "ok":
+        lines.append(f"- {watch['status']}: Core ML's own stopwatch ({watch['reason']})")
     return "\n".join(lines)

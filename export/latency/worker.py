@@ -6,6 +6,7 @@ behind. A worker that is not asked waits without using the processor.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -76,7 +77,7 @@ class Worker:
         spec: See `export.latency.backends.load`.
 
     Raises:
-        RuntimeError: The backend could not be loaded; the message is its own.
+        RuntimeError: The backend could not be loaded, or (from the methods) it died since; the message is its own.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -117,8 +118,9 @@ class Worker:
 
     def _ask(self, command: dict[str, float]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is dead: the answer, which is none, says so
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -133,7 +135,10 @@ class Worker:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # what was written to a dead process stays in the buffer
+                    stream.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -114,7 +115,22 @@ def test_the_mac_script_needs_nothing_of_ours():
     assert names - set(sys.stdlib_module_names) == {"coremltools", "PIL"}
 
 
-def fake_coremltools(folder, tilt):
+def test_the_mac_script_runs_on_the_python_that_apple_ships():
+    tree = ast.parse(Path(verify_coreml.__file__).read_text(), feature_version=(3, 9))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    keywords = {(ast.unparse(call.func), keyword.arg) for call in calls for keyword in call.keywords}
+    assert not keywords & {("zip", "strict"), ("dataclass", "slots"), ("dataclass", "kw_only")}
+    assert any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+
+
+@pytest.mark.parametrize("place", ["export/verify_coreml.py", "docs/deploy.md", ".github/workflows/ci.yml"])
+def test_everywhere_the_mac_script_gets_the_same_packages(place):
+    text = (Path(variants.__file__).parents[1] / place).read_text()
+    assert re.findall(r"python3 -m pip install (.*)", text)[0] == verify_coreml.PINS
+    assert "python -m pip install" not in text
+
+
+def fake_coremltools(folder, tilt, broken=()):
     """A stand-in that answers from the golden file, as a faithful (or tilted) Core ML on a Mac would."""
     rows = json.loads((folder / "golden" / "golden.json").read_text())["rows"]
     by_bytes = {}
@@ -125,6 +141,8 @@ def fake_coremltools(folder, tilt):
 
     class Model:
         def __init__(self, path, compute_units):
+            if Path(path).name in broken:
+                raise Exception("Error compiling model:\n'too new for this macOS'")
             self.head = "planes" if "planes_classifier" in path else None
             self.own = "coreml-int8" if "_int8" in path else None
 
@@ -160,6 +178,80 @@ def test_the_mac_script_finishes_the_ledger(copied, monkeypatch, tilt, code, sta
     assert rows["coreml-int8-on-device"]["status"] == status
     assert rows["coreml-planes-on-device"]["status"] == "ok"
     assert rows["onnx-fp32"]["status"] == "ok"
+
+
+def device_statuses(folder):
+    rows = json.loads((folder / "parity.json").read_text())["rows"]
+    return {
+        row["variant"].removesuffix("-on-device"): (row["status"], row["note"])
+        for row in rows
+        if row["variant"].endswith("-on-device")
+    }
+
+
+@pytest.fixture
+def on_a_mac(copied, monkeypatch):
+    """The script's command on a simulated Mac, with packages that Core ML cannot load."""
+
+    refused = []
+    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, 0.0, refused))
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
+
+    def run(*broken):
+        refused.extend(broken)
+        return verify_coreml.main([str(copied), "--units", "CPU_ONLY"])
+
+    return run
+
+
+def test_a_package_that_core_ml_cannot_load_fails_alone_with_its_message(copied, on_a_mac):
+    assert on_a_mac("image_encoder.mlpackage") == 1
+    found = device_statuses(copied)
+    wanted = "Core ML did not run it: Exception: Error compiling model: 'too new for this macOS'"
+    assert found.pop("coreml-fp16") == ("FAILED", wanted)
+    assert found
+    assert {status for status, _ in found.values()} == {"ok"}
+
+
+def test_the_rows_of_a_run_that_is_broken_off_stay(copied, on_a_mac, monkeypatch):
+    first, verify = [], verify_coreml.verify
+
+    def broken_off(entry, *given):
+        if first:
+            raise KeyboardInterrupt
+        first.append(entry["name"])
+        return verify(entry, *given)
+
+    monkeypatch.setattr(verify_coreml, "verify", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        on_a_mac()
+    assert [name for name, (status, _) in device_statuses(copied).items() if status == "ok"] == first
+    assert not list(copied.glob(".parity*"))
+
+
+def test_a_row_that_stays_not_run_is_no_success(copied, on_a_mac):
+    path = copied / "golden" / "golden.json"
+    golden = json.loads(path.read_text())
+    for row in golden["rows"]:
+        row["packages"] = {}
+    path.write_text(json.dumps(golden))
+    assert on_a_mac() == 3
+    assert device_statuses(copied)["coreml-int8"] == ("NOT RUN", "golden.json has no answers of this package")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "parity.json", "golden/golden.json"])
+def test_a_folder_that_is_not_whole_is_named_in_one_line(copied, on_a_mac, capsys, name):
+    (copied / name).write_text('{"half')
+    assert on_a_mac() == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"NOT RUN: {copied / name}: not as the export wrote it (JSONDecodeError")
+
+
+def test_the_model_card_sends_its_reader_to_the_ledger_for_a_devices_verdict(exported):
+    lines = (exported.folder / "MODEL_CARD.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| coreml-") and "-on-device" in line]
+    assert rows
+    assert all("parity.json" in row for row in rows)
 
 
 def test_the_mac_script_takes_its_limits_from_the_export(copied, monkeypatch):

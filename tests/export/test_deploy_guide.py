@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+from collections import defaultdict
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,37 +17,45 @@ import numpy as np
 import pytest
 from PIL import Image
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
-ONNXRUNTIME_WEB = "onnxruntime-web@1.30.0"
+from tests.export.guide_code import GUIDE, guide_code
+
+ROOT = Path(__file__).resolve().parents[2]
+(ONNXRUNTIME_WEB,) = re.findall(r"`npm install (onnxruntime-web@[\d.]+)`", GUIDE.read_text())
 CHROMIUM = next(
     (name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None
 )
-# The page of an app: it decodes a golden picture, proves itself, and says what it found, wrong pixels included.
-PAGE = """<!doctype html><script type="importmap">
-{"imports": {"onnxruntime-web": "/ort/ort.bundle.min.mjs"}}
-</script><script type="module">
-const tell = (answer) => fetch("/answer", { method: "POST", body: JSON.stringify(answer) });
-try {
-  const { embed, selfTest, classify } = await import("/guide.mjs");
+# The page of an app: it decodes golden pictures, proves itself, and says what it found, wrong pixels included.
+PAGE = """<!doctype html>{import_map}<script type="module">
+const tell = (answer) => fetch("/answer", {{ method: "POST", body: JSON.stringify(answer) }});
+const picture = async (name) => createImageBitmap(await (await fetch(`/golden/${{name}}`)).blob());
+try {{
+  const {{ cosine, embed, frameToPixels, read, selfTest }} = await import("/reader.mjs");
   const golden = await (await fetch("/golden/golden.json")).json();
-  const picture = await createImageBitmap(await (await fetch(`/golden/${golden.rows[0].input}`)).blob());
-  const side = picture.width;
-  const canvas = new OffscreenCanvas(side, side).getContext("2d");
-  canvas.drawImage(picture, 0, 0);
-  const rgba = canvas.getImageData(0, 0, side, side).data;
-  const head = await (await fetch("/heads/planes.json")).json();
-  const vectors = new Float32Array(await (await fetch(`/heads/${head.file}`)).arrayBuffer());
-  const embedding = await embed(rgba, side);
-  await tell({
-    embedding: Array.from(embedding), planes: classify(embedding, vectors, head),
-    right: await selfTest(rgba, golden, side), wrong: await selfTest(rgba.map((value) => 255 - value), golden, side),
-  });
-} catch (error) { await tell({ error: String(error) }); }
+  const rows = [];
+  for (const row of golden.rows) {{
+    const [input, frame] = [await picture(row.input), await picture(row.frame)];
+    const image = Object.assign(new Image(), {{ src: `/golden/${{row.frame}}` }});
+    await image.decode();
+    const stretched = new OffscreenCanvas(input.width, input.height);
+    stretched.getContext("2d").drawImage(frame, 0, 0, input.width, input.height);
+    const inverted = new OffscreenCanvas(input.width, input.height);
+    Object.assign(inverted.getContext("2d"), {{ filter: "invert(1)" }}).drawImage(input, 0, 0);
+    const pixels = (source) => Array.from(frameToPixels(source, input.width));
+    rows.push({{
+      embedding: Array.from(await embed(frameToPixels(input, input.width))), planes: await read(image),
+      input: pixels(input), frame: pixels(frame), stretched: pixels(stretched),
+      cosine: cosine(await embed(frameToPixels(frame, input.width)), row.embedding),
+      right: await selfTest(golden, row, input, frame), wrong: await selfTest(golden, row, inverted, frame),
+      unlikeAFrame: await selfTest({{ ...golden, cosine_min_from_frame: 1.1 }}, row, input, frame),
+    }});
+  }}
+  await tell({{ rows }});
+}} catch (error) {{ await tell({{ error: String(error) }}); }}
 </script>"""
 
 
 def blocks(mark):
-    return re.findall(rf"<!-- tested{mark} -->\n```\w+\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
+    return guide_code(r"\w+", f"tested{mark}")
 
 
 def test_python_from_frame_to_plane_and_age(exported):
@@ -89,6 +99,32 @@ def test_javascript_from_pixels_to_probabilities(exported, tmp_path):
     assert answer["same"] == pytest.approx(1)
 
 
+def test_the_swift_that_a_mac_type_checks_is_the_guides(tmp_path):
+    script = ROOT / "tests" / "export" / "guide_code.py"
+    assert (
+        "python3 tests/export/guide_code.py swift > "
+        in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(script), "swift"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (block,) = guide_code("swift")
+    assert done.stdout == block + "\n"
+    lines = block.splitlines()
+    assert lines[0].startswith("import ")
+    assert "final class PlaneReader {" in lines
+    assert "image_encoder(configuration:" in block, (
+        "the class that coremlc writes for image_encoder.mlpackage"
+    )
+    assert block.count("{") == block.count("}")
+    absent = [sys.executable, str(script), "cobol"]
+    assert subprocess.run(absent, capture_output=True, check=False).returncode == 1
+
+
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory):
     """The files of ONNX Runtime for browsers."""
@@ -106,12 +142,37 @@ def runtime(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_page_proves_itself_in_a_browser(exported, runtime, tmp_path):
-    (helpers,), (page,) = blocks(": javascript"), blocks(": browser")
-    (tmp_path / "index.html").write_text(PAGE)
-    (tmp_path / "guide.mjs").write_text(f"{helpers}\n{page}")
-    (tmp_path / "ort").symlink_to(runtime)
-    for part in ("image_encoder.onnx", "heads", "golden"):
+    (helpers,), (code,), (page,) = blocks(": javascript"), blocks(": browser"), blocks(": page")
+    (import_map,) = re.findall(r'<script type="importmap">.*?</script>', page, flags=re.DOTALL)
+    (tmp_path / "index.html").write_text(PAGE.format(import_map=import_map))
+    (tmp_path / "reader.mjs").write_text(f"{helpers}\n{code}")
+    (tmp_path / "node_modules" / "onnxruntime-web").mkdir(parents=True)
+    (tmp_path / "node_modules" / "onnxruntime-web" / "dist").symlink_to(runtime)
+    for part in ("image_encoder.onnx", "manifest.json", "heads", "golden"):
         (tmp_path / part).symlink_to(exported.folder / part)
+    answer = answer_of_a_page(tmp_path)
+    assert "error" not in answer, answer
+    golden = json.loads((exported.folder / "golden" / "golden.json").read_text())
+    assert len(answer["rows"]) == len(golden["rows"])
+    off = defaultdict(list)  # mean difference of pixel values from what the contract asks, by way
+    for found, row in zip(answer["rows"], golden["rows"], strict=True):
+        width, height = Image.open(exported.folder / "golden" / row["frame"]).size
+        assert width != height, "only a frame that is not square sees the padding"
+        wanted = np.asarray(Image.open(exported.folder / "golden" / row["input"]).convert("RGB"), dtype=float)
+        for name in ("input", "frame", "stretched"):
+            pixels = np.array(found[name]).reshape(*wanted.shape[:2], 4)
+            off[name].append(np.abs(pixels[..., :3] - wanted).mean())
+        np.testing.assert_allclose(found["embedding"], row["embedding"], atol=1e-4)
+        assert found["cosine"] >= golden["cosine_min_from_frame"]
+        assert found["planes"] == pytest.approx(row["planes"], abs=0.05)
+        assert (found["right"], found["wrong"], found["unlikeAFrame"]) == (True, False, False)
+    assert max(off["input"]) == 0
+    assert np.mean(off["frame"]) < 2.5, "4.9 where nothing is antialiased"
+    assert np.mean(off["stretched"]) > 10
+
+
+def answer_of_a_page(folder):
+    """Serve a folder, open its index.html in a browser without a window, and return what the page posts."""
     answers: Queue = Queue()
 
     class Handler(SimpleHTTPRequestHandler):
@@ -123,7 +184,7 @@ def test_a_page_proves_itself_in_a_browser(exported, runtime, tmp_path):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
     options = (
         "--headless",
@@ -133,21 +194,15 @@ def test_a_page_proves_itself_in_a_browser(exported, runtime, tmp_path):
         "--disable-background-networking",
     )
     command = [
-        str(CHROMIUM), *options, "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}",
+        str(CHROMIUM), *options, "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}",
         f"http://127.0.0.1:{server.server_port}/index.html",
     ]  # fmt: skip
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        answer = answers.get(timeout=120)
+        return answers.get(timeout=120)
     except Empty:
         pytest.fail("the page gave no answer within two minutes")
     finally:
         browser.terminate()
         browser.wait(timeout=30)
         server.shutdown()
-    assert "error" not in answer, answer
-    row = json.loads((exported.folder / "golden" / "golden.json").read_text())["rows"][0]
-    np.testing.assert_allclose(answer["embedding"], row["embedding"], atol=1e-4)
-    assert answer["planes"] == pytest.approx(row["planes"], abs=1e-3)
-    assert answer["right"] is True
-    assert answer["wrong"] is False
