@@ -27,7 +27,9 @@ DEFAULT_OUT = Path("outputs/latency")
 
 def parse(argv: list[str]) -> Any:
     """Read a command line."""
-    parser = PlainErrorParser(prog="make latency", description="Time a student against its budget.")
+    parser = PlainErrorParser(
+        prog=".venv/bin/python -m experiments.latency", description="Time a student against its budget."
+    )
     parser.add_argument(
         "model", type=str, nargs="?", default=DEFAULT_MODEL, help="Checkpoint, export folder, or random:NAME."
     )

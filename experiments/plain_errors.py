@@ -61,8 +61,6 @@ def _command(parser: LightningArgumentParser) -> str:
     if " -m " in parser.prog:
         return parser.prog
     words = [word for word in parser.prog.split() if word.isalpha()]
-    if words[:1] == ["make"]:  # a command with a module of its own
-        return f".venv/bin/python -m experiments.{words[1]}"
     return " ".join([".venv/bin/python -m experiments", *(words or ["fit"])])
 
 

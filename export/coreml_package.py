@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -154,11 +153,6 @@ def compress_package(source: Path, target: Path, kind: Compression, warnings: li
             palette = optimize.OpPalettizerConfig(nbits=int(kind[-1]), mode="kmeans")
             smaller = optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=palette))
         smaller.save(str(target))
-
-
-def remove_package(path: Path) -> None:
-    """Delete a package."""
-    shutil.rmtree(path)
 
 
 @contextlib.contextmanager
