@@ -13,7 +13,7 @@ from lightning.fabric.utilities import rank_zero_info
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
-from models.causal_text import causal_tower, is_tracing, truncated_features
+from models.causal_text import end_token_features, end_token_tower, is_tracing
 from models.dual_encoder import DualEncoder
 from models.layouts import RELEASED_STUDENT, detect_layout, to_open_clip
 from models.licences import licence_of
@@ -103,11 +103,12 @@ class OpenCLIPEncoder(DualEncoder):
     def text_features(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] (int64) to unnormalised features [B, D].
 
-        A causal tower (FetalCLIP's) runs over the used columns alone, which changes nothing but the time.
+        A causal tower (FetalCLIP's) runs over the used columns alone, and any tower that is read at the end token
+        computes its last block there alone, which changes nothing but the time.
         """
-        tower = None if is_tracing() else causal_tower(self.model)
+        tower = None if is_tracing() else end_token_tower(self.model)
         if tower is not None:
-            return truncated_features(tower, tokens)
+            return end_token_features(tower, tokens)
         features: Tensor = self.model.encode_text(tokens)
         return features
 
