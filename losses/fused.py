@@ -238,7 +238,7 @@ def _gradients(
 def _differentiable_gradients(
     problem: _Problem, image: Tensor, all_text: Tensor, scale: Tensor, upstream: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `_gradients` does, from whole matrices and in a form that can be differentiated any number of times."""
+    """Return what `_gradients` does, from whole matrices and so that it can be differentiated any number of times."""
     teacher = problem.teacher_scale * gather_rows(problem.teacher_image) @ problem.teacher_all_text.T
     student = scale * gather_rows(image) @ all_text.T
     terms = []

@@ -1,4 +1,4 @@
-"""Text towers that leave out what is not read give what the whole ones give: values and gradients, against open_clip's own way."""
+"""Text towers that leave out what is not read give what the whole ones give, by values and gradients of open_clip."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from models import OpenCLIPEncoder, TransformersEncoder
+from models import OpenCLIPEncoder, TransformersEncoder, freeze, zero_shot
 from models.causal_text import end_token_tower, up_to_longest_end
 from tests.models.test_transformers_encoder import save
 
@@ -87,6 +87,14 @@ def test_the_published_towers_are_read_at_the_end_token_and_others_are_left_alon
             assert (tower.attn_mask is not None) is masked
     for other in ({"pool_type": "last"}, {"pool_type": "argmax", "embed_cls": True}):
         assert end_token_tower(encoder(**other).model) is None
+
+
+def test_batches_of_prompts_are_counted_by_the_columns_that_pass_the_tower(monkeypatch) -> None:
+    monkeypatch.setattr(zero_shot, "ACTIVATIONS_AT_ONCE", 16 * 90)
+    causal, whole = encoder(), encoder(no_causal_mask=True)
+    assert zero_shot.prompts_at_once(causal, "brain") == 90 // 3
+    assert zero_shot.prompts_at_once(freeze(causal), "a fetal brain") == 90 // 5
+    assert zero_shot.prompts_at_once(whole, "brain") == 8, "30 columns: the least"
 
 
 def test_a_text_without_end_does_not_lose_the_place_that_is_read() -> None:
