@@ -1,15 +1,15 @@
 """Tell a regression from noise: today's benchmarks on an older commit and on the working tree, in turns.
 
-Usage: python -m benchmarks._compare BASE [names ...] [--rounds 5] [--quick]
-
-Each round measures both, in changing order. A figure counts as changed when EVERY round of one side lies beyond
-every round of the other (with 5 rounds that happens by chance in 1 of 126 comparisons) and the medians differ
-by more than 3 %. The exit status is 1 when something became worse, and when nothing could be compared.
+Without names it compares loss_speed, image_pipeline and plane_evaluation, the stages that need neither an export nor
+a training; any other has to be named. Each round measures both sides in fresh processes, in changing order. Compared
+are the table's figures and the seconds of our own ways, because a ratio may hide that both of its sides became
+slower. A figure counts as changed when EVERY round of one side lies beyond every round of the other (with 5 rounds
+that happens by chance in 1 of 126 comparisons) and the medians differ by more than 3 %. Figures that only one side
+has are named. The exit status is 1 when something became worse, and when nothing could be compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.__main__ import NAMES
-from benchmarks._record import Row, number
+from benchmarks.__main__ import NAMES, environment_of
+from benchmarks._record import Key, Parser, Row, key, number
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST_CHANGE = 0.03
+LEAST_ROUNDS = 3  # of two against two, one in three differs by chance
 DEFAULT = ["loss_speed", "image_pipeline", "plane_evaluation"]
-
-Key = tuple[str, str, str]
 
 
 def verdict(base: list[float], now: list[float], better: str) -> str:
@@ -61,7 +60,7 @@ def check_out(base: str, folder: Path) -> None:
 def run_once(name: str, tree: Path, out: Path, quick: bool) -> list[Row] | None:
     """Run one benchmark in a tree and return its rows; None where it cannot run there."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(out), *(["--quick"] if quick else [])]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment = {**environment_of(name), "PYTHONPATH": str(tree)}
     if os.environ.get("HC18_ROOT"):  # the trees are elsewhere than the folder that it may be relative to
         environment["HC18_ROOT"] = str(Path(os.environ["HC18_ROOT"]).resolve())
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
@@ -74,8 +73,25 @@ def run_once(name: str, tree: Path, out: Path, quick: bool) -> list[Row] | None:
     return rows
 
 
+def figures(rows: list[Row]) -> dict[Key, tuple[float, str]]:
+    """Return each figure's median and which way is better: the rows' own, and the seconds of our ways."""
+    found = {}
+    for row in rows:
+        if row["value"] is None:
+            continue
+        found[key(row)] = row["value"]["median"], row["better"]
+        for way, seconds in row["seconds"].items():
+            if way != "authors":
+                found[row["stage"], row["case"], f"seconds of {way}"] = seconds["median"], "lower"
+    return found
+
+
 def compare(name: str, trees: dict[str, Path], rounds: int, quick: bool) -> list[dict[str, Any]]:
-    """Measure one benchmark in turns on both trees; return each figure with its verdict."""
+    """Measure one benchmark in turns on both trees.
+
+    Returns:
+        Each figure's values on both sides with its verdict; "only one side" where the other lacks it.
+    """
     values: dict[str, dict[Key, list[float]]] = {side: {} for side in trees}
     better: dict[Key, str] = {}
     for number_ in range(rounds):
@@ -83,38 +99,39 @@ def compare(name: str, trees: dict[str, Path], rounds: int, quick: bool) -> list
             rows = run_once(name, trees[side], trees["base"].parent / "out.json", quick)
             if rows is None:
                 return []
-            for row in rows:
-                if row["value"] is None:
-                    continue
-                key = (row["stage"], row["case"], row["measure"])
-                values[side].setdefault(key, []).append(row["value"]["median"])
-                better[key] = row["better"]
-    both = [key for key in values["now"] if key in values["base"]]
-    return [
-        {
-            "key": key,
-            "base": values["base"][key],
-            "now": values["now"][key],
-            "verdict": verdict(values["base"][key], values["now"][key], better[key]),
-        }
-        for key in both
-    ]
+            for figure, (median, way) in figures(rows).items():
+                values[side].setdefault(figure, []).append(median)
+                better[figure] = way
+    found = []
+    for figure in better:
+        base, now = values["base"].get(figure, []), values["now"].get(figure, [])
+        told = verdict(base, now, better[figure]) if base and now else "only one side"
+        found.append({"key": figure, "base": base, "now": now, "verdict": told})
+    return found
+
+
+def show(found: dict[str, Any]) -> str:
+    """Return one figure as a line of text."""
+    stage, case, measure = found["key"]
+    if found["verdict"] == "only one side":
+        side = "base" if found["base"] else "working tree"
+        return f"only in the {side}: {stage}, {case}: {measure}"
+    old, new = (f"{number(min(v))}-{number(max(v))}" for v in (found["base"], found["now"]))
+    return f"{found['verdict']:6s} {stage}, {case}: {old} -> {new} {measure}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks._compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__, prog="python -m benchmarks._compare")
     parser.add_argument("base", help="commit to compare with")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks ({' '.join(DEFAULT)})")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help=f"at least {LEAST_ROUNDS}; 5 if left out")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
-        sys.exit(f"error: no such benchmark {unknown[0]}; choose from: {', '.join(NAMES)}")
+        parser.error(f"no such benchmark {unknown[0]}; choose from: {', '.join(NAMES)}")
+    if options.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds={options.rounds} tells nothing from noise; take {LEAST_ROUNDS} or more")
     worse, nothing = 0, []
     with tempfile.TemporaryDirectory() as folder:
         trees = {"base": Path(folder) / "base", "now": ROOT}
@@ -123,17 +140,11 @@ def main() -> None:
         except ValueError as error:
             sys.exit(f"error: {error}")
         for name in options.names or DEFAULT:
-            figures = compare(name, trees, options.rounds, options.quick)
-            if not figures:
+            found = compare(name, trees, options.rounds, options.quick)
+            if all(figure["verdict"] == "only one side" for figure in found):
                 nothing.append(name)
-            for found in figures:
-                low_high = [f"{number(min(v))}-{number(max(v))}" for v in (found["base"], found["now"])]
-                stage, case, measure = found["key"]
-                print(
-                    f"{found['verdict']:6s} {stage}, {case}: {low_high[0]} -> {low_high[1]} {measure}",
-                    flush=True,
-                )
-                worse += found["verdict"] == "worse"
+            print(*map(show, found), sep="\n", flush=True)
+            worse += sum(figure["verdict"] == "worse" for figure in found)
     if nothing:
         print(f"not compared with {options.base}: {', '.join(nothing)}", flush=True)
     if len(nothing) == len(options.names or DEFAULT):

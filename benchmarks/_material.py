@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 import yaml
 
+from datamodules import FetalDataModule
 from datamodules.hc18 import read_hc18
 from datamodules.phantom.patients import list_pictures
 from datamodules.phantom.renderer import render
@@ -19,6 +21,19 @@ from models import DualEncoder, OpenCLIPEncoder, build
 from models.open_clip_encoder import read_config
 
 FRAME = (800, 540)  # width and height of an HC18 image
+
+
+class ListedData(FetalDataModule):
+    """Images from a list of records."""
+
+    benchmarks = ("hc18",)
+
+    def __init__(self, records: list[Record], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._listed = records
+
+    def read_records(self) -> list[Record]:
+        return self._listed
 
 
 def head_records(folder: Path, count: int) -> tuple[list[Record], str]:

@@ -1,4 +1,7 @@
-"""What every benchmark shares: interleaved timing, spreads, rows of one shape, and the file they go to."""
+"""What every benchmark shares: interleaved timing, spreads, rows of one shape, and the file they go to.
+
+A row keeps its rounds beside their spread, so that `python -m benchmarks` can pool those of several processes.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,8 +23,12 @@ from export.latency.machine import machine_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
+ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+"""What the Makefile tells glibc's allocator; recorded, because it changes the speed of whole commands."""
 Row = dict[str, Any]
+Record = dict[str, Any]
 Spread = dict[str, float]
+Key = tuple[str, str, str]
 
 
 def spread(values: Any) -> Spread:
@@ -91,19 +99,77 @@ def make_row(
         note: What a reader has to know.
         reason: What holds it back, shown beside a missed target; None for what follows from the limit.
     """
-    return {
-        "stage": stage,
-        "case": case,
-        "measure": measure,
-        "value": spread(values),
-        "target": target,
-        "better": better,
-        "seconds": {name: spread(times) for name, times in (seconds or {}).items()},
-        "limit": limit,
-        "times_limit": None if limit_values is None else spread(limit_values),
-        "note": note,
-        "reason": reason,
+    return _with_spreads(
+        {
+            "stage": stage,
+            "case": case,
+            "measure": measure,
+            "target": target,
+            "better": better,
+            "limit": limit,
+            "note": note,
+            "reason": reason,
+            "rounds": {
+                "value": _floats(values),
+                "times_limit": None if limit_values is None else _floats(limit_values),
+                "seconds": {name: _floats(times) for name, times in (seconds or {}).items()},
+            },
+        }
+    )
+
+
+def _floats(values: Any) -> list[float]:
+    return [float(value) for value in values]
+
+
+def _with_spreads(row: Row) -> Row:
+    rounds = row["rounds"]
+    limit = rounds["times_limit"]
+    return row | {
+        "value": spread(rounds["value"]),
+        "times_limit": None if limit is None else spread(limit),
+        "seconds": {name: spread(times) for name, times in rounds["seconds"].items()},
     }
+
+
+def key(row: Row) -> Key:
+    """Return what tells a row from all others."""
+    return row["stage"], row["case"], row["measure"]
+
+
+def pool(records: list[Record]) -> Record:
+    """Join the rounds of several processes, so that spreads hold what differs between processes too.
+
+    Notes and reasons are those of the process whose median is nearest to that of all; a row that one of them
+    could not run counts as not run. Everything else is the first process's.
+
+    Raises:
+        ValueError: The processes measured different things.
+    """
+    tables = [{key(row): row for row in record["rows"]} for record in records]
+    if any(list(table) != list(tables[0]) for table in tables):
+        raise ValueError(f"{records[0]['benchmark']}: its processes measured different things")
+    return records[0] | {"rows": [_pool_rows([table[name] for table in tables]) for name in tables[0]]}
+
+
+def _pool_rows(same: list[Row]) -> Row:
+    absent = [row for row in same if row["value"] is None]
+    if absent:
+        return absent[0]
+    each = [row["rounds"] for row in same]
+    joined: Row = {"value": [value for rounds in each for value in rounds["value"]]}
+    limits = [rounds["times_limit"] for rounds in each]
+    joined["times_limit"] = None if None in limits else [value for values in limits for value in values]
+    joined["seconds"] = {
+        way: [value for rounds in each for value in rounds["seconds"][way]] for way in each[0]["seconds"]
+    }
+    middle = float(np.median(joined["value"]))
+    typical = min(same, key=lambda row: abs(row["value"]["median"] - middle))
+    row = _with_spreads(typical | {"rounds": joined})
+    if "curve" in row:
+        costs = np.median([other["curve"]["costs"] for other in same], axis=0).tolist()
+        row["curve"] = row["curve"] | {"costs": costs}
+    return row
 
 
 def not_run(
@@ -121,7 +187,7 @@ def not_run(
     """
     why = " ".join(why.replace("|", "/").split())  # one cell of the table
     row = make_row(stage, case, measure, [0.0], target=target, better=better, reason=why)
-    return row | {"value": None}
+    return row | {"value": None, "rounds": None}
 
 
 def met(row: Row) -> bool | None:
@@ -161,46 +227,64 @@ def measured_commit() -> str | None:
     return commit if done.returncode else commit.removesuffix("-dirty")
 
 
-def write(name: str, rows: list[Row], quick: bool, path: Path | None = None, **details: Any) -> Path:
-    """Write results with machine, versions and commit, whole or not at all; return the path."""
-    path = path or RESULTS / f"{name}.json"
+def write(name: str, rows: list[Row], quick: bool, path: Path, **details: Any) -> None:
+    """Write one process's results with machine, versions, allocator and commit."""
+    set_here = {variable: os.environ[variable] for variable in ALLOCATOR if variable in os.environ}
+    facts = machine_facts() | {"threads": torch.get_num_threads(), "allocator": set_here}
     record = {
         "benchmark": name,
         "quick": quick,
-        "machine": machine_facts() | {"threads": torch.get_num_threads()},
+        "machine": facts,
         "commit": measured_commit(),
         "rows": rows,
         "details": details,
     }
+    save(record, path)
+
+
+def save(record: Record, path: Path) -> None:
+    """Write a record whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
-    return path
 
 
-def _has_figures(path: Path) -> bool:
-    return path.is_file() and any(row["value"] for row in json.loads(path.read_text())["rows"])
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which takes no half of an option's name."""
+
+    def __init__(self, about: str | None, **kwargs: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=about, formatter_class=formatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit."""
+        print(f"error: {message} (the options: {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def parser_of(name: str, about: str | None) -> Parser:
+    """Return the parser of a benchmark: ``--quick`` for a smoke test, ``--out`` to keep the figures."""
+    parser = Parser(about, prog=f"python -m benchmarks.{name}")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--out", type=Path, help="file for the figures of this one process")
+    return parser
+
+
+def finish(name: str, rows: list[Row], options: argparse.Namespace, **details: Any) -> None:
+    """Print the rows, and write them where ``--out`` names a file: one process is too few for the table."""
+    for row in rows:
+        print(line(row), flush=True)
+    if options.out:
+        write(name, rows, options.quick, options.out, **details)
+        print(f"written to {options.out}")
 
 
 def command(name: str, measure: Callable[[bool], list[Row]], about: str | None) -> None:
-    """Be the command line of a benchmark: ``--quick`` for a smoke test, ``--out`` for another file.
-
-    Quick figures say that the code runs, and go to a file only where ``--out`` names one.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}",
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--out", type=Path, help=f"file of the results ({RESULTS.name}/{name}.json)")
-    options = parser.parse_args()
-    rows = measure(options.quick)
-    for row in rows:
-        print(line(row), flush=True)
-    path = options.out or RESULTS / f"{name}.json"
-    if not options.out and all(row["value"] is None for row in rows) and _has_figures(path):
-        print(f"{path}: kept, with figures of a machine that could run it")
-    elif options.out or not options.quick:
-        print(f"written to {write(name, rows, options.quick, options.out)}")
+    """Be the command line of a benchmark; a user's mistake is one line."""
+    options = parser_of(name, about).parse_args()
+    try:
+        rows = measure(options.quick)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    finish(name, rows, options)

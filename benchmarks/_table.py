@@ -95,12 +95,16 @@ def markdown(records: list[dict[str, Any]]) -> str:
         ]
         lines += [f"- {row['stage']}, {row['case']}: not run: {row['reason']}" for row in absent]
         lines.append("")
-    lines += ["| results | machine | cores | load before | torch | commit |", "|---|---|---:|---:|---|---|"]
+    lines += [
+        "| results | machine | cores | load before | allocator | torch | commit |",
+        "|---|---|---:|---:|---|---|---|",
+    ]
     for record in records:
         machine = record["machine"]
         lines.append(
             f"| {record['benchmark']} | {machine['device']} | {machine['cores']} | "
-            f"{machine['load_average']:.1f} | {machine['versions'].get('torch', '')} | "
+            f"{machine['load_average']:.1f} | {'make' if machine.get('allocator') else 'default'} | "
+            f"{machine['versions'].get('torch', '')} | "
             f"{str(record['commit'])[:10]}{'-dirty' if str(record['commit']).endswith('dirty') else ''} |"
         )
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """How cost grows: loss over the batch, evaluation over images and spacings, training over reading processes.
 
-Each curve is fitted by ``cost = c * size ^ exponent`` (least squares of logarithms); `python -m benchmarks._table`
-draws them into docs/.
+Each curve is fitted by ``cost = c * size ^ exponent`` (least squares of logarithms), once in every process;
+`python -m benchmarks._table` draws the median costs into docs/.
 """
 
 from __future__ import annotations
@@ -40,14 +40,10 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return float(slope)
 
 
-def best_of(run: Any, repeats: int) -> float:
-    """Return the shortest of some timings: what the machine needs when nothing disturbs it."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def seconds_of(run: Any) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def curve(
@@ -61,9 +57,8 @@ def loss_curves(sizes: Sequence[int]) -> list[Row]:
     seconds, memory = [], []
     for B in sizes:
         run = make_ways(B, torch.float32, "cpu")["chunked"]
-        if B <= 2048:
-            run()  # warm; long calls need none
-        seconds.append(best_of(run, 3 if B <= 4096 else 1))
+        # Long calls need neither warmth nor repeats.
+        seconds.append(min(seconds_of(run) for _ in range(4 if B <= 2048 else 1)))
         memory.append(peak_numbers(run, "cpu") * 4 / 2**20)
     return [
         curve("chunked loss, time", "s", "batch", sizes, seconds),
@@ -101,7 +96,7 @@ def evaluation_curves(images: Sequence[int], spacings: Sequence[int], workers: i
     printed = [f"{i / 100:.2f}" for i in range(1, max(spacings) + 1)]
     age_embeddings(student, templates, printed[:1])
     spacing_costs = [
-        best_of(lambda n=n: age_embeddings(student, templates, printed[:n]), 2)  # type: ignore[misc]
+        seconds_of(lambda n=n: age_embeddings(student, templates, printed[:n]))  # type: ignore[misc]
         for n in spacings
     ]
     whole = f"phantom student; whole evaluations with {workers} workers, start and scores included"

@@ -159,7 +159,7 @@ def case(name: str, B: int) -> str:
 
 
 def measure(quick: bool) -> list[Row]:
-    B, rounds = (8, 2) if quick else (512, 7)
+    B, rounds = (8, 2) if quick else (512, 3)
     if not torch.cuda.is_available():
         why = "this machine has no CUDA device"
         steps = [not_run("GPU step", case(name, B), STEP, why, target) for name, target in TARGETS.items()]

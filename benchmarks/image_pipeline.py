@@ -61,7 +61,7 @@ def _views(builder: PairBuilder, square: np.ndarray, seed: int) -> None:
 
 
 def measure(quick: bool) -> list[Row]:
-    count, rounds = (4, 2) if quick else (48, 9)
+    count, rounds = (4, 2) if quick else (48, 3)
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -1,27 +1,28 @@
 """One frame through the full-size student's image tower: the authors' way against what is exported.
 
-Usage: python -m benchmarks.inference [--model random:MobileCLIP2-S0] [--rounds 15] [--repeats 6]
+Usage: python -m benchmarks.inference [--model random:MobileCLIP2-S0] [--sessions 3] [--rounds 5] [--repeats 6]
 
-The baseline is PyTorch eager, not reparameterised. Every backend has a process of its own and they are timed
-in turns (`export.latency.interleave`); ratios are taken within a turn. Random weights: speed does not depend
-on them. Quality of int8 is judged on trained students, in the parity ledger of `make export`. The limit is the
-machine's own matrix product.
+The baseline is PyTorch eager, not reparameterised. Every backend has a process of its own, a fresh one in each
+session, and they are timed in turns (`export.latency.interleave`); ratios are taken within a turn. Random weights:
+speed does not depend on them. Quality of int8 is judged on trained students, in the parity ledger of `make export`.
+The limit is the machine's own matrix product.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
+import sys
 import tempfile
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import Row, make_row, not_run, spread, write
+import numpy as np
+
+from benchmarks._record import Row, finish, make_row, not_run, parser_of
 from experiments.latency import open_subject
 from export.latency.backends import OPENVINO_PRECISIONS, openvino_call
-from export.latency.interleave import Timing, speed_ratio, time_interleaved
+from export.latency.interleave import Timing, time_interleaved
 from export.latency.machine import image_cost, instructions
 from export.latency.session import what_holds_back
 from export.latency.specs import backend_specs, matmul_peaks, matmul_specs, share_of_peak
@@ -40,15 +41,30 @@ TARGETS = {"onnxruntime": 3.0, "openvino-bf16": 6.0, "openvino-int8": 7.0}
 
 
 def row(name: str, timing: Timing, baseline: Timing, gmacs: float, peaks: dict[str, float]) -> dict[str, Any]:
-    """Return one backend's figures."""
+    """Return one backend's figures: ``ms`` and ``ratios`` have one number a turn."""
     if timing.error:
         return {"error": timing.error}
+    own, theirs = ([float(np.median(calls)) for calls in found.rounds] for found in (timing, baseline))
     times = timing.percentiles()
-    share = share_of_peak(name, times["p50_ms"], gmacs, peaks)
-    return {**times, "ratio": asdict(speed_ratio(baseline, timing)), **share}
+    return {
+        **times,
+        "ms": own,
+        "ratios": [slow / fast for slow, fast in zip(theirs, own, strict=True)],
+        **share_of_peak(name, times["p50_ms"], gmacs, peaks),
+    }
 
 
-def measure(model: str, threads: int, rounds: int, repeats: int) -> dict[str, Any]:
+def time_sessions(specs: dict[str, Any], sessions: int, rounds: int, repeats: int) -> dict[str, Timing]:
+    """Time backends in several sets of fresh processes, so that the spread holds what differs between those."""
+    found = time_interleaved(specs, rounds, repeats)
+    for _ in range(sessions - 1):
+        for name, timing in time_interleaved(specs, rounds, repeats).items():
+            found[name].rounds += timing.rounds
+            found[name].error = found[name].error or timing.error
+    return found
+
+
+def measure(model: str, threads: int, sessions: int, rounds: int, repeats: int) -> dict[str, Any]:
     """Time all backends with so many threads."""
     with tempfile.TemporaryDirectory() as folder:
         export, student = open_subject(model, Path(folder), short=False)
@@ -56,7 +72,7 @@ def measure(model: str, threads: int, rounds: int, repeats: int) -> dict[str, An
             raise ValueError(f"{model}: {student}")
         specs, absent = backend_specs(export, threads)
         products = matmul_specs(threads)
-        timings = time_interleaved({**specs, **products}, rounds, repeats)
+        timings = time_sessions({**specs, **products}, sessions, rounds, repeats)
         layers = {
             name: layer_shares(spec, OPENVINO_PRECISIONS[spec["backend"]])
             for name, spec in specs.items()
@@ -84,32 +100,10 @@ def layer_shares(spec: dict[str, Any], precision: str, calls: int = 30) -> dict[
     return {kind: spent / seconds.total() for kind, spent in seconds.most_common()}
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Return the table of one number of threads."""
-    lines = [
-        f"{result['threads']} thread(s), {result['gmacs']:.2f} GMACs, "
-        "matrix product " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in result["matmul_gflops"].items()),
-        "",
-        f"| backend | p50 ms | p95 ms | times {BASELINE} (quartiles) | target | of matmul peak |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for name, figures in result["backends"].items():
-        if "error" in figures:
-            lines.append(f"| {name} | {figures['error']} | | | | |")
-            continue
-        ratio, target = figures["ratio"], TARGETS.get(name)
-        lines.append(
-            f"| {name} | {figures['p50_ms']:.1f} | {figures['p95_ms']:.1f} | {ratio['median']:.2f} "
-            f"({ratio['low']:.2f}-{ratio['high']:.2f}) | {'' if target is None else f'{target:g}'} | "
-            f"{figures['share_of_matmul_peak']:.0%} ({figures['arithmetic']}) |"
-        )
-    return "\n".join(lines)
-
-
 def rows_of(result: dict[str, Any]) -> list[Row]:
     """Return the table's rows of one number of threads; a backend without figures or target has none."""
     rows = []
-    eager = result["backends"][BASELINE]["p50_ms"] / 1e3
+    eager = np.array(result["backends"][BASELINE]["ms"]) / 1e3
     reasons = what_holds_back(result["backends"], instructions())
     absent = {name: {"error": why} for name, why in result["absent"].items() if name in TARGETS}
     for name, figures in (result["backends"] | absent).items():
@@ -123,49 +117,44 @@ def rows_of(result: dict[str, Any]) -> list[Row]:
         if "error" in figures:
             rows.append(not_run(*title, figures["error"], TARGETS.get(name)))
             continue
-        ratio = figures["ratio"]
         layers = [f"{kind} {share:.0%}" for kind, share in figures.get("layers", {}).items() if share >= 0.05]
         reason = reasons[name] + (f", and spends its time on {', '.join(layers)}" if layers else "")
-        row = make_row(
+        seconds = np.array(figures["ms"]) / 1e3
+        found = make_row(
             *title,
-            [ratio["median"]],
+            figures["ratios"],
             target=TARGETS.get(name),
+            seconds={"authors": eager, name: seconds},
             limit=f"what {figures['arithmetic']} matrix products alone would take",
-            limit_values=[1 / figures["share_of_matmul_peak"]],
-            note=f"{figures['p50_ms']:.1f} ms; spread: quartiles of turns",
+            limit_values=seconds / np.median(seconds) / figures["share_of_matmul_peak"],
+            note=f"{figures['p50_ms']:.1f} ms",
             reason=reason,
         )
-        row["value"] = {"median": ratio["median"], "p10": ratio["low"], "p90": ratio["high"]}
-        seconds = figures["p50_ms"] / 1e3
-        row["seconds"] = {"authors": spread([eager]), name: spread([seconds])}
-        rows.append(row)
+        rows.append(found)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("inference", __doc__)
     parser.add_argument(
         "--model", default="random:MobileCLIP2-S0", help="checkpoint, export folder, or random:NAME"
     )
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--repeats", type=int, default=6)
-    parser.add_argument("--quick", action="store_true", help="two turns, to see that it runs")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--sessions", type=int, default=3, help="sets of fresh processes")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of a session")
+    parser.add_argument("--repeats", type=int, default=6, help="calls of a turn")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.repeats = 2, 1
-    results = [
-        measure(options.model, threads, options.rounds, options.repeats) for threads in options.threads
-    ]
-    for result in results:
-        print(markdown(result), end="\n\n")
-    if options.out or not options.quick:
-        rows = [row for result in results for row in rows_of(result)]
-        path = write("inference", rows, options.quick, options.out, model=options.model, results=results)
-        print(f"written to {path}")
+        options.sessions, options.rounds, options.repeats = 1, 2, 1
+    try:
+        results = [
+            measure(options.model, threads, options.sessions, options.rounds, options.repeats)
+            for threads in options.threads
+        ]
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    rows = [row for result in results for row in rows_of(result)]
+    finish("inference", rows, options, model=options.model, results=results)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def draw(picture: Picture) -> int:
 
 
 def measure(quick: bool) -> list[Row]:
-    workers, images, rounds = (1, 8, 2) if quick else (os.cpu_count() or 1, 200, 3)
+    workers, images, rounds = (1, 8, 2) if quick else (os.cpu_count() or 1, 200, 2)
     context = multiprocessing.get_context("spawn")
     rows = []
     with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:

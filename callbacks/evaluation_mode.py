@@ -24,7 +24,7 @@ def evaluation_mode(
         full_precision: Compute in float32 whatever training does: no autocast, no TF32, and a float32 copy
             of a model that is kept in half precision.
         half: What to autocast to without `full_precision`: evaluation runs in hooks, where Lightning has no
-            autocast (see `half_dtype`). None leaves it as it is.
+            autocast (see `half_dtype`). None leaves it as it is: for weights that are in half precision already.
 
     Yields:
         The model, or its float32 copy.
@@ -50,6 +50,19 @@ def half_dtype(trainer: Trainer) -> torch.dtype | None:
     """Return the half precision that a trainer's steps run in, None where they run in float32 or float64."""
     kinds = {"16": torch.float16, "bf16": torch.bfloat16}
     return kinds.get(str(trainer.precision).split("-")[0])
+
+
+def check_half_precision(asker: str, full_precision: bool, trainer: Trainer) -> None:
+    """Refuse to evaluate in half precision where training has none.
+
+    Raises:
+        ValueError: It is asked for without effect.
+    """
+    if not full_precision and half_dtype(trainer) is None:
+        raise ValueError(
+            f"{asker}: full_precision=false evaluates in training's half precision, and "
+            f"--trainer.precision={trainer.precision} has none; set --trainer.precision=bf16-mixed, or leave it out"
+        )
 
 
 def _autocast(model: DualEncoder, half: torch.dtype | None) -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks.embedding_maps import SMALLEST_MAP, embedding_map, map_figure
 from callbacks.embedding_pass import Pairs, embed_images, embed_pairs
-from callbacks.evaluation_mode import evaluation_mode, half_dtype
+from callbacks.evaluation_mode import check_half_precision, evaluation_mode, half_dtype
 from callbacks.figures import publish_figure
 from callbacks.zero_shot_evaluation import Details
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
@@ -88,6 +88,15 @@ class RepresentationEvaluation(Callback):
         self.figures = figures
         self.results: dict[str, Details] = {}
         self.final_metrics: dict[str, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the precision that is asked for.
+
+        Raises:
+            ValueError: Half precision is wanted where training has none.
+        """
+        if self.enabled:
+            check_half_precision(type(self).__name__, self.full_precision, trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Embed the test data with every model and score it."""

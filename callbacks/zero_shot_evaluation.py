@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation_mode import evaluation_mode, half_dtype, random_twin
+from callbacks.evaluation_mode import check_half_precision, evaluation_mode, half_dtype, random_twin
 from callbacks.figures import publish_figure
 from datamodules.protocol import Protocol
 from datamodules.record import Record
@@ -96,8 +96,9 @@ class ZeroShotEvaluation(Callback):
         """Find out which benchmarks the data has.
 
         Raises:
-            ValueError: A wanted benchmark is not in the data.
+            ValueError: A wanted benchmark is not in the data, or half precision is wanted where training has none.
         """
+        check_half_precision(type(self).__name__, self.full_precision, trainer)
         named = tuple(getattr(getattr(trainer, "datamodule", None), "benchmarks", ()))
         lacking = [name for name in self.wanted or () if name not in named]
         if lacking:

@@ -1,4 +1,8 @@
-"""Cut what a causal text tower cannot see anyway: the columns behind the longest text of a batch."""
+"""Leave out what a text tower's end token never shows.
+
+A causal tower does not see the columns behind the longest text of a batch; and of the last block's output, whatever
+the mask, only the end token is read, so only its attention and its MLP are computed there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import Any
 
 import torch
 from open_clip.model import CLIP
-from open_clip.transformer import text_global_pool
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 
@@ -40,24 +44,26 @@ def up_to_longest_end(tokens: Tensor, end_id: int | None = None) -> Tensor:
     return tokens[:, : int(ends(tokens, end_id).max()) + 1]
 
 
-def causal_tower(model: nn.Module) -> Any:
-    """Return the module that holds an open_clip model's text tower if `truncated_features` can run it.
+def end_token_tower(model: nn.Module) -> Any:
+    """Return the module that holds an open_clip model's text tower if `end_token_features` can run it.
 
     Returns:
-        The tower: causal and pooled at the end token. None for any other.
+        The tower: of open_clip's standard blocks and read at the end token. None for any other.
     """
     tower: Any = model if isinstance(model, CLIP) else getattr(model, "text", None)
     pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
     plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
-    causal = getattr(tower, "attn_mask", None) is not None
-    return tower if causal and plain and pool in ("argmax", "eos") else None
+    if not plain or pool not in ("argmax", "eos"):
+        return None
+    stack = tower.transformer
+    return tower if stack.batch_first and type(stack.resblocks[-1]) is ResidualAttentionBlock else None
 
 
-def truncated_features(tower: Any, tokens: Tensor) -> Tensor:
-    """Do what open_clip's ``encode_text`` does, over the used columns alone.
+def end_token_features(tower: Any, tokens: Tensor) -> Tensor:
+    """Do what open_clip's ``encode_text`` does, as far as it reaches the end tokens.
 
     Args:
-        tower: What `causal_tower` returned.
+        tower: What `end_token_tower` returned.
         tokens: Token ids [B, L].
 
     Returns:
@@ -65,14 +71,29 @@ def truncated_features(tower: Any, tokens: Tensor) -> Tensor:
     """
     pool = getattr(tower, "text_pool_type", None) or tower.pool_type
     end_id = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)) if pool == "eos" else None
-    used = up_to_longest_end(tokens, end_id)
+    mask = tower.attn_mask
+    used = tokens if mask is None else up_to_longest_end(tokens, end_id)
     length = used.shape[1]
+    mask = None if mask is None else mask[:length, :length]
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(used).to(dtype) + tower.positional_embedding[:length].to(dtype)
-    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
-    x = text_global_pool(x, used, pool, eos_token_id=end_id)
+    *blocks, last = tower.transformer.resblocks
+    for block in blocks:
+        x = block(x, attn_mask=mask)
+    x = tower.ln_final(_at(ends(used, end_id), last, x, mask))
     projection = tower.text_projection
     if projection is None:
         return x  # type: ignore[no-any-return]
     projected: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
     return projected
+
+
+def _at(places: Tensor, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a block's output at one place of each text: places [B], x [B, M, W], mask [M, M] -> [B, W]."""
+    own = x[torch.arange(len(x), device=x.device), places, None]
+    seen = block.ln_1(x)
+    if mask is not None:  # nn.MultiheadAttention takes one mask a text and head
+        mask = mask[places, None].repeat_interleave(block.attn.num_heads, dim=0)
+    own = own + block.ls_1(block.attention(block.ln_1(own), seen, seen, attn_mask=mask))
+    own = own + block.ls_2(block.mlp(block.ln_2(own)))
+    return own[:, 0]

@@ -99,6 +99,10 @@ class DualEncoder(nn.Module, ABC):
         """Tokenise `texts` as this model expects: [N, L], int64, on the CPU."""
         return build_tokenizer(self.preprocessing)(texts)
 
+    def columns_of(self, tokens: Tensor) -> int:
+        """Return how many of the columns of `tokens` [B, L] pass the text tower: all of them, unless it is cut."""
+        return tokens.shape[1]
+
     @torch.no_grad()
     def clamp_logit_scale(self, maximum: float) -> None:
         """Keep the logit scale in [1, maximum] (CLIP, Radford et al. 2021, section 2.5 uses 100)."""

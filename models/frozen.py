@@ -38,6 +38,10 @@ class FrozenTeacher(DualEncoder):
         """Map token ids [B, L] (int64) to unnormalised features [B, D], without a graph."""
         return self.model.text_features(tokens)
 
+    def columns_of(self, tokens: Tensor) -> int:
+        """Return how many columns pass the held model's text tower."""
+        return self.model.columns_of(tokens)
+
     @property
     def log_logit_scale(self) -> nn.Parameter:
         """The held model's logarithm of the logit scale."""

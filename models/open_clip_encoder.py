@@ -13,7 +13,7 @@ from lightning.fabric.utilities import rank_zero_info
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
-from models.causal_text import causal_tower, is_tracing, truncated_features
+from models.causal_text import end_token_features, end_token_tower, is_tracing, up_to_longest_end
 from models.dual_encoder import DualEncoder
 from models.layouts import RELEASED_STUDENT, detect_layout, names_in, to_open_clip
 from models.licences import licence_of
@@ -104,13 +104,20 @@ class OpenCLIPEncoder(DualEncoder):
     def text_features(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] (int64) to unnormalised features [B, D].
 
-        A causal tower (FetalCLIP's) runs over the used columns alone, which changes nothing but the time.
+        A causal tower (FetalCLIP's) runs over the used columns alone, and any tower that is read at the end token
+        computes its last block there alone, which changes nothing but the time.
         """
-        tower = None if is_tracing() else causal_tower(self.model)
+        tower = None if is_tracing() else end_token_tower(self.model)
         if tower is not None:
-            return truncated_features(tower, tokens)
+            return end_token_features(tower, tokens)
         features: Tensor = self.model.encode_text(tokens)
         return features
+
+    def columns_of(self, tokens: Tensor) -> int:
+        """Return how many columns pass the text tower: of a causal one, those up to the longest text's end."""
+        tower = end_token_tower(self.model)
+        cut = tower is not None and tower.attn_mask is not None
+        return (up_to_longest_end(tokens) if cut else tokens).shape[1]
 
     @property
     def log_logit_scale(self) -> nn.Parameter:

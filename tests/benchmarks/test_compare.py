@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import _compare
-from benchmarks._compare import check_out, compare, verdict
+from benchmarks._compare import check_out, compare, show, verdict
+from benchmarks._record import make_row
 
 
 @pytest.mark.parametrize(
@@ -35,14 +36,39 @@ def test_both_sides_run_in_turns(tmp_path, monkeypatch):
 
     def run(name, tree, out, quick):
         order.append(tree.name)
-        speed = 1.0 if tree.name == "now" else 2.0
-        return [{"stage": "s", "case": "c", "measure": "m", "better": "higher", "value": {"median": speed}}]
+        slow = tree.name == "now"
+        ways = {"ours": [2.0 if slow else 1.0], "authors": [2.0 if slow else 1.0]}
+        rows = [make_row("s", "c", "times faster", [1.0], seconds=ways)]
+        return [*rows, make_row("s", f"new {slow}", "m", [1.0])]
 
     monkeypatch.setattr(_compare, "run_once", run)
-    (found,) = compare("loss_speed", {"base": tmp_path / "base", "now": tmp_path / "now"}, 3, True)
+    found = compare("loss_speed", {"base": tmp_path / "base", "now": tmp_path / "now"}, 3, True)
     assert order == ["base", "now", "now", "base", "base", "now"]
-    assert found["verdict"] == "worse"
-    assert found["key"] == ("s", "c", "m")
+    assert [(figure["key"][1:], figure["verdict"]) for figure in found] == [
+        (("c", "times faster"), "same"),
+        (("c", "seconds of ours"), "worse"),  # both ways became slower: the ratio does not see it
+        (("new False", "m"), "only one side"),
+        (("new True", "m"), "only one side"),
+    ]
+    assert show(found[2]) == "only in the base: s, new False: m"
+    assert show(found[3]) == "only in the working tree: s, new True: m"
+
+
+def test_fewer_than_three_rounds_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "HEAD", "--rounds=2"])
+    with pytest.raises(SystemExit):
+        _compare.main()
+    assert capsys.readouterr().err.startswith("error: --rounds=2 tells nothing from noise; take 3 or more")
+
+
+def test_help_names_what_is_compared_without_names(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--help"])
+    with pytest.raises(SystemExit):
+        _compare.main()
+    assert (
+        "Without names it compares loss_speed, image_pipeline and plane_evaluation" in capsys.readouterr().out
+    )
+    assert _compare.DEFAULT == ["loss_speed", "image_pipeline", "plane_evaluation"]
 
 
 def test_an_unknown_commit_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
@@ -89,7 +115,7 @@ def test_nothing_to_compare_is_a_failure(rows, monkeypatch, capsys):
 
 
 def test_what_could_not_be_compared_is_named_beside_the_rest(monkeypatch, capsys):
-    row = {"stage": "s", "case": "c", "measure": "m", "better": "higher", "value": {"median": 1.0}}
+    row = make_row("s", "c", "m", [1.0])
     monkeypatch.setattr(_compare, "run_once", lambda name, *_: [row] if name == "loss_speed" else None)
     monkeypatch.setattr(sys, "argv", ["x", "HEAD", "loss_speed", "gpu_step"])
     _compare.main()

@@ -16,6 +16,7 @@ from benchmarks._record import (
     measured_commit,
     met,
     not_run,
+    pool,
     spread,
     write,
 )
@@ -48,14 +49,38 @@ def test_the_median_decides(values, target, better, expected):
     assert ("MISSED" in line(row)) is (expected is False)
 
 
-def test_a_record_names_machine_versions_and_commit(tmp_path):
-    path = write("x", [make_row("s", "c", "x", [1.0])], quick=False, path=tmp_path / "x.json", more=3)
+def test_a_record_names_machine_versions_allocator_and_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    path = tmp_path / "x.json"
+    write("x", [make_row("s", "c", "x", [1.0])], quick=False, path=path, more=3)
     record = json.loads(path.read_text())
     assert record["machine"]["cores"] >= 1
     assert "torch" in record["machine"]["versions"]
+    assert record["machine"]["allocator"] == {"MALLOC_MMAP_MAX_": "0"}
     assert record["commit"]
     assert record["details"] == {"more": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def process(values, reason="", costs=(1.0,), case="c"):
+    row = make_row(
+        "s", case, "x", values, target=3, seconds={"ours": values}, limit_values=values, reason=reason
+    )
+    absent = not_run("s", "gpu", "x", "no CUDA device")
+    return {"benchmark": "b", "rows": [row | {"curve": {"costs": [*costs]}}, absent]}
+
+
+def test_rounds_of_several_processes_are_pooled():
+    pooled = pool([process([1, 2], "a", [5]), process([4, 6], "b", [9]), process([11], "c", [1])])
+    row, absent = pooled["rows"]
+    assert row["rounds"]["value"] == [1, 2, 4, 6, 11]
+    assert row["value"] == row["seconds"]["ours"] == row["times_limit"] == spread([1, 2, 4, 6, 11])
+    assert row["reason"] == "b", "of the process that is nearest to the median"
+    assert row["curve"]["costs"] == [5]
+    assert absent["value"] is None
+    with pytest.raises(ValueError, match="b: its processes measured different things"):
+        pool([process([1]), process([1], case="d")])
 
 
 def test_what_was_not_run_says_why_and_meets_nothing():
@@ -66,16 +91,22 @@ def test_what_was_not_run_says_why_and_meets_nothing():
     )
 
 
-def test_figures_of_another_machine_are_not_replaced_by_none(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_record, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["x"])
-    absent = not_run("GPU step", "live", "times", "this machine has no CUDA device", 1.5)
-    command("x", lambda _: [absent], "")
-    assert json.loads((tmp_path / "x.json").read_text())["rows"][0]["value"] is None
-    command("x", lambda _: [make_row("GPU step", "live", "times", [1.7], target=1.5)], "")
-    command("x", lambda _: [absent], "")
+def test_one_process_keeps_its_figures_only_where_a_file_is_named(tmp_path, monkeypatch, capsys):
+    for arguments in ([], ["--out", str(tmp_path / "x.json")]):
+        assert not list(tmp_path.iterdir())
+        monkeypatch.setattr(sys, "argv", ["x", *arguments])
+        command("x", lambda _: [make_row("s", "c", "times", [1.7])], "")
+        assert "s, c: 1.7" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["rows"][0]["value"]["median"] == 1.7
-    assert "kept" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_one_line(monkeypatch):
+    def measure(_):
+        raise FileNotFoundError("HC18: folder /nowhere does not exist")
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit, match=r"^error: HC18: folder /nowhere does not exist$"):
+        command("x", measure, "")
 
 
 @pytest.mark.parametrize(

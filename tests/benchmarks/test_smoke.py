@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from benchmarks import __main__ as benchmarks_main
 from benchmarks import _table
-from benchmarks.__main__ import NAMES
+from benchmarks.__main__ import NAMES, environment_of
+from benchmarks._record import command, make_row, not_run, save
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW = {"inference"}  # builds every export first
@@ -54,16 +56,45 @@ def test_quick_figures_never_reach_the_table(tmp_path):
         _table.read_results(tmp_path)
 
 
-def test_an_unknown_benchmark_is_named():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "lost"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "no such benchmark lost; choose from: cost_curves" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["lost"], "no such benchmark lost; choose from: cost_curves"),
+        (["--table", "--bogus"], "unrecognized arguments: --bogus"),
+        (["--tab"], "unrecognized arguments: --tab"),
+        (["--table", "--agree"], "argument --agree: not allowed with argument --table"),
+        (["--quick", "--agree"], "--agree needs full sizes: leave --quick out"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments, error, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        benchmarks_main.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {error}")
+
+
+def test_help_is_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        benchmarks_main.main()
+    assert stop.value.code == 0
+    assert "--agree" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["image_pipeline", "hc18_validity"])
+def test_a_missing_corpus_is_one_line(name, monkeypatch, capsys):
+    monkeypatch.setenv("HC18_ROOT", "/nowhere")
+    monkeypatch.setattr(sys, "argv", [name, "--quick"])
+    module = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(
+        SystemExit, match=r"^error: HC18: folder /nowhere does not exist; .*HC18_ROOT=folder$"
+    ):
+        command(name, module.measure, "")
 
 
 def test_failures_are_named_even_when_there_is_no_table(monkeypatch):
-    def run(command, check):
+    def run(command, check, **_):
         assert not check
         return subprocess.CompletedProcess(command, 1)
 
@@ -71,3 +102,63 @@ def test_failures_are_named_even_when_there_is_no_table(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "gpu_step"])
     with pytest.raises(SystemExit, match="error: failed: gpu_step, the table"):
         benchmarks_main.main()
+
+
+def test_only_whole_commands_run_with_the_allocator_of_make(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    for name in NAMES:
+        kept = "MALLOC_MMAP_MAX_" in environment_of(name)
+        assert kept is (name in {"plane_evaluation", "training_step", "cost_curves"})
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Benchmarks whose three processes measure what `measured` holds, with the results' folder to themselves."""
+    measured = [[1.0, 2.0], [3.0], [4.0]]
+    turns = iter(range(1000))
+
+    def run(command, check, env=None, stdout=None):
+        if "--out" in command:
+            values = measured[next(turns) % 3]
+            row = make_row("s", "c", "x", values) if values else not_run("s", "c", "x", "no GPU")
+            save({"benchmark": "gpu_step", "rows": [row]}, Path(command[command.index("--out") + 1]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(benchmarks_main, "RESULTS", tmp_path)
+    return measured
+
+
+def main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "gpu_step", *arguments])
+    benchmarks_main.main()
+
+
+def test_three_processes_are_kept_as_one_result(results, tmp_path, monkeypatch, capsys):
+    main(monkeypatch)
+    (row,) = json.loads((tmp_path / "gpu_step.json").read_text())["rows"]
+    assert row["rounds"]["value"] == [1.0, 2.0, 3.0, 4.0]
+    results[:] = [[], [], []]
+    main(monkeypatch)
+    assert "kept, with figures of a machine that could run it" in capsys.readouterr().out
+    assert json.loads((tmp_path / "gpu_step.json").read_text())["rows"] == [row]
+
+
+def test_a_rerun_agrees_or_its_rows_are_named(results, tmp_path, monkeypatch, capsys):
+    main(monkeypatch)
+    before = (tmp_path / "gpu_step.json").read_text()
+    results[:] = [[2.2], [2.4], [9.0]]
+    main(monkeypatch, "--agree")
+    results[:] = [[4.0], [4.2], [9.0]]
+    with pytest.raises(SystemExit, match="error: outside the stored spread: gpu_step"):
+        main(monkeypatch, "--agree")
+    assert "DISAGREES gpu_step: s, c, x: 4.2, not within 1.3-3.7" in capsys.readouterr().out
+    results[:] = [[], [], []]
+    with pytest.raises(SystemExit, match="error: outside"):
+        main(monkeypatch, "--agree")
+    assert "s, c, x: run on one side only" in capsys.readouterr().out
+    assert (tmp_path / "gpu_step.json").read_text() == before
+    (tmp_path / "gpu_step.json").unlink()
+    with pytest.raises(SystemExit, match="error: outside"):
+        main(monkeypatch, "--agree")
+    assert "no stored results" in capsys.readouterr().out

@@ -1,8 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 from lightning import Trainer
 
-from callbacks import BiometryEvaluation, PlaneEvaluation
+from callbacks import BiometryEvaluation, PlaneEvaluation, RepresentationEvaluation
 from callbacks.evaluation_mode import evaluation_mode, random_twin
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
@@ -77,8 +79,10 @@ def watch(model, tower):
 
 
 @pytest.mark.parametrize(("make", "benchmark"), [(PlaneEvaluation, "planes"), (BiometryEvaluation, "hc18")])
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
-@pytest.mark.parametrize("options", [{}, {"full_precision": False}])
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [("bf16-mixed", {}), ("bf16-mixed", {"full_precision": False}), ("32-true", {})],
+)
 def test_towers_run_in_trainings_half_precision_only_where_asked(
     make, benchmark, precision, options, tmp_path
 ):
@@ -92,3 +96,17 @@ def test_towers_run_in_trainings_half_precision_only_where_asked(
     trainer.test(module, datamodule=FakeData([benchmark], count=6), verbose=False)
     half = precision == "bf16-mixed" and options
     assert seen == [{torch.bfloat16 if half else torch.float32}] * 2
+
+
+@pytest.mark.parametrize(
+    "make", [PlaneEvaluation, BiometryEvaluation, partial(RepresentationEvaluation, enabled=True)]
+)
+def test_half_precision_is_refused_where_training_has_none(make, tmp_path):
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", precision="32-true", logger=False)
+    callback = make(full_precision=False)
+    with pytest.raises(
+        ValueError, match=r"full_precision=false .* --trainer.precision=32-true has none; set"
+    ) as error:
+        callback.setup(trainer, FakeModule(teacher=False), "test")
+    assert "\n" not in str(error.value)
+    make().setup(trainer, FakeModule(teacher=False), "test")

@@ -77,6 +77,21 @@ def test_every_command_explains_itself(monkeypatch, capsys):
         assert "usage" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"), [({}, "0 8000000000"), ({"MALLOC_MMAP_MAX_": "9"}, "9 8000000000")]
+)
+def test_make_keeps_freed_memory_unless_the_environment_says_otherwise(own, expected):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    rule = "show:\n\t@echo $$MALLOC_MMAP_MAX_ $$MALLOC_TRIM_THRESHOLD_\n"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        ["make", "-s", "-f", "Makefile", "-f", "-", "show"],
+        cwd=ROOT, env=clean | own, input=rule, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == expected
+
+
 def test_make_hands_weights_and_prompts_on():
     given = ["TEACHER=t.pt", "STUDENT=s.pt", "PROTOCOL=p.json", "ARGS=--trainer.max_epochs=1"]
     spelt = "--teacher=t.pt --student=s.pt --protocol=p.json --trainer.max_epochs=1"

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import loss_speed
 from benchmarks.baselines.loss_authors import srkd_loss
@@ -26,13 +27,60 @@ def test_the_authors_way_has_the_gradients_of_ours(weight):
         assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
 
 
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["x", *map(str, arguments)])
+    loss_speed.main()
+
+
 def test_the_benchmark_writes_its_rows(tmp_path, monkeypatch):
     out = tmp_path / "loss.json"
-    monkeypatch.setattr(sys, "argv", ["x", "--batch-sizes", "32", "--repeats", "2", "--out", str(out)])
-    loss_speed.main()
-    result = json.loads(out.read_text())
-    assert max(result["details"]["difference_float64"].values()) < 1e-12
-    (details,) = result["details"]["batches"]
-    assert details["batch"] == 32
-    assert details["times_faster_than_authors"]["fused"]["median"] > 0
-    assert len(result["rows"]) == 4
+    run(monkeypatch, "--batch-sizes", 32, "--repeats", 2, "--out", out)
+    equal, *rows = json.loads(out.read_text())["rows"]
+    assert 0 <= equal["value"]["median"] <= equal["target"] == 1e-12
+    assert equal["note"].startswith("fused ")
+    assert len(rows) == 4
+    assert [row["limit"] for row in rows[::2]] == ["the four matrix products", "the six matrix products"]
+    assert all(len(row["rounds"]["value"]) == 2 for row in rows[::2])
+
+
+def test_a_loss_that_is_not_equal_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(loss_speed, "check_equality", lambda _: {"fused": 1e-15, "chunked": float("nan")})
+    with pytest.raises(SystemExit, match=r"error: the loss differs .*nan.*above 1e-12"):
+        run(monkeypatch, "--quick", "--out", tmp_path / "loss.json")
+    assert not (tmp_path / "loss.json").exists()
+
+
+def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--device", "cuda")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --device cuda: torch finds no CUDA device")
+
+
+@pytest.mark.parametrize(
+    ("way", "count"),
+    [("authors", 14), ("fused", 4), ("chunked", 6), ("four products", 4), ("six products", 6)],
+)
+def test_the_matrix_products_of_each_way(way, count, monkeypatch):
+    """The counts that docs/performance.md states; one block, so that each product is one call."""
+    monkeypatch.setattr("losses.fused._Problem.blocks", lambda self: [slice(0, len(self.image))])
+    products = Products()
+    run_way = loss_speed.make_ways(64, torch.float64, "cpu")[way]
+    with products:
+        run_way()
+    assert products.count == count
+
+
+class Products(TorchDispatchMode):
+    """Count matrix products; matrix-vector ones, which the sums are, do not count."""
+
+    KINDS = ("aten::mm", "aten::addmm", "aten::addmm_")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in self.KINDS
+        return func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Cut text towers give what the whole ones give: values and gradients, against open_clip's own way."""
+"""Text towers that leave out what is not read give what the whole ones give, by values and gradients of open_clip."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from models import OpenCLIPEncoder, TransformersEncoder
-from models.causal_text import causal_tower, up_to_longest_end
+from models import OpenCLIPEncoder, TransformersEncoder, freeze, zero_shot
+from models.causal_text import end_token_tower, up_to_longest_end
 from tests.models.test_transformers_encoder import save
 
 SMALL = {
@@ -31,10 +31,21 @@ def encoder(**text) -> OpenCLIPEncoder:
     return model
 
 
-@pytest.mark.parametrize("text", [{}, {"pool_type": "argmax"}, {"pool_type": "eos", "eos_id": 49407}])
+@pytest.mark.parametrize(
+    "text",
+    [
+        {},
+        {"pool_type": "argmax"},
+        {"pool_type": "eos", "eos_id": 49407},
+        {"no_causal_mask": True},
+        {"no_causal_mask": True, "ls_init_value": 0.5, "layers": 1},
+    ],
+    ids=["CLIP", "argmax", "eos", "sees padding", "one scaled block"],
+)
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_values_and_gradients_are_those_of_the_whole_tower(text, count) -> None:
     model = encoder(**text)
+    assert end_token_tower(model.model) is not None
     tokens = model.tokenize(TEXTS[:count])
     whole, cut = model.model.encode_text(tokens), model.text_features(tokens)
     torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
@@ -50,26 +61,40 @@ def test_values_and_gradients_are_those_of_the_whole_tower(text, count) -> None:
 def test_only_the_used_columns_pass_the_tower() -> None:
     model = encoder()
     brain, both = model.tokenize(["brain"]), model.tokenize(["brain", "a fetal brain"])
-    towers = model.model.transformer
+    first, last = model.model.transformer.resblocks
     lengths: list[int] = []
-    towers.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    first.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    last.mlp.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
     model.text_features(brain)
     model.text_features(both)
-    assert lengths == [3, 5]
+    assert lengths == [3, 1, 5, 1], "the last block's MLP sees the end tokens alone"
 
 
 def test_a_tower_that_sees_its_padding_is_never_cut() -> None:
     model = encoder(no_causal_mask=True)
-    assert causal_tower(model.model) is None
+    lengths: list[int] = []
+    first = model.model.text.transformer.resblocks[0]
+    first.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
     short, long = model.tokenize(["brain"]), model.tokenize(["brain", "femur " * 60])
     torch.testing.assert_close(model.text_features(short)[0], model.text_features(long)[0])
-    assert causal_tower(OpenCLIPEncoder("small", configuration={"model_cfg": SMALL}).model) is not None
+    assert lengths == [30, 30]
 
 
-def test_the_published_student_is_not_cut_and_the_teacher_is() -> None:
+def test_the_published_towers_are_read_at_the_end_token_and_others_are_left_alone() -> None:
     with torch.device("meta"):
-        assert causal_tower(OpenCLIPEncoder("MobileCLIP2-S0").model) is None
-        assert causal_tower(OpenCLIPEncoder("FetalCLIP").model) is not None
+        for name, masked in (("MobileCLIP2-S0", False), ("FetalCLIP", True)):
+            tower = end_token_tower(OpenCLIPEncoder(name).model)
+            assert (tower.attn_mask is not None) is masked
+    for other in ({"pool_type": "last"}, {"pool_type": "argmax", "embed_cls": True}):
+        assert end_token_tower(encoder(**other).model) is None
+
+
+def test_batches_of_prompts_are_counted_by_the_columns_that_pass_the_tower(monkeypatch) -> None:
+    monkeypatch.setattr(zero_shot, "ACTIVATIONS_AT_ONCE", 16 * 90)
+    causal, whole = encoder(), encoder(no_causal_mask=True)
+    assert zero_shot.prompts_at_once(causal, "brain") == 90 // 3
+    assert zero_shot.prompts_at_once(freeze(causal), "a fetal brain") == 90 // 5
+    assert zero_shot.prompts_at_once(whole, "brain") == 8, "30 columns: the least"
 
 
 def test_a_text_without_end_does_not_lose_the_place_that_is_read() -> None:

@@ -72,7 +72,14 @@ def test_all_other_convolutions_are_channels_last_and_compute_the_same():
     ]
     assert formats == [False, True, True, True]
     image = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(laid_out(image), plain(image))
+    outputs = [model(image) for model in (laid_out, plain)]
+    torch.testing.assert_close(*outputs)
+    gradients = [
+        torch.autograd.grad(output.square().sum(), list(model.parameters()))
+        for model, output in zip((laid_out, plain), outputs, strict=True)
+    ]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     copied = copy.deepcopy(laid_out)  # the hook goes along
     torch.testing.assert_close(copied(image.to(memory_format=torch.channels_last)), plain(image))
     assert laid_out.state_dict().keys() == plain.state_dict().keys()
