@@ -36,12 +36,12 @@ def read_african_planes(root: str | Path, missing: list[str] | None = None) -> l
 
     Raises:
         FileNotFoundError: The folder, the table or images are missing (all missing images at once).
-        ValueError: A label is unknown or a name appears twice; the message names the row.
+        ValueError: A label is unknown, or a name is empty or appears twice; the message names the row.
     """
     root = Path(root)
     table = find_table(root, AFRICAN_PLANES_TABLE, "African planes", _REMEDY)
     rows = list(read_table(table, _COLUMNS))
-    images = find_images(table.parent, (row.values["Filename"] for row in rows), ".", table, missing)
+    images = find_images(table.parent, (row.name("Filename") for row in rows), ".", table, "african", missing)
     records, seen = [], set()
     for row in rows:
         name, centre = row.values["Filename"], row.values["Center"]

@@ -62,7 +62,7 @@ class FetalDataModule(LightningDataModule):
         augmentation: Random changes of the training images, or null for none.
         zoom: Sets `Augmentation.zoom` where there is an augmentation: how far training images are magnified.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
-            the sample, and report it). Evaluation always raises.
+            the sample, and report it). Validation, test and evaluation always raise.
         seed: Of order, captions and augmentation.
         pin_memory: Pinned host memory for the copies to a GPU.
         cache: Folder for decoded training images (see `datamodules.square_cache`): faster epochs for
@@ -230,7 +230,8 @@ class FetalDataModule(LightningDataModule):
         )
 
     def _fixed_pairs(self, split: str) -> DataLoader:
-        dataset = self._pairs(self.split(split), None)
+        # A loss over other images would be another loss: nothing is replaced here.
+        dataset = self._pairs(self.split(split), None, on_error="raise")
         rank, world = process_rank()
         return self._keyed(
             dataset, [(0, index) for index in range(rank, len(dataset) // world * world, world)]
@@ -250,10 +251,11 @@ class FetalDataModule(LightningDataModule):
         augmentation: Augmentation | None,
         taught: TeacherStore | None = None,
         student_only: bool = False,
+        on_error: OnError | None = None,
     ) -> PairDataset:
         builder = PairBuilder(*self._contracts(), augmentation, student_only)
         cache = None if self.cache is None else SquareCache(Path(self.cache), records, builder.working_side)
-        return PairDataset(records, builder, self.seed, self.on_error, cache, taught)
+        return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, taught)
 
     def _collate(self, student_only: bool = False) -> PairCollate:
         student, teacher = self._contracts()

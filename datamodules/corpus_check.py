@@ -24,11 +24,12 @@ SIXTEEN_BIT = "; 16-bit pixels are read as 0-65535: files that use only 8 or 12 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check: `detail` says how many and names the first few."""
+    """The result of one check: `detail` says how many and names the first few, `cases` are all of them."""
 
     check: str
     level: Level
     detail: str
+    cases: tuple[str, ...] = ()
 
 
 def check_counts(records: list[Record], published: dict[str, int]) -> list[Finding]:
@@ -119,7 +120,7 @@ def check_measurements(records: list[Record], scans: list[Scan]) -> list[Finding
 def _finding(check: str, level: Level, cases: list[str], remark: str = "") -> Finding:
     if not cases:
         return Finding(check, "ok", "none")
-    return Finding(check, level, f"{len(cases)}: {first_few(cases)}{remark}")
+    return Finding(check, level, f"{len(cases)}: {first_few(cases)}{remark}", tuple(cases))
 
 
 def _joined(splits: set[str | None]) -> str:

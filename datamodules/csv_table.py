@@ -15,6 +15,16 @@ class Row:
     values: dict[str, str]
     where: str
 
+    def name(self, column: str) -> str:
+        """Return a column that must not be empty.
+
+        Raises:
+            ValueError: It is empty.
+        """
+        if not self.values[column]:
+            raise ValueError(f"{self.where}: {column} is empty")
+        return self.values[column]
+
     def number(self, column: str, *, positive: bool = True) -> float:
         """Parse a column as a number.
 

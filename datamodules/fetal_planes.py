@@ -54,7 +54,7 @@ def read_fetal_planes(root: str | Path, missing: list[str] | None = None) -> lis
 
     Raises:
         FileNotFoundError: The folder, the table or images are missing (all missing images at once).
-        ValueError: A label is unknown or a name appears twice; the message names the row.
+        ValueError: A label is unknown, or a name is empty or appears twice; the message names the row.
     """
     root = Path(root)
     table = find_table(root, FETAL_PLANES_TABLE, "FETAL_PLANES_DB", _REMEDY)
@@ -62,7 +62,7 @@ def read_fetal_planes(root: str | Path, missing: list[str] | None = None) -> lis
     if not rows:
         raise ValueError(f"{table}: no rows")
     images = find_images(
-        table.parent, (row.values["Image_name"] for row in rows), FETAL_PLANES_IMAGES, table, missing
+        table.parent, (row.name("Image_name") for row in rows), FETAL_PLANES_IMAGES, table, "planes", missing
     )
     records, seen = [], set()
     for row in rows:

@@ -42,14 +42,16 @@ def read_hc18(root: str | Path, missing: list[str] | None = None) -> list[Record
 
     Raises:
         FileNotFoundError: The folder, the table or images are missing (all missing images at once).
-        ValueError: A row or a file name is malformed; the message names it.
+        ValueError: A row or a file name is malformed or empty; the message names the row.
     """
     root = Path(root)
     table = find_table(root, HC18_TABLE, "HC18", _REMEDY)
     rows = list(read_table(table, _COLUMNS))
     if not rows:
         raise ValueError(f"{table}: no rows")
-    images = find_images(table.parent, (row.values["filename"] for row in rows), HC18_IMAGES, table, missing)
+    images = find_images(
+        table.parent, (row.name("filename") for row in rows), HC18_IMAGES, table, "hc18", missing
+    )
     records, seen = [], set()
     for row in rows:
         name = row.values["filename"]

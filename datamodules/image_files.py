@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ def find_table(root: Path, name: str, corpus: str, remedy: str) -> Path:
 
 
 def find_images(
-    root: Path, names: Iterable[str], folder: str, table: Path, missing: list[str] | None = None
+    root: Path, names: Iterable[str], folder: str, table: Path, data: str, missing: list[str] | None = None
 ) -> dict[str, Path]:
     """Map each name of a table, with or without an extension, to its image file.
 
@@ -34,7 +35,8 @@ def find_images(
     extension in any letter case. A `missing` list takes the names without a file instead of an error.
 
     Raises:
-        FileNotFoundError: Images are missing; the message counts them and names the first few.
+        FileNotFoundError: Images are missing; the message counts them, names the first few, and the command that
+            lists all, for which `data` is the corpus.
         ValueError: A name fits several files.
     """
     wanted = list(dict.fromkeys(names))
@@ -46,12 +48,18 @@ def find_images(
         missing += absent
     elif absent:
         raise FileNotFoundError(
-            f"{table}: {len(absent)} of {len(wanted)} images are missing under {root}: {first_few(absent)}"
+            f"{table}: {len(absent)} of {len(wanted)} images are missing under {root}: "
+            f"{first_few(absent)}; {list_command(data, root)}"
         )
     for name, paths in found.items():
         if len(paths) > 1:
             raise ValueError(f"{table}: {name} fits several files, keep one of {[str(p) for p in paths]}")
     return {name: paths[0] for name, paths in found.items()}
+
+
+def list_command(data: str, root: Path) -> str:
+    """Return how to see every image of a corpus that is missing, for a message that names a few."""
+    return f"to list all: make check-data DATA={data} ROOT={shlex.quote(str(root))} ARGS=--all"
 
 
 def first_few(names: list[str]) -> str:

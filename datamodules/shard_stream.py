@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shlex
 from collections.abc import Iterator
 from functools import partial
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,12 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules.captions import SPACING
-from datamodules.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.loaders import check_same_order
 from datamodules.pair_dataset import OnError
 from datamodules.pair_sample import PairBuilder
-from datamodules.record import Record
+from datamodules.shard_sample import decode_sample
 
 _ATTEMPTS = 100
-_IMAGE_KEYS = tuple(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
 
 Skipped = list[tuple[str, int]]  # what was left out, and how many samples that is
 
@@ -109,13 +104,16 @@ class ShardStream(IterableDataset):
         yield from islice(pairs, (len(mine) - done) * self._batch_size)
 
     def _pairs(self, epoch: int, slot: int, slots: int, done: int) -> Iterator[dict[str, Any]]:
-        """Yield one slot's pairs without end, after `done` of them: those are decoded but not rendered."""
+        """Yield one slot's pairs without end, after `done` of them: those are decoded but not rendered.
+
+        Decoding therefore refuses all that cannot be rendered, or a resumed run would count other pairs.
+        """
         skipped: Skipped = []
         good = 0
         for number, raw in enumerate(self._samples(epoch, slot, slots, skipped)):
             rng = np.random.default_rng([self._seed, epoch, slot, number])
             try:
-                record, image = _decode(raw, rng)
+                record, image = decode_sample(raw, rng)
             except ValueError as error:
                 self._note(error, 1, skipped)
                 continue
@@ -225,43 +223,3 @@ class ShardLoader:
 def openable(url: str) -> str:
     """Return what the webdataset library can open: ``s3://`` goes through the AWS command line."""
     return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
-
-
-def _decode(raw: dict[str, Any], rng: np.random.Generator) -> tuple[Record, np.ndarray]:
-    """Turn the members of a tar file that share a key into a record and its image.
-
-    The caption comes from the JSON member's ``captions`` (one is drawn) or ``caption``, else from ``txt``.
-
-    Raises:
-        ValueError: A member is missing or unreadable; the message names shard and key.
-    """
-    name = f"{raw['__url__']}: {raw['__key__']}"
-    try:
-        facts = json.loads(raw.get("json", b"{}"))
-        text = raw.get("txt", b"").decode("utf-8").strip()
-    except ValueError as error:
-        raise ValueError(f"{name}: unreadable text ({error})") from None
-    if not isinstance(facts, dict):
-        raise ValueError(f"{name}: its json member is no object")
-    captions = facts.get("captions") or [facts.get("caption") or text]
-    caption = captions[int(rng.integers(len(captions)))]
-    if not isinstance(caption, str) or not caption.strip():
-        raise ValueError(f"{name}: the caption is empty")
-    if SPACING in caption and facts.get("pixel_size_mm") is None:
-        raise ValueError(f"{name}: the caption needs the pixel size, which the json member does not give")
-    image_key = next((key for key in _IMAGE_KEYS if key in raw), None)
-    if image_key is None:
-        raise ValueError(f"{name}: no image among its members {[k for k in raw if not k.startswith('__')]}")
-    record = Record(
-        corpus="shards",
-        name=raw["__key__"],
-        image=Path(raw["__url__"]),
-        patient=str(facts.get("patient", raw["__key__"])),
-        plane=facts.get("plane"),
-        brain_plane=facts.get("brain_plane"),
-        hc_mm=facts.get("hc_mm"),
-        pixel_size_mm=facts.get("pixel_size_mm"),
-        ga_days=facts.get("ga_days"),
-        caption=caption,
-    )
-    return record, read_image(raw[image_key], name)

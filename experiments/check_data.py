@@ -57,10 +57,10 @@ def _bar(scans: Iterator[Scan], total: int) -> Iterator[Scan]:
 
 
 def main(argv: list[str]) -> int:
-    """Check a corpus and print the table.
+    """Check a corpus and print the table, and with ``--all`` beneath it every image that a check found, one a line.
 
     Args:
-        argv: ``DATA ROOT [--strict] [--workers N]``.
+        argv: ``DATA ROOT [--all] [--strict] [--workers N]``.
 
     Returns:
         Exit code: 1 when something is wrong (with ``--strict``: or only odd), else 0.
@@ -68,6 +68,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="check-data", description=__doc__)
     parser.add_argument("data", choices=[*CORPORA, SHARDS], help="which corpus it is")
     parser.add_argument("root", type=Path, help="the folder that holds it")
+    parser.add_argument("--all", action="store_true", help="name every image found, not only the first few")
     parser.add_argument("--strict", action="store_true", help="fail on warnings, too")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
     arguments = parser.parse_args(argv)
@@ -76,5 +77,8 @@ def main(argv: list[str]) -> int:
     for finding in findings:
         table.add_row(finding.check, f"[{_COLOURS[finding.level]}]{finding.level}", finding.detail)
     Console().print(table)
+    for finding in findings if arguments.all else ():
+        for case in finding.cases:
+            print(f"{finding.check}: {case}")
     levels = {finding.level for finding in findings}
     return int("error" in levels or (arguments.strict and "warning" in levels))

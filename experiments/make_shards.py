@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from datamodules.corpora import CORPORA, Corpus, counts, find_corpora
-from datamodules.image_files import first_few
+from datamodules.image_files import first_few, list_command
 from datamodules.record import Record
 from datamodules.shard_writer import ShardSettings, without_evaluation_patients, write_shards
 
@@ -47,7 +47,8 @@ def _read(corpus: Corpus, root: Path) -> list[Record]:
     records = corpus.read(root, missing)
     if missing:
         raise FileNotFoundError(
-            f"shards: {len(missing)} images of {corpus.title} are missing under {root}: {first_few(missing)}"
+            f"shards: {len(missing)} images of {corpus.title} are missing under {root}: "
+            f"{first_few(missing)}; {list_command(corpus.name, root)}"
         )
     return records
 

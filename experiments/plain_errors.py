@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import inspect
@@ -15,6 +16,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 UNKNOWN = re.compile(r"(?:Unrecognized arguments|unrecognized arguments): (?P<keys>.*)")
 SETTING = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
+KEY = re.compile(r"""Parser key "(?P<key>[^"]+)":\s*""")
+NO_VALUE = re.compile(r"argument (?P<options>\S+): expected (?:one|at least one) argument")
+CLASS_PATH = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
+EXPECTED = re.compile(r"Expected an? (?P<kind>.*?)(?:\. Got value: .*)?$", re.MULTILINE)
+UNION = "Does not validate against any of the Union subtypes"
+WRAPPER = re.compile(rf"{UNION}|Parser key|Problem with given class_path|Expected a path but")
 ROOMS = ("datamodules", "models", "losses", "callbacks")
 
 
@@ -40,8 +47,21 @@ class PlainErrorParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit."""
         parser = getattr(ex, "subcommand_parser", None) or self
-        sys.stderr.write(f"error: {self._one_line(message, parser)}\n")
+        sys.stderr.write(f"error: {_of_a_value(message, ex) or self._one_line(message, parser)}\n")
         sys.exit(2)
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        """Build what a configuration describes.
+
+        Raises:
+            ValueError: A class refuses its settings; the message is its own, without the types that jsonargparse tried.
+        """
+        try:
+            return super().instantiate(*args, **kwargs)
+        except ValueError as error:
+            if UNION not in str(error):
+                raise
+            raise ValueError(_reason(error)) from error
 
     def _one_line(self, message: str, parser: LightningArgumentParser) -> str:
         line = " ".join(part.strip() for part in message.splitlines() if part.strip())
@@ -64,10 +84,75 @@ def _command(parser: LightningArgumentParser) -> str:
     return " ".join([".venv/bin/python -m experiments", *(words or ["fit"])])
 
 
+def _of_a_value(message: str, error: Exception | None) -> str | None:
+    """Explain a value that an option cannot take, or one that is not there; None for any other mistake."""
+    missing = NO_VALUE.search(message)
+    if missing is not None:
+        option = _without_value(missing["options"].split("/")[0])
+        return f"{option}: give a value, {option}=VALUE"
+    key = KEY.search(message)
+    if key is None or error is None:
+        return None
+    return f"{_given(key['key'])}: {_reason(error)}"
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first meaningful line about a value: jsonargparse tells of every type that it tried."""
+    text, cause = str(error), error.__cause__
+    path = CLASS_PATH.match(text)
+    if path is not None and isinstance(cause, ImportError | AttributeError):
+        return f"{cause}{_close_class(path['path'])}"
+    if EXPECTED.match(text) or (cause is not None and EXPECTED.match(str(cause))):
+        return f"expected {_any_of([kind['kind'] for kind in EXPECTED.finditer(text)])}"
+    if cause is not None and WRAPPER.search(text):
+        return _reason(cause)
+    return " ".join(KEY.sub("", text).split())
+
+
+def _any_of(kinds: list[str]) -> str:
+    """Join types as jsonargparse prints them: ``<class 'int'>``, ``typing.Literal['a', 'b']``."""
+    words: list[str] = []
+    for kind in kinds:
+        if kind.startswith("typing.Literal"):
+            words += [str(value) for value in ast.literal_eval(kind.removeprefix("typing.Literal"))]
+        else:
+            name = kind.removeprefix("<class '").removesuffix("'>").split(":")[0]
+            words.append(
+                {"NoneType": "null", "dot import path string": "the path of a class"}.get(name, name)
+            )
+    return " or ".join(dict.fromkeys(words))
+
+
+def _close_class(path: str) -> str:
+    known = [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
+    close = difflib.get_close_matches(path, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _given(key: str) -> str:
+    """Return the argument that sets a key, or the key where none or several may have set it."""
+    given = [
+        argument
+        for argument in sys.argv[1:]
+        if argument.startswith("--")
+        and f".{argument[2:].split('=')[0]}".removesuffix(".class_path").endswith(f".{key}")
+    ]
+    return given[0] if len(given) == 1 else key
+
+
+def _without_value(option: str) -> str:
+    """Return the argument without a value: argparse names ``--data`` for a setting of the data, too."""
+    following = [*sys.argv[2:], "--"]
+    for argument, after in zip(sys.argv[1:], following, strict=True):
+        if f"{argument}.".startswith(f"{option}.") and after.startswith("--"):
+            return argument
+    return option
+
+
 def _unknown_setting(name: str) -> str:
     """Explain a key that the chosen class does not take."""
     given = next((argument for argument in sys.argv if name in argument), name).split("=")[0]
-    close = difflib.get_close_matches(name, _known_settings(), n=1)
+    close = difflib.get_close_matches(name, [known for known in _known_settings() if known != name], n=1)
     hint = f"did you mean {close[0]}?" if close else "see the class's arguments in its docstring"
     return f"{given}: {name} is no setting of the chosen class; {hint}"
 

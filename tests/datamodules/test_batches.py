@@ -184,6 +184,17 @@ def test_evaluation_never_skips(tiny_planes):
         list(data.evaluation_loader("planes", "test", STUDENT))
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_pairs_of_validation_and_test_are_never_replaced(tiny_planes, split):
+    data = _planes(tiny_planes, on_error="skip")
+    data.bind(STUDENT)
+    bad = data.split(split)[1].image
+    bad.write_text("broken")
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    with pytest.raises(ValueError, match=f"{bad.name}: cannot be read as an image"):
+        list(loader)
+
+
 @pytest.mark.parametrize(("size", "world"), [(103, 1), (103, 2), (103, 4), (5, 3)])
 def test_processes_share_an_epoch_without_overlap(monkeypatch, size, world):
     joint = []

@@ -126,6 +126,17 @@ def test_the_command_prints_a_table_and_an_exit_code(tiny_planes, capsys):
     assert "2: Patient00001_Plane" in " ".join(out.split())
 
 
+def test_the_command_lists_every_image_on_demand(tiny_planes, capsys):
+    gone = sorted((tiny_planes / "Images").iterdir())[:7]
+    for path in gone:
+        path.unlink()
+    lines = [f"missing images: {path.stem}" for path in gone]
+    assert check_data.main(["planes", str(tiny_planes), "--workers", "1"]) == 1
+    assert not set(lines) & set(capsys.readouterr().out.splitlines())
+    assert check_data.main(["planes", str(tiny_planes), "--workers", "1", "--all"]) == 1
+    assert set(lines) <= set(capsys.readouterr().out.splitlines())
+
+
 def test_unknown_corpora_are_refused(tmp_path):
     with pytest.raises(SystemExit):
         check_data.main(["lungs", str(tmp_path)])

@@ -146,6 +146,10 @@ def test_json_members_carry_captions_and_facts(tmp_path):
     assert torch.equal(batch["student_tokens"][0], expected)
 
 
+def _facts(text):
+    return [("x.png", _png(1)), ("x.txt", b"text"), ("x.json", text.encode())]
+
+
 BAD = {
     "broken image": ([("x.png", b"oops"), ("x.txt", b"text")], "x: cannot be read as an image"),
     "empty caption": ([("x.png", _png(1)), ("x.txt", b"  ")], "x: the caption is empty"),
@@ -154,6 +158,27 @@ BAD = {
     "broken json": ([("x.png", _png(1)), ("x.json", b"{")], "x: unreadable text"),
     "no object": ([("x.png", _png(1)), ("x.json", b"[1]")], "x: its json member is no object"),
     "no pixel size": ([("x.png", _png(1)), ("x.txt", b"{spacing}")], "x: the caption needs the pixel size"),
+    "nested json": (_facts("[" * 100_000), "x: unreadable text"),
+    "captions a string": (
+        _facts('{"captions": "fetal brain"}'),
+        'x: captions is "fetal brain", not a list of texts',
+    ),
+    "captions an object": (_facts('{"captions": {"a": "b"}}'), "x: captions is {"),
+    "captions a number": (_facts('{"captions": 5}'), "x: captions is 5, not a list of texts"),
+    "captions of numbers": (_facts('{"captions": ["brain", 5]}'), r'x: captions is \["brain", 5\], not'),
+    "caption a number": (_facts('{"caption": 5}'), "x: caption is 5, not a text"),
+    "plane a number": (_facts('{"plane": 3}'), "x: plane is 3, not a text"),
+    "brain plane a list": (_facts('{"brain_plane": []}'), r"x: brain_plane is \[\], not a text"),
+    "pixel size a text": (
+        _facts('{"caption": "{spacing}", "pixel_size_mm": "0.1"}'),
+        'x: pixel_size_mm is "0.1", not a positive finite number',
+    ),
+    "circumference a text": (_facts('{"hc_mm": "100"}'), 'x: hc_mm is "100", not a positive'),
+    "circumference empty": (_facts('{"hc_mm": ""}'), 'x: hc_mm is "", not a positive'),
+    "circumference unlimited": (_facts('{"hc_mm": 1e999}'), "x: hc_mm is Infinity, not a positive"),
+    "circumference undefined": (_facts('{"hc_mm": NaN}'), "x: hc_mm is NaN, not a positive"),
+    "circumference huge": (_facts('{"hc_mm": 1' + 400 * "0" + "}"), "x: hc_mm is 1000"),
+    "age true": (_facts('{"ga_days": true}'), "x: ga_days is true, not a positive"),
 }
 
 

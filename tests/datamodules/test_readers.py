@@ -130,12 +130,27 @@ def test_impossible_pixel_sizes_name_the_row(tiny_hc18, value):
 
 
 def test_all_missing_images_are_reported_at_once(tiny_hc18):
-    for number in (2, 3, 4):
+    for number in (1, 2, 3, 4, 6, 7, 8):
         (tiny_hc18 / "training_set" / f"00{number}_HC.png").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"3 of 36 images are missing under .*: 002_HC.png, 003_HC.png, 004"
-    ):
+        FileNotFoundError,
+        match=r"7 of 36 images are missing under .*: 001_HC.png, 002_HC.png, 003_HC.png, 004",
+    ) as error:
         read_hc18(tiny_hc18)
+    assert str(error.value).endswith(
+        f", ...; to list all: make check-data DATA=hc18 ROOT={tiny_hc18} ARGS=--all"
+    )
+
+
+def test_an_empty_file_name_names_its_row(tiny_hc18, tiny_planes):
+    hc18, planes = tiny_hc18 / "training_set_pixel_size_and_HC.csv", tiny_planes / "FETAL_PLANES_DB_data.csv"
+    _rewrite(hc18, lambda text: text.replace("001_HC.png,", ",", 1))
+    with pytest.raises(ValueError, match=r"HC.csv, row 4: filename is empty"):
+        read_hc18(tiny_hc18)
+    name = planes.read_text().splitlines()[1].split(";")[0]
+    _rewrite(planes, lambda text: text.replace(name, " ", 1))
+    with pytest.raises(ValueError, match=r"data.csv, row 2: Image_name is empty"):
+        read_fetal_planes(tiny_planes)
 
 
 def test_a_missing_folder_says_what_goes_there(tmp_path):
