@@ -44,8 +44,8 @@ from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
-from experiments.resuming import check_fit, check_resumable, resume_command
-from experiments.run_folder import join_metrics, keep_metrics, requeued_checkpoint, run_folder
+from experiments.resuming import check_fit, resumable, resume_command
+from experiments.run_folder import OUTPUTS, join_metrics, keep_metrics, requeued_checkpoint, run_folder
 from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import first_process
 from lightning_modules import DistillationModule
@@ -130,11 +130,12 @@ class SonoDistillCLI(LightningCLI):
 
         Raises:
             ValueError: The checkpoint is a URL, or holds more than tensors and primitives.
-            FileNotFoundError: There is no such checkpoint.
+            FileNotFoundError: There is no such checkpoint, or it is a folder.
         """
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        check_resumable(config.get("ckpt_path"))
+        named_run = None if config.run is None else OUTPUTS / config.experiment / config.run
+        config.ckpt_path = resumable(config.get("ckpt_path"), named_run)
         if config.get("weights_only") is None:
             config.weights_only = True  # Lightning's own default runs what a pickle says
 

@@ -76,10 +76,39 @@ def test_a_missing_checkpoint_shows_before_anything_is_trained(train):
     assert "nowhere.ckpt: no such file" in train("srkd", "phantom", "--ckpt_path=nowhere.ckpt")
 
 
-def test_a_training_without_an_end_shows_before_its_teacher_is_trained(train):
-    assert "set trainer.max_epochs or trainer.max_steps" in train(
-        "srkd", "phantom", "--trainer.max_epochs=-1"
-    )
+@pytest.mark.parametrize("word", ["best", "last", "hpc"])
+def test_a_word_for_a_checkpoint_without_its_run_is_refused(train, word):
+    """The run's own folder is new, so that Lightning would find none and begin from nothing."""
+    assert train("srkd", "phantom", f"--ckpt_path={word}").startswith(f"error: --ckpt_path={word}: ")
+
+
+def test_the_named_run_has_to_hold_the_checkpoint(train):
+    line = train("srkd", "phantom", "--ckpt_path=last", "--run=mine")
+    assert line == "error: --ckpt_path=last: there is no outputs/srkd/mine/checkpoints/last.ckpt"
+
+
+def test_a_runs_folder_is_answered_with_its_last_checkpoint(train, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    line = train("srkd", "phantom", f"--ckpt_path={folder}")
+    assert line == f"error: --ckpt_path={folder}: a folder; give a checkpoint's file"
+    last = folder / "checkpoints" / "last.ckpt"
+    last.touch()
+    line = train("srkd", "phantom", f"--ckpt_path={folder}")
+    assert line == f"error: --ckpt_path={folder}: a folder; --ckpt_path={last}"
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("--trainer.max_epochs=-1", "set trainer.max_epochs or trainer.max_steps"),
+        ("--trainer.max_epochs=0", "trainer.max_epochs: 0 trains nothing"),
+        ("--trainer.max_steps=0", "trainer.max_steps: 0 trains nothing"),
+        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches: 0 trains nothing"),
+    ],
+)
+def test_a_training_without_an_end_or_a_step_shows_before_its_teacher_is_trained(train, given, answer):
+    assert answer in train("srkd", "phantom", given)
 
 
 @pytest.mark.parametrize(
