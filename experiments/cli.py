@@ -40,6 +40,7 @@ from callbacks import (
 )
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
+from experiments.early_checks import check_parts
 from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
@@ -159,19 +160,12 @@ class SonoDistillCLI(LightningCLI):
             for evaluation in (config.biometry, config.planes):
                 evaluation.selection_split = evaluation.test_split = "all"
             print("selecting and reporting on all images, as the paper does: for comparison only")
-        ensure_teacher(config, self.recipe, self._read_tables)
+        ensure_teacher(config, self.recipe, partial(check_parts, config, self.subcommand == "fit"))
         self.asked_loggers = config.trainer.logger
         config.trainer.logger = settled_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
             keep_metrics(self.folder)
-
-    def _read_tables(self) -> None:
-        """Read the corpus's tables, so that a missing folder shows before minutes of training a teacher."""
-        parser = PlainErrorParser()  # the run's own would instantiate the models, too
-        parser.add_subclass_arguments(FetalDataModule, "data")
-        config = parser.parse_object({"data": self.config[self.subcommand].data.as_dict()})
-        parser.instantiate(config).data.setup("fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the callbacks that every run has."""

@@ -1,12 +1,16 @@
 """A user's mistakes on the training command line: one line that names the key and the remedy, and no training."""
 
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
 
+from datamodules.phantom import PhantomSettings
 from experiments import __main__ as command_line
 from experiments import small_teachers
+from experiments.cli import SonoDistillCLI
+from experiments.recipes import recipe_of, training_arguments
 from tests.models.test_weights import Malicious
 
 
@@ -54,6 +58,68 @@ def test_a_missing_folder_shows_before_its_teacher_is_trained(train, monkeypatch
     assert line.startswith(f"error: HC18: folder {tmp_path / 'nowhere'} does not exist")
     assert "training_set_pixel_size_and_HC.csv" in line
     assert "HC18_ROOT=folder" in line
+
+
+def accelerated():
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+FEW = [
+    f"--data.corpus={asdict(PhantomSettings(num_planes_images=12, num_hc18_images=4, num_pair_images=0))}",
+    "--data.root=phantom",
+    "--data.cache=null",
+]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "given", "answer"),
+    [
+        (
+            "no-kd",
+            "--schedule=callbacks.OffDiagonalSchedule",
+            "CLIPLoss has no off_diagonal_weight to schedule",
+        ),
+        ("srkd", "--schedule.init_args.hold=2", "schedule.hold: must lie between 0 and 1, not 2.0"),
+        ("srkd", "--model.student.init_args.trunk=resnet1000", "timm has no model 'resnet1000'"),
+        ("srkd", "--model.loss.init_args.temperature=0", "temperature"),
+        pytest.param(
+            "srkd",
+            "--trainer.accelerator=gpu",
+            "No supported gpu backend found!",
+            marks=pytest.mark.skipif(accelerated(), reason="there is a GPU"),
+        ),
+        ("srkd", "--data.num_workers=-1", "num_workers -1 at least 0"),
+    ],
+)
+def test_a_part_that_cannot_be_built_shows_before_corpus_and_teacher(
+    train, tmp_path, experiment, given, answer
+):
+    assert answer in train(experiment, "phantom", *FEW, given)
+    assert not (tmp_path / "phantom").exists()
+
+
+def test_a_batch_that_the_corpus_does_not_fill_shows_before_the_teacher_is_trained(train):
+    line = train("srkd", "phantom", *FEW, "--data.batch_size=4000")
+    assert "training images for each process do not fill one batch; lower batch_size (4000)" in line
+
+
+def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch):
+    """The student must not depend on whether its teacher was there already."""
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    monkeypatch.setattr(small_teachers, "_train", lambda *_: drawn.append(torch.rand(1)))
+
+    class Parsed(SonoDistillCLI):
+        def instantiate_classes(self):
+            drawn.append(torch.rand(1))
+            raise KeyboardInterrupt
+
+    argv = [*training_arguments("srkd", "phantom"), *FEW, "--data.batch_size=2"]
+    monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+    with pytest.raises(KeyboardInterrupt):
+        Parsed(recipe_of(argv), argv)
+    torch.manual_seed(0)
+    assert torch.equal(drawn[0], torch.rand(1)), "the first number of the run's seed"
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
