@@ -95,7 +95,14 @@ class OffDiagonalSchedule(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a loss that nothing could be scheduled on."""
-        loss: Any = pl_module.loss
+        self.check(pl_module.loss)
+
+    def check(self, loss: Any) -> None:
+        """Look whether a loss has what is scheduled.
+
+        Raises:
+            ValueError: It has no such weight.
+        """
         if not hasattr(loss, _scheduled(loss)):
             raise ValueError(
                 f"schedule: {type(loss).__name__} has no off_diagonal_weight to schedule; remove the "

@@ -144,20 +144,29 @@ class FetalDataModule(LightningDataModule):
         """Return the records of "train", "val" or "test"."""
         return [record for record in self.records if record.split == name]
 
+    def check_batches(self) -> None:
+        """Look whether the training images fill a batch of every process.
+
+        Raises:
+            ValueError: There are fewer.
+        """
+        images = len(self.split("train")) // process_rank()[1]
+        if images < self.batch_size:
+            raise ValueError(
+                f"data: {images} training images for each process do not fill one batch; "
+                f"lower batch_size ({self.batch_size})"
+            )
+
     def train_dataloader(self) -> DataLoader:
         """Return the augmented training pairs, placed where a resumed run goes on.
 
         Raises:
             ValueError: There are fewer images than one batch needs.
         """
+        self.check_batches()
         alone = self._taught is not None or not self._asks_teacher
         dataset = self._pairs(self.split("train"), self.augmentation, self._taught, student_only=alone)
         sampler = EpochSampler(len(dataset), self.seed)
-        if len(sampler) < self.batch_size:
-            raise ValueError(
-                f"data: {len(sampler)} training images for each process do not fill one batch; "
-                f"lower batch_size ({self.batch_size})"
-            )
         epoch, batch = resume_position(self.trainer)
         sampler.start_at(epoch, batch * self.batch_size)
         return ResumableLoader(

@@ -1,7 +1,10 @@
-"""Data loaders that resume where a run stopped and whose errors read like errors."""
+"""Data loaders that resume where a run stopped, outlive its stop signals, and whose errors read like errors."""
 
 from __future__ import annotations
 
+import atexit
+import signal
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +13,21 @@ from torch.utils.data import DataLoader
 
 
 class PlainErrorLoader(DataLoader):
-    """A `DataLoader` that raises a worker's ValueError or OSError as its own one-line message."""
+    """A `DataLoader` that raises a worker's ValueError or OSError as its own one-line message.
+
+    Its workers leave Ctrl-C and SIGTERM to the main process. A scheduler or a terminal sends them to all
+    processes of a run, and one that stops between two steps to save a checkpoint needs its workers until then.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("worker_init_fn", _leave_signals_to_the_main_process)
+        super().__init__(*args, **kwargs)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return _with_plain_errors(super().__iter__())
+        batches: Any = super().__iter__()
+        if self.num_workers:
+            atexit.register(_end_workers, weakref.ref(batches), batches._workers)
+        return _with_plain_errors(batches)
 
 
 class ResumableLoader(PlainErrorLoader):
@@ -83,6 +97,21 @@ def resume_position(trainer: Trainer | None) -> tuple[int, int]:
     if batches.is_last_batch:  # saved at the very end of an epoch that was not yet counted
         return int(epoch.processed) + 1, 0
     return int(epoch.processed), int(batches.current.processed)
+
+
+def _leave_signals_to_the_main_process(_worker: int) -> None:
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
+
+
+def _end_workers(reference: weakref.ref[Any], workers: list[Any]) -> None:
+    """End what still reads when Python exits: with SIGTERM, which they ignore, it would wait for them for ever."""
+    batches = reference()
+    if batches is not None:
+        batches._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:

@@ -75,13 +75,17 @@ class PairShardsDataModule(FetalDataModule):
         check_shards(self.urls)
         return [record for module in self._evaluated for record in module.records]
 
-    def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
-        """Return the stream of augmented pairs, placed where a resumed run goes on.
+    def check_batches(self) -> None:
+        """Look whether the shards feed every reading process, and their pairs fill a batch.
 
         Raises:
             ValueError: There are fewer shards than reading processes, or fewer pairs than one batch.
         """
-        rank, world = process_rank()
+        self._epoch()
+
+    def _epoch(self) -> tuple[list[float], int]:
+        """Return the pairs of each shard, and how many batches of an epoch each process trains on."""
+        world = process_rank()[1]
         readers = max(1, self.num_workers)
         if len(self.urls) < world * readers:
             raise ValueError(
@@ -93,6 +97,16 @@ class PairShardsDataModule(FetalDataModule):
         batches = samples // (self.batch_size * world)
         if batches == 0:
             raise ValueError(f"data: {samples} pairs do not fill a batch of {self.batch_size} x {world}")
+        return sizes, batches
+
+    def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
+        """Return the stream of augmented pairs, placed where a resumed run goes on.
+
+        Raises:
+            ValueError: There are fewer shards than reading processes, or fewer pairs than one batch.
+        """
+        rank, world = process_rank()
+        sizes, batches = self._epoch()
         position = StreamPosition(*resume_position(self.trainer))
         stream = ShardStream(
             self.urls,
@@ -119,7 +133,7 @@ class PairShardsDataModule(FetalDataModule):
             "batch_size": self.batch_size,
             "shards": len(self.urls),
             "processes": world,
-            "workers": readers,
+            "workers": max(1, self.num_workers),
             "shuffle_buffer": self.shuffle_buffer,
         }
         return ShardLoader(loader, batches, position, order)

@@ -40,12 +40,13 @@ from callbacks import (
 )
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
+from experiments.early_checks import check_parts
 from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
-from experiments.resuming import check_fit, check_resumable, resume_command
-from experiments.run_folder import join_metrics, keep_metrics, requeued_checkpoint, run_folder
+from experiments.resuming import check_fit, resumable, resume_command
+from experiments.run_folder import OUTPUTS, join_metrics, keep_metrics, requeued_checkpoint, run_folder
 from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import first_process
 from lightning_modules import DistillationModule
@@ -130,11 +131,12 @@ class SonoDistillCLI(LightningCLI):
 
         Raises:
             ValueError: The checkpoint is a URL, or holds more than tensors and primitives.
-            FileNotFoundError: There is no such checkpoint.
+            FileNotFoundError: There is no such checkpoint, or it is a folder.
         """
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        check_resumable(config.get("ckpt_path"))
+        named_run = None if config.run is None else OUTPUTS / config.experiment / config.run
+        config.ckpt_path = resumable(config.get("ckpt_path"), named_run)
         if config.get("weights_only") is None:
             config.weights_only = True  # Lightning's own default runs what a pickle says
 
@@ -158,19 +160,12 @@ class SonoDistillCLI(LightningCLI):
             for evaluation in (config.biometry, config.planes):
                 evaluation.selection_split = evaluation.test_split = "all"
             print("selecting and reporting on all images, as the paper does: for comparison only")
-        ensure_teacher(config, self.recipe, self._read_tables)
+        ensure_teacher(config, self.recipe, partial(check_parts, config, self.subcommand == "fit"))
         self.asked_loggers = config.trainer.logger
         config.trainer.logger = settled_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
             keep_metrics(self.folder)
-
-    def _read_tables(self) -> None:
-        """Read the corpus's tables, so that a missing folder shows before minutes of training a teacher."""
-        parser = PlainErrorParser()  # the run's own would instantiate the models, too
-        parser.add_subclass_arguments(FetalDataModule, "data")
-        config = parser.parse_object({"data": self.config[self.subcommand].data.as_dict()})
-        parser.instantiate(config).data.setup("fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the callbacks that every run has."""

@@ -66,31 +66,61 @@ def check_same_run(checkpoint: str, config: Namespace) -> None:
             )
 
 
-def check_resumable(checkpoint: str | None) -> None:
-    """Refuse a checkpoint that only running code could load, before anything is trained for it.
+def resumable(checkpoint: str | None, named_run: Path | None) -> str | None:
+    """Return the file that ``--ckpt_path`` means, after a look at it and before anything is trained for it.
 
     Args:
-        checkpoint: What ``--ckpt_path`` says; None, and Lightning's own words such as ``last``, pass.
+        checkpoint: What ``--ckpt_path`` says: a file, or ``best`` or ``last`` of the run that ``--run`` names.
+        named_run: Folder of that run; None without ``--run``, for each run then begins in a new folder.
+
+    Returns:
+        The checkpoint's path; None without a checkpoint.
 
     Raises:
-        ValueError: It is a URL, or the file holds more than tensors and primitives.
-        FileNotFoundError: There is no such file.
+        ValueError: It is a URL or ``hpc``, or the file holds more than tensors and primitives.
+        FileNotFoundError: There is no such file, or it is a folder.
     """
-    if checkpoint is None or checkpoint in ("best", "last", "hpc") or Path(checkpoint).is_dir():
-        return
+    if checkpoint is None:
+        return None
     if "://" in checkpoint:
-        raise ValueError(f"--ckpt_path={checkpoint}: a URL; download it and give the file's path")
+        raise ValueError(f"{CHECKPOINT}={checkpoint}: a URL; download it and give the file's path")
+    if checkpoint == "hpc":
+        raise ValueError(f"{CHECKPOINT}=hpc: runs keep no such checkpoint; give the file's path")
+    if checkpoint in ("best", "last"):
+        checkpoint = _of_run(checkpoint, named_run)
+    if Path(checkpoint).is_dir():
+        last = Path(checkpoint) / "checkpoints" / "last.ckpt"
+        remedy = f"{CHECKPOINT}={last}" if last.is_file() else "give a checkpoint's file"
+        raise FileNotFoundError(f"{CHECKPOINT}={checkpoint}: a folder; {remedy}")
     read_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _of_run(word: str, named_run: Path | None) -> str:
+    """Return the path of a run's ``best`` or ``last`` checkpoint."""
+    if named_run is None:
+        raise FileNotFoundError(
+            f"{CHECKPOINT}={word}: of which run? give outputs/EXP/RUN/checkpoints/{word}.ckpt, or --run=RUN"
+        )
+    path = named_run / "checkpoints" / f"{word}.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{CHECKPOINT}={word}: there is no {path}")
+    return str(path)
 
 
 def check_fit(config: Namespace) -> None:
     """Refuse what could not be trained, before a teacher is.
 
     Raises:
-        ValueError: The training has no end, or would go on with the checkpoint of another run.
+        ValueError: The training has no end or no step, or would go on with the checkpoint of another run.
     """
     if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
         raise ValueError(ENDLESS)
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if config.trainer.get(name) == 0:
+            raise ValueError(
+                f"trainer.{name}: 0 trains nothing; to score a model as it is: make evaluate CKPT=..."
+            )
     if config.get("ckpt_path"):
         check_same_run(config.ckpt_path, config)
 

@@ -51,7 +51,7 @@ def _settings(config: Namespace, preset: str) -> dict[str, Any]:
     }
 
 
-def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], None]) -> None:
+def ensure_teacher(config: Namespace, recipe: Recipe, check: Callable[[], None]) -> None:
     """Train each small teacher that the run builds on and that is missing or out of date.
 
     A run builds on its preset's own teacher, and the teacher of a preset may continue that of another one. Of
@@ -60,7 +60,7 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], N
     Args:
         config: The resolved configuration of the run.
         recipe: Files of ours that the run builds on.
-        check_data: Raises when the run's own data cannot be used; called before a training starts.
+        check: Raises when the run could not start for its own settings or data; called before a training starts.
 
     Raises:
         ValueError: Training the teacher failed (its own message stands above), or the wanted teacher is a
@@ -72,7 +72,7 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], N
     if not config.get("ckpt_path"):
         warn_of_random_student(config.model.get("student"))
     for tower in (config.model.get("teacher"), config.model.get("student")):
-        preset = _preset_behind(tower)
+        preset = preset_behind(tower)
         if preset is None:
             continue
         path = teacher_checkpoint(preset)
@@ -83,14 +83,14 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check_data: Callable[[], N
             if own:
                 _put_stale_aside(path, _settings(config, preset))
             if not path.is_file():
-                check_data()
+                check()
                 if tower is config.model.get("teacher") and not _asks_teacher(config.model.get("loss")):
                     print("the loss needs no teacher; the evaluation has one as the line to beat", end=" ")
                     print("(ARGS=--model.teacher=null leaves it out)", flush=True)
                 _train(preset, config if own else None)
 
 
-def _preset_behind(tower: Any) -> str | None:
+def preset_behind(tower: Any) -> str | None:
     """Return the preset whose own teacher a tower is read from; None for any other tower."""
     path = str((tower.get("init_args") or {}).get("path")) if tower else ""
     presets = (file.stem for file in TEACHER_TOWERS.glob("*.yaml"))

@@ -1,12 +1,16 @@
 """A user's mistakes on the training command line: one line that names the key and the remedy, and no training."""
 
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
 
+from datamodules.phantom import PhantomSettings
 from experiments import __main__ as command_line
 from experiments import small_teachers
+from experiments.cli import SonoDistillCLI
+from experiments.recipes import recipe_of, training_arguments
 from tests.models.test_weights import Malicious
 
 
@@ -56,6 +60,68 @@ def test_a_missing_folder_shows_before_its_teacher_is_trained(train, monkeypatch
     assert "HC18_ROOT=folder" in line
 
 
+def accelerated():
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+FEW = [
+    f"--data.corpus={asdict(PhantomSettings(num_planes_images=12, num_hc18_images=4, num_pair_images=0))}",
+    "--data.root=phantom",
+    "--data.cache=null",
+]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "given", "answer"),
+    [
+        (
+            "no-kd",
+            "--schedule=callbacks.OffDiagonalSchedule",
+            "CLIPLoss has no off_diagonal_weight to schedule",
+        ),
+        ("srkd", "--schedule.init_args.hold=2", "schedule.hold: must lie between 0 and 1, not 2.0"),
+        ("srkd", "--model.student.init_args.trunk=resnet1000", "timm has no model 'resnet1000'"),
+        ("srkd", "--model.loss.init_args.temperature=0", "temperature"),
+        pytest.param(
+            "srkd",
+            "--trainer.accelerator=gpu",
+            "No supported gpu backend found!",
+            marks=pytest.mark.skipif(accelerated(), reason="there is a GPU"),
+        ),
+        ("srkd", "--data.num_workers=-1", "num_workers -1 at least 0"),
+    ],
+)
+def test_a_part_that_cannot_be_built_shows_before_corpus_and_teacher(
+    train, tmp_path, experiment, given, answer
+):
+    assert answer in train(experiment, "phantom", *FEW, given)
+    assert not (tmp_path / "phantom").exists()
+
+
+def test_a_batch_that_the_corpus_does_not_fill_shows_before_the_teacher_is_trained(train):
+    line = train("srkd", "phantom", *FEW, "--data.batch_size=4000")
+    assert "training images for each process do not fill one batch; lower batch_size (4000)" in line
+
+
+def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch):
+    """The student must not depend on whether its teacher was there already."""
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    monkeypatch.setattr(small_teachers, "_train", lambda *_: drawn.append(torch.rand(1)))
+
+    class Parsed(SonoDistillCLI):
+        def instantiate_classes(self):
+            drawn.append(torch.rand(1))
+            raise KeyboardInterrupt
+
+    argv = [*training_arguments("srkd", "phantom"), *FEW, "--data.batch_size=2"]
+    monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+    with pytest.raises(KeyboardInterrupt):
+        Parsed(recipe_of(argv), argv)
+    torch.manual_seed(0)
+    assert torch.equal(drawn[0], torch.rand(1)), "the first number of the run's seed"
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
     target = tmp_path / "owned"
     torch.save({"state_dict": {}, "extra": Malicious(target)}, tmp_path / "evil.ckpt")
@@ -76,10 +142,39 @@ def test_a_missing_checkpoint_shows_before_anything_is_trained(train):
     assert "nowhere.ckpt: no such file" in train("srkd", "phantom", "--ckpt_path=nowhere.ckpt")
 
 
-def test_a_training_without_an_end_shows_before_its_teacher_is_trained(train):
-    assert "set trainer.max_epochs or trainer.max_steps" in train(
-        "srkd", "phantom", "--trainer.max_epochs=-1"
-    )
+@pytest.mark.parametrize("word", ["best", "last", "hpc"])
+def test_a_word_for_a_checkpoint_without_its_run_is_refused(train, word):
+    """The run's own folder is new, so that Lightning would find none and begin from nothing."""
+    assert train("srkd", "phantom", f"--ckpt_path={word}").startswith(f"error: --ckpt_path={word}: ")
+
+
+def test_the_named_run_has_to_hold_the_checkpoint(train):
+    line = train("srkd", "phantom", "--ckpt_path=last", "--run=mine")
+    assert line == "error: --ckpt_path=last: there is no outputs/srkd/mine/checkpoints/last.ckpt"
+
+
+def test_a_runs_folder_is_answered_with_its_last_checkpoint(train, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    line = train("srkd", "phantom", f"--ckpt_path={folder}")
+    assert line == f"error: --ckpt_path={folder}: a folder; give a checkpoint's file"
+    last = folder / "checkpoints" / "last.ckpt"
+    last.touch()
+    line = train("srkd", "phantom", f"--ckpt_path={folder}")
+    assert line == f"error: --ckpt_path={folder}: a folder; --ckpt_path={last}"
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("--trainer.max_epochs=-1", "set trainer.max_epochs or trainer.max_steps"),
+        ("--trainer.max_epochs=0", "trainer.max_epochs: 0 trains nothing"),
+        ("--trainer.max_steps=0", "trainer.max_steps: 0 trains nothing"),
+        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches: 0 trains nothing"),
+    ],
+)
+def test_a_training_without_an_end_or_a_step_shows_before_its_teacher_is_trained(train, given, answer):
+    assert answer in train("srkd", "phantom", given)
 
 
 @pytest.mark.parametrize(

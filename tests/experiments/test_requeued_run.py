@@ -91,6 +91,13 @@ def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
     assert (INTERRUPTED / "metrics.csv").exists(), "it was left alone"
 
 
+def test_last_is_the_last_checkpoint_of_the_run_that_is_named(command):
+    mine = write_checkpoint(Path("outputs/srkd/mine/checkpoints/last.ckpt"), run_id="xyz")
+    cli = command("--run=mine", "--ckpt_path=last")
+    assert cli.given["ckpt_path"] == str(mine)
+    assert (cli.folder, wandb_id(cli)) == (Path("outputs/srkd/mine"), "xyz")
+
+
 def test_what_is_finished_or_of_another_experiment_begins_anew(command, capsys):
     assert command("--experiment=other").given["ckpt_path"] is None
     (INTERRUPTED / "results.json").touch()

@@ -1,0 +1,59 @@
+"""What shows a mistake in a run's settings before minutes of drawing its corpus and training its teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Callback
+from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+
+from callbacks import OffDiagonalSchedule
+from datamodules import FetalDataModule
+from experiments.plain_errors import PlainErrorParser
+from experiments.small_teachers import preset_behind
+from losses import CLIPLoss
+from models import DualEncoder
+
+
+def check_parts(config: Namespace, trains: bool) -> None:
+    """Build every part of a run that needs neither corpus nor teacher, and then read the corpus's tables.
+
+    The parts are thrown away, and leave no trace in the random state: the run that follows is the same.
+
+    Args:
+        config: The resolved configuration of a subcommand.
+        trains: Whether it is to train, in batches that the data have to fill.
+
+    Raises:
+        ValueError: A part refuses its settings, the schedule the loss, or the data the batch size.
+        FileNotFoundError: The corpus's folder or a file that a part names is missing.
+        MisconfigurationException: This machine has no such accelerator.
+    """
+    trainer = config.trainer
+    _AcceleratorConnector(
+        devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=trainer.accelerator
+    )
+    with isolate_rng(include_cuda=False):
+        loss = _built(nn.Module, config.model.get("loss")) or CLIPLoss()
+        schedule = _built(Callback, config.get("schedule"))
+        if isinstance(schedule, OffDiagonalSchedule):
+            schedule.check(loss)
+        # One that goes on from a teacher's weights is built once those are there.
+        if preset_behind(config.model.student) is None:
+            _built(DualEncoder, config.model.student)
+        data = _built(FetalDataModule, config.data)
+        data.setup("fit")
+        if trains:
+            data.check_batches()
+
+
+def _built(kind: type, settings: Any) -> Any:
+    """Return what a class_path and its init_args describe; None for null."""
+    if not settings:
+        return None
+    parser = PlainErrorParser()  # the run's own would build the teacher, too
+    parser.add_argument("--part", type=kind)
+    return parser.instantiate(parser.parse_object({"part": settings.as_dict()})).part
