@@ -110,7 +110,7 @@ def rows_of(
     reason = (
         f"the workers decode on the encoder's own {os.cpu_count()} cores: {shares['decoding']:.1%} of the processors' "
         f"time of both, so at most {1 - shares['decoding']:.2f} is left; waiting for a batch takes "
-        f"{shares['waiting']:.1%}, and the rest is the encoder's threads waiting for one that was interrupted"
+        f"{shares['waiting']:.1%}, and the rest lies in the encoder, whose threads wait for one that was interrupted"
     )
     half = (f"{case}, bf16 (full_precision: false)", "times faster than in float32")
     return [

@@ -95,5 +95,5 @@ def _at(places: Tensor, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:  # nn.MultiheadAttention takes one mask a text and head
         mask = mask[places, None].repeat_interleave(block.attn.num_heads, dim=0)
     own = own + block.ls_1(block.attention(block.ln_1(own), seen, seen, attn_mask=mask))
-    own = own + block.ls_2(block.mlp(block.ln_2(own)))
-    return own[:, 0]
+    output: Tensor = own + block.ls_2(block.mlp(block.ln_2(own)))
+    return output[:, 0]
