@@ -182,6 +182,8 @@ class SonoDistillCLI(LightningCLI):
         if config.trainer.logger:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         config.trainer.callbacks = callbacks
+        for evaluation in (config.biometry, config.planes):
+            evaluation.test_follows = self.subcommand == "fit" and config.score_test_patients
         if self.subcommand == "fit" and not self.datamodule.benchmarks:
             _keep_the_last_as_best(config.checkpoint)
         self._forget_own_names()
