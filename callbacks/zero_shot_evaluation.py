@@ -106,10 +106,10 @@ class ZeroShotEvaluation(Callback):
             data = type(getattr(trainer, "datamodule", None)).__name__
             raise ValueError(f"{type(self).__name__}: {data} has the benchmarks {list(named)}, not {lacking}")
         self.benchmarks = tuple(name for name in self.KNOWN if name in (self.wanted or named))
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module: Any = trainer.datamodule  # type: ignore[attr-defined]
         for split in self._splits(trainer, stage):
             for benchmark in self.benchmarks:
-                data.evaluation_records(benchmark, split)
+                module.evaluation_records(benchmark, split)
 
     def _splits(self, trainer: Trainer, stage: str) -> list[str]:
         """Return the splits that a stage, and the test behind it, will score."""
@@ -164,7 +164,7 @@ class ZeroShotEvaluation(Callback):
         if trainer.state.fn != TrainerFn.FITTING or self.every_n_epochs == 1 or self.last_epoch is None:
             return True
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        return last or trainer.current_epoch - self.last_epoch >= self.every_n_epochs
+        return last or trainer.should_stop or trainer.current_epoch - self.last_epoch >= self.every_n_epochs
 
     def _evaluate(self, trainer: Trainer, model: DualEncoder, split: str) -> dict[str, Details]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
