@@ -35,7 +35,15 @@ class LastCheckpoint(Checkpoint):
     ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one, so that a run
     which was killed would go on from its best epoch. This callback stands behind the ModelCheckpoint, whose
     memory of the best score it saves.
+
+    A training that begins anew in a used folder removes the ``best.ckpt`` of the run that was there before.
     """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove another run's best weights, which this run may never select any in place of."""
+        anew = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if anew and trainer.is_global_zero:
+            last_checkpoint(trainer).with_name("best.ckpt").unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save within an epoch; an evaluation at its end is followed by `on_train_epoch_end`."""

@@ -31,6 +31,7 @@ class ZeroShotEvaluation(Callback):
 
     Attributes:
         benchmarks: What is scored in this run; known after `setup`.
+        test_follows: Whether the training that begins is followed by the test, whose images then have to be there.
         validation: Model -> benchmark -> latest result on validation patients.
         results: Model -> benchmark -> result of the test: the metric's dictionary, ``n_scored``, ``split``,
             ``protocol`` (digest of the prompts) and ``samples``, one row an image.
@@ -64,6 +65,7 @@ class ZeroShotEvaluation(Callback):
         self.random_seed = random_seed
         self.figures = figures
         self.benchmarks: tuple[str, ...] = ()
+        self.test_follows = False
         self.validation: dict[str, dict[str, Details]] = {}
         self.results: dict[str, dict[str, Details]] = {}
         self.final_metrics: dict[str, float] = {}
@@ -93,10 +95,11 @@ class ZeroShotEvaluation(Callback):
         return {"": self.draw(details, title)}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out which benchmarks the data has.
+        """Find out which benchmarks the data has, and that there are images of each to score.
 
         Raises:
-            ValueError: A wanted benchmark is not in the data, or half precision is wanted where training has none.
+            ValueError: A wanted benchmark is not in the data, or has no image in the split that is scored; or half
+                precision is wanted where training has none.
         """
         check_half_precision(type(self).__name__, self.full_precision, trainer)
         named = tuple(getattr(getattr(trainer, "datamodule", None), "benchmarks", ()))
@@ -105,6 +108,17 @@ class ZeroShotEvaluation(Callback):
             data = type(getattr(trainer, "datamodule", None)).__name__
             raise ValueError(f"{type(self).__name__}: {data} has the benchmarks {list(named)}, not {lacking}")
         self.benchmarks = tuple(name for name in self.KNOWN if name in (self.wanted or named))
+        module: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for split in self._splits(trainer, stage):
+            for benchmark in self.benchmarks:
+                module.evaluation_records(benchmark, split)
+
+    def _splits(self, trainer: Trainer, stage: str) -> list[str]:
+        """Return the splits that a stage, and the test behind it, will score."""
+        if stage == "test":
+            return [self.test_split]
+        selection = [self.selection_split] if trainer.limit_val_batches else []
+        return [*selection, self.test_split] if self.test_follows else selection
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the student on validation patients, and the first time the teacher too."""
@@ -152,7 +166,7 @@ class ZeroShotEvaluation(Callback):
         if trainer.state.fn != TrainerFn.FITTING or self.every_n_epochs == 1 or self.last_epoch is None:
             return True
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        return last or trainer.current_epoch - self.last_epoch >= self.every_n_epochs
+        return last or trainer.should_stop or trainer.current_epoch - self.last_epoch >= self.every_n_epochs
 
     def _evaluate(self, trainer: Trainer, model: DualEncoder, split: str) -> dict[str, Details]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

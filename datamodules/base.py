@@ -163,9 +163,9 @@ class FetalDataModule(LightningDataModule):
         Raises:
             ValueError: There are fewer images than one batch needs.
         """
-        self.check_batches()
         alone = self._taught is not None or not self._asks_teacher
         dataset = self._pairs(self.split("train"), self.augmentation, self._taught, student_only=alone)
+        self.check_batches()
         sampler = EpochSampler(len(dataset), self.seed)
         epoch, batch = resume_position(self.trainer)
         sampler.start_at(epoch, batch * self.batch_size)
@@ -225,7 +225,10 @@ class FetalDataModule(LightningDataModule):
         belongs = BENCHMARKS[benchmark]
         chosen = [record for record in self.records if split in ("all", record.split) and belongs(record)]
         if not chosen:
-            raise ValueError(f"{type(self).__name__}: no image of benchmark {benchmark!r} in split {split!r}")
+            raise ValueError(
+                f"{type(self).__name__}: no image of benchmark {benchmark!r} in split {split!r}; "
+                "give that split a share of the patients"
+            )
         return chosen
 
     def evaluation_loader(self, benchmark: str, split: str, preprocessing: Preprocessing) -> DataLoader:

@@ -46,7 +46,7 @@ from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
 from experiments.resuming import check_fit, resumable, resume_command
-from experiments.run_folder import OUTPUTS, join_metrics, keep_metrics, requeued_checkpoint, run_folder
+from experiments.run_folder import join_metrics, keep_metrics, last_as_best, requeued_checkpoint, run_folder
 from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import first_process
 from lightning_modules import DistillationModule
@@ -135,8 +135,7 @@ class SonoDistillCLI(LightningCLI):
         """
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        named_run = None if config.run is None else OUTPUTS / config.experiment / config.run
-        config.ckpt_path = resumable(config.get("ckpt_path"), named_run)
+        config.ckpt_path = resumable(config.get("ckpt_path"), config.experiment, config.run)
         if config.get("weights_only") is None:
             config.weights_only = True  # Lightning's own default runs what a pickle says
 
@@ -182,6 +181,8 @@ class SonoDistillCLI(LightningCLI):
         if config.trainer.logger:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         config.trainer.callbacks = callbacks
+        for evaluation in (config.biometry, config.planes):
+            evaluation.test_follows = self.subcommand == "fit" and config.score_test_patients
         if self.subcommand == "fit" and not self.datamodule.benchmarks:
             _keep_the_last_as_best(config.checkpoint)
         self._forget_own_names()
@@ -203,10 +204,7 @@ class SonoDistillCLI(LightningCLI):
         trainer: Any = self.trainer
         if trainer.fast_dev_run or trainer.interrupted:
             return
-        best = trainer.checkpoint_callback.best_model_path
-        if not best:
-            best = str(self.folder / "checkpoints" / "last.ckpt")
-            rank_zero_info(f"no evaluation took place, so nothing was selected: going on with {best}")
+        best = trainer.checkpoint_callback.best_model_path or last_as_best(trainer, self.folder)
         if self.config[self.subcommand].score_test_patients:
             # Not verbose: our own table shows what matters of it, results.json holds all.
             self.trainer.test(

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import Namespace
 
+from experiments.run_folder import OUTPUTS
 from experiments.shorthand import FOLDERS
 from lightning_modules.distillation import ENDLESS
 from models.weights import read_checkpoint
@@ -66,12 +67,13 @@ def check_same_run(checkpoint: str, config: Namespace) -> None:
             )
 
 
-def resumable(checkpoint: str | None, named_run: Path | None) -> str | None:
+def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str | None:
     """Return the file that ``--ckpt_path`` means, after a look at it and before anything is trained for it.
 
     Args:
         checkpoint: What ``--ckpt_path`` says: a file, or ``best`` or ``last`` of the run that ``--run`` names.
-        named_run: Folder of that run; None without ``--run``, for each run then begins in a new folder.
+        experiment: Name of the experiment.
+        run: Name of that run; None without ``--run``, for each run then begins in a new folder.
 
     Returns:
         The checkpoint's path; None without a checkpoint.
@@ -87,7 +89,7 @@ def resumable(checkpoint: str | None, named_run: Path | None) -> str | None:
     if checkpoint == "hpc":
         raise ValueError(f"{CHECKPOINT}=hpc: runs keep no such checkpoint; give the file's path")
     if checkpoint in ("best", "last"):
-        checkpoint = _of_run(checkpoint, named_run)
+        checkpoint = _of_run(checkpoint, experiment, run)
     if Path(checkpoint).is_dir():
         last = Path(checkpoint) / "checkpoints" / "last.ckpt"
         remedy = f"{CHECKPOINT}={last}" if last.is_file() else "give a checkpoint's file"
@@ -96,13 +98,13 @@ def resumable(checkpoint: str | None, named_run: Path | None) -> str | None:
     return checkpoint
 
 
-def _of_run(word: str, named_run: Path | None) -> str:
+def _of_run(word: str, experiment: str, run: str | None) -> str:
     """Return the path of a run's ``best`` or ``last`` checkpoint."""
-    if named_run is None:
+    if run is None:
         raise FileNotFoundError(
-            f"{CHECKPOINT}={word}: of which run? give outputs/EXP/RUN/checkpoints/{word}.ckpt, or --run=RUN"
+            f"{CHECKPOINT}={word}: of which run? give {OUTPUTS}/EXP/RUN/checkpoints/{word}.ckpt, or --run=RUN"
         )
-    path = named_run / "checkpoints" / f"{word}.ckpt"
+    path = OUTPUTS / experiment / run / "checkpoints" / f"{word}.ckpt"
     if not path.is_file():
         raise FileNotFoundError(f"{CHECKPOINT}={word}: there is no {path}")
     return str(path)

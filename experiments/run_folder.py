@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+if TYPE_CHECKING:  # commands that train nothing start without it
+    from lightning import Trainer
 
 OUTPUTS = Path("outputs")
 RUN_VARIABLE = "SONODISTILL_RUN"  # processes of one run are started from one command line and share it
@@ -57,6 +62,21 @@ def requeued_checkpoint(experiment: str) -> Path | None:
     found = (OUTPUTS / experiment).glob(f"*-{glob.escape(agent)}/checkpoints/last.ckpt")
     unfinished = (path for path in found if not (path.parent.parent / "results.json").is_file())
     return max(unfinished, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def last_as_best(trainer: Trainer, folder: Path) -> str:
+    """Copy ``last.ckpt`` to ``best.ckpt`` where nothing was selected, whole or not at all, and return its path.
+
+    Every process of the run has to call it.
+    """
+    best = folder / "checkpoints" / "best.ckpt"
+    if trainer.is_global_zero:
+        partial = best.with_suffix(".partial")
+        shutil.copyfile(best.with_name("last.ckpt"), partial)
+        partial.replace(best)
+        print(f"nothing was selected, for no score was logged: {best} holds the last weights")
+    trainer.strategy.barrier()
+    return str(best)
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:

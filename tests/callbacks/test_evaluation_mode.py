@@ -110,3 +110,41 @@ def test_half_precision_is_refused_where_training_has_none(make, tmp_path):
         callback.setup(trainer, FakeModule(teacher=False), "test")
     assert "\n" not in str(error.value)
     make().setup(trainer, FakeModule(teacher=False), "test")
+
+
+class Emptied(FakeData):
+    """Has no image in one split."""
+
+    def __init__(self, split):
+        super().__init__(["planes"])
+        self.empty = split
+
+    def evaluation_records(self, benchmark, split):
+        if split == self.empty:
+            raise ValueError(f"no image of benchmark {benchmark!r} in split {split!r}")
+        return super().evaluation_records(benchmark, split)
+
+    def train_dataloader(self):
+        raise AssertionError("training began")
+
+
+def fit_without(split, folder, test_follows=True, **settings):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL)
+    evaluation.test_follows = test_follows
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, callbacks=[evaluation], **settings,
+    )  # fmt: skip
+    trainer.fit(FakeModule(), datamodule=Emptied(split))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_benchmark_without_images_is_an_error_before_the_training(split, tmp_path):
+    with pytest.raises(ValueError, match=f"no image of benchmark 'planes' in split '{split}'"):
+        fit_without(split, tmp_path)
+
+
+def test_images_that_nothing_will_score_may_be_missing(tmp_path):
+    for split, settings in {"val": {"limit_val_batches": 0}, "test": {"test_follows": False}}.items():
+        with pytest.raises(AssertionError, match="training began"):
+            fit_without(split, tmp_path, **settings)

@@ -158,10 +158,15 @@ def test_a_lost_image_is_an_error(tmp_path):
 
 def test_images_in_another_order_than_their_labels_are_an_error(tmp_path):
     class Mixed(FakeData):
+        loading = False
+
         def evaluation_records(self, benchmark, split):
-            self.flip = not getattr(self, "flip", False)
             records = super().evaluation_records(benchmark, split)
-            return records if self.flip else records[::-1]
+            return records[::-1] if self.loading else records
+
+        def evaluation_loader(self, *arguments):
+            self.loading = True
+            return super().evaluation_loader(*arguments)
 
     with pytest.raises(RuntimeError, match="batch holds p22 where the list of records has p0"):
         trainer_in(tmp_path, PlaneEvaluation(protocol=PROTOCOL)).test(

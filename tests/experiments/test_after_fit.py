@@ -24,6 +24,7 @@ def after_fit(monkeypatch):
             fast_dev_run=False,
             interrupted=False,
             is_global_zero=True,
+            strategy=SimpleNamespace(barrier=lambda: None),
             checkpoint_callback=SimpleNamespace(best_model_path=best),
             test=lambda *_, ckpt_path, **__: seen.append(f"test {ckpt_path}"),
         )
@@ -47,11 +48,17 @@ def test_a_teacher_can_be_kept_without_a_look_at_the_test_patients(after_fit):
     assert after_fit(False, "teacher") == ["keep best.ckpt"]
 
 
-def test_without_any_evaluation_the_last_weights_are_scored_and_kept(after_fit, caplog):
-    last = str(Path("run") / "checkpoints" / "last.ckpt")
-    with caplog.at_level("INFO"):
-        assert after_fit(True, "teacher", best="") == [f"test {last}", f"results {last}", f"keep {last}"]
-    assert f"no evaluation took place, so nothing was selected: going on with {last}" in caplog.text
+def test_without_any_score_the_last_weights_become_the_best(after_fit, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("run") / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").write_text("last weights")
+    best = str(folder / "best.ckpt")
+    assert after_fit(True, "teacher", best="") == [f"test {best}", f"results {best}", f"keep {best}"]
+    told = f"nothing was selected, for no score was logged: {best} holds the last weights"
+    assert told in capsys.readouterr().out
+    assert Path(best).read_text() == "last weights"
+    assert [path.name for path in sorted(folder.iterdir())] == ["best.ckpt", "last.ckpt"]
 
 
 class OneWeight(LightningModule):

@@ -98,6 +98,18 @@ def test_a_part_that_cannot_be_built_shows_before_corpus_and_teacher(
     assert not (tmp_path / "phantom").exists()
 
 
+def test_a_benchmark_without_test_images_shows_before_the_training(train):
+    given = [
+        *FEW,
+        "--data.batch_size=2",
+        "--data.val_share=0.5",
+        "--trainer.accelerator=cpu",
+        "--trainer.logger=false",
+    ]
+    line = train("no-kd", "phantom", "--model.teacher=null", *given, "--data.hc18_test_share=0")
+    assert "no image of benchmark 'hc18' in split 'test'" in line
+
+
 def test_a_batch_that_the_corpus_does_not_fill_shows_before_the_teacher_is_trained(train):
     line = train("srkd", "phantom", *FEW, "--data.batch_size=4000")
     assert "training images for each process do not fill one batch; lower batch_size (4000)" in line

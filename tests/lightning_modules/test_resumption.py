@@ -191,6 +191,18 @@ def test_a_run_resumed_in_its_last_epoch_is_still_evaluated(fit, interrupt, tmp_
     assert_same(weights(rest), weights(fit(tmp_path / "whole", epochs=1, check_val_every_n_epoch=5)))
 
 
+def test_a_run_that_begins_anew_leaves_no_best_weights_of_the_run_before(fit, interrupt, tmp_path):
+    fit(tmp_path)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    assert best.is_file()
+    path = interrupt(tmp_path, signal.SIGTERM, 6)
+    assert saved(best)["global_step"] == 3, "of this run's own first epoch"
+    fit(tmp_path, checkpoint=path, limit_val_batches=0)
+    assert best.is_file(), "a resumed run keeps what it selected before"
+    fit(tmp_path, limit_val_batches=0)
+    assert not best.exists()
+
+
 def test_the_clock_of_a_run_resumed_within_an_epoch_is_started(fit, interrupt, tmp_path):
     path = interrupt(tmp_path, signal.SIGINT, 2, epochs=1)
     rest = fit(tmp_path, Throughput(), checkpoint=path, epochs=1)
