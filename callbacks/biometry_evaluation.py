@@ -31,7 +31,7 @@ from metrics.bootstrap import mean_interval
 from metrics.names import HC18
 from metrics.subgroups import RESAMPLES, age_band, subgroup_scores
 from models import DualEncoder
-from models.zero_shot import AgeTable, age_embeddings
+from models.zero_shot import AgeTable, age_embeddings, encode_images
 
 IMAGES_AT_ONCE = 64  # bounds the memory of images * 175 ages * D
 
@@ -100,7 +100,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
         images, indices, spacings = [torch.empty(0, model.embed_dim, device=device)], [], []
         for batch in with_progress(loader, f"{benchmark} images"):
             spacings += _spacings(check_order(records, batch), batch, model.preprocessing.image_size)
-            images.append(model.encode_image(batch["image"].to(device)))
+            images.append(encode_images(model, batch["image"].to(device)))
             indices += batch["index"].tolist()
         metric = BiometryValidity().to(metric_device(model))
         if indices:

@@ -19,6 +19,7 @@ from datamodules.pair_sample import fixed_caption
 from datamodules.record import Record
 from datamodules.sampler import process_rank
 from models import DualEncoder
+from models.zero_shot import encode_images
 
 Pairs = dict[str, Any]
 
@@ -38,7 +39,7 @@ def embed_images(model: DualEncoder, records: list[Record], batch_size: int, num
     device = next(model.parameters()).device
     features, rows = [torch.empty(0, model.embed_dim)], []
     for batch in _own_share(model, records, batch_size, num_workers):
-        features.append(model.encode_image(batch["image"].to(device)).float().cpu())
+        features.append(encode_images(model, batch["image"].to(device)).float().cpu())
         rows += batch["index"].tolist()
     ordered: Tensor = _in_order({"features": torch.cat(features), "rows": rows})["features"]
     return ordered
@@ -74,7 +75,7 @@ def embed_pairs(
             for index, height, width in places
         ]
         tokens = model.tokenize(texts)
-        tensors["image"].append(model.encode_image(batch["image"].to(device)).float().cpu())
+        tensors["image"].append(encode_images(model, batch["image"].to(device)).float().cpu())
         tensors["text"].append(model.encode_text(tokens.to(device)).float().cpu())
         tensors["tokens"].append(tokens)
         lists["rows"] += batch["index"].tolist()

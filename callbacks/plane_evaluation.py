@@ -27,7 +27,7 @@ from metrics.calibration import calibration, cross_fitted_confidence
 from metrics.names import PLANES, SUBPLANES
 from metrics.subgroups import RESAMPLES, subgroup_scores
 from models import DualEncoder
-from models.zero_shot import class_embeddings, class_logits
+from models.zero_shot import class_embeddings, class_logits, encode_images
 
 
 class PlaneEvaluation(ZeroShotEvaluation):
@@ -90,7 +90,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
         metric = ZeroShotClassification(list(prompts), interval=True).to(metric_device(model))
         for batch in with_progress(loader, f"{benchmark} images"):
             check_order(records, batch)
-            logits = class_logits(model.encode_image(batch["image"].to(vectors.device)), vectors)
+            logits = class_logits(encode_images(model, batch["image"].to(vectors.device)), vectors)
             metric.update(logits.cpu(), targets[batch["index"]], batch["index"])
         with metric.sync_context():
             rows = metric.rows()

@@ -15,6 +15,8 @@ from models.dual_encoder import DualEncoder
 ACTIVATIONS_AT_ONCE = 600_000
 """Prompts x tokens x width that stay in a CPU's cache: 10 prompts of the full-size student, 78 of the phantom's."""
 PROMPTS_ON_GPU = 512
+PIXELS_AT_ONCE = 4 * 256**2
+"""Images x height x width that pass an image tower together on a CPU: 4 of the full-size student's."""
 COSINE_SCALE = 100.0  # the published protocol's fixed factor, not the model's own logit scale
 
 Progress = Callable[[int, int], None]
@@ -64,6 +66,25 @@ def encode_prompts(
     position = {text: row for row, text in enumerate(distinct)}
     rows = torch.tensor([position[text] for text in prompts], dtype=torch.int64, device=device)
     return torch.cat(parts)[rows]
+
+
+@torch.no_grad()
+def encode_images(model: DualEncoder, images: Tensor) -> Tensor:
+    """Embed a batch of images; on a CPU in parts that its cache holds, of which memory is not mapped anew each time.
+
+    In one batch of 64 an image costs MobileCLIP2-S0 twice the time of one in a batch of 4.
+
+    Args:
+        model: In eval mode.
+        images: Normalised images [N, 3, S, S], on the model's device.
+
+    Returns:
+        Unit-length embeddings [N, D].
+    """
+    if images.device.type != "cpu" or not len(images):
+        return model.encode_image(images)
+    at_once = max(1, PIXELS_AT_ONCE // images[0, 0].numel())
+    return torch.cat([model.encode_image(part) for part in images.split(at_once)])
 
 
 def class_embeddings(

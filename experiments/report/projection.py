@@ -19,6 +19,7 @@ from datamodules.record import Record
 from experiments.report.svg import CYCLE, brief, new_figure
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from models import DualEncoder
+from models.zero_shot import encode_images
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 SEED = 0
@@ -83,7 +84,7 @@ def embed(model: DualEncoder, records: Sequence[Record], batch_size: int = 64) -
     )
     device = next(model.parameters()).device
     with evaluation_mode(model) as used:
-        parts = [used.encode_image(batch["image"].to(device)).cpu() for batch in loader]
+        parts = [encode_images(used, batch["image"].to(device)).cpu() for batch in loader]
     return torch.cat(parts).numpy()
 
 

@@ -10,6 +10,7 @@ from models.zero_shot import (
     age_prompts,
     class_embeddings,
     class_logits,
+    encode_images,
     encode_prompts,
 )
 
@@ -67,6 +68,20 @@ def test_each_distinct_prompt_is_encoded_once(model):
     assert model.batches == [2, 1]
     assert result.numpy() == pytest.approx(np.stack([embed(model, text) for text in texts]), abs=1e-6)
     assert not result.requires_grad
+
+
+@pytest.mark.parametrize(("count", "side", "parts"), [(9, 256, [4, 4, 1]), (3, 1024, [1, 1, 1]), (0, 256, [0])])
+def test_a_cpu_embeds_images_in_parts_that_its_cache_holds(model, monkeypatch, count, side, parts):
+    images, seen = torch.randn(count, 3, side, side), []
+    whole = model.encode_image(images)
+
+    def counted(image):
+        seen.append(len(image))
+        return CountingEncoder.image_features(model, image)
+
+    monkeypatch.setattr(model, "image_features", counted)
+    torch.testing.assert_close(encode_images(model, images), whole)
+    assert seen == parts
 
 
 def test_class_vector_is_the_normalised_mean_of_normalised_prompts(model):
