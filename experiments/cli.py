@@ -141,6 +141,8 @@ class SonoDistillCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            self._read_tables()
         if self.subcommand == "fit":
             if not config.get("ckpt_path") and config.run is None:
                 _go_on_when_requeued(config)
@@ -166,7 +168,7 @@ class SonoDistillCLI(LightningCLI):
             keep_metrics(self.folder)
 
     def _read_tables(self) -> None:
-        """Read the corpus's tables, so that a missing folder shows before minutes of training a teacher."""
+        """Read the corpus's tables, so that a missing folder shows before a teacher is trained or a model read."""
         parser = PlainErrorParser()  # the run's own would instantiate the models, too
         parser.add_subclass_arguments(FetalDataModule, "data")
         config = parser.parse_object({"data": self.config[self.subcommand].data.as_dict()})
