@@ -58,8 +58,9 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom ARGS="--trainer.max_epochs=1"
 	@$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(ARGS)
 
+# EXP's default is an experiment to train, nothing to evaluate.
 evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../best.ckpt DATA=phantom (or EXP=teacher)
-	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(EXP)) $(GIVEN) $(ARGS)
+	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(if $(filter-out file,$(origin EXP)),$(EXP))) $(GIVEN) $(ARGS)
 
 reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
 	@$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)

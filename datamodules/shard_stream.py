@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shlex
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +21,8 @@ from datamodules.pair_sample import PairBuilder
 from datamodules.shard_sample import decode_sample
 
 _ATTEMPTS = 100
+# How webdataset tells that a pipe failed: with the arguments of its process, not the shard.
+_COMMAND_ENDED = re.compile(r"\(\(.*\): exit (?P<status>-?\d+) \(read\)")
 
 Skipped = list[tuple[str, int]]  # what was left out, and how many samples that is
 
@@ -158,6 +161,9 @@ class ShardStream(IterableDataset):
             raise error
         # The library appends its own context to the first argument, behind " @ ".
         reason = str(error.args[0] if error.args else error).split(" @ ")[0]
+        ended = _COMMAND_ENDED.match(reason)
+        if ended is not None:
+            reason = f"its command ended with exit status {ended['status']}"
         errors.append(_BadSampleError(f"{url}: unreadable shard ({reason})"))
         if self._on_error == "raise":
             raise errors[0]

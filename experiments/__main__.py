@@ -37,26 +37,26 @@ USAGE = """usage: python -m experiments fit|validate|test --config experiments/E
 
 def _short_form(argv: list[str]) -> list[str]:
     """Spell ``train`` and ``evaluate`` out as Lightning CLI arguments."""
-    from experiments.recipes import evaluation_arguments, training_arguments
+    from experiments.recipes import evaluation_arguments, explain_names, training_arguments
     from experiments.shorthand import data_arguments, spell_out, without_teacher
 
     command, rest = argv[0], argv[1:]
     names = []
     while rest and not rest[0].startswith("-"):
         names.append(rest.pop(0))
-    if command == "train" and len(names) == 2:
+    if len(names) != 2:
+        raise ValueError(explain_names(command, names))
+    if command == "train":
         return [
             *training_arguments(*names),
             *data_arguments(names[1]),
             *spell_out(names[1], rest, experiment=names[0]),
         ]
-    if command == "evaluate" and len(names) == 2:
-        preset, model = names
-        beyond = ["--representation.enabled=true", *without_teacher(preset, model, rest)]
-        folders = data_arguments(preset)
-        options = [*folders, *beyond, *spell_out(preset, rest, scored=model)]
-        return [*evaluation_arguments(preset, model, [*folders, *rest]), *options]
-    raise ValueError(f"{command}: expected two names\n{USAGE}")
+    preset, model = names
+    beyond = ["--representation.enabled=true", *without_teacher(preset, model, rest)]
+    folders = data_arguments(preset)
+    options = [*folders, *beyond, *spell_out(preset, rest, scored=model)]
+    return [*evaluation_arguments(preset, model, [*folders, *rest]), *options]
 
 
 def run(argv: list[str]) -> None:

@@ -40,7 +40,7 @@ from callbacks import (
 )
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
-from experiments.early_checks import check_parts
+from experiments.early_checks import check_parts, read_tables
 from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
@@ -142,6 +142,8 @@ class SonoDistillCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            read_tables(config)
         if self.subcommand == "fit":
             if not config.get("ckpt_path") and config.run is None:
                 _go_on_when_requeued(config)

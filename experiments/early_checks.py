@@ -44,10 +44,20 @@ def check_parts(config: Namespace, trains: bool) -> None:
         # One that goes on from a teacher's weights is built once those are there.
         if preset_behind(config.model.student) is None:
             _built(DualEncoder, config.model.student)
-        data = _built(FetalDataModule, config.data)
-        data.setup("fit")
+        data = read_tables(config)
         if trains:
             data.check_batches()
+
+
+def read_tables(config: Namespace) -> FetalDataModule:
+    """Build the data module and read its corpus's tables, so that what is missing shows before a model is read.
+
+    Raises:
+        FileNotFoundError: The corpus's folder or a file of it is missing.
+    """
+    data: FetalDataModule = _built(FetalDataModule, config.data)
+    data.setup("fit")
+    return data
 
 
 def _built(kind: type, settings: Any) -> Any:

@@ -45,6 +45,18 @@ def choose(kind: str, variable: str, name: str, names: list[str]) -> str:
     raise ValueError(f"{variable}={name}: no such {kind}{hint} (choose from: {', '.join(names)})")
 
 
+def explain_names(command: str, names: Sequence[str]) -> str:
+    """Return what is wrong with a ``train`` or ``evaluate`` command that does not have its two names."""
+    if len(names) > 2:
+        return (
+            f"{command}: {names[2]}: a stray word; an option begins with --, as --trainer.max_epochs=1 does"
+        )
+    if command == "train":
+        exp, data = ", ".join(experiment_names()), ", ".join(preset_names())
+        return f"train needs EXP=NAME and DATA=NAME; EXP is one of: {exp}; DATA is one of: {data}"
+    return f"evaluate needs CKPT=path/to/best.ckpt, or EXP={TEACHER_EXPERIMENT} for the preset's own teacher"
+
+
 def experiment_file(name: str) -> Path:
     """Return the YAML file of an experiment.
 
@@ -173,25 +185,38 @@ def evaluation_arguments(preset: str, model: str, options: Sequence[str] = ()) -
 
     Raises:
         ValueError: There is no such preset.
-        FileNotFoundError: There is no such checkpoint.
+        FileNotFoundError: There is no such checkpoint, or it is a run's folder.
     """
     config = preset_file(preset)
     if model == TEACHER_EXPERIMENT:
         student = tower(preset, "teacher")
         run = f"teacher-{preset}"
     else:
-        path = Path(model)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"CKPT={model}: no such file; make train writes outputs/EXP/RUN/checkpoints/best.ckpt"
-            )
+        path = _checkpoint(model)
         student = {"class_path": "models.from_checkpoint", "init_args": {"path": model}}
         parents = [part for part in path.resolve().parts[1:-1] if part != "checkpoints"][-2:]
         run = "-".join([*parents, path.stem, "on", preset])
     run = "-".join([run, *_named(options)])
     arguments = ["test", f"--config={config}", "--experiment=evaluate", f"--run={run}"]
-    arguments += [f"--model.student={json.dumps(student)}", "--model.loss=losses.CLIPLoss"]
+    # Not verbose: our own table shows what matters of it, results.json holds all.
+    arguments += [f"--model.student={json.dumps(student)}", "--model.loss=losses.CLIPLoss", "--verbose=false"]
     return arguments + (["--model.teacher=null"] if model == TEACHER_EXPERIMENT else [])
+
+
+def _checkpoint(model: str) -> Path:
+    """Return the file that is to be evaluated, or the folder that `transformers` saved."""
+    path = Path(model)
+    if not path.exists():
+        known = model in experiment_names()
+        problem = f"EXP={model}: an experiment to train" if known else f"CKPT={model}: no such file"
+        raise FileNotFoundError(
+            f"{problem}; give CKPT=outputs/EXP/RUN/checkpoints/best.ckpt, which make train "
+            f"writes, or EXP={TEACHER_EXPERIMENT}"
+        )
+    best = next(path.glob("checkpoints/best.ckpt"), None) or next(path.glob("best.ckpt"), None)
+    if best is not None:
+        raise FileNotFoundError(f"CKPT={model}: a run's folder; give CKPT={best}")
+    return path
 
 
 def _named(options: Sequence[str]) -> list[str]:

@@ -133,6 +133,18 @@ def test_pipes_and_s3(shards, monkeypatch):
         PairShardsDataModule(urls="s3://bucket/a.tar").setup("fit")
 
 
+def test_a_pipe_that_fails_is_named_as_a_shard(tmp_path):
+    data = PairShardsDataModule(
+        urls=f"pipe:exit 3 # {tmp_path}/a.tar", num_samples=4, batch_size=2, num_workers=0
+    )
+    data.setup("fit")
+    data.bind(SMALL, None)
+    with pytest.raises(
+        ValueError, match=r"^pipe:.*/a.tar: unreadable shard \(its command ended with exit status 3\)$"
+    ):
+        list(data.train_dataloader())
+
+
 def test_json_members_carry_captions_and_facts(tmp_path):
     facts = {"captions": ["head, {spacing} mm"], "pixel_size_mm": 0.2, "plane": "brain", "hc_mm": 180.0}
     _write(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +94,52 @@ def test_a_setting_of_another_class_is_not_its_own_suggestion(answer):
     line = answer("--model.student.init_args.pretrained=maybe")
     assert "pretrained is no setting of the chosen class" in line
     assert "did you mean pretrained?" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "phantom"], ["train needs EXP=NAME and DATA=NAME", "no-kd", "srkd-qat", "hc18, phantom"]),
+        (
+            ["train", "srkd", "phantom", "max_epochs=1"],
+            ["max_epochs=1: a stray word", "--trainer.max_epochs=1"],
+        ),
+        (["evaluate", "phantom"], ["evaluate needs CKPT=path/to/best.ckpt, or EXP=teacher"]),
+    ],
+)
+def test_a_command_with_other_words_than_its_names_is_told_which(monkeypatch, capsys, words, said):
+    monkeypatch.setattr(sys, "argv", ["experiments", *words])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert all(part in line for part in said)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("given", "model"), [([], ""), (["EXP=teacher"], "teacher"), (["CKPT=a.ckpt", "EXP=srkd"], "a.ckpt")]
+)
+def test_make_evaluates_nothing_by_default(given, model):
+    root = Path(command_line.__file__).parents[1]
+    told = subprocess.run(
+        ["make", "-n", "evaluate", *given], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.splitlines()[-1].split()[1:] == [
+        "-m",
+        "experiments",
+        "evaluate",
+        "phantom",
+        *model.split(),
+    ]
+
+
+def test_missing_data_show_before_the_evaluated_model_is_read(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HC18_ROOT", str(tmp_path / "nowhere"))
+    Path("best.ckpt").write_bytes(b"no model")
+    monkeypatch.setattr(sys, "argv", ["experiments", "evaluate", "hc18", "best.ckpt"])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert "error: HC18: folder" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()

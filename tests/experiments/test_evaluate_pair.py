@@ -85,6 +85,7 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
     assert "F1 over eight classes: teacher" in printed
     assert "linear CKA 1.000" in printed
     assert "six views F1" in printed
+    assert "Test metric" not in printed, "Lightning's table of everything stands in results.json"
 
 
 def test_the_published_teacher_is_never_random(workplace):

@@ -129,5 +129,20 @@ def test_a_folder_of_transformers_is_a_checkpoint_too(tmp_path):
         evaluation_arguments("hc18", "nowhere")
 
 
+@pytest.mark.parametrize("given", ["outputs/srkd/run", "outputs/srkd/run/checkpoints"])
+def test_a_runs_folder_is_answered_with_its_checkpoint(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    best = Path("outputs/srkd/run/checkpoints/best.ckpt")
+    best.parent.mkdir(parents=True)
+    best.touch()
+    with pytest.raises(FileNotFoundError, match=rf"^CKPT={given}: a run's folder; give CKPT={best}$"):
+        evaluation_arguments("hc18", given)
+
+
+def test_an_experiment_is_not_evaluated_without_its_checkpoint():
+    with pytest.raises(FileNotFoundError, match=r"EXP=srkd: an experiment to train; give CKPT=outputs/"):
+        evaluation_arguments("hc18", "srkd")
+
+
 def test_names_are_file_names():
     assert all(Path(experiment_file(name)).is_file() for name in experiment_names())

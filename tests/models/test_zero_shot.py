@@ -70,7 +70,9 @@ def test_each_distinct_prompt_is_encoded_once(model):
     assert not result.requires_grad
 
 
-@pytest.mark.parametrize(("count", "side", "parts"), [(9, 256, [4, 4, 1]), (3, 1024, [1, 1, 1]), (0, 256, [0])])
+@pytest.mark.parametrize(
+    ("count", "side", "parts"), [(9, 256, [4, 4, 1]), (3, 1024, [1, 1, 1]), (0, 256, [0])]
+)
 def test_a_cpu_embeds_images_in_parts_that_its_cache_holds(model, monkeypatch, count, side, parts):
     images, seen = torch.randn(count, 3, side, side), []
     whole = model.encode_image(images)
