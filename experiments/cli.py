@@ -142,12 +142,12 @@ class SonoDistillCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
-        if self.subcommand != "fit":
-            read_tables(config)
         if self.subcommand == "fit":
             if not config.get("ckpt_path") and config.run is None:
                 _go_on_when_requeued(config)
             check_fit(config)
+        else:
+            read_tables(config)
         self.folder = run_folder(
             config.experiment,
             self.recipe.preset,
