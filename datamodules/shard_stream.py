@@ -164,6 +164,8 @@ class ShardStream(IterableDataset):
         ended = _COMMAND_ENDED.match(reason)
         if ended is not None:
             reason = f"its command ended with exit status {ended['status']}"
+        elif reason == "empty file" and openable(url).startswith("pipe:"):
+            reason = "its command wrote nothing"
         errors.append(_BadSampleError(f"{url}: unreadable shard ({reason})"))
         if self._on_error == "raise":
             raise errors[0]

@@ -20,6 +20,7 @@ KEY = re.compile(r"""Parser key "(?P<key>[^"]+)":\s*""")
 NO_VALUE = re.compile(r"argument (?P<options>\S+): expected (?:one|at least one) argument")
 CLASS_PATH = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
 EXPECTED = re.compile(r"Expected an? (?P<kind>.*?)(?:\. Got value: .*)?$", re.MULTILINE)
+VALUE = re.compile(r"(?:Got|Given) value: (?P<value>.*)")
 UNION = "Does not validate against any of the Union subtypes"
 WRAPPER = re.compile(rf"{UNION}|Parser key|Problem with given class_path|Expected a path but")
 ROOMS = ("datamodules", "models", "losses", "callbacks")
@@ -93,7 +94,10 @@ def _of_a_value(message: str, error: Exception | None) -> str | None:
     key = KEY.search(message)
     if key is None or error is None:
         return None
-    return f"{_given(key['key'])}: {_reason(error)}"
+    given, reason, value = _given(key["key"]), _reason(error), VALUE.search(str(error))
+    if value is not None and "=" not in given and reason.startswith("expected"):
+        reason = f"{reason}, not {value['value']}"
+    return f"{given}: {reason}"
 
 
 def _reason(error: BaseException) -> str:

@@ -64,7 +64,7 @@ def test_the_choices_of_several_types_are_one_list(answer):
 
 def test_a_value_inside_another_is_named_by_its_key(answer):
     loss = '{"class_path": "losses.SRKDLoss", "init_args": {"temperature": "hot"}}'
-    assert answer(f"--model.loss={loss}") == "temperature: expected float"
+    assert answer(f"--model.loss={loss}") == "temperature: expected float, not hot"
 
 
 @pytest.mark.parametrize("more", [[], ["--seed_everything=3"]])

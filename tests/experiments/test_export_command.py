@@ -138,7 +138,7 @@ def test_a_value_that_cannot_be_used_is_one_line_before_any_work(tail, answer):
     [
         ("--frame=3", "--frame: no such option; did you mean --frames?"),
         ("--qqq=3", "--qqq: no such option; the options: .venv/bin/python -m experiments.export --help"),
-        ("--frames=three", 'Parser key "frames"'),
+        ("--frames=three", "frames: expected int or null, not three"),
     ],
 )
 def test_a_mistyped_option_is_one_line(capsys, given, answer):
