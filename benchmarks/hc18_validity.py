@@ -21,7 +21,7 @@ from datamodules.hc18 import read_hc18
 from datamodules.protocol import Protocol
 from export.latency.backends import load
 from export.latency.machine import matmul_gflops
-from export.latency.session import FLOAT32, matmul_specs
+from export.latency.specs import FLOAT32, matmul_specs
 from metrics import AGES_DAYS
 from models import DualEncoder
 from models.zero_shot import age_prompts, encode_prompts, prompts_at_once

@@ -16,7 +16,7 @@ from benchmarks.__main__ import NAMES, environment_of
 from benchmarks._record import command, make_row, not_run, save
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SLOW = {"inference"}  # builds every export first
+SLOW = {"inference", "training_step", "cost_curves"}  # these take half a minute and more
 ABSENT = (
     "this machine has no CUDA device",
     "openvino is not installed",

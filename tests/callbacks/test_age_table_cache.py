@@ -38,7 +38,7 @@ def test_a_table_read_back_is_bit_identical_and_asks_only_for_the_probe(model, t
     first = cache.get(model, PROTOCOL.biometry, SPACINGS)
     asked.clear()
     second = cache.get(model, PROTOCOL.biometry, SPACINGS)
-    assert len(asked) == len(PROTOCOL.biometry)
+    assert len(set(asked)) == len(PROTOCOL.biometry)
     for table in (first, second):
         assert table.spacings == expected.spacings
         assert torch.equal(table.vectors, expected.vectors)

@@ -123,7 +123,11 @@ def test_a_command_with_other_words_than_its_names_is_told_which(monkeypatch, ca
 def test_make_evaluates_nothing_by_default(given, model):
     root = Path(command_line.__file__).parents[1]
     told = subprocess.run(
-        ["make", "-n", "evaluate", *given], cwd=root, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "evaluate", *given],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert told.stdout.splitlines()[-1].split()[1:] == [
         "-m",

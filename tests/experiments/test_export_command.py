@@ -42,7 +42,16 @@ def checkpoint(tmp_path):
 def made(*arguments):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    command = ["make", "-n", "-o", ".venv/.ready", "export", "CKPT=x.ckpt", *arguments]
+    command = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "-o",
+        ".venv/.ready",
+        "export",
+        "CKPT=x.ckpt",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 

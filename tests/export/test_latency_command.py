@@ -41,7 +41,7 @@ def test_a_misspelt_option_is_one_line(capsys, given, line):
 def made(*arguments):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    command = ["make", "-n", "-o", ".venv/.ready", "latency", *arguments]
+    command = ["make", "--no-print-directory", "-n", "-o", ".venv/.ready", "latency", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
