@@ -1,8 +1,9 @@
 """Plane evaluation as `make evaluate` runs it, against the encoder's own speed and batches of 16 decoded serially.
 
 Ours reads through the data module's own loader, in its own batches. Start and end are left out, as they come once in
-8,187 images: the clock starts when the first batch is embedded, and stops while the workers still decode. So each
-timed batch is embedded beside the decoding of another one. The encoder alone runs at the batch that is best for it.
+8,187 images: the clock starts when the first batch is embedded. On a CPU all cores decode a batch, then all embed it;
+beside a GPU workers decode, and each timed batch is embedded beside the decoding of another one. The encoder alone runs
+at the batch that is best for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks._material import ListedData, head_records, phantom_towers, publi
 from benchmarks._record import Row, command, make_row, not_run
 from benchmarks.baselines import evaluation_authors
 from callbacks.evaluation_mode import evaluation_mode
-from datamodules.evaluation_dataset import EvaluationDataset
+from datamodules.evaluation_dataset import EvaluationDataset, evaluation_workers
 from datamodules.record import Record
 from export.latency.machine import instructions
 from models import DualEncoder
@@ -33,7 +34,7 @@ IMAGES = 8187
 
 
 def ours(model: DualEncoder, data: ListedData, half: torch.dtype | None = None) -> tuple[float, float]:
-    """Return images a second while the workers decode, and the share of that time spent waiting for them."""
+    """Return images a second, decoding included, and the share of that time spent waiting for a batch."""
     loader = data.evaluation_loader("hc18", "all", model.preprocessing)
     ends, waited = [], 0.0
     with evaluation_mode(model, full_precision=half is None, half=half) as used:
@@ -75,7 +76,7 @@ def authors(model: DualEncoder, records: list[Record]) -> float:
 
 
 def measure(quick: bool) -> list[Row]:
-    workers = 1 if quick else os.cpu_count() or 1
+    workers = evaluation_workers(os.cpu_count() or 1)
     options = {"evaluation_batch_size": 4} if quick else {}  # the data module's own default
     model = phantom_towers()[0].eval() if quick else published_student(quick)
     data = ListedData([], num_workers=workers, **options)
@@ -109,9 +110,8 @@ def rows_of(
     case = f"student, 8,187 images, {data.num_workers} workers"
     note = f"{timed} in the data module's batches of {data.evaluation_batch_size}, float32, scaled"
     reason = (
-        f"the workers decode on the encoder's own {os.cpu_count()} cores: {shares['decoding']:.1%} of the processors' "
-        f"time of both, so at most {1 - shares['decoding']:.2f} is left; waiting for a batch takes "
-        f"{shares['waiting']:.1%}, and the rest lies in the encoder, whose threads wait for one that was interrupted"
+        f"decoding takes {shares['decoding']:.1%} of the processors' time of both, so at most "
+        f"{1 - shares['decoding']:.2f} is left; waiting for a batch takes {shares['waiting']:.1%} of the time"
     )
     half = (f"{case}, bf16 (full_precision: false)", "times faster than in float32")
     return [

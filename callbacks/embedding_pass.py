@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
+from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation, evaluation_workers
 from datamodules.loaders import PlainErrorLoader
 from datamodules.pair_sample import fixed_caption
 from datamodules.record import Record
@@ -89,7 +89,10 @@ def _own_share(
 ) -> DataLoader[dict[str, Any]]:
     dataset = EvaluationDataset(records, model.preprocessing, *process_rank())
     return PlainErrorLoader(
-        dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_evaluation
+        dataset,
+        batch_size=batch_size,
+        num_workers=evaluation_workers(num_workers),
+        collate_fn=collate_evaluation,
     )
 
 

@@ -29,7 +29,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
-from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
+from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation, evaluation_workers
 from datamodules.loaders import PlainErrorLoader, ResumableLoader, resume_position
 from datamodules.pair_dataset import OnError, PairDataset
 from datamodules.pair_sample import PairBuilder, PairCollate
@@ -238,7 +238,7 @@ class FetalDataModule(LightningDataModule):
             EvaluationDataset(self.evaluation_records(benchmark, split), preprocessing, rank, world),
             batch_size=self.evaluation_batch_size,
             collate_fn=collate_evaluation,
-            **self._reading(),
+            **{**self._reading(), "num_workers": evaluation_workers(self.num_workers)},
         )
 
     def _fixed_pairs(self, split: str) -> DataLoader:

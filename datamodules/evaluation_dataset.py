@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.image_reading import read_image
 from datamodules.pair_sample import metadata
@@ -48,6 +50,22 @@ class EvaluationDataset(Dataset):
             "width": width,
             "height": height,
         }
+
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]]:
+        """Return a batch's images; where no reading process is at work, this one's cores read them together."""
+        if get_worker_info() is not None:
+            return [self[position] for position in positions]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self.__getitem__, positions))
+
+
+def evaluation_workers(num_workers: int) -> int:
+    """Return how many processes read for an evaluation: none where the models run on the processors that they need.
+
+    There, reading between two batches on all cores is faster than beside them: each interruption of one of the
+    encoder's threads holds up the others.
+    """
+    return num_workers if torch.accelerator.is_available() else 0
 
 
 def collate_evaluation(samples: list[dict[str, Any]]) -> dict[str, Any]:

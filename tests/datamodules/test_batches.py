@@ -121,10 +121,12 @@ def test_validation_pairs_are_the_validation_patients_unchanged(tiny_hc18):
     )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_image_once_as_the_protocol_prepares_it(tiny_planes, workers):
-    data = _planes(tiny_planes, num_workers=workers, evaluation_batch_size=5)
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_evaluation_sees_every_image_once_as_the_protocol_prepares_it(tiny_planes, accelerator, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: accelerator)
+    data = _planes(tiny_planes, num_workers=2, evaluation_batch_size=5)
     loader = data.evaluation_loader("planes", "test", STUDENT)
+    assert loader.num_workers == (2 if accelerator else 0), "on a CPU they would interrupt the encoder"
     records = data.evaluation_records("planes", "test")
     batches = list(loader)
     assert torch.equal(torch.cat([batch["index"] for batch in batches]), torch.arange(len(records)))
