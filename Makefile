@@ -32,8 +32,7 @@ WANTED := python=$(PYTHON_VERSION) torch=$(TORCH_BACKEND)
 GIVEN = $(if $(TEACHER),--teacher=$(TEACHER)) $(if $(STUDENT),--student=$(STUDENT)) $(if $(PROTOCOL),--protocol=$(PROTOCOL))
 export HC18_ROOT PLANES_ROOT SHARDS
 export NO_ALBUMENTATIONS_UPDATE := 1
-# glibc maps every large tensor anew and gives it back at once, which a CPU pays with page faults: kept, the phantom's
-# training step costs 198 ms of a core in place of 265.
+# glibc maps every large tensor anew and gives it back at once, which a CPU pays with page faults.
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
