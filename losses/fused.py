@@ -5,12 +5,16 @@ and over columns, is a quotient of the SAME two matrices ``E = exp(S - shift)`` 
 and their row and column sums. So the four log-softmaxes shrink to two exponentials, and the gradient of any
 combination ``g_c L_contrastive + g_d L_diagonal + g_o L_off_diagonal`` in S is
 
-    G_ij = E_ij (a_i + b_j) + F_ij (u_i + v_j) - d_i [i = j]
+    G_ij = E_ij (a_i + c_j) + F_ij (u_i + v_j)  for i != j,    G_ii = d_i
 
-with vectors a, b, u, v, d made of those sums, which leaves two matrix products for the logits and two for
+with vectors a, c, u, v, d made of those sums, which leaves two matrix products for the logits and two for
 the gradient, the least there can be. All of it runs over blocks of rows, so that no third matrix is held.
 E and F are kept for the backward pass (2 B x B numbers) or computed again there (none, for half as many
 products more).
+
+The sums leave the matched pairs out, whose numbers are kept apart: a student that has learnt its pairs has
+q_ii near 1, and 1 - q_ii taken from a sum that q_ii is in would be rounding. So it is the sum of the others,
+and the losses of well-matched pairs are more exact than in the plain form.
 
 A common shift loses precision when a row lies far below the largest possible logit; then, and only then,
 `fused_terms` gives up and the plain form (`losses/selective.py`) takes over.
@@ -92,25 +96,41 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Row and column sums of E, F and F * S, and the entries of the matched pairs."""
+    """One direction's sums of E, F and F * S over the mismatched pairs of each row, and its matched pair's own."""
 
-    row_e: Tensor
-    row_f: Tensor
-    row_fs: Tensor
-    column_e: Tensor
-    column_f: Tensor
-    column_fs: Tensor
-    own_s: Tensor
+    e: Tensor
+    f: Tensor
+    fs: Tensor
+    own_e: Tensor
     own_f: Tensor
-    all_own_f: Tensor
+
+    @property
+    def all_e(self) -> Tensor:
+        return self.e + self.own_e
+
+    @property
+    def all_f(self) -> Tensor:
+        return self.f + self.own_f
+
+    def __getitem__(self, rows: slice) -> _Sums:
+        return _Sums(self.e[rows], self.f[rows], self.fs[rows], self.own_e[rows], self.own_f[rows])
+
+
+@dataclass(frozen=True)
+class _BothSums:
+    """The sums over this process's rows (image to text) and over all columns (text to image)."""
+
+    rows: _Sums
+    columns: _Sums
+    own_s: Tensor
 
     def are_precise(self) -> bool:
         """Whether no number that matters was lost to underflow or overflow, on any rank."""
-        kind = torch.finfo(self.row_e.dtype)
+        kind = torch.finfo(self.own_s.dtype)
         # Numbers flushed to zero are below `tiny`; B of them may not matter beside any sum.
-        least = kind.tiny / kind.eps * len(self.column_e)
-        sums = torch.cat((self.row_e, self.row_f, self.column_e, self.column_f, self.row_fs, self.column_fs))
-        positive = torch.cat((self.row_e, self.row_f, self.column_e, self.column_f))
+        least = kind.tiny / kind.eps * len(self.columns.e)
+        positive = torch.cat([sums for way in (self.rows, self.columns) for sums in (way.all_e, way.all_f)])
+        sums = torch.cat((positive, self.rows.fs, self.columns.fs))
         return all_agree(bool((positive.min() >= least) & torch.isfinite(sums).all()))
 
 
@@ -147,17 +167,17 @@ def fused_terms(
     return {"contrastive": contrastive, "diagonal": diagonal, "off_diagonal": off_diagonal}
 
 
-def _sweep(problem: _Problem, keep: bool) -> tuple[_Sums, Tensor | None, Tensor | None]:
+def _sweep(problem: _Problem, keep: bool) -> tuple[_BothSums, Tensor | None, Tensor | None]:
     """Compute all sums in one pass over the rows; return E and F, too, if they are to be kept."""
     b, B = len(problem.image), len(problem.all_text)
     blocks = problem.blocks()
     height = b if keep else blocks[0].stop
     e_all, f_all = problem.empty(height, B), problem.empty(height, B)
     product = problem.empty(blocks[0].stop, B)
-    row_e, row_f, row_fs, own_s, own_f = (problem.empty(b) for _ in range(5))
+    row_e, row_f, row_fs, own_s = (problem.empty(b) for _ in range(4))
+    own_ef = problem.empty(b, 2)
     columns = torch.zeros(3, B, dtype=row_e.dtype, device=row_e.device)
-    column_e, column_f, column_fs = columns
-    ones = torch.ones_like(column_e)
+    ones = torch.ones_like(columns[0])
     for rows in blocks:
         R = rows.stop - rows.start
         e, f = (e_all[rows], f_all[rows]) if keep else (e_all[:R], f_all[:R])
@@ -165,14 +185,19 @@ def _sweep(problem: _Problem, keep: bool) -> tuple[_Sums, Tensor | None, Tensor 
         problem.logits(rows, e, f)
         own_s[rows] = problem.own(rows, e)
         _exponentiate(f, problem.teacher_shift)
-        own_f[rows] = problem.own(rows, f)
+        own_ef[rows, 1] = problem.own(rows, f)
+        problem.own(rows, f).zero_()
         torch.mul(e, f, out=fs)
         _exponentiate(e, problem.shift)
-        for matrix, row, column in ((e, row_e, column_e), (f, row_f, column_f), (fs, row_fs, column_fs)):
+        own_ef[rows, 0] = problem.own(rows, e)
+        problem.own(rows, e).zero_()
+        for matrix, row, column in zip((e, f, fs), (row_e, row_f, row_fs), columns, strict=True):
             torch.mv(matrix, ones, out=row[rows])
             column.addmv_(matrix.T, row_ones)
     sum_over_ranks(columns)
-    sums = _Sums(row_e, row_f, row_fs, column_e, column_f, column_fs, own_s, own_f, gather_rows(own_f))
+    sums = _BothSums(
+        _Sums(row_e, row_f, row_fs, *own_ef.unbind(1)), _Sums(*columns, *gather_rows(own_ef).unbind(1)), own_s
+    )
     return (sums, e_all, f_all) if keep else (sums, None, None)
 
 
@@ -182,34 +207,44 @@ def _exponentiate(logits: Tensor, shift: float) -> None:
     logits.exp_()
 
 
-def _values(problem: _Problem, sums: _Sums) -> tuple[Tensor, Tensor, Tensor]:
+def _values(problem: _Problem, sums: _BothSums) -> tuple[Tensor, Tensor, Tensor]:
     own = slice(problem.first_row, problem.first_row + len(problem.image))
-    contrastive, diagonal, coupled = [], [], []
-    for e, f, fs in (
-        (sums.row_e, sums.row_f, sums.row_fs),
-        (sums.column_e[own], sums.column_f[own], sums.column_fs[own]),
-    ):
-        log_sum = e.log() + problem.shift
-        contrastive.append((log_sum - sums.own_s).mean())
-        diagonal.append((sums.own_f / f * (log_sum - sums.own_s)).mean())
-        coupled.append((log_sum - fs / f).mean())
-    both = [torch.stack(directions).mean() for directions in (contrastive, diagonal, coupled)]
-    return both[0], both[1], both[2] - both[1]
+    terms = []
+    for way in (sums.rows, sums.columns[own]):
+        log_sum = way.all_e.log() + problem.shift
+        # -log q_ii; a well-matched pair's is far smaller than the logarithms that it is the difference of.
+        surprise = torch.where(way.e <= way.own_e, torch.log1p(way.e / way.own_e), log_sum - sums.own_s)
+        terms.append(
+            torch.stack(
+                (
+                    surprise.mean(),
+                    (way.own_f / way.all_f * surprise).mean(),
+                    ((way.f * log_sum - way.fs) / way.all_f).mean(),
+                )
+            )
+        )
+    contrastive, diagonal, off_diagonal = ((terms[0] + terms[1]) / 2).unbind()
+    return contrastive, diagonal, off_diagonal
+
+
+def _factors(sums: _Sums, k: float, upstream: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one direction's factors of E and of F in the gradient, and what it adds at the matched pairs."""
+    contrastive, diagonal, off_diagonal = upstream
+    attraction = contrastive + diagonal * sums.own_f / sums.all_f
+    imitation = off_diagonal * sums.f / sums.all_f
+    own = imitation * (sums.own_e / sums.all_e) - attraction * (sums.e / sums.all_e)
+    return k * (attraction + imitation) / sums.all_e, -k * off_diagonal / sums.all_f, k * own
 
 
 def _gradients(
-    problem: _Problem, sums: _Sums, kept: tuple[Tensor, Tensor] | None, upstream: Sequence[Tensor]
+    problem: _Problem, sums: _BothSums, kept: tuple[Tensor, Tensor] | None, upstream: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients in image [b, D], all texts [B, D] and the logit scale."""
-    contrastive, diagonal, off_diagonal = upstream
     b, B = len(problem.image), len(problem.all_text)
     k = problem.scale / (2 * b)
-    row_own, column_own = sums.own_f / sums.row_f, sums.all_own_f / sums.column_f
-    a = k * (contrastive + off_diagonal + (diagonal - off_diagonal) * row_own) / sums.row_e
-    c = k * (contrastive + off_diagonal + (diagonal - off_diagonal) * column_own) / sums.column_e
-    u, v = -k * off_diagonal / sums.row_f, -k * off_diagonal / sums.column_f
-    local = column_own[problem.first_row : problem.first_row + b]
-    d = k * (2 * contrastive + (diagonal - off_diagonal) * (row_own + local))
+    a, u, own_rows = _factors(sums.rows, k, upstream)
+    c, v, own_columns = _factors(sums.columns, k, upstream)
+    d = own_rows + own_columns[problem.first_row : problem.first_row + b]
     image, text = torch.empty_like(problem.image), torch.zeros_like(problem.all_text)
     blocks = problem.blocks()
     size = blocks[0].stop
@@ -228,7 +263,7 @@ def _gradients(
         g = gradient[:R]
         torch.mul(e, a[rows, None], out=g)
         g.addcmul_(e, c).addcmul_(f, u[rows, None]).addcmul_(f, v)
-        problem.own(rows, g).sub_(d[rows])
+        problem.own(rows, g).copy_(d[rows])
         torch.mm(g, problem.all_text, out=image[rows])
         text.addmm_(g.T, problem.image[rows])
     scale = torch.dot(problem.image.flatten(), image.flatten()) / problem.scale
@@ -270,7 +305,7 @@ class _FusedTerms(torch.autograd.Function):
         all_text: Tensor,
         scale: Tensor,
         problem: _Problem,
-        sums: _Sums,
+        sums: _BothSums,
         e: Tensor | None,
         f: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:

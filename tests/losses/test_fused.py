@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,6 +79,60 @@ def test_single_precision_is_as_exact_as_the_plain_form(kernel, monkeypatch):
     assert_close(ours[0].double(), truth[0], rtol=1e-6, atol=0)
     for gradient, expected in zip(ours[1], truth[1], strict=True):
         assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+
+def matched_batch(B, D, noise, scale, seed, dtype):
+    """Return unit-length pairs that are the nearer to each other the less noise lies between them."""
+    generator = torch.Generator().manual_seed(seed)
+    image, other = (torch.randn(B, D, dtype=torch.float64, generator=generator) for _ in range(2))
+    unit = [torch.nn.functional.normalize(x, dim=1).to(dtype) for x in (image, image + noise * other)]
+    return Embeddings(*unit, torch.tensor(scale, dtype=dtype))
+
+
+def in_80_bits(student, teacher, temperature, beta):
+    """Return SRKD's value and its gradients in image and text, from the equations, in x87's extended precision."""
+    image, text, scale = (x.detach().double().numpy().astype(np.longdouble) for x in leaves(student))
+    teacher_image, teacher_text, teacher_scale = (
+        x.double().numpy().astype(np.longdouble) for x in leaves(teacher)
+    )
+    logits, teacher_logits = scale * image @ text.T, teacher_scale * teacher_image @ teacher_text.T
+    value, gradient = np.longdouble(0), np.zeros_like(logits)
+    for way in (lambda matrix: matrix, lambda matrix: matrix.T):
+        q, p = (np.exp(x - x.max(1, keepdims=True)) for x in (way(logits), way(teacher_logits) / temperature))
+        others = ~np.eye(len(q), dtype=bool)
+        rest_q, rest_p = (np.where(others, x, 0).sum(1) for x in (q, p))
+        all_q, all_p = q.sum(1), p.sum(1)
+        p, q = p / all_p[:, None], q / all_q[:, None]
+        own_p, rest_q, rest_p = np.diag(p), rest_q / all_q, rest_p / all_p
+        surprise = -np.log1p(-rest_q) if (rest_q < 0.5).all() else -np.log(np.diag(q))
+        value += ((1 + own_p) * surprise - beta * np.where(others, p * np.log(q), 0).sum(1)).mean() / 2
+        each = np.where(others, (1 + own_p + beta * rest_p)[:, None] * q - beta * p, 0)
+        each += np.diag(beta * rest_p * np.diag(q) - (1 + own_p) * rest_q)
+        gradient += way(each) / len(q) / 2
+    return value, scale * gradient @ text, scale * gradient.T @ image
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="needs x87's 80-bit numbers as the oracle")
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("teacher_scale", [45.0, 100.0, 400.0])
+@pytest.mark.parametrize("noise", [3.0, 1.0, 0.5, 0.3])
+@pytest.mark.parametrize("beta", [2.0, -0.8])
+def test_well_matched_pairs_keep_every_digit(kernel, dtype, teacher_scale, noise, beta, monkeypatch):
+    """A trained student's q_ii is 1 but for the last digits, which are all that its loss is made of."""
+    student = matched_batch(96, 48, noise, 100.0, 0, dtype)
+    teacher = matched_batch(96, 32, max(noise, 0.5), teacher_scale, 1, dtype)
+    truth = in_80_bits(student, teacher, 5.0, beta)
+    for x in leaves(student)[:2]:
+        x.requires_grad_()
+    never_plain(monkeypatch)
+    value = SRKDLoss(kernel=kernel, off_diagonal_weight=beta)(student, teacher)["total"]
+    ours = (value.detach(), *torch.autograd.grad(value, leaves(student)[:2]))
+    # Logits of 100 carry 100 roundings' worth of error, which every quotient of exponentials inherits.
+    tolerance = 600 * torch.finfo(dtype).eps
+    for found, expected in zip(ours, truth, strict=True):
+        difference = found.double().numpy() - expected
+        assert np.linalg.norm(difference.ravel()) <= tolerance * np.linalg.norm(np.ravel(expected))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
