@@ -41,8 +41,7 @@ from losses.joint_batch import JointBatch
 BLOCK_ELEMENTS = 2**21
 """Numbers in a block of rows (8 MiB in float32): tall enough for the matrix products, small beside B x B.
 
-Lower blocks are slower: 176 rows in place of 1024 hold 2.59 B x B numbers in place of 3.01 at B = 2048, and took about
-5 % longer when tried; at B = 4096 192 in place of 512 took 10 %.
+Lower blocks hold less and are slower, the more so on a busy machine (`make bench ARGS=loss_speed` has a row).
 """
 
 

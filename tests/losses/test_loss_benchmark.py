@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import loss_speed
 from benchmarks.baselines.loss_authors import srkd_loss
-from losses import SRKDLoss
+from losses import SRKDLoss, fused
 from tests.losses.loss_cases import make_batch, make_teacher
 
 
@@ -35,12 +35,24 @@ def run(monkeypatch, *arguments):
 def test_the_benchmark_writes_its_rows(tmp_path, monkeypatch):
     out = tmp_path / "loss.json"
     run(monkeypatch, "--batch-sizes", 32, "--repeats", 2, "--out", out)
-    equal, *rows = json.loads(out.read_text())["rows"]
+    equal, precise, *rows = json.loads(out.read_text())["rows"]
     assert 0 <= equal["value"]["median"] <= equal["target"] == 1e-12
     assert equal["note"].startswith("fused ")
+    assert 0 < precise["value"]["median"] < 1e-4
+    assert "plain" in precise["note"]
     assert len(rows) == 4
     assert [row["limit"] for row in rows[::2]] == ["the four matrix products", "the six matrix products"]
     assert all(len(row["rounds"]["value"]) == 2 for row in rows[::2])
+
+
+def test_low_blocks_hold_less_and_leave_the_loss_as_it_was(monkeypatch):
+    monkeypatch.setattr(loss_speed, "LOW_BLOCKS", {512: 128})
+    height = fused.BLOCK_ELEMENTS
+    rows = loss_speed.measure(512, 1, "cpu")
+    (low,) = (row for row in rows if "blocks of 128 rows" in row["case"])
+    (tall,) = (row for row in rows if row["case"].startswith("fused, ") and "peak" in row["measure"])
+    assert float(low["note"].split()[0]) < tall["value"]["median"]
+    assert height == fused.BLOCK_ELEMENTS
 
 
 def test_a_loss_that_is_not_equal_is_a_failure(tmp_path, monkeypatch):
@@ -60,7 +72,14 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("way", "count"),
-    [("authors", 14), ("fused", 4), ("chunked", 6), ("four products", 4), ("six products", 6)],
+    [
+        ("authors", 14),
+        ("fused", 4),
+        ("chunked", 6),
+        ("four products", 4),
+        ("six products", 6),
+        ("four products and two exponentials", 4),
+    ],
 )
 def test_the_matrix_products_of_each_way(way, count, monkeypatch):
     """The counts that docs/performance.md states; one block, so that each product is one call."""
