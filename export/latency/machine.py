@@ -16,6 +16,10 @@ from export.provenance import package_versions
 from models import DualEncoder
 
 
+ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+"""What the Makefile tells glibc's allocator. An app has neither."""
+
+
 def device_name() -> str:
     """Return the processor's name, on a Mac with its model identifier."""
     if platform.system() == "Darwin":

@@ -1,6 +1,7 @@
 """The harness on fake clocks and made-up times, and one real worker."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,20 @@ def test_a_worker_whose_process_was_killed_says_so():
         worker._process.wait()
         with pytest.raises(RuntimeError, match="matmul: its process ended without an answer"):
             worker.time(repeats=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc shows a process's environment")
+def test_a_worker_does_not_see_the_makefiles_allocator(monkeypatch):
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+    names = re.findall(r"^export (MALLOC_\w+)", makefile, flags=re.MULTILINE)
+    assert len(names) == 2
+    for name in names:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with Worker({"backend": "matmul", "threads": 1, "batch": 1, "arithmetic": "float32"}) as worker:
+        seen = Path(f"/proc/{worker._process.pid}/environ").read_text().split("\0")
+    assert "OMP_NUM_THREADS=1" in seen
+    assert not [entry for entry in seen if entry.split("=")[0] in names]
 
 
 def test_a_worker_that_cannot_load_reports_why_and_others_go_on():
