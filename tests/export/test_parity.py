@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from datamodules import Record
+from datamodules.cores import usable_cores
 from datamodules.protocol import Protocol
 from export import Options, export_student
 from export.frames import EvaluationFrames, corpus_spacings, evaluation_frames, printed_spacing
@@ -229,6 +230,7 @@ def timed_as(times):
 
     def timed(specs, rounds, repeats):
         assert specs["onnx-int8 yardstick"]["path"].endswith("image_encoder.onnx")
+        assert {spec["threads"] for spec in specs.values()} == {usable_cores()}
         spent = {name: 10.0 if "yardstick" in name else times for name in specs}
         return {name: Timing(dict(specs[name]), [[ms] * repeats] * rounds) for name, ms in spent.items()}
 
@@ -258,6 +260,8 @@ def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reas
 
 def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_bench, monkeypatch):
     monkeypatch.setattr("export.int8_speed.time_interleaved", timed_as(5.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 2, 3}, raising=False)
     row = Row("onnx-int8", "", "compressed", OK)
     judge_int8_speed(int8_bench, [row], keep_slow=False)
     assert (row.status, row.note) == (OK, "2.00 times as fast as float32 in onnxruntime here")
