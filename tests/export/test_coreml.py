@@ -355,11 +355,11 @@ def test_a_form_of_an_operator_without_a_reference_names_it(float32_package, mon
 
 def test_what_inspection_finds_reaches_the_ledger():
     found = {"problems": [], "not_on_neural_engine": ["erf"]}
-    row, bad = Row("a", "", status="ok (emulated)", note="n"), Row("b", "", status="ok (emulated)")
+    row, bad = Row("a", "", status="EMULATED", note="n"), Row("b", "", status="EMULATED")
     check_packages(
         {"a": {"inspection": found}, "b": {"inspection": {"problems": ["weights: 1"]}}}, [row, bad]
     )
-    assert (row.status, row.note) == ("ok (emulated)", "n; not known to run on the Neural Engine: erf")
+    assert (row.status, row.note) == ("EMULATED", "n; not known to run on the Neural Engine: erf")
     assert (bad.status, bad.note) == ("FAILED", "weights: 1")
 
 
