@@ -287,6 +287,24 @@ def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_bench, monkeypatch, e
     assert not (int8_bench.folder / "image_encoder_int8.onnx").exists()
 
 
+def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
+    student, corpus, source, tmp_path, monkeypatch
+):
+    def spoilt(model):
+        fused = fused_copy(model)
+        with torch.no_grad():
+            fused.image_projection.weight[0].neg_()
+        return fused
+
+    monkeypatch.setattr("export.build.fused_copy", spoilt)
+    monkeypatch.setattr("export.build.write_onnx_variants", lambda *_: pytest.fail("it went on"))
+    options = Options(skip=["coreml", "int8"], frames=12, spacings=["0.30"], only_spacings=True)
+    line = r"^export: row torch-fused: cosine 0\.\d+, limit 0\.99999.* on the first 8 frames; fused, [^\n]*$"
+    with pytest.raises(ValueError, match=line):
+        export_student(student, corpus, Protocol.load(), tmp_path / "run" / "export", options, dict(source))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_spacings_given_alone_ship_alone_and_judge_nothing_less(student, corpus, source, tmp_path):
     target = tmp_path / "export"
     failed = tmp_path / "export-failed-parity.json"
