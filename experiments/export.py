@@ -21,7 +21,9 @@ from export.manifest import MANIFEST
 from export.provenance import sha256
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 
+EXPORT_HINT = "give the folder that make export CKPT=... wrote"
 PROGRAM = ".venv/bin/python -m experiments.export"
+LISTS = ("skip", "spacings")  # options that take several values
 RANDOM_SPACING = 0.30
 RANDOM_FRAMES = (
     48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
@@ -43,10 +45,7 @@ def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
         model: DualEncoder = OpenCLIPEncoder(checkpoint.removeprefix(RANDOM))
         return model, {"weights": "random", "checkpoint": None, "checkpoint_sha256": None}
     path = Path(checkpoint)
-    if not path.exists():
-        raise FileNotFoundError(f"CKPT={checkpoint}: no such checkpoint")
-    if (path / "export" / MANIFEST).is_file():
-        raise ValueError(f"{checkpoint}: a run's folder; give its export, EXPORT={path / 'export'}")
+    require_model(path)
     source = {"weights": "trained", "checkpoint": path.name, "checkpoint_sha256": sha256(path)}
     student = from_checkpoint(checkpoint)
     if isinstance(student, QuantisedStudent):
@@ -55,6 +54,30 @@ def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
             f'make export CKPT=outputs/srkd/RUN/checkpoints/best.ckpt ARGS="--int8_from={checkpoint}"'
         )
     return student, source
+
+
+def require_model(path: Path) -> None:
+    """Check that a path may hold a model: a file, or a folder that `transformers` saved.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: It is a folder without a model of its own; the message names what is to be given instead.
+    """
+    if not path.exists() and path.name == "export":
+        raise FileNotFoundError(f"EXPORT={path}: no such folder; {EXPORT_HINT}")
+    if not path.exists():
+        raise FileNotFoundError(f"CKPT={path}: no such checkpoint")
+    if not path.is_dir() or (path / "config.json").is_file():
+        return
+    if (path / MANIFEST).is_file():
+        raise ValueError(f"CKPT={path}: an export; give the checkpoint that it was made from")
+    run = path.parent if path.name == "checkpoints" else path
+    best, export = run / "checkpoints" / "best.ckpt", run / "export"
+    ways = [f"CKPT={best}"] if best.is_file() else []
+    ways += [f"its export, EXPORT={export}"] if (export / MANIFEST).is_file() else []
+    if ways:
+        raise ValueError(f"{path}: a run's folder; give {' or '.join(ways)}")
+    raise ValueError(f"{path}: no {MANIFEST}; {EXPORT_HINT}")
 
 
 def load_trained_int8(checkpoint: str) -> QuantisedStudent:
@@ -85,20 +108,28 @@ def default_target(checkpoint: str) -> Path:
 
 
 def spelt_out(argv: list[str]) -> list[str]:
-    """Spell a command line out: dashes in names, bare flags and lists of one, as ``--dynamic-batch --skip=int8``."""
+    """Spell a command line out: dashes in names, bare flags and lists, as ``--dynamic-batch --skip int8``.
+
+    What is given of a list in several places is joined: ``--skip=int8 --skip=coreml`` leaves both out.
+    """
     flags = {name for name, field in Options.__dataclass_fields__.items() if field.default is False}
-    spelt = []
-    for position, argument in enumerate(argv):
-        option, equals, value = argument.partition("=")
-        name = option.removeprefix("--").replace("-", "_")
+    spelt: list[str] = []
+    lists: dict[str, list[str]] = {}
+    left = iter(range(len(argv)))
+    for position in left:
+        option, equals, value = argv[position].partition("=")
+        name, following = option.removeprefix("--").replace("-", "_"), argv[position + 1 : position + 2]
+        bare = not equals and following and not following[0].startswith("-")
         if not option.startswith("--"):
-            spelt.append(argument)
-        elif name in flags and not equals and argv[position + 1 : position + 2] not in (["true"], ["false"]):
+            spelt.append(argv[position])
+        elif name in LISTS and (value or bare):
+            value = value or argv[next(left)]
+            lists.setdefault(name, []).append(value.removeprefix("[").removesuffix("]"))
+        elif name in flags and not equals and following not in (["true"], ["false"]):
             spelt.append(f"--{name}=true")
         else:
-            listed = name in ("skip", "spacings") and value and not value.startswith("[")
-            spelt.append(f"--{name}{equals}{f'[{value}]' if listed else value}")
-    return spelt
+            spelt.append(f"--{name}{equals}{value}")
+    return spelt + [f"--{name}=[{','.join(filter(None, values))}]" for name, values in lists.items()]
 
 
 def named_preset(argv: list[str]) -> str | None:

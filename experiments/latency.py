@@ -90,8 +90,8 @@ def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEnc
     return write_timing_export(student, scratch, Protocol.load(), int8=not short), student
 
 
-def read_baseline(path: str) -> dict[str, Any]:
-    """Read an earlier latency.json.
+def read_baseline(path: str) -> dict[str, Any] | None:
+    """Read an earlier latency.json; None, with a note, for one of another format: an older release wrote it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -99,17 +99,23 @@ def read_baseline(path: str) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"--baseline {path}: no such file")
+    record: Any = None
     try:
-        record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
         for row in record["backends"].values():
             if "ratio" in row:
                 float(row["ratio"]["median"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
+        if isinstance(record, dict) and {"machine", "protocol"} <= set(record):
+            print(
+                f"latency: --baseline {path}: of another format ({reason}); nothing is compared", flush=True
+            )
+            return None
         raise ValueError(
             f"--baseline {path}: no latency.json of make latency, its backends: {reason}"
         ) from error
-    return record
+    return dict(record)
 
 
 def write_report(record: dict[str, Any], folder: Path, baseline: dict[str, Any] | None) -> str:

@@ -19,7 +19,7 @@ from export.heads import build_heads
 from export.int8_speed import judge_int8_speed
 from export.int8_variants import INT8_VARIANTS, NO_OPENVINO, require_kin, runs_here, write_int8_variants
 from export.manifest import MANIFEST, Export, artifact_entry, read_export, write_manifest
-from export.measure import measure, text_row
+from export.measure import measure, require_fused, text_row
 from export.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
 from export.onnx_graph import OnnxRunner
 from export.openvino_runner import BFLOAT16, enter_bfloat16
@@ -137,9 +137,11 @@ def _fill(
     bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
 
+    fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
+    require_fused(reference, fused, frames, heads, gates)
+
     _write_models(bench, data, options, trained_int8)
     _say("measuring parity")
-    fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
     quick = [fused, *(variant for variant in bench.variants if not variant.emulated)]
     rows = measure(reference, quick, frames, heads, ages, gates, trained=trained)
     slow = [variant for variant in bench.variants if variant.emulated]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,26 +37,52 @@ Compression = Literal["palette8", "palette6", "int8"]
 COMPRESSIONS: tuple[Compression, ...] = ("palette8", "palette6", "int8")
 
 
-def traced_program(module: nn.Module, example: Tensor, warnings: list[str]) -> tuple[Any, str]:
-    """Capture a module as coremltools reads it.
+def convert(
+    module: nn.Module,
+    example: Tensor,
+    name: str,
+    settings: Callable[[], Mapping[str, Any]],
+    warnings: list[str],
+) -> tuple[Any, str]:
+    """Capture a module and convert it to a Core ML model.
 
     `torch.export` with its decompositions applied comes first: tracing a FastViT fails in coremltools 9.0
-    with numpy 2.4. Tracing is the fall-back.
+    with numpy 2.4. Tracing is the fall-back, for a module that cannot be exported and for one whose exported
+    operators coremltools does not know.
 
     Args:
         module: In eval mode, one tensor in and one out.
         example: An input.
+        name: What is being written, for messages.
+        settings: Makes the arguments of ``coremltools.convert``, anew for each try.
         warnings: Receives why the first way failed, if it did.
 
     Returns:
-        The program, and ``torch.export`` or ``torch.jit.trace``.
+        The model, and ``torch.export`` or ``torch.jit.trace``.
+
+    Raises:
+        ValueError: Both ways failed.
     """
+    import coremltools as ct
+
     with torch.no_grad():
         try:
-            return torch.export.export(module, (example,)).run_decompositions({}), EXPORTED
-        except Exception as error:  # any failure of the exporter has the same remedy
-            warnings.append(f"torch.export failed, traced instead: {type(error).__name__}: {error}"[:300])
-            return torch.jit.trace(module, example), TRACED
+            program = torch.export.export(module, (example,)).run_decompositions({})
+            return ct.convert(program, **settings()), EXPORTED
+        except Exception as error:  # any failure of exporter or converter has the same remedy
+            exported = _reason(error)
+            warnings.append(f"{name}: torch.export failed, traced instead: {exported}")
+        try:
+            return ct.convert(torch.jit.trace(module, example), **settings()), TRACED
+        except Exception as error:
+            raise ValueError(
+                f"{name}: Core ML cannot be written, neither by {EXPORTED} ({exported}) nor by {TRACED} "
+                f"({_reason(error)}); leave it out with --skip=coreml"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def write_package(
@@ -86,13 +112,15 @@ def write_package(
         warnings: Receives the converter's warnings.
 
     Returns:
-        The way of capture (see `traced_program`).
+        The way of capture (see `convert`).
+
+    Raises:
+        ValueError: The module cannot be converted.
     """
     shape = (1, 1 if gray else 3, side, side)
     with _quiet_coremltools(warnings):
         import coremltools as ct
 
-        program, way = traced_program(module, torch.rand(shape) * 255, warnings)
         classes = len(labels or ())
 
         def in_half(operation: Any) -> bool:
@@ -105,20 +133,22 @@ def write_package(
             ct.transform.FP16ComputePrecision(op_selector=in_half) if half else ct.precision.FLOAT32
         )
         layout = ct.colorlayout.GRAYSCALE if gray else ct.colorlayout.RGB
-        target: dict[str, Any] = {"outputs": [ct.TensorType(name=EMBEDDING_NAME, dtype=np.float32)]}
-        if labels is not None:
-            target = {
-                "classifier_config": ct.ClassifierConfig(list(labels), predicted_feature_name=LABEL_NAME)
+
+        def settings() -> dict[str, Any]:
+            target: dict[str, Any] = {"outputs": [ct.TensorType(name=EMBEDDING_NAME, dtype=np.float32)]}
+            if labels is not None:
+                target = {
+                    "classifier_config": ct.ClassifierConfig(list(labels), predicted_feature_name=LABEL_NAME)
+                }
+            return target | {
+                "inputs": [ct.ImageType(name=INPUT_NAME, shape=shape, color_layout=layout)],
+                "convert_to": "mlprogram",
+                "minimum_deployment_target": ct.target.iOS17,
+                "compute_precision": precision,
+                "skip_model_load": True,
             }
-        model = ct.convert(
-            program,
-            inputs=[ct.ImageType(name=INPUT_NAME, shape=shape, color_layout=layout)],
-            convert_to="mlprogram",
-            minimum_deployment_target=ct.target.iOS17,
-            compute_precision=precision,
-            skip_model_load=True,
-            **target,
-        )
+
+        model, way = convert(module, torch.rand(shape) * 255, path.name, settings, warnings)
         model.short_description = (
             "Fetal-ultrasound image encoder" if labels is None else "Fetal-ultrasound classifier"
         )

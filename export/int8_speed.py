@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from datamodules.cores import usable_cores
 from export.int8_variants import INT8_VARIANTS
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
 from export.latency.machine import INT8_PRODUCTS, instructions
@@ -60,7 +60,7 @@ def judge_int8_speed(bench: Workbench, rows: list[Row], *, keep_slow: bool) -> N
 def _timings(bench: Workbench, names: list[str]) -> dict[str, Timing]:
     specs: dict[str, dict[str, Any]] = {}
     for name in names:
-        common = {"backend": RUNTIMES[name], "threads": os.cpu_count() or 1, "batch": 1, "side": bench.side}
+        common = {"backend": RUNTIMES[name], "threads": usable_cores(), "batch": 1, "side": bench.side}
         specs[f"{name} yardstick"] = {**common, "path": str(bench.folder / ENCODER_FILE)}
         specs[name] = {**common, "path": str(bench.folder / bench.artifacts[name]["file"])}
     try:

@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from export.frames import EvaluationFrames
 from export.heads import AgeHead, ClassHead
-from export.parity import EMULATED, OK, Gates, Row, embedding_figures, flip_rate, judge
+from export.parity import EMULATED, FAILED, OK, Gates, Row, embedding_figures, flip_rate, judge
 from export.task_scores import class_predictions, classifier_scores, task_scores
 from export.variants import Run, Variant
 from models.zero_shot import class_logits
 
 Floats = NDArray[np.float32]
+FIRST_FRAMES = 8
 
 
 def gray_frames(pixels: Floats) -> NDArray[np.bool_]:
@@ -85,6 +86,35 @@ def measure(
             _judge(row, variant, gates, trained=trained, left_out=int((~keep).sum()))
         rows.append(row)
     return rows
+
+
+def require_fused(
+    reference: Run, fused: Variant, frames: EvaluationFrames, heads: Mapping[str, ClassHead], gates: Gates
+) -> None:
+    """Check on a few frames that fusing changed nothing: every file would be written in vain.
+
+    Args:
+        reference: The trained model, not fused, in PyTorch.
+        fused: The fused one.
+        frames: The evaluation frames; the first ones are taken.
+        heads: Class heads by benchmark.
+        gates: The limits.
+
+    Raises:
+        ValueError: The fused model misses its gate.
+    """
+    first = frames.subset(np.arange(len(frames.records)) < FIRST_FRAMES)
+    pixels = np.concatenate(list(first.batches()))
+    exact, output = reference(pixels), fused.run(pixels)
+    row = Row(fused.name, fused.how, fused.gate, frames=len(pixels))
+    row.figures = embedding_figures(exact, output)
+    row.figures["flip_rate"] = flip_rate(class_predictions(exact, heads), class_predictions(output, heads))
+    judge(row, gates, trained=False)  # so few frames tell nothing about a task
+    if row.status == FAILED:
+        raise ValueError(
+            f"export: row {row.variant}: {row.note} on the first {row.frames} frames; fused, the student computes "
+            "something else than it was trained to, and nothing was converted"
+        )
 
 
 def _judge(row: Row, variant: Variant, gates: Gates, *, trained: bool, left_out: int) -> None:

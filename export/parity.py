@@ -18,9 +18,9 @@ from export.task_scores import points
 DEFAULT_GATES = Path(__file__).parent / "gates.yaml"
 OK, FAILED, NOT_RUN, DROPPED = "ok", "FAILED", "NOT RUN", "DROPPED"
 # A Core ML package whose operators torch computed; Core ML itself did not run.
-EMULATED = "ok (emulated)"
+EMULATED = "EMULATED"
 EMULATED_MEANS = (
-    "`ok (emulated)`: the operators of the Core ML package were computed in torch on the exporting machine. Core ML "
+    "`EMULATED`: the operators of the Core ML package were computed in torch on the exporting machine. Core ML "
     "itself was NOT RUN there; `verify_coreml.py` does that on a Mac and fills in the rows `...-on-device`."
 )
 COMPRESSED = "compressed"  # the gate of smaller weights
@@ -38,7 +38,7 @@ class Row:
         variant: Its name, which `--skip` takes.
         how: What was computed, and where.
         gate: The set of limits in the gates file; empty for rows without one.
-        status: ``ok``, ``ok (emulated)``, ``FAILED``, ``NOT RUN`` or ``DROPPED``.
+        status: ``ok``, ``EMULATED``, ``FAILED``, ``NOT RUN`` or ``DROPPED``.
         note: Why, when it is not ``ok``, or what was left unjudged.
         frames: Number of frames.
         figures: Differences from the reference.

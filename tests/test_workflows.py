@@ -1,12 +1,14 @@
 """The workflow files under actionlint, and the commands in them against the Makefile."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -61,6 +63,45 @@ def test_every_make_target_in_ci_exists(path):
     used = set(re.findall(r"\bmake ([a-z-]+)", path.read_text()))
     assert used
     assert used <= targets
+
+
+def fetch_steps():
+    for name, job in yaml.safe_load((ROOT / ".github" / "workflows" / "latency.yml").read_text())[
+        "jobs"
+    ].items():
+        yield from ((name, step["run"]) for step in job["steps"] if "gh run" in step.get("run", ""))
+
+
+DOWNLOAD = 'mkdir -p before && touch "before/$WRITES"'
+
+
+@pytest.mark.parametrize(
+    ("listing", "download", "writes", "found"),
+    [
+        ("exit 1", DOWNLOAD, "latency.json", False),
+        ("exit 0", DOWNLOAD, "latency.json", False),
+        ("echo 17", "exit 1", "latency.json", False),
+        ("echo 17", DOWNLOAD, "other.json", False),
+        ("echo 17", DOWNLOAD, "latency.json", True),
+    ],
+    ids=["the look-up fails", "no run", "the download fails", "nothing in it", "figures"],
+)
+def test_earlier_figures_are_optional(tmp_path, listing, download, writes, found):
+    steps = list(fetch_steps())
+    assert [job for job, _ in steps] == ["linux", "macos"]
+    tool = tmp_path / "bin" / "gh"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\ncase "$2" in list) {listing};; download) {download};; esac\n')
+    tool.chmod(0o755)
+    for job, script in steps:
+        folder = tmp_path / job
+        folder.mkdir()
+        (folder / "env").touch()
+        given = {"GITHUB_ENV": str(folder / "env"), "BRANCH": "main", "WRITES": writes}
+        environment = {"PATH": f"{tool.parent}:{os.environ['PATH']}", **given}
+        subprocess.run(["bash", "-e", "-c", script], cwd=folder, env=environment, check=True)
+        expected = "BASELINE=--baseline=before/latency.json\n" if found else ""
+        assert (folder / "env").read_text() == expected, job
 
 
 def test_the_latency_job_and_ci_run_the_same_command():

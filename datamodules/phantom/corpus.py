@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ import cv2
 from filelock import FileLock
 from tqdm import tqdm
 
+from datamodules.cores import usable_cores
 from datamodules.phantom.layouts import image_path, write_tables
 from datamodules.phantom.patients import CORPORA, Picture, list_pictures
 from datamodules.phantom.renderer import Truth, render
@@ -131,7 +131,7 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
     for parent in {image_path(folder, picture).parent for picture in pictures}:
         parent.mkdir(parents=True)
     draw = partial(_draw, folder, settings.seed)
-    workers = min(_cores(), MOST_WORKERS) if workers is None else workers
+    workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
     bar = partial(tqdm, total=len(pictures), desc="phantom corpus", unit="image", disable=None, mininterval=1)
     if workers == 1 or len(pictures) < IN_PROCESS:
         truths = list(bar(map(draw, pictures)))
@@ -143,11 +143,6 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
     write_tables(folder, pictures, truths)
     described = {"simulator": SIMULATOR_VERSION, **asdict(settings)}
     (folder / "settings.json").write_text(json.dumps(described, indent=2) + "\n")
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _draw(folder: Path, seed: int, picture: Picture) -> Truth:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datamodules.cores import usable_cores
 from export.latency.backends import INT8
 from export.latency.budget_file import Protocol
 from export.latency.budgets import FAILED, NOT_APPLICABLE, Verdict, check_absolute, check_budgets
@@ -49,7 +49,7 @@ def run_session(
     Raises:
         ValueError: The yardstick cannot be timed.
     """
-    threads, side = os.cpu_count() or 1, export.preprocessing.image_size
+    threads, side = usable_cores(), export.preprocessing.image_size
     begun = time.monotonic()
     package = export.artifact("coreml-fp16") if "coreml-fp16" in export.manifest["artifacts"] else None
     unbuilt, built = (model, None) if isinstance(model, str) else ("", model)
@@ -145,7 +145,7 @@ def throughput(
         path = _write_open_batch(model, folder / "open_batch.onnx")
     elif export.manifest["artifacts"]["onnx-fp32"].get("batch") != "any":
         batches = [1]
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     common = {"path": str(path.resolve()), "side": export.preprocessing.image_size}
     specs = {
         f"{threads}/{batch}": {"backend": "onnxruntime", **common, "threads": threads, "batch": batch}

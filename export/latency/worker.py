@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def peak_memory_mb() -> float:
 
 
 class Worker:
-    """The parent's side of a worker.
+    """The parent's side of a worker, whose process has the allocator that an app has, not the Makefile's.
 
     Args:
         spec: See `export.latency.backends.load`.
@@ -81,6 +82,9 @@ class Worker:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        # Here: a worker's own process would pay for this import, in time and in memory.
+        from export.latency.machine import ALLOCATOR
+
         self.spec = spec
         begun = time.perf_counter()
         self._process = subprocess.Popen(
@@ -90,6 +94,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
             cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name not in ALLOCATOR},
         )
         try:
             facts = self._answer()

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from experiments.export import load_student, options_of, parse, run
+from experiments.latency import open_subject
 from experiments.origin import run_config, training_facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +111,44 @@ def test_a_runs_folder_in_the_place_of_its_export_is_told_apart(checkpoint):
         load_student(str(run))
 
 
+@pytest.mark.parametrize("inside", ["", "checkpoints"])
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_runs_folder_is_answered_with_its_checkpoint_and_its_export(checkpoint, tmp_path, inside, exported):
+    run = checkpoint.parents[1]
+    line = f"{run / inside}: a run's folder; give CKPT={checkpoint}"
+    if exported:
+        (run / "export").mkdir()
+        (run / "export" / "manifest.json").write_text("{}")
+        line += f" or its export, EXPORT={run / 'export'}"
+    for command in (load_student, lambda name: open_subject(name, tmp_path, True)):
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+            command(str(run / inside))
+
+
+HINT = "give the folder that make export CKPT=... wrote"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("docs", f"docs: no manifest.json; {HINT}"),
+        ("run/export", f"EXPORT=run/export: no such folder; {HINT}"),
+        ("run/best.ckpt", "CKPT=run/best.ckpt: no such checkpoint"),
+    ],
+)
+def test_what_is_no_export_and_no_checkpoint_is_one_line(tmp_path, monkeypatch, name, answer):
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match=f"^{re.escape(answer)}$"):
+        open_subject(name, tmp_path, True)
+
+
+def test_an_export_is_no_checkpoint(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^CKPT=.*: an export; give the checkpoint that it was made from$"):
+        load_student(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "tail",
     [
@@ -123,6 +162,35 @@ def test_names_with_dashes_bare_flags_and_lone_values_are_taken(tail):
     assert not options.text_encoder
     assert (options.skip, options.printed_spacings) == (["int8", "coreml"], ["0.21"])
     assert not options_of(parse(["x.ckpt", "--dynamic-batch", "false"])).dynamic_batch
+
+
+@pytest.mark.parametrize(
+    ("tail", "skip"),
+    [
+        (["--skip", "int8"], ["int8"]),
+        (["--skip=int8", "--skip=coreml"], ["int8", "coreml"]),
+        (["--skip", "int8", "--frames=3", "--skip=[coreml,onnx-int8]"], ["int8", "coreml", "onnx-int8"]),
+        (["--skip", "[int8, coreml]"], ["int8", "coreml"]),
+        (["--skip=[]"], []),
+    ],
+)
+def test_lists_are_taken_bare_and_repeated(tail, skip):
+    for given in (["x.ckpt", *tail], [*tail, "x.ckpt"]):
+        config = parse(given)
+        assert config.checkpoint == "x.ckpt"
+        assert options_of(config).skip == skip
+
+
+def test_spacings_are_taken_bare_and_repeated():
+    options = options_of(parse(["x.ckpt", "--spacings", "0.21", '--spacings=["0.3"]', "--only-spacings"]))
+    assert options.printed_spacings == ["0.21", "0.30"]
+    assert options.only_spacings
+
+
+def test_a_list_without_a_value_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["x.ckpt", "--skip", "--dynamic-batch"])
+    assert capsys.readouterr().err.startswith("error: --skip: give a value")
 
 
 @pytest.mark.parametrize(

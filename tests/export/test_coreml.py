@@ -14,7 +14,7 @@ import torch
 from export import variants, verify_coreml
 from export.contract import METADATA_DIGEST
 from export.coreml_inspection import inspect_package
-from export.coreml_package import traced_program, write_package
+from export.coreml_package import write_package
 from export.coreml_rows import check_packages
 from export.mil_operators import OPERATORS
 from export.mil_reference import MilReference, NoReferenceError
@@ -92,16 +92,65 @@ def test_inspection_names_what_does_not_fit(float32_package, change, problem):
     assert any(problem in line for line in inspect_package(float32_package, **{**wanted, **change}).problems)
 
 
-def test_tracing_is_the_recorded_fallback(monkeypatch):
+class Tiny(torch.nn.Module):
+    """Two convolution channels of a frame, and something of each."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 2, 3)
+        self.last = last
+
+    def forward(self, image):
+        return self.last(self.convolution(image / 255))
+
+
+def likeness(maps):
+    """The cosine of every place's two channels with twice themselves and one; then the mean over rows."""
+    return torch.nn.functional.cosine_similarity(maps, maps * 2 + 1, dim=1).mean(dim=1)
+
+
+def enlarged(maps):
+    return torch.nn.functional.interpolate(maps, scale_factor=1.7, mode="bicubic").mean(dim=(2, 3))
+
+
+def written(module, path):
+    warnings = []
+    return write_package(module.eval(), path, side=16, half=False, metadata={}, warnings=warnings), warnings
+
+
+def test_tracing_is_the_recorded_fallback_of_the_exporter(tmp_path, monkeypatch):
     def broken(*args, **kwargs):
-        raise RuntimeError("no export today")
+        raise RuntimeError("no export\ntoday")
 
     monkeypatch.setattr(torch.export, "export", broken)
-    warnings = []
-    program, way = traced_program(torch.nn.Linear(2, 2).eval(), torch.rand(1, 2), warnings)
+    way, warnings = written(Tiny(lambda maps: maps.mean(dim=(2, 3))), tmp_path / "a.mlpackage")
     assert way == "torch.jit.trace"
-    assert isinstance(program, torch.jit.ScriptModule)
-    assert "no export today" in warnings[0]
+    assert "a.mlpackage: torch.export failed, traced instead: RuntimeError: no export today" in warnings
+
+
+def test_what_is_exported_but_not_converted_is_traced(tmp_path):
+    module, path = Tiny(likeness).eval(), tmp_path / "a.mlpackage"
+    torch.export.export(module, (torch.rand(1, 3, 16, 16),))  # this far it comes
+    way, warnings = written(module, path)
+    assert way == "torch.jit.trace"
+    assert any("a.mlpackage: torch.export failed, traced instead: ValueError" in line for line in warnings)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16)).astype(np.float32)
+    with torch.no_grad():
+        maps = module.convolution(torch.from_numpy(pixels) / 255).numpy()
+    other = 2 * maps + 1
+    lengths = np.sqrt((maps**2).sum(axis=1) * (other**2).sum(axis=1))
+    expected = ((maps * other).sum(axis=1) / lengths).mean(axis=1)
+    np.testing.assert_allclose(MilReference(path)(pixels), expected, atol=1e-5)
+
+
+def test_what_no_way_converts_is_one_line_with_file_and_remedy(tmp_path):
+    with pytest.raises(ValueError, match=r"^a\.mlpackage: Core ML cannot be written") as refused:
+        written(Tiny(enlarged), tmp_path / "a.mlpackage")
+    line = str(refused.value)
+    assert "\n" not in line
+    assert line.count("NotImplementedError") == 2
+    assert line.endswith("leave it out with --skip=coreml")
+    assert not (tmp_path / "a.mlpackage").exists()
 
 
 def test_the_mac_script_needs_nothing_of_ours():
@@ -306,11 +355,11 @@ def test_a_form_of_an_operator_without_a_reference_names_it(float32_package, mon
 
 def test_what_inspection_finds_reaches_the_ledger():
     found = {"problems": [], "not_on_neural_engine": ["erf"]}
-    row, bad = Row("a", "", status="ok (emulated)", note="n"), Row("b", "", status="ok (emulated)")
+    row, bad = Row("a", "", status="EMULATED", note="n"), Row("b", "", status="EMULATED")
     check_packages(
         {"a": {"inspection": found}, "b": {"inspection": {"problems": ["weights: 1"]}}}, [row, bad]
     )
-    assert (row.status, row.note) == ("ok (emulated)", "n; not known to run on the Neural Engine: erf")
+    assert (row.status, row.note) == ("EMULATED", "n; not known to run on the Neural Engine: erf")
     assert (bad.status, bad.note) == ("FAILED", "weights: 1")
 
 

@@ -37,6 +37,10 @@ def test_onnx_file_is_single_static_and_carries_the_contract(exported):
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert next(entry.version for entry in model.opset_import if entry.domain == "") >= 20
+    # The newest that ONNX Runtime 1.20 reads, which the deploy guide pins on Android.
+    files = {path.name: onnx.load(path).ir_version for path in exported.folder.glob("*.onnx")}
+    assert {"image_encoder.onnx", "image_encoder_int8.onnx", "planes_classifier.onnx"} <= set(files)
+    assert max(files.values()) <= 10, files
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 64, 64]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["sonodistill.contract"]) == exported.manifest["contract"]

@@ -1,7 +1,9 @@
 """The harness on fake clocks and made-up times, and one real worker."""
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +112,11 @@ def test_budgets_are_ratios_and_absolute_only_on_the_named_device(budgets):
     assert next(v for v in good if v.budget.startswith("onnxruntime")).note == "reach target 3: met"
 
 
+def test_bfloat16_that_is_slower_than_float32_need_be_is_over_budget(budgets):
+    verdicts = check_budgets(budgets, {"openvino": 1.6, "openvino-bf16": 1.4}, {}, "x", [])
+    assert "openvino-bf16: at least 2 times torch-eager, measured 1.4" in over_budget(verdicts)
+
+
 def test_an_installed_backend_that_breaks_is_a_failure(budgets):
     errors = {"openvino": "openvino: RuntimeError: no plugin", "coreml-ane": "coreml-ane: died"}
     verdicts = check_budgets(budgets, {"onnxruntime": 3.2}, {}, "iPhone 16 Pro", [], errors=errors)
@@ -199,9 +206,47 @@ def test_a_worker_whose_process_was_killed_says_so():
             worker.time(repeats=1)
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc shows a process's environment")
+def test_a_worker_does_not_see_the_makefiles_allocator(monkeypatch):
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+    names = re.findall(r"^export (MALLOC_\w+)", makefile, flags=re.MULTILINE)
+    assert len(names) == 2
+    for name in names:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with Worker({"backend": "matmul", "threads": 1, "batch": 1, "arithmetic": "float32"}) as worker:
+        seen = Path(f"/proc/{worker._process.pid}/environ").read_text().split("\0")
+    assert "OMP_NUM_THREADS=1" in seen
+    assert not [entry for entry in seen if entry.split("=")[0] in names]
+
+
 def test_a_worker_that_cannot_load_reports_why_and_others_go_on():
     with pytest.raises(RuntimeError, match="no backend 'nonsense'"):
         Worker({"backend": "nonsense"})
+
+
+class OneAttention(torch.nn.Module):
+    """Four patches of 8 x 8 pixels, and one layer of attention with two heads of four channels among them."""
+
+    preprocessing = SimpleNamespace(image_size=16)
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 8, 8, stride=8)
+        self.projection = torch.nn.Linear(8, 24)
+
+    def encode_image(self, image):
+        tokens = self.patches(image).flatten(2).transpose(1, 2)
+        queries, keys, values = self.projection(tokens).reshape(1, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values).mean(dim=(1, 2))
+
+
+def test_image_cost_counts_attention_by_hand():
+    cost = image_cost(OneAttention().eval())
+    patches, projection = 4 * 8 * (3 * 8 * 8), 4 * 8 * 24
+    similarities = mixtures = 2 * (4 * 4) * 4  # heads, pairs of tokens, channels of a head
+    assert cost["gmacs"] * 1e9 == pytest.approx(patches + projection + similarities + mixtures)
+    assert cost["parameters_m"] * 1e6 == pytest.approx((3 * 64 + 1) * 8 + (8 + 1) * 24)
 
 
 def test_image_cost_counts_one_convolution_by_hand(student):

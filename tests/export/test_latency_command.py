@@ -66,6 +66,16 @@ def test_a_baseline_that_is_none_is_refused_before_anything_is_timed(tmp_path, m
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("backends", [{}, {"backends": [1]}, {"backends": {"a": {"ratio": 2.0}}}])
+def test_a_baseline_of_another_format_is_a_note(tmp_path, capsys, backends):
+    path = tmp_path / "latency.json"
+    path.write_text(json.dumps({"machine": {}, "protocol": {}, **backends}))
+    assert read_baseline(str(path)) is None
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"latency: --baseline {path}: of another format (")
+    assert line.endswith("; nothing is compared")
+
+
 def test_a_baselines_broken_backends_are_no_mistake(tmp_path):
     path = tmp_path / "latency.json"
     path.write_text(json.dumps({"backends": {"a": {"error": "x"}, "b": {"ratio": {"median": 2.0}}}}))
@@ -103,6 +113,8 @@ def test_an_export_without_its_students_source_is_timed_alone(from_elsewhere, tm
     assert reason.startswith("the student cannot be rebuilt here: ")
     assert "/elsewhere" in reason
     asked = []
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 2, 3, 4}, raising=False)
 
     def timed(specs, rounds, repeats):
         asked.append(specs)
@@ -113,6 +125,10 @@ def test_an_export_without_its_students_source_is_timed_alone(from_elsewhere, tm
     budgets = read_budgets(BUDGETS)
     record = run_session(export, reason, budgets, settle_protocol(budgets, True), "a machine", tmp_path)
     assert "onnxruntime" in record["backends"]
+    assert record["machine"]["cores"] == record["machine"]["threads"] == 4
+    assert {spec["threads"] for spec in asked[0].values() if "threads" in spec} <= {1, 4}
+    assert asked[0]["onnxruntime"]["threads"] == 4
+    assert {spec["threads"] for spec in asked[1].values()} == {1, 2, 4}
     assert not {"torch-eager", "torch-fused"} & set(asked[0])
     assert record["absent"]["torch-eager"] == reason
     found = {verdict["budget"].split(":")[0]: verdict for verdict in record["verdicts"]}

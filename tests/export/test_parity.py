@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from datamodules import Record
+from datamodules.cores import usable_cores
 from datamodules.protocol import Protocol
 from export import Options, export_student
 from export.frames import EvaluationFrames, corpus_spacings, evaluation_frames, printed_spacing
@@ -31,13 +32,14 @@ from export.parity import (
     OK,
     Row,
     embedding_figures,
+    failures,
     flip_rate,
     judge,
     print_ledger,
     read_gates,
 )
 from export.variants import Variant, Workbench, write_coreml_variants
-from models import Preprocessing
+from models import Preprocessing, fused_copy
 from models.zero_shot import AgeTable
 from tests.export.conftest import SKIP
 
@@ -188,9 +190,11 @@ def test_one_colour_frame_does_not_fail_a_gray_model():
 
 def test_who_computed_a_core_ml_row_is_seen_in_the_card_and_the_print(exported, capsys):
     rows = [Row("coreml-fp16", "", status=EMULATED), Row("onnx-fp32", "", status=OK)]
+    assert not EMULATED.lower().startswith("ok"), "what did not run is never ok"
+    assert failures(rows) == ""
     print_ledger(rows, "t")
     for text in (capsys.readouterr().out, (exported.folder / "MODEL_CARD.md").read_text()):
-        assert "ok (emulated)" in text
+        assert "EMULATED" in text
         assert "Core ML itself was NOT RUN" in " ".join(text.split())
 
 
@@ -229,6 +233,7 @@ def timed_as(times):
 
     def timed(specs, rounds, repeats):
         assert specs["onnx-int8 yardstick"]["path"].endswith("image_encoder.onnx")
+        assert {spec["threads"] for spec in specs.values()} == {usable_cores()}
         spent = {name: 10.0 if "yardstick" in name else times for name in specs}
         return {name: Timing(dict(specs[name]), [[ms] * repeats] * rounds) for name, ms in spent.items()}
 
@@ -258,6 +263,8 @@ def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reas
 
 def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_bench, monkeypatch):
     monkeypatch.setattr("export.int8_speed.time_interleaved", timed_as(5.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 2, 3}, raising=False)
     row = Row("onnx-int8", "", "compressed", OK)
     judge_int8_speed(int8_bench, [row], keep_slow=False)
     assert (row.status, row.note) == (OK, "2.00 times as fast as float32 in onnxruntime here")
@@ -278,6 +285,24 @@ def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_bench, monkeypatch, e
     assert row.status == DROPPED
     assert f"could not be timed against float32 ({'the process ended' if ends else 'no kernel'})" in row.note
     assert not (int8_bench.folder / "image_encoder_int8.onnx").exists()
+
+
+def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
+    student, corpus, source, tmp_path, monkeypatch
+):
+    def spoilt(model):
+        fused = fused_copy(model)
+        with torch.no_grad():
+            fused.image_projection.weight[0].neg_()
+        return fused
+
+    monkeypatch.setattr("export.build.fused_copy", spoilt)
+    monkeypatch.setattr("export.build.write_onnx_variants", lambda *_: pytest.fail("it went on"))
+    options = Options(skip=["coreml", "int8"], frames=12, spacings=["0.30"], only_spacings=True)
+    line = r"^export: row torch-fused: cosine 0\.\d+, limit 0\.99999.* on the first 8 frames; fused, [^\n]*$"
+    with pytest.raises(ValueError, match=line):
+        export_student(student, corpus, Protocol.load(), tmp_path / "run" / "export", options, dict(source))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_spacings_given_alone_ship_alone_and_judge_nothing_less(student, corpus, source, tmp_path):

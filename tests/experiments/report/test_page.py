@@ -177,7 +177,7 @@ def test_export_and_latency_appear_when_they_are_there(make_run):
     assert tables.latency(run).head[3] == "times torch-eager"
 
 
-VERDICTS = {"ok": "good", "ok (emulated)": "fair", "FAILED": "bad", "NOT RUN": "", "DROPPED": ""}
+VERDICTS = {"ok": "good", "EMULATED": "fair", "FAILED": "bad", "NOT RUN": "", "DROPPED": ""}
 
 
 def test_every_verdict_of_the_ledger_has_its_colour(make_run):
@@ -187,7 +187,7 @@ def test_every_verdict_of_the_ledger_has_its_colour(make_run):
     (folder / "parity.json").write_text(json.dumps({"rows": rows}))
     cells = [row[1] for row in tables.parity(read_run(folder)).rows]
     assert {cell.text: cell.tone for cell in cells} == VERDICTS
-    assert [cell.note for cell in cells if cell.text == "ok (emulated)"] == [
+    assert [cell.note for cell in cells if cell.text == "EMULATED"] == [
         "computed in torch; Core ML itself has not run",
         "computed in torch; Core ML itself has not run; erf",
     ]
