@@ -49,10 +49,12 @@ def run_agents(sweep_id: str, count: int | None, jobs: int = 1) -> int:
         The exit status of the first agent that failed, 0 when none did.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came; the agents have ended, each in its own way.
+        KeyboardInterrupt: Ctrl-C came; the agents have handed it on and ended after their trials.
         TerminatedError: SIGTERM came, as above.
     """
-    agent = [sys.executable, "-m", "wandb", "agent"]
+    # Each trial leads a process group of its own, and without this the agent would leave it behind on SIGTERM:
+    # never marked preempting, never queued again, on a GPU that the next run wants.
+    agent = [sys.executable, "-m", "wandb", "agent", "--forward-signals"]
     shares = [None] * jobs if count is None else [(count + place) // jobs for place in range(jobs)]
     limits = [[] if share is None else ["--count", str(share)] for share in shares if share != 0]
     python = str(Path(sys.executable).parent)

@@ -52,7 +52,7 @@ def test_the_agents_are_wandbs_own_and_share_the_count(monkeypatch, count, jobs,
     assert wandb_runner.run_agents("lab/sonodistill/abc", count, jobs) == 7
     ((commands, environment),) = calls
     limits = [[] if count is None else ["--count", count] for count in counts]
-    words = [["-m", "wandb", "agent", *limit, "lab/sonodistill/abc"] for limit in limits]
+    words = [["-m", "wandb", "agent", "--forward-signals", *limit, "lab/sonodistill/abc"] for limit in limits]
     assert [command[1:] for command in commands] == words
     assert ("OMP_NUM_THREADS" in environment) == (jobs > 1)
 
@@ -69,29 +69,78 @@ time.sleep(60)
 """
 
 
-def test_ctrl_c_gives_the_agent_the_time_it_needs_and_is_no_traceback(tmp_path):
-    """As a terminal does it: to the whole foreground group."""
-    (tmp_path / "wandb").mkdir()
-    (tmp_path / "wandb/__init__.py").touch()
-    (tmp_path / "wandb/__main__.py").write_text(AGENT)
+# Starts its trial with W&B's own class, the one that decides what a trial hears of a signal to the agent.
+AGENT_WITH_TRIAL = """
+import os, sys
+sys.path[:] = [folder for folder in sys.path if folder != os.getcwd()]
+for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+    del sys.modules[name]
+from wandb.wandb_agent import AgentProcess, ShutdownSignal
+trial = AgentProcess(
+    env=dict(os.environ),
+    command=[sys.executable, "trial.py"],
+    forward_signals="--forward-signals" in sys.argv,
+)
+try:
+    trial.wait()
+except (KeyboardInterrupt, ShutdownSignal):
+    trial.wait()
+"""
+TRIAL = """
+import pathlib, signal, sys, time
+def end(number, _):
+    time.sleep(1)
+    pathlib.Path("told").write_text(str(number))
+    sys.exit(128 + number)
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def start_agent(folder, script):
+    """Start ``make sweep-agent`` with a script in the place of W&B's agent, and wait until it is ready."""
+    (folder / "wandb").mkdir()
+    (folder / "wandb/__init__.py").touch()
+    (folder / "wandb/__main__.py").write_text(script)
     run = subprocess.Popen(
         [sys.executable, "-m", "experiments.sweep", "agent", "lab/sonodistill/abc"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).resolve().parents[3]}"},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{Path(__file__).resolve().parents[3]}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while not (tmp_path / "ready").exists():
+    while not (folder / "ready").exists():
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.05)
+    return run
+
+
+def test_ctrl_c_gives_the_agent_the_time_it_needs_and_is_no_traceback(tmp_path):
+    """As a terminal does it: to the whole foreground group."""
+    run = start_agent(tmp_path, AGENT)
     os.killpg(run.pid, signal.SIGINT)
     output, _ = run.communicate(timeout=60)
     assert (tmp_path / "ended").exists()
     assert run.returncode == 130
     assert output == "\ninterrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
+)
+def test_a_signal_reaches_the_trial_and_its_end_is_waited_for(number, group, tmp_path):
+    """SIGTERM as a scheduler sends it, to the runner or to its whole group; the trial is in a group of its own."""
+    (tmp_path / "trial.py").write_text(TRIAL)
+    run = start_agent(tmp_path, AGENT_WITH_TRIAL)
+    (os.killpg if group else os.kill)(run.pid, number)
+    output, _ = run.communicate(timeout=60)
+    assert (tmp_path / "told").read_text() == str(int(number)), output
+    assert run.returncode == 128 + number
 
 
 def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
