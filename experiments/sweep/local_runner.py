@@ -14,7 +14,8 @@ from types import FrameType
 import optuna
 from optuna.trial import TrialState
 
-from experiments.sweep.local_study import REASON, LocalStudy, only_runner
+from experiments.sweep.interruption import REASON
+from experiments.sweep.local_study import LocalStudy, only_runner
 from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
 from experiments.sweep.trial_process import TrialProcess, metric_history, metric_names, stop_all

@@ -17,15 +17,15 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from experiments.run_folder import OUTPUTS
 from experiments.sweep.hyperband import HyperbandRule
+from experiments.sweep.interruption import was_interrupted
 from experiments.sweep.search_space import grid, search_space
 from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_process import end_orphan
 
-REASON = "reason"
 NAME = re.compile(r"[A-Za-z0-9][\w .+-]*")
 RANDOM_TRIALS = 6  # before TPE models them; Optuna's own default is 10
 
@@ -174,11 +174,6 @@ class LocalStudy:
                 end_orphan(int(trial.user_attrs["pid"]), self.run_name(trial.number))
             print(f"trial {trial.number} was interrupted: its settings run again")
             self.give_back(trial.number)
-
-
-def was_interrupted(trial: FrozenTrial) -> bool:
-    """Say whether a trial ended with its runner: the failed ones have a reason."""
-    return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
 
 
 def _sampler(method: str, seed: int) -> BaseSampler:

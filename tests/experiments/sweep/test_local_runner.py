@@ -15,8 +15,9 @@ import yaml
 from experiments.run_folder import RUN_VARIABLE
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner
+from experiments.sweep.interruption import was_interrupted
 from experiments.sweep.local_runner import run_locally
-from experiments.sweep.local_study import load, sweep_folder, was_interrupted
+from experiments.sweep.local_study import load, sweep_folder
 from experiments.sweep.search_space import grid, search_space
 from experiments.sweep.sweep_file import read_sweep, sweep_path
 from experiments.sweep.trial_command import as_typed
