@@ -94,8 +94,12 @@ class LocalStudy:
         """Make the study, or take up the one in `folder`.
 
         Raises:
-            ValueError: The folder holds trials of other settings.
+            ValueError: The folder holds trials of other settings, or the sweep file names no metric.
         """
+        if "metric" not in sweep.config:
+            raise ValueError(
+                f"{sweep.path}: metric: a sweep on this machine needs it, with name and goal, to rank its trials"
+            )
         space = search_space(sweep)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         stop = sweep.config.get("early_terminate")

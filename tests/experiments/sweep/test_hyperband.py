@@ -93,7 +93,7 @@ def past_trial(score, **more):
 
 
 def stopped_beside(*trials):
-    """Say whether a trial that is at 0.8 after three evaluations is stopped, by the better half of all that got there."""
+    """Say whether a trial that is at 0.8 after three evaluations is stopped; the better half goes on."""
     rule = HyperbandRule({"min_iter": 3, "eta": 2}, maximize=True)
     study = optuna.create_study(direction="maximize", pruner=rule)
     study.add_trials(trials)

@@ -172,6 +172,16 @@ def test_a_distribution_without_counterpart_is_named():
         sweep(method="random", parameters={"model.x": {"distribution": "normal"}})
 
 
+def test_a_local_sweep_without_a_metric_says_why_it_needs_one():
+    write_sweep()
+    config = yaml.safe_load(Path("tiny.yaml").read_text())
+    del config["metric"]
+    Path("tiny.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"tiny.yaml: metric: a sweep on this machine needs it"):
+        run_locally(read_sweep(Path("tiny.yaml")), Path("outputs/sweeps/tiny"), None, 1, [])
+    assert not list(Path("outputs/sweeps/tiny").glob("journal*"))
+
+
 def test_a_grid_has_quantised_and_integer_axes():
     parameters = {
         "a": {"min": 1, "max": 3},

@@ -17,7 +17,7 @@ from experiments.run_folder import RUN_VARIABLE, requeued_checkpoint, run_folder
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner, wandb_runner
 from experiments.sweep.sweep_file import read_sweep, sweep_path
-from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
+from experiments.sweep.trial_command import PARAMETERS, as_typed, trial_command, with_arguments
 
 
 def test_the_sweep_is_sent_as_the_file_has_it_with_the_extra_arguments(monkeypatch):
@@ -242,6 +242,16 @@ def test_a_trial_is_spelled_as_wandbs_agent_spells_it(monkeypatch):
     args = create_sweep_command_args({"args": {name: {"value": v} for name, v in parameters.items()}})
     expected = [word for part in theirs for word in (args["args"] if part == "${args}" else [part])]
     assert trial_command(with_arguments(sweep.command, ["--x=1"]), parameters) == expected
+
+
+@pytest.mark.parametrize("macro", [name for name in PARAMETERS if name != "${args}"])
+def test_every_macro_of_the_parameters_is_wandbs_and_takes_the_arguments_before_it(macro):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    parameters = {"a.b": 2.5, "name": "x y", "on": True, "off": False, "none": None}
+    theirs = create_sweep_command_args({"args": {name: {"value": v} for name, v in parameters.items()}})
+    command = with_arguments(["run", macro, "last"], ["--x=1"])
+    assert trial_command(command, parameters) == ["run", "--x=1", *theirs[macro[2:-1]], "last"]
 
 
 def test_the_other_macros_are_filled_in_too(monkeypatch):
