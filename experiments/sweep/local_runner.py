@@ -81,7 +81,16 @@ class LocalRunner:
         command = trial_command(self.command, trial.params, local.sweep.config.get("program"))
         trial.set_user_attr("command", shlex.join(command))
         trial.set_user_attr("run", run)
-        process = TrialProcess(command, run, local.group, local.folder / "logs" / f"{run}.log", self.jobs)
+        log = local.folder / "logs" / f"{run}.log"
+        try:
+            process = TrialProcess(command, run, local.group, log, self.jobs)
+        except OSError as error:  # the program is absent, as a rule
+            reason = f"command: {error.filename or command[0]}: {error.strerror}"
+            self._failures += 1
+            trial.set_user_attr(REASON, reason)
+            local.study.tell(trial, state=TrialState.FAIL)
+            print(f"trial {trial.number}: FAILED, {reason}", flush=True)
+            return
         trial.set_user_attr("pid", process.pid)
         self._active[trial.number] = trial, process
         print(f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(command)}", flush=True)

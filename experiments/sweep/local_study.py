@@ -23,10 +23,10 @@ from experiments.run_folder import OUTPUTS
 from experiments.sweep.hyperband import HyperbandRule
 from experiments.sweep.interruption import was_interrupted
 from experiments.sweep.search_space import grid, search_space
-from experiments.sweep.sweep_file import SweepFile
+from experiments.sweep.sweep_file import SweepFile, sweep_names
 from experiments.sweep.trial_process import end_orphan
 
-NAME = re.compile(r"[A-Za-z0-9][\w .+-]*")
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 RANDOM_TRIALS = 6  # before TPE models them; Optuna's own default is 10
 
 
@@ -38,7 +38,7 @@ def sweep_folder(name: str) -> Path:
     """
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"SWEEP_NAME={name}: no name of a folder under {OUTPUTS / 'sweeps'}; it has letters, digits, blanks, "
+            f"SWEEP_NAME={name}: no name of a folder under {OUTPUTS / 'sweeps'}; it has letters, digits, "
             "'.', '_', '+' and '-' only, and begins with a letter or digit"
         )
     return OUTPUTS / "sweeps" / name
@@ -196,12 +196,17 @@ def load(folder: Path) -> optuna.Study:
     """
     if not (folder / "journal.log").is_file():
         raise FileNotFoundError(
-            f"{folder}/journal.log: no local trials of this sweep; run make sweep SWEEP={folder.name} first "
+            f"{folder}/journal.log: no local trials of this sweep; run {_making(folder.name)} first "
             "(a sweep that ran on W&B is reported there)"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = journal_storage(folder)
     name = study_name(storage)
     if name is None:
-        raise ValueError(f"{folder}: no trials yet; run make sweep SWEEP={folder.name} first")
+        raise ValueError(f"{folder}: no trials yet; run {_making(folder.name)} first")
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def _making(name: str) -> str:
+    """Return the command that makes a sweep of this name, which is a sweep file's or one that was given to it."""
+    return f"make sweep SWEEP={name}" if name in sweep_names() else f"make sweep SWEEP=... SWEEP_NAME={name}"

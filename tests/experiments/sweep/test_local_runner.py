@@ -87,6 +87,22 @@ def test_a_failed_trial_is_recorded_with_its_reason_and_passed_over(capsys):
     assert "x must not be 3" in capsys.readouterr().out
 
 
+def test_a_program_that_is_absent_fails_the_trial_by_the_key_that_names_it(capsys):
+    write_sweep()
+    text = Path("tiny.yaml").read_text().replace("- python\n", "- nopython\n")
+    Path("tiny.yaml").write_text(text)
+    folder = Path("outputs/sweeps/tiny")
+    assert run_locally(read_sweep(Path("tiny.yaml")), folder, None, 1, []) == 1
+    trials = load(folder).trials
+    assert [trial.state.name for trial in trials] == ["FAIL"] * local_runner.HOPELESS + ["WAITING"]
+    assert not any(was_interrupted(trial) for trial in trials)
+    reason = "command: nopython: No such file or directory"
+    assert trials[0].user_attrs["reason"] == reason
+    printed = capsys.readouterr().out
+    assert f"trial 0: FAILED, {reason}" in printed
+    assert "the first 3 trials failed" in printed
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_sweep_whose_first_trials_all_fail_stops(jobs, capsys):
     status, study = sweep(
@@ -337,11 +353,15 @@ def test_the_old_settings_of_a_sweep_can_be_gone_on_with():
 def test_the_report_of_nothing_says_what_to_do():
     from experiments.sweep.sweep_report import report
 
-    with pytest.raises(FileNotFoundError, match="run make sweep SWEEP=none first"):
+    with pytest.raises(FileNotFoundError, match="run make sweep SWEEP=decay first"):
+        report(Path("outputs/sweeps/decay"))
+    with pytest.raises(FileNotFoundError, match=r"run make sweep SWEEP=\.\.\. SWEEP_NAME=none first"):
         report(Path("outputs/sweeps/none"))
     Path("outputs/sweeps/none").mkdir(parents=True)
     Path("outputs/sweeps/none/journal.log").touch()
-    with pytest.raises(ValueError, match="outputs/sweeps/none: no trials yet; run make sweep"):
+    with pytest.raises(
+        ValueError, match="outputs/sweeps/none: no trials yet; run make sweep .*SWEEP_NAME=none"
+    ):
         report(Path("outputs/sweeps/none"))
 
 
@@ -358,7 +378,7 @@ def test_a_renamed_sweep_is_reported_and_gone_on_with(capsys):
     assert {seen(trial)[0] for trial in after.trials[:2]} == {group}
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a*", "/tmp"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a*", "/tmp", "a b"])
 def test_a_sweeps_name_is_that_of_a_folder(name):
     with pytest.raises(ValueError, match=r"SWEEP_NAME=.*: no name of a folder under outputs/sweeps"):
         sweep_folder(name)
