@@ -140,8 +140,8 @@ def run_locally(
     Args:
         sweep: The sweep file.
         folder: Where its journal and logs are kept.
-        count: Trials that the sweep shall have in all, those of earlier calls included; None for all cells
-            of a grid, else 20.
+        count: Trials that the sweep shall have in all, those of earlier calls included; None for the
+            file's ``run_cap``, else all cells of a grid, else 20.
         jobs: Trials at once.
         arguments: Extra arguments of every trial, before its parameters.
         seed: Seed of the sampler.

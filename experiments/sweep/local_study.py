@@ -27,6 +27,7 @@ from experiments.sweep.sweep_file import SweepFile, sweep_names
 from experiments.sweep.trial_process import end_orphan
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+TRIALS = 20  # where neither COUNT nor run_cap says how many
 RANDOM_TRIALS = 6  # before TPE models them; Optuna's own default is 10
 
 
@@ -158,12 +159,12 @@ class LocalStudy:
         return any(self.sweep.reached(value) for t in trials for value in t.intermediate_values.values())
 
     def limit(self, count: int | None) -> int:
-        """Return how many trials the sweep shall have: `count`, at most the grid's cells and ``run_cap``."""
-        limits = [self.sweep.config.get("run_cap"), count]
+        """Return how many trials the sweep shall have: `count`, else ``run_cap``, and at most a grid's cells."""
+        wanted = count or self.sweep.config.get("run_cap")
         if self.sweep.method == "grid":
-            limits.append(len(grid(self.space)))
-        given = [value for value in limits if value is not None]
-        return min(given) if given else 20
+            cells = len(grid(self.space))
+            return min(wanted or cells, cells)
+        return int(wanted or TRIALS)
 
     def give_back(self, number: int) -> None:
         """Queue an interrupted trial's parameters again, and put the trial aside."""

@@ -17,13 +17,16 @@ from experiments.sweep.trial_process import own_threads
 PROJECT = "sonodistill"
 
 
-def create_sweep(sweep: SweepFile, arguments: Sequence[str], name: str | None = None) -> str:
+def create_sweep(
+    sweep: SweepFile, arguments: Sequence[str], name: str | None = None, count: int | None = None
+) -> str:
     """Create the sweep on the server.
 
     Args:
         sweep: The sweep file.
         arguments: Extra arguments of every trial.
         name: Name of the sweep; None for the file's.
+        count: Runs that this machine shall do; the sweep's ``run_cap`` gives way to more of them.
 
     Returns:
         The sweep's id, as ``entity/project/id``.
@@ -31,6 +34,8 @@ def create_sweep(sweep: SweepFile, arguments: Sequence[str], name: str | None = 
     config = {"name": sweep.name, **sweep.config, "command": with_arguments(sweep.command, arguments)}
     if name is not None:
         config["name"] = name
+    if count is not None and "run_cap" in config:
+        config["run_cap"] = max(config["run_cap"], count)  # fewer here leave the rest to other machines
     project = str(config.get("project", PROJECT))
     sweep_id = wandb.sweep(config, entity=config.get("entity"), project=project)
     entity = os.environ.get("WANDB_ENTITY")  # where W&B has put the sweep, the user's default included

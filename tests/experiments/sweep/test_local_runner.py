@@ -167,6 +167,12 @@ def test_going_on_adds_trials_up_to_the_count_and_never_repeats_random_ones():
     assert len({trial.params["model.x"] for trial in study.trials}) == 5
 
 
+@pytest.mark.parametrize(("count", "trials"), [(None, 2), (1, 1), (3, 3)])
+def test_run_cap_is_the_number_of_trials_unless_a_count_is_given(count, trials):
+    _, study = sweep(count=count, run_cap=2)
+    assert states(study) == ["COMPLETE"] * trials
+
+
 def test_jobs_run_at_the_same_time():
     started = time.monotonic()
     sweep(jobs=4, options=["--pause=0.5"])
@@ -360,7 +366,7 @@ def test_the_report_of_nothing_says_what_to_do():
     Path("outputs/sweeps/none").mkdir(parents=True)
     Path("outputs/sweeps/none/journal.log").touch()
     with pytest.raises(
-        ValueError, match="outputs/sweeps/none: no trials yet; run make sweep .*SWEEP_NAME=none"
+        ValueError, match=r"outputs/sweeps/none: no trials yet; run make sweep .*SWEEP_NAME=none"
     ):
         report(Path("outputs/sweeps/none"))
 

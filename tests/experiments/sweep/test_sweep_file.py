@@ -37,6 +37,12 @@ def without_metric(**changes):
     return {key: value for key, value in changed(**changes).items() if key != "metric"}
 
 
+@pytest.mark.parametrize("name", sweep_names())
+def test_no_shipped_sweep_runs_without_end_on_wandb(name):
+    config = read_sweep(sweep_path(name)).config
+    assert config["method"] == "grid" or config["run_cap"] == 20
+
+
 # Verdicts of the schema of W&B's sweep engine 0.3.0 on the same configurations, recorded once.
 ACCEPTED = [
     parameter(value=3),

@@ -16,7 +16,7 @@ from experiments.recipes import preset_file
 from experiments.run_folder import RUN_VARIABLE, requeued_checkpoint, run_folder
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner, wandb_runner
-from experiments.sweep.sweep_file import read_sweep, sweep_path
+from experiments.sweep.sweep_file import SweepFile, read_sweep, sweep_path
 from experiments.sweep.trial_command import PARAMETERS, as_typed, trial_command, with_arguments
 
 
@@ -37,6 +37,18 @@ def test_the_sweep_is_sent_as_the_file_has_it_with_the_extra_arguments(monkeypat
     }
     wandb_runner.create_sweep(sweep, [], "mine")
     assert sent[1][0]["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("cap", "count", "sent_cap"), [(20, None, 20), (20, 5, 20), (20, 40, 40), (None, 40, None)]
+)
+def test_a_greater_count_raises_the_cap_of_the_sweep(cap, count, sent_cap, monkeypatch):
+    sent = []
+    monkeypatch.setattr(wandb_runner.wandb, "sweep", lambda config, **_: sent.append(config) or "abc123")
+    sweep = read_sweep(sweep_path("schedule-shape"))
+    sweep = SweepFile(sweep.path, {**sweep.config, **({} if cap is None else {"run_cap": cap})})
+    wandb_runner.create_sweep(sweep, [], None, count)
+    assert sent[0].get("run_cap") == sent_cap
 
 
 @pytest.mark.parametrize(
@@ -148,7 +160,7 @@ def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
     monkeypatch.setattr(wandb_runner, "create_sweep", lambda sweep, *given: f"e/p/{sweep.name}{given}")
     monkeypatch.setattr(wandb_runner, "run_agents", lambda *given: given)
     words = ["run", "decay", "--count", "4", "--jobs", "2", "--name", "mine", "--", "--a=1"]
-    assert command_line.run(command_line.parse(words)) == ("e/p/decay(['--a=1'], 'mine')", 4, 2)
+    assert command_line.run(command_line.parse(words)) == ("e/p/decay(['--a=1'], 'mine', 4)", 4, 2)
     assert "make sweep-agent ID=e/p/decay" in capsys.readouterr().out
     assert command_line.run(command_line.parse(["agent", "a/b/c", "--jobs", "3"])) == ("a/b/c", None, 3)
 
@@ -157,7 +169,7 @@ def test_data_and_weights_reach_every_trial(monkeypatch, tmp_path):
     """``make sweep DATA=hc18 TEACHER=... HC18_ROOT=...`` trains on what ``make train`` would."""
     monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
     monkeypatch.setattr(
-        wandb_runner, "create_sweep", lambda _, arguments, __: sent.extend(arguments) or "p/a"
+        wandb_runner, "create_sweep", lambda _, arguments, *__: sent.extend(arguments) or "p/a"
     )
     monkeypatch.setattr(wandb_runner, "run_agents", lambda *_: 0)
     monkeypatch.setenv("HC18_ROOT", "/data/HC18")
