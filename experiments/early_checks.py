@@ -12,6 +12,7 @@ from torch import nn
 
 from callbacks import OffDiagonalSchedule
 from datamodules import FetalDataModule
+from experiments.loggers import check_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.small_teachers import preset_behind
 from losses import CLIPLoss
@@ -31,11 +32,13 @@ def check_parts(config: Namespace, trains: bool) -> None:
         ValueError: A part refuses its settings, the schedule the loss, or the data the batch size.
         FileNotFoundError: The corpus's folder or a file that a part names is missing.
         MisconfigurationException: This machine has no such accelerator.
+        ConnectionError: The run is to log to W&B, which cannot be reached.
     """
     trainer = config.trainer
     _AcceleratorConnector(
         devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=trainer.accelerator
     )
+    check_loggers(config)
     with isolate_rng(include_cuda=False):
         loss = _built(nn.Module, config.model.get("loss")) or CLIPLoss()
         schedule = _built(Callback, config.get("schedule"))

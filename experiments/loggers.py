@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from callbacks import run_id_of
 from experiments.recipes import BASE
-from experiments.wandb_access import first_process, sync_command, wandb_mode, why_not_online
+from experiments.wandb_access import check_server, first_process, sync_command, wandb_mode, why_not_online
 
 
 def settled_loggers(config: Namespace, folder: Path, resumed: bool) -> list[Namespace]:
@@ -28,6 +28,22 @@ def settled_loggers(config: Namespace, folder: Path, resumed: bool) -> list[Name
         The loggers' configurations, ready to be instantiated; none without loggers.
     """
     return [_settled(logger.clone(), config, folder, resumed) for logger in _as_list(config.trainer.logger)]
+
+
+def check_loggers(config: Namespace) -> None:
+    """Make sure that W&B can be reached where a logger of the run is to write there.
+
+    Raises:
+        ConnectionError: It cannot.
+    """
+    settings = [
+        logger.get("init_args") or Namespace()
+        for logger in _as_list(config.trainer.logger)
+        if logger.class_path.endswith("WandbLogger")
+    ]
+    online = any(not s.get("offline") and s.get("mode") in (None, "online") for s in settings)
+    if online and wandb_mode() == "online":
+        check_server()
 
 
 def _as_list(asked: Any) -> list[Namespace]:

@@ -58,7 +58,7 @@ def _run(sweep: SweepFile, options: argparse.Namespace) -> int:
     if not options.local and wandb_mode() == "online":
         from experiments.sweep.wandb_runner import create_sweep, run_agents
 
-        sweep_id = create_sweep(sweep, arguments, options.name)
+        sweep_id = create_sweep(sweep, arguments, options.name, options.count)
         print(f"on more machines: make sweep-agent ID={sweep_id}", flush=True)
         return run_agents(sweep_id, options.count, options.jobs)
     from experiments.sweep.local_runner import run_locally

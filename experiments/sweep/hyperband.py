@@ -10,6 +10,8 @@ from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
+from experiments.sweep.interruption import was_interrupted
+
 
 def bands(settings: Mapping[str, Any]) -> list[int]:
     """Return the evaluation counts at which trials are compared, ascending.
@@ -51,7 +53,9 @@ class HyperbandRule(BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Say whether `trial` shall stop now."""
-        histories = [self._losses(other) for other in study.get_trials(deepcopy=False)]
+        # An interrupted trial's settings run again: with both, one run would be two rivals.
+        trials = (other for other in study.get_trials(deepcopy=False) if not was_interrupted(other))
+        histories = [self._losses(other) for other in trials]
         return self.stops(self._losses(trial), histories)
 
     def stops(self, own: Sequence[float], histories: Sequence[Sequence[float]]) -> bool:

@@ -14,7 +14,8 @@ from types import FrameType
 import optuna
 from optuna.trial import TrialState
 
-from experiments.sweep.local_study import REASON, LocalStudy, only_runner
+from experiments.sweep.interruption import REASON
+from experiments.sweep.local_study import LocalStudy, only_runner
 from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
 from experiments.sweep.trial_process import TrialProcess, metric_history, metric_names, stop_all
@@ -80,7 +81,16 @@ class LocalRunner:
         command = trial_command(self.command, trial.params, local.sweep.config.get("program"))
         trial.set_user_attr("command", shlex.join(command))
         trial.set_user_attr("run", run)
-        process = TrialProcess(command, run, local.group, local.folder / "logs" / f"{run}.log", self.jobs)
+        log = local.folder / "logs" / f"{run}.log"
+        try:
+            process = TrialProcess(command, run, local.group, log, self.jobs)
+        except OSError as error:  # the program is absent, as a rule
+            reason = f"command: {error.filename or command[0]}: {error.strerror}"
+            self._failures += 1
+            trial.set_user_attr(REASON, reason)
+            local.study.tell(trial, state=TrialState.FAIL)
+            print(f"trial {trial.number}: FAILED, {reason}", flush=True)
+            return
         trial.set_user_attr("pid", process.pid)
         self._active[trial.number] = trial, process
         print(f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(command)}", flush=True)
@@ -130,8 +140,8 @@ def run_locally(
     Args:
         sweep: The sweep file.
         folder: Where its journal and logs are kept.
-        count: Trials that the sweep shall have in all, those of earlier calls included; None for all cells
-            of a grid, else 20.
+        count: Trials that the sweep shall have in all, those of earlier calls included; None for the
+            file's ``run_cap``, else all cells of a grid, else 20.
         jobs: Trials at once.
         arguments: Extra arguments of every trial, before its parameters.
         seed: Seed of the sampler.

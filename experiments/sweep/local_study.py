@@ -17,16 +17,17 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from experiments.run_folder import OUTPUTS
 from experiments.sweep.hyperband import HyperbandRule
+from experiments.sweep.interruption import was_interrupted
 from experiments.sweep.search_space import grid, search_space
-from experiments.sweep.sweep_file import SweepFile
+from experiments.sweep.sweep_file import SweepFile, sweep_names
 from experiments.sweep.trial_process import end_orphan
 
-REASON = "reason"
-NAME = re.compile(r"[A-Za-z0-9][\w .+-]*")
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+TRIALS = 20  # where neither COUNT nor run_cap says how many
 RANDOM_TRIALS = 6  # before TPE models them; Optuna's own default is 10
 
 
@@ -38,7 +39,7 @@ def sweep_folder(name: str) -> Path:
     """
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"SWEEP_NAME={name}: no name of a folder under {OUTPUTS / 'sweeps'}; it has letters, digits, blanks, "
+            f"SWEEP_NAME={name}: no name of a folder under {OUTPUTS / 'sweeps'}; it has letters, digits, "
             "'.', '_', '+' and '-' only, and begins with a letter or digit"
         )
     return OUTPUTS / "sweeps" / name
@@ -94,8 +95,12 @@ class LocalStudy:
         """Make the study, or take up the one in `folder`.
 
         Raises:
-            ValueError: The folder holds trials of other settings.
+            ValueError: The folder holds trials of other settings, or the sweep file names no metric.
         """
+        if "metric" not in sweep.config:
+            raise ValueError(
+                f"{sweep.path}: metric: a sweep on this machine needs it, with name and goal, to rank its trials"
+            )
         space = search_space(sweep)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         stop = sweep.config.get("early_terminate")
@@ -154,12 +159,12 @@ class LocalStudy:
         return any(self.sweep.reached(value) for t in trials for value in t.intermediate_values.values())
 
     def limit(self, count: int | None) -> int:
-        """Return how many trials the sweep shall have: `count`, at most the grid's cells and ``run_cap``."""
-        limits = [self.sweep.config.get("run_cap"), count]
+        """Return how many trials the sweep shall have: `count`, else ``run_cap``, and at most a grid's cells."""
+        wanted = count or self.sweep.config.get("run_cap")
         if self.sweep.method == "grid":
-            limits.append(len(grid(self.space)))
-        given = [value for value in limits if value is not None]
-        return min(given) if given else 20
+            cells = len(grid(self.space))
+            return min(wanted or cells, cells)
+        return int(wanted or TRIALS)
 
     def give_back(self, number: int) -> None:
         """Queue an interrupted trial's parameters again, and put the trial aside."""
@@ -174,11 +179,6 @@ class LocalStudy:
                 end_orphan(int(trial.user_attrs["pid"]), self.run_name(trial.number))
             print(f"trial {trial.number} was interrupted: its settings run again")
             self.give_back(trial.number)
-
-
-def was_interrupted(trial: FrozenTrial) -> bool:
-    """Say whether a trial ended with its runner: the failed ones have a reason."""
-    return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
 
 
 def _sampler(method: str, seed: int) -> BaseSampler:
@@ -197,12 +197,17 @@ def load(folder: Path) -> optuna.Study:
     """
     if not (folder / "journal.log").is_file():
         raise FileNotFoundError(
-            f"{folder}/journal.log: no local trials of this sweep; run make sweep SWEEP={folder.name} first "
+            f"{folder}/journal.log: no local trials of this sweep; run {_making(folder.name)} first "
             "(a sweep that ran on W&B is reported there)"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = journal_storage(folder)
     name = study_name(storage)
     if name is None:
-        raise ValueError(f"{folder}: no trials yet; run make sweep SWEEP={folder.name} first")
+        raise ValueError(f"{folder}: no trials yet; run {_making(folder.name)} first")
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def _making(name: str) -> str:
+    """Return the command that makes a sweep of this name, which is a sweep file's or one that was given to it."""
+    return f"make sweep SWEEP={name}" if name in sweep_names() else f"make sweep SWEEP=... SWEEP_NAME={name}"

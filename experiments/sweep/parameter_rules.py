@@ -8,6 +8,7 @@ beside NumPy 2, hence these rules.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,13 +57,16 @@ GRID = ("constant", "categorical", "int_uniform", "q_uniform")
 
 
 def is_number(value: object) -> bool:
-    """Say whether a YAML value is a finite number (a bool is none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Say whether a YAML value is a number that a finite float holds (a bool is none)."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def is_integer(value: object) -> bool:
-    """Say whether a YAML value is an integer (a bool is none)."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Say whether a YAML value is an integer, as `is_number` limits it."""
+    return isinstance(value, int) and is_number(value)
 
 
 def distribution_of(parameter: Mapping[str, Any]) -> str:
@@ -120,7 +124,7 @@ def _values_problem(parameter: Mapping[str, Any]) -> tuple[str, str] | None:
 def _bounds_problem(parameter: Mapping[str, Any], rule: Rule) -> tuple[str, str] | None:
     for key in ("min", "max", "q", "mu", "sigma", "a", "b"):
         if key in parameter and not is_number(parameter[key]):
-            return key, f"must be a number, not {parameter[key]!r}"
+            return key, f"must be a finite number, not {reprlib.repr(parameter[key])}"
     for key in ("sigma", "a", "b"):
         if parameter.get(key, 0) < 0:
             return key, "must not be below 0"

@@ -12,6 +12,7 @@ import yaml
 
 from experiments.recipes import ROOT, choose
 from experiments.sweep.parameter_rules import GRID, distribution_of, is_integer, is_number, parameter_problem
+from experiments.sweep.trial_command import PARAMETERS
 
 SWEEPS = ROOT / "sweeps"
 YAML = (".yaml", ".yml")  # endings that tell a file from a name
@@ -23,6 +24,7 @@ METHODS = ("grid", "random", "bayes")
 METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 GOALS = ("minimize", "maximize")
+FILE_MACRO = "${args_json_file}"  # W&B's agent writes the file
 IMPUTED = {
     "impute": ("latest", "best", "worst"),
     "impute_while_running": ("latest", "best", "worst", "false"),
@@ -58,7 +60,7 @@ class SweepFile:
 
     @property
     def metric(self) -> str:
-        """Name of the metric that is optimised."""
+        """Name of the metric that is optimised; a grid and a random search on W&B may have none."""
         return str(self.config["metric"]["name"])
 
     def reached(self, value: float) -> bool:
@@ -143,7 +145,7 @@ def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _controller_problems(config["controller"])
     yield from _command_problems(config)
     yield from _scheduler_problems(config)
-    yield from _metric_problems(config.get("metric"))
+    yield from _metric_problems(config)
     yield from _parameters_problems(config.get("parameters"), config.get("method"))
     if "early_terminate" in config:
         yield from _early_terminate_problems(config["early_terminate"])
@@ -185,11 +187,20 @@ def _command_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     command = config["command"]
     if not isinstance(command, list) or not command:
         yield "command", "must be a list of words"
-    elif "${args}" not in command:
-        yield "command", "has no ${args}, so no parameter would reach the run"
+    elif FILE_MACRO in command:
+        yield "command", f"{FILE_MACRO} is not supported here; use one of {', '.join(PARAMETERS)}"
+    elif not any(word in PARAMETERS for word in command):
+        yield "command", f"has none of {', '.join(PARAMETERS)}, so no parameter would reach the run"
 
 
-def _metric_problems(metric: object) -> Iterator[Problem]:
+def _metric_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    if "metric" not in config:
+        if config.get("method") == "bayes":
+            yield "metric", "method bayes needs it, with name and goal"
+        elif "early_terminate" in config:
+            yield "metric", "early_terminate needs it, with name and goal"
+        return
+    metric = config["metric"]
     if not isinstance(metric, Mapping):
         yield "metric", "must be a mapping with name and goal"
         return

@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from experiments.sweep.local_study import REASON, load, was_interrupted
+from experiments.sweep.interruption import REASON, was_interrupted
+from experiments.sweep.local_study import load
 from experiments.sweep.sweep_plots import shown, write_plots
 from experiments.sweep.trial_command import as_typed
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.interpreter import python_here
@@ -14,12 +14,25 @@ from experiments.recipes import DEFAULT_PRESET, preset_file, recipe_of
 from experiments.shorthand import data_arguments, spell_out
 
 ENV = "/usr/bin/env"
+# W&B's macros that stand for all parameters, and how each of them spells one out.
+SPELLINGS: dict[str, Callable[[str, Any], list[str]]] = {
+    "${args}": lambda name, value: [f"--{name}={value}"],
+    "${args_no_equals}": lambda name, value: [f"--{name}", f"{value}"],
+    "${args_no_hyphens}": lambda name, value: [f"{name}={value}"],
+    "${args_no_boolean_flags}": lambda name, value: (
+        [f"--{name}={value}"] if not isinstance(value, bool) else [f"--{name}"] if value else []
+    ),
+    "${args_append_hydra}": lambda name, value: [f"+{name}={value}"],
+    "${args_override_hydra}": lambda name, value: [f"++{name}={value}"],
+}
+JSON = "${args_json}"
+PARAMETERS = (*SPELLINGS, JSON)
 ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
 
 def with_arguments(command: Sequence[str], arguments: Sequence[str]) -> list[str]:
     """Return a sweep's command with extra arguments before its parameters, which so override them."""
-    position = list(command).index("${args}")
+    position = next(place for place, word in enumerate(command) if word in PARAMETERS)
     return [*command[:position], *arguments, *command[position:]]
 
 
@@ -49,18 +62,20 @@ def trial_command(
     """Fill in the macros of a command.
 
     Args:
-        command: Words, among them W&B's macros ``${args}``, ``${interpreter}``, ``${program}``, ``${env}``,
-            ``${args_json}``, ``${args_no_hyphens}`` and ``${envvar:NAME}``.
+        command: Words, among them W&B's macros: those of `PARAMETERS`, ``${interpreter}``, ``${program}``,
+            ``${env}`` and ``${envvar:NAME}``.
         parameters: The trial's values by name.
         program: The sweep file's ``program``.
 
     Returns:
-        The command line, ``--name=value`` for each parameter.
+        The command line, with each parameter as its macro spells it: ``--name=value`` for ``${args}``.
     """
     macros = {
-        "${args}": [f"--{name}={value}" for name, value in parameters.items()],
-        "${args_no_hyphens}": [f"{name}={value}" for name, value in parameters.items()],
-        "${args_json}": [json.dumps(dict(parameters))],
+        **{
+            macro: [word for name, value in parameters.items() for word in spelt(name, value)]
+            for macro, spelt in SPELLINGS.items()
+        },
+        JSON: [json.dumps(dict(parameters))],
         "${interpreter}": ["python"],
         "${program}": [program or ""],
         "${env}": [ENV],

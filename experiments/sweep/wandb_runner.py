@@ -17,13 +17,16 @@ from experiments.sweep.trial_process import own_threads
 PROJECT = "sonodistill"
 
 
-def create_sweep(sweep: SweepFile, arguments: Sequence[str], name: str | None = None) -> str:
+def create_sweep(
+    sweep: SweepFile, arguments: Sequence[str], name: str | None = None, count: int | None = None
+) -> str:
     """Create the sweep on the server.
 
     Args:
         sweep: The sweep file.
         arguments: Extra arguments of every trial.
         name: Name of the sweep; None for the file's.
+        count: Runs that this machine shall do; the sweep's ``run_cap`` gives way to more of them.
 
     Returns:
         The sweep's id, as ``entity/project/id``.
@@ -31,6 +34,8 @@ def create_sweep(sweep: SweepFile, arguments: Sequence[str], name: str | None = 
     config = {"name": sweep.name, **sweep.config, "command": with_arguments(sweep.command, arguments)}
     if name is not None:
         config["name"] = name
+    if count is not None and "run_cap" in config:
+        config["run_cap"] = max(config["run_cap"], count)  # fewer here leave the rest to other machines
     project = str(config.get("project", PROJECT))
     sweep_id = wandb.sweep(config, entity=config.get("entity"), project=project)
     entity = os.environ.get("WANDB_ENTITY")  # where W&B has put the sweep, the user's default included
@@ -49,10 +54,12 @@ def run_agents(sweep_id: str, count: int | None, jobs: int = 1) -> int:
         The exit status of the first agent that failed, 0 when none did.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came; the agents have ended, each in its own way.
+        KeyboardInterrupt: Ctrl-C came; the agents have handed it on and ended after their trials.
         TerminatedError: SIGTERM came, as above.
     """
-    agent = [sys.executable, "-m", "wandb", "agent"]
+    # Each trial leads a process group of its own, and without this the agent would leave it behind on SIGTERM:
+    # never marked preempting, never queued again, on a GPU that the next run wants.
+    agent = [sys.executable, "-m", "wandb", "agent", "--forward-signals"]
     shares = [None] * jobs if count is None else [(count + place) // jobs for place in range(jobs)]
     limits = [[] if share is None else ["--count", str(share)] for share in shares if share != 0]
     python = str(Path(sys.executable).parent)

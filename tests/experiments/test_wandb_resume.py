@@ -47,6 +47,16 @@ def ends_of_epochs(log):
     return [last[epoch] for epoch in sorted(last)]
 
 
+def check_scales_and_duplicates(log):
+    """What the training step itself logs beside its loss: at the same steps, within its bounds."""
+    steps = [step for step, _ in log.series("train/loss/total")]
+    for name in ("logit_scale", "teacher_logit_scale", "duplicate_captions"):
+        assert [step for step, _ in log.series(f"train/{name}")] == steps, name
+    assert all(value > 0 for _, value in log.series("train/logit_scale"))
+    assert len({value for _, value in log.series("train/teacher_logit_scale")}) == 1, "the teacher is frozen"
+    assert all(0 <= value <= 1 for _, value in log.series("train/duplicate_captions"))
+
+
 def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(fit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -69,6 +79,7 @@ def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(fit, tmp_path, mo
     assert "preempting" in first.kinds()
     assert first.exit_code == 128 + signal.SIGTERM
     assert run_id_of(checkpoint) == first.run_id
+    check_scales_and_duplicates(first)
     (old,) = folder.glob("offline-run-*")
     old.rename(tmp_path / "first-run")
 

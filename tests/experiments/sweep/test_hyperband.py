@@ -2,8 +2,11 @@
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from experiments.sweep.hyperband import HyperbandRule, bands
+from experiments.sweep.interruption import REASON
 
 # Histories and the runs that `sweeps.hyperband_stopping.hyperband_stop_runs` (version 0.3.0) stops of them.
 RECORDED = [
@@ -82,3 +85,28 @@ def test_a_study_prunes_the_trial_that_falls_behind_in_its_direction(direction, 
 def test_without_a_number_of_bands_from_above_they_rise_from_the_least():
     assert bands({"min_iter": 1, "max_iter": 9})[:3] == [1, 3, 9]
     assert bands({"min_iter": 1, "max_iter": 27, "s": 2}) == [3, 9]
+
+
+def past_trial(score, **more):
+    values = {"params": {"x": score}, "distributions": {"x": FloatDistribution(0, 1)}}
+    return create_trial(**values, intermediate_values=dict.fromkeys((1, 2, 3), score), **more)
+
+
+def stopped_beside(*trials):
+    """Say whether a trial that is at 0.8 after three evaluations is stopped; the better half goes on."""
+    rule = HyperbandRule({"min_iter": 3, "eta": 2}, maximize=True)
+    study = optuna.create_study(direction="maximize", pruner=rule)
+    study.add_trials(trials)
+    own = study.ask({"x": FloatDistribution(0, 1)})
+    for step in (1, 2, 3):
+        own.report(0.8, step)
+    return own.should_prune()
+
+
+def test_an_interrupted_trial_whose_settings_ran_again_is_no_second_rival():
+    done = past_trial(0.9, value=0.9, state=TrialState.COMPLETE)
+    interrupted = past_trial(0.9, state=TrialState.FAIL)
+    failed = past_trial(0.9, state=TrialState.FAIL, user_attrs={REASON: "exit status 1"})
+    assert not stopped_beside(done), "of two, rank 2 / 2 is the worse one"
+    assert not stopped_beside(interrupted, done)
+    assert stopped_beside(failed, done), "a run of its own, as on W&B"

@@ -15,8 +15,9 @@ import yaml
 from experiments.run_folder import RUN_VARIABLE
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner
+from experiments.sweep.interruption import was_interrupted
 from experiments.sweep.local_runner import run_locally
-from experiments.sweep.local_study import load, sweep_folder, was_interrupted
+from experiments.sweep.local_study import load, sweep_folder
 from experiments.sweep.search_space import grid, search_space
 from experiments.sweep.sweep_file import read_sweep, sweep_path
 from experiments.sweep.trial_command import as_typed
@@ -86,6 +87,22 @@ def test_a_failed_trial_is_recorded_with_its_reason_and_passed_over(capsys):
     assert "x must not be 3" in capsys.readouterr().out
 
 
+def test_a_program_that_is_absent_fails_the_trial_by_the_key_that_names_it(capsys):
+    write_sweep()
+    text = Path("tiny.yaml").read_text().replace("- python\n", "- nopython\n")
+    Path("tiny.yaml").write_text(text)
+    folder = Path("outputs/sweeps/tiny")
+    assert run_locally(read_sweep(Path("tiny.yaml")), folder, None, 1, []) == 1
+    trials = load(folder).trials
+    assert [trial.state.name for trial in trials] == ["FAIL"] * local_runner.HOPELESS + ["WAITING"]
+    assert not any(was_interrupted(trial) for trial in trials)
+    reason = "command: nopython: No such file or directory"
+    assert trials[0].user_attrs["reason"] == reason
+    printed = capsys.readouterr().out
+    assert f"trial 0: FAILED, {reason}" in printed
+    assert "the first 3 trials failed" in printed
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_sweep_whose_first_trials_all_fail_stops(jobs, capsys):
     status, study = sweep(
@@ -150,6 +167,12 @@ def test_going_on_adds_trials_up_to_the_count_and_never_repeats_random_ones():
     assert len({trial.params["model.x"] for trial in study.trials}) == 5
 
 
+@pytest.mark.parametrize(("count", "trials"), [(None, 2), (1, 1), (3, 3)])
+def test_run_cap_is_the_number_of_trials_unless_a_count_is_given(count, trials):
+    _, study = sweep(count=count, run_cap=2)
+    assert states(study) == ["COMPLETE"] * trials
+
+
 def test_jobs_run_at_the_same_time():
     started = time.monotonic()
     sweep(jobs=4, options=["--pause=0.5"])
@@ -169,6 +192,16 @@ def test_other_settings_do_not_mix_with_an_old_sweep():
 def test_a_distribution_without_counterpart_is_named():
     with pytest.raises(ValueError, match=r"parameters.model.x.distribution: normal runs on W&B only"):
         sweep(method="random", parameters={"model.x": {"distribution": "normal"}})
+
+
+def test_a_local_sweep_without_a_metric_says_why_it_needs_one():
+    write_sweep()
+    config = yaml.safe_load(Path("tiny.yaml").read_text())
+    del config["metric"]
+    Path("tiny.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"tiny.yaml: metric: a sweep on this machine needs it"):
+        run_locally(read_sweep(Path("tiny.yaml")), Path("outputs/sweeps/tiny"), None, 1, [])
+    assert not list(Path("outputs/sweeps/tiny").glob("journal*"))
 
 
 def test_a_grid_has_quantised_and_integer_axes():
@@ -326,11 +359,15 @@ def test_the_old_settings_of_a_sweep_can_be_gone_on_with():
 def test_the_report_of_nothing_says_what_to_do():
     from experiments.sweep.sweep_report import report
 
-    with pytest.raises(FileNotFoundError, match="run make sweep SWEEP=none first"):
+    with pytest.raises(FileNotFoundError, match="run make sweep SWEEP=decay first"):
+        report(Path("outputs/sweeps/decay"))
+    with pytest.raises(FileNotFoundError, match=r"run make sweep SWEEP=\.\.\. SWEEP_NAME=none first"):
         report(Path("outputs/sweeps/none"))
     Path("outputs/sweeps/none").mkdir(parents=True)
     Path("outputs/sweeps/none/journal.log").touch()
-    with pytest.raises(ValueError, match="outputs/sweeps/none: no trials yet; run make sweep"):
+    with pytest.raises(
+        ValueError, match=r"outputs/sweeps/none: no trials yet; run make sweep .*SWEEP_NAME=none"
+    ):
         report(Path("outputs/sweeps/none"))
 
 
@@ -347,7 +384,7 @@ def test_a_renamed_sweep_is_reported_and_gone_on_with(capsys):
     assert {seen(trial)[0] for trial in after.trials[:2]} == {group}
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a*", "/tmp"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a*", "/tmp", "a b"])
 def test_a_sweeps_name_is_that_of_a_folder(name):
     with pytest.raises(ValueError, match=r"SWEEP_NAME=.*: no name of a folder under outputs/sweeps"):
         sweep_folder(name)

@@ -33,6 +33,16 @@ def test_the_promised_sweeps_are_shipped():
     assert sweep_names() == ["decay", "decay-grid", "schedule-shape"]
 
 
+def without_metric(**changes):
+    return {key: value for key, value in changed(**changes).items() if key != "metric"}
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_no_shipped_sweep_runs_without_end_on_wandb(name):
+    config = read_sweep(sweep_path(name)).config
+    assert config["method"] == "grid" or config["run_cap"] == 20
+
+
 # Verdicts of the schema of W&B's sweep engine 0.3.0 on the same configurations, recorded once.
 ACCEPTED = [
     parameter(value=3),
@@ -55,6 +65,14 @@ ACCEPTED = [
     changed(scheduler={"engine": "wandb"}),
     changed(scheduler={"engine": "wandb", "source": "a.py", "optimizer": "b", "search_space": "c"}),
     {key: value for key, value in changed(program="train.py").items() if key != "command"},
+    without_metric(),
+    without_metric(method="grid", parameters={"x": {"values": [1, 2]}}),
+    changed(command=["python", "${args_json}"]),
+    changed(command=["python", "${args_no_hyphens}"]),
+    changed(command=["python", "${args_no_boolean_flags}"]),
+    changed(command=["python", "${args_no_equals}"]),
+    changed(command=["python", "${args_append_hydra}"]),
+    changed(command=["python", "${args_override_hydra}"]),
 ]
 REFUSED = [
     ("method", changed(method="gridd")),
@@ -74,6 +92,7 @@ REFUSED = [
         "scheduler",
         changed(scheduler={"engine": "wandb"}, early_terminate={"type": "hyperband", "min_iter": 2}),
     ),
+    ("metric", changed(metric=None)),
     ("metric.goal", changed(metric={"name": "a", "goal": "max"})),
     ("metric.name", changed(metric={"goal": "maximize"})),
     ("metric.mode", changed(metric={"name": "a", "mode": "max"})),
@@ -93,6 +112,8 @@ REFUSED = [
     ("parameters.x.min", parameter(min=1, max=1)),
     ("parameters.x.max", parameter(min=1)),
     ("parameters.x.max", parameter(min=1, max="two")),
+    ("parameters.x.max", parameter(min=1, max=10**400)),
+    ("parameters.x.min", parameter(min=-(10**400), max=1.5)),
     ("parameters.x.min", parameter(min=0, max=1, distribution="log_uniform_values")),
     ("parameters.x.max", parameter(min=0, max=1.5, distribution="int_uniform")),
     ("parameters.x.q", parameter(min=0, max=1, q=0, distribution="q_uniform")),
@@ -148,6 +169,32 @@ def test_a_command_that_never_gets_its_parameters_is_refused():
     ((key, reason),) = problems(changed(command=["python", "train.py"]))
     assert key == "command"
     assert "${args}" in reason
+
+
+def test_a_macro_that_only_wandbs_agent_can_fill_in_is_named_as_such():
+    ((key, reason),) = problems(changed(command=["python", "${args_json_file}"]))
+    assert key == "command"
+    assert reason.startswith("${args_json_file} is not supported here; use one of ${args}, ")
+
+
+@pytest.mark.parametrize(
+    ("needing", "changes"),
+    [
+        ("method bayes", {"method": "bayes"}),
+        ("early_terminate", {"early_terminate": {"type": "hyperband", "min_iter": 2}}),
+    ],
+)
+def test_what_needs_a_metric_is_named_where_there_is_none(needing, changes):
+    assert list(problems(without_metric(**changes))) == [
+        ("metric", f"{needing} needs it, with name and goal")
+    ]
+
+
+def test_a_number_of_hundreds_of_digits_is_named_shortly():
+    ((key, reason),) = problems(parameter(min=1, max=10**400))
+    assert key == "parameters.x.max"
+    assert reason.startswith("must be a finite number, not 1000")
+    assert len(reason) < 100
 
 
 def test_without_a_command_wandbs_default_runs_the_program(tmp_path):

@@ -16,8 +16,8 @@ from experiments.recipes import preset_file
 from experiments.run_folder import RUN_VARIABLE, requeued_checkpoint, run_folder
 from experiments.sweep import __main__ as command_line
 from experiments.sweep import local_runner, wandb_runner
-from experiments.sweep.sweep_file import read_sweep, sweep_path
-from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
+from experiments.sweep.sweep_file import SweepFile, read_sweep, sweep_path
+from experiments.sweep.trial_command import PARAMETERS, as_typed, trial_command, with_arguments
 
 
 def test_the_sweep_is_sent_as_the_file_has_it_with_the_extra_arguments(monkeypatch):
@@ -40,6 +40,18 @@ def test_the_sweep_is_sent_as_the_file_has_it_with_the_extra_arguments(monkeypat
 
 
 @pytest.mark.parametrize(
+    ("cap", "count", "sent_cap"), [(20, None, 20), (20, 5, 20), (20, 40, 40), (None, 40, None)]
+)
+def test_a_greater_count_raises_the_cap_of_the_sweep(cap, count, sent_cap, monkeypatch):
+    sent = []
+    monkeypatch.setattr(wandb_runner.wandb, "sweep", lambda config, **_: sent.append(config) or "abc123")
+    sweep = read_sweep(sweep_path("schedule-shape"))
+    sweep = SweepFile(sweep.path, {**sweep.config, **({} if cap is None else {"run_cap": cap})})
+    wandb_runner.create_sweep(sweep, [], None, count)
+    assert sent[0].get("run_cap") == sent_cap
+
+
+@pytest.mark.parametrize(
     ("count", "jobs", "counts"),
     [(5, 1, ["5"]), (None, 1, [None]), (5, 2, ["2", "3"]), (1, 3, ["1"]), (None, 2, [None, None])],
 )
@@ -52,7 +64,7 @@ def test_the_agents_are_wandbs_own_and_share_the_count(monkeypatch, count, jobs,
     assert wandb_runner.run_agents("lab/sonodistill/abc", count, jobs) == 7
     ((commands, environment),) = calls
     limits = [[] if count is None else ["--count", count] for count in counts]
-    words = [["-m", "wandb", "agent", *limit, "lab/sonodistill/abc"] for limit in limits]
+    words = [["-m", "wandb", "agent", "--forward-signals", *limit, "lab/sonodistill/abc"] for limit in limits]
     assert [command[1:] for command in commands] == words
     assert ("OMP_NUM_THREADS" in environment) == (jobs > 1)
 
@@ -69,24 +81,60 @@ time.sleep(60)
 """
 
 
-def test_ctrl_c_gives_the_agent_the_time_it_needs_and_is_no_traceback(tmp_path):
-    """As a terminal does it: to the whole foreground group."""
-    (tmp_path / "wandb").mkdir()
-    (tmp_path / "wandb/__init__.py").touch()
-    (tmp_path / "wandb/__main__.py").write_text(AGENT)
+# Starts its trial with W&B's own class, the one that decides what a trial hears of a signal to the agent.
+AGENT_WITH_TRIAL = """
+import os, sys
+sys.path[:] = [folder for folder in sys.path if folder != os.getcwd()]
+for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+    del sys.modules[name]
+from wandb.wandb_agent import AgentProcess, ShutdownSignal
+trial = AgentProcess(
+    env=dict(os.environ),
+    command=[sys.executable, "trial.py"],
+    forward_signals="--forward-signals" in sys.argv,
+)
+try:
+    trial.wait()
+except (KeyboardInterrupt, ShutdownSignal):
+    trial.wait()
+"""
+TRIAL = """
+import pathlib, signal, sys, time
+def end(number, _):
+    time.sleep(1)
+    pathlib.Path("told").write_text(str(number))
+    sys.exit(128 + number)
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def start_agent(folder, script):
+    """Start ``make sweep-agent`` with a script in the place of W&B's agent, and wait until it is ready."""
+    (folder / "wandb").mkdir()
+    (folder / "wandb/__init__.py").touch()
+    (folder / "wandb/__main__.py").write_text(script)
     run = subprocess.Popen(
         [sys.executable, "-m", "experiments.sweep", "agent", "lab/sonodistill/abc"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).resolve().parents[3]}"},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{Path(__file__).resolve().parents[3]}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while not (tmp_path / "ready").exists():
+    while not (folder / "ready").exists():
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.05)
+    return run
+
+
+def test_ctrl_c_gives_the_agent_the_time_it_needs_and_is_no_traceback(tmp_path):
+    """As a terminal does it: to the whole foreground group."""
+    run = start_agent(tmp_path, AGENT)
     os.killpg(run.pid, signal.SIGINT)
     output, _ = run.communicate(timeout=60)
     assert (tmp_path / "ended").exists()
@@ -94,12 +142,25 @@ def test_ctrl_c_gives_the_agent_the_time_it_needs_and_is_no_traceback(tmp_path):
     assert output == "\ninterrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
+)
+def test_a_signal_reaches_the_trial_and_its_end_is_waited_for(number, group, tmp_path):
+    """SIGTERM as a scheduler sends it, to the runner or to its whole group; the trial is in a group of its own."""
+    (tmp_path / "trial.py").write_text(TRIAL)
+    run = start_agent(tmp_path, AGENT_WITH_TRIAL)
+    (os.killpg if group else os.kill)(run.pid, number)
+    output, _ = run.communicate(timeout=60)
+    assert (tmp_path / "told").read_text() == str(int(number)), output
+    assert run.returncode == 128 + number
+
+
 def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
     monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
     monkeypatch.setattr(wandb_runner, "create_sweep", lambda sweep, *given: f"e/p/{sweep.name}{given}")
     monkeypatch.setattr(wandb_runner, "run_agents", lambda *given: given)
     words = ["run", "decay", "--count", "4", "--jobs", "2", "--name", "mine", "--", "--a=1"]
-    assert command_line.run(command_line.parse(words)) == ("e/p/decay(['--a=1'], 'mine')", 4, 2)
+    assert command_line.run(command_line.parse(words)) == ("e/p/decay(['--a=1'], 'mine', 4)", 4, 2)
     assert "make sweep-agent ID=e/p/decay" in capsys.readouterr().out
     assert command_line.run(command_line.parse(["agent", "a/b/c", "--jobs", "3"])) == ("a/b/c", None, 3)
 
@@ -108,7 +169,7 @@ def test_data_and_weights_reach_every_trial(monkeypatch, tmp_path):
     """``make sweep DATA=hc18 TEACHER=... HC18_ROOT=...`` trains on what ``make train`` would."""
     monkeypatch.setattr(wandb_access, "wandb_mode", lambda: "online")
     monkeypatch.setattr(
-        wandb_runner, "create_sweep", lambda _, arguments, __: sent.extend(arguments) or "p/a"
+        wandb_runner, "create_sweep", lambda _, arguments, *__: sent.extend(arguments) or "p/a"
     )
     monkeypatch.setattr(wandb_runner, "run_agents", lambda *_: 0)
     monkeypatch.setenv("HC18_ROOT", "/data/HC18")
@@ -193,6 +254,16 @@ def test_a_trial_is_spelled_as_wandbs_agent_spells_it(monkeypatch):
     args = create_sweep_command_args({"args": {name: {"value": v} for name, v in parameters.items()}})
     expected = [word for part in theirs for word in (args["args"] if part == "${args}" else [part])]
     assert trial_command(with_arguments(sweep.command, ["--x=1"]), parameters) == expected
+
+
+@pytest.mark.parametrize("macro", [name for name in PARAMETERS if name != "${args}"])
+def test_every_macro_of_the_parameters_is_wandbs_and_takes_the_arguments_before_it(macro):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    parameters = {"a.b": 2.5, "name": "x y", "on": True, "off": False, "none": None}
+    theirs = create_sweep_command_args({"args": {name: {"value": v} for name, v in parameters.items()}})
+    command = with_arguments(["run", macro, "last"], ["--x=1"])
+    assert trial_command(command, parameters) == ["run", "--x=1", *theirs[macro[2:-1]], "last"]
 
 
 def test_the_other_macros_are_filled_in_too(monkeypatch):
