@@ -35,8 +35,9 @@ import torch
 from torch import Tensor
 
 from losses.distributions import diagonal_cross_entropy, matched_cross_entropy, off_diagonal_cross_entropy
-from losses.gather import all_agree, gather_rows, sum_over_ranks, world_size
+from losses.gather import gather_rows, sum_over_ranks, world_size
 from losses.joint_batch import JointBatch
+from losses.pair_sums import BothSums, PairSums
 
 BLOCK_ELEMENTS = 2**21
 """Numbers in a block of rows (8 MiB in float32): tall enough for the matrix products, small beside B x B.
@@ -93,46 +94,6 @@ class _Problem:
         return matrix.diagonal(offset=self.first_row + rows.start)
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """One direction's sums of E, F and F * S over the mismatched pairs of each row, and its matched pair's own."""
-
-    e: Tensor
-    f: Tensor
-    fs: Tensor
-    own_e: Tensor
-    own_f: Tensor
-
-    @property
-    def all_e(self) -> Tensor:
-        return self.e + self.own_e
-
-    @property
-    def all_f(self) -> Tensor:
-        return self.f + self.own_f
-
-    def __getitem__(self, rows: slice) -> _Sums:
-        return _Sums(self.e[rows], self.f[rows], self.fs[rows], self.own_e[rows], self.own_f[rows])
-
-
-@dataclass(frozen=True)
-class _BothSums:
-    """The sums over this process's rows (image to text) and over all columns (text to image)."""
-
-    rows: _Sums
-    columns: _Sums
-    own_s: Tensor
-
-    def are_precise(self) -> bool:
-        """Whether no number that matters was lost to underflow or overflow, on any rank."""
-        kind = torch.finfo(self.own_s.dtype)
-        # Numbers flushed to zero are below `tiny`; B of them may not matter beside any sum.
-        least = kind.tiny / kind.eps * len(self.columns.e)
-        positive = torch.cat([sums for way in (self.rows, self.columns) for sums in (way.all_e, way.all_f)])
-        sums = torch.cat((positive, self.rows.fs, self.columns.fs))
-        return all_agree(bool((positive.min() >= least) & torch.isfinite(sums).all()))
-
-
 def fused_terms(
     student: JointBatch, teacher: JointBatch, temperature: float, keep: bool
 ) -> dict[str, Tensor] | None:
@@ -166,7 +127,7 @@ def fused_terms(
     return {"contrastive": contrastive, "diagonal": diagonal, "off_diagonal": off_diagonal}
 
 
-def _sweep(problem: _Problem, keep: bool) -> tuple[_BothSums, Tensor | None, Tensor | None]:
+def _sweep(problem: _Problem, keep: bool) -> tuple[BothSums, Tensor | None, Tensor | None]:
     """Compute all sums in one pass over the rows; return E and F, too, if they are to be kept."""
     b, B = len(problem.image), len(problem.all_text)
     blocks = problem.blocks()
@@ -194,8 +155,10 @@ def _sweep(problem: _Problem, keep: bool) -> tuple[_BothSums, Tensor | None, Ten
             torch.mv(matrix, ones, out=row[rows])
             column.addmv_(matrix.T, row_ones)
     sum_over_ranks(columns)
-    sums = _BothSums(
-        _Sums(row_e, row_f, row_fs, *own_ef.unbind(1)), _Sums(*columns, *gather_rows(own_ef).unbind(1)), own_s
+    sums = BothSums(
+        PairSums(row_e, row_f, row_fs, *own_ef.unbind(1)),
+        PairSums(*columns, *gather_rows(own_ef).unbind(1)),
+        own_s,
     )
     return (sums, e_all, f_all) if keep else (sums, None, None)
 
@@ -206,7 +169,7 @@ def _exponentiate(logits: Tensor, shift: float) -> None:
     logits.exp_()
 
 
-def _values(problem: _Problem, sums: _BothSums) -> tuple[Tensor, Tensor, Tensor]:
+def _values(problem: _Problem, sums: BothSums) -> tuple[Tensor, Tensor, Tensor]:
     own = slice(problem.first_row, problem.first_row + len(problem.image))
     terms = []
     for way in (sums.rows, sums.columns[own]):
@@ -226,7 +189,7 @@ def _values(problem: _Problem, sums: _BothSums) -> tuple[Tensor, Tensor, Tensor]
     return contrastive, diagonal, off_diagonal
 
 
-def _factors(sums: _Sums, k: float, upstream: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _factors(sums: PairSums, k: float, upstream: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return one direction's factors of E and of F in the gradient, and what it adds at the matched pairs."""
     contrastive, diagonal, off_diagonal = upstream
     attraction = contrastive + diagonal * sums.own_f / sums.all_f
@@ -236,7 +199,7 @@ def _factors(sums: _Sums, k: float, upstream: Sequence[Tensor]) -> tuple[Tensor,
 
 
 def _gradients(
-    problem: _Problem, sums: _BothSums, kept: tuple[Tensor, Tensor] | None, upstream: Sequence[Tensor]
+    problem: _Problem, sums: BothSums, kept: tuple[Tensor, Tensor] | None, upstream: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients in image [b, D], all texts [B, D] and the logit scale."""
     b, B = len(problem.image), len(problem.all_text)
@@ -304,7 +267,7 @@ class _FusedTerms(torch.autograd.Function):
         all_text: Tensor,
         scale: Tensor,
         problem: _Problem,
-        sums: _BothSums,
+        sums: BothSums,
         e: Tensor | None,
         f: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
