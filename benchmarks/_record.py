@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from export.latency.machine import machine_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
-ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 """What the Makefile tells glibc's allocator; recorded, because it changes the speed of whole commands."""
 Row = dict[str, Any]
 Record = dict[str, Any]
 Spread = dict[str, float]
 Key = tuple[str, str, str]
+T = TypeVar("T")
 
 
 def spread(values: Any) -> Spread:
@@ -43,6 +45,23 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Call ways of doing one thing in turns; every other one runs backwards, so that none always follows the same.
+
+    Args:
+        ways: Name -> function without arguments.
+        rounds: Number of turns.
+
+    Returns:
+        Name -> what its function returned in each round.
+    """
+    found: dict[str, list[T]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in list(ways) if number % 2 == 0 else list(reversed(ways)):
+            found[name].append(ways[name]())
+    return found
+
+
 def interleave(
     ways: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu", warm: bool = True
 ) -> dict[str, np.ndarray]:
@@ -50,7 +69,7 @@ def interleave(
 
     Args:
         ways: Name -> function without arguments.
-        rounds: Number of turns; every other one runs backwards, so that no way always follows the same one.
+        rounds: Number of turns (see `in_turns`).
         device: What has to be waited for.
         warm: Run each way once before.
 
@@ -59,15 +78,16 @@ def interleave(
     """
     for run in ways.values() if warm else ():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds):
-        for name in list(ways) if number % 2 == 0 else list(reversed(ways)):
-            synchronise(device)
-            start = time.perf_counter()
-            ways[name]()
-            synchronise(device)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
+
+    def timed(run: Callable[[], Any]) -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        run()
+        synchronise(device)
+        return time.perf_counter() - start
+
+    clocks = {name: partial(timed, run) for name, run in ways.items()}
+    return {name: np.array(values) for name, values in in_turns(clocks, rounds).items()}
 
 
 def make_row(
