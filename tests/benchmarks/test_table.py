@@ -1,5 +1,7 @@
 """The page says what was measured, what was missed, and on what."""
 
+import json
+
 import pytest
 
 from benchmarks._record import make_row, not_run, write
@@ -51,6 +53,44 @@ def test_a_page_without_marks_and_a_folder_without_results_are_errors(page, tmp_
     page.write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"performance.md: lacks the lines"):
         write_page(page, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("drop", "error"),
+    [
+        (lambda record: record["machine"].pop("allocator"), "lacks the machine's allocator"),
+        (lambda record: record["rows"][0].pop("rounds"), "lacks the rows' rounds"),
+    ],
+)
+def test_results_of_an_older_form_are_refused(drop, error, page, tmp_path):
+    path = tmp_path / "results" / "a.json"
+    write("a", [make_row("s", "c", "x", [1]), not_run("s", "gpu", "x", "no GPU")], quick=False, path=path)
+    before = page.read_text()
+    record = json.loads(path.read_text())
+    drop(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"a\.json: {error}; measure it again: make bench ARGS=a$"):
+        write_page(page, tmp_path / "results")
+    assert page.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "default"),
+        ({"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}, "make"),
+        ({"MALLOC_MMAP_MAX_": "0"}, "MALLOC_MMAP_MAX_=0"),
+    ],
+)
+def test_the_table_says_which_allocator_a_result_had(given, expected, page, tmp_path, monkeypatch):
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    write("a", [make_row("s", "c", "x", [1])], quick=False, path=tmp_path / "results" / "a.json")
+    write_page(page, tmp_path / "results")
+    (line,) = [line for line in page.read_text().splitlines() if line.startswith("| a |")]
+    assert line.split(" | ")[4] == expected
 
 
 def test_the_exponent_of_a_power_is_found():
