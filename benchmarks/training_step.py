@@ -89,7 +89,9 @@ def fit(
     )
     if ready:
         data.bind(student.preprocessing, teacher.preprocessing)
-        trainer.fit(module, train_dataloaders=[next(iter(data.train_dataloader()))] * (steps + warm))
+        batches = [next(iter(data.train_dataloader()))] * (steps + warm)
+        # Lightning takes a mere list for many loaders.
+        trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     else:
         trainer.fit(module, datamodule=data)
     # The first step has no beginning that is timed: of `steps + warm`, `steps` and `warm - 1` are.
