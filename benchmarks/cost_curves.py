@@ -125,7 +125,7 @@ def measure(quick: bool) -> list[Row]:
         loss, images, spacings, workers, steps, batch = [64, 128], [32, 64], [1, 2], [0, 1], 2, 4
     else:
         loss = [256, 512, 1024, 2048, 4096, 8192, 16384]
-        # Prompts, and what comes once, are half of what 64 images take.
+        # Large enough that prompts, and what else comes once, hardly bend the curve.
         images, spacings = [256, 512, 1024, 2048], [5, 10, 20, 40]
         workers, steps, batch = [0, 1, 2], 10, 64
     return [

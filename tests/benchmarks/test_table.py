@@ -3,10 +3,14 @@
 import json
 
 import pytest
+import torch
 
+from benchmarks import cost_curves
+from benchmarks._material import ListedData, head_records, phantom_towers
 from benchmarks._record import make_row, not_run, write
 from benchmarks._table import BEGIN, END, write_page
 from benchmarks.cost_curves import curve, exponent
+from datamodules.loaders import PlainErrorLoader
 
 
 @pytest.fixture
@@ -91,6 +95,21 @@ def test_the_table_says_which_allocator_a_result_had(given, expected, page, tmp_
     write_page(page, tmp_path / "results")
     (line,) = [line for line in page.read_text().splitlines() if line.startswith("| a |")]
     assert line.split(" | ")[4] == expected
+
+
+def test_the_curve_of_evaluation_reads_through_the_data_modules_own_loader(tmp_path, monkeypatch):
+    monkeypatch.delenv("HC18_ROOT", raising=False)
+    seen = []
+
+    def score(self, model, loader, records, names):
+        seen.append((type(loader), loader.num_workers, loader.batch_size, len(loader.dataset), len(records)))
+
+    monkeypatch.setattr(cost_curves.PlaneEvaluation, "score", score)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    records, _ = head_records(tmp_path, 2)
+    _, workers = cost_curves.whole_evaluation(phantom_towers()[0].eval(), records)
+    assert workers == 0, "on a CPU the data module reads without workers"
+    assert seen == [(PlainErrorLoader, 0, ListedData([]).evaluation_batch_size, 2, 2)]
 
 
 def test_the_exponent_of_a_power_is_found():
