@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
+from benchmarks._turns import in_turns
 from experiments.results import git_commit
 from export.latency.machine import machine_facts
 
@@ -30,7 +31,6 @@ Row = dict[str, Any]
 Record = dict[str, Any]
 Spread = dict[str, float]
 Key = tuple[str, str, str]
-T = TypeVar("T")
 
 
 def spread(values: Any) -> Spread:
@@ -43,23 +43,6 @@ def synchronise(device: str) -> None:
     """Wait for a GPU, so that the clock sees its work."""
     if device != "cpu":
         torch.cuda.synchronize()
-
-
-def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Call ways of doing one thing in turns; every other one runs backwards, so that none always follows the same.
-
-    Args:
-        ways: Name -> function without arguments.
-        rounds: Number of turns.
-
-    Returns:
-        Name -> what its function returned in each round.
-    """
-    found: dict[str, list[T]] = {name: [] for name in ways}
-    for number in range(rounds):
-        for name in list(ways) if number % 2 == 0 else list(reversed(ways)):
-            found[name].append(ways[name]())
-    return found
 
 
 def interleave(

@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks._material import ListedData, head_records, phantom_towers, published_student
-from benchmarks._record import Row, command, in_turns, make_row, not_run
+from benchmarks._record import Row, command, make_row, not_run
+from benchmarks._turns import in_turns
 from benchmarks.baselines import evaluation_authors
 from callbacks.evaluation_mode import evaluation_mode
 from datamodules.evaluation_dataset import EvaluationDataset

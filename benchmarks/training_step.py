@@ -36,8 +36,9 @@ from benchmarks._material import (
     published_student,
     published_teacher,
 )
-from benchmarks._record import Row, command, in_turns, make_row
+from benchmarks._record import Row, command, make_row
 from benchmarks._step_parts import StepTimes, TimedModule, told_apart
+from benchmarks._turns import in_turns
 from benchmarks.baselines.loss_authors import srkd_loss
 from benchmarks.baselines.pipeline_authors import AuthorsPairs
 from callbacks import TeacherCache

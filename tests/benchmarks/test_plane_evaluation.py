@@ -6,7 +6,8 @@ import torch
 
 from benchmarks import plane_evaluation
 from benchmarks._material import phantom_towers
-from benchmarks._record import in_turns, key
+from benchmarks._record import key
+from benchmarks._turns import in_turns
 from benchmarks.plane_evaluation import PREFETCHED, ours, rows_of, timed_images
 
 
