@@ -4,7 +4,8 @@ What one process measures is narrower than what the next one finds, because memo
 the rounds of several. Results go to benchmarks/results/ and from there into docs/performance.md.
 
 `make` tells glibc to keep freed memory (see the Makefile). Benchmarks of whole commands (plane_evaluation,
-training_step, cost_curves) run that way, baselines included; all others have the default allocator on every side.
+training_step, cost_curves) run that way, baselines included, whether make starts them or not; all others have the
+default allocator on every side.
 """
 
 from __future__ import annotations
@@ -17,20 +18,28 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks._record import ALLOCATOR, RESULTS, Parser, Record, key, line, number, pool, save
+from benchmarks._record import RESULTS, Parser, Record, Row, key, line, number, pool, save
+from export.latency.machine import ALLOCATOR
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 WHOLE_COMMANDS = {"plane_evaluation", "training_step", "cost_curves"}
 PROCESSES = {name: 1 if name == "inference" else 3 for name in NAMES}
 """Fresh processes of a benchmark; inference starts its own for every backend, and that several times."""
-SLACK = 1e-3
-"""Relative difference that is none: some figures have no spread at all."""
+LEAST_SPREAD = 0.03
+"""Least distance of a spread's ends from its median, as a share of it.
+
+A few rounds on a quiet machine lie closer together than what the next hour finds, and some figures have no spread.
+"""
 
 
 def environment_of(name: str) -> dict[str, str]:
-    """Return the environment of a benchmark: the allocator is the default one but for whole commands."""
-    dropped = () if name in WHOLE_COMMANDS else ALLOCATOR
-    return {variable: value for variable, value in os.environ.items() if variable not in dropped}
+    """Return the environment of a benchmark: make's allocator for whole commands, the default one for all others.
+
+    The same with and without make, so that results can be compared; a user's own values win, as they do in make.
+    """
+    if name in WHOLE_COMMANDS:
+        return {**ALLOCATOR, **os.environ}
+    return {variable: value for variable, value in os.environ.items() if variable not in ALLOCATOR}
 
 
 def run(name: str, quick: bool) -> Record | None:
@@ -64,26 +73,39 @@ def keep(record: Record) -> None:
         save(record, path)
 
 
+def widened(row: Row) -> tuple[float, float]:
+    """Return a figure's spread, its ends at least `LEAST_SPREAD` of the median away from it."""
+    value, least = row["value"], LEAST_SPREAD * abs(row["value"]["median"])
+    if "curve" in row:  # an exponent: what one end of the curve would change it by, costing so much more
+        sizes = row["curve"]["sizes"]
+        least = max(least, math.log1p(LEAST_SPREAD) / math.log(max(sizes) / min(sizes)))
+    return min(value["p10"], value["median"] - least), max(value["p90"], value["median"] + least)
+
+
 def disagreements(before: Record, now: Record) -> list[str]:
-    """Name the figures of a rerun whose median lies outside the stored spread, and those that only one side has."""
-    old, new = ({key(row): row["value"] for row in record["rows"]} for record in (before, now))
+    """Name the figures of a rerun whose spread does not reach the stored one, and those that only one side has.
+
+    Spreads are compared and not medians alone: with the few rounds of a costly stage the median of a rerun lies
+    outside the stored spread every other time, though nothing has changed.
+    """
+    old, new = ({key(row): row for row in record["rows"]} for record in (before, now))
     found = [f"{', '.join(name)}: only in the stored results" for name in old if name not in new]
-    for name, value in new.items():
+    for name, row in new.items():
         if name not in old:
             found.append(f"{', '.join(name)}: not in the stored results")
-        elif value is None or old[name] is None:
-            if value is not old[name]:
+        elif row["value"] is None or old[name]["value"] is None:
+            if row["value"] is not old[name]["value"]:
                 found.append(f"{', '.join(name)}: run on one side only")
         else:
-            low, high, median = old[name]["p10"], old[name]["p90"], value["median"]
-            inside = low <= median <= high
-            if not inside and not any(math.isclose(median, edge, rel_tol=SLACK) for edge in (low, high)):
-                found.append(f"{', '.join(name)}: {number(median)}, not within {number(low)}-{number(high)}")
+            (low, high), (least, most) = widened(old[name]), widened(row)
+            if most < low or high < least:
+                now_, stored_ = (f"{number(a)}-{number(b)}" for a, b in ((least, most), (low, high)))
+                found.append(f"{', '.join(name)}: {now_}, apart from the stored {stored_}")
     return found
 
 
 def agree(record: Record) -> bool:
-    """Print where a rerun leaves the stored spreads; return whether it nowhere does."""
+    """Print where a rerun's spreads are apart from the stored ones; return whether they nowhere are."""
     before = stored(record["benchmark"])
     found = ["no stored results"] if before is None else disagreements(before, record)
     print(*(f"DISAGREES {record['benchmark']}: {what}" for what in found), sep="\n" if found else "")
@@ -104,7 +126,7 @@ def main() -> None:
     what.add_argument(
         "--agree",
         action="store_true",
-        help="measure anew, keep nothing, and name every row whose median lies outside the stored spread",
+        help="measure anew, keep nothing, and name every row whose spread is apart from the stored one",
     )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
@@ -131,7 +153,7 @@ def main() -> None:
     if failed:
         sys.exit(f"error: failed: {', '.join(failed)}")
     if apart:
-        sys.exit(f"error: outside the stored spread: {', '.join(apart)}")
+        sys.exit(f"error: apart from the stored spreads: {', '.join(apart)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ a training; any other has to be named. Each round measures both sides in fresh p
 are the table's figures and the seconds of our own ways, because a ratio may hide that both of its sides became
 slower. A figure counts as changed when EVERY round of one side lies beyond every round of the other (with 5 rounds
 that happens by chance in 1 of 126 comparisons) and the medians differ by more than 3 %. Figures that only one side
-has are named. The exit status is 1 when something became worse, and when nothing could be compared.
+has are named. The exit status is 1 when something became worse, and when a benchmark could not be compared.
 """
 
 from __future__ import annotations
@@ -145,12 +145,10 @@ def main() -> None:
                 nothing.append(name)
             print(*map(show, found), sep="\n", flush=True)
             worse += sum(figure["verdict"] == "worse" for figure in found)
-    if nothing:
-        print(f"not compared with {options.base}: {', '.join(nothing)}", flush=True)
-    if len(nothing) == len(options.names or DEFAULT):
-        sys.exit("error: nothing was compared")
-    if worse:
-        sys.exit(f"error: {worse} figures became worse than {options.base}")
+    failures = [f"{worse} figures became worse than {options.base}"] if worse else []
+    failures += [f"not compared with {options.base}: {', '.join(nothing)}"] if nothing else []
+    if failures:
+        sys.exit(f"error: {'; '.join(failures)}")
 
 
 if __name__ == "__main__":

@@ -12,19 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
+from benchmarks._turns import in_turns
 from experiments.results import git_commit
-from export.latency.machine import machine_facts
+from export.latency.machine import ALLOCATOR, machine_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
-ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
-"""What the Makefile tells glibc's allocator; recorded, because it changes the speed of whole commands."""
 Row = dict[str, Any]
 Record = dict[str, Any]
 Spread = dict[str, float]
@@ -50,7 +50,7 @@ def interleave(
 
     Args:
         ways: Name -> function without arguments.
-        rounds: Number of turns; every other one runs backwards, so that no way always follows the same one.
+        rounds: Number of turns (see `in_turns`).
         device: What has to be waited for.
         warm: Run each way once before.
 
@@ -59,15 +59,16 @@ def interleave(
     """
     for run in ways.values() if warm else ():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds):
-        for name in list(ways) if number % 2 == 0 else list(reversed(ways)):
-            synchronise(device)
-            start = time.perf_counter()
-            ways[name]()
-            synchronise(device)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
+
+    def timed(run: Callable[[], Any]) -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        run()
+        synchronise(device)
+        return time.perf_counter() - start
+
+    clocks = {name: partial(timed, run) for name, run in ways.items()}
+    return {name: np.array(values) for name, values in in_turns(clocks, rounds).items()}
 
 
 def make_row(

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks._record import RESULTS, Row, met, number
+from export.latency.machine import ALLOCATOR
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- results: written by python -m benchmarks._table -->", "<!-- end of results -->"
@@ -30,15 +31,28 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     """Return every record of a folder, by name.
 
     Raises:
-        ValueError: A file holds quick figures, which say nothing about speed.
+        ValueError: A file holds quick figures, which say nothing about speed, or lacks what later ones hold.
     """
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    for record in records:
+    paths = sorted(folder.glob("*.json"))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    for path, record in zip(paths, records, strict=True):
         if record["quick"]:
+            raise ValueError(f"{path}: figures of a --quick run; measure it anew")
+        lacks = [] if "allocator" in record["machine"] else ["the machine's allocator"]
+        lacks += [] if all("rounds" in row for row in record["rows"]) else ["the rows' rounds"]
+        if lacks:
             raise ValueError(
-                f"{folder}/{record['benchmark']}.json: figures of a --quick run; measure it anew"
+                f"{path}: lacks {' and '.join(lacks)}; measure it again: make bench ARGS={path.stem}"
             )
     return records
+
+
+def allocator_of(record: dict[str, Any]) -> str:
+    """Say which settings of glibc's allocator a record was measured with."""
+    set_there = record["machine"]["allocator"]
+    if set_there and set_there != ALLOCATOR:
+        return ", ".join(f"{name}={value}" for name, value in sorted(set_there.items()))
+    return "make" if set_there else "default"
 
 
 def table_line(row: Row) -> str:
@@ -103,7 +117,7 @@ def markdown(records: list[dict[str, Any]]) -> str:
         machine = record["machine"]
         lines.append(
             f"| {record['benchmark']} | {machine['device']} | {machine['cores']} | "
-            f"{machine['load_average']:.1f} | {'make' if machine.get('allocator') else 'default'} | "
+            f"{machine['load_average']:.1f} | {allocator_of(record)} | "
             f"{machine['versions'].get('torch', '')} | "
             f"{str(record['commit'])[:10]}{'-dirty' if str(record['commit']).endswith('dirty') else ''} |"
         )

@@ -18,15 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
-from benchmarks._material import head_records, phantom_towers
+from benchmarks._material import ListedData, head_records, phantom_towers
 from benchmarks._record import Row, command, make_row
 from benchmarks.loss_speed import make_ways, peak_numbers
 from benchmarks.training_step import WARM, fit, training_records
 from callbacks import PlaneEvaluation
 from callbacks.evaluation_mode import evaluation_mode
-from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation
 from datamodules.protocol import Protocol
 from datamodules.record import Record
 from metrics.names import PLANES
@@ -66,33 +64,31 @@ def loss_curves(sizes: Sequence[int]) -> list[Row]:
     ]
 
 
-def whole_evaluation(model: DualEncoder, records: list[Record], workers: int) -> float:
-    """Return the seconds of one plane evaluation: start of the workers, prompts, images and scores with intervals."""
+def whole_evaluation(model: DualEncoder, records: list[Record]) -> tuple[float, int]:
+    """Return the seconds of one plane evaluation, and how many workers the data module lets read for it.
+
+    Counted are their start, prompts, images and scores with intervals.
+    """
     planes = [*Protocol.load().planes]
     labelled = [
         replace(record, name=f"{i}.png", plane=planes[i % len(planes)]) for i, record in enumerate(records)
     ]
-    evaluation = PlaneEvaluation()
+    evaluation, data = PlaneEvaluation(), ListedData(labelled, num_workers=os.cpu_count() or 1)
     start = time.perf_counter()
-    loader = DataLoader(
-        EvaluationDataset(labelled, model.preprocessing),
-        batch_size=64,
-        num_workers=workers,
-        collate_fn=collate_evaluation,
-    )
+    loader = data.evaluation_loader("hc18", "all", model.preprocessing)
     with evaluation_mode(model) as used:
         evaluation.score(used, loader, labelled, PLANES)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, loader.num_workers
 
 
-def evaluation_curves(images: Sequence[int], spacings: Sequence[int], workers: int) -> list[Row]:
+def evaluation_curves(images: Sequence[int], spacings: Sequence[int]) -> list[Row]:
     student, _ = phantom_towers()
     student.eval()
     templates = Protocol.load().biometry
     with tempfile.TemporaryDirectory() as folder:
         records, _ = head_records(Path(folder), max(images))
-        whole_evaluation(student, records[: min(images)], 0)  # warm
-        image_costs = [whole_evaluation(student, records[:n], workers) for n in images]
+        _, workers = whole_evaluation(student, records[: min(images)])  # warm
+        image_costs = [whole_evaluation(student, records[:n])[0] for n in images]
     printed = [f"{i / 100:.2f}" for i in range(1, max(spacings) + 1)]
     age_embeddings(student, templates, printed[:1])
     spacing_costs = [
@@ -129,11 +125,12 @@ def measure(quick: bool) -> list[Row]:
         loss, images, spacings, workers, steps, batch = [64, 128], [32, 64], [1, 2], [0, 1], 2, 4
     else:
         loss = [256, 512, 1024, 2048, 4096, 8192, 16384]
-        images, spacings = [64, 128, 256, 512], [5, 10, 20, 40]
+        # Large enough that prompts, and what else comes once, hardly bend the curve.
+        images, spacings = [256, 512, 1024, 2048], [5, 10, 20, 40]
         workers, steps, batch = [0, 1, 2], 10, 64
     return [
         *loss_curves(loss),
-        *evaluation_curves(images, spacings, 0 if quick else os.cpu_count() or 1),
+        *evaluation_curves(images, spacings),
         training_curve(workers, steps, batch),
     ]
 

@@ -106,17 +106,31 @@ def test_a_relative_hc18_root_is_found_from_another_tree(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("rows", [None, [{"stage": "s", "case": "c", "measure": "m", "value": None}]])
-def test_nothing_to_compare_is_a_failure(rows, monkeypatch, capsys):
+def test_nothing_to_compare_is_a_failure(rows, monkeypatch):
     monkeypatch.setattr(_compare, "run_once", lambda *_: rows)
     monkeypatch.setattr(sys, "argv", ["x", "HEAD", "loss_speed", "gpu_step"])
-    with pytest.raises(SystemExit, match="error: nothing was compared"):
+    with pytest.raises(SystemExit, match=r"^error: not compared with HEAD: loss_speed, gpu_step$"):
         _compare.main()
-    assert "not compared with HEAD: loss_speed, gpu_step" in capsys.readouterr().out
 
 
-def test_what_could_not_be_compared_is_named_beside_the_rest(monkeypatch, capsys):
-    row = make_row("s", "c", "m", [1.0])
-    monkeypatch.setattr(_compare, "run_once", lambda name, *_: [row] if name == "loss_speed" else None)
-    monkeypatch.setattr(sys, "argv", ["x", "HEAD", "loss_speed", "gpu_step"])
+@pytest.mark.parametrize("names", [["loss_speed", "gpu_step"], []])
+@pytest.mark.parametrize(("slower", "worse"), [(1.0, ""), (0.5, "1 figures became worse than HEAD; ")])
+def test_a_stage_that_could_not_be_compared_is_a_failure_beside_the_rest(
+    names, slower, worse, monkeypatch, capsys
+):
+    def run(name, tree, *_):
+        row = make_row("s", "c", "m", [1.0 if tree.name == "base" else slower])
+        return [row] if name == "loss_speed" else None
+
+    monkeypatch.setattr(_compare, "run_once", run)
+    monkeypatch.setattr(sys, "argv", ["x", "HEAD", *names])
+    lost = "gpu_step" if names else "image_pipeline, plane_evaluation"
+    with pytest.raises(SystemExit, match=f"^error: {worse}not compared with HEAD: {lost}$"):
+        _compare.main()
+    assert "s, c: 1-1 -> " in capsys.readouterr().out
+
+
+def test_all_that_is_compared_and_no_worse_is_no_failure(monkeypatch):
+    monkeypatch.setattr(_compare, "run_once", lambda *_: [make_row("s", "c", "m", [1.0])])
+    monkeypatch.setattr(sys, "argv", ["x", "HEAD"])
     _compare.main()
-    assert "not compared with HEAD: gpu_step" in capsys.readouterr().out

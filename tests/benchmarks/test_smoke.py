@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks_main
 from benchmarks import _table
-from benchmarks.__main__ import NAMES, environment_of
+from benchmarks.__main__ import NAMES, disagreements, environment_of
 from benchmarks._record import command, make_row, not_run, save
+from benchmarks.cost_curves import curve
+from export.latency.machine import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW = {"inference", "training_step", "cost_curves"}  # these take half a minute and more
@@ -104,11 +109,29 @@ def test_failures_are_named_even_when_there_is_no_table(monkeypatch):
         benchmarks_main.main()
 
 
-def test_only_whole_commands_run_with_the_allocator_of_make(monkeypatch):
-    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+WHOLE = {"plane_evaluation", "training_step", "cost_curves"}
+OURS, GIVEN = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}, {"MALLOC_MMAP_MAX_": "65536"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, OURS), (OURS, OURS), (GIVEN, OURS | GIVEN)], ids=["clean", "make", "own"]
+)
+def test_whole_commands_run_with_the_allocator_of_make_and_all_others_with_the_default(
+    given, expected, monkeypatch
+):
+    for name in OURS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     for name in NAMES:
-        kept = "MALLOC_MMAP_MAX_" in environment_of(name)
-        assert kept is (name in {"plane_evaluation", "training_step", "cost_curves"})
+        found = {k: v for k, v in environment_of(name).items() if k.startswith("MALLOC_")}
+        assert found == (expected if name in WHOLE else {})
+        assert environment_of(name).items() >= {"PATH": os.environ["PATH"]}.items()
+
+
+def test_the_allocator_is_what_the_makefile_tells_glibc():
+    lines = re.findall(r"^export (MALLOC_\w+) \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert dict(lines) == ALLOCATOR
 
 
 @pytest.fixture
@@ -144,21 +167,49 @@ def test_three_processes_are_kept_as_one_result(results, tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "gpu_step.json").read_text())["rows"] == [row]
 
 
+def share_of_disagreements(shift, noise, rounds):
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(500):
+        values = rng.normal(10, 10 * noise, (2, rounds)) * [[1], [1 + shift]]
+        found += bool(disagreements(*({"rows": [make_row("s", "c", "x", v)]} for v in values)))
+    return found / 500
+
+
+@pytest.mark.parametrize("rounds", [3, 6, 9])
+def test_reruns_of_one_distribution_agree_and_a_shift_of_15_percent_does_not(rounds):
+    assert share_of_disagreements(0, 0.03, rounds) < 0.02
+    assert share_of_disagreements(0, 0, rounds) == 0
+    for shift in (0.15, -0.15):
+        assert share_of_disagreements(shift, 0.03, rounds) > 0.9
+    if rounds > 3:  # the ranges of three rounds say little about a wide distribution
+        assert share_of_disagreements(0, 0.2, rounds) < 0.05
+
+
+def test_an_exponent_near_nought_moves_by_what_3_percent_of_a_cost_do():
+    def record(slope):
+        return {"rows": [curve("step", "s", "processes", [1, 2, 3], [n**slope for n in (1, 2, 3)])]}
+
+    assert disagreements(record(-0.02), record(0.02)) == []  # log 1.03 / log 3 = 0.027 on either side
+    assert disagreements(record(-0.05), record(0.02)) != []
+
+
 def test_a_rerun_agrees_or_its_rows_are_named(results, tmp_path, monkeypatch, capsys):
     main(monkeypatch)
     before = (tmp_path / "gpu_step.json").read_text()
     results[:] = [[2.2], [2.4], [9.0]]
     main(monkeypatch, "--agree")
     results[:] = [[4.0], [4.2], [9.0]]
-    with pytest.raises(SystemExit, match="error: outside the stored spread: gpu_step"):
+    with pytest.raises(SystemExit, match="error: apart from the stored spreads: gpu_step"):
         main(monkeypatch, "--agree")
-    assert "DISAGREES gpu_step: s, c, x: 4.2, not within 1.3-3.7" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "DISAGREES gpu_step: s, c, x: 4.04-8.04, apart from the stored 1.3-3.7" in printed
     results[:] = [[], [], []]
-    with pytest.raises(SystemExit, match="error: outside"):
+    with pytest.raises(SystemExit, match="error: apart"):
         main(monkeypatch, "--agree")
     assert "s, c, x: run on one side only" in capsys.readouterr().out
     assert (tmp_path / "gpu_step.json").read_text() == before
     (tmp_path / "gpu_step.json").unlink()
-    with pytest.raises(SystemExit, match="error: outside"):
+    with pytest.raises(SystemExit, match="error: apart"):
         main(monkeypatch, "--agree")
     assert "no stored results" in capsys.readouterr().out

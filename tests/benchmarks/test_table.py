@@ -1,10 +1,16 @@
 """The page says what was measured, what was missed, and on what."""
 
-import pytest
+import json
 
+import pytest
+import torch
+
+from benchmarks import cost_curves
+from benchmarks._material import ListedData, head_records, phantom_towers
 from benchmarks._record import make_row, not_run, write
 from benchmarks._table import BEGIN, END, write_page
 from benchmarks.cost_curves import curve, exponent
+from datamodules.loaders import PlainErrorLoader
 
 
 @pytest.fixture
@@ -51,6 +57,59 @@ def test_a_page_without_marks_and_a_folder_without_results_are_errors(page, tmp_
     page.write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"performance.md: lacks the lines"):
         write_page(page, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("drop", "error"),
+    [
+        (lambda record: record["machine"].pop("allocator"), "lacks the machine's allocator"),
+        (lambda record: record["rows"][0].pop("rounds"), "lacks the rows' rounds"),
+    ],
+)
+def test_results_of_an_older_form_are_refused(drop, error, page, tmp_path):
+    path = tmp_path / "results" / "a.json"
+    write("a", [make_row("s", "c", "x", [1]), not_run("s", "gpu", "x", "no GPU")], quick=False, path=path)
+    before = page.read_text()
+    record = json.loads(path.read_text())
+    drop(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"a\.json: {error}; measure it again: make bench ARGS=a$"):
+        write_page(page, tmp_path / "results")
+    assert page.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "default"),
+        ({"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}, "make"),
+        ({"MALLOC_MMAP_MAX_": "0"}, "MALLOC_MMAP_MAX_=0"),
+    ],
+)
+def test_the_table_says_which_allocator_a_result_had(given, expected, page, tmp_path, monkeypatch):
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    write("a", [make_row("s", "c", "x", [1])], quick=False, path=tmp_path / "results" / "a.json")
+    write_page(page, tmp_path / "results")
+    (line,) = [line for line in page.read_text().splitlines() if line.startswith("| a |")]
+    assert line.split(" | ")[4] == expected
+
+
+def test_the_curve_of_evaluation_reads_through_the_data_modules_own_loader(tmp_path, monkeypatch):
+    monkeypatch.delenv("HC18_ROOT", raising=False)
+    seen = []
+
+    def score(self, model, loader, records, names):
+        seen.append((type(loader), loader.num_workers, loader.batch_size, len(loader.dataset), len(records)))
+
+    monkeypatch.setattr(cost_curves.PlaneEvaluation, "score", score)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    records, _ = head_records(tmp_path, 2)
+    _, workers = cost_curves.whole_evaluation(phantom_towers()[0].eval(), records)
+    assert workers == 0, "on a CPU the data module reads without workers"
+    assert seen == [(PlainErrorLoader, 0, ListedData([]).evaluation_batch_size, 2, 2)]
 
 
 def test_the_exponent_of_a_power_is_found():
