@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from experiments.interpreter import python_here
 from experiments.latency import DEFAULT_OUT, default_folder
@@ -253,6 +254,10 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     finished(make_run("static-kd", run="new", **rival), "2026-01-03T00:00:00+00:00")
     finished(make_run("static-kd", run="other-seed", **rival), "2026-01-04T00:00:00+00:00", seed=1)
     finished(make_run("static-kd", run="other-data", **rival), "2026-01-05T00:00:00+00:00", data="hc18")
+    other = make_run("static-kd", run="other-rate", **rival)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model"]["learning_rate"] = 0.01
+    (finished(other, "2026-01-06T00:00:00+00:00") / "config.yaml").write_text(yaml.safe_dump(config))
     (make_run("static-kd", run="unfinished", **rival) / "results.json").unlink()
     (make_run("static-kd", run="damaged", **rival) / "results.json").write_text("{")
     page = write_report([run])
@@ -260,8 +265,8 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     _, _, words = read(page)
     assert "Yes, on these test patients" in words
     assert "static-kd/new" in words
-    for other in ("static-kd/old", "static-kd/other-seed", "static-kd/other-data", "static-kd/damaged"):
-        assert other not in words
+    for other in ("old", "other-seed", "other-data", "other-rate", "damaged"):
+        assert f"static-kd/{other}" not in words
     assert not (run.parent.parent / "static-kd/new/report.html").exists()
 
 
