@@ -56,8 +56,9 @@ def newest_static(run: Run) -> Run | None:
     for results in run.folder.parent.parent.glob(f"{STATIC}/*/results.json"):
         try:
             candidate = read_run(results)
-        except (ValueError, OSError):
+            fits = not dynamics(candidate).repels and set(differences(run, candidate)) <= {"teacher"}
+        except (ValueError, OSError, TypeError, KeyError, AttributeError):
             continue  # damaged: the report of another run does not depend on it
-        if not dynamics(candidate).repels and set(differences(run, candidate)) <= {"teacher"}:
+        if fits:
             found.append(candidate)
     return max(found, key=lambda candidate: str(candidate.record.get("finished")), default=None)

@@ -1,5 +1,6 @@
 """The report's HTML: complete, self-contained, and deaf to what names try to say."""
 
+import html
 import json
 import re
 import shlex
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from experiments.interpreter import python_here
+from experiments import interpreter
 from experiments.latency import DEFAULT_OUT, default_folder
 from experiments.report import report_finished_run, tables, write, write_report
 from experiments.report.compare import commands, flatten
@@ -274,16 +275,12 @@ def test_a_finished_training_is_compared_too(make_run, monkeypatch):
     run = make_run(skill=5.0)
     make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)
     monkeypatch.setattr(write, "collect", lambda *_: read_evidence(run))
-    monkeypatch.setattr(
-        write.sys, "argv", ["experiments", "fit", f"--config={Path.cwd()}/experiments/srkd.yaml"]
-    )
     page = report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
     assert page == run / "report.html"
     assert "Yes, on these test patients" in read(page)[2]
 
 
 def test_the_command_names_files_from_the_working_directory(make_run, monkeypatch):
-    run, seen = make_run(), []
     here = Path.cwd()
     words = [
         "fit",
@@ -291,14 +288,25 @@ def test_the_command_names_files_from_the_working_directory(make_run, monkeypatc
         f'--model.student={{"path": "{here}/a.ckpt"}}',
         "--x=/b",
     ]
-    monkeypatch.setattr(write, "collect", lambda *given: seen.append(given[-1]) or read_evidence(run))
-    monkeypatch.setattr(write.sys, "argv", ["experiments", *words])
-    report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
+    monkeypatch.setattr(interpreter.sys, "argv", ["experiments", *words])
     said = ["fit", "--config=experiments/srkd.yaml", '--model.student={"path": "a.ckpt"}', "--x=/b"]
-    assert shlex.split(seen[0]) == [python_here(), "-m", "experiments", *said]
-    monkeypatch.setattr(write.sys, "executable", f"{here}/.venv/bin/python")
-    report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
-    assert shlex.split(seen[1])[0] == ".venv/bin/python", "as every command in the documents"
+    assert interpreter.arguments_here() == said
+    run = finished(make_run(), "2026-01-01T00:00:00+00:00", command=interpreter.arguments_here())
+    monkeypatch.setattr(interpreter.sys, "executable", f"{here}/.venv/bin/python")
+    started = dict(commands(read_run(run), None))["as it was started"]
+    assert shlex.split(started) == [".venv/bin/python", "-m", "experiments", *said], "as in the documents"
+
+
+def test_the_command_is_not_lost_with_the_evidence(make_run):
+    run = finished(make_run(), "2026-01-01T00:00:00+00:00", command=["train", "srkd", "phantom", "--x=a b"])
+    (run / "evidence.json").unlink()
+    assert "-m experiments train srkd phantom '--x=a b'" in html.unescape(write_report([run]).read_text())
+
+
+def test_the_command_of_an_earlier_version_is_read_from_the_evidence(make_run):
+    run = make_run()
+    found = commands(read_run(run), read_evidence(run))
+    assert found[0] == ("as it was started", "python -m experiments train srkd phantom")
 
 
 def test_the_command_for_the_same_settings_needs_no_activated_environment(make_run):
