@@ -105,6 +105,13 @@ def test_several_runs_are_laid_side_by_side(comparison_page):
     assert "default_root_dir" not in words.split("Settings that differ")[1].split("Repeat it")[0]
 
 
+def test_only_a_run_that_repels_explains_its_shade(comparison_page):
+    _, _, words = read(comparison_page)
+    srkd, static = words.split("Training: srkd")[1].split("Training: static-kd")
+    assert "Shaded: the off-diagonal weight is negative" in srkd
+    assert "Shaded:" not in static
+
+
 def test_two_runs_of_one_experiment_keep_their_own_names(make_run):
     runs = [read_run(make_run(run="a")), read_run(make_run(run="b", seed=4)), read_run(make_run("no-kd"))]
     assert titles(runs) == ["srkd/a", "srkd/b", "no-kd"]
