@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,12 @@ def python_here() -> str:
 def program_here(name: str) -> str:
     """Return how a shell in the working directory calls a program installed beside this Python."""
     return _from_here(Path(sys.executable).with_name(name))
+
+
+def arguments_here() -> list[str]:
+    """Return the arguments of this process, its paths from the working directory: repeatable in another clone."""
+    inside = rf"(?<![\w./-]){re.escape(str(Path.cwd()))}/"
+    return [re.sub(inside, "", argument) for argument in sys.argv[1:]]
 
 
 def _from_here(path: Path) -> str:

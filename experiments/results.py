@@ -16,6 +16,7 @@ from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.interpreter import arguments_here
 from experiments.strict_json import without_nan
 from lightning_modules import DistillationModule
 from metrics.composite import composite_score, eight_class_interval
@@ -144,6 +145,7 @@ def collect(
         "steps": trainer.global_step,
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": arguments_here(),  # of python -m experiments
         "git_commit": git_commit(),
         "versions": package_versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(module.device)},

@@ -93,7 +93,11 @@ def commands(run: Run, evidence: Evidence | None) -> list[tuple[str, str]]:
     """Return what was run, how to repeat it, and how to go on: (purpose, command) pairs."""
     folder = shlex.quote(relative(run.folder))
     found = []
-    if evidence is not None and evidence.command:
+    started = run.record.get("command")
+    if started:
+        words = map(str, started if isinstance(started, list) else [started])
+        found.append(("as it was started", shlex.join([python_here(), "-m", "experiments", *words])))
+    elif evidence is not None and evidence.command:
         found.append(("as it was started", evidence.command))
     commit = str(run.record.get("git_commit") or "").removesuffix("-dirty")
     if commit:

@@ -46,7 +46,7 @@ class Evidence:
         classes: Benchmark -> class of each projected image.
         projections: Benchmark -> model -> projection.
         thumbnails: Name of an image -> JPEG, base64.
-        command: The command line of the run, None when it is not known.
+        command: The command line of a run by an earlier version; later ones keep it in ``results.json``.
     """
 
     classes: dict[str, list[str]] = field(default_factory=dict)
@@ -79,9 +79,7 @@ def write_evidence(evidence: Evidence, folder: Path) -> None:
     partial.replace(folder / FILE)
 
 
-def collect(
-    run: Run, student: DualEncoder, teacher: DualEncoder | None, data: FetalDataModule, command: str | None
-) -> Evidence:
+def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: FetalDataModule) -> Evidence:
     """Work a run's evidence out.
 
     Args:
@@ -89,12 +87,17 @@ def collect(
         student: With the weights that were scored.
         teacher: The teacher, None without one.
         data: Where the images are.
-        command: The command line of the run.
 
     Returns:
         The evidence.
+
+    Raises:
+        ValueError: The data no longer hold the images that were scored.
     """
     split = _split(run)
+    thumbnails = _thumbnails(
+        run, data, split
+    )  # first: it finds out whether the data are still those of the run
     models = {} if teacher is None else {TEACHER: teacher}
     models |= {RANDOM: random_twin(student, 0), STUDENT: student}
     classes, projections = {}, {}
@@ -108,7 +111,7 @@ def collect(
         classes[benchmark] = [labels[place] for place in places]
         embeddings = {name: embed(model, chosen) for name, model in models.items()}
         projections[benchmark] = project(embeddings, classes[benchmark])
-    return Evidence(classes, projections, _thumbnails(run, data, split), command)
+    return Evidence(classes, projections, thumbnails)
 
 
 def _split(run: Run) -> str:
@@ -171,6 +174,12 @@ def _thumbnails(run: Run, data: FetalDataModule, split: str) -> dict[str, str]:
         records = {record.name: record for record in data.evaluation_records(benchmark, split)}
         for pairs in disputes(teacher["samples"], student["samples"]).values():
             for row, _ in pairs:
+                if row["name"] not in records:
+                    raise ValueError(
+                        f"{run.folder / 'results.json'}: image {row['name']!r} of {benchmark} is no longer in the "
+                        f"{split} split of the data, which have changed since; evaluate the checkpoint again "
+                        "(make evaluate)"
+                    )
                 pictures[row["name"]] = thumbnail(records[row["name"]].image)
     return pictures
 

@@ -105,7 +105,7 @@ def scores_figure(run: Run) -> Figure | None:
     present = {name: look for name, look in SCORES.items() if len(series(run, name)[0])}
     if not present:
         return None
-    figure = new_figure(height=2.8)
+    figure = new_figure(height=3.2)
     axis = figure.add_subplot()
     over_steps(axis, run)
     for name, (label, colour, factor) in present.items():
@@ -118,7 +118,8 @@ def scores_figure(run: Run) -> Figure | None:
     if best is not None:
         axis.plot(best.step, best.composite, "o", color=INK, markersize=9, fillstyle="none")
     axis.set(ylabel="score", ylim=(0, 1.02), title="Scores on validation patients")
-    axis.legend(loc="best", ncols=2)
+    # Below: four lines, the teacher's and the crossing leave no free corner.
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -20,6 +20,7 @@ from experiments.report.projection import projection_figure
 from experiments.report.read_run import Details, Run
 from experiments.report.reference import reference_of
 from experiments.report.svg import drawing, inline_svg
+from experiments.report.training import dynamics
 from metrics.names import HC18, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER
 
 HERE = Path(__file__).parent
@@ -219,6 +220,7 @@ def section_of(subject: Subject) -> dict[str, Any]:
     return {
         "subject": subject,
         "training": training_pictures(subject),
+        "repels": dynamics(run).repels,
         "per_class": [
             table
             for benchmark in (PLANES, SUBPLANES)

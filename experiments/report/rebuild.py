@@ -26,10 +26,13 @@ def evidence_from_folder(run: Run) -> Evidence:
         raise FileNotFoundError(
             f"{run.folder / 'config.yaml'}: absent, so models and data cannot be found again"
         )
+    lacking = [name for name in ("model", "data") if not isinstance(config.get(name), dict)]
+    if lacking:
+        raise ValueError(f"{run.folder / 'config.yaml'}: lacks {lacking}, so they cannot be built again")
     student = from_checkpoint(str(checkpoint_of(run)))
     teacher = _build("--teacher", DualEncoder, config["model"].get("teacher"))
     data = _build("--data", FetalDataModule, config["data"])
-    return collect(run, student.eval(), None if teacher is None else freeze(teacher), data, None)
+    return collect(run, student.eval(), None if teacher is None else freeze(teacher), data)
 
 
 def checkpoint_of(run: Run) -> Path:

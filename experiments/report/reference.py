@@ -1,12 +1,12 @@
-"""The run that repulsion is compared with, and whether the two differ in anything else."""
+"""The run that repulsion is compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import losses
 from experiments.report.read_run import Run, read_run
+from experiments.report.shared_settings import differences
 from experiments.report.training import dynamics
 
 STATIC = "static-kd"
@@ -29,7 +29,7 @@ def reference_of(runs: Sequence[Run]) -> Run | None:
     candidates = [run for run in runs if run is not subject and not dynamics(run).repels]
 
     def rank(run: Run) -> tuple[bool, bool, int]:
-        return not distils(run), run.experiment != STATIC, len(other_settings(subject, run))
+        return not distils(run), run.experiment != STATIC, len(differences(subject, run))
 
     return min(candidates, key=rank, default=None)
 
@@ -41,29 +41,8 @@ def distils(run: Run) -> bool:
     return bool(model.get("teacher")) and loss.rpartition(".")[2] not in WITHOUT_TEACHER
 
 
-def other_settings(run: Run, reference: Run) -> dict[str, str]:
-    """Return what two runs should share and do not: name of the setting -> the difference in words."""
-    mine, theirs = _shared(run), _shared(reference)
-    different = [name for name in mine if mine[name] != theirs[name]]
-    # A teacher is a whole configuration: too long for a sentence.
-    return {
-        name: name if name == "teacher" else f"{name} ({mine[name]}, not {theirs[name]})"
-        for name in different
-    }
-
-
-def _shared(run: Run) -> dict[str, Any]:
-    config = run.config
-    return {
-        "data": run.record["data"],
-        "epochs": (config.get("trainer") or {}).get("max_epochs"),
-        "teacher": (config.get("model") or {}).get("teacher"),
-        "seed": run.record.get("seed"),
-    }
-
-
 def newest_static(run: Run) -> Run | None:
-    """Find the newest finished ``static-kd`` run on the same data with the same seed and epochs.
+    """Find the newest finished ``static-kd`` run with the same data, seed and settings.
 
     Args:
         run: A run in ``outputs/EXP/RUN``; ``outputs/static-kd`` is searched.
@@ -77,8 +56,9 @@ def newest_static(run: Run) -> Run | None:
     for results in run.folder.parent.parent.glob(f"{STATIC}/*/results.json"):
         try:
             candidate = read_run(results)
-        except (ValueError, OSError):
+            fits = not dynamics(candidate).repels and set(differences(run, candidate)) <= {"teacher"}
+        except (ValueError, OSError, TypeError, KeyError, AttributeError):
             continue  # damaged: the report of another run does not depend on it
-        if not dynamics(candidate).repels and set(other_settings(run, candidate)) <= {"teacher"}:
+        if fits:
             found.append(candidate)
     return max(found, key=lambda candidate: str(candidate.record.get("finished")), default=None)

@@ -142,11 +142,19 @@ def dynamics(run: Run) -> Dynamics:
 
 
 def _schedule(run: Run) -> Callable[[float], float] | None:
-    """Return weight over progress as the run's configuration has it; None for another schedule than ours."""
+    """Return weight over progress as the run's configuration has it; None where it does not say our schedule."""
     config = run.config.get("schedule") or {}
     if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
         return None
-    return partial(weight_at, **config["init_args"])
+    schedule: Callable[[float], float] = partial(weight_at, **(config.get("init_args") or {}))
+    try:
+        schedule(0.0), schedule(1.0)
+    except (
+        TypeError,
+        ValueError,
+    ):  # written by hand or by another version: keys that ours lacks, or lacks keys
+        return None
+    return schedule
 
 
 def _went_through(run: Run, schedule: Callable[[float], float]) -> bool:

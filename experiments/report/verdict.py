@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.report.compare import relative
+from experiments.report.leads import NOTABLE_F1, Leads, leads_over
 from experiments.report.read_run import Run
-from experiments.report.reference import STATIC, distils, other_settings, reference_of, subject_of
+from experiments.report.reference import STATIC, distils, reference_of, subject_of
+from experiments.report.shared_settings import differences, loss_in_words, options_like
 from experiments.report.tables import MINUS, TITLES, difference, signed
 from experiments.report.training import ATTRACT, REPEL, Dynamics, dynamics, epoch_of
 from metrics.names import HEADLINE, STUDENT, TEACHER
-
-NOTABLE_F1 = 0.01
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,15 @@ class Answer:
 def answers(runs: Sequence[Run]) -> list[Answer]:
     """Answer whether repulsion helped, where, and when."""
     subject, reference = subject_of(runs), reference_of(runs)
-    return [_whether(subject, reference), _where(subject, reference), _when(subject, reference)]
+    leads = None if reference is None else leads_over(dynamics(subject), dynamics(reference))
+    return [
+        _whether(subject, reference, leads),
+        _where(subject, reference),
+        _when(subject, reference, leads),
+    ]
 
 
-def _whether(run: Run, reference: Run | None) -> Answer:
+def _whether(run: Run, reference: Run | None, leads: Leads | None) -> Answer:
     question = "Did repulsion help?"
     if not dynamics(run).repels:
         text = "No run in this report lets the off-diagonal weight turn negative, so it cannot say."
@@ -71,19 +76,48 @@ def _whether(run: Run, reference: Run | None) -> Answer:
     sentences += texts
     if confusion:
         return Answer(question, confusion, [*sentences, _how_to_compare(run)])
-    if gains and not losses:
-        return Answer(question, "Yes, on these test patients", sentences, "good")
-    if losses and not gains:
-        return Answer(question, "No, it cost accuracy here", sentences, "bad")
+    if gains and losses:
+        return Answer(question, "Ahead in one score, behind in another", sentences)
+    if not gains and not losses:
+        return Answer(question, "Not shown: within chance", sentences)
+    doubt, why = _not_repulsion(dynamics(run), leads, ahead=bool(gains))
+    if doubt:
+        return Answer(question, doubt, [*sentences, why])
     if gains:
-        return Answer(question, "It helped one score and cost another", sentences)
-    return Answer(question, "Not shown: within chance", sentences)
+        return Answer(question, "Yes, on these test patients", sentences, "good")
+    return Answer(question, "No, it cost accuracy here", sentences, "bad")
+
+
+def _not_repulsion(found: Dynamics, leads: Leads | None, ahead: bool) -> tuple[str, str]:
+    """Say why a difference on test patients is not put down to repulsion, in a few words and a sentence.
+
+    Returns:
+        Two empty texts where the difference grew once the weight was negative.
+    """
+    place, lead = ("Ahead", "lead") if ahead else ("Behind", "lag")
+    if leads is None:
+        return f"{place}; cannot be dated", (
+            f"There are no evaluations of both runs on either side of the zero crossing, so the {lead} may be "
+            "older than repulsion."
+        )
+    short = f"{place}, but not through repulsion"
+    if found.best is not None and found.best.phase != REPEL:
+        return short, "The scored checkpoint is older than the zero crossing: it was never repelled."
+    if (leads.change if ahead else -leads.change) <= 0:
+        return short, (
+            f"On validation patients the {lead} did not grow by {NOTABLE_F1} or more after the zero crossing, so "
+            "it does not come from repulsion."
+        )
+    return "", ""
 
 
 def _confusion(run: Run, reference: Run) -> tuple[str, list[str]]:
     """Say what else than repulsion could make the difference: in a few words (none: nothing), and in sentences."""
-    different = other_settings(run, reference)
+    different = differences(run, reference)
     texts = [f"The two also differ in {', '.join(different.values())}."] if different else []
+    mine, theirs = loss_in_words(run), loss_in_words(reference)
+    if mine != theirs:
+        texts.append(f"The losses differ before any repulsion: {mine} against {theirs}.")
     if not distils(reference):
         text = (
             f"{reference.experiment} learns from no teacher: this is the difference of distillation and repulsion "
@@ -121,12 +155,9 @@ def _against_teacher(run: Run) -> str:
 
 
 def _how_to_compare(run: Run) -> str:
-    data, seed = run.record["data"], run.record.get("seed")
-    epochs = (run.config.get("trainer") or {}).get("max_epochs")
-    options = [("seed_everything", seed), ("trainer.max_epochs", epochs)]
-    arguments = " ".join(f"--{name}={value}" for name, value in options if value is not None)
+    arguments = " ".join(options_like(run, STATIC)).replace('"', r"\"")
     return (
-        f'To find out: make train EXP={STATIC} DATA={data} ARGS="{arguments}" && '
+        f'To find out: make train EXP={STATIC} DATA={run.record["data"]} ARGS="{arguments}" && '
         f"make report RUN={shlex.quote(relative(run.folder))}, which distils at a constant weight without "
         "repulsion and compares with it."
     )
@@ -156,7 +187,7 @@ def _where(run: Run, reference: Run | None) -> Answer:
     return Answer("Where?", best, sentences)
 
 
-def _when(run: Run, reference: Run | None) -> Answer:
+def _when(run: Run, reference: Run | None, leads: Leads | None) -> Answer:
     question = "At what point of training?"
     found = dynamics(run)
     if found.best is None:
@@ -180,7 +211,7 @@ def _when(run: Run, reference: Run | None) -> Answer:
         other = dynamics(reference)
         sentences += [
             _lead(found, other, reference.experiment),
-            *_widened(found, other, reference.experiment),
+            _widened(leads, reference.experiment),
         ]
     selected = f"The selected checkpoint is of epoch {found.best.epoch}, step {found.best.step:.0f}, "
     if found.best.phase == REPEL:
@@ -215,27 +246,18 @@ def _lead(found: Dynamics, other: Dynamics, name: str) -> str:
     return f"It stayed ahead of {name} on validation patients from epoch {ahead[0].epoch} on{phase}."
 
 
-def _widened(found: Dynamics, other: Dynamics, name: str) -> list[str]:
-    """Compare the lead over another run at the last evaluations before and after the crossing.
-
-    A lead that was there before cannot come from repulsion.
-    """
-    rival = {point.epoch: point.composite for point in other.evaluations}
-    leads = []
-    for phase in (ATTRACT, REPEL):
-        gaps = [p.composite - rival[p.epoch] for p in found.of_phase(phase) if p.epoch in rival]
-        if not gaps:
-            return ["Nothing was measured on both sides of the crossing, so the gain cannot be dated."]
-        leads.append(gaps[-1])
-    before, after = (f"{lead:+.3f}".replace("-", MINUS) for lead in leads)
-    change = leads[1] - leads[0]
-    word = "wider" if change > 0 else "narrower"
-    if abs(change) < NOTABLE_F1:
+def _widened(leads: Leads | None, name: str) -> str:
+    """Compare the lead over another run at the last evaluations before and after the crossing."""
+    if leads is None:
+        return "Nothing was measured on both sides of the crossing, so the gain cannot be dated."
+    before, after = (f"{lead:+.3f}".replace("-", MINUS) for lead in (leads.before, leads.after))
+    word = "wider" if leads.change > 0 else "narrower"
+    if not leads.change:
         word = "the same: repulsion changed little"
-    return [
+    return (
         f"Its lead over {name} was {before} at the last evaluation before the crossing, {after} at the last: "
         f"{word}."
-    ]
+    )
 
 
 def _phases(found: Dynamics) -> str:

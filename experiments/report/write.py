@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules import FetalDataModule
-from experiments.interpreter import python_here
 from experiments.report.compare import relative
 from experiments.report.evidence import FILE as EVIDENCE_FILE
 from experiments.report.evidence import Evidence, collect, read_evidence, write_evidence
@@ -41,8 +38,7 @@ def report_finished_run(folder: Path, module: DistillationModule, data: FetalDat
         ``report.html`` in the folder.
     """
     run = read_run(folder)
-    command = shlex.join([python_here(), "-m", "experiments", *map(_from_here, sys.argv[1:])])
-    found, lacking = _attempt(run, lambda: collect(run, module.student, module.teacher, data, command))
+    found, lacking = _attempt(run, lambda: collect(run, module.student, module.teacher, data))
     return _write(_compared(Subject(run, run.experiment, found, lacking)), run.folder / FILE)
 
 
@@ -86,11 +82,6 @@ def _compared(subject: Subject) -> list[Subject]:
     evidence = read_evidence(found.folder)
     lacking = f"{EVIDENCE_FILE} is absent or damaged; make report RUN={relative(found.folder)} writes it"
     return [subject, Subject(found, title, evidence, "" if evidence is not None else lacking)]
-
-
-def _from_here(argument: str) -> str:
-    """Write the paths in an argument from the working directory, so that the command can be repeated elsewhere."""
-    return re.sub(rf"(?<![\w./-]){re.escape(str(Path.cwd()))}/", "", argument)
 
 
 def _write(subjects: Sequence[Subject], path: Path) -> Path:

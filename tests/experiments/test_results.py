@@ -38,6 +38,11 @@ def record():
     return results.collect(trainer, module, "srkd", "hc18", 1, "best.ckpt", 2.0)
 
 
+def test_the_command_is_kept(monkeypatch, request):
+    monkeypatch.setattr("sys.argv", ["experiments", "train", "srkd", "hc18", "--x=a b"])
+    assert request.getfixturevalue("record")["command"] == ["train", "srkd", "hc18", "--x=a b"]
+
+
 def refuse(constant):
     raise AssertionError(f"{constant} is no JSON")
 

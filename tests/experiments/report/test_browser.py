@@ -78,6 +78,34 @@ def test_nothing_is_wider_than_the_window(page, tmp_path, width):
     assert int(wide.group(1)) <= width
 
 
+@pytest.mark.parametrize(
+    ("width", "media"), [(1280, "screen"), (390, "screen"), (718, "print"), (688, "print")]
+)
+def test_no_table_is_wider_than_its_box(page, tmp_path, width, media):
+    """A box scrolls on a screen, but what is beyond it is not on the paper: A4's width or Letter's, less margins."""
+    text = page.read_text(encoding="utf-8")
+    if media == "print":
+        # A browser without a printer shows that layout when it is told that it holds everywhere.
+        assert text.count("@media print") == 1
+        text = text.replace("@media print", "@media all").replace(
+            "@media (max-width", "@media not all and (max-width"
+        )
+    probe = (
+        "const all = [...this.contentDocument.querySelectorAll('.scroll')];"
+        "const wide = all.filter(box => box.scrollWidth > box.clientWidth);"
+        "document.title = `${wide.length} of ${all.length}: ${wide.map(box => box.textContent.trim().slice(0, 30))}`"
+    )
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<title></title><iframe width="{width}" height="900" onload="{probe}" '
+        f'srcdoc="{html.escape(text, quote=True)}"></iframe>',
+        encoding="utf-8",
+    )
+    dom = browse(tmp_path, frame, "--window-size=1600,1000", "--dump-dom").stdout
+    (said,) = re.findall(r"<title>(\d+ of \d+:.*?)</title>", dom, re.DOTALL)
+    assert re.match(r"0 of \d{2}:", said), said
+
+
 @contextmanager
 def served(text: str) -> Iterator[str]:
     """Yield the address of a page; below ``/without-scripts`` the browser is told to run none."""

@@ -6,6 +6,7 @@ from itertools import product
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from experiments import cli
 from experiments.cli import SonoDistillCLI
@@ -54,6 +55,34 @@ def test_damaged_evidence_of_another_run_leaves_a_finished_training_its_report(m
     assert "Yes, on these test patients" in page.read_text()
     assert "evidence.json is absent or damaged; make report RUN=" in page.read_text()
     assert str(rival / "evidence.json") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"class_path": "callbacks.OffDiagonalSchedule"},
+        {"class_path": "callbacks.OffDiagonalSchedule", "init_args": {"start": 1.0, "end": 1.0}},
+        {"class_path": "callbacks.OffDiagonalSchedule", "init_args": {"start": "a", "end_ratio": 1.0}},
+        "callbacks.OffDiagonalSchedule",
+    ],
+)
+def test_a_schedule_that_is_not_ours_leaves_this_and_other_runs_their_report(make_run, schedule):
+    run, rival = make_run(skill=5.0), make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)
+    for folder in (rival, run) if isinstance(schedule, dict) else (rival,):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"schedule": schedule}))
+    text = write_report([run]).read_text()
+    assert ("Yes, on these test patients" in text) == isinstance(schedule, dict)
+
+
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_a_configuration_without_a_part_is_said(make_run, part, capsys):
+    run = make_run(with_evidence=False)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config[part]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    write_report([run])
+    assert f"config.yaml: lacks ['{part}'], so they cannot be built again" in capsys.readouterr().err
 
 
 def test_what_latency_and_results_lack_is_left_out(make_run):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules import FetalPlanesDataModule
 from datamodules.evaluation_dataset import EvaluationDataset
+from experiments.report import write, write_report
 from experiments.report.evidence import collect, disputes, gravity, read_evidence, thumbnail, write_evidence
 from experiments.report.projection import embed, evenly, project, tsne
 from experiments.report.read_run import read_run
@@ -50,7 +51,7 @@ def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, stu
         record["details"][model] = {"planes": {"samples": scored(data, wrong), "split": "test"}}
     (folder / "results.json").write_text(json.dumps(record))
     run = read_run(folder)
-    found = collect(run, student, freeze(student), data, "the command")
+    found = collect(run, student, freeze(student), data)
     names = [row["name"] for row in scored(data, set())]
     assert set(found.thumbnails) == {names[n] for n in (0, 1, 2, 4)}
     assert set(found.projections["planes"]) == {"teacher", "random", "student"}
@@ -60,6 +61,24 @@ def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, stu
     assert found.projections["planes"]["random"].alignment < 0.999
     write_evidence(found, folder)
     assert read_evidence(folder) == found
+
+
+def test_data_that_changed_since_are_said_in_one_line(make_run, data, student, monkeypatch, capsys):
+    folder = make_run(with_evidence=False)
+    record = json.loads((folder / "results.json").read_text())
+    rows = {model: scored(data, wrong) for model, wrong in (("teacher", {0, 1}), ("student", {3}))}
+    for model, samples in rows.items():
+        samples[0]["name"] = "gone"
+        record["details"][model]["planes"]["samples"] = samples
+    (folder / "results.json").write_text(json.dumps(record))
+    monkeypatch.setattr(
+        write, "evidence_from_folder", lambda run: collect(run, student, freeze(student), data)
+    )
+    assert "&#39;gone&#39; of planes is no longer in the test split" in write_report([folder]).read_text()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "results.json: image 'gone' of planes is no longer in the test split" in line
+    assert line.endswith("evaluate the checkpoint again (make evaluate)")
+    assert not (folder / "evidence.json").exists()
 
 
 def test_embeddings_are_the_models_own_in_the_order_of_the_records(data, student):

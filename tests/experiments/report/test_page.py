@@ -1,5 +1,6 @@
 """The report's HTML: complete, self-contained, and deaf to what names try to say."""
 
+import html
 import json
 import re
 import shlex
@@ -9,8 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from experiments.interpreter import python_here
+from experiments import interpreter
 from experiments.latency import DEFAULT_OUT, default_folder
 from experiments.report import report_finished_run, tables, write, write_report
 from experiments.report.compare import commands, flatten
@@ -101,6 +103,13 @@ def test_several_runs_are_laid_side_by_side(comparison_page):
     for part in ("srkd over static-kd", "Settings that differ", "schedule.init_args.end_ratio"):
         assert part in words, part
     assert "default_root_dir" not in words.split("Settings that differ")[1].split("Repeat it")[0]
+
+
+def test_only_a_run_that_repels_explains_its_shade(comparison_page):
+    _, _, words = read(comparison_page)
+    srkd, static = words.split("Training: srkd")[1].split("Training: static-kd")
+    assert "Shaded: the off-diagonal weight is negative" in srkd
+    assert "Shaded:" not in static
 
 
 def test_two_runs_of_one_experiment_keep_their_own_names(make_run):
@@ -253,6 +262,10 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     finished(make_run("static-kd", run="new", **rival), "2026-01-03T00:00:00+00:00")
     finished(make_run("static-kd", run="other-seed", **rival), "2026-01-04T00:00:00+00:00", seed=1)
     finished(make_run("static-kd", run="other-data", **rival), "2026-01-05T00:00:00+00:00", data="hc18")
+    other = make_run("static-kd", run="other-rate", **rival)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model"]["learning_rate"] = 0.01
+    (finished(other, "2026-01-06T00:00:00+00:00") / "config.yaml").write_text(yaml.safe_dump(config))
     (make_run("static-kd", run="unfinished", **rival) / "results.json").unlink()
     (make_run("static-kd", run="damaged", **rival) / "results.json").write_text("{")
     page = write_report([run])
@@ -260,8 +273,8 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     _, _, words = read(page)
     assert "Yes, on these test patients" in words
     assert "static-kd/new" in words
-    for other in ("static-kd/old", "static-kd/other-seed", "static-kd/other-data", "static-kd/damaged"):
-        assert other not in words
+    for other in ("old", "other-seed", "other-data", "other-rate", "damaged"):
+        assert f"static-kd/{other}" not in words
     assert not (run.parent.parent / "static-kd/new/report.html").exists()
 
 
@@ -269,16 +282,12 @@ def test_a_finished_training_is_compared_too(make_run, monkeypatch):
     run = make_run(skill=5.0)
     make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)
     monkeypatch.setattr(write, "collect", lambda *_: read_evidence(run))
-    monkeypatch.setattr(
-        write.sys, "argv", ["experiments", "fit", f"--config={Path.cwd()}/experiments/srkd.yaml"]
-    )
     page = report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
     assert page == run / "report.html"
     assert "Yes, on these test patients" in read(page)[2]
 
 
 def test_the_command_names_files_from_the_working_directory(make_run, monkeypatch):
-    run, seen = make_run(), []
     here = Path.cwd()
     words = [
         "fit",
@@ -286,14 +295,25 @@ def test_the_command_names_files_from_the_working_directory(make_run, monkeypatc
         f'--model.student={{"path": "{here}/a.ckpt"}}',
         "--x=/b",
     ]
-    monkeypatch.setattr(write, "collect", lambda *given: seen.append(given[-1]) or read_evidence(run))
-    monkeypatch.setattr(write.sys, "argv", ["experiments", *words])
-    report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
+    monkeypatch.setattr(interpreter.sys, "argv", ["experiments", *words])
     said = ["fit", "--config=experiments/srkd.yaml", '--model.student={"path": "a.ckpt"}', "--x=/b"]
-    assert shlex.split(seen[0]) == [python_here(), "-m", "experiments", *said]
-    monkeypatch.setattr(write.sys, "executable", f"{here}/.venv/bin/python")
-    report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
-    assert shlex.split(seen[1])[0] == ".venv/bin/python", "as every command in the documents"
+    assert interpreter.arguments_here() == said
+    run = finished(make_run(), "2026-01-01T00:00:00+00:00", command=interpreter.arguments_here())
+    monkeypatch.setattr(interpreter.sys, "executable", f"{here}/.venv/bin/python")
+    started = dict(commands(read_run(run), None))["as it was started"]
+    assert shlex.split(started) == [".venv/bin/python", "-m", "experiments", *said], "as in the documents"
+
+
+def test_the_command_is_not_lost_with_the_evidence(make_run):
+    run = finished(make_run(), "2026-01-01T00:00:00+00:00", command=["train", "srkd", "phantom", "--x=a b"])
+    (run / "evidence.json").unlink()
+    assert "-m experiments train srkd phantom '--x=a b'" in html.unescape(write_report([run]).read_text())
+
+
+def test_the_command_of_an_earlier_version_is_read_from_the_evidence(make_run):
+    run = make_run()
+    found = commands(read_run(run), read_evidence(run))
+    assert found[0] == ("as it was started", "python -m experiments train srkd phantom")
 
 
 def test_the_command_for_the_same_settings_needs_no_activated_environment(make_run):

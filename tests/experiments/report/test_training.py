@@ -10,6 +10,7 @@ import pytest
 from callbacks import OffDiagonalSchedule
 from experiments.report.read_run import Run, read_run
 from experiments.report.reference import reference_of, subject_of
+from experiments.report.shared_settings import options_like
 from experiments.report.training import dynamics, epoch_of, series, zero_crossing
 from experiments.report.verdict import answers
 
@@ -119,11 +120,15 @@ def test_equal_runs_show_nothing(make_run):
     assert "not ahead of static-kd" in " ".join(when.sentences)
 
 
-def differing(run, **settings):
-    """The run with another seed, number of epochs or teacher."""
-    record, config = run.record | {"seed": settings.get("seed", 0)}, deepcopy(run.config)
-    config["trainer"]["max_epochs"] = settings.get("epochs", 8)
-    config["model"]["teacher"] = settings.get("teacher", config["model"]["teacher"])
+def differing(run, seed=0, **settings):
+    """The run with another seed, or other settings; ``a__b`` stands for b in a."""
+    record, config = run.record | {"seed": seed}, deepcopy(run.config)
+    for name, value in settings.items():
+        *above, last = name.split("__")
+        part = config
+        for key in above:
+            part = part[key]
+        part[last] = value
     return Run(run.folder, record, run.history, config)
 
 
@@ -141,26 +146,137 @@ def test_a_run_that_never_distilled_cannot_tell_repulsion_from_distillation(make
     assert "make train EXP=static-kd DATA=phantom" in text
 
 
+MIXED = "Not told from other settings"
+
+
 @pytest.mark.parametrize(
     ("settings", "named", "short"),
     [
-        ({"epochs": 4}, "epochs (8, not 4)", "Not told from other settings"),
-        ({"teacher": {"class_path": "models.OpenCLIPEncoder"}}, "teacher", "Not told from other settings"),
+        ({"trainer__max_epochs": 4}, "epochs (8, not 4)", MIXED),
+        ({"model__teacher": {"class_path": "models.OpenCLIPEncoder"}}, "teacher", MIXED),
+        ({"model__student": {"class_path": "models.OpenCLIPEncoder"}}, "student", MIXED),
+        ({"model__learning_rate": 0.01}, "learning rate (0.002, not 0.01)", MIXED),
+        ({"model__weight_decay": 0.5}, "weight decay (0.1, not 0.5)", MIXED),
+        ({"model__warmup_steps": 30}, "warm-up (500, not 30)", MIXED),
+        ({"model__loss__init_args__temperature": 1.0}, "temperature (5, not 1)", MIXED),
+        ({"data__init_args__batch_size": 8}, "batch size (64, not 8)", MIXED),
+        ({"data__init_args__corpus": {"seed": 2}}, "corpus.seed (1, not 2)", MIXED),
+        ({"trainer__accumulate_grad_batches": 2}, "accumulation (1, not 2)", MIXED),
+        ({"trainer__precision": "16-mixed"}, "precision (32-true, not 16-mixed)", MIXED),
         ({"seed": 7}, "seed (0, not 7)", "Yes, on these test patients"),
     ],
 )
 def test_settings_in_which_the_reference_differs_are_named(make_run, settings, named, short):
-    run = read_run(make_run(skill=5.0))
+    usual = {
+        "model__learning_rate": 0.002, "model__weight_decay": 0.1, "model__warmup_steps": 500,
+        "data__init_args__corpus": {"seed": 1}, "trainer__accumulate_grad_batches": 1,
+        "trainer__precision": "32-true",
+    }  # fmt: skip
+    run, settings = differing(read_run(make_run(skill=5.0)), **usual), usual | settings
     rival = differing(read_run(make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)), **settings)
     whether = answers([run, rival])[0]
     assert whether.short == short
     assert f"The two also differ in {named}." in whether.sentences
 
 
+def test_how_images_are_fetched_is_no_difference(make_run):
+    run, rival = (
+        read_run(make_run(skill=5.0)),
+        read_run(make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)),
+    )
+    fetched = {"data__init_args__num_workers": 9, "data__init_args__cache": "/x", "model__compile": True}
+    whether = answers([run, differing(rival, **fetched)])[0]
+    assert whether.short == "Yes, on these test patients"
+    assert "also differ" not in " ".join(whether.sentences)
+
+
+def test_losses_and_starting_weights_that_differ_are_said(make_run):
+    run, rival = read_run(make_run()), read_run(make_run("static-kd", weights=(1, 1)))
+    rival = differing(rival, model__loss__init_args__distillation_weight=1.0)
+    said = "The losses differ before any repulsion: SRKDLoss from 2 against CoupledKDLoss at 1."
+    assert said in answers([run, rival])[0].sentences
+    same = differing(rival, model__loss=run.config["model"]["loss"], schedule=run.config["schedule"])
+    assert "losses differ" not in " ".join(answers([run, same])[0].sentences)
+
+
+def with_leads(run, rival, before, after):
+    """The run with these leads over another on validation patients, before and after its crossing."""
+    history = run.history.copy()
+    scored = history["val/composite"].dropna().index
+    theirs = rival.history["val/composite"].dropna().to_numpy()
+    history.loc[scored, "val/composite"] = theirs + np.array([before] * 5 + [after] * 3)
+    return Run(run.folder, run.record, history, run.config)
+
+
+@pytest.mark.parametrize(
+    ("skills", "before", "after", "short"),
+    [
+        ((5.0, 0.6), 0.3, 0.2, "Ahead, but not through repulsion"),
+        ((5.0, 0.6), 0.3, 0.305, "Ahead, but not through repulsion"),
+        ((5.0, 0.6), 0.3, 0.32, "Yes, on these test patients"),
+        ((5.0, 0.6), -0.1, 0.0, "Yes, on these test patients"),
+        ((0.6, 5.0), -0.3, -0.2, "Behind, but not through repulsion"),
+        ((0.6, 5.0), -0.2, -0.3, "No, it cost accuracy here"),
+    ],
+)
+def test_a_difference_from_before_the_crossing_is_not_put_down_to_repulsion(
+    make_run, skills, before, after, short
+):
+    rival = read_run(make_run("static-kd", skill=skills[1], weights=(1, 1), seed=5))
+    # Scores that rise steeply, so that the last is the best whatever the leads are.
+    steep = rival.history.assign(
+        **{"val/composite": rival.history["step"] / 200 + 0 * rival.history["val/composite"]}
+    )
+    rival = Run(rival.folder, rival.record, steep, rival.config)
+    whether = answers([with_leads(read_run(make_run(skill=skills[0])), rival, before, after), rival])[0]
+    assert whether.short == short
+    assert whether.tone == {"Y": "good", "N": "bad"}.get(short[0], "")
+
+
+def test_a_lead_of_a_checkpoint_that_was_never_repelled_is_not_put_down_to_repulsion(make_run):
+    run, rival = (
+        read_run(make_run(skill=5.0)),
+        read_run(make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)),
+    )
+    history = run.history.copy()
+    history.loc[history["val/composite"].dropna().index[2], "val/composite"] = 9.0
+    whether = answers([Run(run.folder, run.record, history, run.config), rival])[0]
+    assert whether.short == "Ahead, but not through repulsion"
+    assert not whether.tone
+
+
+def test_the_command_for_a_reference_carries_the_settings_that_its_recipe_lacks(make_run):
+    recipe = {  # experiments/base.yaml and experiments/data/phantom.yaml
+        "model__learning_rate": 0.002, "model__warmup_steps": 30, "model__weight_decay": 0.1,
+        "trainer__accumulate_grad_batches": 1, "trainer__max_steps": -1, "trainer__gradient_clip_val": 1.0,
+        "model__teacher__init_args__path": "outputs/teachers/phantom.ckpt",
+        "data__init_args": {"batch_size": 48, "zoom": 0.5, "val_share": 0.1, "num_workers": 7},
+    }  # fmt: skip
+    run = differing(read_run(make_run()), **recipe)
+    assert options_like(run, "static-kd") == ["--seed_everything=0", "--trainer.max_epochs=8"]
+    own = {
+        "model__learning_rate": 0.01,
+        "data__init_args__val_share": 0.2,
+        "model__loss__init_args": {"temperature": 2.0, "off_diagonal_weight": 2.0},
+        "model__student": {
+            "class_path": "models.TimmEncoder",
+            "init_args": {"embed_dim": 192, "text_width": 64},
+        },
+    }
+    assert set(options_like(differing(run, **own), "static-kd")[2:]) == {
+        "--model.learning_rate=0.01",
+        "--data.init_args.val_share=0.2",
+        "--model.loss.init_args.temperature=2.0",
+        "--model.student.init_args.text_width=64",
+    }
+    elsewhere = Run(run.folder, run.record | {"data": "my-own"}, run.history, run.config)
+    assert options_like(elsewhere, "static-kd") == ["--seed_everything=0", "--trainer.max_epochs=8"]
+
+
 def test_the_reference_with_the_same_settings_is_preferred(make_run):
     run = read_run(make_run())
     rivals = [read_run(make_run("static-kd", run=name, weights=(1, 1))) for name in ("a", "b")]
-    runs = [differing(rivals[0], epochs=4), run, rivals[1]]
+    runs = [differing(rivals[0], trainer__max_epochs=4), run, rivals[1]]
     assert reference_of(runs) is runs[2]
 
 
@@ -286,3 +402,14 @@ def test_a_gain_without_evaluations_on_both_sides_cannot_be_dated(make_run):
     late = pd.concat([early[early["val/composite"].isna()], run.history[run.history["epoch"] >= 5]])
     when = answers([Run(run.folder, run.record, late, run.config), rival])[2]
     assert any("cannot be dated" in sentence for sentence in when.sentences)
+
+
+@pytest.mark.parametrize(
+    ("skills", "short"), [((5.0, 0.6), "Ahead; cannot be dated"), ((0.6, 5.0), "Behind; cannot be dated")]
+)
+def test_a_difference_without_evaluations_on_both_sides_is_no_answer(make_run, skills, short):
+    run = read_run(make_run(skill=skills[0]))
+    rival = read_run(make_run("static-kd", skill=skills[1], weights=(1, 1), seed=5))
+    history = run.history[run.history["val/composite"].isna() | (run.history["epoch"] >= 5)]
+    whether = answers([Run(run.folder, run.record, history, run.config), rival])[0]
+    assert (whether.short, whether.tone) == (short, "")
