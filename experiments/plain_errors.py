@@ -147,7 +147,7 @@ def _given(key: str) -> str:
 def _without_value(option: str) -> str:
     """Return the argument without a value: argparse names ``--data`` for a setting of the data, too."""
     following = [*sys.argv[2:], "--"]
-    for argument, after in zip(sys.argv[1:], following, strict=True):
+    for argument, after in zip(sys.argv[1:], following, strict=False):
         if f"{argument}.".startswith(f"{option}.") and after.startswith("--"):
             return argument
     return option
