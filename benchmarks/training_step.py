@@ -163,7 +163,9 @@ def outside_rows(
     bound = ""
     if ready:
         least = float(np.median(1 - np.array(alone) / [np.median(own.total) for own in ready]))
-        bound = f"; on a ready batch without workers {least:.1%} are left"
+        # Below 0 when the towers alone, timed in another turn, were the slower ones.
+        left = f"{least:.1%} are" if least > 0 else "nothing is"
+        bound = f"; on a ready batch without workers {left} left"
     return [
         make_row(
             *title, "of the step beyond the towers alone on a ready batch", beyond, target=0.05, better="lower",
