@@ -117,8 +117,13 @@ def _unusual(flat: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tupl
     for name, value in flat.items():
         tower = name.startswith(tuple(f"model.{tower}." for tower in TOWERS))
         foreign = name.startswith(PARTS[1]) and name not in usual
-        if (tower or _title(name)) and not foreign and value != usual.get(name):
+        if (tower or _title(name)) and not foreign and value != _as_read(usual.get(name)):
             yield name, value
+
+
+def _as_read(value: Any) -> Any:
+    """Return a value as a configuration file gives it back, which has no tuples."""
+    return [_as_read(part) for part in value] if isinstance(value, tuple | list) else value
 
 
 def _recipe(experiment: str, preset: str) -> dict[str, Any]:

@@ -260,7 +260,8 @@ def test_the_command_for_a_reference_carries_the_settings_that_its_recipe_lacks(
         "model__loss__init_args": {"temperature": 2.0, "off_diagonal_weight": 2.0},
         "model__student": {
             "class_path": "models.TimmEncoder",
-            "init_args": {"embed_dim": 192, "text_width": 64},
+            # A run's file lists what the class has as a tuple.
+            "init_args": {"embed_dim": 192, "text_width": 64, "mean": [0.485, 0.456, 0.406]},
         },
     }
     assert set(options_like(differing(run, **own), "static-kd")[2:]) == {
