@@ -30,6 +30,8 @@ PYTHON_VERSION ?= $(patsubst python=%,%,$(filter python=%,$(MADE)))
 TORCH_BACKEND ?= $(patsubst torch=%,%,$(filter torch=%,$(MADE)))
 WANTED := python=$(PYTHON_VERSION) torch=$(TORCH_BACKEND)
 GIVEN = $(if $(TEACHER),--teacher=$(TEACHER)) $(if $(STUDENT),--student=$(STUDENT)) $(if $(PROTOCOL),--protocol=$(PROTOCOL))
+# A command that goes on without what was meant, as in EXPORT=$$(ls ...) of nothing, would do something else.
+REFUSE_EMPTY = $(foreach name,$(1),$(if $($(name)),,$(if $(filter command,$(origin $(name))),$(error $@: $(name)= is empty))))
 export HC18_ROOT PLANES_ROOT SHARDS
 export NO_ALBUMENTATIONS_UPDATE := 1
 # glibc maps every large tensor anew and gives it back at once, which a CPU pays with page faults.
@@ -103,7 +105,7 @@ export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outp
 	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(if $(PROTOCOL),--protocol=$(PROTOCOL)) $(ARGS)
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
-	@$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)
+	@$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(call REFUSE_EMPTY,EXPORT CKPT)$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
 	@$(PY) -m benchmarks $(ARGS)

@@ -51,6 +51,9 @@ def test_make_times_a_checkpoint_or_an_export_but_not_one_for_the_other():
     both = made("CKPT=a", "EXPORT=b")
     assert both.returncode != 0
     assert "CKPT=... or EXPORT=..., not both" in both.stderr
+    empty = made("EXPORT=")
+    assert empty.returncode != 0
+    assert "latency: EXPORT= is empty" in empty.stderr
 
 
 @pytest.mark.parametrize(
