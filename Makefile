@@ -30,7 +30,7 @@ PYTHON_VERSION ?= $(patsubst python=%,%,$(filter python=%,$(MADE)))
 TORCH_BACKEND ?= $(patsubst torch=%,%,$(filter torch=%,$(MADE)))
 WANTED := python=$(PYTHON_VERSION) torch=$(TORCH_BACKEND)
 GIVEN = $(if $(TEACHER),--teacher=$(TEACHER)) $(if $(STUDENT),--student=$(STUDENT)) $(if $(PROTOCOL),--protocol=$(PROTOCOL))
-# A command that goes on without what was meant, as in EXPORT=$$(ls ...) of nothing, would do something else.
+# A command that goes on without what was meant, as in EXPORT="$(ls ...)" of nothing, would do something else.
 REFUSE_EMPTY = $(foreach name,$(1),$(if $($(name)),,$(if $(filter command,$(origin $(name))),$(error $@: $(name)= is empty))))
 export HC18_ROOT PLANES_ROOT SHARDS
 export NO_ALBUMENTATIONS_UPDATE := 1
