@@ -15,7 +15,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from torch.nn.functional import normalize
 
 from benchmarks._record import Row, finish, interleave, make_row, number, parser_of
 from benchmarks.baselines.loss_authors import srkd_loss
-from losses import Embeddings, SRKDLoss, fused
+from losses import Embeddings, SRKDLoss
 
 STUDENT_DIM, TEACHER_DIM = 512, 768
 LOGIT_SCALE = 100.0
@@ -39,8 +38,6 @@ NOISE = (3.0, 2.0)
 MATCHED_NOISE = (0.5, 0.5)
 """The same for a student that has learnt its pairs."""
 EQUALITY = 1e-12
-LOW_BLOCKS = {2048: 176}
-"""Batch -> rows of a block with which the fused form would meet its memory target; slower, hence not used."""
 TARGETS = {"fused": {512: 4.5, 1024: 6.0, 2048: 7.0, 4096: 8.0}, "chunked": {4096: 4.0}}
 MEMORY_TARGETS = {"fused": 2.6, "chunked": 0.8}
 
@@ -158,25 +155,11 @@ def peak_numbers(run: Callable[[], Any], device: str) -> float:
     return float(held.max()) / 4
 
 
-def in_low_blocks(run: Callable[[], Any], B: int) -> Callable[[], Any]:
-    """Return `run` with lower blocks of rows than the loss chooses."""
-
-    def lower() -> Any:
-        with patch.object(fused, "BLOCK_ELEMENTS", LOW_BLOCKS[B] * B):
-            return run()
-
-    return lower
-
-
 def measure(B: int, repeats: int, device: str) -> list[Row]:
     """Return the rows of one batch size: speed and memory of our two kernels."""
     ways = make_ways(B, torch.float32, device)
-    low = f"fused in blocks of {LOW_BLOCKS[B]} rows" if B in LOW_BLOCKS else ""
-    if low:
-        ways[low] = in_low_blocks(ways["fused"], B)
     times = interleave({name: run for name, run in ways.items() if name != "plain"}, repeats, device)
-    counted = ("authors", *KERNELS, *([low] if low else []))
-    peaks = {name: peak_numbers(ways[name], device) / B**2 for name in counted}
+    peaks = {name: peak_numbers(ways[name], device) / B**2 for name in ("authors", *KERNELS)}
     found = []
     for name in KERNELS:
         target = TARGETS[name].get(B)
@@ -205,22 +188,10 @@ def measure(B: int, repeats: int, device: str) -> list[Row]:
             target=None if target is None else MEMORY_TARGETS[name],
             better="lower",
             note=f"the authors' way: {peaks['authors']:.1f}",
-            reason=f"{number(2 + 2 * STUDENT_DIM / B)} are the two matrices that the backward pass reads and the "
-            "gradients in the embeddings, which any form returns"
-            + ("; lower blocks of rows would meet it and are slower: next row" if low else ""),
+            reason=f"{number(1 + 2 * STUDENT_DIM / B)} are the gradients in the logits and, made of them by a product "
+            "each, in the embeddings",
         )
         found += [speed, memory]
-        if low and name == "fused":
-            found.append(
-                make_row(
-                    "SRKD loss",
-                    f"{low}, batch {B}, {device}",
-                    f"times as long as in blocks of {fused.BLOCK_ELEMENTS // B}",
-                    times[low] / times["fused"],
-                    better="lower",
-                    note=f"{number(peaks[low])} B x B numbers at the peak",
-                )
-            )
     return found
 
 

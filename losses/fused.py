@@ -8,9 +8,9 @@ combination ``g_c L_contrastive + g_d L_diagonal + g_o L_off_diagonal`` in S is
     G_ij = E_ij (a_i + c_j) + F_ij (u_i + v_j)  for i != j,    G_ii = d_i
 
 with vectors a, c, u, v, d made of those sums, which leaves two matrix products for the logits and two for
-the gradient, the least there can be. All of it runs over blocks of rows, so that no third matrix is held.
-E and F are kept for the backward pass (2 B x B numbers) or computed again there (none, for half as many
-products more).
+the gradient, the least there can be. Between the products all of it runs over strips of rows and in place, so
+that no third matrix is ever held: G is written over E. E and F are kept for the backward pass (2 B x B numbers)
+or computed again there in blocks of rows (none, for half as many products more).
 
 The sums leave the matched pairs out, whose numbers are kept apart: a student that has learnt its pairs has
 q_ii near 1, and 1 - q_ii taken from a sum that q_ii is in would be rounding. So it is the sum of the others,
@@ -26,9 +26,7 @@ backward pass with the same upstream gradient, as DDP training does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,61 +35,8 @@ from torch import Tensor
 from losses.distributions import diagonal_cross_entropy, matched_cross_entropy, off_diagonal_cross_entropy
 from losses.gather import gather_rows, sum_over_ranks, world_size
 from losses.joint_batch import JointBatch
+from losses.logit_blocks import LogitBlocks, exponentiate, part_of
 from losses.pair_sums import BothSums, PairSums
-
-BLOCK_ELEMENTS = 2**21
-"""Numbers in a block of rows (8 MiB in float32): tall enough for the matrix products, small beside B x B.
-
-Lower blocks hold less and are slower, the more so on a busy machine (`make bench ARGS=loss_speed` has a row).
-"""
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What both passes read: detached embeddings and plain numbers."""
-
-    image: Tensor
-    all_text: Tensor
-    scale: float
-    teacher_image: Tensor
-    teacher_all_text: Tensor
-    teacher_scale: float
-    first_row: int
-
-    @property
-    def shift(self) -> float:
-        """Subtracted from the student's logits; cosines are at most 1, so E cannot overflow."""
-        return max(0.0, self.scale - self.limit)
-
-    @property
-    def teacher_shift(self) -> float:
-        """Subtracted from the teacher's logits."""
-        return max(0.0, self.teacher_scale - self.limit)
-
-    @property
-    def limit(self) -> float:
-        """Largest exponent allowed: leaves room for sums of B numbers."""
-        return 0.7 * math.log(torch.finfo(self.image.dtype).max)
-
-    def empty(self, *shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=self.image.dtype, device=self.image.device)
-
-    def blocks(self) -> list[slice]:
-        """Slices over the rows of this process, at most half of them at once to bound the memory."""
-        b, B = len(self.image), len(self.all_text)
-        size = max(1, min((b + 1) // 2, max(128, BLOCK_ELEMENTS // B)))
-        return [slice(start, min(start + size, b)) for start in range(0, b, size)]
-
-    def logits(self, rows: slice, s: Tensor, t: Tensor) -> None:
-        """Write the logits of `rows` [R, B] into `s` and `t`."""
-        torch.addmm(s, self.image[rows], self.all_text.T, beta=0, alpha=self.scale, out=s)
-        torch.addmm(
-            t, self.teacher_image[rows], self.teacher_all_text.T, beta=0, alpha=self.teacher_scale, out=t
-        )
-
-    def own(self, rows: slice, matrix: Tensor) -> Tensor:
-        """View of the entries of a block [R, B] that belong to matched pairs, [R]."""
-        return matrix.diagonal(offset=self.first_row + rows.start)
 
 
 def fused_terms(
@@ -109,7 +54,7 @@ def fused_terms(
         This process's unweighted terms, or None where the logits' range is too large for this form.
     """
     image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
-    problem = _Problem(
+    problem = LogitBlocks(
         image=image.detach(),
         all_text=all_text.detach(),
         scale=scale.item(),
@@ -120,56 +65,50 @@ def fused_terms(
     )
     keep = keep and torch.is_grad_enabled()
     with torch.no_grad():
-        sums, e, f = _sweep(problem, keep)
+        sums, kept = _sweep(problem, keep)
     if not sums.are_precise():
         return None
-    contrastive, diagonal, off_diagonal = _FusedTerms.apply(image, all_text, scale, problem, sums, e, f)
+    contrastive, diagonal, off_diagonal = _FusedTerms.apply(image, all_text, scale, problem, sums, kept)
     return {"contrastive": contrastive, "diagonal": diagonal, "off_diagonal": off_diagonal}
 
 
-def _sweep(problem: _Problem, keep: bool) -> tuple[BothSums, Tensor | None, Tensor | None]:
+def _sweep(problem: LogitBlocks, keep: bool) -> tuple[BothSums, list[Tensor]]:
     """Compute all sums in one pass over the rows; return E and F, too, if they are to be kept."""
     b, B = len(problem.image), len(problem.all_text)
-    blocks = problem.blocks()
-    height = b if keep else blocks[0].stop
-    e_all, f_all = problem.empty(height, B), problem.empty(height, B)
-    product = problem.empty(blocks[0].stop, B)
+    blocks = [slice(0, b)] if keep else problem.blocks()
+    e_block, f_block = (problem.empty(blocks[0].stop, B) for _ in range(2))
+    product = problem.empty(problem.strips(blocks[0])[0].stop, B)
     row_e, row_f, row_fs, own_s = (problem.empty(b) for _ in range(4))
     own_ef = problem.empty(b, 2)
     columns = torch.zeros(3, B, dtype=row_e.dtype, device=row_e.device)
     ones = torch.ones_like(columns[0])
-    for rows in blocks:
-        R = rows.stop - rows.start
-        e, f = (e_all[rows], f_all[rows]) if keep else (e_all[:R], f_all[:R])
-        fs, row_ones = product[:R], ones[:R]
-        problem.logits(rows, e, f)
-        own_s[rows] = problem.own(rows, e)
-        _exponentiate(f, problem.teacher_shift)
-        own_ef[rows, 1] = problem.own(rows, f)
-        problem.own(rows, f).zero_()
-        torch.mul(e, f, out=fs)
-        _exponentiate(e, problem.shift)
-        own_ef[rows, 0] = problem.own(rows, e)
-        problem.own(rows, e).zero_()
-        for matrix, row, column in zip((e, f, fs), (row_e, row_f, row_fs), columns, strict=True):
-            torch.mv(matrix, ones, out=row[rows])
-            column.addmv_(matrix.T, row_ones)
+    for block in blocks:
+        height = block.stop - block.start
+        problem.logits(block, e_block[:height], f_block[:height])
+        for rows in problem.strips(block):
+            e, f = (part_of(matrix, block, rows) for matrix in (e_block, f_block))
+            fs, row_ones = product[: len(e)], ones[: len(e)]
+            own_s[rows] = problem.own(rows, e)
+            exponentiate(f, problem.teacher_shift)
+            own_ef[rows, 1] = problem.own(rows, f)
+            problem.own(rows, f).zero_()
+            torch.mul(e, f, out=fs)
+            exponentiate(e, problem.shift)
+            own_ef[rows, 0] = problem.own(rows, e)
+            problem.own(rows, e).zero_()
+            for matrix, row, column in zip((e, f, fs), (row_e, row_f, row_fs), columns, strict=True):
+                torch.mv(matrix, ones, out=row[rows])
+                column.addmv_(matrix.T, row_ones)
     sum_over_ranks(columns)
     sums = BothSums(
         PairSums(row_e, row_f, row_fs, *own_ef.unbind(1)),
         PairSums(*columns, *gather_rows(own_ef).unbind(1)),
         own_s,
     )
-    return (sums, e_all, f_all) if keep else (sums, None, None)
+    return sums, [e_block, f_block] if keep else []
 
 
-def _exponentiate(logits: Tensor, shift: float) -> None:
-    if shift:
-        logits.sub_(shift)
-    logits.exp_()
-
-
-def _values(problem: _Problem, sums: BothSums) -> tuple[Tensor, Tensor, Tensor]:
+def _values(problem: LogitBlocks, sums: BothSums) -> tuple[Tensor, Tensor, Tensor]:
     own = slice(problem.first_row, problem.first_row + len(problem.image))
     terms = []
     for way in (sums.rows, sums.columns[own]):
@@ -199,41 +138,60 @@ def _factors(sums: PairSums, k: float, upstream: Sequence[Tensor]) -> tuple[Tens
 
 
 def _gradients(
-    problem: _Problem, sums: BothSums, kept: tuple[Tensor, Tensor] | None, upstream: Sequence[Tensor]
+    problem: LogitBlocks, sums: BothSums, kept: list[Tensor], upstream: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients in image [b, D], all texts [B, D] and the logit scale."""
+    """Return the gradients in image [b, D], all texts [B, D] and the logit scale; empties `kept`."""
     b, B = len(problem.image), len(problem.all_text)
     k = problem.scale / (2 * b)
     a, u, own_rows = _factors(sums.rows, k, upstream)
     c, v, own_columns = _factors(sums.columns, k, upstream)
     d = own_rows + own_columns[problem.first_row : problem.first_row + b]
-    image, text = torch.empty_like(problem.image), torch.zeros_like(problem.all_text)
-    blocks = problem.blocks()
-    size = blocks[0].stop
-    gradient = problem.empty(size, B)
-    spare = None if kept else (problem.empty(size, B), problem.empty(size, B))
-    for rows in blocks:
-        R = rows.stop - rows.start
-        if kept:
-            e, f = kept[0][rows], kept[1][rows]
-        else:
-            assert spare is not None
-            e, f = spare[0][:R], spare[1][:R]
+    factors = (a, c, u, v, d)
+    if kept:
+        e, f = kept
+        kept.clear()
+        _turn_into_gradient(problem, slice(0, b), e, f, factors)
+        del f  # before the results are made: two matrices at most at any time
+        image, text = e @ problem.all_text, e.T @ problem.image
+    else:
+        image, text = torch.empty_like(problem.image), torch.zeros_like(problem.all_text)
+        blocks = problem.blocks()
+        e_block, f_block = (problem.empty(blocks[0].stop, B) for _ in range(2))
+        for rows in blocks:
+            e, f = e_block[: rows.stop - rows.start], f_block[: rows.stop - rows.start]
             problem.logits(rows, e, f)
-            _exponentiate(f, problem.teacher_shift)
-            _exponentiate(e, problem.shift)
-        g = gradient[:R]
-        torch.mul(e, a[rows, None], out=g)
-        g.addcmul_(e, c).addcmul_(f, u[rows, None]).addcmul_(f, v)
-        problem.own(rows, g).copy_(d[rows])
-        torch.mm(g, problem.all_text, out=image[rows])
-        text.addmm_(g.T, problem.image[rows])
+            _turn_into_gradient(problem, rows, e, f, factors, from_logits=True)
+            torch.mm(e, problem.all_text, out=image[rows])
+            text.addmm_(e.T, problem.image[rows])
     scale = torch.dot(problem.image.flatten(), image.flatten()) / problem.scale
     return image, text, scale
 
 
+def _turn_into_gradient(
+    problem: LogitBlocks,
+    block: slice,
+    e_block: Tensor,
+    f_block: Tensor,
+    factors: Sequence[Tensor],
+    from_logits: bool = False,
+) -> None:
+    """Write the gradient in the logits over a block of E, or of the logits themselves."""
+    a, c, u, v, d = factors
+    strips = problem.strips(block)
+    weights = problem.empty(strips[0].stop - block.start, len(c))
+    for rows in strips:
+        e, f = (part_of(matrix, block, rows) for matrix in (e_block, f_block))
+        if from_logits:
+            exponentiate(f, problem.teacher_shift)
+            exponentiate(e, problem.shift)
+        weight = weights[: len(e)]
+        e.mul_(torch.add(a[rows, None], c, out=weight))
+        e.addcmul_(f, torch.add(u[rows, None], v, out=weight))
+        problem.own(rows, e).copy_(d[rows])
+
+
 def _differentiable_gradients(
-    problem: _Problem, image: Tensor, all_text: Tensor, scale: Tensor, upstream: Sequence[Tensor]
+    problem: LogitBlocks, image: Tensor, all_text: Tensor, scale: Tensor, upstream: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_gradients` does, from whole matrices and so that it can be differentiated any number of times."""
     teacher = problem.teacher_scale * gather_rows(problem.teacher_image) @ problem.teacher_all_text.T
@@ -266,21 +224,21 @@ class _FusedTerms(torch.autograd.Function):
         image: Tensor,
         all_text: Tensor,
         scale: Tensor,
-        problem: _Problem,
+        problem: LogitBlocks,
         sums: BothSums,
-        e: Tensor | None,
-        f: Tensor | None,
+        kept: list[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.problem, ctx.sums = problem, sums
-        # Saved, not set as attributes, so that they are freed as soon as the backward pass is over.
-        ctx.save_for_backward(image, all_text, scale, e, f)
+        # Not saved for the backward pass, which writes over them: one that runs again computes them again.
+        ctx.kept = kept
+        ctx.save_for_backward(image, all_text, scale)
         return _values(problem, sums)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        image, all_text, scale, e, f = ctx.saved_tensors
+        image, all_text, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # a graph of this very pass is wanted: second derivatives
             gradients = _differentiable_gradients(ctx.problem, image, all_text, scale, upstream)
         else:
-            gradients = _gradients(ctx.problem, ctx.sums, None if e is None else (e, f), upstream)
-        return (*gradients, None, None, None, None)
+            gradients = _gradients(ctx.problem, ctx.sums, ctx.kept, upstream)
+        return (*gradients, None, None, None)

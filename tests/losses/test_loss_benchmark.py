@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import loss_speed
 from benchmarks.baselines.loss_authors import srkd_loss
-from losses import SRKDLoss, fused
+from losses import SRKDLoss
 from tests.losses.loss_cases import make_batch, make_teacher
 
 
@@ -45,16 +45,6 @@ def test_the_benchmark_writes_its_rows(tmp_path, monkeypatch):
     assert all(len(row["rounds"]["value"]) == 2 for row in rows[::2])
 
 
-def test_low_blocks_hold_less_and_leave_the_loss_as_it_was(monkeypatch):
-    monkeypatch.setattr(loss_speed, "LOW_BLOCKS", {512: 128})
-    height = fused.BLOCK_ELEMENTS
-    rows = loss_speed.measure(512, 1, "cpu")
-    (low,) = (row for row in rows if "blocks of 128 rows" in row["case"])
-    (tall,) = (row for row in rows if row["case"].startswith("fused, ") and "peak" in row["measure"])
-    assert float(low["note"].split()[0]) < tall["value"]["median"]
-    assert height == fused.BLOCK_ELEMENTS
-
-
 def test_a_loss_that_is_not_equal_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(loss_speed, "check_equality", lambda _: {"fused": 1e-15, "chunked": float("nan")})
     with pytest.raises(SystemExit, match=r"error: the loss differs .*nan.*above 1e-12"):
@@ -83,7 +73,7 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, capsys):
 )
 def test_the_matrix_products_of_each_way(way, count, monkeypatch):
     """The counts that docs/performance.md states; one block, so that each product is one call."""
-    monkeypatch.setattr("losses.fused._Problem.blocks", lambda self: [slice(0, len(self.image))])
+    monkeypatch.setattr("losses.logit_blocks.LogitBlocks.blocks", lambda self: [slice(0, len(self.image))])
     products = Products()
     run_way = loss_speed.make_ways(64, torch.float64, "cpu")[way]
     with products:
