@@ -2,9 +2,9 @@
 
 A step is the time from one batch's end to the next one's end in Lightning's own loop: waiting for data, towers,
 loss, clipping, optimiser, logging. Outside the towers is what a step takes more than the same towers, forward and
-backward, alone on a ready batch without any worker, timed in the same turns. The whole step on a ready batch without
-any worker is timed, too: its share outside the towers is what no reading of data, however fast, can take away, so it
-stands beside a missed target. A step is told apart from within, too:
+backward, alone on a ready batch without any worker, timed right before and right after it. Beside a missed target
+stand the whole step on a ready batch without any worker, which is what no reading of data, however fast, can take
+away, and what the reading itself costs the cores that the towers run on. A step is told apart from within, too:
 the forward passes between module hooks, the backward pass from the moment the embeddings' gradients are known. On a
 CPU that books what the workers take from the towers' cores as the towers' time, so it stands in a row of its own.
 
@@ -42,6 +42,7 @@ from benchmarks._turns import in_turns
 from benchmarks.baselines.loss_authors import srkd_loss
 from benchmarks.baselines.pipeline_authors import AuthorsPairs
 from callbacks import TeacherCache
+from datamodules.cores import usable_cores
 from datamodules.record import Record
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, SRKDLoss
@@ -49,9 +50,9 @@ from models import DualEncoder, freeze
 
 WARM = 4
 Towers = Callable[[], tuple[DualEncoder, DualEncoder]]
-KINDS = ("live", "teacher cache", "no teacher")
+KINDS = ("teacher cache", "no teacher")
 READY = "live, ready batch"
-ROUNDS = 2  # of one process; the published towers have one, of which a step takes 13 s on two cores
+ROUNDS = 3  # of one process; the published towers have one, of which a step takes 13 s on two cores
 
 
 def fit(
@@ -146,13 +147,42 @@ def towers_alone(records: list[Record], steps: int, batch: int, towers: Towers =
     return float(np.median(seconds[1:]))
 
 
+def batch_reading(records: list[Record], folder: Path, batch: int, towers: Towers = phantom_towers) -> float:
+    """Return the median seconds of a core that reading and augmenting one batch takes, the cache being there."""
+    student, teacher = towers()
+    data = ListedData(records, batch_size=batch, num_workers=0, cache=str(folder / "squares"), zoom=0.3)
+    data.bind(student.preprocessing, teacher.preprocessing)
+    seconds, last = [], time.process_time()
+    for _ in data.train_dataloader():
+        now = time.process_time()
+        seconds.append(now - last)
+        last = now
+    return float(np.median(seconds))
+
+
+def between(alone: Callable[[], float], live: Callable[[], StepTimes]) -> tuple[StepTimes, float]:
+    """Time a training between two times of its towers alone, whose mean a drift of the machine moves alike."""
+    before = alone()
+    return live(), (before + alone()) / 2
+
+
 def outside_rows(
-    case: str, times: list[StepTimes], alone: list[float], note: str, ready: list[StepTimes] | None = None
+    case: str,
+    found: list[tuple[StepTimes, float]],
+    note: str,
+    ready: list[StepTimes] | None = None,
+    reading: list[float] | None = None,
 ) -> list[Row]:
     """Return what a step takes beyond its towers: against the towers alone, and told apart from within.
 
-    `ready` are the times of the same step on a ready batch, where they were taken.
+    Args:
+        case: At which size.
+        found: What `between` returned in each round.
+        note: What a reader has to know.
+        ready: The times of the same step on a ready batch, where they were taken.
+        reading: What `batch_reading` returned in each round, where it was measured.
     """
+    times, alone = zip(*found, strict=True)
     step = np.array([np.median(own.total) for own in times])
     within = np.array([own.outside() for own in times])
     beyond = 1 - np.array(alone) / step
@@ -161,20 +191,23 @@ def outside_rows(
     title = ("training step", f"{case}, live teacher")
     slower = f"{beside:.1%} is what the towers take longer than alone, "
     bound = ""
+    if reading:
+        share = float(np.median(np.array(reading) / step)) / usable_cores()
+        bound = f"; reading a batch alone costs the cores {share:.1%} of the step"
     if ready:
         least = float(np.median(1 - np.array(alone) / [np.median(own.total) for own in ready]))
         # Below 0 when the towers alone, timed in another turn, were the slower ones.
         left = f"{least:.1%} are" if least > 0 else "nothing is"
-        bound = f"; on a ready batch without workers {left} left"
+        bound += f"; on a ready batch without workers {left} left"
     return [
         make_row(
             *title, "of the step beyond the towers alone on a ready batch", beyond, target=0.05, better="lower",
             seconds=seconds, limit="towers alone", limit_values=step / np.array(alone), note=note,
-            reason=slower + told_apart(times) + bound,
+            reason=slower + told_apart(list(times)) + bound,
         ),
         make_row(
             *title, "of the step outside the towers, timed within it", within, better="lower",
-            note=told_apart(times),
+            note=told_apart(list(times)),
         ),
     ]  # fmt: skip
 
@@ -189,27 +222,34 @@ def measure(quick: bool) -> list[Row]:
         records, what = training_records(folder, 64 if quick else 10 * batch)
         for kind in KINDS:  # fills the caches
             fit(kind, records, folder, 1, batch, workers)
-        kinds = {kind: partial(fit, kind, records, folder, steps, batch, workers) for kind in KINDS}
-        kinds[READY] = partial(fit, "live", records, folder, steps, batch, 0, ready=True)
-        seconds_only: dict[str, Callable[[], float]] = {
-            "alone": lambda: towers_alone(records, steps, batch),
+        ways: dict[str, Callable[[], Any]] = {
+            "live": lambda: between(
+                lambda: towers_alone(records, steps, batch),
+                lambda: fit("live", records, folder, steps, batch, workers),
+            ),
+            **{kind: partial(fit, kind, records, folder, steps, batch, workers) for kind in KINDS},
+            READY: partial(fit, "live", records, folder, steps, batch, 0, ready=True),
+            "reading": lambda: batch_reading(records, folder, batch),
             "authors": lambda: float(np.median(authors(records, steps, batch, workers))),
         }
-        found: dict[str, list[Any]] = in_turns(kinds | seconds_only, 1 if quick else ROUNDS)
+        found = in_turns(ways, 1 if quick else ROUNDS)
 
         def published() -> tuple[DualEncoder, DualEncoder]:
             return published_student(quick), published_teacher(quick)
 
-        full = fit("live", records, folder, 2, full_batch, workers, False, published, warm=1)
-        full_alone = towers_alone(records, 2, full_batch, published)
-    step = {kind: np.array([np.median(own.total) for own in found[kind]]) for kind in KINDS}
+        full = between(
+            lambda: towers_alone(records, 2, full_batch, published),
+            lambda: fit("live", records, folder, 2, full_batch, workers, False, published, warm=1),
+        )
+    steps_of = {"live": [times for times, _ in found["live"]], **{kind: found[kind] for kind in KINDS}}
+    step = {kind: np.array([np.median(own.total) for own in times]) for kind, times in steps_of.items()}
     seconds = {**step, "authors": np.array(found["authors"])}
     case = f"phantom towers, batch {batch}, {workers} workers"
     note = f"{steps} steps a round, {what}; a teacher of the student's own size"
     return [
-        *outside_rows(case, found["live"], found["alone"], note, found[READY]),
+        *outside_rows(case, found["live"], note, found[READY], found["reading"]),
         *outside_rows(
-            f"published towers, batch {full_batch}, {workers} workers", [full], [full_alone],
+            f"published towers, batch {full_batch}, {workers} workers", [full],
             f"MobileCLIP2-S0 at 256 px beside ViT-L/14 at 224, random weights, 2 steps a round, {what}",
         ),
         make_row(

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks._step_parts import StepTimes
-from benchmarks.training_step import fit, outside_rows, training_records
+from benchmarks.training_step import batch_reading, between, fit, outside_rows, training_records
 
 
 def times(total, towers):
@@ -14,14 +14,30 @@ def times(total, towers):
 
 def test_a_missed_target_says_what_a_ready_batch_leaves(monkeypatch):
     monkeypatch.setattr("benchmarks.training_step.told_apart", lambda _: "loss 1.0%")
-    live, alone = [times(1.0, 0.95), times(1.0, 0.95)], [0.9, 0.9]
+    monkeypatch.setattr("benchmarks.training_step.usable_cores", lambda: 2)
+    found = [(times(1.0, 0.95), 0.9), (times(1.0, 0.95), 0.9)]
     monkeypatch.setattr(StepTimes, "outside", lambda _: 0.05)
-    beyond, _ = outside_rows("c", live, alone, "", [times(0.96, 0.9), times(0.96, 0.9)])
+    beyond, _ = outside_rows("c", found, "", [times(0.96, 0.9), times(0.96, 0.9)], [0.14, 0.16])
     assert beyond["value"]["median"] == pytest.approx(0.1)
     # 0.06 of the 0.96 s that the step takes on a ready batch are not the towers' 0.9.
-    assert beyond["reason"].endswith("; on a ready batch without workers 6.2% are left")
-    without, _ = outside_rows("c", live, alone, "")
+    assert beyond["reason"].endswith(
+        "; reading a batch alone costs the cores 7.5% of the step; on a ready batch without workers 6.2% are left"
+    )
+    without, _ = outside_rows("c", found, "")
     assert "ready batch" not in without["reason"]
+    assert "reading" not in without["reason"]
+
+
+def test_a_training_is_held_against_its_towers_before_and_after_it():
+    clock = iter([0.8, 1.0])
+    live = times(1.5, 1.0)
+    assert between(lambda: next(clock), lambda: live) == (live, pytest.approx(0.9))
+
+
+def test_reading_a_batch_takes_time_of_a_core(tmp_path, monkeypatch):
+    monkeypatch.delenv("HC18_ROOT", raising=False)
+    records, _ = training_records(tmp_path, 4)
+    assert 0 < batch_reading(records, tmp_path, 2) < 60
 
 
 def test_a_ready_batch_is_never_waited_for_and_every_step_is_timed(tmp_path, monkeypatch):
