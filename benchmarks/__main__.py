@@ -79,6 +79,8 @@ def widened(row: Row) -> tuple[float, float]:
     if "curve" in row:  # an exponent: what one end of the curve would change it by, costing so much more
         sizes = row["curve"]["sizes"]
         least = max(least, math.log1p(LEAST_SPREAD) / math.log(max(sizes) / min(sizes)))
+    if row.get("one_minus"):
+        least = max(least, LEAST_SPREAD)
     return min(value["p10"], value["median"] - least), max(value["p90"], value["median"] + least)
 
 

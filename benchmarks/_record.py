@@ -133,6 +133,10 @@ def _with_spreads(row: Row) -> Row:
     }
 
 
+ONE_MINUS: Row = {"one_minus": True}
+"""Marks a row whose value is 1 less a ratio of two times: noise moves it by a share of 1, however small it is."""
+
+
 def key(row: Row) -> Key:
     """Return what tells a row from all others."""
     return row["stage"], row["case"], row["measure"]

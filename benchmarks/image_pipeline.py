@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks._material import head_records
 from benchmarks._record import Row, command, interleave, make_row
+from benchmarks._threads import one_thread
 from benchmarks.baselines.pipeline_authors import Draw, two_views, view
 from datamodules.image_reading import read_image
 from datamodules.pair_sample import PairBuilder
@@ -62,15 +63,8 @@ def _views(builder: PairBuilder, square: np.ndarray, seed: int) -> None:
 
 def measure(quick: bool) -> list[Row]:
     count, rounds = (4, 2) if quick else (48, 3)
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return _measure(Path(folder), count, rounds)
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        return _measure(Path(folder), count, rounds)
 
 
 def _measure(folder: Path, count: int, rounds: int) -> list[Row]:

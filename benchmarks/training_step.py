@@ -36,8 +36,9 @@ from benchmarks._material import (
     published_student,
     published_teacher,
 )
-from benchmarks._record import Row, command, make_row
+from benchmarks._record import ONE_MINUS, Row, command, make_row
 from benchmarks._step_parts import StepTimes, TimedModule, told_apart
+from benchmarks._threads import one_thread
 from benchmarks._turns import in_turns
 from benchmarks.baselines.loss_authors import srkd_loss
 from benchmarks.baselines.pipeline_authors import AuthorsPairs
@@ -152,11 +153,13 @@ def batch_reading(records: list[Record], folder: Path, batch: int, towers: Tower
     student, teacher = towers()
     data = ListedData(records, batch_size=batch, num_workers=0, cache=str(folder / "squares"), zoom=0.3)
     data.bind(student.preprocessing, teacher.preprocessing)
-    seconds, last = [], time.process_time()
-    for _ in data.train_dataloader():
-        now = time.process_time()
-        seconds.append(now - last)
-        last = now
+    seconds = []
+    with one_thread():
+        last = time.perf_counter()
+        for _ in data.train_dataloader():
+            now = time.perf_counter()
+            seconds.append(now - last)
+            last = now
     return float(np.median(seconds))
 
 
@@ -200,7 +203,7 @@ def outside_rows(
         left = f"{least:.1%} are" if least > 0 else "nothing is"
         bound += f"; on a ready batch without workers {left} left"
     return [
-        make_row(
+        ONE_MINUS | make_row(
             *title, "of the step beyond the towers alone on a ready batch", beyond, target=0.05, better="lower",
             seconds=seconds, limit="towers alone", limit_values=step / np.array(alone), note=note,
             reason=slower + told_apart(list(times)) + bound,
@@ -239,7 +242,7 @@ def measure(quick: bool) -> list[Row]:
 
         full = between(
             lambda: towers_alone(records, 2, full_batch, published),
-            lambda: fit("live", records, folder, 2, full_batch, workers, False, published, warm=1),
+            lambda: fit("live", records, folder, 2, full_batch, workers, False, published, warm=2),
         )
     steps_of = {"live": [times for times, _ in found["live"]], **{kind: found[kind] for kind in KINDS}}
     step = {kind: np.array([np.median(own.total) for own in times]) for kind, times in steps_of.items()}

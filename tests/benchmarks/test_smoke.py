@@ -16,7 +16,7 @@ import pytest
 from benchmarks import __main__ as benchmarks_main
 from benchmarks import _table
 from benchmarks.__main__ import NAMES, disagreements, environment_of
-from benchmarks._record import command, make_row, not_run, save
+from benchmarks._record import ONE_MINUS, command, make_row, not_run, save
 from benchmarks.cost_curves import curve
 from export.latency.machine import ALLOCATOR
 
@@ -192,6 +192,15 @@ def test_an_exponent_near_nought_moves_by_what_3_percent_of_a_cost_do():
 
     assert disagreements(record(-0.02), record(0.02)) == []  # log 1.03 / log 3 = 0.027 on either side
     assert disagreements(record(-0.05), record(0.02)) != []
+
+
+def test_what_is_left_of_a_whole_may_move_by_a_share_of_the_whole():
+    def record(value, mark):
+        return {"rows": [mark | make_row("s", "c", "x", [value])]}
+
+    assert disagreements(record(0.02, ONE_MINUS), record(0.07, ONE_MINUS)) == []
+    assert disagreements(record(0.02, {}), record(0.07, {})) != []
+    assert disagreements(record(0.02, ONE_MINUS), record(0.09, ONE_MINUS)) != []
 
 
 def test_a_rerun_agrees_or_its_rows_are_named(results, tmp_path, monkeypatch, capsys):
