@@ -25,6 +25,8 @@ NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not p
 WHOLE_COMMANDS = {"plane_evaluation", "training_step", "cost_curves"}
 PROCESSES = {name: 1 if name == "inference" else 3 for name in NAMES}
 """Fresh processes of a benchmark; inference starts its own for every backend, and that several times."""
+QUIET = {"KINETO_LOG_LEVEL": "99"}
+"""The profiler that counts memory would say at each start and end that it finds no GPU."""
 LEAST_SPREAD = 0.03
 """Least distance of a spread's ends from its median, as a share of it.
 
@@ -38,8 +40,8 @@ def environment_of(name: str) -> dict[str, str]:
     The same with and without make, so that results can be compared; a user's own values win, as they do in make.
     """
     if name in WHOLE_COMMANDS:
-        return {**ALLOCATOR, **os.environ}
-    return {variable: value for variable, value in os.environ.items() if variable not in ALLOCATOR}
+        return {**QUIET, **ALLOCATOR, **os.environ}
+    return QUIET | {variable: value for variable, value in os.environ.items() if variable not in ALLOCATOR}
 
 
 def run(name: str, quick: bool) -> Record | None:

@@ -127,6 +127,7 @@ def test_whole_commands_run_with_the_allocator_of_make_and_all_others_with_the_d
         found = {k: v for k, v in environment_of(name).items() if k.startswith("MALLOC_")}
         assert found == (expected if name in WHOLE else {})
         assert environment_of(name).items() >= {"PATH": os.environ["PATH"]}.items()
+        assert environment_of(name)["KINETO_LOG_LEVEL"] == "99", "the profiler speaks at every turn"
 
 
 def test_the_allocator_is_what_the_makefile_tells_glibc():
