@@ -29,6 +29,8 @@ Row = dict[str, Any]
 Record = dict[str, Any]
 Spread = dict[str, float]
 Key = tuple[str, str, str]
+ONE_MINUS: Row = {"one_minus": True}
+"""Marks a row whose value is 1 less a ratio of two times: noise moves it by a share of 1, however small it is."""
 
 
 def spread(values: Any) -> Spread:
@@ -131,10 +133,6 @@ def _with_spreads(row: Row) -> Row:
         "times_limit": None if limit is None else spread(limit),
         "seconds": {name: spread(times) for name, times in rounds["seconds"].items()},
     }
-
-
-ONE_MINUS: Row = {"one_minus": True}
-"""Marks a row whose value is 1 less a ratio of two times: noise moves it by a share of 1, however small it is."""
 
 
 def key(row: Row) -> Key:

@@ -14,7 +14,6 @@ The towers are the phantom preset's, and once the published ones: MobileCLIP2-S0
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import time
 import warnings
@@ -217,7 +216,7 @@ def outside_rows(
 
 def measure(quick: bool) -> list[Row]:
     steps, batch, full_batch = (2, 4, 2) if quick else (10, 64, 8)
-    workers = 1 if quick else os.cpu_count() or 1
+    workers = 1 if quick else usable_cores()
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
