@@ -10,7 +10,8 @@ combination ``g_c L_contrastive + g_d L_diagonal + g_o L_off_diagonal`` in S is
 with vectors a, c, u, v, d made of those sums, which leaves two matrix products for the logits and two for
 the gradient, the least there can be. Between the products all of it runs over strips of rows and in place, so
 that no third matrix is ever held: G is written over E. E and F are kept for the backward pass (2 B x B numbers)
-or computed again there in blocks of rows (none, for half as many products more).
+or recomputed there in blocks of rows (none, for half as many products more). A second backward pass finds that the
+first one has overwritten what was kept, and recomputes it with the same operations: its results are bit-identical.
 
 The sums leave the matched pairs out, whose numbers are kept apart: a student that has learnt its pairs has
 q_ii near 1, and 1 - q_ii taken from a sum that q_ii is in would be rounding. So it is the sum of the others,
@@ -48,7 +49,7 @@ def fused_terms(
         student: Embeddings of the student.
         teacher: Embeddings of the teacher, without gradient.
         temperature: Divides the teacher's logits.
-        keep: Keep 2 B x B numbers for the backward pass, or else compute them again there.
+        keep: Keep 2 B x B numbers for the backward pass, or else recompute them there.
 
     Returns:
         This process's unweighted terms, or None where the logits' range is too large for this form.
@@ -62,20 +63,20 @@ def fused_terms(
         teacher_all_text=teacher.all_text,
         teacher_scale=teacher.local.logit_scale.item() / temperature,
         first_row=student.first_row,
+        keep=keep and torch.is_grad_enabled(),
     )
-    keep = keep and torch.is_grad_enabled()
     with torch.no_grad():
-        sums, kept = _sweep(problem, keep)
+        sums, kept = _sweep(problem)
     if not sums.are_precise():
         return None
     contrastive, diagonal, off_diagonal = _FusedTerms.apply(image, all_text, scale, problem, sums, kept)
     return {"contrastive": contrastive, "diagonal": diagonal, "off_diagonal": off_diagonal}
 
 
-def _sweep(problem: LogitBlocks, keep: bool) -> tuple[BothSums, list[Tensor]]:
+def _sweep(problem: LogitBlocks) -> tuple[BothSums, list[Tensor]]:
     """Compute all sums in one pass over the rows; return E and F, too, if they are to be kept."""
     b, B = len(problem.image), len(problem.all_text)
-    blocks = [slice(0, b)] if keep else problem.blocks()
+    blocks = problem.blocks()
     e_block, f_block = (problem.empty(blocks[0].stop, B) for _ in range(2))
     product = problem.empty(problem.strips(blocks[0])[0].stop, B)
     row_e, row_f, row_fs, own_s = (problem.empty(b) for _ in range(4))
@@ -105,7 +106,7 @@ def _sweep(problem: LogitBlocks, keep: bool) -> tuple[BothSums, list[Tensor]]:
         PairSums(*columns, *gather_rows(own_ef).unbind(1)),
         own_s,
     )
-    return sums, [e_block, f_block] if keep else []
+    return sums, [e_block, f_block] if problem.keep else []
 
 
 def _values(problem: LogitBlocks, sums: BothSums) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,29 +143,28 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients in image [b, D], all texts [B, D] and the logit scale; empties `kept`."""
     b, B = len(problem.image), len(problem.all_text)
-    k = problem.scale / (2 * b)
+    k = 1 / (2 * b)
     a, u, own_rows = _factors(sums.rows, k, upstream)
     c, v, own_columns = _factors(sums.columns, k, upstream)
     d = own_rows + own_columns[problem.first_row : problem.first_row + b]
     factors = (a, c, u, v, d)
-    if kept:
-        e, f = kept
-        kept.clear()
-        _turn_into_gradient(problem, slice(0, b), e, f, factors)
-        del f  # before the results are made: two matrices at most at any time
-        image, text = e @ problem.all_text, e.T @ problem.image
+    blocks, recompute = problem.blocks(), not kept
+    e_block, f_block = kept or [problem.empty(blocks[0].stop, B) for _ in range(2)]
+    kept.clear()
+    if problem.keep:
+        _turn_into_gradient(problem, blocks[0], e_block, f_block, factors, recompute)
+        del f_block  # before the results are allocated: two matrices at most at any time
+        image, text = e_block @ problem.all_text, e_block.T @ problem.image
     else:
         image, text = torch.empty_like(problem.image), torch.zeros_like(problem.all_text)
-        blocks = problem.blocks()
-        e_block, f_block = (problem.empty(blocks[0].stop, B) for _ in range(2))
         for rows in blocks:
             e, f = e_block[: rows.stop - rows.start], f_block[: rows.stop - rows.start]
-            problem.logits(rows, e, f)
-            _turn_into_gradient(problem, rows, e, f, factors, from_logits=True)
+            _turn_into_gradient(problem, rows, e, f, factors, recompute)
             torch.mm(e, problem.all_text, out=image[rows])
             text.addmm_(e.T, problem.image[rows])
-    scale = torch.dot(problem.image.flatten(), image.flatten()) / problem.scale
-    return image, text, scale
+    # These are sums over G without the logit scale, so that no division by the scale is needed: it may be 0.
+    scale = torch.dot(problem.image.flatten(), image.flatten())
+    return image.mul_(problem.scale), text.mul_(problem.scale), scale
 
 
 def _turn_into_gradient(
@@ -173,15 +173,17 @@ def _turn_into_gradient(
     e_block: Tensor,
     f_block: Tensor,
     factors: Sequence[Tensor],
-    from_logits: bool = False,
+    recompute: bool,
 ) -> None:
-    """Write the gradient in the logits over a block of E, or of the logits themselves."""
+    """Write the gradient in the logits over a block of E, which is recomputed first if `recompute`."""
     a, c, u, v, d = factors
+    if recompute:
+        problem.logits(block, e_block, f_block)
     strips = problem.strips(block)
     weights = problem.empty(strips[0].stop - block.start, len(c))
     for rows in strips:
         e, f = (part_of(matrix, block, rows) for matrix in (e_block, f_block))
-        if from_logits:
+        if recompute:
             exponentiate(f, problem.teacher_shift)
             exponentiate(e, problem.shift)
         weight = weights[: len(e)]
@@ -229,7 +231,7 @@ class _FusedTerms(torch.autograd.Function):
         kept: list[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.problem, ctx.sums = problem, sums
-        # Not saved for the backward pass, which writes over them: one that runs again computes them again.
+        # Not in save_for_backward: the backward pass writes over them, and a second one recomputes them.
         ctx.kept = kept
         ctx.save_for_backward(image, all_text, scale)
         return _values(problem, sums)

@@ -36,6 +36,7 @@ class LogitBlocks:
         teacher_all_text: The teacher's text embeddings [B, D'].
         teacher_scale: The teacher's logit scale, divided by the temperature.
         first_row: Row i here matches column ``first_row + i``.
+        keep: The exponentials are kept for the backward pass: all rows are one block.
     """
 
     image: Tensor
@@ -45,6 +46,7 @@ class LogitBlocks:
     teacher_all_text: Tensor
     teacher_scale: float
     first_row: int
+    keep: bool
 
     @property
     def shift(self) -> float:
@@ -66,8 +68,10 @@ class LogitBlocks:
         return torch.empty(*shape, dtype=self.image.dtype, device=self.image.device)
 
     def blocks(self) -> list[slice]:
-        """Slices over the rows of this process, at most half of them at once to bound the memory."""
+        """Slices over the rows of this process: all at once if kept, else at most half to bound the memory."""
         b, B = len(self.image), len(self.all_text)
+        if self.keep:
+            return [slice(0, b)]
         size = max(1, min((b + 1) // 2, max(128, BLOCK_ELEMENTS // B)))
         return [slice(start, min(start + size, b)) for start in range(0, b, size)]
 
