@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -76,9 +77,9 @@ class DualEncoder(nn.Module, ABC):
             image: Preprocessed images [B, 3, S, S].
 
         Returns:
-            Unit-length embeddings [B, D], float32 (normalised in float32 whatever the towers run in).
+            Unit-length embeddings [B, D]: float32 from towers in half precision, else the towers' dtype.
         """
-        return normalize(self.image_features(image).float(), dim=-1)
+        return _unit(self.image_features(image))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Embed tokenised texts.
@@ -87,9 +88,9 @@ class DualEncoder(nn.Module, ABC):
             tokens: Token ids [B, L], int64.
 
         Returns:
-            Unit-length embeddings [B, D], float32.
+            Unit-length embeddings [B, D], of the same dtype as those of images.
         """
-        return normalize(self.text_features(tokens).float(), dim=-1)
+        return _unit(self.text_features(tokens))
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a batch of pairs: ([B, D], [B, D])."""
@@ -106,9 +107,14 @@ class DualEncoder(nn.Module, ABC):
     @torch.no_grad()
     def clamp_logit_scale(self, maximum: float) -> None:
         """Keep the logit scale in [1, maximum] (CLIP, Radford et al. 2021, section 2.5 uses 100)."""
-        self.log_logit_scale.clamp_(0.0, torch.tensor(maximum).log().item())
+        self.log_logit_scale.clamp_(0.0, math.log(maximum))
 
     def recipe(self) -> dict[str, Any]:
         """Return the ``class_path`` and ``init_args`` that rebuild this architecture without its weights."""
         kind = type(self)
         return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": self.init_args()}
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Normalise rows [B, D] to unit length, in float32 at least."""
+    return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

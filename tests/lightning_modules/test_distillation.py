@@ -6,10 +6,14 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
 
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
+from tests.losses.loss_cases import CASES
+from tests.metrics.two_processes import run_in_two_processes
 
 
 @pytest.fixture
@@ -200,3 +204,64 @@ def test_accumulation_says_once_that_negatives_are_not_enlarged(module, pairs, t
     assert line.startswith("accumulate_grad_batches=2: ")
     trainer(tmp_path, epochs=1).fit(module(), pairs)
     assert not said()
+
+
+@pytest.mark.parametrize(
+    ("towers", "embeddings"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)],
+)
+def test_the_loss_computes_in_the_towers_precision_but_never_below_float32(module, pairs, towers, embeddings):
+    built = module().to(towers)
+    batch = {
+        name: value.to(towers) if value.is_floating_point() else value
+        for name, value in next(iter(pairs)).items()
+    }
+    made = built.embeddings(batch, "student")
+    assert made.image.dtype == made.text.dtype == embeddings
+    assert all(
+        value.dtype == embeddings for name, value in built.compute_loss(batch).items() if "rate" not in name
+    )
+
+
+class Step(torch.nn.Module):
+    """A whole training step as one module, so that DDP averages the gradients of every parameter."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch):
+        return self.module.compute_loss(batch)["total"]
+
+
+def step_gradients(name, encoder, batch):
+    """Return the gradients of a float64 training step with the loss `name`, averaged over the processes."""
+    torch.manual_seed(3)
+    step = Step(DistillationModule(encoder(seed=1), encoder(12, seed=2), CASES[name].make()).double().eval())
+    model = DistributedDataParallel(step) if torch.distributed.is_initialized() else step
+    model(batch).backward()
+    return {key: value.grad for key, value in step.named_parameters() if value.requires_grad}
+
+
+def save_gradients(rank, names, encoder, batch, folder):
+    half = {key: value.chunk(2)[rank] for key, value in batch.items()}
+    torch.save({name: step_gradients(name, encoder, half) for name in names}, folder / f"{rank}.pt")
+
+
+def test_a_float64_step_on_two_processes_has_the_gradients_of_the_joint_batch(tiny_encoder, pairs, tmp_path):
+    """To 1e-12 of the largest: float64 from the towers' input to every gradient, in another order of summation."""
+    batch = {
+        key: value.double() if value.is_floating_point() else value
+        for key, value in next(iter(pairs)).items()
+    }
+    names = [name for name, case in CASES.items() if case.bias is None]
+    run_in_two_processes(save_gradients, tmp_path, names, tiny_encoder, batch, tmp_path)
+    for found in (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)):
+        for name in names:
+            for key, expected in step_gradients(name, tiny_encoder, batch).items():
+                assert_close(
+                    found[name][key],
+                    expected,
+                    rtol=0,
+                    atol=1e-12 * float(expected.abs().max().clamp(min=1e-3)),
+                )

@@ -89,3 +89,20 @@ def test_half_precision_embeddings_with_large_logits_give_finite_float32(name, d
     )
     # Computed under autocast, but not in bfloat16: that would be off by about 1e-2.
     assert_close(result["total"].double(), exact["total"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float64_embeddings_stay_float64_through_parameters_in_float32(name):
+    case = CASES[name]
+    student, teacher = make_batch(bias=case.bias), make_teacher()
+    loss = case.build().float()
+    leaves = (student.image, student.text, student.logit_scale)
+    result = loss(student, teacher)
+    found = torch.autograd.grad(result["total"], leaves)
+    loss.double()  # the same numbers: float32 ones are exact in float64
+    exact = loss(student, teacher)
+    for term, value in exact.items():
+        if term != "duplicate_rate":
+            assert_close(result[term], value, rtol=1e-13, atol=0)
+    for gradient, expected in zip(found, torch.autograd.grad(exact["total"], leaves), strict=True):
+        assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
