@@ -4,8 +4,12 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch.utils.data import DataLoader
 
 from callbacks import OffDiagonalSchedule
 from callbacks.off_diagonal_schedule import weight_at
@@ -81,3 +85,35 @@ def test_refuses_a_loss_without_a_weight():
 def test_refuses_settings_out_of_range(key, value):
     with pytest.raises(ValueError, match=f"schedule.{key}"):
         OffDiagonalSchedule(**{key: value})
+
+
+class Skipped(LightningModule):
+    """A module whose second step has an infinite loss, which a loss scaler skips."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = SRKDLoss()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.seen = []
+
+    def training_step(self, batch, index):
+        rate = self.lr_schedulers().get_last_lr()[0]
+        self.seen.append((self.weight.item(), self.loss.off_diagonal_weight, rate))
+        return self.weight * (float("inf") if index == 1 else 1.0)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / 4)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": curve, "interval": "step"}}
+
+
+def test_a_step_that_float16_skips_advances_weight_and_learning_rate_all_the_same(tmp_path):
+    """As docs/reproduce.md says: Lightning counts the step whether or not its loss scaler took it."""
+    module = Skipped()
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
+    Trainer(
+        default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", plugins=[scaled], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[OffDiagonalSchedule(start=2.0, end_ratio=-1.0)],
+    ).fit(module, DataLoader(torch.zeros(4, 1)))  # fmt: skip
+    assert module.seen == [(1.0, 2.0, 1.0), (0.0, 1.0, 0.75), (0.0, 0.0, 0.5), (-0.5, -1.0, 0.25)]

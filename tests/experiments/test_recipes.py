@@ -47,18 +47,19 @@ def test_an_experiment_states_only_what_it_changes(name):
     [
         ("srkd", 2, -0.8), ("selective-beta1", 1, -0.8), ("selective-beta2", 2, -0.8), ("selective-beta4", 4, -0.8),
         ("selective-beta8", 8, -0.8), ("coupled-beta2", 2, -0.8), ("repulsive-r-0.5", 1, -0.5),
-        ("repulsive-r-0.8", 1, -0.8),
+        ("repulsive-r-0.8", 1, -0.8), ("confidence-penalty", 1, 0.1),
     ],
 )  # fmt: skip
 def test_weights_start_and_end_where_the_name_says(name, start, end):
     schedule = content(name)["schedule"]["init_args"]
     assert schedule["start"] == start
     assert schedule["start"] * schedule["end_ratio"] == pytest.approx(end)
-    kind = content(name)["model"]["loss"]["class_path"]
-    assert kind == ("losses.SRKDLoss" if name.startswith(("selective", "srkd")) else "losses.CoupledKDLoss")
+    kinds = {"selective": "SRKDLoss", "srkd": "SRKDLoss", "confidence": "ConfidencePenaltyKDLoss"}
+    kind = kinds.get(name.split("-")[0], "CoupledKDLoss")
+    assert content(name)["model"]["loss"]["class_path"] == f"losses.{kind}"
 
 
-@pytest.mark.parametrize("name", ["no-kd", "static-kd", "confidence-penalty", "feature-kd", "teacher"])
+@pytest.mark.parametrize("name", ["no-kd", "static-kd", "feature-kd", "teacher"])
 def test_unscheduled_experiments_have_no_schedule(name):
     assert "schedule" not in content(name)
 
