@@ -14,6 +14,11 @@ from models.licences import FETALCLIP_PROMPTS, licence_of
 
 NOT_RECORDED = "not recorded"
 RANDOM_START = "random weights"
+METHODS = {
+    "losses.SRKDLoss": "Selective Repulsive Knowledge Distillation (SRKD), which the third version of its paper names "
+    "DARK, Diagonal-Anchored Repulsive Knowledge Distillation: Saeed, Maani and Yaqub, 2026, arXiv 2603.05421"
+}
+"""Loss -> the method that it is, and the paper of it."""
 OWN_TEACHERS = "outputs/teachers/"  # trained by this project, from nothing published
 MODEL_CARD, LICENCES = "MODEL_CARD.md", "LICENCES.md"
 # data preset -> terms; a preset of one public corpus has its name
@@ -29,7 +34,8 @@ def training_lines(source: Mapping[str, Any]) -> list[str]:
         return []
     facts = source.get("training") or {}
     names = {"data": "training data", "teacher": "teacher", "loss": "loss", "start": "training started from"}
-    return [f"{words}: {facts.get(key, NOT_RECORDED)}" for key, words in names.items()]
+    lines = [f"{words}: {facts.get(key, NOT_RECORDED)}" for key, words in names.items()]
+    return [*lines, *(f"method: {METHODS[loss]}" for loss in [facts.get("loss")] if loss in METHODS)]
 
 
 def weight_origin(source: Mapping[str, Any]) -> list[str]:
