@@ -18,7 +18,7 @@ from datamodules.phantom.renderer import render
 from datamodules.record import Record
 from experiments.recipes import PRESETS, TEACHER_TOWERS
 from models import DualEncoder, OpenCLIPEncoder, build
-from models.open_clip_encoder import read_config
+from models.open_clip_config import read_config
 
 FRAME = (800, 540)  # width and height of an HC18 image
 

@@ -93,9 +93,9 @@ def main() -> None:
         print(USAGE)
         return
     if argv[0] == "list":
-        from experiments.recipes import experiment_names, preset_names
+        from experiments.recipes import experiment_choices, preset_names
 
-        print("experiments (EXP=):", *experiment_names())
+        print("experiments (EXP=):", *experiment_choices())
         print("data presets (DATA=):", *preset_names())
         return
     try:

@@ -24,11 +24,18 @@ TEACHER_TOWERS = PRESETS / "teacher"
 DEFAULT_PRESET = "phantom"
 TEACHER_EXPERIMENT = "teacher"
 QUANTISED_EXPERIMENT = "srkd-qat"
+ALIASES = {"dark": "srkd"}
+"""Other names of experiments, which runs and results never carry. DARK: SRKD's name in its paper's third version."""
 
 
 def experiment_names() -> list[str]:
     """Return the names of all experiments, sorted."""
     return sorted(path.stem for path in ROOT.glob("*.yaml") if path != BASE and path.stem != "latency")
+
+
+def experiment_choices() -> list[str]:
+    """Return what ``EXP=`` takes, for help: the names, and the aliases with what they mean."""
+    return [*experiment_names(), *(f"{alias} (= {name})" for alias, name in ALIASES.items())]
 
 
 def preset_names() -> list[str]:
@@ -52,18 +59,19 @@ def explain_names(command: str, names: Sequence[str]) -> str:
             f"{command}: {names[2]}: a stray word; an option begins with --, as --trainer.max_epochs=1 does"
         )
     if command == "train":
-        exp, data = ", ".join(experiment_names()), ", ".join(preset_names())
+        exp, data = ", ".join(experiment_choices()), ", ".join(preset_names())
         return f"train needs EXP=NAME and DATA=NAME; EXP is one of: {exp}; DATA is one of: {data}"
     return f"evaluate needs CKPT=path/to/best.ckpt, or EXP={TEACHER_EXPERIMENT} for the preset's own teacher"
 
 
 def experiment_file(name: str) -> Path:
-    """Return the YAML file of an experiment.
+    """Return the YAML file of an experiment or of an alias.
 
     Raises:
         ValueError: No experiment has that name; the message lists them.
     """
-    return ROOT / f"{choose('experiment', 'EXP', name, experiment_names())}.yaml"
+    chosen = choose("experiment", "EXP", name, [*experiment_names(), *ALIASES])
+    return ROOT / f"{ALIASES.get(chosen, chosen)}.yaml"
 
 
 def preset_file(name: str) -> Path:
@@ -207,7 +215,7 @@ def _checkpoint(model: str) -> Path:
     """Return the file that is to be evaluated, or the folder that `transformers` saved."""
     path = Path(model)
     if not path.exists():
-        known = model in experiment_names()
+        known = model in (*experiment_names(), *ALIASES)
         problem = f"EXP={model}: an experiment to train" if known else f"CKPT={model}: no such file"
         raise FileNotFoundError(
             f"{problem}; give CKPT=outputs/EXP/RUN/checkpoints/best.ckpt, which make train "

@@ -9,10 +9,16 @@ from typing import Any
 from datamodules.corpora import CORPORA
 from datamodules.protocol import Protocol
 from export.parity import Row, markdown_ledger
+from models.inspection import architecture_of
 from models.licences import FETALCLIP_PROMPTS, licence_of
 
 NOT_RECORDED = "not recorded"
 RANDOM_START = "random weights"
+METHODS = {
+    "losses.SRKDLoss": "Selective Repulsive Knowledge Distillation (SRKD), which the third version of its paper names "
+    "DARK, Diagonal-Anchored Repulsive Knowledge Distillation: Saeed, Maani and Yaqub, 2026, arXiv 2603.05421"
+}
+"""Loss -> the method that it is, and the paper of it."""
 OWN_TEACHERS = "outputs/teachers/"  # trained by this project, from nothing published
 MODEL_CARD, LICENCES = "MODEL_CARD.md", "LICENCES.md"
 # data preset -> terms; a preset of one public corpus has its name
@@ -22,19 +28,14 @@ DATA_TERMS = {"phantom": "Phantom: simulated by this project, free of patients; 
 }
 
 
-def architecture(recipe: dict[str, Any]) -> str:
-    """Return the name of a recipe's image tower."""
-    arguments = recipe["init_args"]
-    return str(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
-
-
 def training_lines(source: Mapping[str, Any]) -> list[str]:
     """Say what a student was made from, as its run recorded it, line by line."""
     if source["weights"] != "trained":
         return []
     facts = source.get("training") or {}
     names = {"data": "training data", "teacher": "teacher", "loss": "loss", "start": "training started from"}
-    return [f"{words}: {facts.get(key, NOT_RECORDED)}" for key, words in names.items()]
+    lines = [f"{words}: {facts.get(key, NOT_RECORDED)}" for key, words in names.items()]
+    return [*lines, *(f"method: {METHODS[loss]}" for loss in [facts.get("loss")] if loss in METHODS)]
 
 
 def weight_origin(source: Mapping[str, Any]) -> list[str]:
@@ -44,7 +45,7 @@ def weight_origin(source: Mapping[str, Any]) -> list[str]:
         source: Where the weights come from (the manifest's ``source``): ``weights``, ``recipe`` and, where the run
             recorded it, ``training``.
     """
-    name, facts = architecture(source["recipe"]), source.get("training") or {}
+    name, facts = architecture_of(source["recipe"]), source.get("training") or {}
     if source["weights"] != "trained":
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
     lines = [f"Student architecture: `{name}`."]
@@ -171,7 +172,7 @@ def write_model_card(
         rows: The parity ledger.
         protocol: Digest of the zero-shot protocol.
     """
-    recipe, side = source["recipe"], contract["preprocessing"]["image_size"]
+    tower, side = architecture_of(source["recipe"]), contract["preprocessing"]["image_size"]
     trained = source["weights"] == "trained"
     sizes = [
         f"| {name} | {' '.join(f'`{entry[key]}`' for key in ('file', 'vectors') if key in entry)} "
@@ -186,7 +187,7 @@ reassure or alarm a patient. Nothing here has been assessed by any regulator.
 
 ## What it is
 
-An image encoder for fetal ultrasound (`{architecture(recipe)}`, input {side} x {side} pixels), {made_how(source)}; with
+An image encoder for fetal ultrasound (`{tower}`, input {side} x {side} pixels), {made_how(source)}; with
 zero-shot heads for standard planes, brain sub-planes and gestational age.
 
 - weights: {"trained, " + str(source["checkpoint"]) if trained else "RANDOM, for measuring size and speed"}

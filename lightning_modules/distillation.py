@@ -14,7 +14,9 @@ from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
 from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
+from models.inspection import architecture_of
 from models.memory_format import compile_model, to_channels_last
+from models.weights import mismatch
 
 TEACHER_PREFIX = "teacher."
 ENDLESS = (
@@ -192,10 +194,20 @@ class DistillationModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lend the present teacher's weights to the checkpoint, so that any OTHER missing key is an error."""
+        """Add the present teacher's weights to the checkpoint, which is saved without them.
+
+        Raises:
+            ValueError: The checkpoint is of another student or loss.
+        """
         if self.trainer.state.fn == "fit":
             # The cosine's length asks for the training loader before Lightning restores the counters that tell
             # the loader where to go on (`datamodules.loaders.resume_position`).
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})
+        differences = mismatch(own, checkpoint["state_dict"], {})
+        if differences:
+            held, mine = map(architecture_of, (checkpoint["student"]["recipe"], self.student.recipe()))
+            raise ValueError(
+                f"the checkpoint (student {held}) does not fit this run (student {mine}): {differences}"
+            )

@@ -10,6 +10,7 @@ import yaml
 
 from models.inspection import Description, describe
 from models.layouts import SONODISTILL
+from models.licences import published_file
 from models.transformers_encoder import TransformersEncoder
 from models.weights import read_checkpoint
 
@@ -31,15 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(path: str) -> str:
     """Return the description of a checkpoint file, ready to print."""
-    found = describe(read_checkpoint(path), path)
+    found, published = describe(read_checkpoint(path), path), published_file(path)
     image = "" if found.image_parameters is None else f", image tower {found.image_parameters:,}"
     lines = {
         "file": path,
+        **({"published": f"{published.name} ({published.source})"} if published else {}),
         "layout": found.layout,
         "architecture": found.architecture + (" (fused: inference only)" if found.fused else ""),
         "parameters": f"{found.parameters:,}{image}",
         "dtype": ", ".join(f"{dtype} ({count} tensors)" for dtype, count in sorted(found.dtypes.items())),
-        "licence": found.licence,
+        "licence": published.licence if published else found.licence,
     }
     return _table(lines) + "\nload with:\n" + _configuration(found, path)
 

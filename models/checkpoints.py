@@ -49,7 +49,7 @@ def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
             "and its name, weights, mean, std and interpolation"
         )
     model = OpenCLIPEncoder(**description.recipe["init_args"])
-    model.load(flatten(content, path), path, strict)
+    model.load(content, path, strict)
     return model
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.layouts import APPLE, RELEASED_STUDENT, SONODISTILL, UNKNOWN, detect_layout, to_open_clip
 from models.licences import licence_of
-from models.open_clip_encoder import OpenCLIPEncoder, read_config
+from models.open_clip_config import build_open_clip, settle
 from models.weights import flatten
 
 APPLE_CONTRACT = {
@@ -79,7 +79,7 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
         # The module's checkpoint holds the loss beside the student.
         state = {name: value for name, value in state.items() if name.startswith("student.")}
         recipe = content["student"]["recipe"] if "student" in content else None
-        architecture = str(recipe["init_args"].get("trunk", recipe["class_path"])) if recipe else UNKNOWN
+        architecture = architecture_of(recipe) if recipe else UNKNOWN
     elif layout != UNKNOWN:
         arguments, nearness = _nearest(state)
         if nearness >= NEAR:
@@ -89,7 +89,7 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
             architecture = " or ".join(_open_clip_names(state)) or UNKNOWN
     weights = {name: value.numel() for name, value in state.items() if not name.endswith(STATISTICS)}
     image = sum(size for name, size in weights.items() if name.startswith(IMAGE_TOWERS))
-    published = "MobileFetalCLIP" if layout == RELEASED_STUDENT else architecture
+    published = {RELEASED_STUDENT: "MobileFetalCLIP", SONODISTILL: UNKNOWN}.get(layout, architecture)
     return Description(
         layout=layout,
         architecture=architecture,
@@ -102,6 +102,12 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
     )
 
 
+def architecture_of(recipe: Mapping[str, Any]) -> str:
+    """Return the name of a recipe's image tower."""
+    arguments = recipe["init_args"]
+    return str(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
+
+
 def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float:
     """Return how nearly a checkpoint fits a construction of `OpenCLIPEncoder`.
 
@@ -109,13 +115,13 @@ def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float
         Of the names in either, the share with the same shape in both: 1 for a fit in every name and shape, 0 for
         another context length.
     """
-    text = read_config(arguments["name"])["model_cfg"]["text_cfg"]
-    if context_length(state) != arguments.get("context_length", text.get("context_length", 77)):
+    architecture = settle(**arguments)["model_cfg"]
+    if context_length(state) != architecture["text_cfg"].get("context_length", 77):
         return 0.0
     with torch.device("meta"):
-        encoder = OpenCLIPEncoder(**arguments)
-    own = {(name, value.shape) for name, value in encoder.model.state_dict().items()}
-    converted = to_open_clip(state, encoder.model)
+        model = build_open_clip(architecture)
+    own = {(name, value.shape) for name, value in model.state_dict().items()}
+    converted = to_open_clip(state, model)
     theirs = {(name, value.shape) for name, value in converted.items()}
     return len(own & theirs) / len(own | theirs)
 

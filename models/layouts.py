@@ -22,6 +22,8 @@ from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_d
 from timm.models.fastvit import checkpoint_filter_fn
 from torch import Tensor
 
+from models.weights import bare_name
+
 OPEN_CLIP = "open_clip"
 APPLE = "Apple MobileCLIP"
 RELEASED_STUDENT = "MobileFetalCLIP release"
@@ -85,7 +87,7 @@ def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> d
     if layout == SONODISTILL:
         # The loss's weights lie beside the student's.
         own = [name for name in state if name.startswith("student.")]
-        converted = {name.removeprefix("student.").removeprefix("model."): state[name] for name in own}
+        converted = {bare_name(name.removeprefix("student.")): state[name] for name in own}
     elif layout == APPLE:
         converted = _from_apple(state, model)
     elif layout == RELEASED_STUDENT:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 from lightning.fabric.utilities import rank_zero_info
-from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from models.causal_text import end_token_features, end_token_tower, is_tracing, up_to_longest_end
 from models.dual_encoder import DualEncoder
-from models.layouts import RELEASED_STUDENT, detect_layout, names_in, to_open_clip
+from models.inspection import describe
+from models.layouts import RELEASED_STUDENT, UNKNOWN, detect_layout, names_in, to_open_clip
 from models.licences import licence_of
+from models.open_clip_config import build_open_clip, settle
 from models.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
-from models.weights import load_into, load_weights
-
-CONFIGS = Path(__file__).parent / "configs"
-Config = dict[str, Any]
+from models.weights import flatten, load_into, read_checkpoint
 
 
 class OpenCLIPEncoder(DualEncoder):
@@ -59,12 +55,8 @@ class OpenCLIPEncoder(DualEncoder):
         configuration: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        settled = read_config(name) if configuration is None else copy.deepcopy(configuration)
-        architecture, contract = settled["model_cfg"], settled.setdefault("preprocess_cfg", {})
-        _check(architecture, name)
-        _override(architecture["text_cfg"], context_length=context_length)
-        _override(architecture["vision_cfg"], image_size=image_size)
-        _override(contract, mean=mean and list(mean), std=std and list(std), interpolation=interpolation)
+        settled = settle(name, configuration, context_length, image_size, mean, std, interpolation)
+        architecture, contract = settled["model_cfg"], settled["preprocess_cfg"]
         self.name = Path(name).name.removesuffix(".json")
         self.configuration = settled
         self.embed_dim = int(architecture["embed_dim"])
@@ -76,23 +68,30 @@ class OpenCLIPEncoder(DualEncoder):
             tokenizer="clip",
             context_length=architecture["text_cfg"].get("context_length", 77),
         )
-        self.model = _build(architecture)
+        self.model = build_open_clip(architecture)
         if weights is not None:
-            self.load(load_weights(weights), weights, strict)
+            self.load(read_checkpoint(weights), weights, strict)
 
-    def load(self, state: Mapping[str, Tensor], source: str, strict: bool = True) -> None:
-        """Load weights of any known layout and tell the terms of the published ones.
+    def load(self, content: Mapping[str, Any], source: str, strict: bool = True) -> None:
+        """Load weights of any known layout and log the licence of the published ones.
 
         Args:
-            state: Tensors by name, as `models.load_weights` returns them.
-            source: Where they come from, for messages.
-            strict: Whether they must fit in every name and shape.
+            content: A checkpoint's top level, as `models.weights.read_checkpoint` returns it.
+            source: Where it comes from, for messages.
+            strict: Whether the weights must fit in every name and shape.
 
         Raises:
             ValueError: They do not fit.
         """
+        state = flatten(content, source)
         converted = to_open_clip(state, self.model)
-        load_into(self.model, converted, source, strict, names_in(state, converted))
+        try:
+            load_into(self.model, converted, source, strict, names_in(state, converted), self.name)
+        except ValueError as error:
+            held = describe(content, source).architecture
+            if held in (self.name, UNKNOWN):
+                raise
+            raise ValueError(f"{error}; the file holds {held}") from error
         published = "MobileFetalCLIP" if detect_layout(state) == RELEASED_STUDENT else self.name
         rank_zero_info(f"{source}: licence of the published {published} weights: {licence_of(published)}")
 
@@ -134,57 +133,3 @@ class OpenCLIPEncoder(DualEncoder):
     def init_args(self) -> dict[str, Any]:
         """Return the constructor arguments, as primitives, that rebuild the architecture without weights."""
         return {"name": self.name, "configuration": copy.deepcopy(self.configuration)}
-
-
-def read_config(name: str) -> Config:
-    """Find a model configuration: ours first, then a JSON file, then open_clip's own.
-
-    Returns:
-        ``model_cfg`` and, where the file has it, ``preprocess_cfg``.
-
-    Raises:
-        ValueError: No configuration has this name, or the file is not one.
-        FileNotFoundError: `name` ends in ``.json`` and is no file.
-    """
-    ours = CONFIGS / f"{name}.json"
-    path = ours if ours.is_file() else Path(name)
-    if path.suffix == ".json":
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such model configuration")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON ({error})") from error
-        content = content if "model_cfg" in content else {"model_cfg": content}
-        absent = {"embed_dim", "vision_cfg", "text_cfg"} - set(content["model_cfg"])
-        if absent:
-            raise ValueError(f"{path}: no open_clip configuration, it lacks {', '.join(sorted(absent))}")
-        return {key: content[key] for key in ("model_cfg", "preprocess_cfg") if key in content}
-    found = None if ":" in name else open_clip.get_model_config(name)
-    if found is None:
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.json")))
-        raise ValueError(
-            f"model {name!r} is unknown: use {known}, one of open_clip.list_models(), or a .json file"
-        )
-    return {"model_cfg": found}
-
-
-def _override(values: Config, **overrides: Any) -> None:
-    values.update({key: value for key, value in overrides.items() if value is not None})
-
-
-def _check(architecture: Config, name: str) -> None:
-    if "multimodal_cfg" in architecture:
-        raise ValueError(f"model {name!r} is a captioning model (CoCa), not a plain dual encoder")
-    if "hf_model_name" in architecture["text_cfg"] or "hf_tokenizer_name" in architecture["text_cfg"]:
-        raise ValueError(
-            f"model {name!r} takes its text side from the Hugging Face hub: "
-            "save it to a folder and load that with models.TransformersEncoder"
-        )
-
-
-def _build(architecture: Config) -> CLIP | CustomTextCLIP:
-    arguments = copy.deepcopy(architecture)
-    arguments["vision_cfg"]["timm_model_pretrained"] = False
-    kind = CustomTextCLIP if arguments.pop("custom_text", False) else CLIP
-    return kind(**arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -15,6 +14,7 @@ from models import convstem_vit  # noqa: F401 - registers it
 from models.dual_encoder import DualEncoder
 from models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from models.tokenizer import PAD_ID, number_families, token_range
+from models.weights import load_weights, mismatch
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
 """CLIP's initial temperature (Radford et al. 2021, section 2.5)."""
@@ -29,8 +29,8 @@ class TimmEncoder(DualEncoder):
     Args:
         trunk: Name of a `timm` model, for example ``fastvit_t8``.
         trunk_args: Further arguments of that model, for example ``{"layers": [1, 1, 2, 1]}``.
-        trunk_weights: A local file with weights in the trunk's own layout; None starts from random weights.
-            Nothing is ever downloaded.
+        trunk_weights: A local file with weights in the trunk's own layout, with or without its classifier; None
+            starts from random weights. Nothing is ever downloaded.
         embed_dim: Dimension D of the embeddings.
         image_size: Side of the square input, in pixels. Trunks with position embeddings are set to it.
         mean: Mean of each RGB channel, on the 0-1 scale.
@@ -45,7 +45,7 @@ class TimmEncoder(DualEncoder):
         init_logit_bias: Start of a learned bias on the logits (sigmoid losses use -10); None for no bias.
 
     Raises:
-        ValueError: `timm` has no such trunk, or the tokenizer is a `transformers` one.
+        ValueError: `timm` has no such trunk, the weights do not fit it, or the tokenizer is a `transformers` one.
         FileNotFoundError: `trunk_weights` does not exist.
     """
 
@@ -158,12 +158,22 @@ def _build_trunk(name: str, arguments: dict[str, Any], weights: str | None, imag
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(f"timm has no model {name!r}; close names: {', '.join(close) or 'none'}")
     source: dict[str, Any] = {"pretrained": False}
+    state: dict[str, Tensor] = {}
     if weights is not None:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(f"trunk_weights {weights}: no such file")
-        # timm reads it with weights_only, maps its original layouts and drops the classifier.
-        source = {"pretrained": True, "pretrained_cfg_overlay": {"file": weights, "custom_load": False}}
-    trunk: nn.Module = timm.create_model(name, num_classes=0, **source, **arguments)
+        heads = timm.get_pretrained_cfg_value(name, "classifier") or ()
+        prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+        state = {key: value for key, value in load_weights(weights).items() if not key.startswith(prefixes)}
+        # timm maps its original layouts. With a classifier to drop it would not be strict: a file of another trunk
+        # would leave random weights.
+        overlay = {"state_dict": dict(state), "classifier": None, "custom_load": False}
+        source = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    try:
+        trunk: nn.Module = timm.create_model(name, num_classes=0, **source, **arguments)
+    except RuntimeError as error:
+        if weights is None:
+            raise
+        own = timm.create_model(name, num_classes=0, **arguments).state_dict()
+        raise ValueError(f"{weights} does not fit {name}: {mismatch(own, state, {})}") from error
     if hasattr(trunk, "set_input_size"):
         trunk.set_input_size(img_size=image_size)  # type: ignore[operator]
     return trunk

@@ -21,6 +21,11 @@ CLIP_SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")
 PAD_ID = 0
 """Both built-in tokenizers pad with 0 (in CLIP's vocabulary that is also the rare ``!``)."""
 HF_PREFIX = "hf:"
+TOKENIZER_FILES = (
+    ("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",), ("vocab.txt",),
+)  # fmt: skip
+"""Files of a `transformers` tokenizer; a folder needs one complete set."""
+DIFFERENT_TEXTS = ["brain", "femur"]
 
 
 def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
@@ -34,8 +39,9 @@ def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
         L = `context_length`; a truncated text keeps its end token.
 
     Raises:
-        ValueError: The name is none of ``clip``, ``fetal`` and ``hf:FOLDER``.
-        FileNotFoundError: ``hf:FOLDER`` names a missing folder.
+        ValueError: The name is none of ``clip``, ``fetal`` and ``hf:FOLDER``, or the tokenizer gives different texts
+            the same tokens.
+        FileNotFoundError: ``hf:FOLDER`` names a missing folder, or one without tokenizer files.
     """
     return _build(preprocessing.tokenizer, preprocessing.context_length)
 
@@ -43,12 +49,20 @@ def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
 @cache
 def _build(name: str, context_length: int) -> Tokenize:
     if name == "clip":
-        return _clip(context_length)
-    if name == "fetal":
-        return _fetal(context_length)
-    if name.startswith(HF_PREFIX):
-        return _transformers(Path(name.removeprefix(HF_PREFIX)), context_length)
-    raise ValueError(f"tokenizer {name!r} is unknown: use 'clip', 'fetal' or 'hf:FOLDER'")
+        tokenize = _clip(context_length)
+    elif name == "fetal":
+        tokenize = _fetal(context_length)
+    elif name.startswith(HF_PREFIX):
+        tokenize = _transformers(Path(name.removeprefix(HF_PREFIX)), context_length)
+    else:
+        raise ValueError(f"tokenizer {name!r} is unknown: use 'clip', 'fetal' or 'hf:FOLDER'")
+    first, second = tokenize(DIFFERENT_TEXTS).tolist()
+    if first == second:
+        raise ValueError(
+            f"tokenizer {name!r}, context length {context_length}: {' and '.join(map(repr, DIFFERENT_TEXTS))} give the "
+            "same tokens; use a longer context, or a folder with a whole vocabulary"
+        )
+    return tokenize
 
 
 def token_range(name: str) -> tuple[int, int]:
@@ -178,9 +192,22 @@ def _transformers(folder: Path, context_length: int) -> Tokenize:
     """A `transformers` tokenizer saved in a local folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; 'hf:FOLDER' needs a saved tokenizer on disk")
+    # Without its files a CLIP tokenizer of transformers is built all the same, and maps every text to padding.
+    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
+        wanted = ", or ".join(" and ".join(names) for names in TOKENIZER_FILES)
+        raise FileNotFoundError(
+            f"{folder}: no tokenizer files ({wanted}); save them with tokenizer.save_pretrained(folder)"
+        )
     from transformers import AutoTokenizer  # here, because it costs other runs a second
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # damaged files can break it anywhere
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{folder}: the tokenizer files cannot be read ({type(error).__name__}: {reason}); "
+            "save them again with tokenizer.save_pretrained(folder)"
+        ) from error
 
     def tokenize(texts: list[str]) -> Tensor:
         encoded = tokenizer(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.causal_text import up_to_longest_end
 from models.dual_encoder import DualEncoder
 from models.preprocessing import Preprocessing
+from models.tokenizer import build_tokenizer
 
 KERNELS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for resize kernels, as the image processor's settings give them."""
@@ -31,7 +32,7 @@ class TransformersEncoder(DualEncoder):
     Raises:
         FileNotFoundError: The folder or one of its files is missing.
         ValueError: The model is of another type, has no safetensors weights, or resizes with a kernel that
-            is neither bilinear nor bicubic.
+            is neither bilinear nor bicubic; or the tokenizer is damaged or gives different texts the same tokens.
     """
 
     def __init__(self, folder: str, pretrained: bool = True) -> None:
@@ -58,6 +59,7 @@ class TransformersEncoder(DualEncoder):
         width = config.projection_dim if model_type == "clip" else config.vision_config.hidden_size
         self.embed_dim = int(width)
         self.preprocessing = _contract(root, config.text_config.max_position_embeddings)
+        build_tokenizer(self.preprocessing)  # a folder without a usable tokenizer is refused here
 
     def image_features(self, image: Tensor) -> Tensor:
         """Map images [B, 3, S, S] to unnormalised features [B, D]."""

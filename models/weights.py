@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""
-NAMED = 3
-"""Names of a kind in a message. Of unexpected ones all are told, since each is a weight that would go unused."""
-IN_A_LINE = 20
-"""Unexpected names that a message's one line holds; more stand below it, a line each."""
+WRAPPERS = ("module", "model")
+"""Parts that DistributedDataParallel and a module's attribute put before every name, in any order and number."""
+COMPILED = "_orig_mod"
+"""Part that torch.compile puts before a name or, where it compiled an inner module, into it."""
+NAMED = 5
+"""Names of a kind in a message."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         path: A ``.safetensors``, ``.pt`` or ``.ckpt`` file; see `read_checkpoint`.
 
     Returns:
-        Tensors by name, on the CPU, out of a nested ``state_dict`` and without ``module.`` prefixes.
+        Tensors by name, on the CPU, out of a nested ``state_dict`` and without prefixes of wrappers.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -71,7 +75,7 @@ def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by their bare names; `source` names it in errors.
 
     Raises:
-        ValueError: There are no tensors.
+        ValueError: There are no tensors, or two have the same bare name.
     """
     for envelope in ENVELOPES:
         if isinstance(content.get(envelope), Mapping):
@@ -80,8 +84,19 @@ def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise ValueError(f"{source}: holds no tensors; its keys are {_first(list(map(str, content)))}")
-    # DistributedDataParallel puts the first before every name, torch.compile the second somewhere in it.
-    return {name.removeprefix("module.").replace("_orig_mod.", ""): value for name, value in state.items()}
+    counts = Counter(map(bare_name, state))
+    twice = [name for name in state if counts[bare_name(name)] > 1]
+    if twice:
+        raise ValueError(
+            f"{source}: these names are the same without the prefixes of wrappers: {_first(twice)}"
+        )
+    return {bare_name(name): value for name, value in state.items()}
+
+
+def bare_name(name: str) -> str:
+    """Return a tensor's name without the prefixes of wrappers: ``_orig_mod.module.text.x`` is ``text.x``."""
+    *path, last = [part for part in name.split(".") if part != COMPILED]
+    return ".".join([*dropwhile(lambda part: part in WRAPPERS, path), last])
 
 
 def load_into(
@@ -90,6 +105,7 @@ def load_into(
     source: str,
     strict: bool = True,
     names: Mapping[str, str] | None = None,
+    architecture: str | None = None,
 ) -> None:
     """Load weights into a model, every name and shape accounted for.
 
@@ -97,39 +113,43 @@ def load_into(
         model: The model that receives them.
         state: Tensors by name.
         source: Where they come from, for messages.
-        strict: Whether any difference is an error. Otherwise what fits is loaded and the rest is warned of.
+        strict: Whether any difference is an error. Otherwise what fits is loaded and a warning names the rest.
         names: Name in `state` -> name in the file, for messages, where the two differ.
+        architecture: Name of the model, for messages; None for its class.
 
     Raises:
-        ValueError: Names or shapes differ (counts, all unexpected names, the first few others), or, without
-            `strict`, nothing fits.
+        ValueError: Names or shapes differ (one line: counts and the first few names), or, without `strict`,
+            nothing fits.
     """
     own = model.state_dict()
-    in_file = names or {}
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or unexpected or shapes:
-        sized = [
-            f"{in_file.get(name, name)} {list(state[name].shape)} for {list(own[name].shape)}"
-            for name in shapes
-        ]
-        unused = [in_file.get(name, name) for name in unexpected]
-        many = len(unused) > IN_A_LINE
-        kinds = {
-            "missing": _first(missing),
-            "unexpected": "all below" if many else ", ".join(unused),
-            "of another shape": _first(sized),
-        }
-        counts = {"missing": len(missing), "unexpected": len(unused), "of another shape": len(sized)}
-        told = "; ".join(f"{counts[kind]} {kind}: {named}" for kind, named in kinds.items() if named)
-        message = f"{source} does not fit {type(model).__name__}: {told}"
-        message += "".join(f"\n  {name}" for name in unused) if many else ""
-        if strict or len(missing) + len(shapes) == len(own):
+    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    differences = mismatch(own, state, names or {})
+    if differences:
+        message = f"{source} does not fit {architecture or type(model).__name__}: {differences}"
+        if strict or not fitting:
             raise ValueError(message)
         rank_zero_warn(message)
-    fitting = {name: value for name, value in state.items() if name not in {*unexpected, *shapes}}
     model.load_state_dict(fitting, strict=False)
+
+
+def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
+    """Describe in one line how a checkpoint differs from a model; an empty text where it fits.
+
+    Args:
+        own: The model's tensors by name.
+        state: The checkpoint's.
+        names: Name in `state` -> name in the file, where the two differ.
+    """
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    kinds = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [names.get(name, name) for name in state if name not in own],
+        "of another shape": [
+            f"{names.get(name, name)} {list(state[name].shape)} for {list(own[name].shape)}"
+            for name in shapes
+        ],
+    }
+    return "; ".join(f"{len(found)} {kind}: {_first(found)}" for kind, found in kinds.items() if found)
 
 
 def _first(names: list[str], count: int = NAMED) -> str:

@@ -1,10 +1,12 @@
 """Names, typos and the order of YAML files."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from experiments.__main__ import main
 from experiments.recipes import (
     BASE,
     PRESETS,
@@ -13,8 +15,10 @@ from experiments.recipes import (
     evaluation_arguments,
     experiment_file,
     experiment_names,
+    explain_names,
     preset_file,
     recipe_of,
+    training_arguments,
 )
 
 PAPER = {
@@ -71,6 +75,21 @@ def test_a_typo_names_the_closest_and_lists_all():
         experiment_file("srdk")
     with pytest.raises(ValueError, match=r"DATA=phantm: no such data preset; did you mean phantom\?"):
         preset_file("phantm")
+
+
+def test_an_alias_is_the_experiment_itself(monkeypatch, capsys):
+    """Its runs and results carry the experiment's own name, so that they are counted with the others."""
+    arguments = training_arguments("dark", "phantom")
+    assert arguments == training_arguments("srkd", "phantom")
+    assert recipe_of(arguments).experiment == content("dark")["experiment"] == "srkd"
+    with pytest.raises(FileNotFoundError, match=r"EXP=dark: an experiment to train; give CKPT=outputs/"):
+        evaluation_arguments("hc18", "dark")
+    with pytest.raises(ValueError, match=r"EXP=drak: .*did you mean dark\?"):
+        experiment_file("drak")
+    assert "dark (= srkd)" in explain_names("train", [])
+    monkeypatch.setattr(sys, "argv", ["experiments", "list"])
+    main()
+    assert "dark (= srkd)" in capsys.readouterr().out
 
 
 def test_files_are_read_from_general_to_particular():

@@ -255,10 +255,14 @@ def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported
     recipe = exported.manifest["source"]["recipe"]
     source = {"weights": "trained", "recipe": recipe}
     assert training_lines(source)[:2] == ["training data: not recorded", "teacher: not recorded"]
-    assert any("if it was FetalCLIP, note its terms: none stated" in line for line in weight_origin(source))
+    assert any("if it was FetalCLIP, note its terms: CC BY-NC 4.0" in line for line in weight_origin(source))
     facts = {"data": "HC18", "teacher": "models.from_checkpoint, path outputs/teachers/hc18.ckpt"}
     source["training"] = facts | {"loss": "losses.SRKDLoss", "start": "random weights"}
     assert training_lines(source)[0] == "training data: HC18"
+    (method,) = [line for line in training_lines(source) if line.startswith("method: ")]
+    assert all(name in method for name in ("SRKD", "DARK", "arXiv 2603.05421"))
+    other = {**source, "training": {**source["training"], "loss": "losses.CLIPLoss"}}
+    assert not any(line.startswith("method: ") for line in training_lines(other))
     assert weight_origin(source)[1] == "Training started from random weights."
     assert "FetalCLIP" not in " ".join(weight_origin(source))
     assert made_how(source).startswith("distilled from a teacher (models.from_checkpoint")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
 import open_clip
 import pytest
 import torch
 import yaml
 
-from models import OpenCLIPEncoder, fused_copy
+from models import OpenCLIPEncoder, fused_copy, licences
 from models.__main__ import main
 from models.inspection import describe
+from models.licences import PublishedFile
 from tests.models.apple_layout import to_apple, to_released_student
 from tests.models.test_checkpoints import save
 
@@ -85,6 +90,28 @@ def test_our_checkpoint_is_described_with_the_configuration_that_loads_it(vit, t
     assert f"{sum(p.numel() for p in vit.parameters()):,}" in printed
     loads = {"class_path": "models.from_checkpoint", "init_args": {"path": path}}
     assert yaml.safe_load(configuration) == loads
+
+
+def test_a_published_file_is_named_by_its_size_and_digest(vit, tmp_path, capsys, monkeypatch) -> None:
+    path = Path(save(vit, tmp_path / "weights.ckpt"))
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    known = PublishedFile(len(content), digest, "a teacher", "example.org/teacher", "CC BY 4.0")
+    other = replace(known, sha256="0" * 64, name="another file of this size")
+    for files, named in (((other, known), True), ((other,), False), ((), False)):
+        monkeypatch.setattr(licences, "PUBLISHED_FILES", files)
+        assert main(["inspect", str(path)]) == 0
+        printed = capsys.readouterr().out
+        assert ("a teacher (example.org/teacher)" in printed) == ("CC BY 4.0" in printed) == named
+        assert "another file" not in printed
+
+
+def test_the_digest_is_computed_only_where_the_size_fits(vit, tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the file was read")
+
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+    assert licences.published_file(save(vit, tmp_path / "weights.ckpt")) is None
 
 
 def test_a_fused_checkpoint_is_told(repvit, tmp_path, capsys) -> None:

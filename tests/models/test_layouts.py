@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from models import OpenCLIPEncoder, from_checkpoint
 from models.layouts import APPLE, OPEN_CLIP, RELEASED_STUDENT, SONODISTILL, UNKNOWN, detect_layout
-from models.open_clip_encoder import read_config
+from models.open_clip_config import read_config
 from tests.models.apple_layout import apple_text_features, to_apple, to_released_student
+from tests.models.test_checkpoints import save as saved_student
+from tests.models.test_open_clip_encoder import SMALL as SMALL_ARCHITECTURE
 
+SMALL = {"model_cfg": SMALL_ARCHITECTURE}
 TEXTS = ["Ultrasound of the fetal brain at 24 weeks and 3 days.", "femur"]
 
 
@@ -108,6 +111,28 @@ def test_open_clips_layout_loads_as_it_is(short, image, tmp_path) -> None:
     assert_same(OpenCLIPEncoder("short", weights=path, configuration=SHORT), short, image, atol=0)
 
 
+def test_wrappers_around_any_layout_are_removed(short, image, tmp_path) -> None:
+    for layout in (dict, to_apple, to_released_student):
+        state = layout(short.model.state_dict())
+        path = save(
+            {f"_orig_mod.module.model.{name}": value for name, value in state.items()}, tmp_path / "w.pt"
+        )
+        model = OpenCLIPEncoder("short", weights=path, configuration=SHORT)
+        assert_same(model, short, image, atol=1e-5)
+
+
+def test_a_checkpoint_of_another_tower_names_both_in_one_line(full, vit, tmp_path) -> None:
+    teacher = save({"state_dict": full.model.state_dict()}, tmp_path / "apple.pt")
+    ours = saved_student(vit, tmp_path / "best.ckpt")
+    for path, held in ((teacher, "MobileCLIP2-S0"), (ours, "vit_tiny_patch16_224")):
+        with pytest.raises(
+            ValueError, match=rf"^{path} does not fit small: .*; the file holds {held}$"
+        ) as caught:
+            OpenCLIPEncoder("small", weights=path, configuration=SMALL)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 1500
+
+
 def test_an_unmapped_name_is_listed_unless_strict_is_false(short, image, tmp_path) -> None:
     state = to_apple(short.model.state_dict())
     state["text_encoder.transformer.0.surprise.weight"] = torch.zeros(1)
@@ -125,7 +150,7 @@ def test_an_unmapped_name_is_listed_unless_strict_is_false(short, image, tmp_pat
 
 def test_a_file_with_one_key_too_many_is_still_known_and_the_key_is_named(full, image, tmp_path) -> None:
     path = save({**full.model.state_dict(), "text.extra": torch.zeros(1)}, tmp_path / "odd.pt")
-    with pytest.raises(ValueError, match=r"odd.pt does not fit \w+: 1 unexpected: text.extra$"):
+    with pytest.raises(ValueError, match=r"odd.pt does not fit MobileCLIP2-S0: 1 unexpected: text.extra$"):
         from_checkpoint(path)
     with pytest.warns(UserWarning, match=r"1 unexpected: text.extra"):
         model = from_checkpoint(path, strict=False)

@@ -120,4 +120,4 @@ def test_licence_of_published_weights_is_told(tmp_path, caplog) -> None:
     torch.save(model.model.state_dict(), tmp_path / "w.pt")
     with caplog.at_level("INFO"):
         OpenCLIPEncoder("FetalCLIP", weights=str(tmp_path / "w.pt"), configuration={"model_cfg": SMALL})
-    assert "licence of the published FetalCLIP weights: none stated by its authors" in caplog.text
+    assert "licence of the published FetalCLIP weights: CC BY-NC 4.0" in caplog.text

@@ -10,7 +10,7 @@ import torch
 from open_clip.model import CLIP
 
 from experiments.shorthand import spell_out
-from models import CLIP_MEAN, CLIP_STD, Preprocessing, from_checkpoint, open_clip_encoder
+from models import CLIP_MEAN, CLIP_STD, Preprocessing, from_checkpoint, open_clip_config
 
 REDUCED = {
     "embed_dim": 48,
@@ -23,13 +23,13 @@ REDUCED = {
 def _reduced_configuration(tmp_path, monkeypatch):
     """Let FetalCLIP be of reduced width wherever its configuration is read."""
     configs = tmp_path / "configs"
-    shutil.copytree(open_clip_encoder.CONFIGS, configs)
+    shutil.copytree(open_clip_config.CONFIGS, configs)
     published = json.loads((configs / "FetalCLIP.json").read_text())
     assert {key: value.keys() for key, value in published["model_cfg"].items() if key != "embed_dim"} == {
         key: value.keys() for key, value in REDUCED.items() if key != "embed_dim"
     }
     (configs / "FetalCLIP.json").write_text(json.dumps({**published, "model_cfg": REDUCED}))
-    monkeypatch.setattr(open_clip_encoder, "CONFIGS", configs)
+    monkeypatch.setattr(open_clip_config, "CONFIGS", configs)
 
 
 @pytest.fixture
@@ -78,5 +78,5 @@ def test_its_file_gives_the_original_embeddings_and_the_published_contract(
 def test_a_key_of_its_file_that_has_no_place_is_named(original, tmp_path):
     state = {f"module.{name}": value for name, value in original.state_dict().items()}
     torch.save({"state_dict": {**state, "module.visual.surprise": torch.zeros(1)}}, tmp_path / "odd.pt")
-    with pytest.raises(ValueError, match=r"odd\.pt does not fit CLIP: 1 unexpected: visual\.surprise$"):
+    with pytest.raises(ValueError, match=r"odd\.pt does not fit FetalCLIP: 1 unexpected: visual\.surprise$"):
         teacher_of(tmp_path / "odd.pt")

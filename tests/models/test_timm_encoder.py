@@ -66,6 +66,17 @@ def test_trunk_weights_are_loaded_without_their_classifier(tmp_path) -> None:
     assert "trunk_weights" not in model.init_args()
 
 
+def test_weights_of_another_trunk_are_refused_in_one_line(tmp_path) -> None:
+    """timm itself would start from random weights."""
+    path = tmp_path / "other.pt"
+    torch.save(timm.create_model(REPVIT["trunk"], **REPVIT["trunk_args"]).state_dict(), path)
+    with pytest.raises(
+        ValueError, match=rf"{path} does not fit vit_tiny_patch16_224: \d+ missing: "
+    ) as caught:
+        small(VIT, trunk_weights=str(path))
+    assert "\n" not in str(caught.value)
+
+
 def test_logit_bias_is_learned_when_asked_for() -> None:
     assert small(VIT).logit_bias is None
     bias = small(VIT, init_logit_bias=-10).logit_bias

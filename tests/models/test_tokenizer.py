@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,14 +88,37 @@ def test_missing_folder_is_named() -> None:
         build_tokenizer(contract("hf:nowhere", 16))
 
 
-def test_transformers_tokenizer_from_a_folder(tmp_path) -> None:
+def save_word_tokenizer(folder: Path, *words: str) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    raw = Tokenizer(models.WordLevel({"[pad]": 0, "[unk]": 1, "fetal": 2, "brain": 3}, unk_token="[unk]"))
+    ids = {token: index for index, token in enumerate(("[pad]", "[unk]", *words))}
+    raw = Tokenizer(models.WordLevel(ids, unk_token="[unk]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[pad]", unk_token="[unk]").save_pretrained(
-        tmp_path
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[pad]", unk_token="[unk]")
+    fast.save_pretrained(folder)
+
+
+def test_transformers_tokenizer_from_a_folder(tmp_path) -> None:
+    save_word_tokenizer(tmp_path, "fetal", "brain")
     ids = build_tokenizer(contract(f"hf:{tmp_path}", 4))(["fetal brain", "brain brain fetal heart brain"])
     assert ids.tolist() == [[2, 3, 0, 0], [3, 3, 2, 1]]
+
+
+@pytest.mark.parametrize("name", ["clip", "fetal", "hf:"])
+def test_a_tokenizer_that_gives_all_texts_the_same_tokens_is_refused(name, tmp_path) -> None:
+    save_word_tokenizer(tmp_path, "heart")
+    named = f"hf:{tmp_path}" if name == "hf:" else name
+    length = 8 if name == "hf:" else 2  # two tokens hold the start and the end alone
+    with pytest.raises(
+        ValueError, match=rf"'{named}', context length {length}: .* give the same tokens"
+    ) as caught:
+        build_tokenizer(contract(named, length))
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_tokenizer_files_are_named_in_one_line(tmp_path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"{tmp_path}: the tokenizer files cannot be read") as caught:
+        build_tokenizer(contract(f"hf:{tmp_path}", 8))
+    assert "\n" not in str(caught.value)

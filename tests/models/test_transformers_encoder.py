@@ -136,6 +136,16 @@ def test_without_image_settings_both_files_are_named(tmp_path) -> None:
         TransformersEncoder(str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_folder_without_tokenizer_files_is_refused_in_one_line(kind, tmp_path) -> None:
+    save(kind, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    files = r"tokenizer\.json, or vocab\.json and merges\.txt, or spiece\.model"
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}: no tokenizer files \({files}") as caught:
+        TransformersEncoder(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_folders_that_cannot_be_used_say_why(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config.json: no such file; give a folder"):
         TransformersEncoder(str(tmp_path))
