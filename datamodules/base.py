@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Subset
 
 from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation, evaluation_workers
@@ -66,7 +67,8 @@ class FetalDataModule(LightningDataModule):
         seed: Of order, captions and augmentation.
         pin_memory: Pinned host memory for the copies to a GPU.
         cache: Folder for decoded training images (see `datamodules.square_cache`): faster epochs for
-            side^2 bytes an image on disk. Null decodes the files in every epoch.
+            side^2 bytes an image on disk, reserved at the start; without that space, training goes on without a
+            cache. Null decodes the files in every epoch.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -266,8 +268,20 @@ class FetalDataModule(LightningDataModule):
         on_error: OnError | None = None,
     ) -> PairDataset:
         builder = PairBuilder(*self._contracts(), augmentation, student_only)
-        cache = None if self.cache is None else SquareCache(Path(self.cache), records, builder.working_side)
+        cache = self._square_cache(records, builder.working_side)
         return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, taught)
+
+    def _square_cache(self, records: list[Record], side: int) -> SquareCache | None:
+        if self.cache is None:
+            return None
+        try:
+            return SquareCache(Path(self.cache), records, side)
+        except OSError as error:
+            rank_zero_warn(
+                f"data.cache: {self.cache}: {error.strerror}; training goes on without it and decodes the images "
+                "in every epoch"
+            )
+            return None
 
     def _collate(self, student_only: bool = False) -> PairCollate:
         student, teacher = self._contracts()
