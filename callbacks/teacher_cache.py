@@ -1,10 +1,12 @@
-"""Ask the teacher once: training without its forward passes, on draws that it has seen."""
+"""Train on stored teacher embeddings of a fixed number of augmentation draws."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -67,30 +69,40 @@ class TeacherCache(Callback):
                 f"TeacherCache: {type(data).__name__} reads a stream whose pairs have no fixed place; "
                 "remove the callback, or train from image files"
             )
-        images, dim = len(data.split("train")), module.teacher.embed_dim
-        store = TeacherStore(
-            self.folder / self._digest(trainer, module, data), self.draws, images, dim, self.half
-        )
-        rank_zero_info(
-            f"teacher cache: {self.draws} draws of {images} images, {store.size / 1e6:.0f} MB in {store.folder}"
-        )
-        data.taught_by(store)
-        self.store = store
+        store = self._open(trainer, module, data)
+        # Every process trains on the stored draws, or none does.
+        self.store = store if trainer.strategy.reduce_boolean_decision(store is not None) else None
+        data.taught_by(self.store)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the teacher embed what is not stored yet; nothing has been read for training so far."""
         if self.store is None:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        trainer.strategy.barrier()
-        self._check(trainer, pl_module, data, self.store)
-        trainer.strategy.barrier()
-        missing = self.store.missing()
-        trainer.strategy.barrier()  # nobody fills before everybody has seen what is missing
+        first = trainer.is_global_zero
+        missing = trainer.strategy.broadcast(
+            self._missing(trainer, pl_module, data, self.store) if first else []
+        )
         share = missing[trainer.global_rank :: trainer.world_size]
         self._fill(trainer, pl_module, data, self.store, share)
-        self.store.flush()
+        self.store.rows.close()
         trainer.strategy.barrier()
+
+    def _open(self, trainer: Trainer, module: Any, data: FetalDataModule) -> TeacherStore | None:
+        images, dim = len(data.split("train")), module.teacher.embed_dim
+        path = self.folder / f"{self._digest(trainer, module, data)}.embeddings"
+        try:
+            store = TeacherStore(path, self.draws, images, dim, self.half)
+        except OSError as error:
+            warnings.warn(
+                f"TeacherCache: {path}: {error.strerror}; training asks the teacher at every step",
+                stacklevel=2,
+            )
+            return None
+        rank_zero_info(
+            f"teacher cache: {self.draws} draws of {images} images, {store.rows.size / 1e6:.0f} MB in {path}"
+        )
+        return store
 
     def _digest(self, trainer: Trainer, module: Any, data: FetalDataModule) -> str:
         augmentation = None if data.augmentation is None else asdict(data.augmentation)
@@ -110,21 +122,21 @@ class TeacherCache(Callback):
             text.update(f"{record}|{status.st_size}|{status.st_mtime_ns}\n".encode())
         return text.hexdigest()
 
-    def _check(self, trainer: Trainer, module: Any, data: FetalDataModule, store: TeacherStore) -> None:
-        """Compare a few stored embeddings with fresh ones: code that draws or embeds may have changed."""
-        if not trainer.is_global_zero:
-            return
-        absent = set(store.missing())
-        keys = [(0, index) for index in range(min(PROBED, store.images)) if (0, index) not in absent]
-        if not keys:
-            return
-        for batch, these in _batches(data, keys):
+    def _missing(
+        self, trainer: Trainer, module: Any, data: FetalDataModule, store: TeacherStore
+    ) -> list[tuple[int, int]]:
+        """Return the keys to embed: all of them if the code now draws or embeds differently."""
+        missing = store.missing()
+        absent = set(missing)
+        stored = (key for key in product(range(store.draws), range(store.images)) if key not in absent)
+        for batch, keys in _batches(data, list(islice(stored, PROBED))):
             fresh = torch.stack(_embed(trainer, module, batch), dim=1).float().cpu()
-            kept = torch.stack([store.get(*key) for key in these])
-            if (fresh - kept).abs().max() > TOLERANCE[self.half]:
-                rank_zero_warn(f"{store.folder}: made by other code; the teacher is asked anew")
-                store.clear()
-                return
+            kept = torch.stack([store.get(*key) for key in keys])
+            if not (fresh - kept).abs().max() <= TOLERANCE[self.half]:
+                rank_zero_warn(f"{store.rows.path}: written by other code; all embeddings are computed again")
+                store.rows.clear()
+                return store.missing()
+        return missing
 
     def _fill(
         self,

@@ -20,21 +20,22 @@ patient (list of strings), and width and height (int64 [B]) of the original imag
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Subset
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
 
 from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation, evaluation_workers
 from datamodules.loaders import PlainErrorLoader, ResumableLoader, resume_position
 from datamodules.pair_dataset import OnError, PairDataset
 from datamodules.pair_sample import PairBuilder, PairCollate
 from datamodules.record import Record
-from datamodules.sampler import EpochSampler, process_rank
+from datamodules.sampler import EpochSampler, FixedSampler, process_rank
 from datamodules.square_cache import SquareCache
 from datamodules.teacher_store import TeacherStore
 from datamodules.transforms import Augmentation
@@ -66,7 +67,8 @@ class FetalDataModule(LightningDataModule):
         seed: Of order, captions and augmentation.
         pin_memory: Pinned host memory for the copies to a GPU.
         cache: Folder for decoded training images (see `datamodules.square_cache`): faster epochs for
-            side^2 bytes an image on disk. Null decodes the files in every epoch.
+            side^2 bytes an image on disk, reserved at the start; without that space, training goes on without a
+            cache. Null decodes the files in every epoch.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -166,9 +168,13 @@ class FetalDataModule(LightningDataModule):
         alone = self._taught is not None or not self._asks_teacher
         dataset = self._pairs(self.split("train"), self.augmentation, self._taught, student_only=alone)
         self.check_batches()
-        sampler = EpochSampler(len(dataset), self.seed)
-        epoch, batch = resume_position(self.trainer)
-        sampler.start_at(epoch, batch * self.batch_size)
+        sampler: EpochSampler | FixedSampler
+        if self.overfits:
+            sampler = FixedSampler(len(dataset))
+        else:
+            sampler = EpochSampler(len(dataset), self.seed)
+            epoch, batch = resume_position(self.trainer)
+            sampler.start_at(epoch, batch * self.batch_size)
         return ResumableLoader(
             dataset,
             order={
@@ -185,6 +191,12 @@ class FetalDataModule(LightningDataModule):
             collate_fn=self._collate(student_only=alone),
             **self._reading(),
         )
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the trainer's `overfit_batches` asks for the same few pairs in every epoch."""
+        trainer: Any = self.trainer
+        return trainer is not None and bool(trainer.overfit_batches)
 
     def taught_by(self, store: TeacherStore | None) -> None:
         """Let training see the draws of a store and what the teacher said of them; None for a live teacher."""
@@ -244,14 +256,12 @@ class FetalDataModule(LightningDataModule):
     def _fixed_pairs(self, split: str) -> DataLoader:
         # A loss over other images would be another loss: nothing is replaced here.
         dataset = self._pairs(self.split(split), None, on_error="raise")
-        rank, world = process_rank()
-        return self._keyed(
-            dataset, [(0, index) for index in range(rank, len(dataset) // world * world, world)]
-        )
+        return self._keyed(dataset, FixedSampler(len(dataset)))
 
-    def _keyed(self, dataset: PairDataset, keys: list[tuple[int, int]]) -> DataLoader:
+    def _keyed(self, dataset: PairDataset, keys: Iterable[tuple[int, int]]) -> DataLoader:
         return PlainErrorLoader(
-            Subset(dataset, keys),  # type: ignore[arg-type]
+            dataset,
+            sampler=keys,
             batch_size=self.evaluation_batch_size,
             collate_fn=self._collate(),
             **self._reading(),
@@ -266,8 +276,20 @@ class FetalDataModule(LightningDataModule):
         on_error: OnError | None = None,
     ) -> PairDataset:
         builder = PairBuilder(*self._contracts(), augmentation, student_only)
-        cache = None if self.cache is None else SquareCache(Path(self.cache), records, builder.working_side)
+        cache = self._square_cache(records, builder.working_side)
         return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, taught)
+
+    def _square_cache(self, records: list[Record], side: int) -> SquareCache | None:
+        if self.cache is None:
+            return None
+        try:
+            return SquareCache(Path(self.cache), records, side)
+        except OSError as error:
+            rank_zero_warn(
+                f"data.cache: {self.cache}: {error.strerror}; training goes on without it and decodes the images "
+                "in every epoch"
+            )
+            return None
 
     def _collate(self, student_only: bool = False) -> PairCollate:
         student, teacher = self._contracts()

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+# Pillow goes by a file's content: an EPS file named x.png would start Ghostscript, an interpreter.
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 
 _GRAY_MODES = ("1", "L", "LA")
 _SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
+
+
+def open_image(source: Path | str | IO[bytes]) -> Image.Image:
+    """Open an image of one of `IMAGE_FORMATS` with Pillow, whatever its name says; every other content is refused.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        PIL.UnidentifiedImageError: The content has none of the formats.
+    """
+    return Image.open(source, formats=IMAGE_FORMATS)
 
 
 def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
@@ -33,13 +46,12 @@ def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
     """
     label = name if name is not None or isinstance(source, bytes) else str(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return _to_eight_bit(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{label}: no such image file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(f"{label}: cannot be read as an image ({reason})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{label}: cannot be read as an image ({_reason(error)})") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -49,10 +61,15 @@ def image_size(path: Path) -> tuple[int, int]:
         ValueError: The file is no image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    formats = ", ".join(IMAGE_FORMATS)
+    return f"its content is none of {formats}" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _to_eight_bit(image: Image.Image) -> np.ndarray:

@@ -107,7 +107,8 @@ class PairShardsDataModule(FetalDataModule):
         """
         rank, world = process_rank()
         sizes, batches = self._epoch()
-        position = StreamPosition(*resume_position(self.trainer))
+        start = (0, 0) if self.overfits else resume_position(self.trainer)
+        position = StreamPosition(*start, fixed=self.overfits)
         stream = ShardStream(
             self.urls,
             sizes,

@@ -1,4 +1,4 @@
-"""The order in which a process visits the training images: a function of (seed, epoch) alone."""
+"""The order in which a process visits images, and which of them are its share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 
 def process_rank() -> tuple[int, int]:
@@ -21,7 +21,7 @@ class EpochSampler(DistributedSampler):
     """Yield (epoch, index) keys, so that a dataset can derive its randomness from them.
 
     Every process visits an equal share of the shuffled images; the remainder, below the number of
-    processes, waits for another epoch. It is a `DistributedSampler` so that Lightning leaves it alone.
+    processes, waits for another epoch. As a `DistributedSampler` it is not replaced by Lightning.
 
     Its length is that of a whole epoch whatever the start, because Lightning counts batches by it.
 
@@ -49,3 +49,24 @@ class EpochSampler(DistributedSampler):
         first = self._start[1] if self.epoch == self._start[0] else 0
         for index in mine[first:]:
             yield self.epoch, int(index)
+
+
+class FixedSampler(DistributedSampler, SequentialSampler):
+    """Yield the keys (0, index) in order, the same in every epoch.
+
+    Processes get equally many, because they exchange embeddings at every step; the remainder, below the number of
+    processes, is left out. As a `DistributedSampler` it is not split again by Lightning, and as a `SequentialSampler`
+    it is not replaced under `overfit_batches`.
+
+    Args:
+        size: Number of images.
+    """
+
+    def __init__(self, size: int) -> None:
+        rank, world = process_rank()
+        images: Any = range(size)
+        super().__init__(images, num_replicas=world, rank=rank, shuffle=False, drop_last=True)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        for index in super().__iter__():
+            yield 0, int(index)

@@ -32,14 +32,16 @@ class _BadSampleError(ValueError):
 
 
 class StreamPosition:
-    """Epoch and first batch of a stream, in memory that reading processes share."""
+    """Epoch and first batch of a stream, in memory that reading processes share; a fixed one stays in its epoch."""
 
-    def __init__(self, epoch: int, batch: int) -> None:
+    def __init__(self, epoch: int, batch: int, fixed: bool = False) -> None:
+        self._fixed = fixed
         self._values = torch.tensor([epoch, epoch, batch]).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; Lightning calls this."""
-        self._values[0] = epoch
+        if not self._fixed:
+            self._values[0] = epoch
 
     def current(self) -> tuple[int, int]:
         """Return (epoch, first batch); only the epoch a run was resumed in begins after batch 0."""

@@ -1,41 +1,41 @@
-"""Keep each image as the square that training starts from, so that PNGs are decoded once and not every epoch."""
+"""Cache of each training image's prepared square, so that files are decoded once and not in every epoch."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.record import Record
+from datamodules.row_store import RowStore
 
 Prepare = Callable[[Record], tuple[np.ndarray, tuple[int, int]]]
 
+_SIZES = struct.Struct("<3i")  # side of the square, height and width of the original
+
 
 class SquareCache:
-    """Gray squares on disk, filled by whoever reads an image first; what comes out is what would be computed.
+    """Gray squares on disk, bit-identical to what decoding gives.
 
-    One memory-mapped file serves all workers and epochs and later runs. Colour images are not kept.
+    One file serves all workers, processes, epochs and later runs; whoever reads an image first stores it. Colour
+    images are not stored.
 
     Args:
         root: Folder of all caches.
         records: The images; another list, or a changed file, is another cache.
         side: Largest side of a square, in pixels.
+
+    Raises:
+        OSError: The file cannot be created, or the disk has no space for all squares.
     """
 
     def __init__(self, root: Path, records: list[Record], side: int) -> None:
-        self.root = root
-        self.side = side
-        self.count = len(records)
-        self._folder = root / _digest(records, side)
-        self._open: tuple[np.ndarray, np.ndarray] | None = None
-        create_zeros(self._folder / "squares.u8", self.count * side * side)
-        create_zeros(self._folder / "sizes.i32", self.count * 3 * 4)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": None}  # every worker maps the files anew
+        path = root / f"{_digest(records, side)}.squares"
+        self._rows = RowStore(path, len(records), _SIZES.size + side * side)
 
     def get(self, index: int, record: Record, prepare: Prepare) -> tuple[np.ndarray, tuple[int, int]]:
         """Return an image's square (uint8 [side, side]) and the (height, width) of its original.
@@ -43,26 +43,21 @@ class SquareCache:
         Args:
             index: Place of the record in the list.
             record: The record, for `prepare`.
-            prepare: Computes what is not there yet.
+            prepare: Computes what is not stored.
         """
-        squares, sizes = self._maps()
-        side, height, width = (int(value) for value in sizes[index])
-        if side:
-            return np.array(squares[index, :side, :side]), (height, width)
+        row = self._rows.read(index)
+        if row is not None:
+            side, height, width = _SIZES.unpack_from(row)
+            square = np.frombuffer(row, np.uint8, side * side, _SIZES.size).reshape(side, side)
+            return square.copy(), (height, width)
         square, shape = prepare(record)
         if square.ndim == 2:
-            squares[index, : len(square), : len(square)] = square
-            sizes[index] = (len(square), *shape)  # last: whoever sees a size sees the whole square
+            row = _SIZES.pack(len(square), *shape) + square.tobytes()
+            try:
+                self._rows.write(index, row.ljust(self._rows.width, b"\0"))
+            except OSError as error:
+                warnings.warn(f"{self._rows.path}: {error.strerror}; not all images are cached", stacklevel=2)
         return square, shape
-
-    def _maps(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._open is None:
-            shape = (self.count, self.side, self.side)
-            self._open = (
-                np.memmap(self._folder / "squares.u8", np.uint8, "r+", shape=shape),
-                np.memmap(self._folder / "sizes.i32", np.int32, "r+", shape=(self.count, 3)),
-            )
-        return self._open
 
 
 def _digest(records: list[Record], side: int) -> str:
@@ -71,14 +66,3 @@ def _digest(records: list[Record], side: int) -> str:
         status = Path(record.image).stat()
         text.update(f"{record.image}|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return text.hexdigest()[:16]
-
-
-def create_zeros(path: Path, size: int) -> None:
-    """Make a file of `size` zero bytes, whole or not at all; it is sparse, so takes no room until filled."""
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.truncate(size)
-    partial.replace(path)

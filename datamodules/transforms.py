@@ -30,13 +30,13 @@ _OVERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far the training images wander; every draw is uniform within plus or minus the value.
+    """Ranges of the random changes of a training image; every draw is uniform within plus or minus the value.
 
     Attributes:
         rotation_degrees: Rotation about the image centre.
         translation: Shift along each axis, as a share of the padded side.
-        brightness: Added to the pixel values, on the 0-1 scale.
-        contrast: Relative change of the factor on the pixel values.
+        brightness: Relative change of the pixel values, which are multiplied by 1 plus the draw.
+        contrast: Relative change of the pixel values' differences from their mean.
         zoom: Magnification between 1 / (1 + zoom) and 1 + zoom, log-uniform; 0 for none, as the paper. Captions
             state the pixel spacing after it, which teaches heads of one age at many scales.
     """
@@ -187,8 +187,13 @@ def _compose(augmentation: Augmentation) -> A.Compose:
                 fill=0,
                 p=1.0,
             ),
-            A.RandomBrightnessContrast(
-                brightness_limit=augmentation.brightness, contrast_limit=augmentation.contrast, p=1.0
+            # As torchvision's ColorJitter, which the paper uses. RandomBrightnessContrast would turn black to grey.
+            A.ColorJitter(
+                brightness=augmentation.brightness,
+                contrast=augmentation.contrast,
+                saturation=0.0,
+                hue=0.0,
+                p=1.0,
             ),
         ]
     )

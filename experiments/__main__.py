@@ -71,8 +71,9 @@ def run(argv: list[str]) -> None:
     from experiments.cli import SonoDistillCLI
     from experiments.recipes import recipe_of
 
-    for message in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
+    for expected in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", expected)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # one line, without the source code
     command = argv
     if argv[0] in ("train", "evaluate"):
         argv = _short_form(argv)

@@ -118,7 +118,7 @@ def golden_image(path: Path, gray: bool) -> Any:
     """Open a golden frame; as one channel for a gray camera's package, None when its channels differ."""
     from PIL import Image
 
-    image = Image.open(path).convert("RGB")
+    image = Image.open(path, formats=("PNG",)).convert("RGB")
     if not gray:
         return image
     red, green, blue = image.split()

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from datamodules.image_reading import open_image
 from models import DualEncoder, OpenCLIPEncoder, Preprocessing
 
 BATCH = 16
@@ -31,7 +32,7 @@ def encode_prompts(model: DualEncoder, prompts: Sequence[str]) -> Tensor:
 
 def load_image(path: str, preprocessing: Preprocessing) -> Tensor:
     """Decode, pad to a square and resize with Pillow: [3, S, S]."""
-    image = Image.open(path).convert("RGB")
+    image = open_image(path).convert("RGB")
     side = max(image.size)
     square = Image.new("RGB", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

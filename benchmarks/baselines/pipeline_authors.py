@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+from datamodules.image_reading import open_image
 from models import Preprocessing
 
 
@@ -60,7 +61,7 @@ def two_views(
     path: Path, student: Preprocessing, teacher: Preprocessing, draw: Draw
 ) -> tuple[Tensor, Tensor]:
     """Decode a file and return both models' normalised views, [3, S, S] and [3, T, T]."""
-    image = Image.open(path).convert("RGB")
+    image = open_image(path).convert("RGB")
     views = []
     for contract in (student, teacher):
         pixels = F.pil_to_tensor(view(image, contract, draw)).float() / 255

@@ -1,5 +1,9 @@
 """Training from a teacher's kept embeddings gives the losses of a live teacher on the same draws."""
 
+import errno
+import os
+from itertools import product
+
 import pytest
 import torch
 from lightning import Callback, Trainer
@@ -7,6 +11,7 @@ from torch import nn
 
 from callbacks import TeacherCache
 from datamodules import HC18DataModule, PairShardsDataModule
+from datamodules.teacher_store import TeacherStore
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, SRKDLoss
 from models import DualEncoder, Preprocessing
@@ -106,28 +111,55 @@ def test_a_second_run_asks_the_teacher_only_for_the_probe(tiny_hc18, tmp_path):
     assert asked % 2 == 0  # two draws of every image
 
 
+def change(tmp_path, function):
+    (path,) = (tmp_path / "store").iterdir()
+    path.write_bytes(function(path.read_bytes()))
+    return path
+
+
 def test_an_interrupted_store_is_completed(tiny_hc18, tmp_path):
-    whole, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    (marks,) = (tmp_path / "store").rglob("done.u8")
-    raw = bytearray(marks.read_bytes())
-    raw[10:] = bytes(len(raw) - 10)
-    marks.write_bytes(raw)
-    (numbers,) = (tmp_path / "store").rglob("embeddings.bin")
-    with numbers.open("r+b") as file:
-        file.seek(12 * 2 * 28 * 4)  # behind the marked ones
-        file.write(bytes(1000))
+    whole, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    asked = module.teacher.model.images_seen
+    change(tmp_path, lambda raw: raw[: len(raw) // asked * 10])
     again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     assert again == whole
-    assert module.teacher.model.images_seen == 8 + len(raw) - 10
+    assert module.teacher.model.images_seen == 8 + asked - 10
+
+
+def test_a_damaged_row_is_embedded_again(tiny_hc18, tmp_path):
+    """The last row, which no comparison with fresh embeddings reaches."""
+    right, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    path = change(tmp_path, lambda raw: raw[:-1] + bytes([raw[-1] ^ 64]))
+    with pytest.warns(UserWarning, match=rf"{path.name}: row \d+ is damaged"):
+        again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    assert again == right
+    assert module.teacher.model.images_seen == 8 + 1
+    assert fit(tiny_hc18, tmp_path, cache_in(tmp_path))[0] == right
 
 
 def test_a_store_of_other_code_is_noticed(tiny_hc18, tmp_path):
-    right, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    (numbers,) = (tmp_path / "store").rglob("embeddings.bin")
-    numbers.write_bytes(bytes(numbers.stat().st_size))
-    with pytest.warns(UserWarning, match="made by other code"):
+    right, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    data = HC18DataModule(root=str(tiny_hc18))
+    count, dim = len(data.split("train")), module.teacher.embed_dim
+    (path,) = (tmp_path / "store").iterdir()
+    other = torch.nn.functional.normalize(torch.ones(2 * count, dim), dim=1)
+    TeacherStore(path, 2, count, dim).put(list(product(range(2), range(count))), other, other)
+    with pytest.warns(UserWarning, match="written by other code"):
         again, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     assert again == right
+
+
+def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(tiny_hc18, tmp_path, monkeypatch):
+    live, _ = fit(tiny_hc18, tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.warns(UserWarning, match="No space left on device; training asks the teacher at every step"):
+        kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+    assert kept == pytest.approx(live, abs=1e-5, rel=0)
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_another_teacher_has_another_store(tiny_hc18, tmp_path):

@@ -144,7 +144,8 @@ def test_processes_share_an_evaluation_without_padding(tiny_planes, monkeypatch,
     data.bind(STUDENT)
     indices, steps = [], set()
     for rank in range(world):
-        monkeypatch.setattr("datamodules.base.process_rank", lambda rank=rank: (rank, world))
+        for module in ("base", "sampler"):
+            monkeypatch.setattr(f"datamodules.{module}.process_rank", lambda rank=rank: (rank, world))
         for batch in data.evaluation_loader("planes", "all", STUDENT):
             indices += batch["index"].tolist()
         steps.add(sum(len(batch["name"]) for batch in data.val_dataloader()))

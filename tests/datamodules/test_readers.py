@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from datamodules import FetalPlanesDataModule, HC18DataModule, read_fetal_planes, read_hc18
-from datamodules.image_reading import image_size, read_image
+from datamodules.image_reading import IMAGE_FORMATS, image_size, read_image
 from metrics.growth_chart import head_circumference_mm
 from tests.conftest import write_image
 
@@ -229,3 +230,29 @@ def test_unreadable_images_name_the_file(tmp_path):
         read_image(content[:100], "shard 3, key x")
     with pytest.raises(FileNotFoundError, match=r"none.png: no such image"):
         read_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    "read", [read_image, image_size, lambda path: read_image(path.read_bytes(), str(path))]
+)
+def test_an_eps_file_named_png_starts_no_interpreter(tmp_path, monkeypatch, read):
+    """Pillow goes by the content and would run `gs` of the PATH."""
+    canary, program, path = tmp_path / "canary", tmp_path / "gs", tmp_path / "x.png"
+    program.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        read(path)
+    assert not canary.exists()
+    reason = "its content is none of PNG, JPEG, TIFF, BMP, WEBP"
+    assert str(caught.value) == f"{path}: cannot be read as an image ({reason})"
+
+
+@pytest.mark.parametrize("form", IMAGE_FORMATS)
+def test_every_format_is_read_whatever_the_name_says(tmp_path, form):
+    path = tmp_path / "x.png"
+    Image.new("L", (9, 7), 90).save(path, format=form)
+    assert abs(int(read_image(path).mean()) - 90) <= 1
+    assert image_size(path) == (9, 7)

@@ -13,26 +13,38 @@ TEACHER = Preprocessing(48, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_leng
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 5e-4)])
 def test_numbers_come_back_also_after_reopening(tmp_path, half, tolerance):
-    store = TeacherStore(tmp_path, draws=3, images=5, dim=4, half=half)
-    assert store.size == 3 * 5 * 2 * 4 * (2 if half else 4) == (tmp_path / "embeddings.bin").stat().st_size
+    store = TeacherStore(tmp_path / "x", draws=3, images=5, dim=4, half=half)
     image, text = torch.nn.functional.normalize(torch.randn(2, 2, 4), dim=-1)
     store.put([(0, 4), (2, 1)], image, text)
-    store.flush()
-    again = TeacherStore(tmp_path, 3, 5, 4, half)
+    store.rows.close()
+    again = TeacherStore(tmp_path / "x", 3, 5, 4, half)
     for row, key in enumerate([(0, 4), (2, 1)]):
         kept = again.get(*key)
         assert kept.dtype == torch.float32
         assert (kept - torch.stack((image[row], text[row]))).abs().max() <= tolerance
     assert len(again.missing()) == 13
     assert (0, 4) not in again.missing()
-    with pytest.raises(KeyError, match="draw 1 of image 1 is not stored"):
+    with pytest.raises(ValueError, match="x: draw 1 of image 1 is not stored; start the run again"):
         again.get(1, 1)
-    again.clear()
-    assert len(again.missing()) == 15
 
 
-def filled(root, draws, images):
-    store = TeacherStore(root, draws, images, dim=3)
+def test_every_damaged_row_is_missing_and_named(tmp_path):
+    store = filled(tmp_path / "x", draws=2, images=20)
+    raw = bytearray(store.rows.path.read_bytes())
+    length = len(raw) // 40
+    for row in (3, 25, 39):
+        raw[length * row + 7] ^= 4
+    store.rows.path.write_bytes(raw)
+    with pytest.warns(UserWarning, match="damaged") as caught:
+        assert store.missing() == [(0, 3), (1, 5), (1, 19)]
+    lines = [f"{store.rows.path}: row {row} is damaged and will be computed again" for row in (3, 25, 39)]
+    assert [str(warning.message) for warning in caught] == lines
+    store.put([(1, 5)], torch.ones(1, 3), torch.ones(1, 3))
+    assert store.get(1, 5).tolist() == [[1.0] * 3] * 2
+
+
+def filled(path, draws, images):
+    store = TeacherStore(path, draws, images, dim=3)
     keys = store.missing()
     places = torch.tensor(keys, dtype=torch.float32)
     numbers = torch.cat((places, torch.zeros(len(keys), 1)), dim=1)

@@ -69,9 +69,44 @@ def test_the_two_views_share_brightness_and_contrast():
         theirs = _unnormalise(teacher, TEACHER)[0, 112, 112] * 255
         assert ours == pytest.approx(theirs, abs=0.01)
         values.append(ours)
-    assert min(values) >= 100 * 0.85 - 255 * 0.15 - 1
-    assert max(values) <= 100 * 1.15 + 255 * 0.15 + 1
+    assert min(values) >= 100 * 0.85**2 - 1
+    assert max(values) <= 100 * 1.15**2 + 1
     assert np.std(values) > 5
+
+
+def jittered(image, seed, **ranges):
+    """Return our student's view in grey levels, with brightness and contrast as the only changes."""
+    augmentation = Augmentation(
+        rotation_degrees=0, translation=0, **{"brightness": 0, "contrast": 0, **ranges}
+    )
+    view, _ = TwoViewTransform(STUDENT, None, augmentation)(image, np.random.default_rng(seed))
+    return _unnormalise(view, STUDENT).transpose(1, 2, 0) * 255
+
+
+ADJUSTMENTS = {"brightness": tv.functional.adjust_brightness, "contrast": tv.functional.adjust_contrast}
+
+
+@pytest.mark.parametrize("name", ADJUSTMENTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jitter_is_torchvisions(name, channels):
+    """A dark head on black, as ultrasound is; the factor is read from the result, then torchvision applies it."""
+    noise = np.random.default_rng(5).integers(20, 90, (256, 256, channels), dtype=np.uint8)
+    image = np.where(np.arange(256)[:, None, None] < 180, noise, 0).astype(np.uint8)
+    image = image[:, :, 0] if channels == 1 else image
+    picture = Image.fromarray(image).convert("RGB")
+    head = slice(0, 180)  # holds no level that is clipped
+    mean = np.asarray(picture.convert("L")).mean()
+    factors = []
+    for seed in range(12):
+        ours = jittered(image, seed, **{name: 0.15})
+        measure = np.mean if name == "brightness" else np.std
+        factors.append(measure(ours[head]) / measure(np.asarray(picture)[head]))
+        expected = np.asarray(ADJUSTMENTS[name](picture, factors[-1]), dtype=float)
+        assert np.abs(ours - expected).max() <= 1.51, "one level of rounding, and that of the factor"
+        black = 0 if name == "brightness" else max(0, mean * (1 - factors[-1]))
+        assert np.abs(ours[180:] - black).max() <= 1
+    assert 0.84 < min(factors) < 0.95
+    assert 1.05 < max(factors) < 1.16
 
 
 def test_rotation_and_brightness_are_drawn_independently():

@@ -1,21 +1,26 @@
-"""Run one function in two gloo processes, as multi-GPU training would."""
+"""Run one function in several gloo processes, as multi-GPU training would."""
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def _worker(rank, function, rendezvous, *args):
+def _worker(rank, function, rendezvous, world, *args):
     torch.set_num_threads(1)  # a forked process must not enter its parent's thread pool
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     try:
         function(rank, *args)
     finally:
         dist.destroy_process_group()
 
 
+def run_in_processes(world, function, tmp_path, *args):
+    """Call ``function(rank, *args)`` in ranks 0 to `world` - 1; any failed assertion fails the caller."""
+    # Forked, because a spawned process imports everything again, which takes most of a minute.
+    arguments = (function, tmp_path / "rendezvous", world, *args)
+    mp.start_processes(_worker, args=arguments, nprocs=world, join=True, start_method="fork")
+
+
 def run_in_two_processes(function, tmp_path, *args):
     """Call ``function(rank, *args)`` in ranks 0 and 1; any failed assertion fails the caller."""
-    # Forked, because a spawned process imports everything again, which takes most of a minute.
-    arguments = (function, tmp_path / "rendezvous", *args)
-    mp.start_processes(_worker, args=arguments, nprocs=2, join=True, start_method="fork")
+    run_in_processes(2, function, tmp_path, *args)
