@@ -26,9 +26,8 @@ from datamodules.captions import SPACING, render_spacing
 from datamodules.protocol import Protocol
 from datamodules.record import Record
 from metrics import BiometryValidity, gestational_age_weeks, within_chart
-from metrics.biometry import in_reference_range
-from metrics.bootstrap import mean_interval
-from metrics.names import HC18
+from metrics.biometry import constant_age_scores, in_reference_range, validity_score
+from metrics.names import CONSTANT, HC18, STUDENT, interval_names
 from metrics.subgroups import RESAMPLES, age_band, subgroup_scores
 from models import DualEncoder
 from models.zero_shot import AgeTable, age_embeddings, encode_images
@@ -89,6 +88,15 @@ class BiometryEvaluation(ZeroShotEvaluation):
         super().setup(trainer, pl_module, stage)
         self.training = stage == TrainerFn.FITTING
 
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the models and, on the same heads, the best constant age."""
+        super().on_test_epoch_end(trainer, pl_module)
+        if self.benchmarks:
+            hc_mm = [sample["hc_mm"] for sample in self.results[STUDENT][HC18]["samples"]]
+            scores = constant_age_scores(hc_mm) | {"n_scored": len(hc_mm), "split": self.test_split}
+            self.results[CONSTANT] = {HC18: scores}
+            self.log_final(pl_module, CONSTANT)
+
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
         """Score one model; see the base class."""
         lacking = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
@@ -130,12 +138,12 @@ class BiometryEvaluation(ZeroShotEvaluation):
     def draw(self, details: Details, title: str) -> Figure:
         """Draw ages and head circumferences over the growth chart."""
         samples = details["samples"]
-        interval = f"95 % interval {details['ci_low']:.1f} to {details['ci_high']:.1f}"
+        low, high = (details[key] for key in interval_names("validity"))
         return growth_chart_figure(
             np.array([sample["age_days"] for sample in samples]),
             np.array([sample["hc_mm"] for sample in samples]),
             f"{title}: {details['valid']} of {details['total']} within the chart\n"
-            f"validity {details['validity']:.1f} %, {interval}",
+            f"validity {details['validity']:.1f} %, 95 % interval {low:.1f} to {high:.1f}",
         )
 
 
@@ -157,8 +165,7 @@ def _by_age(rows: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     bands = [age_band(weeks) for weeks in gestational_age_weeks(hc_mm)]
 
     def score(part: np.ndarray) -> dict[str, float]:
-        low, high = mean_interval(valid[part], RESAMPLES)
-        return {"validity": float(valid[part].mean() * 100), "ci_low": low * 100, "ci_high": high * 100}
+        return validity_score(valid[part], RESAMPLES)
 
     return subgroup_scores(bands, score)
 

@@ -24,7 +24,7 @@ from datamodules.record import Record
 from metrics import ZeroShotClassification, classification_scores
 from metrics.bootstrap import f1_interval
 from metrics.calibration import calibration, cross_fitted_confidence
-from metrics.names import PLANES, SUBPLANES
+from metrics.names import PLANES, SUBPLANES, with_interval
 from metrics.subgroups import RESAMPLES, subgroup_scores
 from models import DualEncoder
 from models.zero_shot import class_embeddings, class_logits, encode_images
@@ -126,8 +126,9 @@ def _subgroups(
     def score(part: np.ndarray) -> dict[str, float]:
         logits, target = rows["logits"][part], rows["target"][part]
         scores = classification_scores(logits, target, classes)
-        low, high = f1_interval(target, logits.argmax(axis=1), len(classes), RESAMPLES)
-        return {"f1": scores["f1"], "f1_ci_low": low, "f1_ci_high": high, "accuracy": scores["accuracy"]}
+        interval = f1_interval(target, logits.argmax(axis=1), len(classes), RESAMPLES)
+        accuracies = {key: scores[key] for key in ("accuracy", "balanced_accuracy")}
+        return with_interval("f1", scores["f1"], interval) | accuracies
 
     return {
         "machine": subgroup_scores([record.machine for record in chosen], score),

@@ -34,7 +34,7 @@ class ZeroShotEvaluation(Callback):
         test_follows: Whether the training that begins is followed by the test, whose images then have to be there.
         validation: Model -> benchmark -> latest result on validation patients.
         results: Model -> benchmark -> result of the test: the metric's dictionary, ``n_scored``, ``split``,
-            ``protocol`` (digest of the prompts) and ``samples``, one row an image.
+            ``protocol`` (digest of the prompts) and ``samples``, one row an image; docs/metrics.md defines them.
         final_metrics: The plain numbers of `results` by the name they are logged under.
     """
 
@@ -143,14 +143,19 @@ class ZeroShotEvaluation(Callback):
         models[RANDOM] = random_twin(models[STUDENT], self.random_seed)
         for name, model in models.items():
             self.results[name] = self._evaluate(trainer, model, self.test_split)
+            self.log_final(pl_module, name)
             for benchmark, details in self.results[name].items():
-                for key, value in scalars(details).items():
-                    self.final_metrics[final_name(name, benchmark, key)] = value
-                    pl_module.log(final_name(name, benchmark, key), value, sync_dist=True)
                 if self.figures and trainer.is_global_zero:
                     title = f"{name}, {benchmark}, {self.test_split} patients"
                     for suffix, figure in self.draw_all(details, title).items():
                         publish_figure(figure, trainer, f"{name}-{benchmark}{suffix}")
+
+    def log_final(self, pl_module: LightningModule, name: str) -> None:
+        """Keep and log the plain numbers of a model's results."""
+        for benchmark, details in self.results[name].items():
+            for key, value in scalars(details).items():
+                self.final_metrics[final_name(name, benchmark, key)] = value
+                pl_module.log(final_name(name, benchmark, key), value, sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the last evaluated epoch, so that a resumed run keeps the rhythm."""

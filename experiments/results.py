@@ -19,8 +19,10 @@ from rich.table import Table
 from experiments.interpreter import arguments_here
 from experiments.strict_json import without_nan
 from lightning_modules import DistillationModule
+from metrics.biometry import constant_age_title
 from metrics.composite import composite_score, eight_class_interval
 from metrics.names import (
+    CONSTANT,
     EIGHT_CLASS,
     GEOMETRY,
     HC18,
@@ -35,6 +37,8 @@ from metrics.names import (
     final_composite_name,
     final_name,
     geometry_name,
+    interval_names,
+    with_interval,
 )
 
 PACKAGES = (
@@ -102,9 +106,8 @@ def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
     if {PLANES, SUBPLANES} <= scores.keys():
         both = [details[name]["samples"] for name in (PLANES, SUBPLANES)]
         names = [([row["target"] for row in rows], [row["prediction"] for row in rows]) for rows in both]
-        low, high = eight_class_interval(names)
         f1 = composite_score({name: scores[name] for name in (PLANES, SUBPLANES)})
-        for key, value in {"f1": f1, "ci_low": low, "ci_high": high}.items():
+        for key, value in with_interval("f1", f1, eight_class_interval(names)).items():
             found[final_name(model, EIGHT_CLASS, key)] = value
     return found
 
@@ -118,7 +121,7 @@ def collect(
     checkpoint: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the record of a run, of primitives alone: None stands for what is not a number.
+    """Return the record of a run, of primitives alone; docs/metrics.md has its schema. None replaces NaN.
 
     Args:
         trainer: The trainer, after its test.
@@ -167,7 +170,7 @@ def _cell(metrics: Mapping[str, float | None], model: str, benchmark: str) -> st
     value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
     if benchmark != HC18:
         return _number(value)
-    low, high = (metrics.get(final_name(model, benchmark, key)) for key in ("ci_low", "ci_high"))
+    low, high = (metrics.get(final_name(model, benchmark, key)) for key in interval_names("validity"))
     shown = _number(value, 1)
     return shown if value is None or low is None else f"{shown}  [{_number(low, 1)}, {_number(high, 1)}]"
 
@@ -178,16 +181,19 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
-    """Print teacher, student and random weights side by side, and where everything is."""
+    """Print the scores of teacher, student, random weights and a constant age, and where everything is."""
     metrics = record["metrics"]
     benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
     table = Table(title=f"{record['experiment']} on {record['data']}: {scored_images(record)}")
     table.add_column("model")
     for name in benchmarks:
         table.add_column(TITLES[name], justify="right")
-    for model in MODELS:
-        if any(key.startswith(f"{model}/") for key in metrics):
-            table.add_row(model, *(_cell(metrics, model, name) for name in benchmarks))
+    constant = metrics.get(final_name(CONSTANT, HC18, "age_days"))
+    titles = {model: model for model in MODELS if any(key.startswith(f"{model}/") for key in metrics)}
+    for model, title in (
+        titles | ({} if constant is None else {CONSTANT: constant_age_title(constant)})
+    ).items():
+        table.add_row(title, *(_cell(metrics, model, name) for name in benchmarks))
     console = Console()
     console.print(table)
     _print_eight_classes(metrics, console)
@@ -212,7 +218,7 @@ def _print_eight_classes(metrics: Mapping[str, float | None], console: Console) 
     """Print F1 over the classes of both plane benchmarks, as the paper's tables have it."""
     cells = []
     for model in MODELS:
-        keys = [final_name(model, EIGHT_CLASS, key) for key in ("f1", "ci_low", "ci_high")]
+        keys = [final_name(model, EIGHT_CLASS, key) for key in ("f1", *interval_names("f1"))]
         if keys[0] in metrics:
             f1, low, high = (_number(metrics[key]) for key in keys)
             cells.append(f"{model} {f1} [{low}, {high}]")

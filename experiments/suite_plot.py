@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.suite_summary import COLUMNS, Summary
 from experiments.suites import F1, PAPER, VALIDITY
-from metrics.names import RANDOM, TEACHER
+from metrics.names import CONSTANT, RANDOM, TEACHER
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8c8c8c", "#222222"
 
@@ -48,7 +48,7 @@ def _draw(axes: Axes, lines: Sequence[Summary], column: str) -> None:
         score = line.scores.get(column)
         if score is None:
             continue
-        colour = GREY if line.name in (TEACHER, RANDOM) else BLUE
+        colour = GREY if line.name in (TEACHER, RANDOM, CONSTANT) else BLUE
         values = sorted(set(score.values))
         axes.scatter(
             values, [height] * len(values), s=26, color=colour, alpha=0.6, linewidths=0, label="a run"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from experiments.result_rows import Row
 from experiments.suites import F1, TITLES, VALIDITY
+from metrics.biometry import constant_age_title
 from metrics.composite import composite_score
-from metrics.names import HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER, final_name
+from metrics.names import CONSTANT, HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER, final_name
 
 COLUMNS = {VALIDITY: "HC18 validity, %", PLANES: "5-plane F1", SUBPLANES: "sub-plane F1", F1: "8-class F1"}
 
@@ -40,7 +41,7 @@ class Summary:
     """One line of the table.
 
     Attributes:
-        name: Experiment, or "teacher" or "random".
+        name: Experiment, "teacher", "random" or "constant".
         title: What the table calls it.
         runs: Number of runs.
         scores: Column -> scores; benchmarks that the data lack have none.
@@ -57,7 +58,7 @@ def columns_of(row: Row, model: str) -> dict[str, float]:
 
     Args:
         row: A row of the results.
-        model: "student", "teacher" or "random".
+        model: "student", "teacher", "random" or "constant".
     """
     metrics = row["metrics"]
     named = {name: metrics.get(final_name(model, name, key)) for name, key in HEADLINE.items()}
@@ -69,11 +70,12 @@ def columns_of(row: Row, model: str) -> dict[str, float]:
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """Return the lines of a table: the teacher, every experiment in the paper's order, random weights."""
+    """Return a table's lines: teacher, experiments in the paper's order, random weights, constant age."""
     experiments = sorted({row["experiment"] for row in rows}, key=[*TITLES].index)
     lines = [_summary(TEACHER, rows, TEACHER)]
     lines += [_summary(name, [r for r in rows if r["experiment"] == name], STUDENT) for name in experiments]
     lines.append(_summary(RANDOM, rows, RANDOM))
+    lines.append(_summary(CONSTANT, rows, CONSTANT))
     return [line for line in lines if line.scores]
 
 
@@ -84,4 +86,8 @@ def _summary(name: str, rows: Sequence[Row], model: str) -> Summary:
         for column in COLUMNS
         if any(column in columns for columns in found)
     }
-    return Summary(name, TITLES[name], len(found), scores)
+    ages = {row["metrics"].get(final_name(CONSTANT, HC18, "age_days")) for row in rows} - {None}
+    title = (
+        " or ".join(map(constant_age_title, sorted(ages))).capitalize() if name == CONSTANT else TITLES[name]
+    )
+    return Summary(name, title, len(found), scores)

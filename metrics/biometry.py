@@ -19,6 +19,7 @@ from torch import Tensor
 from metrics.bootstrap import RESAMPLES, SEED, mean_interval
 from metrics.growth_chart import within_chart
 from metrics.indexed import IndexedMetric
+from metrics.names import with_interval
 
 AGES_DAYS: tuple[int, ...] = tuple(range(14 * 7, 39 * 7))  # 14w0d .. 38w6d, 175 ages
 TOP_AGES = 15
@@ -67,8 +68,8 @@ def biometry_scores(
         seed: Seed of the bootstrap.
 
     Returns:
-        ``validity`` with ``ci_low`` and ``ci_high`` in percent, the counts ``valid`` and ``total`` (images in
-        the assessed range), and ``spearman``, the rank correlation of age and head circumference (zero
+        ``validity`` with ``validity_ci_low`` and ``validity_ci_high`` in percent, the counts ``valid`` and ``total``
+        (images in the assessed range), and ``spearman``, the rank correlation of age and head circumference (zero
         when one of them is constant or fewer than three images are assessed).
 
     Raises:
@@ -83,16 +84,47 @@ def biometry_scores(
         )
     hc, age = hc[assessed], age[assessed]
     valid = within_chart(hc, age / 7)
-    low, high = mean_interval(valid, resamples, seed)
     constant = hc.size < 3 or np.ptp(hc) == 0 or np.ptp(age) == 0
     return {
-        "validity": float(valid.mean() * 100),
+        **validity_score(valid, resamples, seed),
         "valid": int(valid.sum()),
         "total": int(valid.size),
-        "ci_low": low * 100,
-        "ci_high": high * 100,
         "spearman": 0.0 if constant else float(spearmanr(age, hc).statistic),
     }
+
+
+def validity_score(
+    valid: NDArray[np.bool_], resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, float]:
+    """Return ``validity``, the share of valid ages [N] in percent, and the ends of its bootstrap interval."""
+    low, high = mean_interval(valid, resamples, seed)
+    return with_interval("validity", float(valid.mean() * 100), (low * 100, high * 100))
+
+
+def constant_age_scores(hc_mm: ArrayLike) -> dict[str, float]:
+    """Score the best constant age, a baseline that looks at no image.
+
+    Args:
+        hc_mm: True head circumferences in mm, [N]; the age is chosen on these. On HC18's 814 assessed heads it is
+            20 weeks 1 day, valid for 481.
+
+    Returns:
+        ``age_days``, the age of `AGES_DAYS` that is valid for most heads (of equals the youngest), and its
+        `biometry_scores`.
+
+    Raises:
+        ValueError: No image is in the assessed range.
+    """
+    hc = np.asarray(hc_mm, dtype=np.float64)
+    assessed = hc[in_reference_range(hc)]
+    best = max(AGES_DAYS, key=lambda days: within_chart(assessed, days / 7).sum())
+    return {"age_days": best, **biometry_scores(np.full(hc.shape, best), hc)}
+
+
+def constant_age_title(age_days: float) -> str:
+    """Name the row of the constant baseline in a table: ``constant age 20w1d``."""
+    weeks, days = divmod(int(age_days), 7)
+    return f"constant age {weeks}w{days}d"
 
 
 class BiometryValidity(IndexedMetric):

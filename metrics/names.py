@@ -10,6 +10,7 @@ BENCHMARKS = (PLANES, SUBPLANES, HC18)
 HEADLINE = {PLANES: "f1", SUBPLANES: "f1", HC18: "validity"}
 
 STUDENT, TEACHER, RANDOM = "student", "teacher", "random"
+CONSTANT = "constant"  # baseline without a model: the best constant age of HC18, `constant/hc18/validity`
 VAL_COMPOSITE = "val/composite"
 EIGHT_CLASS = (
     "eight_class"  # both plane benchmarks together, as the paper reports F1: `student/eight_class/f1`
@@ -40,6 +41,16 @@ def final_name(model: str, benchmark: str, key: str) -> str:
 def final_composite_name(model: str) -> str:
     """Name the composite score of the final evaluation: ``student/composite``."""
     return f"{model}/composite"
+
+
+def interval_names(metric: str) -> tuple[str, str]:
+    """Name the ends of a metric's 95 % interval: ``f1_ci_low`` and ``f1_ci_high``."""
+    return f"{metric}_ci_low", f"{metric}_ci_high"
+
+
+def with_interval(metric: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
+    """Return a metric and the ends of its interval by name."""
+    return {metric: value, **dict(zip(interval_names(metric), interval, strict=True))}
 
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -86,5 +97,5 @@ def geometry_name(key: str, model: str | None = None) -> str:
 # Everything that is logged lies in one of these.
 GROUPS = (
     "train", "gradient_norm", "speed", "probe", "val", "best", "evaluation", "test", STUDENT, TEACHER, RANDOM,
-    GEOMETRY, "plots",
+    CONSTANT, GEOMETRY, "plots",
 )  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metrics.bootstrap import f1_interval, f1_of_confusion
 from metrics.indexed import IndexedMetric
+from metrics.names import with_interval
 
 TOP_K = (2, 3)
 
@@ -52,12 +53,12 @@ def classification_scores(
         interval: Also give the bootstrap interval of `f1` (10,000 resamples; a second for 10,000 images).
 
     Returns:
-        ``f1`` (macro), ``accuracy``, ``top2_accuracy`` and ``top3_accuracy`` (means of the classes' own, as
-        the published evaluation has it; a top-k that all classes fit into is left out), ``micro_accuracy``
-        (share of images), ``total``, with `interval` ``f1_ci_low`` and ``f1_ci_high``, and nested:
-        ``per_class``
-        (``f1``, ``precision``, ``recall``, ``support`` of each occurring class), ``classes`` and
-        ``confusion_matrix`` [C, C], rows being true classes.
+        ``f1`` (macro), with `interval` its ends ``f1_ci_low`` and ``f1_ci_high``, ``accuracy`` (correct images over
+        all images), ``balanced_accuracy`` (mean recall of the classes, as the published evaluation has it),
+        ``balanced_top2_accuracy`` and ``balanced_top3_accuracy`` (mean share of each class's images whose true class
+        is among the k most similar; left out where k is not below C), ``total``, and nested: ``per_class`` (``f1``,
+        ``precision``, ``recall``, ``support`` of each occurring class), ``classes`` and ``confusion_matrix`` [C, C],
+        rows being true classes.
     """
     ranks = target_rank(logits, target)
     prediction = logits.argmax(axis=1)
@@ -75,14 +76,14 @@ def classification_scores(
         for c in present
     }
     scores: dict[str, Any] = {"f1": float(f1[present].mean())}
-    for k in (1, *(k for k in TOP_K if k < len(classes))):
-        name = "accuracy" if k == 1 else f"top{k}_accuracy"
-        scores[name] = float(np.mean([(ranks[target == c] < k).mean() for c in present]))
-    scores["micro_accuracy"] = float((ranks == 0).mean())
-    scores["total"] = int(target.size)
     if interval:
-        scores["f1_ci_low"], scores["f1_ci_high"] = f1_interval(target, prediction, len(classes))
+        scores = with_interval("f1", scores["f1"], f1_interval(target, prediction, len(classes)))
+    scores["accuracy"] = float((ranks == 0).mean())
+    for k in (1, *(k for k in TOP_K if k < len(classes))):
+        name = "balanced_accuracy" if k == 1 else f"balanced_top{k}_accuracy"
+        scores[name] = float(np.mean([(ranks[target == c] < k).mean() for c in present]))
     return scores | {
+        "total": int(target.size),
         "per_class": per_class,
         "classes": list(classes),
         "confusion_matrix": confusion.tolist(),

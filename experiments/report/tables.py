@@ -10,7 +10,19 @@ from experiments.report.paired import Difference, same_images, score_difference
 from experiments.report.paper import PaperRow, paper_rows
 from experiments.report.read_run import Run
 from export.parity import EMULATED, FAILED, OK
-from metrics.names import HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER
+from metrics.biometry import constant_age_title
+from metrics.names import (
+    CONSTANT,
+    HC18,
+    HEADLINE,
+    PLANES,
+    RANDOM,
+    STUDENT,
+    SUBPLANES,
+    TEACHER,
+    final_name,
+    interval_names,
+)
 
 TITLES = {PLANES: "five-plane F1", SUBPLANES: "brain sub-plane F1", HC18: "HC18 validity, %"}
 EMULATED_NOTE = "computed in torch; Core ML itself has not run"
@@ -73,8 +85,7 @@ def _score(run: Run, model: str, benchmark: str) -> Cell:
 
 def _with_interval(get: Callable[[str], float | None], benchmark: str) -> Cell:
     """Return the headline score of a benchmark, with its interval below where there is one."""
-    keys = ("ci_low", "ci_high") if benchmark == HC18 else ("f1_ci_low", "f1_ci_high")
-    low, high = map(get, keys)
+    low, high = map(get, interval_names(HEADLINE[benchmark]))
     note = "" if low is None or high is None else f"{number(low, benchmark)} to {number(high, benchmark)}"
     return Cell(number(get(HEADLINE[benchmark]), benchmark), note)
 
@@ -88,11 +99,17 @@ def _measured(run: Run, model: str, title: str, benchmarks: Sequence[str], best:
     count = run.record.get("parameters", {}).get(STUDENT if model == RANDOM else model)
     size = NOTHING if count is None else f"{count / 1e6:.1f} M"
     scores = [_score(run, model, benchmark) for benchmark in benchmarks]
-    composite = run.composite(model)
+    composite = None if model == CONSTANT else run.composite(model)
     last = Cell(
         NOTHING if composite is None else f"{composite:.3f}", "highest of the students" if best else ""
     )
     return [Cell(title), *scores, short(run.eight_class_f1(model)), last, Cell(size)]
+
+
+def _baseline_title(run: Run, model: str) -> str:
+    if model == CONSTANT:
+        return constant_age_title(run.record["metrics"][final_name(CONSTANT, HC18, "age_days")])
+    return "random weights" if model == RANDOM else model
 
 
 def _paper(row: PaperRow, benchmarks: Sequence[str]) -> list[Cell]:
@@ -113,12 +130,13 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
     groups = {0: "Students, measured here"}
     groups[len(rows)] = "To compare with, measured here"
     quiet = len(rows)
-    for model, word in ((TEACHER, "teacher"), (RANDOM, "random weights")):
+    for model in (TEACHER, RANDOM, CONSTANT):
         distinct = {
             tuple(run.headline(model).items()): (run, title) for run, title in zip(runs, titles, strict=True)
         }
         distinct.pop((), None)
         for run, title in distinct.values():
+            word = _baseline_title(run, model)
             rows.append(
                 _measured(run, model, word if len(distinct) == 1 else f"{word} of {title}", benchmarks)
             )

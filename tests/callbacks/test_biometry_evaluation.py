@@ -99,3 +99,15 @@ def test_two_processes_give_what_one_gives(tmp_path, count):
     module = FakeModule()
     expected = _score(FakeData(["hc18"], count=count), module.student)
     run_in_two_processes(_distributed, tmp_path, module, count, expected)
+
+
+def test_the_best_constant_age_is_scored_on_the_same_heads(tmp_path):
+    evaluation, module = BiometryEvaluation(protocol=PROTOCOL, figures=False), FakeModule(teacher=False)
+    run_test(tmp_path, evaluation, module, FakeData(["hc18"]))
+    hc_mm = np.array([record.hc_mm for record in head_records(23, seed=len("test"))])
+    valid = [biometry_scores(np.full(23, days), hc_mm, resamples=1)["valid"] for days in range(98, 273)]
+    details = evaluation.results["constant"]["hc18"]
+    assert (details["age_days"], details["valid"]) == (98 + int(np.argmax(valid)), max(valid))
+    assert (details["total"], details["n_scored"]) == (evaluation.results["student"]["hc18"]["total"], 23)
+    assert evaluation.final_metrics["constant/hc18/validity"] == details["validity"]
+    assert "constant/hc18/validity" in {name for _, name, _ in module.logged}

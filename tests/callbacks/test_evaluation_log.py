@@ -100,7 +100,7 @@ def test_intervals_lie_around_their_scores(finished):
     for score, low, high in (
         ("planes/f1", "planes/f1_ci_low", "planes/f1_ci_high"),
         ("subplanes/f1", "subplanes/f1_ci_low", "subplanes/f1_ci_high"),
-        ("hc18/validity", "hc18/ci_low", "hc18/ci_high"),
+        ("hc18/validity", "hc18/validity_ci_low", "hc18/validity_ci_high"),
     ):
         for prefix in ("val", "val/teacher"):
             values = [log.series(f"{prefix}/{key}")[0][1] for key in (low, score, high)]

@@ -121,7 +121,7 @@ def test_biometry_equals_the_published_protocol(model, tiny_hc18, monkeypatch):
     details = evaluated(BiometryEvaluation(), data, model, "hc18")
     similarities, expected = published_biometry(model, tiny_hc18, Protocol.load().biometry)
     assert torch.cat(recorded).numpy() == pytest.approx(np.array(similarities), abs=1e-4)
-    names = ("validity", "valid", "total", "ci_low", "ci_high", "spearman")
+    names = ("validity", "valid", "total", "validity_ci_low", "validity_ci_high", "spearman")
     assert [details[name] for name in names] == pytest.approx(expected, abs=1e-6)
 
 
@@ -149,10 +149,12 @@ def test_planes_equal_the_published_protocol(model, tiny_planes, benchmark):
     count = len(prompts)
     f1 = multiclass_f1_score(probability, target, count, average="none")[present].double().mean()
     assert details["f1"] == pytest.approx(float(f1), abs=1e-6)
+    right = (probability.argmax(dim=1) == target).double().mean()
+    assert details["accuracy"] == pytest.approx(float(right), abs=1e-6)
     for name, k in (("accuracy", 1), ("top2_accuracy", 2), ("top3_accuracy", 3)):
         if k < count:
             per_class = multiclass_accuracy(probability, target, count, average="none", top_k=k)[present]
-            assert details[name] == pytest.approx(float(per_class.double().mean()), abs=1e-6)
+            assert details[f"balanced_{name}"] == pytest.approx(float(per_class.double().mean()), abs=1e-6)
 
 
 def test_details_hold_calibration_and_subgroups(model, tiny_planes, tiny_hc18):
@@ -173,4 +175,6 @@ def test_details_hold_calibration_and_subgroups(model, tiny_planes, tiny_hc18):
     assert sum(band["count"] for band in bands.values()) == heads["total"]
     scored = [band for band in bands.values() if "validity" in band]
     assert scored
-    assert all(0 <= band["ci_low"] <= band["validity"] <= band["ci_high"] <= 100 for band in scored)
+    assert all(
+        0 <= band["validity_ci_low"] <= band["validity"] <= band["validity_ci_high"] <= 100 for band in scored
+    )

@@ -18,9 +18,10 @@ FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 # What every evaluation of a run with teacher logs on the three benchmarks, spelt out as users filter by it.
 SCORES = (
-    "planes/f1", "planes/f1_ci_low", "planes/f1_ci_high", "planes/accuracy", "planes/ece",
-    "subplanes/f1", "subplanes/f1_ci_low", "subplanes/f1_ci_high", "subplanes/accuracy", "subplanes/ece",
-    "hc18/validity", "hc18/ci_low", "hc18/ci_high", "hc18/valid", "hc18/total",
+    "planes/f1", "planes/f1_ci_low", "planes/f1_ci_high", "planes/accuracy", "planes/balanced_accuracy", "planes/ece",
+    "subplanes/f1", "subplanes/f1_ci_low", "subplanes/f1_ci_high", "subplanes/accuracy",
+    "subplanes/balanced_accuracy", "subplanes/ece",
+    "hc18/validity", "hc18/validity_ci_low", "hc18/validity_ci_high", "hc18/valid", "hc18/total",
 )  # fmt: skip
 NUMBERS = (
     *(f"{prefix}/{score}" for prefix in ("val", "val/teacher") for score in SCORES),

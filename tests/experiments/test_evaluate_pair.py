@@ -72,9 +72,9 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
     expected = f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
     assert len(set(truth)) == 8
     assert metrics["student/eight_class/f1"] == pytest.approx(expected)
-    assert metrics["student/eight_class/ci_low"] < expected < metrics["student/eight_class/ci_high"]
+    assert metrics["student/eight_class/f1_ci_low"] < expected < metrics["student/eight_class/f1_ci_high"]
     assert metrics["student/composite"] == metrics["student/eight_class/f1"], "planes has no heads"
-    assert {"teacher/eight_class/f1", "random/eight_class/ci_low"} <= metrics.keys()
+    assert {"teacher/eight_class/f1", "random/eight_class/f1_ci_low"} <= metrics.keys()
     own = Protocol.load("own.json").digest
     assert record["details"]["student"]["planes"]["protocol"] == own
     assert (results.parent / "plots" / "geometry-planes.png").is_file()

@@ -16,10 +16,14 @@ from metrics.names import STUDENT, TEACHER, final_name, geometry_name
 NAN = float("nan")
 METRICS = {
     final_name(STUDENT, "hc18", "validity"): NAN,
+    final_name("constant", "hc18", "age_days"): 141.0,
+    final_name("constant", "hc18", "validity"): 59.09,
+    final_name("constant", "hc18", "validity_ci_low"): 55.77,
+    final_name("constant", "hc18", "validity_ci_high"): 62.53,
     final_name(STUDENT, "hc18", "n_scored"): 3.0,
     final_name(STUDENT, "eight_class", "f1"): NAN,
-    final_name(STUDENT, "eight_class", "ci_low"): NAN,
-    final_name(STUDENT, "eight_class", "ci_high"): 0.5,
+    final_name(STUDENT, "eight_class", "f1_ci_low"): NAN,
+    final_name(STUDENT, "eight_class", "f1_ci_high"): 0.5,
     geometry_name("cka"): NAN,
     geometry_name("class_distance_ratio", TEACHER): NAN,
     geometry_name("class_distance_ratio", STUDENT): 1.25,
@@ -65,6 +69,12 @@ def test_a_table_shows_dashes(record, tmp_path, capsys):
     assert "student - [-, 0.500]" in printed
     (row,) = (line for line in printed.splitlines() if "within planes" in line)
     assert [cell.strip() for cell in row.split("│")[2:-1]] == ["-", "1.250"]
+
+
+def test_a_table_with_validity_has_the_constant_baseline(record, tmp_path, capsys):
+    results.print_table(record, tmp_path)
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "constant age" in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["constant age 20w1d", "59.1  [55.8, 62.5]"]
 
 
 def test_a_report_reads_results_of_earlier_versions_too(record, tmp_path):

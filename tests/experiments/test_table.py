@@ -27,6 +27,7 @@ def record(experiment, seed, validity, planes, subplanes):
         )
         keys = ("planes/f1", "subplanes/f1", "hc18/validity")
         metrics |= {f"{model}/{key}": value for key, value in zip(keys, scores, strict=True)}
+    metrics |= {"constant/hc18/age_days": 141.0, "constant/hc18/validity": 59.1}
     return {
         "experiment": experiment, "data": "phantom", "seed": seed, "metrics": metrics,
         "details": {"student": {"planes": {"split": "test", "protocol": "abc"}, "probe": {}}},
@@ -60,7 +61,7 @@ def outputs(tmp_path):
 
 def test_lines_stand_in_the_papers_order_with_mean_and_deviation(outputs, tmp_path):
     lines = summarise(refresh("phantom", outputs, tmp_path / "rows"))
-    assert [line.name for line in lines] == ["teacher", "no-kd", "srkd", "random"]
+    assert [line.name for line in lines] == ["teacher", "no-kd", "srkd", "random", "constant"]
     srkd = lines[2]
     assert srkd.runs == 2
     assert srkd.scores["validity"].mean == 62
@@ -69,6 +70,8 @@ def test_lines_stand_in_the_papers_order_with_mean_and_deviation(outputs, tmp_pa
     assert srkd.scores["f1"].mean == pytest.approx(sum(eight) / 2)
     assert lines[1].scores["validity"].deviation is None, "one run has no deviation"
     assert lines[0].scores["validity"].deviation is None, "all runs share the teacher"
+    assert lines[-1].title == "Constant age 20w1d"
+    assert {name: score.mean for name, score in lines[-1].scores.items()} == {"validity": pytest.approx(59.1)}
 
 
 def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
@@ -89,7 +92,8 @@ def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
     latex = to_latex(lines)
     assert r"62.0 $\pm$ 2.8" in latex
     assert r"HC18 validity, \%" in latex
-    assert latex.count(r"\\") == 5
+    assert latex.count(r"\\") == 6
+    assert "| Constant age 20w1d | 3 | 59.1 | - | - | - | - | - |" in markdown
     read = list(csv.DictReader(io.StringIO(to_csv(lines))))
     (validity,) = [r for r in read if (r["experiment"], r["metric"]) == ("srkd", "validity")]
     assert (float(validity["mean"]), validity["runs"], validity["paper"]) == (62.0, "2", "88.6")
@@ -225,6 +229,26 @@ def test_committed_rows_without_contents_are_told_by_their_arguments():
     assert len({identity(row) for row in rows}) == len(rows)
     assert all(group_of(row)[0] == tuple(row["arguments"]) for row in rows)
     assert len({group_of(row) for row in rows}) == 1
+
+
+def test_committed_rows_hold_what_their_names_say():
+    """Ordinary accuracy is a count over a count; a class's recall is not, and neither is a mean of them."""
+    for row in read_rows(RESULTS / "phantom.jsonl"):
+        metrics = row["metrics"]
+        for name in (
+            f"{model}/{b}" for model in ("student", "teacher", "random") for b in ("planes", "subplanes")
+        ):
+            right = metrics[f"{name}/accuracy"] * metrics[f"{name}/total"]
+            assert right == pytest.approx(round(right), abs=1e-6), name
+            assert 0 < metrics[f"{name}/balanced_accuracy"] <= metrics[f"{name}/balanced_top2_accuracy"] <= 1
+        heads = {metrics[f"{model}/hc18/total"] for model in ("student", "teacher", "random", "constant")}
+        assert len(heads) == 1
+        validity = pytest.approx(100 * metrics["constant/hc18/valid"] / heads.pop())
+        assert metrics["constant/hc18/validity"] == validity
+        ends = [name for name in metrics if name.endswith(("ci_low", "ci_high"))]
+        assert {name.rsplit("/", 1)[1] for name in ends} == {
+            f"{metric}_ci_{end}" for metric in ("f1", "validity") for end in ("low", "high")
+        }
 
 
 def test_other_data_are_another_table(outputs, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from metrics import AGES_DAYS, BiometryValidity, predicted_age_days
-from metrics.biometry import biometry_scores, in_reference_range
+from metrics.biometry import biometry_scores, constant_age_scores, constant_age_title, in_reference_range
 from tests.metrics.two_processes import run_in_two_processes
 
 LOW = (1.59317517131532, 0.29459800552433, -0.0073860372566707, 0.0000656951770216148)
@@ -73,7 +73,7 @@ def test_every_number_equals_the_protocol_step_by_step(real_similarities):
     metric = BiometryValidity()
     in_batches(metric, similarity, hcs)
     result = metric.compute()
-    names = ("validity", "valid", "total", "ci_low", "ci_high", "spearman")
+    names = ("validity", "valid", "total", "validity_ci_low", "validity_ci_high", "spearman")
     expected = naive_scores(similarity.tolist(), hcs.tolist())
     assert [result[name] for name in names] == pytest.approx(list(expected), abs=1e-9)
 
@@ -138,6 +138,32 @@ def test_reset_forgets():
 
 def test_constant_prediction_has_no_rank_correlation():
     assert biometry_scores([180, 180, 180], [150.0, 200.0, 250.0], resamples=10)["spearman"] == 0.0
+
+
+def test_the_best_constant_age_on_hc18_is_20w1d_valid_for_481_of_814(real_similarities):
+    scores = constant_age_scores(real_similarities[1])
+    assert divmod(scores["age_days"], 7) == (20, 1)
+    assert (scores["valid"], scores["total"]) == (481, 814)
+    assert scores["validity"] == pytest.approx(59.091, abs=5e-4)
+    assert scores["validity_ci_low"] < scores["validity"] < scores["validity_ci_high"]
+    assert constant_age_title(scores["age_days"]) == "constant age 20w1d"
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.floats(60, 380), min_size=1, max_size=12).filter(
+        lambda hcs: any(100 <= h <= 342 for h in hcs)
+    )
+)
+def test_the_best_constant_age_equals_a_search_over_all(hcs):
+    counts = {
+        days: sum(100 <= hc <= 342 and chart(LOW, days) <= hc <= chart(HIGH, days) for hc in hcs)
+        for days in range(14 * 7, 39 * 7)
+    }
+    scores = constant_age_scores(hcs)
+    youngest = min(days for days, count in counts.items() if count == max(counts.values()))
+    assert (scores["age_days"], scores["valid"]) == (youngest, counts[youngest])
+    assert scores["total"] == sum(100 <= hc <= 342 for hc in hcs)
 
 
 def test_only_heads_out_of_range():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import (
+    accuracy_score,
     balanced_accuracy_score,
     confusion_matrix,
     precision_recall_fscore_support,
@@ -35,8 +36,10 @@ def test_scores_equal_sklearn_over_present_classes(case):
     prediction = logits.argmax(1)
     precision, recall, f1, support = precision_recall_fscore_support(target, prediction, labels=PRESENT)
     assert scores["f1"] == pytest.approx(f1.mean(), abs=1e-12)
-    assert scores["accuracy"] == pytest.approx(balanced_accuracy_score(target, prediction), abs=1e-12)
-    assert scores["micro_accuracy"] == pytest.approx((prediction == target).mean(), abs=1e-12)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(target, prediction), abs=1e-12)
+    assert scores["balanced_accuracy"] == pytest.approx(
+        balanced_accuracy_score(target, prediction), abs=1e-12
+    )
     assert scores["confusion_matrix"] == confusion_matrix(target, prediction, labels=range(6)).tolist()
     assert list(scores["per_class"]) == [CLASSES[c] for c in PRESENT]
     for column, expected in (("f1", f1), ("precision", precision), ("recall", recall), ("support", support)):
@@ -53,7 +56,7 @@ def test_top_k_is_the_mean_of_the_classes_own(case, k):
             for c in PRESENT
         ]
     )
-    assert scores[f"top{k}_accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert scores[f"balanced_top{k}_accuracy"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_equals_the_published_evaluation(case):
@@ -62,9 +65,17 @@ def test_equals_the_published_evaluation(case):
     scores = classification_scores(*case, CLASSES)
     for name, k in (("accuracy", 1), ("top2_accuracy", 2), ("top3_accuracy", 3)):
         per_class = multiclass_accuracy(logits.softmax(1), target, 6, average="none", top_k=k)
-        assert scores[name] == pytest.approx(per_class[PRESENT].double().mean().item(), abs=1e-6)
+        assert scores[f"balanced_{name}"] == pytest.approx(
+            per_class[PRESENT].double().mean().item(), abs=1e-6
+        )
     f1 = multiclass_f1_score(logits.softmax(1), target, 6, average="none")
     assert scores["f1"] == pytest.approx(f1[PRESENT].double().mean().item(), abs=1e-6)
+
+
+def test_accuracy_counts_images_and_balanced_accuracy_classes():
+    logits = np.eye(2, dtype=np.float32)[[0, 0, 0, 0]]
+    scores = classification_scores(logits, np.array([0, 0, 0, 1]), ["many", "few"])
+    assert (scores["accuracy"], scores["balanced_accuracy"]) == (0.75, 0.5)
 
 
 def test_predicting_an_absent_class_lowers_only_the_true_one():
@@ -82,8 +93,8 @@ def test_rank_of_equal_logits_follows_argmax():
 def test_top_k_that_always_succeeds_is_left_out():
     logits = np.eye(3, dtype=np.float32)
     scores = classification_scores(logits, np.arange(3), ["a", "b", "c"])
-    assert "top2_accuracy" in scores
-    assert "top3_accuracy" not in scores
+    assert "balanced_top2_accuracy" in scores
+    assert "balanced_top3_accuracy" not in scores
 
 
 def test_interval_holds_the_score(case):

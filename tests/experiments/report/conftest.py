@@ -19,7 +19,7 @@ from scipy.special import softmax
 
 from experiments.report import write_report
 from metrics import classification_scores, gestational_age_weeks, within_chart
-from metrics.biometry import biometry_scores, in_reference_range
+from metrics.biometry import biometry_scores, constant_age_scores, in_reference_range
 from metrics.calibration import calibration
 from metrics.names import HEADLINE, final_name, scalars
 from metrics.subgroups import subgroup_scores
@@ -153,6 +153,8 @@ def write_run() -> RunMaker:
             }
             for model, value, number in (("student", skill, seed), ("teacher", 2.4, 77), ("random", 0.4, 99))
         }
+        heads = [row["hc_mm"] for row in details["student"]["hc18"]["samples"]]
+        details["constant"] = {"hc18": constant_age_scores(heads) | {"n_scored": len(heads), "split": "test"}}
         metrics = {
             final_name(model, name, key): value
             for model, benchmarks in details.items()

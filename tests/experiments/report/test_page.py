@@ -96,6 +96,13 @@ def test_the_headline_numbers_are_those_of_the_results(single_page):
         assert f"{metrics[name]:.3f}" in words
     assert f"{metrics['student/hc18/validity']:.1f}" in words
     assert "88.6" in words  # the paper's
+    age, validity, low, high = (
+        metrics[f"constant/hc18/{key}"]
+        for key in ("age_days", "validity", "validity_ci_low", "validity_ci_high")
+    )
+    row = words.split(f"constant age {age // 7:.0f}w{age % 7:.0f}d", 1)[1][:80].split()
+    # No planes and no F1 without images; validity with its interval; no composite, whose parts it lacks.
+    assert row[:9] == ["–", "–", f"{validity:.1f}", f"{low:.1f}", "to", f"{high:.1f}", "–", "–", "–"]
 
 
 def test_several_runs_are_laid_side_by_side(comparison_page):
