@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,14 +13,21 @@ from callbacks.wandb_run import active_run
 
 
 class SaveResolvedConfig(SaveConfigCallback):
-    """Also put the whole configuration into the W&B run.
+    """Write the whole configuration into the run's folder, whatever its loggers, and into its W&B run.
 
-    It is nested there as in the YAML files, so that ``schedule.init_args.start`` can be searched, grouped
+    It is nested in W&B as in the YAML files, so that ``schedule.init_args.start`` can be searched, grouped
     and compared under the very name it has on the command line.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.save_to_log_dir = False  # that is the folder of the first logger
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the configuration to W&B; called on the first rank alone."""
+        """Write the configuration; called on the first rank alone."""
+        path = Path(trainer.default_root_dir) / self.config_filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
         run = active_run(trainer)
         if run is None:
             return

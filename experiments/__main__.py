@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from pathlib import Path
 
 from experiments.child_process import STOPPED, exit_status
@@ -22,12 +21,6 @@ COMMANDS = {
     "reproduce": "experiments.reproduce",
     "table": "experiments.table",
 }
-# What Lightning warns of although it is meant so, or is between Lightning and torch.
-EXPECTED_WARNINGS = (
-    r"Found \d+ module\(s\) in eval mode at the start of training",  # the frozen teacher
-    r"Experiment logs directory .* exists and is not empty",  # config.yaml is written before the metrics
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-)
 USAGE = """usage: python -m experiments fit|validate|test --config experiments/EXP.yaml [options]   (Lightning CLI)
        python -m experiments train EXP DATA [--teacher=FILE] [--student=FILE] [--protocol=FILE] [options]
        python -m experiments evaluate DATA CKPT|teacher [the same options]
@@ -69,11 +62,10 @@ def run(argv: list[str]) -> None:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from experiments.cli import SonoDistillCLI
+    from experiments.quiet import quieten_libraries
     from experiments.recipes import recipe_of
 
-    for expected in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", expected)
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # one line, without the source code
+    quieten_libraries()
     command = argv
     if argv[0] in ("train", "evaluate"):
         argv = _short_form(argv)

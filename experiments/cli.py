@@ -38,6 +38,7 @@ from callbacks import (
     Throughput,
     WandbRun,
 )
+from callbacks.console import StartSummary, progress_for
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
 from experiments.early_checks import check_parts, read_tables
@@ -79,7 +80,6 @@ class SonoDistillCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SaveResolvedConfig,
-            save_config_kwargs={"overwrite": True},
             parser_kwargs={name: {"default_config_files": files} for name in SUBCOMMANDS},
         )
 
@@ -179,7 +179,9 @@ class SonoDistillCLI(LightningCLI):
             EvaluateLastEpoch(),
             StopOnNonFiniteLoss(),
             *_tracking(),
+            StartSummary(self.recipe.preset, self.config[self.subcommand], self.folder),
         ]
+        callbacks += progress_for(callbacks, config.trainer.enable_progress_bar)
         if config.trainer.logger:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         config.trainer.callbacks = callbacks

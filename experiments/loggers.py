@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
 from callbacks import run_id_of
+from experiments.plain_errors import RUN_FOLDER, PlainErrorParser
 from experiments.recipes import BASE
 from experiments.wandb_access import check_server, first_process, sync_command, wandb_mode, why_not_online
+
+# What Lightning's loggers import, any one of them; none of these comes with the project.
+PACKAGES = {
+    "CometLogger": ("comet_ml",),
+    "MLFlowLogger": ("mlflow", "mlflow_skinny"),
+    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+}
 
 
 def settled_loggers(config: Namespace, folder: Path, resumed: bool) -> list[Namespace]:
@@ -47,9 +56,26 @@ def check_loggers(config: Namespace) -> None:
 
 
 def _as_list(asked: Any) -> list[Namespace]:
-    """Return one logger, several or none as a list; True and None are what Lightning calls its default."""
+    """Return one logger, several or none as a list; True and None are what Lightning calls its default.
+
+    Raises:
+        ValueError: A logger's package is not installed.
+    """
+    loggers = _listed(asked)
+    for logger in loggers:
+        name = logger.class_path.rpartition(".")[2]
+        packages = PACKAGES.get(name, ())
+        if packages and not any(find_spec(package) for package in packages):
+            raise ValueError(
+                f"trainer.logger: {name} needs the package {packages[0]}, which is not installed; "
+                f"uv pip install --python .venv {packages[0]}"
+            )
+    return loggers
+
+
+def _listed(asked: Any) -> list[Namespace]:
     if asked is True or asked is None:
-        parser = ArgumentParser()
+        parser = PlainErrorParser()
         parser.add_argument("--logger", type=list[Logger])
         recipe = yaml.safe_load(BASE.read_text(encoding="utf-8"))
         return list(parser.parse_object({"logger": recipe["trainer"]["logger"]}).logger)
@@ -61,15 +87,16 @@ def _as_list(asked: Any) -> list[Namespace]:
 def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) -> Namespace:
     arguments = logger.get("init_args") or Namespace()
     checkpoint = config.get("ckpt_path")
-    if "save_dir" in arguments and arguments.save_dir in (None, "."):
+    if "save_dir" in arguments and arguments.save_dir in (None, RUN_FOLDER):
         arguments.save_dir = str(folder)
     if logger.class_path.endswith("WandbLogger"):
         arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
         if resumed and checkpoint and Path(checkpoint).is_file():
             arguments.id = arguments.get("id") or run_id_of(checkpoint)
         if wandb_mode() == "offline":
-            arguments.offline = True
-            arguments.mode = "offline"  # W&B may have read its environment before the logger changes it
+            # Lightning's own `offline` changes W&B's environment, which W&B may have read before.
+            arguments.mode = "offline"
+            arguments.settings = arguments.get("settings") or {"silent": True}  # the line below says it all
             if first_process():
                 later = sync_command(f"{folder}/wandb/offline-run-*")
                 print(f"W&B: {why_not_online()}, so logging offline; later: {later}")

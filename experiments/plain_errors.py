@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
 
 UNKNOWN = re.compile(r"(?:Unrecognized arguments|unrecognized arguments): (?P<keys>.*)")
 SETTING = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
@@ -23,6 +24,7 @@ EXPECTED = re.compile(r"Expected an? (?P<kind>.*?)(?:\. Got value: .*)?$", re.MU
 VALUE = re.compile(r"(?:Got|Given) value: (?P<value>.*)")
 UNION = "Does not validate against any of the Union subtypes"
 WRAPPER = re.compile(rf"{UNION}|Parser key|Problem with given class_path|Expected a path but")
+RUN_FOLDER = "."  # where a logger's save_dir says so, the run's folder stands in its place
 ROOMS = ("datamodules", "models", "losses", "callbacks")
 
 
@@ -44,6 +46,21 @@ class PlainErrorParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add a class's arguments; a logger writes into the run's folder unless it is told otherwise.
+
+        Lightning's own loggers require a ``save_dir``, and write to ``lightning_logs/version_N`` in it.
+        """
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        if inspect.isclass(theclass) and issubclass(theclass, Logger):
+            numbered = self.get_default("name") == "lightning_logs" if "name" in added else False
+            for action in self._actions:
+                if action.dest == "save_dir":
+                    action.required, action.default = False, RUN_FOLDER
+                elif numbered and action.dest in ("name", "version"):
+                    action.default = ""
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit."""

@@ -199,7 +199,11 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     _print_eight_classes(metrics, console)
     _print_beyond(metrics, console)
     counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
-    console.print(f"images scored: {', '.join(counts)}; 95 % bootstrap interval in brackets", highlight=False)
+    console.print(
+        f"images scored: {', '.join(counts)}; 95 % bootstrap interval in brackets",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(f"results, checkpoints and plots: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -223,7 +227,9 @@ def _print_eight_classes(metrics: Mapping[str, float | None], console: Console) 
             f1, low, high = (_number(metrics[key]) for key in keys)
             cells.append(f"{model} {f1} [{low}, {high}]")
     if cells:
-        console.print(f"F1 over eight classes: {', '.join(cells)}", highlight=False, markup=False)
+        console.print(
+            f"F1 over eight classes: {', '.join(cells)}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 BEYOND = {
@@ -263,4 +269,4 @@ def _print_beyond(metrics: Mapping[str, float | None], console: Console) -> None
         if geometry_name(k) in metrics
     ]
     if both:
-        console.print("teacher and student: " + ", ".join(both), highlight=False)
+        console.print("teacher and student: " + ", ".join(both), highlight=False, soft_wrap=True)

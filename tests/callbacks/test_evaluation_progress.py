@@ -13,7 +13,8 @@ def at_once(monkeypatch):
 
 
 def test_a_bar_states_what_how_far_and_how_long(at_once, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation_progress, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(evaluation_progress, "TERMINAL_SECONDS", 0.0)
     with progress_bar("age prompts", " prompts") as progress:
         for done in (100, 200, 350):
             progress(done, 350)
@@ -21,6 +22,16 @@ def test_a_bar_states_what_how_far_and_how_long(at_once, capsys, monkeypatch):
     assert "age prompts" in shown
     assert "/350 [" in shown
     assert "<" in shown  # elapsed < remaining
+
+
+def test_a_log_file_gets_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr(evaluation_progress, "LOG_SECONDS", 0.0)
+    with progress_bar("age prompts", " prompts") as progress:
+        progress(100, 350)
+        progress(350, 350)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("age prompts: 100 of 350 prompts, ")
+    assert last == "age prompts: 350 of 350 prompts, 0 s left"
 
 
 def test_a_short_evaluation_shows_nothing(capsys):

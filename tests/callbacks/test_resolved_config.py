@@ -30,10 +30,10 @@ def run(folder, wandb_folder):
         TinyModule,
         TinyData,
         save_config_callback=SaveResolvedConfig,
-        save_config_kwargs={"overwrite": True},
         seed_everything_default=3,
         trainer_defaults={
             "accelerator": "cpu",
+            "default_root_dir": str(folder),
             "max_epochs": 1,
             "logger": [csv_logger, logger],
             "enable_progress_bar": False,

@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+import yaml
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import SaveResolvedConfig
+from experiments import loggers
 from experiments.cli import SonoDistillCLI
+from experiments.origin import run_config
+from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import recipe_of
 from experiments.run_folder import RUN_VARIABLE
 from tests.callbacks.wandb_log import WandbLog
@@ -107,3 +113,51 @@ def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
     cli = first_run(start, "--run=two", "--trainer.logger=false")
     assert cli.trainer.loggers == []
     assert [path.name for path in cli.folder.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("given", "files"),
+    [
+        (["TensorBoardLogger"], {"events", "hparams.yaml"}),
+        (["CSVLogger"], {"metrics.csv"}),
+        ([WANDB], {"wandb"}),
+        (["TensorBoardLogger", "CSVLogger"], {"events", "hparams.yaml", "metrics.csv"}),
+    ],
+    ids=["tensorboard", "csv", "wandb", "two"],
+)
+def test_every_logger_writes_into_the_runs_folder_and_the_config_lies_there(start, given, files):
+    first, *more = (f"--trainer.logger{'+' if number else ''}={name}" for number, name in enumerate(given))
+    cli = first_run(start, "--run=one", first, *more)
+    written = {path.name.split(".out")[0] for path in cli.folder.iterdir()}
+    assert written == {"config.yaml"} | files
+    assert {path.name for path in Path().iterdir()} == {"experiments", "outputs"}
+    assert run_config(str(cli.folder / "checkpoints" / "best.ckpt"))["experiment"] == "srkd"
+    saved = yaml.safe_load((cli.folder / "config.yaml").read_text())["trainer"]["logger"]
+    saved = saved if isinstance(saved, list) else [saved]
+    assert {logger["init_args"]["save_dir"] for logger in saved} == {"."}, "a repeat would write here"
+    if "TensorBoardLogger" in given:
+        (scalar,) = EventAccumulator(str(cli.folder)).Reload().Scalars("train/loss/total")
+        assert (scalar.step, scalar.value) == (0, 1.0)
+
+
+class NeedsFolder(DummyLogger):
+    """A logger of the user's own that requires its folder."""
+
+    def __init__(self, save_dir: str, version: int = 3) -> None:
+        self.save_dir, self.kept_version = save_dir, version
+
+
+def test_a_logger_of_ones_own_needs_no_folder_and_keeps_its_other_defaults():
+    parser = PlainErrorParser()
+    parser.add_argument("--logger", type=Logger)
+    given = parser.parse_object({"logger": {"class_path": f"{__name__}.NeedsFolder"}}).logger
+    assert given.init_args.as_dict() == {"save_dir": ".", "version": 3}
+
+
+@pytest.mark.parametrize("name", ["MLFlowLogger", "CometLogger", "TensorBoardLogger"])
+def test_a_logger_without_its_package_says_what_to_install(start, monkeypatch, name):
+    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
+    package = {"MLFlowLogger": "mlflow", "CometLogger": "comet_ml", "TensorBoardLogger": "tensorboard"}[name]
+    with pytest.raises(ValueError, match=f"{name} needs the package {package}.*uv pip install"):
+        first_run(start, "--run=one", f"--trainer.logger={name}")
+    assert not Path("outputs/srkd/one").exists()
