@@ -9,7 +9,7 @@ from callbacks.evaluation_media import EvaluationMedia
 from callbacks.finite_loss import StopOnNonFiniteLoss
 from callbacks.gradient_norms import GradientNorms
 from callbacks.interruption import SaveOnInterrupt
-from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.last_checkpoint import BestCheckpoint, LastCheckpoint
 from callbacks.logit_correlation import LogitCorrelation
 from callbacks.off_diagonal_phase import OffDiagonalPhase
 from callbacks.off_diagonal_schedule import OffDiagonalSchedule
@@ -24,6 +24,7 @@ from callbacks.throughput import Throughput
 from callbacks.wandb_run import WandbRun, active_run, run_id_of
 
 __all__ = [
+    "BestCheckpoint",
     "BestMetrics",
     "BiometryEvaluation",
     "CompositeScore",

@@ -42,7 +42,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
         every_n_epochs: Epochs between two evaluations in training; the first and the last validation
             epoch always count.
         protocol: A protocol file (see `datamodules.protocol`) or object; None for this project's wording.
-        benchmarks: ``hc18``, to demand it; None for what the data module names.
+        benchmarks: ``[hc18]`` to demand it, ``[]`` to score nothing; None for what the data module names.
         selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
         test_split: Images of the test: "test", or "all" to report on all images as the paper does.
         full_precision: Evaluate in float32 even when training runs in half precision; False runs the towers in

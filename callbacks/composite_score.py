@@ -15,7 +15,8 @@ class CompositeScore(Callback):
     In epochs in which an evaluation rests, nothing is logged: a score of fewer benchmarks is another score.
 
     Args:
-        benchmarks: What the score is built from; None for exactly those that the data module names.
+        benchmarks: What the score is built from; None for those that the data module names, without those that
+            their evaluation was told to leave out.
     """
 
     def __init__(self, benchmarks: list[str] | None = None) -> None:
@@ -34,9 +35,11 @@ class CompositeScore(Callback):
         if any(callbacks.index(evaluation) > callbacks.index(self) for evaluation in self.evaluations):
             raise ValueError("CompositeScore must stand behind the evaluations in trainer.callbacks")
         named = getattr(getattr(trainer, "datamodule", None), "benchmarks", ())
-        self.benchmarks = tuple(named if self.wanted is None else self.wanted)
         scored = {name for evaluation in self.evaluations for name in evaluation.benchmarks}
-        lacking = [name for name in self.benchmarks if name not in scored]
+        left_out = {name for evaluation in self.evaluations for name in evaluation.KNOWN} - scored
+        asked = set(named) - left_out if self.wanted is None else self.wanted
+        self.benchmarks = tuple(asked)
+        lacking = sorted(set(asked) - scored)
         if lacking:
             raise ValueError(
                 f"composite score: no evaluation scores the benchmarks {lacking}; add it, "

@@ -1,11 +1,11 @@
-"""``last.ckpt``: the weights as they stand, which a run that ended too early goes on from."""
+"""The two checkpoints of a run: ``best.ckpt``, which is scored, and ``last.ckpt``, to resume from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 
@@ -29,12 +29,15 @@ def gradients_pending(trainer: Trainer) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Write the best weights; a class of its own, so that its state never collides with a user's ModelCheckpoint."""
+
+
 class LastCheckpoint(Checkpoint):
     """Write ``checkpoints/last.ckpt`` at every epoch's end and after every evaluation within an epoch.
 
-    ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one, so that a run
-    which was killed would go on from its best epoch. This callback stands behind the ModelCheckpoint, whose
-    memory of the best score it saves.
+    ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one, so a killed run would
+    resume from its best epoch. This callback stands behind `BestCheckpoint`, whose memory of the best score it saves.
 
     A training that begins anew in a used folder removes the ``best.ckpt`` of the run that was there before.
     """

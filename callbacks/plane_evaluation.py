@@ -39,7 +39,8 @@ class PlaneEvaluation(ZeroShotEvaluation):
         protocol: A protocol file (see `datamodules.protocol`) or object; None for this project's wording.
         planes_prompts: A file of class -> prompts that replaces the protocol's planes.
         subplanes_prompts: The same for its sub-planes.
-        benchmarks: Some of ``planes`` and ``subplanes``; None for those that the data module names.
+        benchmarks: Some of ``planes`` and ``subplanes``, ``[]`` for neither; None for those that the data module
+            names.
         selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
         test_split: Images of the test: "test", or "all" to report on all images as the paper does.
         full_precision: Evaluate in float32 even when training runs in half precision; False runs the towers in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -107,11 +108,16 @@ class ZeroShotEvaluation(Callback):
         if lacking:
             data = type(getattr(trainer, "datamodule", None)).__name__
             raise ValueError(f"{type(self).__name__}: {data} has the benchmarks {list(named)}, not {lacking}")
-        self.benchmarks = tuple(name for name in self.KNOWN if name in (self.wanted or named))
+        self.benchmarks = self.chosen_of(named)
         module: Any = trainer.datamodule  # type: ignore[attr-defined]
         for split in self._splits(trainer, stage):
             for benchmark in self.benchmarks:
                 module.evaluation_records(benchmark, split)
+
+    def chosen_of(self, named: Sequence[str]) -> tuple[str, ...]:
+        """Return what is scored of the benchmarks that a data module names; nothing where ``[]`` is wanted."""
+        wanted = named if self.wanted is None else self.wanted
+        return tuple(name for name in self.KNOWN if name in wanted)
 
     def _splits(self, trainer: Trainer, stage: str) -> list[str]:
         """Return the splits that a stage, and the test behind it, will score."""

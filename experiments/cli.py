@@ -12,11 +12,12 @@ from typing import Any
 import wandb
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks import (
+    BestCheckpoint,
     BestMetrics,
     BiometryEvaluation,
     CompositeScore,
@@ -116,7 +117,7 @@ class SonoDistillCLI(LightningCLI):
         parser.add_lightning_class_args(BestMetrics, "best")
         parser.add_lightning_class_args(EvaluationMedia, "media")
         parser.add_lightning_class_args(SkippedSamples, "skipped")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -171,6 +172,8 @@ class SonoDistillCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the callbacks that every run has."""
         config = self.config_init[self.subcommand]
+        # `trainer.checkpoint_callback` may be one that the user added: the first of all.
+        self.selection: BestCheckpoint = config.checkpoint
         callbacks = list(config.trainer.callbacks or [])
         if config.schedule is not None:
             callbacks.append(config.schedule)
@@ -187,7 +190,9 @@ class SonoDistillCLI(LightningCLI):
         config.trainer.callbacks = callbacks
         for evaluation in (config.biometry, config.planes):
             evaluation.test_follows = self.subcommand == "fit" and config.score_test_patients
-        if self.subcommand == "fit" and not self.datamodule.benchmarks:
+        named = self.datamodule.benchmarks
+        scored = [*config.biometry.chosen_of(named), *config.planes.chosen_of(named)]
+        if self.subcommand == "fit" and (not scored or config.composite.wanted == []):
             _keep_the_last_as_best(config.checkpoint)
         self._forget_own_names()
         trainer = super().instantiate_trainer(**kwargs)
@@ -208,7 +213,7 @@ class SonoDistillCLI(LightningCLI):
         trainer: Any = self.trainer
         if trainer.fast_dev_run or trainer.interrupted:
             return
-        best = trainer.checkpoint_callback.best_model_path or last_as_best(trainer, self.folder)
+        best = self.selection.best_model_path or last_as_best(trainer, self.folder)
         if self.config[self.subcommand].score_test_patients:
             # Not verbose: our own table shows what matters of it, results.json holds all.
             self.trainer.test(
@@ -230,6 +235,7 @@ class SonoDistillCLI(LightningCLI):
         record = results.collect(
             self.trainer,
             self.model,
+            self.selection,
             experiment=config.experiment,
             preset=self.recipe.preset,
             seed=int(config.seed_everything),
@@ -258,11 +264,11 @@ def _publish(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
         print(f"warning: W&B did not get the results ({reason}); they are in {folder}", file=sys.stderr)
 
 
-def _keep_the_last_as_best(checkpoint: ModelCheckpoint) -> None:
+def _keep_the_last_as_best(checkpoint: BestCheckpoint) -> None:
     """Do without a score where nothing is scored."""
     if checkpoint.monitor == VAL_COMPOSITE:
         checkpoint.monitor = None
-        rank_zero_info("the data name no benchmark to select by: best.ckpt holds the last weights")
+        rank_zero_info("no benchmark to select by: best.ckpt holds the last weights")
 
 
 def _tracking() -> list[Callback]:

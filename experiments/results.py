@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -115,6 +116,7 @@ def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
 def collect(
     trainer: Trainer,
     module: DistillationModule,
+    selection: ModelCheckpoint,
     experiment: str,
     preset: str,
     seed: int,
@@ -126,6 +128,7 @@ def collect(
     Args:
         trainer: The trainer, after its test.
         module: The module that was tested.
+        selection: The callback that selected the checkpoint.
         experiment: Name of the experiment.
         preset: Name of the data preset.
         seed: The run's seed.
@@ -133,7 +136,7 @@ def collect(
         seconds: Wall-clock seconds since the command started.
     """
     metrics, details = evaluation_results(trainer)
-    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    best = selection.best_model_score
     record: dict[str, Any] = {
         "experiment": experiment,
         "data": preset,
@@ -141,7 +144,7 @@ def collect(
         "metrics": metrics,
         "selection": {
             "checkpoint": checkpoint,
-            "monitor": getattr(trainer.checkpoint_callback, "monitor", None),
+            "monitor": selection.monitor,
             "score": None if best is None else float(best),
         },
         "parameters": parameter_counts(module),

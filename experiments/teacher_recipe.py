@@ -72,4 +72,6 @@ def _learned_from(config: Namespace) -> dict[str, Any]:
     }
     # A checkpoint that was chosen on the test patients has seen them.
     settings["paper_selection"] = bool(config.get("paper_selection"))
+    for name in ("biometry", "planes"):  # what the checkpoint was selected by
+        settings[f"{name}.benchmarks"] = (config.get(name) or {}).get("benchmarks")
     return settings

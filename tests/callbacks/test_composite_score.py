@@ -83,3 +83,16 @@ def test_a_named_benchmark_that_nothing_scores_is_an_error(tmp_path):
 def test_the_order_of_callbacks_is_checked(tmp_path):
     with pytest.raises(ValueError, match="CompositeScore must stand behind the evaluations"):
         fit(tmp_path, ["planes"], CompositeScore(), PlaneEvaluation(protocol=PROTOCOL))
+
+
+def test_a_benchmark_that_is_left_out_is_no_part_of_the_score(tmp_path):
+    logged = fit(
+        tmp_path,
+        ["planes", "hc18"],
+        PlaneEvaluation(protocol=PROTOCOL),
+        BiometryEvaluation(protocol=PROTOCOL, benchmarks=[]),
+        CompositeScore(),
+    )
+    assert not by_epoch(logged, "val/hc18/validity")
+    f1 = by_epoch(logged, "val/planes/f1")
+    assert by_epoch(logged, "val/composite") == {epoch: pytest.approx(value) for epoch, value in f1.items()}

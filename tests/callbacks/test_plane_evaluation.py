@@ -194,3 +194,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
     module = FakeModule()
     expected = _score(FakeData(["planes"]), module.student)
     run_in_two_processes(_distributed, tmp_path, module, expected)
+
+
+def test_an_empty_list_of_benchmarks_scores_none(tmp_path):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL, benchmarks=[])
+    trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["planes"]), verbose=False)
+    assert evaluation.results == {}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from callbacks import BestCheckpoint
 from experiments import cli as module
 from experiments.cli import SonoDistillCLI
 from metrics.names import VAL_COMPOSITE
@@ -25,9 +25,9 @@ def after_fit(monkeypatch):
             interrupted=False,
             is_global_zero=True,
             strategy=SimpleNamespace(barrier=lambda: None),
-            checkpoint_callback=SimpleNamespace(best_model_path=best),
             test=lambda *_, ckpt_path, **__: seen.append(f"test {ckpt_path}"),
         )
+        cli.selection = SimpleNamespace(best_model_path=best)
         cli.model = cli.datamodule = cli.recipe = None
         cli.subcommand, cli.folder = "fit", Path("run")
         cli.config = Namespace(fit=Namespace(experiment=experiment, score_test_patients=score))
@@ -76,7 +76,7 @@ class OneWeight(LightningModule):
 
 
 def selection(tmp_path):
-    return ModelCheckpoint(tmp_path, "best", monitor=VAL_COMPOSITE, mode="max", enable_version_counter=False)
+    return BestCheckpoint(tmp_path, "best", monitor=VAL_COMPOSITE, mode="max", enable_version_counter=False)
 
 
 def test_data_without_benchmarks_keep_the_last_weights_as_the_best(tmp_path):

@@ -73,7 +73,7 @@ def test_it_goes_on_from_its_own_last_checkpoint_in_its_own_folder_and_wandb_run
     assert cli.given["ckpt_path"] == str(LAST)
     assert cli.given["weights_only"] is True, "a checkpoint runs no code"
     assert cli.folder == INTERRUPTED.resolve()
-    assert Path(cli.trainer.checkpoint_callback.dirpath) == LAST.resolve().parent
+    assert Path(cli.selection.dirpath) == LAST.resolve().parent
     assert wandb_id(cli) == "abc"
     assert (INTERRUPTED / "metrics-000.csv").read_text() == "step\n0\n", "Lightning would start the file anew"
     assert not (INTERRUPTED / "metrics.csv").exists()

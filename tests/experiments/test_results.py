@@ -36,10 +36,10 @@ def record():
     found = {"hc18": {"split": "test", "per_age": [{"validity": NAN}, (1.0, float("inf"))]}}
     evaluation = SimpleNamespace(results={STUDENT: found}, final_metrics=METRICS)
     checkpoint = SimpleNamespace(best_model_score=torch.tensor(NAN), monitor="val/composite")
-    trainer = SimpleNamespace(callbacks=[evaluation], checkpoint_callback=checkpoint, global_step=5)
+    trainer = SimpleNamespace(callbacks=[evaluation], global_step=5)
     module = SimpleNamespace(student=nn.Linear(2, 3), teacher=None, device="cpu")
     found["hc18"]["validity"] = NAN
-    return results.collect(trainer, module, "srkd", "hc18", 1, "best.ckpt", 2.0)
+    return results.collect(trainer, module, checkpoint, "srkd", "hc18", 1, "best.ckpt", 2.0)
 
 
 def test_the_command_is_kept(monkeypatch, request):
