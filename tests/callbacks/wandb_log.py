@@ -88,7 +88,7 @@ class WandbLog:
         (path,) = (path for path in folder.rglob("*.wandb") if "offline-run" in str(path))
         # W&B's writer is another process, which may still be flushing when `finish` has returned.
         reason = "the run was never finished"
-        for _ in range(100):
+        for _ in range(600):  # a minute, for a busy machine
             try:
                 log = cls(path)
             except DamagedChunkError as damage:  # as a chunk is while it is being written

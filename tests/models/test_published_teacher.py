@@ -60,9 +60,9 @@ def test_its_file_gives_the_original_embeddings_and_the_published_contract(
     state = {f"{prefix}{name}": value for name, value in original.state_dict().items()}
     path = tmp_path / "FetalCLIP_weights.pt"
     torch.save({"epoch": 20, "name": "fetal", "state_dict": state} if nested else state, path)
-    teacher = teacher_of(path).eval()
+    teacher, original = teacher_of(path).eval().double(), original.double()
     assert teacher.preprocessing == Preprocessing(224, CLIP_MEAN, CLIP_STD, "bicubic", "clip", 117)
-    image = torch.randn(2, 3, 224, 224)
+    image = torch.randn(2, 3, 224, 224, dtype=torch.float64)
     tokens = teacher.tokenize(["Ultrasound of the fetal brain at 24 weeks and 3 days.", "femur"])
     assert tokens.shape == (2, 117)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_its_file_gives_the_original_embeddings_and_the_published_contract(
             original.encode_text(tokens, normalize=True),
         ]
         for ours, theirs in zip(teacher(image, tokens), expected, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+            torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
         torch.testing.assert_close(teacher.logit_scale, original.logit_scale.exp())
 
 

@@ -35,9 +35,12 @@ def images(count=4):
 
 
 def test_weights_have_255_levels_a_channel():
-    weight = torch.randn(5, 3, 2, 2)
-    for row, found in zip(weight.numpy(), rounded_weight(weight).numpy(), strict=True):
+    weights = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
+    for row, found in zip(weights, rounded_weight(torch.from_numpy(weights)).numpy(), strict=True):
         step = np.abs(row).max() / 127
+        assert (np.abs(row / step % 1 - 0.5) > 1e-3).all(), (
+            "no weight lies so near to a tie that rounding decides"
+        )
         np.testing.assert_allclose(found, np.round(row / step) * step, atol=1e-6)
 
 

@@ -75,19 +75,19 @@ def save(kind: str, folder) -> CLIPModel | SiglipModel:
 
 @pytest.mark.parametrize(("kind", "dimension"), [("clip", 12), ("siglip", 16)])
 def test_embeddings_equal_the_librarys_own(kind, dimension, tmp_path) -> None:
-    reference = save(kind, tmp_path)
-    encoder = from_checkpoint(str(tmp_path)).eval()
+    reference = save(kind, tmp_path).double()
+    encoder = from_checkpoint(str(tmp_path)).eval().double()
     assert isinstance(encoder, TransformersEncoder)
     assert encoder.embed_dim == dimension
-    image, tokens = torch.randn(2, 3, 32, 32), encoder.tokenize(["fetal brain", "brain"])
+    image, tokens = torch.randn(2, 3, 32, 32).double(), encoder.tokenize(["fetal brain", "brain"])
     with torch.no_grad():
         outputs = reference(input_ids=tokens, pixel_values=image)
         ours = encoder(image, tokens)
         scaled = encoder.logit_scale * ours[0] @ ours[1].T
         logits = scaled if encoder.logit_bias is None else scaled + encoder.logit_bias
-    assert torch.allclose(ours[0], normalize(outputs.image_embeds, dim=-1), atol=1e-6)
-    assert torch.allclose(ours[1], normalize(outputs.text_embeds, dim=-1), atol=1e-6)
-    assert torch.allclose(logits, outputs.logits_per_image, atol=1e-4)
+    assert torch.allclose(ours[0], normalize(outputs.image_embeds, dim=-1), atol=1e-12)
+    assert torch.allclose(ours[1], normalize(outputs.text_embeds, dim=-1), atol=1e-12)
+    assert torch.allclose(logits, outputs.logits_per_image, atol=1e-10)
     assert encoder.logit_scale.shape == ()
 
 
