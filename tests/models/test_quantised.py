@@ -88,7 +88,7 @@ def test_a_few_steps_bring_the_rounded_student_back_to_a_target(student):
     target = torch.nn.functional.normalize(torch.randn(4, 16), dim=1)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=3e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(24):
         loss = 1 - (student.train().encode_image(images()) * target).sum(dim=1).mean()
         optimizer.zero_grad()
         loss.backward()
