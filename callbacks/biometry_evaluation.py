@@ -26,7 +26,13 @@ from datamodules.captions import SPACING, render_spacing
 from datamodules.protocol import Protocol
 from datamodules.record import Record
 from metrics import BiometryValidity, gestational_age_weeks, within_chart
-from metrics.biometry import constant_age_scores, in_reference_range, validity_score
+from metrics.biometry import (
+    HIGHEST_HC_MM,
+    LOWEST_HC_MM,
+    constant_age_scores,
+    in_reference_range,
+    validity_score,
+)
 from metrics.names import CONSTANT, HC18, STUDENT, interval_names
 from metrics.subgroups import RESAMPLES, age_band, subgroup_scores
 from models import DualEncoder
@@ -134,6 +140,23 @@ class BiometryEvaluation(ZeroShotEvaluation):
             if self.cache is None or changing:
                 return age_embeddings(model, self.protocol.biometry, spacings, progress=progress)
             return self.cache.get(model, self.protocol.biometry, spacings, progress)
+
+    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+        """Say what few heads leave undefined; see the base class."""
+        hc_mm = [record.hc_mm for record in records if record.hc_mm is not None]
+        assessed = [hc for hc in hc_mm if in_reference_range(hc)]
+        if not assessed:
+            raise ValueError(
+                f"{benchmark}: none of the {len(hc_mm)} heads to be scored has a circumference of "
+                f"{LOWEST_HC_MM:g}-{HIGHEST_HC_MM:g} mm (14 to 40 weeks), so validity is undefined; "
+                "put other patients in that split"
+            )
+        if len(assessed) < 3 or len(set(assessed)) == 1:
+            return (
+                "the rank correlation of age and head circumference is undefined (reported as 0): "
+                f"{len(assessed)} heads of 14 to 40 weeks with {len(set(assessed))} different circumferences"
+            )
+        return None
 
     def draw(self, details: Details, title: str) -> Figure:
         """Draw ages and head circumferences over the growth chart."""

@@ -108,6 +108,18 @@ class PlaneEvaluation(ZeroShotEvaluation):
             "samples": samples,
         }
 
+    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+        """Say what images of one class, or of one patient, leave undefined; see the base class."""
+        classes = {record.plane if benchmark == PLANES else record.brain_plane for record in records}
+        if len(classes) == 1:
+            return (
+                f"all {len(records)} images are of the class {classes.pop()}: nothing is told apart, "
+                "and the macro F1 is that of one class"
+            )
+        if len({record.patient for record in records}) == 1:
+            return f"all {len(records)} images are of one patient: the calibration error after a fit is undefined"
+        return None
+
     def draw(self, details: Details, title: str) -> Figure:
         """Draw the confusion matrix."""
         f1 = {name: row["f1"] for name, row in details["per_class"].items()}

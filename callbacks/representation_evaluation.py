@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.embedding_maps import SMALLEST_MAP, embedding_map, map_figure
@@ -14,8 +16,9 @@ from callbacks.embedding_pass import Pairs, embed_images, embed_pairs
 from callbacks.evaluation_mode import check_half_precision, evaluation_mode, half_dtype
 from callbacks.figures import publish_figure
 from callbacks.zero_shot_evaluation import Details
+from datamodules.record import Record
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
-from metrics.linear_probe import fixed_test_probe, linear_probe
+from metrics.linear_probe import UndefinedProbeError, fixed_test_probe, linear_probe
 from metrics.logit_correlation import logit_correlation
 from metrics.names import (
     GEOMETRY,
@@ -88,15 +91,24 @@ class RepresentationEvaluation(Callback):
         self.figures = figures
         self.results: dict[str, Details] = {}
         self.final_metrics: dict[str, float] = {}
+        self.undefined: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the precision that is asked for.
+        """Check the precision that is asked for, and whether the images allow each probe.
 
         Raises:
-            ValueError: Half precision is wanted where training has none.
+            ValueError: Half precision is wanted where training has none, or the split is official and tears a patient.
         """
-        if self.enabled:
-            check_half_precision(type(self).__name__, self.full_precision, trainer)
+        if not self.enabled:
+            return
+        check_half_precision(type(self).__name__, self.full_precision, trainer)
+        self.undefined = set()
+        for task, records in self._tasks(trainer.datamodule).items():  # type: ignore[attr-defined]
+            try:
+                self._fit(np.zeros((len(records), 1)), records, task)
+            except UndefinedProbeError as error:
+                self.undefined.add(task)
+                rank_zero_warn(f"probe of {task}, {self.probe_split} patients: no score is computed: {error}")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Embed the test data with every model and score it."""
@@ -134,31 +146,36 @@ class RepresentationEvaluation(Callback):
 
         Returns:
             ``probe`` -> ``views`` and ``subplanes`` -> what `metrics.linear_probe` gives, and ``split``.
-
-        Raises:
-            ValueError: There are too few classes or patients, or the split is official and tears a patient.
         """
+        tasks = {task: rows for task, rows in self._tasks(data).items() if task not in self.undefined}
+        records = list(dict.fromkeys(record for rows in tasks.values() for record in rows))
+        features = embed_images(model, records, data.evaluation_batch_size, data.num_workers).numpy()
+        place = {record: row for row, record in enumerate(records)}
+        scores = {
+            task: self._fit(features[[place[record] for record in rows]], rows, task)
+            | {"split": self.probe_split}
+            for task, rows in tasks.items()
+        }
+        return {PROBE: scores} if scores else {}
+
+    def _tasks(self, data: Any) -> dict[str, list[Record]]:
+        """Return the images of each probe; none without the plane benchmarks."""
         if PLANES not in data.benchmarks:
             return {}
         chosen = data.records if self.probe_split in ("all", OFFICIAL) else data.split(self.probe_split)
-        records = [record for record in chosen if record.corpus == "planes" and record.plane is not None]
-        features = embed_images(model, records, data.evaluation_batch_size, data.num_workers)
-        tasks: dict[str, list[int]] = {VIEWS: list(range(len(records)))}
+        views = [record for record in chosen if record.corpus == "planes" and record.plane is not None]
+        tasks = {VIEWS: views}
         if SUBPLANES in data.benchmarks:
-            tasks[SUBPLANES] = [
-                row for row in tasks[VIEWS] if records[row].brain_plane not in (None, "other")
-            ]
-        scores: Details = {}
-        for task, rows in tasks.items():
-            labels = [str(records[row].plane if task == VIEWS else records[row].brain_plane) for row in rows]
-            arguments = features[rows].numpy(), labels, [records[row].patient for row in rows]
-            seeds = range(self.probe_seeds)
-            if self.probe_split == OFFICIAL:
-                found = fixed_test_probe(*arguments, [records[row].split == "test" for row in rows], seeds)
-            else:
-                found = linear_probe(*arguments, seeds)
-            scores[task] = found | {"split": self.probe_split}
-        return {PROBE: scores}
+            tasks[SUBPLANES] = [record for record in views if record.brain_plane not in (None, "other")]
+        return tasks
+
+    def _fit(self, features: np.ndarray, records: list[Record], task: str) -> Details:
+        labels = [str(record.plane if task == VIEWS else record.brain_plane) for record in records]
+        arguments = features, labels, [record.patient for record in records]
+        seeds = range(self.probe_seeds)
+        if self.probe_split == OFFICIAL:
+            return fixed_test_probe(*arguments, [record.split == "test" for record in records], seeds)
+        return linear_probe(*arguments, seeds)
 
     def geometry(self, pairs: dict[str, Pairs]) -> Details:
         """Describe the embedding spaces, and compare student and teacher when there are both.

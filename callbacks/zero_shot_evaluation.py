@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
@@ -88,6 +89,14 @@ class ZeroShotEvaluation(Callback):
         """
 
     @abstractmethod
+    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+        """Say which score these images leave undefined and why; None when all can be computed.
+
+        Raises:
+            ValueError: The benchmark's main score is undefined.
+        """
+
+    @abstractmethod
     def draw(self, details: Details, title: str) -> Figure:
         """Draw one result."""
 
@@ -99,8 +108,8 @@ class ZeroShotEvaluation(Callback):
         """Find out which benchmarks the data has, and that there are images of each to score.
 
         Raises:
-            ValueError: A wanted benchmark is not in the data, or has no image in the split that is scored; or half
-                precision is wanted where training has none.
+            ValueError: A wanted benchmark is not in the data, or has no image in the split that is scored that allows
+                a score; or half precision is wanted where training has none.
         """
         check_half_precision(type(self).__name__, self.full_precision, trainer)
         named = tuple(getattr(getattr(trainer, "datamodule", None), "benchmarks", ()))
@@ -112,7 +121,9 @@ class ZeroShotEvaluation(Callback):
         module: Any = trainer.datamodule  # type: ignore[attr-defined]
         for split in self._splits(trainer, stage):
             for benchmark in self.benchmarks:
-                module.evaluation_records(benchmark, split)
+                doubt = self.doubt(module.evaluation_records(benchmark, split), benchmark)
+                if doubt is not None:
+                    rank_zero_warn(f"{benchmark}, {split} patients: {doubt}")
 
     def chosen_of(self, named: Sequence[str]) -> tuple[str, ...]:
         """Return what is scored of the benchmarks that a data module names; nothing where ``[]`` is wanted."""

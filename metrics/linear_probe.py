@@ -18,6 +18,10 @@ TEST_SHARE = 0.2
 MAX_ITERATIONS = 1000
 
 
+class UndefinedProbeError(ValueError):
+    """The images hold too few classes or patients for a probe."""
+
+
 def linear_probe(
     features: ArrayLike,
     labels: Sequence[str],
@@ -48,7 +52,9 @@ def linear_probe(
         splitter = GroupShuffleSplit(n_splits=1, test_size=test_share, random_state=seed)
         train, test = next(splitter.split(x, y, groups))
         if len(np.unique(y[train])) < 2:
-            raise ValueError(f"linear probe: seed {seed} leaves one class to learn from; take more patients")
+            raise UndefinedProbeError(
+                f"linear probe: seed {seed} leaves one class to learn from; take more patients"
+            )
         scores.append(_score(x[train], y[train], x[test], y[test]))
     return _summary(chosen, scores, y)
 
@@ -99,7 +105,7 @@ def fixed_test_probe(
     taught, shown = set(y[train].tolist()), set(y[test].tolist())
     names, patient = np.unique(groups[train], return_inverse=True)
     if not shown or len(taught) < 2 or len(names) < 2:
-        raise ValueError(
+        raise UndefinedProbeError(
             "linear probe: needs test images, and two or more classes and patients to learn from; has "
             f"{int(test.sum())}, {len(taught)} and {len(names)}"
         )
@@ -108,7 +114,9 @@ def fixed_test_probe(
         drawn = np.random.default_rng(seed).integers(len(names), size=len(names))
         rows = np.repeat(train, np.bincount(drawn, minlength=len(names))[patient])
         if len(np.unique(y[rows])) < 2:
-            raise ValueError(f"linear probe: seed {seed} draws one class to learn from; take more patients")
+            raise UndefinedProbeError(
+                f"linear probe: seed {seed} draws one class to learn from; take more patients"
+            )
         scores.append(_score(x[rows], y[rows], x[test], y[test]))
     return _summary(chosen, scores, y) | {
         "f1_whole": _score(x[train], y[train], x[test], y[test]),
@@ -131,7 +139,7 @@ def _checked(
     if not len(x) == len(y) == len(groups):
         raise ValueError(f"linear probe: {len(x)} features, {len(y)} labels and {len(groups)} patients")
     if len(set(labels)) < 2 or len(set(patients)) < 2 or not chosen:
-        raise ValueError("linear probe: needs two or more classes, two or more patients, and a seed")
+        raise UndefinedProbeError("linear probe: needs two or more classes, two or more patients, and a seed")
     return x, y, groups, chosen
 
 

@@ -15,6 +15,7 @@ from datamodules.teacher_store import TeacherStore
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, SRKDLoss
 from models import DualEncoder, Preprocessing
+from tests.metrics.two_processes import run_in_processes
 
 
 class Towers(DualEncoder):
@@ -109,6 +110,20 @@ def test_a_second_run_asks_the_teacher_only_for_the_probe(tiny_hc18, tmp_path):
     assert second == first
     assert module.teacher.model.images_seen == 8 < asked
     assert asked % 2 == 0  # two draws of every image
+
+
+def _fill(rank, root, tmp_path):
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
+    _, module = fit(root, tmp_path, cache_in(tmp_path), epochs=1, devices=2, strategy="ddp")
+    (tmp_path / str(rank)).write_text(str(module.teacher.model.images_seen))
+
+
+def test_two_processes_share_the_work(tiny_hc18, tmp_path):
+    run_in_processes(2, _fill, tmp_path, tiny_hc18, tmp_path)
+    count = len(HC18DataModule(root=str(tiny_hc18)).split("train"))
+    assert [int((tmp_path / rank).read_text()) for rank in "01"] == [count, count]  # of two draws each
+    (path,) = (tmp_path / "store").iterdir()
+    assert TeacherStore(path, 2, count, 28).missing() == []
 
 
 def change(tmp_path, function):
