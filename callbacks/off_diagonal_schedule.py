@@ -66,6 +66,9 @@ class OffDiagonalSchedule(Callback):
             ``hold-linear``.
         hold: Share of training, in (0, 1), that ``step`` and ``hold-linear`` stay at `start`.
 
+    Attributes:
+        total_steps: Optimiser steps that the schedule is spread over; None before the first step of training.
+
     Raises:
         ValueError: An unknown shape or a `hold` outside (0, 1); at the start of training, a loss that
             has no scheduled weight.
@@ -82,6 +85,7 @@ class OffDiagonalSchedule(Callback):
         self.end_ratio = end_ratio
         self.shape: Shape = shape
         self.hold = hold
+        self.total_steps: int | None = None
 
     def weight(self, step: int, total_steps: int) -> float:
         """Return the weight at optimiser step `step` of `total_steps`."""
@@ -118,7 +122,8 @@ class OffDiagonalSchedule(Callback):
     ) -> None:
         """Set and log the weight of this step."""
         loss: Any = pl_module.loss
-        weight = self.weight(trainer.global_step, int(trainer.estimated_stepping_batches))
+        self.total_steps = int(trainer.estimated_stepping_batches)
+        weight = self.weight(trainer.global_step, self.total_steps)
         setattr(loss, _scheduled(loss), weight)
         pl_module.log(OFF_DIAGONAL_WEIGHT, weight, prog_bar=True, batch_size=1)
 

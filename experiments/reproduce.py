@@ -24,6 +24,11 @@ from experiments.suites import SUITES
 
 PREFIX = "reproduce-"
 REQUEST = "request.json"
+# What a suite decides itself: where a run writes, its seed, and that it is scored.
+OWN_OPTIONS = (
+    "--run", "--ckpt_path", "--seed_everything", "--data.seed", "--data.init_args.seed",
+    "--score_test_patients", "--trainer.fast_dev_run",
+)  # fmt: skip
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 
 
@@ -56,8 +61,9 @@ class Run:
     def command(self) -> list[str]:
         """Return the command that starts the run, or goes on where it was interrupted."""
         command = [sys.executable, "-m", "experiments", "train", self.experiment, self.preset]
-        command += [f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
-        command += [f"--run={self.folder.name}", *self.arguments]
+        # Behind the user's arguments: a file among them (--config) must not change these.
+        command += [*self.arguments, f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
+        command += [f"--run={self.folder.name}", "--score_test_patients=true"]
         last = self.folder / "checkpoints" / "last.ckpt"
         return [*command, f"--ckpt_path={last}"] if last.is_file() else command
 
@@ -156,6 +162,21 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def refuse_own_options(arguments: Sequence[str]) -> None:
+    """Refuse options that would give a suite's runs another folder or seed, or no scores for its table.
+
+    Raises:
+        ValueError: There is one of `OWN_OPTIONS`.
+    """
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option in OWN_OPTIONS:
+            raise ValueError(
+                f"{option}: make reproduce sets the folder and seed of every run (SEEDS=1,2,3) and scores the test "
+                "patients, of which the table is made; leave it out"
+            )
+
+
 def main(argv: list[str]) -> int:
     """Run a suite.
 
@@ -166,7 +187,8 @@ def main(argv: list[str]) -> int:
         0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
 
     Raises:
-        ValueError: A name or seed is wrong, or a folder holds a run with other arguments or contents.
+        ValueError: A name or seed is wrong, an option is the suite's own, or a folder holds a run with other
+            arguments or contents.
         FileNotFoundError: Weights, prompts or data are not where the arguments say.
     """
     parser = argparse.ArgumentParser(prog="reproduce", description=__doc__, allow_abbrev=False)
@@ -174,6 +196,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("data", help="data preset")
     parser.add_argument("--seeds", default="1,2,3", help="one run a seed")
     arguments, rest = parser.parse_known_args(argv)
+    refuse_own_options(rest)
     preset_file(arguments.data)  # a typo shows before anything runs
     runs = [
         Run(experiment_file(name).stem, arguments.data, seed, tuple(rest))

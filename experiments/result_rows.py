@@ -1,4 +1,4 @@
-"""Results of suites as committed data: one JSON line a run in ``experiments/results/DATA.jsonl``."""
+"""Results of suites, one JSON line a run; ``experiments/results/DATA.jsonl`` holds the committed ones."""
 
 from __future__ import annotations
 
@@ -95,32 +95,32 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def refresh(preset: str, outputs: Path, folder: Path = RESULTS) -> list[Row]:
-    """Bring the committed rows of a data preset up to date with the finished runs, and return them all.
+def refresh(preset: str, outputs: Path, committed: Path = RESULTS, target: Path | None = None) -> list[Row]:
+    """Join the committed rows of a data preset with those of the finished runs, write them, and return them all.
 
     A run that was repeated replaces its row; rows of runs that are no longer in `outputs` stay.
 
     Args:
         preset: Name of the data preset.
         outputs: Folder of all runs.
-        folder: Folder of the committed rows.
+        committed: Folder of the committed rows.
+        target: Folder to write to; None writes the committed file.
     """
-    path = folder / f"{preset}.jsonl"
-    rows = {identity(row): row for row in read_rows(path)}
-    before = dict(rows)
+    rows = {identity(row): row for row in read_rows(committed / f"{preset}.jsonl")}
     for request in sorted(outputs.glob(f"*/{PREFIX}{preset}-s*/{REQUEST}")):
         if (request.parent / "results.json").is_file():
             row = row_of(request.parent)
             if row["data"] == preset:
                 rows[identity(row)] = row
     ordered = sorted(rows.values(), key=identity)
-    if rows != before:
+    path = (target or committed) / f"{preset}.jsonl"
+    if ordered != read_rows(path):
         write_rows(ordered, path)
     return ordered
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
-    """Write rows, whole or not at all."""
+    """Write rows atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")

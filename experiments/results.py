@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
+from callbacks import OffDiagonalSchedule
 from experiments.interpreter import arguments_here
 from experiments.strict_json import without_nan
 from lightning_modules import DistillationModule
@@ -136,6 +137,7 @@ def collect(
         seconds: Wall-clock seconds since the command started.
     """
     metrics, details = evaluation_results(trainer)
+    schedules = [one for one in trainer.callbacks if isinstance(one, OffDiagonalSchedule)]  # type: ignore[attr-defined]
     best = selection.best_model_score
     record: dict[str, Any] = {
         "experiment": experiment,
@@ -149,6 +151,7 @@ def collect(
         },
         "parameters": parameter_counts(module),
         "steps": trainer.global_step,
+        "scheduled_steps": next((one.total_steps for one in schedules), None),  # over which the weight falls
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": arguments_here(),  # of python -m experiments

@@ -156,10 +156,10 @@ def write_tables(rows: Sequence[Row], folder: Path, name: str, costs: Sequence[s
 
 
 def main(argv: list[str]) -> int:
-    """Refresh the committed rows from the finished runs, and print and write the tables.
+    """Write the rows of the finished runs, and print and write the tables.
 
     Args:
-        argv: ``DATA [--outputs FOLDER] [--results FOLDER]``.
+        argv: ``DATA [--commit] [--outputs FOLDER] [--results FOLDER]``.
 
     Raises:
         ValueError: There is no finished run of a suite on this data.
@@ -168,18 +168,24 @@ def main(argv: list[str]) -> int:
     parser.add_argument("data", help="data preset")
     parser.add_argument("--outputs", type=Path, default=OUTPUTS, help="folder of all runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the committed rows")
+    parser.add_argument(
+        "--commit",
+        action="store_true",
+        help="write the rows into --results, to be committed, not into --outputs",
+    )
     arguments = parser.parse_args(argv)
     preset_file(arguments.data)
-    rows = refresh(arguments.data, arguments.outputs, arguments.results)
+    folder = arguments.outputs / "tables"
+    target = arguments.results if arguments.commit else folder
+    rows = refresh(arguments.data, arguments.outputs, arguments.results, target)
     if not rows:
         raise ValueError(
             f"no finished run of a suite on DATA={arguments.data}: make reproduce DATA={arguments.data}"
         )
     costs = explain(published_costs())
     groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
-    folder = arguments.outputs / "tables"
     for number, group in enumerate(groups):
         own = [row for row in rows if group_of(row) == group]
         print(write_tables(own, folder, arguments.data + (f"-{number}" if number else ""), costs))
-    print(f"Markdown, CSV, LaTeX and plot: {folder}; rows: {arguments.results / arguments.data}.jsonl")
+    print(f"Markdown, CSV, LaTeX and plot: {folder}; rows: {target / arguments.data}.jsonl")
     return 0

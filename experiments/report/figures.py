@@ -26,7 +26,7 @@ from experiments.report.svg import (
     looks,
     new_figure,
 )
-from experiments.report.training import dynamics, series
+from experiments.report.training import applied_weights, dynamics, series
 from metrics import within_chart
 from metrics.biometry import HIGHEST_HC_MM, LOWEST_HC_MM
 from metrics.growth_chart import LOWER, MEDIAN, UPPER, head_circumference_mm
@@ -35,7 +35,6 @@ from metrics.names import (
     HC18,
     HEADLINE,
     OFF_DIAGONAL_CORRELATION,
-    OFF_DIAGONAL_WEIGHT,
     PLANES,
     STUDENT,
     SUBPLANES,
@@ -64,7 +63,7 @@ def over_steps(axis: Axes, run: Run) -> None:
 
 def weight_figure(run: Run) -> Figure | None:
     """Draw the off-diagonal weight with its zero crossing; None without a schedule."""
-    steps, weight = series(run, OFF_DIAGONAL_WEIGHT)
+    steps, weight = applied_weights(run)
     if not len(steps):
         return None
     figure = new_figure(height=2.8)

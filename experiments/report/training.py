@@ -89,9 +89,9 @@ class Dynamics:
     Attributes:
         crossing: Step at which the weight crosses zero; None when it never does.
         evaluations: Scores on validation patients, in order.
-        start_weight: First logged weight; None without a schedule.
-        end_weight: Last logged weight.
-        planned: Weights at both ends of the schedule, which are rarely logged; None when they are not known.
+        start_weight: Weight of the first step; None without a schedule.
+        end_weight: Weight of the last step.
+        planned: Weights at both ends of the schedule; None where it is not known, and the weights are those logged.
         completed: Whether training went through the whole schedule.
     """
 
@@ -123,22 +123,36 @@ class Dynamics:
 
 
 def dynamics(run: Run) -> Dynamics:
-    """Work out a run's dynamics from its ``metrics.csv``."""
-    steps, weights = series(run, OFF_DIAGONAL_WEIGHT)
+    """Work out a run's dynamics from its schedule and its ``metrics.csv``."""
+    steps, weights = applied_weights(run)
     points = []
     for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
         weight = float(np.interp(step, steps, weights)) if len(steps) else None
         points.append(Evaluation(float(step), int(epoch) + 1, float(value), weight))
     first, last = (float(weights[0]), float(weights[-1])) if len(weights) else (None, None)
-    schedule = _schedule(run)
+    schedule, total = _schedule(run), run.record.get("scheduled_steps")
+    known = schedule is not None and bool(total)
     return Dynamics(
         zero_crossing(steps, weights),
         tuple(points),
         start_weight=first,
         end_weight=last,
-        planned=None if schedule is None else (schedule(0.0), schedule(1.0)),
-        completed=schedule is not None and _went_through(run, schedule),
+        planned=(schedule(0.0), schedule(1.0)) if known else None,
+        completed=known and run.record["steps"] >= total,
     )
+
+
+def applied_weights(run: Run) -> tuple[Floats, Floats]:
+    """Return steps [N], rising, and the off-diagonal weight [N] at each; empty without a schedule.
+
+    Every step of the schedule where it is known. The logged points, which a short run has few of or none, stand in
+    only for a schedule that is not this project's.
+    """
+    schedule, total = _schedule(run), run.record.get("scheduled_steps")
+    if schedule is None or not total:
+        return series(run, OFF_DIAGONAL_WEIGHT)
+    steps = np.arange(run.record["steps"], dtype=np.float64)
+    return steps, np.array([schedule(step / total) for step in steps], dtype=np.float64)
 
 
 def _schedule(run: Run) -> Callable[[float], float] | None:
@@ -155,20 +169,6 @@ def _schedule(run: Run) -> Callable[[float], float] | None:
     ):  # written by hand or by another version: keys that ours lacks, or lacks keys
         return None
     return schedule
-
-
-def _went_through(run: Run, schedule: Callable[[float], float]) -> bool:
-    """Tell a run that took all its steps from one that a time limit or early stopping ended.
-
-    In the former the last logged weight is that of the schedule over just as many steps as the run took. A
-    hundredth of the way is left for rounding.
-    """
-    steps, weights = series(run, OFF_DIAGONAL_WEIGHT)
-    taken = run.record.get("steps")
-    if not taken or not len(steps):
-        return False
-    way = abs(schedule(0.0) - schedule(1.0))
-    return abs(schedule(float(steps[-1]) / taken) - float(weights[-1])) <= 0.01 * way
 
 
 def epoch_of(run: Run, step: float) -> float | None:

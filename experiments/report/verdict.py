@@ -227,7 +227,7 @@ def _way(found: Dynamics) -> str:
     start, end = found.planned
     if found.completed:
         return f"from {start:.2g} to {end:.2g}"
-    return f"from {start:.2g} to {found.end_weight:.2g} (last logged; its schedule goes on to {end:.2g})"
+    return f"from {start:.2g} to {found.end_weight:.2g} (its schedule goes on to {end:.2g})"
 
 
 def _lead(found: Dynamics, other: Dynamics, name: str) -> str:

@@ -61,12 +61,12 @@ def calls(folder):
 def test_every_experiment_runs_once_a_seed_and_never_again(workplace, capfd):
     assert main(["main", "phantom", "--seeds=1,2", "--trainer.max_epochs=1"]) == 0
     made = calls(workplace)
-    assert [(call[1], call[3]) for call in made] == [
+    assert [(call[1], call[4]) for call in made] == [
         (name, f"--seed_everything={seed}") for seed in (1, 2) for name in SUITES["main"]
     ]
     assert all(call[0] == "train" and call[2] == "phantom" for call in made)
     assert all("--trainer.max_epochs=1" in call for call in made)
-    assert all(f"--data.init_args.seed={call[3][-1]}" in call for call in made)
+    assert all(f"--data.init_args.seed={call[4][-1]}" in call for call in made)
     assert len({tuple(call) for call in made}) == 8
     assert main(["main", "phantom", "--seeds=1,2", "--trainer.max_epochs=1"]) == 0
     assert len(calls(workplace)) == 8, "finished runs are skipped"
@@ -221,3 +221,19 @@ def test_command_is_that_of_make_train():
     command = Run("srkd", "hc18", 7, ("--trainer.max_epochs=2",)).command()
     assert command[:6] == [sys.executable, "-m", "experiments", "train", "srkd", "hc18"]
     assert "--run=reproduce-hc18-s7" in command
+
+
+@pytest.mark.parametrize("option", ["--score_test_patients=false", "--run=x", "--seed_everything=3"])
+def test_an_option_that_is_the_suites_own_is_refused_before_anything_runs(workplace, option):
+    with pytest.raises(
+        ValueError, match=rf"^{option.partition('=')[0]}: make reproduce sets .*; leave it out$"
+    ):
+        main(["main", "phantom", "--seeds=1", option])
+    assert calls(workplace) == []
+    assert not (workplace / "outputs").exists()
+
+
+def test_a_file_among_the_arguments_cannot_undo_what_the_suite_sets():
+    command = Run("srkd", "hc18", 7, ("--config=mine.yaml",)).command()
+    own = ["--seed_everything=7", "--run=reproduce-hc18-s7", "--score_test_patients=true"]
+    assert all(command.index(option) > command.index("--config=mine.yaml") for option in own)

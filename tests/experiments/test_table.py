@@ -144,9 +144,30 @@ def test_runs_with_other_arguments_have_a_table_of_their_own(outputs, tmp_path, 
     printed = capsys.readouterr().out
     assert "### DATA=phantom, --trainer.max_epochs=1" in printed
     names = {path.name for path in (outputs / "tables").iterdir()}
-    assert names == {f"phantom{group}.{kind}" for group in ("", "-1") for kind in ("md", "csv", "tex", "png")}
+    tables = {f"phantom{group}.{kind}" for group in ("", "-1") for kind in ("md", "csv", "tex", "png")}
+    assert names == tables | {"phantom.jsonl"}
     assert "Static" not in (outputs / "tables" / "phantom.md").read_text()
     assert Image.open(outputs / "tables" / "phantom.png").size[0] > 800
+
+
+def test_rows_are_committed_only_on_request(outputs, tmp_path, monkeypatch, capsys):
+    committed = tmp_path / "rows" / "phantom.jsonl"
+    refresh("phantom", outputs, committed.parent)
+    before = committed.read_text()
+    put(outputs, "no-kd", 9, 1.0, 0.1, 0.1)  # a try
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    command = ["phantom", f"--outputs={outputs}", f"--results={committed.parent}"]
+    assert main(command) == 0
+    assert committed.read_text() == before
+    local = outputs / "tables" / "phantom.jsonl"
+    assert {(row["experiment"], row["seed"]) for row in read_rows(local)} == {
+        ("srkd", 1), ("srkd", 2), ("no-kd", 1), ("no-kd", 9),
+    }  # fmt: skip
+    assert f"rows: {local}" in capsys.readouterr().out
+    local.unlink()
+    assert main([*command, "--commit"]) == 0
+    assert len(read_rows(committed)) == 4
+    assert not local.exists()
 
 
 def test_two_prompt_files_of_one_name_are_two_tables(outputs, tmp_path, monkeypatch, capsys):

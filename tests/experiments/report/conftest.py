@@ -165,7 +165,8 @@ def write_run() -> RunMaker:
         record = {
             "experiment": experiment, "data": "phantom", "seed": 0, "metrics": metrics,
             "selection": {"checkpoint": str(folder / "checkpoints/best.ckpt"), "monitor": "x", "score": 0.8},
-            "parameters": {"student": 1_200_000, "teacher": 5_600_000}, "steps": STEPS, "seconds": 321.0,
+            "parameters": {"student": 1_200_000, "teacher": 5_600_000}, "steps": STEPS, "scheduled_steps": STEPS,
+            "seconds": 321.0,
             "finished": "2026-01-02T03:04:05+00:00", "git_commit": "0123456789abcdef-dirty",
             "versions": {"python": "3.11"}, "machine": {"cpus": 2, "device": "cpu"}, "details": details,
         }  # fmt: skip

@@ -244,7 +244,8 @@ def scheduled(run, shape, total=200, every=10, taken=None):
     history = run.history.drop(columns="train/off_diagonal_weight")
     history = history[history["step"] < taken]
     logged = pd.DataFrame({"step": steps, "epoch": steps // 25, "train/off_diagonal_weight": weights})
-    return Run(run.folder, run.record | {"steps": taken}, pd.concat([history, logged]), config)
+    record = run.record | {"steps": taken, "scheduled_steps": total}
+    return Run(run.folder, record, pd.concat([history, logged]), config)
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "exponential", "hold-linear", "step"])
@@ -259,12 +260,22 @@ def test_the_weight_of_a_whole_run_ends_where_its_schedule_does(make_run, shape)
 
 
 @pytest.mark.parametrize(
-    ("shape", "last"), [("linear", "-0.37"), ("cosine", "-0.64"), ("hold-linear", "-0.49")]
+    ("shape", "last"), [("linear", "-0.37"), ("cosine", "-0.64"), ("hold-linear", "-0.6")]
 )
 def test_a_run_that_was_cut_short_did_not_reach_the_end_of_its_schedule(make_run, shape, last):
     taken = 194 if shape == "hold-linear" else 170
     run = scheduled(read_run(make_run()), shape, taken=taken)
-    assert fall(run) == f"from 2 to {last} (last logged; its schedule goes on to -0.8)"
+    assert fall(run) == f"from 2 to {last} (its schedule goes on to -0.8)"
+
+
+def test_a_run_too_short_to_log_its_weight_is_judged_by_its_schedule(make_run):
+    made = read_run(make_run())
+    run = scheduled(made, "linear", total=8, every=10)
+    assert run.history["train/off_diagonal_weight"].notna().sum() == 0
+    assert answers([run])[0].short == "One run cannot say"
+    assert dynamics(run).crossing == pytest.approx(8 * 2 / 2.8)
+    unsettled = scheduled(made, "linear", total=200, taken=100, every=1000)
+    assert answers([unsettled])[0].short == "No repulsion here", "it ended before the weight reached zero"
 
 
 def test_without_a_known_schedule_the_logged_weights_are_called_so(make_run):
