@@ -1,4 +1,4 @@
-"""``python -m models inspect FILE``: say what a checkpoint is and which configuration loads it."""
+"""``python -m models inspect FILE``: describe a checkpoint and print the configuration that loads it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 with one line on the error stream."""
     parser = argparse.ArgumentParser(prog="python -m models", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    inspect = commands.add_parser("inspect", help="say what a checkpoint is and which configuration loads it")
-    inspect.add_argument("path", help="a .ckpt, .pt or .safetensors file, or a folder of transformers")
+    inspect = commands.add_parser(
+        "inspect", help="describe a checkpoint and print the configuration that loads it"
+    )
+    inspect.add_argument(
+        "path", help="a .ckpt, .pt or .safetensors file, or a folder that save_pretrained wrote"
+    )
     path = parser.parse_args(arguments).path
     try:
         print(report_folder(path) if Path(path).is_dir() else report(path))
@@ -66,9 +70,9 @@ def _configuration(found: Description, path: str) -> str:
     if found.recipe is not None:
         return _yaml("models.OpenCLIPEncoder", **found.recipe["init_args"], weights=path)
     if found.architecture == "unknown":
-        return "  nothing known here: give models.OpenCLIPEncoder a .json configuration of its architecture"
+        return "  unknown architecture: give models.OpenCLIPEncoder a .json configuration of it"
     name = found.architecture.split(" or ")[0]
-    wanted = {"mean": "SAY", "std": "SAY", "interpolation": "SAY"}
+    wanted = dict.fromkeys(("mean", "std", "interpolation"), "FILL IN")
     return _yaml("models.OpenCLIPEncoder", name=name, weights=path, **wanted)
 
 

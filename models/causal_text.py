@@ -1,7 +1,7 @@
-"""Leave out what a text tower's end token never shows.
+"""Skip computation of a text tower that cannot reach the end token.
 
-A causal tower does not see the columns behind the longest text of a batch; and of the last block's output, whatever
-the mask, only the end token is read, so only its attention and its MLP are computed there.
+In a causal tower the columns behind the longest text of a batch do not; and of the last block's output, whatever the
+mask, only the end token is read, so attention and MLP are computed for that token alone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 
 def is_tracing() -> bool:
-    """Say whether a graph of one fixed shape is being recorded; then nothing may be cut."""
+    """Return whether a graph of fixed shape is being recorded, in which nothing may be cut."""
     tracing: bool = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     return tracing
 
 
 def ends(tokens: Tensor, end_id: int | None) -> Tensor:
-    """Return the place of each text's end token, [B].
+    """Return the position of each text's end token, [B].
 
     Args:
         tokens: Token ids [B, L].
@@ -33,7 +33,7 @@ def ends(tokens: Tensor, end_id: int | None) -> Tensor:
 def up_to_longest_end(tokens: Tensor, end_id: int | None = None) -> Tensor:
     """Cut columns behind the last end token of the batch: [B, L] to [B, M], M <= L.
 
-    Exact for a tower that is causal and read at the end token: nothing behind it reaches that place.
+    Exact for a causal tower that is read at the end token: later columns do not affect it.
 
     Args:
         tokens: Token ids [B, L].
@@ -45,10 +45,10 @@ def up_to_longest_end(tokens: Tensor, end_id: int | None = None) -> Tensor:
 
 
 def end_token_tower(model: nn.Module) -> Any:
-    """Return the module that holds an open_clip model's text tower if `end_token_features` can run it.
+    """Return an open_clip model's text tower if `end_token_features` can run it.
 
     Returns:
-        The tower: of open_clip's standard blocks and read at the end token. None for any other.
+        The tower, if it has open_clip's standard blocks and is read at the end token; else None.
     """
     tower: Any = model if isinstance(model, CLIP) else getattr(model, "text", None)
     pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
@@ -60,7 +60,7 @@ def end_token_tower(model: nn.Module) -> Any:
 
 
 def end_token_features(tower: Any, tokens: Tensor) -> Tensor:
-    """Do what open_clip's ``encode_text`` does, as far as it reaches the end tokens.
+    """Compute what open_clip's ``encode_text`` returns, without what cannot reach the end tokens.
 
     Args:
         tower: What `end_token_tower` returned.
@@ -89,7 +89,7 @@ def end_token_features(tower: Any, tokens: Tensor) -> Tensor:
 
 
 def _at(places: Tensor, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a block's output at one place of each text: places [B], x [B, M, W], mask [M, M] -> [B, W]."""
+    """Return a block's output at one position of each text: places [B], x [B, M, W], mask [M, M] -> [B, W]."""
     own = x[torch.arange(len(x), device=x.device), places, None]
     seen = block.ln_1(x)
     if mask is not None:  # nn.MultiheadAttention takes one mask a text and head

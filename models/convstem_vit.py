@@ -1,7 +1,7 @@
-"""A vision transformer small enough to learn from nothing in minutes on two CPU cores, registered with `timm`.
+"""Small vision transformer that trains from scratch in minutes on two CPU cores, registered with `timm`.
 
-Its patches come from dense 3x3 convolutions: with few images and few steps these learn several times faster than
-depthwise ones, and than patches cut straight from the picture.
+Its patch embeddings come from dense 3x3 convolutions: with few images and few steps these learn several times faster
+than depthwise ones, and than linear patch embeddings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A teacher that nothing can wake: always in eval mode, never with gradients, whatever Lightning calls."""
+"""Frozen teacher: always in eval mode, without gradients, whatever Lightning calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FrozenTeacher(DualEncoder):
         super().train(False)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
-        """Stay in eval mode: a parent's ``train()`` would wake batch norm and dropout."""
+        """Stay in eval mode: a parent's ``train()`` would switch batch norm and dropout on."""
         return super().train(False)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a checkpoint is: its layout, its architecture, and the configuration that loads it."""
+"""Recognise a checkpoint: layout, architecture, and the configuration that loads it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ KNOWN: tuple[dict[str, Any], ...] = (
     {"name": "MobileCLIP2-S0"},
     {"name": "MobileCLIP2-S0", **APPLE_CONTRACT},
 )
-"""Constructions of `OpenCLIPEncoder` whose preprocessing is known without being told."""
+"""Arguments of `OpenCLIPEncoder` for the models whose preprocessing is known."""
 NEAR = 0.9
-"""Likeness from which a file counts as a known model's: one with a key too many or too few is still the same
-model, and loading it says which; it must not pass for an unknown one."""
+"""Likeness from which a file counts as a known model's: one with a missing or unexpected key is still recognised, and
+loading it names the key."""
 IMAGE_TOWERS = ("visual.", "image_encoder.")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -44,9 +44,9 @@ class Description:
         layout: Which naming scheme its tensors follow (`models.layouts`).
         architecture: The model that it fits, or several names, or ``unknown``.
         recipe: ``class_path`` and ``init_args`` of the encoder that it is for, without its weights; None
-            where the preprocessing cannot be told from the file.
+            where the preprocessing cannot be determined from the file.
         parameters: Number of parameters, statistics of batch norm left out.
-        image_parameters: Those of the image tower; None where the layout does not tell.
+        image_parameters: Those of the image tower; None where the layout does not show it.
         dtypes: Number of tensors of each dtype.
         fused: Whether its branches are already reparameterised, so that it can no longer be trained.
         licence: Terms of the published weights, as far as they are known.
@@ -109,11 +109,10 @@ def architecture_of(recipe: Mapping[str, Any]) -> str:
 
 
 def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float:
-    """Return how nearly a checkpoint fits a construction of `OpenCLIPEncoder`.
+    """Return how closely a checkpoint fits an `OpenCLIPEncoder` of these arguments.
 
     Returns:
-        Of the names in either, the share with the same shape in both: 1 for a fit in every name and shape, 0 for
-        another context length.
+        Share of all names that both have with the same shape: 1 for a complete fit, 0 for another context length.
     """
     architecture = settle(**arguments)["model_cfg"]
     if context_length(state) != architecture["text_cfg"].get("context_length", 77):
@@ -127,7 +126,7 @@ def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float
 
 
 def _nearest(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Any], float]:
-    """Return the known construction that a checkpoint fits best, and how nearly."""
+    """Return the arguments of the known model that a checkpoint fits best, and its likeness."""
     likenesses = [likeness(state, arguments) for arguments in KNOWN]
     best = max(likenesses)
     return KNOWN[likenesses.index(best)], best

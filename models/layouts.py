@@ -1,4 +1,4 @@
-"""The key layouts that CLIP-type checkpoints come in, all turned into open_clip's.
+"""Convert the key layouts of CLIP-type checkpoints to open_clip's.
 
 Three layouts occur for the MobileCLIP family:
 
@@ -79,13 +79,13 @@ def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> d
         model: The open_clip model that they are for.
 
     Returns:
-        Tensors by open_clip's names; a name that no rule maps is left as it is. They may miss or exceed the model's:
-        `load_into` tells.
+        Tensors by open_clip's names; a name that no rule maps is kept. They may differ from the model's names, which
+        `load_into` reports.
     """
     layout = detect_layout(state)
     converted = dict(state)
     if layout == SONODISTILL:
-        # The loss's weights lie beside the student's.
+        # The file also holds the loss's weights.
         own = [name for name in state if name.startswith("student.")]
         converted = {bare_name(name.removeprefix("student.")): state[name] for name in own}
     elif layout == APPLE:
@@ -102,7 +102,7 @@ def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> d
 def _resized_positions(state: dict[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
     name = "text.positional_embedding" if isinstance(model, CustomTextCLIP) else "positional_embedding"
     own = model.state_dict().get(name)
-    # Another WIDTH is no resize but another model, which load_into reports.
+    # Another width is another model, which load_into reports.
     if name in state and own is not None and state[name].shape[1:] == own.shape[1:]:
         resize_text_pos_embed(state, model)
     return state
@@ -111,8 +111,7 @@ def _resized_positions(state: dict[str, Tensor], model: CLIP | CustomTextCLIP) -
 def names_in(state: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> dict[str, str]:
     """Return converted name -> name in the file, of the tensors that were renamed.
 
-    Renaming hands tensors on as they are, but for projection and positions, which it reshapes: in the architecture
-    that the file is for, these have their places.
+    Renamed tensors stay the same objects, except projection and positions, which are reshaped.
     """
     before = {id(value): name for name, value in state.items()}
     return {name: before[id(value)] for name, value in converted.items() if id(value) in before}
@@ -145,6 +144,6 @@ def _apple_text_name(name: str) -> str | None:
 
 def _timm_names(trunk: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
     renamed = dict(trunk)
-    if hasattr(model.visual, "trunk"):  # otherwise it is another architecture, which load_into tells
+    if hasattr(model.visual, "trunk"):  # otherwise another architecture, which load_into reports
         renamed = checkpoint_filter_fn(renamed, model.visual.trunk)
     return {f"{TRUNK}{name}": value for name, value in renamed.items()}

@@ -1,4 +1,4 @@
-"""Convolutions over channels-last maps, without those that the CPU's library computes wrongly."""
+"""Channels-last memory layout, except for convolutions whose gradient oneDNN computes wrongly in it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ NARROW = 16  # channels of a block: AVX-512's, the wider of those concerned
 
 
 def to_channels_last(model: Module) -> Module:
-    """Lay a model's convolutions out for channels-last maps, in place.
+    """Convert a model's convolutions to channels-last, in place.
 
-    Left as they are: strided 1 x 1 convolutions of fewer than 16 channels, such as the stem of MobileCLIP2-S0. On a
+    Not converted: strided 1 x 1 convolutions of fewer than 16 channels, such as the stem of MobileCLIP2-S0. On a
     CPU the gradient of their weights is computed outside its memory when the map is channels-last (oneDNN issue
     6035; in torch 2.13 and 2.14): training crashes, hangs, or goes on with wrong weights.
 
@@ -33,9 +33,9 @@ def to_channels_last(model: Module) -> Module:
 
 
 def compile_model(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile a model that `to_channels_last` laid out, in place, and keep its layout.
+    """Compile a model in place and keep the layout that `to_channels_last` gave it.
 
-    Inductor would lay all convolutions out anew, the miscomputed ones among them.
+    Inductor would choose a layout for all convolutions, the excepted ones included.
 
     Args:
         model: The model.

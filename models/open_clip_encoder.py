@@ -1,4 +1,4 @@
-"""Dual encoders from open_clip configurations: FetalCLIP, MobileCLIP2-S0, or a JSON file of yours."""
+"""Dual encoders from open_clip configurations: FetalCLIP, MobileCLIP2-S0, or your own JSON file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OpenCLIPEncoder(DualEncoder):
         mean: Mean of each RGB channel, on the 0-1 scale; None takes the configuration's, or CLIP's.
         std: Standard deviation of each RGB channel, on the 0-1 scale; None as for `mean`.
         interpolation: Kernel of the antialiased resize; None takes the configuration's, or ``bicubic``.
-        configuration: The configuration itself, in place of the one that `name` finds (checkpoints carry it).
+        configuration: The configuration itself, used in place of the one that `name` finds (checkpoints store it).
 
     Raises:
         ValueError: The configuration is unknown or needs a download, or the weights do not fit.
@@ -103,8 +103,8 @@ class OpenCLIPEncoder(DualEncoder):
     def text_features(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] (int64) to unnormalised features [B, D].
 
-        A causal tower (FetalCLIP's) runs over the used columns alone, and any tower that is read at the end token
-        computes its last block there alone, which changes nothing but the time.
+        A causal tower (FetalCLIP's) runs over the used columns only, and any tower that is read at the end token
+        computes its last block at that token only: the same features in less time.
         """
         tower = None if is_tracing() else end_token_tower(self.model)
         if tower is not None:

@@ -1,8 +1,7 @@
-"""The preprocessing contract: everything a model demands of its inputs, kept in one place.
+"""The preprocessing contract: image size, normalisation, resize kernel and tokenizer that a model expects.
 
-A model trained on one normalisation and fed another fails silently, so the contract travels with the
-model: data modules read it from the model, checkpoints and exported artifacts carry it, and loading by
-path restores it.
+A model that is fed another normalisation than it was trained on fails silently. So data modules read the contract from
+the model, checkpoints and exported artifacts store it, and loading by path restores it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train with int8 in the loop: a fused student whose layers round as the exported int8 file will.
+"""Quantisation-aware training: a fused student whose layers round as the exported int8 file does.
 
 Weights are signed with one scale an output channel, activations unsigned with one scale a tensor, whose range
 is a moving average of what training saw (Jacob et al. 2018, arXiv 1712.05877). Gradients pass the rounding
@@ -25,7 +25,7 @@ WEIGHT_LEVELS, ACTIVATION_LEVELS = 127, 255
 class ActivationRange(nn.Module):
     """Round a tensor to 256 levels between a running minimum and maximum; in training, follow them.
 
-    Until it has seen a batch in training it lets everything pass.
+    Before the first training batch it returns its input unchanged.
     """
 
     low: Tensor
@@ -89,7 +89,7 @@ def rounded_weight(weight: Tensor) -> Tensor:
 
 
 class QuantisedStudent(DualEncoder):
-    """A trained student, fused, whose image tower goes on training with int8 in the loop.
+    """A trained student, fused, whose image tower continues training with int8 in the loop.
 
     The text tower and the logit scale stay as they are, so that the heads of the float student serve this
     one, too. Batch norms that fusing left keep their running statistics.
@@ -124,7 +124,7 @@ class QuantisedStudent(DualEncoder):
             _replace(self.base, name, QuantisedLayer(layer))
 
     def train(self, mode: bool = True) -> Self:
-        """Let the ranges follow the data, or not; the fused tower itself stays in eval mode."""
+        """Switch the tracking of activation ranges; the fused tower itself stays in eval mode."""
         self.training = mode
         for module in self.modules():
             if isinstance(module, ActivationRange):

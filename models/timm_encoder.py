@@ -1,4 +1,4 @@
-"""A dual encoder of any `timm` trunk and a small text transformer: the towers of the embedded corpus."""
+"""Dual encoder of any `timm` image trunk and a small text transformer: the towers of the phantom presets."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ class TimmEncoder(DualEncoder):
 
 @torch.no_grad()
 def _order_numbers(embedding: Tensor, waves: int = 16) -> None:
-    """Start each family of numbers on a smooth random curve instead of at unrelated points.
+    """Initialise the embeddings of each family of numbers on a smooth random curve.
 
-    Ages and pixel spacings are quantities: neighbours that begin as neighbours let a small corpus teach
-    what lies between the values that it holds. The curves are cosines of falling amplitude along random
+    Ages and pixel spacings are quantities: with neighbouring values close together from the start, a small corpus
+    also teaches the values between those that it holds. The curves are cosines of falling amplitude along random
     directions, with the norm that the embedding had.
 
     Args:

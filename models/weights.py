@@ -1,4 +1,4 @@
-"""Read weights without running code, and load them without guessing."""
+"""Read checkpoints safely (tensors and primitives only) and load weights with every name and shape checked."""
 
 from __future__ import annotations
 

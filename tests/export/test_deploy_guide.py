@@ -150,8 +150,10 @@ def test_a_page_proves_itself_in_a_browser(exported, runtime, tmp_path):
     (tmp_path / "node_modules" / "onnxruntime-web" / "dist").symlink_to(runtime)
     for part in ("image_encoder.onnx", "manifest.json", "heads", "golden"):
         (tmp_path / part).symlink_to(exported.folder / part)
-    answer = answer_of_a_page(tmp_path)
+    answer, fetched = answer_of_a_page(tmp_path)
     assert "error" not in answer, answer
+    runtime_files = {Path(path).name for path in fetched if "onnxruntime-web" in path}
+    assert runtime_files == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}, "no JSEP: deprecated"
     golden = json.loads((exported.folder / "golden" / "golden.json").read_text())
     assert len(answer["rows"]) == len(golden["rows"])
     off = defaultdict(list)  # mean difference of pixel values from what the contract asks, by way
@@ -172,10 +174,15 @@ def test_a_page_proves_itself_in_a_browser(exported, runtime, tmp_path):
 
 
 def answer_of_a_page(folder):
-    """Serve a folder, open its index.html in a browser without a window, and return what the page posts."""
+    """Serve a folder to a headless browser, and return what its page posts and the paths that it fetched."""
     answers: Queue = Queue()
+    fetched: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            fetched.append(self.path)
+            super().do_GET()
+
         def do_POST(self):
             answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(204)
@@ -199,7 +206,7 @@ def answer_of_a_page(folder):
     ]  # fmt: skip
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        return answers.get(timeout=120)
+        return answers.get(timeout=120), fetched
     except Empty:
         pytest.fail("the page gave no answer within two minutes")
     finally:
