@@ -22,12 +22,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation, evaluation_workers
@@ -36,7 +34,7 @@ from datamodules.pair_dataset import OnError, PairDataset
 from datamodules.pair_sample import PairBuilder, PairCollate
 from datamodules.record import Record
 from datamodules.sampler import EpochSampler, FixedSampler, process_rank
-from datamodules.square_cache import SquareCache
+from datamodules.square_cache import open_cache
 from datamodules.teacher_store import TeacherStore
 from datamodules.transforms import Augmentation
 from models import Preprocessing
@@ -276,20 +274,8 @@ class FetalDataModule(LightningDataModule):
         on_error: OnError | None = None,
     ) -> PairDataset:
         builder = PairBuilder(*self._contracts(), augmentation, student_only)
-        cache = self._square_cache(records, builder.working_side)
+        cache = open_cache(self.cache, records, builder.working_side)
         return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, taught)
-
-    def _square_cache(self, records: list[Record], side: int) -> SquareCache | None:
-        if self.cache is None:
-            return None
-        try:
-            return SquareCache(Path(self.cache), records, side)
-        except OSError as error:
-            rank_zero_warn(
-                f"data.cache: {self.cache}: {error.strerror}; training goes on without it and decodes the images "
-                "in every epoch"
-            )
-            return None
 
     def _collate(self, student_only: bool = False) -> PairCollate:
         student, teacher = self._contracts()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.record import Record
 from datamodules.row_store import RowStore
@@ -58,6 +59,19 @@ class SquareCache:
             except OSError as error:
                 warnings.warn(f"{self._rows.path}: {error.strerror}; not all images are cached", stacklevel=2)
         return square, shape
+
+
+def open_cache(folder: str | None, records: list[Record], side: int) -> SquareCache | None:
+    """Open the cache of some images; None without a folder or, after one line, where the disk has no space for it."""
+    if folder is None:
+        return None
+    try:
+        return SquareCache(Path(folder), records, side)
+    except OSError as error:
+        rank_zero_warn(
+            f"data.cache: {folder}: {error.strerror}; training goes on without it and decodes the images in every epoch"
+        )
+        return None
 
 
 def _digest(records: list[Record], side: int) -> str:
