@@ -5,10 +5,13 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -102,6 +105,18 @@ def test_earlier_figures_are_optional(tmp_path, listing, download, writes, found
         subprocess.run(["bash", "-e", "-c", script], cwd=folder, env=environment, check=True)
         expected = "BASELINE=--baseline=before/latency.json\n" if found else ""
         assert (folder / "env").read_text() == expected, job
+
+
+def test_every_dependency_has_a_floor_that_ci_installs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: given for name, given in project["optional-dependencies"].items() if name != "dev"}
+    for text in [*project["dependencies"], *chain(*extras.values())]:
+        assert {">=", "=="} & {part.operator for part in Requirement(text).specifier}, f"{text} has no floor"
+    steps = yaml.safe_load(WORKFLOWS[0].read_text())["jobs"]["floors"]["steps"]
+    (install,) = (step["run"] for step in steps if "lowest-direct" in step.get("run", ""))
+    (compiled,) = (line for line in install.replace("\\\n", "").splitlines() if "lowest-direct" in line)
+    assert set(re.findall(r"--extra (\w+)", compiled)) == set(extras)
+    assert steps[-1]["run"] == "make test"
 
 
 def test_the_latency_job_and_ci_run_the_same_command():

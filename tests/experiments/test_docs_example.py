@@ -13,6 +13,7 @@ import torch
 
 from metrics.names import GROUPS
 from tests.callbacks.wandb_log import WandbLog
+from tests.experiments.documented import documented_top_level, undocumented_keys, violations
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "tests" / "experiments" / "sweep" / "phantom_small.yaml"
@@ -52,6 +53,21 @@ def test_a_loss_of_ones_own_trains_evaluates_and_writes_a_whole_run(folder):
     assert (folder / "plots" / "training.png").is_file()
     saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert not [name for name in saved["state_dict"] if name.startswith("teacher")]
+
+
+def test_every_number_and_every_key_of_results_json_is_defined(folder):
+    record = json.loads((folder / "results.json").read_text())
+    assert len(record["metrics"]) > 60
+    assert undocumented_keys(record["metrics"]) == []
+    table = (folder / "metrics.csv").read_text().partition("\n")[0].split(",")
+    assert undocumented_keys(set(table) - {"epoch", "step"}) == []
+    assert violations(record) == []
+    assert set(record) == documented_top_level()
+    assert undocumented_keys(["student/planes/top7", "best/hc18/total"]) == [
+        "student/planes/top7",
+        "best/hc18/total",
+    ]
+    assert len(violations(record | {"seed": "0", "surprise": 1})) == 2
 
 
 def logged(folder):

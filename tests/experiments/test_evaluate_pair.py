@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 from datamodules.protocol import Protocol
 from experiments import __main__ as command_line
 from experiments.cli import SonoDistillCLI
+from tests.experiments.documented import undocumented_keys, violations
 
 TOWER = {
     "trunk": "repvit_m0_9", "trunk_args": {"embed_dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]},
@@ -75,6 +76,8 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
     assert metrics["student/eight_class/f1_ci_low"] < expected < metrics["student/eight_class/f1_ci_high"]
     assert metrics["student/composite"] == metrics["student/eight_class/f1"], "planes has no heads"
     assert {"teacher/eight_class/f1", "random/eight_class/f1_ci_low"} <= metrics.keys()
+    assert undocumented_keys(metrics) == []
+    assert violations(record) == [], "with probes, retrieval and geometry"
     own = Protocol.load("own.json").digest
     assert record["details"]["student"]["planes"]["protocol"] == own
     assert (results.parent / "plots" / "geometry-planes.png").is_file()
