@@ -23,7 +23,6 @@ from callbacks.zero_shot_evaluation import (
     protocol_of,
 )
 from datamodules.captions import SPACING, render_spacing
-from datamodules.protocol import Protocol
 from datamodules.record import Record
 from metrics import BiometryValidity, gestational_age_weeks, within_chart
 from metrics.biometry import (
@@ -47,7 +46,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
     Args:
         every_n_epochs: Epochs between two evaluations in training; the first and the last validation
             epoch always count.
-        protocol: A protocol file (see `datamodules.protocol`) or object; None for this project's wording.
+        protocol: A protocol file (see `datamodules.protocol`); None for this project's wording. In Python it may be
+            a `Protocol`; as a type that would make the command line take the file for settings.
         benchmarks: ``[hc18]`` to demand it, ``[]`` to score nothing; None for what the data module names.
         selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
         test_split: Images of the test: "test", or "all" to report on all images as the paper does.
@@ -67,7 +67,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
     def __init__(
         self,
         every_n_epochs: int = 1,
-        protocol: str | Protocol | None = None,
+        protocol: str | None = None,
         benchmarks: list[str] | None = None,
         selection_split: str = "val",
         test_split: str = "test",

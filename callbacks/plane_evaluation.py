@@ -19,7 +19,6 @@ from callbacks.zero_shot_evaluation import (
     metric_device,
     protocol_of,
 )
-from datamodules.protocol import Protocol
 from datamodules.record import Record
 from metrics import ZeroShotClassification, classification_scores
 from metrics.bootstrap import f1_interval
@@ -36,7 +35,8 @@ class PlaneEvaluation(ZeroShotEvaluation):
     Args:
         every_n_epochs: Epochs between two evaluations in training; the first and the last validation
             epoch always count.
-        protocol: A protocol file (see `datamodules.protocol`) or object; None for this project's wording.
+        protocol: A protocol file (see `datamodules.protocol`); None for this project's wording. In Python it may be
+            a `Protocol`; as a type that would make the command line take the file for settings.
         planes_prompts: A file of class -> prompts that replaces the protocol's planes.
         subplanes_prompts: The same for its sub-planes.
         benchmarks: Some of ``planes`` and ``subplanes``, ``[]`` for neither; None for those that the data module
@@ -57,7 +57,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
     def __init__(
         self,
         every_n_epochs: int = 1,
-        protocol: str | Protocol | None = None,
+        protocol: str | None = None,
         planes_prompts: str | None = None,
         subplanes_prompts: str | None = None,
         benchmarks: list[str] | None = None,

@@ -18,6 +18,7 @@ from typing import Any
 from datamodules.record import BRAIN_PLANES, PLANES
 
 DEFAULT_PROTOCOL = Path(__file__).parent / "protocols" / "default.json"
+EXAMPLE = "as in datamodules/protocols/default.json"
 FIELDS = ("weeks", "days", "spacing")
 REQUIRED_CLASSES = {
     "planes": tuple(name for name in PLANES if name != "other"),
@@ -80,9 +81,9 @@ class Protocol:
         content = _read_json(source)
         unknown, missing = sorted(set(content) - set(_KEYS)), sorted(set(_KEYS) - set(content))
         if unknown or missing:
-            raise ValueError(
-                f"{source}: a protocol has the keys {_KEYS}; missing {missing}, unknown {unknown}"
-            )
+            wrong = [f"{key!r} is no key of a protocol" for key in unknown]
+            wrong += [f"{key!r} is missing" for key in missing]
+            raise ValueError(f"{source}: {', '.join(wrong)}; it has the keys {', '.join(_KEYS)}, {EXAMPLE}")
         sources = {"planes": source, "subplanes": source, "biometry": source}
         for key, replacement in (("planes", planes), ("subplanes", subplanes)):
             if replacement is not None:
@@ -141,7 +142,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from None
+        raise ValueError(f"{path}: not a JSON file: {error}; {EXAMPLE}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, not {type(content).__name__}")
+        raise ValueError(f"{path}: expected a JSON object, not {type(content).__name__}; {EXAMPLE}")
     return content

@@ -42,7 +42,7 @@ from callbacks import (
 from callbacks.console import StartSummary, progress_for
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
-from experiments.early_checks import check_parts, read_tables
+from experiments.early_checks import check_devices, check_parts, read_tables
 from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
@@ -143,6 +143,7 @@ class SonoDistillCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
         config = self.config[self.subcommand]
+        check_devices(config.trainer)
         if self.subcommand == "fit":
             if not config.get("ckpt_path") and config.run is None:
                 _go_on_when_requeued(config)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning import Callback
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
@@ -17,6 +20,33 @@ from experiments.plain_errors import PlainErrorParser
 from experiments.small_teachers import preset_behind
 from losses import CLIPLoss
 from models import DualEncoder
+
+
+ACCELERATORS = {"gpu": "GPU", "cuda": "NVIDIA GPU", "mps": "Apple GPU", "tpu": "TPU"}
+
+
+def check_devices(trainer: Namespace) -> None:
+    """Refuse devices that this machine does not have.
+
+    Args:
+        trainer: The trainer's settings.
+
+    Raises:
+        ValueError: There is no such accelerator, or there are fewer devices.
+    """
+    asked = trainer.accelerator
+    try:
+        _AcceleratorConnector(devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=asked)
+    except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        there = {"mps": MPSAccelerator.is_available(), "cuda": CUDAAccelerator.is_available()}
+        there |= {"gpu": any(there.values()), "tpu": XLAAccelerator.is_available()}
+        if not there.get(str(asked), True):
+            reason = f"this machine has no {ACCELERATORS[asked]} that torch can use; "
+            if asked in ("gpu", "cuda") and torch.version.cuda is None:
+                reason += "the installed torch is built without CUDA (make setup TORCH_BACKEND=cu128 changes that); "
+            reason += "to train on what there is: --trainer.accelerator=auto"
+        raise ValueError(f"trainer.accelerator={asked}, trainer.devices={trainer.devices}: {reason}") from None
 
 
 def check_parts(config: Namespace, trains: bool) -> None:
@@ -31,13 +61,8 @@ def check_parts(config: Namespace, trains: bool) -> None:
     Raises:
         ValueError: A part refuses its settings, the schedule the loss, or the data the batch size.
         FileNotFoundError: The corpus's folder or a file that a part names is missing.
-        MisconfigurationException: This machine has no such accelerator.
         ConnectionError: The run is to log to W&B, which cannot be reached.
     """
-    trainer = config.trainer
-    _AcceleratorConnector(
-        devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=trainer.accelerator
-    )
     check_loggers(config)
     with isolate_rng(include_cuda=False):
         loss = _built(nn.Module, config.model.get("loss")) or CLIPLoss()

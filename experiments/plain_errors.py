@@ -25,6 +25,44 @@ VALUE = re.compile(r"(?:Got|Given) value: (?P<value>.*)")
 UNION = "Does not validate against any of the Union subtypes"
 WRAPPER = re.compile(rf"{UNION}|Parser key|Problem with given class_path|Expected a path but")
 RUN_FOLDER = "."  # where a logger's save_dir says so, the run's folder stands in its place
+# What other frameworks call our options.
+SYNONYMS = {
+    "lr": "--model.learning_rate",
+    "wd": "--model.weight_decay",
+    "decay": "--model.weight_decay",
+    "warmup": "--model.warmup_steps",
+    "epochs": "--trainer.max_epochs",
+    "num_epochs": "--trainer.max_epochs",
+    "num_train_epochs": "--trainer.max_epochs",
+    "steps": "--trainer.max_steps",
+    "bs": "--data.batch_size",
+    "batch": "--data.batch_size",
+    "batchsize": "--data.batch_size",
+    "per_device_train_batch_size": "--data.batch_size",
+    "workers": "--data.num_workers",
+    "seed": "--seed_everything",
+    "gpu": "--trainer.accelerator",
+    "device": "--trainer.accelerator",
+    "gpus": "--trainer.devices",
+    "amp": "--trainer.precision",
+    "fp16": "--trainer.precision",
+    "bf16": "--trainer.precision",
+    "clip": "--trainer.gradient_clip_val",
+    "grad_clip": "--trainer.gradient_clip_val",
+    "max_grad_norm": "--trainer.gradient_clip_val",
+    "gradient_accumulation_steps": "--trainer.accumulate_grad_batches",
+    "accumulate": "--trainer.accumulate_grad_batches",
+    "resume": "--ckpt_path",
+    "resume_from_checkpoint": "--ckpt_path",
+    "ckpt": "--ckpt_path",
+    "checkpoint": "--ckpt_path",
+    "name": "--run",
+    "run_name": "--run",
+    "temperature": "--model.loss.init_args.temperature",
+    "beta": "--schedule.init_args.start",
+    "image_size": "--model.student.init_args.image_size",
+    "img_size": "--model.student.init_args.image_size",
+}
 ROOMS = ("datamodules", "models", "losses", "callbacks")
 
 
@@ -88,10 +126,35 @@ class PlainErrorParser(LightningArgumentParser):
             setting = SETTING.search(line)
             return line if setting is None else _unknown_setting(setting["name"])
         key = unknown["keys"].split()[0].split("=")[0]
-        options = [option for option in parser._option_string_actions if option.startswith("--")]
-        close = difflib.get_close_matches(key, options, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the options: {_command(parser)} --help"
+        close = _close_option(key, [name for name in parser._option_string_actions if name.startswith("--")])
+        hint = f"did you mean {close}?" if close else f"the options: {_command(parser)} --help"
         return f"{key}: no such option; {hint}"
+
+
+def _close_option(key: str, options: list[str]) -> str | None:
+    """Return the option that was most likely meant: one of that name in another place, a synonym, or a typo.
+
+    Args:
+        key: The unknown option, such as ``--lr``.
+        options: The parser's options.
+    """
+    word = key.lstrip("-").split(".")[-1].replace("-", "_").lower()
+    settings = options
+    if "--data" in options:  # whose settings are those of its class
+        settings = [*options, *(f"--data.{name}" for name in _settings_of("datamodules"))]
+    named = [option for option in settings if option.rpartition(".")[2].lstrip("-") == word]
+    meant = SYNONYMS.get(word)
+    if meant is not None and any(f"{meant}.".startswith(f"{option}.") for option in settings):
+        named.insert(0, meant)
+    if named:
+        return named[0]
+    # Without the dashes, which make short names alike.
+    whole = {option.lstrip("-"): option for option in settings if not option.endswith("help")}
+    ends = {name.rpartition(".")[2]: option for name, option in whole.items()}
+    for given, known in ((key.lstrip("-"), whole), (word, ends)):
+        for close in difflib.get_close_matches(given, known, n=1):
+            return known[close]
+    return None
 
 
 def _command(parser: LightningArgumentParser) -> str:
@@ -173,18 +236,15 @@ def _without_value(option: str) -> str:
 def _unknown_setting(name: str) -> str:
     """Explain a key that the chosen class does not take."""
     given = next((argument for argument in sys.argv if name in argument), name).split("=")[0]
-    close = difflib.get_close_matches(name, [known for known in _known_settings() if known != name], n=1)
+    known = {setting for room in ROOMS for setting in _settings_of(room)} - {name}
+    meant = SYNONYMS.get(name, name)
+    close = [meant] if meant != name else difflib.get_close_matches(name, sorted(known), n=1)
     hint = f"did you mean {close[0]}?" if close else "see the class's arguments in its docstring"
     return f"{given}: {name} is no setting of the chosen class; {hint}"
 
 
-def _known_settings() -> list[str]:
-    """Return the names of the constructor arguments of all our public classes."""
-    names: set[str] = set()
-    for room in ROOMS:
-        module = importlib.import_module(room)
-        for public in module.__all__:
-            kind = getattr(module, public)
-            if inspect.isclass(kind):
-                names.update(inspect.signature(kind).parameters)
-    return sorted(names)
+def _settings_of(room: str) -> list[str]:
+    """Return the names of the constructor arguments of a package's public classes."""
+    module = importlib.import_module(room)
+    classes = (getattr(module, public) for public in module.__all__)
+    return sorted({name for kind in classes if inspect.isclass(kind) for name in inspect.signature(kind).parameters})

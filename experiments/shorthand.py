@@ -40,7 +40,7 @@ def spell_out(
         experiment: What is trained; ``srkd-qat`` goes on from the student's whole checkpoint.
 
     Raises:
-        ValueError: One of the three has no value.
+        ValueError: One of the three has no value, or the protocol file is malformed.
         FileNotFoundError: One of the three names no file.
     """
     spelt: list[str] = []
@@ -51,6 +51,9 @@ def spell_out(
             continue
         option, value = named
         if option == PROTOCOL:
+            from datamodules.protocol import Protocol  # here, because it imports PyTorch
+
+            Protocol.load(value)  # says what is wrong with it
             spelt += [f"--biometry.protocol={value}", f"--planes.protocol={value}"]
         elif option == TEACHER:
             place = "student" if scored == "teacher" else "teacher"

@@ -1,15 +1,20 @@
 """A user's mistakes on the training command line: one line that names the key and the remedy, and no training."""
 
+import json
 import sys
 from dataclasses import asdict
 
 import pytest
 import torch
+from jsonargparse import Namespace
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 
 from datamodules.phantom import PhantomSettings
 from experiments import __main__ as command_line
 from experiments import small_teachers
 from experiments.cli import SonoDistillCLI
+from experiments.early_checks import check_devices
+from experiments.plain_errors import SYNONYMS, PlainErrorParser
 from experiments.recipes import recipe_of, training_arguments
 from tests.models.test_weights import Malicious
 
@@ -52,6 +57,105 @@ def test_a_misspelt_option_is_named_with_the_nearest(train, given, answer):
     assert answer in train("srkd", "phantom", given)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--lr=1e-3", "--model.learning_rate"),
+        ("--trainer.lr=1e-3", "--model.learning_rate"),
+        ("--epochs=1", "--trainer.max_epochs"),
+        ("--batch-size=8", "--data.batch_size"),
+        ("--weight_decay=0", "--model.weight_decay"),
+        ("--root=x", "--data.root"),
+        ("--gpus=1", "--trainer.devices"),
+        ("--temperature=4", "--model.loss.init_args.temperature"),
+        ("--resume=x", "--ckpt_path"),
+        ("--max-epoch=1", "--trainer.max_epochs"),
+    ],
+)
+def test_what_other_frameworks_call_an_option_is_answered_with_ours(train, given, meant):
+    key = given.split("=")[0]
+    assert train("srkd", "phantom", given) == f"error: {key}: no such option; did you mean {meant}?"
+
+
+def test_every_synonym_is_an_option_of_the_command_line(monkeypatch, tmp_path):
+    """A synonym that the command line refuses would send a user from one error to the next."""
+    monkeypatch.chdir(tmp_path)
+    values = {"--trainer.accelerator": "cpu", "--trainer.precision": "32", "--run": "x", "--ckpt_path": "null"}
+    given = [f"{meant}={values.get(meant, '1')}" for meant in sorted(set(SYNONYMS.values()))]
+
+    class Parsed(SonoDistillCLI):
+        def before_instantiate_classes(self):
+            raise KeyboardInterrupt
+
+    argv = [*training_arguments("srkd", "phantom"), *given]
+    monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+    with pytest.raises(KeyboardInterrupt):
+        Parsed(recipe_of(argv), argv)
+
+
+def test_a_synonym_of_no_option_of_this_command_is_not_suggested(capsys):
+    parser = PlainErrorParser()
+    parser.add_argument("--rounds", type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--lr=1"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "answer"),
+    [
+        ("cuda", "auto", "this machine has no NVIDIA GPU that torch can use; "),
+        ("mps", "auto", "this machine has no Apple GPU that torch can use; "),
+        ("tpu", "auto", "this machine has no TPU that torch can use; "),
+        ("gpu", 4, "this machine has no GPU that torch can use; "),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(monkeypatch, asked, devices, answer):
+    for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator):
+        monkeypatch.setattr(kind, "is_available", staticmethod(lambda: False))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ValueError, match="--trainer.accelerator=auto") as refused:
+        check_devices(Namespace(accelerator=asked, devices=devices, num_nodes=1))
+    assert str(refused.value).startswith(f"trainer.accelerator={asked}, trainer.devices={devices}: {answer}")
+    assert ("TORCH_BACKEND=" in str(refused.value)) == (asked in ("cuda", "gpu"))
+
+
+def test_more_gpus_than_there_are_is_one_line(monkeypatch):
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr("lightning.fabric.accelerators.cuda.num_cuda_devices", lambda: 1)
+    monkeypatch.setattr("lightning.fabric.accelerators.cuda._get_all_visible_cuda_devices", lambda: [0])
+    with pytest.raises(ValueError, match=r"machine only has: \[0\]") as refused:
+        check_devices(Namespace(accelerator="cuda", devices=4, num_nodes=1))
+    assert "\n" not in str(refused.value)
+
+
+PROMPTS = {
+    "planes": {name: ["x"] for name in ("brain", "abdomen", "heart", "femur", "cervix")},
+    "subplanes": {name: ["x"] for name in ("trans-thalamic", "trans-cerebellum", "trans-ventricular")},
+    "biometry": ["{weeks} weeks and {days} days"],
+}
+
+
+@pytest.mark.parametrize("option", ["--protocol", "--planes.protocol"])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('{"planes": {', "not a JSON file: Expecting property name"),
+        ("[1]", "expected a JSON object, not list"),
+        (json.dumps(PROMPTS | {"plane": {}}), "'plane' is no key of a protocol; it has the keys planes, subplanes"),
+        (json.dumps({"planes": {}, "subplanes": {}}), "'biometry' is missing; it has the keys"),
+        (json.dumps(PROMPTS | {"planes": {"brain": ["x"]}}), "planes: no prompts for ['abdomen', "),
+    ],
+)
+def test_a_wrong_protocol_file_is_named_with_its_key(train, tmp_path, option, text, answer):
+    path = tmp_path / "prompts.json"
+    path.write_text(text)
+    given = [*FEW, "--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    line = train("no-kd", "phantom", "--model.teacher=null", *given, f"{option}={path}")
+    assert line.startswith(f"error: {path}: {answer}")
+
+
 def test_a_missing_folder_shows_before_its_teacher_is_trained(train, monkeypatch, tmp_path):
     monkeypatch.setenv("HC18_ROOT", str(tmp_path / "nowhere"))
     line = train("srkd", "hc18")
@@ -85,7 +189,7 @@ FEW = [
         pytest.param(
             "srkd",
             "--trainer.accelerator=gpu",
-            "No supported gpu backend found!",
+            "this machine has no GPU that torch can use; ",
             marks=pytest.mark.skipif(accelerated(), reason="there is a GPU"),
         ),
         ("srkd", "--data.num_workers=-1", "num_workers -1 at least 0"),
