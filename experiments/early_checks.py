@@ -21,7 +21,6 @@ from experiments.small_teachers import preset_behind
 from losses import CLIPLoss
 from models import DualEncoder
 
-
 ACCELERATORS = {"gpu": "GPU", "cuda": "NVIDIA GPU", "mps": "Apple GPU", "tpu": "TPU"}
 
 
@@ -46,7 +45,9 @@ def check_devices(trainer: Namespace) -> None:
             if asked in ("gpu", "cuda") and torch.version.cuda is None:
                 reason += "the installed torch is built without CUDA (make setup TORCH_BACKEND=cu128 changes that); "
             reason += "to train on what there is: --trainer.accelerator=auto"
-        raise ValueError(f"trainer.accelerator={asked}, trainer.devices={trainer.devices}: {reason}") from None
+        raise ValueError(
+            f"trainer.accelerator={asked}, trainer.devices={trainer.devices}: {reason}"
+        ) from None
 
 
 def check_parts(config: Namespace, trains: bool) -> None:

@@ -247,4 +247,6 @@ def _settings_of(room: str) -> list[str]:
     """Return the names of the constructor arguments of a package's public classes."""
     module = importlib.import_module(room)
     classes = (getattr(module, public) for public in module.__all__)
-    return sorted({name for kind in classes if inspect.isclass(kind) for name in inspect.signature(kind).parameters})
+    return sorted(
+        {name for kind in classes if inspect.isclass(kind) for name in inspect.signature(kind).parameters}
+    )

@@ -80,7 +80,12 @@ def test_what_other_frameworks_call_an_option_is_answered_with_ours(train, given
 def test_every_synonym_is_an_option_of_the_command_line(monkeypatch, tmp_path):
     """A synonym that the command line refuses would send a user from one error to the next."""
     monkeypatch.chdir(tmp_path)
-    values = {"--trainer.accelerator": "cpu", "--trainer.precision": "32", "--run": "x", "--ckpt_path": "null"}
+    values = {
+        "--trainer.accelerator": "cpu",
+        "--trainer.precision": "32",
+        "--run": "x",
+        "--ckpt_path": "null",
+    }
     given = [f"{meant}={values.get(meant, '1')}" for meant in sorted(set(SYNONYMS.values()))]
 
     class Parsed(SonoDistillCLI):
@@ -143,7 +148,10 @@ PROMPTS = {
     [
         ('{"planes": {', "not a JSON file: Expecting property name"),
         ("[1]", "expected a JSON object, not list"),
-        (json.dumps(PROMPTS | {"plane": {}}), "'plane' is no key of a protocol; it has the keys planes, subplanes"),
+        (
+            json.dumps(PROMPTS | {"plane": {}}),
+            "'plane' is no key of a protocol; it has the keys planes, subplanes",
+        ),
         (json.dumps({"planes": {}, "subplanes": {}}), "'biometry' is missing; it has the keys"),
         (json.dumps(PROMPTS | {"planes": {"brain": ["x"]}}), "planes: no prompts for ['abdomen', "),
     ],
