@@ -120,7 +120,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch, asked, devices, answer
         monkeypatch.setattr(kind, "is_available", staticmethod(lambda: False))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(ValueError, match="--trainer.accelerator=auto") as refused:
+    with pytest.raises(ValueError, match=r"--trainer\.accelerator=auto") as refused:
         check_devices(Namespace(accelerator=asked, devices=devices, num_nodes=1))
     assert str(refused.value).startswith(f"trainer.accelerator={asked}, trainer.devices={devices}: {answer}")
     assert ("TORCH_BACKEND=" in str(refused.value)) == (asked in ("cuda", "gpu"))
