@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# What the command line may set; any other variable is refused. Values may hold blanks. RUN is one folder or a list as a
+# shell reads it, blanks in quotes; ARGS are further options of the command, as a shell reads them.
 EXP ?= srkd
 DATA ?= phantom
 ARGS ?=
@@ -19,6 +21,13 @@ JOBS ?=
 SWEEP_NAME ?=
 ID ?=
 TEST_JOBS ?= 2
+ROOT ?=
+OUT ?=
+FROM ?=
+RUN ?=
+EXPORT ?=
+BASE ?=
+FOLDERS := HC18_ROOT PLANES_ROOT SHARDS
 
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PY := .venv/bin/python
@@ -29,10 +38,36 @@ MADE := $(or $(shell cat $(READY) 2>/dev/null),python=3.11 torch=)
 PYTHON_VERSION ?= $(patsubst python=%,%,$(filter python=%,$(MADE)))
 TORCH_BACKEND ?= $(patsubst torch=%,%,$(filter torch=%,$(MADE)))
 WANTED := python=$(PYTHON_VERSION) torch=$(TORCH_BACKEND)
-GIVEN = $(if $(TEACHER),--teacher=$(TEACHER)) $(if $(STUDENT),--student=$(STUDENT)) $(if $(PROTOCOL),--protocol=$(PROTOCOL))
+# A value as one word of the shell; an option with it, where it is given; a value that a target cannot do without.
+q = '$(subst ','\'',$(1))'
+option = $(if $($(2)),--$(1)=$(call q,$($(2))))
+need = $(call q,$(or $($(1)),$(error $@ needs $(1)=$(2))))
+GIVEN = $(call option,teacher,TEACHER) $(call option,student,STUDENT) $(call option,protocol,PROTOCOL)
 # A command that goes on without what was meant, as in EXPORT="$(ls ...)" of nothing, would do something else.
 REFUSE_EMPTY = $(foreach name,$(1),$(if $($(name)),,$(if $(filter command,$(origin $(name))),$(error $@: $(name)= is empty))))
-export HC18_ROOT PLANES_ROOT SHARDS
+
+ifeq ($(wildcard experiments/__main__.py),)
+$(error run make in the repository: make -C $(call q,$(patsubst %/Makefile,%,$(strip $(MAKEFILE_LIST)))) $(MAKECMDGOALS))
+endif
+KNOWN := $(FOLDERS) $(shell sed -nE 's/^(export )?([A-Z0-9_]+) \?=.*/\2/p' Makefile)
+NEAREST := import difflib, sys; name, *known = sys.argv[1:]; name = name.upper(); \
+  near = [k for k in known if name.startswith(k) or k.startswith(name)] or difflib.get_close_matches(name, known, 1, 0.55); \
+  print(*(f"did you mean {k}=?" for k in near[:1]))
+$(foreach name,$(filter-out $(KNOWN),$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $(v))),$(v)))),\
+  $(error $(strip $(name)=: no such variable; $(shell python3 -c $(call q,$(NEAREST)) $(call q,$(name)) $(KNOWN)) \
+  options of a command go into ARGS="--option=value")))
+
+# A failed command has said why. Make adds no "*** [...] Error" where a recipe's exit status 1 means "not up to date", as
+# it does under -q; + runs the recipe all the same, so every line of a recipe begins with $(DO). A dry run (-n) stays one.
+ifeq ($(findstring n,$(firstword -$(MAKEFLAGS))),)
+MAKEFLAGS += -q
+unexport MAKEFLAGS
+DO := +@
+else
+DO := @
+endif
+
+export $(FOLDERS)
 export NO_ALBUMENTATIONS_UPDATE := 1
 # glibc maps every large tensor anew and gives it back at once, which a CPU pays with page faults.
 export MALLOC_MMAP_MAX_ ?= 0
@@ -43,82 +78,82 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint bench bench-compare lock clean remake
 
 help:  ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup: $(READY)  ## make .venv with everything pinned (TORCH_BACKEND=cpu for the small torch)
 
 $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
-	@if ! command -v $(UV) >/dev/null 2>&1; then \
+	$(DO)if ! command -v "$(UV)" >/dev/null 2>&1; then \
 	  echo "setup: uv is not installed; putting it into .uv"; \
 	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv; fi
-	@echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
-	@$(UV) venv --quiet --clear --python $(PYTHON_VERSION) .venv
-	@$(UV) pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
-	@echo "$(WANTED)" > $@
+	$(DO)echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
+	$(DO)"$(UV)" venv --quiet --clear --python $(PYTHON_VERSION) .venv
+	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
+	$(DO)echo "$(WANTED)" > $@
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom ARGS="--trainer.max_epochs=1"
-	@$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(ARGS)
 
 # EXP's default is an experiment to train, nothing to evaluate.
 evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../best.ckpt DATA=phantom (or EXP=teacher)
-	@$(PY) -m experiments evaluate $(DATA) $(or $(CKPT),$(if $(filter-out file,$(origin EXP)),$(EXP))) $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments evaluate $(DATA) $(or $(if $(CKPT),$(call q,$(CKPT))),$(if $(filter-out file,$(origin EXP)),$(EXP))) $(GIVEN) $(ARGS)
 
 reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
-	@$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)
 
 table: $(READY)  ## our results beside the paper's, as Markdown, CSV, LaTeX and plot: make table DATA=phantom
-	@$(PY) -m experiments table $(DATA) $(ARGS)
+	$(DO)$(PY) -m experiments table $(DATA) $(ARGS)
 
 check-data: $(READY)  ## is a corpus whole, readable and free of leaks: make check-data DATA=hc18 ROOT=/data/HC18
-	@$(PY) -m experiments check-data $(DATA) $(or $(ROOT),$(error check-data needs ROOT=the corpus's folder)) $(ARGS)
+	$(DO)$(PY) -m experiments check-data $(DATA) $(call need,ROOT,the corpus's folder) $(ARGS)
 
 shards: $(READY)  ## build an open pre-training corpus from the public sets: make shards ROOT=/data OUT=/data/shards
-	@$(PY) -m experiments shards $(or $(ROOT),$(error shards needs ROOT=folder of the public sets)) $(or $(OUT),$(error shards needs OUT=folder)) $(ARGS)
+	$(DO)$(PY) -m experiments shards $(call need,ROOT,folder of the public sets) $(call need,OUT,folder) $(ARGS)
 
 import-protocol: $(READY)  ## read the official prompts out of a checkout: make import-protocol FROM=../FetalCLIP OUT=protocol.json
-	@$(PY) -m experiments import-protocol $(or $(FROM),$(error import-protocol needs FROM=a checkout of FetalCLIP)) $(if $(OUT),--out=$(OUT)) $(ARGS)
+	$(DO)$(PY) -m experiments import-protocol $(call need,FROM,a checkout of FetalCLIP) $(call option,out,OUT) $(ARGS)
 
 sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1 DATA=phantom
-	@$(PY) -m experiments.sweep run $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SWEEP_NAME),--name $(SWEEP_NAME)) --data $(DATA) -- $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments.sweep run $(call q,$(SWEEP)) $(call option,count,COUNT) $(call option,jobs,JOBS) $(call option,name,SWEEP_NAME) --data $(DATA) -- $(GIVEN) $(ARGS)
 
 sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent ID=entity/project/id
-	@$(PY) -m experiments.sweep agent $(or $(ID),$(error sweep-agent needs ID=entity/project/id, as make sweep printed it)) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS))
+	$(DO)$(PY) -m experiments.sweep agent $(call need,ID,entity/project/id as make sweep printed it) $(call option,count,COUNT) $(call option,jobs,JOBS)
 
 sweep-report: $(READY)  ## trials best first, plots and the best command of a local sweep: make sweep-report SWEEP=decay
-	@$(PY) -m experiments.sweep report $(or $(SWEEP_NAME),$(SWEEP))
+	$(DO)$(PY) -m experiments.sweep report $(call q,$(or $(SWEEP_NAME),$(SWEEP)))
 
 report: $(READY)  ## one HTML file about finished runs: make report RUN="outputs/srkd/... outputs/no-kd/..." (OUT=file)
-	@$(PY) -m experiments.report $(or $(RUN),$(error report needs RUN="outputs/EXP/RUN ...")) $(if $(OUT),--out $(OUT)) $(ARGS)
+	$(DO)$(PY) -m experiments.report $(if $(shell test -e $(call need,RUN,"outputs/EXP/RUN ...") && echo one),$(call q,$(RUN)),$(RUN)) $(call option,out,OUT) $(ARGS)
 
 # One thread a process: threads of several processes that spin on the same cores starve each other.
 test: $(READY)  ## run the test suite (minutes; TEST_JOBS=0 for one process, as a debugger needs)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) --dist loadgroup $(ARGS)
+	$(DO)OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) --dist loadgroup $(ARGS)
 
 test-slow: $(READY)  ## run the slow checks too
-	@$(PY) -m pytest -q -m slow $(ARGS)
+	$(DO)$(PY) -m pytest -q -m slow $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy models losses metrics datamodules lightning_modules callbacks export experiments
+	$(DO)$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy models losses metrics datamodules lightning_modules callbacks export experiments
 
 # Without DATA on the command line the corpus is the one of the checkpoint's own run.
 export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0) DATA=hc18
-	@$(PY) -m experiments.export $(or $(CKPT),$(error export needs CKPT=path/to/student.ckpt)) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(if $(PROTOCOL),--protocol=$(PROTOCOL)) $(ARGS)
+	$(DO)$(PY) -m experiments.export $(call need,CKPT,path/to/student.ckpt) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(call option,protocol,PROTOCOL) $(ARGS)
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
-	@$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(call REFUSE_EMPTY,EXPORT CKPT)$(PY) -m experiments.latency $(or $(EXPORT),$(CKPT)) $(ARGS)
+	$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(call REFUSE_EMPTY,EXPORT CKPT)$(DO)$(PY) -m experiments.latency $(if $(EXPORT)$(CKPT),$(call q,$(or $(EXPORT),$(CKPT)))) $(ARGS)
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
-	@$(PY) -m benchmarks $(ARGS)
+	$(DO)$(PY) -m benchmarks $(ARGS)
 
 bench-compare: $(READY)  ## tell a regression from noise: make bench-compare BASE=commit (ARGS="loss_speed --rounds=5")
-	@$(PY) -m benchmarks._compare $(or $(BASE),$(error bench-compare needs BASE=a commit)) $(ARGS)
+	$(DO)$(PY) -m benchmarks._compare $(call need,BASE,a commit) $(ARGS)
 
 # CUDA's own packages stay unpinned: they come with whichever torch TORCH_BACKEND chooses.
 lock:  ## compile requirements.txt anew from pyproject.toml
-	@$(UV) pip compile pyproject.toml --extra export --extra sweep --extra dev --quiet --universal --upgrade \
+	$(DO)"$(UV)" pip compile pyproject.toml --extra export --extra sweep --extra dev --quiet --universal --upgrade \
 	  --python-version 3.11 --no-emit-index-url --no-annotate --no-header --output-file requirements.all
-	@grep -vE '^(nvidia-|triton|cuda-)' requirements.all > requirements.txt; rm requirements.all
+	$(DO)grep -vE '^(nvidia-|triton|cuda-)' requirements.all > requirements.txt; rm requirements.all
 
 clean:  ## remove caches and build folders (keeps data/ and outputs/)
-	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
+	$(DO)rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	$(DO)find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +

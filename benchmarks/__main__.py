@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks._record import RESULTS, Parser, Record, Row, key, line, number, pool, save
+from experiments.child_process import status_for_make
 from export.latency.machine import ALLOCATOR
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
@@ -116,6 +117,7 @@ def agree(record: Record) -> bool:
     return not found
 
 
+@status_for_make()
 def main() -> None:
     """Run the chosen benchmarks one after the other."""
     parser = Parser(__doc__, prog="python -m benchmarks")

@@ -93,19 +93,14 @@ class StartSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Print it."""
         config = self.config
-        on = (
-            f"{pl_module.device}, {trainer.world_size} processes"
-            if trainer.world_size > 1
-            else pl_module.device
-        )
+        on = f"{trainer.world_size} x {pl_module.device.type}, {trainer.precision}"
         print(f"training {config.experiment} on {self.preset} (seed {config.seed_everything}, {on})")
         lines = {
             "corpus": self._corpus(trainer),
             "teacher": self._tower("teacher", pl_module.teacher),
             "student": self._tower("student", pl_module.student),
             "loss": type(pl_module.loss).__name__,
-            "steps": f"{trainer.estimated_stepping_batches} in {trainer.max_epochs} epochs, "
-            f"evaluated every {trainer.check_val_every_n_epoch}",
+            "steps": _steps(trainer),
             "logging": ", ".join(_named(logger, trainer) for logger in trainer.loggers) or "none",
             "folder": str(self.folder),
         }
@@ -128,6 +123,13 @@ class StartSummary(Callback):
         words += [str(recipe["init_args"][name]) for name in NAMES if recipe["init_args"].get(name)]
         files = [str(settings[name]) for name in ("path", "weights", "checkpoint") if settings.get(name)]
         return ", ".join([" ".join(words), f"{_millions(model)} M parameters", *files])
+
+
+def _steps(trainer: Trainer) -> str:
+    epochs, every = trainer.max_epochs or 0, trainer.check_val_every_n_epoch
+    text = f"{trainer.estimated_stepping_batches}"
+    text += f" in {epochs} epochs" if epochs > 0 else ""
+    return f"{text}, evaluated every {'epoch' if every == 1 else f'{every} epochs'}" if every else text
 
 
 def _millions(model: nn.Module) -> str:

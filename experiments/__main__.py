@@ -12,7 +12,14 @@ import sys
 import traceback
 from pathlib import Path
 
-from experiments.child_process import STOPPED, exit_status
+if (
+    not __package__
+):  # run by the folder's path: started again as the package that it is, from any working directory
+    root = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    os.execv(sys.executable, [sys.executable, "-m", "experiments", *sys.argv[1:]])
+
+from experiments.child_process import STOPPED, exit_status, status_for_make
 
 COMMANDS = {
     "import-protocol": "experiments.import_protocol",
@@ -78,6 +85,7 @@ def run(argv: list[str]) -> None:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+@status_for_make()
 def main() -> None:
     """Entry point: prints a user's mistake as one line instead of a traceback."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

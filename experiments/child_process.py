@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,17 @@ STOPPED = (KeyboardInterrupt, TerminatedError)
 def exit_status(stop: BaseException) -> int:
     """Return the exit status that tells a shell which of `STOPPED` ended a program: 130 or 143."""
     return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+
+
+@contextmanager
+def status_for_make() -> Iterator[None]:
+    """Exit with status 1 in place of 2 under make, which then adds no line of its own (see the Makefile)."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code == 2 and "MAKELEVEL" in os.environ:
+            sys.exit(1)
+        raise
 
 
 @contextmanager

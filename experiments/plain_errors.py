@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
+from experiments.child_process import status_for_make
+
 UNKNOWN = re.compile(r"(?:Unrecognized arguments|unrecognized arguments): (?P<keys>.*)")
 SETTING = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
 KEY = re.compile(r"""Parser key "(?P<key>[^"]+)":\s*""")
@@ -66,6 +68,7 @@ SYNONYMS = {
 ROOMS = ("datamodules", "models", "losses", "callbacks")
 
 
+@status_for_make()
 def run_plainly(run: Callable[[list[str]], object]) -> None:
     """Run a command on the process's arguments, printing a user's mistake as one line instead of a traceback."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-# What `make test ARGS=...` hands down would reach the makes that tests start.
-for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "ARGS"):
+# What `make test ARGS=...` hands down would reach the commands that tests start.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS"):
     os.environ.pop(name, None)
 
 # Folders whose files share costly session fixtures, and so belong on one worker of pytest-xdist.

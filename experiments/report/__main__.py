@@ -6,7 +6,10 @@ import argparse
 import os
 import sys
 
+from experiments.child_process import status_for_make
 
+
+@status_for_make()
 def main() -> None:
     """Entry point: prints a user's mistake as one line instead of a traceback."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.child_process import STOPPED, exit_status
+from experiments.child_process import STOPPED, exit_status, status_for_make
 from experiments.recipes import DEFAULT_PRESET
 from experiments.sweep.sweep_file import YAML, SweepFile, read_sweep, sweep_names, sweep_path
 from experiments.sweep.trial_command import trial_arguments
@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+@status_for_make()
 def main() -> None:
     """Entry point: prints a user's mistake as one line instead of a traceback."""
     try:

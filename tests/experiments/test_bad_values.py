@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_make_evaluates_nothing_by_default(given, model):
         text=True,
         check=True,
     )
-    assert told.stdout.splitlines()[-1].split()[1:] == [
+    assert shlex.split(told.stdout.splitlines()[-1])[1:] == [
         "-m",
         "experiments",
         "evaluate",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def make(*arguments):
         text=True,
         check=False,
     )
-    return done.stdout + done.stderr
+    return done.stderr + " ".join(shlex.split(done.stdout))
 
 
 def test_check_data_tells_by_its_exit_code(monkeypatch, tiny_planes, capsys):
@@ -83,7 +84,7 @@ def test_every_command_explains_itself(monkeypatch, capsys):
 def test_make_keeps_freed_memory_unless_the_environment_says_otherwise(own, expected):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    rule = "show:\n\t@echo $$MALLOC_MMAP_MAX_ $$MALLOC_TRIM_THRESHOLD_\n"
+    rule = "show:\n\t+@echo $$MALLOC_MMAP_MAX_ $$MALLOC_TRIM_THRESHOLD_\n"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
         ["make", "-s", "-f", "Makefile", "-f", "-", "show"],
@@ -111,7 +112,7 @@ def test_make_targets_of_corpora_and_table():
     assert "experiments table phantom" in make("table")
     assert "check-data needs ROOT=" in make("check-data")
     assert "sweep-agent needs ID=" in make("sweep-agent")
-    assert "experiments.sweep agent a/b/c  --jobs 2" in make("sweep-agent", "ID=a/b/c", "JOBS=2")
+    assert "experiments.sweep agent a/b/c --jobs=2" in make("sweep-agent", "ID=a/b/c", "JOBS=2")
     assert "shards needs OUT=" in make("shards", "ROOT=/data")
     assert "import-protocol needs FROM=" in make("import-protocol")
 
@@ -124,6 +125,8 @@ def checkout(tmp_path):
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv").mkdir()
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__main__.py").touch()
     environment = {key: value for key, value in os.environ.items() if key not in SETUP}
 
     def dry_run(made_with, *arguments):

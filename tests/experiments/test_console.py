@@ -64,7 +64,7 @@ def test_the_start_of_a_run_is_told_in_ten_lines(run):
     told = dict(line.split(maxsplit=1) for line in start[2:])
     assert list(told) == ["corpus", "teacher", "student", "loss", "steps", "logging", "folder"]
     batches = int(told["corpus"].split()[0])
-    assert told["steps"] == f"{2 * batches} in 2 epochs, evaluated every 1"
+    assert told["steps"] == f"{2 * batches} in 2 epochs, evaluated every epoch"
     assert told["student"] == "TimmEncoder repvit_m0_9, 0.2 M parameters"
     assert told["logging"] == "metrics.csv, W&B offline, TensorBoard"
     assert told["folder"] == "outputs/srkd/one"

@@ -57,7 +57,7 @@ def made(*arguments):
 
 
 def test_make_hands_the_corpus_on_only_when_it_is_named():
-    assert "x.ckpt --preset=hc18" in made("DATA=hc18")
+    assert "'x.ckpt' --preset=hc18" in made("DATA=hc18")
     assert "--preset" not in made()
 
 

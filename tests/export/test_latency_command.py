@@ -1,6 +1,7 @@
 """`make latency`: what it refuses before it times, what it writes first, and an export without its student's source."""
 
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,8 +47,8 @@ def made(*arguments):
 
 
 def test_make_times_a_checkpoint_or_an_export_but_not_one_for_the_other():
-    assert made("CKPT=a").stdout.split()[-2:] == ["experiments.latency", "a"]
-    assert made("EXPORT=b").stdout.split()[-2:] == ["experiments.latency", "b"]
+    assert shlex.split(made("CKPT=a").stdout)[-2:] == ["experiments.latency", "a"]
+    assert shlex.split(made("EXPORT=b").stdout)[-2:] == ["experiments.latency", "b"]
     both = made("CKPT=a", "EXPORT=b")
     assert both.returncode != 0
     assert "CKPT=... or EXPORT=..., not both" in both.stderr
