@@ -18,6 +18,10 @@ from models import DualEncoder, Preprocessing
 from tests.metrics.two_processes import run_in_processes
 
 
+REFILLED = {"abs": 1e-5, "rel": 0}
+"""Missing rows are embedded in batches of another size, whose matrix products some processors round differently."""
+
+
 class Towers(DualEncoder):
     def __init__(self, size, seed):
         super().__init__()
@@ -137,7 +141,7 @@ def test_an_interrupted_store_is_completed(tiny_hc18, tmp_path):
     asked = module.teacher.model.images_seen
     change(tmp_path, lambda raw: raw[: len(raw) // asked * 10])
     again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    assert again == whole
+    assert again == pytest.approx(whole, **REFILLED)
     assert module.teacher.model.images_seen == 8 + asked - 10
 
 
@@ -147,9 +151,9 @@ def test_a_damaged_row_is_embedded_again(tiny_hc18, tmp_path):
     path = change(tmp_path, lambda raw: raw[:-1] + bytes([raw[-1] ^ 64]))
     with pytest.warns(UserWarning, match=rf"{path.name}: row \d+ is damaged"):
         again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    assert again == right
+    assert again == pytest.approx(right, **REFILLED)
     assert module.teacher.model.images_seen == 8 + 1
-    assert fit(tiny_hc18, tmp_path, cache_in(tmp_path))[0] == right
+    assert fit(tiny_hc18, tmp_path, cache_in(tmp_path))[0] == again
 
 
 def test_a_store_of_other_code_is_noticed(tiny_hc18, tmp_path):
