@@ -34,13 +34,15 @@ def check_devices(trainer: Namespace) -> None:
         ValueError: There is no such accelerator, or there are fewer devices.
     """
     asked = trainer.accelerator
+    if not isinstance(asked, str):
+        return  # a class of the user's own
     try:
         _AcceleratorConnector(devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=asked)
     except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         there = {"mps": MPSAccelerator.is_available(), "cuda": CUDAAccelerator.is_available()}
         there |= {"gpu": any(there.values()), "tpu": XLAAccelerator.is_available()}
-        if not there.get(str(asked), True):
+        if not there.get(asked, True):
             reason = f"this machine has no {ACCELERATORS[asked]} that torch can use; "
             if asked in ("gpu", "cuda") and torch.version.cuda is None:
                 reason += "the installed torch is built without CUDA (make setup TORCH_BACKEND=cu128 changes that); "
