@@ -131,14 +131,14 @@ def dynamics(run: Run) -> Dynamics:
         points.append(Evaluation(float(step), int(epoch) + 1, float(value), weight))
     first, last = (float(weights[0]), float(weights[-1])) if len(weights) else (None, None)
     schedule, total = _schedule(run), run.record.get("scheduled_steps")
-    known = schedule is not None and bool(total)
+    planned = None if schedule is None or not total else (schedule(0.0), schedule(1.0))
     return Dynamics(
         zero_crossing(steps, weights),
         tuple(points),
         start_weight=first,
         end_weight=last,
-        planned=(schedule(0.0), schedule(1.0)) if known else None,
-        completed=known and run.record["steps"] >= total,
+        planned=planned,
+        completed=planned is not None and run.record["steps"] >= total,
     )
 
 
