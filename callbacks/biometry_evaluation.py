@@ -103,11 +103,14 @@ class BiometryEvaluation(ZeroShotEvaluation):
             self.results[CONSTANT] = {HC18: scores}
             self.log_final(pl_module, CONSTANT)
 
-    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
-        """Score one model; see the base class."""
+    def require(self, records: list[Record], benchmark: str) -> None:
+        """Look whether every head is measured; see the base class."""
         lacking = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
         if lacking:
             raise ValueError(f"benchmark {benchmark}: no head circumference or pixel size for {lacking[:3]}")
+
+    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+        """Score one model; see the base class."""
         # From the records, not from the batch: float32 could change the second decimal of a spacing.
         hc_mm = torch.tensor([record.hc_mm for record in records], dtype=torch.float64)
         device = next(model.parameters()).device

@@ -78,14 +78,20 @@ class PlaneEvaluation(ZeroShotEvaluation):
             figures,
         )
 
-    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
-        """Score one model on one benchmark; see the base class."""
-        prompts = self.protocol.planes if benchmark == PLANES else self.protocol.subplanes
-        number = {name: position for position, name in enumerate(prompts)}
-        truth = [record.plane if benchmark == PLANES else record.brain_plane for record in records]
-        lacking = sorted({str(name) for name in truth if name not in number})
+    def require(self, records: list[Record], benchmark: str) -> None:
+        """Look whether every class has prompts; see the base class."""
+        lacking = sorted({str(name) for name in _truth(records, benchmark)} - set(self._prompts(benchmark)))
         if lacking:
             raise ValueError(f"benchmark {benchmark}: the protocol has no prompts for {lacking}")
+
+    def _prompts(self, benchmark: str) -> dict[str, list[str]]:
+        return self.protocol.planes if benchmark == PLANES else self.protocol.subplanes
+
+    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+        """Score one model on one benchmark; see the base class."""
+        prompts = self._prompts(benchmark)
+        number = {name: position for position, name in enumerate(prompts)}
+        truth = _truth(records, benchmark)
         targets = torch.tensor([number[str(name)] for name in truth])
         vectors = class_embeddings(model, prompts)
         metric = ZeroShotClassification(list(prompts), interval=True).to(metric_device(model))
@@ -110,7 +116,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
 
     def doubt(self, records: list[Record], benchmark: str) -> str | None:
         """Say what images of one class, or of one patient, leave undefined; see the base class."""
-        classes = {record.plane if benchmark == PLANES else record.brain_plane for record in records}
+        classes = set(_truth(records, benchmark))
         if len(classes) == 1:
             return (
                 f"all {len(records)} images are of the class {classes.pop()}: nothing is told apart, "
@@ -147,6 +153,10 @@ def _subgroups(
         "machine": subgroup_scores([record.machine for record in chosen], score),
         "operator": subgroup_scores([record.operator for record in chosen], score),
     }
+
+
+def _truth(records: list[Record], benchmark: str) -> list[str | None]:
+    return [record.plane if benchmark == PLANES else record.brain_plane for record in records]
 
 
 def _samples(rows: dict[str, np.ndarray], records: list[Record], classes: list[str]) -> list[dict[str, Any]]:

@@ -112,29 +112,62 @@ class ZeroShotEvaluation(Callback):
                 a score; or half precision is wanted where training has none.
         """
         check_half_precision(type(self).__name__, self.full_precision, trainer)
-        named = tuple(getattr(getattr(trainer, "datamodule", None), "benchmarks", ()))
+        data = getattr(trainer, "datamodule", None)
+        self.benchmarks = self.chosen_of(getattr(data, "benchmarks", ()))
+        for doubt in self.check(data, self.splits(stage, validates=bool(trainer.limit_val_batches))):
+            rank_zero_warn(doubt)
+
+    def check(self, data: Any, splits: Sequence[str]) -> list[str]:
+        """Look whether a data module has what is to be scored.
+
+        Args:
+            data: The data module.
+            splits: The splits that will be scored.
+
+        Returns:
+            Which scores will be undefined and why; empty when all can be computed.
+
+        Raises:
+            ValueError: A wanted benchmark is not in the data, or has no image in a split, or what scoring needs of an
+                image or of the prompts is missing.
+        """
+        named = getattr(data, "benchmarks", ())
         lacking = [name for name in self.wanted or () if name not in named]
         if lacking:
-            data = type(getattr(trainer, "datamodule", None)).__name__
-            raise ValueError(f"{type(self).__name__}: {data} has the benchmarks {list(named)}, not {lacking}")
-        self.benchmarks = self.chosen_of(named)
-        module: Any = trainer.datamodule  # type: ignore[attr-defined]
-        for split in self._splits(trainer, stage):
-            for benchmark in self.benchmarks:
-                doubt = self.doubt(module.evaluation_records(benchmark, split), benchmark)
-                if doubt is not None:
-                    rank_zero_warn(f"{benchmark}, {split} patients: {doubt}")
+            name = type(data).__name__
+            raise ValueError(f"{type(self).__name__}: {name} has the benchmarks {list(named)}, not {lacking}")
+        doubts = []
+        for split in splits:
+            for benchmark in self.chosen_of(named):
+                records = data.evaluation_records(benchmark, split)
+                self.require(records, benchmark)
+                doubt = self.doubt(records, benchmark)
+                doubts += [f"{benchmark}, {split} patients: {doubt}"] if doubt else []
+        return doubts
+
+    @abstractmethod
+    def require(self, records: list[Record], benchmark: str) -> None:
+        """Look whether images can be scored.
+
+        Raises:
+            ValueError: A measure of an image is missing, or the prompts of a class.
+        """
 
     def chosen_of(self, named: Sequence[str]) -> tuple[str, ...]:
         """Return what is scored of the benchmarks that a data module names; nothing where ``[]`` is wanted."""
         wanted = named if self.wanted is None else self.wanted
         return tuple(name for name in self.KNOWN if name in wanted)
 
-    def _splits(self, trainer: Trainer, stage: str) -> list[str]:
-        """Return the splits that a stage, and the test behind it, will score."""
-        if stage == "test":
-            return [self.test_split]
-        selection = [self.selection_split] if trainer.limit_val_batches else []
+    def splits(self, stage: str, *, validates: bool) -> list[str]:
+        """Return the splits that a stage, and the test behind it, will score.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+            validates: Whether there are validation batches.
+        """
+        if stage in ("test", "predict"):
+            return [self.test_split] if stage == "test" else []
+        selection = [self.selection_split] if validates else []
         return [*selection, self.test_split] if self.test_follows else selection
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

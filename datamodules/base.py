@@ -29,6 +29,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation, evaluation_workers
+from datamodules.image_reading import read_image
 from datamodules.loaders import PlainErrorLoader, ResumableLoader, resume_position
 from datamodules.pair_dataset import OnError, PairDataset
 from datamodules.pair_sample import PairBuilder, PairCollate
@@ -156,6 +157,20 @@ class FetalDataModule(LightningDataModule):
                 f"data: {images} training images for each process do not fill one batch; "
                 f"lower batch_size ({self.batch_size})"
             )
+
+    def check_images(self) -> None:
+        """Decode the first and the last image of every split, which shows a wrong folder or format at once.
+
+        Raises:
+            FileNotFoundError: An image is missing.
+            ValueError: An image cannot be decoded.
+        """
+        for name in SPLITS:
+            if name == "train" and self.on_error == "skip":
+                continue
+            records = self.split(name)
+            for record in dict.fromkeys([*records[:1], *records[-1:]]):
+                read_image(record.image)
 
     def train_dataloader(self) -> DataLoader:
         """Return the augmented training pairs, placed where a resumed run goes on.

@@ -18,7 +18,7 @@ from datamodules.loaders import PlainErrorLoader, resume_position
 from datamodules.pair_sample import PairBuilder
 from datamodules.record import Record
 from datamodules.sampler import process_rank
-from datamodules.shard_stream import ShardLoader, ShardStream, StreamPosition
+from datamodules.shard_stream import ShardLoader, ShardStream, StreamPosition, check_shard
 
 MANIFEST = "manifest.json"
 
@@ -82,6 +82,19 @@ class PairShardsDataModule(FetalDataModule):
             ValueError: There are fewer shards than reading processes, or fewer pairs than one batch.
         """
         self._epoch()
+
+    def check_images(self) -> None:
+        """Decode the evaluation sets' images, as the base class does, and the first pair of two shards on this machine.
+
+        Raises:
+            FileNotFoundError: An image of an evaluation set is missing.
+            ValueError: An image or a pair cannot be decoded.
+        """
+        super().check_images()
+        local = [url for url in self.urls if "://" not in url and not url.startswith("pipe:")]
+        if self.on_error == "raise":
+            for url in dict.fromkeys([*local[:1], *local[-1:]]):
+                check_shard(url)
 
     def _epoch(self) -> tuple[list[float], int]:
         """Return the pairs of each shard, and how many batches of an epoch each process trains on."""

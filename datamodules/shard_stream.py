@@ -233,3 +233,19 @@ class ShardLoader:
 def openable(url: str) -> str:
     """Return what the webdataset library can open: ``s3://`` goes through the AWS command line."""
     return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
+
+
+def check_shard(url: str) -> None:
+    """Decode the first pair of a shard.
+
+    Raises:
+        ValueError: The shard cannot be read, or its first pair cannot be decoded.
+    """
+    try:
+        first = next(iter(wds.tarfile_to_samples()([{"url": openable(url)}])), None)
+    except Exception as error:  # webdataset hands on whatever opening or unpacking raised
+        reason = str(error.args[0] if error.args else error).split(" @ ")[0]
+        raise ValueError(f"{url}: unreadable shard ({reason})") from error
+    if first is None:
+        raise ValueError(f"{url}: a shard without pairs")
+    decode_sample(first, np.random.default_rng(0))

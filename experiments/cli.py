@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks import (
@@ -42,13 +43,20 @@ from callbacks import (
 from callbacks.console import StartSummary, progress_for
 from datamodules import FetalDataModule
 from experiments import plots, results, wandb_results
-from experiments.early_checks import check_devices, check_parts, read_tables
+from experiments.early_checks import built, check_run
 from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
 from experiments.resuming import check_fit, resumable, resume_command
-from experiments.run_folder import join_metrics, keep_metrics, last_as_best, requeued_checkpoint, run_folder
+from experiments.run_folder import (
+    join_metrics,
+    keep_metrics,
+    last_as_best,
+    refuse_used,
+    requeued_checkpoint,
+    run_folder,
+)
 from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import first_process
 from lightning_modules import DistillationModule
@@ -141,15 +149,17 @@ class SonoDistillCLI(LightningCLI):
             config.weights_only = True  # Lightning's own default runs what a pickle says
 
     def before_instantiate_classes(self) -> None:
-        """Settle the run's folder, train a missing teacher, and choose where W&B writes."""
+        """Settle the run's folder, check settings and data, and train a missing teacher.
+
+        Raises:
+            ValueError: The run cannot start with these settings or data, or its folder holds a run already.
+            FileNotFoundError: A file or folder that the settings name is missing.
+        """
         config = self.config[self.subcommand]
-        check_devices(config.trainer)
         if self.subcommand == "fit":
             if not config.get("ckpt_path") and config.run is None:
                 _go_on_when_requeued(config)
             check_fit(config)
-        else:
-            read_tables(config)
         self.folder = run_folder(
             config.experiment,
             self.recipe.preset,
@@ -157,18 +167,18 @@ class SonoDistillCLI(LightningCLI):
             config.run,
             config.get("ckpt_path"),
         )
+        if self.subcommand == "fit" and not config.get("ckpt_path"):
+            refuse_used(self.folder)
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
         if config.paper_selection:
             for evaluation in (config.biometry, config.planes):
                 evaluation.selection_split = evaluation.test_split = "all"
             print("selecting and reporting on all images, as the paper does: for comparison only")
-        ensure_teacher(config, self.recipe, partial(check_parts, config, self.subcommand == "fit"))
-        self.asked_loggers = config.trainer.logger
-        config.trainer.logger = settled_loggers(config, self.folder, resumed=self.subcommand == "fit")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
-            keep_metrics(self.folder)
+        check_run(config, str(self.subcommand))
+        ensure_teacher(config, self.recipe)
+        # Loggers are built last: W&B's run exists as soon as its logger does.
+        self.asked_loggers, config.trainer.logger = config.trainer.logger, False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the callbacks that every run has."""
@@ -186,8 +196,6 @@ class SonoDistillCLI(LightningCLI):
             StartSummary(self.recipe.preset, self.config[self.subcommand], self.folder),
         ]
         callbacks += progress_for(callbacks, config.trainer.enable_progress_bar)
-        if config.trainer.logger:
-            callbacks.append(LearningRateMonitor(logging_interval="step"))
         config.trainer.callbacks = callbacks
         for evaluation in (config.biometry, config.planes):
             evaluation.test_follows = self.subcommand == "fit" and config.score_test_patients
@@ -195,17 +203,30 @@ class SonoDistillCLI(LightningCLI):
         scored = [*config.biometry.chosen_of(named), *config.planes.chosen_of(named)]
         if self.subcommand == "fit" and (not scored or config.composite.wanted == []):
             _keep_the_last_as_best(config.checkpoint)
-        self._forget_own_names()
         trainer = super().instantiate_trainer(**kwargs)
         # Behind the checkpoint of the best weights, whose memory these two save.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        self._begin_folder(trainer)
+        if trainer.loggers:
+            callbacks.insert(0, LearningRateMonitor(logging_interval="step"))
         callbacks += [LastCheckpoint(), SaveOnInterrupt(partial(resume_command, self.command))]
         return trainer
+
+    def _begin_folder(self, trainer: Trainer) -> None:
+        """Make the run's folder and its loggers, now that nothing of its settings can fail any more."""
+        config = self.config[self.subcommand]
+        config.trainer.logger = self.asked_loggers
+        settled = settled_loggers(config, self.folder, resumed=self.subcommand == "fit")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
+            keep_metrics(self.folder)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.loggers = built(list[Logger], settled) or []
+        self._forget_own_names()
 
     def _forget_own_names(self) -> None:
         """Keep what belongs to this run alone out of ``config.yaml``: a run that repeats it would write here."""
         config = self.config[self.subcommand]
-        config.trainer.logger = self.asked_loggers
         if self.subcommand == "fit":
             config.run = config.ckpt_path = None
 

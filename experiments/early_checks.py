@@ -1,4 +1,4 @@
-"""What shows a mistake in a run's settings before minutes of drawing its corpus and training its teacher."""
+"""Validate a run's settings and data before its folder, its W&B run or its teacher exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _Accelera
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from callbacks import OffDiagonalSchedule
+from callbacks import BiometryEvaluation, OffDiagonalSchedule, PlaneEvaluation
 from datamodules import FetalDataModule
 from experiments.loggers import check_loggers
 from experiments.plain_errors import PlainErrorParser
@@ -52,49 +52,56 @@ def check_devices(trainer: Namespace) -> None:
         ) from None
 
 
-def check_parts(config: Namespace, trains: bool) -> None:
-    """Build every part of a run that needs neither corpus nor teacher, and then read the corpus's tables.
+def check_run(config: Namespace, stage: str) -> None:
+    """Build every part of a run that needs no teacher, read its tables, and decode a few of its images.
 
-    The parts are thrown away, and leave no trace in the random state: the run that follows is the same.
+    The parts are thrown away and leave no trace in the random state: the run that follows is the same.
 
     Args:
         config: The resolved configuration of a subcommand.
-        trains: Whether it is to train, in batches that the data have to fill.
+        stage: The subcommand: "fit", "validate", "test" or "predict".
 
     Raises:
-        ValueError: A part refuses its settings, the schedule the loss, or the data the batch size.
+        ValueError: A part refuses its settings, the schedule the loss, or the data the batch size; prompts or images
+            are missing or damaged.
         FileNotFoundError: The corpus's folder or a file that a part names is missing.
         ConnectionError: The run is to log to W&B, which cannot be reached.
     """
+    check_devices(config.trainer)
     check_loggers(config)
     with isolate_rng(include_cuda=False):
-        loss = _built(nn.Module, config.model.get("loss")) or CLIPLoss()
-        schedule = _built(Callback, config.get("schedule"))
+        loss = built(nn.Module, config.model.get("loss")) or CLIPLoss()
+        schedule = built(Callback, config.get("schedule"))
         if isinstance(schedule, OffDiagonalSchedule):
             schedule.check(loss)
         # One that goes on from a teacher's weights is built once those are there.
         if preset_behind(config.model.student) is None:
-            _built(DualEncoder, config.model.student)
-        data = read_tables(config)
-        if trains:
+            built(DualEncoder, config.model.student)
+        data: FetalDataModule = built(FetalDataModule, config.data)
+        data.setup("fit")
+        if stage == "fit":
             data.check_batches()
+        parser = PlainErrorParser()
+        parser.add_class_arguments(BiometryEvaluation, "biometry")
+        parser.add_class_arguments(PlaneEvaluation, "planes")
+        settings = {name: config[name].as_dict() for name in ("biometry", "planes")}
+        evaluations = parser.instantiate(parser.parse_object(settings))
+        for evaluation in (evaluations.biometry, evaluations.planes):
+            evaluation.test_follows = stage == "fit" and config.score_test_patients
+            evaluation.check(data, evaluation.splits(stage, validates=config.trainer.limit_val_batches != 0))
+        data.check_images()
 
 
-def read_tables(config: Namespace) -> FetalDataModule:
-    """Build the data module and read its corpus's tables, so that what is missing shows before a model is read.
+def built(kind: Any, settings: Any) -> Any:
+    """Return what a class_path and its init_args describe; None for null.
 
-    Raises:
-        FileNotFoundError: The corpus's folder or a file of it is missing.
+    Args:
+        kind: Base class, or ``list[Base]`` for a list of such settings.
+        settings: The settings.
     """
-    data: FetalDataModule = _built(FetalDataModule, config.data)
-    data.setup("fit")
-    return data
-
-
-def _built(kind: type, settings: Any) -> Any:
-    """Return what a class_path and its init_args describe; None for null."""
     if not settings:
         return None
     parser = PlainErrorParser()  # the run's own would build the teacher, too
     parser.add_argument("--part", type=kind)
-    return parser.instantiate(parser.parse_object({"part": settings.as_dict()})).part
+    part = settings if isinstance(settings, list) else settings.as_dict()
+    return parser.instantiate(parser.parse_object({"part": part})).part

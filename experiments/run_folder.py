@@ -44,6 +44,24 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
     return OUTPUTS / experiment / run
 
 
+def refuse_used(folder: Path) -> None:
+    """Refuse to begin a run in the folder of another one, whose checkpoints and results it would overwrite.
+
+    A folder without checkpoint and results is that of a run that failed at its start, and can be used.
+
+    Args:
+        folder: Folder of the run that is to begin.
+
+    Raises:
+        ValueError: There is a run.
+    """
+    if (folder / "results.json").exists() or (folder / "checkpoints" / "last.ckpt").exists():
+        raise ValueError(
+            f"--run={folder.name}: {folder} holds a run already; begin a new one with another --run=NAME, or "
+            f"go on with this one: --run={folder.name} --ckpt_path=last"
+        )
+
+
 def requeued_checkpoint(experiment: str) -> Path | None:
     """Return the checkpoint from which a run of a W&B sweep goes on when its agent starts it again.
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def _settings(config: Namespace, preset: str) -> dict[str, Any]:
     }
 
 
-def ensure_teacher(config: Namespace, recipe: Recipe, check: Callable[[], None]) -> None:
+def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
     """Train each small teacher that the run builds on and that is missing or out of date.
 
     A run builds on its preset's own teacher, and the teacher of a preset may continue that of another one. Of
@@ -60,7 +59,6 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check: Callable[[], None])
     Args:
         config: The resolved configuration of the run.
         recipe: Files of ours that the run builds on.
-        check: Raises when the run could not start for its own settings or data; called before a training starts.
 
     Raises:
         ValueError: Training the teacher failed (its own message stands above), or the wanted teacher is a
@@ -83,7 +81,6 @@ def ensure_teacher(config: Namespace, recipe: Recipe, check: Callable[[], None])
             if own:
                 _put_stale_aside(path, _settings(config, preset))
             if not path.is_file():
-                check()
                 if tower is config.model.get("teacher") and not _asks_teacher(config.model.get("loss")):
                     print("the loss needs no teacher; the evaluation has one as the line to beat", end=" ")
                     print("(ARGS=--model.teacher=null leaves it out)", flush=True)

@@ -1,4 +1,4 @@
-"""From a trained student to a folder that a mobile engineer can drop into an app, or to no folder at all."""
+"""Export a trained student to a folder for an app: write every variant, measure it, and describe what is shipped."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from export.openvino_runner import BFLOAT16, enter_bfloat16
 from export.options import Options
 from export.parity import (
     COMPRESSED,
+    DROPPED,
     FAILED,
     NOT_RUN,
     Row,
@@ -40,6 +41,7 @@ from export.text_artifact import text_reference, write_text_encoder
 from export.variants import (
     Variant,
     Workbench,
+    drop_artifact,
     torch_runner,
     write_coreml_variants,
     write_heads,
@@ -59,7 +61,9 @@ def export_student(
     source: dict[str, Any],
     trained_int8: QuantisedStudent | None = None,
 ) -> Export:
-    """Write, prove and describe every artifact; the folder appears only when all of it is good.
+    """Write, measure and describe every artifact; the folder appears when all exact variants pass their gates.
+
+    A variant with smaller weights that misses its gate is left out; its row stays in the ledger.
 
     Args:
         student: The trained model.
@@ -75,8 +79,8 @@ def export_student(
         The finished export, read back.
 
     Raises:
-        ValueError: A gate was missed; the message names the rows, and the ledger lies beside the target. Or the
-            target is something else than an older export.
+        ValueError: An exact variant missed its gate; the message names the rows, and all files lie in a folder
+            beside the target. Or the target is something else than an older export.
     """
     target = target.resolve()
     require_replaceable(target)
@@ -88,25 +92,28 @@ def export_student(
         source = {**source, "recipe": student.recipe(), "split": options.split}
         rows = _fill(partial, student.eval(), data, protocol, options, source, gates, trained_int8)
         print_ledger(rows, f"parity of {target}")
-        failed, ledger_of_failure = failures(rows), target.with_name(f"{target.name}-failed-parity.json")
+        for row in rows:
+            if row.status == DROPPED:
+                _say(f"left out {row.variant}: {row.note}")
+        failed, kept = failures(rows), failed_folder(target)
         if failed:
-            shutil.move(partial / "parity.json", ledger_of_failure)
-            raise ValueError(f"export: {failed}; {_remedy(rows)}")
+            (partial / MANIFEST).unlink()  # so that no reader takes it for an export
+            _replace(partial, kept)
+            raise ValueError(
+                f"export: {failed}; its files and parity.json are kept in {kept} for a look, not to be shipped; leave "
+                "a variant out with --skip, or train it better"
+            )
         read_export(partial, student.preprocessing)
         _replace(partial, target)
-        ledger_of_failure.unlink(missing_ok=True)  # it told of an earlier attempt
+        shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_export(target)
 
 
-def _remedy(rows: list[Row]) -> str:
-    advice = "leave a variant out with --skip, or train it better"
-    if any(row.status == FAILED and row.variant in INT8_VARIANTS for row in rows):
-        advice += (
-            " (int8: make train EXP=srkd-qat STUDENT=CKPT, then export CKPT with --int8_from=ITS_BEST.ckpt)"
-        )
-    return advice
+def failed_folder(target: Path) -> Path:
+    """Return where the files of an export lie that missed a gate."""
+    return target.with_name(f"{target.name}-failed")
 
 
 def _fill(
@@ -149,17 +156,32 @@ def _fill(
         rows += measure(reference, slow, few, heads, ages, gates, trained=trained)[1:]
     rows += bench.not_run
     check_packages(bench.artifacts, rows)
+    _drop_missed(bench, rows)
     rows += device_rows(bench.artifacts, gates, trained=trained)
     _say("timing int8 against float32")
     judge_int8_speed(bench, rows, keep_slow=options.keep_slow_int8)
     if options.text_encoder:
         rows.append(_text(bench, student, gates))
     write_heads(bench, heads, shipped_ages)
-    small = {variant.name: variant.run for variant in slow if variant.gate == COMPRESSED}
+    small = {
+        variant.name: variant.run
+        for variant in slow
+        if variant.gate == COMPRESSED and variant.name in bench.artifacts
+    }
     golden = write_golden(folder, student.preprocessing, reference, heads, shipped_ages, small)
     shutil.copyfile(VERIFY, folder / VERIFY.name)
     _describe(bench, student, protocol, source, rows, golden)
     return rows
+
+
+def _drop_missed(bench: Workbench, rows: list[Row]) -> None:
+    """Leave out the variants with smaller weights that missed their gate: an app does without them."""
+    for row in rows:
+        if row.status == FAILED and row.gate == COMPRESSED:
+            row.status = DROPPED
+            if row.variant in INT8_VARIANTS:
+                row.note += "; int8 can be trained (EXP=srkd-qat, docs/deploy.md)"
+            drop_artifact(bench, row.variant)
 
 
 def _say(step: str) -> None:
@@ -244,11 +266,14 @@ def _describe(
 
 
 def require_replaceable(target: Path) -> None:
-    """Check that a finished folder may take the target's place, which deletes what is there.
+    """Check that a finished folder may take the target's place, and a failed one its own: what is there is deleted.
 
     Raises:
         ValueError: The target is a file, or a folder with something else in it than an export.
     """
+    failed = failed_folder(target)
+    if failed.exists() and not (failed / "parity.json").is_file():
+        raise ValueError(f"{failed}: an export that misses a gate would be kept there; move it away")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:

@@ -11,7 +11,7 @@ from export.latency.interleave import Timing, speed_ratio, time_interleaved
 from export.latency.machine import INT8_PRODUCTS, instructions
 from export.onnx_int8 import grouped_convolution_count
 from export.parity import DROPPED, FAILED, Row
-from export.variants import ENCODER_FILE, Workbench
+from export.variants import ENCODER_FILE, Workbench, drop_artifact
 
 RUNTIMES = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
 ROUNDS, REPEATS = 7, 5
@@ -52,8 +52,7 @@ def judge_int8_speed(bench: Workbench, rows: list[Row], *, keep_slow: bool) -> N
         elif slow:
             verdict = f"kept out for that ({KEEP} keeps it for its size)"
             row.status = DROPPED
-            del bench.artifacts[name]
-            file.unlink()
+            drop_artifact(bench, name)
         row.note = "; ".join(filter(None, [row.note, speed, reason, verdict]))
 
 

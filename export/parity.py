@@ -23,7 +23,7 @@ EMULATED_MEANS = (
     "`EMULATED`: the operators of the Core ML package were computed in torch on the exporting machine. Core ML "
     "itself was NOT RUN there; `verify_coreml.py` does that on a Mac and fills in the rows `...-on-device`."
 )
-COMPRESSED = "compressed"  # the gate of smaller weights
+COMPRESSED = "compressed"  # the gate of smaller weights; a variant that misses it is left out
 LIMITS = ("cosine_min", "flip_rate_max", "difference_max", "points_lost_max")
 
 Floats = NDArray[np.float32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,14 @@ class Workbench:
         """Enter a written variant into ledger and manifest."""
         self.artifacts[variant.name] = artifact_entry(path, self.folder, **facts)
         self.variants.append(variant)
+
+
+def drop_artifact(bench: Workbench, name: str) -> None:
+    """Take a variant out of the manifest and delete its file or package; nothing where it has none."""
+    entry = bench.artifacts.pop(name, None)
+    if entry is not None:
+        path = bench.folder / entry["file"]
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def torch_runner(module: torch.nn.Module) -> Run:

@@ -86,7 +86,7 @@ def test_an_interruption_while_the_teacher_is_trained_is_one_line(
         raise stop
 
     monkeypatch.setattr(small_teachers, "run_child", interrupted)
-    monkeypatch.setattr(cli, "check_parts", lambda *_: None)
+    monkeypatch.setattr(cli, "check_run", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["experiments", "train", "srkd", "phantom"])
     with pytest.raises(SystemExit) as end:
         command_line.main()

@@ -213,7 +213,7 @@ def test_a_part_that_cannot_be_built_shows_before_corpus_and_teacher(
 def test_a_benchmark_without_test_images_shows_before_the_training(train):
     given = [
         *FEW,
-        "--data.batch_size=2",
+        "--data.batch_size=1",
         "--data.val_share=0.5",
         "--trainer.accelerator=cpu",
         "--trainer.logger=false",
@@ -239,6 +239,7 @@ def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     argv = [*training_arguments("srkd", "phantom"), *FEW, "--data.batch_size=2"]
+    argv += ["--data.corpus.num_planes_images=120", "--data.corpus.num_hc18_images=12"]
     monkeypatch.setattr(sys, "argv", ["experiments", *argv])
     with pytest.raises(KeyboardInterrupt):
         Parsed(recipe_of(argv), argv)

@@ -44,6 +44,7 @@ def write_checkpoint(path, run_id="abc"):
 def command(tmp_path, monkeypatch):
     """Start what W&B's agent starts, in a folder with the run that was interrupted."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.cli.check_run", lambda *_: None)  # would draw a corpus
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     for name, value in {"MODE": "offline", "SWEEP_ID": "sweep1", "RUN_ID": "abc"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -96,6 +97,29 @@ def test_last_is_the_last_checkpoint_of_the_run_that_is_named(command):
     cli = command("--run=mine", "--ckpt_path=last")
     assert cli.given["ckpt_path"] == str(mine)
     assert (cli.folder, wandb_id(cli)) == (Path("outputs/srkd/mine"), "xyz")
+
+
+@pytest.mark.parametrize("left", ["checkpoints/last.ckpt", "results.json"])
+def test_a_second_run_of_the_same_name_is_refused_with_the_two_ways_on(command, left):
+    mine = Path("outputs/srkd/mine") / left
+    mine.parent.mkdir(parents=True)
+    mine.write_text("of the first run")
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as refused:
+        command("--run=mine")
+    assert str(refused.value) == (
+        "--run=mine: outputs/srkd/mine holds a run already; begin a new one with another --run=NAME, or go on with "
+        "this one: --run=mine --ckpt_path=last"
+    )
+    assert [path for path in Path("outputs/srkd/mine").rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "of the first run"
+
+
+def test_a_run_that_failed_at_its_start_can_be_begun_again(command):
+    folder = Path("outputs/srkd/mine")
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "request.json", "metrics.csv"):
+        (folder / name).touch()
+    assert command("--run=mine").folder == folder
 
 
 def test_what_is_finished_or_of_another_experiment_begins_anew(command, capsys):

@@ -63,7 +63,7 @@ def finish(resolve, folder, weights, *command):
 def start(resolve, *command):
     """Do what a run does about its teacher before it builds anything."""
     config, recipe = resolve(*command)
-    ensure_teacher(config, recipe, lambda: None)
+    ensure_teacher(config, recipe)
 
 
 def test_a_second_run_trains_no_teacher(trained, resolve, capsys):

@@ -15,10 +15,6 @@ PHANTOM = Recipe("srkd", DEFAULT_PRESET, ())
 HC18 = Recipe("teacher", "hc18", ())
 
 
-def usable():
-    """Stand for data that can be read."""
-
-
 def settings(student=None, teacher=None, **data):
     towers = {"student": student, "teacher": teacher}
     model = Namespace(
@@ -62,8 +58,8 @@ def test_a_missing_teacher_is_trained_once_on_the_runs_own_split(trained, monkey
         monkeypatch.setenv(variable, "x")
     config = settings(teacher=teacher_checkpoint("phantom"))
     config.data.init_args.split_seed = 3
-    ensure_teacher(config, PHANTOM, usable)
-    ensure_teacher(config, PHANTOM, usable)
+    ensure_teacher(config, PHANTOM)
+    ensure_teacher(config, PHANTOM)
     assert len(trained) == 1
     command, environment = trained[0]
     assert command[3:] == [
@@ -74,10 +70,10 @@ def test_a_missing_teacher_is_trained_once_on_the_runs_own_split(trained, monkey
 
 def test_another_split_trains_anew_and_keeps_the_old_one(trained, capsys):
     path = teacher_checkpoint("phantom")
-    ensure_teacher(settings(teacher=path), PHANTOM, usable)
+    ensure_teacher(settings(teacher=path), PHANTOM)
     other = settings(teacher=path)
     other.data.init_args.split_seed = 1
-    ensure_teacher(other, PHANTOM, usable)
+    ensure_teacher(other, PHANTOM)
     assert len(trained) == 2
     assert path.read_text() == "weights 2"
     kept = list(path.parent.glob("phantom-*.ckpt"))
@@ -87,7 +83,7 @@ def test_another_split_trains_anew_and_keeps_the_old_one(trained, capsys):
 
 
 def test_a_teacher_that_continues_another_presets_one_has_that_trained_first(trained):
-    ensure_teacher(settings(student=teacher_checkpoint("phantom")), HC18, usable)
+    ensure_teacher(settings(student=teacher_checkpoint("phantom")), HC18)
     assert [command[3:6] for command, _ in trained] == [["train", "teacher", "phantom"]]
     assert teacher_checkpoint("phantom").is_file()
 
@@ -95,14 +91,14 @@ def test_a_teacher_that_continues_another_presets_one_has_that_trained_first(tra
 def test_data_of_the_users_own_take_the_presets_teacher_as_it_is(trained):
     config = settings(teacher=teacher_checkpoint("phantom"))
     config.data = Namespace(class_path="mine.OwnData")
-    ensure_teacher(config, PHANTOM, usable)
-    ensure_teacher(config, PHANTOM, usable)
+    ensure_teacher(config, PHANTOM)
+    ensure_teacher(config, PHANTOM)
     assert [command[3:6] for command, _ in trained] == [["train", "teacher", "phantom"]]
 
 
 def test_of_two_runs_at_once_one_trains(trained):
     config = settings(teacher=teacher_checkpoint("phantom"))
-    runs = [threading.Thread(target=ensure_teacher, args=(config, PHANTOM, usable)) for _ in range(2)]
+    runs = [threading.Thread(target=ensure_teacher, args=(config, PHANTOM)) for _ in range(2)]
     for run in runs:
         run.start()
     for run in runs:
@@ -111,20 +107,11 @@ def test_of_two_runs_at_once_one_trains(trained):
 
 
 def test_a_teacher_of_the_users_own_is_left_alone(trained, tmp_path):
-    ensure_teacher(settings(teacher=tmp_path / "own.ckpt"), PHANTOM, usable)
-    assert not trained
-
-
-def test_data_that_cannot_be_used_show_before_a_teacher_is_trained(trained):
-    def absent():
-        raise FileNotFoundError("no folder")
-
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        ensure_teacher(settings(student=teacher_checkpoint("phantom")), HC18, absent)
+    ensure_teacher(settings(teacher=tmp_path / "own.ckpt"), PHANTOM)
     assert not trained
 
 
 def test_a_failed_training_says_where_the_teacher_would_be(trained, monkeypatch):
     monkeypatch.setattr(small_teachers, "run_child", lambda *_: 1)
     with pytest.raises(ValueError, match=r"training the teacher failed.*outputs/teachers/phantom\.ckpt"):
-        ensure_teacher(settings(teacher=teacher_checkpoint("phantom")), PHANTOM, usable)
+        ensure_teacher(settings(teacher=teacher_checkpoint("phantom")), PHANTOM)

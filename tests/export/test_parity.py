@@ -134,23 +134,6 @@ def test_ledger_has_a_row_a_variant_and_never_says_ok_for_what_did_not_run(expor
     assert "times as fast as float32" in rows["onnx-int8"]["note"], "timed although it is kept in any case"
 
 
-def test_a_missed_gate_names_the_row_and_leaves_no_folder(student, corpus, source, tmp_path):
-    gates = read_gates()
-    gates["float32-classifier"]["difference_max"] = -1.0
-    (tmp_path / "gates.yaml").write_text(yaml.safe_dump(gates))
-    options = Options(
-        skip=["coreml", "int8"],
-        frames=3,
-        spacings=["0.30"],
-        only_spacings=True,
-        gates=str(tmp_path / "gates.yaml"),
-    )
-    target = tmp_path / "run" / "export"
-    with pytest.raises(ValueError, match="row onnx-planes: difference"):
-        export_student(student, corpus, Protocol.load(), target, options, dict(source))
-    assert [path.name for path in target.parent.iterdir()] == ["export-failed-parity.json"]
-
-
 def gray_row(frames, vectors):
     """Run a perfect gray camera's model over frames, and return its row."""
     place = {frame.tobytes(): vector for frame, vector in zip(frames, vectors, strict=True)}
@@ -307,8 +290,12 @@ def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
 
 def test_spacings_given_alone_ship_alone_and_judge_nothing_less(student, corpus, source, tmp_path):
     target = tmp_path / "export"
-    failed = tmp_path / "export-failed-parity.json"
-    failed.write_text("{}")
+    failed = tmp_path / "export-failed"
+    failed.mkdir()
+    options = Options(skip=["coreml", "int8"], frames=4, coreml_frames=4, spacings=[0.21], only_spacings=True)
+    with pytest.raises(ValueError, match=f"^{failed}: an export that misses a gate would be kept there"):
+        export_student(student, corpus, Protocol.load(), target, options, dict(source))
+    (failed / "parity.json").write_text("{}")
     options = Options(skip=["coreml", "int8"], frames=4, coreml_frames=4, spacings=[0.21], only_spacings=True)
     trained = dict(source) | {"weights": "trained"}
     export = export_student(student, corpus, Protocol.load(), target, options, trained)
