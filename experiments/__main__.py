@@ -20,6 +20,7 @@ if (
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *sys.argv[1:]])
 
 from experiments.child_process import STOPPED, exit_status, status_for_make
+from experiments.interpreter import without_secrets
 
 COMMANDS = {
     "import-protocol": "experiments.import_protocol",
@@ -71,9 +72,11 @@ def run(argv: list[str]) -> None:
     from experiments.cli import SonoDistillCLI
     from experiments.quiet import quieten_libraries
     from experiments.recipes import recipe_of
+    from models.trust import settle_trust
 
     quieten_libraries()
     command = argv
+    settle_trust(argv, closed=argv[0] == "evaluate")
     if argv[0] in ("train", "evaluate"):
         argv = _short_form(argv)
     try:
@@ -109,7 +112,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SONODISTILL_DEBUG"):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if not type(error).__module__.startswith("wandb."):

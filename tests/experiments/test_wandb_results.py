@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
-from callbacks import active_run
+from callbacks import EvaluationMedia, active_run
 from experiments import wandb_access, wandb_results
 from tests.callbacks.wandb_log import WandbLog
 
@@ -29,7 +29,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     for name in ("training", "student-planes"):
         Image.new("RGB", (8, 8)).save(tmp_path / "plots" / f"{name}.png")
-    (tmp_path / "results.json").write_text(json.dumps(RECORD))
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
     return tmp_path
 
@@ -37,7 +36,8 @@ def folder(tmp_path, monkeypatch):
 def publish(folder):
     # W&B may have read its environment before the test changed it.
     logger = WandbLogger(project="test", save_dir=folder, offline=True, mode="offline")
-    trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=40)
+    media = EvaluationMedia(upload_images=True)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=40, callbacks=[media])
     wandb_results.publish(trainer, folder, RECORD)
     logger.experiment.finish()
     return WandbLog.only_one(folder)
