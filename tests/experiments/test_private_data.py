@@ -108,7 +108,8 @@ def train(place, urls, planes, *options):
         place, planes, "train", "static-kd", "shards", "--run=one", f"--protocol={PROMPTS}",
         f"--model.student={tower}", f"--model.teacher={tower}", f"--data.num_samples={SHARDS * PAIRS}",
         "--data.batch_size=4", "--data.num_workers=0", "--data.on_error=skip", "--data.pin_memory=false",
-        "--data.hc18_root=null", "--planes.selection_split=all", "--skipped.max_share=1", "--trainer.max_epochs=1", "--trainer.accelerator=cpu",
+        "--data.hc18_root=null", "--planes.selection_split=all", "--skipped.max_share=1",
+        "--trainer.max_epochs=1", "--trainer.accelerator=cpu",
         "--trainer.precision=32-true", "--trainer.accumulate_grad_batches=1", "--trainer.log_every_n_steps=1",
         *options, SHARDS=urls,
     )  # fmt: skip
