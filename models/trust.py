@@ -36,8 +36,8 @@ def settle_trust(arguments: Sequence[str], closed: bool = True) -> None:
 def refusal(class_path: object) -> str:
     """Say in one line why a class is not built, and what builds it."""
     return (
-        f"{class_path} is no class of this project or of lightning, and importing it runs its code; "
-        f"{TRUST} builds it (ARGS={TRUST}), if it is yours or you trust who wrote it"
+        f"{class_path} is no class of this project or of lightning, and importing it would run its code; "
+        f"if it is your own or you trust its author, add {TRUST} (ARGS={TRUST})"
     )
 
 

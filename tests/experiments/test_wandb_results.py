@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from callbacks import EvaluationMedia, active_run
+from callbacks.wandb_run import uploads_images
 from experiments import wandb_access, wandb_results
 from tests.callbacks.wandb_log import WandbLog
 
@@ -73,6 +74,16 @@ def test_without_a_wandb_logger_nothing_happens(tmp_path):
     trainer = SimpleNamespace(is_global_zero=True, loggers=[])
     wandb_results.publish(trainer, tmp_path, RECORD)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "simulated", "uploads"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_images_of_simulators_alone_are_uploaded_unless_it_is_said(asked, simulated, uploads):
+    media, data = EvaluationMedia(upload_images=asked), SimpleNamespace(simulated=simulated)
+    assert uploads_images(SimpleNamespace(callbacks=[media], datamodule=data)) == uploads
+    assert not uploads_images(SimpleNamespace(callbacks=[], datamodule=object())), "unknown data are private"
 
 
 def test_older_versions_are_dropped_and_the_newest_kept(monkeypatch):
