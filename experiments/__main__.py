@@ -12,11 +12,12 @@ import sys
 import traceback
 from pathlib import Path
 
-if (
-    not __package__
-):  # run by the folder's path: started again as the package that it is, from any working directory
+if not __package__:
+    # Run by the folder's path: started again as the package that it is, from any working directory, whose own folders
+    # and files take the place of no package.
     root = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    os.environ["PYTHONSAFEPATH"] = "1"
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *sys.argv[1:]])
 
 from experiments.child_process import STOPPED, exit_status, status_for_make
@@ -126,5 +127,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))  # classes of the user's own
     main()

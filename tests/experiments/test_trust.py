@@ -1,7 +1,9 @@
 """`evaluate`, `export` and `report` build no class of another package unless they are told to."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ from experiments.report import __main__ as report
 from tests.canary import foreign_checkpoint
 from tests.experiments.test_evaluate_pair import SMALL
 
+ROOT = Path(__file__).resolve().parents[2]
 REFUSAL = r"canary\.\w+ is no class of this project .*--trust"
 
 
@@ -142,3 +145,14 @@ def test_report_runs_no_code_of_the_folder(canary, tmp_path, argv, capsys, part)
     argv(tmp_path / "sent", "--trust")
     report.main()
     assert canary.exists(), "the student is built first"
+
+
+def test_a_folder_of_a_packages_name_in_the_working_directory_is_not_imported(tmp_path):
+    code = f"open({str(tmp_path / 'imported')!r}, 'w')"
+    for package in ("models", "experiments", "datamodules", "yaml", "lightning"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(code)
+    command = [sys.executable, str(ROOT / "experiments"), "evaluate", "phantom", "none.ckpt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "none.ckpt: no such file" in done.stderr
+    assert not (tmp_path / "imported").exists()
