@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.probe import Probe
-from callbacks.wandb_run import STEP_AXIS, active_run, metrics_step
+from callbacks.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from metrics.names import CONFUSING_PAIRS
 
 COLUMNS = (
@@ -39,7 +39,7 @@ def most_confused(probabilities: Tensor, excluded: Tensor, count: int) -> list[t
 
 
 class ConfusingPairs(Callback):
-    """Log a table of the pairs that the teacher confuses most, with both models' probabilities.
+    """Find the pairs that the teacher confuses most, with both models' probabilities, and log them as a table.
 
     Probabilities are each model's own softmax over the texts of a fixed batch of validation pairs. The rows
     are chosen by the teacher and so stay the same, which lets W&B step through training.
@@ -68,7 +68,7 @@ class ConfusingPairs(Callback):
         named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         self.results = {"confusing_pairs": {"rows": named}}
         run = active_run(trainer)
-        if run is not None:
+        if run is not None and uploads_images(trainer):
             pictures = [[self._picture(i), self._picture(j)] for i, j in pairs]
             data = [[*shown, *row] for shown, row in zip(pictures, rows, strict=True)]
             table = wandb.Table(columns=["picture", "confused_picture", *COLUMNS], data=data)

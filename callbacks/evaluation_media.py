@@ -8,7 +8,7 @@ import wandb
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image, ImageOps
 
-from callbacks.wandb_run import STEP_AXIS, active_run, metrics_step
+from callbacks.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from callbacks.zero_shot_evaluation import Details, ZeroShotEvaluation
 from datamodules.image_reading import read_image
 from datamodules.record import Record
@@ -25,10 +25,13 @@ class EvaluationMedia(Callback):
 
     Args:
         samples: Number of sample images of each benchmark; 0 for none.
+        upload_images: Whether W&B gets images, file names, patient identifiers, results of single images and the
+            console output of a run, from this and every other part of it; null for the phantom alone.
     """
 
-    def __init__(self, samples: int = 8) -> None:
+    def __init__(self, samples: int = 8, upload_images: bool | None = None) -> None:
         self.samples = samples
+        self.upload_images = upload_images
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what the evaluations of this epoch found."""
@@ -43,9 +46,10 @@ class EvaluationMedia(Callback):
                 if evaluation.figures:
                     title = f"student, {benchmark}, epoch {trainer.current_epoch + 1}"
                     media[f"evaluation/{benchmark}"] = wandb.Image(evaluation.draw(details, title))
-                data: Any = trainer.datamodule  # type: ignore[attr-defined]
-                records = data.evaluation_records(benchmark, evaluation.selection_split)
-                media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
+                if uploads_images(trainer):
+                    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+                    records = data.evaluation_records(benchmark, evaluation.selection_split)
+                    media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
         shown = {name: value for name, value in media.items() if value}
         if shown:
             run.log({**shown, STEP_AXIS: metrics_step(trainer)})

@@ -10,10 +10,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from callbacks.wandb_run import active_run
+from datamodules.redaction import redacted
 
 
 class SaveResolvedConfig(SaveConfigCallback):
-    """Write the whole configuration into the run's folder, whatever its loggers, and into its W&B run.
+    """Write the whole configuration, URLs redacted, into the run's folder, whatever its loggers, and its W&B run.
 
     It is nested in W&B as in the YAML files, so that ``schedule.init_args.start`` can be searched, grouped
     and compared under the very name it has on the command line.
@@ -27,10 +28,11 @@ class SaveResolvedConfig(SaveConfigCallback):
         """Write the configuration; called on the first rank alone."""
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
+        resolved = redacted(self.config)
+        self.parser.save(resolved, path, skip_none=False, overwrite=True, multifile=self.multifile)
         run = active_run(trainer)
         if run is None:
             return
-        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        config: dict[str, Any] = yaml.safe_load(self.parser.dump(resolved, skip_none=False))
         config.pop("config", None)  # names of the files that were merged, no setting
         run.config.update(config, allow_val_change=True)

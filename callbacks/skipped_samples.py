@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 
@@ -29,7 +30,7 @@ class SkippedSamples(Callback):
         if not 0 <= max_share <= 1:
             raise ValueError(f"skipped samples: max_share must lie in 0-1, not {max_share}")
         self.max_share = max_share
-        self.messages: dict[str, int] = {}
+        self.counts: dict[str, int] = {}  # by digest: checkpoints travel, names of images stay
 
     def on_train_batch_end(
         self,
@@ -40,25 +41,30 @@ class SkippedSamples(Callback):
         batch_idx: int,
     ) -> None:
         """Log what this batch replaced."""
-        new = {message: count for message, count in batch.get("skipped", ()) if message not in self.messages}
-        for message in new:
+        skipped = {_digest(message): (message, count) for message, count in batch.get("skipped", ())}
+        new = {key: skipped[key] for key in skipped if key not in self.counts}
+        for message, _ in new.values():
             log.warning("skipped: %s", message)
-        self.messages |= new
-        if not self.messages:
+        self.counts |= {key: count for key, (_, count) in new.items()}
+        if not self.counts:
             return
-        bad = sum(self.messages.values())
+        bad = sum(self.counts.values())
         pl_module.log(SKIPPED, float(bad), batch_size=1)
         samples = len(batch["index"]) * int(trainer.num_training_batches)
         if new and bad > self.max_share * samples:
             raise ValueError(
                 f"{bad} bad samples in an epoch of {samples} are more than the share of "
-                f"{self.max_share:g} that is tolerated; the last: {list(new)[-1]}"
+                f"{self.max_share:g} that is tolerated; the last: {list(new.values())[-1][0]}"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the bad samples so far."""
-        return {"messages": dict(self.messages)}
+        return {"counts": dict(self.counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting in a resumed run."""
-        self.messages = dict(state_dict["messages"])
+        self.counts = dict(state_dict["counts"])
+
+
+def _digest(message: str) -> str:
+    return hashlib.sha256(message.encode()).hexdigest()[:16]

@@ -30,6 +30,15 @@ def active_run(trainer: Trainer) -> Any:
     return None
 
 
+def uploads_images(trainer: Trainer) -> bool:
+    """Whether images, and what is known of single images and patients, may go to W&B; see `EvaluationMedia`."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    asked = next((c.upload_images for c in callbacks if hasattr(c, "upload_images")), None)
+    if asked is None:
+        return bool(getattr(getattr(trainer, "datamodule", None), "simulated", False))
+    return bool(asked)
+
+
 def mark_preempting(trainer: Trainer) -> None:
     """Tell W&B that the machine takes the run away, so that it is queued again however it ends; at once.
 

@@ -68,9 +68,14 @@ class FetalDataModule(LightningDataModule):
         cache: Folder for decoded training images (see `datamodules.square_cache`): faster epochs for
             side^2 bytes an image on disk, reserved at the start; without that space, training goes on without a
             cache. Null decodes the files in every epoch.
+
+    Attributes:
+        benchmarks: What the corpus can score.
+        simulated: Whether every image is made by a simulator. Only then do images go to W&B without being asked for.
     """
 
     benchmarks: tuple[str, ...] = ()
+    simulated: bool = False
 
     def __init__(
         self,

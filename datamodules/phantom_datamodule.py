@@ -38,6 +38,7 @@ class PhantomDataModule(FetalDataModule):
     """
 
     benchmarks = ("planes", "subplanes", "hc18")
+    simulated = True
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from datamodules.captions import SPACING
 from datamodules.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.record import Record
+from datamodules.redaction import redacted
 
 _IMAGE_KEYS = tuple(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
 _TEXTS = ("caption", "plane", "brain_plane")
@@ -30,7 +31,7 @@ def decode_sample(raw: dict[str, Any], rng: np.random.Generator) -> tuple[Record
     Raises:
         ValueError: A member is missing, unreadable or says what cannot be; the message names shard and key.
     """
-    name = f"{raw['__url__']}: {raw['__key__']}"
+    name = f"{redacted(raw['__url__'])}: {raw['__key__']}"
     facts = _facts(raw, name)
     captions = facts.get("captions") or [facts.get("caption") or _text(raw, name)]
     caption = captions[int(rng.integers(len(captions)))]

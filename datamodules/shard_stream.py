@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from datamodules.loaders import check_same_order
 from datamodules.pair_dataset import OnError
 from datamodules.pair_sample import PairBuilder
+from datamodules.redaction import redacted
 from datamodules.shard_sample import decode_sample
 
 _ATTEMPTS = 100
@@ -144,7 +145,7 @@ class ShardStream(IterableDataset):
                 seen += 1
                 yield sample
             if seen == 0:
-                raise ValueError(f"no readable sample in {', '.join(urls[:3])}")
+                raise ValueError(f"no readable sample in {', '.join(map(redacted, urls[:3]))}")
 
     def _unpack(self, urls: list[str], skipped: Skipped) -> Iterator[dict[str, Any]]:
         for url in urls:
@@ -168,7 +169,7 @@ class ShardStream(IterableDataset):
             reason = f"its command ended with exit status {ended['status']}"
         elif reason == "empty file" and openable(url).startswith("pipe:"):
             reason = "its command wrote nothing"
-        errors.append(_BadSampleError(f"{url}: unreadable shard ({reason})"))
+        errors.append(_BadSampleError(redacted(f"{url}: unreadable shard ({reason})")))
         if self._on_error == "raise":
             raise errors[0]
         return True

@@ -12,14 +12,16 @@ import sys
 import traceback
 from pathlib import Path
 
-if (
-    not __package__
-):  # run by the folder's path: started again as the package that it is, from any working directory
+if not __package__:
+    # Run by the folder's path: started again as the package that it is, from any working directory, whose own folders
+    # and files take the place of no package.
     root = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    os.environ["PYTHONSAFEPATH"] = "1"
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *sys.argv[1:]])
 
 from experiments.child_process import STOPPED, exit_status, status_for_make
+from experiments.interpreter import without_secrets
 
 COMMANDS = {
     "import-protocol": "experiments.import_protocol",
@@ -71,9 +73,11 @@ def run(argv: list[str]) -> None:
     from experiments.cli import SonoDistillCLI
     from experiments.quiet import quieten_libraries
     from experiments.recipes import recipe_of
+    from models.trust import settle_trust
 
     quieten_libraries()
     command = argv
+    settle_trust(argv, closed=argv[0] == "evaluate")
     if argv[0] in ("train", "evaluate"):
         argv = _short_form(argv)
     try:
@@ -109,7 +113,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SONODISTILL_DEBUG"):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if not type(error).__module__.startswith("wandb."):
@@ -123,5 +127,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))  # classes of the user's own
     main()

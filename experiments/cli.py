@@ -42,6 +42,7 @@ from callbacks import (
 )
 from callbacks.console import StartSummary, progress_for
 from datamodules import FetalDataModule
+from datamodules.redaction import check_complete
 from experiments import plots, results, wandb_results
 from experiments.early_checks import built, check_run
 from experiments.loggers import settled_loggers
@@ -61,6 +62,7 @@ from experiments.small_teachers import ensure_teacher, publish_teacher
 from experiments.wandb_access import first_process
 from lightning_modules import DistillationModule
 from metrics.names import VAL_COMPOSITE
+from models.trust import TRUST
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -117,6 +119,14 @@ class SonoDistillCLI(LightningCLI):
             default=True,
             help="After training, score the selected checkpoint on the test patients and write the report.",
         )
+        parser.add_argument(
+            TRUST,
+            type=bool,
+            nargs="?",
+            const=True,
+            default=False,
+            help="Build classes that a checkpoint names.",
+        )
         parser.add_lightning_class_args(BiometryEvaluation, "biometry")
         parser.add_lightning_class_args(PlaneEvaluation, "planes")
         parser.add_lightning_class_args(RepresentationEvaluation, "representation")
@@ -139,11 +149,13 @@ class SonoDistillCLI(LightningCLI):
         """Parse the command line, and look at the checkpoint that it names before anything reads it.
 
         Raises:
-            ValueError: The checkpoint is a URL, or holds more than tensors and primitives.
+            ValueError: The checkpoint is a URL, or holds more than tensors and primitives; or a setting is a URL that
+                was redacted when an earlier run wrote it.
             FileNotFoundError: There is no such checkpoint, or it is a folder.
         """
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        check_complete(dict(config.items()))
         config.ckpt_path = resumable(config.get("ckpt_path"), config.experiment, config.run)
         if config.get("weights_only") is None:
             config.weights_only = True  # Lightning's own default runs what a pickle says
@@ -222,11 +234,8 @@ class SonoDistillCLI(LightningCLI):
             keep_metrics(self.folder)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.loggers = built(list[Logger], settled) or []
-        self._forget_own_names()
-
-    def _forget_own_names(self) -> None:
-        """Keep what belongs to this run alone out of ``config.yaml``: a run that repeats it would write here."""
-        config = self.config[self.subcommand]
+        # What is this run's alone stays out of its config.yaml: a run that repeats it would write here.
+        config.trust = False
         if self.subcommand == "fit":
             config.run = config.ckpt_path = None
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from experiments.content_digest import DIGITS, content_digest
+from experiments.interpreter import without_secrets
 from experiments.recipes import preset_file
 from experiments.shorthand import FOLDERS, data_arguments
 
@@ -122,4 +123,8 @@ def _shards_digest(urls: str) -> str:
 
 def _described(shard: str) -> dict[str, Any]:
     path = Path(shard.removeprefix("file:"))
-    return {"name": path.name, "bytes": path.stat().st_size} if path.is_file() else {"url": shard}
+    return (
+        {"name": path.name, "bytes": path.stat().st_size}
+        if path.is_file()
+        else {"url": without_secrets(shard)}
+    )

@@ -20,6 +20,7 @@ from export.build import require_replaceable
 from export.manifest import MANIFEST
 from export.provenance import sha256
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
+from models.trust import TRUST, check_classes, settle_trust
 
 EXPORT_HINT = "give the folder that make export CKPT=... wrote"
 PROGRAM = ".venv/bin/python -m experiments.export"
@@ -112,7 +113,9 @@ def spelt_out(argv: list[str]) -> list[str]:
 
     What is given of a list in several places is joined: ``--skip=int8 --skip=coreml`` leaves both out.
     """
-    flags = {name for name, field in Options.__dataclass_fields__.items() if field.default is False}
+    flags = {name for name, field in Options.__dataclass_fields__.items() if field.default is False} | {
+        "trust"
+    }
     spelt: list[str] = []
     lists: dict[str, list[str]] = {}
     left = iter(range(len(argv)))
@@ -175,17 +178,23 @@ def parse(argv: list[str]) -> Namespace:
     Raises:
         ValueError: ``--preset`` has no value, there is no such preset, or an option's value cannot be used.
     """
+    settle_trust(argv)
     argv = spelt_out(argv)
     named, config = named_preset(argv), run_config(_positional(argv))
     preset = named or preset_of(config) or DEFAULT_PRESET
+    data = default_data(preset, config)
+    check_classes(data, f"the config.yaml of {_positional(argv)}")
     parser = PlainErrorParser(prog=PROGRAM, description="Export a student for phones and the web.")
     parser.add_argument("checkpoint", type=str, help="A checkpoint, or random:MobileCLIP2-S0.")
     parser.add_argument("--preset", type=str, default=preset, help="Data preset that calibrates and judges.")
     parser.add_argument("--out", type=str | None, default=None, help="Folder to write.")
+    parser.add_argument(
+        TRUST, type=bool, default=False, help="Build classes that the checkpoint's run names."
+    )
     parser.add_argument("--protocol", type=str | None, default=None, help="Zero-shot protocol file.")
     parser.add_class_arguments(Options, None)
     parser.add_subclass_arguments(FetalDataModule, "data")
-    parser.set_defaults({"data": default_data(preset, config)})
+    parser.set_defaults({"data": data})
     parsed = parser.parse_args([*data_arguments(preset), *argv])
     options_of(parsed)
     return parsed

@@ -19,6 +19,7 @@ from export.latency.session import run_session
 from export.manifest import MANIFEST
 from export.timing_export import write_timing_export
 from models import DualEncoder, build
+from models.trust import TRUST, settle_trust
 
 BUDGETS = Path(__file__).with_name("latency.yaml")
 DEFAULT_MODEL = "random:MobileCLIP2-S0"
@@ -32,6 +33,9 @@ def parse(argv: list[str]) -> Any:
     )
     parser.add_argument(
         "model", type=str, nargs="?", default=DEFAULT_MODEL, help="Checkpoint, export folder, or random:NAME."
+    )
+    parser.add_argument(
+        TRUST, action="store_true", help="Build a class of another package that the model names."
     )
     parser.add_argument("--ci", action="store_true", help="The short protocol, without int8.")
     parser.add_argument("--budgets", type=str, default=str(BUDGETS), help="File of budgets and protocol.")
@@ -83,7 +87,7 @@ def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEnc
     if (Path(name) / MANIFEST).is_file():
         export = read_export(name)
         try:
-            return export, build(export.manifest["source"]["recipe"]).eval()
+            return export, build(export.manifest["source"]["recipe"], name).eval()
         except (ValueError, OSError) as error:
             return export, f"the student cannot be rebuilt here: {error}"
     student = load_student(name)[0].eval()
@@ -140,6 +144,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: A number is over its budget (all of them are named), or a file cannot be used.
     """
+    settle_trust(argv)
     options = parse(argv)
     budgets = read_budgets(options.budgets)
     baseline = None if options.baseline is None else read_baseline(options.baseline)

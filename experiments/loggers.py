@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
 from callbacks import run_id_of
+from datamodules.redaction import redacted
 from experiments.plain_errors import RUN_FOLDER, PlainErrorParser
 from experiments.recipes import BASE
 from experiments.wandb_access import check_server, first_process, sync_command, wandb_mode, why_not_online
@@ -84,6 +87,15 @@ def _listed(asked: Any) -> list[Namespace]:
     return list(asked or [])
 
 
+def _uploads_images(config: Namespace) -> bool:
+    """Say what `callbacks.wandb_run.uploads_images` will, before there is a trainer."""
+    asked = config.media.upload_images
+    if asked is not None:
+        return bool(asked)
+    module, _, name = config.data.class_path.rpartition(".")
+    return bool(getattr(getattr(import_module(module), name), "simulated", False))
+
+
 def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) -> Namespace:
     arguments = logger.get("init_args") or Namespace()
     checkpoint = config.get("ckpt_path")
@@ -93,11 +105,19 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
         arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
         if resumed and checkpoint and Path(checkpoint).is_file():
             arguments.id = arguments.get("id") or run_id_of(checkpoint)
+        given = arguments.get("settings")
+        settings = given or {}
+        if not _uploads_images(config):
+            settings["console"] = "off"  # which names files and patients
+        if redacted(sys.argv) != sys.argv:
+            settings["x_disable_meta"] = True  # which holds the command line
         if wandb_mode() == "offline":
             # Lightning's own `offline` changes W&B's environment, which W&B may have read before.
             arguments.mode = "offline"
-            arguments.settings = arguments.get("settings") or {"silent": True}  # the line below says it all
+            if not given:
+                settings["silent"] = True  # the line below says it all
             if first_process():
                 later = sync_command(f"{folder}/wandb/offline-run-*")
                 print(f"W&B: {why_not_online()}, so logging offline; later: {later}")
+        arguments.settings = settings or None
     return logger

@@ -16,6 +16,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
 from experiments.child_process import status_for_make
+from experiments.interpreter import without_secrets
+from models.trust import refused
 
 UNKNOWN = re.compile(r"(?:Unrecognized arguments|unrecognized arguments): (?P<keys>.*)")
 SETTING = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
@@ -75,7 +77,7 @@ def run_plainly(run: Callable[[list[str]], object]) -> None:
     try:
         run(sys.argv[1:])
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -106,7 +108,8 @@ class PlainErrorParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit."""
         parser = getattr(ex, "subcommand_parser", None) or self
-        sys.stderr.write(f"error: {_of_a_value(message, ex) or self._one_line(message, parser)}\n")
+        line = _of_a_value(message, ex) or self._one_line(message, parser)
+        sys.stderr.write(f"error: {without_secrets(line)}\n")
         sys.exit(2)
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Any:
@@ -186,6 +189,8 @@ def _of_a_value(message: str, error: Exception | None) -> str | None:
 def _reason(error: BaseException) -> str:
     """Return the first meaningful line about a value: jsonargparse tells of every type that it tried."""
     text, cause = str(error), error.__cause__
+    if (refusal := refused(error)) is not None:
+        return refusal
     path = CLASS_PATH.match(text)
     if path is not None and isinstance(cause, ImportError | AttributeError):
         return f"{cause}{_close_class(path['path'])}"

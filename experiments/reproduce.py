@@ -18,6 +18,7 @@ from rich.table import Table
 from experiments.child_process import STOPPED, exit_status, run_child, terminable
 from experiments.content_digest import content_digests
 from experiments.corpus_digest import corpus_digests, shard_corpora
+from experiments.interpreter import without_secrets
 from experiments.recipes import experiment_file, preset_file
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.suites import SUITES
@@ -80,7 +81,7 @@ class Run:
         """
         path = self.folder / REQUEST
         asked: dict[str, Any] = {
-            "arguments": list(self.arguments),
+            "arguments": without_secrets(list(self.arguments)),
             "digests": dict(digests),
             "trained_on": dict(trained_on),
         }

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks import OffDiagonalSchedule
+from datamodules.redaction import redacted
 from experiments.interpreter import arguments_here
 from experiments.strict_json import without_nan
 from lightning_modules import DistillationModule
@@ -160,7 +161,7 @@ def collect(
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(module.device)},
         "details": details,
     }
-    return dict(without_nan(record))
+    return dict(redacted(without_nan(record)))
 
 
 def write(record: Mapping[str, Any], folder: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import Namespace
 
+from experiments.interpreter import without_secrets
 from experiments.run_folder import OUTPUTS
 from experiments.shorthand import FOLDERS
 from lightning_modules.distillation import ENDLESS
@@ -20,13 +21,13 @@ CHECKPOINT = "--ckpt_path"
 
 
 def resume_command(command: Sequence[str], checkpoint: Path) -> str:
-    """Return a shell command that continues a run with all that it was asked for.
+    """Return a shell command that continues a run with all that it was asked for but the secrets of its URLs.
 
     Args:
         command: Arguments of ``python -m experiments`` that began the run, or resumed it before.
         checkpoint: What it goes on from.
     """
-    kept = [*_without_checkpoint(command), f"{CHECKPOINT}={checkpoint}"]
+    kept = without_secrets([*_without_checkpoint(command), f"{CHECKPOINT}={checkpoint}"])
     if kept[0] != "train":
         return shlex.join([sys.executable, "-m", "experiments", *kept])
     _, experiment, preset, *options = kept
@@ -34,7 +35,7 @@ def resume_command(command: Sequence[str], checkpoint: Path) -> str:
     given = {
         "EXP": experiment,
         "DATA": preset,
-        **{variable: os.environ[variable] for variable in folders},
+        **{variable: without_secrets(os.environ[variable]) for variable in folders},
         "ARGS": shlex.join(options),
     }
     # make reads a dollar sign as its own.

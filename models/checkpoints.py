@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from models.inspection import describe
 from models.open_clip_encoder import OpenCLIPEncoder
 from models.preprocessing import Preprocessing
 from models.transformers_encoder import TransformersEncoder
+from models.trust import check_classes, resolve
 from models.weights import flatten, load_into, read_checkpoint
 
 STUDENT = "student"
@@ -33,8 +33,8 @@ def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is refused, or its preprocessing cannot be told from it (load it with
-            `models.OpenCLIPEncoder` then, and say mean, std and interpolation).
+        ValueError: The file is refused, names a class that is not trusted (`models.trust`), or does not tell its
+            preprocessing (load it with `models.OpenCLIPEncoder` then, and give mean, std and interpolation).
     """
     if Path(path).is_dir():
         return TransformersEncoder(path)
@@ -53,32 +53,31 @@ def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
     return model
 
 
-def build(recipe: Mapping[str, Any]) -> DualEncoder:
+def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualEncoder:
     """Build an architecture, without weights, from what `DualEncoder.recipe` returned.
 
     Args:
         recipe: ``class_path`` of a subclass of `DualEncoder`, and its ``init_args``.
+        source: The file that holds it, for messages.
 
     Raises:
-        ValueError: The class cannot be imported, is no dual encoder, or refuses its arguments.
+        ValueError: A class is not trusted (`models.trust`) or cannot be imported, is no dual encoder, or refuses its
+            arguments.
     """
+    check_classes(recipe, source)
     class_path, arguments = str(recipe.get("class_path")), recipe.get("init_args", {})
-    module, _, name = class_path.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"checkpoint recipe: cannot import {class_path!r} ({error})") from error
+    kind = resolve(class_path, source)
     if not (isinstance(kind, type) and issubclass(kind, DualEncoder)):
-        raise ValueError(f"checkpoint recipe: {class_path!r} is no subclass of models.DualEncoder")
+        raise ValueError(f"{source}: {class_path!r} is no subclass of models.DualEncoder")
     try:
         model: DualEncoder = kind(**arguments)
     except TypeError as error:
-        raise ValueError(f"checkpoint recipe: {class_path} refuses its arguments ({error})") from error
+        raise ValueError(f"{source}: {class_path} refuses its arguments ({error})") from error
     return model
 
 
 def _from_own(content: Mapping[str, Any], path: str, strict: bool) -> DualEncoder:
-    model = build(content[STUDENT]["recipe"])
+    model = build(content[STUDENT]["recipe"], path)
     model.preprocessing = Preprocessing.from_dict(content[STUDENT]["preprocessing"])
     prefix = f"{STUDENT}."
     state = flatten(content, path)

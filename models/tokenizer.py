@@ -201,7 +201,7 @@ def _transformers(folder: Path, context_length: int) -> Tokenize:
     from transformers import AutoTokenizer  # here, because it costs other runs a second
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # damaged files can break it anywhere
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -45,16 +45,18 @@ class TransformersEncoder(DualEncoder):
             raise ValueError(
                 f"{root}: model type {model_type!r} is not supported, only {' and '.join(MODEL_TYPES)}"
             )
-        config = AutoConfig.from_pretrained(root, local_files_only=True)
+        config = AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
         if not pretrained:
-            self.model = AutoModel.from_config(config)
+            self.model = AutoModel.from_config(config, trust_remote_code=False)
         elif not any(root.glob("*.safetensors")):
             raise ValueError(
                 f"{root}: no .safetensors weights; save them with model.save_pretrained(folder), "
                 "pickled .bin files are not loaded"
             )
         else:
-            self.model = AutoModel.from_pretrained(root, local_files_only=True, use_safetensors=True).float()
+            self.model = AutoModel.from_pretrained(
+                root, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            ).float()
         self.folder = str(folder)
         width = config.projection_dim if model_type == "clip" else config.vision_config.hidden_size
         self.embed_dim = int(width)

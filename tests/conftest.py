@@ -10,6 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from jsonargparse import _common
+
+from tests import canary as canary_module
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # What `make test ARGS=...` hands down would reach the commands that tests start.
@@ -37,6 +40,23 @@ def _fresh_wandb() -> Iterator[None]:
     yield
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trust(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let no test see whom a command trusted in another one: both last as long as the process."""
+    monkeypatch.setenv("SONODISTILL_TRUST", "")
+    monkeypatch.delenv("SONODISTILL_TRUST")
+    settings = dict(_common.parsing_settings)
+    yield
+    _common.parsing_settings.clear()
+    _common.parsing_settings.update(settings)
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file that is there once the module `canary` of the working directory has been imported."""
+    yield from canary_module.lay(tmp_path, monkeypatch)
 
 
 def _folder(variable: str, default: Path, marker: str) -> Path:

@@ -14,7 +14,7 @@ FLOORS = {
     "lightning_modules": 3, "callbacks": 3, "export": 3, "experiments": 4,
 }  # fmt: skip
 SOURCES = sorted(path for room in FLOORS for path in (ROOT / room).rglob("*.py"))
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 
 def imported_rooms(tree: ast.AST) -> set[str]:

@@ -20,8 +20,14 @@ def main() -> None:
     parser.add_argument(
         "--out", help="file to write; default: report.html in the run's folder, or outputs/reports/"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="build classes of other packages that a run's files name"
+    )
     options = parser.parse_args()
     from experiments.report.write import write_report  # behind the parser: --help answers at once
+    from models.trust import settle_trust
+
+    settle_trust(sys.argv)
 
     try:
         print(f"report: {write_report(options.runs, options.out)}")

@@ -12,6 +12,7 @@ from datamodules import FetalDataModule
 from experiments.report.evidence import Evidence, collect
 from experiments.report.read_run import Run
 from models import DualEncoder, freeze, from_checkpoint
+from models.trust import check_classes, refused
 
 
 def evidence_from_folder(run: Run) -> Evidence:
@@ -30,6 +31,7 @@ def evidence_from_folder(run: Run) -> Evidence:
     if lacking:
         raise ValueError(f"{run.folder / 'config.yaml'}: lacks {lacking}, so they cannot be built again")
     student = from_checkpoint(str(checkpoint_of(run)))
+    check_classes([config["model"].get("teacher"), config["data"]], str(run.folder / "config.yaml"))
     teacher = _build("--teacher", DualEncoder, config["model"].get("teacher"))
     data = _build("--data", FetalDataModule, config["data"])
     return collect(run, student.eval(), None if teacher is None else freeze(teacher), data)
@@ -62,5 +64,6 @@ def _build(option: str, kind: type, content: dict[str, Any] | None) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = refused(error) or lines[-1].strip()
         raise ValueError(f"config.yaml, {name}: cannot be built again ({reason})") from error

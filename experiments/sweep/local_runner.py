@@ -14,6 +14,7 @@ from types import FrameType
 import optuna
 from optuna.trial import TrialState
 
+from experiments.interpreter import without_secrets
 from experiments.sweep.interruption import REASON
 from experiments.sweep.local_study import LocalStudy, only_runner
 from experiments.sweep.sweep_file import SweepFile
@@ -79,7 +80,7 @@ class LocalRunner:
         trial = local.study.ask(local.space)
         run = local.run_name(trial.number)
         command = trial_command(self.command, trial.params, local.sweep.config.get("program"))
-        trial.set_user_attr("command", shlex.join(command))
+        trial.set_user_attr("command", shlex.join(without_secrets(command)))
         trial.set_user_attr("run", run)
         log = local.folder / "logs" / f"{run}.log"
         try:
@@ -93,7 +94,10 @@ class LocalRunner:
             return
         trial.set_user_attr("pid", process.pid)
         self._active[trial.number] = trial, process
-        print(f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(command)}", flush=True)
+        print(
+            f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(without_secrets(command))}",
+            flush=True,
+        )
 
     def _look_after(self, number: int) -> None:
         """Report a trial's evaluations, stop it when it falls behind, and record its end."""

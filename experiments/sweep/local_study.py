@@ -19,6 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
+from experiments.interpreter import without_secrets
 from experiments.run_folder import OUTPUTS
 from experiments.sweep.hyperband import HyperbandRule
 from experiments.sweep.interruption import was_interrupted
@@ -112,7 +113,8 @@ class LocalStudy:
             pruner=HyperbandRule(stop, sweep.maximize) if stop else optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        definition = json.dumps([sweep.config, list(arguments)], sort_keys=True)
+        written = without_secrets(list(arguments))
+        definition = json.dumps([sweep.config, written], sort_keys=True)
         if study.user_attrs.get("definition", definition) != definition:
             raise ValueError(
                 f"{folder}: holds trials of other settings than {sweep.path} with these ARGS have now; start "
@@ -122,7 +124,7 @@ class LocalStudy:
         if "stamp" not in study.user_attrs:
             shutil.copyfile(sweep.path, folder / "sweep.yaml")
             study.set_user_attr("definition", definition)
-            study.set_user_attr("arguments", list(arguments))
+            study.set_user_attr("arguments", written)
             study.set_user_attr("metric", sweep.metric)
             study.set_user_attr("parameters", list(space))
             study.set_user_attr("stamp", datetime.now().strftime("%Y%m%d-%H%M%S"))

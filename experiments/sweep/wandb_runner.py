@@ -10,6 +10,7 @@ from pathlib import Path
 import wandb
 
 from experiments.child_process import run_children, terminable
+from experiments.interpreter import without_secrets
 from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_command import with_arguments
 from experiments.sweep.trial_process import own_threads
@@ -30,8 +31,18 @@ def create_sweep(
 
     Returns:
         The sweep's id, as ``entity/project/id``.
+
+    Raises:
+        ValueError: An argument holds a secret, which the server would keep with the sweep's command.
     """
-    config = {"name": sweep.name, **sweep.config, "command": with_arguments(sweep.command, arguments)}
+    command = with_arguments(sweep.command, arguments)
+    secret = next((word for word in command if without_secrets(word) != word), None)
+    if secret is not None:
+        raise ValueError(
+            f"{without_secrets(secret)}: W&B would keep the password or token of this URL in the sweep command; sweep "
+            "on this machine (WANDB_MODE=offline), or name the data without one"
+        )
+    config = {"name": sweep.name, **sweep.config, "command": command}
     if name is not None:
         config["name"] = name
     if count is not None and "run_cap" in config:

@@ -32,6 +32,8 @@ PAIRS, SAMPLES, CONFUSED = 12, 3, 4
 class LoggedData(FakeData):
     """All benchmarks, with image files to show, and validation pairs to confuse."""
 
+    simulated = True
+
     def __init__(self, folder):
         super().__init__(BENCHMARKS)
         self.image = folder / "image.png"

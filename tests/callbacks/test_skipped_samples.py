@@ -65,12 +65,13 @@ def test_bad_images_are_replaced_named_and_counted(corrupt, caplog, workers):
         callback, module, trainer = _fit(root, 0.5, workers=workers)
     for path in bad:
         assert sum(str(path) in line for line in caplog.messages) == 1
-    assert len(callback.messages) == 2
+    assert list(callback.counts.values()) == [1, 1]
+    assert not any(path.name in str(callback.state_dict()) for path in bad)
     assert trainer.callback_metrics["train/skipped"] == 2
     assert set(module.sizes) == {6}
     restored = SkippedSamples()
     restored.load_state_dict(callback.state_dict())
-    assert restored.messages == callback.messages
+    assert restored.counts == callback.counts
 
 
 def test_a_shard_weighs_as_much_as_its_samples():

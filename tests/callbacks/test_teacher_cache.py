@@ -17,7 +17,6 @@ from losses import CLIPLoss, SRKDLoss
 from models import DualEncoder, Preprocessing
 from tests.metrics.two_processes import run_in_processes
 
-
 REFILLED = {"abs": 1e-5, "rel": 0}
 """Missing rows are embedded in batches of another size, whose matrix products some processors round differently."""
 

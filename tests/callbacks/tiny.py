@@ -70,6 +70,8 @@ class TinyModule(LightningModule):
 
 
 class TinyData(LightningDataModule):
+    simulated = True
+
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(3)

@@ -7,7 +7,8 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
-from callbacks import active_run
+from callbacks import EvaluationMedia, active_run
+from callbacks.wandb_run import uploads_images
 from experiments import wandb_access, wandb_results
 from tests.callbacks.wandb_log import WandbLog
 
@@ -29,7 +30,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     for name in ("training", "student-planes"):
         Image.new("RGB", (8, 8)).save(tmp_path / "plots" / f"{name}.png")
-    (tmp_path / "results.json").write_text(json.dumps(RECORD))
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
     return tmp_path
 
@@ -37,7 +37,8 @@ def folder(tmp_path, monkeypatch):
 def publish(folder):
     # W&B may have read its environment before the test changed it.
     logger = WandbLogger(project="test", save_dir=folder, offline=True, mode="offline")
-    trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=40)
+    media = EvaluationMedia(upload_images=True)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=40, callbacks=[media])
     wandb_results.publish(trainer, folder, RECORD)
     logger.experiment.finish()
     return WandbLog.only_one(folder)
@@ -73,6 +74,16 @@ def test_without_a_wandb_logger_nothing_happens(tmp_path):
     trainer = SimpleNamespace(is_global_zero=True, loggers=[])
     wandb_results.publish(trainer, tmp_path, RECORD)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "simulated", "uploads"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_images_of_simulators_alone_are_uploaded_unless_it_is_said(asked, simulated, uploads):
+    media, data = EvaluationMedia(upload_images=asked), SimpleNamespace(simulated=simulated)
+    assert uploads_images(SimpleNamespace(callbacks=[media], datamodule=data)) == uploads
+    assert not uploads_images(SimpleNamespace(callbacks=[], datamodule=object())), "unknown data are private"
 
 
 def test_older_versions_are_dropped_and_the_newest_kept(monkeypatch):

@@ -86,11 +86,11 @@ def test_yaml_class_path_accepts_the_function_for_a_dual_encoder(vit, tmp_path) 
 @pytest.mark.parametrize(
     ("class_path", "message"),
     [
-        ("os.system", r"'os.system' is no subclass of models.DualEncoder"),
-        ("torch.nn.Linear", r"'torch.nn.Linear' is no subclass of models.DualEncoder"),
-        ("nowhere.Encoder", r"cannot import 'nowhere.Encoder'"),
+        ("models.from_checkpoint", r"'models.from_checkpoint' is no subclass of models.DualEncoder"),
+        ("models.Preprocessing", r"'models.Preprocessing' is no subclass of models.DualEncoder"),
+        ("models.nowhere.Encoder", r"cannot import 'models.nowhere.Encoder'"),
         ("models.Nothing", r"cannot import 'models.Nothing'"),
-        ("bare", r"cannot import 'bare'"),
+        ("models", r"cannot import 'models'"),
     ],
 )
 def test_recipes_name_dual_encoders_only(class_path, message) -> None:

@@ -1,0 +1,68 @@
+"""URLs as they are written down: without user-info, query and fragment, which hold passwords and tokens."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+MARK = "<redacted>"
+PIPE = "pipe:"
+USER_INFO = re.compile(r"""(?P<scheme>[A-Za-z][\w+.-]*://)[^\s/?#'"]*@""")
+# Up to the end of the word, quotation marks, brackets and punctuation behind it left out; `::` joins several URLs.
+QUERY = re.compile(
+    r"""(?P<place>[A-Za-z][\w+.-]*://[^\s?#'"]*[?#])(?:(?!::)[^\s'"])+?(?=[:;,.)\]}]*(?:\s|['"]|\\?$|::))"""
+)
+# In the command of a pipe: curl's headers and users, and whatever is called a secret.
+VALUE = r"""(?:\\?(['"])(?:(?!\2).)*\2|\S+)"""
+NAMES = r"[\w-]*(?:token|secret|passw|credential|signature|auth|api[-_]?key|access[-_]?key)[\w-]*"
+SECRET = re.compile(
+    rf"(?i)((?:(?<=\s)-[a-z]*[hu]|--(?:proxy-)?(?:header|user))[ =]?|--{NAMES}\s+"
+    rf"|{NAMES}\s*[=:]\s*(?:(?:bearer|basic)\s+)?|bearer\s+){VALUE}"
+)
+
+
+def redacted(value: Any) -> Any:
+    """Return a setting, or a structure of settings, as it may be written to a file or sent to a server.
+
+    Args:
+        value: Text, which may hold URLs anywhere; or dictionaries, lists and namespaces of such.
+
+    Returns:
+        The same with `MARK` in place of user-info, query and fragment of every URL, and in the command of a ``pipe:``
+        also of the values of headers, users, and options and variables that are called a token, secret, password,
+        credential, signature, authorisation or key.
+    """
+    if isinstance(value, str):
+        plain, pipe, command = value.partition(PIPE)
+        return _urls(plain) + pipe + SECRET.sub(rf"\g<1>{MARK}", _urls(command))
+    if isinstance(value, dict):
+        return {redacted(name): redacted(part) for name, part in value.items()}
+    if isinstance(value, argparse.Namespace):
+        return type(value)(**{name: redacted(part) for name, part in vars(value).items()})
+    if isinstance(value, list):
+        return [redacted(part) for part in value]
+    return value
+
+
+def _urls(text: str) -> str:
+    if "://" not in text:
+        return text
+    return QUERY.sub(rf"\g<place>{MARK}", USER_INFO.sub(rf"\g<scheme>{MARK}@", text))
+
+
+def check_complete(settings: dict[str, Any]) -> None:
+    """Refuse settings that were read from a file in which they are redacted.
+
+    Args:
+        settings: Settings by dotted names.
+
+    Raises:
+        ValueError: One of them lacks what was left out.
+    """
+    for name, value in settings.items():
+        if MARK in str(value):
+            raise ValueError(
+                f"--{name}={value}: the user, query or password of this URL was left out when the run wrote it down; "
+                f"give the whole URL again: --{name}=..."
+            )
