@@ -21,6 +21,7 @@ JOBS ?=
 SWEEP_NAME ?=
 ID ?=
 TEST_JOBS ?= 2
+QUICK ?=
 ROOT ?=
 OUT ?=
 FROM ?=
@@ -43,6 +44,7 @@ q = '$(subst ','\'',$(1))'
 option = $(if $($(2)),--$(1)=$(call q,$($(2))))
 need = $(call q,$(or $($(1)),$(error $@ needs $(1)=$(2))))
 GIVEN = $(call option,teacher,TEACHER) $(call option,student,STUDENT) $(call option,protocol,PROTOCOL)
+BOUNDED = $(if $(filter-out 0 false,$(QUICK)),--quick=true)
 # A command that goes on without what was meant, as in EXPORT="$(ls ...)" of nothing, would do something else.
 REFUSE_EMPTY = $(foreach name,$(1),$(if $($(name)),,$(if $(filter command,$(origin $(name))),$(error $@: $(name)= is empty))))
 
@@ -91,12 +93,12 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
 	$(DO)echo "$(WANTED)" > $@
 
-train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom ARGS="--trainer.max_epochs=1"
-	$(DO)$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(ARGS)
+train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)
+	$(DO)$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(BOUNDED) $(ARGS)
 
 # EXP's default is an experiment to train, nothing to evaluate.
 evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../best.ckpt DATA=phantom (or EXP=teacher)
-	$(DO)$(PY) -m experiments evaluate $(DATA) $(or $(if $(CKPT),$(call q,$(CKPT))),$(if $(filter-out file,$(origin EXP)),$(EXP))) $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments evaluate $(DATA) $(or $(if $(CKPT),$(call q,$(CKPT))),$(if $(filter-out file,$(origin EXP)),$(EXP))) $(GIVEN) $(BOUNDED) $(ARGS)
 
 reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
 	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)

@@ -57,6 +57,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
         figures: Draw every tested model's ages over the growth chart.
         cache: Folder where tables of age embeddings are kept by weights and prompts (see `AgeTableCache`), for
             the teacher and for models that are only evaluated. None computes them every time.
+        most_prompts: The first templates alone, for a quick run; null takes all.
 
     Raises:
         ValueError: An option is out of range, or the protocol file is malformed.
@@ -75,6 +76,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
         random_seed: int = 0,
         figures: bool = True,
         cache: str | None = None,
+        most_prompts: int | None = None,
     ) -> None:
         super().__init__(
             protocol_of(protocol),
@@ -85,6 +87,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
             full_precision,
             random_seed,
             figures,
+            most_prompts,
         )
         self.cache = None if cache is None else AgeTableCache(cache)
         self.training = False

@@ -14,7 +14,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.last_checkpoint import gradients_pending, last_checkpoint, save_last
+from callbacks.last_checkpoint import (
+    gradients_pending,
+    is_start_of_evaluation,
+    last_checkpoint,
+    save_last,
+)
 from callbacks.wandb_run import mark_preempting
 
 
@@ -25,14 +30,13 @@ def _only_the_checkpoint(path: Path) -> str:
 class SaveOnInterrupt(Checkpoint):
     """Save ``checkpoints/last.ckpt`` when a run is interrupted, and say how to resume it.
 
-    Ctrl-C and SIGTERM are deferred to the end of the running optimiser step: before it weights and moments
-    may be half updated, and gradients that were accumulated so far would be lost. In the last step of an
-    epoch they are deferred to its end, so that its evaluation is not left out. A second Ctrl-C stops at
-    once, and leaves ``last.ckpt`` as it is. All processes of a run stop at the same step.
+    In a training step Ctrl-C and SIGTERM are deferred to the end of the optimiser step: before it weights and moments
+    may be half updated, and gradients that were accumulated so far would be lost. All processes of a run stop at
+    the same step. A second Ctrl-C stops at once, and leaves ``last.ckpt`` as it is.
 
-    W&B hears of a SIGTERM as soon as it comes: the time that is left may not last to the end of an evaluation.
+    In an evaluation they stop at once: `LastCheckpoint` has saved the state that the evaluation began with.
 
-    This callback stands last, so that no other one misses the last batch.
+    W&B hears of a SIGTERM as soon as it comes. This callback stands last, so that no other one misses the last batch.
 
     Args:
         resume: Makes the command that resumes, from the path of the checkpoint.
@@ -42,6 +46,7 @@ class SaveOnInterrupt(Checkpoint):
         self._resume = resume
         self._signal = 0
         self._stopped = False
+        self._evaluating = False
         self._trainer: Trainer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,31 +57,49 @@ class SaveOnInterrupt(Checkpoint):
         """
         if trainer.received_sigterm:
             raise SIGTERMException
-        self._signal, self._stopped, self._trainer = 0, False, trainer
+        self._take_over(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over both signals for the time of the test."""
+        self._take_over(trainer)
+        self._evaluating = True
+
+    def _take_over(self, trainer: Trainer) -> None:
+        self._signal, self._stopped, self._evaluating, self._trainer = 0, False, False, trainer
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._request_stop)
             signal.signal(signal.SIGTERM, self._request_stop)
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self._signal:
+        if signum == signal.SIGINT and (self._signal or self._evaluating):
             raise KeyboardInterrupt
         self._signal = self._signal or signum
         if signum == signal.SIGINT:
             print("\nstopping after this step (Ctrl-C again stops at once) ...", flush=True)
         elif self._trainer is not None:
             mark_preempting(self._trainer)
+            if self._evaluating:
+                launcher = self._trainer.strategy.launcher
+                if launcher is not None:
+                    launcher.kill(signum)  # hands it on to the other processes
+                raise SIGTERMException
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell W&B of a SIGTERM while test patients are scored; Lightning ends the run where it can."""
-        before = signal.getsignal(signal.SIGTERM)
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop here when it was asked for during the last step, else stop at once from here on."""
+        if is_start_of_evaluation(trainer, batch_idx, dataloader_idx):
+            self._stop_if_asked(trainer, saved=not gradients_pending(trainer))
+            self._evaluating = True
 
-        def mark(signum: int, frame: FrameType | None) -> None:
-            mark_preempting(trainer)
-            if callable(before):
-                before(signum, frame)
-
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, mark)
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Defer again: checkpoints are about to be written."""
+        self._evaluating = False
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stop here when it was asked for during the step."""
@@ -91,9 +114,12 @@ class SaveOnInterrupt(Checkpoint):
         trainer._signal_connector.received_sigterm = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop here when it was asked for during the last step or the evaluation."""
+        """Stop here when it was asked for during the last step of an epoch without evaluation, or behind one."""
+        self._stop_if_asked(trainer, saved=False)
+
+    def _stop_if_asked(self, trainer: Trainer, saved: bool) -> None:
         if self._is_asked_to_stop(trainer):
-            self._stopped = True
+            self._stopped = not saved
             raise KeyboardInterrupt if self._signal == signal.SIGINT else SIGTERMException
 
     def _is_asked_to_stop(self, trainer: Trainer) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -29,12 +30,21 @@ def gradients_pending(trainer: Trainer) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+def is_start_of_evaluation(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> bool:
+    """Tell whether a validation batch is the first of an evaluation that a training makes."""
+    return (
+        trainer.state.fn == TrainerFn.FITTING
+        and not trainer.sanity_checking
+        and batch_idx == dataloader_idx == 0
+    )
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Write the best weights; a class of its own, so that its state never collides with a user's ModelCheckpoint."""
 
 
 class LastCheckpoint(Checkpoint):
-    """Write ``checkpoints/last.ckpt`` at every epoch's end and after every evaluation within an epoch.
+    """Write ``checkpoints/last.ckpt`` at every epoch's end, and before and after every evaluation.
 
     ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one, so a killed run would
     resume from its best epoch. This callback stands behind `BestCheckpoint`, whose memory of the best score it saves.
@@ -47,6 +57,23 @@ class LastCheckpoint(Checkpoint):
         anew = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if anew and trainer.is_global_zero:
             last_checkpoint(trainer).with_name("best.ckpt").unlink(missing_ok=True)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save before an evaluation; a run that is stopped within it resumes with the whole evaluation."""
+        if is_start_of_evaluation(trainer, batch_idx, dataloader_idx) and not gradients_pending(trainer):
+            # Lightning takes an evaluation up again whose first batch was started, and no other.
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            progress.increment_started()
+            self._save(trainer)
+            for counts in (progress.total, progress.current):
+                counts.started -= 1  # type: ignore[attr-defined]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save within an epoch; an evaluation at its end is followed by `on_train_epoch_end`."""

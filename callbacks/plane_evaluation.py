@@ -47,6 +47,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
             the half precision of training, and compares in float32 all the same.
         random_seed: Seed of the random-weights baseline.
         figures: Draw a confusion matrix of every tested model.
+        most_prompts: The first prompts of each class alone, for a quick run; null takes all.
 
     Raises:
         ValueError: An option is out of range, or a prompt file is malformed.
@@ -66,6 +67,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
         full_precision: bool = True,
         random_seed: int = 0,
         figures: bool = True,
+        most_prompts: int | None = None,
     ) -> None:
         super().__init__(
             protocol_of(protocol, planes=planes_prompts, subplanes=subplanes_prompts),
@@ -76,6 +78,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
             full_precision,
             random_seed,
             figures,
+            most_prompts,
         )
 
     def require(self, records: list[Record], benchmark: str) -> None:

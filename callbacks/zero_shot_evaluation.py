@@ -52,13 +52,16 @@ class ZeroShotEvaluation(Callback):
         full_precision: bool,
         random_seed: int,
         figures: bool,
+        most_prompts: int | None,
     ) -> None:
+        if most_prompts is not None and most_prompts < 1:
+            raise ValueError(f"{type(self).__name__}: most_prompts must be 1 or more, not {most_prompts}")
         if every_n_epochs < 1:
             raise ValueError(f"{type(self).__name__}: every_n_epochs must be 1 or more, not {every_n_epochs}")
         unknown = sorted(set(benchmarks or ()) - set(self.KNOWN))
         if unknown:
             raise ValueError(f"{type(self).__name__} scores {list(self.KNOWN)}, not {unknown}")
-        self.protocol = protocol
+        self.protocol = protocol if most_prompts is None else protocol.first(most_prompts)
         self.every_n_epochs = every_n_epochs
         self.wanted = benchmarks
         self.selection_split = selection_split

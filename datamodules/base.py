@@ -33,7 +33,7 @@ from datamodules.image_reading import read_image
 from datamodules.loaders import PlainErrorLoader, ResumableLoader, resume_position
 from datamodules.pair_dataset import OnError, PairDataset
 from datamodules.pair_sample import PairBuilder, PairCollate
-from datamodules.record import Record
+from datamodules.record import Record, first_of_each_split
 from datamodules.sampler import EpochSampler, FixedSampler, process_rank
 from datamodules.square_cache import open_cache
 from datamodules.teacher_store import TeacherStore
@@ -68,6 +68,7 @@ class FetalDataModule(LightningDataModule):
         cache: Folder for decoded training images (see `datamodules.square_cache`): faster epochs for
             side^2 bytes an image on disk, reserved at the start; without that space, training goes on without a
             cache. Null decodes the files in every epoch.
+        most_images: Images of each split at most, for a quick run; null takes all.
 
     Attributes:
         benchmarks: What the corpus can score.
@@ -88,8 +89,11 @@ class FetalDataModule(LightningDataModule):
         pin_memory: bool = False,
         cache: str | None = None,
         zoom: float = 0.0,
+        most_images: int | None = None,
     ) -> None:
         super().__init__()
+        if most_images is not None and most_images < 1:
+            raise ValueError(f"data: most_images must be 1 or more, not {most_images}")
         if batch_size < 1 or evaluation_batch_size < 1 or num_workers < 0:
             raise ValueError(
                 f"data: batch_size {batch_size} and evaluation_batch_size {evaluation_batch_size} must be "
@@ -103,6 +107,7 @@ class FetalDataModule(LightningDataModule):
         self.seed = seed
         self.pin_memory = pin_memory
         self.cache = cache
+        self.most_images = most_images
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
         self._taught: TeacherStore | None = None
@@ -119,9 +124,10 @@ class FetalDataModule(LightningDataModule):
 
     @property
     def records(self) -> list[Record]:
-        """Every record of the corpus, read once."""
+        """Every record of the corpus, read once; of each split the first ones where `most_images` says so."""
         if self._records is None:
-            self._records = self.read_records()
+            read, most = self.read_records(), self.most_images
+            self._records = read if most is None else first_of_each_split(read, most)
         return self._records
 
     def bind(

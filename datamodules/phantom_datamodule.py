@@ -20,6 +20,10 @@ from datamodules.phantom import (
 from datamodules.record import Record
 from metrics import gestational_age_weeks
 
+PICTURES_FOR_ONE = (
+    10  # of a corpus that is drawn for a quick run: the validation split has a tenth of the patients
+)
+
 
 class PhantomDataModule(FetalDataModule):
     """Train and evaluate on the phantom: simulated planes and heads together.
@@ -29,7 +33,7 @@ class PhantomDataModule(FetalDataModule):
 
     Args:
         root: Folder that holds all phantom corpora, one subfolder a hash of the settings.
-        corpus: Numbers of pictures, their seed and the like.
+        corpus: Numbers of pictures, their seed and the like; with `most_images` at most that many that it needs.
         workers: Processes that make the corpus; null takes all cores. It does not change the pictures.
         val_share: Share of the patients to validate on, in both parts.
         hc18_test_share: Share of the HC18-type patients to test on; the planes carry an official flag.
@@ -54,7 +58,10 @@ class PhantomDataModule(FetalDataModule):
         if not (corpus.num_planes_images and corpus.num_hc18_images):
             raise ValueError("phantom: training needs num_planes_images and num_hc18_images above 0")
         self.root = root
-        self.corpus = corpus
+        # Enough that every split has the first images of every plane.
+        self.corpus = (
+            corpus if self.most_images is None else corpus.at_most(PICTURES_FOR_ONE * self.most_images)
+        )
         self.workers = workers
         self.val_share = val_share
         self.hc18_test_share = hc18_test_share

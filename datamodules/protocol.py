@@ -95,6 +95,14 @@ class Protocol:
             key = str(error).split(":")[0]
             raise ValueError(f"{sources.get(key, source)}: {error}") from None
 
+    def first(self, count: int) -> Protocol:
+        """Return the protocol of the first prompts of each class and the first templates alone."""
+        return Protocol(
+            {name: texts[:count] for name, texts in self.planes.items()},
+            {name: texts[:count] for name, texts in self.subplanes.items()},
+            self.biometry[:count],
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the protocol as JSON, whole or not at all."""
         target = Path(path)

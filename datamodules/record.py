@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 PLANES = ("brain", "abdomen", "heart", "femur", "cervix", "other")
@@ -42,3 +45,15 @@ class Record:
     split: str | None = None
     operator: str | None = None
     machine: str | None = None
+
+
+def first_of_each_split(records: Sequence[Record], most: int) -> list[Record]:
+    """Return at most `most` records of each split, in order: of each corpus and plane in turn, so that none is lost."""
+    groups: dict[str | None, dict[tuple[str | None, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, record in enumerate(records):
+        groups[record.split][record.corpus, record.plane, record.brain_plane].append(index)
+    kept: list[int] = []
+    for split in groups.values():
+        in_turn = (index for turn in zip_longest(*split.values()) for index in turn if index is not None)
+        kept += list(in_turn)[:most]
+    return [records[index] for index in sorted(kept)]

@@ -40,7 +40,9 @@ USAGE = """usage: python -m experiments fit|validate|test --config experiments/E
 def _short_form(argv: list[str]) -> list[str]:
     """Spell ``train`` and ``evaluate`` out as Lightning CLI arguments."""
     from experiments.recipes import evaluation_arguments, explain_names, training_arguments
-    from experiments.shorthand import data_arguments, spell_out, without_teacher
+    from experiments.run_record import teacher_arguments
+    from experiments.shorthand import data_arguments, spell_out
+    from models.weights import read_checkpoint
 
     command, rest = argv[0], argv[1:]
     names = []
@@ -55,10 +57,12 @@ def _short_form(argv: list[str]) -> list[str]:
             *spell_out(names[1], rest, experiment=names[0]),
         ]
     preset, model = names
-    beyond = ["--representation.enabled=true", *without_teacher(preset, model, rest)]
     folders = data_arguments(preset)
-    options = [*folders, *beyond, *spell_out(preset, rest, scored=model)]
-    return [*evaluation_arguments(preset, model, [*folders, *rest]), *options]
+    arguments = evaluation_arguments(preset, model, [*folders, *rest])
+    if Path(model).is_file():
+        read_checkpoint(model)  # a file that is none shows before anything else happens
+    beyond = ["--representation.enabled=true", *teacher_arguments(model, rest)]
+    return [*arguments, *folders, *beyond, *spell_out(preset, rest, scored=model)]
 
 
 def run(argv: list[str]) -> None:

@@ -47,6 +47,7 @@ from experiments import plots, results, wandb_results
 from experiments.early_checks import built, check_run
 from experiments.loggers import settled_loggers
 from experiments.plain_errors import PlainErrorParser
+from experiments.quick import is_quick, with_bounds
 from experiments.recipes import Recipe
 from experiments.report import report_finished_run
 from experiments.resuming import check_fit, resumable, resume_command
@@ -58,7 +59,8 @@ from experiments.run_folder import (
     requeued_checkpoint,
     run_folder,
 )
-from experiments.small_teachers import ensure_teacher, publish_teacher
+from experiments.run_record import cautions, make_record
+from experiments.small_teachers import publish_teacher, settle_teachers
 from experiments.wandb_access import first_process
 from lightning_modules import DistillationModule
 from metrics.names import VAL_COMPOSITE
@@ -127,6 +129,15 @@ class SonoDistillCLI(LightningCLI):
             default=False,
             help="Build classes that a checkpoint names.",
         )
+        parser.add_argument(
+            "--quick",
+            type=bool | None,
+            nargs="?",
+            const=True,
+            default=None,
+            help="Bound corpus, teacher, epochs and evaluation (QUICK=1); by default where trainer.fast_dev_run, "
+            "overfit_batches or limit_*_batches bounds something.",
+        )
         parser.add_lightning_class_args(BiometryEvaluation, "biometry")
         parser.add_lightning_class_args(PlaneEvaluation, "planes")
         parser.add_lightning_class_args(RepresentationEvaluation, "representation")
@@ -154,6 +165,8 @@ class SonoDistillCLI(LightningCLI):
             FileNotFoundError: There is no such checkpoint, or it is a folder.
         """
         super().parse_arguments(parser, args)
+        if is_quick(self.config[self.config.subcommand]):
+            self.config = parser.parse_args(with_bounds(sys.argv[1:]))
         config = self.config[self.config.subcommand]
         check_complete(dict(config.items()))
         config.ckpt_path = resumable(config.get("ckpt_path"), config.experiment, config.run)
@@ -187,13 +200,17 @@ class SonoDistillCLI(LightningCLI):
             for evaluation in (config.biometry, config.planes):
                 evaluation.selection_split = evaluation.test_split = "all"
             print("selecting and reporting on all images, as the paper does: for comparison only")
+        trains = self.subcommand == "fit"
         check_run(config, str(self.subcommand))
-        ensure_teacher(config, self.recipe)
+        settle_teachers(config, self.recipe, trains)
+        self.record, self.cautions = make_record(config), cautions(config, trains)
+        self._warn()
         # Loggers are built last: W&B's run exists as soon as its logger does.
         self.asked_loggers, config.trainer.logger = config.trainer.logger, False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer with the callbacks that every run has."""
+        """Build the trainer with the callbacks that every run has, and hand the model the record of the run."""
+        self.model.run_record = self.record
         config = self.config_init[self.subcommand]
         # `trainer.checkpoint_callback` may be one that the user added: the first of all.
         self.selection: BestCheckpoint = config.checkpoint
@@ -242,6 +259,8 @@ class SonoDistillCLI(LightningCLI):
     def after_fit(self) -> None:
         """Score the selected checkpoint once on the test patients and write the results."""
         trainer: Any = self.trainer
+        if trainer.fast_dev_run:
+            self._warn()
         if trainer.fast_dev_run or trainer.interrupted:
             return
         best = self.selection.best_model_path or last_as_best(trainer, self.folder)
@@ -273,6 +292,7 @@ class SonoDistillCLI(LightningCLI):
             checkpoint=checkpoint,
             seconds=time.monotonic() - self.started,
         )
+        record |= {"run": self.record, "cautions": self.cautions}
         results.write(record, self.folder)
         join_metrics(self.folder)
         plots.write_all(self.folder, self.datamodule)
@@ -284,6 +304,12 @@ class SonoDistillCLI(LightningCLI):
             print(f"warning: no report ({error}); the results are whole: {later}", file=sys.stderr)
         finally:
             _publish(self.trainer, self.folder, record)
+            self._warn()
+
+    def _warn(self) -> None:
+        """Print what spoils the run's scores, at its start and at its end."""
+        for caution in self.cautions if first_process() else ():
+            print(f"warning: {caution}", flush=True)
 
 
 def _publish(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,15 @@ def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         FileNotFoundError: A table or a shard is not there.
     """
-    places = data_places(preset, arguments)
+    return place_digests(data_places(preset, arguments))
+
+
+def place_digests(places: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of corpora and shards by ``HC18_ROOT``, ``PLANES_ROOT`` or ``SHARDS``, given their places.
+
+    Raises:
+        FileNotFoundError: A table or a shard is not there.
+    """
     return {
         variable: _shards_digest(place) if variable == SHARDS else _table_digest(variable, place)
         for variable, place in places.items()
@@ -107,7 +115,7 @@ def _table_digest(variable: str, root: str) -> str:
     from datamodules.image_files import find_table
 
     corpus = CORPORA[CORPUS_OF[variable]]
-    remedy = f"say where it is with {variable}=folder (docs/reproduce.md)"
+    remedy = f"expected {corpus.table} as {corpus.source} has it; say where it is with {variable}=folder"
     return content_digest(find_table(Path(root), corpus.table, corpus.title, remedy))
 
 

@@ -57,7 +57,7 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether it was trained and tested to the end."""
-        return (self.folder / "results.json").is_file()
+        return has_results(self.folder)
 
     def command(self) -> list[str]:
         """Return the command that starts the run, or goes on where it was interrupted."""
@@ -106,6 +106,15 @@ class Run:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(asked), encoding="utf-8")
         partial.replace(path)
+
+
+def has_results(folder: Path) -> bool:
+    """Tell whether a run's folder holds results that count; those of a quick run do not."""
+    path = folder / "results.json"
+    if not path.is_file():
+        return False
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return not record.get("run", {}).get("quick", False)
 
 
 def execute(run: Run) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments import strict_json
 from experiments.recipes import ROOT
-from experiments.reproduce import PREFIX, REQUEST
+from experiments.reproduce import PREFIX, REQUEST, has_results
 
 RESULTS = ROOT / "results"
 FILE_OPTIONS = ("--teacher", "--student", "--protocol")
@@ -108,7 +108,7 @@ def refresh(preset: str, outputs: Path, committed: Path = RESULTS, target: Path 
     """
     rows = {identity(row): row for row in read_rows(committed / f"{preset}.jsonl")}
     for request in sorted(outputs.glob(f"*/{PREFIX}{preset}-s*/{REQUEST}")):
-        if (request.parent / "results.json").is_file():
+        if has_results(request.parent):
             row = row_of(request.parent)
             if row["data"] == preset:
                 rows[identity(row)] = row

@@ -95,23 +95,3 @@ def lacks_weights(settings: object) -> bool:
         return False
     arguments = settings.get("init_args") or {}
     return settings.get("class_path") == "models.OpenCLIPEncoder" and not arguments.get("weights")
-
-
-def without_teacher(preset: str, scored: str, arguments: list[str]) -> list[str]:
-    """Return what makes an evaluation do without a teacher that is not at hand, and say so.
-
-    A published teacher without its weights is not, and neither is a preset's own before it was trained: scoring a
-    checkpoint is no reason to train another model.
-    """
-    given = any(argument.startswith((TEACHER, "--model.teacher")) for argument in arguments)
-    if given or scored == "teacher":
-        return []
-    settings = tower(preset, "teacher")
-    kept = settings["init_args"].get("path")
-    if lacks_weights(settings):
-        print("no TEACHER=path/to/weights: scoring the student alone")
-    elif kept and not Path(kept).exists():
-        print(f"no teacher at {kept}, and no TEACHER=path/to/weights: scoring the student alone")
-    else:
-        return []
-    return ["--model.teacher=null"]

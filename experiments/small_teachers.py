@@ -1,68 +1,86 @@
-"""The small teachers of the data presets: trained once, when first needed, and kept."""
+"""The small teachers of the data presets: trained when first needed, and kept under a digest of their settings."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
+import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.phantom import SIMULATOR_VERSION
 from experiments.child_process import STOPPED, run_child, terminable
-from experiments.recipes import TEACHER_TOWERS, Recipe, data_class
+from experiments.quick import QUICK
+from experiments.recipes import Recipe, data_class
 from experiments.run_folder import OUTPUTS, RUN_VARIABLE
+from experiments.run_record import SPLIT
 from experiments.shorthand import lacks_weights
-from experiments.teacher_recipe import PATIENTS, overridden
+from experiments.teacher_recipe import teacher_config, teacher_digest
 
-
-def teacher_checkpoint(preset: str) -> Path:
-    """Return where the trained teacher of a preset is kept."""
-    return OUTPUTS / "teachers" / f"{preset}.ckpt"
-
-
+TEACHERS = OUTPUTS / "teachers"
+# In a preset, beginning of a tower's path that stands for a preset's own teacher: "teacher:phantom".
+OWN = "teacher:"
+# Settings of a run's data that its teacher shares.
+SHARED = (*SPLIT, "root", "most_images")
 # What a launcher of several processes sets; the teacher is trained in one.
 LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Beginnings of variables that belong to the run which asks: the teacher must not write into a trial's W&B run.
 OF_THIS_RUN = ("TORCHELASTIC", "WANDB_RUN", "WANDB_SWEEP")
 
 
-def _data_settings(config: Namespace) -> dict[str, Any]:
-    """Return the data settings that decide which patients a teacher has seen."""
-    return {key: value for key, value in config.data.init_args.as_dict().items() if key in PATIENTS}
+def preset_behind(tower: Any) -> str | None:
+    """Return the preset whose own teacher a tower stands for; None for any other tower."""
+    path = str((tower.get("init_args") or {}).get("path")) if tower else ""
+    return path.removeprefix(OWN) if path.startswith(OWN) else None
 
 
-def _settings(config: Namespace, preset: str) -> dict[str, Any]:
-    """Return all that a preset's teacher depends on, as it is kept beside the checkpoint."""
-    return {
-        "class_path": config.data.class_path,
-        **_data_settings(config),
-        "simulator": SIMULATOR_VERSION,
-        "recipe": yaml.safe_load((TEACHER_TOWERS / f"{preset}.yaml").read_text()),
-    }
+def kept_teacher(preset: str, options: Sequence[str] = ()) -> Path:
+    """Return where the teacher of a preset is kept, whether or not it is there.
+
+    Args:
+        preset: Name of the data preset.
+        options: Options of ``EXP=teacher DATA=preset`` that make it this teacher.
+
+    Raises:
+        FileNotFoundError: The data are not where the settings say.
+    """
+    config = teacher_config(preset, options)
+    start = preset_behind(config.model.student)
+    if start is not None:
+        config.model.student.init_args.path = str(kept_teacher(start, _quick(options)))
+    return _path(preset, config)
 
 
-def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
-    """Train each small teacher that the run builds on and that is missing or out of date.
+def _path(preset: str, config: Namespace) -> Path:
+    return TEACHERS / f"{preset}-{teacher_digest(config)}.ckpt"
 
-    A run builds on its preset's own teacher, and the teacher of a preset may continue that of another one. Of
+
+def _quick(options: Sequence[str]) -> list[str]:
+    return [option for option in options if option == QUICK]
+
+
+def settle_teachers(config: Namespace, recipe: Recipe, trains: bool) -> None:
+    """Put the file of a kept teacher in place of each ``teacher:PRESET``, training it first where it is missing.
+
+    A run builds on its preset's own teacher, and the teacher of a preset may go on from that of another one. Of
     several processes that want one at once, the first trains it and the others wait.
 
     Args:
-        config: The resolved configuration of the run.
+        config: The resolved configuration of the run, which is changed.
         recipe: Files of ours that the run builds on.
+        trains: Whether the run is a training; an evaluation trains no teacher.
 
     Raises:
         ValueError: Training the teacher failed (its own message stands above), or the wanted teacher is a
             published model without its weights.
+        FileNotFoundError: An evaluation wants a teacher that is not kept, or the data are not there.
         KeyboardInterrupt: Ctrl-C came while a teacher was trained.
         TerminatedError: SIGTERM came while a teacher was trained.
     """
@@ -73,45 +91,45 @@ def ensure_teacher(config: Namespace, recipe: Recipe) -> None:
         preset = preset_behind(tower)
         if preset is None:
             continue
-        path = teacher_checkpoint(preset)
+        options = _options(config, recipe, preset)
+        path = kept_teacher(preset, options)
+        if not trains and not path.is_file():
+            raise FileNotFoundError(_lacking(path, preset, options))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Other data than the preset's own cannot hold its test patients, nor train its teacher.
-        own = preset == recipe.preset and config.data.class_path == data_class(preset)
         with FileLock(path.with_suffix(".lock")):
-            if own:
-                _put_stale_aside(path, _settings(config, preset))
             if not path.is_file():
                 if tower is config.model.get("teacher") and not _asks_teacher(config.model.get("loss")):
                     print("the loss needs no teacher; the evaluation has one as the line to beat", end=" ")
                     print("(ARGS=--model.teacher=null leaves it out)", flush=True)
-                _train(preset, config if own else None)
+                _train(preset, options, path)
+        tower.init_args.path = str(path)
 
 
-def preset_behind(tower: Any) -> str | None:
-    """Return the preset whose own teacher a tower is read from; None for any other tower."""
-    path = str((tower.get("init_args") or {}).get("path")) if tower else ""
-    presets = (file.stem for file in TEACHER_TOWERS.glob("*.yaml"))
-    return next((preset for preset in presets if str(teacher_checkpoint(preset)) == path), None)
+def _options(config: Namespace, recipe: Recipe, preset: str) -> list[str]:
+    """Return the options by which a run's teacher departs from its preset's own.
+
+    Other data than the preset's cannot hold its test patients, nor train its teacher.
+    """
+    options = [QUICK] if config.get("quick") else []
+    if preset != recipe.preset or config.data.class_path != data_class(preset):
+        return options
+    own = teacher_config(preset, options).data.init_args.as_dict()
+    given = config.data.init_args.as_dict()
+    return options + [
+        f"--data.{name}={given[name] if isinstance(given[name], str) else json.dumps(given[name])}"
+        for name in SHARED
+        if name in given and given[name] != own.get(name)
+    ]
 
 
-def _put_stale_aside(path: Path, wanted: dict[str, Any]) -> None:
-    """Rename a teacher that was trained on other data or by another recipe: it may have seen test patients."""
-    sidecar = path.with_suffix(".json")
-    if not path.is_file() or not sidecar.is_file():
-        return  # a checkpoint without a sidecar was put there by hand
-    text = sidecar.read_text()
-    if _comparable(json.loads(text)) == _comparable(json.loads(json.dumps(wanted))):
-        return
-    kept = path.with_name(f"{path.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.ckpt")
-    print(f"{path} was trained on other data or by another recipe; it is kept as {kept}", flush=True)
-    sidecar.replace(kept.with_suffix(".json"))
-    path.replace(kept)
-
-
-def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Make the data folder absolute: it is one folder however it is spelt."""
-    root = settings.get("root")
-    return settings if root is None else {**settings, "root": str(Path(root).resolve())}
+def _lacking(path: Path, preset: str, options: Sequence[str]) -> str:
+    """Say that there is no such teacher, what trains it, and which others are there."""
+    arguments = f" ARGS={shlex.quote(shlex.join(options))}" if options else ""
+    others = sorted(path.parent.glob(f"{preset}-*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    kept = f"; CKPT={others[0]} is one of other data or settings" if others else ""
+    return (
+        f"{path}: no such teacher yet; it is trained by make train EXP=teacher DATA={preset}{arguments}{kept}"
+    )
 
 
 def _asks_teacher(loss: Any) -> bool:
@@ -122,17 +140,10 @@ def _asks_teacher(loss: Any) -> bool:
     return bool(getattr(getattr(importlib.import_module(module), name), "needs_teacher", False))
 
 
-def _train(preset: str, config: Namespace | None) -> None:
-    path = teacher_checkpoint(preset)
+def _train(preset: str, options: Sequence[str], path: Path) -> None:
     print(f"no teacher at {path} yet: training it first (EXP=teacher DATA={preset})", flush=True)
     # The run that asks scores the teacher on the same test patients, beside its student.
     command = [sys.executable, "-m", "experiments", "train", "teacher", preset, "--score_test_patients=false"]
-    settings = {} if config is None else _data_settings(config)
-    command += [
-        f"--data.{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in settings.items()
-        if value is not None
-    ]
     apart = (RUN_VARIABLE, *LAUNCHER)
     environment = {
         key: value
@@ -141,7 +152,7 @@ def _train(preset: str, config: Namespace | None) -> None:
     }
     try:
         with terminable():
-            status = run_child(command, environment)
+            status = run_child([*command, *options], environment)
     except STOPPED as stop:
         raise type(stop)("while the teacher was trained; the same command trains it anew") from None
     if status != 0 or not path.is_file():
@@ -175,31 +186,25 @@ def warn_of_random_student(student: Any) -> None:
 
 
 def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
-    """Keep a freshly trained teacher where other experiments look for it, if it is the preset's own.
-
-    A teacher of other settings, of one epoch for a try, must not be what later students learn from; one line says
-    where it lies. A kept teacher of other patients is put aside, never overwritten.
+    """Keep a freshly trained teacher under the digest of its settings, where other experiments look for it.
 
     Args:
         best: The selected checkpoint of the run.
         recipe: Files of ours that the run was built on.
-        config: The resolved configuration of the run.
+        config: The resolved configuration of the run, the paths of its towers settled.
     """
-    target = teacher_checkpoint(recipe.preset)
-    changed = overridden(config, recipe.preset)
-    if changed:
-        print(
-            f"not kept as the teacher of DATA={recipe.preset}, whose recipe has another {', '.join(changed)}; "
-            f"to distil from it: TEACHER={best}"
-        )
+    target = _path(recipe.preset, config)
+    if target.exists():
+        print(f"a teacher of the same settings is kept at {target}; to distil from this one: TEACHER={best}")
         return
-    settings = _settings(config, recipe.preset)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _put_stale_aside(target, settings)
     partial = target.with_suffix(".partial")
     shutil.copyfile(best, partial)
     partial.replace(target)
-    sidecar = target.with_suffix(".json.partial")
-    sidecar.write_text(json.dumps(settings, indent=2))
-    sidecar.replace(target.with_suffix(".json"))
-    print(f"teacher kept at {target}")
+    used = target == kept_teacher(recipe.preset, _options(config, recipe, recipe.preset))
+    note = (
+        ""
+        if used
+        else f"; its settings are not those of DATA={recipe.preset}, so only TEACHER={target} distils from it"
+    )
+    print(f"teacher kept at {target}{note}")

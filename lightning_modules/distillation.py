@@ -19,6 +19,8 @@ from models.memory_format import compile_model, to_channels_last
 from models.weights import mismatch
 
 TEACHER_PREFIX = "teacher."
+RUN_RECORD = "run"
+"""Top-level key of our checkpoints: what the run was trained on (see `experiments.run_record`)."""
 ENDLESS = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
@@ -87,6 +89,7 @@ class DistillationModule(LightningModule):
         self.warmup_steps = warmup_steps
         self.max_logit_scale = max_logit_scale
         self.terms: dict[str, Tensor] = {}
+        self.run_record: dict[str, Any] = {}  # of primitives; goes into every checkpoint
 
     def embeddings(self, batch: dict[str, Any], role: str) -> Embeddings:
         """Embed one role's view of a batch.
@@ -185,13 +188,14 @@ class DistillationModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the teacher out, and put in what rebuilds the student: recipe and preprocessing."""
+        """Leave the teacher out; put in the run's record, and what rebuilds the student: recipe and preprocessing."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
         checkpoint["student"] = {
             "recipe": self.student.recipe(),
             "preprocessing": self.student.preprocessing.to_dict(),
         }
+        checkpoint[RUN_RECORD] = self.run_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the present teacher's weights to the checkpoint, which is saved without them.

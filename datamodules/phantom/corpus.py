@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -64,6 +64,11 @@ class PhantomSettings:
                 raise ValueError(f"phantom: {name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.test_share < 1:
             raise ValueError(f"phantom: test_share must lie in [0, 1), not {self.test_share}")
+
+    def at_most(self, images: int) -> PhantomSettings:
+        """Return the settings of a corpus of at most this many pictures in each part, and without shards."""
+        planes, heads = min(self.num_planes_images, images), min(self.num_hc18_images, images)
+        return replace(self, num_planes_images=planes, num_hc18_images=heads, num_pair_images=0)
 
     @property
     def digest(self) -> str:

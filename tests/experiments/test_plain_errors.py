@@ -24,7 +24,7 @@ def train(monkeypatch, tmp_path, capsys):
     """Run `train ...` in an empty folder, where every teacher is missing; return what it says on stderr."""
     trained = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(small_teachers, "_train", lambda preset, _: trained.append(preset))
+    monkeypatch.setattr(small_teachers, "_train", lambda preset, *_: trained.append(preset))
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["experiments", "train", *arguments])

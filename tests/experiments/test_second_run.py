@@ -1,6 +1,6 @@
 """A second run finds what the first one kept: real command lines and files around a pretended training."""
 
-import json
+import shutil
 import sys
 
 import pytest
@@ -10,8 +10,8 @@ from experiments import __main__ as command_line
 from experiments import small_teachers
 from experiments.cli import SonoDistillCLI
 from experiments.recipes import recipe_of
-from experiments.small_teachers import ensure_teacher, publish_teacher, teacher_checkpoint
-from experiments.teacher_recipe import overridden
+from experiments.small_teachers import publish_teacher, settle_teachers
+from experiments.teacher_recipe import teacher_config, teacher_digest
 
 
 class ResolvedError(Exception):
@@ -55,79 +55,96 @@ def trained(tmp_path, monkeypatch, resolve):
 def finish(resolve, folder, weights, *command):
     """End a run of the teacher with these weights."""
     config, recipe = resolve(*command)
+    settle_teachers(config, recipe, trains=True)
     best = folder / "best.ckpt"
     best.write_text(weights)
     publish_teacher(best, recipe, config)
 
 
 def start(resolve, *command):
-    """Do what a run does about its teacher before it builds anything."""
+    """Do what a run does about its teacher before it builds anything, and return its teacher's file."""
     config, recipe = resolve(*command)
-    ensure_teacher(config, recipe)
+    settle_teachers(config, recipe, trains=command[0] == "train")
+    return config.model[("student" if command[0] == "evaluate" else "teacher")]
+
+
+def kept(tmp_path):
+    return {path.name: path.read_text() for path in (tmp_path / "outputs" / "teachers").glob("*.ckpt")}
 
 
 def test_a_second_run_trains_no_teacher(trained, resolve, capsys):
-    start(resolve, "train", "srkd", "phantom")
+    first = start(resolve, "train", "srkd", "phantom")
     assert trained == ["teacher/phantom"]
     assert "the line to beat" not in capsys.readouterr().out
-    start(resolve, "train", "no-kd", "phantom", "--seed_everything=1", "--data.seed=1")
-    start(resolve, "evaluate", "phantom", "teacher")
+    seeded = start(resolve, "train", "no-kd", "phantom", "--seed_everything=1", "--data.seed=1")
+    scored = start(resolve, "evaluate", "phantom", "teacher")
     assert trained == ["teacher/phantom"]
+    assert first == seeded == scored
 
 
-def test_a_folder_is_the_same_however_it_is_spelt(trained, resolve, tmp_path, monkeypatch):
-    monkeypatch.setenv("HC18_ROOT", "shared/../shared/HC18")
-    start(resolve, "train", "srkd", "hc18")
-    assert trained == ["teacher/hc18"], "the pretended run does not ask for the phantom's first"
-    monkeypatch.setenv("HC18_ROOT", str(tmp_path / "shared" / "HC18"))
-    start(resolve, "train", "srkd", "hc18")
-    assert trained == ["teacher/hc18"]
-    monkeypatch.setenv("HC18_ROOT", "elsewhere/HC18")
-    start(resolve, "train", "srkd", "hc18")
-    assert trained == ["teacher/hc18"] * 2
-
-
-def test_a_try_of_the_teacher_is_not_kept_as_the_presets(trained, resolve, tmp_path, capsys):
-    finish(resolve, tmp_path, "good", "train", "teacher", "phantom")
-    kept = teacher_checkpoint("phantom")
-    sidecar = kept.with_suffix(".json").read_text()
-    capsys.readouterr()
-    finish(resolve, tmp_path, "a try", "train", "teacher", "phantom", "--trainer.max_epochs=1")
-    said = capsys.readouterr().out.strip()
-    assert len(said.splitlines()) == 1
-    assert "not kept as the teacher of DATA=phantom" in said
-    assert "trainer.max_epochs" in said
-    assert f"TEACHER={tmp_path / 'best.ckpt'}" in said
-    assert kept.read_text() == "good"
-    assert kept.with_suffix(".json").read_text() == sidecar
+def test_an_evaluation_of_the_teacher_on_other_data_says_what_trains_it(trained, resolve, tmp_path):
     start(resolve, "train", "srkd", "phantom")
+    with pytest.raises(FileNotFoundError, match="trained by make train EXP=teacher DATA=phantom ARGS=--data"):
+        start(resolve, "evaluate", "phantom", "teacher", "--data.split_seed=1")
+    assert trained == ["teacher/phantom"]
+    assert list(kept(tmp_path).values()) == ["weights 1"]
+
+
+def test_a_corpus_is_told_by_its_content(trained, resolve, tiny_hc18, tmp_path, monkeypatch):
+    monkeypatch.setenv("HC18_ROOT", "HC18")
+    first = start(resolve, "train", "srkd", "hc18")
+    assert trained == ["teacher/hc18", "teacher/phantom"], "which the former goes on from"
+    shutil.copytree(tiny_hc18, tmp_path / "copy")
+    monkeypatch.setenv("HC18_ROOT", str(tmp_path / "copy"))
+    assert start(resolve, "train", "srkd", "hc18") == first
+    assert len(trained) == 2
+    table = tmp_path / "copy" / "training_set_pixel_size_and_HC.csv"
+    table.write_text(table.read_text().replace("000_HC.png", "900_HC.png"))
+    assert start(resolve, "train", "srkd", "hc18") != first
+    assert trained[2:] == ["teacher/hc18"]
+    assert len(kept(tmp_path)) == 3
+
+
+def test_a_try_of_the_teacher_is_kept_beside_the_presets(trained, resolve, tmp_path, capsys):
+    finish(resolve, tmp_path, "good", "train", "teacher", "phantom")
+    (good,) = kept(tmp_path)
+    assert capsys.readouterr().out == f"teacher kept at outputs/teachers/{good}\n"
+    finish(resolve, tmp_path, "a try", "train", "teacher", "phantom", "--trainer.max_epochs=1")
+    (said,) = capsys.readouterr().out.splitlines()
+    (other,) = kept(tmp_path).keys() - {good}
+    assert said.startswith(
+        f"teacher kept at outputs/teachers/{other}; its settings are not those of DATA=phantom"
+    )
+    assert f"TEACHER=outputs/teachers/{other}" in said
+    assert kept(tmp_path) == {good: "good", other: "a try"}
+    assert start(resolve, "train", "srkd", "phantom").init_args.path == f"outputs/teachers/{good}"
     assert not trained
+    finish(resolve, tmp_path, "again", "train", "teacher", "phantom")
+    assert kept(tmp_path)[good] == "good"
+    assert f"TEACHER={tmp_path / 'best.ckpt'}" in capsys.readouterr().out
 
 
 def test_what_makes_another_teacher(resolve):
-    decisive = {
-        "trainer.limit_train_batches": "3",
-        "model.learning_rate": "0.1",
-        "model.student.init_args.image_size": "64",
-        "data.batch_size": "8",
-        "paper_selection": "true",
-    }
-    config, recipe = resolve("train", "teacher", "phantom", *(f"--{k}={v}" for k, v in decisive.items()))
-    assert overridden(config, recipe.preset) == sorted(decisive)
-    harmless = ["--data.num_workers=0", "--data.split_seed=4", "--seed_everything=3"]
-    harmless += ["--score_test_patients=false", "--trainer.enable_progress_bar=false"]
-    config, recipe = resolve("train", "teacher", "phantom", *harmless)
-    assert overridden(config, recipe.preset) == []
+    def digest(*options):
+        return teacher_digest(resolve("train", "teacher", "phantom", *options)[0])
 
-
-def test_a_teacher_of_other_patients_puts_the_kept_one_aside(resolve, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    finish(resolve, tmp_path, "one", "train", "teacher", "phantom")
-    finish(resolve, tmp_path, "two", "train", "teacher", "phantom", "--data.split_seed=1")
-    kept = teacher_checkpoint("phantom")
-    assert kept.read_text() == "two"
-    assert json.loads(kept.with_suffix(".json").read_text())["split_seed"] == 1
-    assert [path.read_text() for path in kept.parent.glob("phantom-*.ckpt")] == ["one"]
+    own = teacher_digest(teacher_config("phantom"))
+    assert digest() == own
+    harmless = ["--data.num_workers=0", "--score_test_patients=false", "--trainer.enable_progress_bar=false"]
+    assert digest(*harmless, "--data.root=elsewhere") == own
+    decisive = [
+        "--trainer.limit_train_batches=0.5",
+        "--model.learning_rate=0.1",
+        "--model.student.init_args.image_size=64",
+        "--data.batch_size=8",
+        "--data.split_seed=4",
+        "--data.corpus.num_planes_images=100",
+        "--seed_everything=3",
+        "--paper_selection=true",
+        "--quick",
+    ]
+    assert len({own, *map(digest, decisive)}) == 1 + len(decisive)
+    assert digest("--quick") == teacher_digest(teacher_config("phantom", ["--quick=true"]))
 
 
 def test_no_kd_says_why_it_has_a_teacher_trained(trained, resolve, capsys):

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from experiments import import_protocol
 from experiments.__main__ import _short_form
 from experiments.recipes import tower
-from experiments.shorthand import data_arguments, spell_out, without_teacher
+from experiments.shorthand import data_arguments, spell_out
 from experiments.small_teachers import check_weights
 
 
@@ -73,28 +73,6 @@ def test_a_missing_file_is_named_by_its_variable(option, named):
         spell_out("planes", [f"{option}=nowhere.pt"])
     with pytest.raises(ValueError, match="give a path"):
         spell_out("planes", [option])
-
-
-def test_an_evaluation_without_the_published_teacher_says_so(capsys, weights):
-    assert without_teacher("planes", "best.ckpt", []) == ["--model.teacher=null"]
-    assert "TEACHER" in capsys.readouterr().out
-    for given in ([f"--teacher={weights}"], ["--model.teacher=null"]):
-        assert without_teacher("planes", "best.ckpt", given) == []
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("preset", ["phantom", "hc18"])
-def test_an_evaluation_trains_no_teacher(capsys, weights, monkeypatch, tmp_path, preset):
-    monkeypatch.chdir(tmp_path)
-    assert without_teacher(preset, "best.ckpt", []) == ["--model.teacher=null"]
-    assert f"no teacher at outputs/teachers/{preset}.ckpt" in capsys.readouterr().out
-    assert without_teacher(preset, "best.ckpt", [f"--teacher={weights}"]) == []
-    assert without_teacher(preset, "teacher", []) == []
-    kept = tmp_path / "outputs" / "teachers" / f"{preset}.ckpt"
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(b"")
-    assert without_teacher(preset, "best.ckpt", []) == []
-    assert capsys.readouterr().out == ""
 
 
 def test_a_published_teacher_without_weights_is_refused():

@@ -50,7 +50,7 @@ class Pairs(LightningDataModule):
         return ResumableLoader(dataset, batch_size=4, sampler=sampler, order={"batch_size": 4})
 
     def val_dataloader(self):
-        return torch.utils.data.DataLoader(PairSet(8), batch_size=8)
+        return torch.utils.data.DataLoader(PairSet(8), batch_size=4)
 
 
 class Scores(Callback):
@@ -167,17 +167,40 @@ def test_a_run_interrupted_anywhere_equals_an_unbroken_one(fit, interrupt, tmp_p
         assert_same(values, moments[1][key])
 
 
-def test_a_run_that_sigterm_ended_within_an_evaluation_equals_an_unbroken_one(fit, tmp_path):
-    class InEvaluation(Callback):
-        def on_validation_epoch_end(self, trainer, pl_module):
-            signal.raise_signal(signal.SIGTERM)
+class InEvaluation(Callback):
+    """Send a signal within one evaluation, which must not go on."""
 
-    whole = fit(tmp_path / "whole")
-    with pytest.raises(SIGTERMException):
-        fit(tmp_path / "cut", InEvaluation())
-    rest = fit(tmp_path / "cut", checkpoint=tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    def __init__(self, signum, number):
+        self.signum, self.number, self.seen = signum, number, 0
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.seen += 1
+        if self.seen == self.number:
+            signal.raise_signal(self.signum)
+            raise AssertionError("the evaluation went on")
+
+
+@pytest.mark.parametrize(
+    ("signum", "number", "settings"),
+    [
+        (signal.SIGINT, 1, {}),
+        (signal.SIGTERM, 2, {}),
+        (signal.SIGINT, 2, {"val_check_interval": 2}),
+        (signal.SIGTERM, 1, {"check_val_every_n_epoch": 5}),
+    ],
+)
+def test_a_run_stopped_within_an_evaluation_resumes_with_it(fit, tmp_path, signum, number, settings):
+    whole = fit(tmp_path / "whole", **settings)
+    with pytest.raises(SystemExit if signum == signal.SIGINT else SIGTERMException):
+        fit(tmp_path / "cut", InEvaluation(signum, number), **settings)
+    rest = fit(tmp_path / "cut", checkpoint=tmp_path / "cut" / "checkpoints" / "last.ckpt", **settings)
     assert rest.global_step == whole.global_step
     assert_same(weights(whole), weights(rest))
+    all_of_it, the_rest = (
+        next(callback.epochs for callback in run.callbacks if isinstance(callback, Scores))
+        for run in (whole, rest)
+    )
+    assert the_rest == all_of_it[number - 1 :]
 
 
 def test_the_logit_scale_is_clamped_in_an_interrupted_runs_checkpoint(interrupt, tmp_path):
