@@ -5,6 +5,7 @@ import json
 import pytest
 from jsonargparse import Namespace
 
+from datamodules.protocol import DEFAULT_PROTOCOL
 from experiments import import_protocol
 from experiments.__main__ import _short_form
 from experiments.recipes import tower
@@ -50,9 +51,9 @@ def test_weights_and_prompts_are_spelt_out(weights):
     assert spell_out("planes", [f"--student={path}"]) == [f"--model.student.init_args.weights={path}"]
     (student,) = spell_out("phantom", [f"--student={path}"])
     assert json.loads(student.partition("=")[2]) == loaded
-    assert spell_out("hc18", [f"--protocol={path}", "--trainer.max_epochs=1"]) == [
-        f"--biometry.protocol={path}",
-        f"--planes.protocol={path}",
+    assert spell_out("hc18", [f"--protocol={DEFAULT_PROTOCOL}", "--trainer.max_epochs=1"]) == [
+        f"--biometry.protocol={DEFAULT_PROTOCOL}",
+        f"--planes.protocol={DEFAULT_PROTOCOL}",
         "--trainer.max_epochs=1",
     ]
 
