@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import wandb
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
@@ -106,7 +107,7 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
         if resumed and checkpoint and Path(checkpoint).is_file():
             arguments.id = arguments.get("id") or run_id_of(checkpoint)
         given = arguments.get("settings")
-        settings = given or {}
+        settings: dict[str, Any] = {}
         if not _uploads_images(config):
             settings["console"] = "off"  # which names files and patients
         if redacted(sys.argv) != sys.argv:
@@ -119,5 +120,10 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
             if first_process():
                 later = sync_command(f"{folder}/wandb/offline-run-*")
                 print(f"W&B: {why_not_online()}, so logging offline; later: {later}")
-        arguments.settings = settings or None
+        if given:
+            given.update(settings)
+        elif (
+            settings
+        ):  # as an object: jsonargparse would fill a dictionary up, with defaults in place of W&B's variables
+            arguments.settings = wandb.Settings(**settings)
     return logger

@@ -12,6 +12,7 @@ import torch
 from jsonargparse import Namespace
 
 from datamodules.phantom import SIMULATOR_VERSION
+from datamodules.redaction import redacted
 from experiments.corpus_digest import place_digests
 from experiments.origin import preset_of
 from experiments.quick import CAUTION
@@ -43,7 +44,7 @@ def patients(data: Namespace) -> dict[str, Any]:
         "settings": chosen,
         "corpora": place_digests({variable: str(place) for variable, place in folders.items() if place}),
     }
-    return dict(json.loads(json.dumps(found, default=str)))
+    return dict(redacted(json.loads(json.dumps(found, default=str))))
 
 
 def make_record(config: Namespace) -> dict[str, Any]:

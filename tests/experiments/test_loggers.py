@@ -107,6 +107,15 @@ def test_a_single_wandb_logger_is_settled_like_one_of_several(start, capsys):
     assert not Path("wandb").exists()
 
 
+@pytest.mark.parametrize(("uploads", "console"), [("true", "wrap"), ("false", "off")])
+def test_what_is_withheld_leaves_wandbs_own_variables_their_say(start, monkeypatch, uploads, console):
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    cli = first_run(start, "--run=one", f"--media.upload_images={uploads}")
+    settings = wandb_logger(cli).experiment.settings
+    assert (settings.base_url, settings.console) == ("https://wandb.example.org", console)
+
+
 def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
     cli = first_run(start, "--run=one", "--trainer.logger=true")
     assert [type(logger) for logger in cli.trainer.loggers] == [CSVLogger, WandbLogger]

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 
 from datamodules.redaction import MARK
 from experiments.corpus_digest import corpus_digests
 from experiments.reproduce import REQUEST, Run
 from experiments.resuming import resume_command
+from experiments.run_record import patients
 from experiments.sweep import wandb_runner
 from experiments.sweep.local_study import LocalStudy
 from experiments.sweep.sweep_file import read_sweep, sweep_path
@@ -42,6 +44,18 @@ def test_shards_are_the_same_under_another_signature():
     old, new = (corpus_digests("shards", [option(token), *apart]) for token in ("old", "new"))
     assert old == new
     assert set(old) == {"SHARDS"}
+
+
+def test_a_checkpoint_records_no_token_of_a_data_module_of_ones_own():
+    old, new = (
+        patients(
+            Namespace(class_path="mine.Data", init_args=Namespace(place=option(token).partition("=")[2]))
+        )
+        for token in (TOKEN, "n3wer")
+    )
+    assert MARK in str(old)
+    assert TOKEN not in str(old)
+    assert old == new
 
 
 def test_the_command_that_resumes_names_the_place_alone(monkeypatch):
