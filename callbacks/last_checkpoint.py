@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import proxy
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -16,11 +17,19 @@ def last_checkpoint(trainer: Trainer) -> Path:
 
 
 def save_last(trainer: Trainer) -> None:
-    """Write ``last.ckpt``, whole or not at all; every process has to call it."""
-    path = last_checkpoint(trainer)
+    """Write ``last.ckpt`` with the state of optimiser and callbacks; every process has to call it."""
+    save_atomically(trainer, last_checkpoint(trainer), weights_only=False)
+
+
+def save_atomically(trainer: Trainer, path: Path, weights_only: bool) -> None:
+    """Write a checkpoint so that the file is the old or the new one, never a part; every process has to call it."""
     # Lightning writes to the system's temporary folder first, and moves across file systems by copying.
     partial = path.with_suffix(".partial")
-    trainer.save_checkpoint(partial, weights_only=False)  # with the state of optimiser and callbacks
+    try:
+        trainer.save_checkpoint(partial, weights_only=weights_only)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     if trainer.is_global_zero:
         partial.replace(path)
 
@@ -41,6 +50,14 @@ def is_start_of_evaluation(trainer: Trainer, batch_idx: int, dataloader_idx: int
 
 class BestCheckpoint(ModelCheckpoint):
     """Write the best weights; a class of its own, so that its state never collides with a user's ModelCheckpoint."""
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Do what the base class does, but atomically."""
+        save_atomically(trainer, Path(filepath), bool(self.save_weights_only))
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            logger.after_save_checkpoint(proxy(self))
 
 
 class LastCheckpoint(Checkpoint):

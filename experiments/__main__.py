@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -93,6 +94,17 @@ def run(argv: list[str]) -> None:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def _disk_full(error: Exception) -> str | None:
+    """Explain that there is no space, or no quota, left to write to; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    where = f" for {error.filename2 or error.filename}" if error.filename else ""
+    return (
+        f"{error.strerror}{where}; free some and repeat the command, or go on from the last checkpoint with "
+        "--ckpt_path=outputs/EXP/RUN/checkpoints/last.ckpt"
+    )
+
+
 @status_for_make()
 def main() -> None:
     """Entry point: prints a user's mistake as one line instead of a traceback."""
@@ -117,7 +129,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SONODISTILL_DEBUG"):
             traceback.print_exc()
-        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+        print(f"error: {without_secrets(_disk_full(error) or str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if not type(error).__module__.startswith("wandb."):

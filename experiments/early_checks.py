@@ -74,8 +74,8 @@ def check_run(config: Namespace, stage: str) -> None:
         schedule = built(Callback, config.get("schedule"))
         if isinstance(schedule, OffDiagonalSchedule):
             schedule.check(loss)
-        # One that goes on from a teacher's weights is built once those are there.
-        if preset_behind(config.model.student) is None:
+        # One that goes on from a teacher's weights is built once those are there, one to evaluate behind the tables.
+        if stage == "fit" and preset_behind(config.model.student) is None:
             built(DualEncoder, config.model.student)
         data: FetalDataModule = built(FetalDataModule, config.data)
         data.setup("fit")

@@ -26,6 +26,9 @@ def quieten_libraries() -> None:
     for variable, value in WANDB_QUIET.items():
         os.environ.setdefault(variable, value)
     _ = wandb_setup.singleton().settings  # loads them; a logger's arguments are judged before W&B would
+    # On a full disk W&B's threads report every record that they cannot log or send; the run's own error is enough.
+    logging.raiseExceptions = False
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_is_wanted)
