@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 
-from models import DualEncoder, FrozenTeacher, build
+from models import DualEncoder, FrozenTeacher
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def random_twin(model: DualEncoder, seed: int) -> DualEncoder:
     """Build the architecture of a model with fresh random weights, the floor of every benchmark.
 
     Args:
-        model: The model to rebuild from its `recipe`.
+        model: The model to rebuild from its `init_args`.
         seed: Seed of the weights; the global random state is left as it was.
 
     Returns:
@@ -94,5 +94,5 @@ def random_twin(model: DualEncoder, seed: int) -> DualEncoder:
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        twin = build(model.recipe())
+        twin = type(model)(**model.init_args())
     return twin.to(next(model.parameters()).device).eval()
