@@ -20,9 +20,9 @@ from datamodules.phantom import (
 from datamodules.record import Record
 from metrics import gestational_age_weeks
 
-PICTURES_FOR_ONE = (
-    10  # of a corpus that is drawn for a quick run: the validation split has a tenth of the patients
-)
+# Pictures that are drawn for each of `most_images`: few enough to be drawn in this process, and so many that the
+# validation split, with a tenth of the patients, has images of every benchmark.
+PLANES_FOR_ONE, HEADS_FOR_ONE = 6, 2
 
 
 class PhantomDataModule(FetalDataModule):
@@ -58,10 +58,8 @@ class PhantomDataModule(FetalDataModule):
         if not (corpus.num_planes_images and corpus.num_hc18_images):
             raise ValueError("phantom: training needs num_planes_images and num_hc18_images above 0")
         self.root = root
-        # Enough that every split has the first images of every plane.
-        self.corpus = (
-            corpus if self.most_images is None else corpus.at_most(PICTURES_FOR_ONE * self.most_images)
-        )
+        most = self.most_images
+        self.corpus = corpus if most is None else corpus.at_most(PLANES_FOR_ONE * most, HEADS_FOR_ONE * most)
         self.workers = workers
         self.val_share = val_share
         self.hc18_test_share = hc18_test_share

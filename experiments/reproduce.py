@@ -25,10 +25,10 @@ from experiments.suites import SUITES
 
 PREFIX = "reproduce-"
 REQUEST = "request.json"
-# What a suite decides itself: where a run writes, its seed, and that it is scored.
+# What a suite decides itself: where a run writes, its seed, and that it is whole and scored.
 OWN_OPTIONS = (
     "--run", "--ckpt_path", "--seed_everything", "--data.seed", "--data.init_args.seed",
-    "--score_test_patients", "--trainer.fast_dev_run",
+    "--score_test_patients", "--trainer.fast_dev_run", "--quick",
 )  # fmt: skip
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 
@@ -64,7 +64,7 @@ class Run:
         command = [sys.executable, "-m", "experiments", "train", self.experiment, self.preset]
         # Behind the user's arguments: a file among them (--config) must not change these.
         command += [*self.arguments, f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
-        command += [f"--run={self.folder.name}", "--score_test_patients=true"]
+        command += [f"--run={self.folder.name}", "--score_test_patients=true", "--quick=false"]
         last = self.folder / "checkpoints" / "last.ckpt"
         return [*command, f"--ckpt_path={last}"] if last.is_file() else command
 

@@ -65,9 +65,9 @@ class PhantomSettings:
         if not 0 <= self.test_share < 1:
             raise ValueError(f"phantom: test_share must lie in [0, 1), not {self.test_share}")
 
-    def at_most(self, images: int) -> PhantomSettings:
-        """Return the settings of a corpus of at most this many pictures in each part, and without shards."""
-        planes, heads = min(self.num_planes_images, images), min(self.num_hc18_images, images)
+    def at_most(self, planes: int, heads: int) -> PhantomSettings:
+        """Return the settings of a corpus of at most this many pictures in the two layouts, and of no pairs."""
+        planes, heads = min(self.num_planes_images, planes), min(self.num_hc18_images, heads)
         return replace(self, num_planes_images=planes, num_hc18_images=heads, num_pair_images=0)
 
     @property

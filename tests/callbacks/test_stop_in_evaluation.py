@@ -45,7 +45,7 @@ START, STOP = 300, 60
 
 @pytest.fixture
 def stopped(tmp_path, tiny_hc18):
-    """Start a training and a test side by side, stop each in its evaluation; return what each printed, and its folder."""
+    """Stop a training and a test in their evaluations; return what each printed, and its folder."""
     root = Path(__file__).resolve().parents[2]
     runs = {}
     # A shell starts its background jobs with Ctrl-C ignored, and they hand that on.

@@ -71,7 +71,7 @@ def test_a_try_on_a_small_corpus_leaves_the_good_teacher_where_it_is(trained, tm
     good = teacher_of(settings(teacher="teacher:phantom"))
     corpus = settings().data.init_args.corpus.as_dict() | {"num_planes_images": 100}
     small = teacher_of(settings(teacher="teacher:phantom", corpus=Namespace(**corpus)))
-    quick = settings(teacher="teacher:phantom", most_images=32)
+    quick = settings(teacher="teacher:phantom", most_images=24)
     quick.quick = True
     paths = [good, small, teacher_of(quick)]
     assert [(tmp_path / path).read_text() for path in paths] == ["weights 1", "weights 2", "weights 3"]
