@@ -103,6 +103,7 @@ def test_towers_run_in_trainings_half_precision_only_where_asked(
 )
 def test_half_precision_is_refused_where_training_has_none(make, tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", precision="32-true", logger=False)
+    trainer.datamodule = FakeData(["planes"])
     callback = make(full_precision=False)
     with pytest.raises(
         ValueError, match=r"full_precision=false .* --trainer.precision=32-true has none; set"

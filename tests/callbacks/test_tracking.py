@@ -18,6 +18,7 @@ from callbacks import (
     BestMetrics,
     ConfusingPairs,
     GradientNorms,
+    LastCheckpoint,
     LogitCorrelation,
     OffDiagonalPhase,
     Probe,
@@ -341,14 +342,16 @@ class TermIn(Callback):
     def send(self, trainer, *_):
         if trainer.sanity_checking or self.heard:
             return
-        signal.raise_signal(signal.SIGTERM)
-        self.heard.append(self.told.wait(10))
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:  # in an evaluation the handler raises
+            self.heard.append(self.told.wait(10))
 
 
 def test_wandb_hears_of_a_sigterm_within_the_evaluation_in_which_it_comes(tmp_path, marked):
     term = TermIn("on_validation_epoch_end", marked)
     with pytest.raises(SIGTERMException):
-        train(tmp_path, extra=[term, SaveOnInterrupt()])
+        train(tmp_path, extra=[term, LastCheckpoint(), SaveOnInterrupt()])
     assert term.heard == [True]
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 4, "the epoch is whole"
@@ -369,7 +372,8 @@ def test_wandb_hears_of_a_sigterm_while_test_patients_are_scored(tmp_path, marke
         default_root_dir=tmp_path,
     )
     try:
-        trainer.test(Tested(), TinyData().val_dataloader(), verbose=False)
+        with pytest.raises(SIGTERMException):
+            trainer.test(Tested(), TinyData().val_dataloader(), verbose=False)
     finally:
         trainer.logger.experiment.finish()
     assert term.heard == [True]
