@@ -1,4 +1,5 @@
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_towers_run_in_trainings_half_precision_only_where_asked(
 )
 def test_half_precision_is_refused_where_training_has_none(make, tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", precision="32-true", logger=False)
-    trainer.datamodule = FakeData(["planes"])
+    trainer.datamodule = SimpleNamespace(benchmarks=())
     callback = make(full_precision=False)
     with pytest.raises(
         ValueError, match=r"full_precision=false .* --trainer.precision=32-true has none; set"
