@@ -175,7 +175,7 @@ def test_the_command_for_a_reference_carries_the_settings_that_its_recipe_lacks(
     recipe = {  # experiments/base.yaml and experiments/data/phantom.yaml
         "model__learning_rate": 0.002, "model__warmup_steps": 30, "model__weight_decay": 0.1,
         "trainer__accumulate_grad_batches": 1, "trainer__max_steps": -1, "trainer__gradient_clip_val": 1.0,
-        "model__teacher__init_args__path": "outputs/teachers/phantom.ckpt",
+        "model__teacher__init_args__path": "teacher:phantom",
         "data__init_args": {"batch_size": 48, "zoom": 0.5, "val_share": 0.1, "num_workers": 7},
     }  # fmt: skip
     run = differing(read_run(make_run()), **recipe)
