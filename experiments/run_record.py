@@ -131,8 +131,8 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
                 "training patients"
             )
         else:
-            corpora = ", ".join(f"{name} {digest}" for name, digest in there["corpora"].items())
-            source = f"{there['class_path']}{f' with {corpora}' if corpora else ''}"
+            corpora = ", ".join(f"{name} {digest}" for name, digest in there.get("corpora", {}).items())
+            source = f"{there.get('class_path')}{f' with {corpora}' if corpora else ''}"
             said.append(
                 f"{role} {path} was trained on other data ({source}) than are scored here; where they share "
                 "patients its scores are too good"
