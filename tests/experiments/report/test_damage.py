@@ -124,8 +124,8 @@ def test_a_failing_report_keeps_no_results_from_wandb(failure, monkeypatch, tmp_
     monkeypatch.setattr(cli.wandb_results, "publish", lambda *given: sent.append(given))
     run = object.__new__(SonoDistillCLI)
     run.trainer, run.model, run.datamodule = SimpleNamespace(is_global_zero=True), None, None
-    run.recipe, run.started = SimpleNamespace(preset="phantom"), 0.0
-    run.subcommand, run.folder = "fit", tmp_path
+    run.recipe, run.started, run.selection = SimpleNamespace(preset="phantom"), 0.0, None
+    run.subcommand, run.folder, run.record, run.cautions = "fit", tmp_path, {}, []
     run.config = {"fit": SimpleNamespace(experiment="srkd", seed_everything=0)}
     if isinstance(failure, ValueError):
         run.finish("best.ckpt")
