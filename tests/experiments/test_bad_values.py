@@ -139,12 +139,12 @@ def test_make_evaluates_nothing_by_default(given, model):
     ]
 
 
-def test_missing_data_show_before_the_evaluated_model_is_read(monkeypatch, tmp_path, capsys):
+def test_a_file_that_is_no_checkpoint_shows_before_the_data_are_read(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HC18_ROOT", str(tmp_path / "nowhere"))
     Path("best.ckpt").write_bytes(b"no model")
     monkeypatch.setattr(sys, "argv", ["experiments", "evaluate", "hc18", "best.ckpt"])
     with pytest.raises(SystemExit):
         command_line.main()
-    assert "error: HC18: folder" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("error: best.ckpt: refused")
     assert not (tmp_path / "outputs").exists()
