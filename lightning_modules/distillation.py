@@ -173,8 +173,8 @@ class DistillationModule(LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,
-            # Under float16 Lightning cannot clip the gradients that a fused optimiser unscales by itself.
-            fused=self.trainer.precision != "16-mixed",
+            # In mixed precision Lightning refuses to clip gradients for a fused optimiser, with bfloat16 too.
+            fused=not self.trainer.precision.endswith("-mixed"),
         )
         curve = partial(
             warmup_cosine,

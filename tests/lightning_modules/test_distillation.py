@@ -187,10 +187,15 @@ def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_pat
         run.fit(built, pairs)
 
 
-@pytest.mark.parametrize(
-    ("precision", "fused"), [("16-mixed", False), ("bf16-mixed", True), ("32-true", True)]
-)
-def test_float16_keeps_gradient_clipping_possible(module, precision, fused):
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_gradients_are_clipped_in_every_precision(module, pairs, tmp_path, precision):
+    run = trainer(tmp_path, epochs=1, precision=precision, max_steps=1)
+    run.fit(module(), pairs)
+    assert run.global_step == 1
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("16-mixed", False), ("32-true", True)])
+def test_the_optimiser_is_fused_where_gradients_can_be_clipped(module, precision, fused):
     built = module()
     built.trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
     assert built.configure_optimizers()["optimizer"].defaults["fused"] is fused
