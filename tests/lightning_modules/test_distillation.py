@@ -13,7 +13,7 @@ from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
 from tests.losses.loss_cases import CASES
-from tests.metrics.two_processes import run_in_two_processes
+from tests.metrics.two_processes import run_in_processes
 
 
 @pytest.fixture
@@ -263,7 +263,8 @@ def test_a_float64_step_on_two_processes_has_the_gradients_of_the_joint_batch(ti
         for key, value in next(iter(pairs)).items()
     }
     names = [name for name, case in CASES.items() if case.bias is None]
-    run_in_two_processes(save_gradients, tmp_path, names, tiny_encoder, batch, tmp_path)
+    given = (names, tiny_encoder, batch, tmp_path)
+    run_in_processes(2, save_gradients, tmp_path, *given, start_method="spawn")
     for found in (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)):
         for name in names:
             for key, expected in step_gradients(name, tiny_encoder, batch).items():

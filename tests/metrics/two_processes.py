@@ -14,11 +14,14 @@ def _worker(rank, function, rendezvous, world, *args):
         dist.destroy_process_group()
 
 
-def run_in_processes(world, function, tmp_path, *args):
-    """Call ``function(rank, *args)`` in ranks 0 to `world` - 1; any failed assertion fails the caller."""
-    # Forked, because a spawned process imports everything again, which takes most of a minute.
+def run_in_processes(world, function, tmp_path, *args, start_method="fork"):
+    """Call ``function(rank, *args)`` in ranks 0 to `world` - 1; any failed assertion fails the caller.
+
+    Forked by default, because a spawned process imports everything again. Autograd refuses to run in a fork of a
+    process in which it has started threads, as other tests may have made it do.
+    """
     arguments = (function, tmp_path / "rendezvous", world, *args)
-    mp.start_processes(_worker, args=arguments, nprocs=world, join=True, start_method="fork")
+    mp.start_processes(_worker, args=arguments, nprocs=world, join=True, start_method=start_method)
 
 
 def run_in_two_processes(function, tmp_path, *args):
