@@ -85,19 +85,23 @@ class WandbLog:
 
     @classmethod
     def only_one(cls, folder: Path) -> "WandbLog":
-        (path,) = (path for path in folder.rglob("*.wandb") if "offline-run" in str(path))
-        # W&B's writer is another process, which may still be flushing when `finish` has returned.
-        reason = "the run was never finished"
+        # W&B's writer is another process, which may create or flush the file after `finish` has returned.
+        reason = "no offline run"
         for _ in range(600):  # a minute, for a busy machine
-            try:
-                log = cls(path)
-            except DamagedChunkError as damage:  # as a chunk is while it is being written
-                reason = f"damaged: {damage}"
-            else:
-                if "exit" in log.kinds():
-                    return log
+            for path in (path for path in folder.rglob("*.wandb") if "offline-run" in str(path)):
+                try:
+                    log = cls(path)
+                except (
+                    DamagedChunkError,
+                    AssertionError,
+                ) as damage:  # as a file is while it is being written
+                    reason = f"{path} is damaged: {damage}"
+                else:
+                    if "exit" in log.kinds():
+                        return log
+                    reason = f"{path} was never finished"
             time.sleep(0.1)
-        raise AssertionError(f"{path}: {reason}")
+        raise AssertionError(f"{folder}: {reason}")
 
     def kinds(self) -> list[str]:
         return [record.WhichOneof("record_type") for record in self.records]
