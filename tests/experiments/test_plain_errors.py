@@ -310,4 +310,5 @@ def test_a_training_without_an_end_or_a_step_shows_before_its_teacher_is_trained
     ],
 )
 def test_what_lightning_or_a_callback_refuses_is_one_line(train, given, answer):
-    assert answer in train("no-kd", "phantom", "--model.teacher=null", "--trainer.accelerator=cpu", given)
+    options = ("--quick=true", "--model.teacher=null", "--trainer.accelerator=cpu", given)
+    assert answer in train("no-kd", "phantom", *options)
