@@ -129,7 +129,7 @@ report: $(READY)  ## one HTML file about finished runs: make report RUN="outputs
 
 # One thread a process: threads of several processes that spin on the same cores starve each other.
 test: $(READY)  ## run the test suite (minutes; TEST_JOBS=0 for one process, as a debugger needs)
-	$(DO)OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) --dist loadgroup $(ARGS)
+	$(DO)OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) $(ARGS)
 
 test-slow: $(READY)  ## run the slow checks too
 	$(DO)$(PY) -m pytest -q -m slow $(ARGS)

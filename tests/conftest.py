@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,18 +21,24 @@ for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS"):
     os.environ.pop(name, None)
 
 # Folders whose files share costly session fixtures, and so belong on one worker of pytest-xdist.
-TOGETHER = ("export", "experiments/report")
-TESTS = Path(__file__).resolve().parent
+TOGETHER = ("tests/export/", "tests/experiments/report/")
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one file, or of one folder of `TOGETHER`, on one worker."""
-    for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
-        group = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of one file, or of one folder of `TOGETHER`, on one worker.
+
+    ``--dist loadgroup`` would say the same, but does nothing with xdist 3.8 and pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneWorkerAFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+    return OneWorkerAFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,6 +47,14 @@ def _fresh_wandb() -> Iterator[None]:
     yield
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
+
+
+@pytest.fixture(autouse=True)
+def _finished_wandb_run() -> Iterator[None]:
+    """Finish the W&B run that a test leaves: a logger of the next test would write into it."""
+    yield
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish()
 
 
 @pytest.fixture(autouse=True)

@@ -20,26 +20,28 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 @pytest.fixture
 def server(monkeypatch):
-    """Take the place of W&B's server with a local port, logged in and without a proxy."""
+    """Take the place of W&B's server with a local port that refuses connections; logged in, without a proxy."""
     for name in (*PROXIES, *map(str.upper, PROXIES)):
         monkeypatch.delenv(name, raising=False)
-    listener = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    # Bound for as long as the test takes, so that no other process listens there, but not listening.
+    port = socket.socket()
+    port.bind(("127.0.0.1", 0))
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port.getsockname()[1]}")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_MODE", "online")
     wandb.teardown()
-    yield listener
-    listener.close()
+    yield port
+    port.close()
     wandb.teardown()
 
 
 def test_a_server_that_listens_is_reached(server):
+    server.listen()
     check_server()
 
 
 def test_a_closed_port_is_one_line_with_the_remedy(server):
     port = server.getsockname()[1]
-    server.close()
     with pytest.raises(ConnectionError) as error:
         check_server()
     assert str(error.value) == (
@@ -49,7 +51,6 @@ def test_a_closed_port_is_one_line_with_the_remedy(server):
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
 def test_behind_a_proxy_nothing_is_tried(server, name, monkeypatch):
-    server.close()
     monkeypatch.setenv(name, "http://proxy:3128")
     check_server()
 
@@ -81,7 +82,6 @@ def test_the_server_is_tried_where_a_logger_is_to_write_there(config, mode, trie
 
 
 def test_no_teacher_is_trained_for_a_run_that_cannot_log(server, tmp_path):
-    server.close()
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     words = ["train", "srkd", "phantom"]
     run = subprocess.run(
