@@ -264,7 +264,7 @@ def test_a_float64_step_on_two_processes_has_the_gradients_of_the_joint_batch(ti
     }
     names = [name for name, case in CASES.items() if case.bias is None]
     given = (names, tiny_encoder, batch, tmp_path)
-    run_in_processes(2, save_gradients, tmp_path, *given, start_method="spawn")
+    run_in_processes(2, save_gradients, tmp_path, *given)
     for found in (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)):
         for name in names:
             for key, expected in step_gradients(name, tiny_encoder, batch).items():

@@ -1,12 +1,18 @@
 """Run one function in several gloo processes, as multi-GPU training would."""
 
+import multiprocessing
+
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Forked from a server that has the slow imports done and, unlike this process, has run no autograd: autograd refuses to
+# run in a fork of a process in which it has started threads.
+multiprocessing.set_forkserver_preload(["torch", "lightning", "lightning_modules", "callbacks"])
+
 
 def _worker(rank, function, rendezvous, world, *args):
-    torch.set_num_threads(1)  # a forked process must not enter its parent's thread pool
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     try:
         function(rank, *args)
@@ -14,14 +20,10 @@ def _worker(rank, function, rendezvous, world, *args):
         dist.destroy_process_group()
 
 
-def run_in_processes(world, function, tmp_path, *args, start_method="fork"):
-    """Call ``function(rank, *args)`` in ranks 0 to `world` - 1; any failed assertion fails the caller.
-
-    Forked by default, because a spawned process imports everything again. Autograd refuses to run in a fork of a
-    process in which it has started threads, as other tests may have made it do.
-    """
+def run_in_processes(world, function, tmp_path, *args):
+    """Call ``function(rank, *args)`` in ranks 0 to `world` - 1; any failed assertion fails the caller."""
     arguments = (function, tmp_path / "rendezvous", world, *args)
-    mp.start_processes(_worker, args=arguments, nprocs=world, join=True, start_method=start_method)
+    mp.start_processes(_worker, args=arguments, nprocs=world, join=True, start_method="forkserver")
 
 
 def run_in_two_processes(function, tmp_path, *args):
