@@ -29,6 +29,7 @@ RUN ?=
 EXPORT ?=
 BASE ?=
 FOLDERS := HC18_ROOT PLANES_ROOT SHARDS
+ROOMS := losses metrics figures models datamodules lightning_modules callbacks export experiments
 
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PY := .venv/bin/python
@@ -77,7 +78,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint bench bench-compare lock clean remake
+.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -91,6 +92,7 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	$(DO)echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
 	$(DO)"$(UV)" venv --quiet --clear --python $(PYTHON_VERSION) .venv
 	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
+	$(DO)"$(UV)" pip install --quiet --python .venv --no-deps --editable .
 	$(DO)echo "$(WANTED)" > $@
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)
@@ -107,25 +109,25 @@ table: $(READY)  ## our results beside the paper's, as Markdown, CSV, LaTeX and 
 	$(DO)$(PY) -m experiments table $(DATA) $(ARGS)
 
 check-data: $(READY)  ## is a corpus whole, readable and free of leaks: make check-data DATA=hc18 ROOT=/data/HC18
-	$(DO)$(PY) -m experiments check-data $(DATA) $(call need,ROOT,the corpus's folder) $(ARGS)
+	$(DO)$(PY) -m experiments data check $(DATA) $(call need,ROOT,the corpus's folder) $(ARGS)
 
 shards: $(READY)  ## build an open pre-training corpus from the public sets: make shards ROOT=/data OUT=/data/shards
-	$(DO)$(PY) -m experiments shards $(call need,ROOT,folder of the public sets) $(call need,OUT,folder) $(ARGS)
+	$(DO)$(PY) -m experiments data shards $(call need,ROOT,folder of the public sets) $(call need,OUT,folder) $(ARGS)
 
 import-protocol: $(READY)  ## read the official prompts out of a checkout: make import-protocol FROM=../FetalCLIP OUT=protocol.json
 	$(DO)$(PY) -m experiments import-protocol $(call need,FROM,a checkout of FetalCLIP) $(call option,out,OUT) $(ARGS)
 
 sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1 DATA=phantom
-	$(DO)$(PY) -m experiments.sweep run $(call q,$(SWEEP)) $(call option,count,COUNT) $(call option,jobs,JOBS) $(call option,name,SWEEP_NAME) --data $(DATA) -- $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments sweep run $(call q,$(SWEEP)) $(call option,count,COUNT) $(call option,jobs,JOBS) $(call option,name,SWEEP_NAME) --data $(DATA) -- $(GIVEN) $(ARGS)
 
 sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent ID=entity/project/id
-	$(DO)$(PY) -m experiments.sweep agent $(call need,ID,entity/project/id as make sweep printed it) $(call option,count,COUNT) $(call option,jobs,JOBS)
+	$(DO)$(PY) -m experiments sweep agent $(call need,ID,entity/project/id as make sweep printed it) $(call option,count,COUNT) $(call option,jobs,JOBS)
 
 sweep-report: $(READY)  ## trials best first, plots and the best command of a local sweep: make sweep-report SWEEP=decay
-	$(DO)$(PY) -m experiments.sweep report $(call q,$(or $(SWEEP_NAME),$(SWEEP)))
+	$(DO)$(PY) -m experiments sweep report $(call q,$(or $(SWEEP_NAME),$(SWEEP)))
 
 report: $(READY)  ## one HTML file about finished runs: make report RUN="outputs/srkd/... outputs/no-kd/..." (OUT=file)
-	$(DO)$(PY) -m experiments.report $(if $(shell test -e $(call need,RUN,"outputs/EXP/RUN ...") && echo one),$(call q,$(RUN)),$(RUN)) $(call option,out,OUT) $(ARGS)
+	$(DO)$(PY) -m experiments report $(if $(shell test -e $(call need,RUN,"outputs/EXP/RUN ...") && echo one),$(call q,$(RUN)),$(RUN)) $(call option,out,OUT) $(ARGS)
 
 # One thread a process: threads of several processes that spin on the same cores starve each other.
 test: $(READY)  ## run the test suite (minutes; TEST_JOBS=0 for one process, as a debugger needs)
@@ -135,23 +137,32 @@ test-slow: $(READY)  ## run the slow checks too
 	$(DO)$(PY) -m pytest -q -m slow $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
-	$(DO)$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy models losses metrics datamodules lightning_modules callbacks export experiments
+	$(DO)$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	$(DO)$(PY) -m mypy $(ROOMS)
+
+types: $(READY)
+	$(DO)$(PY) -m mypy $(ROOMS)
+
+check: lint test  ## lint, types and tests: run it before a pull request
+
+docs: $(READY)  ## build the documentation site into build/site
+	$(DO)NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 # Without DATA on the command line the corpus is the one of the checkpoint's own run.
 export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0) DATA=hc18
-	$(DO)$(PY) -m experiments.export $(call need,CKPT,path/to/student.ckpt) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(call option,protocol,PROTOCOL) $(ARGS)
+	$(DO)$(PY) -m experiments export $(call need,CKPT,path/to/student.ckpt) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(call option,protocol,PROTOCOL) $(ARGS)
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
-	$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(call REFUSE_EMPTY,EXPORT CKPT)$(DO)$(PY) -m experiments.latency $(if $(EXPORT)$(CKPT),$(call q,$(or $(EXPORT),$(CKPT)))) $(ARGS)
+	$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(call REFUSE_EMPTY,EXPORT CKPT)$(DO)$(PY) -m experiments latency $(if $(EXPORT)$(CKPT),$(call q,$(or $(EXPORT),$(CKPT)))) $(ARGS)
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
-	$(DO)$(PY) -m benchmarks $(ARGS)
+	$(DO)$(PY) -m experiments bench $(ARGS)
 
 bench-compare: $(READY)  ## tell a regression from noise: make bench-compare BASE=commit (ARGS="loss_speed --rounds=5")
 	$(DO)$(PY) -m benchmarks._compare $(call need,BASE,a commit) $(ARGS)
 
 # CUDA's own packages stay unpinned: they come with whichever torch TORCH_BACKEND chooses.
-lock:  ## compile requirements.txt anew from pyproject.toml
+lock:  ## compile requirements.txt from pyproject.toml
 	$(DO)"$(UV)" pip compile pyproject.toml --extra export --extra sweep --extra dev --quiet --universal --upgrade \
 	  --python-version 3.11 --no-emit-index-url --no-annotate --no-header --output-file requirements.all
 	$(DO)grep -vE '^(nvidia-|triton|cuda-)' requirements.all > requirements.txt; rm requirements.all

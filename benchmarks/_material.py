@@ -1,4 +1,4 @@
-"""Images and models that benchmarks work on: real heads where HC18 is on disk, simulated ones elsewhere."""
+"""Images and models for benchmarks: HC18 images if HC18_ROOT is set, else simulated heads of the same size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 import yaml
 
 from datamodules import FetalDataModule
-from datamodules.hc18 import read_hc18
+from datamodules.corpora.hc18 import read_hc18
 from datamodules.phantom.patients import list_pictures
 from datamodules.phantom.renderer import render
 from datamodules.record import Record
-from experiments.recipes import PRESETS, TEACHER_TOWERS
+from experiments.recipe_files import PRESETS, TEACHER_TOWERS
 from models import DualEncoder, OpenCLIPEncoder, build
 from models.open_clip_config import read_config
 
@@ -24,7 +24,7 @@ FRAME = (800, 540)  # width and height of an HC18 image
 
 
 class ListedData(FetalDataModule):
-    """Images from a list of records."""
+    """Data module over a list of records."""
 
     benchmarks = ("hc18",)
 
@@ -37,26 +37,29 @@ class ListedData(FetalDataModule):
 
 
 def head_records(folder: Path, count: int) -> tuple[list[Record], str]:
-    """Return `count` records of 800 x 540 PNG files, and what they are.
+    """Return `count` training records of 800 x 540 PNG files, repeated as needed, and their description.
 
-    With ``HC18_ROOT`` set they are the real images; otherwise simulated heads, drawn at that size into `folder`.
+    Simulated heads are written into `folder`.
     """
     root = os.environ.get("HC18_ROOT")
     if root:
-        records = read_hc18(root, missing=[])
-        present = [record for record in records if record.image.is_file()]
-        return [present[i % len(present)] for i in range(count)], "HC18"
-    folder.mkdir(parents=True, exist_ok=True)
-    distinct = min(count, 64)
+        present = [record for record in read_hc18(root, missing=[]) if record.image.is_file()]
+        images, what = [(r.image, r.hc_mm, r.pixel_size_mm) for r in present], "HC18"
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        images, what = [], f"simulated heads, {FRAME[0]} x {FRAME[1]}"
+        for number, picture in enumerate(list_pictures("hc18", min(count, 64), 0, 1.2, 0.3)):
+            path = folder / f"{number:03d}_HC.png"
+            drawn = cv2.resize(render(picture, seed=0)[0], FRAME, interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(path), drawn)
+            images.append((path, 200.0, 0.15))
     records = []
-    for number, picture in enumerate(list_pictures("hc18", distinct, 0, 1.2, 0.3)):
-        image, _ = render(picture, seed=0)
-        path = folder / f"{number:03d}_HC.png"
-        cv2.imwrite(str(path), cv2.resize(image, FRAME, interpolation=cv2.INTER_CUBIC))
+    for i in range(count):
+        path, hc_mm, spacing = images[i % len(images)]
         records.append(
-            Record("hc18", path.name, path, str(number), plane="brain", hc_mm=200.0, pixel_size_mm=0.15)
+            Record("hc18", f"{i}_HC.png", path, str(i), "brain", None, hc_mm, spacing, 160, split="train")
         )
-    return [records[i % distinct] for i in range(count)], "simulated heads, 800 x 540"
+    return records, what
 
 
 def published_student(quick: bool) -> DualEncoder:
@@ -65,13 +68,13 @@ def published_student(quick: bool) -> DualEncoder:
 
 
 def published_teacher(quick: bool, image_tower: bool = True) -> DualEncoder:
-    """Return the teacher's architecture with random weights; one image layer where that tower is not timed."""
+    """Return the teacher's architecture with random weights, with one image layer if that tower is not timed."""
     return _open_clip("FetalCLIP", quick, vision_layers=None if image_tower else 1)
 
 
 def _open_clip(name: str, quick: bool, vision_layers: int | None = None) -> DualEncoder:
-    settled = copy.deepcopy(read_config(name))
-    text, vision = settled["model_cfg"]["text_cfg"], settled["model_cfg"]["vision_cfg"]
+    configuration = copy.deepcopy(read_config(name))
+    text, vision = configuration["model_cfg"]["text_cfg"], configuration["model_cfg"]["vision_cfg"]
     if vision_layers:
         vision["layers"] = vision_layers
     if quick:
@@ -79,11 +82,11 @@ def _open_clip(name: str, quick: bool, vision_layers: int | None = None) -> Dual
         if "layers" in vision:
             vision.update(layers=1, width=64, patch_size=56)
     torch.manual_seed(0)
-    return OpenCLIPEncoder(name, configuration=settled).eval()
+    return OpenCLIPEncoder(name, configuration=configuration).eval()
 
 
 def phantom_towers() -> tuple[DualEncoder, DualEncoder]:
-    """Return student and teacher of the phantom's preset, with random weights."""
+    """Return student and teacher of the phantom preset, with random weights."""
     student = yaml.safe_load((PRESETS / "phantom.yaml").read_text())["model"]["student"]
     teacher = yaml.safe_load((TEACHER_TOWERS / "phantom.yaml").read_text())["model"]["student"]
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Write docs/performance.md's table and the plots of the cost curves from benchmarks/results/*.json.
+"""Write the table of docs/performance.md and the plots of the cost curves from benchmarks/results/*.json.
 
 Usage: python -m benchmarks._table
 """
@@ -6,155 +6,99 @@ Usage: python -m benchmarks._table
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
-from benchmarks._record import RESULTS, Row, met, number
-from export.latency.machine import ALLOCATOR
+from benchmarks._record import RESULTS, Record, Row, met, number, reason_of, table_line
+from export.latency.worker import ALLOCATOR
+from models.files import atomic, write_text
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- results: written by python -m benchmarks._table -->", "<!-- end of results -->"
 HEAD = (
-    "| stage | case | measured (10th-90th percentile) | target | beside the limit | note |\n"
-    "|---|---|---|---|---|---|"
+    "| stage | case | measured (10th-90th percentile) | target | beside the limit | note |",
+    "|---|---|---|---|---|---|",
+)
+MACHINES = (
+    "| results | machine | cores | load before | allocator | torch | commit |",
+    "|---|---|---:|---:|---|---|---|",
 )
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
+def read_results(folder: Path) -> list[Record]:
     """Return every record of a folder, by name.
 
     Raises:
-        ValueError: A file holds quick figures, which say nothing about speed, or lacks what later ones hold.
+        ValueError: There are none, or a file holds the figures of a ``--quick`` run.
     """
     paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise ValueError(f"{folder}: no results yet; run make bench")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     for path, record in zip(paths, records, strict=True):
         if record["quick"]:
-            raise ValueError(f"{path}: figures of a --quick run; measure it anew")
-        lacks = [] if "allocator" in record["machine"] else ["the machine's allocator"]
-        lacks += [] if all("rounds" in row for row in record["rows"]) else ["the rows' rounds"]
-        if lacks:
             raise ValueError(
-                f"{path}: lacks {' and '.join(lacks)}; measure it again: make bench ARGS={path.stem}"
+                f"{path}: figures of a --quick run; measure it again: make bench ARGS={path.stem}"
             )
     return records
 
 
-def allocator_of(record: dict[str, Any]) -> str:
-    """Say which settings of glibc's allocator a record was measured with."""
-    set_there = record["machine"]["allocator"]
-    if set_there and set_there != ALLOCATOR:
-        return ", ".join(f"{name}={value}" for name, value in sorted(set_there.items()))
-    return "make" if set_there else "default"
+def machine_line(record: Record) -> str:
+    """Return the line of a record in the table of machines."""
+    machine, commit = record["machine"], str(record["commit"])
+    allocator = machine["allocator"]
+    name = {(): "default", tuple(sorted(ALLOCATOR.items())): "make"}.get(tuple(sorted(allocator.items())))
+    name = name or ", ".join(f"{variable}={value}" for variable, value in sorted(allocator.items()))
+    commit = commit[:10] + ("-dirty" if commit.endswith("dirty") else "")
+    return (
+        f"| {record['benchmark']} | {machine['device']} | {machine['cores']} | {machine['load_average']:.1f} | "
+        f"{name} | {machine['versions'].get('torch', '')} | {commit} |"
+    )
 
 
-def table_line(row: Row) -> str:
-    """Return one line of the Markdown table; a missed target says so."""
-    sign = "at least" if row["better"] == "higher" else "at most"
-    goal = "" if row["target"] is None else f"{sign} {row['target']:g}: "
-    value = row["value"]
-    if value is None:
-        goal += "**not run**" if goal else ""
-        return (
-            f"| {row['stage']} | {row['case']} | not run: {row['reason']} ({row['measure']}) | {goal} | "
-            f"| {row['note']} |"
-        )
-    if goal:
-        goal += "met" if met(row) else f"**missed**{_in_brackets(what_holds_back(row))}"
-    spread = ""
-    if value["p10"] != value["p90"]:
-        spread = f" ({number(value['p10'])}-{number(value['p90'])})"
-    limit = "" if row["times_limit"] is None else f"{number(row['times_limit']['median'])} x {row['limit']}"
-    measured = f"{number(value['median'])}{spread} {row['measure']}"
-    return f"| {row['stage']} | {row['case']} | {measured} | {goal} | {limit} | {row['note']} |"
-
-
-def what_holds_back(row: Row) -> str:
-    """Return the measured reason of a missed target: the row's own, or what its limit would give."""
-    if row.get("reason") or row["times_limit"] is None:
-        return str(row.get("reason", ""))
-    times = row["times_limit"]["median"]
-    own = f"it takes {number(times)} x {row['limit']}"
-    if row["measure"].startswith("times faster"):
-        own += f", which alone would be {number(row['value']['median'] * times)} {row['measure']}"
-    return own
-
-
-def _in_brackets(text: str) -> str:
-    return f" ({text})" if text else ""
-
-
-def markdown(records: list[dict[str, Any]]) -> str:
-    """Return the table, what was missed, and what it was measured on."""
+def markdown(records: list[Record]) -> str:
+    """Return the table, the missed targets, and the machines."""
     rows = [row for record in records for row in record["rows"]]
+    targets = [row for row in rows if row["target"] is not None]
     missed = [row for row in rows if met(row) is False]
-    lines = [HEAD, *(table_line(row) for row in rows), ""]
-    absent = [row for row in rows if row["value"] is None and row["target"] is not None]
+    absent = [row for row in targets if row["value"] is None]
+    lines = [*HEAD, *map(table_line, rows), ""]
     if missed or absent:
-        count = sum(row["target"] is not None for row in rows)
-        lines.append(
-            f"Of {count} targets {len(missed)} are missed and {len(absent)} could not be measured here:"
-        )
-        lines += [""] + [
+        count = f"{len(missed)} are missed and {len(absent)} could not be measured here"
+        lines += [f"Of {len(targets)} targets {count}:", ""]
+        lines += [
             f"- {row['stage']}, {row['case']}: {number(row['value']['median'])} {row['measure']}, "
-            f"not {row['target']:g}{_in_brackets(what_holds_back(row))}"
+            f"not {row['target']:g}{reason_of(row)}"
             for row in missed
         ]
-        lines += [f"- {row['stage']}, {row['case']}: not run: {row['reason']}" for row in absent]
-        lines.append("")
-    lines += [
-        "| results | machine | cores | load before | allocator | torch | commit |",
-        "|---|---|---:|---:|---|---|---|",
-    ]
-    for record in records:
-        machine = record["machine"]
-        lines.append(
-            f"| {record['benchmark']} | {machine['device']} | {machine['cores']} | "
-            f"{machine['load_average']:.1f} | {allocator_of(record)} | "
-            f"{machine['versions'].get('torch', '')} | "
-            f"{str(record['commit'])[:10]}{'-dirty' if str(record['commit']).endswith('dirty') else ''} |"
-        )
-    return "\n".join(lines)
+        lines += [f"- {row['stage']}, {row['case']}: not run: {row['reason']}" for row in absent] + [""]
+    return "\n".join([*lines, *MACHINES, *map(machine_line, records)])
 
 
-def plot_curves(rows: list[Row], folder: Path) -> list[Path]:
-    """Draw every cost curve with its fit into ``performance-*.png``; return the files."""
-    written = []
-    for row in rows:
-        curve = row.get("curve")
-        if not curve:
-            continue
-        sizes, costs = np.array(curve["sizes"], float), np.array(curve["costs"], float)
-        slope = row["value"]["median"]
-        factor = np.exp(np.mean(np.log(costs) - slope * np.log(sizes)))
-        figure, axes = plt.subplots(figsize=(4.2, 3.2), layout="constrained")
-        axes.loglog(sizes, costs, "o", label="measured")
-        axes.loglog(sizes, factor * sizes**slope, "-", label=f"{curve['per']}^{slope:.2f}")
-        axes.set_xticks(sizes, [f"{size:g}" for size in sizes], rotation=30)
-        axes.minorticks_off()
-        if costs.max() < 10 * costs.min():  # too narrow for powers of ten
-            low, high = axes.get_ylim()
-            ticks = np.geomspace(low, high, 5)
-            axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
-        axes.set_xlabel(curve["per"])
-        axes.set_ylabel(curve["unit"])
-        axes.set_title(curve["name"])
-        axes.legend()
-        slug = "".join(c if c.isalnum() else "-" for c in f"{curve['name']}-{curve['per']}").replace(
-            "--", "-"
-        )
-        path = folder / f"performance-{slug}.png"
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
-        written.append(path)
-    return written
+def plot_curve(row: Row, folder: Path) -> Path:
+    """Draw a cost curve with its fit into ``performance-NAME.png`` and return the file."""
+    curve, slope = row["curve"], row["value"]["median"]
+    sizes, costs = np.array(curve["sizes"], float), np.array(curve["costs"], float)
+    fitted = np.exp(np.mean(np.log(costs) - slope * np.log(sizes))) * sizes**slope
+    drawing = Figure(figsize=(4.2, 3.2), layout="constrained")
+    axes = drawing.subplots()
+    axes.loglog(sizes, costs, "o", label="measured")
+    axes.loglog(sizes, fitted, "-", label=f"{curve['per']}^{slope:.2f}")
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes], rotation=30)
+    axes.minorticks_off()
+    if costs.max() < 10 * costs.min():  # too narrow for powers of ten
+        ticks = np.geomspace(*axes.get_ylim(), 5)
+        axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set(xlabel=curve["per"], ylabel=curve["unit"], title=curve["name"])
+    axes.legend()
+    path = folder / f"performance-{re.sub('[^A-Za-z0-9]+', '-', curve['name'])}-{curve['per']}.png"
+    with atomic(path) as partial:
+        drawing.savefig(partial, dpi=110)
+    return path
 
 
 def write_page(page: Path, results: Path) -> None:
@@ -165,19 +109,15 @@ def write_page(page: Path, results: Path) -> None:
     """
     text = page.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
-        raise ValueError(f"{page}: lacks the lines {BEGIN!r} and {END!r}, between which the table goes")
+        raise ValueError(f"{page}: lacks the lines {BEGIN!r} and {END!r}, which enclose the table")
     records = read_results(results)
-    if not records:
-        raise ValueError(f"{results}: no results yet; run make bench")
-    plots = plot_curves([row for record in records for row in record["rows"]], page.parent)
-    pictures = "\n".join(f"![{path.stem}]({path.name})" for path in plots)
+    curves = [row for record in records for row in record["rows"] if row.get("curve")]
+    pictures = "\n".join(
+        f"![{path.stem}]({path.name})" for path in (plot_curve(row, page.parent) for row in curves)
+    )
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    partial = page.with_suffix(".partial")
-    body = f"{before}{BEGIN}\n\n{markdown(records)}\n\n{pictures}\n\n{END}{after}"
-    partial.write_text(body, encoding="utf-8")
-    partial.replace(page)
-    print(f"{page.name}: {sum(len(record['rows']) for record in records)} rows, {len(plots)} plots")
+    write_text(page, f"{before}{BEGIN}\n\n{markdown(records)}\n\n{pictures}\n\n{END}{rest.split(END)[1]}")
+    print(f"{page.name}: {sum(len(record['rows']) for record in records)} rows, {len(curves)} plots")
 
 
 if __name__ == "__main__":

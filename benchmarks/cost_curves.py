@@ -1,4 +1,4 @@
-"""How cost grows: loss over the batch, evaluation over images and spacings, training over reading processes.
+"""Growth of cost: loss over the batch, evaluation over images and spacings, training over reading processes.
 
 Each curve is fitted by ``cost = c * size ^ exponent`` (least squares of logarithms), once in every process;
 `python -m benchmarks._table` draws the median costs into docs/.
@@ -22,10 +22,10 @@ import torch
 from benchmarks._material import ListedData, head_records, phantom_towers
 from benchmarks._record import Row, command, make_row
 from benchmarks.loss_speed import make_ways, peak_numbers
-from benchmarks.training_step import WARM, fit, training_records
+from benchmarks.training_step import WARM, fit
 from callbacks import PlaneEvaluation
-from callbacks.evaluation_mode import evaluation_mode
-from datamodules.protocol import Protocol
+from callbacks.evaluation.evaluation_mode import evaluation_mode
+from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record
 from metrics.names import PLANES
 from models import DualEncoder
@@ -34,11 +34,11 @@ from models.zero_shot import age_embeddings
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """Return the slope of log cost over log size."""
-    slope, _ = np.polyfit(np.log(sizes), np.log(costs), 1)
-    return float(slope)
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
 def seconds_of(run: Any) -> float:
+    """Return the seconds of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -47,16 +47,19 @@ def seconds_of(run: Any) -> float:
 def curve(
     name: str, unit: str, per: str, sizes: Sequence[int], costs: Sequence[float], note: str = ""
 ) -> Row:
+    """Return the row of a curve of `costs` in `unit` over `sizes`."""
     row = make_row("cost curve", f"{name} over {per}", "exponent", [exponent(sizes, costs)], note=note)
     return row | {"curve": {"name": name, "unit": unit, "per": per, "sizes": [*sizes], "costs": [*costs]}}
 
 
 def loss_curves(sizes: Sequence[int]) -> list[Row]:
+    """Return time and memory of the chunked loss over batch sizes."""
     seconds, memory = [], []
     for B in sizes:
         run = make_ways(B, torch.float32, "cpu")["chunked"]
-        # Long calls need neither warmth nor repeats.
-        seconds.append(min(seconds_of(run) for _ in range(4 if B <= 2048 else 1)))
+        seconds.append(
+            min(seconds_of(run) for _ in range(4 if B <= 2048 else 1))
+        )  # long calls need no repeats
         memory.append(peak_numbers(run, "cpu") * 4 / 2**20)
     return [
         curve("chunked loss, time", "s", "batch", sizes, seconds),
@@ -65,35 +68,32 @@ def loss_curves(sizes: Sequence[int]) -> list[Row]:
 
 
 def whole_evaluation(model: DualEncoder, records: list[Record]) -> tuple[float, int]:
-    """Return the seconds of one plane evaluation, and how many workers the data module lets read for it.
+    """Return the seconds of one plane evaluation, and the workers that the data module uses for it.
 
-    Counted are their start, prompts, images and scores with intervals.
+    Includes the start of workers, prompts, images, and scores with intervals.
     """
     planes = [*Protocol.load().planes]
-    labelled = [
-        replace(record, name=f"{i}.png", plane=planes[i % len(planes)]) for i, record in enumerate(records)
-    ]
-    evaluation, data = PlaneEvaluation(), ListedData(labelled, num_workers=os.cpu_count() or 1)
+    labelled = [replace(record, plane=planes[i % len(planes)]) for i, record in enumerate(records)]
+    data = ListedData(labelled, num_workers=os.cpu_count() or 1)
     start = time.perf_counter()
     loader = data.evaluation_loader("hc18", "all", model.preprocessing)
     with evaluation_mode(model) as used:
-        evaluation.score(used, loader, labelled, PLANES)
+        PlaneEvaluation().score(used, loader, labelled, PLANES)
     return time.perf_counter() - start, loader.num_workers
 
 
 def evaluation_curves(images: Sequence[int], spacings: Sequence[int]) -> list[Row]:
-    student, _ = phantom_towers()
-    student.eval()
+    """Return the seconds of plane evaluation over images and of HC18 validity's text side over spacings."""
+    student = phantom_towers()[0].eval()
     templates = Protocol.load().biometry
     with tempfile.TemporaryDirectory() as folder:
         records, _ = head_records(Path(folder), max(images))
         _, workers = whole_evaluation(student, records[: min(images)])  # warm
         image_costs = [whole_evaluation(student, records[:n])[0] for n in images]
     printed = [f"{i / 100:.2f}" for i in range(1, max(spacings) + 1)]
-    age_embeddings(student, templates, printed[:1])
+    age_embeddings(student, templates, printed[:1])  # warm
     spacing_costs = [
-        seconds_of(lambda n=n: age_embeddings(student, templates, printed[:n]))  # type: ignore[misc]
-        for n in spacings
+        seconds_of(lambda n=n: age_embeddings(student, templates, printed[:n])) for n in spacings
     ]
     whole = f"phantom student; whole evaluations with {workers} workers, start and scores included"
     return [
@@ -103,16 +103,13 @@ def evaluation_curves(images: Sequence[int], spacings: Sequence[int]) -> list[Ro
 
 
 def training_curve(workers: Sequence[int], steps: int, batch: int) -> Row:
-    """Time real training steps from the PNG files by the number of workers; a machine's cores bound it."""
+    """Return the seconds of training steps from the PNG files over the number of processes."""
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    costs = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        records, _ = training_records(folder, batch * (steps + WARM + 1))
-        for count in workers:
-            times = fit("live", records, folder, steps, batch, count, cache=False)
-            costs.append(float(np.median(times.total)))
+        records, _ = head_records(folder / "images", batch * (steps + WARM + 1))
+        costs = [fit("live", records, folder, steps, batch, count, cache=False) for count in workers]
     note = (
         f"batch {batch}, phantom towers, live teacher, {os.cpu_count()} cores; the training process and "
         f"{', '.join(map(str, workers))} workers; an exponent of -1 is a perfect share-out"
@@ -122,16 +119,12 @@ def training_curve(workers: Sequence[int], steps: int, batch: int) -> Row:
 
 def measure(quick: bool) -> list[Row]:
     if quick:
-        loss, images, spacings, workers, steps, batch = [64, 128], [32, 64], [1, 2], [0, 1], 2, 4
-    else:
-        loss = [256, 512, 1024, 2048, 4096, 8192, 16384]
-        # Large enough that prompts, and what else comes once, hardly bend the curve.
-        images, spacings = [256, 512, 1024, 2048], [5, 10, 20, 40]
-        workers, steps, batch = [0, 1, 2], 10, 64
+        return [*loss_curves([64, 128]), *evaluation_curves([32, 64], [1, 2]), training_curve([0, 1], 2, 4)]
     return [
-        *loss_curves(loss),
-        *evaluation_curves(images, spacings),
-        training_curve(workers, steps, batch),
+        *loss_curves([256, 512, 1024, 2048, 4096, 8192, 16384]),
+        # Large enough that prompts and other constant costs hardly bend the curve.
+        *evaluation_curves([256, 512, 1024, 2048], [5, 10, 20, 40]),
+        training_curve([0, 1, 2], 10, 64),
     ]
 
 

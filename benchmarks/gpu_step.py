@@ -1,10 +1,9 @@
 """The full-size training step on one GPU: ViT-L/14 teacher, MobileCLIP2-S0 student, bf16, batch 512.
 
-Eager with a live teacher and the authors' loss, against ours: live, and from kept teacher embeddings. Ours is
-`DistillationModule` with ``compile``: compiled models over channels-last maps, its fused AdamW and the fused loss;
-batches come from pinned memory without waiting. Images and texts are random, so the figures are those of the
-step and not of the disk. HC18's validity is timed as `BiometryEvaluation` does it, in float32 and with
-``full_precision: false``.
+The baseline is eager with a live teacher and the authors' loss. Ours is `DistillationModule` with ``compile``:
+compiled models over channels-last maps, fused AdamW and the fused loss, batches from pinned memory; once with a live
+teacher and once from kept teacher embeddings. Images and texts are random: no disk is involved. HC18's validity is
+timed as `BiometryEvaluation` computes it, in float32 and with ``full_precision: false``.
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._material import published_student, published_teacher
 from benchmarks._record import Row, command, interleave, make_row, not_run
 from benchmarks.baselines.loss_authors import srkd_loss
-from callbacks.evaluation_mode import evaluation_mode
-from datamodules.protocol import Protocol
+from callbacks.evaluation.evaluation_mode import evaluation_mode
+from datamodules.evaluation.protocol import Protocol
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
 from models import DualEncoder, freeze
 from models.zero_shot import age_embeddings
 
+# Dense bf16 matrix products, TFLOP/s: H100 and H200 as measured on large products, others from NVIDIA's data sheets.
 PEAK_TFLOPS = {"H100": 790.0, "H200": 790.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
-"""Dense bf16 matrix products: H100 and H200 as measured on large products, others from NVIDIA's data sheets."""
 TARGETS = {"live": 1.5, "teacher cache": 3.0}
 STEPS = 8
 DEVICE, COMPILE = "cuda", True
@@ -36,6 +36,7 @@ STEP = "times the samples/s of eager, live, their loss"
 VALIDITY = ("student on the GPU, 77 spacings, 875 prompts each", "s an epoch")
 
 Batch = dict[str, Tensor]
+Pair = tuple[DualEncoder, DualEncoder]
 
 
 def host_batch(B: int, student: DualEncoder, teacher: DualEncoder) -> Batch:
@@ -50,7 +51,7 @@ def host_batch(B: int, student: DualEncoder, teacher: DualEncoder) -> Batch:
 
 
 def authors_step(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> Callable[[], None]:
-    """Eager, both models at each step, blocking copies, their loss."""
+    """Return the baseline's step: eager, both models, blocking copies, their loss."""
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=False, foreach=True)
 
     def step() -> None:
@@ -63,18 +64,18 @@ def authors_step(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> Ca
         srkd_loss(own, taught).backward()
         optimizer.step()
 
-    return lambda: [step() for _ in range(STEPS)] and None
+    return step
 
 
 def our_steps(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> dict[str, Callable[[], None]]:
-    """The module's own step, live and from kept embeddings, with copies that nobody waits for."""
+    """Return the module's step with a live teacher and with kept embeddings, with asynchronous copies."""
     module = DistillationModule(student, teacher, SRKDLoss(), compile=COMPILE).train()
     plan: Any = SimpleNamespace(precision="bf16-mixed", estimated_stepping_batches=10_000)
     module.trainer = plan
     optimizer = module.configure_optimizers()["optimizer"]
 
-    def step(wanted: list[str]) -> None:
-        on = {name: batch[name].to(DEVICE, non_blocking=True) for name in wanted}
+    def step(left_out: tuple[str, ...]) -> None:
+        on = {k: v.to(DEVICE, non_blocking=True) for k, v in batch.items() if k not in left_out}
         with torch.autocast(DEVICE, torch.bfloat16):
             total = module.compute_loss(on)["total"]
         optimizer.zero_grad(set_to_none=True)
@@ -82,18 +83,14 @@ def our_steps(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> dict[
         optimizer.step()
         module.student.clamp_logit_scale(module.max_logit_scale)
 
-    own = ["student_image", "student_tokens"]
-    needed = {"live": [*own, "teacher_image", "teacher_tokens"], "teacher cache": [*own, "teacher_embedding"]}
     return {
-        name: lambda wanted=wanted: [step(wanted) for _ in range(STEPS)] and None
-        for name, wanted in needed.items()
+        "live": lambda: step(("teacher_embedding",)),
+        "teacher cache": lambda: step(("teacher_image", "teacher_tokens")),
     }
 
 
-def step_flops(student: DualEncoder, teacher: DualEncoder | None, batch: Batch) -> float:
-    """Count the floating-point operations of one step's towers."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+def step_tflop(student: DualEncoder, teacher: DualEncoder | None, batch: Batch) -> float:
+    """Count the 10^12 floating-point operations of one step's towers."""
     few = {name: value[:4].to(DEVICE) for name, value in batch.items()}
     with FlopCounterMode(display=False) as counter:
         image, text = student(few["student_image"], few["student_tokens"])
@@ -101,14 +98,7 @@ def step_flops(student: DualEncoder, teacher: DualEncoder | None, batch: Batch) 
         if teacher is not None:
             with torch.no_grad():
                 teacher(few["teacher_image"], few["teacher_tokens"])
-    return counter.get_total_flops() / 4 * len(batch["student_image"])
-
-
-def card_peak() -> float | None:
-    if DEVICE != "cuda":
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+    return counter.get_total_flops() / 4e12 * len(batch["student_image"])
 
 
 def validity_rows(student: DualEncoder, spacings: int = 77) -> list[Row]:
@@ -120,30 +110,31 @@ def validity_rows(student: DualEncoder, spacings: int = 77) -> list[Row]:
     for full, precision in ((True, "float32"), (False, "bf16 (full_precision: false)")):
         with evaluation_mode(student, full, torch.bfloat16) as used:
             times = interleave({"ours": lambda m=used: age_embeddings(m, distinct, printed)}, 3, DEVICE)
+        case, unit = f"{VALIDITY[0]}, {precision}", VALIDITY[1]
+        target = 10.0 if full else None
         row = make_row(
-            "HC18 validity", f"{VALIDITY[0]}, {precision}", VALIDITY[1], times["ours"],
-            target=10.0 if full else None, better="lower", seconds=times,
-        )  # fmt: skip
+            "HC18 validity", case, unit, times["ours"], target=target, better="lower", seconds=times
+        )
         found.append(row)
     return found
 
 
-def step_rows(
-    theirs: tuple[DualEncoder, DualEncoder], ours: tuple[DualEncoder, DualEncoder], B: int, rounds: int
-) -> list[Row]:
-    """Time the step of two pairs of student and teacher that hold the same architectures."""
+def step_rows(theirs: Pair, ours: Pair, B: int, rounds: int) -> list[Row]:
+    """Time the step of two pairs of student and teacher of the same architectures."""
     batch = host_batch(B, *ours)
-    frozen = freeze(ours[1])
+    teacher = freeze(theirs[1])
     ways = {
-        "authors": authors_step(theirs[0].train(), freeze(theirs[1]), batch),
-        **our_steps(ours[0], frozen, batch),
+        "authors": authors_step(theirs[0].train(), teacher, batch),
+        **our_steps(ours[0], freeze(ours[1]), batch),
     }
-    times = {name: values / STEPS for name, values in interleave(ways, rounds, DEVICE).items()}
-    peak = card_peak()
+    repeated = {name: lambda step=step: [step() for _ in range(STEPS)] for name, step in ways.items()}
+    times = {name: values / STEPS for name, values in interleave(repeated, rounds, DEVICE).items()}
+    card = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
+    peak = next((peak for name, peak in PEAK_TFLOPS.items() if name in card), None)
     found = []
     for name, target in TARGETS.items():
-        flops = step_flops(theirs[0], freeze(theirs[1]) if name == "live" else None, batch)
-        reached = flops / float(np.median(times[name])) / 1e12
+        tflop = step_tflop(theirs[0], teacher if name == "live" else None, batch)
+        reached = tflop / float(np.median(times[name]))
         share = f"; {reached / peak:.0%} of {peak:g} TFLOP/s" if peak else ""
         row = make_row(
             "GPU step", case(name, B), STEP, times["authors"] / times[name], target=target, seconds=times,

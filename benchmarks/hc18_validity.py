@@ -1,8 +1,8 @@
-"""HC18 validity: the text side of all 999 images, re-encoded at each image against once a distinct spacing.
+"""HC18 validity: the text side of all 999 images, re-encoded at each image against once per distinct spacing.
 
-Timed are the 175 prompts of one template, which the authors encode in one batch; the whole is scaled by the exact
-counts of encoded prompts, 999 x 875 against (distinct spacings) x 875. The limit is what our towers' own arithmetic
-would take at the machine's float32 matmul peak, which is measured in the same turns.
+Timed are the 175 prompts of one template, which the authors encode in one batch. The whole is scaled by the exact
+counts of encoded prompts: 999 x 875 against (distinct spacings) x 875. The limit is the arithmetic of our towers at
+the float32 matmul peak of the machine, measured in the same turns.
 """
 
 from __future__ import annotations
@@ -16,98 +16,68 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks._material import FRAME, published_student, published_teacher
 from benchmarks._record import Row, command, interleave, make_row
 from benchmarks.baselines import evaluation_authors
-from datamodules.captions import SPACING, render_spacing
-from datamodules.hc18 import read_hc18
-from datamodules.protocol import Protocol
+from datamodules.corpora.hc18 import read_hc18
+from datamodules.evaluation.protocol import Protocol
+from datamodules.pairs.captions import SPACING, render_spacing
 from export.latency.backends import load
-from export.latency.machine import matmul_gflops
-from export.latency.specs import FLOAT32, matmul_specs
+from export.latency.machine import FLOAT32, matmul_gflops, matmul_specs
 from metrics import AGES_DAYS
 from models import DualEncoder
 from models.zero_shot import age_prompts, encode_prompts, prompts_at_once
 
 IMAGES = 999
-DISTINCT = {224: 84, 256: 77}
-"""Distinct printed spacings of the 999 images by the model's size; counted anew where HC18_ROOT has all of them."""
+DISTINCT = {224: 84, 256: 77}  # distinct printed spacings of the 999 images, by the model's image size
 TARGETS = {"student": 18.0, "teacher": 33.0}
 TEMPLATES = 5
-PRODUCTS = 10  # matrix products of a turn
+PRODUCTS = 10  # matrix products per turn
 
 
 def count_spacings(image_size: int) -> int:
-    """Return the number of distinct printed spacings at one image size."""
+    """Return the number of distinct printed spacings at one image size, counted if HC18_ROOT has all images."""
     root = os.environ.get("HC18_ROOT")
-    if not root:
-        return DISTINCT[image_size]
-    records = read_hc18(root, missing=[])
+    records = read_hc18(root, missing=[]) if root else []
     if len(records) != IMAGES:
         return DISTINCT[image_size]
-    printed = {
-        render_spacing(
-            SPACING,
-            width=FRAME[0],
-            height=FRAME[1],
-            image_size=image_size,
-            pixel_size_mm=record.pixel_size_mm,
-        )
-        for record in records
-    }
-    return len(printed)
-
-
-@torch.no_grad()
-def text_gflops(model: DualEncoder, prompts: list[str]) -> float:
-    """Count the arithmetic of embedding the prompts our way, in 10^9 floating-point operations."""
-    some = prompts[: prompts_at_once(model, prompts[0])]
-    with FlopCounterMode(display=False) as counter:
-        model.text_features(model.tokenize(some))
-    return counter.get_total_flops() / 1e9 * len(prompts) / len(some)
+    frame = {"width": FRAME[0], "height": FRAME[1], "image_size": image_size}
+    return len({render_spacing(SPACING, **frame, pixel_size_mm=record.pixel_size_mm) for record in records})
 
 
 @torch.no_grad()
 def measure_model(name: str, model: DualEncoder, count: int, rounds: int) -> Row:
+    """Return the row of one model, timed on `count` prompts."""
     prompts = age_prompts(Protocol.load().biometry, "0.42")[:count]
-    few = prompts[:8]
-    # Warms both ways, too: prompts by the hundred need no more.
-    difference = evaluation_authors.encode_prompts(model, few) - encode_prompts(model, few)
+    # Also warms both ways.
+    few = evaluation_authors.encode_prompts(model, prompts[:8]) - encode_prompts(model, prompts[:8])
     product = load(matmul_specs(torch.get_num_threads())[f"matmul-{FLOAT32}"])
     product()
-    times = interleave(
-        {
-            "authors": lambda: evaluation_authors.encode_prompts(model, prompts),
-            "ours": lambda: encode_prompts(model, prompts),
-            "matmul": lambda: [product() for _ in range(PRODUCTS)] and None,
-        },
-        rounds,
-        warm=False,
-    )
+    ways = {
+        "authors": lambda: evaluation_authors.encode_prompts(model, prompts),
+        "ours": lambda: encode_prompts(model, prompts),
+        "matmul": lambda: [product() for _ in range(PRODUCTS)],
+    }
+    times = interleave(ways, rounds, warm=False)
+    part = prompts[: prompts_at_once(model, prompts[0])]
+    with FlopCounterMode(display=False) as counter:
+        model.text_features(model.tokenize(part))
+    gflops = counter.get_total_flops() / 1e9 * len(prompts) / len(part)
     peaks = np.array([matmul_gflops(1e3 * seconds / PRODUCTS) for seconds in times["matmul"]])
-    at_peak = text_gflops(model, prompts) / peaks
+    at_peak = gflops / peaks
     spacings = count_spacings(model.preprocessing.image_size)
     whole = len(AGES_DAYS) * TEMPLATES / len(prompts)
     return make_row(
-        "HC18 validity",
-        f"{name}, {IMAGES} images, {spacings} distinct spacings",
-        "times faster than re-encoding at each image",
-        times["authors"] / times["ours"] * IMAGES / spacings,
+        "HC18 validity", f"{name}, {IMAGES} images, {spacings} distinct spacings",
+        "times faster than re-encoding at each image", times["authors"] / times["ours"] * IMAGES / spacings,
         target=TARGETS[name],
-        seconds={
-            "authors": times["authors"] * whole * IMAGES,
-            "ours": times["ours"] * whole * spacings,
-        },
-        limit="what float32 matrix products alone would take",
-        limit_values=times["ours"] / at_peak,
-        note=(
-            f"{len(prompts)} prompts timed a round and scaled by counts; "
-            f"at {np.median(at_peak / times['ours']):.0%} of the float32 matmul peak of "
-            f"{np.median(peaks):.0f} GFLOP/s; embeddings differ by at most {float(difference.abs().max()):.0e}"
-        ),
-    )
+        seconds={"authors": times["authors"] * whole * IMAGES, "ours": times["ours"] * whole * spacings},
+        limit="what float32 matrix products alone would take", limit_values=times["ours"] / at_peak,
+        note=f"{len(prompts)} prompts timed a round and scaled by counts; "
+        f"at {np.median(at_peak / times['ours']):.0%} of the float32 matmul peak of "
+        f"{np.median(peaks):.0f} GFLOP/s; embeddings differ by at most {float(few.abs().max()):.0e}",
+    )  # fmt: skip
 
 
 def measure(quick: bool) -> list[Row]:
-    # A turn takes 50 s on two cores, of which the authors' batches are 38.
-    count, rounds = (8, 1) if quick else (len(AGES_DAYS), 2)
+    count, rounds = (8, 1) if quick else (len(AGES_DAYS), 2)  # a turn takes 50 s on two cores
     return [
         measure_model("student", published_student(quick), count, rounds),
         measure_model("teacher", published_teacher(quick, image_tower=False), count, rounds),

@@ -1,18 +1,17 @@
-"""Pictures a second of the phantom: drawing and PNG encoding in a warm pool of processes.
+"""Pictures per second of the phantom: drawing and PNG encoding in a warm pool of processes.
 
-The pictures of the planes are 256-307 pixels wide; those of the HC18 type have 480 x 324 pixels.
+Pictures of the planes are 256-307 pixels wide; those of the HC18 type have 480 x 324 pixels.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from concurrent.futures import ProcessPoolExecutor
 
 import cv2
 
-from benchmarks._record import Row, command, make_row
+from benchmarks._record import Row, command, interleave, make_row
 from datamodules.phantom.corpus import PNG_COMPRESSION
 from datamodules.phantom.patients import Picture, list_pictures
 from datamodules.phantom.renderer import render
@@ -27,28 +26,23 @@ def draw(picture: Picture) -> int:
 
 
 def measure(quick: bool) -> list[Row]:
-    workers, images, rounds = (1, 8, 2) if quick else (os.cpu_count() or 1, 200, 2)
+    workers, images = (1, 8) if quick else (os.cpu_count() or 1, 200)
     context = multiprocessing.get_context("spawn")
     rows = []
     with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
-        list(pool.map(draw, list_pictures("planes", 16 * workers, 1, 6.9, 0.3), chunksize=8))
+        list(pool.map(draw, list_pictures("planes", 16 * workers, 1, 6.9, 0.3), chunksize=8))  # warm
         for corpus, target in TARGETS.items():
             pictures = list_pictures(corpus, images, 0, 6.9, 0.3)
-            rates = []
-            for _ in range(rounds):
-                started = time.perf_counter()
-                sizes = list(pool.map(draw, pictures, chunksize=8))
-                rates.append(len(sizes) / (time.perf_counter() - started))
-            row = make_row(
-                "phantom generator",
-                f"{corpus}, {workers} processes",
-                "images/s",
-                rates,
-                target=target,
-                seconds={"ours": [1 / rate for rate in rates]},
-                note=f"{sum(sizes) / len(sizes) / 1024:.0f} KiB an image",
-            )
-            rows.append(row)
+            sizes: list[int] = []
+            ways = {"ours": lambda: sizes.extend(pool.map(draw, pictures, chunksize=8))}  # noqa: B023
+            seconds = interleave(ways, 2, warm=False)["ours"] / images
+            rows.append(
+                make_row(
+                    "phantom generator", f"{corpus}, {workers} processes", "images/s", 1 / seconds,
+                    target=target, seconds={"ours": seconds},
+                    note=f"{sum(sizes) / len(sizes) / 1024:.0f} KiB an image",
+                )
+            )  # fmt: skip
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The schedule of the off-diagonal weight: imitate first, then repel the teacher's confusions."""
+"""Schedule of the off-diagonal weight: imitate first, then repel from the teacher's confusions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from lightning import Callback, LightningModule, Trainer
 
-from metrics.names import OFF_DIAGONAL_WEIGHT
+from metrics.names import OFF_DIAGONAL_PHASE, OFF_DIAGONAL_WEIGHT
 
 Shape = Literal["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
@@ -17,7 +17,7 @@ def weight_at(
 ) -> float:
     """Return the off-diagonal weight beta at `progress` of training.
 
-    With ``end = start * end_ratio`` and x = progress (paper, section 3.3: the linear form)::
+    With ``end = start * end_ratio`` and x = progress (the linear form: paper, section 3.3)::
 
         linear       start + (end - start) x
         cosine       end + (start - end) (1 + cos(pi x)) / 2
@@ -26,7 +26,7 @@ def weight_at(
         constant     start
         hold-linear  start while x < hold, then linear to end
 
-    The exponential decays a difference, not a ratio, because `end` is negative in the paper's runs.
+    The exponential decays the difference, not the ratio, because `end` is negative in the paper's runs.
 
     Args:
         progress: Share of the optimiser steps already taken, 0 to 1.
@@ -54,10 +54,10 @@ def weight_at(
 
 
 class OffDiagonalSchedule(Callback):
-    """Set the loss's scheduled weight from the GLOBAL optimiser step.
+    """Set the loss's scheduled weight at every step.
 
-    The weight is a pure function of the step, so a resumed run continues it exactly and accumulation
-    keeps it constant within a step.
+    The weight is a function of the global optimiser step alone, so a resumed run continues it exactly and it is
+    constant within an accumulation.
 
     Args:
         start: Weight at the first step (paper's best: 2).
@@ -98,14 +98,14 @@ class OffDiagonalSchedule(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a loss that nothing could be scheduled on."""
+        """Check that the loss has a scheduled weight."""
         self.check(pl_module.loss)
 
     def check(self, loss: Any) -> None:
-        """Look whether a loss has what is scheduled.
+        """Check that a loss has a scheduled weight.
 
         Raises:
-            ValueError: It has no such weight.
+            ValueError: It has none.
         """
         if not hasattr(loss, _scheduled(loss)):
             raise ValueError(
@@ -128,6 +128,30 @@ class OffDiagonalSchedule(Callback):
         pl_module.log(OFF_DIAGONAL_WEIGHT, weight, prog_bar=True, batch_size=1)
 
 
+class OffDiagonalPhase(Callback):
+    """Log the sign of the loss's off-diagonal weight: 1 attracts, 0 is neutral, -1 repels.
+
+    Must come after the schedule, which logs the weight; without a schedule it also logs the weight. A loss without
+    such a weight logs nothing.
+    """
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log the phase of this step."""
+        loss: Any = pl_module.loss
+        weight = getattr(loss, _scheduled(loss), None)
+        if weight is None:
+            return
+        pl_module.log(OFF_DIAGONAL_PHASE, float((weight > 0) - (weight < 0)), batch_size=1)
+        if not any(isinstance(callback, OffDiagonalSchedule) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            pl_module.log(OFF_DIAGONAL_WEIGHT, float(weight), batch_size=1)
+
+
 def _scheduled(loss: Any) -> str:
-    """Return the name of the loss's scheduled attribute; a user's own loss need not name it."""
+    """Return the name of the loss's scheduled attribute; that of a user's own loss is optional."""
     return getattr(loss, "scheduled", None) or "off_diagonal_weight"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice, product
 from pathlib import Path
@@ -15,28 +14,31 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from callbacks.age_table_cache import weights_digest
-from callbacks.evaluation_progress import progress_bar
+from callbacks.evaluation.age_table_cache import weights_digest
+from callbacks.tracking.console import progress_bar
 from datamodules import FetalDataModule, PairShardsDataModule
-from datamodules.teacher_store import TeacherStore
+from datamodules.pairs.stores import TeacherStore
+from models.files import digest
 
-PROBED = 8
+CHECKED = 8
 TOLERANCE = {False: 1e-3, True: 1e-2}
-"""Largest difference of a probed embedding, by `half`; a single number of it is at most 1."""
+"""Largest difference in a checked embedding, by `half`; its numbers are at most 1."""
+
+Keys = list[tuple[int, int]]
 
 
 class TeacherCache(Callback):
-    """Keep the teacher's embeddings of `draws` augmentation draws of every training image.
+    """Store the teacher's embeddings of `draws` augmentation draws of every training image.
 
-    Before the first epoch the teacher embeds whatever is not stored yet; later runs with the same teacher, data,
-    augmentation and seed find it. Epoch e then trains on draw e modulo `draws`, with the loss that a live teacher
-    would have given for it. A store takes ``draws x images x 2 x D`` numbers: 0.6 GB for 8 draws of 12,400 images
-    and D = 768 in float32. It pays from the second use of a draw on: more epochs than draws, or further runs.
+    Before the first epoch the teacher embeds what is not stored yet; later runs with the same teacher, data,
+    augmentation and seed reuse it. Epoch e trains on draw e modulo `draws`, with the loss that the live teacher would
+    give. A store takes ``draws x images x 2 x D`` numbers: 0.6 GB for 8 draws of 12,400 images and D = 768 in float32.
+    It pays off from the second use of a draw: more epochs than draws, or further runs.
 
     Args:
-        folder: Folder of all stores, seen by every process.
-        draws: K, draws of each image; more of them are more varied.
-        half: Keep float16 numbers: half the size, embeddings to about 5e-4.
+        folder: Folder of all stores, visible to every process.
+        draws: K, draws of each image; more give more varied views.
+        half: Store float16: half the size, embeddings accurate to about 5e-4.
 
     Raises:
         ValueError: `draws` is below 1.
@@ -51,10 +53,10 @@ class TeacherCache(Callback):
         self.store: TeacherStore | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the store and hand it to the data module, before the training loader is made.
+        """Open the store and pass it to the data module, before the training loader is created.
 
         Raises:
-            ValueError: The data are no image files with a place each.
+            ValueError: The data are not indexable image files.
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -62,11 +64,13 @@ class TeacherCache(Callback):
         if stage != TrainerFn.FITTING:
             return
         if not module.needs_teacher:
-            rank_zero_warn(f"TeacherCache: {type(module.loss).__name__} asks no teacher; nothing is kept")
+            rank_zero_warn(
+                f"TeacherCache: {type(module.loss).__name__} does not use a teacher; nothing is stored"
+            )
             return
         if not isinstance(data, FetalDataModule) or isinstance(data, PairShardsDataModule):
             raise ValueError(
-                f"TeacherCache: {type(data).__name__} reads a stream whose pairs have no fixed place; "
+                f"TeacherCache: {type(data).__name__} reads a stream whose pairs have no index; "
                 "remove the callback, or train from image files"
             )
         store = self._open(trainer, module, data)
@@ -75,16 +79,19 @@ class TeacherCache(Callback):
         data.taught_by(self.store)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the teacher embed what is not stored yet; nothing has been read for training so far."""
+        """Embed what is not stored yet, before anything is read for training."""
         if self.store is None:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        first = trainer.is_global_zero
-        missing = trainer.strategy.broadcast(
-            self._missing(trainer, pl_module, data, self.store) if first else []
-        )
+        missing = self._missing(trainer, pl_module, data, self.store) if trainer.is_global_zero else []
+        missing = trainer.strategy.broadcast(missing)
         share = missing[trainer.global_rank :: trainer.world_size]
-        self._fill(trainer, pl_module, data, self.store, share)
+        done = 0
+        with progress_bar("teacher cache", " pairs") as progress:
+            for batch, keys in _batches(data, share):
+                self.store.put(keys, *_embed(trainer, pl_module, batch))
+                done += len(keys)
+                progress(done, len(share))
         self.store.rows.close()
         trainer.strategy.barrier()
 
@@ -95,7 +102,7 @@ class TeacherCache(Callback):
             store = TeacherStore(path, self.draws, images, dim, self.half)
         except OSError as error:
             warnings.warn(
-                f"TeacherCache: {path}: {error.strerror}; training asks the teacher at every step",
+                f"TeacherCache: {path}: {error.strerror}; training runs the teacher at every step",
                 stacklevel=2,
             )
             return None
@@ -105,56 +112,37 @@ class TeacherCache(Callback):
         return store
 
     def _digest(self, trainer: Trainer, module: Any, data: FetalDataModule) -> str:
-        augmentation = None if data.augmentation is None else asdict(data.augmentation)
-        settings = {
-            "views": [m.preprocessing.to_dict() for m in (module.student, module.teacher)],
-            "recipe": module.teacher.recipe(),
-            "precision": str(trainer.precision),
-            "augmentation": augmentation,
-            "seed": data.seed,
-            "on_error": data.on_error,
-            "store": [self.draws, self.half],
-        }
-        text = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
-        text.update(weights_digest(module.teacher).encode())
-        for record in data.split("train"):
-            status = record.image.stat()
-            text.update(f"{record}|{status.st_size}|{status.st_mtime_ns}\n".encode())
-        return text.hexdigest()
+        files = [(record, record.image.stat()) for record in data.split("train")]
+        return digest(
+            {
+                "views": [m.preprocessing.to_dict() for m in (module.student, module.teacher)],
+                "recipe": module.teacher.recipe(),
+                "weights": weights_digest(module.teacher),
+                "precision": str(trainer.precision),
+                "augmentation": None if data.augmentation is None else asdict(data.augmentation),
+                "seed": data.seed,
+                "on_error": data.on_error,
+                "store": [self.draws, self.half],
+                "images": [f"{record}|{file.st_size}|{file.st_mtime_ns}" for record, file in files],
+            }
+        )
 
-    def _missing(
-        self, trainer: Trainer, module: Any, data: FetalDataModule, store: TeacherStore
-    ) -> list[tuple[int, int]]:
-        """Return the keys to embed: all of them if the code now draws or embeds differently."""
+    def _missing(self, trainer: Trainer, module: Any, data: FetalDataModule, store: TeacherStore) -> Keys:
+        """Return the keys to embed: all of them if the present code draws or embeds differently."""
         missing = store.missing()
         absent = set(missing)
         stored = (key for key in product(range(store.draws), range(store.images)) if key not in absent)
-        for batch, keys in _batches(data, list(islice(stored, PROBED))):
+        for batch, keys in _batches(data, list(islice(stored, CHECKED))):
             fresh = torch.stack(_embed(trainer, module, batch), dim=1).float().cpu()
             kept = torch.stack([store.get(*key) for key in keys])
             if not (fresh - kept).abs().max() <= TOLERANCE[self.half]:
-                rank_zero_warn(f"{store.rows.path}: written by other code; all embeddings are computed again")
+                rank_zero_warn(f"{store.rows.path}: written by other code; all embeddings are recomputed")
                 store.rows.clear()
                 return store.missing()
         return missing
 
-    def _fill(
-        self,
-        trainer: Trainer,
-        module: Any,
-        data: FetalDataModule,
-        store: TeacherStore,
-        keys: list[tuple[int, int]],
-    ) -> None:
-        done = 0
-        with progress_bar("teacher cache", " pairs") as progress:
-            for batch, these in _batches(data, keys):
-                store.put(these, *_embed(trainer, module, batch))
-                done += len(these)
-                progress(done, len(keys))
 
-
-def _batches(data: FetalDataModule, keys: list[tuple[int, int]]) -> Any:
+def _batches(data: FetalDataModule, keys: Keys) -> Iterator[tuple[dict[str, Any], Keys]]:
     """Yield batches with the keys of their pairs."""
     start = 0
     for batch in data.draw_loader(keys) if keys else ():

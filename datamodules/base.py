@@ -1,17 +1,17 @@
-"""What every corpus has in common: splits by patient, training pairs, evaluation images.
+"""Base class of the data modules: splits by patient, training pairs, evaluation images.
 
 A training batch is a dict:
     student_image   float32 [B, 3, S, S], normalised for the student
-    teacher_image   float32 [B, 3, T, T], the same picture normalised for the teacher (absent without one, and in
-        training when the loss asks none)
-    teacher_embedding   float32 [B, 2, D], in place of both teacher inputs: its image and text embeddings, where
-        they were kept (see `taught_by`)
+    teacher_image   float32 [B, 3, T, T], the same picture normalised for the teacher (absent without a teacher, and in
+        training when the loss does not use it)
+    teacher_embedding   float32 [B, 2, D], stored image and text embeddings in place of both teacher inputs (see
+        `taught_by`)
     student_tokens, teacher_tokens   int64 [B, L]; one tensor when text, tokenizer and length agree
-    caption_id      int64 [B], a hash of the student's caption: equal captions have equal ids
-    index           int64 [B], place in the list of training records
+    caption_id      int64 [B], hash of the student's caption: equal captions have equal ids
+    index           int64 [B], position in the list of training records
     name, plane, brain_plane   lists of B strings, "" where unknown
     hc_mm, pixel_size_mm       float32 [B], NaN where unknown
-    skipped         (message, samples) of what was replaced, any number; an unreadable shard is many samples
+    skipped         list of (message, number of samples) that were replaced; an unreadable shard counts many samples
 
 An evaluation batch has image float32 [B, 3, S, S], index, name, plane, brain_plane, hc_mm, pixel_size_mm,
 patient (list of strings), and width and height (int64 [B]) of the original image.
@@ -20,7 +20,7 @@ patient (list of strings), and width and height (int64 [B]) of the original imag
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -28,24 +28,18 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.evaluation_dataset import EvaluationDataset, collate_evaluation, evaluation_workers
-from datamodules.image_reading import read_image
-from datamodules.loaders import PlainErrorLoader, ResumableLoader, resume_position
-from datamodules.pair_dataset import OnError, PairDataset
-from datamodules.pair_sample import PairBuilder, PairCollate
+from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation, evaluation_workers
+from datamodules.pairs.dataset import OnError, PairDataset
+from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.loaders import PlainErrorLoader, ResumableLoader, resume_position
+from datamodules.pairs.sample import PairBuilder, PairCollate
+from datamodules.pairs.sampler import EpochSampler, FixedSampler, process_rank
+from datamodules.pairs.stores import TeacherStore, open_cache
+from datamodules.pairs.transforms import Augmentation
 from datamodules.record import Record, first_of_each_split
-from datamodules.sampler import EpochSampler, FixedSampler, process_rank
-from datamodules.square_cache import open_cache
-from datamodules.teacher_store import TeacherStore
-from datamodules.transforms import Augmentation
+from metrics.benchmarks import BENCHMARKS
 from models import Preprocessing
 
-# Which records a benchmark scores (the paper's protocol: "other" is no class of either plane benchmark).
-BENCHMARKS: dict[str, Callable[[Record], bool]] = {
-    "planes": lambda record: record.corpus == "planes" and record.plane != "other",
-    "subplanes": lambda record: record.corpus == "planes" and record.brain_plane not in (None, "other"),
-    "hc18": lambda record: record.corpus == "hc18",
-}
 SPLITS = ("train", "val", "test")
 
 
@@ -53,26 +47,26 @@ class FetalDataModule(LightningDataModule):
     """A corpus of fetal ultrasound. Subclasses implement `read_records` and name their `benchmarks`.
 
     Image sizes, normalisation and tokenizers come from the models: from the trainer's module, or from
-    `bind` where there is no trainer.
+    `bind` without a trainer.
 
     Args:
-        batch_size: Training pairs a batch and process.
-        evaluation_batch_size: Images a batch in validation and evaluation.
-        num_workers: Reading processes; 0 reads in the main process.
+        batch_size: Training pairs per batch and process.
+        evaluation_batch_size: Images per batch in validation and evaluation.
+        num_workers: Worker processes; 0 reads in the main process.
         augmentation: Random changes of the training images, or null for none.
-        zoom: Sets `Augmentation.zoom` where there is an augmentation: how far training images are magnified.
+        zoom: Overrides `Augmentation.zoom`, the magnification of training images.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
-            the sample, and report it). Validation, test and evaluation always raise.
-        seed: Of order, captions and augmentation.
+            the sample and report it). Validation, test and evaluation always raise.
+        seed: Seed of order, captions and augmentation.
         pin_memory: Pinned host memory for the copies to a GPU.
-        cache: Folder for decoded training images (see `datamodules.square_cache`): faster epochs for
-            side^2 bytes an image on disk, reserved at the start; without that space, training goes on without a
+        cache: Folder for decoded training images (see `datamodules.pairs.stores`): faster epochs for
+            side^2 bytes per image on disk, reserved at the start; without that space, training continues without a
             cache. Null decodes the files in every epoch.
-        most_images: Images of each split at most, for a quick run; null takes all.
+        most_images: Maximum number of images per split, for a quick run; null takes all.
 
     Attributes:
-        benchmarks: What the corpus can score.
-        simulated: Whether every image is made by a simulator. Only then do images go to W&B without being asked for.
+        benchmarks: Benchmarks that the corpus can score.
+        simulated: Whether a simulator makes every image. Only then are images sent to W&B by default.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -118,13 +112,13 @@ class FetalDataModule(LightningDataModule):
         """Return every record of the corpus with its `split` set to "train", "val" or "test".
 
         Raises:
-            FileNotFoundError: Data are missing; the message says what, and where it comes from.
+            FileNotFoundError: Data are missing; the message names them and their source.
             ValueError: Data are malformed.
         """
 
     @property
     def records(self) -> list[Record]:
-        """Every record of the corpus, read once; of each split the first ones where `most_images` says so."""
+        """All records of the corpus, read once; with `most_images` the first ones of each split."""
         if self._records is None:
             read, most = self.read_records(), self.most_images
             self._records = read if most is None else first_of_each_split(read, most)
@@ -133,31 +127,31 @@ class FetalDataModule(LightningDataModule):
     def bind(
         self, student: Preprocessing, teacher: Preprocessing | None = None, asks_teacher: bool = True
     ) -> None:
-        """Take the contracts of the models that the training pairs are for.
+        """Set the preprocessing contracts of the models that the pairs are for.
 
         Args:
             student: The student's preprocessing.
             teacher: The teacher's preprocessing, or None without a teacher.
-            asks_teacher: Whether training shows its pairs to the teacher; validation pairs are for both anyway.
+            asks_teacher: Whether training pairs need the teacher's side; validation pairs always have both.
         """
         self._views = (student, teacher)
         self._asks_teacher = asks_teacher
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Read the corpus's tables and, in a trainer, take the contracts from its module."""
+        """Read the corpus's tables and, with a trainer, take the contracts from its module."""
         module: Any = None if self.trainer is None else self.trainer.lightning_module
         if hasattr(module, "student"):
             teacher = getattr(module, "teacher", None)
             views = (module.student.preprocessing, None if teacher is None else teacher.preprocessing)
             self.bind(*views, asks_teacher=getattr(module, "needs_teacher", True))
-        _ = self.records  # a missing folder shows before any training
+        _ = self.records  # report a missing folder before training
 
     def split(self, name: str) -> list[Record]:
         """Return the records of "train", "val" or "test"."""
         return [record for record in self.records if record.split == name]
 
     def check_batches(self) -> None:
-        """Look whether the training images fill a batch of every process.
+        """Check that the training images fill a batch of every process.
 
         Raises:
             ValueError: There are fewer.
@@ -170,7 +164,7 @@ class FetalDataModule(LightningDataModule):
             )
 
     def check_images(self) -> None:
-        """Decode the first and the last image of every split, which shows a wrong folder or format at once.
+        """Decode the first and the last image of every split, to detect a wrong folder or format early.
 
         Raises:
             FileNotFoundError: An image is missing.
@@ -184,7 +178,7 @@ class FetalDataModule(LightningDataModule):
                 read_image(record.image)
 
     def train_dataloader(self) -> DataLoader:
-        """Return the augmented training pairs, placed where a resumed run goes on.
+        """Return the loader of augmented training pairs, at the position where a resumed run continues.
 
         Raises:
             ValueError: There are fewer images than one batch needs.
@@ -218,28 +212,28 @@ class FetalDataModule(LightningDataModule):
 
     @property
     def overfits(self) -> bool:
-        """Whether the trainer's `overfit_batches` asks for the same few pairs in every epoch."""
+        """Whether the trainer uses `overfit_batches`: the same few pairs in every epoch."""
         trainer: Any = self.trainer
         return trainer is not None and bool(trainer.overfit_batches)
 
     def taught_by(self, store: TeacherStore | None) -> None:
-        """Let training see the draws of a store and what the teacher said of them; None for a live teacher."""
+        """Train on the augmentation draws and teacher embeddings of a store; None for a live teacher."""
         self._taught = store
 
     def draw_loader(self, keys: list[tuple[int, int]]) -> DataLoader:
-        """Return the training pairs of some (draw, index) keys, in order, as a teacher has to see them."""
+        """Return the loader of training pairs of some (draw, index) keys, in order, with the teacher's side."""
         return self._keyed(self._pairs(self.split("train"), self.augmentation), keys)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
-        """Return the pairs of the validation patients, un-augmented, in a fixed order.
+        """Return the loader of unaugmented pairs of the validation patients, in a fixed order.
 
-        Processes get equally many, because they exchange embeddings at every step; so up to a process
-        count less one are left out here, never in `evaluation_loader`.
+        All processes get the same number of pairs, because they exchange embeddings at every step; the remainder is
+        left out here, but not in `evaluation_loader`.
         """
         return self._fixed_pairs("val")
 
     def test_dataloader(self) -> DataLoader | list[Any]:
-        """Return the pairs of the test patients as `val_dataloader` does those of validation."""
+        """Return the loader of pairs of the test patients, otherwise as `val_dataloader`."""
         return self._fixed_pairs("test")
 
     def evaluation_records(self, benchmark: str, split: str) -> list[Record]:
@@ -247,10 +241,10 @@ class FetalDataModule(LightningDataModule):
 
         Args:
             benchmark: One of this corpus's `benchmarks`.
-            split: "val", "test", or "all" (training images too, as the paper reports).
+            split: "val", "test", or "all" (with training images, as the paper reports).
 
         Raises:
-            ValueError: The corpus has no such benchmark, the split is unknown, or it holds no image of it.
+            ValueError: The corpus does not have the benchmark, the split is unknown, or has no image of it.
         """
         if benchmark not in self.benchmarks:
             raise ValueError(
@@ -258,7 +252,7 @@ class FetalDataModule(LightningDataModule):
             )
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
-        belongs = BENCHMARKS[benchmark]
+        belongs = BENCHMARKS[benchmark].scores
         chosen = [record for record in self.records if split in ("all", record.split) and belongs(record)]
         if not chosen:
             raise ValueError(
@@ -268,7 +262,7 @@ class FetalDataModule(LightningDataModule):
         return chosen
 
     def evaluation_loader(self, benchmark: str, split: str, preprocessing: Preprocessing) -> DataLoader:
-        """Return every image of a benchmark once, shared out over the processes without padding."""
+        """Return the loader of every image of a benchmark once, distributed over the processes without padding."""
         rank, world = process_rank()
         return PlainErrorLoader(
             EvaluationDataset(self.evaluation_records(benchmark, split), preprocessing, rank, world),
@@ -278,7 +272,7 @@ class FetalDataModule(LightningDataModule):
         )
 
     def _fixed_pairs(self, split: str) -> DataLoader:
-        # A loss over other images would be another loss: nothing is replaced here.
+        # Never replace unreadable images here: the loss would be over other images.
         dataset = self._pairs(self.split(split), None, on_error="raise")
         return self._keyed(dataset, FixedSampler(len(dataset)))
 
@@ -313,6 +307,6 @@ class FetalDataModule(LightningDataModule):
         return self._views
 
     def _reading(self) -> dict[str, Any]:
-        # A generator of its own keeps the loader from drawing on torch's global one at every epoch.
+        # With its own generator the loader does not advance torch's global one.
         generator = torch.Generator().manual_seed(self.seed)
         return {"num_workers": self.num_workers, "pin_memory": self.pin_memory, "generator": generator}

@@ -1,4 +1,4 @@
-"""One image of a corpus with everything its files say about it."""
+"""Record of one image with its metadata."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ BRAIN_PLANES = ("trans-thalamic", "trans-cerebellum", "trans-ventricular", "othe
 
 @dataclass(frozen=True)
 class Record:
-    """One image and its metadata; None where the corpus does not say.
+    """One image and its metadata; None where unknown.
 
     Attributes:
-        corpus: The corpus it comes from, "hc18" or "planes" for example; decides its benchmarks.
-        name: Name that messages and result tables use, unique within the corpus.
+        corpus: Name of its corpus, for example "hc18" or "planes"; determines its benchmarks.
+        name: Name in messages and result tables, unique within the corpus.
         image: The image file.
-        patient: Patient identifier; all images of one patient fall on the same side of every split.
+        patient: Patient identifier; all images of a patient are in the same split.
         plane: One of `PLANES` ("heart" is FETAL_PLANES_DB's "Fetal thorax").
         brain_plane: One of `BRAIN_PLANES`, for brain images only.
         hc_mm: Head circumference in millimetres.
         pixel_size_mm: Side of a pixel of the original image in millimetres.
         ga_days: Gestational age in days.
-        caption: A caption that comes with the image; otherwise one is written from the metadata.
-        split: "train", "val" or "test"; a reader knows it only where the corpus comes with a split.
-        operator: Who held the probe.
+        caption: Caption that comes with the image; without it, captions are written from the metadata.
+        split: "train", "val" or "test"; readers set it only where the corpus has an official split.
+        operator: Sonographer.
         machine: Ultrasound machine.
     """
 
@@ -48,7 +48,7 @@ class Record:
 
 
 def first_of_each_split(records: Sequence[Record], most: int) -> list[Record]:
-    """Return at most `most` records of each split, in order: of each corpus and plane in turn, so that none is lost."""
+    """Return at most `most` records of each split, in order, taken from each corpus and plane in turn."""
     groups: dict[str | None, dict[tuple[str | None, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, record in enumerate(records):
         groups[record.split][record.corpus, record.plane, record.brain_plane].append(index)

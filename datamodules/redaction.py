@@ -1,4 +1,4 @@
-"""URLs as they are written down: without user-info, query and fragment, which hold passwords and tokens."""
+"""Remove passwords and tokens from URLs and pipe commands before they are written to files or sent to servers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 MARK = "<redacted>"
 PIPE = "pipe:"
 USER_INFO = re.compile(r"""(?P<scheme>[A-Za-z][\w+.-]*://)[^\s/?#'"]*@""")
-# Up to the end of the word, quotation marks, brackets and punctuation behind it left out; `::` joins several URLs.
+# Up to the end of the word, without quotation marks, brackets and punctuation after it; `::` joins several URLs.
 QUERY = re.compile(
     r"""(?P<place>[A-Za-z][\w+.-]*://[^\s?#'"]*[?#])(?:(?!::)[^\s'"])+?(?=[:;,.)\]}]*(?:\s|['"]|\\?$|::))"""
 )
-# In the command of a pipe: curl's headers and users, and whatever is called a secret.
+# In the command of a pipe: curl's headers and users, and values of anything named like a secret.
 VALUE = r"""(?:\\?(['"])(?:(?!\2).)*\2|\S+)"""
 NAMES = r"[\w-]*(?:token|secret|passw|credential|signature|auth|api[-_]?key|access[-_]?key)[\w-]*"
 SECRET = re.compile(
@@ -23,14 +23,14 @@ SECRET = re.compile(
 
 
 def redacted(value: Any) -> Any:
-    """Return a setting, or a structure of settings, as it may be written to a file or sent to a server.
+    """Return a setting, or a structure of settings, without secrets.
 
     Args:
-        value: Text, which may hold URLs anywhere; or dictionaries, lists and namespaces of such.
+        value: Text with any number of URLs; or dictionaries, lists and namespaces of such.
 
     Returns:
         The same with `MARK` in place of user-info, query and fragment of every URL, and in the command of a ``pipe:``
-        also of the values of headers, users, and options and variables that are called a token, secret, password,
+        also of the values of headers, users, and options and variables named like a token, secret, password,
         credential, signature, authorisation or key.
     """
     if isinstance(value, str):
@@ -52,17 +52,17 @@ def _urls(text: str) -> str:
 
 
 def check_complete(settings: dict[str, Any]) -> None:
-    """Refuse settings that were read from a file in which they are redacted.
+    """Reject settings from a file in which they are redacted.
 
     Args:
         settings: Settings by dotted names.
 
     Raises:
-        ValueError: One of them lacks what was left out.
+        ValueError: One of them is redacted.
     """
     for name, value in settings.items():
         if MARK in str(value):
             raise ValueError(
-                f"--{name}={value}: the user, query or password of this URL was left out when the run wrote it down; "
+                f"--{name}={value}: the run's files do not contain the user, query or password of this URL; "
                 f"give the whole URL again: --{name}=..."
             )

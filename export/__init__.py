@@ -1,6 +1,6 @@
-"""Artifacts for devices: ONNX and Core ML files, heads, proof of parity, latency.
+"""Artifacts for devices: ONNX and Core ML files, heads, parity, latency.
 
-Names are imported when they are first used: a process that times one runtime must not load all the others.
+Names are imported on first use, so that a latency worker's cold start measures only the runtime that it times.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.build import export_student
-    from export.manifest import Export, read_export
     from export.options import Options
+    from export.package.manifest import Export, read_export
 
 __all__ = ["Export", "Options", "export_student", "read_export"]
 
 _HOMES = {
-    "Export": "export.manifest",
+    "Export": "export.package.manifest",
     "Options": "export.options",
     "export_student": "export.build",
-    "read_export": "export.manifest",
+    "read_export": "export.package.manifest",
 }
 
 

@@ -1,4 +1,4 @@
-"""What an export can be asked for, checked before any work starts."""
+"""Options of an export, validated before any work starts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from export.int8_variants import INT8_VARIANTS
-from export.openvino_runner import BFLOAT16
+from export.int8.openvino_runner import BFLOAT16
+from export.int8.variants import INT8_VARIANTS
 from export.variants import COREML_VARIANTS
 
 SKIPPABLE = ("coreml", "int8", BFLOAT16, *INT8_VARIANTS, *COREML_VARIANTS)
@@ -17,28 +17,26 @@ SPLITS = ("test", "val", "all")
 
 @dataclass(frozen=True)
 class Options:
-    """What to export.
+    """Options of an export.
 
     Attributes:
         dynamic_batch: Leave the batch axis of the ONNX files open.
         text_encoder: Export the text tower too.
-        spacings: Pixel spacings of the age table in mm at the model's resolution, ``[0.21, 0.34]``, beside those of
-            all heads of the corpus, whatever `frames` says.
-        only_spacings: Ship the given ones alone, for a full-size text tower takes long. HC18's frames are judged with
-            their own all the same.
+        spacings: Pixel spacings of the age table in mm at the model's resolution, ``[0.21, 0.34]``, in addition to
+            those of all heads of the corpus (whatever `frames` is).
+        only_spacings: Ship only `spacings`, because a full-size text tower takes long. HC18's frames are still judged
+            with their own spacings.
         skip: Variants to leave out (``coreml-palette6``); ``coreml`` leaves out all of Core ML, ``int8`` both
             int8 files.
         split: Evaluation frames: "test", "val" or "all".
-        frames: At most so many evaluation frames a benchmark; None takes all.
-        coreml_frames: The same for Core ML's rows, whose reference is slow.
+        frames: Largest number of evaluation frames per benchmark; None takes all.
         calibration_frames: Training frames that calibrate int8.
-        gates: A file of parity gates; None takes ``export/gates.yaml``.
+        gates: File of parity gates; None takes ``export/parity/gates.yaml``.
         keep_slow_int8: Keep an int8 file that is slower than float32 here, for its size.
-        int8_from: Checkpoint of EXP=srkd-qat that went on from this student: int8 files take its weights and
-            the ranges of its training.
+        int8_from: Checkpoint of EXP=srkd-qat that continued this student: int8 files take its weights and ranges.
 
     Raises:
-        ValueError: A value cannot be used; the message names the option.
+        ValueError: A value is invalid; the message names the option.
     """
 
     dynamic_batch: bool = False
@@ -48,7 +46,6 @@ class Options:
     skip: Sequence[str] = ()
     split: str = "test"
     frames: int | None = None
-    coreml_frames: int = 400
     calibration_frames: int = 64
     gates: str | None = None
     keep_slow_int8: bool = False
@@ -59,16 +56,16 @@ class Options:
             if name not in SKIPPABLE:
                 close = difflib.get_close_matches(name, SKIPPABLE, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(SKIPPABLE)}"
-                raise ValueError(f"--skip: no variant {name!r} that can be left out; {hint}")
-        for option in ("frames", "coreml_frames", "calibration_frames"):
+                raise ValueError(f"--skip: unknown variant {name!r}; {hint}")
+        for option in ("frames", "calibration_frames"):
             count = getattr(self, option)
             if count is not None and count < 1:
-                raise ValueError(f"--{option}={count}: give at least 1")
+                raise ValueError(f"--{option}={count}: must be at least 1")
         if self.split not in SPLITS:
-            raise ValueError(f"--split={self.split}: no such split; choose from {', '.join(SPLITS)}")
+            raise ValueError(f"--split={self.split}: unknown split; choose from {', '.join(SPLITS)}")
         given = self.printed_spacings
         if self.only_spacings and not given:
-            raise ValueError("--only_spacings: there are none; give --spacings=[0.21]")
+            raise ValueError("--only_spacings: needs --spacings, such as --spacings=[0.21]")
 
     @property
     def printed_spacings(self) -> list[str]:
@@ -86,5 +83,5 @@ def _printed(spacing: float | str) -> str:
     except ValueError:
         printed = "nan"
     if not (math.isfinite(float(printed)) and float(printed) > 0):
-        raise ValueError(f"--spacings: {spacing!r} is no pixel spacing in mm; give --spacings=[0.21]")
+        raise ValueError(f"--spacings: {spacing!r} is not a pixel spacing in mm; example: --spacings=[0.21]")
     return printed

@@ -1,4 +1,4 @@
-"""Every form in which a student is shipped: how it is written, and how it is run for the ledger."""
+"""Every form in which a student ships: how it is written, and how it runs for the ledger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.contract import (
+from export.graphs.contract import (
     EMBEDDING_NAME,
     INPUT_NAME,
     METADATA_DIGEST,
@@ -21,16 +21,15 @@ from export.contract import (
     PROBABILITIES_NAME,
     ties_of,
 )
-from export.coreml_inspection import inspect_package
-from export.coreml_package import COMPRESSIONS, compress_package, write_package
-from export.heads import AgeHead, ClassHead, write_age_head, write_class_head
-from export.manifest import artifact_entry
-from export.mil_reference import MilReference, NoReferenceError
-from export.onnx_graph import OnnxRunner, append_classifier, weight_count, write_onnx
-from export.parity import NOT_RUN, Row
-from export.pixel_graph import PixelClassifier, PixelEncoder
-from export.provenance import size_bytes
-from metrics.names import PLANES, SUBPLANES
+from export.graphs.coreml_inspection import inspect_package
+from export.graphs.coreml_package import COMPRESSIONS, compress_package, write_package
+from export.graphs.heads import AgeHead, ClassHead
+from export.graphs.onnx_graph import OnnxRunner, append_classifier, weight_count, write_onnx
+from export.graphs.pixel_graph import PixelClassifier, PixelEncoder
+from export.package.heads import write_age_head, write_class_head
+from export.package.manifest import artifact_entry
+from export.parity.ledger import NOT_RUN, Row
+from metrics.benchmarks import BENCHMARKS
 from models.zero_shot import COSINE_SCALE
 
 Floats = NDArray[np.float32]
@@ -41,26 +40,21 @@ COREML_VARIANTS = (
     "coreml-fp16",
     "coreml-fp32",
     "coreml-gray",
-    f"coreml-{PLANES}",
-    f"coreml-{SUBPLANES}",
+    *(f"coreml-{benchmark.name}" for benchmark in BENCHMARKS.values() if benchmark.kind == "classification"),
     *(f"coreml-{kind}" for kind in COMPRESSIONS),
 )
-BYTES_A_WEIGHT = {"palette8": 1.0, "palette6": 0.75, "int8": 1.0}
-REFERENCE = "the package's operators, computed in torch on this machine; not Core ML itself"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of the model and how to run it.
+    """A form of the model that runs on this machine.
 
     Attributes:
         name: Its name in ledger and manifest.
         how: What the row's figures were computed with.
-        gate: The set of limits that it must keep.
+        gate: Its set of limits in the gates file.
         run: From pixel values [N, 3, S, S] to embeddings [N, D], or probabilities [N, C] for a classifier.
         head: Benchmark of a classifier, None for an encoder.
-        gray: It takes one channel.
-        emulated: It is a Core ML package whose operators torch computes, which is slow: measured on fewer frames.
     """
 
     name: str
@@ -68,24 +62,22 @@ class Variant:
     gate: str
     run: Run
     head: str | None = None
-    gray: bool = False
-    emulated: bool = False
 
 
 @dataclass
 class Workbench:
-    """What writing the variants needs, and what it leaves.
+    """Inputs and results of writing the variants.
 
     Attributes:
-        folder: The folder that is being filled.
+        folder: The export folder.
         encoder: The fused image encoder, in eval mode.
         heads: Class heads by benchmark.
-        metadata: Texts for every artifact.
+        metadata: Metadata of every artifact.
         artifacts: Name -> entry of the manifest.
         variants: The variants, in the order of the ledger.
-        not_run: Rows of variants that cannot be run here.
+        not_run: Rows of variants that cannot be made or run here.
         warnings: Messages of the converters.
-        facts: What else the manifest records.
+        facts: Further entries of the manifest.
     """
 
     folder: Path
@@ -109,13 +101,13 @@ class Workbench:
         return self.encoder.model.embed_dim
 
     def add(self, variant: Variant, path: Path, **facts: Any) -> None:
-        """Enter a written variant into ledger and manifest."""
+        """Add a written variant to ledger and manifest."""
         self.artifacts[variant.name] = artifact_entry(path, self.folder, **facts)
         self.variants.append(variant)
 
 
 def drop_artifact(bench: Workbench, name: str) -> None:
-    """Take a variant out of the manifest and delete its file or package; nothing where it has none."""
+    """Remove a variant from the manifest and delete its file or package, if it has one."""
     entry = bench.artifacts.pop(name, None)
     if entry is not None:
         path = bench.folder / entry["file"]
@@ -134,7 +126,7 @@ def torch_runner(module: torch.nn.Module) -> Run:
 
 
 def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
-    """Write the float32 encoder and, from it, an end-to-end classifier a head."""
+    """Write the float32 encoder and, from it, an end-to-end classifier for each head."""
     encoder = bench.folder / ENCODER_FILE
     way = write_onnx(
         bench.encoder,
@@ -169,7 +161,7 @@ def write_heads(bench: Workbench, heads: Mapping[str, ClassHead], ages: AgeHead 
     for name, path in paths.items():
         vectors = next(file for file in folder.glob(f"{path.stem}.f*"))
         entry = artifact_entry(path, bench.folder, kind="head", vectors=f"{folder.name}/{vectors.name}")
-        bench.artifacts[f"head_{name}"] = {**entry, "bytes": size_bytes(path) + size_bytes(vectors)}
+        bench.artifacts[f"head_{name}"] = {**entry, "bytes": entry["bytes"] + vectors.stat().st_size}
 
 
 def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
@@ -179,13 +171,13 @@ def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
         bench: The workbench.
         skip: Names of variants to leave out.
     """
-    _coreml(bench, "coreml-fp16", "image_encoder.mlpackage", skip)
-    _coreml(bench, "coreml-fp32", "image_encoder_fp32.mlpackage", skip, half=False)
-    _coreml(bench, "coreml-gray", "image_encoder_gray.mlpackage", skip, gray=True)
-    for name in bench.heads:
-        _coreml(bench, f"coreml-{name}", f"{name}_classifier.mlpackage", skip, head=name)
+    _coreml(bench, "coreml-fp16", "image_encoder", skip)
+    _coreml(bench, "coreml-fp32", "image_encoder_fp32", skip, half=False)
+    _coreml(bench, "coreml-gray", "image_encoder_gray", skip, gray=True)
+    for name, head in bench.heads.items():
+        _coreml(bench, f"coreml-{name}", f"{name}_classifier", skip, head=head)
     source = bench.folder / "image_encoder.mlpackage"
-    for kind in COMPRESSIONS:
+    for kind, compression in COMPRESSIONS.items():
         name = f"coreml-{kind}"
         if name in skip:
             continue
@@ -194,72 +186,58 @@ def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
             bench.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
             continue
         path = bench.folder / f"image_encoder_{kind}.mlpackage"
-        compress_package(source, path, kind, bench.warnings)
-        _enter_package(bench, name, path, "compressed", bench.artifacts["coreml-fp16"]["captured_by"])
+        compress_package(source, path, compression, bench.warnings)
+        captured_by = bench.artifacts["coreml-fp16"]["captured_by"]
+        _add_package(bench, name, path, "compressed-package", captured_by, compression.bits / 8)
 
 
 def _coreml(
     bench: Workbench,
     name: str,
-    file: str,
+    stem: str,
     skip: Sequence[str],
     *,
     half: bool = True,
     gray: bool = False,
-    head: str | None = None,
+    head: ClassHead | None = None,
 ) -> None:
     if name in skip:
         return
-    path = bench.folder / file
-    module: torch.nn.Module = bench.encoder
-    labels = None
-    if head is not None:
-        module, labels = (
-            PixelClassifier(bench.encoder, bench.heads[head].vectors).eval(),
-            bench.heads[head].labels,
-        )
-    way = write_package(
-        module,
+    path = bench.folder / f"{stem}.mlpackage"
+    captured_by = write_package(
+        bench.encoder if head is None else PixelClassifier(bench.encoder, head.vectors).eval(),
         path,
         side=bench.side,
         gray=gray,
         half=half,
-        labels=labels,
+        labels=None if head is None else head.labels,
         metadata=bench.metadata,
         warnings=bench.warnings,
     )
     gate = ("float16" if half else "float32") + ("" if head is None else "-classifier")
-    _enter_package(bench, name, path, gate, way, gray=gray, head=head)
+    _add_package(bench, name, path, gate, captured_by, 2 if half else 4, gray=gray, head=head)
 
 
-def _enter_package(
+def _add_package(
     bench: Workbench,
     name: str,
     path: Path,
     gate: str,
-    way: str,
+    captured_by: str,
+    bytes_a_weight: float,
     *,
     gray: bool = False,
-    head: str | None = None,
+    head: ClassHead | None = None,
 ) -> None:
-    each = BYTES_A_WEIGHT.get(name.removeprefix("coreml-"), 4 if gate.startswith("float32") else 2)
-    in_head = 0 if head is None else 4 * bench.heads[head].vectors.numel()  # its product is float32
+    in_head = 0 if head is None else 4 * head.vectors.numel()  # its product is float32
     report = inspect_package(
         path,
         side=bench.side,
         gray=gray,
         dim=bench.dim,
-        labels=None if head is None else bench.heads[head].labels,
+        labels=None if head is None else head.labels,
         digest=bench.metadata[METADATA_DIGEST],
-        weight_bytes=each * weight_count(bench.folder / ENCODER_FILE) + in_head,
+        weight_bytes=bytes_a_weight * weight_count(bench.folder / ENCODER_FILE) + in_head,
     )
-    facts = {"kind": "coreml", "gate": gate, "captured_by": way, "inspection": report.to_dict()}
-    try:
-        run = MilReference(path)
-        run(np.zeros((1, 1 if gray else 3, bench.side, bench.side), dtype=np.float32))
-    except NoReferenceError as error:
-        bench.artifacts[name] = artifact_entry(path, bench.folder, **facts)
-        note = f"{error}; on a Mac verify_coreml.py tells"
-        bench.not_run.append(Row(name, REFERENCE, gate, NOT_RUN, note))
-        return
-    bench.add(Variant(name, REFERENCE, gate, run, head, gray, emulated=True), path, **facts)
+    facts = {"kind": "coreml", "gate": gate, "captured_by": captured_by, "inspection": report}
+    bench.artifacts[name] = artifact_entry(path, bench.folder, **facts)

@@ -1,4 +1,4 @@
-"""LightningModules: how towers, loss and optimiser meet in a training step."""
+"""LightningModules: training step and optimiser."""
 
 from lightning_modules.distillation import DistillationModule
 from lightning_modules.optimisation import parameter_groups, warmup_cosine

@@ -1,4 +1,4 @@
-"""The training step: a frozen teacher beside a student, and a loss that compares them."""
+"""Distillation module: training step of a student, a frozen teacher and a loss."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
 from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
-from models.inspection import architecture_of
-from models.memory_format import compile_model, to_channels_last
-from models.weights import mismatch
+from models.checkpoints.inspection import architecture_of
+from models.checkpoints.weights import mismatch
+from models.encoders.memory_format import compile_model, to_channels_last
 
 TEACHER_PREFIX = "teacher."
 RUN_RECORD = "run"
-"""Top-level key of our checkpoints: what the run was trained on (see `experiments.run_record`)."""
+"""Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
 ENDLESS = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
 
 
 class DistillationModule(LightningModule):
-    """Train `student` with `loss`, beside a frozen `teacher` where the loss compares with one.
+    """Train `student` with `loss`, with a frozen `teacher` if the loss needs one.
 
-    The defaults of the optimiser are the paper's (arXiv 2603.05421, training details).
+    The optimiser's defaults are the paper's (arXiv 2603.05421, training details).
 
     Args:
         student: The model that is trained.
-        teacher: The model that is imitated. Frozen, always in eval mode, never in checkpoints. None for
-            losses that need none.
+        teacher: The model to imitate. Frozen, always in eval mode, never in checkpoints. None for losses without
+            a teacher.
         loss: Any module called as ``loss(student: Embeddings, teacher: Embeddings | None)`` that returns
             its terms by name, ``total`` among them (see `losses`).
         learning_rate: Peak learning rate of AdamW.
         betas: AdamW's moment decays.
         eps: AdamW's denominator offset.
-        weight_decay: Decay of matrices; norms, biases and the logit scale have none.
-        warmup_steps: Optimiser steps of linear warm-up, followed by a cosine to zero.
-        max_logit_scale: Upper clamp of the student's logit scale, after every step.
-        compile: Run both models' forward pass of a step through `torch.compile`: True for its default backend
-            ("inductor", which needs Triton on a GPU and a C++ compiler on a CPU), or the name of another one.
-            Weights, checkpoints and evaluation, which calls the towers one by one, stay as they are.
+        weight_decay: Decay of matrices; none for norms, biases and the logit scale.
+        warmup_steps: Optimiser steps of linear warm-up, before a cosine to zero.
+        max_logit_scale: Upper limit of the student's logit scale, applied after every step.
+        compile: Compile both models' forward pass with `torch.compile`: True for its default backend ("inductor",
+            which needs Triton on a GPU and a C++ compiler on a CPU), or the name of another one. Weights,
+            checkpoints and evaluation do not change.
 
     Raises:
-        ValueError: The loss needs a teacher and there is none.
+        ValueError: The loss needs a teacher and none is given.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class DistillationModule(LightningModule):
         super().__init__()
         self.student = student
         self.teacher = None if teacher is None else freeze(teacher)
-        # Convolutions over channels-last maps are faster: measured for the phantom's towers on a CPU, not on a GPU.
+        # Channels-last convolutions are faster (measured on a CPU with the phantom's towers).
         for model in [self.student] if self.teacher is None else [self.student, self.teacher]:
             to_channels_last(model)
             if compile:
@@ -76,7 +76,7 @@ class DistillationModule(LightningModule):
         self.needs_teacher = bool(getattr(self.loss, "needs_teacher", False))
         if self.needs_teacher and teacher is None:
             raise ValueError(
-                f"model.teacher: {type(self.loss).__name__} compares with a teacher; "
+                f"model.teacher: {type(self.loss).__name__} needs a teacher; "
                 "set model.teacher, or choose a loss without one such as losses.CLIPLoss"
             )
         build: Any = getattr(self.loss, "build", None)
@@ -89,7 +89,7 @@ class DistillationModule(LightningModule):
         self.warmup_steps = warmup_steps
         self.max_logit_scale = max_logit_scale
         self.terms: dict[str, Tensor] = {}
-        self.run_record: dict[str, Any] = {}  # of primitives; goes into every checkpoint
+        self.run_record: dict[str, Any] = {}  # of primitives; saved in every checkpoint
 
     def embeddings(self, batch: dict[str, Any], role: str) -> Embeddings:
         """Embed one role's view of a batch.
@@ -97,7 +97,7 @@ class DistillationModule(LightningModule):
         Args:
             batch: A training batch (see `datamodules.base`): ``<role>_image`` [B, 3, S, S],
                 ``<role>_tokens`` [B, L], optionally ``caption_id`` [B]; or ``<role>_embedding`` [B, 2, D],
-                embeddings that were kept (see `callbacks.TeacherCache`).
+                stored embeddings (see `callbacks.TeacherCache`).
             role: ``student`` or ``teacher``.
 
         Returns:
@@ -112,12 +112,12 @@ class DistillationModule(LightningModule):
         return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))
 
     def on_fit_start(self) -> None:
-        """Say what accumulation does not do: a loss over pairs is no mean over its batches."""
+        """Warn about accumulation: a loss over pairs is not a mean over its batches."""
         batches = self.trainer.accumulate_grad_batches
         if batches > 1:
             rank_zero_warn(
-                f"accumulate_grad_batches={batches}: an optimiser step adds up {batches} batches, but the loss "
-                "compares pairs within one batch only; for more negatives raise the batch size or the processes"
+                f"accumulate_grad_batches={batches}: the loss compares pairs within one batch only; for more "
+                "negatives raise the batch size or the number of processes"
             )
 
     def compute_loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -155,15 +155,15 @@ class DistillationModule(LightningModule):
         self.log_dict(terms, batch_size=batch["student_image"].shape[0], sync_dist=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then clamp the logit scale: an unbounded one lets training diverge (Radford et al. 2021)."""
+        """Step, then clamp the logit scale, which keeps training stable (Radford et al. 2021)."""
         super().optimizer_step(*args, **kwargs)
         self.student.clamp_logit_scale(self.max_logit_scale)
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with its warm-up and cosine, stepped once an optimiser step.
+        """Return AdamW with a warm-up and cosine schedule per optimiser step.
 
         Raises:
-            ValueError: The training has no end that the cosine could fall towards.
+            ValueError: The number of training steps is unlimited.
         """
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == float("inf"):
@@ -173,14 +173,10 @@ class DistillationModule(LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,
-            # In mixed precision Lightning refuses to clip gradients for a fused optimiser, with bfloat16 too.
+            # In mixed precision, bfloat16 included, Lightning cannot clip gradients for a fused optimiser.
             fused=not self.trainer.precision.endswith("-mixed"),
         )
-        curve = partial(
-            warmup_cosine,
-            warmup_steps=self.warmup_steps,
-            total_steps=int(total_steps),
-        )
+        curve = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=int(total_steps))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
         return {
             "optimizer": optimizer,
@@ -188,7 +184,7 @@ class DistillationModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the teacher out; put in the run's record, and what rebuilds the student: recipe and preprocessing."""
+        """Remove the teacher; add the run's record and the student's recipe and preprocessing, which rebuild it."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
         checkpoint["student"] = {
@@ -198,14 +194,14 @@ class DistillationModule(LightningModule):
         checkpoint[RUN_RECORD] = self.run_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the present teacher's weights to the checkpoint, which is saved without them.
+        """Add the teacher's weights to the checkpoint, which is saved without them.
 
         Raises:
-            ValueError: The checkpoint is of another student or loss.
+            ValueError: The checkpoint belongs to another student or loss.
         """
         if self.trainer.state.fn == "fit":
-            # The cosine's length asks for the training loader before Lightning restores the counters that tell
-            # the loader where to go on (`datamodules.loaders.resume_position`).
+            # The length of the cosine requests the training loader before Lightning restores the counters at which
+            # the loader resumes (`datamodules.pairs.loaders.resume_position`).
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning-rate curve."""
+"""Parameter groups and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import nn
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """Split trainable parameters into decayed matrices and undecayed vectors and scalars.
 
-    Norm gains, biases and logit scales have at most one axis and are never decayed (paper, training
-    details; the convention of CLIP). Convolution kernels and embeddings have two or more.
+    Norm gains, biases and logit scales have at most one axis and are not decayed (paper, training details; the
+    convention of CLIP). Convolution kernels and embeddings have two or more.
 
     Args:
         modules: Modules whose trainable parameters are optimised; shared parameters count once.
         weight_decay: Decay of the first group.
 
     Returns:
-        One or two AdamW parameter groups; empty groups are left out.
+        One or two AdamW parameter groups, none of them empty.
     """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
@@ -45,8 +45,8 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
 
     Args:
         step: Optimiser steps already taken, from 0.
-        warmup_steps: Steps of the linear rise; capped at a tenth of a run that is too short for them, so
-            that a smoke run of a few steps still trains.
+        warmup_steps: Steps of the linear rise; at most a tenth of a run of fewer than twice as many steps, so that a
+            smoke run still trains.
         total_steps: Optimiser steps of the whole run.
 
     Returns:

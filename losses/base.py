@@ -1,41 +1,47 @@
-"""The frame of every loss: checks, precision, joint batch and the weighted sum of named terms."""
+"""Base classes of the losses: a weighted sum of named terms, with a contrastive term, with projection heads."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
 
-from losses.embeddings import Embeddings
-from losses.gather import with_joint_values
-from losses.joint_batch import JointBatch
+from losses.batch import Embeddings, JointBatch, with_joint_values
+from losses.distributions import contrastive_cross_entropy
 
 STATISTICS = ("duplicate_rate",)
-"""Keys of a loss's result that are logged but are no part of the sum."""
+"""Keys of a loss's result that are logged but not part of the sum."""
 
 
 def require_positive(name: str, value: float) -> float:
-    """Return `value`, or raise a ValueError naming the setting if it is not above zero."""
+    """Return `value`.
+
+    Raises:
+        ValueError: The value is not above 0; the message names the setting.
+    """
     if not value > 0:
         raise ValueError(f"{name} must be above 0, not {value}")
     return value
 
 
 class Loss(nn.Module):
-    """A weighted sum of named terms of the student's (and the teacher's) embeddings.
+    """Weighted sum of named terms of the student's (and the teacher's) embeddings.
 
-    A subclass implements `terms`, and `weights` if any term weighs other than 1. Whatever the autocast
-    state and the dtype of the embeddings, terms are computed in float32 (float64 stays float64).
+    A subclass implements `terms`, and `weights` if any term has a weight other than 1. Terms are computed in
+    float32 (float64 stays float64), whatever the autocast state and the dtype of the embeddings.
 
     Attributes:
-        needs_teacher: Whether a call without a teacher is an error.
-        scheduled: Name of the float attribute that a schedule drives, or None if there is none.
+        needs_teacher: Whether the loss requires a teacher.
+        scheduled: Name of the float attribute that a schedule sets, or None.
     """
 
     needs_teacher: bool = True
     scheduled: str | None = None
 
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        """Make what depends on the embedding dimensions; called once, before training.
+        """Create modules that depend on the embedding dimensions; called once, before training.
 
         Args:
             student_dim: D of the student's embeddings.
@@ -43,11 +49,11 @@ class Loss(nn.Module):
         """
 
     def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
-        """Return this process's unweighted terms, scalars by name; leave out those that weigh 0."""
+        """Return this process's unweighted terms, scalars by name, without those of weight 0."""
         raise NotImplementedError
 
     def weights(self) -> dict[str, float]:
-        """Return the factor of each term in the total; a term not named here weighs 1."""
+        """Return the weight of each term in the total; 1 for a term that is not listed."""
         return {}
 
     def forward(self, student: Embeddings, teacher: Embeddings | None = None) -> dict[str, Tensor]:
@@ -67,7 +73,7 @@ class Loss(nn.Module):
         """
         self._check(student, teacher)
         with torch.autocast(student.image.device.type, enabled=False):
-            # Half precision is too coarse for logits near 100; the teacher follows the student.
+            # Half precision is too coarse for logits near 100; the teacher follows the student's dtype.
             dtype = torch.promote_types(student.image.dtype, torch.float32)
             batch = JointBatch(student.to(dtype))
             frozen = None
@@ -77,7 +83,9 @@ class Loss(nn.Module):
             weights = self.weights()
             weighted = [weights.get(name, 1.0) * term for name, term in terms.items()]
             # A schedule may pass through 0 and leave no term: the total must still be differentiable.
-            total = torch.stack(weighted).sum() if weighted else _zero(batch)
+            local = batch.local
+            zero = 0.0 * (local.image[0, 0] + local.text[0, 0] + local.logit_scale)
+            total = torch.stack(weighted).sum() if weighted else zero
             result = {"total": total, **terms}
             if student.caption_id is not None:
                 result["duplicate_rate"] = batch.duplicate_rate
@@ -86,7 +94,7 @@ class Loss(nn.Module):
     def _check(self, student: Embeddings, teacher: Embeddings | None) -> None:
         name = type(self).__name__
         if self.needs_teacher and teacher is None:
-            raise ValueError(f"{name} needs a teacher: give the module one, or choose CLIPLoss or SigLIPLoss")
+            raise ValueError(f"{name} needs a teacher: set model.teacher, or choose CLIPLoss or SigLIPLoss")
         if self.needs_teacher and teacher is not None and len(teacher.image) != len(student.image):
             raise ValueError(
                 f"{name}: the student's batch size is {len(student.image)}, the teacher's "
@@ -94,6 +102,82 @@ class Loss(nn.Module):
             )
 
 
-def _zero(batch: JointBatch) -> Tensor:
-    local = batch.local
-    return 0.0 * (local.image[0, 0] + local.text[0, 0] + local.logit_scale)
+class DistillationLoss(Loss):
+    """``contrastive_weight * L_contrastive`` plus the terms of a subclass's `distillation_terms`.
+
+    Args:
+        contrastive_weight: Weight of CLIP's loss; 0 leaves it out, as within a `CombinedLoss` that already
+            has one.
+        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
+    """
+
+    needs_teacher = True
+
+    def __init__(self, contrastive_weight: float, multi_positive: bool) -> None:
+        super().__init__()
+        self.contrastive_weight = contrastive_weight
+        self.multi_positive = multi_positive
+
+    @abstractmethod
+    def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
+        """Return the unweighted terms that compare `student` with `teacher`, without those of weight 0."""
+
+    def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
+        """Return ``contrastive`` and the distillation terms."""
+        assert teacher is not None, "Loss.forward raises when the teacher is missing"
+        terms = {}
+        if self.contrastive_weight != 0:
+            terms["contrastive"] = contrastive_cross_entropy(student, self.multi_positive)
+        return {**terms, **self.distillation_terms(student, teacher)}
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of ``contrastive``; subclasses add theirs."""
+        return {"contrastive": self.contrastive_weight}
+
+
+class ProjectedLoss(DistillationLoss):
+    """Distillation loss with a linear head per tower from the student's space into the teacher's.
+
+    Heads are followed by normalisation, and are the identity where both dimensions agree, as in CLIP-KD (Yang et
+    al., CVPR 2024, section 3.3).
+    """
+
+    def __init__(self, contrastive_weight: float, multi_positive: bool) -> None:
+        super().__init__(contrastive_weight, multi_positive)
+        self.heads: nn.ModuleDict | None = None
+
+    def build(self, student_dim: int, teacher_dim: int | None) -> None:
+        """Create the heads.
+
+        Raises:
+            ValueError: There is no teacher.
+        """
+        if teacher_dim is None:
+            raise ValueError(f"{type(self).__name__} needs a teacher: its embedding dimension is unknown")
+        same = student_dim == teacher_dim
+        self.heads = nn.ModuleDict(
+            {
+                tower: nn.Identity() if same else nn.Linear(student_dim, teacher_dim)
+                for tower in ("image", "text")
+            }
+        )
+
+    def projected(self, student: Embeddings) -> tuple[Tensor, Tensor]:
+        """Return the image and text embeddings [b, teacher D], unit-length, in the teacher's space.
+
+        Raises:
+            ValueError: `build` was not called.
+        """
+        if self.heads is None:
+            raise ValueError(
+                f"{type(self).__name__} has no projection heads: call build(student_dim, teacher_dim) "
+                "before training"
+            )
+        return _unit(self.heads["image"], student.image), _unit(self.heads["text"], student.text)
+
+
+def _unit(head: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(head, nn.Linear):
+        # Heads kept in half precision still multiply in the precision of the loss.
+        x = linear(x, head.weight.to(x.dtype), head.bias.to(x.dtype))
+    return normalize(x, dim=1)

@@ -8,19 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from losses.base import STATISTICS, Loss
-from losses.embeddings import Embeddings
+from losses.batch import Embeddings
 
 
 class CombinedLoss(Loss):
     """``L = sum_k weight_k L_k`` over named losses.
 
-    Terms: ``NAME/TERM`` for every term of every loss, unweighted; ``total`` of a part appears as
-    ``NAME/total``. A loss that weighs 0 is not computed. If exactly one part can be scheduled, so can the
-    sum: the same attribute is read from and written to that part.
+    Terms: ``NAME/TERM`` for every term of every loss, unweighted, ``NAME/total`` among them. A loss of weight 0 is
+    not computed. If one part can be scheduled, so can the sum: the scheduled attribute is that part's.
 
     Args:
         losses: Losses by name: the classes of this package or modules with the same call.
-        weights: Weight of each; 1 for a name that is left out.
+        weights: Weight of each; 1 by default.
 
     Raises:
         ValueError: There are no losses, a weight names none of them, or several parts can be scheduled.
@@ -36,23 +35,18 @@ class CombinedLoss(Loss):
             raise ValueError(f"CombinedLoss: weights {unknown} name no loss; the losses are {sorted(losses)}")
         driven = [name for name, loss in losses.items() if getattr(loss, "scheduled", None)]
         if len(driven) > 1:
-            raise ValueError(f"CombinedLoss: a schedule can drive one loss only, not all of {driven}")
+            raise ValueError(f"CombinedLoss: a schedule can set one loss only, not all of {driven}")
         self.part_weights = {name: float(weights.get(name, 1.0)) for name in losses}
         self.needs_teacher = any(getattr(loss, "needs_teacher", False) for loss in losses.values())
         self.parts = nn.ModuleDict(losses)
         self.driven_part = driven[0] if driven else ""
-        # Last, because from here on this attribute's name leads to the part.
+        # Last: from here on, this attribute is read from and written to the part.
         self.scheduled = str(losses[driven[0]].scheduled) if driven else None
 
-    @property
-    def driven(self) -> nn.Module:
-        """The part that a schedule drives."""
-        return self.parts[self.driven_part]
-
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        """Build every part that has something to build."""
+        """Build every part."""
         for part in self.parts.values():
-            build: Any = getattr(part, "build", None)  # a foreign module may have one, too
+            build: Any = getattr(part, "build", None)  # a user's own module need not have one
             if build is not None:
                 build(student_dim, teacher_dim)
 
@@ -73,11 +67,11 @@ class CombinedLoss(Loss):
 
     def __getattr__(self, name: str) -> Any:
         if name == self.__dict__.get("scheduled"):
-            return getattr(self.driven, name)
+            return getattr(self.parts[self.driven_part], name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == self.__dict__.get("scheduled"):
-            setattr(self.driven, name, value)
+            setattr(self.parts[self.driven_part], name, value)
         else:
             super().__setattr__(name, value)

@@ -1,4 +1,4 @@
-"""Coupled distillation from a teacher whose confidence is reduced."""
+"""Coupled distillation from smoothed teacher targets."""
 
 from __future__ import annotations
 
@@ -8,21 +8,16 @@ from losses.coupled import CoupledKDLoss
 
 
 class ConfidencePenaltyKDLoss(CoupledKDLoss):
-    """`CoupledKDLoss` with the teacher's targets smoothed towards the uniform distribution.
+    """`CoupledKDLoss` with the teacher's targets smoothed towards the uniform distribution over the B columns.
 
-    ``p'_ij = (1 - epsilon) p_ij + epsilon / B``, as label smoothing does (Szegedy et al., CVPR 2016,
-    section 7), B being the number of columns.
+    ``p'_ij = (1 - epsilon) p_ij + epsilon / B``, as in label smoothing (Szegedy et al., CVPR 2016, section 7).
 
     Terms: ``contrastive``, ``distillation``.
 
     Args:
         smoothing: epsilon in [0, 1].
-        temperature: As in `CoupledKDLoss`.
-        distillation_weight: As in `CoupledKDLoss`; the weight that a schedule drives.
-        contrastive_weight: As in `CoupledKDLoss`.
-        multi_positive: As in `CoupledKDLoss`.
-        standardize: As in `CoupledKDLoss`.
-        mask_duplicates: As in `CoupledKDLoss`.
+        temperature, distillation_weight, contrastive_weight, multi_positive, standardize, mask_duplicates: See
+            `CoupledKDLoss`.
 
     Raises:
         ValueError: The smoothing is outside [0, 1] or the temperature is not above 0.

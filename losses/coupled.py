@@ -5,24 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.base import require_positive
-from losses.distillation import DistillationLoss
+from losses.base import DistillationLoss, require_positive
+from losses.batch import JointBatch
 from losses.distributions import kl_divergence, teacher_and_student
-from losses.joint_batch import JointBatch
 
 
 class CoupledKDLoss(DistillationLoss):
-    """Imitate (or, with a negative weight, repel) the teacher's whole similarity distribution.
+    """Imitate the teacher's whole similarity distribution, or repel from it with a negative weight.
 
     ``L = w L_contrastive + lambda(t) KL(p || q)``, ``KL = (1/B) sum_ij p_ij (log p_ij - log q_ij)``,
-    averaged over image-to-text and text-to-image; p and q as in `SRKDLoss`. Matched pairs and confusions
-    share one weight: constant for static distillation, driven below 0 by a schedule for the coupled
-    repulsive baselines. The gradient is that of SRKD's diagonal and off-diagonal terms with equal weights.
+    averaged over image-to-text and text-to-image; p and q as in `SRKDLoss`. Matched and mismatched pairs share one
+    weight: constant for static distillation, scheduled below 0 for the coupled repulsive baselines. The gradient
+    is that of SRKD's diagonal and off-diagonal terms with equal weights.
 
-    Terms: ``contrastive``, ``distillation``; a term that weighs 0 is not computed.
+    Terms: ``contrastive``, ``distillation``; a term of weight 0 is not computed.
 
     Attributes:
-        distillation_weight: lambda, the weight that a schedule drives.
+        distillation_weight: lambda, the weight that a schedule sets.
 
     Args:
         temperature: T > 0, divides the teacher's logits.
@@ -30,8 +29,8 @@ class CoupledKDLoss(DistillationLoss):
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
         standardize: As in `SRKDLoss`.
-        mask_duplicates: Leave pairs of equal captions, but not the own pair, out of the sum over j, so that a
-            negative weight does not push the student from similarities that are right; needs caption ids.
+        mask_duplicates: Leave mismatched pairs of equal captions out of the sum over j, so that a negative weight
+            does not repel the student from correct similarities; needs caption ids.
 
     Raises:
         ValueError: The temperature is not above 0.

@@ -1,4 +1,4 @@
-"""Row-wise distributions over the pairs of a batch, and the divergences between them.
+"""Row-wise softmax distributions over the pairs of a batch, and cross-entropies and divergences between them.
 
 Shape letters: b rows of this process, B columns of the joint batch; row i matches column ``first_row + i``.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.joint_batch import JointBatch
+from losses.batch import JointBatch
 
 
 def teacher_and_student(
@@ -16,9 +16,9 @@ def teacher_and_student(
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the distributions that logit distillation compares, in both directions.
 
-    p is the row softmax of the teacher's logits divided by `temperature`, q that of the student's logits,
-    which are NOT divided. When `standardized`, both models' rows are scaled to zero mean and unit deviation
-    and both are divided, as Sun et al. (2024) define it.
+    p is the row softmax of the teacher's logits divided by `temperature`, q that of the student's logits, NOT
+    divided. When `standardized`, rows of both models are scaled to zero mean and unit deviation and both are
+    divided (Sun et al., CVPR 2024).
 
     Returns:
         (p [b, B], log q [b, B]) for image-to-text and for text-to-image.
@@ -42,20 +42,20 @@ def standardize(logits: Tensor) -> Tensor:
     Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, equation 9.
     """
     variance, mean = torch.var_mean(logits, dim=1, keepdim=True, correction=0)
-    # The constant keeps the gradient finite on a constant row, as in a collapsed model.
+    # The constant keeps the gradient finite on a constant row (a collapsed model).
     return (logits - mean) * torch.rsqrt(variance + 1e-12)
 
 
 def matched_cross_entropy(log_q: Tensor, first_row: int, positives: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy of rows with their matching columns.
 
-    ``-(1/b) sum_i log q_ii``, or with `positives`
-    ``-(1/b) sum_i (1/|P_i|) sum_{j in P_i} log q_ij``: every caption equal to the own one is right.
+    ``-(1/b) sum_i log q_ii``, or with `positives` ``-(1/b) sum_i (1/|P_i|) sum_{j in P_i} log q_ij``: every equal
+    caption counts as correct.
 
     Args:
         log_q: Log-probabilities [b, B].
         first_row: Column that matches row 0.
-        positives: Bool [b, B], True on the right columns (at least the own one), or None.
+        positives: Bool [b, B], True on the correct columns (the matched one among them), or None.
 
     Returns:
         A scalar.
@@ -65,6 +65,16 @@ def matched_cross_entropy(log_q: Tensor, first_row: int, positives: Tensor | Non
     share = positives.to(log_q.dtype)
     share = share / share.sum(dim=1, keepdim=True)
     return -(share * log_q).sum(dim=1).mean()
+
+
+def contrastive_cross_entropy(batch: JointBatch, multi_positive: bool) -> Tensor:
+    """Return CLIP's loss of `batch`, the mean over both directions: see `losses.CLIPLoss`."""
+    positives = batch.same_caption if multi_positive else None
+    directions = [
+        matched_cross_entropy(torch.log_softmax(logits, dim=1), batch.first_row, positives)
+        for logits in (batch.image_logits, batch.text_logits)
+    ]
+    return (directions[0] + directions[1]) / 2
 
 
 def kl_divergence(p: Tensor, log_q: Tensor, excluded: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Feature distillation: the student's embeddings themselves follow the teacher's."""
+"""Feature distillation: regress the teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from losses.distillation import DistillationLoss
-from losses.joint_batch import JointBatch
-from losses.projection import ProjectionHeads, build_heads, built
+from losses.base import ProjectedLoss
+from losses.batch import JointBatch
 
 
-class FeatureKDLoss(DistillationLoss):
-    """Distance of the student's projected embeddings from the teacher's (FD of CLIP-KD, equation 6).
+class FeatureKDLoss(ProjectedLoss):
+    """Distance between the student's projected embeddings and the teacher's (FD of CLIP-KD, equation 6).
 
-    ``L = w L_contrastive + lambda (d(h_I(image_s), image_t) + d(h_T(text_s), text_t))`` with linear heads h
-    into the teacher's space followed by normalisation (see `ProjectionHeads`) and
-    ``d = mean over rows and dimensions of (x - y)^2`` or ``d = mean over rows of (1 - <x, y>)``.
+    ``L = w L_contrastive + lambda (d(h_I(image_s), image_t) + d(h_T(text_s), text_t))`` with projection heads h (see
+    `ProjectedLoss`) and ``d = mean over rows and dimensions of (x - y)^2`` or ``d = mean over rows of (1 - <x, y>)``.
 
-    Terms: ``contrastive``, ``feature``; a term that weighs 0 is not computed.
+    Terms: ``contrastive``, ``feature``; a term of weight 0 is not computed.
 
     Args:
         distance: ``mse`` or ``cosine``.
-        feature_weight: lambda; 2000 in CLIP-KD, made for ``mse``.
+        feature_weight: lambda; 2000 in CLIP-KD, for ``mse``.
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
 
@@ -43,11 +41,6 @@ class FeatureKDLoss(DistillationLoss):
             raise ValueError(f"distance must be mse or cosine, not {distance!r}")
         self.distance = distance
         self.feature_weight = feature_weight
-        self.heads: ProjectionHeads | None = None
-
-    def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        """Make the projection heads."""
-        self.heads = build_heads(self, student_dim, teacher_dim)
 
     def weights(self) -> dict[str, float]:
         """Return the weights of both terms."""
@@ -57,10 +50,12 @@ class FeatureKDLoss(DistillationLoss):
         """Return ``feature``."""
         if self.feature_weight == 0:
             return {}
-        image, text = built(self, self.heads)(student.local.image, student.local.text)
-        return {"feature": self._apart(image, teacher.local.image) + self._apart(text, teacher.local.text)}
+        image, text = self.projected(student.local)
+        return {
+            "feature": self._distance(image, teacher.local.image) + self._distance(text, teacher.local.text)
+        }
 
-    def _apart(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.distance == "mse":
             return mse_loss(student, teacher)
         return (1 - (student * teacher).sum(dim=1)).mean()

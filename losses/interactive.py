@@ -7,25 +7,22 @@ import math
 import torch
 from torch import Tensor, nn
 
-from losses.base import require_positive
-from losses.distillation import DistillationLoss
+from losses.base import ProjectedLoss, require_positive
+from losses.batch import JointBatch
 from losses.distributions import matched_cross_entropy
-from losses.joint_batch import JointBatch
-from losses.projection import ProjectionHeads, build_heads, built
 
 MAXIMUM_LOGIT_SCALE = 100.0
-"""As CLIP clamps its own (Radford et al. 2021, section 2.5)."""
+"""CLIP's clamp (Radford et al. 2021, section 2.5)."""
 
 
-class InteractiveContrastiveLoss(DistillationLoss):
-    """The student's embeddings find their partner among the TEACHER's (ICL of CLIP-KD, equations 9-11).
+class InteractiveContrastiveLoss(ProjectedLoss):
+    """Contrast the student's embeddings with the TEACHER's of the other modality (ICL of CLIP-KD, equations 9-11).
 
-    ``L = w L_contrastive + lambda/2 (CE(s <h(image_s), text_t>) + CE(s <h(text_s), image_t>))`` where
-    ``CE(z) = -(1/B) sum_i log softmax_j(z_ij)_i``, each h is a linear head into the teacher's space
-    followed by normalisation, and s is a logit scale learned by this loss.
-    (Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732.)
+    ``L = w L_contrastive + lambda/2 (CE(s <h(image_s), text_t>) + CE(s <h(text_s), image_t>))`` with
+    ``CE(z) = -(1/B) sum_i log softmax_j(z_ij)_i``, projection heads h (see `ProjectedLoss`), and a logit scale s
+    learned by this loss. (Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732.)
 
-    Terms: ``contrastive``, ``interactive``; a term that weighs 0 is not computed.
+    Terms: ``contrastive``, ``interactive``; a term of weight 0 is not computed.
 
     Args:
         interactive_weight: lambda.
@@ -48,11 +45,6 @@ class InteractiveContrastiveLoss(DistillationLoss):
         self.interactive_weight = interactive_weight
         start = math.log(require_positive("initial_logit_scale", initial_logit_scale))
         self.log_logit_scale = nn.Parameter(torch.tensor(start))
-        self.heads: ProjectionHeads | None = None
-
-    def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        """Make the projection heads."""
-        self.heads = build_heads(self, student_dim, teacher_dim)
 
     def weights(self) -> dict[str, float]:
         """Return the weights of both terms."""
@@ -62,7 +54,7 @@ class InteractiveContrastiveLoss(DistillationLoss):
         """Return ``interactive``."""
         if self.interactive_weight == 0:
             return {}
-        image, text = built(self, self.heads)(student.local.image, student.local.text)
+        image, text = self.projected(student.local)
         scale = self.log_logit_scale.to(image.dtype).exp().clamp(max=MAXIMUM_LOGIT_SCALE)
         positives = student.same_caption if self.multi_positive else None
         directions = [

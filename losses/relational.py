@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.distillation import DistillationLoss
+from losses.base import DistillationLoss
+from losses.batch import JointBatch
 from losses.distributions import kl_divergence, teacher_and_student
-from losses.joint_batch import JointBatch
 
 
 class ContrastiveRelationalLoss(DistillationLoss):
     """Imitate the teacher's similarity distribution at its own scale (CRD of CLIP-KD, equations 3-5).
 
-    ``L = w L_contrastive + lambda KL(p || q)`` with p and q the row softmaxes of the teacher's and of the
-    student's logits, each at its own logit scale and neither divided by a temperature, averaged over
-    image-to-text and text-to-image. (Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732.) It is
-    `CoupledKDLoss` at T = 1 without a schedule, under the name that CLIP-KD's users know.
+    ``L = w L_contrastive + lambda KL(p || q)`` with p and q the row softmaxes of the teacher's and the student's
+    logits, each at its own logit scale and without a temperature, averaged over image-to-text and text-to-image.
+    (Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732.) Equals `CoupledKDLoss` at T = 1 without a schedule.
 
-    Terms: ``contrastive``, ``relational``; a term that weighs 0 is not computed.
+    Terms: ``contrastive``, ``relational``; a term of weight 0 is not computed.
 
     Args:
         relational_weight: lambda.

@@ -7,15 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from losses.base import require_positive
-from losses.distillation import DistillationLoss
+from losses.base import DistillationLoss, require_positive
+from losses.batch import JointBatch
 from losses.distributions import diagonal_cross_entropy, off_diagonal_cross_entropy, teacher_and_student
-from losses.fused import fused_terms
-from losses.joint_batch import JointBatch
+from losses.kernels.fused import fused_terms
 
 
 class SRKDLoss(DistillationLoss):
-    """Imitate the teacher on matched pairs, and imitate or repel it on its confusions.
+    """Imitate the teacher on matched pairs; imitate it on mismatched pairs (its confusions), or repel from them.
 
     ``L = w L_contrastive + L_diagonal + beta(t) L_off_diagonal`` with
 
@@ -25,13 +24,13 @@ class SRKDLoss(DistillationLoss):
     - ``L_off_diagonal = -(1/B) sum_{i, j != i} p_ij log q_ij``,
 
     each averaged over image-to-text and text-to-image. A positive beta imitates the teacher's confusions,
-    a negative one repels the student from them; a schedule drives beta during training.
+    a negative one repels the student from them; a schedule sets beta during training.
     (Saeed et al., MobileFetalCLIP, arXiv 2603.05421.)
 
-    Terms: ``contrastive``, ``diagonal``, ``off_diagonal``; a term that weighs 0 is not computed.
+    Terms: ``contrastive``, ``diagonal``, ``off_diagonal``; a term of weight 0 is not computed.
 
     Attributes:
-        off_diagonal_weight: beta, the weight that a schedule drives.
+        off_diagonal_weight: beta, the weight that a schedule sets.
 
     Args:
         temperature: T > 0, divides the teacher's logits.
@@ -39,13 +38,12 @@ class SRKDLoss(DistillationLoss):
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
         mask_duplicates: Leave pairs of equal captions out of the off-diagonal term, so that the student is
-            not repelled from similarities that are right; needs caption ids.
+            not repelled from correct similarities; needs caption ids.
         standardize: Scale each row of BOTH models' logits to zero mean and unit deviation and divide both
             by T before the softmax of the distillation terms (Sun et al., CVPR 2024); a T near 1 suits it.
-        kernel: How the same numbers are computed. ``fused`` is fastest and keeps 2 B x B numbers for the
-            backward pass; ``chunked`` keeps none and computes them again; ``plain`` is written term by
-            term. Where the fused form would lose precision, and for the three options above, the plain
-            form is used whatever this says.
+        kernel: Implementation; all give the same numbers. ``fused`` is fastest and keeps 2 B x B numbers for the
+            backward pass; ``chunked`` keeps none and recomputes them; ``plain`` computes term by term. The
+            three options above, and logits for which the fused form would lose precision, use ``plain`` in any case.
 
     Raises:
         ValueError: The temperature is not above 0 or the kernel is unknown.
@@ -73,12 +71,12 @@ class SRKDLoss(DistillationLoss):
         self.kernel = kernel
 
     def weights(self) -> dict[str, float]:
-        """Return the weights of ``contrastive`` and ``off_diagonal``; ``diagonal`` weighs 1."""
+        """Return the weights of ``contrastive`` and ``off_diagonal``; that of ``diagonal`` is 1."""
         return {**super().weights(), "off_diagonal": self.off_diagonal_weight}
 
     def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
-        """Return the terms that weigh other than 0."""
-        assert teacher is not None, "Loss.forward refuses a missing teacher"
+        """Return the terms whose weight is not 0."""
+        assert teacher is not None, "Loss.forward raises when the teacher is missing"
         fused = None
         if self.kernel != "plain" and not (self.multi_positive or self.mask_duplicates or self.standardize):
             fused = fused_terms(student, teacher, self.temperature, keep=self.kernel == "fused")

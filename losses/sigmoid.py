@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from losses.base import Loss
-from losses.joint_batch import JointBatch
+from losses.batch import JointBatch
 
 
 class SigLIPLoss(Loss):
-    """Every pair is its own binary question (Zhai et al., SigLIP, ICCV 2023, equation 1).
+    """Binary cross-entropy over all pairs (Zhai et al., SigLIP, ICCV 2023, equation 1).
 
     ``L = -(1/B) sum_ij log sigmoid(l_ij (logit_scale <image_i, text_j> + bias))`` with ``l_ii = 1`` and
     ``l_ij = -1`` elsewhere; with `multi_positive` also 1 where the captions are equal.
@@ -19,8 +19,8 @@ class SigLIPLoss(Loss):
     Term: ``sigmoid``.
 
     Args:
-        initial_bias: Start of a bias learned by this loss (SigLIP starts at -10), for students that have no
-            logit bias of their own. None takes the student's.
+        initial_bias: Initial value of a bias learned by this loss (SigLIP: -10), for students without a logit
+            bias. None uses the student's.
         multi_positive: Count equal captions as matches; needs caption ids.
     """
 
@@ -37,7 +37,13 @@ class SigLIPLoss(Loss):
         Raises:
             ValueError: Neither the student nor this loss has a bias, or both have.
         """
-        logits = student.image_logits + self._bias(student.local.logit_bias)
+        learned, of_student = self.bias, student.local.logit_bias
+        if learned is not None and of_student is not None:
+            raise ValueError("SigLIPLoss: the student has a logit_bias; remove initial_bias")
+        bias = of_student if learned is None else learned
+        if bias is None:
+            raise ValueError("SigLIPLoss: the student has no logit_bias; set initial_bias (SigLIP: -10)")
+        logits = student.image_logits + bias
         if self.multi_positive:
             positive = student.same_caption
         else:
@@ -45,12 +51,3 @@ class SigLIPLoss(Loss):
             positive.diagonal(offset=student.first_row).fill_(True)
         signed = torch.where(positive, logits, -logits)
         return {"sigmoid": -logsigmoid(signed).sum(dim=1).mean()}
-
-    def _bias(self, of_student: Tensor | None) -> Tensor:
-        if self.bias is not None and of_student is not None:
-            raise ValueError("SigLIPLoss: the student has a logit_bias; leave initial_bias out")
-        if self.bias is not None:
-            return self.bias
-        if of_student is None:
-            raise ValueError("SigLIPLoss: the student has no logit_bias; set initial_bias (SigLIP: -10)")
-        return of_student

@@ -1,9 +1,9 @@
-"""Zero-shot fetal biometry: is the age that a model reads from a head clinically plausible?
+"""Zero-shot fetal biometry: clinical validity of the gestational age predicted from a head.
 
 Protocol of FetalCLIP (Maani et al. 2025, arXiv:2502.14807) on HC18 (van den Heuvel et al. 2018,
 doi:10.1371/journal.pone.0200412): each image is compared with prompts for 175 ages, 14 weeks 0 days to
-38 weeks 6 days. The predicted age is the middle one of the 15 most similar. It is valid when the true head
-circumference lies within the WHO chart's 2.5th-97.5th centile at that age.
+38 weeks 6 days. The predicted age is the median of the 15 most similar. It is valid when the true head circumference
+lies within the WHO chart's 2.5th-97.5th centile at that age.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ LOWEST_HC_MM, HIGHEST_HC_MM = 100.0, 342.0  # the chart's median at 14 and at 40
 
 
 def predicted_age_days(similarity: Tensor, top: int = TOP_AGES) -> Tensor:
-    """Read the gestational age from similarities.
+    """Return the gestational age predicted from similarities.
 
     Args:
         similarity: Similarity of each image with each age of `AGES_DAYS`, [N, 175].
-        top: Number of most similar ages whose middle one, sorted by age, is the prediction. Of equally
-            similar ages the younger one is taken first.
+        top: Number of most similar ages whose median is the prediction. Of equally similar ages the younger is taken
+            first.
 
     Returns:
         Predicted ages in days, [N], int64.
@@ -51,7 +51,7 @@ def predicted_age_days(similarity: Tensor, top: int = TOP_AGES) -> Tensor:
 
 
 def in_reference_range(hc_mm: ArrayLike) -> NDArray[np.bool_]:
-    """Say which head circumferences (mm) are assessed: 100 to 342 mm, both included."""
+    """Return which head circumferences (mm) are assessed: 100 to 342 mm, both included."""
     measured = np.asarray(hc_mm, dtype=np.float64)
     return np.asarray((measured >= LOWEST_HC_MM) & (measured <= HIGHEST_HC_MM))
 
@@ -102,14 +102,14 @@ def validity_score(
 
 
 def constant_age_scores(hc_mm: ArrayLike) -> dict[str, float]:
-    """Score the best constant age, a baseline that looks at no image.
+    """Score the best constant age, a baseline without a model.
 
     Args:
-        hc_mm: True head circumferences in mm, [N]; the age is chosen on these. On HC18's 814 assessed heads it is
+        hc_mm: True head circumferences in mm, [N]; the age is chosen on these. For HC18's 814 assessed heads it is
             20 weeks 1 day, valid for 481.
 
     Returns:
-        ``age_days``, the age of `AGES_DAYS` that is valid for most heads (of equals the youngest), and its
+        ``age_days``, the age of `AGES_DAYS` that is valid for most heads (the youngest of equals), and its
         `biometry_scores`.
 
     Raises:
@@ -122,7 +122,7 @@ def constant_age_scores(hc_mm: ArrayLike) -> dict[str, float]:
 
 
 def constant_age_title(age_days: float) -> str:
-    """Name the row of the constant baseline in a table: ``constant age 20w1d``."""
+    """Return the title of the constant baseline: ``constant age 20w1d``."""
     weeks, days = divmod(int(age_days), 7)
     return f"constant age {weeks}w{days}d"
 

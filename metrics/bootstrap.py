@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals, drawn the way the published evaluation draws them.
+"""Percentile bootstrap intervals, with the draws of the published evaluation.
 
 FetalCLIP (Maani et al. 2025, arXiv:2502.14807) resamples with ``numpy.random.default_rng(42)`` and takes
 the 2.5th and 97.5th percentile of 10,000 resampled scores. The same generator, order of draws and order of
@@ -18,7 +18,7 @@ _DRAWS_AT_ONCE = 4_000_000  # bounds the memory of one block of resamples
 
 
 def _resamples(size: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield blocks [R, size] of row numbers; one long stream of draws, whatever the block size."""
+    """Yield blocks [R, size] of row numbers; the draws do not depend on the block size."""
     generator = np.random.default_rng(seed)
     rows = max(1, _DRAWS_AT_ONCE // size)
     for start in range(0, resamples, rows):

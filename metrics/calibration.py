@@ -1,4 +1,4 @@
-"""How far a model's confidence can be believed."""
+"""Calibration error of confidences, and temperature scaling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
     Args:
         confidence: Probability of each prediction, [N], in [0, 1].
         correct: Whether each prediction is right, [N].
-        bins: Number of bins; one holds its upper end, the first one also 0.
+        bins: Number of bins, each including its upper end; the first includes 0.
 
     Returns:
         ``ece`` in [0, 1] and ``bins``, a list of ``confidence``, ``accuracy`` and ``count`` of each bin that
@@ -55,10 +55,10 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
 
 
 def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
-    """Return the temperature by which logits are divided to give the likeliest probabilities.
+    """Return the temperature of maximum likelihood, by which logits are divided.
 
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. Predictions stay what they
-    are; only confidence changes.
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. Only the
+    confidence changes, not the predictions.
 
     Args:
         logits: Scores [N, C].
@@ -69,7 +69,7 @@ def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
     """
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(target, dtype=np.int64)
     if truth.size == 0:
-        raise ValueError("calibration: a temperature needs samples to be fitted to")
+        raise ValueError("calibration: fitting a temperature needs at least one sample")
 
     def loss(log_temperature: float) -> float:
         chances = log_softmax(scores / np.exp(log_temperature), axis=1)
@@ -81,10 +81,9 @@ def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
 def cross_fitted_confidence(
     logits: ArrayLike, target: ArrayLike, patients: Sequence[str]
 ) -> NDArray[np.float64] | None:
-    """Return the confidence of each prediction after a temperature was fitted on other patients.
+    """Return the confidence of each prediction with a temperature fitted on other patients.
 
-    Patients are dealt into two halves; each half's temperature is fitted on the other half, so the result is
-    what a clinic can expect that fits the temperature to images of its own.
+    Two-fold over patients: it estimates the calibration after a clinic fits the temperature on its own images.
 
     Args:
         logits: Scores [N, C].

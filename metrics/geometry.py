@@ -1,4 +1,4 @@
-"""The shape of an embedding space, and how alike two of them are."""
+"""Geometry of embedding spaces, and the similarity of two models' embeddings and logits."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
         ValueError: The numbers of samples differ.
     """
     if len(first) != len(second):
-        raise ValueError(f"CKA: needs the same samples, got {len(first)} and {len(second)}")
+        raise ValueError(
+            f"CKA: both models need embeddings of the same samples, got {len(first)} and {len(second)}"
+        )
     x, y = _centred(first), _centred(second)
     norms = (x.T @ x).norm() * (y.T @ y).norm()
     return float((y.T @ x).norm() ** 2 / norms) if norms > 0 else float("nan")
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """Return the number of dimensions that embeddings really use.
+    """Return the effective rank of centred embeddings: the exponentiated entropy of the normalised singular values.
 
-    Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007: the
-    exponential of the entropy of the normalised singular values, here of the centred embeddings.
+    Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
 
     Args:
         embeddings: Embeddings [N, D].
@@ -52,7 +53,7 @@ def effective_rank(embeddings: Tensor) -> float:
 
 
 def class_distance_ratio(embeddings: Tensor, labels: Sequence[str]) -> float:
-    """Return the mean cosine distance between classes over that within classes; larger is better separated.
+    """Return the mean cosine distance between classes divided by that within classes; larger is better separated.
 
     Means are over all pairs of different samples, so large classes weigh more.
 
@@ -74,6 +75,43 @@ def class_distance_ratio(embeddings: Tensor, labels: Sequence[str]) -> float:
     if not pairs_within or not pairs_between or within <= 0:
         return float("nan")
     return (between / pairs_between) / (within / pairs_within)
+
+
+def pearson(a: Tensor, b: Tensor) -> float:
+    """Return Pearson's correlation of two vectors [N], NaN when one of them is constant."""
+    x, y = a.double() - a.double().mean(), b.double() - b.double().mean()
+    norms = x.norm() * y.norm()
+    return float(x @ y / norms) if norms > 0 else float("nan")
+
+
+def logit_correlation(
+    student: Tensor, teacher: Tensor, excluded: Tensor | None = None
+) -> tuple[float, float]:
+    """Return Pearson's correlation of two models' logits, over matched and over mismatched pairs.
+
+    Selective repulsion should keep the first high while it lowers the second: the "structured decorrelation" of
+    Saeed et al., arXiv 2603.05421. The correlation does not depend on each model's logit scale and bias.
+
+    Args:
+        student: Logits [B, B], row i an image, column j a text; pair i = j is matched.
+        teacher: Logits [B, B] of the same images and texts.
+        excluded: Boolean [B, B], True for mismatched pairs to leave out, such as equal captions.
+
+    Returns:
+        Correlation over the diagonal and over the off-diagonal entries, each in [-1, 1] or NaN.
+
+    Raises:
+        ValueError: The matrices are not square, or differ in shape.
+    """
+    if student.shape != teacher.shape or student.ndim != 2 or student.shape[0] != student.shape[1]:
+        raise ValueError(
+            f"logit correlation: needs two [B, B] matrices, got {list(student.shape)} "
+            f"and {list(teacher.shape)}"
+        )
+    mismatched = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
+    if excluded is not None:
+        mismatched &= ~excluded
+    return pearson(student.diagonal(), teacher.diagonal()), pearson(student[mismatched], teacher[mismatched])
 
 
 def _pair_distances(unit: Tensor) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Head circumference against gestational age: the WHO fetal growth chart.
+"""WHO fetal growth chart: head circumference by gestational age.
 
 Source: Kiserud et al., "The World Health Organization Fetal Growth Charts: A Multinational Longitudinal
 Study of Ultrasound Biometric Measurements and Estimated Fetal Weight", PLOS Medicine 14(1), 2017,
@@ -19,7 +19,7 @@ COEFFICIENTS: dict[float, tuple[float, float, float, float]] = {
     MEDIAN: (2.09924879247164, 0.253373656106037, -0.00605647816678282, 0.0000514256072059917),
     UPPER: (2.50074069629423, 0.220067854715719, -0.00493623111462443, 0.0000389066000946519),
 }
-LOWEST_WEEKS, HIGHEST_WEEKS = 0.0, 45.0  # where the median is inverted; it rises everywhere
+LOWEST_WEEKS, HIGHEST_WEEKS = 0.0, 45.0  # range of the inversion; the median rises throughout
 
 
 def head_circumference_mm(ga_weeks: ArrayLike, centile: float = MEDIAN) -> Floats:
@@ -43,7 +43,7 @@ def head_circumference_mm(ga_weeks: ArrayLike, centile: float = MEDIAN) -> Float
 
 
 def gestational_age_weeks(hc_mm: ArrayLike) -> Floats:
-    """Return the age at which a head circumference is the median: the inverse of the median curve.
+    """Return the age whose median is a head circumference: the inverse of the median curve.
 
     Ages below 14 and above 40 weeks extrapolate the chart.
 
@@ -74,7 +74,7 @@ def gestational_age_weeks(hc_mm: ArrayLike) -> Floats:
 
 
 def within_chart(hc_mm: ArrayLike, ga_weeks: ArrayLike) -> NDArray[np.bool_]:
-    """Say whether each head circumference lies within the 2.5th-97.5th centile at an age.
+    """Return whether each head circumference lies within the 2.5th-97.5th centile at an age.
 
     Args:
         hc_mm: Head circumference in mm, [N].

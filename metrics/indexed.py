@@ -1,4 +1,4 @@
-"""State that survives any number of processes: rows with the number of the sample they belong to."""
+"""Base metric that keeps rows with their sample numbers, independent of the number of processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ UNNUMBERED = -1
 
 
 class IndexedMetric(Metric):
-    """A metric over rows kept one by one, so that every sample counts once however it was distributed.
+    """Metric over stored rows that counts every sample once.
 
-    With sample numbers, rows are put into the order of the samples and repeated ones (padding of a
-    distributed sampler) are dropped, so that results do not depend on the number of processes. Without, rows
-    stay in the order of arrival, process by process.
+    With sample numbers, rows are sorted by sample and duplicates (padding of a distributed sampler) are dropped, so
+    results do not depend on the number of processes. Without, rows stay in the order of arrival, process by process.
     """
 
     is_differentiable = False
@@ -39,17 +38,17 @@ class IndexedMetric(Metric):
         self._start()
 
     def _start(self) -> None:
-        # A process without samples must still join the gathering, with the right dtype and rank.
+        # A process without samples must still take part in gathering, with the right dtype and number of axes.
         for name, rows in self._empty.items():
             getattr(self, name).append(rows.to(self.device))
 
     def reset(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         super().reset()
         self._start()
 
     def add_rows(self, index: Tensor | None, **rows: Tensor) -> None:
-        """Keep rows.
+        """Store rows.
 
         Args:
             index: Sample numbers [N], int64, or None for rows without.

@@ -1,4 +1,4 @@
-"""Linear probing: how much of a label can a linear classifier read from frozen features?"""
+"""Linear probes: logistic regression on frozen image features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_ITERATIONS = 1000
 
 
 class UndefinedProbeError(ValueError):
-    """The images hold too few classes or patients for a probe."""
+    """Too few classes or patients for a probe."""
 
 
 def linear_probe(
@@ -68,12 +68,11 @@ def fixed_test_probe(
 ) -> dict[str, Any]:
     """Fit logistic regression on standardised features of training patients and score it on fixed test images.
 
-    Each seed fits on a bootstrap of the training patients: as many patients as there are, drawn with replacement,
-    each with all images as often as drawn. So the deviation is that over training sets; the test images are always
-    the same. A resample holds two thirds of the patients, which costs a little: `f1_whole` is of all of them.
+    Each seed fits on a bootstrap of the training patients (all images of each drawn patient), so the deviation is
+    over training sets; the test images are fixed. A resample holds about two thirds of the patients, which lowers the
+    score slightly: `f1_whole` is fitted on all.
 
-    A class that the training images lack cannot be predicted and counts as zero; one that the test images lack can
-    be predicted, wrongly, and has no part in the mean.
+    A class absent from the training images scores zero; one absent from the test images is not part of the mean.
 
     Args:
         features: Frozen image features [N, D] of both sides.
@@ -94,13 +93,13 @@ def fixed_test_probe(
     """
     x, y, groups, chosen = _checked(features, labels, patients, seeds)
     if len(is_test) != len(y):
-        raise ValueError(f"linear probe: {len(y)} images, {len(is_test)} of them said to be tested or not")
+        raise ValueError(f"linear probe: {len(y)} images, {len(is_test)} values of is_test")
     test = np.asarray(is_test, dtype=bool)
     train = np.flatnonzero(~test)
-    torn = sorted(set(groups[train]) & set(groups[test]))
-    if torn:
+    shared = sorted(set(groups[train]) & set(groups[test]))
+    if shared:
         raise ValueError(
-            f"linear probe: patient {torn[0]} has images on both sides, training and test ({len(torn)} such patients)"
+            f"linear probe: patient {shared[0]} has training and test images ({len(shared)} such patients)"
         )
     taught, shown = set(y[train].tolist()), set(y[test].tolist())
     names, patient = np.unique(groups[train], return_inverse=True)

@@ -1,4 +1,4 @@
-"""Image-text retrieval: is the right caption among the first k, and the right image?"""
+"""Image-text retrieval: recall at k in both directions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ _ROWS_AT_ONCE = 1024
 
 
 def positive_rank(query: Tensor, candidate: Tensor, identity: Tensor | None = None) -> Tensor:
-    """Return how many candidates come before the first right one.
+    """Return the number of candidates ranked before the first correct one.
 
-    Of equally similar candidates the one with the lower number comes first, so a model that maps everything
-    to one point scores at chance and not perfectly.
+    Ties are broken by candidate number, so a collapsed model scores at chance, not perfectly.
 
     Args:
         query: Unit-length embeddings [N, D]; row i belongs to candidate i.
         candidate: Unit-length embeddings [N, D].
-        identity: Caption numbers [N]; candidates with the number of the query are all right. None when every
-            caption is its own.
+        identity: Caption numbers [N]; candidates with the number of the query are all correct. None when all
+            captions differ.
 
     Returns:
         Ranks [N], int64; 0 is the best.
@@ -44,8 +43,8 @@ def retrieval_scores(image: Tensor, text: Tensor, caption_id: Tensor | None = No
     Args:
         image: Unit-length image embeddings [N, D].
         text: Unit-length caption embeddings [N, D], row by row those of the images.
-        caption_id: Number of each caption [N], equal for equal captions: retrieving another copy of the
-            right caption, or another image of it, is right. Templates make copies common.
+        caption_id: Number of each caption [N], equal for equal captions: retrieving any copy of the correct
+            caption, or any image of it, is correct. Templates make duplicates common.
 
     Returns:
         ``image_to_text_r1`` to ``text_to_image_r10``, each in [0, 1]. When k candidates or fewer exist,

@@ -1,4 +1,4 @@
-"""Scores of the parts of a benchmark: a good mean can hide a machine on which a model fails."""
+"""Scores by subgroup: a good mean can hide a machine on which a model fails."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST = 10  # below, a score says more about chance than about the group
-RESAMPLES = 1000  # of a group's bootstrap interval: there are many groups, and two digits do
+SMALLEST = 10  # a score of fewer samples is mostly chance
+RESAMPLES = 1000  # of a subgroup's bootstrap interval: there are many groups, and two digits suffice
 
 AGE_BANDS_WEEKS: tuple[tuple[int, int], ...] = ((14, 20), (20, 26), (26, 32), (32, 41))
 
@@ -18,7 +18,7 @@ def subgroup_scores(
     score: Callable[[NDArray[np.int64]], Mapping[str, float]],
     smallest: int = SMALLEST,
 ) -> dict[str, dict[str, float]]:
-    """Score every group of samples by itself.
+    """Score every group of samples separately.
 
     Args:
         groups: Group of each sample, N names; None for samples of no known group, which are left out.
@@ -26,7 +26,7 @@ def subgroup_scores(
         smallest: Groups of fewer samples report their ``count`` and no scores.
 
     Returns:
-        Group -> scores and ``count``, by name of the group.
+        Group -> scores and ``count``, sorted by name.
     """
     results: dict[str, dict[str, float]] = {}
     for name in sorted({group for group in groups if group is not None}):
@@ -36,7 +36,7 @@ def subgroup_scores(
 
 
 def age_band(ga_weeks: float) -> str | None:
-    """Name the band of an age, ``14-20 weeks`` for one from 14 to under 20; None outside of all."""
+    """Return the band of an age: ``14-20 weeks`` from 14 to under 20, None outside all bands."""
     for low, high in AGE_BANDS_WEEKS:
         if low <= ga_weeks < high:
             return f"{low}-{high} weeks"

@@ -1,7 +1,7 @@
 """Zero-shot classification scores over the classes that occur in the ground truth.
 
-A prompt set may name classes that a benchmark does not hold (the official five-plane prompts name nine).
-Images predicted as one of those are misses of their true class; the absent classes themselves have no score.
+A prompt set may have classes without images (the official five-plane prompts have nine). An image predicted as one of
+them is a miss of its true class; the absent classes themselves have no score.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOP_K = (2, 3)
 
 
 def target_rank(logits: NDArray[Any], target: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many classes come before the true one, [N]; of equal logits the first class leads.
+    """Return the rank of the true class, [N], from 0; ties are broken by class number.
 
     Args:
         logits: Scores [N, C].
@@ -91,7 +91,7 @@ def classification_scores(
 
 
 class ZeroShotClassification(IndexedMetric):
-    """Scores of zero-shot classification, from one confusion matrix over the whole benchmark.
+    """Zero-shot classification scores over a whole benchmark.
 
     `compute` returns the dictionary of `classification_scores`.
 

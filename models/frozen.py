@@ -1,4 +1,4 @@
-"""Frozen teacher: always in eval mode, without gradients, whatever Lightning calls."""
+"""Frozen teacher: always in eval mode, without gradients."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from models.dual_encoder import DualEncoder
+from models.encoders.dual_encoder import DualEncoder
 
 
 class FrozenTeacher(DualEncoder):
-    """A dual encoder held in eval mode and out of the graph.
+    """Wrapper that keeps a dual encoder in eval mode and out of the autograd graph.
 
     Args:
-        model: The model to hold. Its parameters stop requiring gradients.
+        model: The model. Its parameters stop requiring gradients.
     """
 
     def __init__(self, model: DualEncoder) -> None:
@@ -25,42 +25,42 @@ class FrozenTeacher(DualEncoder):
         super().train(False)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
-        """Stay in eval mode: a parent's ``train()`` would switch batch norm and dropout on."""
+        """Stay in eval mode: a parent's ``train()`` would enable dropout and batch norm updates."""
         return super().train(False)
 
     @torch.no_grad()
     def image_features(self, image: Tensor) -> Tensor:
-        """Map images [B, 3, S, S] to unnormalised features [B, D], without a graph."""
+        """Map images [B, 3, S, S] to unnormalised features [B, D], without gradients."""
         return self.model.image_features(image)
 
     @torch.no_grad()
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] (int64) to unnormalised features [B, D], without a graph."""
+        """Map token ids [B, L] (int64) to unnormalised features [B, D], without gradients."""
         return self.model.text_features(tokens)
 
     def columns_of(self, tokens: Tensor) -> int:
-        """Return how many columns pass the held model's text tower."""
+        """Return how many columns of `tokens` [B, L] the wrapped text tower computes."""
         return self.model.columns_of(tokens)
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
-        """The held model's logarithm of the logit scale."""
+        """Logarithm of the wrapped model's logit scale."""
         return self.model.log_logit_scale
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """The held model's bias on the logits, or None."""
+        """Bias on the logits of the wrapped model, or None."""
         return self.model.logit_bias
 
     def init_args(self) -> dict[str, Any]:
-        """Return the held model's constructor arguments."""
+        """Return the wrapped model's constructor arguments."""
         return self.model.init_args()
 
     def recipe(self) -> dict[str, Any]:
-        """Return the held model's recipe: freezing is no part of an architecture."""
+        """Return the wrapped model's recipe."""
         return self.model.recipe()
 
 
 def freeze(model: DualEncoder) -> FrozenTeacher:
-    """Return `model` frozen; a frozen model is returned as it is."""
+    """Return `model` frozen; an already frozen model is returned unchanged."""
     return model if isinstance(model, FrozenTeacher) else FrozenTeacher(model)

@@ -1,4 +1,4 @@
-"""Model configurations in open_clip's format: ours, a JSON file, or open_clip's own."""
+"""Model configurations in open_clip's format: this project's, a JSON file, or open_clip's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parent / "configs"
 Config = dict[str, Any]
 
 
-def settle(
+def resolve_config(
     name: str,
     configuration: Config | None = None,
     context_length: int | None = None,
@@ -30,26 +30,35 @@ def settle(
 
     Raises:
         ValueError: The configuration is unknown or unsuitable.
-        FileNotFoundError: `name` ends in ``.json`` and there is no such file.
+        FileNotFoundError: `name` ends in ``.json`` and the file does not exist.
     """
-    settled = read_config(name) if configuration is None else copy.deepcopy(configuration)
-    architecture, contract = settled["model_cfg"], settled.setdefault("preprocess_cfg", {})
-    _check(architecture, name)
-    _override(architecture["text_cfg"], context_length=context_length)
-    _override(architecture["vision_cfg"], image_size=image_size)
-    _override(contract, mean=mean and list(mean), std=std and list(std), interpolation=interpolation)
-    return settled
+    config = read_config(name) if configuration is None else copy.deepcopy(configuration)
+    architecture, contract = config["model_cfg"], config.setdefault("preprocess_cfg", {})
+    if "multimodal_cfg" in architecture:
+        raise ValueError(f"model {name!r} is a captioning model (CoCa), not a plain dual encoder")
+    if {"hf_model_name", "hf_tokenizer_name"} & set(architecture["text_cfg"]):
+        raise ValueError(
+            f"model {name!r} takes its text side from the Hugging Face hub: "
+            "save it to a folder and load that with models.TransformersEncoder"
+        )
+    for part, overrides in (
+        (architecture["text_cfg"], {"context_length": context_length}),
+        (architecture["vision_cfg"], {"image_size": image_size}),
+        (contract, {"mean": mean and list(mean), "std": std and list(std), "interpolation": interpolation}),
+    ):
+        part.update({key: value for key, value in overrides.items() if value is not None})
+    return config
 
 
 def read_config(name: str) -> Config:
-    """Find a model configuration: ours first, then a JSON file, then open_clip's own.
+    """Find a model configuration: this project's first, then a JSON file, then open_clip's own.
 
     Returns:
         ``model_cfg`` and, where the file has it, ``preprocess_cfg``.
 
     Raises:
-        ValueError: No configuration has this name, or the file is not one.
-        FileNotFoundError: `name` ends in ``.json`` and is no file.
+        ValueError: No configuration has this name, or the file is not a configuration.
+        FileNotFoundError: `name` ends in ``.json`` and the file does not exist.
     """
     ours = CONFIGS / f"{name}.json"
     path = ours if ours.is_file() else Path(name)
@@ -72,20 +81,6 @@ def read_config(name: str) -> Config:
             f"model {name!r} is unknown: use {known}, one of open_clip.list_models(), or a .json file"
         )
     return {"model_cfg": found}
-
-
-def _override(values: Config, **overrides: Any) -> None:
-    values.update({key: value for key, value in overrides.items() if value is not None})
-
-
-def _check(architecture: Config, name: str) -> None:
-    if "multimodal_cfg" in architecture:
-        raise ValueError(f"model {name!r} is a captioning model (CoCa), not a plain dual encoder")
-    if "hf_model_name" in architecture["text_cfg"] or "hf_tokenizer_name" in architecture["text_cfg"]:
-        raise ValueError(
-            f"model {name!r} takes its text side from the Hugging Face hub: "
-            "save it to a folder and load that with models.TransformersEncoder"
-        )
 
 
 def build_open_clip(architecture: Config) -> CLIP | CustomTextCLIP:

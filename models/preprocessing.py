@@ -1,7 +1,7 @@
-"""The preprocessing contract: image size, normalisation, resize kernel and tokenizer that a model expects.
+"""Preprocessing contract: image size, normalisation, resize kernel and tokenizer that a model expects.
 
-A model that is fed another normalisation than it was trained on fails silently. So data modules read the contract from
-the model, checkpoints and exported artifacts store it, and loading by path restores it.
+A model with the wrong normalisation fails silently. So data modules read the contract from the model, checkpoints and
+exported artifacts store it, and loading by path restores it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What one model expects of an image and of a text.
+    """Image and text preprocessing that one model expects.
 
     Images are zero-padded to a square, resized to `image_size` and normalised as
     ``(pixel / 255 - mean) / std``; texts are tokenised by `tokenizer` to `context_length` tokens.
@@ -29,8 +29,8 @@ class Preprocessing:
         std: Standard deviation of each RGB channel, on the 0-1 scale.
         interpolation: Kernel of the antialiased resize.
         tokenizer: ``clip`` (open_clip's byte-pair encoding, 49,408 entries), ``fetal`` (this project's
-            compact vocabulary) or ``hf:FOLDER`` (a `transformers` tokenizer on disk).
-        context_length: Number of tokens of a text, padding included.
+            compact vocabulary) or ``hf:FOLDER`` (a saved `transformers` tokenizer).
+        context_length: Number of tokens of a text, including padding.
 
     Raises:
         ValueError: A size is not positive, a standard deviation is zero, or the kernel is unknown.
@@ -63,12 +63,11 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contract as primitives, for checkpoints and manifests."""
-        values = asdict(self)
-        return {**values, "mean": list(self.mean), "std": list(self.std)}
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Rebuild a contract from `to_dict`'s output.
+        """Rebuild a contract from the output of `to_dict`.
 
         Raises:
             ValueError: A key is missing or unknown.

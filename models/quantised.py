@@ -1,8 +1,8 @@
-"""Quantisation-aware training: a fused student whose layers round as the exported int8 file does.
+"""Quantisation-aware training: a fused student with the rounding of the exported int8 file.
 
-Weights are signed with one scale an output channel, activations unsigned with one scale a tensor, whose range
-is a moving average of what training saw (Jacob et al. 2018, arXiv 1712.05877). Gradients pass the rounding
-unchanged where a value is within range. `export.trained_int8` writes the same ranges into an ONNX file.
+Weights are signed with one scale per output channel, activations unsigned with one scale per tensor, whose range
+is a moving average over training batches (Jacob et al. 2018, arXiv 1712.05877). Gradients pass the rounding
+unchanged where a value is within range. `export.int8.trained` writes the same ranges into an ONNX file.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import build, from_checkpoint
-from models.dual_encoder import DualEncoder
+from models.encoders.dual_encoder import DualEncoder
+from models.loading import build, from_checkpoint
 from models.reparameterize import fused_copy
 
-MOMENTUM = 0.05  # a range follows the last few dozen batches
+MOMENTUM = 0.05  # of the moving average: a few dozen batches
 WEIGHT_LEVELS, ACTIVATION_LEVELS = 127, 255
 
 
 class ActivationRange(nn.Module):
-    """Round a tensor to 256 levels between a running minimum and maximum; in training, follow them.
+    """Round a tensor to 256 levels between a running minimum and maximum, which training updates.
 
-    Before the first training batch it returns its input unchanged.
+    Returns its input unchanged before the first training batch.
     """
 
     low: Tensor
@@ -39,15 +39,15 @@ class ActivationRange(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Return `values`, of any shape, rounded."""
         if self.training:
-            self._follow(values.detach())
+            self._update(values.detach())
         if torch.isnan(self.low):
             return values
         scale = ((self.high - self.low) / ACTIVATION_LEVELS).clamp(min=torch.finfo(torch.float32).eps)
         zero = (-self.low / scale).round().int()
         return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, ACTIVATION_LEVELS)
 
-    def _follow(self, values: Tensor) -> None:
-        # Zero must be a level of its own: it is what convolutions pad with.
+    def _update(self, values: Tensor) -> None:
+        # Zero must be one of the levels, because convolutions pad with it.
         low, high = values.amin().float().clamp(max=0), values.amax().float().clamp(min=0)
         if torch.isnan(self.low):
             self.low.copy_(low)
@@ -58,10 +58,10 @@ class ActivationRange(nn.Module):
 
 
 class QuantisedLayer(nn.Module):
-    """A convolution or linear layer with rounded input, weight and, for a convolution, output.
+    """Convolution or linear layer with rounded input, weight and, for a convolution, output.
 
     Args:
-        layer: The layer, which keeps its float weights.
+        layer: The layer; it keeps its float weights.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
@@ -81,7 +81,7 @@ class QuantisedLayer(nn.Module):
 
 
 def rounded_weight(weight: Tensor) -> Tensor:
-    """Round a weight [O, ...] to 255 levels a channel, symmetric around zero; gradients pass unchanged."""
+    """Round a weight [O, ...] to 255 levels per channel, symmetric around zero; gradients pass unchanged."""
     scale = weight.detach().flatten(1).abs().amax(dim=1) / WEIGHT_LEVELS
     scale = scale.clamp(min=torch.finfo(torch.float32).eps)
     zero = torch.zeros_like(scale, dtype=torch.int32)
@@ -89,31 +89,29 @@ def rounded_weight(weight: Tensor) -> Tensor:
 
 
 class QuantisedStudent(DualEncoder):
-    """A trained student, fused, whose image tower continues training with int8 in the loop.
+    """Fused student whose image tower continues training with int8 rounding.
 
-    The text tower and the logit scale stay as they are, so that the heads of the float student serve this
-    one, too. Batch norms that fusing left keep their running statistics.
+    The text tower and the logit scale stay frozen, so that the heads of the float student remain valid. Batch norms
+    that fusing left keep their running statistics.
 
     Args:
         checkpoint: The trained student to start from.
         recipe: Instead of a checkpoint: the student's own `DualEncoder.recipe`, without weights.
 
     Raises:
-        ValueError: There is neither, or both, or the checkpoint was itself trained with int8 in the loop.
+        ValueError: Neither or both are given, or the checkpoint was itself trained with int8 rounding.
     """
 
     def __init__(self, checkpoint: str | None = None, recipe: dict[str, Any] | None = None) -> None:
         super().__init__()
         if (checkpoint is None) == (recipe is None):
             raise ValueError(
-                "models.QuantisedStudent goes on with a trained student; say which: "
+                "models.QuantisedStudent starts from a trained student; name it: "
                 "make train EXP=srkd-qat STUDENT=outputs/srkd/RUN/checkpoints/best.ckpt"
             )
         base = build(recipe) if recipe is not None else from_checkpoint(str(checkpoint))
         if isinstance(base, QuantisedStudent):
-            raise ValueError(
-                f"{checkpoint}: trained with int8 in the loop already; start from a float student"
-            )
+            raise ValueError(f"{checkpoint}: already trained with int8 rounding; start from a float student")
         self._recipe = base.recipe()
         self.preprocessing = base.preprocessing
         self.embed_dim = base.embed_dim
@@ -124,7 +122,7 @@ class QuantisedStudent(DualEncoder):
             _replace(self.base, name, QuantisedLayer(layer))
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the tracking of activation ranges; the fused tower itself stays in eval mode."""
+        """Enable or disable updates of the activation ranges; the fused tower itself stays in eval mode."""
         self.training = mode
         for module in self.modules():
             if isinstance(module, ActivationRange):
@@ -160,7 +158,7 @@ class QuantisedStudent(DualEncoder):
                 yield name, module
 
     def float_copy(self) -> DualEncoder:
-        """Return the student with these weights and without any rounding, fused and in eval mode."""
+        """Return the fused student with these weights, without rounding, in eval mode."""
         plain = copy.deepcopy(self.base)
         plain.preprocessing = self.preprocessing
         for name, module in self.layers():
@@ -170,7 +168,7 @@ class QuantisedStudent(DualEncoder):
 
 
 def image_layers(model: DualEncoder) -> list[str]:
-    """Return the names of the convolutions and linear layers that an image passes, in the model's order."""
+    """Return the names of the convolutions and linear layers of the image path, in the model's order."""
     passed: set[str] = set()
     hooks = [
         module.register_forward_hook(lambda *_, name=name: passed.add(name))

@@ -1,4 +1,4 @@
-"""Fuse the training branches of a convolutional student into the plain network that a phone runs."""
+"""Fuse the training branches of a convolutional student into a plain network for inference."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from timm.models import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from models.dual_encoder import DualEncoder
+from models.encoders.dual_encoder import DualEncoder
 
 PARITY_IMAGES = 2
 TOLERANCE = 1e-4
-"""Largest difference in any coordinate of a unit-length embedding; fusing costs about 1e-7 in float32."""
+"""Largest difference in any coordinate of a unit-length embedding; float32 rounding gives about 1e-7."""
 
 
 def fused_copy(model: DualEncoder) -> DualEncoder:
-    """Return a reparameterised copy for inference; `model` itself stays as it is.
+    """Return a reparameterised copy for inference; `model` itself is not changed.
 
-    Batch norm must use its running statistics while it is folded away, so the copy is put into eval mode
-    first, and it refuses to train afterwards: a fused network has lost its branches and its batch norm.
+    Folding uses the running statistics of batch norm, so the copy is in eval mode, and it refuses to train: a fused
+    network has no branches and no batch norm.
 
     Args:
         model: A model whose image tower `timm` can reparameterise (FastViT, RepViT, MobileOne, ...). Towers
@@ -53,10 +53,10 @@ def fused_copy(model: DualEncoder) -> DualEncoder:
 def fold_batch_norms(model: DualEncoder) -> None:
     """Fold the batch norms of the image tower that directly follow a convolution into it, in place.
 
-    `timm` leaves those of plain convolutions (a FastViT's MLPs have one each). What reads what is seen by
+    `timm` leaves those of plain convolutions (a FastViT's MLPs have one each). Which layer feeds which is found by
     running an image through the tower, which must be in eval mode.
     """
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holding the tensors keeps their ids distinct
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive: ids stay distinct
     pairs: list[tuple[str, nn.Conv2d, nn.BatchNorm2d]] = []
     hooks = []
     for name, module in model.named_modules():

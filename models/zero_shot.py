@@ -1,4 +1,4 @@
-"""Turn prompts into the vectors that zero-shot evaluation compares images with."""
+"""Text embeddings of zero-shot classes and gestational ages, and their comparison with images."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from metrics import AGES_DAYS
-from models.dual_encoder import DualEncoder
+from models.encoders.dual_encoder import DualEncoder
 
 ACTIVATIONS_AT_ONCE = 450_000
-"""Prompts x tokens x width that stay in a CPU's cache: 7 prompts of the full-size student, 29 of the teacher."""
+"""Prompts x tokens x width that fit a CPU's cache: 7 prompts of the full-size student, 29 of the teacher."""
 PROMPTS_ON_GPU = 512
 PIXELS_AT_ONCE = 4 * 256**2
-"""Images x height x width that pass an image tower together on a CPU: 4 of the full-size student's."""
+"""Images x height x width of one forward pass on a CPU: 4 images of the full-size student."""
 COSINE_SCALE = 100.0  # the published protocol's fixed factor, not the model's own logit scale
 
 Progress = Callable[[int, int], None]
 
 
 def prompts_at_once(model: DualEncoder, prompt: str) -> int:
-    """Return the number of prompts that pass a model's text tower fastest together.
+    """Return the fastest batch size of prompts for a model's text tower.
 
-    On a CPU a batch whose activations leave the cache is slower a prompt; `embed_dim` stands for the width.
+    On a CPU the activations of a batch should fit the cache; `embed_dim` stands for the tower's width.
 
     Args:
         model: The model.
-        prompt: One of them, for their length.
+        prompt: One of the prompts, for their length.
     """
     if next(model.parameters()).device.type != "cpu":
         return PROMPTS_ON_GPU
@@ -46,10 +46,10 @@ def encode_prompts(
     """Embed prompts, each distinct one once.
 
     Args:
-        model: The model, in the mode that the caller wants (eval, for evaluation).
+        model: The model, in the caller's mode (eval, for evaluation).
         prompts: N texts; repetitions cost nothing.
-        batch_size: Texts that pass the tower together; None for `prompts_at_once`.
-        progress: Called with the number of distinct prompts done and their total after every batch.
+        batch_size: Texts per forward pass; None for `prompts_at_once`.
+        progress: Called after every batch with the number of distinct prompts done and their total.
 
     Returns:
         Unit-length embeddings [N, D], float32, on the model's device.
@@ -70,9 +70,9 @@ def encode_prompts(
 
 @torch.no_grad()
 def encode_images(model: DualEncoder, images: Tensor) -> Tensor:
-    """Embed a batch of images; on a CPU in parts that its cache holds, of which memory is not mapped anew each time.
+    """Embed a batch of images; on a CPU in parts that fit its cache.
 
-    In one batch of 64 an image costs MobileCLIP2-S0 twice the time of one in a batch of 4.
+    An image in a batch of 64 takes MobileCLIP2-S0 twice as long as one in a batch of 4.
 
     Args:
         model: In eval mode.
@@ -95,7 +95,7 @@ def class_embeddings(
     Args:
         model: The model.
         prompts: Class -> prompts, C classes.
-        batch_size: Texts that pass the tower together; None for `prompts_at_once`.
+        batch_size: Texts per forward pass; None for `prompts_at_once`.
 
     Returns:
         Unit-length class vectors [C, D], float32, in the order of `prompts`.
@@ -107,7 +107,7 @@ def class_embeddings(
 
 @dataclass(frozen=True)
 class AgeTable:
-    """Vectors of the 175 gestational ages at each printed pixel spacing.
+    """Embeddings of the 175 gestational ages at each printed pixel spacing.
 
     Attributes:
         spacings: S distinct spacings as printed in the prompts, ``"0.42"``.
@@ -119,14 +119,14 @@ class AgeTable:
     vectors: Tensor
 
     def similarity(self, image: Tensor, spacings: Sequence[str]) -> Tensor:
-        """Compare images with all ages at their own spacing.
+        """Compare images with all ages at each image's spacing.
 
         Args:
             image: Unit-length image embeddings [N, D].
             spacings: Printed spacing of each image, N texts.
 
         Returns:
-            Mean over templates of 100 * cosine, [N, 175], float32 whatever autocast says.
+            Mean over templates of 100 * cosine, [N, 175], float32 also under autocast.
 
         Raises:
             KeyError: A spacing is not in the table.
@@ -159,14 +159,14 @@ def age_embeddings(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> AgeTable:
-    """Embed 14 weeks 0 days to 38 weeks 6 days at every spacing that occurs.
+    """Embed the ages 14 weeks 0 days to 38 weeks 6 days at every given spacing.
 
     Args:
         model: The model.
         templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
-        spacings: Printed spacings, repeated at will; each distinct one is embedded once.
-        batch_size: Texts that pass the tower together; None for `prompts_at_once`.
-        progress: Called with prompts done and their total.
+        spacings: Printed spacings, with repetitions; each distinct one is embedded once.
+        batch_size: Texts per forward pass; None for `prompts_at_once`.
+        progress: Called after every batch with the number of distinct prompts done and their total.
 
     Returns:
         The table of all distinct spacings, sorted.
@@ -179,6 +179,6 @@ def age_embeddings(
 
 
 def class_logits(image: Tensor, classes: Tensor) -> Tensor:
-    """Compare images [N, D] with class vectors [C, D]: 100 * cosine, [N, C], float32 whatever autocast says."""
+    """Compare images [N, D] with class vectors [C, D]: 100 * cosine, [N, C], float32 also under autocast."""
     with torch.autocast(image.device.type, enabled=False):
         return COSINE_SCALE * image.float() @ classes.T

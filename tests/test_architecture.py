@@ -4,17 +4,19 @@ import ast
 import re
 import tomllib
 from collections import defaultdict
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
-    "losses": 0, "metrics": 0, "models": 1, "datamodules": 2,
+    "losses": 0, "metrics": 0, "figures": 0, "models": 1, "datamodules": 2,
     "lightning_modules": 3, "callbacks": 3, "export": 3, "experiments": 4,
 }  # fmt: skip
 SOURCES = sorted(path for room in FLOORS for path in (ROOT / room).rglob("*.py"))
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 60, 12
 
 
 def imported_rooms(tree: ast.AST) -> set[str]:
@@ -63,6 +65,56 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         assert lines <= MAX_FUNCTION_LINES, f"{function.name}: {lines} lines without its docstring"
 
 
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in SOURCES}), ids=lambda folder: str(folder.relative_to(ROOT))
+)
+def test_a_folder_holds_few_modules(folder: Path) -> None:
+    modules = [path for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    assert len(modules) <= MAX_MODULES, sorted(path.stem for path in modules)
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_no_circular_imports_inside_a_room(room: str) -> None:
+    """Modules of a room import each other in one direction, and so do folders that lie side by side."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in SOURCES
+        if path.relative_to(ROOT).parts[0] == room
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                deeper = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= (deeper & set(modules)) or ({node.module} & set(modules))
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names} & set(modules)
+        graph[name] = found - {name}
+    folders: dict[str, set[str]] = defaultdict(set)
+    packages = {name for name, path in modules.items() if path.name == "__init__.py"}
+    for name, targets in graph.items():
+        if name in packages:  # a package's public names come from everywhere in it
+            continue
+        own = name.rpartition(".")[0]
+        others = {target if target in packages else target.rpartition(".")[0] for target in targets} - {own}
+        # A folder and the one around it are read together.
+        folders[own] |= {f for f in others if not f.startswith(f"{own}.") and not own.startswith(f"{f}.")}
+    for level, edges in (
+        ("modules", {n: t for n, t in graph.items() if n not in packages}),
+        ("folders", folders),
+    ):
+        assert _circle(edges) is None, f"{level}: {' -> '.join(_circle(edges) or [])}"
+
+
+def _circle(graph: Mapping[str, set[str]]) -> list[str] | None:
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return None
+
+
 def test_no_function_body_is_written_twice() -> None:
     bodies = defaultdict(list)
     for path in SOURCES:
@@ -99,12 +151,12 @@ def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
 
 # Needed without an import of ours: tools, stubs, and what another package imports when it is asked to.
 NOT_IMPORTED = {
-    "mypy", "ruff", "pytest-xdist", "types-PyYAML", "types-tqdm",
+    "mypy", "ruff", "types-PyYAML", "types-tqdm", "mkdocs-material", "mkdocstrings",
     "onnxscript",  # torch.onnx writes graphs with it
 }  # fmt: skip
 IMPORT_NAMES = {
     "opencv-python-headless": "cv2", "open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml",
-    "scikit-learn": "sklearn",
+    "pytest-xdist": "xdist", "scikit-learn": "sklearn",
 }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         "MAKEFLAGS",
         "NEAREST",
     }
-    own |= {"BOUNDED", "PY", "READY", "SHELL", "WANTED", "REFUSE_EMPTY"}
+    own |= {"BOUNDED", "PY", "READY", "ROOMS", "SHELL", "WANTED", "REFUSE_EMPTY"}
     for name in sorted((read - own) | {"HC18_ROOT", "PLANES_ROOT", "SHARDS"}):
         assert "no such variable" not in make("-n", "help", f"{name}=x").stderr, name
 
@@ -77,8 +77,8 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         (["train", f"PROTOCOL={BLANK}"], [f"--protocol={READ}"]),
         (["reproduce", f"TEACHER={BLANK}"], [f"--teacher={READ}"]),
         (["evaluate", f"CKPT={BLANK}"], ["evaluate", "phantom", READ]),
-        (["check-data", f"ROOT={BLANK}"], ["check-data", "phantom", READ]),
-        (["shards", f"ROOT={BLANK}", f"OUT={BLANK}"], ["shards", READ, READ]),
+        (["check-data", f"ROOT={BLANK}"], ["data", "check", "phantom", READ]),
+        (["shards", f"ROOT={BLANK}", f"OUT={BLANK}"], ["data", "shards", READ, READ]),
         (["import-protocol", f"FROM={BLANK}", f"OUT={BLANK}"], ["import-protocol", READ, f"--out={READ}"]),
         (["sweep", f"SWEEP={BLANK}", f"SWEEP_NAME={BLANK}"], ["run", READ, f"--name={READ}"]),
         (["sweep", f"PROTOCOL={BLANK}"], [f"--protocol={READ}"]),
@@ -105,9 +105,9 @@ def test_a_data_folder_with_blanks_reaches_the_command(variable):
 def test_runs_are_one_folder_or_a_list_as_a_shell_reads_it(tmp_path):
     folder = tmp_path / "my run"
     folder.mkdir()
-    assert words("report", f"RUN={folder}")[3:] == [str(folder)]
-    assert words("report", f"RUN='{folder}' outputs/b")[3:] == [str(folder), "outputs/b"]
-    assert words("report", "RUN=outputs/a outputs/b")[3:] == ["outputs/a", "outputs/b"]
+    assert words("report", f"RUN={folder}")[4:] == [str(folder)]
+    assert words("report", f"RUN='{folder}' outputs/b")[4:] == [str(folder), "outputs/b"]
+    assert words("report", "RUN=outputs/a outputs/b")[4:] == ["outputs/a", "outputs/b"]
 
 
 def test_a_mistake_is_its_own_line_alone_and_the_exit_status_tells():

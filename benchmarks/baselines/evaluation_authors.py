@@ -1,4 +1,4 @@
-"""Zero-shot evaluation the way its authors describe, as a baseline: nothing is shared between images.
+"""Baseline: zero-shot evaluation as the authors describe it; nothing is shared between images.
 
 Written from the description, not from their code.
 """
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from datamodules.image_reading import open_image
+from datamodules.pairs.image_reading import open_image
 from models import DualEncoder, OpenCLIPEncoder, Preprocessing
 
 BATCH = 16
@@ -21,10 +21,7 @@ BATCH = 16
 
 @torch.no_grad()
 def encode_prompts(model: DualEncoder, prompts: Sequence[str]) -> Tensor:
-    """Encode all prompts of one template and image in one batch over the whole context, [N, D].
-
-    For HC18 this is done for each of the templates anew at EVERY image.
-    """
+    """Encode all prompts of one template in one batch over the whole context, [N, D]; for HC18 again at every image."""
     tokens = model.tokenize(list(prompts))
     whole = model.model.encode_text if isinstance(model, OpenCLIPEncoder) else model.text_features
     return torch.nn.functional.normalize(whole(tokens), dim=-1)
@@ -44,7 +41,7 @@ def load_image(path: str, preprocessing: Preprocessing) -> Tensor:
 
 @torch.no_grad()
 def embed_images(model: DualEncoder, paths: Sequence[str]) -> Tensor:
-    """Decode and embed in batches of 16, one thing after the other, [N, D]."""
+    """Decode and embed serially in batches of 16, [N, D]."""
     parts = []
     for start in range(0, len(paths), BATCH):
         images = [load_image(path, model.preprocessing) for path in paths[start : start + BATCH]]

@@ -1,8 +1,8 @@
-"""The SRKD loss computed the way its authors describe, as the baseline of `benchmarks/loss_speed.py`.
+"""Baseline: the SRKD loss as the authors describe it.
 
-Written from the description, not from their code: CLIP's loss and the distillation loss are two functions
-that each compute their own logits, in each direction anew; the distillation builds softmax, log-softmax, the
-pointwise divergence, an identity matrix and its complement for every direction, all materialised.
+Written from the description, not from their code: CLIP's loss and the distillation loss are two functions that each
+compute their own logits, in each direction; the distillation materialises softmax, log-softmax, the pointwise
+divergence, an identity matrix and its complement for every direction.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Two training views of one image the way the authors describe, as a baseline: Pillow, each view by itself.
+"""Baseline: two training views of one image as the authors describe them, with Pillow and each view by itself.
 
-Written from the description, not from their code: for each model the picture is padded, resized, cropped,
-moved, jittered and normalised anew. With the same draw both views show the same picture.
+Written from the description, not from their code: for each model the picture is padded, resized, cropped, moved,
+jittered and normalised again. With the same draw both views show the same picture.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from datamodules.image_reading import open_image
+from datamodules.pairs.image_reading import open_image
 from models import Preprocessing
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One augmentation: degrees, shift as a share of the side, brightness and contrast added to 1."""
+    """One augmentation: degrees, shift relative to the side, changes of brightness and contrast."""
 
     rotation: float
     shift: tuple[float, float]

@@ -1,18 +1,14 @@
-"""Make the phantom corpus on disk: in parallel, reproducibly, whole or not at all, once."""
+"""Make the phantom corpus on disk, once: reproducibly, in parallel and atomically."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import cv2
 from filelock import FileLock
@@ -22,23 +18,24 @@ from datamodules.cores import usable_cores
 from datamodules.phantom.layouts import image_path, write_tables
 from datamodules.phantom.patients import CORPORA, Picture, list_pictures
 from datamodules.phantom.renderer import Truth, render
+from models.files import digest, write_json
 
-SIMULATOR_VERSION = 3  # raise it whenever a picture would change: caches of older corpora are then left alone
+SIMULATOR_VERSION = 3  # increase it whenever a picture changes, so that older corpora are not reused
 DEFAULT_ROOT = Path("data/phantom")
-PNG_COMPRESSION = 1  # speckle hardly compresses: higher levels only cost time
+PNG_COMPRESSION = 1  # speckle hardly compresses: higher levels only take longer
 MOST_WORKERS = 8  # each imports torch with this package: half a gigabyte
-IN_PROCESS = 200  # fewer pictures than this are drawn here: starting processes would take longer
+IN_PROCESS = 200  # fewer pictures are drawn in this process: starting others would take longer
 
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """Everything that the corpus depends on, besides the simulator itself.
+    """Settings that determine the corpus, together with the simulator's version.
 
     Attributes:
         seed: Seed of every draw.
         num_planes_images: Pictures in the layout of FETAL_PLANES_DB.
         num_hc18_images: Pictures in the layout of HC18.
-        num_pair_images: Image-caption pairs in WebDataset shards, from patients of their own.
+        num_pair_images: Image-caption pairs in WebDataset shards, from separate patients.
         planes_images_per_patient: Mean number of pictures of a patient (12,400 / 1,792 in the real set).
         hc18_images_per_patient: Mean number of pictures of a patient (999 / 806 in the real set).
         test_share: Share of FETAL_PLANES_DB-type patients whose official Train flag is 0.
@@ -66,27 +63,25 @@ class PhantomSettings:
             raise ValueError(f"phantom: test_share must lie in [0, 1), not {self.test_share}")
 
     def at_most(self, planes: int, heads: int) -> PhantomSettings:
-        """Return the settings of a corpus of at most this many pictures in the two layouts, and of no pairs."""
+        """Return the settings of a corpus of at most this many pictures in the two layouts, without pairs."""
         planes, heads = min(self.num_planes_images, planes), min(self.num_hc18_images, heads)
         return replace(self, num_planes_images=planes, num_hc18_images=heads, num_pair_images=0)
 
     @property
     def digest(self) -> str:
         """Name of the corpus's folder: a hash of the settings and the simulator's version."""
-        text = json.dumps({"simulator": SIMULATOR_VERSION, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest({"simulator": SIMULATOR_VERSION, **asdict(self)})[:12]
 
     def pictures(self) -> list[Picture]:
         """Return every picture of the corpus, in a fixed order."""
-        counts = (self.num_planes_images, self.num_hc18_images, self.num_pair_images)
-        per_patient = (
-            self.planes_images_per_patient,
-            self.hc18_images_per_patient,
-            self.planes_images_per_patient,
+        sizes = (
+            (self.num_planes_images, self.planes_images_per_patient),
+            (self.num_hc18_images, self.hc18_images_per_patient),
+            (self.num_pair_images, self.planes_images_per_patient),
         )
         return [
             picture
-            for corpus, count, mean in zip(CORPORA, counts, per_patient, strict=True)
+            for corpus, (count, mean) in zip(CORPORA, sizes, strict=True)
             for picture in list_pictures(corpus, count, self.seed, mean, self.test_share)
         ]
 
@@ -94,14 +89,14 @@ class PhantomSettings:
 def make_corpus(
     settings: PhantomSettings, root: str | Path = DEFAULT_ROOT, workers: int | None = None
 ) -> Path:
-    """Return the folder of the corpus, making it first when it is missing.
+    """Return the folder of the corpus, and make it first if it is missing.
 
-    The folder appears under its name only when complete. Of several processes that ask at once, one makes
+    The folder gets its name only when it is complete. Of several processes that ask at once, one makes
     the corpus and the others wait for it.
 
     Args:
-        settings: What to make.
-        root: Folder that holds all phantom corpora, one subfolder a hash.
+        settings: Settings of the corpus.
+        root: Folder of all phantom corpora, one subfolder per hash.
         workers: Number of processes; None takes the cores that this process may use, at most 8. The pictures
             do not depend on it.
     """
@@ -110,25 +105,17 @@ def make_corpus(
     if target.is_dir():
         return target
     root.mkdir(parents=True, exist_ok=True)
+    unfinished = f".{settings.digest}.making-"
     with FileLock(root / f".{settings.digest}.lock"):
         if target.is_dir():
             return target
-        for abandoned in root.glob(f".{settings.digest}.making-*"):  # its maker died: we hold the lock
+        for abandoned in root.glob(f"{unfinished}*"):  # of a killed process: this one has the lock
             shutil.rmtree(abandoned)
-        with _temporary_folder(root, settings.digest) as folder:
+        with TemporaryDirectory(prefix=unfinished, dir=root) as temporary:
+            folder = Path(temporary) / "corpus"
             _fill(folder, settings, workers)
             folder.replace(target)
     return target
-
-
-@contextmanager
-def _temporary_folder(root: Path, digest: str) -> Iterator[Path]:
-    folder = Path(mkdtemp(prefix=f".{digest}.making-", dir=root))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
@@ -141,13 +128,12 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
     if workers == 1 or len(pictures) < IN_PROCESS:
         truths = list(bar(map(draw, pictures)))
     else:
-        # Fresh interpreters: a fork of a process whose OpenCV has started its threads hangs.
+        # Fresh interpreters: a fork of a process with running OpenCV threads hangs.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             truths = list(bar(pool.map(draw, pictures, chunksize=8)))
     write_tables(folder, pictures, truths)
-    described = {"simulator": SIMULATOR_VERSION, **asdict(settings)}
-    (folder / "settings.json").write_text(json.dumps(described, indent=2) + "\n")
+    write_json(folder / "settings.json", {"simulator": SIMULATOR_VERSION, **asdict(settings)})
 
 
 def _draw(folder: Path, seed: int, picture: Picture) -> Truth:

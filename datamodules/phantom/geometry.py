@@ -1,4 +1,4 @@
-"""Shapes and probe geometry: ellipses measured as sonographers do, and the curvilinear sector's two grids."""
+"""Geometry of ellipses and of the curvilinear probe, whose sector has a beam grid and a pixel grid."""
 
 from __future__ import annotations
 
@@ -16,15 +16,41 @@ Points = NDArray[np.float64]
 def ellipse_circumference(a: float, b: float) -> float:
     """Return the circumference of an ellipse with semi-axes `a` and `b`, in their unit.
 
-    Ramanujan's second approximation (1914); its relative error is below 1e-6 for the heads drawn here.
+    Ramanujan's second approximation (1914); its relative error is below 1e-6 for the heads of this corpus.
     """
     h = ((a - b) / (a + b)) ** 2
     return math.pi * (a + b) * (1 + 3 * h / (10 + math.sqrt(4 - 3 * h)))
 
 
+def blob(
+    rng: np.random.Generator,
+    centre: tuple[float, float],
+    radii: tuple[float, float],
+    angle: float = 0.0,
+    wobble: float = 0.06,
+    count: int = 48,
+) -> Points:
+    """Return a closed, irregular outline [count, 2]: an ellipse with three random harmonics of the radius."""
+    t = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    radius = np.ones(count)
+    for harmonic in (2, 3, 5):
+        radius += wobble / harmonic**0.5 * rng.normal() * np.cos(harmonic * t + rng.uniform(0, 2 * np.pi))
+    x, y = radii[0] * radius * np.cos(t), radii[1] * radius * np.sin(t)
+    c, s = np.cos(angle), np.sin(angle)
+    return np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1)
+
+
+def arc(
+    centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, count: int = 24
+) -> Points:
+    """Return an open elliptic arc [count, 2] between two angles in radians."""
+    t = np.linspace(start, stop, count)
+    return np.stack([centre[0] + radii[0] * np.cos(t), centre[1] + radii[1] * np.sin(t)], axis=1)
+
+
 @dataclass(frozen=True)
 class Ellipse:
-    """An ellipse on the image, and the coordinate frame of whatever lies inside it.
+    """An ellipse on the image, and the coordinate frame of the anatomy inside it.
 
     Attributes:
         cx: Centre, pixels from the left.
@@ -62,10 +88,22 @@ class Ellipse:
         t = np.linspace(0, 2 * np.pi, count, endpoint=False)
         return self.points(scale * np.stack([np.cos(t), np.sin(t)], axis=1))
 
+    def blob(
+        self,
+        rng: np.random.Generator,
+        centre: tuple[float, float] = (0.0, 0.0),
+        radii: tuple[float, float] = (1.0, 1.0),
+        angle: float = 0.0,
+        wobble: float = 0.06,
+        count: int = 48,
+    ) -> Points:
+        """Return an irregular outline [count, 2] in pixels, given in frame coordinates; see the function `blob`."""
+        return self.points(blob(rng, centre, radii, angle, wobble, count))
+
     def signed_distance(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the distance to the outline and the outward normal (nx, ny), each shaped as `x`.
 
-        First order in the distance: exact on the outline, where the skull is drawn. Pixels; negative inside.
+        First-order approximation, exact on the outline, where the skull is drawn. In pixels; negative inside.
         """
         c, s = math.cos(self.angle), math.sin(self.angle)
         dx, dy = x - np.float32(self.cx), y - np.float32(self.cy)
@@ -86,11 +124,11 @@ def fit_ellipse_to(circumference: float, ratio: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Probe:
-    """A curvilinear probe: where its arc's centre lies and the sector that it sees.
+    """A curvilinear probe: the centre of its arc and its sector.
 
     Attributes:
         x: Centre of curvature, pixels from the left.
-        y: Centre of curvature, pixels from the top (usually negative: above the picture).
+        y: Centre of curvature, pixels from the top (usually negative, above the picture).
         r_min: Radius of the transducer's face, pixels.
         r_max: Radius of the deepest echo, pixels.
         half_angle: Half the opening angle, radians.

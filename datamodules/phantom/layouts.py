@@ -1,38 +1,37 @@
-"""Write the corpus as its real models are laid out: FETAL_PLANES_DB, HC18, WebDataset pairs."""
+"""Write the phantom corpus in the layouts of FETAL_PLANES_DB, HC18 and WebDataset pairs."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-import tarfile
 from pathlib import Path
+from typing import Any
 
-from datamodules.captions import caption_templates
-from datamodules.fetal_planes import FETAL_PLANES_IMAGES, FETAL_PLANES_TABLE
-from datamodules.hc18 import HC18_IMAGES, HC18_TABLE
+import pandas as pd
+import webdataset as wds
+
+from datamodules.corpora.fetal_planes import FETAL_PLANES_IMAGES, FETAL_PLANES_TABLE
+from datamodules.corpora.hc18 import HC18_IMAGES, HC18_TABLE
+from datamodules.pairs.captions import caption_templates
 from datamodules.phantom.patients import Picture
 from datamodules.phantom.renderer import Truth
 from datamodules.record import Record
+from models.files import write_json
 
 PLANES_FOLDER, HC18_FOLDER, PAIRS_FOLDER = "FETAL_PLANES_DB", "HC18", "pairs"
 TRUTH_TABLE = "truth.csv"
-PAIRS_PER_SHARD = 128  # at least as many shards as reading processes
-PAIR_FACTS = ("patient", "plane", "brain_plane", "hc_mm", "pixel_size_mm", "ga_days")
-TRUTH_COLUMNS = (
-    "corpus", "name", "patient", "plane", "brain_plane", "ga_days", "hc_mm", "pixel_size_mm",
-    "skull_cx_px", "skull_cy_px", "skull_a_px", "skull_b_px", "skull_angle_rad",
-)  # fmt: skip
+PAIRS_PER_SHARD = 128  # small, so that there are at least as many shards as workers
 
-# FETAL_PLANES_DB's own words and numbers for the planes.
+# Names and numbers of the planes in FETAL_PLANES_DB.
 _PLANE_WORDS = {
     "other": ("Other", 1), "abdomen": ("Fetal abdomen", 2), "brain": ("Fetal brain", 3),
     "cervix": ("Maternal cervix", 4), "femur": ("Fetal femur", 5), "heart": ("Fetal thorax", 6),
 }  # fmt: skip
-_BRAIN_PLANE_WORDS = {
-    None: "Not A Brain", "other": "Other", "trans-thalamic": "Trans-thalamic",
-    "trans-cerebellum": "Trans-cerebellum", "trans-ventricular": "Trans-ventricular",
-}  # fmt: skip
+_IMAGE_FOLDERS = {
+    "planes": (PLANES_FOLDER, FETAL_PLANES_IMAGES),
+    "hc18": (HC18_FOLDER, HC18_IMAGES),
+    "pairs": (PAIRS_FOLDER, "images"),
+}
 
 
 def picture_name(picture: Picture) -> str:
@@ -46,97 +45,98 @@ def picture_name(picture: Picture) -> str:
 
 
 def image_path(root: Path, picture: Picture) -> Path:
-    """Return where a picture lies under the corpus's folder."""
-    folders = {
-        "planes": (PLANES_FOLDER, FETAL_PLANES_IMAGES),
-        "hc18": (HC18_FOLDER, HC18_IMAGES),
-        "pairs": (PAIRS_FOLDER, "images"),
-    }
-    return root.joinpath(*folders[picture.corpus], f"{picture_name(picture)}.png")
+    """Return the path of a picture under the corpus's folder."""
+    return root.joinpath(*_IMAGE_FOLDERS[picture.corpus], f"{picture_name(picture)}.png")
 
 
 def write_tables(root: Path, pictures: list[Picture], truths: list[Truth]) -> None:
-    """Write the official tables, the shards and the table of the exact truth beside the drawn pictures."""
+    """Write the official tables, the shards and the table of the exact truth for the drawn pictures."""
     rows = list(zip(pictures, truths, strict=True))
-    planes = [(p, t) for p, t in rows if p.corpus == "planes"]
-    heads = [(p, t) for p, t in rows if p.corpus == "hc18"]
-    pairs = [(p, t) for p, t in rows if p.corpus == "pairs"]
-    if planes:
-        _write_planes(root / PLANES_FOLDER / FETAL_PLANES_TABLE, [p for p, _ in planes])
-    if heads:
-        _write_hc18(root / HC18_FOLDER / HC18_TABLE, heads)
+    planes, heads, pairs = ([row for row in rows if row[0].corpus == name] for name in _IMAGE_FOLDERS)
+    _write_csv(
+        root / PLANES_FOLDER / FETAL_PLANES_TABLE, [_planes_row(picture) for picture, _ in planes], ";"
+    )
+    heads_rows = [
+        {
+            "filename": f"{picture_name(picture)}.png",
+            "pixel size(mm)": f"{truth.pixel_size_mm:.12f}",
+            "head circumference (mm)": f"{truth.hc_mm:.2f}",
+        }
+        for picture, truth in heads
+    ]
+    _write_csv(root / HC18_FOLDER / HC18_TABLE, heads_rows)
     if pairs:
         _write_shards(root, pairs)
-    _write_truth(root / TRUTH_TABLE, rows)
+    _write_csv(root / TRUTH_TABLE, [_truth_row(picture, truth) for picture, truth in rows])
 
 
-def _write_planes(path: Path, pictures: list[Picture]) -> None:
-    """Write the official table: semicolons, ``Train `` with its blank, values padded with blanks."""
-    with path.open("w", newline="") as file:
-        file.write("Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train \n")
-        for picture in pictures:
-            machine = picture.patient.machine
-            cells = (
-                picture_name(picture), str(picture.patient.number), _PLANE_WORDS[picture.plane][0],
-                _BRAIN_PLANE_WORDS[picture.brain_plane], machine.operator, machine.name,
-                f"{int(picture.patient.train)}               ",
-            )  # fmt: skip
-            file.write(";".join(cells) + "\n")
+def read_truth(root: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Read the exact truth of a corpus: (corpus, picture name) -> its row as texts, empty where unknown."""
+    with (root / TRUTH_TABLE).open(newline="") as file:
+        return {(row["corpus"], row["name"]): row for row in csv.DictReader(file)}
 
 
-def _write_hc18(path: Path, rows: list[tuple[Picture, Truth]]) -> None:
-    with path.open("w", newline="") as file:
-        file.write("filename,pixel size(mm),head circumference (mm)\n")
-        for picture, truth in rows:
-            file.write(f"{picture_name(picture)}.png,{truth.pixel_size_mm:.12f},{truth.hc_mm:.2f}\n")
+def _write_csv(path: Path, rows: list[dict[str, Any]], separator: str = ",") -> None:
+    if rows:
+        pd.DataFrame(rows).to_csv(path, sep=separator, index=False, lineterminator="\n")
 
 
-def _record(path: Path, picture: Picture, truth: Truth) -> Record:
-    return Record(
-        corpus="pairs", name=picture_name(picture), image=path,
-        patient=str(picture.patient.number), plane=picture.plane,
-        brain_plane=picture.brain_plane, hc_mm=truth.hc_mm, pixel_size_mm=truth.pixel_size_mm,
-        ga_days=truth.ga_days if truth.hc_mm is not None else None,
-    )  # fmt: skip
+def _planes_row(picture: Picture) -> dict[str, Any]:
+    """Return a row of the official table, which pads the last column and its header with blanks."""
+    machine = picture.patient.machine
+    return {
+        "Image_name": picture_name(picture),
+        "Patient_num": picture.patient.number,
+        "Plane": _PLANE_WORDS[picture.plane][0],
+        "Brain_plane": picture.brain_plane.capitalize() if picture.brain_plane else "Not A Brain",
+        "Operator": machine.operator,
+        "US_Machine": machine.name,
+        "Train ": f"{int(picture.patient.train)}               ",
+    }
+
+
+def _truth_row(picture: Picture, truth: Truth) -> dict[str, Any]:
+    skull = truth.skull
+    ellipse = (
+        [""] * 5
+        if skull is None
+        else [f"{v:.4f}" for v in (skull.cx, skull.cy, skull.a, skull.b, skull.angle)]
+    )
+    names = ("skull_cx_px", "skull_cy_px", "skull_a_px", "skull_b_px", "skull_angle_rad")
+    return {
+        "corpus": picture.corpus,
+        "name": picture_name(picture),
+        "patient": picture.patient.number,
+        "plane": picture.plane,
+        "brain_plane": picture.brain_plane or "",
+        "ga_days": truth.ga_days,
+        "hc_mm": truth.hc_mm or "",
+        "pixel_size_mm": f"{truth.pixel_size_mm:.6f}",
+        **dict(zip(names, ellipse, strict=True)),
+    }
 
 
 def _write_shards(root: Path, rows: list[tuple[Picture, Truth]]) -> None:
     """Pack the pairs as ``pairs-000000.tar``: ``.png``, and ``.json`` with facts and all fitting captions."""
     folder = root / PAIRS_FOLDER
-    manifest = []
-    for shard, start in enumerate(range(0, len(rows), PAIRS_PER_SHARD)):
-        name, some = f"pairs-{shard:06d}.tar", rows[start : start + PAIRS_PER_SHARD]
-        manifest.append({"name": name, "samples": len(some)})
-        with tarfile.open(folder / name, "w") as tar:
+    shards: list[dict[str, Any]] = []
+    for start in range(0, len(rows), PAIRS_PER_SHARD):
+        name, some = f"pairs-{len(shards):06d}.tar", rows[start : start + PAIRS_PER_SHARD]
+        shards.append({"name": name, "samples": len(some)})
+        with wds.TarWriter(str(folder / name), encoder=False, mtime=0) as writer:
             for picture, truth in some:
                 path = image_path(root, picture)
-                record = _record(path, picture, truth)
-                facts = {key: getattr(record, key) for key in PAIR_FACTS}
-                facts["captions"] = list(caption_templates(record))
-                members = {"json": json.dumps(facts).encode(), "png": path.read_bytes()}
-                for suffix, content in members.items():
-                    member = tarfile.TarInfo(f"{record.name}.{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+                facts: dict[str, Any] = {
+                    "patient": str(picture.patient.number),
+                    "plane": picture.plane,
+                    "brain_plane": picture.brain_plane,
+                    "hc_mm": truth.hc_mm,
+                    "pixel_size_mm": truth.pixel_size_mm,
+                    "ga_days": None if truth.hc_mm is None else truth.ga_days,
+                }
+                captions = caption_templates(Record("pairs", path.stem, path, **facts))
+                text = json.dumps({**facts, "captions": captions})
+                writer.write({"__key__": path.stem, "json": text.encode(), "png": path.read_bytes()})
                 path.unlink()
     (folder / "images").rmdir()
-    (folder / "manifest.json").write_text(json.dumps({"shards": manifest}, indent=2) + "\n")
-
-
-def _write_truth(path: Path, rows: list[tuple[Picture, Truth]]) -> None:
-    """Write what each picture shows exactly: the answer sheet that real corpora lack."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TRUTH_COLUMNS)
-        for picture, truth in rows:
-            s = truth.skull
-            skull = [f"{v:.4f}" for v in (s.cx, s.cy, s.a, s.b, s.angle)] if s is not None else [""] * 5
-            shown = (picture.corpus, picture_name(picture), picture.patient.number, picture.plane)
-            sizes = (truth.ga_days, truth.hc_mm or "", f"{truth.pixel_size_mm:.6f}")
-            writer.writerow([*shown, picture.brain_plane or "", *sizes, *skull])
-
-
-def read_truth(root: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Read the exact truth of a corpus: (corpus, picture name) -> its row of texts, empty where unknown."""
-    with (root / TRUTH_TABLE).open(newline="") as file:
-        return {(row["corpus"], row["name"]): row for row in csv.DictReader(file)}
+    write_json(folder / "manifest.json", {"shards": shards})

@@ -1,7 +1,7 @@
-"""What the machine burns into the picture: callipers, ruler, grey bar, blanked corner, a few letters.
+"""Overlays burned into the picture: callipers, ruler, grey bar, blanked corner, letters.
 
-None of it depends on the plane: overlays that predict the class are a known confound of real corpora
-(Carneiro et al. 2008; arXiv:2303.13918), and a simulator must not plant it.
+None depends on the plane: overlays that predict the class are a known confound of real corpora
+(Carneiro et al. 2008; arXiv:2303.13918), which a simulator must not reproduce.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def burn_in(image: Picture8, pixel_size_mm: float, blanked: bool, rng: np.random
 
     Args:
         image: Grey picture.
-        pixel_size_mm: Sets the distance of the ruler's ticks: 10 mm.
+        pixel_size_mm: Millimetres per pixel, for the ruler's ticks at 10 mm.
         blanked: Whether the lower right corner is blanked, as in HC18.
-        rng: Decides what is shown, and where.
+        rng: Determines which overlays are drawn, and where.
     """
     height, width = image.shape
     if blanked:

@@ -1,4 +1,4 @@
-"""Who is scanned: patients, their machine, and the list of pictures of each corpus."""
+"""Simulated patients, their machines, and the list of pictures of each corpus."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ OUTER_Z = 1.959964  # standard deviations from the median to the 2.5th and 97.5t
 
 CORPORA = ("planes", "hc18", "pairs")
 
-# Pixel counts of FETAL_PLANES_DB's commonest picture sizes times 0.4, and of HC18's times 0.6.
+# The most common picture sizes of FETAL_PLANES_DB times 0.4, and the size of HC18 times 0.6.
 PLANES_CANVASES = ((277, 192), (256, 157), (307, 208), (283, 212), (298, 224), (256, 208))
 HC18_CANVAS = (480, 324)
 
-# Shares of the planes. The official ones (brain 25 %, other 34 %, abdomen 6 %) would leave a small corpus
-# with too few abdomens to score and too few brains to learn the sub-planes from.
+# Shares of the planes. With the official ones (brain 25 %, other 34 %, abdomen 6 %) a small corpus would have
+# too few abdomens to score and too few brains to learn the sub-planes.
 PLANE_SHARES: Mapping[str, float] = {
     "brain": 0.46, "abdomen": 0.11, "heart": 0.11, "femur": 0.11, "cervix": 0.11, "other": 0.10,
 }  # fmt: skip
@@ -30,13 +30,13 @@ BRAIN_PLANE_SHARES: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Machine:
-    """The look that all pictures of one patient share.
+    """Image properties that all pictures of one patient share.
 
     Attributes:
         name: Value of FETAL_PLANES_DB's column US_Machine.
         operator: Value of its column Operator.
         axial_mm: Standard deviation of the point spread along the beam.
-        lateral_ratio: How much wider it is across the beam, at half depth.
+        lateral_ratio: Its width across the beam relative to that, at half depth.
         dynamic_range: Decibels between black and white.
         gamma: Exponent of the grey map.
         brightness_db: Offset of the gain.
@@ -58,9 +58,9 @@ class Patient:
     Attributes:
         number: Number within its corpus, from 1.
         ga_days: Gestational age.
-        growth_z: Size of the head for that age, standard deviations from the median.
+        growth_z: Head size for that age, in standard deviations from the median.
         head_ratio: Biparietal over occipitofrontal diameter (cephalic index).
-        machine: Look of the pictures.
+        machine: Image properties.
         train: Official split of FETAL_PLANES_DB.
     """
 
@@ -84,14 +84,14 @@ class Patient:
 
 @dataclass(frozen=True)
 class Picture:
-    """What one picture shows; everything else is drawn from the generator of [seed, corpus, index].
+    """Description of one picture; everything else is drawn from the generator of [seed, corpus, index].
 
     Attributes:
         corpus: One of `CORPORA`.
         index: Number of the picture in its corpus, from 0.
-        patient: Who is scanned.
+        patient: The patient.
         number: Number of the picture among the patient's pictures of this plane, from 1.
-        of: How many pictures of this plane the patient has.
+        of: Number of the patient's pictures of this plane.
         plane: Canonical plane.
         brain_plane: Canonical brain plane, None outside the brain.
         width: Pixels.

@@ -1,4 +1,4 @@
-"""A contact sheet of the phantom: one row a plane."""
+"""Contact sheet of the phantom: one row per plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from datamodules.phantom.patients import BRAIN_PLANE_SHARES, PLANE_SHARES, Picture, list_pictures
 from datamodules.phantom.renderer import render
 
-CELL = (168, 120)  # width and height of one picture on the sheet
+CELL = (168, 120)  # width and height of a picture on the sheet
 COLUMNS = 5
 
 

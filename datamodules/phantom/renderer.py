@@ -1,4 +1,4 @@
-"""One picture from one description: place the anatomy, aim the probe, insonify, scan-convert, burn in."""
+"""Render one picture: place the anatomy, aim the probe, simulate the echo, scan-convert, draw overlays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.phantom import anatomy_body, anatomy_brain, anatomy_limb, anatomy_maternal, anatomy_other
+from datamodules.phantom.anatomy.body import paint_abdomen, paint_thorax
+from datamodules.phantom.anatomy.brain import Head, paint_head
+from datamodules.phantom.anatomy.limb import paint_femur
+from datamodules.phantom.anatomy.maternal import paint_cervix, paint_uterus
+from datamodules.phantom.anatomy.other import paint_other
 from datamodules.phantom.geometry import Ellipse, FloatArray, Probe, fit_ellipse_to
 from datamodules.phantom.overlays import burn_in
 from datamodules.phantom.patients import CORPORA, Machine, Picture
@@ -22,13 +26,13 @@ HEAD_SHARE = (0.5, 0.95)  # mean head diameter over height; HC18: 10 % below 0.5
 
 @dataclass(frozen=True)
 class Truth:
-    """What a picture shows, exactly.
+    """Exact ground truth of a picture.
 
     Attributes:
         pixel_size_mm: Millimetres per pixel.
         ga_days: Gestational age.
-        hc_mm: Head circumference, None where no head is shown.
-        skull: Centre line of the skull's echo, None where no head is shown.
+        hc_mm: Head circumference; None without a head.
+        skull: Centre line of the skull's echo; None without a head.
     """
 
     pixel_size_mm: float
@@ -51,16 +55,16 @@ def render(picture: Picture, seed: int) -> tuple[NDArray[np.uint8], Truth]:
 
 
 def place(picture: Picture, seed: int) -> Truth:
-    """Choose the pixel size and, for a head, the skull's ellipse so that it fits the picture.
+    """Choose the pixel size and, for a head, a skull ellipse that fits the picture.
 
-    Only heads of the HC18 type keep to HC18's real pixel sizes: the pictures of the planes are real ones
-    shrunk to about 0.4, and their pixels are larger in proportion.
+    Only heads of the HC18 type have HC18's real pixel sizes: the pictures of the planes are shrunk to about 0.4 of the
+    real size, and their pixels are larger in proportion.
     """
     rng = np.random.default_rng([seed, CORPORA.index(picture.corpus), picture.index, 1])
     patient = picture.patient
     if picture.plane != "brain":
         return Truth(rng.uniform(60, 140) / picture.height, patient.ga_days)  # 60-140 mm deep
-    same_patient = 1 + 0.005 * rng.normal()  # the plane of a repeated measurement is never quite the same
+    same_patient = 1 + 0.005 * rng.normal()  # the plane of a repeated measurement varies
     hc_mm = round(patient.hc_mm * same_patient, 2)
     ratio = float(np.clip(patient.head_ratio + rng.normal(0, 0.02), 0.68, 0.88))
     smallest, largest = (0.0, math.inf) if picture.corpus != "hc18" else HC18_PIXEL_SIZES_MM
@@ -100,32 +104,32 @@ def _aim(picture: Picture, skull: Ellipse | None, rng: np.random.Generator) -> P
 def _paint(scene: Scene, picture: Picture, truth: Truth, tissue_db: float, rng: np.random.Generator) -> None:
     height, width = scene.shape
     if picture.plane == "cervix":
-        anatomy_maternal.paint_cervix(scene, rng, tissue_db)
+        paint_cervix(scene, rng, tissue_db)
         return
     centre, reach = (width / 2, height / 2), 0.45 * height
     if truth.skull is not None:
         centre, reach = (truth.skull.cx, truth.skull.cy), 0.5 * (truth.skull.a + truth.skull.b)
-    anatomy_maternal.paint_uterus(scene, rng, tissue_db, centre, reach)
+    paint_uterus(scene, rng, tissue_db, centre, reach)
     if truth.skull is not None:
-        head = anatomy_brain.Head(
+        head = Head(
             scene, truth.skull, truth.ga_days / 7, rng,
             tissue_db=min(tissue_db, rng.uniform(-43, -36)),
             far=1.0 if math.cos(truth.skull.angle) > 0 else -1.0,
             front=float(rng.choice([-1.0, 1.0])),
         )  # fmt: skip
-        anatomy_brain.paint_head(head, picture.brain_plane or "other")
+        paint_head(head, picture.brain_plane or "other")
         return
     painters = {
-        "abdomen": anatomy_body.paint_abdomen,
-        "heart": anatomy_body.paint_thorax,
-        "femur": anatomy_limb.paint_femur,
-        "other": anatomy_other.paint_other,
+        "abdomen": paint_abdomen,
+        "heart": paint_thorax,
+        "femur": paint_femur,
+        "other": paint_other,
     }
     painters[picture.plane](scene, rng, tissue_db)
 
 
 def _insonify(scene: Scene, machine: Machine, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Sample the scene along the beams, make the echo, and convert it back to pixels."""
+    """Sample the scene along the beams, simulate the echo, and convert it back to pixels."""
     probe, (height, width) = scene.probe, scene.shape
     samples = max(64, round(probe.r_max - probe.r_min))
     middle = 0.5 * (probe.r_min + probe.r_max)

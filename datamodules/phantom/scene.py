@@ -1,4 +1,4 @@
-"""The canvas that anatomy is painted on: echo level, reflectors and attenuation in pixel coordinates."""
+"""Canvas for painting anatomy: echo level, reflectors and attenuation in pixel coordinates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def low_frequency(
         rng: Source of the noise.
         shape: Height and width, pixels.
         cells: Number of cells along the longer side.
-        stretch: How much wider than high a cell is.
+        stretch: Ratio of width to height of a cell.
     """
     height, width = shape
     scale = cells / max(shape)
@@ -32,40 +32,14 @@ def low_frequency(
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def blob(
-    rng: np.random.Generator,
-    centre: tuple[float, float],
-    radii: tuple[float, float],
-    angle: float = 0.0,
-    wobble: float = 0.06,
-    count: int = 48,
-) -> Points:
-    """Return a closed, organic outline [count, 2]: an ellipse whose radius wobbles by three harmonics."""
-    t = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    radius = np.ones(count)
-    for harmonic in (2, 3, 5):
-        radius += wobble / harmonic**0.5 * rng.normal() * np.cos(harmonic * t + rng.uniform(0, 2 * np.pi))
-    x, y = radii[0] * radius * np.cos(t), radii[1] * radius * np.sin(t)
-    c, s = np.cos(angle), np.sin(angle)
-    return np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1)
-
-
-def arc(
-    centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, count: int = 24
-) -> Points:
-    """Return an open elliptic arc [count, 2] between two angles in radians."""
-    t = np.linspace(start, stop, count)
-    return np.stack([centre[0] + radii[0] * np.cos(t), centre[1] + radii[1] * np.sin(t)], axis=1)
-
-
 class Scene:
-    """What the probe looks at.
+    """The scanned scene.
 
     Attributes:
         echo: Diffuse echo level [height, width], decibels under a full-scale reflector.
         specular: Amplitude of coherent reflectors [height, width], 0-1.
         attenuation: Decibels lost per pixel of beam path [height, width].
-        probe: The probe, for reflectors brighten where the beam meets them at a right angle.
+        probe: The probe; reflectors are brightest where the beam meets them at a right angle.
         pixel_size_mm: Millimetres per pixel.
     """
 
@@ -83,7 +57,7 @@ class Scene:
         return height, width
 
     def _window(self, points: Points, margin: float) -> tuple[slice, slice] | None:
-        """Return the (rows, columns) of the part of the canvas around `points`, or None outside it."""
+        """Return the (rows, columns) of the canvas around `points`; None if they are outside."""
         height, width = self.shape
         x0, y0 = np.floor(points.min(0) - margin).astype(int)
         x1, y1 = np.ceil(points.max(0) + margin).astype(int) + 1
@@ -107,9 +81,9 @@ class Scene:
             echo_db: Echo level of the tissue.
             softness: Standard deviation of the border, pixels.
             opacity: Share of the old tissue that is replaced.
-            attenuation_db: Decibels lost per pixel; None keeps what was there.
+            attenuation_db: Decibels lost per pixel; None keeps the old value.
             texture_db: Standard deviation of a low-frequency variation of the level; needs `rng`.
-            rng: Source of that variation.
+            rng: Generator for that variation.
         """
         window = self._window(points, 3 * softness + 1)
         if window is None:
@@ -149,7 +123,7 @@ class Scene:
             level_db: Level where the beam meets it at a right angle.
             width: Width, pixels.
             closed: Whether the last point joins the first.
-            directional: 0 reflects alike in all directions, 1 reflects nothing along the beam.
+            directional: 0 reflects equally in all directions, 1 reflects nothing when parallel to the beam.
             attenuation_db: Decibels lost per pixel inside the line.
         """
         if closed:
@@ -192,7 +166,7 @@ class Scene:
         return shades
 
     def mottle(self, rng: np.random.Generator, strength_db: float, cells: float) -> None:
-        """Vary the echo level of everything painted so far: broad patches, and fibres across the beam."""
+        """Vary the echo level of everything painted so far: broad patches and fibres across the beam."""
         self.echo += np.float32(strength_db) * low_frequency(rng, self.shape, cells)
         self.echo += np.float32(0.8 * strength_db) * low_frequency(rng, self.shape, 6 * cells, 7.0)
 
@@ -207,7 +181,7 @@ class Scene:
     ) -> None:
         """Draw an elliptic shell of bone whose centre line is exactly `ellipse`.
 
-        `modulation` [height, width] multiplies the level. The shell is computed from distances rather than
+        `modulation` [height, width] multiplies the level. The shell is computed from distances instead of
         drawn as a polygon, because its size is the ground truth.
         """
         sigma = max(0.6, 0.36 * width)

@@ -1,7 +1,7 @@
-"""From tissue to echo: shadowing, Rayleigh speckle under a point-spread function, log compression.
+"""Echo formation: shadowing, Rayleigh speckle under a point-spread function, log compression.
 
-All arrays live on the beam grid [samples, beams] (rows are depth). A point spread that is constant in angle
-is wider in millimetres the deeper it lies, which is the lateral blur of a real curvilinear probe.
+All arrays are on the beam grid [samples, beams] (rows are depth). A point spread that is constant in angle
+gets wider in millimetres with depth, like the lateral blur of a real curvilinear probe.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ DB = np.float32(np.log(10) / 20)  # decibels of amplitude to nepers
 
 @dataclass(frozen=True)
 class Receiver:
-    """How one machine turns echoes into grey values.
+    """Settings by which a machine converts echoes to grey values.
 
     Attributes:
         axial: Standard deviation of the point spread along the beam, samples.
         lateral: Standard deviation of the point spread across beams, beams.
         dynamic_range: Decibels between black and white.
         gain: Decibels added before compression.
-        depth_gain: Decibels added linearly from the probe to the deepest sample (time gain compensation
-            that is set too low or too high).
+        depth_gain: Decibels added linearly from the probe to the deepest sample (a time gain compensation
+            that is too low or too high).
         edge_loss: Decibels lost at the outermost beams.
         dropout: Standard deviation of the beams' gain, decibels (poor contact, overlying tissue).
         haze: Level of the clutter below the probe's face, decibels.
         haze_depth: Depth at which that clutter has fallen by 8.7 dB, as a share of the full depth.
         gamma: Exponent of the grey map.
-        noise: Level of the electronic noise, decibels.
+        noise: Level of electronic noise, decibels.
         smoothing: Blur after detection, in units of the point spread (frame averaging and compounding).
         reverberation: Amplitude of the ghost of strong reflectors.
-        ghost_depth: How much deeper that ghost lies, as a share of the full depth.
+        ghost_depth: Distance of that ghost below its reflector, as a share of the full depth.
     """
 
     axial: float
@@ -55,7 +55,7 @@ class Receiver:
 
 
 def transmission(attenuation_db: FloatArray) -> FloatArray:
-    """Return the amplitude [samples, beams] left after each beam crossed `attenuation_db` per sample."""
+    """Return the remaining amplitude [samples, beams] along each beam, given the loss per sample."""
     crossed = np.cumsum(attenuation_db, axis=0, dtype=np.float32) - attenuation_db
     left: FloatArray = np.exp(-DB * np.minimum(crossed, 60.0))
     return left
@@ -66,16 +66,16 @@ def speckle(
 ) -> FloatArray:
     """Return the envelope [samples, beams] of scatterers and reflectors under the point spread.
 
-    Scatterers with random phases, weighted by their echo `amplitude`, are blurred as a complex field: its
-    modulus is Rayleigh distributed where tissue is uniform. `specular` adds a coherent part in phase, which
+    Scatterers with random phases, weighted by their echo `amplitude`, are blurred as a complex field, whose
+    modulus is Rayleigh distributed in uniform tissue. `specular` adds a coherent part in phase, which
     makes the speckle Rician on bone.
     """
     field: FloatArray = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32)
     field *= amplitude[..., None]
     axial, lateral = receiver.axial, receiver.lateral
     field = np.asarray(cv2.GaussianBlur(field, (0, 0), sigmaX=lateral, sigmaY=axial))
-    # A blur divides the variance of white noise by 4 pi sx sy: undo it, so that levels mean the same for
-    # every machine; each of the two parts carries half of the power.
+    # A blur divides the variance of white noise by 4 pi sx sy. Undo it, so that levels are comparable between
+    # machines; the real and the imaginary part have half of the power each.
     field *= np.float32(np.sqrt(2 * np.pi * axial * lateral))
     coherent = cv2.GaussianBlur(specular, (0, 0), sigmaX=0.5 * lateral, sigmaY=0.5 * axial)
     envelope = cv2.magnitude(field[..., 0] + coherent, np.ascontiguousarray(field[..., 1]))
@@ -96,7 +96,7 @@ def receive(
     receiver: Receiver,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Return the compressed picture [samples, beams] in 0-1 of one insonified scene.
+    """Return the log-compressed picture [samples, beams], 0-1, of a scene on the beam grid.
 
     Args:
         echo_db: Diffuse echo level, decibels under a full-scale reflector.

@@ -1,4 +1,4 @@
-"""The report of a run, or of several side by side: one HTML file that needs nothing else."""
+"""Report of one run or several: one self-contained HTML file."""
 
 from experiments.report.write import report_finished_run, write_report
 

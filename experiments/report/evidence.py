@@ -1,7 +1,7 @@
-"""What the report shows beside the numbers, kept in the run's folder: projections, and images in dispute.
+"""Embedding maps and disputed images of a run, kept in its folder as ``evidence.json``.
 
-It needs the data and the models, which may be gone or far away when a report is read again or compared. So it
-is worked out once, right after training where possible, and kept as ``evidence.json``.
+They need the data and the models, which may be gone when a report is written again or compared. So they are
+computed once, right after training where possible.
 """
 
 from __future__ import annotations
@@ -9,31 +9,42 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
+import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from callbacks.evaluation_mode import random_twin
+from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
 from datamodules import FetalDataModule
-from datamodules.image_reading import read_image
+from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
+from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
-from experiments.report.paired import agreement, same_images
-from experiments.report.projection import Projection, embed, evenly, project
+from experiments.report.paired import Pair, Row, agreement, paired
 from experiments.report.read_run import Run
+from figures.embeddings import tsne
 from metrics import gestational_age_weeks
-from metrics.names import HC18, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER
+from metrics.benchmarks import BENCHMARKS
+from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
+from metrics.names import HC18, RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
-from models import DualEncoder
-
-Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
+from models import DualEncoder, freeze, from_checkpoint
+from models.checkpoints.trust import check_classes, refused
+from models.files import write_text
+from models.zero_shot import encode_images
 
 FILE = "evidence.json"
-MOST_IMAGES = 300  # of one projection; more only crowd it
+MOST_IMAGES = 300  # of one map; more only crowd it
 MOST_DISPUTES = 6  # of a benchmark and direction
 THUMBNAIL_PX = 160
 
@@ -43,144 +54,173 @@ class Evidence:
     """Content of ``evidence.json``.
 
     Attributes:
-        classes: Benchmark -> class of each projected image.
-        projections: Benchmark -> model -> projection.
+        classes: Benchmark -> class of each image in its maps.
+        projections: Benchmark -> model -> ``points`` (t-SNE, [N, 2]), and numbers of the full space, None where
+            undefined: ``separation`` (mean distance between classes over that within), ``rank`` (effective
+            number of dimensions), ``alignment`` (linear CKA with the teacher).
         thumbnails: Name of an image -> JPEG, base64.
-        command: The command line of a run by an earlier version; later ones keep it in ``results.json``.
     """
 
-    classes: dict[str, list[str]] = field(default_factory=dict)
-    projections: dict[str, dict[str, Projection]] = field(default_factory=dict)
-    thumbnails: dict[str, str] = field(default_factory=dict)
-    command: str | None = None
+    classes: dict[str, list[str]]
+    projections: dict[str, dict[str, dict[str, Any]]]
+    thumbnails: dict[str, str]
 
 
 def read_evidence(folder: Path) -> Evidence | None:
-    """Read a run's evidence, None when there is none yet; a damaged file is named and counts as none."""
+    """Read a run's evidence, None when there is none; a damaged file is reported and counts as none."""
     path = folder / FILE
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        projections = {
-            benchmark: {name: Projection.from_dict(values) for name, values in models.items()}
-            for benchmark, models in content.pop("projections").items()
-        }
-        return Evidence(projections=projections, **content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        print(f"note: {path}: damaged ({error}), so the report goes without it", file=sys.stderr)
+        return Evidence(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        print(f"note: {path}: damaged ({error}); the report is written without it", file=sys.stderr)
         return None
 
 
-def write_evidence(evidence: Evidence, folder: Path) -> None:
-    """Write ``evidence.json`` whole or not at all."""
-    partial = folder / f".{FILE}.partial"
-    partial.write_text(json.dumps(asdict(evidence), separators=(",", ":")), encoding="utf-8")
-    partial.replace(folder / FILE)
+def attempt(run: Run, make: Callable[[], Evidence]) -> tuple[Evidence | None, str]:
+    """Compute and keep evidence; without it the numbers still make a report, which says what is missing.
+
+    Returns:
+        The evidence, or None and the reason.
+    """
+    try:
+        found = make()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"note: {run.name}: no embedding maps and no images in the report: {error}", file=sys.stderr)
+        return None, str(error)
+    write_text(run.folder / FILE, json.dumps(asdict(found), separators=(",", ":")))
+    return found, ""
 
 
 def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: FetalDataModule) -> Evidence:
-    """Work a run's evidence out.
+    """Compute a run's evidence.
 
     Args:
         run: The run, scored.
         student: With the weights that were scored.
         teacher: The teacher, None without one.
-        data: Where the images are.
-
-    Returns:
-        The evidence.
+        data: The data module.
 
     Raises:
         ValueError: The data no longer hold the images that were scored.
     """
-    split = _split(run)
-    thumbnails = _thumbnails(
-        run, data, split
-    )  # first: it finds out whether the data are still those of the run
+    details = [run.details(STUDENT, name) or {} for name in run.benchmarks()]
+    split = str(details[0].get("split", "test")) if details else "test"
+    thumbnails = _thumbnails(run, data, split)  # first: fails early if the data have changed
     models = {} if teacher is None else {TEACHER: teacher}
     models |= {RANDOM: random_twin(student, 0), STUDENT: student}
     classes, projections = {}, {}
-    for benchmark in _projected(run):
+    scored = run.benchmarks()
+    classified = [name for name in scored if BENCHMARKS[name].kind == "classification"]
+    for benchmark in classified or scored:
         records = data.evaluation_records(benchmark, split)
         labels = [_class(record, benchmark) for record in records]
-        places = evenly(records, labels, MOST_IMAGES)
-        if len(places) < 4:
-            continue
-        chosen = [records[place] for place in places]
-        classes[benchmark] = [labels[place] for place in places]
-        embeddings = {name: embed(model, chosen) for name, model in models.items()}
-        projections[benchmark] = project(embeddings, classes[benchmark])
+        places = evenly(labels, MOST_IMAGES)
+        if len(places) >= 4:
+            classes[benchmark] = [labels[place] for place in places]
+            chosen = [records[place] for place in places]
+            embeddings = {name: embed(model, chosen) for name, model in models.items()}
+            projections[benchmark] = project(embeddings, classes[benchmark])
     return Evidence(classes, projections, thumbnails)
 
 
-def _split(run: Run) -> str:
-    scored = run.benchmarks()
-    details = run.details(STUDENT, scored[0]) if scored else None
-    return str((details or {}).get("split", "test"))
-
-
-def _projected(run: Run) -> list[str]:
-    """Planes and sub-planes are drawn; heads only where there is nothing else."""
-    named = run.benchmarks()
-    return [name for name in (PLANES, SUBPLANES) if name in named] or [
-        name for name in (HC18,) if name in named
-    ]
-
-
 def _class(record: Record, benchmark: str) -> str:
-    if benchmark == PLANES:
-        return str(record.plane)
-    if benchmark == SUBPLANES:
-        return str(record.brain_plane)
-    return age_band((record.ga_days or 0) / 7) or "age unknown"
+    if benchmark == HC18:
+        return age_band((record.ga_days or 0) / 7) or "age unknown"
+    return str(BENCHMARKS[benchmark].label_of(record))
 
 
-def disputes(
-    reference: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]]
-) -> dict[str, list[Pair]]:
+def evenly(classes: Sequence[str], most: int) -> list[int]:
+    """Choose up to `most` images, the classes as evenly as they allow, always the same ones.
+
+    Args:
+        classes: Class of each image.
+        most: Number to choose.
+
+    Returns:
+        Their places, rising.
+    """
+    shuffled = pd.Series(list(classes)).sample(frac=1, random_state=0)
+    turn = shuffled.groupby(shuffled).cumcount()  # every class gives its first image, then its second, ...
+    return sorted(turn.sort_values(kind="stable").index[:most])
+
+
+def embed(model: DualEncoder, records: Sequence[Record], batch_size: int = 64) -> NDArray[np.float32]:
+    """Return the model's unit-length image embeddings [N, D] of the records, in their order.
+
+    Unlike `callbacks.evaluation.embedding_pass` it runs in one process: only the first one writes a report.
+    """
+    dataset = EvaluationDataset(list(records), model.preprocessing)
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate_evaluation)
+    device = next(model.parameters()).device
+    with evaluation_mode(model) as used:
+        parts = [encode_images(used, batch["image"].to(device)).cpu() for batch in loader]
+    return torch.cat(parts).numpy()
+
+
+def project(
+    embeddings: Mapping[str, NDArray[np.float32]], classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Lay every model's embeddings out and measure them in the full space.
+
+    Args:
+        embeddings: Model -> embeddings [N, D] of the same images.
+        classes: Class of each image.
+
+    Returns:
+        Model -> its projection; see `Evidence`.
+    """
+    found = {}
+    for name, values in embeddings.items():
+        tensor = torch.from_numpy(values)
+        numbers = {"separation": class_distance_ratio(tensor, list(classes)), "rank": effective_rank(tensor)}
+        if name != TEACHER and TEACHER in embeddings:
+            numbers["alignment"] = linear_cka(torch.from_numpy(embeddings[TEACHER]), tensor)
+        found[name] = {"points": np.round(tsne(values), 2).tolist(), "alignment": None} | {
+            key: round(value, 4) if math.isfinite(value) else None for key, value in numbers.items()
+        }
+    return found
+
+
+def disputes(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     """Choose the images to show: ``gained`` (only the second model is right) and ``lost`` (only the first).
 
     The wrong model's most confident errors come first (of heads those farthest off), one a patient while
     there are other patients.
     """
-    sides = agreement(reference, samples)
-    gained = sorted(sides.gained, key=lambda pair: -gravity(pair[0]))
-    lost = sorted(sides.lost, key=lambda pair: -gravity(pair[1]))
-    return {"gained": _other_patients_first(gained), "lost": _other_patients_first(lost)}
+    chosen = {}
+    groups = agreement(pairs)
+    for side, wrong in (("gained", 0), ("lost", 1)):
+        facts = [(str(pair[wrong]["patient"]), gravity(pair[wrong])) for pair in groups[side]]
+        frame = pd.DataFrame(facts, columns=["patient", "gravity"]).sort_values(
+            "gravity", ascending=False, kind="stable"
+        )
+        frame["again"] = frame.groupby("patient").cumcount() > 0
+        places = frame.sort_values("again", kind="stable").index[:MOST_DISPUTES]
+        chosen[side] = [groups[side][place] for place in places]
+    return chosen
 
 
-def gravity(row: Mapping[str, Any]) -> float:
+def gravity(row: Row) -> float:
     """Return how bad an error is: the probability it was given, or for a head the weeks it is off."""
     if "probability" in row:
         return float(row["probability"])
     return abs(float(row["age_days"]) / 7 - float(gestational_age_weeks(row["hc_mm"])))
 
 
-def _other_patients_first(pairs: Sequence[Pair]) -> list[Pair]:
-    first: dict[str, Pair] = {}
-    for pair in pairs:
-        first.setdefault(str(pair[0]["patient"]), pair)
-    others = [pair for pair in pairs if first[str(pair[0]["patient"])] is not pair]
-    return [*first.values(), *others][:MOST_DISPUTES]
-
-
 def _thumbnails(run: Run, data: FetalDataModule, split: str) -> dict[str, str]:
     pictures: dict[str, str] = {}
     for benchmark in run.benchmarks():
-        teacher, student = run.details(TEACHER, benchmark), run.details(STUDENT, benchmark)
-        if teacher is None or student is None or not same_images(teacher["samples"], student["samples"]):
-            continue
+        pairs = paired(run.details(TEACHER, benchmark), run.details(STUDENT, benchmark))
         records = {record.name: record for record in data.evaluation_records(benchmark, split)}
-        for pairs in disputes(teacher["samples"], student["samples"]).values():
-            for row, _ in pairs:
-                if row["name"] not in records:
-                    raise ValueError(
-                        f"{run.folder / 'results.json'}: image {row['name']!r} of {benchmark} is no longer in the "
-                        f"{split} split of the data, which have changed since; evaluate the checkpoint again "
-                        "(make evaluate)"
-                    )
-                pictures[row["name"]] = thumbnail(records[row["name"]].image)
+        for row, _ in (pair for chosen in disputes(pairs or []).values() for pair in chosen):
+            if row["name"] not in records:
+                raise ValueError(
+                    f"{run.folder / 'results.json'}: image {row['name']!r} of {benchmark} is no longer in the "
+                    f"{split} split; the data have changed: evaluate the checkpoint again (make evaluate)"
+                )
+            pictures[row["name"]] = thumbnail(records[row["name"]].image)
     return pictures
 
 
@@ -191,3 +231,47 @@ def thumbnail(path: Path) -> str:
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=78)
     return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def evidence_from_folder(run: Run) -> Evidence:
+    """Compute the evidence of a run from its checkpoint, its configuration and the data.
+
+    Raises:
+        FileNotFoundError: The checkpoint, the teacher or the data are absent.
+        ValueError: The configuration cannot be built.
+    """
+    path = run.folder / "config.yaml"
+    if not run.config:
+        raise FileNotFoundError(f"{path}: absent, so models and data cannot be built")
+    lacking = [name for name in ("model", "data") if not isinstance(run.config.get(name), dict)]
+    if lacking:
+        raise ValueError(f"{path}: lacks {lacking}, so models and data cannot be built")
+    student = from_checkpoint(str(_checkpoint(run)))
+    tower = run.config["model"].get("teacher")
+    check_classes([tower, run.config["data"]], str(path))
+    teacher = None if tower is None else freeze(_build("teacher", DualEncoder, tower))
+    return collect(run, student.eval(), teacher, _build("data", FetalDataModule, run.config["data"]))
+
+
+def _checkpoint(run: Run) -> Path:
+    """Return the checkpoint that was scored: in the run's folder, or where ``results.json`` says."""
+    recorded = str(run.record.get("selection", {}).get("checkpoint") or "")
+    places = [run.folder / "checkpoints" / (Path(recorded).name or "best.ckpt"), Path(recorded)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"{places[0]}: no such checkpoint, so the student cannot be built")
+
+
+def _build(name: str, kind: type, content: dict[str, Any]) -> Any:
+    """Instantiate one part of a configuration, as the Lightning CLI does."""
+    parser = ArgumentParser(exit_on_error=False, logger=logging.getLogger("null"))
+    parser.add_argument(f"--{name}", type=kind)
+    try:
+        return parser.instantiate(Namespace(parser.parse_object({name: content})))[name]
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = refused(error) or lines[-1].strip()
+        raise ValueError(f"config.yaml, {name}: cannot be built ({reason})") from error

@@ -1,40 +1,45 @@
-"""Lay the report out: one HTML file that needs nothing else."""
+"""Render the report as one self-contained HTML file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from experiments.report import compare, figures, tables, verdict
+from callbacks.evaluation.biometry_evaluation import draw_ages
+from experiments.report import pictures, settings, tables, verdict
 from experiments.report.evidence import Evidence, disputes
-from experiments.report.paired import agreement, same_images
-from experiments.report.paper import SOURCE
-from experiments.report.projection import projection_figure
-from experiments.report.read_run import Details, Run
+from experiments.report.paired import Pair, agreement, paired
+from experiments.report.read_run import Run
 from experiments.report.reference import reference_of
-from experiments.report.svg import drawing, inline_svg
 from experiments.report.training import dynamics
-from metrics.names import HC18, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER
+from figures.confusion import confusion_change_figure, confusion_figure
+from figures.embeddings import embedding_figure
+from figures.reliability import reliability_figure
+from figures.style import themed_svg
+from metrics.benchmarks import BENCHMARKS
+from metrics.names import HC18, RANDOM, STUDENT, TEACHER
 
 HERE = Path(__file__).parent
 PROJECTED = {TEACHER: "teacher", RANDOM: "student before training", STUDENT: "student after training"}
+FACTS = {
+    "separation": "between over within classes", "rank": "effective rank", "alignment": "CKA with the teacher",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run with what is shown of it.
+    """A run and its evidence.
 
     Attributes:
         run: The run.
         title: What the report calls it; unique within the report.
-        evidence: Projections and images, None where they could not be made.
+        evidence: Embedding maps and images, None where they could not be made.
         lacking: Why there is no evidence.
     """
 
@@ -44,104 +49,56 @@ class Subject:
     lacking: str = ""
 
 
-@dataclass
-class Picture:
-    """A figure on the page.
-
-    Attributes:
-        svg: The inline element.
-        caption: Text below it.
-    """
+class Picture(NamedTuple):
+    """A figure on the page, with text below it."""
 
     svg: Markup
-    caption: str = ""
+    caption: str
 
 
-@dataclass
-class Dispute:
-    """Images of one benchmark that only one of teacher and student got right.
-
-    Attributes:
-        title: Name of the benchmark.
-        counts: Who was right, in words.
-        gained: Images that only the student got right.
-        lost: Images that only the teacher got right.
-    """
-
-    title: str
-    counts: str
-    gained: list[dict[str, str]] = field(default_factory=list)
-    lost: list[dict[str, str]] = field(default_factory=list)
+def picture(figure: Figure, label: str, caption: str = "") -> Picture:
+    """Return a figure for the page; the label is read out by screen readers."""
+    return Picture(Markup(themed_svg(figure, label)), caption)
 
 
-def picture(figure: Figure | None, label: str, caption: str = "") -> list[Picture]:
-    """Return a figure for the page, or nothing."""
-    return [] if figure is None else [Picture(inline_svg(figure, label), caption)]
-
-
-def training_pictures(subject: Subject) -> list[Picture]:
+def training_pictures(subject: Subject) -> Iterator[Picture]:
     """Draw how training went."""
-    run, title = subject.run, subject.title
-    found = picture(figures.weight_figure(run), f"Off-diagonal weight of {title}")
-    look = "Dotted: the teacher. Circle: the selected checkpoint."
-    found += picture(figures.scores_figure(run), f"Validation scores of {title}", look)
-    found += picture(figures.correlation_figure(run), f"Logit correlation of {title}")
-    return found + picture(figures.losses_figure(run), f"Loss terms of {title}")
+    for name in (pictures.WEIGHT, pictures.SCORES, pictures.CORRELATION, pictures.TERMS):
+        figure = pictures.training_figure(subject.run, name)
+        if figure is not None:
+            caption = "Circle: the selected checkpoint." if name == pictures.SCORES else ""
+            yield picture(figure, f"{name} of {subject.title}", caption)
 
 
-def _shares(details: Details, classes: Sequence[str], columns: Sequence[str]) -> np.ndarray:
-    counts = np.asarray(details["confusion_matrix"], dtype=np.float64)
-    place = {name: number for number, name in enumerate(details["classes"])}
-    shown = counts[np.ix_([place[name] for name in classes], [place[name] for name in columns])]
-    total = counts[[place[name] for name in classes]].sum(axis=1, keepdims=True)
-    return np.asarray(shown / np.maximum(total, 1))
-
-
-def confusion_pictures(subject: Subject, benchmark: str) -> list[Picture]:
+def confusion_pictures(subject: Subject, benchmark: str) -> Iterator[Picture]:
     """Draw the confusions of teacher and student side by side, and what changed between them."""
-    run = subject.run
-    found = {name: run.details(name, benchmark) for name in (TEACHER, STUDENT)}
-    scored = {name: details for name, details in found.items() if details is not None}
-    if STUDENT not in scored:
-        return []
-    names = scored[STUDENT]["classes"]
-    matrices = [np.asarray(details["confusion_matrix"]) for details in scored.values()]
-    rows = [name for number, name in enumerate(names) if matrices[0][number].sum()]
-    guessed = sum(matrix.sum(axis=0) for matrix in matrices)
-    columns = rows + [name for number, name in enumerate(names) if name not in rows and guessed[number]]
-    shares = {name: _shares(details, rows, columns) for name, details in scored.items()}
-    word = tables.TITLES[benchmark].removesuffix(" F1")
-    pictures = []
-    for name, values in shares.items():
-        drawn = figures.confusion_figure(values, rows, columns, f"{name}: % of each true class")
-        pictures += picture(drawn, f"Confusion matrix, {word}, {name} of {subject.title}")
-    if len(shares) == 2:
-        change = shares[STUDENT] - shares[TEACHER]
-        drawn = figures.confusion_figure(
-            change, rows, columns, "student minus teacher, points", difference=True
-        )
-        label = f"Difference of the confusion matrices, {word}, {subject.title}"
-        pictures += picture(drawn, label, "Blue is better: more on the diagonal, less beside it.")
-    return pictures
+    word = f"{tables.WORDS[benchmark]}, {subject.title}"
+    scored = {name: subject.run.details(name, benchmark) for name in (TEACHER, STUDENT)}
+    for name, details in scored.items():
+        if details is not None:
+            f1 = {label: row["f1"] for label, row in details["per_class"].items()}
+            drawn = confusion_figure(details["confusion_matrix"], details["classes"], name, f1)
+            yield picture(drawn, f"Confusion matrix of the {name}, {word}")
+    teacher, student = scored.values()
+    if teacher is not None and student is not None and teacher["classes"] == student["classes"]:
+        matrices = teacher["confusion_matrix"], student["confusion_matrix"]
+        drawn = confusion_change_figure(*matrices, student["classes"], title="student minus teacher, points")
+        caption = "Blue is better: more on the diagonal, less beside it."
+        yield picture(drawn, f"Difference of the confusion matrices, {word}", caption)
 
 
-def growth_pictures(subject: Subject) -> list[Picture]:
-    """Draw the ages read by teacher, student and random weights over the growth chart."""
-    pictures = []
-    for model in (TEACHER, STUDENT, RANDOM):
+def growth_pictures(subject: Subject) -> Iterator[Picture]:
+    """Draw the ages predicted by teacher, student and random weights over the growth chart."""
+    for model, name in ((TEACHER, TEACHER), (STUDENT, STUDENT), (RANDOM, "random weights")):
         details = subject.run.details(model, HC18)
         if details is not None:
-            name = "random weights" if model == RANDOM else model
             title = f"{name}: {details['valid']} of {details['total']} valid, {details['validity']:.1f} %"
-            drawn = figures.growth_figure(details["samples"], title)
-            pictures += picture(drawn, f"Growth chart, {model} of {subject.title}")
-    return pictures
+            yield picture(draw_ages(details["samples"], title), f"Growth chart, {model} of {subject.title}")
 
 
-def reliability_pictures(subject: Subject) -> list[Picture]:
-    """Draw how far the confidences can be believed."""
-    pictures = []
-    for benchmark in (PLANES, SUBPLANES):
+def reliability_pictures(subject: Subject) -> Iterator[Picture]:
+    """Draw the calibration of student and teacher, a figure a benchmark."""
+    for benchmark in subject.run.benchmarks():
         curves, errors = {}, []
         for model in (STUDENT, TEACHER):
             details = subject.run.details(model, benchmark)
@@ -150,119 +107,78 @@ def reliability_pictures(subject: Subject) -> list[Picture]:
                 fitted = f" ({details['ece_fitted']:.3f} after fitting)" if "ece_fitted" in details else ""
                 errors.append(f"{model} {details['ece']:.3f}{fitted}")
         if curves:
-            word = tables.TITLES[benchmark].removesuffix(" F1")
-            drawn = figures.reliability_figure(curves, word)
-            caption = f"Expected calibration error: {', '.join(errors)}."
-            pictures += picture(drawn, f"Reliability, {word}, {subject.title}", caption)
-    return pictures
+            word, caption = tables.WORDS[benchmark], f"Expected calibration error: {', '.join(errors)}."
+            yield picture(reliability_figure(curves, word), f"Reliability, {word}, {subject.title}", caption)
 
 
-def projection_pictures(subject: Subject) -> dict[str, list[Picture]]:
-    """Draw the embeddings of each benchmark, by title of the benchmark."""
-    found: dict[str, list[Picture]] = {}
-    if subject.evidence is None:
-        return found
-    for benchmark, models in subject.evidence.projections.items():
-        title = tables.TITLES[benchmark].removesuffix(" F1").removesuffix(" validity, %")
-        for model, projection in models.items():
-            facts = [
-                ("between over within classes", projection.separation),
-                ("effective rank", projection.rank),
-                ("CKA with the teacher", projection.alignment),
-            ]
-            caption = "; ".join(f"{word} {value:.2f}" for word, value in facts if value is not None)
-            drawn = projection_figure(
-                projection.points, subject.evidence.classes[benchmark], PROJECTED[model]
-            )
-            label = f"Embeddings, {title}, {PROJECTED[model]}, {subject.title}"
-            found.setdefault(title, []).extend(picture(drawn, label, caption))
-    return found
+def projection_pictures(evidence: Evidence, benchmark: str, title: str) -> Iterator[Picture]:
+    """Draw the embeddings of a benchmark's images by every model."""
+    for model, projection in evidence.projections[benchmark].items():
+        numbers = [
+            f"{word} {projection[key]:.2f}" for key, word in FACTS.items() if projection[key] is not None
+        ]
+        name = PROJECTED[model]
+        drawn = embedding_figure({name: projection["points"]}, evidence.classes[benchmark])
+        yield picture(drawn, f"Embeddings, {tables.WORDS[benchmark]}, {name}, {title}", "; ".join(numbers))
 
 
-def dispute_blocks(subject: Subject) -> list[Dispute]:
-    """Gather the images that only one of teacher and student got right."""
+def dispute_blocks(subject: Subject) -> list[dict[str, Any]]:
+    """Gather the images that only one of teacher and student got right, a block a benchmark."""
     blocks = []
     for benchmark in subject.run.benchmarks():
-        teacher, student = (subject.run.details(model, benchmark) for model in (TEACHER, STUDENT))
-        if teacher is None or student is None or not same_images(teacher["samples"], student["samples"]):
-            continue
-        sides = agreement(teacher["samples"], student["samples"])
-        counts = (
-            f"{sides.both} images both right, {sides.neither} both wrong, "
-            f"{len(sides.gained)} only the student right, {len(sides.lost)} only the teacher right"
-        )
-        chosen = disputes(teacher["samples"], student["samples"])
-        pictures = {} if subject.evidence is None else subject.evidence.thumbnails
-        cards = {side: [_card(pair, pictures) for pair in pairs] for side, pairs in chosen.items()}
-        blocks.append(
-            Dispute(tables.TITLES[benchmark].split(" F1")[0].split(" validity")[0], counts, **cards)
-        )
+        pairs = paired(*(subject.run.details(model, benchmark) for model in (TEACHER, STUDENT)))
+        if pairs is not None:
+            count = {side: len(found) for side, found in agreement(pairs).items()}
+            counts = (
+                f"{count['both']} images both right, {count['neither']} both wrong, "
+                f"{count['gained']} only the student right, {count['lost']} only the teacher right"
+            )
+            images = subject.evidence.thumbnails if subject.evidence else {}
+            cards = {side: [_card(pair, images) for pair in found] for side, found in disputes(pairs).items()}
+            blocks.append({"title": tables.WORDS[benchmark], "counts": counts, **cards})
     return blocks
 
 
-def _card(pair: Any, pictures: dict[str, str]) -> dict[str, str]:
-    teacher, student = pair
-    said = {}
-    for name, row in ((TEACHER, teacher), (STUDENT, student)):
+def _card(pair: Pair, images: dict[str, str]) -> dict[str, str]:
+    name, truth = str(pair[0]["name"]), str(pair[0]["target"])
+    card = {"name": name, "truth": truth, "jpeg": images.get(name, "")}
+    for model, row in zip((TEACHER, STUDENT), pair, strict=True):
         sure = f" ({row['probability']:.0%})" if "probability" in row else ""
-        said[name] = f"{row['prediction']}{sure}"
-    return {
-        "name": str(teacher["name"]),
-        "truth": str(teacher["target"]),
-        **said,
-        "jpeg": pictures.get(teacher["name"], ""),
-    }
+        card[model] = f"{row['prediction']}{sure}"
+    return card
 
 
 def section_of(subject: Subject) -> dict[str, Any]:
-    """Return everything the template shows of one run."""
-    run = subject.run
+    """Return everything that the template shows of one run."""
+    run, evidence = subject.run, subject.evidence or Evidence({}, {}, {})
+    classified = [name for name in run.benchmarks() if BENCHMARKS[name].kind == "classification"]
     return {
         "subject": subject,
-        "training": training_pictures(subject),
+        "training": list(training_pictures(subject)),
         "repels": dynamics(run).repels,
-        "per_class": [
-            table
-            for benchmark in (PLANES, SUBPLANES)
-            if (table := tables.per_class(run, benchmark, run, TEACHER, "teacher")) is not None
-        ],
-        "confusion": {
-            tables.TITLES[benchmark].removesuffix(" F1"): found
-            for benchmark in (PLANES, SUBPLANES)
-            if (found := confusion_pictures(subject, benchmark))
+        "per_class": [table for name in classified if (table := tables.per_class(run, name)) is not None],
+        "confusion": {tables.WORDS[name]: list(confusion_pictures(subject, name)) for name in classified},
+        "growth": list(growth_pictures(subject)),
+        "projections": {
+            tables.WORDS[name]: list(projection_pictures(evidence, name, subject.title))
+            for name in evidence.projections
         },
-        "growth": growth_pictures(subject),
-        "projections": projection_pictures(subject),
         "disputes": dispute_blocks(subject),
-        "reliability": reliability_pictures(subject),
+        "reliability": list(reliability_pictures(subject)),
         "subgroups": tables.subgroups(run),
         "deployment": [table for table in (tables.parity(run), tables.latency(run)) if table is not None],
-        "commands": compare.commands(run, subject.evidence),
-        "provenance": compare.provenance(run),
-        "config": compare.raw_config(run),
+        "commands": settings.commands(run),
+        "provenance": settings.provenance(run),
+        "config": settings.raw_config(run),
     }
 
 
 def render(subjects: Sequence[Subject]) -> str:
-    """Return the report as one HTML document; whatever comes from data is escaped."""
+    """Return the report as one HTML document; everything that comes from data is escaped."""
     runs, titles = [subject.run for subject in subjects], [subject.title for subject in subjects]
-    reference = reference_of(runs)
     corpora = dict.fromkeys(str(run.record["data"]) for run in runs)
-    with drawing():
-        context = {
-            "title": f"{', '.join(titles)} on {', '.join(corpora)}",
-            "subjects": subjects,
-            "answers": verdict.answers(runs),
-            "headline": tables.headline(runs, titles),
-            "differences": tables.differences(runs, titles, reference),
-            "overlay": picture(figures.overlay_figure(runs, titles), "Composite score of all runs"),
-            "settings": compare.key_settings(runs, titles),
-            "config_difference": compare.config_difference(runs, titles),
-            "sections": [section_of(subject) for subject in subjects],
-            "phantom": any(run.is_phantom for run in runs),
-            "paper": SOURCE,
-            "style": Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        }
+    main_settings, differing = settings.settings(runs, titles)
+    overlay = pictures.comparison_figure(runs, titles)
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -270,4 +186,17 @@ def render(subjects: Sequence[Subject]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.jinja").render(context)
+    return environment.get_template("template.html.jinja").render(
+        title=f"{', '.join(titles)} on {', '.join(corpora)}",
+        subjects=subjects,
+        answers=verdict.answers(runs),
+        headline=tables.headline(runs, titles),
+        differences=tables.differences(runs, titles, reference_of(runs)),
+        overlay=[] if overlay is None else [picture(overlay, "Composite score of all runs")],
+        settings=main_settings,
+        config_difference=differing,
+        sections=[section_of(subject) for subject in subjects],
+        phantom=any(run.is_phantom for run in runs),
+        paper=tables.PAPER_SOURCE,
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+    )

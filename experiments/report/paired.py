@@ -1,8 +1,8 @@
-"""Two models on the same images: who is right where, and how sure is the difference."""
+"""Two models on the same images: who is right where, and the difference of their scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +13,9 @@ RESAMPLES = 2000
 SEED = 42
 
 Row = Mapping[str, Any]
+Pair = tuple[Row, Row]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The images of one benchmark by who was right.
-
-    Attributes:
-        both: Both models right.
-        neither: Both wrong.
-        gained: Rows (reference's, model's) of images that the reference got wrong and the model right.
-        lost: Rows of images that the reference got right and the model wrong.
-    """
-
-    both: int
-    neither: int
-    gained: list[tuple[Row, Row]]
-    lost: list[tuple[Row, Row]]
+Total = Callable[[NDArray[Any]], Floats]
 
 
 @dataclass(frozen=True)
@@ -41,97 +26,81 @@ class Difference:
         value: The difference, in the unit of the score.
         low: 2.5th percentile of the differences over resampled patients.
         high: 97.5th percentile.
-        patients: Number of patients that were resampled.
     """
 
     value: float
     low: float
     high: float
-    patients: int
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
 
 
-def assessed_rows(samples: Sequence[Row]) -> dict[str, Row]:
-    """Return name -> row of the samples that count (heads outside of the assessed range do not)."""
-    return {str(row["name"]): row for row in samples if row.get("assessed", True)}
-
-
-def same_images(reference: Sequence[Row], samples: Sequence[Row]) -> bool:
-    """Say whether two evaluations scored the very same images with the same truth."""
-    first, second = assessed_rows(reference), assessed_rows(samples)
-    return first.keys() == second.keys() and all(
-        first[name]["target"] == second[name]["target"] for name in first
-    )
-
-
-def agreement(reference: Sequence[Row], samples: Sequence[Row]) -> Agreement:
-    """Sort images by who was right; `same_images` must hold."""
-    first, second = assessed_rows(reference), assessed_rows(samples)
-    pairs = [(first[name], second[name]) for name in first]
-    return Agreement(
-        both=sum(a["correct"] and b["correct"] for a, b in pairs),
-        neither=sum(not a["correct"] and not b["correct"] for a, b in pairs),
-        gained=[(a, b) for a, b in pairs if b["correct"] and not a["correct"]],
-        lost=[(a, b) for a, b in pairs if a["correct"] and not b["correct"]],
-    )
-
-
-def score_difference(reference: Sequence[Row], samples: Sequence[Row], classification: bool) -> Difference:
-    """Return the difference of two models' scores with its 95 % bootstrap interval over patients.
-
-    Whole patients are resampled, since images of one patient are alike, and both models keep the same
-    draw, since their errors go together: intervals of the single scores would overstate the doubt.
+def paired(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> list[Pair] | None:
+    """Join two evaluations image by image.
 
     Args:
-        reference: Rows of the model that is compared with (``name``, ``patient``, ``target``,
-            ``prediction``, ``correct``, for heads ``assessed``).
-        samples: Rows of the other model on the same images.
-        classification: Macro F1 over the classes that occur (0 to 1), instead of the share of right images
-            in percent.
+        first: Details of an evaluation, whose ``samples`` have ``name``, ``patient``, ``target``,
+            ``prediction``, ``correct`` and for heads ``assessed``; None where it was not made.
+        second: Details of the other one.
 
     Returns:
-        `samples`' score minus `reference`'s.
+        Rows (first, second) of every image that counts; None unless both scored the very same images with the
+        same truth.
     """
-    first, second = assessed_rows(reference), assessed_rows(samples)
-    names = list(first)
-    patients = sorted({str(first[name]["patient"]) for name in names})
-    place = {patient: number for number, patient in enumerate(patients)}
-    groups = np.array([place[str(first[name]["patient"])] for name in names])
-    draws = np.random.default_rng(SEED).multinomial(
-        len(patients), np.full(len(patients), 1 / len(patients)), size=RESAMPLES
+    if first is None or second is None:
+        return None
+    rows, others = (
+        {str(row["name"]): row for row in details["samples"] if row.get("assessed", True)}
+        for details in (first, second)
     )
-    weights = np.vstack([np.ones(len(patients)), draws])  # the first row is the sample as it is
-    score = _macro_f1 if classification else _percent_right
-    counted = [score([rows[name] for name in names], groups, weights) for rows in (first, second)]
-    change = counted[1] - counted[0]
-    low, high = np.nanpercentile(change[1:], [2.5, 97.5])
-    return Difference(float(change[0]), float(low), float(high), len(patients))
+    if rows.keys() != others.keys() or any(rows[name]["target"] != others[name]["target"] for name in rows):
+        return None
+    return [(rows[name], others[name]) for name in rows]
 
 
-def _percent_right(rows: Sequence[Row], groups: NDArray[np.int64], weights: Floats) -> Floats:
-    right = np.bincount(groups, weights=[float(row["correct"]) for row in rows], minlength=weights.shape[1])
-    total = np.bincount(groups, minlength=weights.shape[1])
-    return np.asarray(100 * (weights @ right) / np.maximum(weights @ total, 1))
+def agreement(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Sort images by who is right: ``both``, ``neither``, ``gained`` (only the second), ``lost`` (only the first)."""
+    groups: dict[str, list[Pair]] = {"neither": [], "gained": [], "lost": [], "both": []}
+    for first, second in pairs:
+        groups[[*groups][2 * bool(first["correct"]) + bool(second["correct"])]].append((first, second))
+    return groups
 
 
-def _macro_f1(rows: Sequence[Row], groups: NDArray[np.int64], weights: Floats) -> Floats:
-    """Return macro F1 under each row of patient weights [R, P].
+def score_difference(pairs: Sequence[Pair], classification: bool) -> Difference:
+    """Return the second model's score minus the first's with its 95 % bootstrap interval over patients.
 
-    A class that was not drawn counts with zero, as in `metrics.bootstrap.f1_interval`.
+    Whole patients are resampled, since images of one patient are alike. Both models keep the same draw, since
+    their errors are correlated: intervals of the single scores would overstate the uncertainty.
+
+    Args:
+        pairs: Result of `paired`.
+        classification: Score by macro F1 over the classes that occur (0 to 1), instead of the share of right
+            images in percent.
     """
-    classes = sorted({str(row["target"]) for row in rows})
-    patients = weights.shape[1]
+    patients, groups = np.unique([str(first["patient"]) for first, _ in pairs], return_inverse=True)
+    count = len(patients)
+    draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    weights = np.vstack([np.ones(count), draws])  # [R, P]; the first row is the sample as it is
+
+    def total(marked: NDArray[Any]) -> Floats:
+        """Add up a number of each image [N] under each row of weights, [R]."""
+        return np.asarray(weights @ np.bincount(groups, weights=marked.astype(np.float64), minlength=count))
+
+    score = _macro_f1 if classification else _percent_right
+    before, after = (score(rows, total) for rows in zip(*pairs, strict=True))
+    low, high = np.nanpercentile((after - before)[1:], [2.5, 97.5])
+    return Difference(float(after[0] - before[0]), float(low), float(high))
+
+
+def _percent_right(rows: Sequence[Row], total: Total) -> Floats:
+    right = np.array([row["correct"] for row in rows])
+    return np.asarray(100 * total(right) / np.maximum(total(np.ones(len(rows))), 1))
+
+
+def _macro_f1(rows: Sequence[Row], total: Total) -> Floats:
+    """Return macro F1; a class that was not drawn counts with zero, as in `metrics.bootstrap.f1_interval`."""
+    target, prediction = (np.array([str(row[key]) for row in rows]) for key in ("target", "prediction"))
     scores = []
-    for name in classes:
-        true = np.array([row["target"] == name for row in rows])
-        guessed = np.array([row["prediction"] == name for row in rows])
-        hits, either = (
-            weights @ np.bincount(groups, weights=counts.astype(np.float64), minlength=patients)
-            for counts in (true & guessed, true.astype(int) + guessed.astype(int))
-        )
+    for name in np.unique(target):
+        true, guessed = target == name, prediction == name
+        hits, either = total(true & guessed), total(true.astype(int) + guessed)
         scores.append(np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0))
     return np.asarray(np.mean(scores, axis=0))

@@ -1,4 +1,4 @@
-"""A finished run as the report sees it: what its folder holds, read once."""
+"""Read a finished run's folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.strict_json import without_nan
-from metrics.composite import composite_score
-from metrics.names import HC18, HEADLINE, PLANES, STUDENT, SUBPLANES, final_name
+from metrics.names import HEADLINE, STUDENT, final_composite_name, final_name
 
 Details = dict[str, Any]
-PARITY_PLACES = ("export/parity.json", "parity.json")
 WITHOUT = "move it away for a report without it"
-LATENCY_PLACES = ("latency.json", "latency/latency.json", "export/latency.json")
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,8 @@ class Run:
         record: Content of ``results.json``.
         history: Content of ``metrics.csv``, a row a log entry; empty for an evaluation without training.
         config: Content of the resolved ``config.yaml``; empty where there is none.
-        parity: Content of the export's ``parity.json``, None without an export.
-        latency: Content of ``latency.json``, None where nothing was timed.
+        parity: Content of ``export/parity.json``, None without an export.
+        latency: Content of ``latency/latency.json``, None where nothing was timed.
     """
 
     folder: Path
@@ -56,10 +52,6 @@ class Run:
         """Whether the images are simulated."""
         return "Phantom" in str(self.config.get("data", {}).get("class_path", self.record["data"].title()))
 
-    def models(self) -> list[str]:
-        """Return the models that were scored, the student first."""
-        return [name for name in ("student", "teacher", "random") if self.benchmarks(name)]
-
     def benchmarks(self, model: str = STUDENT) -> list[str]:
         """Return the benchmarks that a model was scored on, in the order of the report."""
         return [name for name in HEADLINE if name in self.record["details"].get(model, {})]
@@ -70,7 +62,7 @@ class Run:
         return found
 
     def metric(self, model: str, benchmark: str, key: str) -> float | None:
-        """Return one number of the final evaluation, None where it was not made or is not a number."""
+        """Return one number of the final evaluation, None where it was not made or is undefined."""
         value = self.record["metrics"].get(final_name(model, benchmark, key))
         return None if value is None else float(value)
 
@@ -81,47 +73,8 @@ class Run:
 
     def composite(self, model: str) -> float | None:
         """Return the composite score of a model on test patients, None without scores."""
-        scores = self.headline(model)
-        return composite_score(scores) if scores else None
-
-    def eight_class_f1(self, model: str) -> float | None:
-        """Return the mean F1 over five planes and three sub-planes, the paper's class F1."""
-        scores = {name: value for name, value in self.headline(model).items() if name != HC18}
-        return composite_score(scores) if set(scores) == {PLANES, SUBPLANES} else None
-
-
-def _read_json(folder: Path, places: tuple[str, ...]) -> dict[str, Any] | None:
-    for place in places:
-        path = folder / place
-        if path.is_file():
-            return _mapping(path, json.loads, "write it again")
-    return None
-
-
-def _mapping(path: Path, parse: Callable[[str], Any], remedy: str) -> dict[str, Any]:
-    """Read a file that holds a mapping.
-
-    Raises:
-        ValueError: It is cut short, damaged or holds something else; the message names it and the remedy.
-    """
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: damaged ({reason}); {remedy}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: damaged (holds no settings or numbers); {remedy}")
-    return content
-
-
-def _history(path: Path) -> pd.DataFrame:
-    if not path.is_file() or not path.stat().st_size:
-        return pd.DataFrame()
-    try:
-        return pd.read_csv(path)
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: damaged ({reason}); {WITHOUT}") from None
+        value: float | None = self.record["metrics"].get(final_composite_name(model))
+        return value
 
 
 def read_run(folder: str | Path) -> Run:
@@ -135,15 +88,13 @@ def read_run(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: The folder is absent, or holds no ``results.json``: the run has not finished.
-        ValueError: A file is cut short or damaged, or ``results.json`` is no result of ours.
+        ValueError: A file is cut short or damaged, or ``results.json`` lacks a key.
     """
-    path = Path(folder)
-    if path.is_file():
-        path = path.parent
-    path = path.resolve()
+    path = Path(folder).resolve()
+    path = path.parent if path.is_file() else path
     if not path.is_dir():
-        raise FileNotFoundError(f"RUN={folder}: no such folder; runs lie in outputs/EXP/RUN")
-    record = _read_json(path, ("results.json",))
+        raise FileNotFoundError(f"RUN={folder}: no such folder; runs are in outputs/EXP/RUN")
+    record = _mapping(path / "results.json", json.loads, "evaluate the checkpoint again (make evaluate)")
     if record is None:
         raise FileNotFoundError(f"RUN={folder}: no results.json; it is written when a run finishes")
     lacking = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
@@ -151,10 +102,32 @@ def read_run(folder: str | Path) -> Run:
         raise ValueError(
             f"{path / 'results.json'}: lacks {lacking}; evaluate the checkpoint again (make evaluate)"
         )
-    config_file = path / "config.yaml"
-    config = _mapping(config_file, yaml.safe_load, WITHOUT) if config_file.is_file() else {}
-    history = _history(path / "metrics.csv")
-    record = dict(without_nan(record))  # earlier versions wrote NaN
     return Run(
-        path, record, history, config, _read_json(path, PARITY_PLACES), _read_json(path, LATENCY_PLACES)
+        path,
+        record,
+        _history(path / "metrics.csv"),
+        _mapping(path / "config.yaml", yaml.safe_load, WITHOUT) or {},
+        _mapping(path / "export/parity.json", json.loads, "export again (make export)"),
+        _mapping(path / "latency/latency.json", json.loads, "time it again (make latency)"),
     )
+
+
+def _mapping(path: Path, parse: Callable[[str], Any], remedy: str) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: damaged (not a mapping); {remedy}")
+    return content
+
+
+def _history(path: Path) -> pd.DataFrame:
+    if not path.is_file() or not path.stat().st_size:
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {WITHOUT}") from None

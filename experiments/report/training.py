@@ -1,10 +1,11 @@
-"""What happened in training: the weight's curve, where it crosses zero, and the scores on either side."""
+"""Training dynamics: the weight's schedule, where it crosses zero, and the validation scores on either side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from experiments.report.read_run import Run
 from metrics.names import OFF_DIAGONAL_WEIGHT, VAL_COMPOSITE
 
 ATTRACT, REPEL = "attract", "repel"
+NOTABLE_F1 = 0.01
 Floats = NDArray[np.float64]
 
 
@@ -37,7 +39,7 @@ def _logged(run: Run, *names: str) -> pd.DataFrame:
 
 
 def zero_crossing(steps: Sequence[float] | Floats, weights: Sequence[float] | Floats) -> float | None:
-    """Return the step at which a weight turns from positive to negative, interpolated between log entries.
+    """Return the step at which a weight turns from positive to negative, interpolated between entries.
 
     Args:
         steps: Optimiser steps, rising, [N].
@@ -58,54 +60,37 @@ def zero_crossing(steps: Sequence[float] | Floats, weights: Sequence[float] | Fl
     return float(x[before] + share * (x[after] - x[before]))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The validation patients' scores at one point of training.
-
-    Attributes:
-        step: Optimiser step.
-        epoch: Epoch, counted from 1.
-        composite: The score that selects.
-        weight: Off-diagonal weight at the step; None without a schedule.
-    """
+class Evaluation(NamedTuple):
+    """The validation score at one point of training: step, epoch from 1, score, and `ATTRACT`, `REPEL` or nothing."""
 
     step: float
     epoch: int
     composite: float
-    weight: float | None
-
-    @property
-    def phase(self) -> str:
-        """``attract``, ``repel``, or nothing without a schedule."""
-        if self.weight is None:
-            return ""
-        return REPEL if self.weight < 0 else ATTRACT
+    phase: str
 
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Training as far as it answers when repulsion helped.
+    """Off-diagonal weight and validation scores over a run's training.
 
     Attributes:
         crossing: Step at which the weight crosses zero; None when it never does.
         evaluations: Scores on validation patients, in order.
-        start_weight: Weight of the first step; None without a schedule.
-        end_weight: Weight of the last step.
-        planned: Weights at both ends of the schedule; None where it is not known, and the weights are those logged.
+        weights: The off-diagonal weight, of every step where the schedule is known; empty without a schedule.
+        planned: Weights at both ends of the schedule; None where it is unknown and the weights are those logged.
         completed: Whether training went through the whole schedule.
     """
 
     crossing: float | None
     evaluations: tuple[Evaluation, ...]
-    start_weight: float | None
-    end_weight: float | None
-    planned: tuple[float, float] | None = None
-    completed: bool = False
+    weights: Floats
+    planned: tuple[float, float] | None
+    completed: bool
 
     @property
     def repels(self) -> bool:
         """Whether the weight was ever negative."""
-        return any(weight is not None and weight < 0 for weight in (self.start_weight, self.end_weight))
+        return bool((self.weights < 0).any())
 
     @property
     def best(self) -> Evaluation | None:
@@ -116,37 +101,26 @@ class Dynamics:
         """Return the evaluations made while the weight attracted or repelled."""
         return [point for point in self.evaluations if point.phase == phase]
 
-    def last_before_repulsion(self) -> Evaluation | None:
-        """Return the last evaluation before the weight turned negative."""
-        points = self.of_phase(ATTRACT)
-        return points[-1] if points else None
-
 
 def dynamics(run: Run) -> Dynamics:
-    """Work out a run's dynamics from its schedule and its ``metrics.csv``."""
+    """Return a run's dynamics from its schedule and its ``metrics.csv``."""
     steps, weights = applied_weights(run)
     points = []
     for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
-        weight = float(np.interp(step, steps, weights)) if len(steps) else None
-        points.append(Evaluation(float(step), int(epoch) + 1, float(value), weight))
-    first, last = (float(weights[0]), float(weights[-1])) if len(weights) else (None, None)
+        phase = (REPEL if np.interp(step, steps, weights) < 0 else ATTRACT) if len(steps) else ""
+        points.append(Evaluation(float(step), int(epoch) + 1, float(value), phase))
     schedule, total = _schedule(run), run.record.get("scheduled_steps")
-    planned = None if schedule is None or not total else (schedule(0.0), schedule(1.0))
-    return Dynamics(
-        zero_crossing(steps, weights),
-        tuple(points),
-        start_weight=first,
-        end_weight=last,
-        planned=planned,
-        completed=planned is not None and run.record["steps"] >= total,
-    )
+    known = schedule is not None and bool(total)
+    planned = (schedule(0.0), schedule(1.0)) if schedule is not None and known else None
+    completed = known and run.record["steps"] >= total
+    return Dynamics(zero_crossing(steps, weights), tuple(points), weights, planned, completed)
 
 
 def applied_weights(run: Run) -> tuple[Floats, Floats]:
     """Return steps [N], rising, and the off-diagonal weight [N] at each; empty without a schedule.
 
-    Every step of the schedule where it is known. The logged points, which a short run has few of or none, stand in
-    only for a schedule that is not this project's.
+    Every step where the schedule is known. The logged points, few or none in a short run, are used only for a
+    schedule that is not this project's.
     """
     schedule, total = _schedule(run), run.record.get("scheduled_steps")
     if schedule is None or not total:
@@ -156,40 +130,46 @@ def applied_weights(run: Run) -> tuple[Floats, Floats]:
 
 
 def _schedule(run: Run) -> Callable[[float], float] | None:
-    """Return weight over progress as the run's configuration has it; None where it does not say our schedule."""
+    """Return weight over progress; None where the configuration does not describe our schedule."""
     config = run.config.get("schedule") or {}
     if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
         return None
     schedule: Callable[[float], float] = partial(weight_at, **(config.get("init_args") or {}))
     try:
         schedule(0.0), schedule(1.0)
-    except (
-        TypeError,
-        ValueError,
-    ):  # written by hand or by another version: keys that ours lacks, or lacks keys
+    except (TypeError, ValueError):  # written by hand: unknown or missing keys
         return None
     return schedule
 
 
 def epoch_of(run: Run, step: float) -> float | None:
-    """Return the epoch, counted from 1 with a fraction, in which a step lies; None when it cannot be told."""
-    length = _steps_of_epoch(run)
-    return 1 + step / length if length is not None else None
+    """Return the epoch, counted from 1 with a fraction, in which a step lies; None when epochs are not known."""
+    trainer, total = run.config.get("trainer") or {}, run.record.get("scheduled_steps")
+    epochs, bound = trainer.get("max_epochs") or 0, trainer.get("max_steps") or -1
+    return 1 + step * epochs / total if epochs > 0 and bound < 0 and total else None
 
 
-def _steps_of_epoch(run: Run) -> float | None:
-    """Return the optimiser steps of an epoch; estimated where no evaluation tells them.
+class Leads(NamedTuple):
+    """A run's lead over another in the validation composite, at the last evaluations while attracting and repelling.
 
-    An entry at step s of epoch e (both from 0) says that an epoch has at least (s + 1) / (e + 1) steps and at
-    most s / e. An evaluation stands at the last step of its epoch, where the first is exact. Entries of
-    training alone, written every few steps, leave a range, of which this is the middle.
+    A lead that was there before cannot come from repulsion.
     """
-    evaluated = _logged(run, "epoch", VAL_COMPOSITE)
-    rows = evaluated if len(evaluated) else _logged(run, "epoch")
-    if not len(rows):
-        return None
-    least = float(((rows["step"] + 1) / (rows["epoch"] + 1)).max())
-    later = rows[rows["epoch"] > 0]
-    if len(evaluated) or not len(later):
-        return least
-    return (least + float((later["step"] / later["epoch"]).min())) / 2
+
+    before: float
+    after: float
+
+    @property
+    def change(self) -> float:
+        """How far the lead grew; 0 where that is less than `NOTABLE_F1`."""
+        change = self.after - self.before
+        return change if abs(change) >= NOTABLE_F1 else 0.0
+
+
+def leads_over(found: Dynamics, other: Dynamics) -> Leads | None:
+    """Return the leads at epochs at which both runs were evaluated; None without one on each side."""
+    rival = {point.epoch: point.composite for point in other.evaluations}
+    before, after = (
+        [point.composite - rival[point.epoch] for point in found.of_phase(phase) if point.epoch in rival]
+        for phase in (ATTRACT, REPEL)
+    )
+    return Leads(before[-1], after[-1]) if before and after else None

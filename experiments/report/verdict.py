@@ -1,4 +1,4 @@
-"""The three questions of the report, answered in words no stronger than the evidence."""
+"""The report's three answers: whether repulsion helped, where, and when."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.report.compare import relative
-from experiments.report.leads import NOTABLE_F1, Leads, leads_over
 from experiments.report.read_run import Run
-from experiments.report.reference import STATIC, distils, reference_of, subject_of
-from experiments.report.shared_settings import differences, loss_in_words, options_like
-from experiments.report.tables import MINUS, TITLES, difference, signed
-from experiments.report.training import ATTRACT, REPEL, Dynamics, dynamics, epoch_of
+from experiments.report.reference import (
+    STATIC,
+    differences,
+    distils,
+    loss_in_words,
+    reference_of,
+    static_command,
+    subject_of,
+)
+from experiments.report.settings import relative
+from experiments.report.tables import MINUS, TITLES, difference, in_words
+from experiments.report.training import (
+    ATTRACT,
+    NOTABLE_F1,
+    REPEL,
+    Dynamics,
+    Leads,
+    dynamics,
+    epoch_of,
+    leads_over,
+)
 from metrics.names import HEADLINE, STUDENT, TEACHER
+
+WHETHER, WHERE, WHEN = "Did repulsion help?", "Where?", "At what point of training?"
 
 
 @dataclass(frozen=True)
@@ -23,8 +40,8 @@ class Answer:
     Attributes:
         question: The question.
         short: The answer in a few words.
-        sentences: What it rests on.
-        tone: ``good``, ``bad`` or nothing.
+        sentences: The evidence.
+        tone: ``good``, ``bad`` or empty.
     """
 
     question: str
@@ -37,59 +54,51 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
     """Answer whether repulsion helped, where, and when."""
     subject, reference = subject_of(runs), reference_of(runs)
     leads = None if reference is None else leads_over(dynamics(subject), dynamics(reference))
-    return [
-        _whether(subject, reference, leads),
-        _where(subject, reference),
-        _when(subject, reference, leads),
-    ]
+    if not dynamics(subject).repels:
+        text = "In no run of this report does the off-diagonal weight turn negative."
+        whether = Answer(WHETHER, "No repulsion here", [text])
+    elif reference is None:
+        sentences = [_within(subject), _against_teacher(subject), _how_to_compare(subject)]
+        whether = Answer(WHETHER, "One run cannot tell", sentences)
+    else:
+        whether = _whether(subject, reference, leads)
+    return [whether, _where(subject, reference), _when(subject, reference, leads)]
 
 
-def _whether(run: Run, reference: Run | None, leads: Leads | None) -> Answer:
-    question = "Did repulsion help?"
-    if not dynamics(run).repels:
-        text = "No run in this report lets the off-diagonal weight turn negative, so it cannot say."
-        return Answer(question, "No repulsion here", [text])
-    if reference is None:
-        return Answer(
-            question, "One run cannot say", [_within(run), _against_teacher(run), _how_to_compare(run)]
-        )
+def _whether(run: Run, reference: Run, leads: Leads | None) -> Answer:
     found = {name: difference(reference, STUDENT, run, STUDENT, name) for name in HEADLINE}
     known = {name: value for name, value in found.items() if value is not None}
     if not known:
         text = (
-            f"{reference.name} was scored on other test images, so the two cannot be compared image by image."
+            f"{reference.name} was scored on other test images, so no image-by-image comparison is possible."
         )
-        return Answer(question, "Not comparable", [text])
-    gains = [name for name, value in known.items() if value.low > 0]
-    losses = [name for name, value in known.items() if value.high < 0]
-    listed = "; ".join(
-        f"{TITLES[name]} {signed(value.value, name)} "
-        f"({signed(value.low, name)} to {signed(value.high, name)})"
-        for name, value in known.items()
-    )
+        return Answer(WHETHER, "Not comparable", [text])
+    listed = ["{} {} ({})".format(TITLES[name], *in_words(value, name)) for name, value in known.items()]
     sentences = [
-        f"Over {reference.experiment}, on the same test images: {listed}.",
-        "Intervals are 95 % over patients and know nothing of the seed: repeat with other seeds before "
-        "believing a small difference.",
+        f"Over {reference.experiment}, on the same test images: {'; '.join(listed)}.",
+        "Intervals are 95 % over patients and do not include the variation between seeds: repeat with other "
+        "seeds before believing a small difference.",
     ]
-    confusion, texts = _confusion(run, reference)
+    confounded, texts = _confounders(run, reference)
     sentences += texts
-    if confusion:
-        return Answer(question, confusion, [*sentences, _how_to_compare(run)])
-    if gains and losses:
-        return Answer(question, "Ahead in one score, behind in another", sentences)
-    if not gains and not losses:
-        return Answer(question, "Not shown: within chance", sentences)
-    doubt, why = _not_repulsion(dynamics(run), leads, ahead=bool(gains))
+    if confounded:
+        return Answer(WHETHER, confounded, [*sentences, _how_to_compare(run)])
+    ahead = any(value.low > 0 for value in known.values())
+    behind = any(value.high < 0 for value in known.values())
+    if ahead and behind:
+        return Answer(WHETHER, "Ahead in one score, behind in another", sentences)
+    if not ahead and not behind:
+        return Answer(WHETHER, "Not shown: within chance", sentences)
+    doubt, why = _not_repulsion(dynamics(run), leads, ahead)
     if doubt:
-        return Answer(question, doubt, [*sentences, why])
-    if gains:
-        return Answer(question, "Yes, on these test patients", sentences, "good")
-    return Answer(question, "No, it cost accuracy here", sentences, "bad")
+        return Answer(WHETHER, doubt, [*sentences, why])
+    if ahead:
+        return Answer(WHETHER, "Yes, on these test patients", sentences, "good")
+    return Answer(WHETHER, "No, it cost accuracy here", sentences, "bad")
 
 
 def _not_repulsion(found: Dynamics, leads: Leads | None, ahead: bool) -> tuple[str, str]:
-    """Say why a difference on test patients is not put down to repulsion, in a few words and a sentence.
+    """Return why a difference on test patients is not attributed to repulsion, in a few words and a sentence.
 
     Returns:
         Two empty texts where the difference grew once the weight was negative.
@@ -100,66 +109,59 @@ def _not_repulsion(found: Dynamics, leads: Leads | None, ahead: bool) -> tuple[s
             f"There are no evaluations of both runs on either side of the zero crossing, so the {lead} may be "
             "older than repulsion."
         )
-    short = f"{place}, but not through repulsion"
+    short = f"{place}, but not because of repulsion"
     if found.best is not None and found.best.phase != REPEL:
-        return short, "The scored checkpoint is older than the zero crossing: it was never repelled."
+        return short, "The scored checkpoint is from before the zero crossing: it was never repelled."
     if (leads.change if ahead else -leads.change) <= 0:
         return short, (
-            f"On validation patients the {lead} did not grow by {NOTABLE_F1} or more after the zero crossing, so "
-            "it does not come from repulsion."
+            f"On validation patients the {lead} did not grow by {NOTABLE_F1} or more after the zero crossing."
         )
     return "", ""
 
 
-def _confusion(run: Run, reference: Run) -> tuple[str, list[str]]:
-    """Say what else than repulsion could make the difference: in a few words (none: nothing), and in sentences."""
+def _confounders(run: Run, reference: Run) -> tuple[str, list[str]]:
+    """Return what else could explain the difference: in a few words, empty for nothing, and in sentences."""
     different = differences(run, reference)
     texts = [f"The two also differ in {', '.join(different.values())}."] if different else []
     mine, theirs = loss_in_words(run), loss_in_words(reference)
     if mine != theirs:
         texts.append(f"The losses differ before any repulsion: {mine} against {theirs}.")
     if not distils(reference):
-        text = (
-            f"{reference.experiment} learns from no teacher: this is the difference of distillation and repulsion "
-            "together, and the two cannot be told apart."
-        )
-        return "Not told from distillation", [text, *texts]
-    return ("Not told from other settings" if set(different) - {"seed"} else ""), texts
+        text = f"{reference.experiment} uses no teacher: this is the effect of distillation and repulsion together."
+        return "Confounded with distillation", [text, *texts]
+    return ("Confounded with other settings" if set(different) - {"seed"} else ""), texts
 
 
 def _within(run: Run) -> str:
     found = dynamics(run)
-    before, after = found.last_before_repulsion(), found.of_phase(REPEL)
-    if before is None or not after:
+    before, after = found.of_phase(ATTRACT), found.of_phase(REPEL)
+    if not before or not after:
         return "There are no evaluations on both sides of the zero crossing."
-    best = max(after, key=lambda point: point.composite)
+    last, best = before[-1].composite, max(point.composite for point in after)
     word = "Longer training alone could explain the rise."
-    if best.composite <= before.composite:
-        word = "Repulsion may have kept it from rising, or training was past its best already."
+    if best <= last:
+        word = "Repulsion may have prevented a rise, or training was past its best already."
     return (
-        f"The validation composite was {before.composite:.3f} at the last evaluation before the weight "
-        f"turned negative and {best.composite:.3f} at its best after. {word}"
+        f"The validation composite was {last:.3f} at the last evaluation before the weight turned negative and "
+        f"{best:.3f} at its best after. {word}"
     )
 
 
 def _against_teacher(run: Run) -> str:
     known = {name: difference(run, TEACHER, run, STUDENT, name) for name in HEADLINE}
     listed = [
-        f"{TITLES[name]} {signed(value.value, name)}" for name, value in known.items() if value is not None
+        f"{TITLES[name]} {in_words(value, name)[0]}" for name, value in known.items() if value is not None
     ]
-    return (
-        f"Over its teacher, on test patients: {'; '.join(listed)}."
-        if listed
-        else "There is no teacher to compare with."
-    )
+    if not listed:
+        return "There is no teacher to compare with."
+    return f"Over its teacher, on test patients: {'; '.join(listed)}."
 
 
 def _how_to_compare(run: Run) -> str:
-    arguments = " ".join(options_like(run, STATIC)).replace('"', r"\"")
+    report = f"make report RUN={shlex.quote(relative(run.folder))}"
     return (
-        f'To find out: make train EXP={STATIC} DATA={run.record["data"]} ARGS="{arguments}" && '
-        f"make report RUN={shlex.quote(relative(run.folder))}, which distils at a constant weight without "
-        "repulsion and compares with it."
+        f"To find out, train {STATIC}, which distils at a constant weight without repulsion, and compare: "
+        f"{static_command(run)} && {report}"
     )
 
 
@@ -168,13 +170,17 @@ def _where(run: Run, reference: Run | None) -> Answer:
     against = reference.experiment if reference is not None else "its teacher"
     changes = []
     for benchmark in run.benchmarks():
-        mine, theirs = run.details(STUDENT, benchmark), rival.details(model, benchmark)
-        for name, scores in (mine or {}).get("per_class", {}).items():
-            before = (theirs or {}).get("per_class", {}).get(name)
-            if before is not None:
-                changes.append((scores["f1"] - before["f1"], name, before["f1"], scores["f1"]))
+        mine, theirs = (
+            (details or {}).get("per_class", {})
+            for details in (run.details(STUDENT, benchmark), rival.details(model, benchmark))
+        )
+        changes += [
+            (scores["f1"] - theirs[name]["f1"], name, theirs[name]["f1"], scores["f1"])
+            for name, scores in mine.items()
+            if name in theirs
+        ]
     if not changes:
-        return Answer("Where?", "No classes to compare", ["Neither plane benchmark was scored on both."])
+        return Answer(WHERE, "No classes to compare", ["No plane benchmark was scored on both."])
     changes.sort(reverse=True)
     up = [change for change in changes if change[0] >= NOTABLE_F1]
     down = [change for change in reversed(changes) if change[0] <= -NOTABLE_F1]
@@ -182,56 +188,61 @@ def _where(run: Run, reference: Run | None) -> Answer:
     for word, some in (("Up", up), ("Down", down)):
         listed = ", ".join(f"{name} {before:.2f} to {after:.2f}" for _, name, before, after in some[:3])
         sentences.append(f"{word}: {listed}." if some else f"{word}: none by {NOTABLE_F1} or more.")
-    sentences.append("A class has few images, and these have no intervals: look at the pictures below, too.")
-    best = f"Most for {changes[0][1]}" if up else "Nowhere notable"
-    return Answer("Where?", best, sentences)
+    sentences.append(
+        "A class has few images, and these numbers have no intervals: see the images below, too."
+    )
+    return Answer(WHERE, f"Most for {changes[0][1]}" if up else "Nowhere notable", sentences)
 
 
 def _when(run: Run, reference: Run | None, leads: Leads | None) -> Answer:
-    question = "At what point of training?"
     found = dynamics(run)
-    if found.best is None:
-        return Answer(
-            question, "No validation scores", ["This folder holds an evaluation without a training history."]
-        )
+    best = found.best
+    if best is None:
+        text = "This folder holds an evaluation without a training history."
+        return Answer(WHEN, "No validation scores", [text])
     if found.crossing is None:
-        text = (
-            f"The best validation composite, {found.best.composite:.3f}, came at epoch {found.best.epoch}; "
-            f"the weight {'was negative from the start' if found.repels else 'never turned negative'}."
-        )
-        return Answer(question, f"Best at epoch {found.best.epoch}", [text])
-    epoch = epoch_of(run, found.crossing)
-    sentences = [
-        f"The weight fell {_way(found)}".replace("-", MINUS)
-        + f" and crossed zero at step {found.crossing:.0f}"
-        + (f", in epoch {epoch:.1f}." if epoch is not None else "."),
-        _phases(found),
-    ]
+        sign = "was negative from the start" if found.repels else "never turned negative"
+        text = f"The best validation composite, {best.composite:.3f}, came at epoch {best.epoch}; the weight {sign}."
+        return Answer(WHEN, f"Best at epoch {best.epoch}", [text])
+    sentences = [_crossing(run, found), _phases(found)]
     if reference is not None:
-        other = dynamics(reference)
-        sentences += [
-            _lead(found, other, reference.experiment),
-            _widened(leads, reference.experiment),
-        ]
-    selected = f"The selected checkpoint is of epoch {found.best.epoch}, step {found.best.step:.0f}, "
-    if found.best.phase == REPEL:
-        return Answer(question, "Best while repelling", [*sentences, selected + "after the crossing."])
+        sentences += [_ahead_from(found, dynamics(reference), reference.experiment)]
+        sentences += [_lead_change(leads, reference.experiment)]
+    selected = f"The selected checkpoint is from epoch {best.epoch}, step {best.step:.0f}, "
+    if best.phase == REPEL:
+        return Answer(WHEN, "Best while repelling", [*sentences, selected + "after the crossing."])
     note = "before the crossing: the model that was scored on test patients was never repelled."
-    return Answer(question, "Best before repulsion began", [*sentences, selected + note], "bad")
+    return Answer(WHEN, "Best before repulsion began", [*sentences, selected + note], "bad")
 
 
-def _way(found: Dynamics) -> str:
-    """Say from where to where the weight went: the ends of its schedule, if it went to them."""
+def _crossing(run: Run, found: Dynamics) -> str:
+    """Return how the weight fell: between the ends of its schedule where it reached them, and where it was zero."""
     if found.planned is None:
-        return f"from {found.start_weight:.2g} to {found.end_weight:.2g} (first and last logged)"
-    start, end = found.planned
-    if found.completed:
-        return f"from {start:.2g} to {end:.2g}"
-    return f"from {start:.2g} to {found.end_weight:.2g} (its schedule goes on to {end:.2g})"
+        way = f"from {found.weights[0]:.2g} to {found.weights[-1]:.2g} (first and last logged)"
+    elif found.completed:
+        way = "from {:.2g} to {:.2g}".format(*found.planned)
+    else:
+        start, end = found.planned
+        way = f"from {start:.2g} to {found.weights[-1]:.2g} (its schedule goes on to {end:.2g})"
+    epoch = epoch_of(run, found.crossing or 0.0)
+    where = "" if epoch is None else f", in epoch {epoch:.1f}"
+    return f"The weight fell {way} and crossed zero at step {found.crossing:.0f}{where}.".replace(
+        " -", f" {MINUS}"
+    )
 
 
-def _lead(found: Dynamics, other: Dynamics, name: str) -> str:
-    """Say from which epoch on the validation composite stayed above another run's."""
+def _phases(found: Dynamics) -> str:
+    parts = []
+    for phase, word in ((ATTRACT, "attracting"), (REPEL, "repelling")):
+        scores = [point.composite for point in found.of_phase(phase)]
+        if scores:
+            plural = "s" if len(scores) > 1 else ""
+            parts.append(f"{max(scores):.3f} while {word} ({len(scores)} evaluation{plural})")
+    return f"Best validation composite: {'; '.join(parts)}."
+
+
+def _ahead_from(found: Dynamics, other: Dynamics, name: str) -> str:
+    """Return from which epoch on the validation composite stayed above another run's."""
     rival = {point.epoch: point.composite for point in other.evaluations}
     shared = [point for point in found.evaluations if point.epoch in rival]
     if not shared:
@@ -240,33 +251,16 @@ def _lead(found: Dynamics, other: Dynamics, name: str) -> str:
     ahead = [point for point in shared if not behind or point.epoch > behind[-1]]
     if not ahead:
         return f"At the last epoch it was not ahead of {name} on validation patients."
-    phase = (
-        f", {'repelling' if ahead[0].phase == REPEL else 'still attracting'} there" if ahead[0].phase else ""
-    )
+    phase = {REPEL: ", while repelling", ATTRACT: ", while still attracting"}.get(ahead[0].phase, "")
     return f"It stayed ahead of {name} on validation patients from epoch {ahead[0].epoch} on{phase}."
 
 
-def _widened(leads: Leads | None, name: str) -> str:
+def _lead_change(leads: Leads | None, name: str) -> str:
     """Compare the lead over another run at the last evaluations before and after the crossing."""
     if leads is None:
-        return "Nothing was measured on both sides of the crossing, so the gain cannot be dated."
+        return "There are no evaluations on both sides of the crossing, so the gain cannot be dated."
     before, after = (f"{lead:+.3f}".replace("-", MINUS) for lead in (leads.before, leads.after))
     word = "wider" if leads.change > 0 else "narrower"
     if not leads.change:
         word = "the same: repulsion changed little"
-    return (
-        f"Its lead over {name} was {before} at the last evaluation before the crossing, {after} at the last: "
-        f"{word}."
-    )
-
-
-def _phases(found: Dynamics) -> str:
-    parts = []
-    for phase, word in ((ATTRACT, "attracting"), (REPEL, "repelling")):
-        points = found.of_phase(phase)
-        if points:
-            best = max(point.composite for point in points)
-            parts.append(
-                f"{best:.3f} while {word} ({len(points)} evaluation{'s' if len(points) > 1 else ''})"
-            )
-    return f"Best validation composite: {'; '.join(parts)}."
+    return f"Its lead over {name} was {before} at the last evaluation before the crossing, {after} at the last: {word}."

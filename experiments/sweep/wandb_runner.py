@@ -1,19 +1,17 @@
-"""Run a sweep file on W&B: create the sweep, then work for it as an agent."""
+"""Run a sweep file on W&B: create the sweep, then work for it as agents."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import wandb
 
-from experiments.child_process import run_children, terminable
-from experiments.interpreter import without_secrets
+from experiments.process import run_children, terminable, without_secrets
 from experiments.sweep.sweep_file import SweepFile
 from experiments.sweep.trial_command import with_arguments
-from experiments.sweep.trial_process import own_threads
+from experiments.sweep.trial_process import child_environment
 
 PROJECT = "sonodistill"
 
@@ -21,25 +19,25 @@ PROJECT = "sonodistill"
 def create_sweep(
     sweep: SweepFile, arguments: Sequence[str], name: str | None = None, count: int | None = None
 ) -> str:
-    """Create the sweep on the server.
+    """Create the sweep on the server, which validates it.
 
     Args:
         sweep: The sweep file.
         arguments: Extra arguments of every trial.
         name: Name of the sweep; None for the file's.
-        count: Runs that this machine shall do; the sweep's ``run_cap`` gives way to more of them.
+        count: Runs of this machine; a smaller ``run_cap`` is raised to it.
 
     Returns:
-        The sweep's id, as ``entity/project/id``.
+        The sweep's id, ``entity/project/id``.
 
     Raises:
-        ValueError: An argument holds a secret, which the server would keep with the sweep's command.
+        ValueError: An argument holds a secret, which the server would store with the sweep's command.
     """
     command = with_arguments(sweep.command, arguments)
     secret = next((word for word in command if without_secrets(word) != word), None)
     if secret is not None:
         raise ValueError(
-            f"{without_secrets(secret)}: W&B would keep the password or token of this URL in the sweep command; sweep "
+            f"{without_secrets(secret)}: W&B would store the password or token of this URL in the sweep command; sweep "
             "on this machine (WANDB_MODE=offline), or name the data without one"
         )
     config = {"name": sweep.name, **sweep.config, "command": command}
@@ -49,7 +47,7 @@ def create_sweep(
         config["run_cap"] = max(config["run_cap"], count)  # fewer here leave the rest to other machines
     project = str(config.get("project", PROJECT))
     sweep_id = wandb.sweep(config, entity=config.get("entity"), project=project)
-    entity = os.environ.get("WANDB_ENTITY")  # where W&B has put the sweep, the user's default included
+    entity = os.environ.get("WANDB_ENTITY")  # wandb.sweep puts the sweep's entity there
     return "/".join(filter(None, (entity, project, sweep_id)))
 
 
@@ -59,27 +57,20 @@ def run_agents(sweep_id: str, count: int | None, jobs: int = 1) -> int:
     Args:
         sweep_id: ``[entity/]project/id``.
         count: Runs of all these agents together; None for no limit.
-        jobs: Agents at once.
+        jobs: Number of parallel agents.
 
     Returns:
-        The exit status of the first agent that failed, 0 when none did.
+        The exit status of the first agent that failed, else 0.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came; the agents have handed it on and ended after their trials.
-        TerminatedError: SIGTERM came, as above.
+        KeyboardInterrupt: Ctrl-C; the agents have forwarded it and ended after their trials.
+        TerminatedError: SIGTERM; likewise.
     """
-    # Each trial leads a process group of its own, and without this the agent would leave it behind on SIGTERM:
-    # never marked preempting, never queued again, on a GPU that the next run wants.
+    # Without --forward-signals an agent leaves its trial behind on SIGTERM: never marked preempting nor requeued, on
+    # a GPU that the next run needs.
     agent = [sys.executable, "-m", "wandb", "agent", "--forward-signals"]
     shares = [None] * jobs if count is None else [(count + place) // jobs for place in range(jobs)]
     limits = [[] if share is None else ["--count", str(share)] for share in shares if share != 0]
-    python = str(Path(sys.executable).parent)
-    # The agent starts `python` by its name.
-    environment = {
-        **os.environ,
-        **own_threads(jobs),
-        "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
     with terminable():
-        statuses = run_children([[*agent, *limit, sweep_id] for limit in limits], environment)
+        statuses = run_children([[*agent, *limit, sweep_id] for limit in limits], child_environment(jobs))
     return next((status for status in statuses if status), 0)

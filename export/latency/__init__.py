@@ -1,1 +1,1 @@
-"""How fast an export is: backends in processes of their own, timed in turns, against budgets."""
+"""Latency of an export: backends timed in turns in separate processes, and compared with budgets."""

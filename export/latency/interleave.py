@@ -1,4 +1,4 @@
-"""Time several backends in turns, so that a busy machine slows all of them alike, and compare by round."""
+"""Time several backends in turns, so that a busy machine slows all of them alike, and compare them by round."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from export.latency.backends import Spec, end_to_end
+from export.latency.budgets import LiveScan, Protocol
 from export.latency.worker import Worker
 
 REST_SECONDS = 0.05  # idle thread pools spin for some milliseconds before they sleep
@@ -22,19 +24,13 @@ class Timing:
     Attributes:
         spec: What was timed.
         rounds: Milliseconds of each call, by round.
-        cold_start_ms: From the start of the process to the first result.
-        load_ms: Import, read and compile.
-        first_call_ms: The first call.
-        peak_mb: Peak resident memory of the process.
-        error: Why it could not be timed; then everything else is empty.
+        facts: ``cold_start_ms``, ``load_ms`` and ``first_call_ms`` (see `Worker`), and ``peak_mb`` of its process.
+        error: Why it could not be timed; then there are no rounds.
     """
 
-    spec: dict[str, Any]
+    spec: Spec
     rounds: list[list[float]] = field(default_factory=list)
-    cold_start_ms: float = 0.0
-    load_ms: float = 0.0
-    first_call_ms: float = 0.0
-    peak_mb: float = 0.0
+    facts: dict[str, float] = field(default_factory=dict)
     error: str = ""
 
     @property
@@ -49,9 +45,8 @@ class Timing:
         return {"p50_ms": p50, "p90_ms": p90, "p95_ms": p95, "p99_ms": p99, "images_per_s": rate}
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster one backend is than another: median over rounds, with the middle half."""
+class Ratio(NamedTuple):
+    """How many times faster one backend is than another: median and quartiles over rounds."""
 
     median: float
     low: float
@@ -59,15 +54,7 @@ class Ratio:
 
 
 def speed_ratio(slow: Timing, fast: Timing) -> Ratio:
-    """Compare two backends that were timed in the same rounds.
-
-    Args:
-        slow: The yardstick.
-        fast: The one in question.
-
-    Returns:
-        Median and quartiles, over rounds, of the ratio of the rounds' median times per image.
-    """
+    """Compare the median times per image of two backends, the yardstick first, that were timed in the same rounds."""
     each = [
         np.median(yardstick) / np.median(own) for yardstick, own in zip(slow.rounds, fast.rounds, strict=True)
     ]
@@ -76,8 +63,8 @@ def speed_ratio(slow: Timing, fast: Timing) -> Ratio:
     return Ratio(median, low, high)
 
 
-def time_interleaved(specs: Mapping[str, dict[str, Any]], rounds: int, repeats: int) -> dict[str, Timing]:
-    """Time backends in turns, each in a process of its own.
+def time_interleaved(specs: Mapping[str, Spec], rounds: int, repeats: int) -> dict[str, Timing]:
+    """Time backends in turns, each in its own process.
 
     Args:
         specs: Name -> what to time (see `export.latency.backends.load`).
@@ -85,31 +72,69 @@ def time_interleaved(specs: Mapping[str, dict[str, Any]], rounds: int, repeats: 
         repeats: Calls a backend and round.
 
     Returns:
-        Name -> times. A backend that fails to load, or that dies later, has its `error` set and no rounds; the
-        others are timed all the same.
+        Name -> times. A backend that fails to load or dies has its `error` set and no rounds; the others are still
+        timed.
     """
     timings = {name: Timing(dict(spec)) for name, spec in specs.items()}
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        for name, spec in specs.items():
+        for name, timing in timings.items():
             try:
-                worker = stack.enter_context(Worker(dict(spec)))
+                workers[name] = stack.enter_context(Worker(timing.spec))
+                timing.facts = workers[name].facts
             except RuntimeError as error:
-                timings[name].error = str(error)
-                continue
-            workers[name] = worker
-            timings[name].cold_start_ms = worker.cold_start_ms
-            timings[name].load_ms, timings[name].first_call_ms = worker.load_ms, worker.first_call_ms
+                timing.error = str(error)
         for number in range(rounds):
             # Every other round backwards: no backend always follows the same one.
             for name in list(workers) if number % 2 == 0 else list(reversed(workers)):
                 time.sleep(REST_SECONDS)
                 try:
-                    timings[name].rounds.append(workers[name].time(repeats=repeats))
+                    answer = workers[name].ask(repeats=repeats)
                 except RuntimeError as error:
-                    timings[name].error = str(error)
-                    timings[name].rounds.clear()
+                    timings[name] = Timing(timings[name].spec, error=str(error))
                     del workers[name]
                     continue
-                timings[name].peak_mb = workers[name].peak_mb
+                timings[name].rounds.append(answer["ms"])
+                timings[name].facts["peak_mb"] = answer["peak_mb"]
     return timings
+
+
+def time_live(
+    stages: Mapping[str, Spec], backends: Mapping[str, Spec], protocol: Protocol, scene: LiveScan
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Simulate live scans, then call the encoder without a pause, for each encoder with an end-to-end stage.
+
+    Args:
+        stages: Stages of a camera frame.
+        backends: Backends of the encoder.
+        protocol: Seconds of the calls without a pause.
+        scene: Rates and seconds of the scans.
+
+    Returns:
+        Scans (see `export.latency.worker.play_scan`) and thermal drifts (medians of the first and last fifth of the
+        calls, and ``drift``, their relative difference), each with its ``encoder``; an ``error`` replaces the figures
+        of what broke.
+    """
+    scans: list[dict[str, Any]] = []
+    drifts: list[dict[str, Any]] = []
+    for name in [name for name in backends if end_to_end(name) in stages]:
+        rates = list(scene.frames_per_second)
+        try:
+            with Worker(stages[end_to_end(name)]) as worker:
+                while rates:
+                    scan = worker.ask(frames_per_second=rates[0], seconds=scene.seconds)
+                    scans.append({"encoder": name, **scan})
+                    del rates[0]
+        except RuntimeError as error:
+            scans += [{"encoder": name, "frames_per_second": rate, "error": str(error)} for rate in rates]
+        try:
+            with Worker(backends[name]) as worker:
+                times = worker.ask(seconds=protocol.sustained_s)["ms"]
+        except RuntimeError as error:
+            drifts.append({"encoder": name, "error": str(error)})
+            continue
+        fifth = max(1, len(times) // 5)
+        start, end = float(np.median(times[:fifth])), float(np.median(times[-fifth:]))
+        medians = {"first_fifth_p50_ms": start, "last_fifth_p50_ms": end, "drift": end / start - 1}
+        drifts.append({"encoder": name, "seconds": protocol.sustained_s, "calls": len(times), **medians})
+    return scans, drifts

@@ -1,46 +1,56 @@
-"""One latency run: the order of its parts, and the record that comes out."""
+"""One latency run: time everything, compare it with the budgets, return the record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from datamodules.cores import usable_cores
-from export.latency.backends import INT8
-from export.latency.budget_file import Protocol
-from export.latency.budgets import FAILED, NOT_APPLICABLE, Verdict, check_absolute, check_budgets
-from export.latency.coreml_stopwatch import MAC, stopwatch
-from export.latency.interleave import Timing, speed_ratio, time_interleaved
-from export.latency.live import play
-from export.latency.machine import INT8_PRODUCTS, device_name, image_cost, instructions, machine_facts
-from export.latency.neural_engine import neural_engine_share
-from export.latency.specs import backend_specs, matmul_peaks, matmul_specs, share_of_peak, stage_specs
-from export.manifest import Export
+from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
+from export.graphs.onnx_graph import write_onnx
+from export.graphs.pixel_graph import PixelEncoder
+from export.latency.backends import backend_specs, stage_specs
+from export.latency.budgets import FAILED, Budgets, Protocol, Verdict, check_budgets
+from export.latency.coreml_tools import MAC, neural_engine_share, stopwatch
+from export.latency.interleave import Timing, speed_ratio, time_interleaved, time_live
+from export.latency.machine import (
+    bottlenecks,
+    device_name,
+    image_cost,
+    instructions,
+    machine_facts,
+    matmul_peaks,
+    matmul_specs,
+    share_of_peak,
+)
+from export.package.manifest import Export
 from models import DualEncoder, fused_copy
 
 
 def run_session(
     export: Export,
     model: DualEncoder | str,
-    budgets: Mapping[str, Any],
-    protocol: Protocol,
+    budgets: Budgets,
+    short: bool,
     device: str | None,
     folder: Path,
-    iphone: tuple[str, str | None] | None = None,
+    iphone: tuple[str | None, str | None] = (None, None),
 ) -> dict[str, Any]:
-    """Time everything and hold it against the budgets.
+    """Time everything and compare it with the budgets.
 
     Args:
         export: The export.
-        model: The architecture that is exported, in eval mode; its weights do not matter. Or why it cannot be built
-            here: then the exported files are timed alone.
-        budgets: Content of the budgets' file.
-        protocol: How long and how often.
-        device: Name of the machine, to override its own.
-        folder: Scratch folder for graphs with an open batch.
+        model: The exported architecture in eval mode; its weights do not matter. Or why it cannot be built here:
+            then only the exported files are timed.
+        budgets: The budgets.
+        short: Use the short protocol for CI.
+        device: Name of the machine in the budgets; None for the processor's own.
+        folder: Scratch folder for a graph with an open batch.
         iphone: Name of an iPhone that is attached to this Mac, and the team that signs the runner app.
 
     Returns:
@@ -49,100 +59,72 @@ def run_session(
     Raises:
         ValueError: The yardstick cannot be timed.
     """
-    threads, side = usable_cores(), export.preprocessing.image_size
-    begun = time.monotonic()
+    begun, threads, yardstick = time.monotonic(), usable_cores(), budgets.yardstick
+    protocol = budgets.ci if short else budgets.protocol
+    scene = budgets.scene.model_copy(update={"seconds": protocol.scene_s or budgets.scene.seconds})
     package = export.artifact("coreml-fp16") if "coreml-fp16" in export.manifest["artifacts"] else None
-    unbuilt, built = (model, None) if isinstance(model, str) else ("", model)
+    unbuilt, fused = (model, None) if isinstance(model, str) else ("", fused_copy(model))
     specs, absent = backend_specs(export, threads, unbuilt)
-    name = budgets["yardstick"]
-    if name not in specs and not unbuilt:
-        raise ValueError(f"latency: the yardstick {name} cannot be timed: {absent[name]}")
-    coreml = stopwatch(package, *(iphone or (None, None)))
-    stages, products = stage_specs(export, specs, side), matmul_specs(threads)
+    if yardstick not in specs and not unbuilt:
+        raise ValueError(f"latency: the yardstick {yardstick} cannot be timed: {absent[yardstick]}")
+    coreml = stopwatch(package, *iphone)
+    stages, products = stage_specs(export, specs), matmul_specs(threads)
     timings = time_interleaved({**specs, **stages, **products}, protocol.rounds, protocol.repeats)
-    yardstick = timings.get(name)
-    if yardstick is not None and yardstick.error:
-        raise ValueError(f"latency: the yardstick cannot be timed: {yardstick.error}")
-    cost = {} if built is None else image_cost(fused_copy(built))
+    slow = timings.get(yardstick)
+    if slow is not None and slow.error:
+        raise ValueError(f"latency: the yardstick cannot be timed: {slow.error}")
+    cost = {} if fused is None else image_cost(fused)
     peaks = matmul_peaks({name: timings[name] for name in products})
-    rows = {name: _row(name, timings[name], yardstick, cost.get("gmacs"), peaks) for name in specs}
-    sweep = throughput(export, built, protocol, folder)
-    scenes, drifts = play(stages, specs, protocol)
+    rows = {name: _row(timings[name], slow) for name in specs}
+    for name, row in rows.items():
+        if cost and peaks and "error" not in row:
+            row |= share_of_peak(name, row["p50_ms"], cost["gmacs"], peaks)
+    sweep = _throughput(export, fused, protocol, folder)
+    scans, drifts = time_live(stages, specs, protocol, scene)
     own_name = device or device_name()
-    verdicts = _verdicts(budgets, rows, own_name, scenes, absent)
+    verdicts = _verdicts(budgets, rows, own_name, scans, absent, coreml)
     return {
         "machine": machine_facts() | {"device": own_name, "matmul_gflops": peaks, "threads": threads},
-        "model": {**cost, "source": export.manifest["source"], "side": side},
+        "model": {**cost, "source": export.manifest["source"], "side": export.preprocessing.image_size},
         "files": {key: entry["bytes"] for key, entry in export.manifest["artifacts"].items()},
-        "protocol": asdict(protocol),
-        "yardstick": name,
+        "protocol": protocol.model_dump(exclude={"scene_s"})
+        | {"frames_per_second": scene.frames_per_second, "scene_s": scene.seconds},
+        "yardstick": yardstick,
         "backends": rows,
         "absent": absent,
-        "stages": {key: _row(key, timings[key], yardstick) for key in stages},
+        "stages": {key: _row(timings[key], slow) for key in stages},
         "throughput": sweep,
         "sustained": drifts,
-        "scenes": scenes,
+        "scenes": scans,
         "neural_engine": neural_engine_share(package),
         "coreml_stopwatch": coreml,
-        "verdicts": [asdict(v) for v in with_phone(verdicts, budgets, coreml)],
+        "verdicts": [asdict(verdict) for verdict in verdicts],
         "seconds": round(time.monotonic() - begun, 1),
     }
 
 
-def _verdicts(
-    budgets: Mapping[str, Any],
-    rows: Mapping[str, Mapping[str, Any]],
-    device: str,
-    scenes: list[dict[str, Any]],
-    absent: Mapping[str, str],
-) -> list[Verdict]:
-    ratios = {name: row["ratio"]["median"] for name, row in rows.items() if "ratio" in row}
-    medians = {name: row["p50_ms"] for name, row in rows.items() if "p50_ms" in row}
-    errors = {key: row["error"] for key, row in rows.items() if "error" in row}
-    unjudged = {name: f"no {budgets['yardstick']} to compare with" for name in medians if name not in ratios}
-    reasons = {**absent, **what_holds_back(rows, instructions()), **unjudged}
-    return check_budgets(budgets, ratios, medians, device, scenes, reasons, errors)
-
-
-def _row(
-    name: str,
-    timing: Timing,
-    yardstick: Timing | None,
-    gmacs: float | None = None,
-    peaks: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
+def _row(timing: Timing, yardstick: Timing | None) -> dict[str, Any]:
     if timing.error:
         return {"error": timing.error}
-    row: dict[str, Any] = {
-        **timing.percentiles(),
-        "cold_start_ms": timing.cold_start_ms,
-        "load_ms": timing.load_ms,
-        "first_call_ms": timing.first_call_ms,
-        "peak_mb": timing.peak_mb,
-        "calls": len(timing.calls_ms),
-    }
-    if yardstick is not None:
-        row["ratio"] = asdict(speed_ratio(yardstick, timing))
-    if gmacs is not None and peaks:
-        row |= share_of_peak(name, row["p50_ms"], gmacs, peaks)
-    return row
+    row: dict[str, Any] = {**timing.percentiles(), **timing.facts, "calls": len(timing.calls_ms)}
+    return row if yardstick is None else row | {"ratio": speed_ratio(yardstick, timing)._asdict()}
 
 
-def throughput(
-    export: Export, model: DualEncoder | None, protocol: Protocol, folder: Path
+def _throughput(
+    export: Export, fused: DualEncoder | None, protocol: Protocol, folder: Path
 ) -> list[dict[str, float]]:
-    """Time ONNX Runtime over batch sizes and thread counts, on a graph with an open batch.
+    """Time ONNX Runtime over batch sizes and thread counts.
 
-    Args:
-        export: The export.
-        model: Its architecture, to write such a graph; without it the exported file is taken, with the one batch
-            size that it has.
-        protocol: Batch sizes and rounds.
-        folder: Scratch folder.
+    The graph is written again with an open batch; without the model the exported file is timed, with its own batch
+    size of one unless it has an open batch.
     """
     path, batches = export.artifact("onnx-fp32"), protocol.batches
-    if model is not None:
-        path = _write_open_batch(model, folder / "open_batch.onnx")
+    if fused is not None:
+        path = folder / "open_batch.onnx"
+        side = fused.preprocessing.image_size
+        names = {"input_name": INPUT_NAME, "output_name": EMBEDDING_NAME, "metadata": {}}
+        image = torch.rand(1, 3, side, side)
+        write_onnx(PixelEncoder(fused).eval(), image, path, dynamic_batch=True, **names)  # type: ignore[arg-type]
     elif export.manifest["artifacts"]["onnx-fp32"].get("batch") != "any":
         batches = [1]
     cores = usable_cores()
@@ -160,42 +142,24 @@ def throughput(
     ]
 
 
-def _write_open_batch(model: DualEncoder, path: Path) -> Path:
-    import torch
-
-    from export.contract import EMBEDDING_NAME, INPUT_NAME
-    from export.onnx_graph import write_onnx
-    from export.pixel_graph import PixelEncoder
-
-    names = {"input_name": INPUT_NAME, "output_name": EMBEDDING_NAME, "metadata": {}}
-    module, side = PixelEncoder(fused_copy(model)).eval(), model.preprocessing.image_size
-    write_onnx(module, torch.rand(1, 3, side, side), path, dynamic_batch=True, **names)  # type: ignore[arg-type]
-    return path
-
-
-def what_holds_back(rows: Mapping[str, Mapping[str, Any]], instructions: Sequence[str]) -> dict[str, str]:
-    """Say, for each backend, what bounds its speed on this processor."""
-    notes = {}
-    for name, row in rows.items():
-        if "share_of_matmul_peak" not in row:
-            continue
-        share = f"{row['share_of_matmul_peak']:.0%}"
-        notes[name] = f"it runs at {share} of this machine's {row['arithmetic']} matmul peak"
-        if name in INT8 and instructions and not INT8_PRODUCTS & set(instructions):
-            notes[name] += ", and the processor has no int8 dot product (VNNI)"
-    return notes
-
-
-def with_phone(
-    verdicts: list[Verdict], budgets: Mapping[str, Any], coreml: Mapping[str, Any]
+def _verdicts(
+    budgets: Budgets,
+    rows: Mapping[str, Mapping[str, Any]],
+    device: str,
+    scans: list[dict[str, Any]],
+    absent: Mapping[str, str],
+    coreml: Mapping[str, Any],
 ) -> list[Verdict]:
-    """Add the verdicts on an attached phone in place of those that do not apply to this machine."""
+    ratios = {name: row["ratio"]["median"] for name, row in rows.items() if "ratio" in row}
+    own = {name: row["p50_ms"] for name, row in rows.items() if "p50_ms" in row}
+    errors = {key: row["error"] for key, row in rows.items() if "error" in row}
+    incomparable = {name: f"no {budgets.yardstick} to compare with" for name in own if name not in ratios}
+    reasons = {**absent, **bottlenecks(rows, instructions()), **incomparable}
+    medians: dict[str, dict[str, float]] = {device: own}
+    for row in coreml["rows"]:
+        if row["device"] != MAC:
+            medians.setdefault(row["device"], {})[row["backend"]] = row["p50_ms"]
+    verdicts = check_budgets(budgets, ratios, medians, scans, reasons, errors)
     if coreml["status"] == FAILED:
-        verdicts = [*verdicts, Verdict("the attached phone is timed", None, FAILED, coreml["reason"])]
-    rows = [row for row in coreml["rows"] if row["device"] != MAC]
-    if not rows:
-        return verdicts
-    found = check_absolute(budgets, {row["backend"]: row["p50_ms"] for row in rows}, rows[0]["device"])
-    judged = [verdict for verdict in found if verdict.status != NOT_APPLICABLE]
-    names = {verdict.budget for verdict in judged}
-    return [verdict for verdict in verdicts if verdict.budget not in names] + judged
+        verdicts.append(Verdict("the attached phone is timed", None, FAILED, coreml["reason"]))
+    return verdicts

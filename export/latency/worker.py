@@ -1,7 +1,7 @@
-"""One backend in a process of its own; commands and answers are lines of JSON.
+"""Worker process that runs one backend; commands and answers are lines of JSON.
 
-Thread pools of two runtimes in one process disturb each other, and so does memory that another one left
-behind. A worker that is not asked waits without using the processor.
+Thread pools of two runtimes in one process disturb each other, and so does memory that another runtime left
+behind. An idle worker does not use the processor.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from export.latency.backends import load
-from export.latency.scene import run_scene
+import numpy as np
+
+from export.latency.backends import Call, Spec, load
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP_CALLS = 5
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+"""The Makefile's settings of glibc's allocator, which speed up whole commands. An app has neither."""
 
 
 def main() -> None:
-    """Load the backend that the command line describes and obey commands until the input ends."""
+    """Load the backend of the command line and obey commands until the input ends."""
     answer = sys.stdout
     sys.stdout = sys.stderr  # libraries that print must not spoil the answers
     begun = time.perf_counter()
@@ -46,45 +49,84 @@ def main() -> None:
         print(json.dumps(_obey(call, json.loads(line))), file=answer, flush=True)
 
 
-def _obey(call: Any, command: dict[str, Any]) -> dict[str, Any]:
-    """Time ``repeats`` calls, or calls for ``seconds``, or play a scene; one untimed call comes first."""
+def _obey(call: Call, command: dict[str, Any]) -> dict[str, Any]:
+    """Time ``repeats`` calls, or calls for ``seconds``, or play a live scan; one untimed call comes first."""
     call()
     if "frames_per_second" in command:
-        return {"scene": run_scene(call, command["frames_per_second"], command["seconds"])}
+        return play_scan(call, command["frames_per_second"], command["seconds"])
     times: list[float] = []
     end = time.perf_counter() + command.get("seconds", 0.0)
     while len(times) < command.get("repeats", 0) or time.perf_counter() < end:
         begun = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - begun))
-    return {"ms": times, "peak_mb": peak_memory_mb()}
+    return {"ms": times, "peak_mb": _peak_memory_mb()}
 
 
-def peak_memory_mb() -> float:
+def play_scan(
+    call: Call,
+    frames_per_second: float,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, float]:
+    """Simulate a live scan: process the newest frame as soon as the last one is done, as an app does.
+
+    Args:
+        call: Processes one frame.
+        frames_per_second: Rate of the stream.
+        seconds: Length of the stream.
+        clock: Current time in seconds.
+        sleep: Waits for a number of seconds.
+
+    Returns:
+        ``frames_per_second``; ``frames`` that arrived, ``processed``, ``dropped`` (replaced by a newer one before
+        the app was free); and the delay from a frame's arrival to its answer, ``delay_p50_ms`` and ``delay_p95_ms``.
+    """
+    total = round(frames_per_second * seconds)
+    delays: list[float] = []
+    begun = clock()
+    last = -1
+    while last < total - 1:
+        newest = min(int((clock() - begun) * frames_per_second), total - 1)
+        if newest == last:  # nothing new: wait for the next arrival
+            wait = (last + 1) / frames_per_second - (clock() - begun)
+            if wait > 0:
+                sleep(wait)
+            newest = last + 1
+        call()
+        delays.append(1e3 * (clock() - begun - newest / frames_per_second))
+        last = newest
+    p50, p95 = np.percentile(delays, [50, 95]).tolist()
+    counts = {"frames": total, "processed": len(delays), "dropped": total - len(delays)}
+    return {"frames_per_second": frames_per_second, **counts, "delay_p50_ms": p50, "delay_p95_ms": p95}
+
+
+def _peak_memory_mb() -> float:
     """Return this process's peak resident memory."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # Not getrusage: on Linux its peak is inherited from the parent, which had torch in memory.
+        # Not getrusage: on Linux its peak is inherited from the parent, which had PyTorch in memory.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # in bytes on macOS
 
 
 class Worker:
-    """The parent's side of a worker, whose process has the allocator that an app has, not the Makefile's.
+    """Parent's side of a worker process, which runs without the Makefile's allocator settings.
 
     Args:
         spec: See `export.latency.backends.load`.
 
+    Attributes:
+        facts: Milliseconds: ``cold_start_ms`` from the start of the process to the first result, of which ``load_ms``
+            are import, read and compile, and ``first_call_ms`` the first call.
+
     Raises:
-        RuntimeError: The backend could not be loaded, or (from the methods) it died since; the message is its own.
+        RuntimeError: The backend could not be loaded, or (from `ask`) its process died.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        # Here: a worker's own process would pay for this import, in time and in memory.
-        from export.latency.machine import ALLOCATOR
-
+    def __init__(self, spec: Spec) -> None:
         self.spec = spec
         begun = time.perf_counter()
         self._process = subprocess.Popen(
@@ -97,33 +139,24 @@ class Worker:
             env={name: value for name, value in os.environ.items() if name not in ALLOCATOR},
         )
         try:
-            facts = self._answer()
-            self.cold_start_ms = 1e3 * (time.perf_counter() - begun)
-            self._answer()  # warmed up: it must not disturb the next one's cold start
+            loaded = self._answer()
+            self.facts = {"cold_start_ms": 1e3 * (time.perf_counter() - begun), **loaded}
+            self._answer()  # wait for the warm-up: it must not disturb the next worker's cold start
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
-        self.load_ms: float = facts["load_ms"]
-        self.first_call_ms: float = facts["first_call_ms"]
-        self.peak_mb = 0.0
 
-    def time(self, **command: float) -> list[float]:
-        """Time ``repeats=N`` calls or ``seconds=S`` of calls, in milliseconds each."""
-        facts = self._ask(command)
-        self.peak_mb = facts["peak_mb"]
-        times: list[float] = facts["ms"]
-        return times
+    def ask(self, **command: float) -> dict[str, Any]:
+        """Time calls, or simulate a live scan.
 
-    def scene(self, frames_per_second: float, seconds: float) -> dict[str, float]:
-        """Play a live scan; see `export.latency.scene.run_scene`."""
-        result: dict[str, float] = self._ask({"frames_per_second": frames_per_second, "seconds": seconds})[
-            "scene"
-        ]
-        return result
+        Args:
+            **command: ``repeats`` (number of calls), ``seconds`` (of calls), or ``frames_per_second`` and ``seconds``.
 
-    def _ask(self, command: dict[str, float]) -> dict[str, Any]:
+        Returns:
+            ``ms`` of each call and ``peak_mb``, the process's peak resident memory; or what `play_scan` returns.
+        """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead: the answer, which is none, says so
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which `_answer` reports
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         return self._answer()
@@ -136,27 +169,12 @@ class Worker:
             raise RuntimeError(f"{self.spec['backend']}: {facts['error']}")
         return facts
 
-    def close(self) -> None:
-        """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(
-                    BrokenPipeError
-                ):  # what was written to a dead process stays in the buffer
-                    stream.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 if __name__ == "__main__":

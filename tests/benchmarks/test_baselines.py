@@ -1,4 +1,4 @@
-"""The baselines compute what ours computes: they are slower, not different."""
+"""The baselines compute the same results as ours."""
 
 import os
 from dataclasses import replace
@@ -13,9 +13,9 @@ from benchmarks.baselines import evaluation_authors
 from benchmarks.baselines.pipeline_authors import Draw
 from benchmarks.hc18_validity import DISTINCT, IMAGES, count_spacings
 from benchmarks.image_pipeline import STUDENT, TEACHER, grey_difference
-from datamodules.hc18 import HC18_TABLE
-from datamodules.image_reading import read_image
-from datamodules.transforms import EvaluationTransform
+from datamodules.corpora.hc18 import HC18_TABLE
+from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.transforms import EvaluationTransform
 from models.zero_shot import encode_prompts
 
 PROMPTS = ["fetal head at 24 weeks", "fetal head at 24 weeks and 3 days, pixel spacing 0.12 mm"]
@@ -52,7 +52,7 @@ def test_training_views_of_one_draw_are_close(heads, draw):
         assert grey_difference(record.image, draw) <= 2.5
 
 
-def test_a_wrong_draw_is_seen_by_the_grey_difference(heads, monkeypatch):
+def test_the_grey_difference_detects_a_wrong_draw(heads, monkeypatch):
     right = image_pipeline.view
     draw = DRAWS[1]
     for wrong in (
@@ -67,7 +67,7 @@ def test_a_wrong_draw_is_seen_by_the_grey_difference(heads, monkeypatch):
 
 
 @pytest.mark.parametrize("view", [STUDENT, TEACHER])
-def test_the_counts_of_spacings_are_those_of_the_real_table(hc18_root, monkeypatch, view):
+def test_the_counts_of_spacings_equal_the_real_table(hc18_root, monkeypatch, view):
     rows = len((hc18_root / HC18_TABLE).read_text().splitlines()) - 1
     if rows != IMAGES:
         pytest.skip(f"{hc18_root / HC18_TABLE} has {rows} of {IMAGES} rows")

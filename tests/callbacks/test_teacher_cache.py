@@ -11,7 +11,7 @@ from torch import nn
 
 from callbacks import TeacherCache
 from datamodules import HC18DataModule, PairShardsDataModule
-from datamodules.teacher_store import TeacherStore
+from datamodules.pairs.stores import TeacherStore
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, SRKDLoss
 from models import DualEncoder, Preprocessing
@@ -174,7 +174,7 @@ def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(tiny_hc18, t
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.warns(UserWarning, match="No space left on device; training asks the teacher at every step"):
+    with pytest.warns(UserWarning, match="No space left on device; training runs the teacher at every step"):
         kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     assert kept == pytest.approx(live, abs=1e-5, rel=0)
     assert list((tmp_path / "store").iterdir()) == []
@@ -188,7 +188,7 @@ def test_another_teacher_has_another_store(tiny_hc18, tmp_path):
 
 
 def test_a_loss_without_teacher_keeps_nothing(tiny_hc18, tmp_path):
-    with pytest.warns(UserWarning, match="CLIPLoss asks no teacher"):
+    with pytest.warns(UserWarning, match="CLIPLoss does not use a teacher"):
         fit(tiny_hc18, tmp_path, cache_in(tmp_path), loss=CLIPLoss(), epochs=1)
     assert not (tmp_path / "store").exists()
 

@@ -6,10 +6,10 @@ from lightning import LightningDataModule, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from datamodules.evaluation_dataset import collate_evaluation
-from datamodules.protocol import Protocol
+from datamodules.evaluation.dataset import collate_evaluation
+from datamodules.evaluation.protocol import Protocol
+from datamodules.pairs.sampler import process_rank
 from datamodules.record import Record
-from datamodules.sampler import process_rank
 from models import DualEncoder, Preprocessing
 
 DIM, SIZE, LENGTH = 24, 4, 40

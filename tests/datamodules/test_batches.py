@@ -1,20 +1,17 @@
-"""What batches hold, and that every evaluated image counts once."""
+"""Contents of batches; every evaluated image counts once."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 
 from datamodules import FetalPlanesDataModule, HC18DataModule
-from datamodules.image_reading import read_image
-from datamodules.pair_sample import caption_id
-from datamodules.sampler import EpochSampler
-from datamodules.transforms import EvaluationTransform
+from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.sample import caption_id
+from datamodules.pairs.transforms import EvaluationTransform
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, build_tokenizer
 
 STUDENT = Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD, tokenizer="fetal", context_length=24)
@@ -71,8 +68,8 @@ def test_without_a_teacher_there_is_no_teacher_view(tiny_hc18):
     assert not [key for key in next(iter(data.train_dataloader())) if key.startswith("teacher")]
 
 
-def test_a_loss_that_asks_no_teacher_has_no_teacher_view_and_the_same_pictures(tiny_hc18):
-    """Also beside a larger teacher, whose size decides at which size the random geometry works."""
+def test_a_loss_without_teacher_gets_no_teacher_view_and_the_same_pictures(tiny_hc18):
+    """Also with a larger teacher, whose size determines the resolution of the random geometry."""
     data = _hc18(tiny_hc18, val_share=0.3)
     larger = replace(TEACHER, image_size=40)
     data.bind(STUDENT, larger)
@@ -144,7 +141,7 @@ def test_processes_share_an_evaluation_without_padding(tiny_planes, monkeypatch,
     data.bind(STUDENT)
     indices, steps = [], set()
     for rank in range(world):
-        for module in ("base", "sampler"):
+        for module in ("base", "pairs.sampler"):
             monkeypatch.setattr(f"datamodules.{module}.process_rank", lambda rank=rank: (rank, world))
         for batch in data.evaluation_loader("planes", "all", STUDENT):
             indices += batch["index"].tolist()
@@ -196,46 +193,6 @@ def test_pairs_of_validation_and_test_are_never_replaced(tiny_planes, split):
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
     with pytest.raises(ValueError, match=f"{bad.name}: cannot be read as an image"):
         list(loader)
-
-
-@pytest.mark.parametrize(("size", "world"), [(103, 1), (103, 2), (103, 4), (5, 3)])
-def test_processes_share_an_epoch_without_overlap(monkeypatch, size, world):
-    joint = []
-    for rank in range(world):
-        monkeypatch.setattr("datamodules.sampler.process_rank", lambda rank=rank: (rank, world))
-        sampler = EpochSampler(size, seed=3)
-        sampler.set_epoch(2)
-        part = list(sampler)
-        assert len(part) == len(sampler) == size // world
-        assert all(epoch == 2 for epoch, _ in part)
-        joint.append([index for _, index in part])
-    assert len({index for part in joint for index in part}) == size // world * world
-    monkeypatch.setattr("datamodules.sampler.process_rank", lambda: (0, 1))
-    alone = EpochSampler(size, seed=3)
-    alone.set_epoch(2)
-    single = [index for _, index in alone]
-    # Step by step, all processes together see what one process with the joint batch sees.
-    assert [index for step in zip(*joint, strict=True) for index in step] == single[: size // world * world]
-
-
-def test_starting_late_holds_for_one_epoch_only():
-    sampler = EpochSampler(10, seed=0)
-    sampler.set_epoch(4)
-    whole = list(sampler)
-    sampler.start_at(4, 6)
-    assert list(sampler) == whole[6:]
-    assert len(sampler) == 10
-    sampler.set_epoch(5)
-    assert len(list(sampler)) == 10
-
-
-def test_first_places_are_uniform():
-    firsts = np.zeros(8)
-    sampler = EpochSampler(8, seed=1)
-    for epoch in range(800):
-        sampler.set_epoch(epoch)
-        firsts[next(iter(sampler))[1]] += 1
-    assert chisquare(firsts).pvalue > 1e-3
 
 
 def test_captions_vary_over_epochs(tiny_planes):

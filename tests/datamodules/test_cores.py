@@ -1,4 +1,4 @@
-"""How many cores a process may use."""
+"""Number of usable cores."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from datamodules.cores import usable_cores
 
 
-def test_cores_that_a_container_withholds_do_not_count(monkeypatch):
+def test_only_cores_that_the_process_may_use_are_counted(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
     assert usable_cores() == 3

@@ -1,4 +1,4 @@
-"""What is written of URLs and of the commands of pipes: never a token, always the place."""
+"""Redaction removes secrets from URLs and pipe commands and keeps the locations."""
 
 import pytest
 from jsonargparse import Namespace
@@ -46,7 +46,7 @@ QUERY = f"?X-Amz-Signature={SECRET}&X-Amz-Credential={SECRET}%2Fus"
         (f'["pipe:curl -H \\"Authorization: Bearer {SECRET}\\" a"]', '["pipe:curl -H MARK a"]'),
     ],
 )
-def test_tokens_go_and_places_stay(text, kept):
+def test_secrets_are_removed_and_locations_kept(text, kept):
     kept = kept.replace("MARK", MARK)
     assert redacted(text) == kept
     assert redacted(kept) == kept
@@ -70,12 +70,12 @@ def test_tokens_go_and_places_stay(text, kept):
         "",
     ],
 )
-def test_what_holds_no_token_stays_as_it_is(text):
+def test_text_without_secrets_is_unchanged(text):
     assert redacted(text) == text
     check_complete({"data.urls": text})
 
 
-def test_structures_keep_their_form():
+def test_structures_keep_their_types():
     config = Namespace(
         data=Namespace(urls=f"http://h/a{QUERY}", sizes=[1, None]),
         callbacks=[Namespace(x=f"http://h/{QUERY}")],

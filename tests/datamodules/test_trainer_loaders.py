@@ -1,4 +1,4 @@
-"""What a Lightning trainer makes of our loaders: on several processes, and under `overfit_batches`."""
+"""Data loaders in a Lightning trainer: on several processes and with `overfit_batches`."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from lightning import LightningModule, Trainer
 
 from datamodules import HC18DataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
-from tests.datamodules.test_resumption import _heads, _shards
+from tests.datamodules.pairs.test_resumption import _heads, _shards
 from tests.metrics.two_processes import run_in_processes
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
 
 class Seen(LightningModule):
-    """Writes down the names and the pixels of what each loader gives."""
+    """Records names and pixels of the batches of each loader."""
 
     def __init__(self):
         super().__init__()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from datamodules import PhantomDataModule
+from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom import PhantomSettings
-from datamodules.protocol import Protocol
 from export import Export, Options, export_student
 from models import TimmEncoder
 
@@ -63,7 +63,6 @@ def exported(
         text_encoder=True,
         skip=SKIP,
         frames=12,
-        coreml_frames=4,
         calibration_frames=4,
         keep_slow_int8=True,
         spacings=["0.30"],

@@ -157,7 +157,7 @@ def test_a_loss_without_teacher_runs_no_teacher(module, pairs):
 
 
 def test_a_loss_that_needs_a_teacher_refuses_to_run_without(tiny_encoder):
-    with pytest.raises(ValueError, match=r"model.teacher: SRKDLoss compares with a teacher"):
+    with pytest.raises(ValueError, match=r"model.teacher: SRKDLoss needs a teacher"):
         DistillationModule(tiny_encoder(), loss=SRKDLoss())
 
 

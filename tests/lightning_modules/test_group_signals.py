@@ -13,7 +13,7 @@ import os, subprocess, sys, time
 from lightning import Callback, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from callbacks import LastCheckpoint, SaveOnInterrupt
-from datamodules.loaders import PlainErrorLoader
+from datamodules.pairs.loaders import PlainErrorLoader
 
 
 class SignalAll(Callback):

@@ -19,8 +19,8 @@ from callbacks import (
     StepSeed,
     Throughput,
 )
-from datamodules.loaders import ResumableLoader, resume_position
-from datamodules.sampler import EpochSampler
+from datamodules.pairs.loaders import ResumableLoader, resume_position
+from datamodules.pairs.sampler import EpochSampler
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
 from tests.lightning_modules.conftest import PairSet
@@ -230,7 +230,7 @@ def test_a_run_that_begins_anew_leaves_no_best_weights_of_the_run_before(fit, in
 def test_the_clock_of_a_run_resumed_within_an_epoch_is_started(fit, interrupt, tmp_path, monkeypatch):
     path = interrupt(tmp_path, signal.SIGINT, 2, epochs=1)
     seconds = itertools.count(10**9)  # a clock that has run for years, and goes on by a second a look
-    monkeypatch.setattr("callbacks.throughput.perf_counter", lambda: float(next(seconds)))
+    monkeypatch.setattr("callbacks.tracking.throughput.perf_counter", lambda: float(next(seconds)))
     rest = fit(tmp_path, Throughput(), checkpoint=path, epochs=1)
     assert rest.callback_metrics["speed/images_per_second"] > 1
     assert 0 <= rest.callback_metrics["speed/data_wait_share"] <= 1

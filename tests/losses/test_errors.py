@@ -55,7 +55,7 @@ def test_temperature(make, temperature):
         (lambda: FeatureKDLoss().build(4, None), "FeatureKDLoss needs a teacher"),
         (lambda: FeatureKDLoss()(make_batch(), make_teacher()), "call build"),
         (lambda: SigLIPLoss()(make_batch()), "set initial_bias"),
-        (lambda: SigLIPLoss(initial_bias=-10)(make_batch(bias=-9.0)), "leave initial_bias out"),
+        (lambda: SigLIPLoss(initial_bias=-10)(make_batch(bias=-9.0)), "remove initial_bias"),
     ],
 )
 def test_settings(make, match):
@@ -80,7 +80,7 @@ def test_scalars_and_ids():
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"logit_scale must be a scalar tensor, not \[3\]"):
         Embeddings(x, x, torch.ones(3))
-    with pytest.raises(ValueError, match=r"caption_id must be \[3\], one a pair, not \[2\]"):
+    with pytest.raises(ValueError, match=r"caption_id must be \[3\], one per pair, not \[2\]"):
         Embeddings(x, x, torch.tensor(1.0), caption_id=torch.zeros(2, dtype=torch.int64))
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from losses import CoupledKDLoss, Embeddings, SRKDLoss
+from losses.batch import JointBatch
 from losses.distributions import (
     diagonal_cross_entropy,
     matched_cross_entropy,
@@ -16,7 +17,6 @@ from losses.distributions import (
     standardize,
     teacher_and_student,
 )
-from losses.joint_batch import JointBatch
 from tests.losses.loss_cases import make_batch, make_teacher
 
 batches = st.fixed_dictionaries(

@@ -88,5 +88,5 @@ def test_a_patient_never_sets_its_own_temperature():
 
 def test_one_patient_and_no_samples():
     assert cross_fitted_confidence([[1.0, 0.0]], [0], ["only"]) is None
-    with pytest.raises(ValueError, match="needs samples"):
+    with pytest.raises(ValueError, match="at least one sample"):
         fit_temperature(np.empty((0, 3)), [])

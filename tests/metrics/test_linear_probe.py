@@ -93,7 +93,7 @@ def test_fixed_test_images_are_scored_by_fits_on_bootstraps_of_the_training_pati
 def test_a_patient_on_both_sides_is_named():
     features, labels, patients, is_test = halves()
     is_test[patients.index("patient7")] = False
-    with pytest.raises(ValueError, match=r"patient patient7 has images on both sides.*1 such"):
+    with pytest.raises(ValueError, match=r"patient patient7 has training and test images.*1 such"):
         fixed_test_probe(features, labels, patients, is_test)
 
 
@@ -130,7 +130,7 @@ def test_a_class_that_only_training_images_have_takes_no_part_in_the_mean():
 
 def test_wrong_input_of_a_fixed_test():
     features, names = np.zeros((4, 2)), ["p", "q", "r", "s"]
-    with pytest.raises(ValueError, match="4 images, 1 of them"):
+    with pytest.raises(ValueError, match="4 images, 1 values"):
         fixed_test_probe(features, ["a", "b", "a", "b"], names, [True])
     with pytest.raises(ValueError, match="has 0, 2 and 4"):
         fixed_test_probe(features, ["a", "b", "a", "b"], names, [False] * 4)

@@ -1,4 +1,4 @@
-"""The frozen teacher: each property that Lightning could break, one test."""
+"""Frozen teacher: one test for each property that Lightning could break."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_has_no_gradients_and_no_graph_even_when_unfrozen(vit) -> None:
     assert not text.requires_grad
 
 
-def test_embeds_as_the_model_it_holds(vit) -> None:
+def test_embeddings_equal_those_of_the_wrapped_model(vit) -> None:
     vit.eval()
     inputs = batch(vit)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""FetalCLIP's file, as ``TEACHER=`` takes it: the published layout and contract, at a width that is quick to build."""
+"""FetalCLIP's file as ``TEACHER=``: the published layout and contract, at reduced width."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from open_clip.model import CLIP
 
-from experiments.shorthand import spell_out
+from experiments.config import spell_out
 from models import CLIP_MEAN, CLIP_STD, Preprocessing, from_checkpoint, open_clip_config
 
 REDUCED = {
@@ -21,7 +21,7 @@ REDUCED = {
 
 @pytest.fixture(autouse=True)
 def _reduced_configuration(tmp_path, monkeypatch):
-    """Let FetalCLIP be of reduced width wherever its configuration is read."""
+    """Reduce the width of FetalCLIP's configuration."""
     configs = tmp_path / "configs"
     shutil.copytree(open_clip_config.CONFIGS, configs)
     published = json.loads((configs / "FetalCLIP.json").read_text())
@@ -34,7 +34,7 @@ def _reduced_configuration(tmp_path, monkeypatch):
 
 @pytest.fixture
 def original() -> CLIP:
-    """The model as open_clip itself builds it, every tensor away from its initial value."""
+    """The model built by open_clip itself, with no tensor at its initial value."""
     torch.manual_seed(0)
     model = CLIP(**REDUCED).eval()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def original() -> CLIP:
 
 
 def teacher_of(path):
-    """What a run builds for ``TEACHER=path``."""
+    """Build the teacher of a run with ``TEACHER=path``."""
     (argument,) = spell_out("planes", [f"--teacher={path}"])
     option, _, value = argument.partition("=")
     settings = json.loads(value)
@@ -75,7 +75,7 @@ def test_its_file_gives_the_original_embeddings_and_the_published_contract(
         torch.testing.assert_close(teacher.logit_scale, original.logit_scale.exp())
 
 
-def test_a_key_of_its_file_that_has_no_place_is_named(original, tmp_path):
+def test_an_unexpected_key_of_its_file_is_named(original, tmp_path):
     state = {f"module.{name}": value for name, value in original.state_dict().items()}
     torch.save({"state_dict": {**state, "module.visual.surprise": torch.zeros(1)}}, tmp_path / "odd.pt")
     with pytest.raises(ValueError, match=r"odd\.pt does not fit FetalCLIP: 1 unexpected: visual\.surprise$"):

@@ -1,4 +1,4 @@
-"""Rounding against numpy, and what of the float student stays."""
+"""Rounding equals numpy's, and the rest of the student is unchanged."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_weights_have_255_levels_a_channel():
         np.testing.assert_allclose(found, np.round(row / step) * step, atol=1e-6)
 
 
-def test_a_range_follows_training_alone_and_keeps_zero():
+def test_a_range_is_updated_only_in_training_and_contains_zero():
     layer = ActivationRange().train()
     first, second = torch.linspace(1, 3, 50), torch.linspace(-2, 5, 50)
     layer(first)
@@ -62,7 +62,7 @@ def test_a_range_follows_training_alone_and_keeps_zero():
     assert float(layer.high) == pytest.approx(3 + 2 * MOMENTUM)
 
 
-def test_untrained_ranges_round_weights_alone(student):
+def test_untrained_ranges_round_only_the_weights(student):
     student.eval()
     with torch.no_grad():
         rounded, plain = student.encode_image(images()), student.float_copy().encode_image(images())
@@ -106,7 +106,7 @@ def test_it_is_rebuilt_from_its_recipe_with_its_ranges(student):
     assert again.preprocessing == student.preprocessing
 
 
-def test_it_wants_exactly_one_start(recipe):
+def test_exactly_one_of_checkpoint_and_recipe_is_required(recipe):
     with pytest.raises(ValueError, match="EXP=srkd-qat STUDENT="):
         QuantisedStudent()
     with pytest.raises(ValueError, match="EXP=srkd-qat STUDENT="):

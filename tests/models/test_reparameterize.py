@@ -39,7 +39,7 @@ def test_the_model_itself_stays_trainable(repvit) -> None:
     assert not repvit.fused
 
 
-def test_a_fused_model_refuses_training(repvit) -> None:
+def test_a_fused_model_cannot_be_trained(repvit) -> None:
     fused = fused_copy(repvit)
     assert not fused.training
     fused.eval()
@@ -49,7 +49,7 @@ def test_a_fused_model_refuses_training(repvit) -> None:
         torch.nn.ModuleList([fused]).train()
 
 
-def test_a_broken_fusion_is_noticed(repvit, monkeypatch) -> None:
+def test_a_wrong_fusion_is_detected(repvit, monkeypatch) -> None:
     def broken(model, inplace):
         with torch.no_grad():
             model.image_projection.weight.add_(torch.randn_like(model.image_projection.weight))

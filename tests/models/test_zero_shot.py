@@ -18,7 +18,7 @@ TEMPLATES = ["head {weeks} weeks {days} days {spacing} mm", "{spacing} mm, {week
 
 
 class CountingEncoder(DualEncoder):
-    """Embeds a text by its letters, and remembers what it was asked."""
+    """Embeds a text by its letters and records the calls."""
 
     def __init__(self, embed_dim=16):
         super().__init__()
@@ -73,7 +73,7 @@ def test_each_distinct_prompt_is_encoded_once(model):
 @pytest.mark.parametrize(
     ("count", "side", "parts"), [(9, 256, [4, 4, 1]), (3, 1024, [1, 1, 1]), (0, 256, [0])]
 )
-def test_a_cpu_embeds_images_in_parts_that_its_cache_holds(model, monkeypatch, count, side, parts):
+def test_a_cpu_embeds_images_in_small_parts(model, monkeypatch, count, side, parts):
     images, seen = torch.randn(count, 3, side, side), []
     whole = model.encode_image(images)
 

@@ -1,4 +1,4 @@
-"""Measure a head as a sonographer would: from the picture alone, by an ellipse through the bright bone."""
+"""Measure a head from the picture only, as a sonographer does: by an ellipse through the bright bone."""
 
 import math
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from datamodules.phantom import corpus
-from datamodules.phantom.__main__ import main
 from datamodules.phantom.corpus import PhantomSettings, make_corpus
 from datamodules.phantom.geometry import ellipse_circumference
 from datamodules.phantom.preview import write_preview
+from experiments.commands.data import main
 
 SMALL = PhantomSettings(seed=1, num_planes_images=14, num_hc18_images=8, num_pair_images=4)
 
@@ -63,7 +63,7 @@ def test_truth_table_states_the_skull_that_the_official_table_measures(made: Pat
     assert truth[truth.plane != "brain"].hc_mm.isna().all()
 
 
-def test_second_request_makes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_corpus_is_reused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "render", None)
     assert make_corpus(SMALL, made.parent) == made
 
@@ -76,7 +76,7 @@ def test_settings_and_simulator_version_name_the_folder(monkeypatch: pytest.Monk
     assert SMALL.digest != before
 
 
-def test_an_interrupted_run_leaves_nothing_and_debris_is_swept(
+def test_an_interrupted_run_leaves_no_corpus_and_abandoned_folders_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
@@ -108,7 +108,7 @@ def test_pictures_do_not_depend_on_the_number_of_processes(
     assert checksums(parallel) == checksums(made)
 
 
-def test_of_two_requests_at_once_one_draws_and_both_get_the_corpus(
+def test_concurrent_requests_draw_the_corpus_once(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
@@ -134,21 +134,21 @@ def test_of_two_requests_at_once_one_draws_and_both_get_the_corpus(
         ({"test_share": 1.0}, r"test_share must lie in \[0, 1\), not 1.0"),
     ],
 )
-def test_wrong_settings_say_which(wrong: dict, message: str) -> None:
+def test_invalid_settings_are_named(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PhantomSettings(**wrong)
 
 
 def test_command_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     sizes = ["--seed=1", "--num-planes-images=14", "--num-hc18-images=8", "--num-pair-images=4"]
-    assert main(["make", f"--root={made.parent}", *sizes]) == 0
+    assert main(["phantom", f"--root={made.parent}", *sizes]) == 0
     assert capsys.readouterr().out.strip() == str(made)
     assert json.loads((made / "settings.json").read_text())["num_hc18_images"] == 8
-    assert main(["make", f"--root={made.parent}", "--seed=-1"]) == 1
-    assert capsys.readouterr().err == "error: phantom: seed must not be negative, not -1\n"
+    with pytest.raises(ValueError, match="phantom: seed must not be negative, not -1"):
+        main(["phantom", f"--root={made.parent}", "--seed=-1"])
 
 
-def test_preview_is_a_small_picture(tmp_path: Path) -> None:
+def test_the_preview_is_a_small_file(tmp_path: Path) -> None:
     out = write_preview(tmp_path / "sheet.png", seed=0)
     assert out.stat().st_size <= 200_000
     sheet = cv2.imread(str(out), cv2.IMREAD_GRAYSCALE)

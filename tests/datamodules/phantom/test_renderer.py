@@ -41,7 +41,7 @@ def test_skull_measured_in_the_picture_has_the_stated_circumference(corpus: str)
     assert abs(np.median(errors)) < 0.003, "no bias towards the inner or the outer edge of the bone"
 
 
-def test_measurement_notices_a_head_that_is_two_percent_too_large() -> None:
+def test_the_measurement_detects_a_head_that_is_two_percent_too_large() -> None:
     image, truth = render(heads("hc18", 1)[0], seed=3)
     skull = truth.skull
     assert skull is not None
@@ -50,7 +50,7 @@ def test_measurement_notices_a_head_that_is_two_percent_too_large() -> None:
     assert measure_circumference(grown, guess) / skull.circumference == pytest.approx(1.02, abs=0.006)
 
 
-def test_hc18_pixel_sizes_are_real_ones_and_head_size_must_be_read() -> None:
+def test_hc18_pixel_sizes_are_realistic_and_do_not_determine_the_head_size() -> None:
     truths = [(p, place(p, seed=5)) for p in heads("hc18", 200)]
     sizes = np.array([t.pixel_size_mm for _, t in truths])
     assert sizes.min() >= HC18_PIXEL_SIZES_MM[0]
@@ -67,7 +67,7 @@ def test_hc18_pixel_sizes_are_real_ones_and_head_size_must_be_read() -> None:
         assert (outline < [picture.width, picture.height]).all(), "the whole skull is in the picture"
 
 
-def test_every_plane_renders_alike_twice_and_differs_with_the_seed() -> None:
+def test_rendering_is_reproducible_and_depends_on_the_seed() -> None:
     pictures = one_of_each()
     assert {p.plane for p in pictures} == set(PLANES)
     assert {p.brain_plane for p in pictures} == {None, *BRAIN_PLANES}
@@ -82,8 +82,8 @@ def test_every_plane_renders_alike_twice_and_differs_with_the_seed() -> None:
         assert image.std() > 8, "something is to be seen"
 
 
-def test_pictures_are_those_of_the_simulator_version() -> None:
-    """When this fails on purpose, raise SIMULATOR_VERSION and run this file as a script to refresh."""
+def test_pictures_match_the_recorded_thumbnails() -> None:
+    """After an intended change, increase SIMULATOR_VERSION and run this file as a script to update the file."""
     golden = json.loads(GOLDEN.read_text())
     from datamodules.phantom.corpus import SIMULATOR_VERSION
 

@@ -1,4 +1,4 @@
-"""Run folders with everything that a finished run leaves, made up from the project's own metrics."""
+"""Run folders with every file of a finished run, generated with the project's own metrics."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from scipy.special import softmax
 
 from experiments.report import write_report
 from metrics import classification_scores, gestational_age_weeks, within_chart
+from metrics.benchmarks import composite_score
 from metrics.biometry import biometry_scores, constant_age_scores, in_reference_range
 from metrics.calibration import calibration
-from metrics.names import HEADLINE, final_name, scalars
+from metrics.names import EIGHT_CLASS, HEADLINE, final_composite_name, final_name, scalars
 from metrics.subgroups import subgroup_scores
 
 PLANES = ("abdomen", "brain", "femur", "heart", "cervix")
@@ -122,7 +123,6 @@ def evidence(names: list[str], classes: tuple[str, ...]) -> dict[str, Any]:
     pictures = {name: jpeg(number) for number, name in enumerate(names)}
     return {
         "classes": {"planes": labels}, "projections": {"planes": views}, "thumbnails": pictures,
-        "command": "python -m experiments train srkd phantom",
     }  # fmt: skip
 
 
@@ -161,9 +161,16 @@ def write_run() -> RunMaker:
             for name, scores in benchmarks.items()
             for key, value in scalars(scores).items()
         }
+        for model in ("student", "teacher", "random"):
+            scores = {name: metrics[final_name(model, name, key)] for name, key in HEADLINE.items()}
+            metrics[final_composite_name(model)] = composite_score(scores)
+            metrics[final_name(model, EIGHT_CLASS, "f1")] = composite_score(
+                {name: score for name, score in scores.items() if name != "hc18"}
+            )
         assert all(final_name("student", name, key) in metrics for name, key in HEADLINE.items())
         record = {
             "experiment": experiment, "data": "phantom", "seed": 0, "metrics": metrics,
+            "command": ["train", experiment, "phantom", "--run=made up"],
             "selection": {"checkpoint": str(folder / "checkpoints/best.ckpt"), "monitor": "x", "score": 0.8},
             "parameters": {"student": 1_200_000, "teacher": 5_600_000}, "steps": STEPS, "scheduled_steps": STEPS,
             "seconds": 321.0,
@@ -204,7 +211,7 @@ def write_run() -> RunMaker:
 
 @pytest.fixture
 def make_run(tmp_path: Path, write_run: RunMaker) -> RunMaker:
-    """Write a run folder into this test's own place."""
+    """Write a run folder below this test's temporary folder."""
     return partial(write_run, tmp_path)
 
 

@@ -8,26 +8,27 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from experiments import cli
-from experiments.cli import SonoDistillCLI
-from experiments.report import __main__ as command_line
+from experiments import __main__ as command_line
 from experiments.report import report_finished_run, write, write_report
 from experiments.report.evidence import read_evidence
 from experiments.report.read_run import read_run
+from experiments.runs import cli
+from experiments.runs.cli import SonoDistillCLI
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *product(("config.yaml", "results.json", "latency.json"), ("\n", "a: [1\nb: {", "3", "\x80")),
+        *product(("config.yaml", "results.json", "latency/latency.json"), ("\n", "a: [1\nb: {", "3", "\x80")),
         *product(("metrics.csv",), ("\n", "a,b\n1,2,3\n1,2,3,4\n", "\x80")),
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(make_run, name, content, monkeypatch, capsys):
     run = make_run()
+    (run / name).parent.mkdir(exist_ok=True)
     (run / name).write_bytes(content.encode("latin-1"))
     (run / "report.html").unlink(missing_ok=True)
-    monkeypatch.setattr(sys, "argv", ["report", str(run)])
+    monkeypatch.setattr(sys, "argv", ["experiments", "report", str(run)])
     with pytest.raises(SystemExit) as end:
         command_line.main()
     assert end.value.code == 2
@@ -37,12 +38,12 @@ def test_a_damaged_file_is_one_line_that_names_it(make_run, name, content, monke
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"projections": {}, "more": 1}'])
-def test_damaged_evidence_of_ones_own_is_worked_out_again(make_run, content, monkeypatch, capsys):
+def test_damaged_evidence_is_computed_again(make_run, content, monkeypatch, capsys):
     run = make_run()
     whole = read_evidence(run)
     (run / "evidence.json").write_text(content)
     monkeypatch.setattr(write, "evidence_from_folder", lambda _: whole)
-    assert write._evidence(read_run(run)) == (whole, "")
+    write_report([run])
     assert f"note: {run / 'evidence.json'}: damaged (" in capsys.readouterr().err
     assert read_evidence(run) == whole
 
@@ -76,18 +77,21 @@ def test_a_schedule_that_is_not_ours_leaves_this_and_other_runs_their_report(mak
 
 
 @pytest.mark.parametrize("part", ["model", "data"])
-def test_a_configuration_without_a_part_is_said(make_run, part, capsys):
+def test_a_configuration_without_a_part_is_reported(make_run, part, capsys):
     run = make_run(with_evidence=False)
     config = yaml.safe_load((run / "config.yaml").read_text())
     del config[part]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     write_report([run])
-    assert f"config.yaml: lacks ['{part}'], so they cannot be built again" in capsys.readouterr().err
+    assert f"config.yaml: lacks ['{part}'], so models and data cannot be built" in capsys.readouterr().err
 
 
-def test_what_latency_and_results_lack_is_left_out(make_run):
+def test_absent_latency_and_results_entries_are_left_out(make_run):
     run = make_run()
-    (run / "latency.json").write_text(json.dumps({"backends": {"torch": {"p95_ms": 2.0}, "onnx": {}}}))
+    (run / "latency").mkdir()
+    (run / "latency/latency.json").write_text(
+        json.dumps({"backends": {"torch": {"p95_ms": 2.0}, "onnx": {}}})
+    )
     record = json.loads((run / "results.json").read_text())
     record.pop("finished", None)
     (run / "results.json").write_text(json.dumps(record))
@@ -100,7 +104,7 @@ def test_what_latency_and_results_lack_is_left_out(make_run):
 def test_a_folder_is_no_file_to_write(make_run, tmp_path, monkeypatch, capsys):
     run, out = make_run(), tmp_path / "reports"
     out.mkdir()
-    monkeypatch.setattr(sys, "argv", ["report", str(run), "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["experiments", "report", str(run), "--out", str(out)])
     with pytest.raises(SystemExit):
         command_line.main()
     assert (
@@ -118,10 +122,10 @@ def test_a_failing_report_keeps_no_results_from_wandb(failure, monkeypatch, tmp_
 
     sent = []
     for name in ("results.write", "results.print_table", "join_metrics", "plots.write_all"):
-        monkeypatch.setattr(f"experiments.cli.{name}", lambda *_: None)
+        monkeypatch.setattr(f"experiments.runs.cli.{name}", lambda *_: None)
     monkeypatch.setattr(cli.results, "collect", lambda *_, **__: {"metrics": {}})
     monkeypatch.setattr(cli, "report_finished_run", fail)
-    monkeypatch.setattr(cli.wandb_results, "publish", lambda *given: sent.append(given))
+    monkeypatch.setattr(cli.wandb_access, "publish", lambda *given: sent.append(given))
     run = object.__new__(SonoDistillCLI)
     run.trainer, run.model, run.datamodule = SimpleNamespace(is_global_zero=True), None, None
     run.recipe, run.started, run.selection = SimpleNamespace(preset="phantom"), 0.0, None
@@ -130,7 +134,9 @@ def test_a_failing_report_keeps_no_results_from_wandb(failure, monkeypatch, tmp_
     if isinstance(failure, ValueError):
         run.finish("best.ckpt")
         said = capsys.readouterr().err
-        assert said == f"warning: no report (bad file); the results are whole: make report RUN={tmp_path}\n"
+        assert (
+            said == f"warning: no report (bad file); the results are complete: make report RUN={tmp_path}\n"
+        )
     else:
         with pytest.raises(KeyError):
             run.finish("best.ckpt")

@@ -38,7 +38,6 @@ def test_dynamics_sort_evaluations_by_phase(make_run):
     assert found.crossing == pytest.approx(200 * 2 / 2.8)
     assert [point.phase for point in found.evaluations] == ["attract"] * 5 + ["repel"] * 3
     assert found.best == found.evaluations[-1]
-    assert found.last_before_repulsion() == found.evaluations[4]
 
 
 def test_a_run_without_schedule_has_no_phase(make_run):
@@ -52,25 +51,7 @@ def test_epoch_of_a_step(make_run):
     run = read_run(make_run())
     assert epoch_of(run, 0) == 1
     assert epoch_of(run, 50) == pytest.approx(3)  # 8 epochs of 25 steps
-
-
-def sparse(make_run, evaluated):
-    """A run of 12 epochs of 28 steps that logs every tenth step, and evaluates every fourth epoch or never."""
-    steps = np.arange(9, 336, 10)
-    history = pd.DataFrame({"step": steps, "epoch": steps // 28, "train/loss/total": 1.0})
-    if evaluated:
-        rows = [{"step": 28 * epoch - 1, "epoch": epoch - 1, "val/composite": 0.5} for epoch in (4, 8, 12)]
-        history = pd.concat([history, pd.DataFrame(rows)], ignore_index=True)
-    run = read_run(make_run())
-    return Run(run.folder, run.record, history, run.config)
-
-
-def test_epoch_of_a_step_with_sparse_entries(make_run):
-    assert epoch_of(sparse(make_run, evaluated=True), 300) == pytest.approx(1 + 300 / 28)
-
-
-def test_epoch_of_a_step_without_evaluations_is_estimated(make_run):
-    assert epoch_of(sparse(make_run, evaluated=False), 300) == pytest.approx(1 + 300 / 28, abs=0.1)
+    assert epoch_of(Run(run.folder, run.record, run.history, {}), 50) is None
 
 
 def test_of_a_step_logged_twice_the_later_entry_counts(make_run):

@@ -1,4 +1,4 @@
-"""The shipped sweeps can stop a trial early: their bands lie within the evaluations that a run really has."""
+"""Early stopping: trials are compared at W&B's evaluation counts, which lie within those of a shipped sweep's runs."""
 
 import sys
 
@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from callbacks import OffDiagonalSchedule
-from experiments.cli import SonoDistillCLI
-from experiments.recipes import experiment_file, preset_names, recipe_of
-from experiments.sweep.hyperband import HyperbandRule, bands
+from experiments.recipe_files import experiment_file, preset_names
+from experiments.runs.cli import SonoDistillCLI
+from experiments.sweep.local_settings import EarlyTerminate, local_settings
+from experiments.sweep.local_study import pruner
 from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path
 from experiments.sweep.trial_command import trial_arguments, trial_command, with_arguments
 
@@ -18,7 +19,7 @@ QUARTERS = {"hc18": 25, "planes": 25, "shards": 5}  # epochs between two evaluat
 
 
 class ResolvedError(Exception):
-    """Carries the command line's object out, before anything is built."""
+    """Carries the command line's object out of its constructor."""
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def evaluations(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["experiments", *argv])
         monkeypatch.setattr(SonoDistillCLI, "before_instantiate_classes", stop)
         with pytest.raises(ResolvedError) as caught:
-            SonoDistillCLI(recipe_of(argv), argv)
+            SonoDistillCLI(argv, argv)
         trainer = caught.value.args[0].config.fit.trainer
         every, last = trainer.check_val_every_n_epoch, trainer.max_epochs
         return [epoch / last for epoch in sorted({*range(every, last + 1, every), last})]
@@ -43,10 +44,45 @@ def evaluations(monkeypatch):
     return evaluations
 
 
+def stopping(name):
+    return local_settings(read_sweep(sweep_path(name)))[0].early_terminate
+
+
 def judged(name, shares):
     """Return the shares of a run after which its trials are compared, while there is training left to save."""
-    stop = read_sweep(sweep_path(name)).config["early_terminate"]
-    return [shares[band - 1] for band in bands(stop) if band < len(shares)]
+    stop = stopping(name)
+    bands = [stop.first * stop.eta**k for k in range(10)]
+    return [shares[band - 1] for band in bands if band < len(shares)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"min_iter": 3, "eta": 2}, 3),
+        ({"min_iter": 1, "max_iter": 9}, 1),
+        ({"max_iter": 27, "s": 2, "eta": 3}, 3),
+        ({"max_iter": 5, "s": 4, "eta": 2}, 1),
+    ],
+)
+def test_the_first_comparison_is_wandbs(settings, first):
+    assert EarlyTerminate(type="hyperband", **settings).first == first
+
+
+@pytest.mark.parametrize(("direction", "worse"), [("maximize", 0.1), ("minimize", 0.9)])
+def test_a_study_prunes_the_trial_that_falls_behind_in_its_direction(direction, worse):
+    stop = EarlyTerminate(type="hyperband", min_iter=2, eta=3)
+    study = optuna.create_study(direction=direction, pruner=pruner(stop))
+    for _ in range(2):
+        good = study.ask()
+        for step in (1, 2):
+            good.report(0.5, step)
+        assert not good.should_prune()
+        study.tell(good, 0.5)
+    bad = study.ask()
+    bad.report(worse, 1)
+    assert not bad.should_prune(), "before the first comparison"
+    bad.report(worse, 2)
+    assert bad.should_prune()
 
 
 def test_a_shipped_sweep_stops_early():
@@ -64,16 +100,14 @@ def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_beg
 
 @pytest.mark.parametrize("preset", sorted({*preset_names()} - {"phantom"}))
 def test_other_presets_are_judged_as_the_phantom_with_a_quarter_of_their_epochs(preset, evaluations):
-    assert judged("decay", evaluations("decay", preset)), "some early stopping without being told"
-    told = f"--trainer.check_val_every_n_epoch={QUARTERS[preset]}"
-    assert judged("decay", evaluations("decay", preset, told)) == [0.75]
+    assert judged("decay", evaluations("decay", preset)), "some early stopping by default"
+    quarter = f"--trainer.check_val_every_n_epoch={QUARTERS[preset]}"
+    assert judged("decay", evaluations("decay", preset, quarter)) == [0.75]
 
 
 def test_a_bad_trial_of_the_phantoms_evaluations_is_stopped_and_good_ones_are_not(evaluations):
     shares = evaluations("decay", "phantom")
-    sweep = read_sweep(sweep_path("decay"))
-    rule = HyperbandRule(sweep.config["early_terminate"], sweep.maximize)
-    study = optuna.create_study(direction="maximize", pruner=rule)
+    study = optuna.create_study(direction="maximize", pruner=pruner(stopping("decay")))
 
     def evaluations_until_stopped(level):
         trial = study.ask()

@@ -46,7 +46,7 @@ def start(checkout):
 
 
 def _start():
-    command = [sys.executable, "-m", "experiments.sweep", "run", "decay", "--count", "4", "--"]
+    command = [sys.executable, "-m", "experiments", "sweep", "run", "decay", "--count", "4", "--"]
     command += [f"--config={SMALL}", f"--biometry.protocol={PROMPTS}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -90,7 +90,7 @@ def test_a_sweep_of_phantom_runs_survives_a_kill(start):
         assert {r.artifact.type for r in log.records if r.HasField("artifact")} >= {"results", "model"}
 
     report = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", "report", "decay"],
+        [sys.executable, "-m", "experiments", "sweep", "report", "decay"],
         capture_output=True,
         text=True,
         env=dict(os.environ),
@@ -101,5 +101,5 @@ def test_a_sweep_of_phantom_runs_survives_a_kill(start):
     assert report.stdout.rstrip().splitlines()[-1] == shown
     assert shlex.split(shown)[0] == sys.executable
     assert best.user_attrs["command"].startswith(
-        "python -m experiments fit --config=experiments/srkd.yaml --trainer.check_val_every_n_epoch=3 --config="
+        "python -m experiments fit --config=experiments/recipes/srkd.yaml --trainer.check_val_every_n_epoch=3 --config="
     )

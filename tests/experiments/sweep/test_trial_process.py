@@ -1,6 +1,5 @@
-"""How trials are ended: all at once, with the processes that they wait for, and what they share while they run."""
+"""Trials end together with the processes that they wait for, and share the cores."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from experiments.sweep import trial_process
-from experiments.sweep.trial_process import THREADS, TrialProcess, end_orphan, stop_all, trial_environment
+from experiments.sweep.trial_process import THREADS, TrialProcess, child_environment, end_orphan, stop_all
 
-# As a trial that trains the teacher first: Ctrl-C ends its wait only when the child has ended, too.
+# Like a trial that trains its teacher first: Ctrl-C ends its wait only after the child has ended.
 WAITS_FOR_ITS_CHILD = """
 import os, sys
-from experiments.child_process import run_child
+from experiments.process import run_child
 child = '''
 import pathlib, signal, sys, time
 def save(*_):
@@ -58,14 +57,14 @@ def start(tmp_path, monkeypatch):
         trial.end(10)
 
 
-def test_the_child_that_a_trial_waits_for_is_told(start):
+def test_the_child_of_a_trial_is_interrupted_too(start):
     trial, began = start(WAITS_FOR_ITS_CHILD, "a"), time.monotonic()
     stop_all([trial])
     assert Path("a").read_text() == "told"
     assert time.monotonic() - began < trial_process.GRACE_S / 2
 
 
-def test_trials_are_told_together_and_share_one_time_of_grace(start, monkeypatch):
+def test_trials_are_interrupted_together_with_one_period_of_grace(start, monkeypatch):
     slow = [start(SLOW_TO_END, name) for name in "abc"]
     began = time.monotonic()
     stop_all(slow)
@@ -79,7 +78,7 @@ def test_trials_are_told_together_and_share_one_time_of_grace(start, monkeypatch
     assert all(trial.exit_status() == -9 for trial in deaf)
 
 
-def test_an_orphan_is_known_by_its_run(start):
+def test_an_orphan_is_identified_by_its_run(start):
     trial = start(SLOW_TO_END, "a")
     end_orphan(trial.pid, "run-b")
     assert trial.exit_status() is None
@@ -89,13 +88,10 @@ def test_an_orphan_is_known_by_its_run(start):
     end_orphan(trial.pid, "run-a")  # long gone
 
 
-def test_trials_at_once_share_the_cores_unless_the_user_says_otherwise(monkeypatch):
+def test_parallel_trials_share_the_cores_unless_the_user_decides(monkeypatch):
     monkeypatch.delenv(THREADS, raising=False)
-    monkeypatch.setattr(trial_process.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert THREADS not in trial_environment("r", "g", 1)
-    assert trial_environment("r", "g", 2)[THREADS] == "4"
-    assert trial_environment("r", "g", 3)[THREADS] == "2"
-    assert trial_environment("r", "g", 16)[THREADS] == "1"
+    monkeypatch.setattr(trial_process, "usable_cores", lambda: 8)
+    assert THREADS not in child_environment(1)
+    assert [child_environment(jobs)[THREADS] for jobs in (2, 3, 16)] == ["4", "2", "1"]
     monkeypatch.setenv(THREADS, "7")
-    assert trial_environment("r", "g", 2)[THREADS] == "7"
-    assert os.environ[THREADS] == "7"
+    assert child_environment(2)[THREADS] == "7"

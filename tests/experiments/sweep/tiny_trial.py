@@ -1,4 +1,4 @@
-"""Stands for a training run: reads dotted options, writes metrics.csv bit by bit.
+"""Stub of a training run: reads dotted options, writes metrics.csv step by step.
 
 The score is highest at x = 2. ``--mode`` makes it crash, forget the metric, or wait to be ended.
 """

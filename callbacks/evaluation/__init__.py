@@ -1,0 +1,1 @@
+"""Zero-shot evaluation of student and teacher during and after training."""

@@ -1,0 +1,102 @@
+"""Disk cache of gestational-age text embeddings, by weights and prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from lightning.fabric.utilities import rank_zero_warn
+from torch import nn
+
+from metrics import AGES_DAYS
+from models import DualEncoder
+from models.files import atomic, digest
+from models.zero_shot import AgeTable, Progress, age_embeddings, age_prompts, encode_prompts
+
+TOLERANCE = 1e-3
+"""Largest difference of the checked vector; rounding of another machine is far smaller."""
+
+
+class AgeTableCache:
+    """Tables of age embeddings by weights, templates, spacings and precision.
+
+    When a table is read, one vector is recomputed and compared, which detects a change of code or tokenizer.
+
+    Args:
+        folder: Folder of the tables, one ``.npz`` each: spacings x 175 x D float32 numbers.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def get(
+        self,
+        model: DualEncoder,
+        templates: Sequence[str],
+        spacings: Iterable[str],
+        progress: Progress | None = None,
+    ) -> AgeTable:
+        """Return the table of `models.zero_shot.age_embeddings`, from disk if it is stored.
+
+        Args:
+            model: The model, in eval mode.
+            templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
+            spacings: Printed spacings; duplicates are allowed.
+            progress: Called with prompts done and their total, if the table is computed.
+        """
+        distinct = sorted(set(spacings))
+        path = self.path(model, templates, distinct)
+        stored = _read(path, distinct, next(model.parameters()).device) if path.is_file() else None
+        if stored is not None:
+            if _agrees(stored, model, templates):
+                return stored
+            rank_zero_warn(f"{path}: written by other code or with another tokenizer; recomputed")
+        table = age_embeddings(model, templates, distinct, progress=progress)
+        with atomic(path) as partial:
+            np.savez(partial, vectors=table.vectors.cpu().numpy())
+        return table
+
+    def path(self, model: DualEncoder, templates: Sequence[str], spacings: Sequence[str]) -> Path:
+        """Return the file of a table."""
+        kind = next(model.parameters()).device.type
+        settings = {
+            "templates": list(templates),
+            "spacings": list(spacings),
+            "preprocessing": model.preprocessing.to_dict(),
+            "recipe": model.recipe(),
+            "autocast": torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind)),
+            "weights": weights_digest(model),
+        }
+        return self.folder / f"ages-{digest(settings)}.npz"
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return 24 hexadecimal digits that change with any weight or buffer of a model."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(raw.numpy()))
+    return digest.hexdigest()
+
+
+def _agrees(table: AgeTable, model: DualEncoder, templates: Sequence[str]) -> bool:
+    """Recompute the last age of the last spacing and compare."""
+    prompts = age_prompts(templates, table.spacings[-1])[len(AGES_DAYS) - 1 :: len(AGES_DAYS)]
+    fresh = encode_prompts(model, prompts).mean(dim=0)
+    kept = table.vectors[-1, -1]
+    return kept.shape == fresh.shape and bool((kept - fresh).abs().max() <= TOLERANCE)
+
+
+def _read(path: Path, spacings: list[str], device: torch.device) -> AgeTable | None:
+    """Read a table; None if the file is incomplete."""
+    try:
+        vectors = np.load(path)["vectors"]
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
+        rank_zero_warn(f"{path}: not a table of ages ({error}); recomputed")
+        return None
+    return AgeTable(tuple(spacings), torch.from_numpy(vectors).to(device))

@@ -1,0 +1,78 @@
+"""Log figures and sample images of every evaluation to W&B."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wandb
+from lightning import Callback, LightningModule, Trainer
+from PIL import Image, ImageOps
+
+from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation
+from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
+from datamodules.pairs.image_reading import read_image
+from datamodules.record import Record
+from metrics.names import STUDENT
+
+SAMPLE_SIZE = 256  # pixels
+
+
+class EvaluationMedia(Callback):
+    """Log the student's confusion matrices, growth chart and sample images at every evaluation.
+
+    The sample images are the same every time. Must come after the evaluations, whose results it logs.
+
+    Args:
+        samples: Number of sample images per benchmark; 0 for none.
+        upload_images: Whether any part of the run sends images, file names, patient identifiers, results of single
+            images and console output to W&B; null for the phantom only.
+    """
+
+    def __init__(self, samples: int = 8, upload_images: bool | None = None) -> None:
+        self.samples = samples
+        self.upload_images = upload_images
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the results of this epoch's evaluations."""
+        run = active_run(trainer)
+        if run is None or trainer.sanity_checking:
+            return
+        media: dict[str, Any] = {}
+        for evaluation in trainer.callbacks:  # type: ignore[attr-defined]
+            if not isinstance(evaluation, ZeroShotEvaluation) or not evaluation.evaluated:
+                continue
+            for benchmark, details in evaluation.validation[STUDENT].items():
+                if evaluation.figures:
+                    title = f"student, {benchmark}, epoch {trainer.current_epoch + 1}"
+                    media[f"evaluation/{benchmark}"] = wandb.Image(evaluation.draw(details, title))
+                if uploads_images(trainer):
+                    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+                    records = data.evaluation_records(benchmark, evaluation.selection_split)
+                    media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
+        shown = {name: value for name, value in media.items() if value}
+        if shown:
+            run.log({**shown, STEP_AXIS: metrics_step(trainer)})
+
+    def pictures(self, details: Details, records: list[Record]) -> list[Any]:
+        """Return evenly spaced samples of an evaluation as W&B images with their captions."""
+        rows: list[dict[str, Any]] = details["samples"]
+        record_of = {record.name: record for record in records}
+        count = min(self.samples, len(rows))
+        chosen = [rows[k * len(rows) // count] for k in range(count)]
+        return [
+            wandb.Image(_thumbnail(record_of[row["name"]]), caption=caption(row), file_type="jpg")
+            for row in chosen
+        ]
+
+
+def _thumbnail(record: Record) -> Image.Image:
+    """Return the image at one size for all: W&B's panel distorts lists of different sizes."""
+    return ImageOps.pad(Image.fromarray(read_image(record.image)), (SAMPLE_SIZE, SAMPLE_SIZE))
+
+
+def caption(row: dict[str, Any]) -> str:
+    """Return a sample's label and the student's prediction."""
+    if "prediction" in row:
+        return f"{row['name']}: {row['target']}, predicted {row['prediction']}"
+    weeks, days = divmod(int(row["age_days"]), 7)
+    return f"{row['name']}: HC {row['hc_mm']:.0f} mm, predicted {weeks} weeks {days} days"

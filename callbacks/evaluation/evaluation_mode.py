@@ -1,0 +1,98 @@
+"""Evaluation context of a model: eval mode, no gradients, precision; and the random-weights baseline."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from models import DualEncoder, FrozenTeacher
+
+
+@contextmanager
+def evaluation_mode(
+    model: DualEncoder, full_precision: bool = True, half: torch.dtype | None = None
+) -> Iterator[DualEncoder]:
+    """Yield a model in eval mode without gradients; every submodule's mode is restored afterwards.
+
+    Args:
+        model: The model.
+        full_precision: Compute in float32 in any case: no autocast, no TF32, and a float32 copy
+            of a model that is kept in half precision.
+        half: Autocast dtype without `full_precision`: Lightning has no autocast in hooks, where evaluation runs
+            (see `half_dtype`). None for weights that are in half precision already.
+
+    Yields:
+        The model, or its float32 copy.
+    """
+    used = _in_float32(model) if full_precision else model
+    modes = [(module, module.training) for module in used.modules()]
+    used.eval()
+    try:
+        with torch.no_grad(), _float32(model) if full_precision else _autocast(model, half):
+            yield used
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _in_float32(model: DualEncoder) -> DualEncoder:
+    inner = model.model if isinstance(model, FrozenTeacher) else model
+    half = any(p.is_floating_point() and p.dtype != torch.float32 for p in inner.parameters())
+    return copy.deepcopy(inner).float() if half else inner
+
+
+def half_dtype(trainer: Trainer) -> torch.dtype | None:
+    """Return the half precision of a trainer's steps, None for float32 and float64."""
+    kinds = {"16": torch.float16, "bf16": torch.bfloat16}
+    return kinds.get(str(trainer.precision).split("-")[0])
+
+
+def check_half_precision(asker: str, full_precision: bool, trainer: Trainer) -> None:
+    """Check that training has the half precision that evaluation asks for.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not full_precision and half_dtype(trainer) is None:
+        raise ValueError(
+            f"{asker}: full_precision=false evaluates in training's half precision, and "
+            f"--trainer.precision={trainer.precision} has none; set --trainer.precision=bf16-mixed, or remove it"
+        )
+
+
+def _autocast(model: DualEncoder, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if half is None else torch.autocast(next(model.parameters()).device.type, half)
+
+
+@contextmanager
+def _float32(model: DualEncoder) -> Iterator[None]:
+    backends: Any = torch.backends
+    matmul, convolution = backends.cuda.matmul, backends.cudnn.conv
+    before = matmul.fp32_precision, convolution.fp32_precision
+    matmul.fp32_precision = convolution.fp32_precision = "ieee"
+    try:
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        matmul.fp32_precision, convolution.fp32_precision = before
+
+
+def random_twin(model: DualEncoder, seed: int) -> DualEncoder:
+    """Build a model's architecture with random weights, the baseline of every benchmark.
+
+    Args:
+        model: The model to rebuild from its `init_args`.
+        seed: Seed of the weights; the global random state does not change.
+
+    Returns:
+        The new model, on the device of `model`, in eval mode.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        twin = type(model)(**model.init_args())
+    return twin.to(next(model.parameters()).device).eval()

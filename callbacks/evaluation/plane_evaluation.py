@@ -1,0 +1,158 @@
+"""Zero-shot classification of standard planes and brain sub-planes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.special import softmax
+from torch.utils.data import DataLoader
+
+from callbacks.evaluation.zero_shot_evaluation import (
+    Details,
+    ZeroShotEvaluation,
+    check_order,
+    metric_device,
+)
+from callbacks.tracking.console import with_progress
+from datamodules.evaluation.protocol import Protocol
+from datamodules.record import Record
+from figures.confusion import confusion_figure
+from figures.reliability import reliability_figure
+from metrics import ZeroShotClassification, classification_scores
+from metrics.benchmarks import BENCHMARKS
+from metrics.bootstrap import f1_interval
+from metrics.calibration import calibration, cross_fitted_confidence
+from metrics.names import with_interval
+from metrics.subgroups import RESAMPLES, subgroup_scores
+from models import DualEncoder
+from models.zero_shot import class_embeddings, class_logits, encode_images
+
+
+class PlaneEvaluation(ZeroShotEvaluation):
+    """Zero-shot classification: predict the class whose prompts are most similar to the image.
+
+    Args:
+        protocol: Prompt file (see `datamodules.evaluation.protocol`); None for the default prompts. In Python it may be
+            a `Protocol`; with that type the command line would parse the file as settings.
+        planes_prompts: A file of class -> prompts that replaces the protocol's planes.
+        subplanes_prompts: The same for its sub-planes.
+        **kwargs: See `ZeroShotEvaluation`.
+
+    Raises:
+        ValueError: An option is out of range, or a prompt file is malformed.
+    """
+
+    KIND = "classification"
+
+    def __init__(
+        self,
+        protocol: str | None = None,
+        planes_prompts: str | None = None,
+        subplanes_prompts: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        prompts: Any = protocol
+        if not isinstance(prompts, Protocol):
+            prompts = Protocol.load(protocol, planes_prompts, subplanes_prompts)
+        super().__init__(protocol=prompts, **kwargs)
+
+    def _prompts(self, benchmark: str) -> dict[str, list[str]]:
+        key = BENCHMARKS[benchmark].prompts
+        if key not in self.protocol.classes:
+            raise ValueError(f"benchmark {benchmark}: the prompt file has no key {key!r}")
+        return self.protocol.classes[key]
+
+    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+        """Score one model on one benchmark."""
+        prompts = self._prompts(benchmark)
+        number = {name: position for position, name in enumerate(prompts)}
+        truth = _truth(records, benchmark)
+        targets = torch.tensor([number[name] for name in truth])
+        vectors = class_embeddings(model, prompts)
+        metric = ZeroShotClassification(list(prompts), interval=True).to(metric_device(model))
+        for batch in with_progress(loader, f"{benchmark} images"):
+            check_order(records, batch)
+            logits = class_logits(encode_images(model, batch["image"].to(vectors.device)), vectors)
+            metric.update(logits.cpu(), targets[batch["index"]], batch["index"])
+        with metric.sync_context():
+            rows = metric.rows()
+        samples = _samples(rows, records, list(prompts))
+        right = [row["correct"] for row in samples]
+        reliability = calibration([row["probability"] for row in samples], right)
+        fitted = cross_fitted_confidence(rows["logits"], rows["target"], [row["patient"] for row in samples])
+        return metric.compute() | {
+            "ece": reliability["ece"],
+            **({} if fitted is None else {"ece_fitted": calibration(fitted, right)["ece"]}),
+            "reliability": reliability["bins"],
+            "subgroups": _subgroups(rows, records, list(prompts)),
+            "n_scored": len(samples),
+            "samples": samples,
+        }
+
+    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+        """Return what images of a single class or patient leave undefined."""
+        classes = set(_truth(records, benchmark))
+        lacking = sorted(classes - set(self._prompts(benchmark)))
+        if lacking:
+            raise ValueError(f"benchmark {benchmark}: the prompt file has no prompts for {lacking}")
+        if len(classes) == 1:
+            return (
+                f"all {len(records)} images are of the class {classes.pop()}: "
+                "the macro F1 is that of a single class"
+            )
+        if len({record.patient for record in records}) == 1:
+            return f"all {len(records)} images are of one patient: the fitted calibration error is undefined"
+        return None
+
+    def draw(self, details: Details, title: str) -> Figure:
+        """Draw the confusion matrix."""
+        f1 = {name: row["f1"] for name, row in details["per_class"].items()}
+        title = f"{title}\nn = {details['n_scored']}, macro F1 {details['f1']:.3f}"
+        return confusion_figure(details["confusion_matrix"], details["classes"], title, f1)
+
+    def draw_all(self, details: Details, title: str) -> dict[str, Figure]:
+        """Draw the confusion matrix and the reliability diagram."""
+        title_with_error = f"{title}\nexpected calibration error {details['ece']:.3f}"
+        reliability = reliability_figure({"predictions": details["reliability"]}, title_with_error)
+        return super().draw_all(details, title) | {"-reliability": reliability}
+
+
+def _subgroups(
+    rows: dict[str, np.ndarray], records: list[Record], classes: list[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    chosen = [records[index] for index in rows["index"]]
+
+    def score(part: np.ndarray) -> dict[str, float]:
+        logits, target = rows["logits"][part], rows["target"][part]
+        scores = classification_scores(logits, target, classes)
+        interval = f1_interval(target, logits.argmax(axis=1), len(classes), RESAMPLES)
+        accuracies = {key: scores[key] for key in ("accuracy", "balanced_accuracy")}
+        return with_interval("f1", scores["f1"], interval) | accuracies
+
+    return {
+        "machine": subgroup_scores([record.machine for record in chosen], score),
+        "operator": subgroup_scores([record.operator for record in chosen], score),
+    }
+
+
+def _truth(records: list[Record], benchmark: str) -> list[str]:
+    return [str(BENCHMARKS[benchmark].label_of(record)) for record in records]
+
+
+def _samples(rows: dict[str, np.ndarray], records: list[Record], classes: list[str]) -> list[dict[str, Any]]:
+    probabilities = softmax(rows["logits"].astype(np.float64), axis=1)
+    best = rows["logits"].argmax(axis=1)
+    return [
+        {
+            "name": records[index].name,
+            "patient": records[index].patient,
+            "target": classes[target],
+            "prediction": classes[guess],
+            "probability": round(float(row[guess]), 6),
+            "correct": bool(target == guess),
+        }
+        for index, target, guess, row in zip(rows["index"], rows["target"], best, probabilities, strict=True)
+    ]

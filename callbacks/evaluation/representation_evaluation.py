@@ -1,0 +1,248 @@
+"""Representation evaluation of frozen embeddings: linear probes, retrieval and geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from callbacks.evaluation.embedding_pass import Pairs, embed_images, embed_pairs
+from callbacks.evaluation.evaluation_mode import check_half_precision, evaluation_mode, half_dtype
+from callbacks.evaluation.zero_shot_evaluation import Details, publish_figure
+from datamodules.record import Record
+from figures.embeddings import embedding_figure, tsne
+from metrics.benchmarks import BENCHMARKS
+from metrics.geometry import class_distance_ratio, effective_rank, linear_cka, logit_correlation
+from metrics.linear_probe import UndefinedProbeError, fixed_test_probe, linear_probe
+from metrics.names import (
+    GEOMETRY,
+    PLANES,
+    PROBE,
+    RETRIEVAL,
+    STUDENT,
+    SUBPLANES,
+    TEACHER,
+    final_name,
+    geometry_name,
+    scalars,
+)
+from metrics.retrieval import retrieval_scores
+from models import DualEncoder
+
+VIEWS = "views"
+OFFICIAL = "official"
+SMALLEST_MAP = 10  # images; fewer make no map
+PROBE_SPLITS = ("train", "val", "test", "all", OFFICIAL)
+
+
+class RepresentationEvaluation(Callback):
+    """Score the frozen embeddings of student and teacher after the test.
+
+    - Linear probe: logistic regression on image features of ``probe_split``, held out by patient: the six
+      views of FETAL_PLANES_DB ("other" included), and the three brain sub-planes.
+    - Retrieval: recall at 1, 5 and 10 between images and captions of the test patients.
+    - Geometry: linear CKA and logit correlations between student and teacher; of each, effective rank and the
+      ratio of distances between and within planes; t-SNE maps by plane and by brain sub-plane.
+
+    Args:
+        enabled: Whether to score at all: off in training, on in evaluation.
+        probe_split: Images of the probe: "test", "train", "val" or "all", split by patient at random; or "official":
+            fitted on training and validation patients, scored on test patients. The student has seen the training
+            images.
+        probe_seeds: Number of random splits of the patients, or, with the official split, of resamples of the
+            training patients; the deviation is over them.
+        max_pairs: Largest number of pairs of the geometry, whose cost is quadratic; evenly spaced.
+        full_precision: Embed in float32 even when training runs in half precision; False uses the latter.
+        figures: Draw the t-SNE maps.
+
+    Attributes:
+        results: Model -> ``probe`` and ``retrieval``, and ``geometry``; the details of `results.json`.
+        final_metrics: The plain numbers by logged name.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        enabled: bool = False,
+        probe_split: str = "test",
+        probe_seeds: int = 5,
+        max_pairs: int = 2000,
+        full_precision: bool = True,
+        figures: bool = True,
+    ) -> None:
+        if probe_split not in PROBE_SPLITS:
+            raise ValueError(
+                f"representation.probe_split: {probe_split!r} is not one of {', '.join(PROBE_SPLITS)}"
+            )
+        if probe_seeds < 1 or max_pairs < 2:
+            raise ValueError("representation: probe_seeds must be 1 or more and max_pairs 2 or more")
+        self.enabled = enabled
+        self.probe_split = probe_split
+        self.probe_seeds = probe_seeds
+        self.max_pairs = max_pairs
+        self.full_precision = full_precision
+        self.figures = figures
+        self.results: dict[str, Details] = {}
+        self.final_metrics: dict[str, float] = {}
+        self.undefined: set[str] = set()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the precision, and whether the images allow each probe.
+
+        Raises:
+            ValueError: Half precision is wanted where training has none, or the official split divides a patient.
+        """
+        if not self.enabled:
+            return
+        check_half_precision(type(self).__name__, self.full_precision, trainer)
+        self.undefined = set()
+        for task, records in self._tasks(trainer.datamodule).items():  # type: ignore[attr-defined]
+            try:
+                self._fit(np.zeros((len(records), 1)), records, task)
+            except UndefinedProbeError as error:
+                self.undefined.add(task)
+                rank_zero_warn(f"probe of {task}, {self.probe_split} patients: no score is computed: {error}")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Embed the test data with every model and score it."""
+        self.results, self.final_metrics = {}, {}
+        if not self.enabled:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        models: dict[str, Any] = {STUDENT: pl_module.student}
+        if pl_module.teacher is not None:
+            models[TEACHER] = pl_module.teacher
+        pairs: dict[str, Pairs] = {}
+        for name, model in models.items():
+            with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:
+                self.results[name] = self.probe(used, data)
+                records = data.split("test")
+                if records:
+                    reading = data.evaluation_batch_size, data.num_workers
+                    pairs[name] = embed_pairs(used, records, data.seed, *reading)
+            if name in pairs:  # outside, so that scores are never computed in half precision
+                identity = _identity(pairs[name]["tokens"])
+                scores = retrieval_scores(pairs[name]["image"], pairs[name]["text"], identity)
+                self.results[name][RETRIEVAL] = scores | {"n_scored": len(identity)}
+        if pairs:
+            self.results[GEOMETRY] = self.geometry(pairs)
+            if self.figures and trainer.is_global_zero:
+                self.draw(trainer, pairs)
+        self._log(pl_module, list(models))
+
+    def probe(self, model: DualEncoder, data: Any) -> Details:
+        """Fit and score linear probes on a model's image features.
+
+        Args:
+            model: In eval mode.
+            data: The data module.
+
+        Returns:
+            ``probe`` -> ``views`` and ``subplanes`` -> result of `metrics.linear_probe`, and ``split``; empty without
+            the plane benchmarks.
+        """
+        tasks = {task: rows for task, rows in self._tasks(data).items() if task not in self.undefined}
+        records = list(dict.fromkeys(record for rows in tasks.values() for record in rows))
+        features = embed_images(model, records, data.evaluation_batch_size, data.num_workers).numpy()
+        place = {record: row for row, record in enumerate(records)}
+        scores = {
+            task: self._fit(features[[place[record] for record in rows]], rows, task)
+            | {"split": self.probe_split}
+            for task, rows in tasks.items()
+        }
+        return {PROBE: scores} if scores else {}
+
+    def _tasks(self, data: Any) -> dict[str, list[Record]]:
+        """Return the images of each probe; none without the plane benchmarks."""
+        if PLANES not in data.benchmarks:
+            return {}
+        chosen = data.records if self.probe_split in ("all", OFFICIAL) else data.split(self.probe_split)
+        views = [record for record in chosen if record.corpus == "planes" and record.plane is not None]
+        tasks = {VIEWS: views}
+        if SUBPLANES in data.benchmarks:
+            tasks[SUBPLANES] = [record for record in views if BENCHMARKS[SUBPLANES].scores(record)]
+        return tasks
+
+    def _fit(self, features: np.ndarray, records: list[Record], task: str) -> Details:
+        labels = [str(record.plane if task == VIEWS else record.brain_plane) for record in records]
+        arguments = features, labels, [record.patient for record in records]
+        seeds = range(self.probe_seeds)
+        if self.probe_split == OFFICIAL:
+            return fixed_test_probe(*arguments, [record.split == "test" for record in records], seeds)
+        return linear_probe(*arguments, seeds)
+
+    def geometry(self, pairs: dict[str, Pairs]) -> Details:
+        """Describe the embedding spaces, and compare student and teacher when there are both.
+
+        Args:
+            pairs: Model -> result of `embed_pairs`, for the same pairs in the same order.
+        """
+        pairs = {name: self._thin(own) for name, own in pairs.items()}
+        found: Details = {"n_pairs": len(pairs[STUDENT]["plane"])}
+        for name, own in pairs.items():
+            labelled = [row for row, plane in enumerate(own["plane"]) if plane]
+            planes = [own["plane"][row] for row in labelled]
+            found[name] = {"effective_rank": effective_rank(own["image"])}
+            if len(set(planes)) > 1:
+                found[name]["class_distance_ratio"] = class_distance_ratio(own["image"][labelled], planes)
+        if TEACHER in pairs:
+            student, teacher = pairs[STUDENT], pairs[TEACHER]
+            texts = [_identity(own["tokens"]) for own in (student, teacher)]
+            same = torch.stack([text[:, None] == text[None, :] for text in texts]).any(dim=0)
+            logits = [own["image"] @ own["text"].T for own in (student, teacher)]
+            diagonal, off_diagonal = logit_correlation(logits[0], logits[1], same)
+            found |= {
+                "cka": linear_cka(student["image"], teacher["image"]),
+                "diagonal_correlation": diagonal,
+                "off_diagonal_correlation": off_diagonal,
+            }
+        return found
+
+    def draw(self, trainer: Trainer, pairs: dict[str, Pairs]) -> None:
+        """Draw the maps by plane, and of brain images by sub-plane, where there are two classes or more."""
+        for key, title in (("plane", "planes"), ("brain_plane", "subplanes")):
+            own = {name: self._thin(pairs[name]) for name in pairs}
+            labels = own[STUDENT][key]
+            rows = [row for row, label in enumerate(labels) if label and (key == "plane" or label != "other")]
+            names = [labels[row] for row in rows]
+            if len(set(names)) < 2 or len(rows) < SMALLEST_MAP:
+                continue
+            maps = {name: tsne(own[name]["image"][rows].numpy()) for name in own}
+            figure = embedding_figure(
+                maps, names, f"t-SNE of image embeddings, {len(rows)} test images by {title[:-1]}"
+            )
+            publish_figure(figure, trainer, f"{GEOMETRY}-{title}")
+
+    def _thin(self, pairs: Pairs) -> Pairs:
+        count = len(pairs["plane"])
+        step = max(1, -(-count // self.max_pairs))
+        return {key: value[::step] for key, value in pairs.items()}
+
+    def _log(self, pl_module: LightningModule, models: Iterable[str]) -> None:
+        metrics: dict[str, float] = {}
+        for model in models:
+            for task, scores in self.results[model].get(PROBE, {}).items():
+                metrics[final_name(model, PROBE, f"{task}_f1")] = scores["f1"]
+                metrics[final_name(model, PROBE, f"{task}_f1_std")] = scores["f1_std"]
+            for key, value in scalars(self.results[model].get(RETRIEVAL, {})).items():
+                metrics[final_name(model, RETRIEVAL, key)] = value
+        shape = self.results.get(GEOMETRY, {})
+        metrics |= {geometry_name(key): value for key, value in scalars(shape).items()}
+        for model in (name for name in models if name in shape):
+            metrics |= {geometry_name(key, model): value for key, value in scalars(shape[model]).items()}
+        self.final_metrics = metrics
+        for name, value in metrics.items():
+            pl_module.log(name, value, sync_dist=True)
+
+
+def _identity(tokens: Tensor) -> Tensor:
+    """Return a number per text [N], equal for texts of equal tokens."""
+    identity: Tensor = torch.unique(tokens, dim=0, return_inverse=True)[1]
+    return identity

@@ -1,0 +1,119 @@
+"""Callbacks of checkpoint selection: composite score, best values, evaluation of the last epoch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from callbacks.evaluation.zero_shot_evaluation import ZeroShotEvaluation
+from metrics.benchmarks import BENCHMARKS, composite_score
+from metrics.names import STUDENT, VAL_COMPOSITE, best_name, headline_directions
+
+
+class CompositeScore(Callback):
+    """Log ``val/composite`` from the evaluations of the same epoch (see `metrics.composite_score`).
+
+    Epochs without a new score of every benchmark log nothing: a score of fewer benchmarks is not comparable.
+
+    Args:
+        benchmarks: Benchmarks of the score; None for those that the data module names, without those that
+            their evaluation is told to leave out.
+    """
+
+    def __init__(self, benchmarks: list[str] | None = None) -> None:
+        self.wanted = benchmarks
+        self.evaluations: list[ZeroShotEvaluation] = []
+        self.benchmarks: tuple[str, ...] = ()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the evaluations.
+
+        Raises:
+            ValueError: No evaluation scores a benchmark, or this callback comes before an evaluation.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self.evaluations = [callback for callback in callbacks if isinstance(callback, ZeroShotEvaluation)]
+        if any(callbacks.index(evaluation) > callbacks.index(self) for evaluation in self.evaluations):
+            raise ValueError("CompositeScore must come after the evaluations in trainer.callbacks")
+        named = getattr(getattr(trainer, "datamodule", None), "benchmarks", ())
+        scored = {name for evaluation in self.evaluations for name in evaluation.benchmarks}
+        left_out = {name for evaluation in self.evaluations for name in evaluation.known()} - scored
+        self.benchmarks = tuple(set(named) - left_out if self.wanted is None else self.wanted)
+        lacking = sorted(set(self.benchmarks) - scored)
+        if lacking:
+            raise ValueError(
+                f"composite score: no evaluation scores the benchmarks {lacking}; add it, "
+                "or list the benchmarks to use in CompositeScore's `benchmarks`"
+            )
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the score when all its parts are of this epoch."""
+        if trainer.sanity_checking or not self.benchmarks:
+            return
+        parts = {
+            name: details[BENCHMARKS[name].headline]
+            for evaluation in self.evaluations
+            if evaluation.evaluated
+            for name, details in evaluation.validation[STUDENT].items()
+            if name in self.benchmarks
+        }
+        if set(parts) == set(self.benchmarks):
+            pl_module.log(VAL_COMPOSITE, composite_score(parts), prog_bar=True, sync_dist=True)
+
+
+class BestMetrics(Callback):
+    """Log the best value so far of every headline metric, ``best/<metric>``, at every evaluation.
+
+    Sweeps optimise it, since the last value may be worse than an earlier one. Must come after the evaluations.
+    """
+
+    def __init__(self) -> None:
+        self.best: dict[str, float] = {}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Update and log the best values."""
+        if trainer.sanity_checking:
+            return
+        for name, direction in headline_directions().items():
+            if name not in trainer.callback_metrics:
+                continue
+            value = float(trainer.callback_metrics[name])
+            best = self.best.get(name)
+            better = best is None or (value > best if direction == "max" else value < best)
+            if better and not math.isnan(value):
+                self.best[name] = value
+            if name in self.best:
+                pl_module.log(best_name(name), self.best[name], batch_size=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best values."""
+        return {"best": dict(self.best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best values."""
+        self.best = dict(state_dict["best"])
+
+
+class EvaluateLastEpoch(Callback):
+    """Evaluate the final weights, whether or not ``check_val_every_n_epoch`` divides the number of epochs.
+
+    A training that ``max_steps`` ends within an epoch is evaluated there. Without this, the weights at the end of the
+    schedule could not be selected.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Request it for a run that resumes within its last epoch, whose start has no hook."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Request an evaluation at the end of the last epoch."""
+        if trainer.check_val_every_n_epoch and trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Request an evaluation after the last of ``max_steps``; Lightning runs one when it is told to stop."""
+        if 0 <= trainer.max_steps <= trainer.global_step:
+            trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch and 1
+            trainer.should_stop = True

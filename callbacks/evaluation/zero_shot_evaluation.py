@@ -1,0 +1,311 @@
+"""Base class of the zero-shot evaluations: when they run, on which models, and where results go."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+
+from callbacks.evaluation.evaluation_mode import (
+    check_half_precision,
+    evaluation_mode,
+    half_dtype,
+    random_twin,
+)
+from datamodules.evaluation.protocol import Protocol
+from datamodules.record import Record
+from figures.style import save_png
+from metrics.benchmarks import BENCHMARKS
+from metrics.names import RANDOM, STUDENT, TEACHER, final_name, scalars, validation_name
+from models import DualEncoder
+from models.files import atomic
+
+Details = dict[str, Any]
+
+
+class ZeroShotEvaluation(Callback):
+    """Score the student and its reference models on the data module's benchmarks of one kind.
+
+    In validation epochs it scores the student on validation patients, and the teacher once, as a reference. In the
+    test it scores the student, the teacher, and the student's architecture with random weights on test patients.
+
+    Args:
+        protocol: Prompts, or their file.
+        every_n_epochs: Epochs between two evaluations in training; the first and the last validation
+            epoch always count.
+        benchmarks: Benchmarks to score, ``[]`` for none; None for those that the data module names. The attribute
+            holds those of this run, once `setup` has found them.
+        selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
+        test_split: Images of the test: "test", or "all" to report on all images as the paper does.
+        full_precision: Evaluate in float32 even when training runs in half precision; False runs the towers in
+            the half precision of training, but still compares in float32.
+        random_seed: Seed of the random-weights baseline.
+        figures: Draw the figures of every tested model.
+        most_prompts: Use only the first prompts or templates, for a quick run; null uses all.
+
+    Attributes:
+        test_follows: Whether the test follows the training that starts; its images must then be present.
+        validation: Model -> benchmark -> latest result on validation patients.
+        results: Model -> benchmark -> result of the test: the metric's dictionary, ``n_scored``, ``split``,
+            ``protocol`` (digest of the prompts) and ``samples``, one row per image; see docs/metrics.md.
+        final_metrics: The plain numbers of `results` by logged name.
+
+    Raises:
+        ValueError: An option is out of range, or a prompt file is malformed.
+    """
+
+    KIND: ClassVar[str]
+    """`metrics.Benchmark.kind` of the benchmarks that this evaluation scores."""
+
+    def __init__(
+        self,
+        protocol: str | Path | Protocol | None = None,
+        every_n_epochs: int = 1,
+        benchmarks: list[str] | None = None,
+        selection_split: str = "val",
+        test_split: str = "test",
+        full_precision: bool = True,
+        random_seed: int = 0,
+        figures: bool = True,
+        most_prompts: int | None = None,
+    ) -> None:
+        name = type(self).__name__
+        if most_prompts is not None and most_prompts < 1:
+            raise ValueError(f"{name}: most_prompts must be 1 or more, not {most_prompts}")
+        if every_n_epochs < 1:
+            raise ValueError(f"{name}: every_n_epochs must be 1 or more, not {every_n_epochs}")
+        unknown = sorted(set(benchmarks or ()) - set(self.known()))
+        if unknown:
+            raise ValueError(f"{name} scores {self.known()}, not {unknown}")
+        if not isinstance(protocol, Protocol):
+            protocol = Protocol.load(protocol)
+        self.protocol = protocol if most_prompts is None else protocol.first(most_prompts)
+        self.every_n_epochs = every_n_epochs
+        self.wanted = benchmarks
+        self.selection_split = selection_split
+        self.test_split = test_split
+        self.full_precision = full_precision
+        self.random_seed = random_seed
+        self.figures = figures
+        self.benchmarks: tuple[str, ...] = ()
+        self.test_follows = False
+        self.validation: dict[str, dict[str, Details]] = {}
+        self.results: dict[str, dict[str, Details]] = {}
+        self.final_metrics: dict[str, float] = {}
+        self.last_epoch: int | None = None
+        self.evaluated = False
+
+    @abstractmethod
+    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+        """Score one model on one benchmark.
+
+        Args:
+            model: In eval mode.
+            loader: This process's share of the images.
+            records: All images of the benchmark; ``index`` of a batch is the position in this list.
+            benchmark: Name of the benchmark.
+
+        Returns:
+            The metric's dictionary, ``n_scored`` and ``samples``, over all processes.
+        """
+
+    @abstractmethod
+    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+        """Return which score is undefined for these images and why; None when all are defined.
+
+        Raises:
+            ValueError: The headline score is undefined, or a measure of an image or the prompts of a class are missing.
+        """
+
+    @abstractmethod
+    def draw(self, details: Details, title: str) -> Figure:
+        """Draw one result."""
+
+    def draw_all(self, details: Details, title: str) -> dict[str, Figure]:
+        """Draw every figure of a final result, by suffix of its file name."""
+        return {"": self.draw(details, title)}
+
+    @classmethod
+    def known(cls) -> list[str]:
+        """Return the names of the benchmarks of this kind."""
+        return [benchmark.name for benchmark in BENCHMARKS.values() if benchmark.kind == cls.KIND]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the benchmarks of the data, and check that each has images to score.
+
+        Raises:
+            ValueError: A wanted benchmark is not in the data, or has no image in the split to score that allows
+                a score; or half precision is wanted where training has none.
+        """
+        check_half_precision(type(self).__name__, self.full_precision, trainer)
+        data = getattr(trainer, "datamodule", None)
+        self.benchmarks = self.chosen_of(getattr(data, "benchmarks", ()))
+        for doubt in self.check(data, self.splits(stage, validates=bool(trainer.limit_val_batches))):
+            rank_zero_warn(doubt)
+
+    def check(self, data: Any, splits: Sequence[str]) -> list[str]:
+        """Check that a data module has what is scored.
+
+        Args:
+            data: The data module.
+            splits: The splits to score.
+
+        Returns:
+            Scores that will be undefined, with the reason.
+
+        Raises:
+            ValueError: A wanted benchmark is not in the data or has no image in a split, or a measure of an image or
+                the prompts of a class are missing.
+        """
+        named = getattr(data, "benchmarks", ())
+        lacking = [name for name in self.wanted or () if name not in named]
+        if lacking:
+            name = type(data).__name__
+            raise ValueError(f"{type(self).__name__}: {name} has the benchmarks {list(named)}, not {lacking}")
+        doubts = []
+        for split in splits:
+            for benchmark in self.chosen_of(named):
+                records = data.evaluation_records(benchmark, split)
+                doubt = self.doubt(records, benchmark)
+                doubts += [f"{benchmark}, {split} patients: {doubt}"] if doubt else []
+        return doubts
+
+    def chosen_of(self, named: Sequence[str]) -> tuple[str, ...]:
+        """Return which of a data module's benchmarks are scored."""
+        wanted = named if self.wanted is None else self.wanted
+        return tuple(name for name in self.known() if name in wanted)
+
+    def splits(self, stage: str, *, validates: bool) -> list[str]:
+        """Return the splits that a stage, and the test after it, score.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+            validates: Whether there are validation batches.
+        """
+        if stage in ("test", "predict"):
+            return [self.test_split] if stage == "test" else []
+        selection = [self.selection_split] if validates else []
+        return [*selection, self.test_split] if self.test_follows else selection
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the student on validation patients, and the first time also the teacher."""
+        self.evaluated = self._is_due(trainer)
+        if not self.evaluated:
+            return
+        self.last_epoch = trainer.current_epoch
+        for name, model in _models(pl_module).items():
+            if name == STUDENT or name not in self.validation:
+                self.validation[name] = self._evaluate(trainer, model, self.selection_split)
+            for benchmark, details in self.validation[name].items():
+                for key, value in scalars(details).items():
+                    pl_module.log(validation_name(name, benchmark, key), value, sync_dist=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score student, teacher and random weights on test patients."""
+        self.final_metrics, self.results = {}, {}
+        if not self.benchmarks:
+            return
+        models = _models(pl_module)
+        models[RANDOM] = random_twin(models[STUDENT], self.random_seed)
+        for name, model in models.items():
+            self.results[name] = self._evaluate(trainer, model, self.test_split)
+            self.log_final(pl_module, name)
+            for benchmark, details in self.results[name].items():
+                if self.figures and trainer.is_global_zero:
+                    title = f"{name}, {benchmark}, {self.test_split} patients"
+                    for suffix, figure in self.draw_all(details, title).items():
+                        publish_figure(figure, trainer, f"{name}-{benchmark}{suffix}")
+
+    def log_final(self, pl_module: LightningModule, name: str) -> None:
+        """Log the plain numbers of a model's results."""
+        for benchmark, details in self.results[name].items():
+            for key, value in scalars(details).items():
+                self.final_metrics[final_name(name, benchmark, key)] = value
+                pl_module.log(final_name(name, benchmark, key), value, sync_dist=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last evaluated epoch, so that a resumed run keeps the interval."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the last evaluated epoch."""
+        self.last_epoch = state_dict["last_epoch"]
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if trainer.sanity_checking or not self.benchmarks:
+            return False
+        if trainer.state.fn != TrainerFn.FITTING or self.every_n_epochs == 1 or self.last_epoch is None:
+            return True
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        return last or trainer.should_stop or trainer.current_epoch - self.last_epoch >= self.every_n_epochs
+
+    def _evaluate(self, trainer: Trainer, model: DualEncoder, split: str) -> dict[str, Details]:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        results = {}
+        with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:
+            for benchmark in self.benchmarks:
+                records = data.evaluation_records(benchmark, split)
+                loader = data.evaluation_loader(benchmark, split, used.preprocessing)
+                details = self.score(used, loader, records, benchmark)
+                if details["n_scored"] != len(records):
+                    raise RuntimeError(
+                        f"{benchmark}, {split}: {details['n_scored']} of {len(records)} images were scored"
+                    )
+                results[benchmark] = details | {"split": split, "protocol": self.protocol.digest}
+        return results
+
+
+def _models(pl_module: LightningModule) -> dict[str, DualEncoder]:
+    module: Any = pl_module
+    teacher = getattr(module, "teacher", None)
+    return {STUDENT: module.student} | ({} if teacher is None else {TEACHER: teacher})
+
+
+def metric_device(model: DualEncoder) -> str:
+    """Return the device of a metric's state: the GPU with NCCL, else the CPU, which has float64."""
+    distributed = dist.is_available() and dist.is_initialized()
+    if distributed and dist.get_backend() == "nccl":
+        return str(next(model.parameters()).device)
+    return "cpu"
+
+
+def check_order(records: list[Record], batch: dict[str, Any]) -> list[Record]:
+    """Return the records of a batch.
+
+    Raises:
+        RuntimeError: A name is not that of the record at its position: labels and images would be mixed up.
+    """
+    chosen = [records[index] for index in batch["index"].tolist()]
+    for record, name in zip(chosen, batch["name"], strict=True):
+        if record.name != name:
+            raise RuntimeError(f"evaluation batch holds {name} where the list of records has {record.name}")
+    return chosen
+
+
+def publish_figure(figure: Figure, trainer: Trainer, name: str) -> Path:
+    """Write a figure to ``plots/NAME.png`` in the run's folder and to every W&B logger.
+
+    Args:
+        figure: The figure.
+        trainer: Knows the folder and the loggers.
+        name: File name without ending, and W&B key under ``plots/``.
+
+    Returns:
+        The PNG file.
+    """
+    path = Path(trainer.default_root_dir) / "plots" / f"{name}.png"
+    with atomic(path) as partial:
+        save_png(figure, partial)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"plots/{name}", [str(path)], step=trainer.global_step)
+    return path

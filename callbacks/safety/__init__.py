@@ -1,0 +1,1 @@
+"""Checkpoints, interruption, non-finite losses and random state."""

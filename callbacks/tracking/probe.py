@@ -1,0 +1,185 @@
+"""Probe batch: a fixed batch of validation pairs on which student and teacher are compared during training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import wandb
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
+from metrics.geometry import logit_correlation
+from metrics.names import CONFUSING_PAIRS, DIAGONAL_CORRELATION, OFF_DIAGONAL_CORRELATION
+
+COLUMNS = (
+    "image", "plane", "confused_with", "confused_plane",
+    "teacher_true", "teacher_confused", "student_true", "student_confused",
+)  # fmt: skip
+
+
+class Probe:
+    """The first validation pairs and the teacher's logits on them.
+
+    Validation pairs are neither shuffled nor augmented, so a resumed run has the same probe. Callbacks share one.
+
+    Args:
+        size: Largest number of pairs B; at most one batch of the validation loader.
+
+    Attributes:
+        batch: The pairs: tensors [B, ...] and lists of length B.
+        teacher_logits: The teacher's logits [B, B], rows images and columns texts, float32 on the CPU.
+    """
+
+    def __init__(self, size: int = 128) -> None:
+        self.size = size
+        self.batch: dict[str, Any] = {}
+        self.teacher_logits = torch.empty(0, 0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a batch."""
+        return bool(self.batch)
+
+    def prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fetch the batch and embed it with the teacher, once; nothing without a teacher or validation pairs."""
+        if self.ready or pl_module.teacher is None or not trainer.is_global_zero:
+            return
+        with isolate_rng():  # iterating a loader draws from the generator that training draws from
+            batch = next(iter(trainer.datamodule.val_dataloader()), None)  # type: ignore[attr-defined]
+        if batch is None:
+            return
+        self.batch = {name: values[: self.size] for name, values in batch.items()}
+        self.teacher_logits = self._logits(pl_module, "teacher")
+
+    def student_logits(self, pl_module: LightningModule) -> Tensor:
+        """Return the student's logits [B, B], float32 on the CPU; its training mode is left as it was."""
+        student: Any = pl_module.student
+        training = student.training
+        student.eval()
+        try:
+            return self._logits(pl_module, "student")
+        finally:
+            student.train(training)
+
+    def same_caption(self) -> Tensor:
+        """Return a boolean [B, B], True off the diagonal where two captions are equal."""
+        caption = self.batch.get("caption_id")
+        if caption is None:
+            return torch.zeros_like(self.teacher_logits, dtype=torch.bool)
+        equal: Tensor = caption[:, None] == caption[None, :]
+        return equal.fill_diagonal_(False)
+
+    @torch.no_grad()
+    def _logits(self, pl_module: LightningModule, role: str) -> Tensor:
+        model: Any = getattr(pl_module, role)
+        image = model.encode_image(self.batch[f"{role}_image"].to(pl_module.device))
+        text = model.encode_text(self.batch[f"{role}_tokens"].to(pl_module.device))
+        logits: Tensor = model.logit_scale * image @ text.T
+        return logits.float().cpu()
+
+
+class LogitCorrelation(Callback):
+    """Log the correlation of the student's and the teacher's logits on matched and on mismatched pairs.
+
+    Logged at the start of training and at every evaluation. Mismatched pairs of equal captions are left out.
+
+    Args:
+        probe: The probe batch, shared with other callbacks.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fetch the probe batch, and log the initial correlation."""
+        self.probe.prepare(trainer, pl_module)
+        if self.probe.ready:
+            for logger in trainer.loggers:
+                logger.log_metrics(self._values(pl_module), step=trainer.global_step)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the correlation of this evaluation."""
+        if self.probe.ready and not trainer.sanity_checking:
+            pl_module.log_dict(self._values(pl_module), batch_size=1, rank_zero_only=True)
+
+    def _values(self, pl_module: LightningModule) -> dict[str, float]:
+        probe = self.probe
+        diagonal, off_diagonal = logit_correlation(
+            probe.student_logits(pl_module), probe.teacher_logits, probe.same_caption()
+        )
+        return {DIAGONAL_CORRELATION: diagonal, OFF_DIAGONAL_CORRELATION: off_diagonal}
+
+
+def most_confused(probabilities: Tensor, excluded: Tensor, count: int) -> list[tuple[int, int]]:
+    """Return the mismatched pairs of highest probability, each image once.
+
+    Args:
+        probabilities: [B, B], row i the probabilities of all texts for image i.
+        excluded: Boolean [B, B], pairs to leave out, such as equal captions.
+        count: Number of pairs at most.
+
+    Returns:
+        (image, text) rows and columns, the most probable first.
+    """
+    masked = probabilities.clone()
+    masked.fill_diagonal_(-1.0)
+    masked[excluded] = -1.0
+    strongest, column = masked.max(dim=1)
+    order = torch.argsort(strongest, descending=True, stable=True)[:count]
+    return [(int(row), int(column[row])) for row in order if strongest[row] >= 0]
+
+
+class ConfusingPairs(Callback):
+    """Log a table of the pairs that the teacher confuses most, with both models' probabilities.
+
+    Probabilities are each model's softmax over the texts of the probe batch. The teacher selects the rows, which are
+    therefore the same at every evaluation.
+
+    Args:
+        probe: The probe batch, shared with other callbacks.
+        count: Number of pairs.
+
+    Attributes:
+        results: ``{"confusing_pairs": {"rows": [row, ...]}}`` of the last evaluation, without images.
+    """
+
+    def __init__(self, probe: Probe, count: int = 12) -> None:
+        self.probe = probe
+        self.count = count
+        self.results: dict[str, Any] = {}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fill and log the table."""
+        if trainer.sanity_checking or not self.probe.ready:
+            return
+        pairs = most_confused(self.probe.teacher_logits.softmax(dim=1), self.probe.same_caption(), self.count)
+        rows = self.rows(pairs, self.probe.student_logits(pl_module))
+        named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        self.results = {"confusing_pairs": {"rows": named}}
+        run = active_run(trainer)
+        if run is not None and uploads_images(trainer):
+            pictures = [[self._picture(i), self._picture(j)] for i, j in pairs]
+            data = [[*shown, *row] for shown, row in zip(pictures, rows, strict=True)]
+            table = wandb.Table(columns=["picture", "confused_picture", *COLUMNS], data=data)
+            run.log({CONFUSING_PAIRS: table, STEP_AXIS: metrics_step(trainer)})
+
+    def rows(self, pairs: list[tuple[int, int]], student_logits: Tensor) -> list[list[Any]]:
+        """Return the table's rows, in the order of `COLUMNS`."""
+        teacher, student = self.probe.teacher_logits.softmax(dim=1), student_logits.softmax(dim=1)
+        batch = self.probe.batch
+        unknown = [""] * len(teacher)
+        names, planes = batch.get("name", unknown), batch.get("plane", unknown)
+        return [
+            [names[i], planes[i], names[j], planes[j]]
+            + [round(float(p[i, k]), 6) for p in (teacher, student) for k in (i, j)]
+            for i, j in pairs
+        ]
+
+    def _picture(self, index: int) -> Any:
+        image = self.probe.batch["student_image"][index].float()
+        low, high = image.amin(), image.amax()
+        scaled = ((image - low) / (high - low).clamp_min(1e-6) * 255).round().to(torch.uint8)
+        return wandb.Image(scaled.permute(1, 2, 0).cpu().numpy(), file_type="jpg")

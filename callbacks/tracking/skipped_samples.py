@@ -1,0 +1,66 @@
+"""Count and log the bad samples that training replaced, and stop at too many."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from metrics.names import SKIPPED
+from models.files import digest
+
+log = logging.getLogger(__name__)
+
+
+class SkippedSamples(Callback):
+    """Count the samples of ``batch["skipped"]``, which data modules fill when ``on_error`` is "skip".
+
+    Each bad sample is logged once, and their number so far as ``train/skipped``. A truncated shard counts as
+    the number of its samples.
+
+    Args:
+        max_share: Training stops when more than this share of an epoch's samples is bad.
+
+    Raises:
+        ValueError: (while training) too many samples are bad.
+    """
+
+    def __init__(self, max_share: float = 0.01) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f"skipped samples: max_share must lie in 0-1, not {max_share}")
+        self.max_share = max_share
+        self.counts: dict[str, int] = {}  # by digest: checkpoints are shared, names of images are not
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log the replaced samples of this batch."""
+        skipped = {digest(message): (message, count) for message, count in batch.get("skipped", ())}
+        new = {key: skipped[key] for key in skipped if key not in self.counts}
+        for message, _ in new.values():
+            log.warning("skipped: %s", message)
+        self.counts |= {key: count for key, (_, count) in new.items()}
+        if not self.counts:
+            return
+        bad = sum(self.counts.values())
+        pl_module.log(SKIPPED, float(bad), batch_size=1)
+        samples = len(batch["index"]) * int(trainer.num_training_batches)
+        if new and bad > self.max_share * samples:
+            raise ValueError(
+                f"{bad} bad samples in an epoch of {samples} exceed the tolerated share of "
+                f"{self.max_share:g} (skipped.max_share); the last: {list(new.values())[-1][0]}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bad samples so far."""
+        return {"counts": dict(self.counts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the bad samples so far."""
+        self.counts = dict(state_dict["counts"])

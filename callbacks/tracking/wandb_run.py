@@ -1,0 +1,109 @@
+"""The W&B run of a training: access, step axes, resumption, preemption."""
+
+from __future__ import annotations
+
+import _thread
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from metrics.names import GROUPS
+
+STEP_AXIS = "trainer/global_step"
+
+
+def active_run(trainer: Trainer) -> Any:
+    """Return the W&B run of this process; None without a W&B logger, if disabled, and on ranks above 0."""
+    if not trainer.is_global_zero:
+        return None
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            run = logger.experiment
+            return None if getattr(run, "disabled", False) else run
+    return None
+
+
+def uploads_images(trainer: Trainer) -> bool:
+    """Return whether images, and results of single images and patients, may go to W&B; see `EvaluationMedia`."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    asked = next((c.upload_images for c in callbacks if hasattr(c, "upload_images")), None)
+    if asked is None:
+        return bool(getattr(getattr(trainer, "datamodule", None), "simulated", False))
+    return bool(asked)
+
+
+def mark_preempting(trainer: Trainer) -> None:
+    """Mark the W&B run as preempted, so that a sweep requeues it; for signal handlers.
+
+    In another thread: the signal may have interrupted W&B itself, which then holds its locks.
+    """
+    run = active_run(trainer)
+    if run is not None:
+        _thread.start_new_thread(run.mark_preempting, ())  # `threading` would take a lock of its own here
+
+
+def metrics_step(trainer: Trainer) -> int:
+    """Return the step at which Lightning logs the metrics of an evaluation: that of the last batch."""
+    return max(0, trainer.global_step - 1)
+
+
+def run_id_of(checkpoint: Path | str) -> str | None:
+    """Return the id of the W&B run that wrote a checkpoint.
+
+    Args:
+        checkpoint: Path of a Lightning checkpoint.
+
+    Returns:
+        The id, or None if the checkpoint was written without W&B.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The file is not a checkpoint.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint to resume from")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a checkpoint that can be resumed from ({reason})") from error
+    states = content.get("callbacks", {}) if isinstance(content, dict) else {}
+    run_id: str | None = states.get(WandbRun.__qualname__, {}).get("run_id")
+    return run_id
+
+
+class WandbRun(Callback):
+    """Define the run's step axes, store its id in checkpoints, and mark it as preempted on SIGTERM.
+
+    Metrics are drawn over the optimiser step, because W&B's own step counts calls and shifts when a run is resumed. A
+    preempted run that exits non-zero is requeued by its sweep.
+    """
+
+    def __init__(self) -> None:
+        self.run_id: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Define the step axes."""
+        run = active_run(trainer)
+        if run is None:
+            return
+        self.run_id = run.id
+        run.define_metric(STEP_AXIS, hidden=True)
+        for group in GROUPS:
+            run.define_metric(f"{group}/*", step_metric=STEP_AXIS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run's id."""
+        return {"run_id": self.run_id}
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Mark the run as preempted."""
+        if isinstance(exception, SIGTERMException):
+            run = active_run(trainer)
+            if run is not None:
+                run.mark_preempting()

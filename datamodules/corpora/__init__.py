@@ -1,0 +1,1 @@
+"""Public corpora: readers, checks and licences."""

@@ -1,0 +1,1 @@
+"""Benchmark images and zero-shot prompts."""

@@ -1,0 +1,83 @@
+"""Dataset of benchmark images, prepared as in the published evaluation."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from datamodules.cores import usable_cores
+from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.sample import metadata
+from datamodules.pairs.transforms import EvaluationTransform
+from datamodules.record import Record
+from models import Preprocessing
+
+
+class EvaluationDataset(Dataset):
+    """Every `step`-th image from `first` on, each with its position in the whole list.
+
+    An unreadable image is always an error: a score over fewer images is not comparable.
+
+    Args:
+        records: All images of the benchmark's split.
+        preprocessing: The contract of the evaluated model.
+        first: Rank of this process.
+        step: Number of processes.
+    """
+
+    def __init__(
+        self, records: list[Record], preprocessing: Preprocessing, first: int = 0, step: int = 1
+    ) -> None:
+        self.records = records
+        self._indices = range(first, len(records), step)
+        self._transform = EvaluationTransform(preprocessing)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Return one prepared image [3, S, S], its record, its index and its original size."""
+        index = self._indices[position]
+        image = read_image(self.records[index].image)
+        height, width = image.shape[:2]
+        return {
+            "image": self._transform(image),
+            "record": self.records[index],
+            "index": index,
+            "width": width,
+            "height": height,
+        }
+
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]]:
+        """Return a batch's images; the main process reads them in threads, a worker one by one."""
+        if get_worker_info() is not None:
+            return [self[position] for position in positions]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return list(pool.map(self.__getitem__, positions))
+
+
+def evaluation_workers(num_workers: int) -> int:
+    """Return the number of worker processes for an evaluation: none if the model runs on the CPU.
+
+    Reading on all cores between two batches is then faster: workers interrupt the encoder's threads, and every thread
+    waits for the slowest.
+    """
+    return num_workers if torch.accelerator.is_available() else 0
+
+
+def collate_evaluation(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack prepared images to the evaluation batch described in `datamodules.base`."""
+    records = [sample["record"] for sample in samples]
+    batch: dict[str, Any] = {
+        key: torch.tensor([sample[key] for sample in samples], dtype=torch.int64)
+        for key in ("index", "width", "height")
+    }
+    return {
+        **batch,
+        **metadata(records),
+        "image": torch.stack([sample["image"] for sample in samples]),
+        "patient": [record.patient for record in records],
+    }

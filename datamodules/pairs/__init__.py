@@ -1,0 +1,1 @@
+"""Training pairs: dataset, sampler, transforms, captions and caches."""

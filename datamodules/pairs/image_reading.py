@@ -1,0 +1,85 @@
+"""Decode one image file of any common kind to 8-bit grayscale or RGB."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+# Pillow goes by content: for an EPS file named x.png it would start Ghostscript, an interpreter.
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+
+_GRAY_MODES = ("1", "L", "LA")
+_SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
+
+
+def open_image(source: Path | str | IO[bytes]) -> Image.Image:
+    """Open an image with Pillow; only content of `IMAGE_FORMATS` is accepted, whatever the file name.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        PIL.UnidentifiedImageError: The content has none of the formats.
+    """
+    return Image.open(source, formats=IMAGE_FORMATS)
+
+
+def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
+    """Decode an image with Pillow.
+
+    Alpha is dropped, as by Pillow's ``convert("RGB")``; 16-bit grayscale maps 0-65535 to 0-255, also when an image uses
+    few of these values: its brightness must not depend on its brightest pixel.
+
+    Args:
+        source: The file, or its bytes.
+        name: Name for messages; the path by default.
+
+    Returns:
+        uint8 [H, W] for grayscale sources and [H, W, 3] (RGB) for all others.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The content is not a readable image; the message names the file.
+    """
+    label = name if name is not None or isinstance(source, bytes) else str(source)
+    try:
+        with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _to_eight_bit(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{label}: no such image file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{label}: cannot be read as an image ({_reason(error)})") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) from the header, without decoding the pixels.
+
+    Raises:
+        ValueError: The file is not an image.
+    """
+    try:
+        with open_image(path) as image:
+            return image.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    formats = ", ".join(IMAGE_FORMATS)
+    return f"its content is none of {formats}" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def _to_eight_bit(image: Image.Image) -> np.ndarray:
+    if image.mode in _GRAY_MODES:
+        return np.array(image.convert("L"))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("32-bit values beyond the 16-bit range")
+        return np.round(wide / _SIXTEEN_BIT_TO_EIGHT).astype(np.uint8)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; save it as 8 or 16 bit")
+    return np.array(image.convert("RGB"))

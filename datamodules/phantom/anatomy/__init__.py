@@ -1,0 +1,1 @@
+"""Shapes of the simulated anatomy, one body part per file."""

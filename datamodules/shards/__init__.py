@@ -1,0 +1,1 @@
+"""WebDataset shards: stream, writer and data module."""

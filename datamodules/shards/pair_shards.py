@@ -1,0 +1,211 @@
+"""LightningDataModule of image-caption pairs in WebDataset shards, evaluated on public benchmarks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+from webdataset.shardlists import expand_urls
+
+from datamodules.base import FetalDataModule
+from datamodules.corpora.fetal_planes import FetalPlanesDataModule
+from datamodules.corpora.hc18 import HC18DataModule
+from datamodules.corpora.table import first_few
+from datamodules.pairs.loaders import PlainErrorLoader, resume_position
+from datamodules.pairs.sample import PairBuilder
+from datamodules.pairs.sampler import process_rank
+from datamodules.record import Record
+from datamodules.shards.stream import ShardLoader, ShardStream, StreamPosition, check_shard
+
+MANIFEST = "manifest.json"
+
+
+class PairShardsDataModule(FetalDataModule):
+    """Train on tar shards of pairs; select and report on HC18 and FETAL_PLANES_DB where they are given.
+
+    A sample is an image member (``png``, ``jpg``, ...) with a ``txt`` caption, or with a ``json`` member
+    that has ``caption`` or a list ``captions`` and, optionally, ``plane``, ``brain_plane``, ``patient``,
+    ``pixel_size_mm``, ``hc_mm`` and ``ga_days``.
+
+    Args:
+        urls: The shards, for example ``corpus/pairs-{000000..000041}.tar``: paths, ``s3://`` (needs the AWS
+            command line) or ``pipe:`` URLs; braces are expanded, ``::`` joins several. A folder stands for
+            all its ``.tar`` files.
+        num_samples: Pairs per epoch over all processes; by default the number in ``manifest.json`` beside the
+            shards.
+        shuffle_buffer: Encoded samples in the shuffle buffer of each worker.
+        planes_root: FETAL_PLANES_DB, for the benchmarks "planes" and "subplanes"; null leaves them out.
+        hc18_root: HC18, for the benchmark "hc18"; null leaves it out.
+        **kwargs: For `FetalDataModule`.
+    """
+
+    def __init__(
+        self,
+        urls: str,
+        num_samples: int | None = None,
+        shuffle_buffer: int = 1000,
+        planes_root: str | None = None,
+        hc18_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if shuffle_buffer < 1 or (num_samples is not None and num_samples < 1):
+            raise ValueError(
+                f"data: num_samples {num_samples} and shuffle_buffer {shuffle_buffer} must be positive"
+            )
+        self.urls = list_shards(urls)
+        self.num_samples = num_samples
+        self.shuffle_buffer = shuffle_buffer
+        self._evaluated: list[FetalDataModule] = []
+        if planes_root is not None:
+            self._evaluated.append(FetalPlanesDataModule(root=planes_root))
+        if hc18_root is not None:
+            self._evaluated.append(HC18DataModule(root=hc18_root))
+        self.benchmarks = tuple(name for module in self._evaluated for name in module.benchmarks)
+
+    def read_records(self) -> list[Record]:
+        """Check the shards and read the evaluation sets, whose training images are not used.
+
+        Raises:
+            FileNotFoundError: Shards (all missing ones in one message) or an evaluation set are missing.
+        """
+        check_shards(self.urls)
+        return [record for module in self._evaluated for record in module.records]
+
+    def check_batches(self) -> None:
+        """Check that the shards feed every worker and that their pairs fill a batch.
+
+        Raises:
+            ValueError: There are fewer shards than workers, or fewer pairs than one batch.
+        """
+        self._epoch()
+
+    def check_images(self) -> None:
+        """Decode images of the evaluation sets as the base class does, and the first pair of two local shards.
+
+        Raises:
+            FileNotFoundError: An image of an evaluation set is missing.
+            ValueError: An image or a pair cannot be decoded.
+        """
+        super().check_images()
+        local = [url for url in self.urls if "://" not in url and not url.startswith("pipe:")]
+        if self.on_error == "raise":
+            for url in dict.fromkeys([*local[:1], *local[-1:]]):
+                check_shard(url)
+
+    def _epoch(self) -> tuple[dict[str, float], int]:
+        """Return the number of pairs of each shard, and the batches per epoch of each process."""
+        world, workers = process_rank()[1], max(1, self.num_workers)
+        if len(self.urls) < world * workers:
+            raise ValueError(
+                f"data: {len(self.urls)} shards cannot feed {world} processes with {workers} workers each; "
+                "lower num_workers or write more, smaller shards"
+            )
+        sizes = shard_sizes(self.urls, self.num_samples)
+        samples = self.num_samples or int(sum(sizes[url] for url in self.urls))
+        batches = samples // (self.batch_size * world)
+        if batches == 0:
+            raise ValueError(f"data: {samples} pairs do not fill a batch of {self.batch_size} x {world}")
+        return sizes, batches
+
+    def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
+        """Return the stream of augmented pairs, at the position where a resumed run continues.
+
+        Raises:
+            ValueError: There are fewer shards than workers, or fewer pairs than one batch.
+        """
+        rank, world = process_rank()
+        sizes, batches = self._epoch()
+        start = (0, 0) if self.overfits else resume_position(self.trainer)
+        stream = ShardStream(
+            urls=self.urls,
+            sizes=sizes,
+            builder=PairBuilder(*self._contracts(), self.augmentation, student_only=not self._asks_teacher),
+            position=StreamPosition(*start, fixed=self.overfits),
+            batches=batches,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            on_error=self.on_error,
+            shuffle_buffer=self.shuffle_buffer,
+            rank=rank,
+            world=world,
+        )
+        loader = PlainErrorLoader(
+            stream,
+            batch_size=self.batch_size,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=self._collate(student_only=not self._asks_teacher),
+            **self._reading(),
+        )
+        order = {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shards": len(self.urls),
+            "processes": world,
+            "workers": max(1, self.num_workers),
+            "shuffle_buffer": self.shuffle_buffer,
+        }
+        return ShardLoader(loader, stream, order)
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """Return the validation pairs of the evaluation sets; an empty list without an evaluation set."""
+        return super().val_dataloader() if self._evaluated else []
+
+    def test_dataloader(self) -> DataLoader | list[Any]:
+        """Return the test pairs of the evaluation sets; an empty list without an evaluation set."""
+        return super().test_dataloader() if self._evaluated else []
+
+
+def list_shards(urls: str) -> list[str]:
+    """Expand URLs with braces, joined by ``::``, or a folder of tar files, to a list of shards."""
+    folder = Path(urls)
+    if folder.is_dir():
+        return [str(path) for path in sorted(folder.glob("[!.]*.tar"))] or [str(folder / "*.tar")]
+    expanded: list[str] = expand_urls(urls)
+    return expanded
+
+
+def check_shards(urls: list[str]) -> None:
+    """Check before training that shards can be opened.
+
+    Raises:
+        FileNotFoundError: Local shards are missing, or ``s3://`` is used without the AWS command line.
+    """
+    local = [
+        Path(url.removeprefix("file:")) for url in urls if "://" not in url and not url.startswith("pipe:")
+    ]
+    missing = [str(path) for path in local if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}; set their folder "
+            "with SHARDS=folder, or write them from the public sets with make shards ROOT=... OUT=folder"
+        )
+    if any(url.startswith("s3://") for url in urls) and shutil.which("aws") is None:
+        raise FileNotFoundError("data: s3:// shards are read by the AWS command line; install awscli")
+
+
+def read_manifest(urls: list[str]) -> dict[str, Any]:
+    """Return the manifest that ``make shards`` wrote beside the first shard; empty without one."""
+    manifest = Path(urls[0]).parent / MANIFEST
+    return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+
+
+def shard_sizes(urls: list[str], num_samples: int | None = None) -> dict[str, float]:
+    """Return the number of pairs of each shard: from the manifest beside them, else equal shares of `num_samples`.
+
+    Raises:
+        ValueError: The manifest does not list every shard, and `num_samples` is None.
+    """
+    manifest = Path(urls[0]).parent / MANIFEST
+    counts = {shard["name"]: shard["samples"] for shard in read_manifest(urls).get("shards", [])}
+    unknown = [url for url in urls if Path(url).name not in counts]
+    if not unknown:
+        return {url: counts[Path(url).name] for url in urls}
+    if num_samples is not None:
+        return dict.fromkeys(urls, num_samples / len(urls))
+    if manifest.is_file():
+        raise ValueError(f"data: {manifest} does not list {unknown[0]}; set num_samples")
+    raise ValueError(f"data: set num_samples, the pairs of an epoch; there is no {manifest} to count them")

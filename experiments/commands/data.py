@@ -1,0 +1,114 @@
+"""Check a corpus, write shards, or simulate a corpus.
+
+usage: sonodistill data check DATA ROOT     counts, unreadable files, duplicates and leaks of a corpus on disk
+       sonodistill data shards ROOT OUT     an open pre-training corpus from the public sets, as WebDataset shards
+       sonodistill data phantom             a simulated corpus; --preview=OUT.png draws a contact sheet instead
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.cores import usable_cores
+from datamodules.corpora.catalogue import CORPORA, find_corpora
+from datamodules.corpora.check import Finding, check_corpus
+from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
+from datamodules.phantom.preview import write_preview
+from datamodules.shards.writer import ShardSettings, collect, verify_shards, write_shards
+
+SHARDS = "shards"
+_COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print the table of findings, and with ``--all`` every case, one per line.
+
+    Returns:
+        Exit status: 1 with an error (with ``--strict``: also with a warning), else 0.
+    """
+    if arguments.data == SHARDS:
+        findings = [Finding("shard", "error", problem) for problem in verify_shards(arguments.root)]
+        findings = findings or [Finding("shards", "ok", "complete and unchanged")]
+    else:
+        findings = check_corpus(arguments.data, arguments.root, arguments.workers)
+    table = Table("check", "", "found", title=f"{arguments.data} in {arguments.root}")
+    for finding in findings:
+        table.add_row(finding.check, f"[{_COLOURS[finding.level]}]{finding.level}", finding.detail)
+    Console().print(table)
+    for finding in findings if arguments.all else ():
+        for case in finding.cases:
+            print(f"{finding.check}: {case}")
+    levels = {finding.level for finding in findings}
+    return int("error" in levels or (arguments.strict and "warning" in levels))
+
+
+def shards(arguments: argparse.Namespace) -> int:
+    """Write the public sets under ``ROOT`` as shards into ``OUT``.
+
+    Raises:
+        ValueError: A size is not positive, a table is malformed, or `OUT` has another corpus.
+        FileNotFoundError: There is no corpus under `ROOT`, or images are missing.
+    """
+    settings = ShardSettings(samples_per_shard=arguments.samples_per_shard, seed=arguments.seed)
+    roots = find_corpora(arguments.root)
+    print("found", ", ".join(f"{CORPORA[name].title} in {path}" for name, path in roots.items()))
+    records, sources = collect(roots, arguments.exclude_test)
+    last = len(write_shards(records, arguments.out, settings, sources)["shards"]) - 1
+    print(f"{len(records)} pairs in {last + 1} shards: {arguments.out}/pairs-{{000000..{last:06d}}}.tar")
+    return 0
+
+
+def phantom(arguments: argparse.Namespace) -> int:
+    """Make the simulated corpus if it is missing and print its folder, or draw a contact sheet."""
+    if arguments.preview:
+        print(write_preview(arguments.preview, arguments.seed))
+        return 0
+    settings = {field.name: getattr(arguments, field.name) for field in fields(PhantomSettings)}
+    print(make_corpus(PhantomSettings(**settings), arguments.root, arguments.workers))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sonodistill data", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="check|shards|phantom")
+    one = commands.add_parser("check", help="is a corpus on disk complete, readable and free of leaks?")
+    one.set_defaults(run=check)
+    one.add_argument("data", choices=[*CORPORA, SHARDS], help="name of the corpus")
+    one.add_argument("root", type=Path, help="its folder")
+    one.add_argument("--all", action="store_true", help="list every image found, not only the first few")
+    one.add_argument("--strict", action="store_true", help="fail on warnings, too")
+    one.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
+    one = commands.add_parser("shards", help="write the public sets on disk as WebDataset shards")
+    one.set_defaults(run=shards)
+    one.add_argument("root", type=Path, help="folder with the public sets, at most two levels down")
+    one.add_argument("out", type=Path, help="folder for the shards")
+    one.add_argument(
+        "--exclude-test",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave validation and test patients out (the default)",
+    )
+    one.add_argument("--samples-per-shard", type=int, default=ShardSettings.samples_per_shard)
+    one.add_argument("--seed", type=int, default=ShardSettings.seed)
+    one = commands.add_parser("phantom", help="make a simulated corpus if it is missing")
+    one.set_defaults(run=phantom)
+    one.add_argument("--preview", type=Path, help="draw a contact sheet of every plane into this PNG instead")
+    one.add_argument("--root", type=Path, default=DEFAULT_ROOT, help="folder of all phantom corpora")
+    one.add_argument("--workers", type=int, help="processes (default: all cores)")
+    for field in fields(PhantomSettings):
+        flag = "--" + field.name.replace("_", "-")
+        one.add_argument(
+            flag, type=type(field.default), default=field.default, help=f"default {field.default}"
+        )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the three and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    return int(arguments.run(arguments))

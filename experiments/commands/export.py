@@ -1,0 +1,260 @@
+"""Write a student's ONNX and Core ML files, heads, golden files and model card, with their proof of parity.
+
+usage: sonodistill export CKPT [options]
+
+CKPT is a checkpoint, or random:NAME for an open_clip architecture with random weights (random:MobileCLIP2-S0).
+
+  --out=FOLDER                 folder to write; default: export/ in the checkpoint's run
+  --preset=DATA                data preset that calibrates and judges; default: that of the checkpoint's run
+  --data.*                     any setting of the data
+  --protocol=FILE              prompts of the zero-shot heads
+  --spacings=[0.21,0.34]       pixel spacings (mm) of the age table, beside those of the corpus
+  --only_spacings=true         these spacings alone
+  --skip=coreml,int8           variants to leave out
+  --text_encoder=true          export the text tower too
+  --dynamic_batch=true         leave the batch axis of the ONNX files open
+  --int8_from=CKPT             weights and ranges of a quantisation-aware training (EXP=srkd-qat)
+  --keep_slow_int8=true        keep an int8 file that is slower than float32 here
+  --split=test                 evaluation frames: test, val or all
+  --frames=N                   at most so many evaluation frames a benchmark
+  --calibration_frames=64      training frames that calibrate int8
+  --gates=FILE                 parity gates; default: export/parity/gates.yaml
+  --trust                      build classes of other packages that the checkpoint names
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+
+from datamodules import FetalDataModule
+from datamodules.evaluation.protocol import Protocol
+from experiments.config import data_arguments
+from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file
+from experiments.runs.plain_errors import PlainErrorParser
+from experiments.runs.run_record import RANDOM, preset_of, run_config, training_facts
+from export import Options, export_student
+from export.build import require_replaceable
+from export.package.manifest import MANIFEST
+from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
+from models.checkpoints.trust import TRUST, check_classes, settle_trust
+from models.files import sha256
+
+EXPORT_HINT = "give the folder that make export CKPT=... wrote"
+PROGRAM = ".venv/bin/python -m experiments export"
+LISTS = ("skip", "spacings")  # options that take several values
+RANDOM_SPACING = 0.30
+RANDOM_FRAMES = (
+    48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
+)
+
+
+def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
+    """Load what is to be exported.
+
+    Args:
+        checkpoint: A checkpoint, or ``random:NAME`` for an open_clip architecture with random weights
+            (``random:MobileCLIP2-S0``), which is good for measuring size and speed.
+
+    Returns:
+        The model, and where it comes from (the manifest's ``source``).
+    """
+    if checkpoint.startswith(RANDOM):
+        torch.manual_seed(0)
+        model: DualEncoder = OpenCLIPEncoder(checkpoint.removeprefix(RANDOM))
+        return model, {"weights": "random", "checkpoint": None, "checkpoint_sha256": None}
+    path = Path(checkpoint)
+    require_model(path)
+    source = {"weights": "trained", "checkpoint": path.name, "checkpoint_sha256": sha256(path)}
+    student = from_checkpoint(checkpoint)
+    if isinstance(student, QuantisedStudent):
+        raise ValueError(
+            f"CKPT={checkpoint}: trained with int8 in the loop; export the student that it went on from: "
+            f'make export CKPT=outputs/srkd/RUN/checkpoints/best.ckpt ARGS="--int8_from={checkpoint}"'
+        )
+    return student, source
+
+
+def require_model(path: Path) -> None:
+    """Check that a path may hold a model: a file, or a folder that `transformers` saved.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: It is a folder without a model of its own; the message names what is to be given instead.
+    """
+    if not path.exists() and path.name == "export":
+        raise FileNotFoundError(f"EXPORT={path}: no such folder; {EXPORT_HINT}")
+    if not path.exists():
+        raise FileNotFoundError(f"CKPT={path}: no such checkpoint")
+    if not path.is_dir() or (path / "config.json").is_file():
+        return
+    if (path / MANIFEST).is_file():
+        raise ValueError(f"CKPT={path}: an export; give the checkpoint that it was made from")
+    run = path.parent if path.name == "checkpoints" else path
+    best, export = run / "checkpoints" / "best.ckpt", run / "export"
+    ways = [f"CKPT={best}"] if best.is_file() else []
+    ways += [f"its export, EXPORT={export}"] if (export / MANIFEST).is_file() else []
+    if ways:
+        raise ValueError(f"{path}: a run's folder; give {' or '.join(ways)}")
+    raise ValueError(f"{path}: no {MANIFEST}; {EXPORT_HINT}")
+
+
+def load_trained_int8(checkpoint: str) -> QuantisedStudent:
+    """Load what ``--int8_from`` names.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It was not trained with int8 in the loop.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"--int8_from={checkpoint}: no such checkpoint")
+    student = from_checkpoint(checkpoint)
+    if not isinstance(student, QuantisedStudent):
+        raise ValueError(
+            f"--int8_from={checkpoint}: not trained with int8 in the loop; make train EXP=srkd-qat"
+        )
+    return student
+
+
+def default_target(checkpoint: str) -> Path:
+    """Choose the folder of an export: ``export/`` in the run's folder, beside a checkpoint, or in outputs."""
+    if checkpoint.startswith(RANDOM):
+        return Path("outputs") / f"random-{checkpoint.removeprefix(RANDOM)}" / "export"
+    folder = Path(checkpoint).resolve().parent
+    if folder.name == "checkpoints":
+        return folder.parent / "export"
+    return folder / f"{Path(checkpoint).stem}-export"
+
+
+def spelt_out(argv: list[str]) -> list[str]:
+    """Spell a command line out: dashes in names, bare flags and lists, as ``--dynamic-batch --skip int8``.
+
+    What is given of a list in several places is joined: ``--skip=int8 --skip=coreml`` leaves both out.
+    """
+    flags = {name for name, field in Options.__dataclass_fields__.items() if field.default is False} | {
+        "trust"
+    }
+    spelt: list[str] = []
+    lists: dict[str, list[str]] = {}
+    left = iter(range(len(argv)))
+    for position in left:
+        option, equals, value = argv[position].partition("=")
+        name, following = option.removeprefix("--").replace("-", "_"), argv[position + 1 : position + 2]
+        bare = not equals and following and not following[0].startswith("-")
+        if not option.startswith("--"):
+            spelt.append(argv[position])
+        elif name in LISTS and (value or bare):
+            value = value or argv[next(left)]
+            lists.setdefault(name, []).append(value.removeprefix("[").removesuffix("]"))
+        elif name in flags and not equals and following not in (["true"], ["false"]):
+            spelt.append(f"--{name}=true")
+        else:
+            spelt.append(f"--{name}{equals}{value}")
+    return spelt + [f"--{name}=[{','.join(filter(None, values))}]" for name, values in lists.items()]
+
+
+def named_preset(argv: list[str]) -> str | None:
+    """Return the data preset that a command line names, None when it names none.
+
+    Raises:
+        ValueError: ``--preset`` has no value.
+    """
+    preset = None
+    for position, argument in enumerate(argv):
+        option, equals, value = argument.partition("=")
+        if option == "--preset":
+            preset = value if equals else "".join(argv[position + 1 : position + 2])
+            if not preset or preset.startswith("-"):
+                raise ValueError("--preset: give a data preset, --preset=phantom (make export DATA=phantom)")
+    return preset
+
+
+def _positional(argv: list[str]) -> str:
+    """Return the checkpoint of a command line, before its options can be parsed; every option takes a value."""
+    value_of = {place + 1 for place, part in enumerate(argv) if part.startswith("-") and "=" not in part}
+    bare = [part for place, part in enumerate(argv) if not part.startswith("-") and place not in value_of]
+    return bare[0] if bare else RANDOM
+
+
+def default_data(preset: str, config: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the settings of the corpus that calibrates and judges.
+
+    A run's own settings come before its preset's: with another split the student would be scored on patients that
+    it was trained on.
+    """
+    if config is not None and config["data"].get("class_path") == data_class(preset):
+        return dict(config["data"])
+    return dict(yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))["data"])
+
+
+def parse(argv: list[str]) -> Namespace:
+    """Read a command line.
+
+    The corpus is the preset's that it names, else the one that the checkpoint's run was trained on, else the
+    phantom. ``HC18_ROOT``, ``PLANES_ROOT`` and ``SHARDS`` say where data are, as for training.
+
+    Raises:
+        ValueError: ``--preset`` has no value, there is no such preset, or an option's value cannot be used.
+    """
+    settle_trust(argv)
+    argv = spelt_out(argv)
+    named, config = named_preset(argv), run_config(_positional(argv))
+    preset = named or preset_of(config) or DEFAULT_PRESET
+    data = default_data(preset, config)
+    check_classes(data, f"the config.yaml of {_positional(argv)}")
+    parser = PlainErrorParser(prog=PROGRAM, description="Export a student for phones and the web.")
+    parser.add_argument("checkpoint", type=str, help="A checkpoint, or random:MobileCLIP2-S0.")
+    parser.add_argument("--preset", type=str, default=preset, help="Data preset that calibrates and judges.")
+    parser.add_argument("--out", type=str | None, default=None, help="Folder to write.")
+    parser.add_argument(
+        TRUST, type=bool, default=False, help="Build classes that the checkpoint's run names."
+    )
+    parser.add_argument("--protocol", type=str | None, default=None, help="Zero-shot protocol file.")
+    parser.add_class_arguments(Options, None)
+    parser.add_subclass_arguments(FetalDataModule, "data")
+    parser.set_defaults({"data": data})
+    parsed = parser.parse_args([*data_arguments(preset), *argv])
+    options_of(parsed)
+    return parsed
+
+
+def options_of(config: Namespace) -> Options:
+    """Return the options that a command line asks for.
+
+    Raises:
+        ValueError: One of them cannot be used.
+    """
+    values = {name: config[name] for name in Options.__dataclass_fields__}
+    if config.checkpoint.startswith(RANDOM):
+        values["frames"] = RANDOM_FRAMES if values["frames"] is None else values["frames"]
+        # Embedding thousands of age prompts with a full-size text tower takes an hour and proves nothing.
+        values["spacings"], values["only_spacings"] = values["spacings"] or [RANDOM_SPACING], True
+    return Options(**values)
+
+
+def main(argv: list[str]) -> None:
+    """Run one command line.
+
+    Raises:
+        ValueError: A file or setting cannot be used, or a parity gate was missed.
+    """
+    config = parse(argv)
+    options = options_of(config)
+    target = Path(config.out) if config.out else default_target(config.checkpoint)
+    require_replaceable(target.resolve())
+    student, source = load_student(config.checkpoint)
+    parser = PlainErrorParser()
+    parser.add_subclass_arguments(FetalDataModule, "data")
+    data = parser.instantiate(Namespace(data=config.data)).data
+    source |= {"data": config.preset, "training": training_facts(run_config(config.checkpoint))}
+    trained = None
+    if config.int8_from is not None:
+        trained = load_trained_int8(config.int8_from)
+        source["int8_checkpoint_sha256"] = sha256(Path(config.int8_from))
+    protocol = Protocol.load(config.protocol)
+    export = export_student(student, data, protocol, target, options, source, trained)
+    print(f"exported to {export.folder}: see MODEL_CARD.md, parity.json and docs/deploy.md")

@@ -1,0 +1,45 @@
+"""Print our results beside the paper's; write them as Markdown, CSV, LaTeX and a plot.
+
+usage: sonodistill table DATA [options]
+
+  --commit            write the rows into --results, to be committed, not into --outputs
+  --outputs=FOLDER    folder of all runs
+  --results=FOLDER    folder of the committed rows
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.recipe_files import preset_file
+from experiments.runs.run_folder import OUTPUTS
+from experiments.suites.paper_costs import explain, published_costs
+from experiments.suites.result_rows import RESULTS, refresh
+from experiments.suites.table import write_tables
+
+
+def main(argv: list[str]) -> int:
+    """Collect the rows of the finished runs, and print and write the tables.
+
+    Raises:
+        ValueError: There is no finished run of a suite on this data.
+    """
+    parser = argparse.ArgumentParser(prog="sonodistill table", allow_abbrev=False)
+    parser.add_argument("data")
+    parser.add_argument("--outputs", type=Path, default=OUTPUTS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--commit", action="store_true")
+    options = parser.parse_args(argv)
+    preset_file(options.data)
+    folder = options.outputs / "tables"
+    target = options.results if options.commit else folder
+    rows = refresh(options.data, options.outputs, options.results, target)
+    if not rows:
+        raise ValueError(
+            f"no finished run of a suite on DATA={options.data}: make reproduce DATA={options.data}"
+        )
+    for text in write_tables(rows, folder, explain(published_costs())):
+        print(text)
+    print(f"Markdown, CSV, LaTeX and plot: {folder}; rows: {target / options.data}.jsonl")
+    return 0

@@ -1,0 +1,115 @@
+"""Child processes that stop together with this one, and this process's command line as a shell would repeat it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+class TerminatedError(Exception):
+    """SIGTERM was received."""
+
+
+STOPPED = (KeyboardInterrupt, TerminatedError)
+
+
+def exit_status(stop: BaseException) -> int:
+    """Return the exit status that one of `STOPPED` ends a program with: 130 or 143."""
+    return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+
+
+@contextmanager
+def status_for_make() -> Iterator[None]:
+    """Exit with status 1 instead of 2 under make, which then adds no line of its own (see the Makefile)."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code == 2 and "MAKELEVEL" in os.environ:
+            sys.exit(1)
+        raise
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise `TerminatedError` on SIGTERM instead of leaving a child process behind."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command to its end and return its exit status; call it inside `terminable`.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C, after the child has saved its checkpoint and ended.
+        TerminatedError: On SIGTERM, which the child gets too, after it has ended.
+    """
+    return run_children([command], environment)[0]
+
+
+def run_children(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[int]:
+    """Run commands in parallel to their ends, as `run_child` does, and return their exit statuses in order."""
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    stop: BaseException | None = None
+    while True:
+        try:
+            for process in processes:
+                process.wait()
+            break
+        except TerminatedError as error:
+            stop = error
+            for process in processes:
+                process.terminate()
+        except KeyboardInterrupt as error:  # the terminal has sent it to the children too
+            stop = error
+    if stop is not None:
+        raise stop
+    return [process.returncode for process in processes]
+
+
+def python_here() -> str:
+    """Return this Python relative to the working directory: ``.venv/bin/python`` under make."""
+    return _from_here(Path(sys.executable))
+
+
+def program_here(name: str) -> str:
+    """Return a program installed beside this Python, relative to the working directory."""
+    return _from_here(Path(sys.executable).with_name(name))
+
+
+def arguments_here() -> list[str]:
+    """Return the arguments of this process with paths relative to the working directory."""
+    inside = rf"(?<![\w./-]){re.escape(str(Path.cwd()))}/"
+    return [re.sub(inside, "", argument) for argument in sys.argv[1:]]
+
+
+def without_secrets(value: Any) -> Any:
+    """Redact secrets of URLs (see `datamodules.redaction.redacted`); PyTorch is imported only where there is a URL."""
+    if not re.search("://|pipe:", str(value)):
+        return value
+    from datamodules.redaction import redacted
+
+    return redacted(value)
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

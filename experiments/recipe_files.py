@@ -1,0 +1,173 @@
+"""Names and YAML files of experiments and data presets."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent / "recipes"
+BASE = ROOT / "base.yaml"
+LATENCY = ROOT / "latency.yaml"
+PRESETS = ROOT / "data"
+TEACHER_TOWERS = PRESETS / "teacher"
+DEFAULT_PRESET = "phantom"
+TEACHER_EXPERIMENT = "teacher"
+QUANTISED_EXPERIMENT = "srkd-qat"
+ALIASES = {"dark": "srkd"}
+"""Aliases of experiments; runs and results carry the original name. Version 3 of the paper calls SRKD DARK."""
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments, sorted."""
+    return sorted(path.stem for path in ROOT.glob("*.yaml") if path not in (BASE, LATENCY))
+
+
+def experiment_choices() -> list[str]:
+    """Return the values of ``EXP=`` for help texts: names, and aliases with their meaning."""
+    return [*experiment_names(), *(f"{alias} (= {name})" for alias, name in ALIASES.items())]
+
+
+def preset_names() -> list[str]:
+    """Return the names of all data presets, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def choose(kind: str, variable: str, name: str, names: list[str]) -> str:
+    """Return `name` if it is in `names`, else raise a ValueError that lists them and suggests the nearest."""
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"{variable}={name}: no such {kind}{hint} (choose from: {', '.join(names)})")
+
+
+def explain_names(command: str, names: Sequence[str]) -> str:
+    """Return the error message for a ``train`` or ``evaluate`` command without exactly two names."""
+    if len(names) > 2:
+        return f"{command}: {names[2]}: unexpected argument; options begin with --, as --trainer.max_epochs=1 does"
+    if command == "train":
+        exp, data = ", ".join(experiment_choices()), ", ".join(preset_names())
+        return f"train needs EXP=NAME and DATA=NAME; EXP is one of: {exp}; DATA is one of: {data}"
+    return f"evaluate needs CKPT=path/to/best.ckpt, or EXP={TEACHER_EXPERIMENT} for the preset's own teacher"
+
+
+def experiment_file(name: str) -> Path:
+    """Return the YAML file of an experiment or of an alias.
+
+    Raises:
+        ValueError: No experiment has that name; the message lists them.
+    """
+    chosen = choose("experiment", "EXP", name, [*experiment_names(), *ALIASES])
+    return ROOT / f"{ALIASES.get(chosen, chosen)}.yaml"
+
+
+def preset_file(name: str) -> Path:
+    """Return the YAML file of a data preset.
+
+    Raises:
+        ValueError: No preset has that name; the message lists them.
+    """
+    return PRESETS / f"{choose('data preset', 'DATA', name, preset_names())}.yaml"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The files that a command line builds on.
+
+    Attributes:
+        experiment: Name of the experiment; None when the command line names no experiment file.
+        preset: Name of the data preset.
+        config_files: Default config files, read before those on the command line.
+    """
+
+    experiment: str | None
+    preset: str
+    config_files: tuple[Path, ...]
+
+
+def config_paths(argv: list[str]) -> list[Path]:
+    """Return the resolved paths of every ``--config`` and ``-c`` of a command line, in order."""
+    paths = []
+    for position, argument in enumerate(argv):
+        option, equals, value = argument.partition("=")
+        if option in ("--config", "-c"):
+            text = value if equals else (argv[position + 1] if position + 1 < len(argv) else "")
+            paths.append(Path(text).resolve())
+    return paths
+
+
+def recipe_of(argv: list[str]) -> Recipe:
+    """Find the experiment, preset and default files of a command line.
+
+    Args:
+        argv: Arguments of the Lightning CLI, for example
+            ``["fit", "--config", "experiments/recipes/srkd.yaml"]``.
+
+    Returns:
+        The recipe; the phantom preset by default. A ``config.yaml`` of an earlier run is complete: only the base is
+        read before it.
+    """
+    paths = config_paths(argv)
+    experiments = [path.stem for path in paths if path.parent == ROOT and path != BASE]
+    presets = [path.stem for path in paths if path.parent == PRESETS]
+    resolved = any(path.name == "config.yaml" for path in paths)
+    experiment = experiments[-1] if experiments else None
+    preset = presets[-1] if presets else DEFAULT_PRESET
+    files = [BASE]
+    if experiments or presets or not resolved:
+        files.append(PRESETS / f"{preset}.yaml")
+    if experiment == TEACHER_EXPERIMENT:
+        files.append(teacher_towers(preset))
+    return Recipe(experiment, preset, tuple(files))
+
+
+def teacher_towers(preset: str) -> Path:
+    """Return the YAML file of a preset's own small teacher.
+
+    Raises:
+        ValueError: The preset has a published teacher.
+    """
+    towers = TEACHER_TOWERS / f"{preset}.yaml"
+    if not towers.is_file():
+        raise ValueError(
+            f"EXP=teacher DATA={preset}: this preset uses a published teacher and has none to train; "
+            "give its weights with TEACHER=path/to/weights"
+        )
+    return towers
+
+
+def tower(preset: str, role: str) -> dict[str, Any]:
+    """Return ``class_path`` and ``init_args`` of a preset's "student" or "teacher" (default: the base's).
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    files = (preset_file(preset), BASE)
+    own, base = (yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}) for path in files)
+    return dict(own.get(role) or base[role])
+
+
+def data_class(preset: str) -> str:
+    """Return the ``class_path`` of a preset's data module.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    return str(yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))["data"]["class_path"])
+
+
+def training_arguments(experiment: str, preset: str) -> list[str]:
+    """Return the Lightning CLI arguments of ``train EXPERIMENT PRESET``.
+
+    Raises:
+        ValueError: There is no such experiment or preset.
+    """
+    files = [preset_file(preset), experiment_file(experiment)]
+    if experiment == TEACHER_EXPERIMENT:
+        files.insert(1, teacher_towers(preset))
+    return ["fit", *(f"--config={path}" for path in files)]

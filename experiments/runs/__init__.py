@@ -1,0 +1,1 @@
+"""One training or evaluation run: folder, resuming, results and tracking."""

@@ -1,0 +1,259 @@
+"""Lightning's own command line with this project's defaults, and what happens after a fit."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import wandb
+from jsonargparse import Namespace
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacks import (
+    BestCheckpoint,
+    ConfusingPairs,
+    EvaluateLastEpoch,
+    GradientNorms,
+    LastCheckpoint,
+    LogitCorrelation,
+    OffDiagonalPhase,
+    Probe,
+    SaveOnInterrupt,
+    StepSeed,
+    StopOnNonFiniteLoss,
+    Throughput,
+    WandbRun,
+)
+from callbacks.tracking.console import StartSummary, progress_for
+from datamodules.redaction import check_complete
+from experiments.config import ConfigCLI
+from experiments.report import report_finished_run
+from experiments.runs import plots, results, wandb_access
+from experiments.runs.early_checks import built, check_run
+from experiments.runs.loggers import settled_loggers
+from experiments.runs.resuming import check_fit, resumable, resume_command
+from experiments.runs.run_folder import (
+    join_metrics,
+    keep_metrics,
+    last_as_best,
+    refuse_used,
+    requeued_checkpoint,
+    run_folder,
+)
+from experiments.runs.run_record import cautions, make_record
+from experiments.runs.small_teachers import publish_teacher, settle_teachers
+from experiments.runs.wandb_access import first_process
+from metrics.names import VAL_COMPOSITE
+
+
+class SonoDistillCLI(ConfigCLI):
+    """Run a training or an evaluation, with checkpoints, evaluation, tracking and results built in.
+
+    Args:
+        arguments: Arguments as the Lightning CLI takes them.
+        command: Arguments of ``sonodistill`` behind them, which the message of an interrupted run quotes.
+    """
+
+    def __init__(self, arguments: Sequence[str], command: Sequence[str]) -> None:
+        self.command = command
+        self.started = time.monotonic()
+        super().__init__(arguments)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments, and check the checkpoint that they name before anything reads it.
+
+        Raises:
+            ValueError: The checkpoint is a URL, or holds more than tensors and primitives; or a setting is a URL that
+                was redacted when an earlier run wrote it.
+            FileNotFoundError: There is no such checkpoint, or it is a folder.
+        """
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        check_complete(dict(config.items()))
+        config.ckpt_path = resumable(config.get("ckpt_path"), config.experiment, config.run)
+        if config.get("weights_only") is None:
+            config.weights_only = True  # Lightning's own default runs what a pickle says
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder, check settings and data, and train a missing teacher.
+
+        Raises:
+            ValueError: Settings or data are invalid, or the folder already holds a run.
+            FileNotFoundError: A file or folder in the settings is missing.
+        """
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            if not config.get("ckpt_path") and config.run is None:
+                _go_on_when_requeued(config)
+            check_fit(config)
+        self.folder = run_folder(
+            config.experiment,
+            self.recipe.preset,
+            int(config.seed_everything),
+            config.run,
+            config.get("ckpt_path"),
+        )
+        if self.subcommand == "fit" and not config.get("ckpt_path"):
+            refuse_used(self.folder)
+        config.trainer.default_root_dir = str(self.folder)
+        config.checkpoint.dirpath = str(self.folder / "checkpoints")
+        if config.paper_selection:
+            for evaluation in (config.biometry, config.planes):
+                evaluation.selection_split = evaluation.test_split = "all"
+            print("selecting and reporting on all images, as the paper does: for comparison only")
+        trains = self.subcommand == "fit"
+        check_run(config, str(self.subcommand))
+        settle_teachers(config, self.recipe, trains)
+        self.record, self.cautions = make_record(config), cautions(config, trains)
+        self._warn()
+        # Loggers are built last: building W&B's logger starts its run.
+        self.asked_loggers, config.trainer.logger = config.trainer.logger, False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the callbacks of every run."""
+        self.model.run_record = self.record
+        config = self.config_init[self.subcommand]
+        # `trainer.checkpoint_callback` is the first of all, which the user may have added.
+        self.selection: BestCheckpoint = config.checkpoint
+        callbacks = list(config.trainer.callbacks or [])
+        if config.schedule is not None:
+            callbacks.append(config.schedule)
+        callbacks += [
+            StepSeed(int(config.seed_everything)),
+            EvaluateLastEpoch(),
+            StopOnNonFiniteLoss(),
+            *_tracking(),
+            StartSummary(self.recipe.preset, self.config[self.subcommand], self.folder),
+        ]
+        callbacks += progress_for(callbacks, config.trainer.enable_progress_bar)
+        config.trainer.callbacks = callbacks
+        for evaluation in (config.biometry, config.planes):
+            evaluation.test_follows = self.subcommand == "fit" and config.score_test_patients
+        named = self.datamodule.benchmarks
+        scored = [*config.biometry.chosen_of(named), *config.planes.chosen_of(named)]
+        if self.subcommand == "fit" and (not scored or config.composite.wanted == []):
+            _keep_the_last_as_best(config.checkpoint)
+        trainer = super().instantiate_trainer(**kwargs)
+        # After the checkpoint of the best weights, whose state these two save.
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        self._begin_folder(trainer)
+        if trainer.loggers:
+            callbacks.insert(0, LearningRateMonitor(logging_interval="step"))
+        callbacks += [LastCheckpoint(), SaveOnInterrupt(partial(resume_command, self.command))]
+        return trainer
+
+    def _begin_folder(self, trainer: Trainer) -> None:
+        """Create the run's folder and its loggers, now that every setting has been checked."""
+        config = self.config[self.subcommand]
+        config.trainer.logger = self.asked_loggers
+        settled = settled_loggers(config, self.folder, resumed=self.subcommand == "fit")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
+            keep_metrics(self.folder)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.loggers = built(list[Logger], settled) or []
+        # These stay out of config.yaml: a repeat of the run would write into this folder.
+        config.trust = False
+        if self.subcommand == "fit":
+            config.run = config.ckpt_path = None
+
+    def after_fit(self) -> None:
+        """Score the selected checkpoint once on the test patients and write the results."""
+        trainer: Any = self.trainer
+        if trainer.fast_dev_run:
+            self._warn()
+        if trainer.fast_dev_run or trainer.interrupted:
+            return
+        best = self.selection.best_model_path or last_as_best(trainer, self.folder)
+        if self.config[self.subcommand].score_test_patients:
+            # Our own table replaces Lightning's verbose one; results.json holds everything.
+            self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
+            )
+            self.finish(best)
+        if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":
+            publish_teacher(Path(best), self.recipe, self.config[self.subcommand])
+
+    def after_test(self) -> None:
+        """Write the results of an evaluation."""
+        self.finish(self._get(self.config, "ckpt_path") or "")
+
+    def finish(self, checkpoint: str) -> None:
+        """Write results.json, plots and report, print the table, and send the results to W&B last."""
+        if not self.trainer.is_global_zero:
+            return
+        config = self.config[self.subcommand]
+        record = results.collect(
+            self.trainer,
+            self.model,
+            self.selection,
+            experiment=config.experiment,
+            preset=self.recipe.preset,
+            seed=int(config.seed_everything),
+            checkpoint=checkpoint,
+            seconds=time.monotonic() - self.started,
+        )
+        record |= {"run": self.record, "cautions": self.cautions}
+        results.write(record, self.folder)
+        join_metrics(self.folder)
+        plots.write_all(self.folder, self.datamodule)
+        results.print_table(record, self.folder)
+        try:
+            print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
+        except (ValueError, OSError) as error:
+            later = f"make report RUN={self.folder}"
+            print(f"warning: no report ({error}); the results are complete: {later}", file=sys.stderr)
+        finally:
+            _publish(self.trainer, self.folder, record)
+            self._warn()
+
+    def _warn(self) -> None:
+        """Print what makes the run's scores unreliable, at its start and at its end."""
+        for caution in self.cautions if first_process() else ():
+            print(f"warning: {caution}", flush=True)
+
+
+def _publish(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
+    """Send the results to W&B; a lost network is a warning, since the run has succeeded."""
+    try:
+        wandb_access.publish(trainer, folder, record)
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())
+        print(f"warning: W&B did not get the results ({reason}); they are in {folder}", file=sys.stderr)
+
+
+def _keep_the_last_as_best(checkpoint: BestCheckpoint) -> None:
+    """Keep the last weights as best where no benchmark is scored."""
+    if checkpoint.monitor == VAL_COMPOSITE:
+        checkpoint.monitor = None
+        rank_zero_info("no benchmark to select by: best.ckpt holds the last weights")
+
+
+def _tracking() -> list[Callback]:
+    """Return the tracking callbacks of every run; the phase follows the schedule."""
+    probe = Probe()
+    return [
+        WandbRun(),
+        OffDiagonalPhase(),
+        GradientNorms(),
+        Throughput(),
+        LogitCorrelation(probe),
+        ConfusingPairs(probe),
+    ]
+
+
+def _go_on_when_requeued(config: Namespace) -> None:
+    """Resume a run that W&B's agent starts again; its command names no checkpoint."""
+    checkpoint = requeued_checkpoint(config.experiment)
+    if checkpoint is not None:
+        config.ckpt_path = str(checkpoint)
+        if first_process():
+            print(f"W&B: this run was requeued; resuming from {checkpoint}")

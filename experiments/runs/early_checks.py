@@ -1,0 +1,107 @@
+"""Validate a run's settings and data before its folder, its W&B run or its teacher exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import Callback
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
+from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+
+from callbacks import BiometryEvaluation, OffDiagonalSchedule, PlaneEvaluation
+from datamodules import FetalDataModule
+from experiments.runs.loggers import check_loggers
+from experiments.runs.plain_errors import PlainErrorParser
+from experiments.runs.small_teachers import preset_behind
+from losses import CLIPLoss
+from models import DualEncoder
+
+ACCELERATORS = {"gpu": "GPU", "cuda": "NVIDIA GPU", "mps": "Apple GPU", "tpu": "TPU"}
+
+
+def check_devices(trainer: Namespace) -> None:
+    """Refuse devices that this machine does not have.
+
+    Args:
+        trainer: The trainer's settings.
+
+    Raises:
+        ValueError: There is no such accelerator, or there are fewer devices.
+    """
+    asked = trainer.accelerator
+    if not isinstance(asked, str):
+        return  # the user's own class
+    try:
+        _AcceleratorConnector(devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=asked)
+    except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        there = {"mps": MPSAccelerator.is_available(), "cuda": CUDAAccelerator.is_available()}
+        there |= {"gpu": any(there.values()), "tpu": XLAAccelerator.is_available()}
+        if not there.get(asked, True):
+            reason = f"this machine has no {ACCELERATORS[asked]} that torch can use"
+            if asked in ("gpu", "cuda") and torch.version.cuda is None:
+                reason += "; the installed torch is built without CUDA (make setup TORCH_BACKEND=cu128 changes that)"
+        raise ValueError(
+            f"trainer.accelerator={asked}, trainer.devices={trainer.devices}: {reason}; "
+            "--trainer.accelerator=auto trains on what there is"
+        ) from None
+
+
+def check_run(config: Namespace, stage: str) -> None:
+    """Build every part of a run that needs no teacher, read its tables, and decode a few images.
+
+    The parts are discarded and the random state is restored, so that the run is the same without the checks.
+
+    Args:
+        config: The resolved configuration of a subcommand.
+        stage: The subcommand: "fit", "validate", "test" or "predict".
+
+    Raises:
+        ValueError: A part refuses its settings, the schedule the loss, or the data the batch size; prompts or images
+            are missing or damaged.
+        FileNotFoundError: The corpus's folder or a file that a part names is missing.
+        ConnectionError: The run logs to W&B, which cannot be reached.
+    """
+    check_devices(config.trainer)
+    check_loggers(config)
+    with isolate_rng(include_cuda=False):
+        loss = built(nn.Module, config.model.get("loss")) or CLIPLoss()
+        schedule = built(Callback, config.get("schedule"))
+        if isinstance(schedule, OffDiagonalSchedule):
+            schedule.check(loss)
+        # A student that starts from a teacher's weights is built when those exist.
+        if stage == "fit" and preset_behind(config.model.student) is None:
+            built(DualEncoder, config.model.student)
+        data: FetalDataModule = built(FetalDataModule, config.data)
+        data.setup("fit")
+        if stage == "fit":
+            data.check_batches()
+        parser = PlainErrorParser()
+        parser.add_class_arguments(BiometryEvaluation, "biometry")
+        parser.add_class_arguments(PlaneEvaluation, "planes")
+        settings = {name: config[name].as_dict() for name in ("biometry", "planes")}
+        evaluations = parser.instantiate(parser.parse_object(settings))
+        for evaluation in (evaluations.biometry, evaluations.planes):
+            evaluation.test_follows = stage == "fit" and config.score_test_patients
+            evaluation.check(data, evaluation.splits(stage, validates=config.trainer.limit_val_batches != 0))
+        data.check_images()
+
+
+def built(kind: Any, settings: Any) -> Any:
+    """Build an object from class_path and init_args; None for null.
+
+    Args:
+        kind: Base class, or ``list[Base]`` for a list of such settings.
+        settings: The settings.
+    """
+    if not settings:
+        return None
+    parser = PlainErrorParser()  # the run's own parser would build the teacher too
+    parser.add_argument("--part", type=kind)
+    part = settings if isinstance(settings, list) else settings.as_dict()
+    return parser.instantiate(parser.parse_object({"part": part})).part

@@ -1,0 +1,128 @@
+"""Digests that identify the inputs of a run by content: weights, prompts, corpora and shards.
+
+Paths cannot identify them: folders move, and other files may lie at the same path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpora.catalogue import CORPORA
+from datamodules.corpora.table import find_table
+from datamodules.evaluation.protocol import Protocol
+from datamodules.shards.pair_shards import check_shards, list_shards, read_manifest
+from experiments.config import FOLDERS, PROTOCOL, named_file, resolve
+from experiments.process import without_secrets
+from experiments.recipe_files import data_class
+from models.files import digest, sha256
+
+SHARDS = "SHARDS"
+CORPUS_OF = {"HC18_ROOT": "hc18", "PLANES_ROOT": "planes"}
+
+
+def content_digest(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file or of a folder saved by `transformers`."""
+    return sha256(path)[:16]
+
+
+def content_digests(arguments: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the weights and prompts named by arguments of ``sonodistill train``.
+
+    Returns:
+        ``--teacher``, ``--student`` or ``--protocol`` -> `content_digest`, for prompts `Protocol.digest`. The last
+        of repeated options counts.
+
+    Raises:
+        ValueError: An option has no value, or the prompts are malformed.
+        FileNotFoundError: A file does not exist.
+    """
+    named = dict(found for argument in arguments if (found := named_file(argument)) is not None)
+    return {
+        option: Protocol.load(value).digest if option == PROTOCOL else content_digest(Path(value))
+        for option, value in named.items()
+    }
+
+
+def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
+    """Return the digests of the data that a run reads; see `place_digests`.
+
+    Args:
+        preset: Name of the data preset.
+        arguments: Arguments of ``sonodistill train``.
+
+    Raises:
+        FileNotFoundError: A table or a shard does not exist.
+    """
+    return place_digests(data_places(preset, arguments))
+
+
+def place_digests(places: Mapping[str, str]) -> dict[str, str]:
+    """Return 16-digit SHA-256 digests of corpora and shards.
+
+    A corpus is identified by its table. A shard is identified by its entry in the manifest, without one by its
+    name and size, or by its URL. The phantom has no digest: its settings define it.
+
+    Args:
+        places: ``HC18_ROOT``, ``PLANES_ROOT`` or ``SHARDS`` -> folder or URLs.
+
+    Raises:
+        FileNotFoundError: A table or a shard does not exist.
+    """
+    return {
+        variable: _shards_digest(place) if variable == SHARDS else _table_digest(variable, place)
+        for variable, place in places.items()
+    }
+
+
+def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
+    """Return which public corpora the shards of a run contain, according to their manifest.
+
+    Returns:
+        Corpus -> "train" for its training patients only, "all" if test patients are included. Empty without shards
+        or without a manifest.
+    """
+    place = data_places(preset, arguments).get(SHARDS)
+    if place is None:
+        return {}
+    return {
+        source["name"]: "train" if source["evaluation_images_left_out"] else "all"
+        for source in read_manifest(list_shards(place)).get("sources", [])
+        if source["name"] in CORPUS_OF.values()
+    }
+
+
+def data_places(preset: str, arguments: Sequence[str]) -> dict[str, str]:
+    """Return where a run reads its data: variable -> folder or URLs; empty for a data module of the user's own.
+
+    Raises:
+        ValueError: An argument cannot be used.
+    """
+    data = resolve("srkd", preset, arguments).data  # the experiment does not change the data
+    if data.class_path != data_class(preset):
+        return {}
+    places = {
+        variable: data.init_args.get(argument) for argument, variable in FOLDERS.get(preset, {}).items()
+    }
+    return {variable: str(place) for variable, place in places.items() if place is not None}
+
+
+def _table_digest(variable: str, root: str) -> str:
+    corpus = CORPORA[CORPUS_OF[variable]]
+    remedy = f"expected {corpus.table} of {corpus.source}; set {variable}=folder"
+    return content_digest(find_table(Path(root), corpus.table, corpus.title, remedy))
+
+
+def _shards_digest(urls: str) -> str:
+    shards = list_shards(urls)
+    check_shards(shards)
+    listed = {shard["name"]: shard for shard in read_manifest(shards).get("shards", [])}
+    return digest([listed.get(Path(shard).name) or _described(shard) for shard in shards])
+
+
+def _described(shard: str) -> dict[str, Any]:
+    path = Path(shard.removeprefix("file:"))
+    if path.is_file():
+        return {"name": path.name, "bytes": path.stat().st_size}
+    return {"url": without_secrets(shard)}

@@ -1,0 +1,207 @@
+"""The command-line parser: a mistake becomes one line that names the option and the nearest existing one."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+
+from models.checkpoints.trust import refused
+
+RUN_FOLDER = "."  # as a logger's save_dir, stands for the run's folder
+# jsonargparse lists every type that it tried; these lines of it say nothing about the mistake.
+NOISE = re.compile(
+    r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Problem with given"
+)
+EXPECTED = re.compile(r"Expected an? (.+?)(?:[.:] (?:Got value: )?.*)?$")
+# What other frameworks call our options.
+SYNONYMS = {
+    "lr": "--model.learning_rate",
+    "wd": "--model.weight_decay",
+    "decay": "--model.weight_decay",
+    "warmup": "--model.warmup_steps",
+    "epochs": "--trainer.max_epochs",
+    "num_epochs": "--trainer.max_epochs",
+    "num_train_epochs": "--trainer.max_epochs",
+    "steps": "--trainer.max_steps",
+    "bs": "--data.batch_size",
+    "batch": "--data.batch_size",
+    "batchsize": "--data.batch_size",
+    "per_device_train_batch_size": "--data.batch_size",
+    "workers": "--data.num_workers",
+    "seed": "--seed_everything",
+    "gpu": "--trainer.accelerator",
+    "device": "--trainer.accelerator",
+    "gpus": "--trainer.devices",
+    "amp": "--trainer.precision",
+    "fp16": "--trainer.precision",
+    "bf16": "--trainer.precision",
+    "clip": "--trainer.gradient_clip_val",
+    "grad_clip": "--trainer.gradient_clip_val",
+    "max_grad_norm": "--trainer.gradient_clip_val",
+    "gradient_accumulation_steps": "--trainer.accumulate_grad_batches",
+    "accumulate": "--trainer.accumulate_grad_batches",
+    "resume": "--ckpt_path",
+    "resume_from_checkpoint": "--ckpt_path",
+    "ckpt": "--ckpt_path",
+    "checkpoint": "--ckpt_path",
+    "name": "--run",
+    "run_name": "--run",
+    "temperature": "--model.loss.init_args.temperature",
+    "beta": "--schedule.init_args.start",
+    "image_size": "--model.student.init_args.image_size",
+    "img_size": "--model.student.init_args.image_size",
+}
+ROOMS = ("datamodules", "models", "losses", "callbacks")
+
+
+class UsageError(SystemExit):
+    """A mistake in a command line: exit status 2 with one line.
+
+    Not a ValueError, which jsonargparse catches and rewords when a subcommand raises it.
+
+    Attributes:
+        message: The line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+
+class PlainErrorParser(LightningArgumentParser):
+    """The Lightning CLI's parser with one-line errors; abbreviated options are rejected."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add a class's arguments; a logger writes into the run's folder by default.
+
+        Lightning's own loggers require a ``save_dir``, and write to ``lightning_logs/version_N`` in it.
+        """
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        if inspect.isclass(theclass) and issubclass(theclass, Logger):
+            numbered = self.get_default("name") == "lightning_logs" if "name" in added else False
+            for action in self._actions:
+                if action.dest == "save_dir":
+                    action.required, action.default = False, RUN_FOLDER
+                elif numbered and action.dest in ("name", "version"):
+                    action.default = ""
+        return added
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a `UsageError` with one line."""
+        unknown = re.match(r"[Uu]nrecognized arguments: ([^\s=]+)", message)
+        if unknown:
+            parser = getattr(ex, "subcommand_parser", None) or self
+            raise UsageError(f"{unknown[1]}: no such option{parser._hint(unknown[1])}")
+        setting = re.match(r"Option '([^']+)' is not accepted", message)
+        if setting:
+            given = next((word for word in sys.argv if setting[1] in word), setting[1]).split("=")[0]
+            raise UsageError(f"{given}: the chosen class has no setting {setting[1]}{self._hint(setting[1])}")
+        missing = re.match(r"argument (--[\w.]+)\S*: expected", message)
+        if missing:  # argparse names --data for a setting of the data
+            following = zip(sys.argv[1:], [*sys.argv[2:], "--"], strict=False)
+            candidates = (word for word, after in following if after.startswith("--"))
+            option = next(
+                (word for word in candidates if f"{word}.".startswith(f"{missing[1]}.")), missing[1]
+            )
+            raise UsageError(f"{option}: give a value, {option}=VALUE")
+        key = re.match(r'Parser key "([^"]+)"', message)
+        if key:
+            given, reason = _given(key[1]), _reason(message, ex)
+            value = re.search(r"(?:Got|Given) value: (.*)", message)
+            if value and "=" not in given and reason.startswith("expected"):
+                reason += f", not {value[1]}"
+            raise UsageError(f"{given}: {reason}")
+        raise UsageError(" ".join(message.split()))
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        """Build what a configuration describes.
+
+        Raises:
+            ValueError: A class refuses its settings; the message is one line.
+        """
+        try:
+            return super().instantiate(*args, **kwargs)
+        except ValueError as error:
+            if "Does not validate" not in str(error):
+                raise
+            raise ValueError(_reason(str(error), error)) from error
+
+    def _hint(self, key: str) -> str:
+        """Suggest the option that was most likely meant: another framework's name for it, or a typo."""
+        options = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
+        word = key.lstrip("-").rpartition(".")[2].replace("-", "_").lower()
+        meant = SYNONYMS.get(word)
+        is_setting = not key.startswith("-")
+        if meant and (is_setting or any(f"{meant}.".startswith(f"{option}.") for option in options)):
+            return f"; did you mean {meant}?"
+        if is_setting:
+            return _did_you_mean(
+                word, {name: name for room in ROOMS for name in _settings_of(room) if name != word}
+            )
+        if "--data" in options:  # whose settings are those of its class
+            options += [f"--data.{name}" for name in _settings_of("datamodules")]
+        by_name = {option.rpartition(".")[2].lstrip("-"): option for option in reversed(options)}
+        if word in by_name:
+            return f"; did you mean {by_name[word]}?"
+        whole = {option.lstrip("-"): option for option in options}
+        return (
+            _did_you_mean(key.lstrip("-"), whole)
+            or _did_you_mean(word, by_name)
+            or "; --help lists the options"
+        )
+
+
+def _did_you_mean(word: str, known: Mapping[str, str]) -> str:
+    """Suggest the value of the key of `known` that is nearest to a word."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {known[close[0]]}?" if close else ""
+
+
+def _reason(message: str, error: BaseException | None) -> str:
+    """Return the lines of jsonargparse's message that say something, as one."""
+    if error is not None and (refusal := refused(error)) is not None:
+        return refusal
+    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", message).replace("NoneType", "null")
+    text = re.sub(r"typing\.Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " or "), text)
+    lines = [
+        line.strip().removeprefix("- ")
+        for line in text.removeprefix(text.partition('":')[0] + '":').splitlines()
+    ]
+    lines = list(dict.fromkeys(line for line in lines if line and not NOISE.match(line)))
+    kinds = [kind for line in lines if (match := EXPECTED.match(line)) for kind in match[1].split(" or ")]
+    others = [line for line in lines if not EXPECTED.match(line)]
+    reason = "; ".join(others) or f"expected {' or '.join(dict.fromkeys(kinds))}"
+    path = re.search(r"class_path '([\w.]+)'", text)
+    if path and "has no attribute" in reason:
+        public = [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
+        reason += _did_you_mean(path[1], {name: name for name in public})
+    return reason
+
+
+def _given(key: str) -> str:
+    """Return the argument that sets a key, or the key where none or several may have set it."""
+    given = [
+        argument
+        for argument in sys.argv[1:]
+        if argument.startswith("--")
+        and f".{argument[2:].split('=')[0]}".removesuffix(".class_path").endswith(f".{key}")
+    ]
+    return given[0] if len(given) == 1 else key
+
+
+def _settings_of(room: str) -> set[str]:
+    """Return the names of the constructor arguments of a package's public classes."""
+    module = importlib.import_module(room)
+    classes = (getattr(module, public) for public in module.__all__)
+    return {name for kind in classes if inspect.isclass(kind) for name in inspect.signature(kind).parameters}

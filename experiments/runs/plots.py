@@ -1,0 +1,58 @@
+"""Write the PNG plots of a finished run: training curves and sample images with predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from datamodules import FetalDataModule
+from datamodules.pairs.image_reading import read_image
+from experiments.report.pictures import CORRELATION, SCALE, SCORES, TERMS, WEIGHT, training_figure
+from experiments.report.read_run import read_run
+from figures.images import image_figure
+from figures.style import save_png
+from metrics.names import STUDENT
+from models.files import atomic
+
+IMAGES = 12
+
+
+def samples_figure(data: FetalDataModule, samples: Sequence[Mapping[str, Any]], benchmark: str) -> Figure:
+    """Draw images with the student's prediction: half of them right, half wrong where there are any.
+
+    Args:
+        data: The data module that knows the images.
+        samples: Rows with ``name``, ``target``, ``prediction`` and ``correct``.
+        benchmark: Whose records to look in.
+    """
+    wrong = [row for row in samples if not row["correct"]][: IMAGES // 2]
+    right = [row for row in samples if row["correct"]]
+    right = right[:: max(1, len(right) // (IMAGES - len(wrong)))][: IMAGES - len(wrong)]
+    records = {record.name: record for record in data.evaluation_records(benchmark, "all")}
+    shown = right + wrong
+    return image_figure(
+        [np.asarray(read_image(records[row["name"]].image)) for row in shown],
+        [f"{row['target']}\n→ {row['prediction']}" for row in shown],
+        [row["correct"] for row in shown],
+    )
+
+
+def write_all(folder: Path, data: FetalDataModule | None) -> None:
+    """Write every plot that the run's files allow into ``plots/``."""
+    run = read_run(folder)
+    drawn = {
+        "training": training_figure(run, WEIGHT, TERMS, SCALE, CORRELATION),
+        "validation": training_figure(run, SCORES),
+    }
+    for benchmark in run.benchmarks():
+        details = run.details(STUDENT, benchmark) or {}
+        if data is not None and details.get("samples"):
+            drawn[f"samples-{benchmark}"] = samples_figure(data, details["samples"], benchmark)
+    for name, figure in drawn.items():
+        if figure is not None:
+            with atomic(folder / "plots" / f"{name}.png") as partial:
+                save_png(figure, partial)

@@ -1,0 +1,268 @@
+"""results.json: a run's scores and their provenance."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from rich.console import Console
+from rich.table import Table
+
+from callbacks import OffDiagonalSchedule
+from datamodules.redaction import redacted
+from experiments.process import arguments_here
+from lightning_modules import DistillationModule
+from metrics.benchmarks import BENCHMARKS, composite_score, eight_class_interval
+from metrics.biometry import constant_age_title
+from metrics.names import (
+    CONSTANT,
+    EIGHT_CLASS,
+    GEOMETRY,
+    HC18,
+    HEADLINE,
+    PLANES,
+    PROBE,
+    RANDOM,
+    RETRIEVAL,
+    STUDENT,
+    SUBPLANES,
+    TEACHER,
+    final_composite_name,
+    final_name,
+    geometry_name,
+    interval_names,
+    with_interval,
+)
+from models.files import package_versions, without_nan, write_json
+
+PACKAGES = (
+    "torch", "torchvision", "lightning", "timm", "open_clip_torch", "transformers", "torchmetrics", "numpy",
+    "albumentations", "opencv-python-headless", "wandb",
+)  # fmt: skip
+MODELS = (TEACHER, STUDENT, RANDOM)
+TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout (with ``-dirty`` if files differ); None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def parameter_counts(module: DistillationModule) -> dict[str, int]:
+    """Return the number of parameters of the student and of the teacher."""
+    counts = {"student": sum(p.numel() for p in module.student.parameters())}
+    if module.teacher is not None:
+        counts["teacher"] = sum(p.numel() for p in module.teacher.parameters())
+    return counts
+
+
+def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the flat metrics and the details of all evaluation callbacks."""
+    metrics: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for key, value in getattr(callback, "results", {}).items():
+            details.setdefault(key, {}).update(value)  # several evaluations score one model
+        metrics.update(getattr(callback, "final_metrics", {}))
+    for model in (name for name in MODELS if name in details):
+        metrics.update(joint_metrics(model, details[model]))
+    return metrics, details
+
+
+def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
+    """Return a model's composite score and its F1 over the eight classes of both plane benchmarks.
+
+    Args:
+        model: "student", "teacher" or "random".
+        details: Benchmark -> details of its evaluation.
+    """
+    scores = {name: details[name][key] for name, key in HEADLINE.items() if name in details}
+    if not scores:
+        return {}
+    found = {final_composite_name(model): composite_score(scores)}
+    if {PLANES, SUBPLANES} <= scores.keys():
+        both = [details[name]["samples"] for name in (PLANES, SUBPLANES)]
+        names = [([row["target"] for row in rows], [row["prediction"] for row in rows]) for rows in both]
+        f1 = composite_score({name: scores[name] for name in (PLANES, SUBPLANES)})
+        for key, value in with_interval("f1", f1, eight_class_interval(names)).items():
+            found[final_name(model, EIGHT_CLASS, key)] = value
+    return found
+
+
+def collect(
+    trainer: Trainer,
+    module: DistillationModule,
+    selection: ModelCheckpoint,
+    experiment: str,
+    preset: str,
+    seed: int,
+    checkpoint: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the content of results.json (schema: docs/metrics.md); None replaces NaN.
+
+    Args:
+        trainer: The trainer, after its test.
+        module: The tested module.
+        selection: The callback that selected the checkpoint.
+        experiment: Name of the experiment.
+        preset: Name of the data preset.
+        seed: The run's seed.
+        checkpoint: Path of the scored checkpoint; empty for the current weights.
+        seconds: Wall-clock seconds since the command started.
+    """
+    metrics, details = evaluation_results(trainer)
+    schedules = [one for one in trainer.callbacks if isinstance(one, OffDiagonalSchedule)]  # type: ignore[attr-defined]
+    best = selection.best_model_score
+    record: dict[str, Any] = {
+        "experiment": experiment,
+        "data": preset,
+        "seed": seed,
+        "metrics": metrics,
+        "selection": {
+            "checkpoint": checkpoint,
+            "monitor": selection.monitor,
+            "score": None if best is None else float(best),
+        },
+        "parameters": parameter_counts(module),
+        "steps": trainer.global_step,
+        "scheduled_steps": next(
+            (one.total_steps for one in schedules), None
+        ),  # length of the weight schedule
+        "seconds": round(seconds, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": arguments_here(),
+        "git_commit": git_commit(),
+        "versions": package_versions(*PACKAGES),
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(module.device)},
+        "details": details,
+    }
+    return dict(redacted(without_nan(record)))
+
+
+def write(record: Mapping[str, Any], folder: Path) -> Path:
+    """Write results.json atomically and return its path."""
+    path = folder / "results.json"
+    write_json(path, record)
+    return path
+
+
+def _cell(metrics: Mapping[str, float | None], model: str, benchmark: str) -> str:
+    value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
+    if benchmark != HC18:
+        return _number(value)
+    low, high = (metrics.get(final_name(model, benchmark, key)) for key in interval_names("validity"))
+    shown = _number(value, 1)
+    return shown if value is None or low is None else f"{shown}  [{_number(low, 1)}, {_number(high, 1)}]"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    """Format a number; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def print_table(record: Mapping[str, Any], folder: Path) -> None:
+    """Print the scores of teacher, student, random weights and constant age, and the run's folder."""
+    metrics = record["metrics"]
+    benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
+    table = Table(title=f"{record['experiment']} on {record['data']}: {scored_images(record)}")
+    table.add_column("model")
+    for name in benchmarks:
+        table.add_column(TITLES[name], justify="right")
+    constant = metrics.get(final_name(CONSTANT, HC18, "age_days"))
+    titles = {model: model for model in MODELS if any(key.startswith(f"{model}/") for key in metrics)}
+    for model, title in (
+        titles | ({} if constant is None else {CONSTANT: constant_age_title(constant)})
+    ).items():
+        table.add_row(title, *(_cell(metrics, model, name) for name in benchmarks))
+    console = Console()
+    console.print(table)
+    _print_eight_classes(metrics, console)
+    _print_beyond(metrics, console)
+    counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
+    console.print(
+        f"images scored: {', '.join(counts)}; 95 % bootstrap interval in brackets",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"results, checkpoints and plots: {folder}", highlight=False, soft_wrap=True)
+
+
+def scored_images(record: Mapping[str, Any]) -> str:
+    """Return which images the student was scored on, for titles."""
+    scored = record["details"].get(STUDENT, {})
+    splits = sorted({scored[name]["split"] for name in HEADLINE if name in scored})
+    if splits == ["test"]:
+        return "test patients, seen once"
+    return (
+        "all images, training images included"
+        if splits == ["all"]
+        else " and ".join(splits) or "no benchmark"
+    )
+
+
+def _print_eight_classes(metrics: Mapping[str, float | None], console: Console) -> None:
+    """Print F1 over the eight classes of both plane benchmarks, the paper's way of reporting."""
+    cells = []
+    for model in MODELS:
+        keys = [final_name(model, EIGHT_CLASS, key) for key in ("f1", *interval_names("f1"))]
+        if keys[0] in metrics:
+            f1, low, high = (_number(metrics[key]) for key in keys)
+            cells.append(f"{model} {f1} [{low}, {high}]")
+    if cells:
+        console.print(
+            f"F1 over eight classes: {', '.join(cells)}", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+BEYOND = {
+    f"{PROBE}/views_f1": "linear probe, six views F1",
+    f"{PROBE}/subplanes_f1": "linear probe, sub-planes F1",
+    f"{RETRIEVAL}/image_to_text_r1": "image to text R@1",
+    f"{RETRIEVAL}/image_to_text_r10": "image to text R@10",
+    f"{RETRIEVAL}/text_to_image_r1": "text to image R@1",
+    f"{RETRIEVAL}/text_to_image_r10": "text to image R@10",
+    f"{GEOMETRY}/effective_rank": "effective rank",
+    f"{GEOMETRY}/class_distance_ratio": "between / within planes",
+}
+BETWEEN = {
+    "cka": "linear CKA",
+    "diagonal_correlation": "correlation of diagonal logits",
+    "off_diagonal_correlation": "of off-diagonal logits",
+}
+
+
+def _print_beyond(metrics: Mapping[str, float | None], console: Console) -> None:
+    """Print linear probe, retrieval and geometry, if they were evaluated."""
+    table = Table("beyond zero-shot", TEACHER, STUDENT, title="frozen embeddings")
+    for name, title in BEYOND.items():
+        group, key = name.split("/")
+        cells = []
+        for model in (TEACHER, STUDENT):
+            full = geometry_name(key, model) if group == GEOMETRY else final_name(model, group, key)
+            spread = metrics.get(f"{full}_std")
+            cells.append(_number(metrics.get(full)) + ("" if spread is None else f" ± {_number(spread)}"))
+        if set(cells) != {"-"}:
+            table.add_row(title, *cells)
+    if table.row_count:
+        console.print(table)
+    both = [
+        f"{title} {_number(metrics[geometry_name(k)])}"
+        for k, title in BETWEEN.items()
+        if geometry_name(k) in metrics
+    ]
+    if both:
+        console.print("teacher and student: " + ", ".join(both), highlight=False, soft_wrap=True)

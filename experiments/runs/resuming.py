@@ -1,0 +1,137 @@
+"""Resume an interrupted run: the command to print, and the checkpoints to refuse."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from jsonargparse import Namespace
+
+from experiments.config import FOLDERS
+from experiments.process import without_secrets
+from experiments.runs.run_folder import OUTPUTS
+from lightning_modules.distillation import ENDLESS
+from models.checkpoints.weights import read_checkpoint
+
+CHECKPOINT = "--ckpt_path"
+
+
+def resume_command(command: Sequence[str], checkpoint: Path) -> str:
+    """Return the shell command that resumes a run with the same options, secrets of URLs redacted.
+
+    Args:
+        command: Arguments of ``sonodistill`` that started or resumed the run.
+        checkpoint: Checkpoint to resume from.
+    """
+    kept = without_secrets([*_without_checkpoint(command), f"{CHECKPOINT}={checkpoint}"])
+    if kept[0] != "train":
+        return shlex.join([sys.executable, "-m", "experiments", *kept])
+    _, experiment, preset, *options = kept
+    folders = (variable for variable in FOLDERS.get(preset, {}).values() if os.environ.get(variable))
+    given = {
+        "EXP": experiment,
+        "DATA": preset,
+        **{variable: without_secrets(os.environ[variable]) for variable in folders},
+        "ARGS": shlex.join(options),
+    }
+    # make expands a single dollar sign.
+    variables = (f"{name}={shlex.quote(value.replace('$', '$$'))}" for name, value in given.items())
+    return f"make train {' '.join(variables)}"
+
+
+def check_same_run(checkpoint: str, config: Namespace) -> None:
+    """Refuse to resume a run as another experiment or on other data.
+
+    Args:
+        checkpoint: The checkpoint; one outside a run's folder is not checked.
+        config: The resolved configuration of the resuming run.
+
+    Raises:
+        ValueError: The ``config.yaml`` beside the checkpoint is of another experiment or data module.
+    """
+    folder = Path(checkpoint).resolve().parent
+    path = folder.parent / "config.yaml"
+    if folder.name != "checkpoints" or not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    asked = {"experiment": config.experiment, "data": config.data.class_path}
+    began = {"experiment": before.get("experiment"), "data": (before.get("data") or {}).get("class_path")}
+    for what, name in began.items():
+        if name is not None and name != asked[what]:
+            raise ValueError(
+                f"{CHECKPOINT}={checkpoint}: this run's {what} is {name}, not {asked[what]}; "
+                "resume with the EXP= and DATA= that it started with"
+            )
+
+
+def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str | None:
+    """Return the checkpoint file of ``--ckpt_path``, after reading it.
+
+    Args:
+        checkpoint: Value of ``--ckpt_path``: a file, or ``best`` or ``last`` of the run that ``--run`` names.
+        experiment: Name of the experiment.
+        run: Value of ``--run``.
+
+    Returns:
+        The checkpoint's path; None without a checkpoint.
+
+    Raises:
+        ValueError: It is a URL or ``hpc``, or the file holds more than tensors and primitives.
+        FileNotFoundError: There is no such file, or it is a folder.
+    """
+    if checkpoint is None:
+        return None
+    if "://" in checkpoint:
+        raise ValueError(f"{CHECKPOINT}={checkpoint}: a URL; download it and give the file's path")
+    if checkpoint == "hpc":
+        raise ValueError(f"{CHECKPOINT}=hpc: not supported; give the file's path")
+    if checkpoint in ("best", "last"):
+        checkpoint = _of_run(checkpoint, experiment, run)
+    if Path(checkpoint).is_dir():
+        last = Path(checkpoint) / "checkpoints" / "last.ckpt"
+        remedy = f"{CHECKPOINT}={last}" if last.is_file() else "give a checkpoint's file"
+        raise FileNotFoundError(f"{CHECKPOINT}={checkpoint}: a folder; {remedy}")
+    read_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _of_run(word: str, experiment: str, run: str | None) -> str:
+    """Return the path of a run's ``best`` or ``last`` checkpoint."""
+    if run is None:
+        raise FileNotFoundError(
+            f"{CHECKPOINT}={word}: no run is named; give {OUTPUTS}/EXP/RUN/checkpoints/{word}.ckpt, or --run=RUN"
+        )
+    path = OUTPUTS / experiment / run / "checkpoints" / f"{word}.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{CHECKPOINT}={word}: there is no {path}")
+    return str(path)
+
+
+def check_fit(config: Namespace) -> None:
+    """Check the length of a training and the run that it resumes.
+
+    Raises:
+        ValueError: The training has no end or no step, or resumes from the checkpoint of another run.
+    """
+    if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
+        raise ValueError(ENDLESS)
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if config.trainer.get(name) == 0:
+            raise ValueError(f"trainer.{name}=0 trains nothing; to score a model: make evaluate CKPT=...")
+    if config.get("ckpt_path"):
+        check_same_run(config.ckpt_path, config)
+
+
+def _without_checkpoint(command: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    rest = iter(command)
+    for argument in rest:
+        if argument == CHECKPOINT:
+            next(rest, None)
+        elif not argument.startswith(f"{CHECKPOINT}="):
+            kept.append(argument)
+    return kept

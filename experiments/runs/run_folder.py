@@ -1,0 +1,124 @@
+"""A run's folder ``outputs/<experiment>/<run>/`` and the parts of its metrics."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+from lightning import Trainer
+
+from models.files import atomic
+
+OUTPUTS = Path("outputs")
+RUN_VARIABLE = "SONODISTILL_RUN"  # shared by the processes of one run
+
+
+def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpoint: str | None) -> Path:
+    """Choose the folder of a run.
+
+    Args:
+        experiment: Name of the experiment.
+        preset: Name of the data preset.
+        seed: Seed of the run.
+        run: The user's name for the run; None makes one from preset, seed and time.
+        checkpoint: Checkpoint to resume from; a run continues in the run folder that holds it.
+
+    Returns:
+        The folder, not yet created; the same in every process of a run.
+    """
+    if checkpoint is not None and run is None:
+        folder = Path(checkpoint).resolve().parent
+        if folder.name == "checkpoints":
+            return folder.parent
+    if run is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        # Distinguishes runs that several W&B agents start in the same second.
+        agent = os.environ.get("WANDB_RUN_ID", "")
+        name = "-".join(filter(None, (preset, f"s{seed}", stamp, agent)))
+        run = os.environ.setdefault(RUN_VARIABLE, name)
+    return OUTPUTS / experiment / run
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse to start a run in a folder with checkpoints or results of another run.
+
+    Raises:
+        ValueError: The folder holds a run.
+    """
+    if (folder / "results.json").exists() or (folder / "checkpoints" / "last.ckpt").exists():
+        raise ValueError(
+            f"--run={folder.name}: {folder} already holds a run; choose another --run=NAME, or "
+            f"resume this one: --run={folder.name} --ckpt_path=last"
+        )
+
+
+def requeued_checkpoint(experiment: str) -> Path | None:
+    """Return the checkpoint from which a W&B sweep's run resumes when its agent starts it again.
+
+    The agent repeats the same command with the same ``WANDB_RUN_ID``, which is part of the folder's name.
+
+    Args:
+        experiment: Name of the experiment.
+
+    Returns:
+        ``checkpoints/last.ckpt`` of the unfinished run; None outside a sweep, for a new run, and for a finished one.
+    """
+    agent = os.environ.get("WANDB_RUN_ID")
+    if not agent or not os.environ.get("WANDB_SWEEP_ID"):
+        return None
+    found = (OUTPUTS / experiment).glob(f"*-{glob.escape(agent)}/checkpoints/last.ckpt")
+    unfinished = (path for path in found if not (path.parent.parent / "results.json").is_file())
+    return max(unfinished, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def last_as_best(trainer: Trainer, folder: Path) -> str:
+    """Copy ``last.ckpt`` to ``best.ckpt`` when no checkpoint was selected; return its path.
+
+    Every process of the run must call it.
+    """
+    best = folder / "checkpoints" / "best.ckpt"
+    if trainer.is_global_zero:
+        with atomic(best) as partial:
+            shutil.copyfile(best.with_name("last.ckpt"), partial)
+        print(f"no score was logged to select by: {best} holds the last weights")
+    trainer.strategy.barrier()
+    return str(best)
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """Read the logged metrics of a run and of its resumptions, in order; empty when nothing was logged.
+
+    Rows that a killed run logged after the checkpoint it resumed from are dropped: the resumed part logged those steps
+    again. Lightning's CSV logger restarts ``metrics.csv`` when a run resumes, so `keep_metrics` renames the older part.
+    """
+    parts = [*sorted(folder.glob("metrics-*.csv")), folder / "metrics.csv"]
+    frames = [pd.read_csv(path) for path in parts if path.is_file() and path.stat().st_size]
+    kept: list[pd.DataFrame] = []
+    resumed = float("inf")  # first step of the parts that follow
+    for frame in reversed(frames):
+        if "step" in frame:
+            frame = frame[~(frame["step"] >= resumed)]
+            resumed = min(resumed, float(frame["step"].min()))
+        kept.insert(0, frame)
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+
+
+def keep_metrics(folder: Path) -> None:
+    """Rename the metrics of an interrupted run before it resumes."""
+    path = folder / "metrics.csv"
+    if path.is_file():
+        path.rename(folder / f"metrics-{len(list(folder.glob('metrics-*.csv'))):03d}.csv")
+
+
+def join_metrics(folder: Path) -> None:
+    """Join the metrics of all parts of a resumed run into one ``metrics.csv``."""
+    parts = sorted(folder.glob("metrics-*.csv"))
+    if parts:
+        with atomic(folder / "metrics.csv") as partial:
+            read_metrics(folder).to_csv(partial, index=False)
+        for part in parts:
+            part.unlink()

@@ -1,0 +1,208 @@
+"""What a run records of itself: its data and teacher in the checkpoint, its settings in ``config.yaml``."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+
+from datamodules.phantom import SIMULATOR_VERSION
+from datamodules.redaction import redacted
+from experiments.config import CAUTION, FOLDERS, TEACHER
+from experiments.recipe_files import TEACHER_EXPERIMENT, data_class, preset_names
+from experiments.runs.input_digests import place_digests
+from export.package.model_card import RANDOM_START
+from lightning_modules.distillation import RUN_RECORD
+from models.files import sha256
+
+# Data settings that decide which patients are trained on. Not `seed`: runs with several seeds share their test patients
+# and their teacher.
+SPLIT = ("corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
+LOADER = "models.from_checkpoint"
+REMEDY = "TEACHER=path/to/checkpoint compares with one"
+RANDOM = "random:"
+
+
+def patients(data: Namespace) -> dict[str, Any]:
+    """Return what decides which patients a run trains on; corpora are identified by content, since folders move.
+
+    Raises:
+        FileNotFoundError: A corpus is not where the settings say.
+    """
+    settings = (data.get("init_args") or Namespace()).as_dict()
+    preset = preset_of({"data": {"class_path": data.class_path}})
+    chosen = settings if preset is None else {name: settings[name] for name in SPLIT if name in settings}
+    folders = {variable: settings.get(name) for name, variable in FOLDERS.get(str(preset), {}).items()}
+    found = {
+        "class_path": data.class_path,
+        "simulator": SIMULATOR_VERSION,
+        "settings": chosen,
+        "corpora": place_digests({variable: str(place) for variable, place in folders.items() if place}),
+    }
+    return dict(redacted(json.loads(json.dumps(found, default=str))))
+
+
+def make_record(config: Namespace) -> dict[str, Any]:
+    """Return the record of a run: ``data`` (see `patients`), ``teacher`` (its class and file) and ``quick``.
+
+    Args:
+        config: The resolved configuration, the paths of its towers settled.
+
+    Raises:
+        FileNotFoundError: A corpus is not where the settings say.
+    """
+    teacher, path = config.model.get("teacher"), _file(config.model.get("teacher"))
+    digest = sha256(Path(path)) if path and Path(path).exists() else None
+    return {
+        "data": patients(config.data),
+        "teacher": teacher and {"class_path": teacher.class_path, "path": path, "sha256": digest},
+        "quick": bool(config.quick),
+    }
+
+
+def read_record(path: str | None) -> dict[str, Any]:
+    """Return the record in a checkpoint of this project; empty for any other file or folder."""
+    if path is None or not Path(path).is_file() or not zipfile.is_zipfile(path):
+        return {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # not our checkpoint; loading its weights reports what is wrong
+        return {}
+    record = content.get(RUN_RECORD) if isinstance(content, dict) else None
+    return record if isinstance(record, dict) else {}
+
+
+def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:
+    """Return the option that scores the teacher of the checkpoint's own run beside it.
+
+    If that teacher is unavailable, no teacher is scored and one line says why.
+
+    Args:
+        model: The checkpoint, or ``teacher``, which is scored alone.
+        arguments: The user's options, which may name a teacher.
+    """
+    given = any(argument.startswith((TEACHER, "--model.teacher")) for argument in arguments)
+    if given or model == TEACHER_EXPERIMENT:
+        return []
+    record = read_record(model)
+    own = record.get("teacher") or {}
+    path = Path(str(own.get("path")))
+    if "teacher" not in record:
+        lacking = "the checkpoint records none"
+    elif not own:
+        lacking = "the checkpoint's run had none"
+    elif own.get("class_path") != LOADER or not own.get("path"):
+        lacking = f"that of the checkpoint's run was built by {own.get('class_path')}"
+    elif not path.exists():
+        lacking = f"{path}, that of the checkpoint's run, is not there"
+    elif sha256(path) != own.get("sha256"):
+        lacking = f"{path} has changed since the checkpoint's run"
+    else:
+        return [f"--model.teacher={json.dumps({'class_path': LOADER, 'init_args': {'path': str(path)}})}"]
+    print(f"no teacher is scored: {lacking}; {REMEDY}")
+    return ["--model.teacher=null"]
+
+
+def cautions(config: Namespace, trains: bool) -> list[str]:
+    """Return warnings about what makes the scores of a run too good or meaningless.
+
+    Args:
+        config: The resolved configuration, the paths of its towers settled.
+        trains: Whether the student is trained in this run.
+    """
+    said = [CAUTION] if config.quick else []
+    here = patients(config.data)
+    for role in ("teacher",) if trains else ("student", "teacher"):
+        path = _file(config.model.get(role))
+        record = read_record(path)
+        there = record.get("data", here)
+        if record.get("quick") and not config.quick:
+            said.append(f"{role} {path} comes from {CAUTION}")
+        if there == here:
+            continue
+        if {**there, "settings": None} == {**here, "settings": None}:
+            said.append(
+                f"{role} {path} was trained on another split of these data: test patients here may be among its "
+                "training patients"
+            )
+        else:
+            corpora = ", ".join(f"{name} {digest}" for name, digest in there.get("corpora", {}).items())
+            source = f"{there.get('class_path')}{f' with {corpora}' if corpora else ''}"
+            said.append(
+                f"{role} {path} was trained on other data ({source}) than are scored here; where they share "
+                "patients its scores are too good"
+            )
+    return said
+
+
+def _file(tower: Any) -> str | None:
+    """Return the file or folder of a tower's weights."""
+    arguments = (tower.get("init_args") or {}) if tower else {}
+    return arguments.get("path") or arguments.get("weights")
+
+
+def run_config(checkpoint: str) -> dict[str, Any] | None:
+    """Return the resolved configuration of a checkpoint's run; None if there is no ``config.yaml`` beside it.
+
+    Args:
+        checkpoint: A checkpoint in ``checkpoints/`` of a run's folder, or beside a copy of the ``config.yaml``.
+
+    Raises:
+        ValueError: There is a ``config.yaml`` and it cannot be read.
+    """
+    if checkpoint.startswith(RANDOM):
+        return None
+    folder = Path(checkpoint).resolve().parent
+    for path in (folder / "config.yaml", folder.parent / "config.yaml"):
+        if path.is_file() and (path.parent == folder or folder.name == "checkpoints"):
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from error
+            if isinstance(content, dict) and isinstance(content.get("data"), dict):
+                return content
+    return None
+
+
+def preset_of(config: dict[str, Any] | None) -> str | None:
+    """Return the data preset that a run was trained on; None if unknown."""
+    kind = None if config is None else config["data"].get("class_path")
+    return next((name for name in preset_names() if data_class(name) == kind), None)
+
+
+def training_facts(config: dict[str, Any] | None) -> dict[str, str]:
+    """Describe what a student was trained from, as far as its run recorded it.
+
+    Returns:
+        ``data``, ``corpus`` (its preset), ``teacher``, ``loss`` and ``start`` (initial weights), those that are
+        recorded; empty without a configuration.
+    """
+    if config is None:
+        return {}
+    model = config.get("model") or {}
+    facts = {"data": _tower(config["data"], ("root", "urls", "planes_root", "hc18_root"))}
+    preset = preset_of(config)
+    if preset is not None:
+        facts["corpus"] = preset
+    if isinstance(model.get("loss"), dict):
+        facts["loss"] = str(model["loss"].get("class_path"))
+    teacher, student = model.get("teacher"), model.get("student")
+    facts["teacher"] = "none" if not teacher else _tower(teacher, ("name", "weights", "path"))
+    if isinstance(student, dict):
+        arguments = student.get("init_args") or {}
+        given = [arguments.get(key) for key in ("weights", "path", "checkpoint", "trunk_weights")]
+        found = [str(value) for value in given if value]
+        facts["start"] = ", ".join(found) or RANDOM_START
+    return facts
+
+
+def _tower(settings: dict[str, Any], keys: tuple[str, ...]) -> str:
+    arguments = settings.get("init_args") or {}
+    named = [f"{key} {arguments[key]}" for key in keys if arguments.get(key)]
+    return ", ".join([str(settings.get("class_path")), *named])

@@ -1,0 +1,1 @@
+"""Suites of runs over seeds and the table of their results."""

@@ -1,0 +1,111 @@
+"""Results of suites, one JSON line per run; ``experiments/suites/results/DATA.jsonl`` holds the committed ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments.suites.suite_runs import PREFIX, REQUEST, has_results
+from models.files import without_nan, write_text
+
+RESULTS = Path(__file__).with_name("results")
+FILE_OPTIONS = ("--teacher", "--student", "--protocol")
+COPIED = ("metrics", "parameters", "steps", "seconds", "finished", "git_commit", "machine")
+Row = dict[str, Any]
+
+
+def row_of(folder: Path) -> Row:
+    """Return the row of a finished run: its metrics and the facts that trace them.
+
+    Raises:
+        ValueError: The run's results.json lacks a key.
+    """
+    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    try:
+        scored = record["details"].get("student", {}).items()
+        return {
+            "experiment": record["experiment"],
+            "data": record["data"],
+            "seed": record["seed"],
+            "arguments": [_portable(argument) for argument in request["arguments"]],
+            "digests": request["digests"],
+            "trained_on": request["trained_on"],
+            "split": {name: details["split"] for name, details in scored if "split" in details},
+            "protocol": {name: details["protocol"] for name, details in scored if "protocol" in details},
+            "monitor": record["selection"]["monitor"],
+            "versions": {name: record["versions"][name] for name in ("python", "torch", "lightning")},
+            **{name: record[name] for name in COPIED},
+        }
+    except KeyError as error:
+        raise ValueError(f"{folder}: {error} is missing in results.json or {REQUEST}; run it again") from None
+
+
+def _portable(argument: str) -> str:
+    """Reduce the path of a file option to the file's name, because rows are committed."""
+    option, equals, value = argument.partition("=")
+    return f"{option}={Path(value).name}" if equals and option in FILE_OPTIONS else argument
+
+
+def group_of(row: Row) -> tuple[Any, ...]:
+    """Return what the rows of one table share: arguments, weights, prompts and data, files by their digests."""
+    digests = row["digests"]
+    options = [argument.partition("=")[0] for argument in row["arguments"]]
+    arguments = (
+        f"{option}={digests[option]}" if option in digests else argument
+        for option, argument in zip(options, row["arguments"], strict=True)
+    )
+    data = ((name, digest) for name, digest in digests.items() if name not in options)
+    return tuple(arguments), tuple(sorted(row["protocol"].items())), tuple(sorted(data))
+
+
+def identity(row: Row) -> tuple[Any, ...]:
+    """Return the key by which a repeated run replaces its earlier row."""
+    return row["experiment"], row["seed"], *group_of(row)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a file of rows; a missing file has none.
+
+    Raises:
+        ValueError: A line is not JSON.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number}: not JSON: {error}") from None
+    return rows
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """Write rows atomically."""
+    write_text(path, "".join(json.dumps(without_nan(row), allow_nan=False) + "\n" for row in rows))
+
+
+def refresh(preset: str, outputs: Path, committed: Path = RESULTS, target: Path | None = None) -> list[Row]:
+    """Merge the committed rows of a data preset with those of finished runs, write and return them.
+
+    A repeated run replaces its row; rows of runs that are no longer in `outputs` are kept.
+
+    Args:
+        preset: Name of the data preset.
+        outputs: Folder of all runs.
+        committed: Folder of the committed rows.
+        target: Folder to write to; None overwrites the committed file.
+    """
+    rows = {identity(row): row for row in read_rows(committed / f"{preset}.jsonl")}
+    for request in sorted(outputs.glob(f"*/{PREFIX}{preset}-s*/{REQUEST}")):
+        if has_results(request.parent):
+            row = row_of(request.parent)
+            if row["data"] == preset:
+                rows[identity(row)] = row
+    ordered = sorted(rows.values(), key=identity)
+    path = (target or committed) / f"{preset}.jsonl"
+    if ordered != read_rows(path):
+        write_rows(ordered, path)
+    return ordered

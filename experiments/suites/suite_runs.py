@@ -1,0 +1,194 @@
+"""Run the experiments of a suite over several seeds, each in its own process, resuming where they stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.paper import SUITES
+from experiments.process import STOPPED, exit_status, run_child, terminable, without_secrets
+from experiments.recipe_files import experiment_file, preset_file
+from experiments.runs.input_digests import content_digests, corpus_digests, shard_corpora
+from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
+from models.files import write_json
+
+PREFIX = "reproduce-"
+REQUEST = "request.json"
+# Set by the suite: folder and seed of a run, and that it is complete and scored.
+OWN_OPTIONS = (
+    "--run", "--ckpt_path", "--seed_everything", "--data.seed", "--data.init_args.seed",
+    "--score_test_patients", "--trainer.fast_dev_run", "--quick",
+)  # fmt: skip
+FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a suite.
+
+    Attributes:
+        experiment: Name of the experiment.
+        preset: Name of the data preset.
+        seed: Seed of weights, order and augmentation; all seeds share one split of the patients.
+        arguments: Further arguments of ``sonodistill train``.
+    """
+
+    experiment: str
+    preset: str
+    seed: int
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return OUTPUTS / self.experiment / f"{PREFIX}{self.preset}-s{self.seed}"
+
+    def command(self) -> list[str]:
+        """Return the command that starts the run, or resumes it from its last checkpoint."""
+        command = [sys.executable, "-m", "experiments", "train", self.experiment, self.preset]
+        # The suite's own options come last, so that a --config among the arguments cannot override them.
+        command += [*self.arguments, f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
+        command += [f"--run={self.folder.name}", "--score_test_patients=true", "--quick=false"]
+        last = self.folder / "checkpoints" / "last.ckpt"
+        return [*command, f"--ckpt_path={last}"] if last.is_file() else command
+
+    def claim(self, digests: Mapping[str, str], trained_on: Mapping[str, str]) -> None:
+        """Record the request of the run in its folder, or compare it with the recorded one.
+
+        Args:
+            digests: Digests of the weights, prompts and data that the arguments name.
+            trained_on: Result of `shard_corpora`.
+
+        Raises:
+            ValueError: The folder holds a run with other arguments, weights, prompts or data.
+        """
+        path = self.folder / REQUEST
+        arguments = without_secrets(list(self.arguments))
+        if not path.is_file():
+            write_json(path, {"arguments": arguments, "digests": digests, "trained_on": trained_on})
+            return
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if before["arguments"] != arguments:
+            given = " ".join(before["arguments"]) or "none"
+            raise ValueError(f"{self.folder} holds a run with other arguments ({given}); move it away")
+        changed = [
+            f"{name} (digest {old}, now {digests.get(name)})"
+            for name, old in before["digests"].items()
+            if digests.get(name) != old
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a run with other contents of {', '.join(changed)}; restore the former files "
+                "or move the folder away"
+            )
+
+    def execute(self) -> str:
+        """Train and test in a child process, and return `FINISHED`, `FAILED` or `INTERRUPTED`.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the child was given time to save its checkpoint.
+            TerminatedError: SIGTERM; likewise.
+        """
+        environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
+        status = run_child(self.command(), environment)
+        if has_results(self.folder):
+            return FINISHED
+        # An interrupted training exits with status 0 and writes no results.
+        interrupted = status in (0, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
+        return INTERRUPTED if interrupted else FAILED
+
+
+def has_results(folder: Path) -> bool:
+    """Return whether a run's folder holds results of a complete run; those of a quick run do not count."""
+    path = folder / "results.json"
+    if not path.is_file():
+        return False
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return not record.get("run", {}).get("quick", False)
+
+
+def execute_all(runs: Sequence[Run]) -> dict[Run, str]:
+    """Execute every unfinished run and return the state of all; a failed run does not stop the others."""
+    states: dict[Run, str] = {}
+    for number, run in enumerate(runs, start=1):
+        label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, seed {run.seed}"
+        if has_results(run.folder):
+            print(f"{label}: finished before, skipped", flush=True)
+            states[run] = FINISHED
+            continue
+        print(f"{label}: {run.folder}", flush=True)
+        states[run] = run.execute()
+        if states[run] != FINISHED:
+            print(f"{label}: {states[run]}, continuing with the next", file=sys.stderr, flush=True)
+    return states
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Parse ``1,2,3``.
+
+    Raises:
+        ValueError: It is not a list of distinct non-negative numbers.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"SEEDS={text}: expected numbers with commas, such as 1,2,3") from None
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"SEEDS={text}: seeds must differ and not be negative")
+    return seeds
+
+
+def reproduce(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str]) -> int:
+    """Run a suite and print the state of every run.
+
+    Args:
+        suite: Name in `SUITES`.
+        preset: Name of the data preset.
+        seeds: One run per experiment and seed.
+        arguments: Further arguments of every run.
+
+    Returns:
+        0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
+
+    Raises:
+        ValueError: The preset is unknown, the suite sets an option itself, or a folder holds a run with other
+            arguments or contents.
+        FileNotFoundError: Weights, prompts or data named by the arguments do not exist.
+    """
+    for option in (argument.partition("=")[0] for argument in arguments):
+        if option in OWN_OPTIONS:
+            raise ValueError(
+                f"{option}: make reproduce sets folder and seed of every run (SEEDS=1,2,3) and scores the test "
+                "patients for its table; leave it out"
+            )
+    preset_file(preset)
+    runs = [
+        Run(experiment_file(name).stem, preset, seed, tuple(arguments))
+        for seed in seeds
+        for name in SUITES[suite]
+    ]
+    digests = content_digests(arguments) | corpus_digests(preset, arguments)
+    trained_on = shard_corpora(preset, arguments)
+    for run in runs:
+        run.claim(digests, trained_on)
+    try:
+        with terminable():
+            states = execute_all(runs)
+    except STOPPED as stop:
+        print("\ninterrupted; the same command resumes the suite", file=sys.stderr)
+        return exit_status(stop)
+    for run, state in states.items():
+        print(f"{state:<12}{run.folder}")
+    unfinished = sum(state != FINISHED for state in states.values())
+    if unfinished:
+        counted = f"{unfinished} of {len(states)} runs are not finished"
+        print(f"{counted}; the same command tries them again", file=sys.stderr)
+    else:
+        print(f"all {len(states)} runs are finished; table: make table DATA={preset}")
+    return int(unfinished > 0)

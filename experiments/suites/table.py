@@ -1,0 +1,220 @@
+"""Table of a suite: mean and deviation over seeds beside the paper's values, as Markdown, CSV, LaTeX and plot."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.config import STUDENT as STUDENT_OPTION
+from experiments.config import TEACHER as TEACHER_OPTION
+from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, TITLES, VALIDITY
+from experiments.suites.result_rows import Row, group_of
+from figures.style import save_png
+from figures.suite import SuiteLine, suite_figure
+from metrics.benchmarks import composite_score
+from metrics.biometry import constant_age_title
+from metrics.names import CONSTANT, HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER, final_name
+from models.files import atomic, write_text
+
+# Column of the table -> title and digits.
+COLUMNS = {
+    VALIDITY: ("HC18 validity, %", 1),
+    PLANES: ("5-plane F1", 3),
+    SUBPLANES: ("sub-plane F1", 3),
+    F1: ("8-class F1", 3),
+}
+PAPER_COLUMNS = (VALIDITY, F1)
+# Benchmark -> public corpus of its images, and preset -> corpora it trains on; for shards the manifest tells.
+SCORED_CORPORA = {PLANES: "planes", SUBPLANES: "planes", HC18: "hc18"}
+OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
+
+
+def columns_of(row: Row, model: str) -> dict[str, float]:
+    """Return the scores of "student", "teacher", "random" or "constant" in one run, by column of the table."""
+    metrics = row["metrics"]
+    named = {name: metrics.get(final_name(model, name, key)) for name, key in HEADLINE.items()}
+    found = {name: float(value) for name, value in named.items() if value is not None}
+    columns = {name: value for name, value in found.items() if name != HC18}
+    if len(columns) == 2:
+        columns[F1] = composite_score(columns)  # macro F1 over five and three classes
+    return columns | ({VALIDITY: found[HC18]} if HC18 in found else {})
+
+
+def scores(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return every score of every run in long form.
+
+    Returns:
+        Columns ``line`` ("teacher", an experiment, "random" or "constant", ordered as in the paper), ``run`` (number),
+        ``column`` (of `COLUMNS`, ordered) and ``value``.
+    """
+    long = pd.DataFrame(
+        [
+            (line, run, column, value)
+            for run, row in enumerate(rows)
+            for line, model in {
+                TEACHER: TEACHER, row["experiment"]: STUDENT, RANDOM: RANDOM, CONSTANT: CONSTANT
+            }.items()
+            for column, value in columns_of(row, model).items()
+        ],
+        columns=["line", "run", "column", "value"],
+    )  # fmt: skip
+    long["line"] = pd.Categorical(long["line"], [*TITLES, CONSTANT], ordered=True)
+    long["column"] = pd.Categorical(long["column"], [*COLUMNS], ordered=True)
+    return long
+
+
+def summarise(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return mean, sample deviation, number of runs and the paper's value for every line and column.
+
+    Returns:
+        Indexed by (line, column). The deviation is NaN for one run and where all runs share one value, as those of
+        one teacher do.
+    """
+    grouped = scores(rows).groupby(["line", "column"], observed=True)["value"]
+    summary = grouped.agg(
+        mean=statistics.fmean,
+        deviation=lambda values: statistics.stdev(values) if values.nunique() > 1 else float("nan"),
+        runs="size",
+    )
+    summary["paper"] = [PAPER.get(line, {}).get(column) for line, column in summary.index]
+    return summary
+
+
+def line_titles(rows: Sequence[Row]) -> dict[str, str]:
+    """Return line -> title; the constant baseline's names its age."""
+    ages = {row["metrics"].get(final_name(CONSTANT, HC18, "age_days")) for row in rows} - {None}
+    return TITLES | {CONSTANT: " or ".join(map(constant_age_title, sorted(ages))).capitalize()}
+
+
+def cells(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return the table as text, ``88.6 ± 0.4``; a dash where there is no value."""
+    summary = summarise(rows)
+    lines = summary.index.unique("line").sort_values()
+    shown = [column for column in COLUMNS if column in summary.index.unique("column")]
+    runs = scores(rows).groupby("line", observed=True)["run"].nunique()
+    titles = line_titles(rows)
+    table = pd.DataFrame(
+        {"experiment": [titles[line] for line in lines], "runs": [str(runs[line]) for line in lines]}
+    )
+    for column in shown:
+        title, digits = COLUMNS[column]
+        table[title] = [_cell(summary, line, column, digits) for line in lines]
+    for column in (column for column in PAPER_COLUMNS if column in shown):
+        title, digits = COLUMNS[column]
+        theirs = (PAPER.get(line, {}).get(column) for line in lines)
+        table[f"paper: {title}"] = ["-" if value is None else f"{value:.{digits}f}" for value in theirs]
+    return table
+
+
+def _cell(summary: pd.DataFrame, line: str, column: str, digits: int) -> str:
+    if (line, column) not in summary.index:
+        return "-"
+    mean, deviation = summary.loc[(line, column), ["mean", "deviation"]]
+    return f"{mean:.{digits}f}" + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return `cells` as a Markdown table."""
+    lines = [[*table.columns], ["---", *["---:"] * (len(table.columns) - 1)], *table.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """Return `cells` as a LaTeX tabular for the booktabs package."""
+    alignment = "l" + "r" * (len(table.columns) - 1)
+    return str(table.to_latex(index=False, escape=True, column_format=alignment)).replace("±", r"$\pm$")
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return one line per number: experiment, metric, mean, deviation, runs and the paper's value."""
+    return str(summarise(rows).rename_axis(["experiment", "metric"]).to_csv(lineterminator="\n"))
+
+
+def scored_training_corpora(row: Row) -> list[str]:
+    """Return the corpora whose training patients are among the images that a run was scored on."""
+    trained_on = row["trained_on"] or dict.fromkeys(OWN_CORPORA.get(row["data"], ()), "train")
+    return [
+        corpus
+        for benchmark, corpus in SCORED_CORPORA.items()
+        if corpus in trained_on and "all" in (row["split"].get(benchmark), trained_on[corpus])
+    ]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Return the notes below a table: how it was measured and with what it is comparable."""
+    students = sorted({row["parameters"]["student"] for row in rows})
+    counts = ", ".join(f"{count / 1e6:.2f} M" for count in students)
+    monitors = sorted({str(row["monitor"]) for row in rows})
+    splits = sorted({split for row in rows for split in row["split"].values()})
+    prompts = sorted({digest for row in rows for digest in row["protocol"].values()})
+    digests = rows[0]["digests"]  # shared by the rows of a group
+    given = {name: digests[name] for name in (TEACHER_OPTION, STUDENT_OPTION) if name in digests}
+    weights = ", ".join(f"{name[2:]} {digest}" for name, digest in given.items())
+    data = ", ".join(f"{name} {digest}" for name, digest in digests.items() if not name.startswith("--"))
+    seen = " and ".join(sorted({corpus for row in rows for corpus in scored_training_corpora(row)}))
+    found = [
+        f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
+        f"selected by {', '.join(monitors)}, scored on images of the split {', '.join(splits)} with the "
+        f"prompts {', '.join(prompts)}.",
+        seen and f"Scored images include the training patients of {seen}: not comparable with the paper.",
+        weights and f"Weights given (SHA-256): {weights}.",
+        data and f"Data given (SHA-256): {data}.",
+        f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",
+        "The paper's values are of its private corpus, towers and prompts, selected on the images that it "
+        "reports, which are all images of the sets (split all); they are comparable only with DATA=shards of a "
+        "corpus without these sets, its weights, its protocol and that split.",
+    ]
+    return [note for note in found if note]
+
+
+def _figure_lines(rows: Sequence[Row]) -> list[SuiteLine]:
+    """Return the lines of the figure: every run's scores beside the paper's, by title of the column."""
+    titles = line_titles(rows)
+    found: dict[str, SuiteLine] = {}
+    for (line, column), values in scores(rows).groupby(["line", "column"], observed=True)["value"]:
+        shown = found.setdefault(
+            line,
+            SuiteLine(
+                titles[line], {}, {}, line in (TEACHER, RANDOM, CONSTANT), is_yardstick=line == TEACHER
+            ),
+        )
+        shown.scores[COLUMNS[column][0]] = values.tolist()
+        if column in PAPER.get(line, {}):
+            shown.paper[COLUMNS[column][0]] = PAPER[line][column]
+    return [found[line] for line in sorted(found, key=[*TITLES, CONSTANT].index)]
+
+
+def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> list[str]:
+    """Write a table per group of rows (see `group_of`) in every format; return the Markdown texts.
+
+    Args:
+        rows: Rows of one data preset.
+        folder: Target folder; files are named ``DATA.md``, ``DATA-1.md``, ...
+        costs: Notes on the costs of the towers.
+    """
+    texts = []
+    groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
+    for number, group in enumerate(groups):
+        own = [row for row in rows if group_of(row) == group]
+        data, arguments = own[0]["data"], " ".join(own[0]["arguments"])
+        path = folder / (data + (f"-{number}" if number else ""))
+        title = f"DATA={data}" + (f", {arguments}" if arguments else "")
+        table = cells(own)
+        remarks = "\n".join(f"- {note}" for note in [*notes(own), *costs])
+        texts.append(f"### {title}\n\n{to_markdown(table)}\n{remarks}\n")
+        write_text(Path(f"{path}.md"), texts[-1])
+        write_text(Path(f"{path}.csv"), to_csv(own))
+        write_text(Path(f"{path}.tex"), to_latex(table))
+        lines = _figure_lines(own)
+        columns = [
+            COLUMNS[name][0]
+            for name in PAPER_COLUMNS
+            if any(COLUMNS[name][0] in line.scores for line in lines)
+        ]
+        plotted = f"DATA={data}" + (", own arguments" if arguments else "")
+        with atomic(Path(f"{path}.png")) as partial:
+            save_png(suite_figure(lines, columns, plotted), partial)
+    return texts

@@ -1,0 +1,1 @@
+"""Conversion: pixel graph, ONNX, Core ML and text tower."""

@@ -1,0 +1,105 @@
+"""The text tower on request: ONNX, the tokenizer's files, and texts with their tokens and embeddings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.tokenizer import SimpleTokenizer
+
+from export.graphs.contract import TEXT_EMBEDDING_NAME, TOKENS_NAME
+from export.graphs.onnx_graph import write_onnx
+from export.graphs.pixel_graph import TokenEncoder
+from models import DualEncoder, Preprocessing
+from models.text.tokenizer import FETAL_VOCABULARY, HF_PREFIX, clip_tokenizer, fetal_tokenizer
+
+GOLDEN_TEXTS = (
+    "ultrasound of the fetal brain",
+    "fetal head at 24 weeks and 3 days, pixel spacing 0.21 mm",
+    "Trans-thalamic plane; BPD/HC measured (2.5th centile?)",
+    "",
+)
+
+
+def write_text_encoder(
+    model: DualEncoder, folder: Path, metadata: Mapping[str, str], warnings: list[str]
+) -> tuple[Path, str, list[Path]]:
+    """Write ``text_encoder.onnx`` (batch open), the tokenizer's files and ``text_golden.json``.
+
+    Args:
+        model: The dual encoder, in eval mode.
+        folder: Folder to write into.
+        metadata: Texts for the file's metadata.
+        warnings: Receives the converter's warnings.
+
+    Returns:
+        The ONNX file, its way of capture, and the other files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "text_encoder.onnx"
+    way = write_onnx(
+        TokenEncoder(model).eval(),
+        model.tokenize([GOLDEN_TEXTS[0]]),
+        path,
+        input_name=TOKENS_NAME,
+        output_name=TEXT_EMBEDDING_NAME,
+        metadata=metadata,
+        dynamic_batch=True,
+        warnings=warnings,
+    )
+    files = tokenizer_files(model.preprocessing, folder)
+    tokens, embeddings = text_reference(model)
+    golden = folder / "text_golden.json"
+    rows = [
+        {"text": text, "tokens": ids.tolist(), "embedding": vector.tolist()}
+        for text, ids, vector in zip(GOLDEN_TEXTS, tokens, embeddings, strict=True)
+    ]
+    golden.write_text(json.dumps({"tokenizer": model.preprocessing.tokenizer, "rows": rows}) + "\n")
+    return path, way, [*files, golden]
+
+
+@torch.no_grad()
+def text_reference(model: DualEncoder) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return tokens [N, L] and embeddings [N, D] of the golden texts."""
+    tokens = model.tokenize(list(GOLDEN_TEXTS))
+    return tokens.numpy(), model.encode_text(tokens).numpy()
+
+
+def tokenizer_files(preprocessing: Preprocessing, folder: Path) -> list[Path]:
+    """Write what an app needs to rebuild a tokenizer.
+
+    Args:
+        preprocessing: The model's contract; `tokenizer` and `context_length` matter here.
+        folder: Folder to write into.
+
+    Returns:
+        ``tokenizer.json``, which the `tokenizers` libraries read whole, with ``merges.txt`` and ``vocab.json`` (CLIP's
+        byte-pair encoding) or ``vocabulary.txt`` (this project's word pieces, a token's id is its line); or the files
+        of a `transformers` tokenizer, in ``tokenizer/``.
+    """
+    name, length = preprocessing.tokenizer, preprocessing.context_length
+    whole = folder / "tokenizer.json"
+    if name == "clip":
+        own = SimpleTokenizer()
+        vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+        vocabulary.write_text(json.dumps(own.encoder, ensure_ascii=False) + "\n", encoding="utf-8")
+        # The published list goes on with merges that CLIP does not use.
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in own.bpe_ranks)]
+        merges.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        clip_tokenizer(length, folder).save(str(whole))
+        return [whole, vocabulary, merges]
+    if name == "fetal":
+        target = folder / "vocabulary.txt"
+        shutil.copyfile(FETAL_VOCABULARY, target)
+        fetal_tokenizer(length).save(str(whole))
+        return [whole, target]
+    source = Path(name.removeprefix(HF_PREFIX))
+    target_folder = folder / "tokenizer"
+    target_folder.mkdir()
+    chosen = [file for file in sorted(source.iterdir()) if file.suffix in (".json", ".txt", ".model")]
+    return [Path(shutil.copyfile(file, target_folder / file.name)) for file in chosen]

@@ -1,0 +1,1 @@
+"""Quantised variants and their speed check."""

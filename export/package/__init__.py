@@ -1,0 +1,1 @@
+"""Files of an export folder: manifest, heads, golden files, model card."""

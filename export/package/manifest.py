@@ -1,0 +1,177 @@
+"""manifest.json: contents of an export folder, and a reader that rejects changed or mismatched files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from export.graphs.contract import METADATA_PREFIX, TIES, contract_digest
+from export.graphs.onnx_graph import onnx_metadata
+from export.package.heads import read_head
+from models import Preprocessing
+from models.files import sha256, write_json
+
+MANIFEST = "manifest.json"
+PACKAGES = (
+    "torch", "timm", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "openvino", "numpy"
+)  # fmt: skip
+"""Distributions whose versions a manifest records."""
+
+
+class _Artifact(BaseModel, extra="allow"):
+    file: str
+    bytes: int
+    sha256: str
+    kind: str
+
+
+class _Manifest(BaseModel, extra="allow"):
+    """The keys that the reader needs; the exporter writes more."""
+
+    format: Literal[1]
+    contract: dict[str, Any]
+    contract_sha256: str
+    model_sha256: str
+    source: dict[str, Any]
+    artifacts: dict[str, _Artifact]
+
+
+def problems(error: ValidationError) -> str:
+    """Return the errors of a pydantic model on one line, each with its key: ``protocol.rounds: Field required``."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"] if part != "[key]")
+        message = item["msg"].removeprefix("Value error, ")
+        given = item["input"]
+        if item["type"] not in ("missing", "extra_forbidden", "value_error"):
+            message += f", not {type(given).__name__ if isinstance(given, dict | list) else repr(given)}"
+        lines.append(f"{place}: {message}" if place else message)
+    return " ".join("; ".join(lines).split())
+
+
+def artifact_entry(path: Path, root: Path, **facts: Any) -> dict[str, Any]:
+    """Describe one file or package for the manifest: place, size, hash, and the given facts."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return {"file": path.relative_to(root).as_posix(), "bytes": size, "sha256": sha256(path), **facts}
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write manifest.json; the format and the contract's hash are added."""
+    values = {"format": 1, "contract_sha256": contract_digest(content["contract"]), **content}
+    write_json(folder / MANIFEST, values)
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export folder whose files match its manifest.
+
+    Attributes:
+        folder: The folder.
+        manifest: The manifest, as primitives.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The contract of the model inside."""
+        return Preprocessing.from_dict(self.manifest["contract"]["preprocessing"])
+
+    def artifact(self, name: str) -> Path:
+        """Return the path of an artifact.
+
+        Raises:
+            ValueError: There is none of that name; the message lists the others.
+        """
+        entry = self.manifest["artifacts"].get(name)
+        if entry is None:
+            raise ValueError(
+                f"{self.folder}: no artifact {name!r}; it holds {sorted(self.manifest['artifacts'])}"
+            )
+        return self.folder / str(entry["file"])
+
+    def head(self, name: str) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        """Return a zero-shot head (``planes``, ``subplanes`` or ``ages``): description and vectors."""
+        return read_head(self.artifact(f"head_{name}"))
+
+
+def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Export:
+    """Open an export folder and check every hash and contract.
+
+    Args:
+        folder: The folder that `make export` wrote.
+        expected: Preprocessing of the caller's frames; None accepts the folder's own.
+
+    Raises:
+        FileNotFoundError: The folder, its manifest or an artifact is missing.
+        ValueError: A file was changed after the export, or a contract differs.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    manifest = _read_manifest(path)
+    if contract_digest(manifest["contract"]) != manifest["contract_sha256"]:
+        raise ValueError(f"{path}: the preprocessing contract was edited after the export; export again")
+    export = Export(folder, manifest)
+    for name in manifest["artifacts"]:
+        _check_artifact(export, name)
+    if expected is not None and expected != export.preprocessing:
+        theirs, ours = expected.to_dict(), export.preprocessing.to_dict()
+        differing = [f"{key} is {ours[key]}, not {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+        raise ValueError(f"{folder}: made for another preprocessing: {'; '.join(differing)}")
+    return export
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the folder that `make export CKPT=...` wrote")
+    try:
+        return _Manifest.model_validate_json(path.read_bytes()).model_dump()
+    except ValidationError as error:
+        raise ValueError(f"{path}: {problems(error)}; export again") from error
+
+
+def _check_artifact(export: Export, name: str) -> None:
+    path = export.artifact(name)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: missing, though manifest.json lists it; export again")
+    if sha256(path) != export.manifest["artifacts"][name]["sha256"]:
+        raise ValueError(
+            f"{path}: its hash is not the manifest's, so the file was changed or replaced; export again"
+        )
+    is_head = name.startswith("head_")
+    ties = {key: str(export.manifest[key]) for key in TIES}
+    for key in _strange(path, ties, is_head):
+        raise ValueError(f"{path}: {TIES[key]}; export again")
+    if is_head:
+        read_head(path)
+
+
+def _strange(path: Path, ties: Mapping[str, str], is_head: bool) -> list[str]:
+    """Return the ties of a manifest that a model or a head lacks; other files carry none.
+
+    A Core ML package is read without coremltools: its specification is a protocol buffer, whose metadata entries are
+    key, tag of the value, length, value.
+    """
+    if path.suffix == ".mlpackage":
+        content = b"".join(file.read_bytes() for file in path.rglob("*.mlmodel"))
+        entries = {
+            key: f"{METADATA_PREFIX}{key}".encode() + b"\x12" + bytes([len(value)]) + value.encode()
+            for key, value in ties.items()
+        }
+        return [key for key, entry in entries.items() if entry not in content]
+    if is_head:
+        head = json.loads(path.read_text(encoding="utf-8"))
+        return [key for key, value in ties.items() if head.get(key) != value]
+    if path.suffix == ".onnx":
+        metadata = onnx_metadata(path)
+        return [key for key, value in ties.items() if metadata.get(METADATA_PREFIX + key) != value]
+    return []

@@ -1,0 +1,1 @@
+"""Parity ledger: figures, gates and task scores of every variant."""

@@ -1,0 +1,139 @@
+"""Evaluation frames as an app sees them: plain pixel values, with what the benchmarks know about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules import FetalDataModule, Record
+from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
+from datamodules.pairs.captions import SPACING, render_spacing
+from datamodules.pairs.image_reading import image_size
+from datamodules.pairs.loaders import PlainErrorLoader
+from metrics.benchmarks import BENCHMARKS, HC18
+from models import Preprocessing
+
+
+@dataclass(frozen=True)
+class EvaluationFrames:
+    """The distinct frames of all benchmarks, each read once.
+
+    Attributes:
+        preprocessing: The contract whose geometry the frames follow.
+        records: N distinct records.
+        rows: Benchmark -> numbers of its records, in the benchmark's order.
+        workers: Reading processes.
+        batch_size: Frames a batch.
+    """
+
+    preprocessing: Preprocessing
+    records: list[Record]
+    rows: dict[str, list[int]]
+    workers: int
+    batch_size: int
+
+    def batches(self) -> Iterator[NDArray[np.float32]]:
+        """Yield padded and resized frames as pixel values [B, 3, S, S], 0 to 255, float32, in order."""
+        # Mean 0 and standard deviation 1 turn the loader's normalisation into pixel / 255, which is undone
+        # exactly: all 256 values round back to themselves.
+        plain = replace(self.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        loader = PlainErrorLoader(
+            EvaluationDataset(self.records, plain),
+            batch_size=self.batch_size,
+            collate_fn=collate_evaluation,
+            num_workers=self.workers,
+        )
+        for batch in loader:
+            yield (batch["image"] * 255).round().numpy()
+
+    def subset(self, keep: NDArray[np.bool_]) -> EvaluationFrames:
+        """Return the frames that a mask [N] keeps; a benchmark that loses all of its frames is left out."""
+        place = np.cumsum(keep) - 1
+        rows = {name: [int(place[row]) for row in chosen if keep[row]] for name, chosen in self.rows.items()}
+        records = [record for record, kept in zip(self.records, keep, strict=True) if kept]
+        return replace(self, records=records, rows={name: chosen for name, chosen in rows.items() if chosen})
+
+    def labels(self, benchmark: str) -> list[str]:
+        """Return the true class of each frame of a classification benchmark."""
+        chosen = [self.records[row] for row in self.rows[benchmark]]
+        return [str(BENCHMARKS[benchmark].label_of(record)) for record in chosen]
+
+    def head_circumferences_mm(self) -> Tensor:
+        """Return the true head circumferences of HC18's frames, float64."""
+        return torch.tensor([self.records[row].hc_mm for row in self.rows[HC18]], dtype=torch.float64)
+
+    def spacings(self) -> list[str]:
+        """Return the printed pixel spacing of each of HC18's frames."""
+        return [printed_spacing(self.records[row], self.preprocessing) for row in self.rows.get(HC18, [])]
+
+
+def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
+    """Return a record's pixel spacing at the model's resolution as prompts print it: ``"0.42"``.
+
+    Raises:
+        ValueError: The record has no pixel size.
+    """
+    if record.pixel_size_mm is None:
+        raise ValueError(f"{record.name}: no pixel size, which gestational age needs")
+    width, height = image_size(record.image)
+    side = preprocessing.image_size
+    return render_spacing(
+        SPACING, width=width, height=height, image_size=side, pixel_size_mm=record.pixel_size_mm
+    )
+
+
+def corpus_spacings(data: FetalDataModule, preprocessing: Preprocessing) -> list[str]:
+    """Return the distinct printed spacings of all heads of a corpus, of whatever split, sorted."""
+    heads = data.evaluation_records(HC18, "all") if HC18 in data.benchmarks else []
+    return sorted({printed_spacing(record, preprocessing) for record in heads})
+
+
+def evaluation_frames(
+    data: FetalDataModule, preprocessing: Preprocessing, split: str = "test", limit: int | None = None
+) -> EvaluationFrames:
+    """Collect the frames of every benchmark that a corpus has.
+
+    Args:
+        data: The corpus.
+        preprocessing: The model's contract.
+        split: "test", or "val" or "all".
+        limit: At most so many frames a benchmark, spread evenly over it; None for all.
+
+    Raises:
+        ValueError: The corpus has no benchmark, or no frame of one in this split.
+    """
+    if not data.benchmarks:
+        raise ValueError(
+            f"{type(data).__name__}: no benchmark to judge an export by; name another, DATA=phantom"
+        )
+    rows: dict[str, list[int]] = {}
+    position: dict[tuple[str, str], int] = {}
+    records: list[Record] = []
+    for benchmark in data.benchmarks:
+        for record in _thinned(data.evaluation_records(benchmark, split), limit):
+            key = (record.corpus, record.name)
+            if key not in position:
+                position[key] = len(records)
+                records.append(record)
+            rows.setdefault(benchmark, []).append(position[key])
+    return EvaluationFrames(preprocessing, records, rows, data.num_workers, data.evaluation_batch_size)
+
+
+def calibration_pixels(
+    data: FetalDataModule, preprocessing: Preprocessing, count: int
+) -> NDArray[np.float32]:
+    """Return at most `count` training frames as pixel values [N, 3, S, S]: never frames of the test."""
+    records = _thinned(data.split("train"), count)
+    frames = EvaluationFrames(preprocessing, records, {}, 0, data.evaluation_batch_size)
+    return np.concatenate(list(frames.batches()))
+
+
+def _thinned(records: list[Record], limit: int | None) -> list[Record]:
+    if limit is None or len(records) <= limit:
+        return records
+    return [records[round(place)] for place in np.linspace(0, len(records) - 1, limit)]

@@ -1,0 +1,226 @@
+"""Finish the parity ledger on a Mac: predict the golden frames with Core ML and compare.
+
+Copy the export folder to a Mac and run, in it:
+
+    python3 -m pip install "coremltools>=9.0" "numpy<2.4" pillow
+    python3 verify_coreml.py
+
+Works with Python 3.9, which Apple ships. The rows `coreml-...` of parity.json change from NOT RUN to `ok` or `FAILED`,
+each as soon as its package is done. A package that cannot be loaded or cannot predict is FAILED, with Core ML's own
+message. The limits come from the export's gates (`on_device` in manifest.json).
+
+Exit code: 0 all rows are ok; 1 a row failed; 2 nothing can be verified here (not macOS, no coremltools, incomplete
+export folder); 3 no row failed but one is still NOT RUN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import operator
+import platform
+import sys
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PINS = '"coremltools>=9.0" "numpy<2.4" pillow'
+UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
+
+
+def cosine(left: list[float], right: list[float]) -> float:
+    """Return the cosine of two vectors."""
+    return dot(left, right) / (math.hypot(*left) * math.hypot(*right))
+
+
+def dot(left: Sequence[float], right: Sequence[float]) -> float:
+    """Return the dot product of two vectors of one length."""
+    if len(left) != len(right):
+        raise ValueError(f"vectors of {len(left)} and {len(right)} numbers")
+    return float(sum(map(operator.mul, left, right)))
+
+
+def read_heads(folder: Path) -> dict[str, tuple[list[str], list[array[float]]]]:
+    """Read the class vectors: head -> labels and one vector each."""
+    heads = {}
+    for name in ("planes", "subplanes"):
+        head = json.loads((folder / "heads" / f"{name}.json").read_text(encoding="utf-8"))
+        numbers = array("f", (folder / "heads" / head["file"]).read_bytes())
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        rows, width = head["shape"]
+        heads[name] = (head["labels"], [numbers[row * width : (row + 1) * width] for row in range(rows)])
+    return heads
+
+
+def top_classes(
+    answers: dict[str, Any], embedding: list[float], heads: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """Return, for each head, the class of the golden answers and the class nearest to an embedding."""
+    pairs = []
+    for name, (labels, vectors) in heads.items():
+        cosines = [dot(vector, embedding) for vector in vectors]
+        pairs.append((top(answers[name]), labels[cosines.index(max(cosines))]))
+    return pairs
+
+
+def top(probabilities: dict[str, float]) -> str:
+    """Return the most likely class."""
+    return max(probabilities, key=probabilities.__getitem__)
+
+
+def verify_package(
+    model: Any, entry: dict[str, Any], golden: list[dict[str, Any]], folder: Path
+) -> dict[str, Any]:
+    """Predict every golden frame with one package.
+
+    Args:
+        model: A loaded `coremltools` model.
+        entry: The package's entry in the manifest, with its ``name``; ``on_device`` holds its limits.
+        golden: Rows of golden.json: inputs and answers of the trained model.
+        folder: The export folder.
+
+    Returns:
+        ``status`` ("ok", "FAILED" or "NOT RUN"), ``note`` and ``figures``.
+    """
+    name = entry["name"]
+    head, heads = name.removeprefix("coreml-"), read_heads(folder)
+    cosines, differences, pairs, skipped = [], [], [], 0
+    for row in golden:
+        image = golden_image(folder / "golden" / row["input"], gray="gray" in name)
+        if image is None:
+            skipped += 1
+            continue
+        output = model.predict({"image": image})
+        if head in row:
+            got = next(value for value in output.values() if isinstance(value, dict))
+            differences.append(max(abs(row[head][label] - float(got[label])) for label in row[head]))
+            pairs.append((top(row[head]), top(got)))
+        else:
+            embedding = [float(value) for value in output["embedding"].reshape(-1)]
+            cosines.append(cosine(embedding, row["embedding"]))
+            pairs += top_classes(row, embedding, heads)
+    if not pairs:
+        return {"status": "NOT RUN", "note": "no golden frame fits this package", "figures": {}}
+    figures = {"flip_rate": sum(wanted != got for wanted, got in pairs) / len(pairs)}
+    figures |= {"cosine_min": min(cosines)} if cosines else {"difference_max": max(differences)}
+    counts = {"frames": float(len(cosines) + len(differences)), "skipped": float(skipped)}
+    return {**verdict(figures, entry["on_device"]), "figures": {**figures, **counts}}
+
+
+def golden_image(path: Path, gray: bool) -> Any:
+    """Open a golden frame; as one channel for a gray camera's package, None when its channels differ."""
+    from PIL import Image
+
+    image = Image.open(path, formats=("PNG",)).convert("RGB")
+    if not gray:
+        return image
+    red, green, blue = image.split()
+    return red if red.tobytes() == green.tobytes() == blue.tobytes() else None
+
+
+def verdict(figures: dict[str, float], limits: dict[str, float]) -> dict[str, str]:
+    """Compare figures with limits (``cosine_min``, ``difference_max``, ``flip_rate_max``)."""
+    notes, bad = [], False
+    for name, limit in limits.items():
+        figure = figures.get(name.replace("flip_rate_max", "flip_rate"))
+        if figure is None:
+            return {"status": "FAILED", "note": f"{name} was not measured"}
+        kept = figure >= limit if name.endswith("_min") else figure <= limit  # NaN fails both
+        bad = bad or not kept
+        notes.append(f"{name.removesuffix('_max').removesuffix('_min')} {figure:.6g}, limit {limit:g}")
+    if not notes:
+        return {"status": "NOT RUN", "note": "its gate has no limit for single frames"}
+    return {"status": "FAILED" if bad else "ok", "note": "; ".join(notes)}
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Return the Core ML packages by name, the ledger and the golden rows of an export folder.
+
+    Raises:
+        ValueError: A file is missing, is not JSON, or lacks a key.
+    """
+    parts = []
+    for name, key in (
+        ("manifest.json", "artifacts"),
+        ("parity.json", "rows"),
+        ("golden/golden.json", "rows"),
+    ):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            content[key]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / name}: not as the export wrote it ({describe(error)})") from error
+        parts.append(content)
+    manifest, parity, golden = parts
+    packages = {name: entry for name, entry in manifest["artifacts"].items() if entry.get("kind") == "coreml"}
+    return packages, parity, golden["rows"]
+
+
+def describe(error: Exception) -> str:
+    """Return an error's kind and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def write_ledger(folder: Path, parity: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
+    """Replace parity.json atomically."""
+    partial = folder / ".parity.json.partial"
+    partial.write_text(json.dumps({**parity, "rows": list(rows.values())}, indent=1) + "\n", encoding="utf-8")
+    partial.replace(folder / "parity.json")
+
+
+def verify(
+    entry: dict[str, Any], golden: list[dict[str, Any]], folder: Path, ct: Any, units: str
+) -> dict[str, Any]:
+    """Load one package and predict with it; see `verify_package`."""
+    try:
+        model = ct.models.MLModel(str(folder / entry["file"]), compute_units=getattr(ct.ComputeUnit, units))
+        return verify_package(model, entry, golden, folder)
+    except (
+        Exception
+    ) as error:  # coremltools raises bare ones, for an old system or a package that does not compile
+        return {"status": "FAILED", "note": f"Core ML did not run it: {describe(error)}", "figures": {}}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Verify every Core ML package of the folder that this script lies in."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--units", choices=UNITS, default="ALL", help="compute units that may be used")
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
+    if platform.system() != "Darwin":
+        print("NOT RUN: Core ML predicts on macOS only; copy this folder to a Mac and run this script there")
+        return 2
+    try:
+        import coremltools as ct
+        import PIL  # noqa: F401
+    except ImportError as error:
+        print(f"NOT RUN: {error}; python3 -m pip install {PINS}")
+        return 2
+    try:
+        packages, parity, golden = read_folder(folder)
+    except ValueError as error:
+        print(f"NOT RUN: {error}")
+        return 2
+    rows = {row["variant"]: row for row in parity["rows"]}
+    system = f"Core ML, {options.units}, macOS {platform.mac_ver()[0]} {platform.machine()}"
+    found = []
+    for name, entry in packages.items():
+        result = verify({**entry, "name": name}, golden, folder, ct, options.units)
+        row = rows.setdefault(name, {"variant": name})
+        row.update(result, how=system)
+        write_ledger(folder, parity, rows)
+        found.append(result["status"])
+        print(f"{row['variant']:32} {result['status']:8} {result['note']}", flush=True)
+    if "FAILED" in found:
+        return 1
+    return 0 if found and set(found) == {"ok"} else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

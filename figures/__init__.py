@@ -1,0 +1,1 @@
+"""Every matplotlib figure: arrays in, Figure out; one palette, one style."""

@@ -1,0 +1,1 @@
+"""Fused and chunked arithmetic of the SRKD loss."""

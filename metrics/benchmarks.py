@@ -1,0 +1,132 @@
+"""The list of zero-shot benchmarks, and the scores that join several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from metrics.bootstrap import RESAMPLES, f1_interval
+
+PLANES, SUBPLANES, HC18 = "planes", "subplanes", "hc18"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A zero-shot benchmark: its images, labels and prompts, and its weight in the score that selects checkpoints.
+
+    Attributes:
+        name: Key in data modules, in names of metrics and in results: ``student/NAME/f1``.
+        title: The headline score in tables and figures.
+        kind: "classification" (class of highest similarity) or "biometry" (gestational age of a head).
+        corpus: `Record.corpus` of its images.
+        label: Attribute of `datamodules.record.Record` that holds the class, or the measure.
+        prompts: Key of its texts in the prompt file.
+        headline: Key of the main score in the metric's result; larger is better.
+        weight: Weight among the benchmarks of its kind in `composite_score`.
+        exclude: Labels that are not scored.
+        scale: Largest value of the headline: 100 for percent.
+    """
+
+    name: str
+    title: str
+    kind: Literal["classification", "biometry"]
+    corpus: str
+    label: str
+    prompts: str
+    headline: str
+    weight: float = 1
+    exclude: tuple[str, ...] = ()
+    scale: float = 1
+
+    def label_of(self, record: Any) -> Any:
+        """Return a record's class name or measure, None without one."""
+        return getattr(record, self.label)
+
+    def scores(self, record: Any) -> bool:
+        """Return whether the benchmark scores a record."""
+        return record.corpus == self.corpus and self.label_of(record) not in (None, *self.exclude)
+
+
+# The weights of the planes are their numbers of classes: F1 is averaged over the eight classes of both. As in the
+# published evaluation, "other" is no class of either.
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name=PLANES, title="five-plane F1", kind="classification", corpus="planes", label="plane",
+            exclude=("other",), prompts="planes", headline="f1", weight=5,
+        ),
+        Benchmark(
+            name=SUBPLANES, title="brain sub-plane F1", kind="classification", corpus="planes",
+            label="brain_plane", exclude=("other",), prompts="subplanes", headline="f1", weight=3,
+        ),
+        Benchmark(
+            name=HC18, title="HC18 validity, %", kind="biometry", corpus="hc18", label="hc_mm",
+            prompts="biometry", headline="validity", scale=100,
+        ),
+    )
+}  # fmt: skip
+
+
+def benchmarks_of(*corpora: str) -> tuple[str, ...]:
+    """Return the names of the benchmarks whose images come from these corpora."""
+    return tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.corpus in corpora)
+
+
+def composite_score(scores: Mapping[str, float]) -> float:
+    """Return the score that selects checkpoints, ``((5 F1_planes + 3 F1_subplanes) / 8 + validity / 100) / 2``.
+
+    That is the mean over kinds of benchmarks of the weighted mean of their headline scores, from the benchmarks given.
+
+    Args:
+        scores: Benchmark -> headline score: ``planes`` and ``subplanes`` macro F1 (0 to 1), ``hc18`` validity
+            in percent. Without ``hc18`` the F1 part alone is the score, without both F1 the validity part;
+            one F1 alone is the F1 part.
+
+    Returns:
+        The score, between 0 and 1.
+
+    Raises:
+        ValueError: There are no scores, or one belongs to no known benchmark.
+    """
+    unknown = sorted(set(scores) - set(BENCHMARKS))
+    if unknown or not scores:
+        raise ValueError(
+            f"composite score: needs one or more of {[*BENCHMARKS]}, got {unknown or 'no scores'}"
+        )
+    parts = []
+    for kind in ("classification", "biometry"):
+        found = [b for b in BENCHMARKS.values() if b.kind == kind and b.name in scores]
+        if found:
+            total = sum(b.weight * (scores[b.name] / b.scale) for b in found)
+            parts.append(total / sum(b.weight for b in found))
+    return sum(parts) / len(parts)
+
+
+def eight_class_interval(
+    parts: Sequence[tuple[Sequence[str], Sequence[str]]], resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of macro F1 over the classes of several benchmarks together.
+
+    The published evaluation appends the sub-planes' images to the planes' and resamples both in one draw, so the
+    interval does not follow from those of the two benchmarks.
+
+    Args:
+        parts: True and predicted class names of each benchmark's N_k images, in the order of its table; the
+            five planes first, then the sub-planes. Classes of different parts are different classes.
+        resamples: Number of resamples.
+
+    Returns:
+        Lower and upper end, between 0 and 1.
+
+    Raises:
+        ValueError: There are no images, or the true and predicted names of a part differ in number.
+    """
+    if any(len(true) != len(predicted) for true, predicted in parts):
+        raise ValueError("eight classes: true and predicted names differ in number")
+    truth = [(part, name) for part, (true, _) in enumerate(parts) for name in true]
+    guess = [(part, name) for part, (_, predicted) in enumerate(parts) for name in predicted]
+    number = {name: position for position, name in enumerate(sorted({*truth, *guess}))}
+    targets, predictions = ([number[name] for name in names] for names in (truth, guess))
+    return f1_interval(targets, predictions, len(number), resamples)

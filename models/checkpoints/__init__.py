@@ -1,0 +1,1 @@
+"""Checkpoint layouts, safe loading, inspection and licences."""

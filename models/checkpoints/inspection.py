@@ -1,0 +1,159 @@
+"""Recognise a checkpoint: layout, architecture, and the configuration that loads it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+
+from models.checkpoints.layouts import (
+    APPLE,
+    RELEASED_STUDENT,
+    SONODISTILL,
+    UNKNOWN,
+    detect_layout,
+    to_open_clip,
+)
+from models.checkpoints.licences import licence_of
+from models.checkpoints.weights import flatten
+from models.open_clip_config import build_open_clip, resolve_config
+
+STUDENT = "student"
+"""Key of this project's checkpoints: recipe and preprocessing of the model of the ``student.*`` weights."""
+APPLE_CONTRACT = {
+    "context_length": 77,
+    "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0),
+    "interpolation": "bilinear",
+}
+"""Apple's own MobileCLIP2 weights take unnormalised images (open_clip's tag ``dfndr2b``)."""
+KNOWN: tuple[dict[str, Any], ...] = (
+    {"name": "FetalCLIP"},
+    {"name": "MobileCLIP2-S0"},
+    {"name": "MobileCLIP2-S0", **APPLE_CONTRACT},
+)
+"""Arguments of `OpenCLIPEncoder` for the models whose preprocessing is known."""
+NEAR = 0.9
+"""Likeness above which a file counts as a known model: with a missing or unexpected key it is still recognised, and
+loading it names the key."""
+IMAGE_TOWERS = ("visual.", "image_encoder.")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Description:
+    """Description of a checkpoint.
+
+    Attributes:
+        layout: Naming scheme of its tensors (`models.checkpoints.layouts`).
+        architecture: Name of the model that it fits, several names, or ``unknown``.
+        arguments: Arguments of `OpenCLIPEncoder` without its weights; None for checkpoints of this project, and
+            where the preprocessing cannot be determined from the file.
+        parameters: Number of parameters without batch norm statistics.
+        image_parameters: Those of the image tower; None where the layout does not show them.
+        dtypes: Number of tensors of each dtype.
+        fused: Whether its branches are already reparameterised, so that it can no longer be trained.
+        licence: Terms of the published weights, as far as they are known.
+    """
+
+    layout: str
+    architecture: str
+    arguments: dict[str, Any] | None
+    parameters: int
+    image_parameters: int | None
+    dtypes: dict[str, int]
+    fused: bool
+    licence: str
+
+
+def describe(content: Mapping[str, Any], source: str) -> Description:
+    """Describe a checkpoint.
+
+    Args:
+        content: Its top level, from `models.checkpoints.weights.read_checkpoint`.
+        source: Its path, for messages.
+
+    Raises:
+        ValueError: It has no tensors.
+    """
+    state = flatten(content, source)
+    layout = detect_layout(state)
+    arguments, architecture = None, UNKNOWN
+    if layout == SONODISTILL:
+        # The file also contains the loss's weights.
+        state = {name: value for name, value in state.items() if name.startswith("student.")}
+        architecture = architecture_of(content[STUDENT]["recipe"]) if STUDENT in content else UNKNOWN
+    elif layout != UNKNOWN:
+        nearness, nearest = max(
+            ((likeness(state, known), known) for known in KNOWN), key=lambda pair: pair[0]
+        )
+        if nearness >= NEAR:
+            arguments, architecture = dict(nearest), nearest["name"]
+        else:
+            architecture = " or ".join(_open_clip_names(state, layout)) or UNKNOWN
+    weights = {name: value.numel() for name, value in state.items() if not name.endswith(STATISTICS)}
+    image = sum(size for name, size in weights.items() if name.startswith(IMAGE_TOWERS))
+    published = {RELEASED_STUDENT: "MobileFetalCLIP", SONODISTILL: UNKNOWN}.get(layout, architecture)
+    return Description(
+        layout=layout,
+        architecture=architecture,
+        arguments=arguments,
+        parameters=sum(weights.values()),
+        image_parameters=image or None,
+        dtypes=dict(Counter(str(value.dtype).removeprefix("torch.") for value in state.values())),
+        fused=any("reparam_conv" in name for name in state),
+        licence=licence_of(published),
+    )
+
+
+def architecture_of(recipe: Mapping[str, Any]) -> str:
+    """Return the name of a recipe's image tower."""
+    arguments = recipe["init_args"]
+    return str(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
+
+
+def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float:
+    """Compare a checkpoint with an `OpenCLIPEncoder` of these arguments.
+
+    Returns:
+        Share of all tensor names that occur in both with the same shape: 1 for a complete fit, 0 for another context
+        length.
+    """
+    architecture = resolve_config(**arguments)["model_cfg"]
+    if _context_length(state) != architecture["text_cfg"].get("context_length", 77):
+        return 0.0
+    with torch.device("meta"):
+        model = build_open_clip(architecture)
+    own = {(name, value.shape) for name, value in model.state_dict().items()}
+    theirs = {(name, value.shape) for name, value in to_open_clip(state, model).items()}
+    return len(own & theirs) / len(own | theirs)
+
+
+def _context_length(state: Mapping[str, Tensor]) -> int | None:
+    endings = ("positional_embedding", "positional_embedding.pos_embed.pos_embed")
+    for name, value in state.items():
+        if name.endswith(endings) and not name.startswith(IMAGE_TOWERS):
+            return int(value.shape[-2])
+    return None
+
+
+def _open_clip_names(state: Mapping[str, Tensor], layout: str) -> list[str]:
+    """Return the names of open_clip's own models that a checkpoint fits completely."""
+    projection = state.get("text_projection", state.get("text.text_projection"))
+    embedding = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
+    if layout in (APPLE, RELEASED_STUDENT) or projection is None or embedding is None:
+        return []
+    names = []
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        text = config["text_cfg"]
+        same = config["embed_dim"] == projection.shape[-1] and text.get("width", 512) == embedding.shape[1]
+        downloads = {"hf_model_name", "hf_tokenizer_name"} & set(text) or "multimodal_cfg" in config
+        if same and not downloads and likeness(state, {"name": name}) == 1:
+            names.append(name)
+    return names

@@ -1,0 +1,151 @@
+"""Read checkpoints safely (tensors and primitives only) and load weights with every name and shape checked."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import Counter
+from collections.abc import Mapping
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import rank_zero_warn
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+ENVELOPES = ("state_dict", "model", "model_state_dict")
+"""Keys under which training codes nest the weights of a checkpoint."""
+WRAPPERS = ("module", "model")
+"""Name prefixes of DistributedDataParallel and of a module's attribute, in any order and number."""
+COMPILED = "_orig_mod"
+"""Part that torch.compile adds before a name or, for a compiled inner module, inside it."""
+SHOWN = 5
+"""Names of each kind in a message."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read the top-level dictionary of a checkpoint, tensors on the CPU.
+
+    Args:
+        path: A ``.safetensors`` file, or a ``torch.save`` file of tensors and primitives.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file holds other Python objects, which only running code could load, or is not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a .safetensors, .pt or .ckpt file")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found is None:
+            raise ValueError(
+                f"{path}: refused, it is damaged or holds more than tensors and primitives"
+            ) from error
+        raise ValueError(
+            f"{path}: refused, loading it would run {found[1]}; only tensors and primitives are loaded "
+            "(ask its author for a state_dict or a .safetensors file)"
+        ) from error
+    except Exception as error:  # a damaged file can raise anything in the unpickler
+        raise ValueError(f"{path}: not a readable PyTorch or safetensors file; download it again") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return dict(content)
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint (see `read_checkpoint`) as one flat dictionary (see `flatten`)."""
+    return flatten(read_checkpoint(path), str(path))
+
+
+def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, out of a nested ``state_dict``, by their bare names.
+
+    Args:
+        content: The top level of the checkpoint.
+        source: Its path, for messages.
+
+    Raises:
+        ValueError: There are no tensors, or two have the same bare name.
+    """
+    for envelope in ENVELOPES:
+        if isinstance(content.get(envelope), Mapping):
+            content = content[envelope]
+            break
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(f"{source}: holds no tensors; its keys are {_first(list(map(str, content)))}")
+    counts = Counter(map(bare_name, state))
+    twice = [name for name in state if counts[bare_name(name)] > 1]
+    if twice:
+        raise ValueError(f"{source}: these names are the same without wrapper prefixes: {_first(twice)}")
+    return {bare_name(name): value for name, value in state.items()}
+
+
+def bare_name(name: str) -> str:
+    """Return a tensor's name without wrapper prefixes: ``_orig_mod.module.text.x`` is ``text.x``."""
+    *path, last = [part for part in name.split(".") if part != COMPILED]
+    return ".".join([*dropwhile(lambda part: part in WRAPPERS, path), last])
+
+
+def load_into(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    strict: bool = True,
+    names: Mapping[str, str] | None = None,
+    architecture: str | None = None,
+) -> None:
+    """Load weights into a model and account for every name and shape.
+
+    Args:
+        model: The model that receives them.
+        state: Tensors by name.
+        source: File that they come from, for messages.
+        strict: Whether any difference is an error. Otherwise what fits is loaded and a warning names the rest.
+        names: Name in `state` -> name in the file, where the two differ, for messages.
+        architecture: Name of the model, for messages; None for its class.
+
+    Raises:
+        ValueError: Names or shapes differ (one line: counts and the first few names), or, without `strict`,
+            nothing fits.
+    """
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    differences = mismatch(own, state, names or {})
+    if differences:
+        message = f"{source} does not fit {architecture or type(model).__name__}: {differences}"
+        if strict or not fitting:
+            raise ValueError(message)
+        rank_zero_warn(message)
+    model.load_state_dict(fitting, strict=False)
+
+
+def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
+    """Describe in one line how a checkpoint differs from a model; an empty text where it fits.
+
+    Args:
+        own: The model's tensors by name.
+        state: The checkpoint's tensors by name.
+        names: Name in `state` -> name in the file, where the two differ.
+    """
+    kinds = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [names.get(name, name) for name in state if name not in own],
+        "of another shape": [
+            f"{names.get(name, name)} {list(state[name].shape)} for {list(own[name].shape)}"
+            for name in own
+            if name in state and own[name].shape != state[name].shape
+        ],
+    }
+    return "; ".join(f"{len(found)} {kind}: {_first(found)}" for kind, found in kinds.items() if found)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,1 @@
+"""Dual encoders from open_clip, timm and transformers behind one interface."""

@@ -1,0 +1,126 @@
+"""Common interface of teachers and students."""
+
+from __future__ import annotations
+
+import math
+import sys
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from models.preprocessing import Preprocessing
+from models.text.tokenizer import build_tokenizer
+
+
+class DualEncoder(nn.Module, ABC):
+    """Image tower and text tower that embed into one space of `embed_dim` dimensions.
+
+    Subclasses set `preprocessing` and `embed_dim` and implement `image_features`, `text_features`,
+    `log_logit_scale` and `init_args`.
+
+    Attributes:
+        preprocessing: The inputs that the model expects.
+        embed_dim: Dimension D of both embeddings.
+        fused: Whether the image tower is reparameterised for inference (`models.fused_copy`).
+    """
+
+    preprocessing: Preprocessing
+    embed_dim: int
+    fused: bool = False
+
+    @abstractmethod
+    def image_features(self, image: Tensor) -> Tensor:
+        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
+
+    @abstractmethod
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
+
+    @property
+    @abstractmethod
+    def log_logit_scale(self) -> nn.Parameter:
+        """The learned scalar whose exponential multiplies cosines."""
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The learned scalar added to the logits (sigmoid losses), or None."""
+        return None
+
+    @abstractmethod
+    def init_args(self) -> dict[str, Any]:
+        """Return the constructor arguments, as primitives, that rebuild the architecture without weights."""
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor on cosines, a scalar tensor."""
+        return self.log_logit_scale.exp().reshape(())  # some checkpoints store one-element vectors
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or eval mode.
+
+        Raises:
+            ValueError: A fused model is asked to train.
+        """
+        if mode and self.fused:
+            raise ValueError(
+                "a fused model cannot be trained: it has no branches and batch norms left; "
+                "train the original model and fuse it again"
+            )
+        return super().train(mode)
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            image: Preprocessed images [B, 3, S, S].
+
+        Returns:
+            Unit-length embeddings [B, D]: float32 from towers in half precision, else the towers' dtype.
+        """
+        return _unit(self.image_features(image))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Embed tokenised texts.
+
+        Args:
+            tokens: Token ids [B, L], int64.
+
+        Returns:
+            Unit-length embeddings [B, D], same dtype as image embeddings.
+        """
+        return _unit(self.text_features(tokens))
+
+    def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed a batch of pairs: ([B, D], [B, D])."""
+        return self.encode_image(image), self.encode_text(tokens)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Tokenise `texts` as this model expects: [N, L], int64, on the CPU."""
+        return build_tokenizer(self.preprocessing)(texts)
+
+    def columns_of(self, tokens: Tensor) -> int:
+        """Return how many columns of `tokens` [B, L] the text tower computes."""
+        return tokens.shape[1]
+
+    @torch.no_grad()
+    def clamp_logit_scale(self, maximum: float) -> None:
+        """Keep the logit scale in [1, maximum] (CLIP, Radford et al. 2021, section 2.5 uses 100)."""
+        self.log_logit_scale.clamp_(0.0, math.log(maximum))
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the ``class_path`` and ``init_args`` that rebuild this architecture without its weights.
+
+        Public classes are named by their public path, ``models.TimmEncoder``, which stays valid when modules move.
+        """
+        kind = type(self)
+        public = getattr(sys.modules["models"], kind.__qualname__, None) is kind
+        module = "models" if public else kind.__module__
+        return {"class_path": f"{module}.{kind.__qualname__}", "init_args": self.init_args()}
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Normalise rows [B, D] to unit length, in float32 or wider."""
+    return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

@@ -1,0 +1,59 @@
+"""Channels-last memory layout, except for convolutions whose gradient oneDNN computes wrongly in it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+NARROW = 16  # channels of oneDNN's blocks with AVX-512, the widest affected
+
+
+def to_channels_last(model: Module) -> Module:
+    """Convert a model's convolutions to channels-last, in place.
+
+    Not converted: strided 1 x 1 convolutions of fewer than 16 channels, such as the stem of MobileCLIP2-S0. On a
+    CPU the gradient of their weights is written out of bounds when the feature map is channels-last (oneDNN issue
+    6035; in torch 2.13 and 2.14): training crashes, hangs, or continues with wrong weights.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The model.
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in model.modules():
+        if _miscomputed(module):
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            module.register_forward_pre_hook(_contiguous_input)
+    return model
+
+
+def compile_model(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile a model in place and keep the memory layout of `to_channels_last`.
+
+    Otherwise inductor would choose a layout for all convolutions, also for those that stay contiguous.
+
+    Args:
+        model: The model.
+        backend: Backend of ``torch.compile``.
+    """
+    model.compile(backend=backend, options={"layout_optimization": False} if backend == "inductor" else None)
+
+
+def _miscomputed(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.groups == 1
+        and module.in_channels < NARROW
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+    )
+
+
+def _contiguous_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    # torch uses channels-last if either the weight or the feature map has that layout.
+    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)

@@ -1,0 +1,82 @@
+"""Write files atomically and identify them by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, of the same suffix, which replaces `path` when the block succeeds.
+
+    The folder is created. After an error `path` is as it was, and the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write standard JSON atomically: NaN and infinity become null."""
+    write_text(path, json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Return a copy of nested dictionaries and lists in which None stands for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder by the names and contents of its files; hidden ones do not count.
+
+    Raises:
+        FileNotFoundError: There is neither.
+    """
+    if path.is_dir():
+        total = hashlib.sha256()
+        for name in sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file()):
+            if not any(part.startswith(".") for part in name.parts):
+                total.update(f"{name.as_posix()}\0{sha256(path / name)}\n".encode())
+        return total.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Return the versions of Python and of distributions (``"torch"``); "not installed" where one is absent."""
+    versions = {"python": python_version()}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

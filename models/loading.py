@@ -1,0 +1,83 @@
+"""Build models from files and recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.checkpoints.inspection import STUDENT, describe
+from models.checkpoints.trust import check_classes, resolve
+from models.checkpoints.weights import flatten, load_into, read_checkpoint
+from models.encoders.dual_encoder import DualEncoder
+from models.encoders.open_clip_encoder import OpenCLIPEncoder
+from models.encoders.transformers_encoder import TransformersEncoder
+from models.preprocessing import Preprocessing
+
+
+def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
+    """Rebuild a model, its weights and its preprocessing contract from a path.
+
+    In a configuration file: ``class_path: models.from_checkpoint`` with ``init_args: {path: ...}``.
+
+    Args:
+        path: A checkpoint of this project; the weights of FetalCLIP, MobileCLIP2-S0 or the released
+            MobileFetalCLIP student; or a folder that `transformers` saved.
+        strict: Whether the weights must fit in every name and shape.
+
+    Returns:
+        The model, on the CPU, in training mode.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is refused, names a class that is not trusted (see `--trust`), or does not determine its
+            preprocessing (then load it with `models.OpenCLIPEncoder` and give mean, std and interpolation).
+    """
+    if Path(path).is_dir():
+        return TransformersEncoder(path)
+    content = read_checkpoint(path)
+    if isinstance(content.get(STUDENT), Mapping):
+        return _from_own(content, path, strict)
+    description = describe(content, path)
+    if description.arguments is None:
+        raise ValueError(
+            f"{path}: layout {description.layout}, architecture {description.architecture}: the file does not "
+            "determine its image statistics; load it with models.OpenCLIPEncoder "
+            "and its name, weights, mean, std and interpolation"
+        )
+    model = OpenCLIPEncoder(**description.arguments)
+    model.load(content, path, strict)
+    return model
+
+
+def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualEncoder:
+    """Build an architecture, without weights, from `DualEncoder.recipe`.
+
+    Args:
+        recipe: ``class_path`` of a subclass of `DualEncoder`, and its ``init_args``.
+        source: The file that contains it, for messages.
+
+    Raises:
+        ValueError: The class is not trusted (see `--trust`), cannot be imported, is not a dual encoder, or rejects
+            its arguments.
+    """
+    check_classes(recipe, source)
+    class_path, arguments = str(recipe.get("class_path")), recipe.get("init_args", {})
+    kind = resolve(class_path, source)
+    if not (isinstance(kind, type) and issubclass(kind, DualEncoder)):
+        raise ValueError(f"{source}: {class_path!r} is no subclass of models.DualEncoder")
+    try:
+        model: DualEncoder = kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{source}: {class_path} rejects its arguments ({error})") from error
+    return model
+
+
+def _from_own(content: Mapping[str, Any], path: str, strict: bool) -> DualEncoder:
+    model = build(content[STUDENT]["recipe"], path)
+    model.preprocessing = Preprocessing.from_dict(content[STUDENT]["preprocessing"])
+    prefix = f"{STUDENT}."
+    state = flatten(content, path)
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    load_into(model, own, path, strict, {name: f"{prefix}{name}" for name in own})
+    return model

@@ -1,0 +1,1 @@
+"""Tokenizers, vocabulary and causal truncation of text towers."""

@@ -1,0 +1,1 @@
+"""Compact fetal-ultrasound vocabulary and the script that rebuilds it."""

@@ -1,1 +1,0 @@
-"""The compact fetal-ultrasound vocabulary and the script that rebuilds it."""

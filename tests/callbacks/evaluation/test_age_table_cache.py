@@ -1,0 +1,119 @@
+"""A stored table is the computed one, and only as long as weights, words and code are the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+
+from callbacks import BiometryEvaluation
+from callbacks.evaluation.age_table_cache import AgeTableCache, weights_digest
+from models import freeze
+from models.zero_shot import age_embeddings
+from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
+
+SPACINGS = ["0.42", "0.10", "0.42"]
+
+
+@pytest.fixture
+def model():
+    return LetterEncoder(seed=3).eval()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Number of texts given to the tokenizer."""
+    count = []
+    tokenize = LetterEncoder.tokenize
+    monkeypatch.setattr(
+        LetterEncoder, "tokenize", lambda self, texts: count.extend(texts) or tokenize(self, texts)
+    )
+    return count
+
+
+def test_a_table_read_back_is_bit_identical_and_asks_only_for_the_probe(model, tmp_path, asked):
+    cache = AgeTableCache(tmp_path)
+    expected = age_embeddings(model, PROTOCOL.biometry, SPACINGS)
+    first = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    asked.clear()
+    second = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    assert len(set(asked)) == len(PROTOCOL.biometry)
+    for table in (first, second):
+        assert table.spacings == expected.spacings
+        assert torch.equal(table.vectors, expected.vectors)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+
+
+@pytest.mark.parametrize("change", ["weights", "templates", "spacings", "preprocessing"])
+def test_whatever_decides_a_table_makes_another_one(model, tmp_path, change):
+    cache = AgeTableCache(tmp_path)
+    templates, spacings = list(PROTOCOL.biometry), ["0.10", "0.42"]
+    before = cache.path(model, templates, spacings)
+    if change == "weights":
+        with torch.no_grad():
+            model.letters[100, 3, 5] += 1e-6
+    elif change == "templates":
+        templates.reverse()
+    elif change == "spacings":
+        spacings.append("0.43")
+    else:
+        model.preprocessing = replace(model.preprocessing, context_length=41)
+    assert cache.path(model, templates, spacings) != before
+
+
+def test_a_table_of_other_code_is_noticed_and_replaced(model, tmp_path):
+    cache = AgeTableCache(tmp_path)
+    right = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    path = cache.path(model, PROTOCOL.biometry, sorted(set(SPACINGS)))
+    np.savez(path, vectors=right.vectors.numpy() + 0.1)
+    with pytest.warns(UserWarning, match=r"ages-.*written by other code"):
+        again = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    assert torch.equal(again.vectors, right.vectors)
+    assert np.array_equal(np.load(path)["vectors"], right.vectors.numpy())
+
+
+def test_a_torn_file_is_noticed_and_replaced(model, tmp_path):
+    cache = AgeTableCache(tmp_path)
+    right = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="not a table of ages"):
+        assert torch.equal(cache.get(model, PROTOCOL.biometry, SPACINGS).vectors, right.vectors)
+
+
+def test_digest_sees_every_buffer_and_dtype():
+    module = torch.nn.BatchNorm1d(4)
+    first = weights_digest(module)
+    module.num_batches_tracked += 1
+    assert weights_digest(module) != first
+    assert weights_digest(module.double()) != weights_digest(module.float())
+
+
+def evaluation_run(tmp_path, cache):
+    evaluation = BiometryEvaluation(protocol=PROTOCOL, figures=False, cache=cache)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    return trainer, evaluation
+
+
+def test_a_test_run_scores_the_same_from_the_cache(tmp_path, asked):
+    results = []
+    for cache in (None, str(tmp_path / "ages"), str(tmp_path / "ages")):
+        asked.clear()
+        trainer, evaluation = evaluation_run(tmp_path, cache)
+        trainer.test(FakeModule(), datamodule=FakeData(("hc18",)), verbose=False)
+        results.append((evaluation.results["student"]["hc18"]["samples"], len(asked)))
+    assert results[0][0] == results[1][0] == results[2][0]
+    assert results[0][1] > 1000 > results[2][1]
+    assert len(list((tmp_path / "ages").iterdir())) == 3  # student, teacher, random weights
+
+
+def test_a_student_in_training_leaves_no_tables_and_the_teacher_one(tmp_path):
+    module = FakeModule()
+    module.teacher = freeze(module.teacher)
+    trainer, _ = evaluation_run(tmp_path, str(tmp_path / "ages"))
+    trainer.fit(module, datamodule=FakeData(("hc18",)))
+    assert len(list((tmp_path / "ages").iterdir())) == 1

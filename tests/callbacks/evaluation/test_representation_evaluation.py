@@ -1,0 +1,256 @@
+"""The whole pass over student and teacher, against separate computations on the same embeddings."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from callbacks import RepresentationEvaluation
+from callbacks.evaluation.embedding_pass import embed_images, embed_pairs
+from datamodules import FetalPlanesDataModule, HC18DataModule
+from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.transforms import EvaluationTransform
+from metrics.names import GROUPS
+from models import DualEncoder, Preprocessing
+from tests.metrics.two_processes import run_in_two_processes
+
+SIZE = 16
+
+
+class PixelEncoder(DualEncoder):
+    """Random projections of pixels and of bags of tokens."""
+
+    def __init__(self, seed=0, dim=12, size=SIZE):
+        super().__init__()
+        self.preprocessing = Preprocessing(size, (0, 0, 0), (1, 1, 1), tokenizer="fetal", context_length=32)
+        self.embed_dim = dim
+        generator = torch.Generator().manual_seed(seed)
+        self.image = nn.Parameter(torch.randn(3 * size * size, dim, generator=generator))
+        self.text = nn.Parameter(torch.randn(2000, dim, generator=generator))
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.dtypes = set()
+
+    def image_features(self, image):
+        features = (image - 0.2).flatten(1) @ self.image
+        self.dtypes.add(features.dtype)
+        return features
+
+    def text_features(self, tokens):
+        return self.text[tokens].sum(dim=1)
+
+    @property
+    def log_logit_scale(self):
+        return self.scale
+
+    def init_args(self):
+        return {}
+
+
+class Pair(LightningModule):
+    def __init__(self, teacher=True, teacher_size=SIZE):
+        super().__init__()
+        self.student = PixelEncoder(seed=1)
+        self.teacher = PixelEncoder(seed=2, dim=20, size=teacher_size).eval() if teacher else None
+
+    def test_step(self, batch, batch_idx):
+        return None
+
+
+def evaluate(folder, data, teacher=True, teacher_size=SIZE, precision="32-true", **options):
+    evaluation, module = RepresentationEvaluation(enabled=True, **options), Pair(teacher, teacher_size)
+    trainer = Trainer(
+        default_root_dir=folder, callbacks=[evaluation], accelerator="cpu", logger=False, precision=precision,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.test(module, datamodule=data, verbose=False)
+    return evaluation, module, data
+
+
+@pytest.fixture
+def planes(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0, evaluation_batch_size=7)
+    return evaluate(tmp_path / "run", data, probe_split="all")
+
+
+def test_every_promised_number_is_there(planes):
+    metrics = planes[0].final_metrics
+    assert {name.partition("/")[0] for name in metrics} == {"student", "teacher", "geometry"} <= set(GROUPS)
+    for model in ("student", "teacher"):
+        for task in ("views", "subplanes"):
+            assert 0 <= metrics[f"{model}/probe/{task}_f1"] <= 1
+            assert metrics[f"{model}/probe/{task}_f1_std"] >= 0
+        for direction in ("image_to_text", "text_to_image"):
+            recalls = [metrics[f"{model}/retrieval/{direction}_r{k}"] for k in (1, 5, 10)]
+            assert 0 <= recalls[0] <= recalls[1] <= recalls[2] <= 1
+        assert 1 <= metrics[f"geometry/{model}/effective_rank"] <= 20
+        assert metrics[f"geometry/{model}/class_distance_ratio"] > 0
+    assert 0 < metrics["geometry/cka"] < 1
+    assert -1 <= metrics["geometry/off_diagonal_correlation"] <= 1
+    views = planes[0].results["student"]["probe"]["views"]
+    assert "other" in views["classes"], "six views, not five"
+    assert len(views["classes"]) == 6
+    assert views["total"] == 72
+    assert "other" not in planes[0].results["student"]["probe"]["subplanes"]["classes"]
+
+
+def test_an_official_probe_is_fitted_and_scored_on_the_tables_own_sides(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    evaluation, module, _ = evaluate(tmp_path, data, probe_split="official", probe_seeds=3, figures=False)
+    assert data.split("val"), "validation patients are fitted on too"
+    table = (tiny_planes / "FETAL_PLANES_DB_data.csv").read_text().splitlines()[1:]
+    rows = [[cell.strip() for cell in line.split(";")] for line in table]
+    prepare, student = EvaluationTransform(module.student.preprocessing), module.student
+    pictures = [prepare(read_image(tiny_planes / "Images" / f"{row[0]}.png")) for row in rows]
+    with torch.no_grad():
+        features = student.encode_image(torch.stack(pictures)).double().numpy()
+    brains = ("Trans-thalamic", "Trans-cerebellum", "Trans-ventricular")
+    for task, column, counts in (("views", 2, (36, 36)), ("subplanes", 3, (5, 5))):
+        own = [place for place, row in enumerate(rows) if task == "views" or row[column] in brains]
+        taught, tested = ([place for place in own if rows[place][6] == flag] for flag in "10")
+        assert (len(taught), len(tested)) == counts
+
+        def score(places, column=column, tested=tested):
+            probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+            probe.fit(features[places], [rows[place][column] for place in places])
+            truth = [rows[place][column] for place in tested]
+            guess = probe.predict(features[tested])
+            return f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
+
+        people = sorted({rows[place][1] for place in taught})
+        expected = []
+        for seed in range(3):
+            drawn = [people[at] for at in np.random.default_rng(seed).integers(len(people), size=len(people))]
+            expected.append(score([place for one in drawn for place in taught if rows[place][1] == one]))
+        found = evaluation.results["student"]["probe"][task]
+        assert found["split"] == "official"
+        assert (found["n_train"], found["n_test"]) == counts
+        assert list(found["f1_by_seed"].values()) == pytest.approx(expected)
+        assert found["f1_whole"] == pytest.approx(score(taught))
+        metrics = evaluation.final_metrics
+        assert metrics[f"student/probe/{task}_f1"] == pytest.approx(np.mean(expected))
+        assert metrics[f"student/probe/{task}_f1_std"] == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_an_official_probe_refuses_a_patient_on_both_sides(tiny_planes, tmp_path):
+    table = tiny_planes / "FETAL_PLANES_DB_data.csv"
+    lines = table.read_text().splitlines()
+    assert lines[14].endswith(";7;Other;Not A Brain;Op. 1;Voluson E6;1 ")
+    table.write_text("\n".join([*lines[:14], lines[14].replace(";1 ", ";0 "), *lines[15:]]) + "\n")
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    with pytest.raises(ValueError, match="patient 7 has training and test images"):
+        evaluate(tmp_path, data, probe_split="official", figures=False)
+
+
+def test_geometry_equals_a_computation_from_the_pairs(planes):
+    """Captions are those of the test pairs, images are prepared as zero-shot's are."""
+    evaluation, module, data = planes
+    batches = list(data.test_dataloader())
+    assert sum(len(batch["index"]) for batch in batches) == evaluation.results["geometry"]["n_pairs"] == 36
+    logits, tokens = {}, {}
+    with torch.no_grad():
+        for role, model in (("student", module.student), ("teacher", module.teacher)):
+            prepare = EvaluationTransform(model.preprocessing)
+            pictures = [prepare(read_image(record.image)) for record in data.split("test")]
+            image = model.encode_image(torch.stack(pictures))
+            text = torch.cat([model.encode_text(batch[f"{role}_tokens"]) for batch in batches])
+            logits[role] = (image @ text.T).double().numpy()
+            tokens[role] = torch.cat([batch[f"{role}_tokens"] for batch in batches]).tolist()
+    apart = [
+        (i, j) for i in range(36) for j in range(36)
+        if tokens["student"][i] != tokens["student"][j] and tokens["teacher"][i] != tokens["teacher"][j]
+    ]  # fmt: skip
+    off = [np.array([logits[role][pair] for pair in apart]) for role in logits]
+    metrics = evaluation.final_metrics
+    assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(np.corrcoef(*off)[0, 1], abs=1e-5)
+    diagonals = [np.diag(logits[role]) for role in logits]
+    assert metrics["geometry/diagonal_correlation"] == pytest.approx(np.corrcoef(*diagonals)[0, 1], abs=1e-5)
+
+
+def test_a_students_embeddings_do_not_depend_on_the_teacher_beside_it(tiny_planes, tmp_path):
+    found = []
+    for size in (SIZE, 3 * SIZE):
+        data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+        evaluation, _, _ = evaluate(tmp_path, data, teacher_size=size, probe_split="all", figures=False)
+        student = evaluation.results["student"]["retrieval"], evaluation.results["geometry"]["student"]
+        found.append((*student, evaluation.results["geometry"]["cka"]))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] != found[1][2], "the teachers differ"
+
+
+def test_maps_by_plane_and_sub_plane_are_drawn(planes, tmp_path):
+    for name in ("geometry-planes", "geometry-subplanes"):
+        picture = tmp_path / "run" / "plots" / f"{name}.png"
+        if name == "geometry-planes" or picture.exists():
+            assert np.asarray(Image.open(picture).convert("L")).std() > 5
+
+
+def test_a_student_without_a_teacher_has_no_comparison(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    evaluation, _, _ = evaluate(tmp_path, data, teacher=False, probe_split="all", figures=False)
+    assert "geometry/cka" not in evaluation.final_metrics
+    assert "geometry/student/effective_rank" in evaluation.final_metrics
+    assert not any(name.startswith("teacher") for name in evaluation.final_metrics)
+    assert not (tmp_path / "plots").exists()
+
+
+def test_heads_alone_have_retrieval_and_geometry_but_no_probe(tiny_hc18, tmp_path):
+    evaluation, _, _ = evaluate(tmp_path, HC18DataModule(str(tiny_hc18), num_workers=0, test_share=0.5))
+    assert not any("/probe/" in name or "class_distance" in name for name in evaluation.final_metrics)
+    assert {"student/retrieval/image_to_text_r1", "geometry/cka"} <= set(evaluation.final_metrics)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"), [({}, torch.float32), ({"full_precision": False}, torch.bfloat16)]
+)
+def test_images_are_embedded_in_trainings_half_precision_only_where_asked(
+    options, dtype, tiny_hc18, tmp_path
+):
+    data = HC18DataModule(str(tiny_hc18), num_workers=0, test_share=0.5)
+    evaluation, module, _ = evaluate(tmp_path, data, precision="bf16-mixed", **options)
+    assert module.student.dtypes == module.teacher.dtypes == {dtype}
+    assert evaluation.results["student"]["retrieval"]["n_scored"] > 0
+
+
+def test_training_runs_skip_it():
+    evaluation = RepresentationEvaluation()
+    evaluation.on_test_epoch_end(SimpleNamespace(), SimpleNamespace())
+    assert evaluation.final_metrics == {}
+
+
+def test_thinning_keeps_pairs_together(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    evaluation, _, _ = evaluate(tmp_path, data, probe_split="all", max_pairs=10, figures=False)
+    assert evaluation.results["geometry"]["n_pairs"] == 9  # every fourth of 36
+    assert evaluation.results["student"]["retrieval"]["n_scored"] == 36
+
+
+@pytest.mark.parametrize("options", [{"probe_split": "tset"}, {"probe_seeds": 0}, {"max_pairs": 1}])
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        RepresentationEvaluation(**options)
+
+
+def _embed(rank, root, expected):
+    data, model = FetalPlanesDataModule(root, num_workers=0), PixelEncoder(seed=1).eval()
+    with torch.no_grad():
+        found = embed_images(model, data.records[:11], 3, 0)
+        pairs = embed_pairs(model, data.records[:11], data.seed, 3, 0)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(pairs["image"], expected)
+    assert pairs["plane"] == [record.plane for record in data.records[:11]]
+
+
+def test_every_process_has_all_features_in_order(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    with torch.no_grad():
+        expected = embed_images(PixelEncoder(seed=1).eval(), data.records[:11], 11, 0)
+    assert expected.unique(dim=0).shape == (11, 12)
+    run_in_two_processes(_embed, tmp_path, str(tiny_planes), expected)

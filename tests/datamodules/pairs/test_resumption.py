@@ -1,0 +1,185 @@
+"""A resumed run gets the same batches as an uninterrupted one."""
+
+from __future__ import annotations
+
+import tarfile
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from datamodules import HC18DataModule, PairShardsDataModule
+from datamodules.pairs.loaders import SameOrder
+from models import CLIP_MEAN, CLIP_STD, Preprocessing
+
+SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
+
+
+class Recorder(LightningModule):
+    """Model of one weight that records its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(
+            (
+                self.trainer.current_epoch,
+                batch_idx,
+                batch["name"],
+                float(batch["student_image"].double().sum()),
+            )
+        )
+        return self.weight.sum() * batch["student_image"].mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("seen", float(len(batch["name"])))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class SaveAt(Callback):
+    """Save a checkpoint in one hook at one step, then stop the run as an interruption would."""
+
+    def __init__(self, path, hook, step):
+        self.path, self.step = path, step
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer, *_, **__):
+        if trainer.global_step == self.step and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+            raise RuntimeError("interrupted")
+
+
+def _heads(root, workers, batch_size):
+    return HC18DataModule(root=str(root), batch_size=batch_size, num_workers=workers, evaluation_batch_size=4)
+
+
+def _shards(root, workers, batch_size):
+    """Two shards of the training images, read as a stream."""
+    images = sorted((root / "training_set").glob("*.png"))
+    for number in range(2):
+        with tarfile.open(root / f"pairs-{number}.tar", "w") as archive:
+            for path in images[number::2]:
+                archive.add(path, path.name)
+                (root / "caption.txt").write_text(f"head {path.stem}")
+                archive.add(root / "caption.txt", path.with_suffix(".txt").name)
+    return PairShardsDataModule(
+        urls=str(root / "pairs-{0..1}.tar"),
+        num_samples=20,
+        shuffle_buffer=6,
+        hc18_root=str(root),
+        batch_size=batch_size,
+        num_workers=workers,
+    )
+
+
+def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, corpus=_heads, **kwargs):
+    data = corpus(root, workers, batch_size)
+    data.bind(SMALL, None)
+    module = Recorder()
+    trainer = Trainer(
+        **{"max_epochs": 3, **kwargs},
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        default_root_dir=root,
+    )
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint)
+    finally:
+        trainer.fit_loop.teardown()  # Lightning leaves the reading processes of a run that dies in validation
+    return module.seen
+
+
+@pytest.fixture
+def unbroken(tiny_hc18):
+    return _run(tiny_hc18, 0)
+
+
+def test_epochs_differ_and_contain_each_image_once(unbroken):
+    epochs = [
+        [name for epoch, _, names, _ in unbroken if epoch == number for name in names] for number in range(3)
+    ]
+    assert len({len(set(names)) for names in epochs}) == 1
+    assert all(len(names) == len(set(names)) for names in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_order_does_not_depend_on_workers(tiny_hc18, unbroken):
+    assert _run(tiny_hc18, 2) == unbroken
+
+
+INTERRUPTIONS = [
+    ("on_train_batch_end", "middle of the first epoch"),
+    ("on_train_batch_end", "middle of the second epoch"),
+    ("on_train_batch_end", "last batch of the first epoch"),
+    ("on_train_batch_end", "last batch of the second epoch"),
+    ("on_validation_end", "end of the second epoch"),
+    ("on_train_epoch_end", "end of the first epoch"),
+    ("on_train_epoch_end", "end of the second epoch"),
+]
+
+
+@pytest.mark.parametrize(
+    ("workers", "hook", "batches_in"),
+    # Workers read ahead, before Lightning tells the sampler its epoch: the cases in which that matters.
+    [(0, *case) for case in INTERRUPTIONS] + [(2, *INTERRUPTIONS[number]) for number in (1, 3, 6)],
+)
+def test_a_resumed_run_continues_the_order(tiny_hc18, unbroken, tmp_path, workers, hook, batches_in):
+    a_epoch = len(unbroken) // 3
+    step = a_epoch * (2 if "second" in batches_in else 1) - (2 if "middle" in batches_in else 0)
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, workers, [SaveAt(path, hook, step)])
+    resumed = _run(tiny_hc18, workers, checkpoint=path)
+    assert resumed == unbroken[step:]
+
+
+@pytest.mark.parametrize(
+    ("workers", "hook", "step"),
+    [
+        (0, "on_train_batch_end", 6),
+        (0, "on_train_batch_end", 4),
+        (0, "on_train_epoch_end", 8),
+        (2, "on_train_batch_end", 6),
+    ],
+)
+def test_a_resumed_stream_continues_the_order(tiny_hc18, tmp_path, workers, hook, step):
+    unbroken = _run(tiny_hc18, workers, corpus=_shards)
+    assert len(unbroken) == 12
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, workers, [SaveAt(path, hook, step)], corpus=_shards)
+    assert _run(tiny_hc18, workers, checkpoint=path, corpus=_shards) == unbroken[step:]
+
+
+def test_a_limited_epoch_continues_the_order(tiny_hc18, tmp_path):
+    unbroken = _run(tiny_hc18, 0, limit_train_batches=3)
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 3)], limit_train_batches=3)
+    assert _run(tiny_hc18, 0, checkpoint=path, limit_train_batches=3) == unbroken[3:]
+
+
+def test_another_batch_size_within_an_epoch_is_rejected(tiny_hc18, tmp_path):
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 1)])
+    with pytest.raises(ValueError, match="cannot resume within an epoch: batch_size was 5 and is 4"):
+        _run(tiny_hc18, 0, checkpoint=path, batch_size=4)
+
+
+def test_every_change_of_the_order_is_named():
+    loader = SameOrder()
+    loader.order = {"seed": 2, "images": 8}
+    loader.load_state_dict(loader.state_dict())
+    with pytest.raises(ValueError, match="images was 9 and is 8; seed was 1 and is 2"):
+        loader.load_state_dict({"order": {"seed": 1, "images": 9}})

@@ -1,0 +1,241 @@
+"""Shards have whole patients, are written once, and can be read for training."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules import PairShardsDataModule
+from datamodules.corpora.catalogue import CORPORA, find_corpora
+from datamodules.shards import writer
+from datamodules.shards.pair_shards import list_shards
+from datamodules.shards.writer import (
+    ShardSettings,
+    encode_sample,
+    plan_shards,
+    verify_shards,
+    without_evaluation_patients,
+    write_shards,
+)
+from experiments.commands.data import main
+from models import CLIP_MEAN, CLIP_STD, Preprocessing
+
+SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
+SETTINGS = ShardSettings(samples_per_shard=10)
+
+
+@pytest.fixture
+def records(tiny_hc18, tiny_planes):
+    roots = {"hc18": tiny_hc18, "planes": tiny_planes}
+    corpora = [(CORPORA[name], root) for name, root in roots.items()]
+    return [record for corpus, root in corpora for record in corpus.assign_splits(corpus.read(root))]
+
+
+def test_shards_have_whole_patients_and_every_image_once(records):
+    shards = plan_shards(records, SETTINGS)
+    homes = {}
+    for number, shard in enumerate(shards):
+        assert 10 <= len(shard) < 14 or number == len(shards) - 1
+        for record in shard:
+            assert homes.setdefault((record.corpus, record.patient), number) == number
+    assert sorted(r.name for shard in shards for r in shard) == sorted(r.name for r in records)
+    assert plan_shards(list(reversed(records)), SETTINGS) == shards
+    assert plan_shards(records, ShardSettings(samples_per_shard=10, seed=1)) != shards
+    assert {"hc18", "planes"} <= {record.corpus for record in shards[0] + shards[1]}
+
+
+def test_evaluation_patients_are_left_out(records):
+    kept, left_out = without_evaluation_patients(records)
+    assert len(kept) + left_out == len(records)
+    assert {r.name for r in kept} == {r.name for r in records if r.split == "train"}
+    assert left_out > 30
+
+
+def test_a_patient_in_both_splits_is_removed_completely(records):
+    """FETAL_PLANES_DB has the flag per image, so a table may have a patient in both splits."""
+    torn, namesake = Counter(
+        (r.corpus, r.patient) for r in records if r.corpus == "planes" and r.split == "train"
+    ).most_common(2)
+    assert torn[1] == 2
+    number = next(n for n, r in enumerate(records) if (r.corpus, r.patient) == torn[0])
+    other = [
+        replace(r, corpus="hc18", name=f"x{r.name}") for r in records if (r.corpus, r.patient) == torn[0]
+    ]
+    records[number] = replace(records[number], split="test")
+    kept, left_out = without_evaluation_patients(records + other)
+    assert torn[0] not in {(r.corpus, r.patient) for r in kept}
+    assert namesake[0] in {(r.corpus, r.patient) for r in kept}
+    assert ("hc18", torn[0][1]) in {(r.corpus, r.patient) for r in kept}, (
+        "another corpus's patient of that number"
+    )
+    assert len(kept) + left_out == len(records) + 2
+
+
+@pytest.mark.parametrize("wrong", [{"samples_per_shard": 0}, {"seed": -1}])
+def test_sizes_must_be_positive(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"shards: {name} is {value}, it must be at least"):
+        ShardSettings(**wrong)
+
+
+def test_the_command_checks_settings_before_reading_data(tmp_path):
+    with pytest.raises(ValueError, match="samples_per_shard is -5"):
+        main(["shards", str(tmp_path / "nowhere"), str(tmp_path / "out"), "--samples-per-shard=-5"])
+
+
+def test_written_shards_train_and_verify(records, tmp_path):
+    out = tmp_path / "shards"
+    manifest = write_shards(records, out, SETTINGS, [{"name": "test"}])
+    assert manifest["complete"]
+    assert sum(shard["samples"] for shard in manifest["shards"]) == len(records)
+    assert verify_shards(out) == []
+    last = len(manifest["shards"]) - 1
+    data = PairShardsDataModule(
+        urls=f"{out}/pairs-{{000000..{last:06d}}}.tar", batch_size=4, num_workers=0, shuffle_buffer=20
+    )
+    data.setup("fit")
+    data.bind(SMALL, None)
+    batches = list(data.train_dataloader())
+    assert len(batches) == len(records) // 4
+    names = {name for batch in batches for name in batch["name"]}
+    assert len(names) == len(batches) * 4
+    assert any(name.startswith("hc18-005_2HC") for name in names)
+    assert {plane for batch in batches for plane in batch["plane"]} >= {"brain", "femur"}
+
+
+def test_an_interrupted_corpus_is_finished_with_equal_bytes(records, tmp_path, monkeypatch):
+    whole = write_shards(records, tmp_path / "whole", SETTINGS, [])
+    encoded = []
+
+    def interrupted(record):
+        if len(encoded) == 35:
+            raise KeyboardInterrupt
+        encoded.append(record)
+        return encode_sample(record)
+
+    out = tmp_path / "broken"
+    monkeypatch.setattr(writer, "encode_sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(records, out, SETTINGS, [])
+    monkeypatch.undo()
+    assert len(verify_shards(out)) == 1  # incomplete, and nothing half-written counts
+    done = sorted(out.glob("*.tar"))
+    times = [path.stat().st_mtime_ns for path in done]
+    assert 2 <= len(done) < len(whole["shards"])
+    assert write_shards(records, out, SETTINGS, []) == whole
+    assert [path.stat().st_mtime_ns for path in done] == times
+    assert verify_shards(out) == []
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+
+
+def test_the_partial_shard_of_a_killed_process_is_ignored_and_removed(records, tmp_path):
+    abandoned = tmp_path / ".pairs-000000.99.partial.tar"
+    abandoned.write_bytes(b"half")
+    assert list_shards(str(tmp_path)) == [str(tmp_path / "*.tar")]
+    write_shards(records, tmp_path, SETTINGS, [])
+    assert not abandoned.exists()
+
+
+def test_shards_of_another_corpus_are_not_mixed(records, tmp_path):
+    write_shards(records, tmp_path / "out", SETTINGS, [])
+    with pytest.raises(ValueError, match="shards of other images or settings"):
+        write_shards(records[:-1], tmp_path / "out", SETTINGS, [])
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"tar files without a manifest\.json"):
+        write_shards(records, tmp_path / "out", SETTINGS, [])
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
+        verify_shards(tmp_path / "out")
+    with pytest.raises(ValueError, match="no image is left"):
+        write_shards([], tmp_path / "none", SETTINGS, [])
+
+
+def test_changed_and_missing_shards_are_found(records, tmp_path):
+    write_shards(records, tmp_path, SETTINGS, [])
+    with (tmp_path / "pairs-000000.tar").open("ab") as file:
+        file.write(b"more")
+    (tmp_path / "pairs-000001.tar").unlink()
+    first, second = verify_shards(tmp_path)
+    assert "pairs-000000.tar has changed" in first
+    assert "pairs-000001.tar is missing" in second
+
+
+def test_a_sample_has_the_unchanged_file_and_every_caption(records):
+    record = next(r for r in records if r.name == "012_HC.png")
+    sample = encode_sample(record)
+    assert sample["__key__"] == "hc18-012_HC"
+    assert sample["png"] == record.image.read_bytes()
+    facts = json.loads(sample["json"])
+    assert facts["hc_mm"] == record.hc_mm
+    assert facts["patient"] == "012"
+    assert len(facts["captions"]) >= 3
+    assert "{spacing}" in facts["captions"][0]
+    spacing = f"{64 / 224 * record.pixel_size_mm:.2f}"
+    assert sample["txt"].decode() == facts["captions"][0].replace("{spacing}", spacing)
+    assert not {"image", "split", "name"} & set(facts)
+
+
+def test_uncommon_formats_become_png(records, tmp_path):
+    pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    sample = encode_sample(replace(records[0], image=tmp_path / "a.tif"))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sample["png"]))), pixels)
+    (tmp_path / "a.tif").write_text("broken")
+    with pytest.raises(ValueError, match=r"a\.tif: cannot be read"):
+        encode_sample(replace(records[0], image=tmp_path / "a.tif"))
+
+
+def test_shards_are_plain_tar_files(records, tmp_path):
+    write_shards(records[:6], tmp_path, SETTINGS, [])
+    with tarfile.open(tmp_path / "pairs-000000.tar") as archive:
+        suffixes = [member.name.rsplit(".", 1)[1] for member in archive]
+    assert suffixes == ["json", "png", "txt"] * 6
+
+
+def test_corpora_are_found_by_their_tables(tiny_hc18, tiny_planes, tmp_path):
+    assert find_corpora(tmp_path) == {"hc18": tiny_hc18, "planes": tiny_planes}
+    assert find_corpora(tiny_hc18) == {"hc18": tiny_hc18}
+    copy = tmp_path / "copy" / "deeper"
+    copy.mkdir(parents=True)
+    (copy / "training_set_pixel_size_and_HC.csv").write_text("")
+    with pytest.raises(ValueError, match="HC18 is there twice"):
+        find_corpora(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no corpus here"):
+        find_corpora(tmp_path / "nowhere")
+
+
+def test_the_command_builds_a_corpus_without_evaluation_patients(tiny_hc18, tiny_planes, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["shards", str(tmp_path), str(out), "--samples-per-shard", "20"]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    heads, planes = manifest["sources"]
+    assert (heads["name"], planes["name"]) == ("hc18", "planes")
+    assert heads["licence"] == planes["licence"] == "CC BY 4.0"
+    assert heads["counts"]["images"] + heads["evaluation_images_left_out"] == 36
+    assert planes["evaluation_images_left_out"] > 36  # the official test half, and validation patients
+    written = sum(shard["samples"] for shard in manifest["shards"])
+    assert written == heads["counts"]["images"] + planes["counts"]["images"]
+    assert f"{written} pairs in" in capsys.readouterr().out
+    test_patients = {r.patient for r in CORPORA["planes"].read(tiny_planes, []) if r.split == "test"}
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.name.endswith("json"):
+                    facts = json.load(archive.extractfile(member))
+                    assert facts["corpus"] != "planes" or facts["patient"] not in test_patients
+    assert main(["check", "shards", str(out)]) == 0
+    everything = tmp_path / "everything"
+    assert main(["shards", str(tmp_path / "HC18"), str(everything), "--no-exclude-test"]) == 0
+    assert sum(s["samples"] for s in json.loads((everything / "manifest.json").read_text())["shards"]) == 36
+
+
+def test_a_missing_image_stops_the_command(tiny_hc18, tmp_path):
+    (tiny_hc18 / "training_set" / "003_HC.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 36 images are missing under .*: 003_HC\.png"):
+        main(["shards", str(tiny_hc18), str(tmp_path / "out")])

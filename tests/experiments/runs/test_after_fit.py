@@ -1,0 +1,100 @@
+"""What follows a fit: test patients are scored once, or not at all when that was asked for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from callbacks import BestCheckpoint
+from experiments.runs import cli as module
+from experiments.runs.cli import SonoDistillCLI
+from metrics.names import VAL_COMPOSITE
+
+
+@pytest.fixture
+def after_fit(monkeypatch):
+    def run(score, experiment, best="best.ckpt"):
+        seen = []
+        cli = object.__new__(SonoDistillCLI)
+        cli.trainer = SimpleNamespace(
+            fast_dev_run=False,
+            interrupted=False,
+            is_global_zero=True,
+            strategy=SimpleNamespace(barrier=lambda: None),
+            test=lambda *_, ckpt_path, **__: seen.append(f"test {ckpt_path}"),
+        )
+        cli.selection = SimpleNamespace(best_model_path=best)
+        cli.model = cli.datamodule = cli.recipe = None
+        cli.subcommand, cli.folder = "fit", Path("run")
+        cli.config = Namespace(fit=Namespace(experiment=experiment, score_test_patients=score))
+        monkeypatch.setattr(SonoDistillCLI, "finish", lambda _, best: seen.append(f"results {best}"))
+        monkeypatch.setattr(module, "publish_teacher", lambda best, *_: seen.append(f"keep {best}"))
+        cli.after_fit()
+        return seen
+
+    return run
+
+
+def test_the_selected_checkpoint_is_scored_and_a_teacher_kept(after_fit):
+    assert after_fit(True, "srkd") == ["test best.ckpt", "results best.ckpt"]
+    assert after_fit(True, "teacher") == ["test best.ckpt", "results best.ckpt", "keep best.ckpt"]
+
+
+def test_a_teacher_can_be_kept_without_a_look_at_the_test_patients(after_fit):
+    assert after_fit(False, "teacher") == ["keep best.ckpt"]
+
+
+def test_without_any_score_the_last_weights_become_the_best(after_fit, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("run") / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").write_text("last weights")
+    best = str(folder / "best.ckpt")
+    assert after_fit(True, "teacher", best="") == [f"test {best}", f"results {best}", f"keep {best}"]
+    told = f"no score was logged to select by: {best} holds the last weights"
+    assert told in capsys.readouterr().out
+    assert Path(best).read_text() == "last weights"
+    assert [path.name for path in sorted(folder.iterdir())] == ["best.ckpt", "last.ckpt"]
+
+
+class OneWeight(LightningModule):
+    """Whose weight tells how many steps were made."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, _):
+        return -self.weight * batch.mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def selection(tmp_path):
+    return BestCheckpoint(tmp_path, "best", monitor=VAL_COMPOSITE, mode="max", enable_version_counter=False)
+
+
+def test_data_without_benchmarks_keep_the_last_weights_as_the_best(tmp_path):
+    checkpoint = selection(tmp_path)
+    module._keep_the_last_as_best(checkpoint)
+    trainer = Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, callbacks=[checkpoint], enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(OneWeight(), DataLoader(torch.ones(4, 1), batch_size=2))
+    assert checkpoint.best_model_path == str(tmp_path / "best.ckpt")
+    saved = torch.load(checkpoint.best_model_path, weights_only=True)
+    assert saved["epoch"] == 2
+    assert saved["state_dict"]["weight"] == 6
+
+
+def test_a_monitor_that_the_user_chose_stays(tmp_path):
+    checkpoint = selection(tmp_path)
+    checkpoint.monitor = "loss"
+    module._keep_the_last_as_best(checkpoint)
+    assert checkpoint.monitor == "loss"

@@ -1,0 +1,72 @@
+"""A run that cannot work ends with one line before its folder, its W&B run or a teacher exists."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
+from experiments import __main__ as command_line
+from experiments.runs import cli, small_teachers
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
+# The preset's own teacher, which is missing and so would be trained.
+OWN_TEACHER = (
+    '--model.teacher={"class_path": "models.from_checkpoint", "init_args": {"path": "teacher:phantom"}}'
+)
+
+
+@pytest.fixture
+def refused(tmp_path, tiny_planes, monkeypatch, capsys):
+    """Start a run on real files, of an untrained teacher or of one that must be trained; return its error line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("run_child", "warn_of_random_student"):
+        monkeypatch.setattr(small_teachers, name, lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(cli, "settled_loggers", lambda *_, **__: pytest.fail("it went on to its loggers"))
+
+    def refused(*words, command="fit"):
+        argv = [command, f"--config={ROOT}/experiments/recipes/srkd.yaml", f"--config={SMALL}", "--run=r"]
+        argv += ["--data=datamodules.FetalPlanesDataModule", f"--data.root={tiny_planes}"]
+        argv += ["--data.batch_size=8", *words]
+        monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert not Path("outputs").exists()
+        return line
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.batch_size=500"], "do not fill one batch; lower batch_size (500)"),
+        (["--model.loss=losses.CLIPLoss"], "CLIPLoss has no off_diagonal_weight to schedule"),
+        (["--model.loss=losses.CLIPLoss", OWN_TEACHER], "has no off_diagonal_weight"),
+        (["--data.root=nowhere"], "nowhere"),
+        (["--planes.protocol=nowhere.json"], "nowhere.json"),
+        (["--biometry.benchmarks=[hc18]"], "has the benchmarks ['planes', 'subplanes'], not ['hc18']"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_leave_nothing(refused, words, said):
+    assert said in refused(*words)
+
+
+def test_prompts_that_lack_a_class_leave_nothing(refused):
+    protocol = json.loads(DEFAULT_PROTOCOL.read_text())
+    del protocol["planes"]["femur"]
+    Path("mine.json").write_text(json.dumps(protocol))
+    assert "planes: no prompts for ['femur']" in refused("--planes.protocol=mine.json")
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_the_first_and_the_last_image_of_every_split_are_decoded(refused, tiny_planes, command):
+    for number in (36, 19, 1):  # patients of the test split, from a table of both shots each
+        (path,) = tiny_planes.glob(f"Images/Patient{number:05d}_*_1_of_2.png")
+        path.write_bytes(b"no image")
+    assert "cannot be read as an image" in refused(command=command)

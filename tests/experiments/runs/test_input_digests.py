@@ -1,0 +1,162 @@
+"""Weights, prompts and data are identified by content, wherever they lie and however they are given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
+from experiments.commands.data import main
+from experiments.runs.input_digests import (
+    content_digest,
+    content_digests,
+    corpus_digests,
+    data_places,
+    shard_corpora,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_folders(monkeypatch):
+    for name in ("HC18_ROOT", "PLANES_ROOT", "SHARDS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def shards(tiny_hc18, tiny_planes, tmp_path):
+    """Data settings of a run with ``SHARDS=``, ``HC18_ROOT=`` and ``PLANES_ROOT=``."""
+    out = tmp_path / "shards"
+    main(["shards", str(tmp_path), str(out), "--samples-per-shard=20"])
+    return {"urls": out, "hc18_root": tiny_hc18, "planes_root": tiny_planes}
+
+
+def arguments(folders):
+    return [f"--data.init_args.{name}={folder}" for name, folder in folders.items()]
+
+
+def test_the_phantom_has_no_digest_and_needs_no_data():
+    assert corpus_digests("phantom", ["--data.root=/nowhere"]) == {}
+    assert shard_corpora("phantom", []) == {}
+
+
+def test_a_corpus_is_identified_by_its_table(tiny_hc18, tmp_path, monkeypatch):
+    monkeypatch.setenv("HC18_ROOT", str(tiny_hc18))
+    digests = corpus_digests("hc18", [])
+    moved = tiny_hc18.rename(tmp_path / "moved")
+    assert corpus_digests("hc18", [f"--data.root={moved}"]) == digests == {"HC18_ROOT": digests["HC18_ROOT"]}
+    table = moved / "training_set_pixel_size_and_HC.csv"
+    table.write_text(table.read_text().replace("80.0", "81.0"))
+    assert corpus_digests("hc18", ["--data.init_args.root", str(moved)]) != digests
+
+
+def test_shards_are_identified_by_their_manifest(shards, tmp_path):
+    digests = corpus_digests("shards", arguments(shards))
+    assert digests.keys() == {"SHARDS", "HC18_ROOT", "PLANES_ROOT"}
+    out = shards["urls"]
+    few = {**shards, "urls": out / "pairs-000000.tar"}
+    assert corpus_digests("shards", arguments(few))["SHARDS"] != digests["SHARDS"], "fewer of them"
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    changed = corpus_digests("shards", arguments(shards))
+    assert {name for name in digests if changed[name] != digests[name]} == {"SHARDS"}
+
+
+def test_shards_without_a_manifest_are_identified_by_name_and_size(shards, tmp_path):
+    shards["urls"] /= "manifest.json"
+    shards["urls"].unlink()
+    shards["urls"] = shards["urls"].parent.rename(tmp_path / "theirs")
+    listed = corpus_digests("shards", arguments(shards))["SHARDS"]
+    shards["urls"] = shards["urls"].rename(tmp_path / "moved")
+    assert corpus_digests("shards", arguments(shards))["SHARDS"] == listed
+    with (shards["urls"] / "pairs-000001.tar").open("ab") as file:
+        file.write(b"more")
+    longer = corpus_digests("shards", arguments(shards))["SHARDS"]
+    assert longer != listed
+    piped = [{**shards, "urls": f"pipe:cat {name}.tar"} for name in "ab"]
+    assert len({corpus_digests("shards", arguments(one))["SHARDS"] for one in piped}) == 2
+    (shards["urls"] / "pairs-000000.tar").unlink()
+    gone = {**shards, "urls": f"{shards['urls']}/pairs-{{000000..000001}}.tar"}
+    with pytest.raises(FileNotFoundError, match="1 of 2 shards are missing"):
+        corpus_digests("shards", arguments(gone))
+
+
+def test_the_manifest_names_the_corpora_in_the_shards(shards, tmp_path):
+    assert shard_corpora("shards", arguments(shards)) == {"hc18": "train", "planes": "train"}
+    out = tmp_path / "everything"
+    main(["shards", str(shards["hc18_root"]), str(out), "--no-exclude-test"])
+    assert shard_corpora("shards", [f"--data.urls={out}"]) == {"hc18": "all"}
+    (out / "manifest.json").unlink()
+    assert shard_corpora("shards", [f"--data.urls={out}"]) == {}
+
+
+def test_the_last_setting_counts(tmp_path, monkeypatch):
+    assert data_places("hc18", []) == {"HC18_ROOT": "data/HC18"}
+    monkeypatch.setenv("HC18_ROOT", "/environment")
+    assert data_places("hc18", []) == {"HC18_ROOT": "/environment"}
+    config = tmp_path / "own.yaml"
+    config.write_text("data: {init_args: {root: /config}}\nmodel: {learning_rate: 1.0e-3}")
+    assert data_places("hc18", [f"--config={config}"]) == {"HC18_ROOT": "/config"}
+    assert data_places("hc18", [f"--config={config}", "--data.root=/argument"]) == {"HC18_ROOT": "/argument"}
+    assert data_places("shards", ["--data.planes_root=null"]).keys() == {"SHARDS", "HC18_ROOT"}
+
+
+@pytest.mark.parametrize("own", ["--data=my.DataModule", "--data.class_path=my.DataModule"])
+def test_a_users_own_data_module_has_no_digest(own, tmp_path, monkeypatch):
+    (tmp_path / "my.py").write_text(
+        "from datamodules import HC18DataModule\nclass DataModule(HC18DataModule): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert corpus_digests("hc18", [own, "--data.root=/nowhere"]) == {}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder as `transformers` saves a model."""
+    folder = tmp_path / "saved"
+    (folder / "tokenizer").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer/vocab.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_the_digest_of_weights_is_the_start_of_their_sha256(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(bytes(range(256)) * 1000)
+    assert content_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def test_the_digest_of_a_folder_ignores_hidden_files_and_follows_links(saved, tmp_path):
+    digest = content_digest(saved)
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    (copy / ".cache").mkdir()
+    (copy / ".cache" / "downloaded").write_text("yesterday")
+    assert content_digest(copy) == digest
+    vocabulary = copy / "tokenizer" / "vocab.json"
+    vocabulary.unlink()
+    vocabulary.symlink_to(saved / "tokenizer" / "vocab.json")  # as in a download cache
+    assert content_digest(copy) == digest
+    vocabulary.rename(copy / "vocab.json")
+    assert content_digest(copy) != digest
+
+
+def test_only_weights_and_prompts_among_arguments_have_digests(saved, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    files = [f"--teacher={tmp_path / 'a'}", f"--student={saved}", f"--protocol={DEFAULT_PROTOCOL}"]
+    assert content_digests([*files, "--trainer.max_epochs=2", f"--teacher={tmp_path / 'b'}"]) == {
+        "--teacher": content_digest(tmp_path / "b"),
+        "--student": content_digest(saved),
+        "--protocol": Protocol.load().digest,
+    }
+
+
+@pytest.mark.parametrize("option", ["--teacher", "--student", "--protocol"])
+def test_a_missing_file_is_named(option, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{option[2:].upper()}=.*nowhere: no such file"):
+        content_digests([f"{option}={tmp_path / 'nowhere'}"])
+    with pytest.raises(ValueError, match=f"{option}: give a path"):
+        content_digests([f"{option}="])

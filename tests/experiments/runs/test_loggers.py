@@ -1,0 +1,172 @@
+"""Where a run's loggers write: in its own folder, and so does the run that repeats it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import wandb
+import yaml
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks import SaveResolvedConfig
+from experiments.runs import loggers
+from experiments.runs.cli import SonoDistillCLI
+from experiments.runs.plain_errors import PlainErrorParser
+from experiments.runs.run_folder import RUN_VARIABLE
+from experiments.runs.run_record import run_config
+from tests.callbacks.wandb_log import WandbLog
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
+WANDB = "lightning.pytorch.loggers.WandbLogger"
+
+
+class Written(SonoDistillCLI):
+    """Builds everything for real and writes what a run writes, without training."""
+
+    def fit(self, ckpt_path=None, **_):
+        self.checkpoint = ckpt_path
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, SaveResolvedConfig):
+                callback.setup(self.trainer, self.model, "fit")
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"train/loss/total": 1.0}, step=0)
+            logger.save()
+            logger.finalize("success")
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+
+    def after_fit(self):
+        pass
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.setattr("experiments.runs.cli.check_run", lambda *_: None)  # would draw a corpus
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+    def start(*words):
+        # Set before deleted, so that what a new run puts there is taken back after the test.
+        monkeypatch.setenv(RUN_VARIABLE, "")
+        monkeypatch.delenv(RUN_VARIABLE)
+        argv = ["fit", *words]
+        monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+        return Written(argv, argv)
+
+    yield start
+    wandb.teardown()  # its service writes relative to the folder that it was started in
+
+
+def first_run(start, *words):
+    return start("--config=experiments/recipes/srkd.yaml", f"--config={SMALL}", *words)
+
+
+def files(folder):
+    """Return the content of every file but the logs that W&B's service ends when it likes."""
+    WandbLog.only_one(folder)  # waits until it is written
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
+
+
+def wandb_logger(cli):
+    (logger,) = (logger for logger in cli.trainer.loggers if isinstance(logger, WandbLogger))
+    return logger
+
+
+def test_the_repeat_of_a_resumed_run_from_its_config_leaves_that_as_it_is_and_begins_anew(start):
+    checkpoint = Path("outputs/srkd/one/checkpoints/last.ckpt")
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}, "callbacks": {"WandbRun": {"run_id": "abc"}}}, checkpoint)
+    first = first_run(start, f"--ckpt_path={checkpoint}")
+    assert (first.checkpoint, WandbLog.only_one(first.folder).run_id) == (str(checkpoint), "abc")
+    assert {path.name for path in first.folder.iterdir()} >= {"config.yaml", "metrics.csv", "wandb"}
+    before = files(first.folder)
+    for named in (["--run=again"], []):
+        again = start(f"--config={first.folder}/config.yaml", *named)
+        assert files(first.folder) == before
+        assert again.checkpoint is None
+        assert again.folder.resolve().parent == first.folder.parent
+        assert again.folder.resolve() != first.folder
+        assert {path.name for path in again.folder.iterdir()} >= {"config.yaml", "metrics.csv", "wandb"}
+        assert WandbLog.only_one(again.folder).run_id != "abc"
+        assert wandb_logger(again)._wandb_init["name"] == f"srkd/{again.folder.name}"
+
+
+def test_a_single_wandb_logger_is_settled_like_one_of_several(start, capsys):
+    cli = first_run(start, "--run=one", f"--trainer.logger={WANDB}", "--trainer.logger.project=mine")
+    assert "WANDB_MODE=offline, so logging offline" in capsys.readouterr().out
+    asked = wandb_logger(cli)._wandb_init
+    assert (asked["project"], asked["name"], asked["mode"]) == ("mine", "srkd/one", "offline")
+    assert list(cli.folder.glob("wandb/offline-run-*"))
+    assert not Path("wandb").exists()
+
+
+@pytest.mark.parametrize(("uploads", "console"), [("true", "wrap"), ("false", "off")])
+def test_what_is_withheld_leaves_wandbs_own_variables_their_say(start, monkeypatch, uploads, console):
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    cli = first_run(start, "--run=one", f"--media.upload_images={uploads}")
+    settings = wandb_logger(cli).experiment.settings
+    assert (settings.base_url, settings.console) == ("https://wandb.example.org", console)
+
+
+def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
+    cli = first_run(start, "--run=one", "--trainer.logger=true")
+    assert [type(logger) for logger in cli.trainer.loggers] == [CSVLogger, WandbLogger]
+    assert (cli.folder / "metrics.csv").is_file()
+    cli = first_run(start, "--run=two", "--trainer.logger=false")
+    assert cli.trainer.loggers == []
+    assert [path.name for path in cli.folder.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("given", "files"),
+    [
+        (["TensorBoardLogger"], {"events", "hparams.yaml"}),
+        (["CSVLogger"], {"metrics.csv"}),
+        ([WANDB], {"wandb"}),
+        (["TensorBoardLogger", "CSVLogger"], {"events", "hparams.yaml", "metrics.csv"}),
+    ],
+    ids=["tensorboard", "csv", "wandb", "two"],
+)
+def test_every_logger_writes_into_the_runs_folder_and_the_config_lies_there(start, given, files):
+    first, *more = (f"--trainer.logger{'+' if number else ''}={name}" for number, name in enumerate(given))
+    cli = first_run(start, "--run=one", first, *more)
+    written = {path.name.split(".out")[0] for path in cli.folder.iterdir()}
+    assert written == {"config.yaml"} | files
+    assert {path.name for path in Path().iterdir()} == {"experiments", "outputs"}
+    assert run_config(str(cli.folder / "checkpoints" / "best.ckpt"))["experiment"] == "srkd"
+    saved = yaml.safe_load((cli.folder / "config.yaml").read_text())["trainer"]["logger"]
+    saved = saved if isinstance(saved, list) else [saved]
+    assert {logger["init_args"]["save_dir"] for logger in saved} == {"."}, "a repeat would write here"
+    if "TensorBoardLogger" in given:
+        (scalar,) = EventAccumulator(str(cli.folder)).Reload().Scalars("train/loss/total")
+        assert (scalar.step, scalar.value) == (0, 1.0)
+
+
+class NeedsFolder(DummyLogger):
+    """A logger of the user's own that requires its folder."""
+
+    def __init__(self, save_dir: str, version: int = 3) -> None:
+        self.save_dir, self.kept_version = save_dir, version
+
+
+def test_a_logger_of_ones_own_needs_no_folder_and_keeps_its_other_defaults():
+    parser = PlainErrorParser()
+    parser.add_argument("--logger", type=Logger)
+    given = parser.parse_object({"logger": {"class_path": f"{__name__}.NeedsFolder"}}).logger
+    assert given.init_args.as_dict() == {"save_dir": ".", "version": 3}
+
+
+@pytest.mark.parametrize("name", ["MLFlowLogger", "CometLogger", "TensorBoardLogger"])
+def test_a_logger_without_its_package_says_what_to_install(start, monkeypatch, name):
+    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
+    package = {"MLFlowLogger": "mlflow", "CometLogger": "comet_ml", "TensorBoardLogger": "tensorboard"}[name]
+    with pytest.raises(ValueError, match=f"{name} needs the package {package}.*uv pip install"):
+        first_run(start, "--run=one", f"--trainer.logger={name}")
+    assert not Path("outputs/srkd/one").exists()

@@ -1,0 +1,151 @@
+"""QUICK=1 bounds corpus, teacher, epochs and evaluation, and its results count nowhere."""
+
+import json
+import sys
+from itertools import product
+
+import pytest
+
+from datamodules.evaluation.protocol import Protocol
+from datamodules.phantom import PhantomSettings
+from datamodules.record import Record, first_of_each_split
+from experiments import __main__ as command_line
+from experiments.config import BOUNDS, CAUTION, with_bounds
+from experiments.suites.suite_runs import has_results
+from models import zero_shot
+from tests.experiments.commands.test_commands import make
+from tests.experiments.runs.documented import violations
+from tests.experiments.runs.test_evaluate_pair import TOWER
+from tests.experiments.runs.test_second_run import resolve  # noqa: F401 - a fixture
+
+STUDENT = f"--model.student={json.dumps({'class_path': 'models.TimmEncoder', 'init_args': TOWER})}"
+
+
+def bounds_of(config):
+    data = config.data.init_args
+    return config.quick, config.trainer.max_epochs, data.most_images, config.biometry.most_prompts
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--quick"],
+        ["--trainer.fast_dev_run=true"],
+        ["--trainer.overfit_batches=2"],
+        ["--trainer.limit_val_batches=0.1"],
+        ["--trainer.limit_test_batches=3"],
+        ["--trainer.limit_train_batches=3"],
+    ],
+)
+def test_every_limit_bounds_the_whole_run(resolve, given):  # noqa: F811
+    config, _ = resolve("train", "srkd", "hc18", *given)
+    assert bounds_of(config) == (True, 1, 24, 1)
+    assert config.data.class_path == "datamodules.HC18DataModule"
+
+
+def test_what_bounds_nothing_or_is_asked_for_stays(resolve):  # noqa: F811
+    whole = (None, 12, None, None)
+    for given in (
+        "--trainer.limit_train_batches=0.5",
+        "--trainer.limit_val_batches=0",
+        "--trainer.max_steps=9",
+    ):
+        assert bounds_of(resolve("train", "srkd", "phantom", given)[0]) == whole
+    config, _ = resolve("train", "srkd", "phantom", "--quick=false", "--trainer.limit_train_batches=3")
+    assert bounds_of(config) == (False, *whole[1:])
+    config, _ = resolve(
+        "train", "srkd", "phantom", "--trainer.max_epochs=3", "--quick", "--data.most_images=30"
+    )
+    assert bounds_of(config) == (True, 3, 30, 1)
+
+
+def test_bounds_stand_behind_the_files_and_before_the_users_options():
+    for config in (["--config=a.yaml"], ["-c", "a.yaml"], ["--config", "a.yaml"], []):
+        assert with_bounds(["fit", *config, "--x=1"]) == ["fit", *config, *BOUNDS, "--x=1"]
+
+
+def test_make_hands_it_on():
+    for target in (["train"], ["evaluate", "CKPT=x.ckpt"]):
+        assert "--quick=true" in make(*target, "QUICK=1")
+        for off in ("QUICK=0", "QUICK="):
+            assert "--quick" not in make(*target, off)
+
+
+def test_the_first_images_of_each_split_are_of_every_plane():
+    planes = [("planes", "brain", "trans-thalamic"), ("planes", "heart", None), ("hc18", "brain", None)]
+    kinds = product(range(5), ("train", "test"), planes)
+    records = [
+        Record(corpus, f"{number}-{split}-{plane}", "x.png", "p", plane, brain_plane, split=split)
+        for number, split, (corpus, plane, brain_plane) in kinds
+    ]
+    kept = first_of_each_split(records, 4)
+    assert [record for record in records if record in kept] == kept, "in their order"
+    for split in ("train", "test"):
+        own = [(record.corpus, record.plane, record.brain_plane) for record in kept if record.split == split]
+        assert len(own) == 4
+        assert set(own) == set(planes)
+    assert first_of_each_split(records, 100) == records
+
+
+def test_the_first_prompts_and_pictures():
+    short = Protocol.load().first(1)
+    assert {len(texts) for texts in [*short.planes.values(), *short.subplanes.values(), short.biometry]} == {
+        1
+    }
+    assert short.digest != Protocol.load().digest
+    assert PhantomSettings().at_most(50, 9999) == PhantomSettings(
+        num_planes_images=50, num_hc18_images=1200, num_pair_images=0
+    )
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """Count the prompts that are embedded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SONODISTILL_RUN", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    embedded = []
+    whole = zero_shot.encode_prompts
+
+    def count(model, prompts, *rest):
+        embedded.append(len(set(prompts)))
+        return whole(model, prompts, *rest)
+
+    monkeypatch.setattr(zero_shot, "encode_prompts", count)
+    return tmp_path, embedded
+
+
+SMALL = (STUDENT, "--model.teacher=null", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+
+
+def test_a_quick_run_is_small_and_says_what_it_is(workplace, capsys):
+    folder, embedded = workplace
+    command_line.run(["train", "no-kd", "phantom", "--run=reproduce-phantom-s1", "--quick", *SMALL])
+    run = folder / "outputs" / "no-kd" / "reproduce-phantom-s1"
+    record = json.loads((run / "results.json").read_text())
+    assert violations(record) == []
+    assert (record["run"]["quick"], record["cautions"]) == (True, [CAUTION])
+    assert not has_results(run)
+    printed = capsys.readouterr().out
+    assert printed.strip().splitlines()[-1] == f"warning: {CAUTION}"
+    assert CAUTION in (run / "report.html").read_text()
+    scored = record["details"]["student"]
+    assert {name: details["n_scored"] <= 24 for name, details in scored.items()} == dict.fromkeys(
+        scored, True
+    )
+    assert set(scored) == {"planes", "subplanes", "hc18"}
+    # Student in validation, student and random weights in the test: 175 ages at 24 spacings at most.
+    assert sum(embedded) <= 3 * (175 * 24 + 8)
+    assert len(list(folder.glob("data/phantom/*/**/*.png"))) <= 200
+    (checkpoint,) = run.glob("checkpoints/best.ckpt")
+    command_line.run(["evaluate", "phantom", str(checkpoint), "--quick", *SMALL[1:]])
+    (results,) = folder.glob("outputs/evaluate/*/results.json")
+    assert json.loads(results.read_text())["metrics"]["student/probe/views_f1"] >= 0
+
+
+def test_fast_dev_run_is_small_too(workplace, capsys):
+    _, embedded = workplace
+    command_line.run(["train", "no-kd", "phantom", "--trainer.fast_dev_run=true", *SMALL])
+    assert 0 < sum(embedded) <= 175 * 24 + 8
+    assert capsys.readouterr().out.strip().splitlines()[-1] == f"warning: {CAUTION}"

@@ -1,0 +1,142 @@
+"""The command line of a sweep's run that W&B queued again: the same words, and yet it goes on where it was."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.loggers import WandbLogger
+
+from experiments.runs.cli import SonoDistillCLI
+from experiments.runs.run_folder import RUN_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
+INTERRUPTED = Path("outputs/srkd/phantom-s0-20260101-120000-abc")
+LAST = INTERRUPTED / "checkpoints" / "last.ckpt"
+
+
+class Recorded(SonoDistillCLI):
+    """Builds everything for real, and notes what training or test would be asked for."""
+
+    def fit(self, **given):
+        self.given = given
+
+    def test(self, **given):
+        self.given = given
+
+    def after_fit(self):
+        pass
+
+    def after_test(self):
+        pass
+
+
+def write_checkpoint(path, run_id="abc"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {}, "callbacks": {"WandbRun": {"run_id": run_id}}}, path)
+    return path
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Start what W&B's agent starts, in a folder with the run that was interrupted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.runs.cli.check_run", lambda *_: None)  # would draw a corpus
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    for name, value in {"MODE": "offline", "SWEEP_ID": "sweep1", "RUN_ID": "abc"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    # Set before deleted, so that what a new run puts there is taken back after the test.
+    monkeypatch.setenv(RUN_VARIABLE, "")
+    monkeypatch.delenv(RUN_VARIABLE)
+    write_checkpoint(LAST)
+    began = {"experiment": "srkd", "data": {"class_path": "datamodules.PhantomDataModule"}}
+    (INTERRUPTED / "config.yaml").write_text(yaml.safe_dump(began))
+    (INTERRUPTED / "metrics.csv").write_text("step\n0\n")
+
+    def start(*words, subcommand="fit"):
+        argv = [subcommand, "--config=experiments/recipes/srkd.yaml", f"--config={SMALL}", *words]
+        monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+        return Recorded(argv, argv)
+
+    return start
+
+
+def wandb_id(cli):
+    (logger,) = (logger for logger in cli.trainer.loggers if isinstance(logger, WandbLogger))
+    return logger._wandb_init["id"]
+
+
+def test_it_goes_on_from_its_own_last_checkpoint_in_its_own_folder_and_wandb_run(command, capsys):
+    cli = command()
+    assert cli.given["ckpt_path"] == str(LAST)
+    assert cli.given["weights_only"] is True, "a checkpoint runs no code"
+    assert cli.folder == INTERRUPTED.resolve()
+    assert Path(cli.selection.dirpath) == LAST.resolve().parent
+    assert wandb_id(cli) == "abc"
+    assert (INTERRUPTED / "metrics-000.csv").read_text() == "step\n0\n", "Lightning would start the file anew"
+    assert not (INTERRUPTED / "metrics.csv").exists()
+    assert f"W&B: this run was requeued; resuming from {LAST}" in capsys.readouterr().out
+
+
+def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
+    other = write_checkpoint(Path("outputs/srkd/other/checkpoints/last.ckpt"), run_id="xyz")
+    cli = command(f"--ckpt_path={other}")
+    assert cli.given["ckpt_path"] == str(other)
+    assert (cli.folder, wandb_id(cli)) == (other.resolve().parents[1], "xyz")
+    cli = command("--run=mine")
+    assert cli.given["ckpt_path"] is None
+    assert cli.folder == Path("outputs/srkd/mine")
+    assert (INTERRUPTED / "metrics.csv").exists(), "it was left alone"
+
+
+def test_last_is_the_last_checkpoint_of_the_run_that_is_named(command):
+    mine = write_checkpoint(Path("outputs/srkd/mine/checkpoints/last.ckpt"), run_id="xyz")
+    cli = command("--run=mine", "--ckpt_path=last")
+    assert cli.given["ckpt_path"] == str(mine)
+    assert (cli.folder, wandb_id(cli)) == (Path("outputs/srkd/mine"), "xyz")
+
+
+@pytest.mark.parametrize("left", ["checkpoints/last.ckpt", "results.json"])
+def test_a_second_run_of_the_same_name_is_refused_with_the_two_ways_on(command, left):
+    mine = Path("outputs/srkd/mine") / left
+    mine.parent.mkdir(parents=True)
+    mine.write_text("of the first run")
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as refused:
+        command("--run=mine")
+    assert str(refused.value) == (
+        "--run=mine: outputs/srkd/mine already holds a run; choose another --run=NAME, or resume "
+        "this one: --run=mine --ckpt_path=last"
+    )
+    assert [path for path in Path("outputs/srkd/mine").rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "of the first run"
+
+
+def test_a_run_that_failed_at_its_start_can_be_begun_again(command):
+    folder = Path("outputs/srkd/mine")
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "request.json", "metrics.csv"):
+        (folder / name).touch()
+    assert command("--run=mine").folder == folder
+
+
+def test_what_is_finished_or_of_another_experiment_begins_anew(command, capsys):
+    assert command("--experiment=other").given["ckpt_path"] is None
+    (INTERRUPTED / "results.json").touch()
+    cli = command()
+    assert cli.given["ckpt_path"] is None
+    assert cli.folder != INTERRUPTED
+    assert cli.folder.name.endswith("-abc"), "where the agent would find it after another interruption"
+    assert "requeued" not in capsys.readouterr().out
+
+
+def test_the_checkpoint_of_other_data_is_refused(command):
+    began = {"experiment": "srkd", "data": {"class_path": "datamodules.HC18DataModule"}}
+    (INTERRUPTED / "config.yaml").write_text(yaml.safe_dump(began))
+    with pytest.raises(ValueError, match=r"this run's data is datamodules\.HC18DataModule"):
+        command()
+
+
+def test_only_training_goes_on(command):
+    assert command(subcommand="test").given["ckpt_path"] is None

@@ -1,0 +1,94 @@
+"""What an interrupted run says works as it stands, and no run goes on as another one."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+from experiments.runs.resuming import check_same_run, resume_command
+
+ROOT = Path(__file__).resolve().parents[3]
+LAST = Path("outputs/no-kd/r/checkpoints/last.ckpt")
+OPTIONS = [
+    "--teacher=my teacher.pt",
+    "--trainer.max_epochs=3",
+    '--model.student={"class_path": "models.from_checkpoint"}',
+    "--run=it's $5",
+]
+
+
+def words_after_make(line):
+    """Return what make hands to the module of experiments, as its shell would split it."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    # Under `make test`, make would also print which folder it enters.
+    quietly = [*shlex.split(line), "-n", "-o", ".venv/.ready", "--no-print-directory"]
+    done = subprocess.run(quietly, cwd=ROOT, capture_output=True, text=True, check=True)
+    words = shlex.split(done.stdout)
+    return words[words.index("experiments") + 1 :]
+
+
+def test_a_run_that_make_began_is_resumed_with_all_it_was_asked_for(monkeypatch):
+    monkeypatch.delenv("HC18_ROOT", raising=False)
+    line = resume_command(["train", "no-kd", "hc18", *OPTIONS], LAST)
+    assert line.startswith("make train EXP=no-kd DATA=hc18 ARGS=")
+    assert words_after_make(line) == ["train", "no-kd", "hc18", *OPTIONS, f"--ckpt_path={LAST}"]
+
+
+def test_a_folder_that_a_variable_gave_is_named(monkeypatch):
+    monkeypatch.setenv("HC18_ROOT", "/data/my HC18")
+    line = resume_command(["train", "srkd", "hc18"], LAST)
+    assert "HC18_ROOT=/data/my HC18" in shlex.split(line)
+    assert "HC18_ROOT" not in resume_command(["train", "srkd", "phantom"], LAST)
+
+
+@pytest.mark.parametrize("before", [["--ckpt_path=old.ckpt"], ["--ckpt_path", "old.ckpt"]])
+def test_a_second_interruption_names_one_checkpoint(before):
+    line = resume_command(["train", "no-kd", "phantom", *before, "--run=r"], LAST)
+    assert words_after_make(line) == ["train", "no-kd", "phantom", "--run=r", f"--ckpt_path={LAST}"]
+
+
+def test_a_run_of_the_long_form_is_resumed_by_it():
+    line = resume_command(
+        ["fit", "--config", "experiments/recipes/srkd.yaml", "--trainer.max_epochs=3"], LAST
+    )
+    assert shlex.split(line)[1:] == [
+        "-m", "experiments", "fit", "--config", "experiments/recipes/srkd.yaml", "--trainer.max_epochs=3",
+        f"--ckpt_path={LAST}",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    began = {"experiment": "no-kd", "data": {"class_path": "datamodules.HC18DataModule"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(began))
+    return str(tmp_path / "checkpoints" / "last.ckpt")
+
+
+def asked(experiment="no-kd", data="datamodules.HC18DataModule"):
+    return Namespace(experiment=experiment, data=Namespace(class_path=data))
+
+
+def test_the_same_run_goes_on(checkpoint, tmp_path):
+    check_same_run(checkpoint, asked())
+    check_same_run(str(tmp_path / "elsewhere.ckpt"), asked("srkd"))
+
+
+@pytest.mark.parametrize(
+    ("other", "answer"),
+    [
+        ({"experiment": "srkd"}, r"this run's experiment is no-kd, not srkd; resume with the EXP= and DATA="),
+        (
+            {"data": "datamodules.PhantomDataModule"},
+            r"data is datamodules.HC18DataModule, not datamodules.Phantom",
+        ),
+    ],
+)
+def test_another_experiment_or_other_data_are_refused(checkpoint, other, answer):
+    with pytest.raises(ValueError, match=answer) as error:
+        check_same_run(checkpoint, asked(**other))
+    assert checkpoint in str(error.value)

@@ -1,0 +1,167 @@
+"""Which teacher an evaluation has, and what it says of models trained on other data; it trains no teacher."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from experiments import __main__ as command_line
+from experiments.config import CAUTION
+from experiments.runs import small_teachers
+from experiments.runs.run_record import cautions, make_record, read_record, teacher_arguments
+from models.files import sha256
+from tests.experiments.runs.documented import violations
+from tests.experiments.runs.test_evaluate_pair import SMALL, TOWER
+
+
+def save(path, teacher=None, **record):
+    """Write a checkpoint whose run had this teacher."""
+    torch.save({"state_dict": {}, "run": {"teacher": teacher, **record}}, path)
+    return str(path)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Return a student's checkpoint and its teacher's."""
+    teacher = save(tmp_path / "teacher.ckpt")
+    own = {"class_path": "models.from_checkpoint", "path": teacher, "sha256": sha256(Path(teacher))}
+    return save(tmp_path / "student.ckpt", own), teacher
+
+
+def test_the_teacher_is_that_of_the_students_own_run(pair, capsys):
+    student, teacher = pair
+    (option,) = teacher_arguments(student, [])
+    name, _, value = option.partition("=")
+    assert name == "--model.teacher"
+    assert json.loads(value) == {"class_path": "models.from_checkpoint", "init_args": {"path": teacher}}
+    for given in (["--teacher=x.pt"], ["--model.teacher=null"]):
+        assert teacher_arguments(student, given) == []
+    assert teacher_arguments("teacher", []) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_without_its_own_teacher_one_line_says_why(pair, tmp_path, capsys):
+    student, teacher = pair
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    foreign = tmp_path / "foreign.pt"
+    torch.save({"state_dict": {}}, foreign)
+    another = save(tmp_path / "b.ckpt", {"class_path": "somebody.Model", "path": teacher, "sha256": "0"})
+
+    def said(checkpoint):
+        assert teacher_arguments(str(checkpoint), []) == ["--model.teacher=null"]
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith("no teacher is scored: ")
+        assert line.endswith("; TEACHER=path/to/checkpoint compares with one")
+        return line
+
+    assert "records none" in said(foreign)
+    assert "records none" in said(folder)
+    assert "run had none" in said(save(tmp_path / "alone.ckpt"))
+    assert "built by somebody.Model" in said(another)
+    save(teacher, quick=True)
+    assert f"{teacher} has changed since the checkpoint's run" in said(student)
+    Path(teacher).unlink()
+    assert f"{teacher}, that of the checkpoint's run, is not there" in said(student)
+
+
+def settings(root, teacher=None, quick=None, **split):
+    data = Namespace(class_path="datamodules.HC18DataModule", init_args=Namespace(root=str(root), **split))
+    towers = {
+        role: path and Namespace(class_path="models.from_checkpoint", init_args=Namespace(path=str(path)))
+        for role, path in {"student": None, "teacher": teacher}.items()
+    }
+    return Namespace(data=data, model=Namespace(**towers), quick=quick)
+
+
+def test_scores_on_patients_that_a_teacher_may_have_seen_are_told(tiny_hc18, tmp_path):
+    own = make_record(settings(tiny_hc18, split_seed=0))
+    teacher = save(tmp_path / "teacher.ckpt", data=own["data"])
+    shutil.copytree(tiny_hc18, tmp_path / "moved")
+    for root in (tiny_hc18, tmp_path / "moved"):
+        assert cautions(settings(root, teacher, split_seed=0), trains=True) == []
+    (said,) = cautions(settings(tiny_hc18, teacher, split_seed=1), trains=True)
+    assert said.startswith(
+        f"teacher {teacher} was trained on another split of these data: test patients here may"
+    )
+    table = tmp_path / "moved" / "training_set_pixel_size_and_HC.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-3]))
+    (said,) = cautions(settings(tmp_path / "moved", teacher, split_seed=0), trains=True)
+    assert said.startswith(
+        f"teacher {teacher} was trained on other data (datamodules.HC18DataModule with HC18_ROOT "
+    )
+    quick = save(tmp_path / "quick.ckpt", data=own["data"], quick=True)
+    assert cautions(settings(tiny_hc18, quick, split_seed=0), trains=True) == [
+        f"teacher {quick} comes from {CAUTION}"
+    ]
+    assert cautions(settings(tiny_hc18, quick, True, split_seed=0), trains=True) == [CAUTION]
+
+
+@pytest.fixture
+def workplace(tmp_path, tiny_hc18, monkeypatch):
+    """Forbid every training of a small teacher."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HC18_ROOT", str(tiny_hc18))
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    monkeypatch.setattr(small_teachers, "_train", lambda *_: pytest.fail("a teacher is trained"))
+    return tmp_path
+
+
+def run(*arguments):
+    command_line.run(list(arguments))
+
+
+def test_a_text_file_as_checkpoint_is_refused_before_anything_happens(workplace, capsys):
+    text = workplace / "notes.ckpt"
+    text.write_text("not weights")
+    with pytest.raises(ValueError, match=r"notes\.ckpt: refused, it is damaged or holds more"):
+        run("evaluate", "hc18", str(text))
+    assert not (workplace / "outputs").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_held_out_set_is_scored_with_the_runs_own_teacher(workplace, tiny_hc18, monkeypatch, capsys):
+    student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
+    small = [*SMALL, f"--model.student={student}", "--trainer.max_epochs=1"]
+    run(
+        "train", "no-kd", "hc18", "--run=first", *small, "--model.teacher=null", "--score_test_patients=false"
+    )
+    teacher = workplace / "outputs" / "no-kd" / "first" / "checkpoints" / "best.ckpt"
+    run(
+        "train",
+        "no-kd",
+        "hc18",
+        "--run=second",
+        *small,
+        f"--teacher={teacher}",
+        "--score_test_patients=false",
+    )
+    checkpoint = workplace / "outputs" / "no-kd" / "second" / "checkpoints" / "best.ckpt"
+    assert read_record(str(checkpoint))["teacher"] == {
+        "class_path": "models.from_checkpoint", "path": str(teacher), "sha256": sha256(teacher)
+    }  # fmt: skip
+    before = {path: path.stat().st_mtime_ns for path in (workplace / "outputs").rglob("*.ckpt")}
+    held_out = workplace / "held-out"
+    shutil.copytree(tiny_hc18, held_out)
+    table = held_out / "training_set_pixel_size_and_HC.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-3]))
+    monkeypatch.setenv("HC18_ROOT", str(held_out))
+    capsys.readouterr()
+    run("evaluate", "hc18", str(checkpoint), *SMALL)
+    printed = capsys.readouterr().out
+    (results,) = (workplace / "outputs" / "evaluate").glob("*/results.json")
+    record = json.loads(results.read_text())
+    assert violations(record) == []
+    assert record["run"]["teacher"]["sha256"] == sha256(teacher)
+    assert "teacher/hc18/validity" in record["metrics"]
+    for role, path in (("student", checkpoint), ("teacher", teacher)):
+        caution = next(
+            text for text in record["cautions"] if text.startswith(f"{role} {path} was trained on other data")
+        )
+        assert printed.count(caution) == 2, "at the start, and below the results"
+        assert caution in (results.parent / "report.html").read_text()
+    assert {path: path.stat().st_mtime_ns for path in (workplace / "outputs").rglob("*.ckpt")} == before

@@ -1,0 +1,97 @@
+"""That W&B's server is out of reach shows before a teacher is trained."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+from jsonargparse import Namespace
+
+from experiments.runs.loggers import check_loggers
+from experiments.runs.wandb_access import check_server
+
+ROOT = Path(__file__).resolve().parents[3]
+CSV, WANDB = (f"lightning.pytorch.loggers.{name}" for name in ("CSVLogger", "WandbLogger"))
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Take the place of W&B's server with a local port that refuses connections; logged in, without a proxy."""
+    for name in (*PROXIES, *map(str.upper, PROXIES)):
+        monkeypatch.delenv(name, raising=False)
+    # Bound for as long as the test takes, so that no other process listens there, but not listening.
+    port = socket.socket()
+    port.bind(("127.0.0.1", 0))
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port.getsockname()[1]}")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    wandb.teardown()
+    yield port
+    port.close()
+    wandb.teardown()
+
+
+def test_a_server_that_listens_is_reached(server):
+    server.listen()
+    check_server()
+
+
+def test_a_closed_port_is_one_line_with_the_remedy(server):
+    port = server.getsockname()[1]
+    with pytest.raises(ConnectionError) as error:
+        check_server()
+    assert str(error.value) == (
+        f"W&B: 127.0.0.1, port {port}, cannot be reached (Connection refused); without network: WANDB_MODE=offline"
+    )
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_behind_a_proxy_nothing_is_tried(server, name, monkeypatch):
+    monkeypatch.setenv(name, "http://proxy:3128")
+    check_server()
+
+
+def loggers(*kinds):
+    each = [Namespace(class_path=kind, init_args=Namespace(**settings)) for kind, settings in kinds]
+    return Namespace(trainer=Namespace(logger=each))
+
+
+@pytest.mark.parametrize(
+    ("config", "mode", "tried"),
+    [
+        (loggers((CSV, {}), (WANDB, {})), "online", True),
+        (Namespace(trainer=Namespace(logger=True)), "online", True),
+        (loggers((CSV, {}), (WANDB, {})), "offline", False),
+        (loggers((CSV, {}), (WANDB, {})), "disabled", False),
+        (loggers((WANDB, {"offline": True})), "online", False),
+        (loggers((WANDB, {"mode": "disabled"})), "online", False),
+        (loggers((CSV, {})), "online", False),
+        (Namespace(trainer=Namespace(logger=False)), "online", False),
+    ],
+)
+def test_the_server_is_tried_where_a_logger_is_to_write_there(config, mode, tried, monkeypatch):
+    calls = []
+    monkeypatch.setattr("experiments.runs.loggers.wandb_mode", lambda: mode)
+    monkeypatch.setattr("experiments.runs.loggers.check_server", lambda: calls.append(1))
+    check_loggers(config)
+    assert bool(calls) == tried
+
+
+def test_no_teacher_is_trained_for_a_run_that_cannot_log(server, tmp_path):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    words = ["train", "srkd", "phantom"]
+    run = subprocess.run(
+        [sys.executable, "-m", "experiments", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert run.stderr.strip().splitlines()[-1].startswith("error: W&B: 127.0.0.1, port ")
+    assert "training it first" not in run.stdout

@@ -1,0 +1,336 @@
+"""Rows, means, deviations and every format of a suite's table, against numbers computed by hand."""
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments.commands import table
+from experiments.commands.table import main
+from experiments.runs.input_digests import content_digests
+from experiments.suites.paper_costs import Cost, explain, published_costs, tower_cost
+from experiments.suites.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
+from experiments.suites.table import cells, line_titles, notes, summarise, to_csv, to_latex, to_markdown
+from models import TimmEncoder
+
+COSTS = [Cost("FetalCLIP", 224, 427_000_000, 81.0, 3.2)]
+
+
+def record(experiment, seed, validity, planes, subplanes):
+    metrics = {}
+    for model, shift in (("teacher", None), ("student", 0.0), ("random", -0.4)):
+        scores = (
+            (0.9, 0.8, 70.0) if shift is None else (planes + shift, subplanes + shift, validity + 100 * shift)
+        )
+        keys = ("planes/f1", "subplanes/f1", "hc18/validity")
+        metrics |= {f"{model}/{key}": value for key, value in zip(keys, scores, strict=True)}
+    metrics |= {"constant/hc18/age_days": 141.0, "constant/hc18/validity": 59.1}
+    return {
+        "experiment": experiment, "data": "phantom", "seed": seed, "metrics": metrics,
+        "details": {"student": {"planes": {"split": "test", "protocol": "abc"}, "probe": {}}},
+        "selection": {"monitor": "val/composite", "score": 0.5, "checkpoint": "x"},
+        "parameters": {"student": 1_230_000, "teacher": 5}, "steps": 9, "seconds": 1.5, "finished": "2026",
+        "git_commit": "abc", "versions": {"python": "3.11", "torch": "2", "lightning": "2", "wandb": "0"},
+        "machine": {"cpus": 2},
+    }  # fmt: skip
+
+
+def put(outputs, experiment, seed, *scores, arguments=(), **more):
+    folder = outputs / experiment / f"reproduce-phantom-s{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    request = {"arguments": list(arguments), "digests": {}, "trained_on": {}, **more}
+    (folder / "request.json").write_text(json.dumps(request))
+    (folder / "results.json").write_text(json.dumps(record(experiment, seed, *scores)))
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    put(tmp_path, "srkd", 1, 60.0, 0.90, 0.70)
+    put(tmp_path, "srkd", 2, 64.0, 0.94, 0.79)
+    put(tmp_path, "no-kd", 1, 50.0, 0.80, 0.60)
+    (tmp_path / "srkd" / "reproduce-phantom-s3").mkdir()  # still running
+    (tmp_path / "srkd" / "reproduce-phantom-s3" / "request.json").write_text('{"arguments": []}')
+    (tmp_path / "srkd" / "phantom-s0-20260101").mkdir()  # a run outside any suite
+    (tmp_path / "srkd" / "phantom-s0-20260101" / "results.json").write_text(
+        json.dumps(record("srkd", 0, 1, 1, 1))
+    )
+    return tmp_path
+
+
+def test_lines_are_in_the_papers_order_with_mean_and_deviation(outputs, tmp_path):
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    summary = summarise(rows)
+    assert [*summary.index.unique("line")] == ["teacher", "no-kd", "srkd", "random", "constant"]
+    validity = summary.loc[("srkd", "validity")]
+    assert (validity["mean"], validity["runs"]) == (62, 2)
+    assert validity["deviation"] == pytest.approx(8**0.5)
+    eight = [(5 * 0.90 + 3 * 0.70) / 8, (5 * 0.94 + 3 * 0.79) / 8]
+    assert summary.loc[("srkd", "f1"), "mean"] == pytest.approx(sum(eight) / 2)
+    for line in ("no-kd", "teacher"):  # one run, and runs that share one teacher
+        assert summary.loc[(line, "validity"), "deviation"] != summary.loc[(line, "validity"), "deviation"]
+    assert line_titles(rows)["constant"] == "Constant age 20w1d"
+    assert summary.loc["constant", "mean"].to_dict() == {"validity": pytest.approx(59.1)}
+
+
+def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    markdown = to_markdown(cells(rows))
+    row = next(line for line in markdown.splitlines() if "SRKD" in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [
+        "2", "62.0 ± 2.8", "0.920 ± 0.028", "0.745 ± 0.064", "0.854 ± 0.042", "88.6", "0.886",
+    ]  # fmt: skip
+    assert {len(line.split("|")) for line in markdown.splitlines()} == {10}
+    assert "| Constant age 20w1d | 3 | 59.1 | - | - | - | - | - |" in markdown
+    latex = to_latex(cells(rows))
+    assert r"62.0 $\pm$ 2.8" in latex
+    assert r"HC18 validity, \%" in latex
+    assert latex.count(r"\\") == 6
+    assert r"\toprule" in latex
+    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert [*read[0]] == ["experiment", "metric", "mean", "deviation", "runs", "paper"]
+    (validity,) = [r for r in read if (r["experiment"], r["metric"]) == ("srkd", "validity")]
+    assert (float(validity["mean"]), validity["runs"], validity["paper"]) == (62.0, "2", "88.6")
+
+
+def test_data_without_planes_have_no_columns_for_them(outputs, tmp_path):
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    for row in rows:
+        row["metrics"] = {name: value for name, value in row["metrics"].items() if "hc18" in name}
+    header = to_markdown(cells(rows)).splitlines()[0]
+    assert "F1" not in header
+    assert "validity" in header
+
+
+def test_committed_rows_are_kept_and_repeated_runs_replaced(outputs, tmp_path):
+    rows = tmp_path / "rows"
+    assert len(refresh("phantom", outputs, rows)) == 3
+    committed = (rows / "phantom.jsonl").read_text()
+    assert len(committed.splitlines()) == 3
+    put(outputs, "srkd", 1, 99.0, 0.9, 0.7)
+    (outputs / "no-kd" / "reproduce-phantom-s1" / "results.json").unlink()
+    again = refresh("phantom", outputs, rows)
+    assert len(again) == 3
+    assert [r["metrics"]["student/hc18/validity"] for r in again] == [50.0, 99.0, 64.0]
+    unchanged = (rows / "phantom.jsonl").stat().st_mtime_ns
+    refresh("phantom", outputs, rows)
+    assert (rows / "phantom.jsonl").stat().st_mtime_ns == unchanged
+
+
+def test_rows_name_files_without_the_users_folders(outputs, tmp_path):
+    put(
+        outputs,
+        "srkd",
+        1,
+        60.0,
+        0.9,
+        0.7,
+        arguments=["--teacher=/home/ada/FetalCLIP.pt", "--trainer.max_epochs=2"],
+    )
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    assert ["--teacher=FetalCLIP.pt", "--trainer.max_epochs=2"] in [row["arguments"] for row in rows]
+
+
+def test_runs_with_other_arguments_have_a_table_of_their_own(outputs, tmp_path, monkeypatch, capsys):
+    put(outputs, "static-kd", 1, 55.0, 0.9, 0.7, arguments=["--trainer.max_epochs=1"])
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={tmp_path / 'rows'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "### DATA=phantom, --trainer.max_epochs=1" in printed
+    names = {path.name for path in (outputs / "tables").iterdir()}
+    tables = {f"phantom{group}.{kind}" for group in ("", "-1") for kind in ("md", "csv", "tex", "png")}
+    assert names == tables | {"phantom.jsonl"}
+    assert "Static" not in (outputs / "tables" / "phantom.md").read_text()
+    assert Image.open(outputs / "tables" / "phantom.png").size[0] > 800
+
+
+def test_rows_are_committed_only_on_request(outputs, tmp_path, monkeypatch, capsys):
+    committed = tmp_path / "rows" / "phantom.jsonl"
+    refresh("phantom", outputs, committed.parent)
+    before = committed.read_text()
+    put(outputs, "no-kd", 9, 1.0, 0.1, 0.1)  # a try
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    command = ["phantom", f"--outputs={outputs}", f"--results={committed.parent}"]
+    assert main(command) == 0
+    assert committed.read_text() == before
+    local = outputs / "tables" / "phantom.jsonl"
+    assert {(row["experiment"], row["seed"]) for row in read_rows(local)} == {
+        ("srkd", 1), ("srkd", 2), ("no-kd", 1), ("no-kd", 9),
+    }  # fmt: skip
+    assert f"rows: {local}" in capsys.readouterr().out
+    local.unlink()
+    assert main([*command, "--commit"]) == 0
+    assert len(read_rows(committed)) == 4
+    assert not local.exists()
+
+
+def test_two_prompt_files_of_one_name_have_two_tables(outputs, tmp_path, monkeypatch, capsys):
+    rows = tmp_path / "rows"
+    given = ["--protocol=/home/ada/protocol.json"]
+    put(outputs, "srkd", 1, 60.0, 0.9, 0.7, arguments=given)
+    refresh("phantom", outputs, rows)
+    path = outputs / "srkd" / "reproduce-phantom-s1" / "results.json"
+    path.write_text(path.read_text().replace('"protocol": "abc"', '"protocol": "def"'))
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={rows}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("### DATA=phantom, --protocol=protocol.json") == 2
+    assert "prompts abc" in printed
+    assert "prompts def" in printed
+
+
+def weights_in(folder, content, name="weights.pt"):
+    """Write a file of weights, and return what `make reproduce TEACHER=` records of it."""
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    arguments = [f"--teacher={folder / name}", "--trainer.max_epochs=2"]
+    return {"arguments": arguments, "digests": content_digests(arguments)}
+
+
+def test_two_weights_of_one_name_have_two_tables(outputs, tmp_path, monkeypatch, capsys):
+    rows = tmp_path / "rows"
+    given = [weights_in(tmp_path / name, content) for name, content in (("a", b"one"), ("b", b"two"))]
+    put(outputs, "srkd", 1, 60.0, 0.9, 0.7, **given[0])
+    assert len(refresh("phantom", outputs, rows)) == 3
+    put(outputs, "srkd", 1, 70.0, 0.9, 0.7, **given[1])  # replaces the first run, which was moved away
+    found = refresh("phantom", outputs, rows)
+    scores = {row["metrics"]["student/hc18/validity"] for row in found if row["digests"]}
+    assert scores == {60.0, 70.0}, "the second does not replace the first"
+    names = [row["arguments"][0] for row in found if row["digests"]]
+    assert names == ["--teacher=weights.pt"] * 2, "the rows name no folder"
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={rows}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("### DATA=phantom, --teacher=weights.pt --trainer.max_epochs=2") == 2
+    for one in given:
+        assert f"Weights given (SHA-256): teacher {one['digests']['--teacher']}." in printed
+
+
+def test_the_same_weights_at_two_paths_share_a_table(outputs, tmp_path):
+    given = [weights_in(tmp_path / name, b"one", f"{name}.pt") for name in ("a", "b")]
+    for seed, one in enumerate(given, start=1):
+        put(outputs, "srkd", seed, 60.0, 0.9, 0.7, **one)
+    rows = [row for row in refresh("phantom", outputs, tmp_path / "rows") if row["digests"]]
+    assert [row["arguments"][0] for row in rows] == ["--teacher=a.pt", "--teacher=b.pt"]
+    assert len({group_of(row) for row in rows}) == 1
+    put(outputs, "srkd", 1, 99.0, 0.9, 0.7, **given[1])
+    again = [row for row in refresh("phantom", outputs, tmp_path / "rows") if row["digests"]]
+    assert [row["metrics"]["student/hc18/validity"] for row in again] == [99.0, 60.0], "replaced, not added"
+
+
+def test_committed_rows_without_digests_are_grouped_by_their_arguments():
+    rows = [row for row in read_rows(RESULTS / "phantom.jsonl") if not row["digests"]]
+    assert len(rows) >= 12
+    assert len({identity(row) for row in rows}) == len(rows)
+    assert all(group_of(row)[0] == tuple(row["arguments"]) for row in rows)
+    assert len({group_of(row) for row in rows}) == 1
+
+
+def test_committed_rows_are_consistent():
+    """Ordinary accuracy is a count over a count; a class's recall is not, and neither is a mean of them."""
+    for row in read_rows(RESULTS / "phantom.jsonl"):
+        metrics = row["metrics"]
+        for name in (
+            f"{model}/{b}" for model in ("student", "teacher", "random") for b in ("planes", "subplanes")
+        ):
+            right = metrics[f"{name}/accuracy"] * metrics[f"{name}/total"]
+            assert right == pytest.approx(round(right), abs=1e-6), name
+            assert 0 < metrics[f"{name}/balanced_accuracy"] <= metrics[f"{name}/balanced_top2_accuracy"] <= 1
+        heads = {metrics[f"{model}/hc18/total"] for model in ("student", "teacher", "random", "constant")}
+        assert len(heads) == 1
+        validity = pytest.approx(100 * metrics["constant/hc18/valid"] / heads.pop())
+        assert metrics["constant/hc18/validity"] == validity
+        ends = [name for name in metrics if name.endswith(("ci_low", "ci_high"))]
+        assert {name.rsplit("/", 1)[1] for name in ends} == {
+            f"{metric}_ci_{end}" for metric in ("f1", "validity") for end in ("low", "high")
+        }
+
+
+def test_other_data_have_a_table_of_their_own(outputs, tmp_path, monkeypatch, capsys):
+    for seed, digest in enumerate(("one", "two"), start=1):
+        put(outputs, "srkd", seed, 60.0, 0.9, 0.7, digests={"HC18_ROOT": digest})
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    assert len({group_of(row) for row in rows}) == 3, "and the row without data is a third"
+    monkeypatch.setattr(table, "published_costs", lambda: COSTS)
+    assert main(["phantom", f"--outputs={outputs}", f"--results={tmp_path / 'rows'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "Data given (SHA-256): HC18_ROOT one." in printed
+    assert "Data given (SHA-256): HC18_ROOT two." in printed
+
+
+@pytest.mark.parametrize(
+    ("data", "trained_on", "split", "seen"),
+    [
+        ("shards", {"hc18": "train", "planes": "train"}, "all", "planes"),
+        ("shards", {"hc18": "train"}, "all", None),  # scored on planes, which it has not seen
+        ("shards", {}, "all", None),  # a private corpus
+        ("shards", {"planes": "train"}, "test", None),
+        ("shards", {"planes": "all"}, "test", "planes"),  # made with --no-exclude-test
+        ("planes", {}, "all", "planes"),
+        ("planes", {}, "test", None),
+        ("hc18", {}, "all", None),
+    ],
+)
+def test_scored_training_images_are_noted(data, trained_on, split, seen, outputs, tmp_path):
+    row = refresh("phantom", outputs, tmp_path / "rows")[0]
+    row |= {"data": data, "trained_on": trained_on, "split": {"planes": split}}
+    remark = f"Scored images include the training patients of {seen}: not comparable with the paper."
+    assert [note for note in notes([row]) if "training patients" in note] == ([remark] if seen else [])
+
+
+def test_a_missing_score_is_a_dash(outputs, tmp_path):
+    path = outputs / "no-kd" / "reproduce-phantom-s1" / "results.json"
+    path.write_text(
+        path.read_text().replace('"student/hc18/validity": 50.0', '"student/hc18/validity": null')
+    )
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    assert '"student/hc18/validity": null' in (tmp_path / "rows" / "phantom.jsonl").read_text()
+    line = next(line for line in to_markdown(cells(rows)).splitlines() if line.startswith("| No KD"))
+    assert [cell.strip() for cell in line.split("|")][3] == "-"
+
+
+def test_without_runs_the_error_names_the_command(tmp_path):
+    with pytest.raises(ValueError, match="make reproduce DATA=phantom"):
+        main(["phantom", f"--outputs={tmp_path}", f"--results={tmp_path}"])
+
+
+def test_a_malformed_row_is_named_by_its_line(tmp_path):
+    write_rows([{"a": 1}], tmp_path / "x.jsonl")
+    assert read_rows(tmp_path / "x.jsonl") == [{"a": 1}]
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a"')
+    with pytest.raises(ValueError, match=r"x\.jsonl line 2"):
+        read_rows(tmp_path / "x.jsonl")
+
+
+def test_multiply_accumulates_equal_a_count_by_hand():
+    arguments = {
+        "trunk": "vit_tiny_patch16_224", "trunk_args": {"depth": 2, "embed_dim": 32, "num_heads": 2},
+        "embed_dim": 16, "image_size": 64, "context_length": 8,
+        "text_width": 16, "text_layers": 1, "text_heads": 2,
+    }  # fmt: skip
+    with torch.device("meta"):
+        model = TimmEncoder(**arguments).eval()
+    tokens, width = 17, 32
+    stem = 16 * width * 3 * 16 * 16
+    weights = 2 * tokens * (3 * width**2 + width**2 + 8 * width**2)
+    products = 2 * 2 * tokens**2 * width
+    cost = tower_cost(model, "tiny")
+    head = cost.gmacs * 1e9 - stem - weights - products
+    assert cost.attention_gmacs * 1e9 == pytest.approx(products)
+    assert head == pytest.approx(width * 16), "the projection to the embedding"
+    with pytest.raises(ValueError, match="meta device"):
+        tower_cost(TimmEncoder(**arguments), "tiny")
+
+
+def test_the_papers_towers_cost_what_other_counters_say():
+    student, teacher = published_costs()
+    assert student.parameters == pytest.approx(75e6, rel=0.01)
+    assert student.gmacs == pytest.approx(2.39, rel=0.01)
+    assert teacher.gmacs - teacher.attention_gmacs == pytest.approx(77.8, rel=0.01)
+    text = "\n".join(explain([student, teacher]))
+    assert "1.2" in text
+    assert "38.9" in text
+    assert "half" in text
+    assert torch.get_default_device().type != "meta"

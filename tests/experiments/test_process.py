@@ -1,0 +1,95 @@
+"""A teacher that is trained on the way ends together with the run that waits for it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import __main__ as command_line
+from experiments.process import TerminatedError, run_child, terminable
+from experiments.runs import cli, small_teachers
+
+# Writes its own end down, as a training saves its checkpoint.
+CHILD = """
+import pathlib, signal, sys, time
+def save(signum, _):
+    time.sleep(0.5)
+    pathlib.Path("saved").write_text(str(signum))
+    sys.exit(128 + signum)
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGINT, save)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # A shell starts its background jobs with Ctrl-C ignored; the test is about jobs in the foreground.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield tmp_path
+    signal.signal(signal.SIGINT, inherited)
+
+
+def child(sent, pids):
+    """Return the child's command, and start what interrupts both as soon as it runs."""
+
+    def interrupt():
+        while not Path("ready").exists():
+            time.sleep(0.02)
+        if sent == signal.SIGINT:  # a terminal sends it to both
+            os.kill(pids[0], sent)
+        os.kill(os.getpid(), sent)
+
+    threading.Thread(target=interrupt).start()
+    return [sys.executable, "-c", CHILD]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Collect the ids of started processes."""
+    pids = []
+    whole = small_teachers.run_child.__globals__["subprocess"].Popen
+
+    def popen(*arguments, **settings):
+        process = whole(*arguments, **settings)
+        pids.append(process.pid)
+        return process
+
+    monkeypatch.setattr("experiments.process.subprocess.Popen", popen)
+    return pids
+
+
+@pytest.mark.parametrize(
+    ("sent", "raised"), [(signal.SIGTERM, TerminatedError), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(raised), terminable():
+        run_child(child(sent, started), os.environ)
+    assert (workplace / "saved").read_text() == str(int(sent))
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("stop", "status"), [(TerminatedError, 143), (KeyboardInterrupt, 130)])
+def test_an_interruption_while_the_teacher_is_trained_is_one_line(
+    workplace, monkeypatch, capsys, stop, status
+):
+    def interrupted(*_):
+        raise stop
+
+    monkeypatch.setattr(small_teachers, "run_child", interrupted)
+    monkeypatch.setattr(cli, "check_run", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["experiments", "train", "srkd", "phantom"])
+    with pytest.raises(SystemExit) as end:
+        command_line.main()
+    assert end.value.code == status
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line == "interrupted while the teacher was trained; the same command trains it again"

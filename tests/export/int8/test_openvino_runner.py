@@ -1,0 +1,57 @@
+"""OpenVINO run for real, where it is installed: the runner of the ledger and the backends of the stopwatch."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.graphs.onnx_graph import OnnxRunner
+from export.int8.onnx_int8 import quantise
+from export.int8.openvino_runner import OpenVinoRunner
+from export.int8.variants import INT8_VARIANTS
+from export.latency.backends import OPENVINO_PRECISIONS, available
+from export.latency.interleave import time_interleaved
+from export.parity.ledger import embedding_figures
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("openvino") is None,
+        reason="openvino is not installed: uv pip install --python .venv openvino",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def pixels(exported):
+    folder = exported.folder / "golden"
+    rows = json.loads((folder / "golden.json").read_text())["rows"]
+    frames = [np.asarray(Image.open(folder / row["input"]).convert("RGB"), dtype=np.float32) for row in rows]
+    return np.stack(frames).transpose(0, 3, 1, 2)
+
+
+def test_the_float_file_gives_the_same_embeddings_as_in_onnx_runtime(exported, pixels):
+    path = exported.artifact("onnx-fp32")
+    found = embedding_figures(OnnxRunner(path)(pixels), OpenVinoRunner(path, 64)(pixels))
+    assert found["cosine_min"] > 0.99999
+    assert found["difference_max"] < 1e-3
+
+
+def test_the_int8_file_for_openvino_is_close_to_the_float_one(exported, pixels, tmp_path):
+    source, target = exported.artifact("onnx-fp32"), tmp_path / "int8.onnx"
+    grouped = INT8_VARIANTS["openvino-int8"]
+    quantise(source, target, np.ascontiguousarray(pixels), grouped_convolutions=grouped, metadata={})
+    float32, int8 = OnnxRunner(source)(pixels), OpenVinoRunner(target, 64)(pixels)
+    assert int8.shape == float32.shape
+    assert 0.99 < embedding_figures(float32, int8)["cosine_min"] < 0.99999
+
+
+def test_every_precision_that_this_processor_has_is_timed(exported):
+    able = [name for name in OPENVINO_PRECISIONS if available()[name] == "yes"]
+    assert "openvino" in able
+    common = {"threads": 1, "batch": 1, "side": 64, "path": str(exported.artifact("onnx-fp32").resolve())}
+    timings = time_interleaved({name: {"backend": name, **common} for name in able}, rounds=2, repeats=2)
+    assert {name: timing.error for name, timing in timings.items()} == dict.fromkeys(able, "")
+    assert all(min(timing.calls_ms) > 0 for timing in timings.values())

@@ -1,0 +1,10 @@
+"""A simulated Mac."""
+
+import platform
+
+import pytest
+
+
+@pytest.fixture
+def mac(monkeypatch):
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")

@@ -1,0 +1,75 @@
+"""The worker process: simulated live scans, cold start, death, and its environment."""
+
+from pathlib import Path
+
+import pytest
+
+from export.latency.worker import ALLOCATOR, Worker, play_scan
+
+
+class Clock:
+    """Simulated time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def pass_(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("fps", "work_ms", "processed"),
+    [(30, 5, 60), (30, 33, 60), (60, 10, 120), (60, 33.4, 60), (30, 100, 20), (60, 50, 40)],
+)
+def test_dropped_frames_of_a_live_scan(fps, work_ms, processed):
+    clock = Clock()
+    scene = play_scan(lambda: clock.pass_(work_ms / 1e3), fps, 2.0, clock, clock.pass_)
+    assert scene["frames"] == 2 * fps
+    # One frame more or less: whether the last one is reached depends on where the busy time ends.
+    assert abs(scene["processed"] - processed) <= 1
+    assert scene["dropped"] == scene["frames"] - scene["processed"]
+    assert scene["delay_p50_ms"] >= work_ms - 1e-6
+    assert scene["delay_p95_ms"] <= work_ms + 1e3 / fps + 1e-6
+
+
+def test_a_killed_worker_is_reported():
+    with Worker({"backend": "matmul", "threads": 1, "batch": 1, "arithmetic": "float32"}) as worker:
+        worker._process.kill()
+        worker._process.wait()
+        with pytest.raises(RuntimeError, match="matmul: its process ended without an answer"):
+            worker.ask(repeats=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc shows a process's environment")
+def test_a_worker_does_not_see_the_makefiles_allocator(monkeypatch):
+    for name in ALLOCATOR:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with Worker({"backend": "matmul", "threads": 1, "batch": 1, "arithmetic": "float32"}) as worker:
+        seen = Path(f"/proc/{worker._process.pid}/environ").read_text().split("\0")
+    assert "OMP_NUM_THREADS=1" in seen
+    assert not [entry for entry in seen if entry.split("=")[0] in ALLOCATOR]
+
+
+def test_a_worker_that_cannot_load_reports_why():
+    with pytest.raises(RuntimeError, match="no backend 'nonsense'"):
+        Worker({"backend": "nonsense"})
+
+
+def test_a_cold_start_ends_with_the_first_answer(monkeypatch):
+    answers = iter([{"load_ms": 1.0, "first_call_ms": 2.0}, {"warm": True}])
+    clock = Clock()
+
+    def answer(self):
+        clock.pass_(3.0)
+        return next(answers)
+
+    monkeypatch.setattr(Worker, "_answer", answer)
+    monkeypatch.setattr("export.latency.worker.time.perf_counter", clock)
+    monkeypatch.setattr("export.latency.worker.subprocess.Popen", lambda *_, **__: None)
+    worker = Worker({"backend": "x"})
+    assert worker.facts["cold_start_ms"] == pytest.approx(3000)
+    assert next(answers, None) is None, "the warm-up is waited for"

@@ -1,0 +1,326 @@
+"""What an export holds, checked with the libraries that an app would use."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+
+from datamodules.evaluation.protocol import Protocol
+from export.graphs.onnx_graph import OnnxRunner, onnx_metadata, write_onnx
+from export.graphs.pixel_graph import PixelEncoder
+from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
+from export.int8.variants import write_int8_variants
+from export.package.manifest import artifact_entry
+from export.package.model_card import data_terms, made_how, prompt_terms, training_lines, weight_origin
+from export.parity.frames import calibration_pixels, evaluation_frames
+from export.variants import Workbench, write_onnx_variants
+from models import Preprocessing, build_tokenizer, fused_copy
+from models.zero_shot import age_embeddings, class_embeddings
+
+
+def golden(export):
+    return json.loads((export.folder / "golden" / "golden.json").read_text())
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1)[None]
+
+
+def test_onnx_file_is_single_static_and_carries_the_contract(exported):
+    path = exported.artifact("onnx-fp32")
+    assert not list(exported.folder.glob("*.data"))
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert next(entry.version for entry in model.opset_import if entry.domain == "") >= 20
+    # The newest that ONNX Runtime 1.20 reads, which the deploy guide pins on Android.
+    files = {path.name: onnx.load(path).ir_version for path in exported.folder.glob("*.onnx")}
+    assert {"image_encoder.onnx", "image_encoder_int8.onnx", "planes_classifier.onnx"} <= set(files)
+    assert max(files.values()) <= 10, files
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 64, 64]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["sonodistill.contract"]) == exported.manifest["contract"]
+    assert metadata["sonodistill.contract_sha256"] == exported.manifest["contract_sha256"]
+    assert "not a medical device" in metadata["sonodistill.note"]
+    assert "random weights" in metadata["sonodistill.weights_licence"]
+
+
+def test_image_encoder_leaves_the_text_tower_behind(exported, student):
+    image = (
+        sum(p.numel() for p in fused_copy(student).trunk.parameters())
+        + student.image_projection.weight.numel()
+    )
+    weights = sum(int(np.prod(t.dims)) for t in onnx.load(exported.artifact("onnx-fp32")).graph.initializer)
+    assert weights == pytest.approx(image, rel=0.02)
+
+
+def test_dynamic_batch_runs_several_sizes(student, tmp_path):
+    path = tmp_path / "open.onnx"
+    encoder = PixelEncoder(fused_copy(student)).eval()
+    names = {"input_name": "image", "output_name": "embedding", "metadata": {}}
+    write_onnx(encoder, torch.rand(1, 3, 64, 64), path, dynamic_batch=True, **names)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        image = torch.randint(0, 256, (batch, 3, 64, 64)).float()
+        with torch.no_grad():
+            expected = encoder(image).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": image.numpy()})[0], expected, atol=1e-5)
+
+
+def test_training_mode_is_refused(student, tmp_path):
+    encoder = PixelEncoder(student)
+    encoder.train()
+    with pytest.raises(ValueError, match="training mode"):
+        write_onnx(
+            encoder,
+            torch.rand(1, 3, 64, 64),
+            tmp_path / "x.onnx",
+            input_name="i",
+            output_name="o",
+            metadata={},
+        )
+    student.eval()
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8"])
+def test_golden_embeddings_come_out_of_the_onnx_file(exported, name):
+    session = onnxruntime.InferenceSession(str(exported.artifact(name)), providers=["CPUExecutionProvider"])
+    rows = golden(exported)["rows"]
+    assert len(rows) >= 4
+    for row in rows:
+        found = session.run(None, {"image": pixels(exported.folder / "golden" / row["input"])})[0][0]
+        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-4)
+        assert found @ np.array(row["embedding"]) > (0.99999 if name == "onnx-fp32" else 0.9)
+
+
+def test_golden_frames_are_not_yet_padded_and_give_the_inputs(exported):
+    sizes = []
+    for row in golden(exported)["rows"]:
+        frame = Image.open(exported.folder / "golden" / row["frame"]).convert("RGB")
+        side = max(frame.size)
+        square = Image.new("RGB", (side, side))
+        square.paste(frame, ((side - frame.width) // 2, (side - frame.height) // 2))
+        resized = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(
+            resized, np.asarray(Image.open(exported.folder / "golden" / row["input"]))
+        )
+        sizes.append(frame.size)
+    assert any(width != height for width, height in sizes)
+
+
+def test_classifier_file_gives_the_golden_probabilities_and_knows_its_labels(exported):
+    path = exported.artifact("onnx-planes")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    labels = session.get_modelmeta().custom_metadata_map["sonodistill.labels"]
+    labels = json.loads(labels)
+    for row in golden(exported)["rows"]:
+        found = session.run(None, {"image": pixels(exported.folder / "golden" / row["input"])})[0][0]
+        assert dict(zip(labels, found.tolist(), strict=True)) == pytest.approx(row["planes"], abs=1e-3)
+
+
+def test_heads_are_the_models_own_vectors(exported, student):
+    protocol = Protocol.load()
+    description, vectors = exported.head("planes")
+    assert description["labels"] == list(protocol.planes)
+    np.testing.assert_allclose(vectors, class_embeddings(student, protocol.planes).numpy(), atol=1e-6)
+    description, vectors = exported.head("ages")
+    assert description["spacings_mm_per_px"] == ["0.30"]
+    expected = age_embeddings(student, protocol.biometry, ["0.30"]).vectors.numpy()
+    assert vectors.shape == (1, 175, 32)
+    np.testing.assert_allclose(vectors, expected, atol=1e-3)  # stored in float16
+
+
+def test_text_encoder_agrees_and_its_golden_tokens_follow_the_shipped_vocabulary(exported, student):
+    rows = json.loads((exported.folder / "text" / "text_golden.json").read_text())["rows"]
+    session = onnxruntime.InferenceSession(
+        str(exported.artifact("onnx-text")), providers=["CPUExecutionProvider"]
+    )
+    tokens = np.array([row["tokens"] for row in rows])
+    found = session.run(None, {"tokens": tokens})[0]
+    with torch.no_grad():
+        expected = student.encode_text(student.tokenize([row["text"] for row in rows])).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    vocabulary = (exported.folder / "text" / "vocabulary.txt").read_text().split()
+    entries = exported.manifest["artifacts"]
+    assert {"text/vocabulary.txt", "text/tokenizer.json", "text/text_golden.json"} <= set(entries)
+    read = " ".join(vocabulary[token] for token in rows[0]["tokens"] if token)
+    assert read.startswith("<start> ultrasound of the fetal brain")
+
+
+def test_card_and_licences_say_what_matters(exported):
+    card = (exported.folder / "MODEL_CARD.md").read_text()
+    assert "Not a medical device" in card
+    assert "RANDOM" in card
+    assert "coreml-fp16 | NOT RUN" in card
+    assert "with random weights, not trained at all" in card
+    assert "distilled" not in card
+    licences = (exported.folder / "LICENCES.md").read_text()
+    assert "Phantom: simulated by this project" in licences
+    assert "HC18" not in licences, "it had no part in this"
+    assert "this project's own, Apache-2.0" in licences
+    head = exported.manifest["artifacts"]["head_planes"]
+    numbers = exported.folder / head["vectors"]
+    assert head["bytes"] == exported.artifact("head_planes").stat().st_size + numbers.stat().st_size
+    assert f"`heads/planes.json` `heads/planes.f32` | {head['bytes'] / 1e6:.2f}" in card
+
+
+def test_the_texts_and_the_script_are_hashed_too(exported):
+    written = {
+        path.relative_to(exported.folder).as_posix() for path in exported.folder.rglob("*") if path.is_file()
+    }
+    entries = exported.manifest["artifacts"].values()
+    files = {entry["file"] for entry in entries} | {entry.get("vectors") for entry in entries}
+    left = {
+        name for name in written if not any(name == file or name.startswith(f"{file}/") for file in files)
+    }
+    # The ledger is finished on a Mac.
+    assert left == {"manifest.json", "parity.json"}
+
+
+def test_every_onnx_entry_names_its_files_own_output(exported):
+    entries = {
+        name: entry for name, entry in exported.manifest["artifacts"].items() if entry["kind"] == "onnx"
+    }
+    assert set(entries) == {"onnx-fp32", "onnx-planes", "onnx-subplanes", "onnx-int8", "onnx-text"}
+    for name, entry in entries.items():
+        (output,) = onnx.load(exported.artifact(name)).graph.output
+        assert entry["output"] == output.name, name
+        assert entry["captured_by"] == "torch.export", name
+
+
+@pytest.mark.parametrize("name", ["clip", "fetal"])
+def test_the_tokenizers_files_alone_give_the_models_tokens(name, tmp_path):
+    contract = Preprocessing(64, (0.0,) * 3, (1.0,) * 3, tokenizer=name, context_length=40)
+    files = {path.name for path in tokenizer_files(contract, tmp_path)}
+    texts = [*GOLDEN_TEXTS, " It's  a BPD/HC of 21.5mm \u2014 don\u2019t \n Größe", "plane " * 60]
+    expected = build_tokenizer(contract)(texts).tolist()
+    whole = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert [whole.encode(text).ids for text in texts] == expected
+    if name == "clip":
+        assert files == {"tokenizer.json", "vocab.json", "merges.txt"}
+        vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+        merges = (tmp_path / "merges.txt").read_text().splitlines()
+        assert len(vocabulary) == 49408
+        # 256 bytes, each also at the end of a word, a token a merge, start and end
+        assert len(merges) - 1 == 49408 - 512 - 2
+        assert {merge.replace(" ", "") for merge in merges[1:]} <= set(vocabulary)
+        tokens = [vocabulary[f"{word}</w>"] for word in ["ultrasound", "of", "the", "fetal", "brain"]]
+        assert expected[0][1:6] == tokens
+    else:
+        assert files == {"tokenizer.json", "vocabulary.txt"}
+
+
+def test_files_of_a_saved_tokenizer_are_told_apart_by_their_whole_names(tmp_path):
+    saved, folder = tmp_path / "saved", tmp_path / "text"
+    for place in (saved, folder):
+        place.mkdir()
+    for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "weights.bin"):
+        (saved / name).write_text(name)
+    files = tokenizer_files(Preprocessing(64, (0.0,) * 3, (1.0,) * 3, tokenizer=f"hf:{saved}"), folder)
+    names = {artifact_entry(path, tmp_path)["file"] for path in files}
+    assert names == {
+        f"text/tokenizer/{kind}" for kind in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    }
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_tracing_is_the_recorded_fallback(student, tmp_path, monkeypatch, dynamic):
+    export = torch.onnx.export
+
+    def broken(*given, dynamo, **named):
+        if dynamo:
+            raise RuntimeError("no export today")
+        return export(*given, dynamo=dynamo, **named)
+
+    monkeypatch.setattr(torch.onnx, "export", broken)
+    bench = Workbench(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {"a": "b"})
+    write_onnx_variants(bench, dynamic_batch=dynamic)
+    assert bench.artifacts["onnx-fp32"]["captured_by"] == "torch.jit.trace"
+    assert any("traced instead: RuntimeError: no export today" in line for line in bench.warnings)
+    frames = torch.randint(0, 256, (3, 3, 64, 64)).float()
+    with torch.no_grad():
+        expected = bench.encoder(frames).numpy()
+    file = bench.folder / "image_encoder.onnx"
+    np.testing.assert_allclose(OnnxRunner(file)(frames.numpy()), expected, atol=1e-5)
+    (tensor,) = onnx.load(file).graph.input
+    assert bool(tensor.type.tensor_type.shape.dim[0].dim_param) == dynamic
+    assert onnx_metadata(file)["a"] == "b"
+
+
+def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported):
+    recipe = exported.manifest["source"]["recipe"]
+    source = {"weights": "trained", "recipe": recipe}
+    assert training_lines(source)[:2] == ["training data: not recorded", "teacher: not recorded"]
+    assert any("if it was FetalCLIP, note its terms: CC BY-NC 4.0" in line for line in weight_origin(source))
+    facts = {"data": "HC18", "teacher": "models.from_checkpoint, path outputs/teachers/hc18.ckpt"}
+    source["training"] = facts | {"loss": "losses.SRKDLoss", "start": "random weights"}
+    assert training_lines(source)[0] == "training data: HC18"
+    (method,) = [line for line in training_lines(source) if line.startswith("method: ")]
+    assert all(name in method for name in ("SRKD", "DARK", "arXiv 2603.05421"))
+    other = {**source, "training": {**source["training"], "loss": "losses.CLIPLoss"}}
+    assert not any(line.startswith("method: ") for line in training_lines(other))
+    assert weight_origin(source)[1] == "Training started from random weights."
+    assert "FetalCLIP" not in " ".join(weight_origin(source))
+    assert made_how(source).startswith("distilled from a teacher (models.from_checkpoint")
+    assert made_how({**source, "training": {"teacher": "none"}}) == "trained without a teacher"
+    assert "not recorded" in made_how({"weights": "trained", "recipe": recipe})
+    source["training"]["teacher"] = "models.from_checkpoint, path weights.pt"
+    assert "if it is FetalCLIP, note its terms" in " ".join(weight_origin(source))
+
+
+def test_licences_name_the_runs_corpora_and_whose_prompts_the_heads_hold():
+    source = {"weights": "trained", "data": "planes", "training": {"data": "HC18 there", "corpus": "hc18"}}
+    lines = data_terms(source)
+    assert lines[:2] == ["Trained on: HC18 there.", "Calibrated and scored on: planes."]
+    assert [line.split(":")[0] for line in lines[2:]] == ["HC18", "FETAL_PLANES_DB"]
+    assert "CC BY 4.0; van den Heuvel" in lines[2]
+    unknown = " ".join(data_terms({"weights": "trained", "data": "shards"}))
+    assert "Trained on: not recorded." in unknown
+    assert "five African countries: CC BY 4.0" in unknown
+    assert "own, Apache-2.0" in prompt_terms(Protocol.load().digest)
+    assert "FetalCLIP are CC BY-NC 4.0" in prompt_terms("0" * 16)
+
+
+def test_manifest_records_versions_and_the_way_of_capture(exported):
+    manifest = exported.manifest
+    assert torch.__version__.startswith(manifest["versions"]["torch"])
+    assert manifest["artifacts"]["coreml-fp16"]["captured_by"] == "torch.export"
+    assert manifest["artifacts"]["coreml-int8"]["captured_by"] == "torch.export"
+    assert isinstance(manifest["warnings"], list)
+
+
+def test_an_int8_file_keeps_the_open_batch_of_its_source(student, tmp_path):
+    bench = Workbench(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {})
+    write_onnx_variants(bench, dynamic_batch=True)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.float32)
+    write_int8_variants(bench, ["onnx-int8"], frames)
+    assert bench.artifacts["onnx-int8"]["batch"] == "any"
+    assert OnnxRunner(bench.folder / bench.artifacts["onnx-int8"]["file"])(frames).shape == (2, 32)
+
+
+def test_frames_are_the_evaluation_pixels(corpus, student):
+    frames = evaluation_frames(corpus, student.preprocessing, "test", limit=5)
+    found = np.concatenate(list(frames.batches()))
+    assert found.min() >= 0
+    assert found.max() <= 255
+    np.testing.assert_array_equal(found, found.round())
+    loader = corpus.evaluation_loader("hc18", "test", student.preprocessing)
+    expected = {
+        name: image for batch in loader for name, image in zip(batch["name"], batch["image"], strict=True)
+    }
+    mean, std = (
+        np.array(v).reshape(3, 1, 1) for v in (student.preprocessing.mean, student.preprocessing.std)
+    )
+    row = frames.rows["hc18"][0]
+    normalised = (found[row] / 255 - mean) / std
+    np.testing.assert_allclose(normalised, expected[frames.records[row].name].numpy(), atol=1e-6)
+
+
+def test_calibration_never_sees_test_patients(corpus, student):
+    assert len(calibration_pixels(corpus, student.preprocessing, 6)) == 6
+    train = {record.patient for record in corpus.split("train")}
+    assert not train & {record.patient for record in corpus.split("test")}

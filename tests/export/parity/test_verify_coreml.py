@@ -1,0 +1,209 @@
+"""verify_coreml.py, which finishes the parity ledger on a Mac, with Core ML simulated."""
+
+import ast
+import json
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.parity import verify_coreml
+from export.parity.ledger import coreml_rows, read_gates
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_mac_script_needs_nothing_of_ours():
+    tree = ast.parse(Path(verify_coreml.__file__).read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).split(".")[0])
+    assert names - set(sys.stdlib_module_names) == {"coremltools", "PIL"}
+
+
+def test_the_mac_script_runs_on_the_python_that_apple_ships():
+    tree = ast.parse(Path(verify_coreml.__file__).read_text(), feature_version=(3, 9))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    keywords = {(ast.unparse(call.func), keyword.arg) for call in calls for keyword in call.keywords}
+    assert not keywords & {("zip", "strict"), ("dataclass", "slots"), ("dataclass", "kw_only")}
+    assert any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+
+
+@pytest.mark.parametrize(
+    "place", ["export/parity/verify_coreml.py", "docs/deploy.md", ".github/workflows/ci.yml"]
+)
+def test_everywhere_the_mac_script_gets_the_same_packages(place):
+    text = (ROOT / place).read_text()
+    assert re.findall(r"python3 -m pip install (.*)", text)[0] == verify_coreml.PINS
+    assert "python -m pip install" not in text
+
+
+def fake_coremltools(folder, tilt, broken=()):
+    """Return a module that answers from the golden file; `tilt` is added to every embedding's first element."""
+    rows = json.loads((folder / "golden" / "golden.json").read_text())["rows"]
+    by_bytes = {}
+    for row in rows:
+        image = Image.open(folder / "golden" / row["input"]).convert("RGB")
+        by_bytes[image.tobytes()] = row
+        by_bytes[image.split()[0].tobytes()] = row
+
+    class Model:
+        def __init__(self, path, compute_units):
+            if Path(path).name in broken:
+                raise Exception("Error compiling model:\n'too new for this macOS'")
+            self.head = "planes" if "planes_classifier" in path else None
+
+        def predict(self, inputs):
+            row = by_bytes[inputs["image"].tobytes()]
+            if self.head:
+                return {"label": "x", "label_probs": row[self.head]}
+            vector = np.array(row["embedding"]) + tilt * np.eye(1, len(row["embedding"]))[0]
+            return {"embedding": (vector / np.linalg.norm(vector)).reshape(1, -1)}
+
+    module = types.ModuleType("coremltools")
+    module.models = types.SimpleNamespace(MLModel=Model)
+    module.ComputeUnit = types.SimpleNamespace(ALL=0, CPU_ONLY=1)
+    return module
+
+
+@pytest.mark.parametrize(("tilt", "code", "status"), [(0.0, 0, "ok"), (0.5, 1, "FAILED")])
+def test_the_mac_script_finishes_the_ledger(copied, monkeypatch, tilt, code, status):
+    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, tilt))
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
+    assert verify_coreml.main([str(copied), "--units", "CPU_ONLY"]) == code
+    rows = {row["variant"]: row for row in json.loads((copied / "parity.json").read_text())["rows"]}
+    assert rows["coreml-fp16"]["status"] == rows["coreml-int8"]["status"] == status
+    assert rows["coreml-planes"]["status"] == rows["onnx-fp32"]["status"] == "ok"
+
+
+def device_statuses(folder):
+    rows = json.loads((folder / "parity.json").read_text())["rows"]
+    return {
+        row["variant"]: (row["status"], row["note"]) for row in rows if row["variant"].startswith("coreml")
+    }
+
+
+@pytest.fixture
+def on_a_mac(copied, monkeypatch):
+    """The script's command on a simulated Mac, with packages that Core ML cannot load."""
+
+    refused = []
+    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, 0.0, refused))
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
+
+    def run(*broken):
+        refused.extend(broken)
+        return verify_coreml.main([str(copied), "--units", "CPU_ONLY"])
+
+    return run
+
+
+def test_a_package_that_core_ml_cannot_load_fails_alone_with_its_message(copied, on_a_mac):
+    assert on_a_mac("image_encoder.mlpackage") == 1
+    found = device_statuses(copied)
+    wanted = "Core ML did not run it: Exception: Error compiling model: 'too new for this macOS'"
+    assert found.pop("coreml-fp16") == ("FAILED", wanted)
+    assert found
+    assert {status for status, _ in found.values()} == {"ok"}
+
+
+def test_the_rows_of_a_run_that_is_broken_off_stay(copied, on_a_mac, monkeypatch):
+    first, verify = [], verify_coreml.verify
+
+    def broken_off(entry, *given):
+        if first:
+            raise KeyboardInterrupt
+        first.append(entry["name"])
+        return verify(entry, *given)
+
+    monkeypatch.setattr(verify_coreml, "verify", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        on_a_mac()
+    assert [name for name, (status, _) in device_statuses(copied).items() if status == "ok"] == first
+    assert not list(copied.glob(".parity*"))
+
+
+def test_a_row_that_stays_not_run_is_no_success(copied, on_a_mac):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["artifacts"]["coreml-int8"]["on_device"] = {}
+    path.write_text(json.dumps(manifest))
+    assert on_a_mac() == 3
+    assert device_statuses(copied)["coreml-int8"] == ("NOT RUN", "its gate has no limit for single frames")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "parity.json", "golden/golden.json"])
+def test_a_folder_that_is_not_whole_is_named_in_one_line(copied, on_a_mac, capsys, name):
+    (copied / name).write_text('{"half')
+    assert on_a_mac() == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"NOT RUN: {copied / name}: not as the export wrote it (JSONDecodeError")
+
+
+def test_the_model_card_sends_its_reader_to_the_ledger_for_a_devices_verdict(exported):
+    lines = (exported.folder / "MODEL_CARD.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| coreml-") and "NOT RUN" in line]
+    assert len(rows) == 4
+    assert all("parity.json" in row for row in rows)
+
+
+def test_the_mac_script_takes_its_limits_from_the_export(copied, monkeypatch):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    entries = manifest["artifacts"]
+    assert entries["coreml-fp16"]["on_device"] == {"cosine_min": 0.999}
+    assert entries["coreml-int8"]["on_device"] == {"cosine_min": 0.99}
+    assert entries["coreml-planes"]["on_device"] == {"difference_max": 0.1}
+    entries["coreml-fp16"]["on_device"] = {"cosine_min": 0.5, "flip_rate_max": 0.0}
+    path.write_text(json.dumps(manifest))
+    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, 0.5))
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
+    verify_coreml.main([str(copied), "--units", "CPU_ONLY"])
+    assert re.search(r"cosine .* limit 0\.5; flip_rate", device_statuses(copied)["coreml-fp16"][1])
+
+
+def test_the_mac_script_says_not_run_elsewhere(copied, capsys, monkeypatch):
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Linux")
+    before = (copied / "parity.json").read_text()
+    assert verify_coreml.main([str(copied)]) == 2
+    assert "NOT RUN" in capsys.readouterr().out
+    assert (copied / "parity.json").read_text() == before
+
+
+def package(gate, problems=(), unknown=()):
+    inspection = {"problems": list(problems), "not_on_neural_engine": list(unknown)}
+    return {"kind": "coreml", "gate": gate, "inspection": inspection}
+
+
+def test_rows_and_limits_of_packages():
+    artifacts = {
+        "a": package("float32"),
+        "b": package("float16-classifier", unknown=["erf"]),
+        "c": package("compressed-package", problems=["weights: 1"]),
+        "d": {"kind": "onnx"},
+    }
+    rows = coreml_rows(artifacts, read_gates(), trained=True)
+    assert [(row.variant, row.status) for row in rows] == [
+        ("a", "NOT RUN"),
+        ("b", "NOT RUN"),
+        ("c", "FAILED"),
+    ]
+    assert rows[1].note.endswith("; not known to run on the Neural Engine: erf")
+    assert rows[2].note == "weights: 1"
+    assert artifacts["a"]["on_device"] == {"cosine_min": 0.99999, "flip_rate_max": 0.0}
+    assert artifacts["b"]["on_device"]["flip_rate_max"] == 0.005
+    coreml_rows(artifacts, read_gates(), trained=False)
+    assert "flip_rate_max" not in artifacts["a"]["on_device"], "classes of random weights flip by chance"
+
+
+def test_verdicts_of_a_device():
+    assert verify_coreml.verdict({"flip_rate": 0.2}, {"flip_rate_max": 0.1})["status"] == "FAILED"
+    assert verify_coreml.verdict({"cosine_min": float("nan")}, {"cosine_min": 0.1})["status"] == "FAILED"
+    assert verify_coreml.verdict({"flip_rate": 0.2}, {})["status"] == "NOT RUN"

@@ -1,0 +1,146 @@
+"""Figures show what they were given, and as SVG keep their text and take the page's colours."""
+
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from figures.confusion import confusion_change_figure, confusion_figure
+from figures.curves import Curve, Panel, curves_figure
+from figures.embeddings import embedding_figure, tsne
+from figures.growth_chart import Chart, growth_chart_figure
+from figures.images import image_figure
+from figures.reliability import reliability_figure
+from figures.style import CYCLE, INK, PALETTE, looks, save_png, themed_svg
+from figures.suite import SuiteLine, suite_figure
+
+CONFUSION = [[3, 1, 0, 0], [0, 4, 0, 2], [0, 0, 0, 0], [0, 0, 0, 0]]
+CLASSES = ["a", "b", "never", "absent"]
+HOSTILE = '"><script>alert(1)</script> $\\frac{1}{0}$'
+
+
+def texts(found):
+    return [text.get_text() for text in found]
+
+
+def growth_chart() -> Figure:
+    weeks = np.linspace(13, 40, 20)
+    chart = Chart(weeks, 8 * weeks, 9 * weeks, 10 * weeks, (100, 342), (14, 38.9))
+    ages, hc = np.array([24.0, 24.0, 20.0, 30.0]), np.array([222.0, 300.0, 50.0, 280.0])
+    counts, valid = np.array([True, True, False, True]), np.array([True, False, False, True])
+    return growth_chart_figure(chart, ages, hc, counts, valid, "title")
+
+
+def curves() -> Figure:
+    steps = np.arange(5.0)
+    weight = Panel("weight", "w", [Curve("weight", steps, 2 - steps, INK)], is_weight=True)
+    scores = [Curve(f"score {number}", steps, steps / 5, CYCLE[number], "o-", 0.5) for number in range(3)]
+    return curves_figure([weight, Panel("scores", "s", scores, selected=(3, 0.6))], 4, 2.0)
+
+
+def every_figure() -> dict[str, Figure]:
+    steps = np.arange(2.0)
+    run = Curve("run", steps, steps, CYCLE[0], filled=[False, True], crossing=0.5)
+    bins = [{"confidence": 0.3, "accuracy": 0.5, "count": 4}]
+    return {
+        "confusion": confusion_figure(CONFUSION, CLASSES, "title"),
+        "change": confusion_change_figure(CONFUSION, CONFUSION, CLASSES, "title"),
+        "growth": growth_chart(),
+        "reliability": reliability_figure({"student": bins}, "title"),
+        "curves": curves(),
+        "overlay": curves_figure([Panel("title", "score", [run])], 1),
+        "map": embedding_figure({"student": np.eye(4, 2)}, list("aabb"), "title"),
+        "images": image_figure([np.zeros((4, 5), np.uint8)], ["brain"], [True]),
+        "suite": suite_figure([SuiteLine("srkd", {"F1": [0.8, 0.9]}, {"F1": 0.7})], ["F1"], "title"),
+    }
+
+
+def test_growth_chart_counts_what_it_shows():
+    figure = growth_chart()
+    (legend,) = figure.legends
+    assert {"not assessed (1)", "outside the chart (1)", "within the chart (2)"} <= set(
+        texts(legend.get_texts())
+    )
+    assert figure.axes[0].get_title() == "title"
+    assert figure.axes[0].get_ylim()[0] <= 50.0
+
+
+def test_confusion_shows_shares_counts_and_only_classes_that_matter():
+    axes = confusion_figure(CONFUSION, CLASSES, "student", {"a": 0.8, "b": 0.75}).axes[0]
+    assert texts(axes.get_xticklabels()) == ["a", "b", "absent *"]
+    assert texts(axes.get_yticklabels()) == ["a (4)\nF1 0.80", "b (6)\nF1 0.75"]
+    assert texts(axes.texts) == ["75%\n3", "25%\n1", "", "", "67%\n4", "33%\n2"]
+
+
+def test_a_change_of_confusions_is_blue_where_it_is_better():
+    axes = confusion_change_figure([[2, 2], [0, 4]], [[4, 0], [1, 3]], ["a", "b"], "t").axes[0]
+    assert texts(axes.texts) == ["+50", "−50", "+25", "−25"]  # noqa: RUF001 - minus signs
+    blue, red = (pytest.approx(np.array(rgb) / 255) for rgb in ((0x00, 0x72, 0xB2), (0xC6, 0x4E, 0x00)))
+    assert [patch.get_facecolor()[:3] for patch in axes.patches] == [blue, blue, red, red]
+
+
+def test_reliability_shows_every_bin():
+    bins = [
+        {"confidence": 0.3, "accuracy": 0.5, "count": 4},
+        {"confidence": 0.9, "accuracy": 0.7, "count": 12},
+    ]
+    dots = reliability_figure({"student": bins}, "student").axes[0].collections[1]
+    assert dots.get_offsets().tolist() == [[0.3, 0.5], [0.9, 0.7]]
+    assert (dots.get_sizes() - 12).tolist() == pytest.approx([37.5, 112.5])  # areas as 4 to 12
+
+
+def test_training_curves_mark_the_crossing_and_fill_the_weight():
+    weight, scores = curves().axes
+    assert texts(weight.texts) == ["zero at step 2"]
+    assert texts(weight.get_legend().get_texts()) == ["attract", "repel"]
+    assert texts(scores.get_legend().get_texts()) == ["score 0", "score 1", "score 2"]
+    assert [line.get_xdata()[0] for line in (weight.lines[0], scores.lines[0])] == [2.0, 2.0]
+
+
+def test_clusters_stay_apart_the_map_repeats_and_collapsed_embeddings_are_no_error():
+    generator = np.random.default_rng(0)
+    points = np.repeat(np.eye(3, 8), 20, axis=0) + 0.01 * generator.normal(size=(60, 8))
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    labels = np.repeat(["a", "b", "c"], 20)
+    place = tsne(points)
+    assert np.array_equal(place, tsne(points))
+    centres = np.stack([place[labels == name].mean(axis=0) for name in "abc"])
+    nearest = np.linalg.norm(place[:, None] - centres, axis=2).argmin(axis=1)
+    assert (np.array(list("abc"))[nearest] == labels).all()
+    same = np.tile(np.eye(1, 8, dtype=np.float32), (12, 1))
+    assert np.ptp(tsne(same)) == 0
+    half = np.vstack([same, points[:20]])  # many points that coincide, and some that do not
+    assert np.isfinite(tsne(half)).all()
+    with pytest.raises(ValueError, match="not finite"):
+        tsne(np.full((8, 4), np.nan, dtype=np.float32))
+    with pytest.raises(ValueError, match="too few"):
+        tsne(points[:3])
+    figure = embedding_figure({"student": place, "teacher": place}, list(labels), "maps")
+    assert [axes.get_title() for axes in figure.axes] == ["student", "teacher"]
+    assert texts(figure.legends[0].get_texts()) == ["a (20)", "b (20)", "c (20)"]
+
+
+def test_every_figure_becomes_svg_with_text_in_the_pages_colours(tmp_path):
+    for name, figure in every_figure().items():
+        svg = themed_svg(figure, name)
+        colours = set(re.findall(r"#[0-9a-f]{6}\b", svg))
+        assert not colours, (name, colours)
+        assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(PALETTE)
+        assert "<text" in svg
+        save_png(figure, tmp_path / f"{name}.png")
+
+
+def test_names_cannot_leave_an_svg_and_no_two_share_identifiers():
+    figure = confusion_figure([[1, 0], [0, 1]], [HOSTILE, "b"], HOSTILE)
+    svg = themed_svg(figure, HOSTILE)
+    assert "<script" not in svg
+    ids = [set(re.findall(r'id="([^"]+)"', text)) for text in (svg, themed_svg(figure, "another"))]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    assert themed_svg(figure, HOSTILE) == svg
+
+
+def test_colours_repeat_with_another_line_style():
+    styles = looks("red", "blue")
+    assert [next(styles) for _ in range(3)] == [("red", "-"), ("blue", "-"), ("red", "--")]

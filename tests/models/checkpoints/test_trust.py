@@ -1,0 +1,66 @@
+"""Classes of other packages are imported for a file only with --trust."""
+
+import sys
+
+import pytest
+
+from experiments.commands.inspect import main as models_command
+from models import from_checkpoint
+from models.checkpoints.trust import check_classes, settle_trust
+from tests.canary import foreign_checkpoint as foreign
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_untrusted_class_is_rejected_before_its_module_is_imported(canary, tmp_path, nested):
+    path = foreign(tmp_path / "best.ckpt", nested)
+    with pytest.raises(ValueError, match=r"best\.ckpt: canary\.Encoder is no class .*--trust[^\n]*$"):
+        from_checkpoint(path)
+    assert not canary.exists()
+
+
+def test_a_trusted_class_is_built(canary, tmp_path):
+    settle_trust(["--trust"])
+    assert type(from_checkpoint(foreign(tmp_path / "best.ckpt"))).__module__ == "canary"
+    assert canary.exists()
+
+
+def test_inspect_imports_nothing_trusted_or_not(canary, tmp_path, capsys):
+    settle_trust(["--trust"])
+    models_command([foreign(tmp_path / "best.ckpt")])
+    assert "layout:" in capsys.readouterr().out
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "class_path",
+    [
+        "os.system",
+        "builtins.eval",
+        "eval",
+        "models_evil.Encoder",
+        "model.s",
+        "torch.hub.load",
+        ".models.X",
+        "",
+        None,
+        3,
+    ],
+)
+def test_only_listed_packages_count_at_any_depth(class_path):
+    for content in (
+        {"class_path": class_path},
+        {"init_args": {"a": [{"b": {"class_path": class_path}}]}},
+        {"class_path": "models.TimmEncoder", "init_args": {"trunk": {"class_path": class_path}}},
+        [{"callbacks": ({"class_path": class_path},)}],
+    ):
+        with pytest.raises(ValueError, match=r"^config\.yaml: .*--trust"):
+            check_classes(content, "config.yaml")
+
+
+def test_a_listed_package_that_is_not_loaded_could_be_a_folder_of_its_name(monkeypatch):
+    content = {"class_path": "losses.SRKDLoss"}
+    monkeypatch.setitem(sys.modules, "losses", sys)
+    check_classes(content, "config.yaml")
+    monkeypatch.delitem(sys.modules, "losses")
+    with pytest.raises(ValueError, match=r"losses\.SRKDLoss"):
+        check_classes(content, "config.yaml")

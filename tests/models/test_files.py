@@ -1,0 +1,53 @@
+"""Atomic writes, strict JSON and digests."""
+
+import json
+
+import pytest
+
+from models.files import atomic, digest, package_versions, sha256, write_json
+
+
+def fail_half_way(path):
+    with atomic(path) as partial:
+        assert partial.suffix == ".json"
+        partial.write_text("half")
+        raise RuntimeError
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(RuntimeError):
+        fail_half_way(path)
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [float("nan"), (1.5, float("inf"))]})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "x": [None, [1.5, None]]
+    }
+
+
+def test_a_folder_is_identified_by_names_and_contents_but_not_by_hidden_files(tmp_path):
+    for name in ("one", "two", "three"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "a").write_text("x")
+    (tmp_path / "two" / ".DS_Store").write_text("noise")
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
+    (tmp_path / "three" / "sub" / "a").rename(tmp_path / "three" / "sub" / "b")
+    assert sha256(tmp_path / "one") != sha256(tmp_path / "three")
+    with pytest.raises(FileNotFoundError):
+        sha256(tmp_path / "none")
+
+
+def test_a_digest_ignores_the_order_of_keys():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+    assert len(digest("x")) == 16
+
+
+def test_absent_packages_are_named():
+    found = package_versions("torch", "no-such-package")
+    assert found["no-such-package"] == "not installed"
+    assert found["torch"][0].isdigit()
