@@ -94,7 +94,7 @@ def _draw(
     cell: Callable[[int, int], tuple[str, str, float]], rows: list[str], columns: list[str], title: str
 ) -> Figure:
     """Draw cells given as (text, colour, strength from 0 to 1)."""
-    figure = new_figure(1.6 + 0.5 * max(len(columns), 5), 1.3 + 0.45 * len(rows))
+    figure = new_figure(1.6 + 0.5 * max(len(columns), 5), 1.5 + 0.45 * len(rows), title)
     axis = figure.add_subplot()
     for row in range(len(rows)):
         for column in range(len(columns)):
@@ -108,7 +108,6 @@ def _draw(
         ylim=(len(rows) - 0.5, -0.5),
         xlabel="predicted" + ("   (* does not occur)" if absent else ""),
         ylabel="true",
-        title=title,
     )
     axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(rows)), rows)

@@ -49,7 +49,7 @@ def growth_chart_figure(
         valid: Whether each lies within the chart at its predicted age, [N].
         title: What is shown.
     """
-    figure = new_figure(4.4, 4.0)
+    figure = new_figure(4.4, 4.0, title)
     axis = figure.add_subplot()
     axis.fill_between(
         chart.weeks,
@@ -80,7 +80,6 @@ def growth_chart_figure(
         ylim=(min(60.0, float(hc_mm.min()) - 10), max(370.0, float(hc_mm.max()) + 10)),
         xlabel="age predicted by the model (weeks)",
         ylabel="measured HC (mm; dotted: assessed)",
-        title=title,
     )
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure

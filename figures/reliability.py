@@ -21,7 +21,7 @@ def reliability_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], titl
     Returns:
         The figure; the area of a dot is the bin's share of the images, the upright line its calibration error.
     """
-    figure = new_figure(3.8, 3.7)
+    figure = new_figure(3.8, 3.7, title)
     axis = figure.add_subplot()
     axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="calibrated")
     for colour, (name, bins) in zip(CYCLE, curves.items(), strict=False):
@@ -37,7 +37,6 @@ def reliability_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], titl
         ylim=(-0.03, 1.03),
         xlabel="confidence (dot area: share of images)",
         ylabel="share right",
-        title=title,
     )
     axis.legend(loc="upper left")
     return figure

@@ -53,14 +53,18 @@ styled = mpl.rc_context(STYLE)
 """Decorator of a function that draws."""
 
 
-def new_figure(width: float = 5.0, height: float = 3.2) -> Figure:
+def new_figure(width: float = 5.0, height: float = 3.2, title: str = "") -> Figure:
     """Return an empty figure without pyplot: no global state, no display.
 
     Args:
         width: Width in inches; a phone shows five at their real size.
         height: Height in inches.
+        title: Title over the whole figure: above one narrow panel beside long labels it would be cut off.
     """
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=9.5, color=INK)
+    return figure
 
 
 @styled

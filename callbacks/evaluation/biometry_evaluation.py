@@ -138,8 +138,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
         low, high = (details[key] for key in interval_names("validity"))
         return draw_ages(
             details["samples"],
-            f"{title}: {details['valid']} of {details['total']} within the chart\n"
-            f"validity {details['validity']:.1f} %, 95 % interval {low:.1f} to {high:.1f}",
+            f"{title}\n{details['valid']} of {details['total']} valid: {details['validity']:.1f} % "
+            f"[{low:.1f}, {high:.1f}]",
         )
 
 

@@ -24,12 +24,12 @@ def texts(found):
     return [text.get_text() for text in found]
 
 
-def growth_chart() -> Figure:
+def growth_chart(title: str = "title") -> Figure:
     weeks = np.linspace(13, 40, 20)
     chart = Chart(weeks, 8 * weeks, 9 * weeks, 10 * weeks, (100, 342), (14, 38.9))
     ages, hc = np.array([24.0, 24.0, 20.0, 30.0]), np.array([222.0, 300.0, 50.0, 280.0])
     counts, valid = np.array([True, True, False, True]), np.array([True, False, False, True])
-    return growth_chart_figure(chart, ages, hc, counts, valid, "title")
+    return growth_chart_figure(chart, ages, hc, counts, valid, title)
 
 
 def curves() -> Figure:
@@ -62,7 +62,7 @@ def test_growth_chart_counts_what_it_shows():
     assert {"not assessed (1)", "outside the chart (1)", "within the chart (2)"} <= set(
         texts(legend.get_texts())
     )
-    assert figure.axes[0].get_title() == "title"
+    assert figure.get_suptitle() == "title"
     assert figure.axes[0].get_ylim()[0] <= 50.0
 
 
@@ -129,6 +129,22 @@ def test_every_figure_becomes_svg_with_text_in_the_pages_colours(tmp_path):
         assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(PALETTE)
         assert "<text" in svg
         save_png(figure, tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", ["confusion", "growth", "reliability"])
+def test_the_longest_title_of_an_evaluation_is_not_cut_off(name):
+    title = "student, subplanes, test patients\n814 of 814 valid: 100.0 % [100.0, 100.0]"
+    draw = {
+        "confusion": lambda: confusion_figure(CONFUSION, ["trans-ventricular", *CLASSES[1:]], title),
+        "growth": lambda: growth_chart(title),
+        "reliability": lambda: reliability_figure({}, title),
+    }
+    figure = draw[name]()
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
 
 
 def test_names_cannot_leave_an_svg_and_no_two_share_identifiers():
