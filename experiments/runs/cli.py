@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -164,6 +165,15 @@ class SonoDistillCLI(ConfigCLI):
         config.trust = False
         if self.subcommand == "fit":
             config.run = config.ckpt_path = None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; after Ctrl-C the exit status is 130, where Lightning's is 1."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            if self.trainer.interrupted:
+                sys.exit(128 + signal.SIGINT)
+            raise
 
     def after_fit(self) -> None:
         """Score the selected checkpoint once on the test patients and write the results."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
 from callbacks import BestCheckpoint
@@ -98,3 +99,16 @@ def test_a_monitor_that_the_user_chose_stays(tmp_path):
     checkpoint.monitor = "loss"
     module._keep_the_last_as_best(checkpoint)
     assert checkpoint.monitor == "loss"
+
+
+@pytest.mark.parametrize(("interrupted", "status"), [(True, 130), (False, 1)])
+def test_a_run_stopped_by_ctrl_c_exits_with_130(monkeypatch, interrupted, status):
+    def ended(*_):
+        raise SystemExit(1)  # as Lightning ends an interrupted trainer
+
+    monkeypatch.setattr(LightningCLI, "_run_subcommand", ended)
+    cli = object.__new__(SonoDistillCLI)
+    cli.trainer = SimpleNamespace(interrupted=interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli._run_subcommand("fit")
+    assert stop.value.code == status
