@@ -1,6 +1,6 @@
 """Run all benchmarks, or those named, each in three fresh processes whose rounds are pooled.
 
-Rounds of one process spread less than those of several, because memory is laid out anew in each. Results go to
+Rounds of one process spread less than those of several, because each lays out its memory differently. Results go to
 benchmarks/results/ and from there into docs/performance.md.
 
 Benchmarks of whole commands (plane_evaluation, training_step, cost_curves) run with the allocator settings of the

@@ -91,7 +91,7 @@ def measure(quick: bool) -> list[Row]:
         make_row(
             "image pipeline", "same draw: rotated 5 degrees, shifted 3 %, brightness +15 %, contrast -15 %",
             "grey levels of mean difference from the authors' way", grey, target=2.5, better="lower",
-            note="the cache's output is bit-identical to the file's (tests/datamodules/test_square_cache.py)",
+            note="the cache's output is bit-identical to the file's (tests/datamodules/pairs/test_stores.py)",
         ),
     ]  # fmt: skip
 

@@ -73,7 +73,7 @@ def convert(
         module: In eval mode, one tensor in and one out.
         example: An input.
         name: What is being written, for messages.
-        settings: Makes the arguments of ``coremltools.convert``, anew for each try.
+        settings: Makes the arguments of ``coremltools.convert``, again for each try.
         warnings: Receives why the first way failed, if it did.
 
     Returns:

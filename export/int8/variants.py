@@ -62,7 +62,7 @@ def write_int8_variants(
         openvino = name == "openvino-int8"
         path = bench.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
         how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
-        # A trained file is written anew, with a batch of one; a calibrated one keeps the float32 file's.
+        # A trained file is written with a batch of one; a calibrated one keeps the float32 file's.
         batch = 1 if trained is not None else bench.artifacts["onnx-fp32"]["batch"]
         facts: dict[str, object] = {"kind": "onnx", "batch": batch, "output": EMBEDDING_NAME}
         if trained is not None:
