@@ -59,7 +59,7 @@ def measure(quick: bool) -> list[Row]:
             return builder.prepare(image), (image.shape[0], image.shape[1])
 
         def ours(square: np.ndarray, seed: int) -> None:
-            builder._transform.render(square, np.random.default_rng(seed))
+            builder.render(square, np.random.default_rng(seed))
 
         def authors(record: Record, seed: int) -> None:
             two_views(record.image, STUDENT, TEACHER, Draw.random(np.random.default_rng(seed)))

@@ -29,10 +29,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation, evaluation_workers
-from datamodules.pairs.dataset import OnError, PairDataset
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.loaders import PlainErrorLoader, ResumableLoader, resume_position
-from datamodules.pairs.sample import PairBuilder, PairCollate
+from datamodules.pairs.sample import OnError, PairBuilder, PairDataset
 from datamodules.pairs.sampler import EpochSampler, FixedSampler, process_rank
 from datamodules.pairs.stores import TeacherStore, open_cache
 from datamodules.pairs.transforms import Augmentation
@@ -41,6 +40,13 @@ from metrics.benchmarks import BENCHMARKS
 from models import Preprocessing
 
 SPLITS = ("train", "val", "test")
+
+
+def check_least(room: str, least: int, /, **settings: float | None) -> None:
+    """Raise a ValueError for a setting of "data" or "phantom" below `least`; None passes."""
+    for name, value in settings.items():
+        if value is not None and value < least:
+            raise ValueError(f"{room}: {name} must be at least {least}, not {value}")
 
 
 class FetalDataModule(LightningDataModule):
@@ -86,13 +92,9 @@ class FetalDataModule(LightningDataModule):
         most_images: int | None = None,
     ) -> None:
         super().__init__()
-        if most_images is not None and most_images < 1:
-            raise ValueError(f"data: most_images must be 1 or more, not {most_images}")
-        if batch_size < 1 or evaluation_batch_size < 1 or num_workers < 0:
-            raise ValueError(
-                f"data: batch_size {batch_size} and evaluation_batch_size {evaluation_batch_size} must be "
-                f"positive, num_workers {num_workers} at least 0"
-            )
+        sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
+        check_least("data", 1, **sizes, most_images=most_images)
+        check_least("data", 0, num_workers=num_workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
@@ -109,19 +111,15 @@ class FetalDataModule(LightningDataModule):
 
     @abstractmethod
     def read_records(self) -> list[Record]:
-        """Return every record of the corpus with its `split` set to "train", "val" or "test".
-
-        Raises:
-            FileNotFoundError: Data are missing; the message names them and their source.
-            ValueError: Data are malformed.
-        """
+        """Return every record of the corpus with its `split` set to "train", "val" or "test"."""
 
     @property
     def records(self) -> list[Record]:
         """All records of the corpus, read once; with `most_images` the first ones of each split."""
         if self._records is None:
-            read, most = self.read_records(), self.most_images
-            self._records = read if most is None else first_of_each_split(read, most)
+            self._records = self.read_records()
+            if self.most_images is not None:
+                self._records = first_of_each_split(self._records, self.most_images)
         return self._records
 
     def bind(
@@ -129,10 +127,7 @@ class FetalDataModule(LightningDataModule):
     ) -> None:
         """Set the preprocessing contracts of the models that the pairs are for.
 
-        Args:
-            student: The student's preprocessing.
-            teacher: The teacher's preprocessing, or None without a teacher.
-            asks_teacher: Whether training pairs need the teacher's side; validation pairs always have both.
+        Without `asks_teacher`, training pairs have no teacher's side; validation pairs always have both.
         """
         self._views = (student, teacher)
         self._asks_teacher = asks_teacher
@@ -151,11 +146,7 @@ class FetalDataModule(LightningDataModule):
         return [record for record in self.records if record.split == name]
 
     def check_batches(self) -> None:
-        """Check that the training images fill a batch of every process.
-
-        Raises:
-            ValueError: There are fewer.
-        """
+        """Check that the training images fill a batch of every process."""
         images = len(self.split("train")) // process_rank()[1]
         if images < self.batch_size:
             raise ValueError(
@@ -164,12 +155,7 @@ class FetalDataModule(LightningDataModule):
             )
 
     def check_images(self) -> None:
-        """Decode the first and the last image of every split, to detect a wrong folder or format early.
-
-        Raises:
-            FileNotFoundError: An image is missing.
-            ValueError: An image cannot be decoded.
-        """
+        """Decode the first and the last image of every split, to detect a wrong folder or format early."""
         for name in SPLITS:
             if name == "train" and self.on_error == "skip":
                 continue
@@ -178,13 +164,9 @@ class FetalDataModule(LightningDataModule):
                 read_image(record.image)
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of augmented training pairs, at the position where a resumed run continues.
-
-        Raises:
-            ValueError: There are fewer images than one batch needs.
-        """
+        """Return the loader of augmented training pairs, at the position where a resumed run continues."""
         alone = self._taught is not None or not self._asks_teacher
-        dataset = self._pairs(self.split("train"), self.augmentation, self._taught, student_only=alone)
+        dataset = self._pairs("train", self.augmentation, self._taught, student_only=alone)
         self.check_batches()
         sampler: EpochSampler | FixedSampler
         if self.overfits:
@@ -193,20 +175,18 @@ class FetalDataModule(LightningDataModule):
             sampler = EpochSampler(len(dataset), self.seed)
             epoch, batch = resume_position(self.trainer)
             sampler.start_at(epoch, batch * self.batch_size)
+        order = {"seed": self.seed, "batch_size": self.batch_size, "images": len(dataset)}
+        order["processes"] = sampler.num_replicas
+        if self._taught is not None:
+            order["draws"] = self._taught.draws
         return ResumableLoader(
             dataset,
-            order={
-                "seed": self.seed,
-                "batch_size": self.batch_size,
-                "images": len(dataset),
-                "processes": sampler.num_replicas,
-                **({} if self._taught is None else {"draws": self._taught.draws}),
-            },
+            order=order,
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
             persistent_workers=self.num_workers > 0,
-            collate_fn=self._collate(student_only=alone),
+            collate_fn=dataset.builder.collate,
             **self._reading(),
         )
 
@@ -222,14 +202,10 @@ class FetalDataModule(LightningDataModule):
 
     def draw_loader(self, keys: list[tuple[int, int]]) -> DataLoader:
         """Return the loader of training pairs of some (draw, index) keys, in order, with the teacher's side."""
-        return self._keyed(self._pairs(self.split("train"), self.augmentation), keys)
+        return self._keyed(self._pairs("train", self.augmentation), keys)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
-        """Return the loader of unaugmented pairs of the validation patients, in a fixed order.
-
-        All processes get the same number of pairs, because they exchange embeddings at every step; the remainder is
-        left out here, but not in `evaluation_loader`.
-        """
+        """Return the loader of unaugmented pairs of the validation patients, in a fixed order; see `FixedSampler`."""
         return self._fixed_pairs("val")
 
     def test_dataloader(self) -> DataLoader | list[Any]:
@@ -237,69 +213,53 @@ class FetalDataModule(LightningDataModule):
         return self._fixed_pairs("test")
 
     def evaluation_records(self, benchmark: str, split: str) -> list[Record]:
-        """Return the images that a benchmark scores.
-
-        Args:
-            benchmark: One of this corpus's `benchmarks`.
-            split: "val", "test", or "all" (with training images, as the paper reports).
+        """Return the images of a split ("all" includes training images, as the paper reports) that a benchmark scores.
 
         Raises:
             ValueError: The corpus does not have the benchmark, the split is unknown, or has no image of it.
         """
+        name = type(self).__name__
         if benchmark not in self.benchmarks:
-            raise ValueError(
-                f"{type(self).__name__} has no benchmark {benchmark!r}; it has {list(self.benchmarks)}"
-            )
+            raise ValueError(f"{name} has no benchmark {benchmark!r}; it has {list(self.benchmarks)}")
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
         belongs = BENCHMARKS[benchmark].scores
         chosen = [record for record in self.records if split in ("all", record.split) and belongs(record)]
         if not chosen:
             raise ValueError(
-                f"{type(self).__name__}: no image of benchmark {benchmark!r} in split {split!r}; "
+                f"{name}: no image of benchmark {benchmark!r} in split {split!r}; "
                 "give that split a share of the patients"
             )
         return chosen
 
     def evaluation_loader(self, benchmark: str, split: str, preprocessing: Preprocessing) -> DataLoader:
         """Return the loader of every image of a benchmark once, distributed over the processes without padding."""
-        rank, world = process_rank()
+        dataset = EvaluationDataset(self.evaluation_records(benchmark, split), preprocessing, *process_rank())
+        reading = {**self._reading(), "num_workers": evaluation_workers(self.num_workers)}
         return PlainErrorLoader(
-            EvaluationDataset(self.evaluation_records(benchmark, split), preprocessing, rank, world),
-            batch_size=self.evaluation_batch_size,
-            collate_fn=collate_evaluation,
-            **{**self._reading(), "num_workers": evaluation_workers(self.num_workers)},
+            dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation, **reading
         )
 
-    def _fixed_pairs(self, split: str) -> DataLoader:
+    def _fixed_pairs(self, split: str) -> DataLoader | list[Any]:
         # Never replace unreadable images here: the loss would be over other images.
-        dataset = self._pairs(self.split(split), None, on_error="raise")
+        dataset = self._pairs(split, None, on_error="raise")
         return self._keyed(dataset, FixedSampler(len(dataset)))
 
     def _keyed(self, dataset: PairDataset, keys: Iterable[tuple[int, int]]) -> DataLoader:
-        return PlainErrorLoader(
-            dataset,
-            sampler=keys,
-            batch_size=self.evaluation_batch_size,
-            collate_fn=self._collate(),
-            **self._reading(),
-        )
+        size, collate = self.evaluation_batch_size, dataset.builder.collate
+        return PlainErrorLoader(dataset, sampler=keys, batch_size=size, collate_fn=collate, **self._reading())
 
     def _pairs(
         self,
-        records: list[Record],
+        split: str,
         augmentation: Augmentation | None,
         taught: TeacherStore | None = None,
         student_only: bool = False,
         on_error: OnError | None = None,
     ) -> PairDataset:
-        builder = PairBuilder(*self._contracts(), augmentation, student_only)
+        records, builder = self.split(split), PairBuilder(*self._contracts(), augmentation, student_only)
         cache = open_cache(self.cache, records, builder.working_side)
         return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, taught)
-
-    def _collate(self, student_only: bool = False) -> PairCollate:
-        student, teacher = self._contracts()
-        return PairCollate(student, None if student_only else teacher)
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:
         if self._views is None:

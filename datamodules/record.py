@@ -14,37 +14,21 @@ BRAIN_PLANES = ("trans-thalamic", "trans-cerebellum", "trans-ventricular", "othe
 
 @dataclass(frozen=True)
 class Record:
-    """One image and its metadata; None where unknown.
+    """One image and its metadata; None where unknown."""
 
-    Attributes:
-        corpus: Name of its corpus, for example "hc18" or "planes"; determines its benchmarks.
-        name: Name in messages and result tables, unique within the corpus.
-        image: The image file.
-        patient: Patient identifier; all images of a patient are in the same split.
-        plane: One of `PLANES` ("heart" is FETAL_PLANES_DB's "Fetal thorax").
-        brain_plane: One of `BRAIN_PLANES`, for brain images only.
-        hc_mm: Head circumference in millimetres.
-        pixel_size_mm: Side of a pixel of the original image in millimetres.
-        ga_days: Gestational age in days.
-        caption: Caption that comes with the image; without it, captions are written from the metadata.
-        split: "train", "val" or "test"; readers set it only where the corpus has an official split.
-        operator: Sonographer.
-        machine: Ultrasound machine.
-    """
-
-    corpus: str
-    name: str
+    corpus: str  # name such as "hc18" or "planes"; determines its benchmarks
+    name: str  # in messages and result tables, unique within the corpus
     image: Path
-    patient: str
-    plane: str | None = None
-    brain_plane: str | None = None
-    hc_mm: float | None = None
-    pixel_size_mm: float | None = None
-    ga_days: int | None = None
-    caption: str | None = None
-    split: str | None = None
-    operator: str | None = None
-    machine: str | None = None
+    patient: str  # all images of a patient are in the same split
+    plane: str | None = None  # one of `PLANES` ("heart" is FETAL_PLANES_DB's "Fetal thorax")
+    brain_plane: str | None = None  # one of `BRAIN_PLANES`, for brain images only
+    hc_mm: float | None = None  # head circumference
+    pixel_size_mm: float | None = None  # side of a pixel of the original image
+    ga_days: int | None = None  # gestational age
+    caption: str | None = None  # comes with the image; without it, captions are written from the metadata
+    split: str | None = None  # "train", "val" or "test"; readers set it where there is an official split
+    operator: str | None = None  # sonographer
+    machine: str | None = None  # ultrasound machine
 
 
 def first_of_each_split(records: Sequence[Record], most: int) -> list[Record]:

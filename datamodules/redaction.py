@@ -23,15 +23,10 @@ SECRET = re.compile(
 
 
 def redacted(value: Any) -> Any:
-    """Return a setting, or a structure of settings, without secrets.
+    """Return a text, or dictionaries, lists and namespaces of texts, with `MARK` in place of secrets.
 
-    Args:
-        value: Text with any number of URLs; or dictionaries, lists and namespaces of such.
-
-    Returns:
-        The same with `MARK` in place of user-info, query and fragment of every URL, and in the command of a ``pipe:``
-        also of the values of headers, users, and options and variables named like a token, secret, password,
-        credential, signature, authorisation or key.
+    Secrets are user-info, query and fragment of every URL, and in a ``pipe:`` command also the values of headers,
+    users, and options and variables named like a token, secret, password, credential, signature, authorisation or key.
     """
     if isinstance(value, str):
         plain, pipe, command = value.partition(PIPE)
@@ -52,14 +47,7 @@ def _urls(text: str) -> str:
 
 
 def check_complete(settings: dict[str, Any]) -> None:
-    """Reject settings from a file in which they are redacted.
-
-    Args:
-        settings: Settings by dotted names.
-
-    Raises:
-        ValueError: One of them is redacted.
-    """
+    """Reject settings, by dotted names, from a file in which they are redacted."""
     for name, value in settings.items():
         if MARK in str(value):
             raise ValueError(

@@ -1,9 +1,4 @@
-"""The African fetal planes set: four planes from five countries (Sendra-Balcells et al. 2023).
-
-Sendra-Balcells et al., "Generalisability of fetal ultrasound deep learning models to low-resource imaging
-settings in five African countries", Scientific Reports 13, 2023, doi:10.1038/s41598-023-29490-3;
-data doi:10.5281/zenodo.7540448.
-"""
+"""The African fetal planes set: four planes from five countries (Sendra-Balcells et al. 2023)."""
 
 from __future__ import annotations
 
@@ -37,6 +32,6 @@ AFRICAN_PLANES = Corpus(
     record=_record,
     source="https://doi.org/10.5281/zenodo.7540448",
     licence="CC BY 4.0",
-    citation="Sendra-Balcells et al. 2023, doi:10.1038/s41598-023-29490-3",
+    citation="Sendra-Balcells et al., Scientific Reports 13, 2023, doi:10.1038/s41598-023-29490-3",
     published={"images": 450, "patients": 125},
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from datamodules.corpora.catalogue import CORPORA
@@ -39,70 +41,51 @@ class Finding:
     cases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Scan:
-    """Result of decoding one image.
-
-    Attributes:
-        error: Why it cannot be read; None when it can.
-        pixels: Hash of size and pixel values: equal for equal pictures in any file format.
-        width: In pixels.
-        height: In pixels.
-        contrast: Largest minus smallest pixel value.
-    """
-
-    error: str | None = None
-    pixels: str = ""
-    width: int = 0
-    height: int = 0
-    contrast: int = 0
-
-
 def check_corpus(name: str, root: Path, workers: int) -> list[Finding]:
-    """Run every check on one corpus.
-
-    Args:
-        name: Name of the corpus in `datamodules.corpora.catalogue.CORPORA`.
-        root: Its folder.
-        workers: Number of processes that decode images.
-
-    Raises:
-        ValueError: The table is malformed.
-        FileNotFoundError: The folder or the table is missing.
-    """
+    """Run every check on a corpus of `datamodules.corpora.catalogue.CORPORA`; `workers` processes decode images."""
     corpus = CORPORA[name]
     missing: list[str] = []
     records = corpus.assign_splits(corpus.read(root, missing))
-    scans = scan_images([record.image for record in records], workers)
+    images = scan_images(records, workers)
     return [
         *check_counts(records, corpus.published),
-        *check_files(missing, records, scans),
-        *check_splits(records),
-        *check_duplicates(records, scans),
-        *check_measurements(records, scans),
+        *check_files(missing, images),
+        *check_splits(images),
+        *check_duplicates(images),
+        *check_measurements(images),
     ]
 
 
-def scan_image(path: Path) -> Scan:
-    """Decode one image."""
+def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
+    """Decode images in `workers` processes.
+
+    Returns:
+        A row for each record: its fields, and ``error`` (why it cannot be read), ``pixels`` (a hash, equal for equal
+        pictures in any file format), ``width``, ``height`` and ``contrast`` (largest minus smallest pixel value),
+        missing where they do not apply.
+    """
+    bar = partial(tqdm, total=len(records), desc="decoding", unit="image", disable=None)
+    if workers <= 1:
+        scans = list(bar(map(_scan, records)))
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            scans = list(bar(pool.map(_scan, records, chunksize=16)))
+    columns = [*Record.__dataclass_fields__, "error", "pixels", "width", "height", "contrast"]
+    return pd.DataFrame(scans, columns=columns)
+
+
+def _scan(record: Record) -> dict[str, Any]:
     try:
-        image = read_image(path)
+        image = read_image(record.image)
     except (ValueError, OSError) as error:
-        return Scan(error=str(error))
+        return {**asdict(record), "error": str(error)}
     gray = image if image.ndim == 2 else image[:, :, 0]
     if image.ndim == 3 and (image == gray[:, :, None]).all():
         image = gray  # the same picture stored with three equal channels
     pixels = hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).hexdigest()
-    return Scan(None, pixels, image.shape[1], image.shape[0], int(image.max()) - int(image.min()))
-
-
-def scan_images(paths: list[Path], workers: int) -> list[Scan]:
-    """Decode many images in `workers` processes, with a progress bar."""
-    bar = partial(tqdm, total=len(paths), desc="decoding", unit="image", disable=None)
-    if workers <= 1:
-        return list(bar(map(scan_image, paths)))
-    with ProcessPoolExecutor(workers) as pool:
-        return list(bar(pool.map(scan_image, paths, chunksize=16)))
+    height, width = image.shape[:2]
+    contrast = int(image.max()) - int(image.min())
+    return {**asdict(record), "pixels": pixels, "width": width, "height": height, "contrast": contrast}
 
 
 def check_counts(records: list[Record], published: dict[str, int]) -> list[Finding]:
@@ -118,53 +101,39 @@ def check_counts(records: list[Record], published: dict[str, int]) -> list[Findi
     ]
 
 
-def check_files(missing: list[str], records: list[Record], scans: list[Scan]) -> list[Finding]:
+def check_files(missing: list[str], images: pd.DataFrame) -> list[Finding]:
     """Report images that are missing, unreadable, blank, or too dark or flat to show anything."""
-    unreadable = [scan.error for scan in scans if scan.error is not None]
-    contrasts = [(r.name, s.contrast) for r, s in zip(records, scans, strict=True) if s.error is None]
-    blank = [name for name, contrast in contrasts if contrast == 0]
-    faint = [f"{name} ({contrast})" for name, contrast in contrasts if 0 < contrast < FAINT_CONTRAST]
+    faint = images[images["contrast"].between(1, FAINT_CONTRAST - 1)]
     return [
         _finding("missing images", "error", missing),
-        _finding("unreadable images", "error", unreadable),
-        _finding("blank images", "warning", blank, SIXTEEN_BIT),
-        _finding("nearly black or flat images", "warning", faint, SIXTEEN_BIT),
+        _finding("unreadable images", "error", images["error"].dropna()),
+        _finding("blank images", "warning", images["name"][images["contrast"] == 0], SIXTEEN_BIT),
+        _finding("nearly black or flat images", "warning", _measured(faint, faint["contrast"]), SIXTEEN_BIT),
     ]
 
 
-def check_splits(records: list[Record]) -> list[Finding]:
+def check_splits(images: pd.DataFrame) -> list[Finding]:
     """Report patients with images in several splits."""
-    splits = defaultdict(set)
-    for record in records:
-        splits[record.patient].add(str(record.split))
+    found = images.groupby("patient", sort=False)["split"].unique()
     torn = [
-        f"patient {patient} ({', '.join(sorted(found))})"
-        for patient, found in splits.items()
-        if len(found) > 1
+        f"patient {patient} ({', '.join(sorted(splits))})"
+        for patient, splits in found[found.str.len() > 1].items()
     ]
-    sizes = ", ".join(
-        f"{split} {sum(record.split == split for record in records)}" for split in ("train", "val", "test")
-    )
-    return [Finding("split sizes", "ok", sizes), _finding("patients in several splits", "error", torn)]
+    sizes = images["split"].value_counts()
+    detail = ", ".join(f"{split} {sizes.get(split, 0)}" for split in ("train", "val", "test"))
+    return [Finding("split sizes", "ok", detail), _finding("patients in several splits", "error", torn)]
 
 
-def check_duplicates(records: list[Record], scans: list[Scan]) -> list[Finding]:
+def check_duplicates(images: pd.DataFrame) -> list[Finding]:
     """Report identical pictures: a leak across splits, a wrong label across patients."""
-    groups = defaultdict(list)
-    for record, scan in zip(records, scans, strict=True):
-        if scan.error is None:
-            groups[scan.pixels].append(record)
-    leaks, shared, copies = [], [], []
-    for group in groups.values():
-        if len(group) < 2:
-            continue
-        text = " = ".join(record.name for record in group)
-        if len({record.split for record in group}) > 1:
-            leaks.append(text)
-        elif len({record.patient for record in group}) > 1:
-            shared.append(text)
-        else:
-            copies.append(text)
+    leaks: list[str] = []
+    shared: list[str] = []
+    copies: list[str] = []
+    for _, group in images[images.duplicated("pixels", keep=False)].groupby("pixels", sort=False):
+        found = (
+            leaks if group["split"].nunique() > 1 else shared if group["patient"].nunique() > 1 else copies
+        )
+        found.append(" = ".join(group["name"]))
     return [
         _finding("identical images across splits", "error", leaks),
         _finding("identical images of several patients", "warning", shared),
@@ -172,32 +141,33 @@ def check_duplicates(records: list[Record], scans: list[Scan]) -> list[Finding]:
     ]
 
 
-def check_measurements(records: list[Record], scans: list[Scan]) -> list[Finding]:
+def check_measurements(images: pd.DataFrame) -> list[Finding]:
     """Report implausible pixel sizes and head circumferences.
 
     A head whose mean diameter exceeds the image's diagonal indicates a pixel size in another unit.
     """
-    sizes, heads, misfits = [], [], []
-    for record, scan in zip(records, scans, strict=True):
-        size, hc = record.pixel_size_mm, record.hc_mm
-        if size is not None and not PIXEL_SIZE_RANGE_MM[0] <= size <= PIXEL_SIZE_RANGE_MM[1]:
-            sizes.append(f"{record.name} ({size:g} mm)")
-        if hc is not None and not HC_RANGE_MM[0] <= hc <= HC_RANGE_MM[1]:
-            heads.append(f"{record.name} ({hc:g} mm)")
-        if size is not None and hc is not None and scan.error is None:
-            diameter_px, diagonal_px = hc / math.pi / size, math.hypot(scan.width, scan.height)
-            if diameter_px > diagonal_px:
-                misfits.append(f"{record.name} ({diameter_px:.0f} of {diagonal_px:.0f} px)")
-    if not any(record.pixel_size_mm for record in records):
+    size, hc = images["pixel_size_mm"].astype(float), images["hc_mm"].astype(float)
+    if size.isna().all():
         return []
+    odd_size = size.notna() & ~size.between(*PIXEL_SIZE_RANGE_MM)
+    odd_hc = hc.notna() & ~hc.between(*HC_RANGE_MM)
+    diameter = hc / math.pi / size
+    misfit = diameter > np.hypot(images["width"].astype(float), images["height"].astype(float))
     return [
-        _finding("odd pixel sizes", "warning", sizes),
-        _finding("odd head circumferences", "warning", heads),
-        _finding("heads larger than their image", "error", misfits),
+        _finding("odd pixel sizes", "warning", _measured(images[odd_size], size, " mm")),
+        _finding("odd head circumferences", "warning", _measured(images[odd_hc], hc, " mm")),
+        _finding(
+            "heads larger than their image", "error", _measured(images[misfit], diameter.round(), " px")
+        ),
     ]
 
 
-def _finding(check: str, level: Level, cases: list[str], remark: str = "") -> Finding:
+def _measured(images: pd.DataFrame, values: pd.Series, unit: str = "") -> list[str]:
+    return [f"{name} ({values[row]:g}{unit})" for row, name in images["name"].items()]
+
+
+def _finding(check: str, level: Level, found: Iterable[str], remark: str = "") -> Finding:
+    cases = tuple(found)
     if not cases:
         return Finding(check, "ok", "none")
-    return Finding(check, level, f"{len(cases)}: {first_few(cases)}{remark}", tuple(cases))
+    return Finding(check, level, f"{len(cases)}: {first_few(cases)}{remark}", cases)

@@ -14,48 +14,27 @@ from datamodules.record import Record
 
 @dataclass(frozen=True)
 class Corpus:
-    """A public data set.
+    """A public data set."""
 
-    Attributes:
-        name: Name in commands and records.
-        title: Name in its publication.
-        table: File name of its table, by which a folder is recognised.
-        columns: Required columns of the table; the first has the image names.
-        images: Folder of the images, beside the table.
-        remedy: End of the message for a missing folder or table: what is expected, and where to download it.
-        record: Builds the record of a row, given its image file.
-        source: Where it is published.
-        licence: Its licence.
-        citation: The article that describes it.
-        published: Published numbers of images, patients and labels, by the names of `counts`.
-        val_share: Default share of the patients for validation.
-        test_share: Default share of the patients for testing, besides the official test set.
-    """
-
-    name: str
-    title: str
-    table: str
-    columns: tuple[str, ...]
-    images: str
-    remedy: str
-    record: Callable[[Row, Path], Record]
+    name: str  # in commands and records
+    title: str  # in its publication
+    table: str  # file name of its table, by which a folder is recognised
+    columns: tuple[str, ...]  # required columns of the table; the first has the image names
+    images: str  # folder of the images, beside the table
+    remedy: str  # end of the message for a missing folder or table: what is expected, where to download it
+    record: Callable[[Row, Path], Record]  # builds the record of a row, given its image file
     source: str
     licence: str
     citation: str
-    published: dict[str, int]
-    val_share: float = 0.0
-    test_share: float = 0.0
+    published: dict[str, int]  # numbers of images, patients and labels, by the names of `counts`
+    val_share: float = 0.0  # default share of the patients for validation
+    test_share: float = 0.0  # and for testing, besides the official test set
 
     def read(self, root: str | Path, missing: list[str] | None = None) -> list[Record]:
         """Read all records, in the order of the table, with the official split where there is one.
 
-        Args:
-            root: Folder with the table and the images.
-            missing: Receives the names of images without a file, which are an error otherwise.
-
-        Raises:
-            FileNotFoundError: The folder, the table or images are missing (all missing images in one message).
-            ValueError: A value is malformed, or a name is empty or appears twice; the message names the row.
+        `missing` receives the names of images without a file, which are an error otherwise (one message for all). A
+        malformed value, or a name that is empty or appears twice, is a ValueError that names the row.
         """
         table = find_table(Path(root), self.table, self.title, self.remedy)
         rows: dict[str, Row] = {}
@@ -66,7 +45,7 @@ class Corpus:
             rows[name] = row
         if not rows:
             raise ValueError(f"{table}: no rows")
-        images = find_images(table.parent, rows, self.images, table, self.name, missing)
+        images = find_images(table, rows, self.images, self.name, missing)
         return [self.record(row, images[name]) for name, row in rows.items() if name in images]
 
     def assign_splits(self, records: list[Record]) -> list[Record]:
@@ -89,12 +68,6 @@ def split_by_patient(
 
     Records of the corpus's own test set stay in it. A patient's split does not depend on which other patients are
     present, so adding images never moves one.
-
-    Args:
-        records: The corpus.
-        val_share: Share of the patients for "val".
-        test_share: Share of the patients for "test".
-        seed: Seed of the split.
 
     Raises:
         ValueError: The shares are negative or leave nothing for training.

@@ -1,9 +1,4 @@
-"""FETAL_PLANES_DB: common maternal-fetal ultrasound planes (Burgos-Artizzu et al. 2020).
-
-Burgos-Artizzu et al., "Evaluation of deep convolutional neural networks for automatic classification of
-common maternal fetal ultrasound planes", Scientific Reports 10, 2020, doi:10.1038/s41598-020-67076-5;
-data doi:10.5281/zenodo.3904280.
-"""
+"""FETAL_PLANES_DB: common maternal-fetal ultrasound planes (Burgos-Artizzu et al. 2020)."""
 
 from __future__ import annotations
 
@@ -57,22 +52,14 @@ FETAL_PLANES = Corpus(
     record=_record,
     source="https://doi.org/10.5281/zenodo.3904280",
     licence="CC BY 4.0",
-    citation="Burgos-Artizzu et al. 2020, doi:10.1038/s41598-020-67076-5",
+    citation="Burgos-Artizzu et al., Scientific Reports 10, 2020, doi:10.1038/s41598-020-67076-5",
     published={
-        "images": 12400,
-        "patients": 1792,
-        "plane other": 4213,
-        "plane brain": 3092,
-        "plane heart": 1718,
-        "plane cervix": 1626,
-        "plane femur": 1040,
-        "plane abdomen": 711,
-        "brain plane trans-thalamic": 1638,
-        "brain plane trans-cerebellum": 714,
-        "brain plane trans-ventricular": 597,
+        "images": 12400, "patients": 1792, "plane other": 4213, "plane brain": 3092, "plane heart": 1718,
+        "plane cervix": 1626, "plane femur": 1040, "plane abdomen": 711, "brain plane trans-thalamic": 1638,
+        "brain plane trans-cerebellum": 714, "brain plane trans-ventricular": 597,
     },
     val_share=0.1,
-)
+)  # fmt: skip
 read_fetal_planes = FETAL_PLANES.read
 
 

@@ -1,8 +1,4 @@
-"""HC18: fetal heads with pixel size and head circumference (van den Heuvel et al. 2018).
-
-van den Heuvel et al., "Automated measurement of fetal head circumference using 2D ultrasound images",
-PLoS ONE 13(8), 2018, doi:10.1371/journal.pone.0200412; data doi:10.5281/zenodo.1327317.
-"""
+"""HC18: fetal heads with pixel size and head circumference (van den Heuvel et al. 2018)."""
 
 from __future__ import annotations
 
@@ -57,7 +53,7 @@ HC18 = Corpus(
     record=_record,
     source="https://doi.org/10.5281/zenodo.1327317",
     licence="CC BY 4.0",
-    citation="van den Heuvel et al. 2018, doi:10.1371/journal.pone.0200412",
+    citation="van den Heuvel et al., PLoS ONE 13(8), 2018, doi:10.1371/journal.pone.0200412",
     published={"images": 999, "patients": 806, "plane brain": 999},
     val_share=0.1,
     test_share=0.2,

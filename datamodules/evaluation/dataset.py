@@ -17,15 +17,9 @@ from models import Preprocessing
 
 
 class EvaluationDataset(Dataset):
-    """Every `step`-th image from `first` on, each with its position in the whole list.
+    """Every `step`-th image from `first` on (rank and number of processes), each with its position in the whole list.
 
     An unreadable image is always an error: a score over fewer images is not comparable.
-
-    Args:
-        records: All images of the benchmark's split.
-        preprocessing: The contract of the evaluated model.
-        first: Rank of this process.
-        step: Number of processes.
     """
 
     def __init__(
@@ -41,15 +35,12 @@ class EvaluationDataset(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return one prepared image [3, S, S], its record, its index and its original size."""
         index = self._indices[position]
-        image = read_image(self.records[index].image)
+        record = self.records[index]
+        image = read_image(record.image)
         height, width = image.shape[:2]
         return {
-            "image": self._transform(image),
-            "record": self.records[index],
-            "index": index,
-            "width": width,
-            "height": height,
-        }
+            "image": self._transform(image), "record": record, "index": index, "width": width, "height": height,
+        }  # fmt: skip
 
     def __getitems__(self, positions: list[int]) -> list[dict[str, Any]]:
         """Return a batch's images; the main process reads them in threads, a worker one by one."""
@@ -62,8 +53,7 @@ class EvaluationDataset(Dataset):
 def evaluation_workers(num_workers: int) -> int:
     """Return the number of worker processes for an evaluation: none if the model runs on the CPU.
 
-    Reading on all cores between two batches is then faster: workers interrupt the encoder's threads, and every thread
-    waits for the slowest.
+    There, workers interrupt the encoder's threads: reading on all cores between two batches is faster.
     """
     return num_workers if torch.accelerator.is_available() else 0
 
@@ -71,12 +61,8 @@ def evaluation_workers(num_workers: int) -> int:
 def collate_evaluation(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack prepared images to the evaluation batch described in `datamodules.base`."""
     records = [sample["record"] for sample in samples]
-    batch: dict[str, Any] = {
-        key: torch.tensor([sample[key] for sample in samples], dtype=torch.int64)
-        for key in ("index", "width", "height")
-    }
     return {
-        **batch,
+        **{key: torch.tensor([sample[key] for sample in samples]) for key in ("index", "width", "height")},
         **metadata(records),
         "image": torch.stack([sample["image"] for sample in samples]),
         "patient": [record.patient for record in records],

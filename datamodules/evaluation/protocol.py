@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from datamodules.record import BRAIN_PLANES, PLANES
 from metrics.benchmarks import BENCHMARKS
 from models.files import write_json
 
 DEFAULT_PROTOCOL = Path(__file__).parent / "protocols" / "default.json"
-OWN_KEYS = ("planes", "subplanes", "biometry")
 EXAMPLE = "as in datamodules/evaluation/protocols/default.json"
 # Classes that must have prompts. Other benchmarks need two classes, whose names are the labels of their images.
 REQUIRED_CLASSES = {
@@ -28,7 +29,20 @@ REQUIRED_CLASSES = {
     "subplanes": tuple(name for name in BRAIN_PLANES if name != "other"),
 }
 
-Prompts = dict[str, list[str]]
+
+def _check_template(template: str) -> str:
+    found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    if not {"weeks", "days"} <= found <= {"weeks", "days", "spacing"}:
+        raise ValueError(
+            f"{template!r} has the fields {sorted(found)}; "
+            "it needs {weeks} and {days}, may have {spacing}, and nothing else"
+        )
+    return template
+
+
+Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
+Prompts = Annotated[dict[str, Annotated[list[Prompt], Field(min_length=1)]], Field(min_length=2)]
+Template = Annotated[str, AfterValidator(_check_template)]
 
 
 @dataclass(frozen=True)
@@ -42,28 +56,23 @@ class Protocol:
         biometry: Templates with ``{weeks}``, ``{days}`` and, optionally, ``{spacing}`` (millimetres per pixel
             at the model's resolution, two decimals).
         further: `Benchmark.prompts` of any other classification benchmark -> class -> prompts.
-
-    Raises:
-        ValueError: A required class has no prompts, a prompt is not a text, or a template has other fields.
     """
 
     planes: Prompts
     subplanes: Prompts
-    biometry: list[str]
+    biometry: Annotated[list[Template], Field(min_length=1)]
     further: dict[str, Prompts] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for benchmark, prompts in self.classes.items():
-            _check_prompts(benchmark, prompts, REQUIRED_CLASSES.get(benchmark, ()))
-            if len(prompts) < 2:
-                raise ValueError(f"{benchmark}: expected prompts of two or more classes")
-        if not isinstance(self.biometry, list) or not self.biometry:
-            raise ValueError("biometry: expected a list of one or more templates")
-        for template in self.biometry:
-            _check_template(template)
+    @model_validator(mode="after")
+    def _check_classes(self) -> Protocol:
+        for benchmark, required in REQUIRED_CLASSES.items():
+            prompts = self.classes[benchmark]
+            if missing := [name for name in required if name not in prompts]:
+                raise ValueError(f"{benchmark}: no prompts for {missing}; present are {list(prompts)}")
+        return self
 
     @property
-    def classes(self) -> dict[str, Prompts]:
+    def classes(self) -> dict[str, dict[str, list[str]]]:
         """`Benchmark.prompts` of every classification benchmark -> class -> prompts."""
         return {"planes": self.planes, "subplanes": self.subplanes, **self.further}
 
@@ -83,34 +92,25 @@ class Protocol:
         planes: str | Path | None = None,
         subplanes: str | Path | None = None,
     ) -> Protocol:
-        """Read prompts from a file.
+        """Read prompts from a file with ``planes``, ``subplanes`` and ``biometry``; None for the default.
 
-        Args:
-            path: A file with ``planes``, ``subplanes`` and ``biometry``; None for the default.
-            planes: A file of class -> prompts that replaces the planes, such as FetalCLIP's
-                ``five_planes_prompts.json``.
-            subplanes: The same for the sub-planes, such as ``brain_subplanes_prompts.json``.
-
-        Raises:
-            FileNotFoundError: A file does not exist.
-            ValueError: A file is not JSON or lacks prompts; the message names file and key.
+        `planes` and `subplanes` are files of class -> prompts that replace a part, such as FetalCLIP's
+        ``five_planes_prompts.json`` and ``brain_subplanes_prompts.json``. An error names file and key.
         """
         source = DEFAULT_PROTOCOL if path is None else Path(path)
-        content, keys = _read_json(source), list(dict.fromkeys(one.prompts for one in BENCHMARKS.values()))
-        wrong = [f"{key!r} is no key of a protocol" for key in sorted(set(content) - set(keys))]
-        wrong += [f"{key!r} is missing" for key in sorted(set(OWN_KEYS) - set(content))]
-        if wrong:
-            raise ValueError(f"{source}: {', '.join(wrong)}; it has the keys {', '.join(keys)}, {EXAMPLE}")
-        sources = dict.fromkeys(keys, source)
-        for key, replacement in (("planes", planes), ("subplanes", subplanes)):
-            if replacement is not None:
-                sources[key] = Path(replacement)
-                content[key] = _read_json(sources[key])
-        own = {key: content.pop(key) for key in OWN_KEYS}
+        replaced = {key: Path(file) for key, file in (("planes", planes), ("subplanes", subplanes)) if file}
+        content = {**_read_json(source), **{key: _read_json(file) for key, file in replaced.items()}}
+        known = {benchmark.prompts for benchmark in BENCHMARKS.values()}
+        if unknown := sorted(set(content) - known):
+            raise ValueError(f"{source}: {unknown} are not among the keys {sorted(known)}, {EXAMPLE}")
+        own = {key: content.pop(key) for key in ("planes", "subplanes", "biometry") if key in content}
         try:
             return cls(**own, further=content)
-        except ValueError as error:
-            raise ValueError(f"{sources[str(error).split(':')[0]]}: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ": ".join(str(part) for part in first["loc"] if part != "further")
+            message = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{replaced.get(message.split(':')[0], source)}: {message}, {EXAMPLE}") from None
 
     def first(self, count: int) -> Protocol:
         """Return only the first prompts of each class and the first templates."""
@@ -118,39 +118,11 @@ class Protocol:
             key: {name: texts[:count] for name, texts in prompts.items()}
             for key, prompts in self.classes.items()
         }
-        planes, subplanes = short.pop("planes"), short.pop("subplanes")
-        return Protocol(planes, subplanes, self.biometry[:count], short)
+        return Protocol(short.pop("planes"), short.pop("subplanes"), self.biometry[:count], short)
 
     def save(self, path: str | Path) -> None:
         """Write the prompts as JSON, atomically."""
         write_json(Path(path), self._content())
-
-
-def _check_prompts(benchmark: str, prompts: Any, required: tuple[str, ...]) -> None:
-    if not isinstance(prompts, Mapping):
-        raise ValueError(f"{benchmark}: expected class -> list of prompts, not {type(prompts).__name__}")
-    missing = [name for name in required if name not in prompts]
-    if missing:
-        raise ValueError(f"{benchmark}: no prompts for {missing}; present are {list(prompts)}")
-    for name, texts in prompts.items():
-        if not isinstance(texts, list) or not texts:
-            raise ValueError(f"{benchmark}: class {name!r} needs a list of one or more prompts")
-        if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ValueError(f"{benchmark}: class {name!r} has a prompt that is empty or not a text")
-
-
-def _check_template(template: Any) -> None:
-    if not isinstance(template, str):
-        raise ValueError(f"biometry: template {template!r} is not a text")
-    try:
-        found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-    except ValueError as error:
-        raise ValueError(f"biometry: template {template!r}: {error}") from None
-    if not {"weeks", "days"} <= found <= {"weeks", "days", "spacing"}:
-        raise ValueError(
-            f"biometry: template {template!r} has the fields {sorted(found)}; "
-            "it needs {weeks} and {days}, may have {spacing}, and nothing else"
-        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

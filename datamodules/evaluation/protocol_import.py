@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from datamodules.evaluation.protocol import REQUIRED_CLASSES, Prompts, Protocol
+from datamodules.evaluation.protocol import REQUIRED_CLASSES, Protocol
 
 MAX_BYTES = 2_000_000  # prompt files are small; larger files are predictions and notebooks
 _SPELLINGS = {"{day}": "{days}", "{pixel_spacing}": "{spacing}", "{week}": "{weeks}"}
 
 
 def import_protocol(checkout: str | Path, output: str | Path) -> Protocol:
-    """Write the prompts of a checkout into one file.
-
-    Args:
-        checkout: Folder of a clone of FetalCLIP or MobileFetalCLIP.
-        output: The file to write, for ``PROTOCOL=``.
+    """Write the prompts of a clone of FetalCLIP or MobileFetalCLIP into one file, for ``PROTOCOL=``.
 
     Raises:
         FileNotFoundError: The folder does not exist, or lacks prompts of a benchmark.
@@ -34,44 +30,29 @@ def import_protocol(checkout: str | Path, output: str | Path) -> Protocol:
     folder = Path(checkout)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a checkout of FetalCLIP or MobileFetalCLIP")
-    prompts = dict(_prompt_files(folder))
-    found: dict[str, Mapping[str, Any]] = {
-        benchmark: {name: content for name, content in prompts.items() if set(required) <= set(content)}
-        for benchmark, required in REQUIRED_CLASSES.items()
-    }
-    found["biometry"] = dict(_template_lists(folder))
-    protocol = Protocol(**{key: _only(candidates, folder, key) for key, candidates in found.items()})
+    found: dict[str, dict[str, Any]] = {key: {} for key in (*REQUIRED_CLASSES, "biometry")}
+    for key, place, prompts in _candidates(folder):
+        found[key][place] = prompts
+    protocol = Protocol(**{key: _only(places, folder, key) for key, places in found.items()})
     protocol.save(output)
     return protocol
 
 
-def _files(folder: Path, ending: str) -> Iterator[tuple[Path, str]]:
-    """Yield the relative paths and texts of the small UTF-8 files; a checkout has others, too."""
-    for path in sorted(folder.rglob(f"*{ending}")):
-        if path.is_file() and path.stat().st_size <= MAX_BYTES:
-            with suppress(UnicodeDecodeError):
-                yield path.relative_to(folder), path.read_text(encoding="utf-8-sig")
-
-
-def _prompt_files(folder: Path) -> Iterator[tuple[str, Prompts]]:
-    for path, text in _files(folder, ".json"):
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError:
+def _candidates(folder: Path) -> Iterator[tuple[str, str, Any]]:
+    """Yield (key of `Protocol`, place in the checkout, prompts)."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in (".json", ".py") or not path.is_file() or path.stat().st_size > MAX_BYTES:
             continue
-        if isinstance(content, dict) and all(_is_texts(texts) for texts in content.values()):
-            yield str(path), content
-
-
-def _template_lists(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    for path, text in _files(folder, ".py"):
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.List | ast.Tuple) and (templates := _templates(node)):
-                yield f"{path} line {node.lineno}", templates
+        text, place = path.read_text(encoding="utf-8-sig", errors="replace"), path.relative_to(folder)
+        with suppress(SyntaxError, ValueError):  # a checkout has other files, too
+            if path.suffix == ".py":
+                for node in ast.walk(ast.parse(text)):
+                    if isinstance(node, ast.List | ast.Tuple) and (templates := _templates(node)):
+                        yield "biometry", f"{place} line {node.lineno}", templates
+            elif isinstance(content := json.loads(text), dict) and all(map(_is_texts, content.values())):
+                for key, required in REQUIRED_CLASSES.items():
+                    if set(required) <= set(content):
+                        yield key, str(place), content
 
 
 def _templates(node: ast.List | ast.Tuple) -> list[str]:
@@ -91,12 +72,12 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
-def _only(found: Mapping[str, Any], folder: Path, benchmark: str) -> Any:
+def _only(found: dict[str, Any], folder: Path, key: str) -> Any:
     if not found:
         raise FileNotFoundError(
-            f"{folder}: no prompts for {benchmark!r}; is it a complete checkout of FetalCLIP or MobileFetalCLIP?"
+            f"{folder}: no prompts for {key!r}; is it a complete checkout of FetalCLIP or MobileFetalCLIP?"
         )
     contents = list(found.values())
     if any(json.dumps(content) != json.dumps(contents[0]) for content in contents):
-        raise ValueError(f"{folder}: {', '.join(found)} disagree about {benchmark!r}; keep one of them")
+        raise ValueError(f"{folder}: {', '.join(found)} disagree about {key!r}; keep one of them")
     return contents[0]

@@ -71,9 +71,6 @@ def caption_templates(record: Record) -> tuple[str, ...]:
     A caption that comes with the image is the only one. Captions of brain images use the age, the pixel size and the
     sub-plane where known: age captions, sub-plane captions and, where all is known, full captions are alternatives.
     A caption that occurs several times in the tuple is drawn that many times more often.
-
-    Raises:
-        ValueError: The record has neither a caption nor a plane, or an empty caption.
     """
     if record.caption is not None:
         if not record.caption.strip():
@@ -104,20 +101,10 @@ def caption_templates(record: Record) -> tuple[str, ...]:
 def render_spacing(
     caption: str, *, width: int, height: int, image_size: int, pixel_size_mm: float | None
 ) -> str:
-    """Fill ``{spacing}`` with the millimetres per pixel at a model's resolution, two decimals.
+    """Fill ``{spacing}``, if the caption has it, with the millimetres per pixel at a model's resolution, two decimals.
 
-    The image is padded to a square of max(width, height) pixels and resized to `image_size`, hence
+    The image of `width` x `height` pixels of `pixel_size_mm` is padded to a square and resized to `image_size`, hence
     spacing = max(width, height) / image_size * pixel_size_mm.
-
-    Args:
-        caption: A caption, with or without ``{spacing}``.
-        width: Width of the original image in pixels.
-        height: Height of the original image in pixels.
-        image_size: Side of the model's input in pixels.
-        pixel_size_mm: Side of a pixel of the original image in millimetres.
-
-    Raises:
-        ValueError: The caption has ``{spacing}`` and the pixel size is unknown.
     """
     if SPACING not in caption:
         return caption

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -18,12 +20,7 @@ _SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 
 
 def open_image(source: Path | str | IO[bytes]) -> Image.Image:
-    """Open an image with Pillow; only content of `IMAGE_FORMATS` is accepted, whatever the file name.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        PIL.UnidentifiedImageError: The content has none of the formats.
-    """
+    """Open an image with Pillow; only content of `IMAGE_FORMATS` is accepted, whatever the file name."""
     return Image.open(source, formats=IMAGE_FORMATS)
 
 
@@ -41,35 +38,29 @@ def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
         uint8 [H, W] for grayscale sources and [H, W, 3] (RGB) for all others.
 
     Raises:
-        FileNotFoundError: The file does not exist.
         ValueError: The content is not a readable image; the message names the file.
     """
     label = name if name is not None or isinstance(source, bytes) else str(source)
-    try:
-        with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return _to_eight_bit(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{label}: no such image file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{label}: cannot be read as an image ({_reason(error)})") from None
+    with _named(label), open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return _to_eight_bit(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from the header, without decoding the pixels.
+    """Return (width, height) from the header, without decoding the pixels; errors as of `read_image`."""
+    with _named(str(path)), open_image(path) as image:
+        return image.size
 
-    Raises:
-        ValueError: The file is not an image.
-    """
+
+@contextmanager
+def _named(label: str | None) -> Iterator[None]:
     try:
-        with open_image(path) as image:
-            return image.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    formats = ", ".join(IMAGE_FORMATS)
-    return f"its content is none of {formats}" if isinstance(error, UnidentifiedImageError) else str(error)
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{label}: no such image file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"its content is none of {', '.join(IMAGE_FORMATS)}" if unknown else error
+        raise ValueError(f"{label}: cannot be read as an image ({reason})") from None
 
 
 def _to_eight_bit(image: Image.Image) -> np.ndarray:

@@ -47,11 +47,7 @@ class SameOrder:
         return {"order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare the settings with those of a checkpoint saved within an epoch.
-
-        Raises:
-            ValueError: One of them has changed.
-        """
+        """Compare the settings with those of a checkpoint saved within an epoch: a change is a ValueError."""
         saved = state["order"]
         changed = [
             f"{key} was {saved.get(key)} and is {self.order.get(key)}"
@@ -66,12 +62,7 @@ class SameOrder:
 
 
 class ResumableLoader(SameOrder, PlainErrorLoader):
-    """Training loader that Lightning recognises as resumable.
-
-    Args:
-        order: See `SameOrder`.
-        **kwargs: For `DataLoader`.
-    """
+    """Training loader that Lightning recognises as resumable; for `order`, see `SameOrder`."""
 
     def __init__(self, *args: Any, order: dict[str, int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

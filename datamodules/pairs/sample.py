@@ -1,93 +1,56 @@
-"""Build a training pair from an image and its record, and a batch from pairs."""
+"""Training pairs from image files: one pair, a dataset of them, and a batch."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from datamodules.pairs.captions import caption_templates, render_spacing
-from datamodules.pairs.transforms import Augmentation, TwoViewTransform
+from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.stores import SquareCache, TeacherStore
+from datamodules.pairs.transforms import TwoViewTransform
 from datamodules.record import Record
 from models import Preprocessing, build_tokenizer
 
+OnError = Literal["raise", "skip"]
 
-class PairBuilder:
-    """Render one image's views and choose its caption.
+_ATTEMPTS = 20
 
-    Args:
-        student: The student's preprocessing.
-        teacher: The teacher's preprocessing, or None without a teacher.
-        augmentation: Random changes of the image, or None for none.
-        student_only: Build only the student's side, of the same pairs that a teacher would see too.
-    """
 
-    def __init__(
-        self,
-        student: Preprocessing,
-        teacher: Preprocessing | None,
-        augmentation: Augmentation | None,
-        student_only: bool = False,
-    ) -> None:
-        self.student = student
-        self.teacher = None if student_only else teacher
-        self._transform = TwoViewTransform(student, teacher, augmentation, student_only)
-        self.working_side = self._transform.working_side
-        self.prepare = self._transform.prepare
+class PairBuilder(TwoViewTransform):
+    """Render an image's views, choose its caption, and collate such pairs."""
 
-    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        """Build a pair from a decoded image (uint8 [H, W] or [H, W, 3]); `rng` is the only source of randomness.
-
-        Raises:
-            ValueError: The record's caption is empty, or it has nothing to write one from.
-        """
+    def pair(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        """Build a pair from a decoded image (uint8 [H, W] or [H, W, 3]); `rng` is the only source of randomness."""
         return self.from_square(record, self.prepare(image), image.shape[:2], rng)
 
     def from_square(
-        self,
-        record: Record,
-        square: np.ndarray,
-        shape: tuple[int, ...],
-        rng: np.random.Generator,
+        self, record: Record, square: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator
     ) -> dict[str, Any]:
-        """Build a pair from the output of `prepare` and the (height, width) of the original; see `__call__`."""
+        """Build a pair from the output of `prepare` and the (height, width) of the original; see `pair`."""
         template = _draw_template(record, rng)
-        zoom = self._transform.draw_zoom(rng)
-        student_image, teacher_image = self._transform.render(square, rng, zoom)
-        sample = {
-            "record": record,
-            "student_image": student_image,
-            "student_text": _text(template, record, shape, self.student, zoom),
-        }
-        if self.teacher is not None:
-            sample["teacher_image"] = teacher_image
-            sample["teacher_text"] = _text(template, record, shape, self.teacher, zoom)
+        zoom = self.draw_zoom(rng)
+        sample: dict[str, Any] = {"record": record}
+        images = self.render(square, rng, zoom)
+        for side, view, image in zip(("student", "teacher"), self.views, images, strict=False):
+            sample[f"{side}_image"] = image
+            sample[f"{side}_text"] = _text(template, record, shape, view, zoom)
         return sample
 
-
-class PairCollate:
-    """Stack pairs to a training batch and tokenise their captions.
-
-    Args:
-        student: The student's preprocessing.
-        teacher: The teacher's preprocessing, or None without a teacher.
-    """
-
-    def __init__(self, student: Preprocessing, teacher: Preprocessing | None) -> None:
-        self.student = student
-        self.teacher = teacher
-
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch that `datamodules.base` describes."""
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Stack pairs to the batch that `datamodules.base` describes, and tokenise their captions."""
+        student, teacher = self.views[0], self.views[-1]
         texts = [sample["student_text"] for sample in samples]
         batch: dict[str, Any] = {
             "student_image": torch.stack([sample["student_image"] for sample in samples]),
-            "student_tokens": _tokenise(texts, self.student),
+            "student_tokens": _tokenise(texts, student),
             "caption_id": torch.tensor([caption_id(text) for text in texts], dtype=torch.int64),
             "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
             "skipped": [bad for sample in samples for bad in sample["skipped"]],
@@ -95,32 +58,80 @@ class PairCollate:
         }
         if "teacher_embedding" in samples[0]:
             batch["teacher_embedding"] = torch.stack([sample["teacher_embedding"] for sample in samples])
-        elif self.teacher is not None:
-            teacher_texts = [sample["teacher_text"] for sample in samples]
+        if "teacher_image" in samples[0]:
+            theirs = [sample["teacher_text"] for sample in samples]
             batch["teacher_image"] = torch.stack([sample["teacher_image"] for sample in samples])
-            one, other = ((view.tokenizer, view.context_length) for view in (self.student, self.teacher))
-            shared = texts == teacher_texts and one == other
-            batch["teacher_tokens"] = (
-                batch["student_tokens"] if shared else _tokenise(teacher_texts, self.teacher)
-            )
+            one, other = ((view.tokenizer, view.context_length) for view in (student, teacher))
+            shared = texts == theirs and one == other
+            batch["teacher_tokens"] = batch["student_tokens"] if shared else _tokenise(theirs, teacher)
         return batch
+
+
+class PairDataset(Dataset):
+    """Image-caption pairs, addressed by (epoch, index).
+
+    A pair is a function of (seed, epoch, index) only: not of workers or of earlier reads.
+
+    Args:
+        on_error: With "skip", an unreadable image or an empty caption is replaced by another image drawn
+            at random, and reported under ``skipped``.
+        cache: Cache of decoded squares; None decodes every time.
+        taught: Stored teacher embeddings of K draws: epoch e uses draw e modulo K, with its ``teacher_embedding``
+            instead of an image and text for the teacher.
+    """
+
+    def __init__(
+        self,
+        records: list[Record],
+        builder: PairBuilder,
+        seed: int,
+        on_error: OnError,
+        cache: SquareCache | None = None,
+        taught: TeacherStore | None = None,
+    ) -> None:
+        self.records = records
+        self.builder = builder
+        self._seed = seed
+        self._on_error = on_error
+        self._cache = cache
+        self._taught = taught
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Return the pair of one epoch and index; with "skip", 20 bad ones in a row are a ValueError."""
+        epoch, index = key
+        kept: dict[str, Any] = {}
+        if self._taught is not None:
+            epoch %= self._taught.draws
+            kept["teacher_embedding"] = self._taught.get(epoch, index)
+        rng = np.random.default_rng([self._seed, epoch, index])
+        skipped: list[tuple[str, int]] = []
+        while len(skipped) < _ATTEMPTS:
+            record = self.records[index]
+            try:
+                cached = None if self._cache is None else self._cache.get(index, record, self._decode)
+                sample = self.builder.from_square(record, *(cached or self._decode(record)), rng)
+            except (ValueError, OSError) as error:
+                if self._on_error == "raise":
+                    raise
+                skipped.append((str(error), 1))
+                index = int(rng.integers(len(self.records)))
+            else:
+                return {**sample, **kept, "index": index, "skipped": skipped}
+        raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {skipped[-1][0]}")
+
+    def _decode(self, record: Record) -> tuple[np.ndarray, tuple[int, int]]:
+        image = read_image(record.image)
+        return self.builder.prepare(image), (image.shape[0], image.shape[1])
 
 
 def metadata(records: list[Record]) -> dict[str, Any]:
     """Return the metadata of a batch: ``""`` and NaN where unknown."""
-    return {
-        **{
-            key: [getattr(record, key) or "" for record in records]
-            for key in ("name", "plane", "brain_plane")
-        },
-        **{
-            key: torch.tensor(
-                [math.nan if (value := getattr(record, key)) is None else value for record in records],
-                dtype=torch.float32,
-            )
-            for key in ("hc_mm", "pixel_size_mm")
-        },
-    }
+    texts = {key: [getattr(r, key) or "" for r in records] for key in ("name", "plane", "brain_plane")}
+    numbers = {key: [getattr(r, key) or math.nan for r in records] for key in ("hc_mm", "pixel_size_mm")}
+    return {**texts, **{key: torch.tensor(values, dtype=torch.float32) for key, values in numbers.items()}}
 
 
 def caption_id(text: str) -> int:
@@ -139,9 +150,6 @@ def fixed_caption(
         preprocessing: The model's contract; the spacing depends on its image size.
         seed: Seed of the data module.
         index: Position of the record in its split.
-
-    Raises:
-        ValueError: The record's caption is empty, or it has nothing to write one from.
     """
     rng = np.random.default_rng([seed, 0, index])
     return _text(_draw_template(record, rng), record, shape, preprocessing, 1.0)

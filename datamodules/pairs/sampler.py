@@ -24,10 +24,6 @@ class EpochSampler(DistributedSampler):
     epoch. As a `DistributedSampler` it is not replaced by Lightning.
 
     Its length is that of a whole epoch for any start, because Lightning counts batches by it.
-
-    Args:
-        size: Number of images.
-        seed: Seed of the shuffle.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -57,9 +53,6 @@ class FixedSampler(DistributedSampler, SequentialSampler):
     Processes get equally many, because they exchange embeddings at every step; the remainder, fewer than the
     processes, is left out. As a `DistributedSampler` it is not split again by Lightning, and as a `SequentialSampler`
     it is not replaced under `overfit_batches`.
-
-    Args:
-        size: Number of images.
     """
 
     def __init__(self, size: int) -> None:

@@ -22,31 +22,19 @@ from datamodules.record import Record
 from models.files import digest
 
 _CHECKSUM = 4  # bytes before each row; all zero where the row was never written
-_NAMED = 3  # damaged rows that a process names, before it prints counts only
+_NAMED = 3  # damaged rows that a process names
 _SIZES = struct.Struct("<3i")  # side of the square, height and width of the original
 
 Prepare = Callable[[Record], tuple[np.ndarray, tuple[int, int]]]
 
 
 class RowStore:
-    """File of fixed-size rows that several processes read and write at once. A row is read completely or not at all.
+    """File of rows of `width` bytes that several processes read and write at once, each row as a whole or not at all.
 
     Each row has a CRC-32 of its number and its bytes, so that a row that is half written, truncated or changed on disk
-    is recognised. Rows are read with `os.pread` and written with `os.pwrite`, not through a memory map: a truncated
-    file or a full disk is then a Python error instead of SIGBUS. The file is opened in place and never replaced,
-    so every process reads and writes the same one. Processes may write a row at the same time if they write the
-    same bytes.
-
-    Args:
-        path: The file; created if it does not exist.
-        rows: Number of rows.
-        width: Bytes of a row.
-
-    Attributes:
-        size: Bytes of the file.
-
-    Raises:
-        OSError: The file cannot be created, or the disk has no space for all rows.
+    is recognised. Rows are not memory-mapped: a truncated file or a full disk is then a Python error instead of
+    SIGBUS. The file is created if it does not exist, opened in place and never replaced, so every process reads and
+    writes the same one. Processes may write a row at the same time if they write the same bytes.
     """
 
     def __init__(self, path: Path, rows: int, width: int) -> None:
@@ -67,16 +55,14 @@ class RowStore:
         if not any(checksum):
             return None
         if checksum != _checksum(row, data):
-            self._warn_of_damage(row)
+            self._damaged += 1
+            if self._damaged <= _NAMED:
+                warnings.warn(f"{self.path}: row {row} is damaged and will be computed again", stacklevel=2)
             return None
         return data
 
     def write(self, row: int, data: bytes) -> None:
-        """Store a row of `width` bytes.
-
-        Raises:
-            OSError: The disk is full.
-        """
+        """Store a row of `width` bytes."""
         start = row * (_CHECKSUM + self.width)
         # The checksum last: until then, other processes see a row that was never written.
         for place, part in ((start + _CHECKSUM, data), (start, _checksum(row, data))):
@@ -118,14 +104,6 @@ class RowStore:
             self.path.unlink(missing_ok=True)  # frees what was reserved
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
-    def _warn_of_damage(self, row: int) -> None:
-        """Name the first damaged rows, then count them at 10, 100, 1000, ..."""
-        self._damaged += 1
-        if self._damaged <= _NAMED:
-            warnings.warn(f"{self.path}: row {row} is damaged and will be computed again", stacklevel=3)
-        elif str(self._damaged).rstrip("0") == "1":
-            warnings.warn(f"{self.path}: {self._damaged} damaged rows so far, all recomputed", stacklevel=3)
-
 
 def _checksum(row: int, data: bytes) -> bytes:
     return (zlib.crc32(data, row) or 1).to_bytes(_CHECKSUM, "little")
@@ -135,15 +113,8 @@ class SquareCache:
     """Cache of prepared gray training images, bit-identical to decoding them again.
 
     One file serves all workers, processes, epochs and later runs; the first process that reads an image stores it.
-    Colour images are not stored.
-
-    Args:
-        root: Folder of all caches.
-        records: The images; another list, or a changed file, gives another cache.
-        side: Largest side of a square, in pixels.
-
-    Raises:
-        OSError: The file cannot be created, or the disk has no space for all squares.
+    Another list of images, or a changed file, gives another cache. Colour images are not stored. `side` is the largest
+    side of a square, in pixels.
     """
 
     def __init__(self, root: Path, records: list[Record], side: int) -> None:
@@ -154,10 +125,7 @@ class SquareCache:
     def get(self, index: int, record: Record, prepare: Prepare) -> tuple[np.ndarray, tuple[int, int]]:
         """Return an image's square (uint8 [side, side]) and the (height, width) of its original.
 
-        Args:
-            index: Position of the record in the list.
-            record: The record, for `prepare`.
-            prepare: Computes a square that is not stored.
+        `prepare` computes a square that is not stored.
         """
         row = self._rows.read(index)
         if row is not None:
@@ -193,17 +161,7 @@ class TeacherStore:
 
     A draw is a number: pairs are a function of (seed, draw, index) only (see `PairDataset`), so the student
     sees exactly the pictures and captions that the teacher saw (dataset reinforcement, Faghri et al., ICCV 2023,
-    which stores the random parameters; here they are drawn again).
-
-    Args:
-        path: The file, for one teacher and one data set.
-        draws: K, number of draws.
-        images: N, number of training images.
-        dim: D, dimension of the teacher's embeddings.
-        half: Store float16 instead of float32 numbers.
-
-    Raises:
-        OSError: The file cannot be created, or the disk has no space for all embeddings.
+    which stores the random parameters; here they are drawn again). With `half`, numbers are float16 instead of float32.
     """
 
     def __init__(self, path: Path, draws: int, images: int, dim: int, half: bool = False) -> None:
@@ -224,11 +182,7 @@ class TeacherStore:
             self.rows.write(draw * self.images + index, row.tobytes())
 
     def get(self, draw: int, index: int) -> Tensor:
-        """Return the image and the text embedding of one key: [2, D], float32.
-
-        Raises:
-            ValueError: It is not stored, or its row is damaged.
-        """
+        """Return the image and the text embedding of one key: [2, D], float32."""
         row = self._read(draw, index)
         if row is None:
             raise ValueError(

@@ -55,19 +55,11 @@ class Augmentation:
 class TwoViewTransform:
     """Render the same picture for the student and for the teacher.
 
-    A contract's `interpolation` is not used here: both views use one area-averaging resize (cubic for enlarging), so
-    that they differ only in size and statistics, at a fraction of Pillow's time. The random geometry resamples the
-    picture anyway. `EvaluationTransform` uses the contract's kernel.
+    Both views use one area-averaging resize (cubic for enlarging) instead of the contract's kernel, at a fraction of
+    Pillow's time, so that they differ only in size and statistics.
 
-    Args:
-        student: The student's preprocessing.
-        teacher: The teacher's preprocessing, or None without a teacher.
-        augmentation: Random changes, or None for none.
-        student_only: Render no teacher's view. Its size still determines `working_side`, so that the student sees the
-            same pictures as with a teacher.
-
-    Attributes:
-        working_side: Largest side, in pixels, of the square that the random geometry is applied to.
+    With `student_only`, no teacher's view is rendered, but its size still determines `working_side`, the largest side
+    of the square that the random geometry is applied to: the student sees the same pictures as with a teacher.
     """
 
     def __init__(
@@ -84,11 +76,7 @@ class TwoViewTransform:
         self._zoom = 0.0 if augmentation is None else math.log1p(augmentation.zoom)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-        """Render one image.
-
-        Args:
-            image: uint8 [H, W] or [H, W, 3].
-            rng: The only source of randomness.
+        """Render one image, uint8 [H, W] or [H, W, 3]; `rng` is the only source of randomness.
 
         Returns:
             The student's view [3, S, S] and the teacher's [3, T, T] (None without one), float32, normalised.
@@ -111,18 +99,13 @@ class TwoViewTransform:
         if zoom != 1.0:
             square = _magnify(square, zoom)
         if self._augment is not None:
-            square = self._draw(square, rng)
+            generator = random.Random(int(rng.integers(2**63)))
+            # Albumentations would give every transform the same seed and so correlate brightness and rotation.
+            for transform in (self._augment, *self._augment.transforms):
+                transform.set_random_state(rng, generator)
+            square = self._augment(image=square)["image"]
         views = [normalise(_resize(square, view.image_size), view) for view in self.views]
         return views[0], views[1] if len(views) > 1 else None
-
-    def _draw(self, square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        assert self._augment is not None
-        generator = random.Random(int(rng.integers(2**63)))
-        # Albumentations would give every transform the same seed and so correlate brightness and rotation.
-        for transform in (self._augment, *self._augment.transforms):
-            transform.set_random_state(rng, generator)
-        augmented: np.ndarray = self._augment(image=square)["image"]
-        return augmented
 
 
 class EvaluationTransform:
@@ -130,9 +113,6 @@ class EvaluationTransform:
 
     Zero-pad to a square, resize with Pillow's antialiased kernel (as torchvision does with Pillow images),
     normalise. The protocol's centre crop after the resize has no effect on a square.
-
-    Args:
-        preprocessing: The model's contract.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -149,13 +129,9 @@ class EvaluationTransform:
 def pad_to_square(image: np.ndarray) -> np.ndarray:
     """Centre an image on a black square of its longer side; an odd pixel is added right or below."""
     height, width = image.shape[:2]
-    if height == width:
-        return image
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = np.zeros((side, side, *image.shape[2:]), dtype=image.dtype)
-    square[top : top + height, left : left + width] = image
-    return square
+    rows, columns = max(width - height, 0), max(height - width, 0)
+    edges = (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
+    return cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=0) if any(edges) else image
 
 
 def normalise(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:
@@ -177,26 +153,17 @@ def _normalisation_table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.
 
 
 def _compose(augmentation: Augmentation) -> A.Compose:
-    return A.Compose(
-        [
-            A.Affine(
-                rotate=(-augmentation.rotation_degrees, augmentation.rotation_degrees),
-                translate_percent=(-augmentation.translation, augmentation.translation),
-                interpolation=cv2.INTER_LINEAR,
-                border_mode=cv2.BORDER_CONSTANT,
-                fill=0,
-                p=1.0,
-            ),
-            # As torchvision's ColorJitter in the paper. RandomBrightnessContrast would turn black to grey.
-            A.ColorJitter(
-                brightness=augmentation.brightness,
-                contrast=augmentation.contrast,
-                saturation=0.0,
-                hue=0.0,
-                p=1.0,
-            ),
-        ]
+    geometry = A.Affine(
+        rotate=(-augmentation.rotation_degrees, augmentation.rotation_degrees),
+        translate_percent=(-augmentation.translation, augmentation.translation),
+        interpolation=cv2.INTER_LINEAR,
+        border_mode=cv2.BORDER_CONSTANT,
+        fill=0,
+        p=1.0,
     )
+    # As torchvision's ColorJitter in the paper. RandomBrightnessContrast would turn black to grey.
+    ranges = (augmentation.brightness, augmentation.contrast)
+    return A.Compose([geometry, A.ColorJitter(*ranges, saturation=0.0, hue=0.0, p=1.0)])
 
 
 def _magnify(square: np.ndarray, zoom: float) -> np.ndarray:

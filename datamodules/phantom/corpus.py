@@ -1,23 +1,31 @@
-"""Make the phantom corpus on disk, once: reproducibly, in parallel and atomically."""
+"""Make the phantom corpus on disk in the layouts of FETAL_PLANES_DB, HC18 and WebDataset pairs, once and atomically."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import cv2
+import pandas as pd
+import webdataset as wds
 from filelock import FileLock
 from tqdm import tqdm
 
+from datamodules.base import check_least
 from datamodules.cores import usable_cores
-from datamodules.phantom.layouts import image_path, write_tables
+from datamodules.corpora.fetal_planes import FETAL_PLANES_IMAGES, FETAL_PLANES_TABLE
+from datamodules.corpora.hc18 import HC18_IMAGES, HC18_TABLE
+from datamodules.pairs.captions import caption_templates
 from datamodules.phantom.patients import CORPORA, Picture, list_pictures
 from datamodules.phantom.renderer import Truth, render
+from datamodules.record import Record
 from models.files import digest, write_json
 
 SIMULATOR_VERSION = 3  # increase it whenever a picture changes, so that older corpora are not reused
@@ -25,6 +33,21 @@ DEFAULT_ROOT = Path("data/phantom")
 PNG_COMPRESSION = 1  # speckle hardly compresses: higher levels only take longer
 MOST_WORKERS = 8  # each imports torch with this package: half a gigabyte
 IN_PROCESS = 200  # fewer pictures are drawn in this process: starting others would take longer
+
+PLANES_FOLDER, HC18_FOLDER, PAIRS_FOLDER = "FETAL_PLANES_DB", "HC18", "pairs"
+TRUTH_TABLE = "truth.csv"
+PAIRS_PER_SHARD = 128  # small, so that there are at least as many shards as workers
+
+# Names and numbers of the planes in FETAL_PLANES_DB.
+_PLANE_WORDS = {
+    "other": ("Other", 1), "abdomen": ("Fetal abdomen", 2), "brain": ("Fetal brain", 3),
+    "cervix": ("Maternal cervix", 4), "femur": ("Fetal femur", 5), "heart": ("Fetal thorax", 6),
+}  # fmt: skip
+_IMAGE_FOLDERS = {
+    "planes": (PLANES_FOLDER, FETAL_PLANES_IMAGES),
+    "hc18": (HC18_FOLDER, HC18_IMAGES),
+    "pairs": (PAIRS_FOLDER, "images"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,9 +62,6 @@ class PhantomSettings:
         planes_images_per_patient: Mean number of pictures of a patient (12,400 / 1,792 in the real set).
         hc18_images_per_patient: Mean number of pictures of a patient (999 / 806 in the real set).
         test_share: Share of FETAL_PLANES_DB-type patients whose official Train flag is 0.
-
-    Raises:
-        ValueError: A number is negative, a mean is below 1, or the share is not between 0 and 1.
     """
 
     seed: int = 0
@@ -53,12 +73,8 @@ class PhantomSettings:
     test_share: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("seed", "num_planes_images", "num_hc18_images", "num_pair_images"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"phantom: {name} must not be negative, not {getattr(self, name)}")
-        for name in ("planes_images_per_patient", "hc18_images_per_patient"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"phantom: {name} must be at least 1, not {getattr(self, name)}")
+        for name, value in asdict(self).items():
+            check_least("phantom", 1 if name.endswith("per_patient") else 0, **{name: value})
         if not 0 <= self.test_share < 1:
             raise ValueError(f"phantom: test_share must lie in [0, 1), not {self.test_share}")
 
@@ -89,16 +105,10 @@ class PhantomSettings:
 def make_corpus(
     settings: PhantomSettings, root: str | Path = DEFAULT_ROOT, workers: int | None = None
 ) -> Path:
-    """Return the folder of the corpus, and make it first if it is missing.
+    """Return the folder of the corpus under `root`, and make it first if it is missing.
 
     The folder gets its name only when it is complete. Of several processes that ask at once, one makes
-    the corpus and the others wait for it.
-
-    Args:
-        settings: Settings of the corpus.
-        root: Folder of all phantom corpora, one subfolder per hash.
-        workers: Number of processes; None takes the cores that this process may use, at most 8. The pictures
-            do not depend on it.
+    the corpus and the others wait for it. By default, `workers` is the number of usable cores, at most 8.
     """
     root = Path(root)
     target = root / settings.digest
@@ -142,3 +152,104 @@ def _draw(folder: Path, seed: int, picture: Picture) -> Truth:
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]):
         raise OSError(f"{path}: could not be written; is the disk full?")
     return truth
+
+
+def picture_name(picture: Picture) -> str:
+    """Return the name of a picture in its official layout, without ``.png``."""
+    number = picture.patient.number
+    if picture.corpus == "hc18":
+        return f"{number:03d}_HC" if picture.number == 1 else f"{number:03d}_{picture.number}HC"
+    if picture.corpus == "planes":
+        return f"Patient{number:05d}_Plane{_PLANE_WORDS[picture.plane][1]}_{picture.number}_of_{picture.of}"
+    return f"pair-{picture.index:06d}"
+
+
+def image_path(root: Path, picture: Picture) -> Path:
+    """Return the path of a picture under the corpus's folder."""
+    return root.joinpath(*_IMAGE_FOLDERS[picture.corpus], f"{picture_name(picture)}.png")
+
+
+def write_tables(root: Path, pictures: list[Picture], truths: list[Truth]) -> None:
+    """Write the official tables, the shards and the table of the exact truth for the drawn pictures."""
+    rows = list(zip(pictures, truths, strict=True))
+    planes, heads, pairs = ([row for row in rows if row[0].corpus == name] for name in _IMAGE_FOLDERS)
+    if pairs:
+        _write_shards(root, pairs)
+    for path, separator, row, chosen in (
+        (f"{PLANES_FOLDER}/{FETAL_PLANES_TABLE}", ";", _planes_row, planes),
+        (f"{HC18_FOLDER}/{HC18_TABLE}", ",", _heads_row, heads),
+        (TRUTH_TABLE, ",", _truth_row, rows),
+    ):
+        if chosen:
+            table = pd.DataFrame([row(*drawn) for drawn in chosen])
+            table.to_csv(root / path, sep=separator, index=False, lineterminator="\n")
+
+
+def read_truth(root: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Read the exact truth of a corpus: (corpus, picture name) -> its row as texts, empty where unknown."""
+    table = pd.read_csv(root / TRUTH_TABLE, dtype=str, keep_default_na=False)
+    return {(row["corpus"], row["name"]): row for row in table.to_dict("records")}
+
+
+def _planes_row(picture: Picture, _: Truth) -> dict[str, Any]:
+    """Return a row of the official table, which pads the last column and its header with blanks."""
+    machine = picture.patient.machine
+    return {
+        "Image_name": picture_name(picture),
+        "Patient_num": picture.patient.number,
+        "Plane": _PLANE_WORDS[picture.plane][0],
+        "Brain_plane": picture.brain_plane.capitalize() if picture.brain_plane else "Not A Brain",
+        "Operator": machine.operator,
+        "US_Machine": machine.name,
+        "Train ": f"{int(picture.patient.train)}               ",
+    }
+
+
+def _heads_row(picture: Picture, truth: Truth) -> dict[str, Any]:
+    return {
+        "filename": f"{picture_name(picture)}.png",
+        "pixel size(mm)": f"{truth.pixel_size_mm:.12f}",
+        "head circumference (mm)": f"{truth.hc_mm:.2f}",
+    }
+
+
+def _truth_row(picture: Picture, truth: Truth) -> dict[str, Any]:
+    names = ("cx_px", "cy_px", "a_px", "b_px", "angle_rad")
+    values = [None] * 5 if truth.skull is None else [f"{v:.4f}" for v in astuple(truth.skull)]
+    return {
+        "corpus": picture.corpus,
+        "name": picture_name(picture),
+        "patient": picture.patient.number,
+        "plane": picture.plane,
+        "brain_plane": picture.brain_plane,
+        "ga_days": truth.ga_days,
+        "hc_mm": truth.hc_mm or "",
+        "pixel_size_mm": f"{truth.pixel_size_mm:.6f}",
+        **{f"skull_{name}": value for name, value in zip(names, values, strict=True)},
+    }
+
+
+def _write_shards(root: Path, rows: list[tuple[Picture, Truth]]) -> None:
+    """Pack the pairs as ``pairs-000000.tar``: ``.png``, and ``.json`` with facts and all fitting captions."""
+    folder = root / PAIRS_FOLDER
+    shards: list[dict[str, Any]] = []
+    for start in range(0, len(rows), PAIRS_PER_SHARD):
+        name, some = f"pairs-{len(shards):06d}.tar", rows[start : start + PAIRS_PER_SHARD]
+        shards.append({"name": name, "samples": len(some)})
+        with wds.TarWriter(str(folder / name), encoder=False, mtime=0) as writer:
+            for picture, truth in some:
+                path = image_path(root, picture)
+                facts: dict[str, Any] = {
+                    "patient": str(picture.patient.number),
+                    "plane": picture.plane,
+                    "brain_plane": picture.brain_plane,
+                    "hc_mm": truth.hc_mm,
+                    "pixel_size_mm": truth.pixel_size_mm,
+                    "ga_days": None if truth.hc_mm is None else truth.ga_days,
+                }
+                captions = caption_templates(Record("pairs", path.stem, path, **facts))
+                text = json.dumps({**facts, "captions": captions})
+                writer.write({"__key__": path.stem, "json": text.encode(), "png": path.read_bytes()})
+                path.unlink()
+    (folder / "images").rmdir()
+    write_json(folder / "manifest.json", {"shards": shards})

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import FetalDataModule
-from datamodules.corpora.fetal_planes import FetalPlanesDataModule
-from datamodules.corpora.hc18 import HC18DataModule
+from datamodules.corpora.corpus import split_by_patient
+from datamodules.corpora.fetal_planes import read_fetal_planes
+from datamodules.corpora.hc18 import read_hc18
 from datamodules.phantom import (
     DEFAULT_ROOT,
     HC18_FOLDER,
@@ -73,35 +74,31 @@ class PhantomDataModule(FetalDataModule):
     def read_records(self) -> list[Record]:
         """Return the records of the planes and then of the heads; the corpus is made first if it is missing."""
         folder = make_corpus(self.corpus, self.root, self.workers)
-        planes = FetalPlanesDataModule(
-            str(folder / PLANES_FOLDER), val_share=self.val_share, split_seed=self.split_seed
-        )
-        heads = HC18DataModule(
-            str(folder / HC18_FOLDER),
-            val_share=self.val_share,
-            test_share=self.hc18_test_share,
-            split_seed=self.split_seed,
-        )
-        return _with_reports(planes.read_records() + heads.read_records(), folder)
+        parts = ((read_fetal_planes, PLANES_FOLDER, 0.0), (read_hc18, HC18_FOLDER, self.hc18_test_share))
+        records = [
+            record
+            for read, name, share in parts
+            for record in split_by_patient(
+                read(folder / name), val_share=self.val_share, test_share=share, seed=self.split_seed
+            )
+        ]
+        truth = read_truth(folder)
+        return [_with_report(record, truth[record.corpus, Path(record.name).stem]) for record in records]
 
 
-def _with_reports(records: list[Record], folder: Path) -> list[Record]:
-    """Add the facts of a clinical report to every brain picture: sub-plane, head size, age, pixel size.
+def _with_report(record: Record, truth: dict[str, str]) -> Record:
+    """Add the facts of a clinical report to a brain picture: sub-plane, head size, age, pixel size.
 
     Each official table has half of them. Captions use all of them, as captions from a hospital's archive would;
     benchmarks still score the labels of their official table.
     """
-    truth, enriched = read_truth(folder), []
-    for record in records:
-        row = truth[record.corpus, Path(record.name).stem]
-        if record.plane == "brain" and row["hc_mm"]:
-            hc_mm = float(row["hc_mm"])
-            record = replace(
-                record,
-                brain_plane=record.brain_plane or row["brain_plane"] or None,
-                hc_mm=hc_mm,
-                pixel_size_mm=float(row["pixel_size_mm"]),
-                ga_days=round(float(gestational_age_weeks(hc_mm)) * 7),
-            )
-        enriched.append(record)
-    return enriched
+    if record.plane != "brain":
+        return record
+    hc_mm = float(truth["hc_mm"])
+    return replace(
+        record,
+        brain_plane=record.brain_plane or truth["brain_plane"] or None,
+        hc_mm=hc_mm,
+        pixel_size_mm=float(truth["pixel_size_mm"]),
+        ga_days=round(float(gestational_age_weeks(hc_mm)) * 7),
+    )

@@ -24,8 +24,8 @@ def ellipse_circumference(a: float, b: float) -> float:
 
 def blob(
     rng: np.random.Generator,
-    centre: tuple[float, float],
-    radii: tuple[float, float],
+    centre: tuple[float, float] = (0.0, 0.0),
+    radii: tuple[float, float] = (1.0, 1.0),
     angle: float = 0.0,
     wobble: float = 0.06,
     count: int = 48,
@@ -35,36 +35,41 @@ def blob(
     radius = np.ones(count)
     for harmonic in (2, 3, 5):
         radius += wobble / harmonic**0.5 * rng.normal() * np.cos(harmonic * t + rng.uniform(0, 2 * np.pi))
-    x, y = radii[0] * radius * np.cos(t), radii[1] * radius * np.sin(t)
+    return rotated(radii[0] * radius * np.cos(t), radii[1] * radius * np.sin(t), centre, angle)
+
+
+def rotated(x: Points, y: Points, centre: tuple[float, float], angle: float) -> Points:
+    """Rotate coordinates [N] by an angle in radians and move them to `centre`: [N, 2]."""
     c, s = np.cos(angle), np.sin(angle)
-    return np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1)
+    return np.column_stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y])
 
 
-def arc(
-    centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, count: int = 24
-) -> Points:
-    """Return an open elliptic arc [count, 2] between two angles in radians."""
+def resampled(points: Points, count: int) -> Points:
+    """Return `count` points [count, 2] on the line through `points`, equally far apart in their index."""
+    steps, known = np.linspace(0, len(points) - 1, count), np.arange(len(points))
+    return np.column_stack([np.interp(steps, known, points[:, axis]) for axis in (0, 1)])
+
+
+def band(u: Points, v: Points, half: float) -> Points:
+    """Return the outline [2 N, 2] of a band of half width `half` in v about the line (u, v)."""
+    return np.concatenate([np.column_stack([u, v - half]), np.column_stack([u, v + half])[::-1]])
+
+
+def arc(radius: float, start: float, stop: float, count: int = 24) -> Points:
+    """Return an open arc [count, 2] about the origin between two angles in radians."""
     t = np.linspace(start, stop, count)
-    return np.stack([centre[0] + radii[0] * np.cos(t), centre[1] + radii[1] * np.sin(t)], axis=1)
+    return np.column_stack([radius * np.cos(t), radius * np.sin(t)])
 
 
 @dataclass(frozen=True)
 class Ellipse:
-    """An ellipse on the image, and the coordinate frame of the anatomy inside it.
+    """An ellipse on the image in pixels, and the coordinate frame of the anatomy inside it."""
 
-    Attributes:
-        cx: Centre, pixels from the left.
-        cy: Centre, pixels from the top.
-        a: Semi-axis along the frame's first axis, pixels.
-        b: Semi-axis along the frame's second axis, pixels.
-        angle: Angle of the first axis against the image's x axis, radians, clockwise on screen.
-    """
-
-    cx: float
-    cy: float
-    a: float
+    cx: float  # centre, from the left
+    cy: float  # from the top
+    a: float  # semi-axis along the frame's first axis
     b: float
-    angle: float
+    angle: float  # of the first axis against the image's x axis, radians, clockwise on screen
 
     @property
     def circumference(self) -> float:
@@ -81,24 +86,12 @@ class Ellipse:
         """Map frame coordinates [N, 2] (the ellipse is the unit circle) to pixels [N, 2]."""
         u, v = uv[:, 0] * self.a, uv[:, 1] * self.b
         c, s = math.cos(self.angle), math.sin(self.angle)
-        return np.stack([self.cx + c * u - s * v, self.cy + s * u + c * v], axis=1)
+        return np.column_stack([self.cx + c * u - s * v, self.cy + s * u + c * v])
 
     def outline(self, scale: float = 1.0, count: int = 96) -> Points:
         """Return `count` points [count, 2] of the outline scaled by `scale`, pixels."""
         t = np.linspace(0, 2 * np.pi, count, endpoint=False)
-        return self.points(scale * np.stack([np.cos(t), np.sin(t)], axis=1))
-
-    def blob(
-        self,
-        rng: np.random.Generator,
-        centre: tuple[float, float] = (0.0, 0.0),
-        radii: tuple[float, float] = (1.0, 1.0),
-        angle: float = 0.0,
-        wobble: float = 0.06,
-        count: int = 48,
-    ) -> Points:
-        """Return an irregular outline [count, 2] in pixels, given in frame coordinates; see the function `blob`."""
-        return self.points(blob(rng, centre, radii, angle, wobble, count))
+        return self.points(scale * np.column_stack([np.cos(t), np.sin(t)]))
 
     def signed_distance(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the distance to the outline and the outward normal (nx, ny), each shaped as `x`.
@@ -124,23 +117,14 @@ def fit_ellipse_to(circumference: float, ratio: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Probe:
-    """A curvilinear probe: the centre of its arc and its sector.
+    """A curvilinear probe and its sector, in pixels and radians."""
 
-    Attributes:
-        x: Centre of curvature, pixels from the left.
-        y: Centre of curvature, pixels from the top (usually negative, above the picture).
-        r_min: Radius of the transducer's face, pixels.
-        r_max: Radius of the deepest echo, pixels.
-        half_angle: Half the opening angle, radians.
-        tilt: Angle of the central beam against the vertical, radians.
-    """
-
-    x: float
-    y: float
-    r_min: float
-    r_max: float
-    half_angle: float
-    tilt: float
+    x: float  # centre of curvature
+    y: float  # usually negative, above the picture
+    r_min: float  # radius of the transducer's face
+    r_max: float  # radius of the deepest echo
+    half_angle: float  # half the opening angle
+    tilt: float  # of the central beam against the vertical
 
     def beam_grid(self, samples: int, beams: int) -> tuple[FloatArray, FloatArray]:
         """Return pixel coordinates (x, y), each [samples, beams], of every sample along every beam."""

@@ -15,14 +15,7 @@ LETTERS = "ABCDEFGHIKLMNOPRSTUV0123456789"
 
 
 def burn_in(image: Picture8, pixel_size_mm: float, blanked: bool, rng: np.random.Generator) -> None:
-    """Draw overlays on `image` [H, W] in place.
-
-    Args:
-        image: Grey picture.
-        pixel_size_mm: Millimetres per pixel, for the ruler's ticks at 10 mm.
-        blanked: Whether the lower right corner is blanked, as in HC18.
-        rng: Determines which overlays are drawn, and where.
-    """
+    """Draw random overlays on a grey picture [H, W] in place; `blanked` blanks the lower right corner, as in HC18."""
     height, width = image.shape
     if blanked:
         x, y = round(width * rng.uniform(0.74, 0.80)), round(height * rng.uniform(0.80, 0.86))
@@ -36,16 +29,8 @@ def burn_in(image: Picture8, pixel_size_mm: float, blanked: bool, rng: np.random
     if rng.random() < 0.4:
         text = "".join(rng.choice(list(LETTERS), int(rng.integers(3, 9))))
         where = (round(width * rng.uniform(0.02, 0.75)), round(height * rng.choice([0.05, 0.97])))
-        cv2.putText(
-            image,
-            text,
-            where,
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.0011 * width,
-            int(rng.integers(90, 230)),
-            1,
-            cv2.LINE_AA,
-        )
+        size, grey = 0.0011 * width, int(rng.integers(90, 230))
+        cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, size, grey, 1, cv2.LINE_AA)
 
 
 def _grey_bar(image: Picture8, rng: np.random.Generator) -> None:
@@ -69,10 +54,8 @@ def _callipers(image: Picture8, rng: np.random.Generator) -> None:
     grey, arm = int(rng.integers(170, 255)), max(2, round(0.012 * width))
     ends = [centre - offset, centre + offset]
     for x, y in ends:
-        spot = (round(x), round(y))
-        cv2.drawMarker(
-            image, spot, grey, int(rng.choice([cv2.MARKER_CROSS, cv2.MARKER_TILTED_CROSS])), 2 * arm, 1
-        )
+        marker = int(rng.choice([cv2.MARKER_CROSS, cv2.MARKER_TILTED_CROSS]))
+        cv2.drawMarker(image, (round(x), round(y)), grey, marker, 2 * arm, 1)
     if rng.random() < 0.5:
         for share in np.arange(0.06, 0.97, 6 / reach):
             x, y = ends[0] + share * (ends[1] - ends[0])

@@ -30,46 +30,27 @@ BRAIN_PLANE_SHARES: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Machine:
-    """Image properties that all pictures of one patient share.
+    """Image properties that all pictures of one patient share."""
 
-    Attributes:
-        name: Value of FETAL_PLANES_DB's column US_Machine.
-        operator: Value of its column Operator.
-        axial_mm: Standard deviation of the point spread along the beam.
-        lateral_ratio: Its width across the beam relative to that, at half depth.
-        dynamic_range: Decibels between black and white.
-        gamma: Exponent of the grey map.
-        brightness_db: Offset of the gain.
-    """
-
-    name: str
-    operator: str
-    axial_mm: float
-    lateral_ratio: float
-    dynamic_range: float
-    gamma: float
-    brightness_db: float
+    name: str  # column US_Machine of FETAL_PLANES_DB
+    operator: str  # column Operator
+    axial_mm: float  # standard deviation of the point spread along the beam
+    lateral_ratio: float  # its width across the beam relative to that, at half depth
+    dynamic_range: float  # decibels between black and white
+    gamma: float  # exponent of the grey map
+    brightness_db: float  # offset of the gain
 
 
 @dataclass(frozen=True)
 class Patient:
-    """One pregnancy on one day.
+    """One pregnancy on one day."""
 
-    Attributes:
-        number: Number within its corpus, from 1.
-        ga_days: Gestational age.
-        growth_z: Head size for that age, in standard deviations from the median.
-        head_ratio: Biparietal over occipitofrontal diameter (cephalic index).
-        machine: Image properties.
-        train: Official split of FETAL_PLANES_DB.
-    """
-
-    number: int
+    number: int  # within its corpus, from 1
     ga_days: int
-    growth_z: float
-    head_ratio: float
+    growth_z: float  # head size for that age, in standard deviations from the median
+    head_ratio: float  # biparietal over occipitofrontal diameter (cephalic index)
     machine: Machine
-    train: bool
+    train: bool  # official split of FETAL_PLANES_DB
 
     @property
     def hc_mm(self) -> float:
@@ -84,25 +65,13 @@ class Patient:
 
 @dataclass(frozen=True)
 class Picture:
-    """Description of one picture; everything else is drawn from the generator of [seed, corpus, index].
+    """Description of one picture; everything else is drawn from the generator of [seed, corpus, index]."""
 
-    Attributes:
-        corpus: One of `CORPORA`.
-        index: Number of the picture in its corpus, from 0.
-        patient: The patient.
-        number: Number of the picture among the patient's pictures of this plane, from 1.
-        of: Number of the patient's pictures of this plane.
-        plane: Canonical plane.
-        brain_plane: Canonical brain plane, None outside the brain.
-        width: Pixels.
-        height: Pixels.
-    """
-
-    corpus: str
-    index: int
+    corpus: str  # one of `CORPORA`
+    index: int  # in its corpus, from 0
     patient: Patient
-    number: int
-    of: int
+    number: int  # among the patient's pictures of this plane, from 1
+    of: int  # number of those pictures
     plane: str
     brain_plane: str | None
     width: int
@@ -114,14 +83,9 @@ def _machine(rng: np.random.Generator) -> Machine:
     operator = str(rng.choice(["Op. 1", "Op. 2", "Op. 3", "Other"], p=[0.3, 0.2, 0.2, 0.3]))
     sharp = {"Voluson E6": 0.8, "Voluson S10": 0.95, "Aloka": 1.15, "Other": 1.3}[name]
     return Machine(
-        name=name,
-        operator=operator,
-        axial_mm=sharp * rng.uniform(0.20, 0.30),
-        lateral_ratio=rng.uniform(1.5, 2.6),
-        dynamic_range=rng.uniform(50, 62),
-        gamma=rng.uniform(0.95, 1.45),
-        brightness_db=rng.normal(0, 2.5),
-    )
+        name, operator, axial_mm=sharp * rng.uniform(0.20, 0.30), lateral_ratio=rng.uniform(1.5, 2.6),
+        dynamic_range=rng.uniform(50, 62), gamma=rng.uniform(0.95, 1.45), brightness_db=rng.normal(0, 2.5),
+    )  # fmt: skip
 
 
 def _patient(rng: np.random.Generator, number: int, test_share: float) -> Patient:
@@ -138,32 +102,24 @@ def _patient(rng: np.random.Generator, number: int, test_share: float) -> Patien
 def list_pictures(
     corpus: str, count: int, seed: int, images_per_patient: float, test_share: float
 ) -> list[Picture]:
-    """Return the `count` pictures of one corpus, a pure function of the arguments.
-
-    Args:
-        corpus: One of `CORPORA`; ``hc18`` holds heads only.
-        count: Number of pictures.
-        seed: Seed of the whole corpus.
-        images_per_patient: Mean number of pictures of a patient, at least 1.
-        test_share: Share of patients whose official `Train` flag is 0.
-    """
+    """Return the `count` pictures of one of `CORPORA`, a pure function of the arguments; see `PhantomSettings`."""
     rng = np.random.default_rng([seed, CORPORA.index(corpus)])
-    planes, shares = list(PLANE_SHARES), list(PLANE_SHARES.values())
-    brain_planes, brain_shares = list(BRAIN_PLANE_SHARES), list(BRAIN_PLANE_SHARES.values())
     pictures: list[Picture] = []
     number = 0
     while len(pictures) < count:
         number += 1
         patient = _patient(rng, number, test_share)
         wanted = min(1 + int(rng.poisson(images_per_patient - 1)), count - len(pictures))
-        chosen = (
-            ["brain"] * wanted if corpus == "hc18" else [str(p) for p in rng.choice(planes, wanted, p=shares)]
-        )
+        chosen = ["brain"] * wanted if corpus == "hc18" else _choose(rng, PLANE_SHARES, wanted)
         for k, plane in enumerate(chosen):
-            brain_plane = str(rng.choice(brain_planes, p=brain_shares)) if plane == "brain" else None
-            canvas = (
-                HC18_CANVAS if corpus == "hc18" else PLANES_CANVASES[int(rng.integers(len(PLANES_CANVASES)))]
-            )
+            brain_plane = _choose(rng, BRAIN_PLANE_SHARES, 1)[0] if plane == "brain" else None
+            canvas = HC18_CANVAS
+            if corpus != "hc18":
+                canvas = PLANES_CANVASES[int(rng.integers(len(PLANES_CANVASES)))]
             nth, of = chosen[: k + 1].count(plane), chosen.count(plane)
             pictures.append(Picture(corpus, len(pictures), patient, nth, of, plane, brain_plane, *canvas))
     return pictures
+
+
+def _choose(rng: np.random.Generator, shares: Mapping[str, float], count: int) -> list[str]:
+    return [str(name) for name in rng.choice(list(shares), count, p=list(shares.values()))]

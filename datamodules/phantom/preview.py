@@ -18,21 +18,21 @@ COLUMNS = 5
 def write_preview(out: Path, seed: int) -> Path:
     """Write a PNG with `COLUMNS` pictures of each brain plane and each other plane; return its path."""
     pictures = list_pictures("planes", 400, seed, 6.9, 0.3)
-    rows: list[tuple[str, str | None]] = [
-        ("brain", plane) for plane in BRAIN_PLANE_SHARES if plane != "other"
-    ]
-    rows += [(plane, None) for plane in PLANE_SHARES if plane != "brain"]
-    sheet = np.vstack([_row(pictures, plane, brain_plane, seed) for plane, brain_plane in rows])
+    names = [plane for plane in BRAIN_PLANE_SHARES if plane != "other"]
+    names += [plane for plane in PLANE_SHARES if plane != "brain"]
+    sheet = np.vstack([_row(pictures, name, seed) for name in names])
     if not cv2.imwrite(str(out), sheet, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         raise OSError(f"{out}: could not be written; does its folder exist?")
     return out
 
 
-def _row(pictures: list[Picture], plane: str, brain_plane: str | None, seed: int) -> NDArray[np.uint8]:
-    chosen = [p for p in pictures if p.plane == plane and p.brain_plane == brain_plane][:COLUMNS]
-    cells = [_cell(render(picture, seed)[0]) for picture in chosen]
+def _row(pictures: list[Picture], name: str, seed: int) -> NDArray[np.uint8]:
+    chosen = [
+        p for p in pictures if name in (p.brain_plane, p.plane) and (p.plane, name) != ("brain", "other")
+    ]
+    cells = [_cell(render(picture, seed)[0]) for picture in chosen[:COLUMNS]]
     label = np.zeros((18, CELL[0] * COLUMNS), np.uint8)
-    cv2.putText(label, brain_plane or plane, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, 220, 1, cv2.LINE_AA)
+    cv2.putText(label, name, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, 220, 1, cv2.LINE_AA)
     return np.vstack([label, np.hstack(cells)])
 
 

@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.phantom.anatomy.body import paint_abdomen, paint_thorax
 from datamodules.phantom.anatomy.brain import Head, paint_head
-from datamodules.phantom.anatomy.limb import paint_femur
+from datamodules.phantom.anatomy.limbs_and_other import paint_femur, paint_other
 from datamodules.phantom.anatomy.maternal import paint_cervix, paint_uterus
-from datamodules.phantom.anatomy.other import paint_other
+from datamodules.phantom.anatomy.trunk import paint_abdomen, paint_thorax
 from datamodules.phantom.geometry import Ellipse, FloatArray, Probe, fit_ellipse_to
 from datamodules.phantom.overlays import burn_in
 from datamodules.phantom.patients import CORPORA, Machine, Picture
@@ -26,19 +25,12 @@ HEAD_SHARE = (0.5, 0.95)  # mean head diameter over height; HC18: 10 % below 0.5
 
 @dataclass(frozen=True)
 class Truth:
-    """Exact ground truth of a picture.
-
-    Attributes:
-        pixel_size_mm: Millimetres per pixel.
-        ga_days: Gestational age.
-        hc_mm: Head circumference; None without a head.
-        skull: Centre line of the skull's echo; None without a head.
-    """
+    """Exact ground truth of a picture."""
 
     pixel_size_mm: float
     ga_days: int
-    hc_mm: float | None = None
-    skull: Ellipse | None = None
+    hc_mm: float | None = None  # None without a head
+    skull: Ellipse | None = None  # centre line of the skull's echo
 
 
 def render(picture: Picture, seed: int) -> tuple[NDArray[np.uint8], Truth]:
@@ -46,10 +38,10 @@ def render(picture: Picture, seed: int) -> tuple[NDArray[np.uint8], Truth]:
     truth = place(picture, seed)
     rng = np.random.default_rng([seed, CORPORA.index(picture.corpus), picture.index, 2])
     probe = _aim(picture, truth.skull, rng)
-    tissue_db = rng.uniform(-40, -29)
-    scene = Scene(picture.width, picture.height, probe, truth.pixel_size_mm, tissue_db)
-    _paint(scene, picture, truth, tissue_db, rng)
-    image = _insonify(scene, picture.patient.machine, rng)
+    size = (picture.height, picture.width)
+    scene = Scene(size, probe, truth.pixel_size_mm, rng.uniform(-40, -29), rng)
+    _paint(scene, picture, truth)
+    image = _insonify(scene, picture.patient.machine)
     burn_in(image, truth.pixel_size_mm, picture.corpus == "hc18" and rng.random() < 0.8, rng)
     return image, truth
 
@@ -89,48 +81,41 @@ def _aim(picture: Picture, skull: Ellipse | None, rng: np.random.Generator) -> P
     above = height * rng.uniform(0.25, 1.0)
     x = width / 2 + rng.normal(0, 0.04) * width
     tilt = rng.normal(0, 0.06)
-    half_angle = rng.uniform(0.5, 0.8)
+    half_angle, top = rng.uniform(0.5, 0.8), math.inf
     if skull is not None:
         outline = skull.outline(1.04)
         seen = np.abs(np.arctan2(outline[:, 0] - x, outline[:, 1] + above) - tilt).max()
         half_angle = max(half_angle, float(seen) + rng.uniform(0.0, 0.05))
         top = float(np.hypot(outline[:, 0] - x, outline[:, 1] + above).min())
-    else:
-        top = math.inf
     face = above + height * rng.uniform(-0.08, 0.05)
     return Probe(x, -above, min(face, top - 2), above + height * rng.uniform(0.98, 1.2), half_angle, tilt)
 
 
-def _paint(scene: Scene, picture: Picture, truth: Truth, tissue_db: float, rng: np.random.Generator) -> None:
-    height, width = scene.shape
+def _paint(scene: Scene, picture: Picture, truth: Truth) -> None:
+    (height, width), rng, skull = scene.shape, scene.rng, truth.skull
     if picture.plane == "cervix":
-        paint_cervix(scene, rng, tissue_db)
-        return
-    centre, reach = (width / 2, height / 2), 0.45 * height
-    if truth.skull is not None:
-        centre, reach = (truth.skull.cx, truth.skull.cy), 0.5 * (truth.skull.a + truth.skull.b)
-    paint_uterus(scene, rng, tissue_db, centre, reach)
-    if truth.skull is not None:
-        head = Head(
-            scene, truth.skull, truth.ga_days / 7, rng,
-            tissue_db=min(tissue_db, rng.uniform(-43, -36)),
-            far=1.0 if math.cos(truth.skull.angle) > 0 else -1.0,
-            front=float(rng.choice([-1.0, 1.0])),
-        )  # fmt: skip
+        paint_cervix(scene)
+    elif skull is None:
+        paint_uterus(scene, (width / 2, height / 2), 0.45 * height)
+        painters = {
+            "abdomen": paint_abdomen,
+            "heart": paint_thorax,
+            "femur": paint_femur,
+            "other": paint_other,
+        }
+        painters[picture.plane](scene)
+    else:
+        paint_uterus(scene, (skull.cx, skull.cy), 0.5 * (skull.a + skull.b))
+        tissue_db = min(scene.tissue_db, rng.uniform(-43, -36))
+        far = 1.0 if math.cos(skull.angle) > 0 else -1.0
+        front = float(rng.choice([-1.0, 1.0]))
+        head = Head(scene, skull, truth.ga_days / 7, tissue_db, far, front)
         paint_head(head, picture.brain_plane or "other")
-        return
-    painters = {
-        "abdomen": paint_abdomen,
-        "heart": paint_thorax,
-        "femur": paint_femur,
-        "other": paint_other,
-    }
-    painters[picture.plane](scene, rng, tissue_db)
 
 
-def _insonify(scene: Scene, machine: Machine, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _insonify(scene: Scene, machine: Machine) -> NDArray[np.uint8]:
     """Sample the scene along the beams, simulate the echo, and convert it back to pixels."""
-    probe, (height, width) = scene.probe, scene.shape
+    probe, (height, width), rng = scene.probe, scene.shape, scene.rng
     samples = max(64, round(probe.r_max - probe.r_min))
     middle = 0.5 * (probe.r_min + probe.r_max)
     beams = max(64, round(2 * probe.half_angle * middle))
@@ -143,27 +128,18 @@ def _insonify(scene: Scene, machine: Machine, rng: np.random.Generator) -> NDArr
     per_sample = (probe.r_max - probe.r_min) / samples
     axial = float(np.clip(machine.axial_mm / scene.pixel_size_mm, 0.7, 2.6))
     receiver = Receiver(
-        axial=axial,
-        lateral=float(np.clip(axial * machine.lateral_ratio, 1.2, 5.0)),
-        dynamic_range=machine.dynamic_range,
-        gain=machine.brightness_db + rng.normal(0, 2.0),
-        depth_gain=rng.normal(-2, 4),
-        edge_loss=rng.uniform(0, 10),
-        dropout=rng.uniform(0.0, 3.5),
-        haze=rng.uniform(-46, -30),
-        haze_depth=rng.uniform(0.06, 0.25),
-        gamma=machine.gamma,
-        noise=rng.uniform(-66, -54),
-        smoothing=rng.uniform(0.45, 0.8),
-        reverberation=rng.uniform(0.0, 0.07),
-        ghost_depth=rng.uniform(0.03, 0.1),
-    )
+        axial=axial, lateral=float(np.clip(axial * machine.lateral_ratio, 1.2, 5.0)),
+        dynamic_range=machine.dynamic_range, gain=machine.brightness_db + rng.normal(0, 2.0),
+        depth_gain=rng.normal(-2, 4), edge_loss=rng.uniform(0, 10), dropout=rng.uniform(0.0, 3.5),
+        haze=rng.uniform(-46, -30), haze_depth=rng.uniform(0.06, 0.25), gamma=machine.gamma,
+        noise=rng.uniform(-66, -54), smoothing=rng.uniform(0.45, 0.8),
+        reverberation=rng.uniform(0.0, 0.07), ghost_depth=rng.uniform(0.03, 0.1),
+    )  # fmt: skip
     grey = receive(layers[0], layers[1], layers[2] * np.float32(per_sample), receiver, rng)
     return _scan_convert(grey, probe, width, height)
 
 
 def _scan_convert(grey: FloatArray, probe: Probe, width: int, height: int) -> NDArray[np.uint8]:
-    samples, beams = grey.shape
-    beam, sample = probe.scan_conversion(width, height, samples, beams)
+    beam, sample = probe.scan_conversion(width, height, *grey.shape)
     image = cv2.remap(grey, beam, sample, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return np.round(255 * image).astype(np.uint8)

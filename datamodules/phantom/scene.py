@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from datamodules.phantom.geometry import Ellipse, FloatArray, Points, Probe
+from datamodules.phantom.geometry import Ellipse, FloatArray, Points, Probe, blob
 
 FLUID_DB = -70.0
 SUBPIXEL_BITS = 4
@@ -17,13 +19,9 @@ SUBPIXEL_BITS = 4
 def low_frequency(
     rng: np.random.Generator, shape: tuple[int, int], cells: float, stretch: float = 1.0
 ) -> FloatArray:
-    """Return smooth noise [height, width] of about unit variance.
+    """Return smooth noise [height, width] of about unit variance with `cells` cells along the longer side.
 
-    Args:
-        rng: Source of the noise.
-        shape: Height and width, pixels.
-        cells: Number of cells along the longer side.
-        stretch: Ratio of width to height of a cell.
+    `stretch` is the ratio of width to height of a cell.
     """
     height, width = shape
     scale = cells / max(shape)
@@ -41,28 +39,26 @@ class Scene:
         attenuation: Decibels lost per pixel of beam path [height, width].
         probe: The probe; reflectors are brightest where the beam meets them at a right angle.
         pixel_size_mm: Millimetres per pixel.
+        tissue_db: Echo level of the maternal tissue that fills the scene at first.
+        rng: Generator for all variation.
     """
 
-    def __init__(self, width: int, height: int, probe: Probe, pixel_size_mm: float, echo_db: float) -> None:
-        self.echo = np.full((height, width), echo_db, np.float32)
-        self.specular = np.zeros((height, width), np.float32)
-        self.attenuation = np.zeros((height, width), np.float32)
+    def __init__(
+        self,
+        size: tuple[int, int],
+        probe: Probe,
+        pixel_size_mm: float,
+        tissue_db: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.shape = size
+        self.echo = np.full(size, tissue_db, np.float32)
+        self.specular = np.zeros(size, np.float32)
+        self.attenuation = np.zeros(size, np.float32)
         self.probe = probe
         self.pixel_size_mm = pixel_size_mm
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        height, width = self.echo.shape
-        return height, width
-
-    def _window(self, points: Points, margin: float) -> tuple[slice, slice] | None:
-        """Return the (rows, columns) of the canvas around `points`; None if they are outside."""
-        height, width = self.shape
-        x0, y0 = np.floor(points.min(0) - margin).astype(int)
-        x1, y1 = np.ceil(points.max(0) + margin).astype(int) + 1
-        x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-        return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
+        self.tissue_db = tissue_db
+        self.rng = rng
 
     def fill(
         self,
@@ -72,40 +68,29 @@ class Scene:
         opacity: float = 1.0,
         attenuation_db: float | None = None,
         texture_db: float = 0.0,
-        rng: np.random.Generator | None = None,
     ) -> None:
         """Fill a polygon of pixels [N, 2] with tissue.
 
-        Args:
-            points: Outline, pixels.
-            echo_db: Echo level of the tissue.
-            softness: Standard deviation of the border, pixels.
-            opacity: Share of the old tissue that is replaced.
-            attenuation_db: Decibels lost per pixel; None keeps the old value.
-            texture_db: Standard deviation of a low-frequency variation of the level; needs `rng`.
-            rng: Generator for that variation.
+        `softness` is the standard deviation of the border in pixels, `opacity` the share of the old tissue that is
+        replaced, `texture_db` the standard deviation of a low-frequency variation of the level. The attenuation is per
+        pixel; None keeps the old value.
         """
-        window = self._window(points, 3 * softness + 1)
-        if window is None:
+        found = self._window(points, 3 * softness + 1)
+        if found is None:
             return
+        window, mask, corners = found
+        cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, SUBPIXEL_BITS)
+        soft = cv2.GaussianBlur(mask.astype(np.float32) * np.float32(1 / 255), (0, 0), softness)
+        soft = soft * np.float32(opacity)
         echo = self.echo[window]
-        mask = self._mask(points, window, softness) * np.float32(opacity)
         level: FloatArray | float = echo_db
-        if texture_db and rng is not None:
-            level = echo_db + texture_db * low_frequency(rng, echo.shape, 7.0)
-        echo += mask * (level - echo)
-        self.specular[window] *= 1 - mask
+        if texture_db:
+            level = echo_db + texture_db * low_frequency(self.rng, echo.shape, 7.0)
+        echo += soft * (level - echo)
+        self.specular[window] *= 1 - soft
         if attenuation_db is not None:
             lost = self.attenuation[window]
-            lost += mask * (attenuation_db - lost)
-
-    def _mask(self, points: Points, window: tuple[slice, slice], softness: float) -> FloatArray:
-        rows, columns = window
-        mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-        shifted = (points - [columns.start, rows.start]) * 2**SUBPIXEL_BITS
-        cv2.fillPoly(mask, [np.round(shifted).astype(np.int32)], 255, cv2.LINE_AA, SUBPIXEL_BITS)
-        soft = mask.astype(np.float32) * np.float32(1 / 255)
-        return cv2.GaussianBlur(soft, (0, 0), softness) if softness > 0.3 else soft
+            lost += soft * (attenuation_db - lost)
 
     def stroke(
         self,
@@ -116,44 +101,40 @@ class Scene:
         directional: float = 0.7,
         attenuation_db: float = 0.0,
     ) -> None:
-        """Draw a reflecting line through pixels [N, 2].
+        """Draw a reflecting line through pixels [N, 2], `width` pixels wide.
 
-        Args:
-            points: The line, pixels.
-            level_db: Level where the beam meets it at a right angle.
-            width: Width, pixels.
-            closed: Whether the last point joins the first.
-            directional: 0 reflects equally in all directions, 1 reflects nothing when parallel to the beam.
-            attenuation_db: Decibels lost per pixel inside the line.
+        `level_db` holds where the beam meets it at a right angle. With `directional` 0 it reflects equally in all
+        directions, with 1 nothing when parallel to the beam. The attenuation is per pixel inside the line.
         """
         if closed:
             points = np.concatenate([points, points[:1]])
-        window = self._window(points, 2 * width + 2)
-        if window is None:
+        found = self._window(points, 2 * width + 2)
+        if found is None:
             return
-        rows, columns = window
+        window, mask, corners = found
         thickness = max(1, round(width))
-        mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-        fixed = np.round((points - [columns.start, rows.start]) * 2**SUBPIXEL_BITS).astype(int)
-        for start, stop, shade in zip(fixed[:-1], fixed[1:], self._shades(points, directional), strict=True):
-            cv2.line(
-                mask,
-                tuple(map(int, start)),
-                tuple(map(int, stop)),
-                int(shade),
-                thickness,
-                cv2.LINE_AA,
-                SUBPIXEL_BITS,
-            )
-        soft = cv2.GaussianBlur(mask, (0, 0), max(0.45, 0.25 * width)).astype(np.float32) * np.float32(
-            1 / 255
-        )
+        shades, ends = self._shades(points, directional).tolist(), corners.tolist()
+        for start, stop, shade in zip(ends[:-1], ends[1:], shades, strict=True):
+            cv2.line(mask, start, stop, shade, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+        blurred = cv2.GaussianBlur(mask, (0, 0), max(0.45, 0.25 * width))
         peak = 10 ** (level_db / 20) * min(1.0, 0.6 + 0.4 * width / thickness)
         region = self.specular[window]
-        np.maximum(region, soft * np.float32(peak), out=region)
+        np.maximum(region, blurred.astype(np.float32) * np.float32(1 / 255) * np.float32(peak), out=region)
         if attenuation_db:
             lost = self.attenuation[window]
             np.maximum(lost, (mask > 20).astype(np.float32) * np.float32(attenuation_db), out=lost)
+
+    def _window(
+        self, points: Points, margin: float
+    ) -> tuple[tuple[slice, slice], NDArray[np.uint8], NDArray[np.int32]] | None:
+        """Return the rows and columns around `points`, a mask of them, and the points on it; None if outside."""
+        left, top = np.maximum(np.floor(points.min(0) - margin).astype(int), 0)
+        right, bottom = np.minimum(np.ceil(points.max(0) + margin).astype(int) + 1, self.shape[::-1])
+        if right <= left or bottom <= top:
+            return None
+        mask = np.zeros((bottom - top, right - left), np.uint8)
+        corners = np.round((points - [left, top]) * 2**SUBPIXEL_BITS).astype(np.int32)
+        return (slice(top, bottom), slice(left, right)), mask, corners
 
     def _shades(self, points: Points, directional: float) -> NDArray[np.int64]:
         along = np.diff(points, axis=0)
@@ -165,20 +146,15 @@ class Scene:
         )
         return shades
 
-    def mottle(self, rng: np.random.Generator, strength_db: float, cells: float) -> None:
+    def mottle(self, strength_db: float, cells: float) -> None:
         """Vary the echo level of everything painted so far: broad patches and fibres across the beam."""
-        self.echo += np.float32(strength_db) * low_frequency(rng, self.shape, cells)
-        self.echo += np.float32(0.8 * strength_db) * low_frequency(rng, self.shape, 6 * cells, 7.0)
+        self.echo += np.float32(strength_db) * low_frequency(self.rng, self.shape, cells)
+        self.echo += np.float32(0.8 * strength_db) * low_frequency(self.rng, self.shape, 6 * cells, 7.0)
 
     def shell(
-        self,
-        ellipse: Ellipse,
-        level_db: float,
-        width: float,
-        attenuation_db: float,
-        directional: float,
+        self, ellipse: Ellipse, level_db: float, width: float, attenuation_db: float, directional: float,
         modulation: FloatArray,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Draw an elliptic shell of bone whose centre line is exactly `ellipse`.
 
         `modulation` [height, width] multiplies the level. The shell is computed from distances instead of
@@ -196,3 +172,52 @@ class Scene:
         reflect = (1 - directional + directional * facing**2) * 10 ** (level_db / 20)
         self.specular[y, x] = np.maximum(self.specular[y, x], profile * reflect * modulation[y, x])
         self.attenuation[y, x] += attenuation_db * profile
+
+
+@dataclass
+class Part:
+    """A part of the body: paints on a scene in the frame of an ellipse, which is the unit circle there."""
+
+    scene: Scene
+    frame: Ellipse
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Generator for all variation."""
+        return self.scene.rng
+
+    def at(self, uv: ArrayLike) -> Points:
+        """Map frame coordinates [N, 2] to pixels."""
+        return self.frame.points(np.asarray(uv))
+
+    def px(self, share: float, least: float = 1.0) -> float:
+        """Return a share of the second semi-axis in pixels, at least `least`."""
+        return max(least, share * self.frame.b)
+
+    def fill(self, uv: ArrayLike, level_db: float, softness: float, **options: Any) -> None:
+        """Fill a polygon in frame coordinates; see `Scene.fill`."""
+        self.scene.fill(self.at(uv), level_db, softness, **options)
+
+    def stroke(self, uv: ArrayLike, level_db: float, width: float, **options: Any) -> None:
+        """Draw a line in frame coordinates; `width` in pixels. See `Scene.stroke`."""
+        self.scene.stroke(self.at(uv), level_db, width, **options)
+
+    def outline(self, *shape: Any, **options: Any) -> Points:
+        """Draw an irregular outline in frame coordinates; see `geometry.blob`."""
+        return blob(self.rng, *shape, **options)
+
+    def blob(
+        self,
+        centre: tuple[float, float],
+        radii: tuple[float, float],
+        level_db: float,
+        softness: float,
+        angle: float = 0.0,
+        wobble: float = 0.06,
+        count: int = 48,
+        **options: Any,
+    ) -> Points:
+        """Fill an irregular outline, and return it in frame coordinates; see `geometry.blob` and `Scene.fill`."""
+        outline = self.outline(centre, radii, angle, wobble, count)
+        self.fill(outline, level_db, softness, **options)
+        return outline

@@ -18,40 +18,22 @@ DB = np.float32(np.log(10) / 20)  # decibels of amplitude to nepers
 
 @dataclass(frozen=True)
 class Receiver:
-    """Settings by which a machine converts echoes to grey values.
+    """Settings by which a machine converts echoes to grey values; levels in decibels, depths as shares of the full."""
 
-    Attributes:
-        axial: Standard deviation of the point spread along the beam, samples.
-        lateral: Standard deviation of the point spread across beams, beams.
-        dynamic_range: Decibels between black and white.
-        gain: Decibels added before compression.
-        depth_gain: Decibels added linearly from the probe to the deepest sample (a time gain compensation
-            that is too low or too high).
-        edge_loss: Decibels lost at the outermost beams.
-        dropout: Standard deviation of the beams' gain, decibels (poor contact, overlying tissue).
-        haze: Level of the clutter below the probe's face, decibels.
-        haze_depth: Depth at which that clutter has fallen by 8.7 dB, as a share of the full depth.
-        gamma: Exponent of the grey map.
-        noise: Level of electronic noise, decibels.
-        smoothing: Blur after detection, in units of the point spread (frame averaging and compounding).
-        reverberation: Amplitude of the ghost of strong reflectors.
-        ghost_depth: Distance of that ghost below its reflector, as a share of the full depth.
-    """
-
-    axial: float
-    lateral: float
-    dynamic_range: float
-    gain: float
-    depth_gain: float
-    edge_loss: float
-    dropout: float
-    haze: float
-    haze_depth: float
-    gamma: float
-    noise: float
-    smoothing: float
-    reverberation: float
-    ghost_depth: float
+    axial: float  # standard deviation of the point spread along the beam, samples
+    lateral: float  # and across beams, beams
+    dynamic_range: float  # between black and white
+    gain: float  # added before compression
+    depth_gain: float  # added linearly from the probe to the deepest sample (mistuned time gain compensation)
+    edge_loss: float  # lost at the outermost beams
+    dropout: float  # standard deviation of the beams' gain (poor contact, overlying tissue)
+    haze: float  # level of the clutter below the probe's face
+    haze_depth: float  # at which that clutter has fallen by 8.7 dB
+    gamma: float  # exponent of the grey map
+    noise: float  # level of electronic noise
+    smoothing: float  # blur after detection, in units of the point spread (frame averaging and compounding)
+    reverberation: float  # amplitude of the ghost of strong reflectors
+    ghost_depth: float  # distance of that ghost below its reflector
 
 
 def transmission(attenuation_db: FloatArray) -> FloatArray:
@@ -83,27 +65,13 @@ def speckle(
     return cv2.GaussianBlur(envelope, (0, 0), sigmaX=blur * lateral, sigmaY=blur * axial)
 
 
-def beam_gain(beams: int, rng: np.random.Generator) -> FloatArray:
-    """Return smooth noise [1, beams] of about unit variance across the beams."""
-    coarse = rng.standard_normal((1, int(rng.integers(6, 20))), dtype=np.float32)
-    return cv2.resize(coarse, (beams, 1), interpolation=cv2.INTER_CUBIC)
-
-
 def receive(
-    echo_db: FloatArray,
-    specular: FloatArray,
-    attenuation_db: FloatArray,
-    receiver: Receiver,
+    echo_db: FloatArray, specular: FloatArray, attenuation_db: FloatArray, receiver: Receiver,
     rng: np.random.Generator,
-) -> FloatArray:
+) -> FloatArray:  # fmt: skip
     """Return the log-compressed picture [samples, beams], 0-1, of a scene on the beam grid.
 
-    Args:
-        echo_db: Diffuse echo level, decibels under a full-scale reflector.
-        specular: Amplitude of coherent reflectors, 0-1.
-        attenuation_db: Decibels lost per sample, there and back.
-        receiver: The machine's settings.
-        rng: Source of the speckle.
+    The scene is given as in `Scene`, with the attenuation per sample, there and back.
     """
     samples, beams = echo_db.shape
     left = transmission(attenuation_db)
@@ -118,6 +86,7 @@ def receive(
     envelope += np.exp(DB * np.float32(receiver.noise))
     level = np.log(envelope) / DB + receiver.gain
     level += receiver.depth_gain * depth - receiver.edge_loss * angle**4
-    level += receiver.dropout * beam_gain(beams, rng)
+    coarse = rng.standard_normal((1, int(rng.integers(6, 20))), dtype=np.float32)
+    level += receiver.dropout * cv2.resize(coarse, (beams, 1), interpolation=cv2.INTER_CUBIC)
     grey = np.clip(level / receiver.dynamic_range + 1, 0, 1)
     return grey ** np.float32(receiver.gamma)

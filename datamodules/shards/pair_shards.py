@@ -10,15 +10,15 @@ from typing import Any
 from torch.utils.data import DataLoader
 from webdataset.shardlists import expand_urls
 
-from datamodules.base import FetalDataModule
+from datamodules.base import FetalDataModule, check_least
 from datamodules.corpora.fetal_planes import FetalPlanesDataModule
 from datamodules.corpora.hc18 import HC18DataModule
 from datamodules.corpora.table import first_few
-from datamodules.pairs.loaders import PlainErrorLoader, resume_position
+from datamodules.pairs.loaders import resume_position
 from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank
 from datamodules.record import Record
-from datamodules.shards.stream import ShardLoader, ShardStream, StreamPosition, check_shard
+from datamodules.shards.stream import ShardLoader, ShardStream
 
 MANIFEST = "manifest.json"
 
@@ -31,9 +31,8 @@ class PairShardsDataModule(FetalDataModule):
     ``pixel_size_mm``, ``hc_mm`` and ``ga_days``.
 
     Args:
-        urls: The shards, for example ``corpus/pairs-{000000..000041}.tar``: paths, ``s3://`` (needs the AWS
-            command line) or ``pipe:`` URLs; braces are expanded, ``::`` joins several. A folder stands for
-            all its ``.tar`` files.
+        urls: A folder of tar files, or shards such as ``corpus/pairs-{000000..000041}.tar``: paths, ``s3://``
+            (needs the AWS command line) or ``pipe:`` URLs; braces are expanded, ``::`` joins several.
         num_samples: Pairs per epoch over all processes; by default the number in ``manifest.json`` beside the
             shards.
         shuffle_buffer: Encoded samples in the shuffle buffer of each worker.
@@ -52,52 +51,25 @@ class PairShardsDataModule(FetalDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if shuffle_buffer < 1 or (num_samples is not None and num_samples < 1):
-            raise ValueError(
-                f"data: num_samples {num_samples} and shuffle_buffer {shuffle_buffer} must be positive"
-            )
+        check_least("data", 1, num_samples=num_samples, shuffle_buffer=shuffle_buffer)
         self.urls = list_shards(urls)
         self.num_samples = num_samples
         self.shuffle_buffer = shuffle_buffer
-        self._evaluated: list[FetalDataModule] = []
-        if planes_root is not None:
-            self._evaluated.append(FetalPlanesDataModule(root=planes_root))
-        if hc18_root is not None:
-            self._evaluated.append(HC18DataModule(root=hc18_root))
+        sets = ((FetalPlanesDataModule, planes_root), (HC18DataModule, hc18_root))
+        self._evaluated = [module(root=root) for module, root in sets if root is not None]
         self.benchmarks = tuple(name for module in self._evaluated for name in module.benchmarks)
 
     def read_records(self) -> list[Record]:
-        """Check the shards and read the evaluation sets, whose training images are not used.
-
-        Raises:
-            FileNotFoundError: Shards (all missing ones in one message) or an evaluation set are missing.
-        """
+        """Check the shards and read the evaluation sets, whose training images are not used."""
         check_shards(self.urls)
         return [record for module in self._evaluated for record in module.records]
 
     def check_batches(self) -> None:
-        """Check that the shards feed every worker and that their pairs fill a batch.
-
-        Raises:
-            ValueError: There are fewer shards than workers, or fewer pairs than one batch.
-        """
+        """Check that the shards feed every worker and that their pairs fill a batch."""
         self._epoch()
 
-    def check_images(self) -> None:
-        """Decode images of the evaluation sets as the base class does, and the first pair of two local shards.
-
-        Raises:
-            FileNotFoundError: An image of an evaluation set is missing.
-            ValueError: An image or a pair cannot be decoded.
-        """
-        super().check_images()
-        local = [url for url in self.urls if "://" not in url and not url.startswith("pipe:")]
-        if self.on_error == "raise":
-            for url in dict.fromkeys([*local[:1], *local[-1:]]):
-                check_shard(url)
-
     def _epoch(self) -> tuple[dict[str, float], int]:
-        """Return the number of pairs of each shard, and the batches per epoch of each process."""
+        """Return the pairs of each shard, and the batches per epoch of each process."""
         world, workers = process_rank()[1], max(1, self.num_workers)
         if len(self.urls) < world * workers:
             raise ValueError(
@@ -112,51 +84,24 @@ class PairShardsDataModule(FetalDataModule):
         return sizes, batches
 
     def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
-        """Return the stream of augmented pairs, at the position where a resumed run continues.
-
-        Raises:
-            ValueError: There are fewer shards than workers, or fewer pairs than one batch.
-        """
+        """Return the stream of augmented pairs, at the position where a resumed run continues."""
         rank, world = process_rank()
         sizes, batches = self._epoch()
-        start = (0, 0) if self.overfits else resume_position(self.trainer)
+        builder = PairBuilder(*self._contracts(), self.augmentation, student_only=not self._asks_teacher)
         stream = ShardStream(
-            urls=self.urls,
-            sizes=sizes,
-            builder=PairBuilder(*self._contracts(), self.augmentation, student_only=not self._asks_teacher),
-            position=StreamPosition(*start, fixed=self.overfits),
-            batches=batches,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            on_error=self.on_error,
-            shuffle_buffer=self.shuffle_buffer,
-            rank=rank,
-            world=world,
-        )
-        loader = PlainErrorLoader(
-            stream,
-            batch_size=self.batch_size,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=self._collate(student_only=not self._asks_teacher),
-            **self._reading(),
-        )
+            self.urls, sizes, builder, fixed=self.overfits,
+            start=(0, 0) if self.overfits else resume_position(self.trainer),
+            batches=batches, batch_size=self.batch_size, seed=self.seed, on_error=self.on_error,
+            shuffle_buffer=self.shuffle_buffer, rank=rank, world=world,
+        )  # fmt: skip
         order = {
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "shards": len(self.urls),
-            "processes": world,
-            "workers": max(1, self.num_workers),
-            "shuffle_buffer": self.shuffle_buffer,
-        }
-        return ShardLoader(loader, stream, order)
+            "seed": self.seed, "batch_size": self.batch_size, "shards": len(self.urls), "processes": world,
+            "workers": max(1, self.num_workers), "shuffle_buffer": self.shuffle_buffer,
+        }  # fmt: skip
+        return ShardLoader(stream, order, persistent_workers=self.num_workers > 0, **self._reading())
 
-    def val_dataloader(self) -> DataLoader | list[Any]:
-        """Return the validation pairs of the evaluation sets; an empty list without an evaluation set."""
-        return super().val_dataloader() if self._evaluated else []
-
-    def test_dataloader(self) -> DataLoader | list[Any]:
-        """Return the test pairs of the evaluation sets; an empty list without an evaluation set."""
-        return super().test_dataloader() if self._evaluated else []
+    def _fixed_pairs(self, split: str) -> DataLoader | list[Any]:
+        return super()._fixed_pairs(split) if self._evaluated else []
 
 
 def list_shards(urls: str) -> list[str]:
@@ -169,15 +114,9 @@ def list_shards(urls: str) -> list[str]:
 
 
 def check_shards(urls: list[str]) -> None:
-    """Check before training that shards can be opened.
-
-    Raises:
-        FileNotFoundError: Local shards are missing, or ``s3://`` is used without the AWS command line.
-    """
-    local = [
-        Path(url.removeprefix("file:")) for url in urls if "://" not in url and not url.startswith("pipe:")
-    ]
-    missing = [str(path) for path in local if not path.is_file()]
+    """Check before training that local shards exist, and the AWS command line for ``s3://``."""
+    local = [url for url in urls if "://" not in url and not url.startswith("pipe:")]
+    missing = [url for url in local if not Path(url.removeprefix("file:")).is_file()]
     if missing:
         raise FileNotFoundError(
             f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}; set their folder "
@@ -194,18 +133,13 @@ def read_manifest(urls: list[str]) -> dict[str, Any]:
 
 
 def shard_sizes(urls: list[str], num_samples: int | None = None) -> dict[str, float]:
-    """Return the number of pairs of each shard: from the manifest beside them, else equal shares of `num_samples`.
-
-    Raises:
-        ValueError: The manifest does not list every shard, and `num_samples` is None.
-    """
-    manifest = Path(urls[0]).parent / MANIFEST
+    """Return the number of pairs of each shard: from the manifest beside them, else equal shares of `num_samples`."""
     counts = {shard["name"]: shard["samples"] for shard in read_manifest(urls).get("shards", [])}
     unknown = [url for url in urls if Path(url).name not in counts]
     if not unknown:
         return {url: counts[Path(url).name] for url in urls}
     if num_samples is not None:
         return dict.fromkeys(urls, num_samples / len(urls))
-    if manifest.is_file():
-        raise ValueError(f"data: {manifest} does not list {unknown[0]}; set num_samples")
-    raise ValueError(f"data: set num_samples, the pairs of an epoch; there is no {manifest} to count them")
+    raise ValueError(
+        f"data: no {MANIFEST} beside the shards lists {unknown[0]}; set num_samples, the pairs of an epoch"
+    )

@@ -9,73 +9,103 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import webdataset as wds
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
+from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.pairs.dataset import OnError
-from datamodules.pairs.loaders import SameOrder
-from datamodules.pairs.sample import PairBuilder
+from datamodules.pairs.captions import SPACING
+from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
+from datamodules.pairs.loaders import PlainErrorLoader, SameOrder
+from datamodules.pairs.sample import OnError, PairBuilder
+from datamodules.record import Record
 from datamodules.redaction import redacted
-from datamodules.shards.sample import decode_sample
 
 _ATTEMPTS = 100
+_IMAGE_KEYS = sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 # Message of webdataset for a failed pipe; it shows the arguments of the process instead of the shard.
 _COMMAND_ENDED = re.compile(r"\(\(.*\): exit (?P<status>-?\d+) \(read\)")
 
 Skipped = list[tuple[str, int]]  # message, number of samples left out
 
 
-class _BadSampleError(ValueError):
-    """A sample or shard that cannot be read."""
+class Facts(BaseModel):
+    """JSON member of a sample; every entry is optional, and others are ignored."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    caption: str | None = None
+    captions: list[str] | None = None
+    patient: Any = None
+    plane: str | None = None
+    brain_plane: str | None = None
+    hc_mm: PositiveFloat | None = None
+    pixel_size_mm: PositiveFloat | None = None
+    ga_days: PositiveFloat | None = None
 
 
-class StreamPosition:
-    """Epoch and first batch of a stream, in memory shared with the workers. A fixed one stays in its epoch."""
+def decode_sample(raw: dict[str, Any], rng: np.random.Generator) -> tuple[Record, np.ndarray]:
+    """Decode the members of a sample: a record and its image, uint8 [H, W] or [H, W, 3].
 
-    def __init__(self, epoch: int, batch: int, fixed: bool = False) -> None:
-        self._fixed = fixed
-        self._values = torch.tensor([epoch, epoch, batch]).share_memory_()
+    The caption comes from the JSON member's ``captions`` (one is drawn) or ``caption``, else from ``txt``.
 
-    def set_epoch(self, epoch: int) -> None:
-        """Start `epoch`; called by Lightning."""
-        if not self._fixed:
-            self._values[0] = epoch
-
-    def current(self) -> tuple[int, int]:
-        """Return (epoch, first batch); only the epoch in which a run was resumed starts after batch 0."""
-        epoch, resumed_epoch, batch = self._values.tolist()
-        return epoch, batch if epoch == resumed_epoch else 0
+    Raises:
+        ValueError: A member is missing, unreadable or of the wrong type; the message names shard and key.
+    """
+    name = f"{redacted(raw['__url__'])}: {raw['__key__']}"
+    try:
+        facts = Facts.model_validate_json(raw.get("json", b"{}"))
+        text = raw.get("txt", b"").decode("utf-8").strip()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{name}: {'.'.join(map(str, first['loc'])) or 'json'}: {first['msg']}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: txt: {error}") from None
+    captions = facts.captions or [facts.caption or text]
+    caption = captions[int(rng.integers(len(captions)))]
+    if not caption.strip():
+        raise ValueError(f"{name}: the caption is empty")
+    if SPACING in caption and facts.pixel_size_mm is None:
+        raise ValueError(f"{name}: the caption needs the pixel size, which the json member does not give")
+    image_key = next((key for key in _IMAGE_KEYS if key in raw), None)
+    if image_key is None:
+        raise ValueError(f"{name}: no image among its members {[k for k in raw if not k.startswith('__')]}")
+    record = Record(
+        corpus="shards",
+        name=raw["__key__"],
+        image=Path(raw["__url__"]),
+        patient=str(facts.patient or raw["__key__"]),
+        caption=caption,
+        **facts.model_dump(exclude={"caption", "captions", "patient"}),
+    )
+    return record, read_image(raw[image_key], name)
 
 
 @dataclass(eq=False)
 class ShardStream(IterableDataset):
     """One process's part of an epoch, from an endless pass over the shards.
 
-    Every pass visits the shards in a new order, each shard in exactly one worker of one node. All processes
+    Every pass visits the shards in a new order, each shard in exactly one worker of one process. All processes
     deliver the same number of batches, however uneven the shards, so that none waits for another.
 
     Attributes:
-        urls: The shards: paths, ``s3://`` or ``pipe:`` URLs.
         sizes: Shard -> number of samples it should contain, by which an unreadable one is counted.
-        builder: Renders a pair.
-        position: Start of the epoch.
+        start: Epoch and batch at which the stream starts; later epochs start at batch 0.
+        fixed: Stay in that epoch, for ``overfit_batches``.
         batches: Batches per epoch and process.
-        batch_size: Pairs per batch.
-        seed: Seed of order, captions and augmentation.
         on_error: What a bad sample does; "skip" takes the next one and reports it under ``skipped``.
         shuffle_buffer: Encoded samples in the shuffle buffer of each worker.
-        rank: Rank of this process.
-        world: Number of processes.
     """
 
     urls: list[str]
     sizes: dict[str, float]
     builder: PairBuilder
-    position: StreamPosition
+    start: tuple[int, int]
+    fixed: bool
     batches: int
     batch_size: int
     seed: int
@@ -84,10 +114,19 @@ class ShardStream(IterableDataset):
     rank: int
     world: int
 
+    def __post_init__(self) -> None:
+        self._epoch = torch.tensor(self.start[0]).share_memory_()  # workers live for several epochs
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start `epoch`."""
+        if not self.fixed:
+            self._epoch.fill_(epoch)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        epoch, first = self.position.current()
+        epoch = int(self._epoch)
+        first = self.start[1] if epoch == self.start[0] else 0
         # The loader asks its workers in turn, starting with number 0: batch b belongs to stream b % workers.
         stream = (number + first) % workers
         mine = range(stream, self.batches, workers)
@@ -112,7 +151,7 @@ class ShardStream(IterableDataset):
                 continue
             good += 1
             if good > done:
-                pair = self.builder(record, image, rng)
+                pair = self.builder.pair(record, image, rng)
                 yield {**pair, "index": number * slots + slot, "skipped": list(skipped)}
             skipped.clear()
 
@@ -127,70 +166,52 @@ class ShardStream(IterableDataset):
                 initial=max(1, self.shuffle_buffer // 4),
                 rng=random.Random(f"{self.seed}/{epoch}/{number}/{slot}"),
             )
-            seen = 0
+            sample = None
             for sample in shuffle(self._unpack(urls, skipped)):
-                seen += 1
                 yield sample
-            if seen == 0:
+            if sample is None:
                 raise ValueError(f"no readable sample in {', '.join(map(redacted, urls[:3]))}")
 
     def _unpack(self, urls: list[str], skipped: Skipped) -> Iterator[dict[str, Any]]:
         for url in urls:
-            errors: list[_BadSampleError] = []
-            handler = partial(self._on_shard_error, url, errors)
+            errors: list[Exception] = []
             delivered = 0
-            for sample in wds.tarfile_to_samples(handler=handler)([{"url": openable(url)}]):
+            for sample in wds.tarfile_to_samples(handler=partial(_collect, errors))([{"url": openable(url)}]):
                 delivered += 1
                 yield sample
-            if errors:  # the first ended the shard, the others follow from it
-                self._skip(errors[0], max(1, round(self.sizes[url] - delivered)), skipped)
-
-    def _on_shard_error(self, url: str, errors: list[_BadSampleError], error: Exception) -> bool:
-        """Continue with the next member or shard; webdataset nests its handlers, so this one may see its own error."""
-        if isinstance(error, _BadSampleError):
-            raise error
-        errors.append(_BadSampleError(redacted(f"{url}: unreadable shard ({_reason(url, error)})")))
-        if self.on_error == "raise":
-            raise errors[0]
-        return True
+            if errors:  # the first ended the shard or lost a sample, the others follow from it
+                self._skip(_unreadable(url, errors[0]), max(1, round(self.sizes[url] - delivered)), skipped)
 
     def _skip(self, error: ValueError, samples: int, skipped: Skipped) -> None:
         if self.on_error == "raise":
             raise error
         skipped.append((str(error), samples))
         if len(skipped) >= _ATTEMPTS:
-            raise _BadSampleError(f"{_ATTEMPTS} unreadable samples in a row, the last: {error}")
+            raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {error}")
 
 
 class ShardLoader(SameOrder):
     """Batches of a `ShardStream`, with a length and exact resuming.
 
-    Not a `DataLoader`, because Lightning would rebuild one for `overfit_batches`.
-
-    Args:
-        loader: Loader over the stream.
-        stream: The stream. Lightning calls ``set_epoch`` of its position, the attribute ``sampler``.
-        order: See `SameOrder`.
+    Not a `DataLoader`, because Lightning would rebuild one for ``overfit_batches``.
     """
 
-    def __init__(self, loader: DataLoader, stream: ShardStream, order: dict[str, int]) -> None:
-        self.sampler = stream.position
+    def __init__(self, stream: ShardStream, order: dict[str, int], **kwargs: Any) -> None:
+        self.sampler = stream  # Lightning calls its `set_epoch`
         self.order = order
-        self._loader = loader
-        self._batches = stream.batches
+        collate = stream.builder.collate
+        self._loader = PlainErrorLoader(stream, batch_size=stream.batch_size, collate_fn=collate, **kwargs)
 
     def __len__(self) -> int:
-        return self._batches
+        return self.sampler.batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self._loader
 
+    # Lightning ends the workers by this attribute. Left to the garbage collector, each would delay the end of the
+    # program by five seconds.
     @property
     def _iterator(self) -> Any:
-        """The workers, which Lightning shuts down by this attribute of a `DataLoader`.
-
-        Left to the garbage collector, each would delay the end of the program by five seconds.
-        """
         return self._loader._iterator
 
     @_iterator.setter
@@ -203,27 +224,17 @@ def openable(url: str) -> str:
     return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
 
 
-def check_shard(url: str) -> None:
-    """Decode the first pair of a shard.
-
-    Raises:
-        ValueError: The shard cannot be read, or its first pair cannot be decoded.
-    """
-    try:
-        first = next(iter(wds.tarfile_to_samples()([{"url": openable(url)}])), None)
-    except Exception as error:  # webdataset passes on any error of opening or unpacking
-        raise ValueError(f"{url}: unreadable shard ({_reason(url, error)})") from error
-    if first is None:
-        raise ValueError(f"{url}: a shard without pairs")
-    decode_sample(first, np.random.default_rng(0))
+def _collect(errors: list[Exception], error: Exception) -> bool:
+    """Handler for webdataset: note an error and go on with the next member or shard."""
+    errors.append(error)
+    return True
 
 
-def _reason(url: str, error: Exception) -> str:
-    """Return the cause of an error without the context that webdataset appends to it after " @ "."""
+def _unreadable(url: str, error: Exception) -> ValueError:
+    """Return the error of a shard, without the context that webdataset appends to the cause after " @ "."""
     reason = str(error.args[0] if error.args else error).split(" @ ")[0]
-    ended = _COMMAND_ENDED.match(reason)
-    if ended is not None:
-        return f"its command ended with exit status {ended['status']}"
-    if reason == "empty file" and openable(url).startswith("pipe:"):
-        return "its command wrote nothing"
-    return reason
+    if ended := _COMMAND_ENDED.match(reason):
+        reason = f"its command ended with exit status {ended['status']}"
+    elif reason == "empty file" and openable(url).startswith("pipe:"):
+        reason = "its command wrote nothing"
+    return ValueError(redacted(f"{url}: unreadable shard ({reason})"))

@@ -14,23 +14,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.base import check_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
 from datamodules.corpora.check import Finding, check_corpus
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
-from datamodules.shards.writer import ShardSettings, collect, verify_shards, write_shards
+from datamodules.shards.writer import collect, verify_shards, write_shards
 
 SHARDS = "shards"
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Print the table of findings, and with ``--all`` every case, one per line.
-
-    Returns:
-        Exit status: 1 with an error (with ``--strict``: also with a warning), else 0.
-    """
+    """Print the table of findings and return 1 if there is an error (with ``--strict``: or a warning), else 0."""
     if arguments.data == SHARDS:
         findings = [Finding("shard", "error", problem) for problem in verify_shards(arguments.root)]
         findings = findings or [Finding("shards", "ok", "complete and unchanged")]
@@ -48,17 +45,13 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def shards(arguments: argparse.Namespace) -> int:
-    """Write the public sets under ``ROOT`` as shards into ``OUT``.
-
-    Raises:
-        ValueError: A size is not positive, a table is malformed, or `OUT` has another corpus.
-        FileNotFoundError: There is no corpus under `ROOT`, or images are missing.
-    """
-    settings = ShardSettings(samples_per_shard=arguments.samples_per_shard, seed=arguments.seed)
+    """Write the public sets under ``ROOT`` as shards into ``OUT``."""
+    check_least("shards", 1, samples_per_shard=arguments.samples_per_shard)
     roots = find_corpora(arguments.root)
     print("found", ", ".join(f"{CORPORA[name].title} in {path}" for name, path in roots.items()))
     records, sources = collect(roots, arguments.exclude_test)
-    last = len(write_shards(records, arguments.out, settings, sources)["shards"]) - 1
+    manifest = write_shards(records, arguments.out, sources, arguments.samples_per_shard, arguments.seed)
+    last = len(manifest["shards"]) - 1
     print(f"{len(records)} pairs in {last + 1} shards: {arguments.out}/pairs-{{000000..{last:06d}}}.tar")
     return 0
 
@@ -93,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="leave validation and test patients out (the default)",
     )
-    one.add_argument("--samples-per-shard", type=int, default=ShardSettings.samples_per_shard)
-    one.add_argument("--seed", type=int, default=ShardSettings.seed)
+    one.add_argument("--samples-per-shard", type=int, default=500, help="a shard's last patient is complete")
+    one.add_argument("--seed", type=int, default=0, help="seed of the order")
     one = commands.add_parser("phantom", help="make a simulated corpus if it is missing")
     one.set_defaults(run=phantom)
     one.add_argument("--preview", type=Path, help="draw a contact sheet of every plane into this PNG instead")

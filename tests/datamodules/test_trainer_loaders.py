@@ -4,55 +4,20 @@ import json
 import os
 
 import pytest
-import torch
-from lightning import LightningModule, Trainer
 
 from datamodules import HC18DataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
-from tests.datamodules.pairs.test_resumption import _heads, _shards
+from tests.datamodules.pairs.test_resumption import Recorder, _heads, _shards, make_trainer
 from tests.metrics.two_processes import run_in_processes
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
-
-
-class Seen(LightningModule):
-    """Records names and pixels of the batches of each loader."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-        self.seen = {"train": [], "val": [], "test": []}
-
-    def note(self, stage, batch):
-        pixels = batch["student_image"].double().sum(dim=(1, 2, 3)).tolist()
-        self.seen[stage].append((self.current_epoch, list(zip(batch["name"], pixels, strict=True))))
-
-    def training_step(self, batch, batch_idx):
-        self.note("train", batch)
-        return self.weight.sum() * batch["student_image"].mean()
-
-    def validation_step(self, batch, batch_idx):
-        self.note("val", batch)
-
-    def test_step(self, batch, batch_idx):
-        self.note("test", batch)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.01)
-
-
-def trainer(root, **options):
-    return Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=root, **options,
-    )  # fmt: skip
 
 
 def _train(rank, world, root, out, options):
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
     data = HC18DataModule(root=str(root), batch_size=2, num_workers=0, evaluation_batch_size=4, val_share=0.3)
     data.bind(SMALL)
-    module, runner = Seen(), trainer(root, max_epochs=1, devices=world, strategy="ddp", **options)
+    module, runner = Recorder(), make_trainer(root, max_epochs=1, devices=world, strategy="ddp", **options)
     runner.fit(module, data)
     runner.test(module, data, verbose=False)
     names = {
@@ -82,9 +47,9 @@ def test_processes_share_every_pair_once(tiny_hc18, tmp_path, world, options):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("corpus", [_heads, _shards])
 def test_overfitting_sees_the_same_batches_in_every_epoch(tiny_hc18, corpus, workers):
-    data, module = corpus(tiny_hc18, workers, 5), Seen()
+    data, module = corpus(tiny_hc18, workers, 5), Recorder()
     data.bind(SMALL)
-    trainer(tiny_hc18, max_epochs=3, overfit_batches=2).fit(module, data)
+    make_trainer(tiny_hc18, max_epochs=3, overfit_batches=2).fit(module, data)
     for stage in ("train", "val"):
         epochs = [[pairs for epoch, pairs in module.seen[stage] if epoch == e] for e in range(3)]
         assert len(epochs[0]) == min(2, len(data.val_dataloader()) if stage == "val" else 2)

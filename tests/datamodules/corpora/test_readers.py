@@ -104,11 +104,7 @@ def test_images_in_subfolders_and_other_extensions(tiny_planes):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (
-            "Fetal femur",
-            "Fetal foot",
-            r"DB_data.csv, row \d+: Plane is 'Fetal foot', expected one",
-        ),
+        ("Fetal femur", "Fetal foot", r"DB_data.csv, row \d+: Plane is 'Fetal foot', expected one"),
         ("Trans-thalamic", "Trans-galactic", "Brain_plane is 'Trans-galactic'"),
         ("Patient_num;", "Patient;", r"columns \['Patient_num'\] are missing; the header is"),
         (";1 \n", ";yes \n", "Train is 'yes'"),

@@ -78,17 +78,20 @@ def test_the_digest_depends_on_every_word(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"planes": None}, "'planes' is missing"),
-        ({"extra": 1}, "'extra' is no key of a protocol"),
-        ({"planes": []}, "planes: expected class -> list of prompts, not list"),
-        ({"planes": {"brain": ["x"]}}, r"planes: no prompts for \['abdomen', 'heart', 'femur', 'cervix'\]"),
-        ({"subplanes": SUBPLANES | {"trans-thalamic": []}}, "subplanes: class 'trans-thalamic' needs a list"),
-        ({"planes": PLANES | {"brain": [" "]}}, "planes: class 'brain' has a prompt that is empty"),
-        ({"biometry": []}, "biometry: expected a list of one or more templates"),
-        ({"biometry": [3]}, "biometry: template 3 is not a text"),
-        ({"biometry": ["{weeks}"]}, r"biometry: template '{weeks}' has the fields \['weeks'\]"),
+        ({"planes": None}, "planes: .*equired"),
+        ({"extra": 1}, r"\['extra'\] are not among the keys"),
+        ({"planes": []}, "planes: .*dictionary"),
+        (
+            {"planes": {"brain": ["x"], "abdomen": ["y"]}},
+            r"planes: no prompts for \['heart', 'femur', 'cervix'\]",
+        ),
+        ({"subplanes": SUBPLANES | {"trans-thalamic": []}}, "subplanes: trans-thalamic: .*at least 1 item"),
+        ({"planes": PLANES | {"brain": [" "]}}, "planes: brain: 0: "),
+        ({"biometry": []}, "biometry: .*at least 1 item"),
+        ({"biometry": [3]}, "biometry: 0: .*string"),
+        ({"biometry": ["{weeks}"]}, r"biometry: 0: .*'{weeks}' has the fields \['weeks'\]"),
         ({"biometry": ["{weeks} {day}"]}, r"has the fields \['day', 'weeks'\]"),
-        ({"biometry": ["{weeks} {days"]}, "biometry: template '{weeks} {days': "),
+        ({"biometry": ["{weeks} {days"]}, "biometry: 0: .*expected '}'"),
     ],
 )
 def test_errors_name_file_and_key(tmp_path, changes, message):
@@ -100,7 +103,7 @@ def test_errors_name_file_and_key(tmp_path, changes, message):
 
 
 def test_an_error_in_a_replacement_names_its_file(tmp_path):
-    (tmp_path / "planes.json").write_text('{"brain": ["x"]}')
+    (tmp_path / "planes.json").write_text('{"brain": ["x"], "spine": ["y"]}')
     with pytest.raises(ValueError, match=r"planes.json: planes: no prompts for"):
         Protocol.load(write(tmp_path / "mine.json"), planes=tmp_path / "planes.json")
 

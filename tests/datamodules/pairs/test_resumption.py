@@ -9,36 +9,42 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from datamodules import HC18DataModule, PairShardsDataModule
-from datamodules.pairs.loaders import SameOrder
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
 
 class Recorder(LightningModule):
-    """Model of one weight that records its batches."""
+    """Model of one weight that records epoch, names and pixels of the batches of each loader."""
 
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.seen = []
+        self.seen = {"train": [], "val": [], "test": []}
+
+    def note(self, stage, batch):
+        pixels = batch["student_image"].double().sum(dim=(1, 2, 3)).tolist()
+        self.seen[stage].append((self.current_epoch, list(zip(batch["name"], pixels, strict=True))))
 
     def training_step(self, batch, batch_idx):
-        self.seen.append(
-            (
-                self.trainer.current_epoch,
-                batch_idx,
-                batch["name"],
-                float(batch["student_image"].double().sum()),
-            )
-        )
+        self.note("train", batch)
         return self.weight.sum() * batch["student_image"].mean()
 
     def validation_step(self, batch, batch_idx):
-        self.log("seen", float(len(batch["name"])))
+        self.note("val", batch)
+
+    def test_step(self, batch, batch_idx):
+        self.note("test", batch)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def make_trainer(root, **options):
+    return Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=root, **options,
+    )  # fmt: skip
 
 
 class SaveAt(Callback):
@@ -77,26 +83,16 @@ def _shards(root, workers, batch_size):
     )
 
 
-def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, corpus=_heads, **kwargs):
+def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, corpus=_heads, max_epochs=3, **options):
     data = corpus(root, workers, batch_size)
     data.bind(SMALL, None)
     module = Recorder()
-    trainer = Trainer(
-        **{"max_epochs": 3, **kwargs},
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=list(callbacks),
-        default_root_dir=root,
-    )
+    trainer = make_trainer(root, max_epochs=max_epochs, callbacks=list(callbacks), **options)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint)
     finally:
         trainer.fit_loop.teardown()  # Lightning leaves the reading processes of a run that dies in validation
-    return module.seen
+    return module.seen["train"]
 
 
 @pytest.fixture
@@ -105,9 +101,7 @@ def unbroken(tiny_hc18):
 
 
 def test_epochs_differ_and_contain_each_image_once(unbroken):
-    epochs = [
-        [name for epoch, _, names, _ in unbroken if epoch == number for name in names] for number in range(3)
-    ]
+    epochs = [[name for epoch, pairs in unbroken if epoch == e for name, _ in pairs] for e in range(3)]
     assert len({len(set(names)) for names in epochs}) == 1
     assert all(len(names) == len(set(names)) for names in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -175,11 +169,3 @@ def test_another_batch_size_within_an_epoch_is_rejected(tiny_hc18, tmp_path):
         _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 1)])
     with pytest.raises(ValueError, match="cannot resume within an epoch: batch_size was 5 and is 4"):
         _run(tiny_hc18, 0, checkpoint=path, batch_size=4)
-
-
-def test_every_change_of_the_order_is_named():
-    loader = SameOrder()
-    loader.order = {"seed": 2, "images": 8}
-    loader.load_state_dict(loader.state_dict())
-    with pytest.raises(ValueError, match="images was 9 and is 8; seed was 1 and is 2"):
-        loader.load_state_dict({"order": {"seed": 1, "images": 9}})

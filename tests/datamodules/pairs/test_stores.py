@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from datamodules import Augmentation, HC18DataModule
-from datamodules.pairs.dataset import PairDataset
-from datamodules.pairs.sample import PairBuilder
+from datamodules.pairs.sample import PairBuilder, PairDataset
 from datamodules.pairs.stores import RowStore, SquareCache, TeacherStore
 from datamodules.record import Record
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -60,14 +59,12 @@ def test_a_change_of_any_byte_is_detected(tmp_path):
         assert messages == [f"{store.path}: row {damaged} is damaged and will be computed again"]
 
 
-def test_many_damaged_rows_are_named_at_first_and_then_counted(tmp_path):
+def test_the_first_damaged_rows_are_named(tmp_path):
     store = RowStore(tmp_path / "x.rows", 120, 20)
     store.path.write_bytes(b"\xff" * store.size)
-    with pytest.warns(UserWarning, match="damaged") as caught:
+    with pytest.warns(UserWarning, match="row [012] is damaged") as caught:
         assert [store.read(row) for row in range(120)] == [None] * 120
-    lines = [f"row {row} is damaged and will be computed again" for row in range(3)]
-    lines += [f"{count} damaged rows so far, all recomputed" for count in (10, 100)]
-    assert [str(w.message) for w in caught] == [f"{store.path}: {line}" for line in lines]
+    assert len(caught) == 3
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 30, 71])
@@ -208,19 +205,8 @@ def test_cached_images_are_bit_identical_to_decoded_ones(records, tmp_path):
 def test_a_second_read_opens_no_image(records, tmp_path, monkeypatch):
     cached = dataset(records, tmp_path / "cache")
     first = cached[0, 1]["student_image"]
-    monkeypatch.setattr("datamodules.pairs.dataset.read_image", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr("datamodules.pairs.sample.read_image", lambda _: pytest.fail("decoded again"))
     assert torch.equal(first, cached[0, 1]["student_image"])
-
-
-def test_workers_share_the_cache(records, tmp_path):
-    loader = torch.utils.data.DataLoader(
-        dataset(records, tmp_path / "cache"),
-        sampler=[(0, i) for i in range(4)] * 2,
-        num_workers=2,
-        collate_fn=list,
-    )
-    images = [batch[0]["student_image"] for batch in loader]
-    assert all(torch.equal(images[i], images[i + 4]) for i in range(4))
 
 
 def test_a_changed_image_is_decoded_again(records, tmp_path):

@@ -35,34 +35,34 @@ def _write(path, members):
             archive.addfile(info, io.BytesIO(content))
 
 
+def _pair(key, seed):
+    return [(f"{key}.png", _png(seed)), (f"{key}.txt", f"caption {key}".encode())]
+
+
 @pytest.fixture
 def shards(tmp_path):
     """4 shards of 12 pairs."""
     for shard in range(4):
-        members = []
-        for sample in range(12):
-            key = f"s{shard}i{sample:02d}"
-            members += [(f"{key}.png", _png(12 * shard + sample)), (f"{key}.txt", f"caption {key}".encode())]
-        _write(tmp_path / f"pairs-{shard:06d}.tar", members)
+        pairs = [_pair(f"s{shard}i{sample:02d}", 12 * shard + sample) for sample in range(12)]
+        _write(tmp_path / f"pairs-{shard:06d}.tar", [member for pair in pairs for member in pair])
     return tmp_path
 
 
 def _data(folder, urls="pairs-{000000..000003}.tar", **kwargs):
     settings = {"num_samples": 48, "batch_size": 4, "num_workers": 0, "shuffle_buffer": 8, **kwargs}
-    data = PairShardsDataModule(urls=str(folder / urls), **settings)
+    data = PairShardsDataModule(urls=urls if urls.startswith("pipe:") else str(folder / urls), **settings)
     data.setup("fit")
     data.bind(SMALL, None)
     return data
 
 
-def _epoch(loader, epoch=0):
-    loader.sampler.set_epoch(epoch)
-    return [(batch["name"], float(batch["student_image"].sum())) for batch in loader]
-
-
 def _batches(loader, epoch):
     loader.sampler.set_epoch(epoch)
     return list(loader)
+
+
+def _epoch(loader, epoch=0):
+    return [(batch["name"], float(batch["student_image"].sum())) for batch in _batches(loader, epoch)]
 
 
 def _names(epoch):
@@ -102,7 +102,7 @@ def test_processes_and_workers_share_the_shards(shards, monkeypatch):
 
 
 def test_uneven_shards_give_every_process_as_many_batches(shards, monkeypatch):
-    _write(shards / "pairs-000000.tar", [("only.png", _png(0)), ("only.txt", b"one")])
+    _write(shards / "pairs-000000.tar", _pair("only", 0))
     for rank in range(2):
         monkeypatch.setattr("datamodules.shards.pair_shards.process_rank", lambda rank=rank: (rank, 2))
         assert len(_epoch(_data(shards).train_dataloader())) == 6
@@ -120,15 +120,7 @@ def test_missing_shards_are_reported_at_once(shards):
 
 def test_pipes_and_s3(shards, monkeypatch):
     direct = _epoch(_data(shards, "pairs-{000000..000001}.tar", num_samples=24).train_dataloader())
-    pipes = PairShardsDataModule(
-        urls=f"pipe:cat {shards}/pairs-{{000000..000001}}.tar",
-        num_samples=24,
-        batch_size=4,
-        num_workers=0,
-        shuffle_buffer=8,
-    )
-    pipes.setup("fit")
-    pipes.bind(SMALL, None)
+    pipes = _data(shards, f"pipe:cat {shards}/pairs-{{000000..000001}}.tar", num_samples=24)
     assert _epoch(pipes.train_dataloader()) == direct
     assert openable("s3://bucket/it's.tar") == """pipe:aws s3 cp 's3://bucket/it'"'"'s.tar' -"""
     monkeypatch.setattr("shutil.which", lambda _: None)
@@ -147,9 +139,7 @@ def test_a_failing_pipe_is_named_by_its_url(poll, reason, monkeypatch):
     gopen = sys.modules["webdataset.gopen"]  # the package exports a function of that name
     monkeypatch.setattr(gopen, "Popen", type("Popen", (subprocess.Popen,), {"poll": poll}))
     url = "pipe:exit 3 # /x/a.tar"
-    data = PairShardsDataModule(urls=url, num_samples=4, batch_size=2, num_workers=0)
-    data.setup("fit")
-    data.bind(SMALL, None)
+    data = _data(None, url, num_samples=4)
     with pytest.raises(ValueError, match=f"^{re.escape(url)}: unreadable shard \\({reason}\\)$"):
         list(data.train_dataloader())
 
@@ -176,38 +166,33 @@ BAD = {
     "empty caption": ([("x.png", _png(1)), ("x.txt", b"  ")], "x: the caption is empty"),
     "no caption": ([("x.png", _png(1))], "x: the caption is empty"),
     "no image": ([("x.txt", b"text")], r"x: no image among its members \['txt'\]"),
-    "broken json": ([("x.png", _png(1)), ("x.json", b"{")], "x: unreadable text"),
-    "no object": ([("x.png", _png(1)), ("x.json", b"[1]")], "x: its json member is not an object"),
+    "no text": ([("x.png", _png(1)), ("x.txt", b"\xff")], "x: txt: 'utf-8' codec"),
     "no pixel size": ([("x.png", _png(1)), ("x.txt", b"{spacing}")], "x: the caption needs the pixel size"),
-    "nested json": (_facts("[" * 100_000), "x: unreadable text"),
-    "captions a string": (
-        _facts('{"captions": "fetal brain"}'),
-        'x: captions is "fetal brain", not a list of texts',
-    ),
-    "captions an object": (_facts('{"captions": {"a": "b"}}'), "x: captions is {"),
-    "captions a number": (_facts('{"captions": 5}'), "x: captions is 5, not a list of texts"),
-    "captions of numbers": (_facts('{"captions": ["brain", 5]}'), r'x: captions is \["brain", 5\], not'),
-    "caption a number": (_facts('{"caption": 5}'), "x: caption is 5, not a text"),
-    "plane a number": (_facts('{"plane": 3}'), "x: plane is 3, not a text"),
-    "brain plane a list": (_facts('{"brain_plane": []}'), r"x: brain_plane is \[\], not a text"),
+    "broken json": (_facts("{"), "x: json: Invalid JSON"),
+    "no object": (_facts("[1]"), "x: json: .*object"),
+    "nested json": (_facts("[" * 100_000), "x: json: .*recursion limit"),
+    "captions a string": (_facts('{"captions": "fetal brain"}'), "x: captions: "),
+    "captions of numbers": (_facts('{"captions": ["brain", 5]}'), r"x: captions.1: .*string"),
+    "caption a number": (_facts('{"caption": 5}'), "x: caption: .*string"),
+    "plane a number": (_facts('{"plane": 3}'), "x: plane: .*string"),
+    "brain plane a list": (_facts('{"brain_plane": []}'), "x: brain_plane: .*string"),
     "pixel size a text": (
         _facts('{"caption": "{spacing}", "pixel_size_mm": "0.1"}'),
-        'x: pixel_size_mm is "0.1", not a positive finite number',
+        "x: pixel_size_mm: .*number",
     ),
-    "circumference a text": (_facts('{"hc_mm": "100"}'), 'x: hc_mm is "100", not a positive'),
-    "circumference empty": (_facts('{"hc_mm": ""}'), 'x: hc_mm is "", not a positive'),
-    "circumference unlimited": (_facts('{"hc_mm": 1e999}'), "x: hc_mm is Infinity, not a positive"),
-    "circumference undefined": (_facts('{"hc_mm": NaN}'), "x: hc_mm is NaN, not a positive"),
-    "circumference huge": (_facts('{"hc_mm": 1' + 400 * "0" + "}"), "x: hc_mm is 1000"),
-    "age true": (_facts('{"ga_days": true}'), "x: ga_days is true, not a positive"),
+    "circumference empty": (_facts('{"hc_mm": ""}'), "x: hc_mm: .*number"),
+    "circumference negative": (_facts('{"hc_mm": -1}'), "x: hc_mm: .*greater than 0"),
+    "circumference unlimited": (_facts('{"hc_mm": 1e999}'), "x: hc_mm: .*finite"),
+    "circumference undefined": (_facts('{"hc_mm": NaN}'), "x: hc_mm: .*finite"),
+    "circumference huge": (_facts('{"hc_mm": 1' + 400 * "0" + "}"), "x: hc_mm: .*finite"),
+    "age true": (_facts('{"ga_days": true}'), "x: ga_days: .*number"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_samples_raise_or_are_skipped(tmp_path, kind):
     members, message = BAD[kind]
-    good = [("g.png", _png(2)), ("g.txt", b"good")]
-    _write(tmp_path / "a.tar", [*members, *good])
+    _write(tmp_path / "a.tar", [*members, *_pair("g", 2)])
     with pytest.raises(ValueError, match=rf"a.tar: {message}"):
         list(_data(tmp_path, "a.tar", num_samples=4).train_dataloader())
     batch = next(iter(_data(tmp_path, "a.tar", num_samples=4, on_error="skip").train_dataloader()))
@@ -241,7 +226,7 @@ def test_a_truncated_shard_counts_as_its_missing_samples(shards, listed):
 
 
 def test_a_member_twice_in_a_shard_counts_as_one_sample(tmp_path):
-    pairs = [[(f"k{n}.png", _png(n)), (f"k{n}.txt", f"text {n}".encode())] for n in range(4)]
+    pairs = [_pair(f"k{n}", n) for n in range(4)]
     _write(tmp_path / "a.tar", [*pairs[0], pairs[1][0], *pairs[1], *pairs[2], *pairs[3]])
     batches = list(_data(tmp_path, "a.tar", num_samples=8, on_error="skip").train_dataloader())
     lost = {bad for batch in batches for bad in batch["skipped"]}
@@ -260,7 +245,7 @@ def test_the_manifest_counts_an_epoch(shards):
     counts = [{"name": f"pairs-{number:06d}.tar", "samples": 12} for number in range(3)]
     (shards / "manifest.json").write_text(json.dumps({"shards": counts}))
     assert len(_data(shards, "pairs-{000000..000002}.tar", num_samples=None).train_dataloader()) == 9
-    with pytest.raises(ValueError, match=r"does not list .*000003.tar; set num_samples"):
+    with pytest.raises(ValueError, match=r"lists .*000003.tar; set num_samples"):
         _data(shards, num_samples=None).train_dataloader()
 
 

@@ -79,7 +79,7 @@ def test_an_option_without_its_value_is_named(answer, option, more):
     [
         (
             ["--data.batch_size=0"],
-            "data: batch_size 0 and evaluation_batch_size 64 must be positive, num_workers 2 at least 0",
+            "data: batch_size must be at least 1, not 0",
         ),
         (
             ["--schedule=callbacks.OffDiagonalSchedule", "--schedule.init_args.hold=2"],
