@@ -42,16 +42,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that share an axis.
+    """Curves that share an axis; `selected` is step and value of the selected checkpoint.
 
-    Attributes:
-        title: What is shown.
-        ylabel: Name of the axis.
-        curves: The curves.
-        is_weight: Whether the only curve is the off-diagonal weight: filled down to zero, blue above it and
-            red below.
-        limits: Range of the axis, None for that of the curves.
-        selected: Step and value of the selected checkpoint.
+    `is_weight`: the only curve is the off-diagonal weight, filled down to zero, blue above it and red below.
     """
 
     title: str
@@ -64,7 +57,7 @@ class Panel:
 
 @styled
 def curves_figure(panels: Sequence[Panel], last_step: float, crossing: float | None = None) -> Figure:
-    """Draw training curves, a panel below another.
+    """Draw training curves, one panel below another.
 
     Args:
         panels: What to draw.
@@ -83,17 +76,7 @@ def curves_figure(panels: Sequence[Panel], last_step: float, crossing: float | N
         if panel.is_weight:
             _fill(axis, panel.curves[0], crossing)
         for curve in panel.curves:
-            axis.plot(
-                curve.steps, curve.values, curve.line, color=curve.colour, markersize=3.5, linewidth=1.4,
-                label=None if panel.is_weight else curve.label,
-            )  # fmt: skip
-            if curve.reference is not None:
-                axis.axhline(curve.reference, color=curve.colour, linewidth=1, linestyle=":")
-            if curve.crossing is not None:
-                axis.axvline(curve.crossing, color=curve.colour, linewidth=1, linestyle="--")
-            for step, value, filled in zip(curve.steps, curve.values, curve.filled or (), strict=False):
-                inside = curve.colour if filled else PAPER
-                axis.plot(step, value, "o", color=curve.colour, markerfacecolor=inside, markersize=4.5)
+            _plot(axis, curve, None if panel.is_weight else curve.label)
         if panel.selected is not None:
             axis.plot(*panel.selected, "o", color=INK, markersize=9, fillstyle="none")
         axis.set(ylabel=panel.ylabel, title=panel.title, ylim=panel.limits)
@@ -106,6 +89,19 @@ def curves_figure(panels: Sequence[Panel], last_step: float, crossing: float | N
     return figure
 
 
+def _plot(axis: Axes, curve: Curve, label: str | None) -> None:
+    axis.plot(
+        curve.steps, curve.values, curve.line, color=curve.colour, markersize=3.5, linewidth=1.4, label=label
+    )
+    if curve.reference is not None:
+        axis.axhline(curve.reference, color=curve.colour, linewidth=1, linestyle=":")
+    if curve.crossing is not None:
+        axis.axvline(curve.crossing, color=curve.colour, linewidth=1, linestyle="--")
+    if curve.filled is not None:
+        inside = [curve.colour if filled else PAPER for filled in curve.filled]
+        axis.scatter(curve.steps, curve.values, s=20, c=inside, edgecolors=curve.colour, zorder=2)
+
+
 def _fill(axis: Axes, curve: Curve, crossing: float | None) -> None:
     for chosen, colour, label in ((curve.values > 0, BLUE, "attract"), (curve.values < 0, RED, "repel")):
         axis.fill_between(
@@ -113,10 +109,5 @@ def _fill(axis: Axes, curve: Curve, crossing: float | None) -> None:
             label=label,
         )  # fmt: skip
     if crossing is not None:
-        axis.annotate(
-            f"zero at step {crossing:.0f}",
-            (crossing, 0),
-            xytext=(5, 6),
-            textcoords="offset points",
-            color=RED,
-        )
+        text = f"zero at step {crossing:.0f}"
+        axis.annotate(text, (crossing, 0), xytext=(5, 6), textcoords="offset points", color=RED)

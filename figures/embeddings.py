@@ -11,24 +11,15 @@ from sklearn.manifold import TSNE
 
 from figures.style import CYCLE, MARKERS, MUTED, brief, new_figure, styled
 
-PERPLEXITY = 30.0
-ITERATIONS = 400
 MOST_EXACT = 1000  # exact t-SNE of 2,000 points takes 50 s on one thread, Barnes-Hut 5 s
 COLLAPSED = 1e-5  # all embeddings within this are one point
 
 
 def tsne(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Lay embeddings out in the plane by t-SNE (van der Maaten and Hinton, JMLR 9, 2008).
+    """Lay unit-length embeddings [N, D] out as points [N, 2] by t-SNE (van der Maaten and Hinton, JMLR 9, 2008).
 
-    It starts from the principal components and always gives the same map. Distances are Euclidean, which
-    rank unit-length embeddings as cosines do. Up to `MOST_EXACT` points it is exact: Barnes-Hut can crash
-    the process when many points coincide, as those of a collapsed student do.
-
-    Args:
-        embeddings: Unit-length embeddings [N, D].
-
-    Returns:
-        Points [N, 2]; their directions and scales mean nothing.
+    It starts from the principal components and always gives the same map. Up to `MOST_EXACT` points it is exact:
+    Barnes-Hut can crash the process when many points coincide, as those of a collapsed student do.
 
     Raises:
         ValueError: There are fewer than four embeddings, or one is not finite.
@@ -40,10 +31,10 @@ def tsne(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
     if np.ptp(embeddings, axis=0).max() < COLLAPSED:
         return np.zeros((len(embeddings), 2))
     layout = TSNE(
-        perplexity=min(PERPLEXITY, (len(embeddings) - 1) / 3),
+        perplexity=min(30.0, (len(embeddings) - 1) / 3),
         init="pca",
         random_state=0,
-        max_iter=ITERATIONS,
+        max_iter=400,
         method="exact" if len(embeddings) <= MOST_EXACT else "barnes_hut",
     )
     return np.asarray(layout.fit_transform(embeddings.astype(np.float64)), dtype=np.float64)
@@ -51,7 +42,7 @@ def tsne(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
 
 @styled
 def embedding_figure(maps: Mapping[str, ArrayLike], labels: Sequence[str], title: str = "") -> Figure:
-    """Draw maps of the same images side by side; classes differ in colour and marker.
+    """Draw maps of the same N images side by side; classes differ in colour and marker.
 
     Args:
         maps: Title of each map -> points [N, 2].
@@ -60,21 +51,21 @@ def embedding_figure(maps: Mapping[str, ArrayLike], labels: Sequence[str], title
     """
     figure = new_figure(3.5 * len(maps), 3.7 + 0.3 * bool(title))
     names, own = sorted(set(labels)), np.asarray(labels)
+    shown = brief(names)
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axis, (name, points) in zip(panels, maps.items(), strict=True):
-        place = np.asarray(points, dtype=np.float64)
-        for number, (label, shown) in enumerate(zip(names, brief(names), strict=True)):
-            chosen = place[own == label]
+        for number, label in enumerate(names):
+            chosen = np.asarray(points, dtype=np.float64)[own == label]
             axis.scatter(
-                chosen[:, 0], chosen[:, 1], s=13, alpha=0.75, linewidths=0, label=f"{shown} ({len(chosen)})",
+                *chosen.T, s=13, alpha=0.75, linewidths=0, label=f"{shown[number]} ({len(chosen)})",
                 color=(*CYCLE, MUTED)[number % 7], marker=MARKERS[number % 7],
             )  # fmt: skip
         axis.set(xticks=[], yticks=[], title=name)
         axis.spines[:].set_visible(False)
-    widest = max(len(name) for name in brief(names))
+    wide = max(map(len, shown)) > 8
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, markerscale=1.4,
-        ncols=len(maps) * (2 if widest > 8 else 3), handletextpad=0.1, columnspacing=0.8,
+        ncols=len(maps) * (2 if wide else 3), handletextpad=0.1, columnspacing=0.8,
     )  # fmt: skip
     if title:
         figure.suptitle(title, fontsize=11)

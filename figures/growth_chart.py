@@ -16,15 +16,9 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves and limits behind the predictions.
+    """Head circumference in mm over gestational age: `low` and `high` centile and `median` at K ages in weeks.
 
-    Attributes:
-        weeks: Gestational ages of the curves in weeks, [K].
-        low: Lower centile of head circumference in mm at each age, [K].
-        median: Median, [K].
-        high: Upper centile, [K].
-        assessed_mm: Lowest and highest head circumference that counts.
-        offered_weeks: Youngest and oldest age that a model can choose.
+    Heads within `assessed_mm` count; a model can choose ages within `offered_weeks`.
     """
 
     weeks: Floats
@@ -52,14 +46,8 @@ def growth_chart_figure(
     figure = new_figure(4.4, 4.0, title)
     axis = figure.add_subplot()
     axis.fill_between(
-        chart.weeks,
-        chart.low,
-        chart.high,
-        color=BLUE,
-        alpha=0.16,
-        linewidth=0,
-        label="2.5th to 97.5th centile",
-    )
+        chart.weeks, chart.low, chart.high, color=BLUE, alpha=0.16, linewidth=0, label="2.5th to 97.5th centile"
+    )  # fmt: skip
     axis.plot(chart.weeks, chart.median, color=MUTED, linewidth=1, label="median")
     groups = (
         (~assessed, "s", MUTED, "not assessed"),

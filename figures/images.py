@@ -1,4 +1,4 @@
-"""Sample images with what a model made of them."""
+"""Sample images with a model's predictions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from figures.style import GREEN, RED, new_figure, styled
 
 @styled
 def image_figure(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], right: Sequence[bool]) -> Figure:
-    """Draw images in rows of four; the title of a right prediction is green, that of a wrong one red.
-
-    Args:
-        images: Grey images [H, W], of any sizes.
-        titles: Text above each.
-        right: Whether each prediction is right.
-    """
+    """Draw grey images [H, W] of any sizes in rows of four, titled in green where right, else in red."""
     rows = max(1, -(-len(images) // 4))
     figure = new_figure(11, 2.9 * rows)
     axes = figure.subplots(rows, 4, squeeze=False)

@@ -13,14 +13,9 @@ from figures.style import BLUE, new_figure, styled
 
 @styled
 def latency(record: Mapping[str, Any]) -> Figure:
-    """Draw the time per frame of each backend, and throughput over batch sizes.
-
-    Args:
-        record: Content of latency.json.
-    """
+    """Draw the content of latency.json."""
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    left.grid(axis="y", visible=False)
     _backends(left, record)
     _throughput(right, record)
     machine = record["machine"]
@@ -29,36 +24,31 @@ def latency(record: Mapping[str, Any]) -> Figure:
 
 
 def _backends(axes: Axes, record: Mapping[str, Any]) -> None:
-    rows = [(name, row) for name, row in record["backends"].items() if "error" not in row]
-    rows.sort(key=lambda item: -item[1]["p50_ms"])
-    names = [name for name, _ in rows]
-    medians = [row["p50_ms"] for _, row in rows]
-    tails = [max(0.0, row["p95_ms"] - row["p50_ms"]) for _, row in rows]
-    labels = [
-        f"{row['p50_ms']:.1f} ms" + (f", {row['ratio']['median']:.2f}x" if "ratio" in row else "")
-        for _, row in rows
-    ]
+    rows = {name: row for name, row in record["backends"].items() if "error" not in row}
+    names = sorted(rows, key=lambda name: -rows[name]["p50_ms"])
+    medians, highest = ([rows[name][key] for name in names] for key in ("p50_ms", "p95_ms"))
+    tails = [max(0.0, high - median) for median, high in zip(medians, highest, strict=True)]
+    ratios = [f", {rows[name]['ratio']['median']:.2f}x" if "ratio" in rows[name] else "" for name in names]
+    labels = [f"{median:.1f} ms{ratio}" for median, ratio in zip(medians, ratios, strict=True)]
     bars = axes.barh(names, medians, xerr=[[0.0] * len(names), tails], color=BLUE, capsize=2)
     axes.bar_label(bars, labels, padding=4, fontsize=8)
-    axes.set_xlim(0, 1.45 * max((row["p95_ms"] for _, row in rows), default=1.0))
-    axes.set_xlabel("ms per frame: median, line to the 95th percentile")
+    axes.grid(axis="y", visible=False)
+    axes.set(
+        xlim=(0, 1.45 * max(highest, default=1.0)), xlabel="ms per frame: median, line to the 95th percentile"
+    )
     axes.set_title(f"encoder (x: times {record['yardstick']})", fontsize=9)
 
 
 def _throughput(axes: Axes, record: Mapping[str, Any]) -> None:
     rows = record["throughput"]
     for count in sorted({row["threads"] for row in rows}):
-        own = [row for row in rows if row["threads"] == count]
-        rates = [row["images_per_s"] for row in own]
-        axes.plot(
-            [row["batch"] for row in own], rates, marker="o", label=f"{count} thread{'s' * (count > 1)}"
-        )
+        own = [(row["batch"], row["images_per_s"]) for row in rows if row["threads"] == count]
+        axes.plot(*zip(*own, strict=True), marker="o", label=f"{count} thread{'s' * (count > 1)}")
     batches = sorted({row["batch"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.1 * max((row["images_per_s"] for row in rows), default=1.0))
-    axes.set_xlabel("batch size")
-    axes.set_ylabel("images per second")
+    highest = max((row["images_per_s"] for row in rows), default=1.0)
+    axes.set(ylim=(0, 1.1 * highest), xlabel="batch size", ylabel="images per second")
     axes.set_title("ONNX Runtime float32", fontsize=9)
     axes.legend(fontsize=8)

@@ -12,14 +12,11 @@ from figures.style import CYCLE, MUTED, new_figure, styled
 
 @styled
 def reliability_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> Figure:
-    """Draw accuracy against confidence, a curve a model.
+    """Draw accuracy against confidence; a dot's area is its bin's share of images, its line the calibration error.
 
     Args:
         curves: Model -> ``confidence``, ``accuracy`` and ``count`` of each bin (see `metrics.calibration`).
         title: What is shown.
-
-    Returns:
-        The figure; the area of a dot is the bin's share of the images, the upright line its calibration error.
     """
     figure = new_figure(3.8, 3.7, title)
     axis = figure.add_subplot()
@@ -32,11 +29,7 @@ def reliability_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], titl
         axis.plot(confidence, accuracy, color=colour, linewidth=1, alpha=0.4)
         area = 12 + 150 * count / count.sum()
         axis.scatter(confidence, accuracy, s=area, color=colour, label=name, linewidths=0, alpha=0.85)
-    axis.set(
-        xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.03),
-        xlabel="confidence (dot area: share of images)",
-        ylabel="share right",
-    )
+    limits = (-0.03, 1.03)
+    axis.set(xlim=limits, ylim=limits, xlabel="confidence (dot area: share of images)", ylabel="share right")
     axis.legend(loc="upper left")
     return figure

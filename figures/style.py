@@ -49,17 +49,13 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "none",
 }
-styled = mpl.rc_context(STYLE)
-"""Decorator of a function that draws."""
+styled = mpl.rc_context(STYLE)  # decorator of a function that draws
 
 
 def new_figure(width: float = 5.0, height: float = 3.2, title: str = "") -> Figure:
-    """Return an empty figure without pyplot: no global state, no display.
+    """Return an empty figure without pyplot: no global state, no display; a phone shows five inches at real size.
 
-    Args:
-        width: Width in inches; a phone shows five at their real size.
-        height: Height in inches.
-        title: Title over the whole figure: above one narrow panel beside long labels it would be cut off.
+    The title stands over the whole figure: above one narrow panel beside long labels it would be cut off.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     if title:
@@ -77,11 +73,8 @@ def themed_svg(figure: Figure, label: str) -> str:
     """Return a figure as an ``<svg>`` element whose colours are the page's CSS variables ``--ink``, ``--blue``, ...
 
     Args:
-        figure: A figure of this room.
-        label: What it shows; read out by screen readers, and unique on the page.
-
-    Returns:
-        The element. Its width follows the page, and no other figure shares its identifiers.
+        figure: A figure of this package.
+        label: What it shows; read out by screen readers, and unique on the page: identifiers derive from it.
     """
     salt = hashlib.sha1(label.encode()).hexdigest()[:8]
     stream = io.StringIO()
@@ -89,8 +82,8 @@ def themed_svg(figure: Figure, label: str) -> str:
         figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    for tag in ("metadata", "style"):
+        text = re.sub(rf"<{tag}\b.*?</{tag}>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{salt}", text)
     text = re.sub(r" font-family: [^;\"]*;", "", text)

@@ -18,9 +18,9 @@ SAMPLE_SIZE = 256  # pixels
 
 
 class EvaluationMedia(Callback):
-    """Log the student's confusion matrices, growth chart and sample images at every evaluation.
+    """Log the student's confusion matrices, growth chart and the same sample images at every evaluation.
 
-    The sample images are the same every time. Must come after the evaluations, whose results it logs.
+    Must come after the evaluations, whose results it logs.
 
     Args:
         samples: Number of sample images per benchmark; 0 for none.
@@ -45,34 +45,25 @@ class EvaluationMedia(Callback):
                 if evaluation.figures:
                     title = f"student, {benchmark}, epoch {trainer.current_epoch + 1}"
                     media[f"evaluation/{benchmark}"] = wandb.Image(evaluation.draw(details, title))
-                if uploads_images(trainer):
+                if uploads_images(trainer) and self.samples:
                     data: Any = trainer.datamodule  # type: ignore[attr-defined]
                     records = data.evaluation_records(benchmark, evaluation.selection_split)
                     media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
-        shown = {name: value for name, value in media.items() if value}
-        if shown:
-            run.log({**shown, STEP_AXIS: metrics_step(trainer)})
+        if media:
+            run.log({**media, STEP_AXIS: metrics_step(trainer)})
 
-    def pictures(self, details: Details, records: list[Record]) -> list[Any]:
+    def pictures(self, details: Details, records: list[Record]) -> list[wandb.Image]:
         """Return evenly spaced samples of an evaluation as W&B images with their captions."""
-        rows: list[dict[str, Any]] = details["samples"]
-        record_of = {record.name: record for record in records}
+        rows, record_of = details["samples"], {record.name: record for record in records}
         count = min(self.samples, len(rows))
-        chosen = [rows[k * len(rows) // count] for k in range(count)]
-        return [
-            wandb.Image(_thumbnail(record_of[row["name"]]), caption=caption(row), file_type="jpg")
-            for row in chosen
-        ]
+        pictures = []
+        for row in (rows[k * len(rows) // count] for k in range(count)):
+            caption = f"{row['name']}: {row['target']}, predicted {row['prediction']}"
+            picture = _thumbnail(record_of[row["name"]])
+            pictures.append(wandb.Image(picture, caption=caption, file_type="jpg"))
+        return pictures
 
 
 def _thumbnail(record: Record) -> Image.Image:
     """Return the image at one size for all: W&B's panel distorts lists of different sizes."""
     return ImageOps.pad(Image.fromarray(read_image(record.image)), (SAMPLE_SIZE, SAMPLE_SIZE))
-
-
-def caption(row: dict[str, Any]) -> str:
-    """Return a sample's label and the student's prediction."""
-    if "prediction" in row:
-        return f"{row['name']}: {row['target']}, predicted {row['prediction']}"
-    weeks, days = divmod(int(row["age_days"]), 7)
-    return f"{row['name']}: HC {row['hc_mm']:.0f} mm, predicted {weeks} weeks {days} days"

@@ -6,11 +6,7 @@ import argparse
 
 
 def main(argv: list[str]) -> None:
-    """Write the report and print its path.
-
-    Raises:
-        ValueError: A folder is no finished run, or a file in it cannot be read.
-    """
+    """Write the report and print its path."""
     parser = argparse.ArgumentParser(prog="sonodistill report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run: outputs/EXP/RUN")
     parser.add_argument(

@@ -25,26 +25,29 @@ from pathlib import Path
 from experiments.recipe_files import DEFAULT_PRESET
 from experiments.runs import wandb_access
 from experiments.runs.run_folder import OUTPUTS
-from experiments.sweep.sweep_file import YAML, SweepFile, read_sweep, sweep_path
-from experiments.sweep.trial_command import trial_arguments
+from experiments.sweep.sweep_file import YAML, read_sweep, sweep_path, trial_arguments
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; ``arguments`` are those after ``--``."""
     parser = argparse.ArgumentParser(prog="sonodistill sweep", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", allow_abbrev=False)
-    run.add_argument("sweep", help="name or YAML file")
-    run.add_argument("--name", help="name of the sweep, locally of its folder; default: the file's")
-    run.add_argument("--data", default=DEFAULT_PRESET, help="data preset of every trial")
-    run.add_argument("--local", action="store_true", help="run on this machine although logged in to W&B")
-    agent = commands.add_parser("agent", allow_abbrev=False)
-    agent.add_argument("id", help="[entity/]project/id, as make sweep printed it")
+    form = argparse.RawDescriptionHelpFormatter
+    run, agent, report = (
+        commands.add_parser(
+            name, allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__, formatter_class=form
+        )
+        for name in ("run", "agent", "report")
+    )
+    run.add_argument("sweep")
+    run.add_argument("--name")
+    run.add_argument("--data", default=DEFAULT_PRESET)
+    run.add_argument("--local", action="store_true")
+    agent.add_argument("id")
+    report.add_argument("name")
     for command in (run, agent):
-        command.add_argument("--count", type=_positive, help="trials in all (on W&B: of this machine)")
-        command.add_argument("--jobs", type=_positive, default=1, help="parallel trials on this machine")
-    report = commands.add_parser("report", allow_abbrev=False)
-    report.add_argument("name", help="name of the sweep's folder under outputs/sweeps/, or its YAML file")
+        command.add_argument("--count", type=_positive)
+        command.add_argument("--jobs", type=_positive, default=1)
     own = argv[: argv.index("--")] if "--" in argv else argv
     options = parser.parse_args(own)
     options.arguments = argv[len(own) + 1 :]
@@ -57,8 +60,9 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _run(sweep: SweepFile, options: argparse.Namespace) -> int:
-    arguments = trial_arguments(sweep.command, options.data, options.arguments)
+def _run(options: argparse.Namespace) -> int:
+    sweep = read_sweep(sweep_path(options.sweep))
+    arguments = trial_arguments(sweep, options.data, options.arguments)
     mode = wandb_access.wandb_mode()
     if not options.local and mode == "online":
         from experiments.sweep.wandb_runner import create_sweep, run_agents
@@ -81,10 +85,11 @@ def _run(sweep: SweepFile, options: argparse.Namespace) -> int:
     return status
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run a parsed command and return its exit status."""
+def main(argv: list[str]) -> int:
+    """Run one of the three commands and return its exit status."""
+    options = parse(argv)
     if options.command == "run":
-        return _run(read_sweep(sweep_path(options.sweep)), options)
+        return _run(options)
     if options.command == "agent":
         from experiments.sweep.wandb_runner import run_agents
 
@@ -94,8 +99,3 @@ def run(options: argparse.Namespace) -> int:
 
     report(sweep_folder(Path(options.name).stem if options.name.endswith(YAML) else options.name))
     return 0
-
-
-def main(argv: list[str]) -> int:
-    """Run one of the three commands and return its exit status."""
-    return run(parse(argv))

@@ -36,7 +36,7 @@ from figures.embeddings import tsne
 from metrics import gestational_age_weeks
 from metrics.benchmarks import BENCHMARKS
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
-from metrics.names import HC18, RANDOM, STUDENT, TEACHER
+from metrics.names import RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
 from models import DualEncoder, freeze, from_checkpoint
 from models.checkpoints.trust import check_classes, refused
@@ -79,11 +79,7 @@ def read_evidence(folder: Path) -> Evidence | None:
 
 
 def attempt(run: Run, make: Callable[[], Evidence]) -> tuple[Evidence | None, str]:
-    """Compute and keep evidence; without it the numbers still make a report, which says what is missing.
-
-    Returns:
-        The evidence, or None and the reason.
-    """
+    """Compute and keep evidence; return it, or None and the reason, for a report of the numbers alone."""
     try:
         found = make()
     except (ValueError, OSError, RuntimeError) as error:
@@ -94,24 +90,17 @@ def attempt(run: Run, make: Callable[[], Evidence]) -> tuple[Evidence | None, st
 
 
 def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: FetalDataModule) -> Evidence:
-    """Compute a run's evidence.
-
-    Args:
-        run: The run, scored.
-        student: With the weights that were scored.
-        teacher: The teacher, None without one.
-        data: The data module.
+    """Compute a run's evidence with the models that were scored; `teacher` is None without one.
 
     Raises:
         ValueError: The data no longer hold the images that were scored.
     """
-    details = [run.details(STUDENT, name) or {} for name in run.benchmarks()]
-    split = str(details[0].get("split", "test")) if details else "test"
+    scored = run.benchmarks()
+    split = run.split()
     thumbnails = _thumbnails(run, data, split)  # first: fails early if the data have changed
     models = {} if teacher is None else {TEACHER: teacher}
     models |= {RANDOM: random_twin(student, 0), STUDENT: student}
     classes, projections = {}, {}
-    scored = run.benchmarks()
     classified = [name for name in scored if BENCHMARKS[name].kind == "classification"]
     for benchmark in classified or scored:
         records = data.evaluation_records(benchmark, split)
@@ -126,21 +115,13 @@ def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: F
 
 
 def _class(record: Record, benchmark: str) -> str:
-    if benchmark == HC18:
+    if BENCHMARKS[benchmark].kind == "biometry":
         return age_band((record.ga_days or 0) / 7) or "age unknown"
     return str(BENCHMARKS[benchmark].label_of(record))
 
 
 def evenly(classes: Sequence[str], most: int) -> list[int]:
-    """Choose up to `most` images, the classes as evenly as they allow, always the same ones.
-
-    Args:
-        classes: Class of each image.
-        most: Number to choose.
-
-    Returns:
-        Their places, rising.
-    """
+    """Return the places, rising, of up to `most` images, the classes as evenly as they allow, always the same."""
     shuffled = pd.Series(list(classes)).sample(frac=1, random_state=0)
     turn = shuffled.groupby(shuffled).cumcount()  # every class gives its first image, then its second, ...
     return sorted(turn.sort_values(kind="stable").index[:most])
@@ -162,11 +143,7 @@ def embed(model: DualEncoder, records: Sequence[Record], batch_size: int = 64) -
 def project(
     embeddings: Mapping[str, NDArray[np.float32]], classes: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Lay every model's embeddings out and measure them in the full space.
-
-    Args:
-        embeddings: Model -> embeddings [N, D] of the same images.
-        classes: Class of each image.
+    """Lay out each model's embeddings [N, D] of the same images and measure them in the full space.
 
     Returns:
         Model -> its projection; see `Evidence`.
@@ -192,13 +169,10 @@ def disputes(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     chosen = {}
     groups = agreement(pairs)
     for side, wrong in (("gained", 0), ("lost", 1)):
-        facts = [(str(pair[wrong]["patient"]), gravity(pair[wrong])) for pair in groups[side]]
-        frame = pd.DataFrame(facts, columns=["patient", "gravity"]).sort_values(
-            "gravity", ascending=False, kind="stable"
-        )
-        frame["again"] = frame.groupby("patient").cumcount() > 0
-        places = frame.sort_values("again", kind="stable").index[:MOST_DISPUTES]
-        chosen[side] = [groups[side][place] for place in places]
+        ordered = sorted(groups[side], key=lambda pair: -gravity(pair[wrong]))
+        patients = pd.Series([str(pair[wrong]["patient"]) for pair in ordered], dtype=str)
+        again = patients.duplicated().sort_values(kind="stable")
+        chosen[side] = [ordered[place] for place in again.index[:MOST_DISPUTES]]
     return chosen
 
 
@@ -238,29 +212,23 @@ def evidence_from_folder(run: Run) -> Evidence:
 
     Raises:
         FileNotFoundError: The checkpoint, the teacher or the data are absent.
-        ValueError: The configuration cannot be built.
+        ValueError: The configuration is absent, incomplete or cannot be built.
     """
     path = run.folder / "config.yaml"
-    if not run.config:
-        raise FileNotFoundError(f"{path}: absent, so models and data cannot be built")
     lacking = [name for name in ("model", "data") if not isinstance(run.config.get(name), dict)]
     if lacking:
         raise ValueError(f"{path}: lacks {lacking}, so models and data cannot be built")
-    student = from_checkpoint(str(_checkpoint(run)))
+    # The checkpoint that was scored: in the run's folder, or where results.json says.
+    recorded = str(run.record.get("selection", {}).get("checkpoint") or "")
+    places = [run.folder / "checkpoints" / (Path(recorded).name or "best.ckpt"), Path(recorded)]
+    checkpoint = next((place for place in places if place.is_file()), None)
+    if checkpoint is None:
+        raise FileNotFoundError(f"{places[0]}: no such checkpoint, so the student cannot be built")
+    student = from_checkpoint(str(checkpoint)).eval()
     tower = run.config["model"].get("teacher")
     check_classes([tower, run.config["data"]], str(path))
     teacher = None if tower is None else freeze(_build("teacher", DualEncoder, tower))
-    return collect(run, student.eval(), teacher, _build("data", FetalDataModule, run.config["data"]))
-
-
-def _checkpoint(run: Run) -> Path:
-    """Return the checkpoint that was scored: in the run's folder, or where ``results.json`` says."""
-    recorded = str(run.record.get("selection", {}).get("checkpoint") or "")
-    places = [run.folder / "checkpoints" / (Path(recorded).name or "best.ckpt"), Path(recorded)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(f"{places[0]}: no such checkpoint, so the student cannot be built")
+    return collect(run, student, teacher, _build("data", FetalDataModule, run.config["data"]))
 
 
 def _build(name: str, kind: type, content: dict[str, Any]) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,8 @@ Floats = NDArray[np.float64]
 Total = Callable[[NDArray[Any]], Floats]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A model's score minus another's on the same images.
-
-    Attributes:
-        value: The difference, in the unit of the score.
-        low: 2.5th percentile of the differences over resampled patients.
-        high: 97.5th percentile.
-    """
+class Difference(NamedTuple):
+    """A score's difference, and the 2.5th and 97.5th percentile of the differences over resampled patients."""
 
     value: float
     low: float
@@ -34,12 +26,7 @@ class Difference:
 
 
 def paired(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> list[Pair] | None:
-    """Join two evaluations image by image.
-
-    Args:
-        first: Details of an evaluation, whose ``samples`` have ``name``, ``patient``, ``target``,
-            ``prediction``, ``correct`` and for heads ``assessed``; None where it was not made.
-        second: Details of the other one.
+    """Join the details of two evaluations image by image.
 
     Returns:
         Rows (first, second) of every image that counts; None unless both scored the very same images with the

@@ -1,4 +1,4 @@
-"""Draw a run's figures from its files."""
+"""Draw a run's training curves from its files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.report.read_run import Run
-from experiments.report.training import REPEL, applied_weights, dynamics, series
+from experiments.report.training import REPEL, dynamics, series
 from figures.curves import Curve, Panel, curves_figure
 from figures.style import BLUE, CYCLE, GREEN, INK, MUTED, RED, looks
 from metrics.benchmarks import BENCHMARKS
@@ -31,25 +31,28 @@ MOST_POINTS = 400  # of the weight, which is known at every step; more only make
 
 def training_panels(run: Run) -> dict[str, Panel]:
     """Return the panels of a run's training for which something was logged, by name."""
-    steps, weights = applied_weights(run)
-    chosen = np.linspace(0, len(steps) - 1, min(len(steps), MOST_POINTS)).astype(int)
+    found = dynamics(run)
+    chosen = np.linspace(0, len(found.steps) - 1, min(len(found.steps), MOST_POINTS)).astype(int)
     names = sorted(str(name) for name in run.history if str(name).startswith("train/loss/"))
     names.sort(key=lambda name: not name.endswith("/total"))
-    losses = zip(names, looks(INK, *CYCLE), strict=False)
 
     def curve(label: str, name: str, colour: str, line: str = "o-") -> Curve:
         return Curve(label, *series(run, name), colour, line)
 
     scores = [curve("composite, selects", VAL_COMPOSITE, INK)]
     for benchmark, (colour, _) in zip(BENCHMARKS.values(), looks(*CYCLE), strict=False):
-        found, values = series(run, validation_name(STUDENT, benchmark.name, benchmark.headline))
-        teacher = series(run, validation_name(TEACHER, benchmark.name, benchmark.headline))[1]
-        reference = float(teacher[0]) / benchmark.scale if len(teacher) else None
+        own, teacher = (
+            series(run, validation_name(model, benchmark.name, benchmark.headline))
+            for model in (STUDENT, TEACHER)
+        )
+        reference = float(teacher[1][0]) / benchmark.scale if len(teacher[1]) else None
         label = benchmark.title.replace(", %", " (share)")
-        scores.append(Curve(label, found, values / benchmark.scale, colour, "o-", reference))
-    best = dynamics(run).best
+        scores.append(Curve(label, own[0], own[1] / benchmark.scale, colour, "o-", reference))
+    best = found.best
     panels = {
-        WEIGHT: Panel(WEIGHT, "weight", [Curve("", steps[chosen], weights[chosen], INK)], is_weight=True),
+        WEIGHT: Panel(
+            WEIGHT, "weight", [Curve("", found.steps[chosen], found.weights[chosen], INK)], is_weight=True
+        ),
         SCORES: Panel(
             "Scores on validation patients (dotted: teacher)", "score", scores, limits=(0, 1.02),
             selected=None if best is None else (best.step, best.composite),
@@ -63,7 +66,8 @@ def training_panels(run: Run) -> dict[str, Panel]:
         ),
         TERMS: Panel(
             "Loss terms, unweighted", "loss",
-            [curve(name.rsplit("/", 1)[1], name, colour, line) for name, (colour, line) in losses]
+            [curve(name.rsplit("/", 1)[1], name, *look)
+             for name, look in zip(names, looks(INK, *CYCLE), strict=False)]
             + [curve("total, validation", VAL_LOSS, MUTED, "o--")],
         ),
         SCALE: Panel(SCALE, "scale", [curve("student", LOGIT_SCALE, GREEN, "-")]),
@@ -90,6 +94,7 @@ def comparison_figure(runs: Sequence[Run], titles: Sequence[str]) -> Figure | No
         repels = [point.phase == REPEL for point in found.evaluations]
         if len(steps):
             curves.append(Curve(title, steps, scores, colour, line, filled=repels, crossing=found.crossing))
+    if len(curves) < 2:
+        return None
     panel = Panel("Filled dots: repelling; dashed: weight crosses zero", "composite score", curves)
-    last = max(float(curve.steps.max()) for curve in curves) if curves else 0.0
-    return curves_figure([panel], last) if len(curves) > 1 else None
+    return curves_figure([panel], max(float(curve.steps.max()) for curve in curves))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import yaml
 from metrics.names import HEADLINE, STUDENT, final_composite_name, final_name
 
 Details = dict[str, Any]
+EVALUATE = "evaluate the checkpoint again (make evaluate)"
 WITHOUT = "move it away for a report without it"
 
 
@@ -40,7 +42,7 @@ class Run:
     @property
     def name(self) -> str:
         """The run as ``experiment/run``."""
-        return f"{self.record['experiment']}/{self.folder.name}"
+        return f"{self.experiment}/{self.folder.name}"
 
     @property
     def experiment(self) -> str:
@@ -52,9 +54,14 @@ class Run:
         """Whether the images are simulated."""
         return "Phantom" in str(self.config.get("data", {}).get("class_path", self.record["data"].title()))
 
-    def benchmarks(self, model: str = STUDENT) -> list[str]:
-        """Return the benchmarks that a model was scored on, in the order of the report."""
-        return [name for name in HEADLINE if name in self.record["details"].get(model, {})]
+    def benchmarks(self) -> list[str]:
+        """Return the benchmarks that the student was scored on, in the order of the report."""
+        return [name for name in HEADLINE if name in self.record["details"].get(STUDENT, {})]
+
+    def split(self) -> str:
+        """Return the split that the student was scored on."""
+        splits = (self.details(STUDENT, name) or {} for name in self.benchmarks())
+        return next((str(details["split"]) for details in splits if "split" in details), "test")
 
     def details(self, model: str, benchmark: str) -> Details | None:
         """Return one evaluation on test patients, None where it was not made."""
@@ -78,13 +85,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a run's folder.
-
-    Args:
-        folder: ``outputs/<experiment>/<run>``, or a file in it.
-
-    Returns:
-        The run.
+    """Read ``outputs/<experiment>/<run>``, named by the folder or a file in it.
 
     Raises:
         FileNotFoundError: The folder is absent, or holds no ``results.json``: the run has not finished.
@@ -94,40 +95,35 @@ def read_run(folder: str | Path) -> Run:
     path = path.parent if path.is_file() else path
     if not path.is_dir():
         raise FileNotFoundError(f"RUN={folder}: no such folder; runs are in outputs/EXP/RUN")
-    record = _mapping(path / "results.json", json.loads, "evaluate the checkpoint again (make evaluate)")
+    record = _read(path / "results.json", json.loads, EVALUATE)
     if record is None:
         raise FileNotFoundError(f"RUN={folder}: no results.json; it is written when a run finishes")
     lacking = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
     if lacking:
-        raise ValueError(
-            f"{path / 'results.json'}: lacks {lacking}; evaluate the checkpoint again (make evaluate)"
-        )
+        raise ValueError(f"{path / 'results.json'}: lacks {lacking}; {EVALUATE}")
+    history = _read(path / "metrics.csv", _table, WITHOUT)
     return Run(
         path,
         record,
-        _history(path / "metrics.csv"),
-        _mapping(path / "config.yaml", yaml.safe_load, WITHOUT) or {},
-        _mapping(path / "export/parity.json", json.loads, "export again (make export)"),
-        _mapping(path / "latency/latency.json", json.loads, "time it again (make latency)"),
+        pd.DataFrame() if history is None else history,
+        _read(path / "config.yaml", yaml.safe_load, WITHOUT) or {},
+        _read(path / "export/parity.json", json.loads, "export again (make export)"),
+        _read(path / "latency/latency.json", json.loads, "time it again (make latency)"),
     )
 
 
-def _mapping(path: Path, parse: Callable[[str], Any], remedy: str) -> dict[str, Any] | None:
+def _table(text: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(text)) if text else pd.DataFrame()
+
+
+def _read(path: Path, parse: Callable[[str], Any], remedy: str) -> Any:
+    """Return a file's content, a mapping or a table; None where there is no file."""
     if not path.is_file():
         return None
     try:
         content = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict | pd.DataFrame):
+            raise ValueError("not a mapping")
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {remedy}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: damaged (not a mapping); {remedy}")
     return content
-
-
-def _history(path: Path) -> pd.DataFrame:
-    if not path.is_file() or not path.stat().st_size:
-        return pd.DataFrame()
-    try:
-        return pd.read_csv(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {WITHOUT}") from None

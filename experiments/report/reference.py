@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,9 +27,8 @@ SHARED = (
     "model.eps", "model.max_logit_scale", "data.class_path",
 )  # fmt: skip
 TOWERS = ("student", "teacher")
-DATA, LOSS = "data.init_args.", "model.loss.init_args."
 # How images are read and scored, and how a loss is computed: they do not change what is learnt.
-WITHOUT_EFFECT = ("num_workers", "workers", "cache", "pin_memory", "evaluation_batch_size", "kernel")
+WITHOUT_EFFECT = {"num_workers", "workers", "cache", "pin_memory", "evaluation_batch_size", "kernel"}
 
 
 def subject_of(runs: Sequence[Run]) -> Run:
@@ -50,21 +50,10 @@ def reference_of(runs: Sequence[Run]) -> Run | None:
     return min(candidates, key=rank, default=None)
 
 
-def distils(run: Run) -> bool:
-    """Return whether a run's loss uses a teacher, as far as its configuration tells."""
-    model = run.config.get("model") or {}
-    loss = str((model.get("loss") or {}).get("class_path", "losses.CLIPLoss"))
-    return bool(model.get("teacher")) and loss.rpartition(".")[2] not in WITHOUT_TEACHER
-
-
 def newest_static(run: Run) -> Run | None:
-    """Find the newest finished ``static-kd`` run with the same data, seed and settings.
+    """Return the newest finished ``static-kd`` run under ``outputs/`` with the same data, seed and settings.
 
-    Args:
-        run: A run in ``outputs/EXP/RUN``; ``outputs/static-kd`` is searched.
-
-    Returns:
-        The run; None when there is none, or when `run` never repels and needs none.
+    None when there is none, or when `run` never repels and needs none.
     """
     if not dynamics(run).repels:
         return None
@@ -78,6 +67,23 @@ def newest_static(run: Run) -> Run | None:
         if fits:
             found.append(candidate)
     return max(found, key=lambda candidate: str(candidate.record.get("finished")), default=None)
+
+
+def _part(run: Run, *names: str) -> dict[str, Any]:
+    """Return a part of a run's configuration, empty where it is absent."""
+    part = run.config
+    for name in names:
+        part = part.get(name) or {}
+    return part
+
+
+def _loss(run: Run) -> str:
+    return str(_part(run, "model", "loss").get("class_path", "losses.CLIPLoss")).rpartition(".")[2]
+
+
+def distils(run: Run) -> bool:
+    """Return whether a run's loss uses a teacher, as far as its configuration tells."""
+    return bool(_part(run, "model").get("teacher")) and _loss(run) not in WITHOUT_TEACHER
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -94,48 +100,48 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def differences(run: Run, reference: Run) -> dict[str, str]:
-    """Return what two runs should share and do not: name of the setting -> the difference in words."""
-    pairs = {name: (run.record.get(name), reference.record.get(name)) for name in ("data", "seed")}
-    models = [other.config.get("model") or {} for other in (run, reference)]
-    pairs |= {name: (models[0].get(name), models[1].get(name)) for name in TOWERS}
-    mine, theirs = flatten(run.config), flatten(reference.config)
-    for name in dict.fromkeys([*mine, *theirs]):
-        title = _title(name)
-        # An argument of only one of the two losses belongs to its class, which is reported separately.
-        if title and not (name.startswith(LOSS) and not (name in mine and name in theirs)):
-            pairs[title] = mine.get(name), theirs.get(name)
-    # A tower is a whole configuration: too long for a sentence.
-    return {
-        name: name if name in TOWERS else f"{name} ({_brief(pair[0])}, not {_brief(pair[1])})"
-        for name, pair in pairs.items()
-        if pair[0] != pair[1]
-    }
-
-
-def _title(name: str) -> str:
-    """Return the report's name of a setting, empty for one in which the two may differ."""
-    argument = name.removeprefix(DATA).removeprefix(LOSS)
-    if argument == name:
-        argument = name.partition(".")[2] if name in SHARED else ""
-    return "" if argument in SCHEDULED.union(WITHOUT_EFFECT) else argument.replace("_", " ")
-
-
 def _brief(value: Any) -> str:
     if value is None:
         return "unknown"
     return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
+def differences(run: Run, reference: Run) -> dict[str, str]:
+    """Return what two runs should share and do not: name of the setting -> the difference in words."""
+    mine, theirs = _shared(run), _shared(reference)
+    arguments = [_part(one, "model", "loss", "init_args") for one in (run, reference)]
+    # An argument of only one of the two losses belongs to its class, which is reported separately.
+    for name in arguments[0].keys() & arguments[1].keys() - SCHEDULED - WITHOUT_EFFECT:
+        mine[name], theirs[name] = (one[name] for one in arguments)
+    different = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
+    return {name: _in_words(name, mine.get(name), theirs.get(name)) for name in different}
+
+
+def _in_words(name: str, value: Any, other: Any) -> str:
+    title = name.replace("_", " ")
+    # A tower is a whole configuration: too long for a sentence.
+    return title if name in TOWERS else f"{title} ({_brief(value)}, not {_brief(other)})"
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """Return the settings that two runs should share, without the loss's arguments."""
+    flat = {name.partition(".")[2]: value for name, value in flatten(run.config).items() if name in SHARED}
+    data = flatten(_part(run, "data", "init_args"))
+    return {
+        **{name: run.record.get(name) for name in ("data", "seed")},
+        **{name: _part(run, "model").get(name) for name in TOWERS},
+        **flat,
+        **{name: value for name, value in data.items() if name not in WITHOUT_EFFECT},
+    }
+
+
 def loss_in_words(run: Run) -> str:
     """Return a run's loss and the weight that it starts from or keeps, as far as its configuration tells."""
-    loss = (run.config.get("model") or {}).get("loss") or {}
-    name = str(loss.get("class_path", "losses.CLIPLoss")).rpartition(".")[2]
-    schedule = (run.config.get("schedule") or {}).get("init_args") or {}
+    name, schedule = _loss(run), _part(run, "schedule", "init_args")
     if "start" in schedule:
         return f"{name} from {_brief(schedule['start'])}"
-    weight = getattr(getattr(losses, name, None), "scheduled", None)
-    value = (loss.get("init_args") or {}).get(weight)
+    weight = str(getattr(getattr(losses, name, None), "scheduled", None))
+    value = _part(run, "model", "loss", "init_args").get(weight)
     return name if value is None else f"{name} at {_brief(value)}"
 
 
@@ -144,12 +150,8 @@ def static_command(run: Run) -> str:
 
     Options of the run's own loss and schedule are left out, except loss arguments that both losses have.
     """
-    words: list[str] = []
-    for word in map(str, run.record.get("command") or []):
-        if words and words[-1].startswith("--") and "=" not in words[-1] and not word.startswith("--"):
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
+    command = "\0".join(map(str, run.record.get("command") or []))
+    words = re.sub(r"(^|\0)(--[^=\0]+)\0(?!--)", r"\1\2=", command).split("\0")  # "--run x" as "--run=x"
     options = [word for word in words if word.startswith("--") and _applies_to_static(word)]
     if not any(word.startswith("--seed_everything") for word in options):
         options.append(f"--seed_everything={run.record.get('seed')}")
@@ -162,6 +164,7 @@ def _applies_to_static(option: str) -> bool:
     if name == "config":
         path = Path(value).resolve()  # EXP and DATA stand for the recipes; a resolved file would override EXP
         return path.parent not in (ROOT, PRESETS) and path.name != "config.yaml"
-    if name.startswith(LOSS):
-        return name.removeprefix(LOSS) in set(inspect.signature(STATIC_LOSS).parameters) - SCHEDULED
+    if name.startswith("model.loss.init_args."):
+        argument = name.rpartition(".")[2]
+        return argument in set(inspect.signature(STATIC_LOSS).parameters) - SCHEDULED
     return not name.startswith(("model.loss", "schedule", "run", "ckpt_path"))

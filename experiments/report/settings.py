@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from experiments.process import python_here
 from experiments.report.read_run import Run
 from experiments.report.reference import flatten, shown
 from experiments.report.tables import NOTHING, Table
-from metrics.names import STUDENT
 
 # Names of the run's own folder: they always differ.
 OWN = ("run", "config", "ckpt_path", "trainer.default_root_dir", "trainer.logger", "checkpoint.dirpath")
@@ -40,14 +38,13 @@ def settings(runs: Sequence[Run], titles: Sequence[str]) -> tuple[Table, Table |
         for run in runs
     ]
     frame = pd.DataFrame(dict(zip(titles, map(pd.Series, flat), strict=True)), dtype=object).fillna(NOTHING)
-    frame = frame.sort_index()
+    frame = frame.sort_index().rename_axis("setting")
+    own = [name.startswith(tuple(f"{key}." for key in OWN)) or name in OWN for name in frame.index]
     main = frame.reindex(KEYS).dropna().rename(index=KEYS)
-    own = frame.index.map(lambda name: any(name == key or name.startswith(f"{key}.") for key in OWN))
-    differing = frame[(frame.nunique(axis=1) > 1) & ~own.astype(bool)]
-    head = ["setting", *titles]
-    rows, others = ([list(row) for row in part.itertuples()] for part in (main, differing))
-    table = Table.of("Settings that differ", head, others) if len(runs) > 1 else None
-    return Table.of("Main settings", head, rows), table
+    differing = frame[(frame.nunique(axis=1) > 1) & ~pd.Series(own, index=frame.index, dtype=bool)]
+    tables = [part.reset_index(names="setting").to_dict("records") for part in (main, differing)]
+    others = Table("Settings that differ", tables[1]) if len(runs) > 1 else None
+    return Table("Main settings", tables[0]), others
 
 
 def relative(path: Path) -> str:
@@ -55,51 +52,17 @@ def relative(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def commands(run: Run) -> list[tuple[str, str]]:
-    """Return what was run, how to repeat it, and how to write the report again: (purpose, command) pairs."""
-    folder, python = shlex.quote(relative(run.folder)), shlex.quote(python_here())
-    found = []
+def commands(run: Run) -> dict[str, str]:
+    """Return what was run, how to repeat it, and how to write the report again: purpose -> command."""
+    folder, python = shlex.quote(relative(run.folder)), python_here()
+    found = {}
     if run.record.get("command"):
         words = map(str, run.record["command"])
-        found.append(("as it was started", shlex.join([python_here(), "-m", "experiments", *words])))
+        found["as it was started"] = shlex.join([python, "-m", "experiments", *words])
     commit = str(run.record.get("git_commit") or "").removesuffix("-dirty")
     if commit:
-        found.append(("the same code", f"git checkout {shlex.quote(commit)}"))
+        found["the same code"] = f"git checkout {shlex.quote(commit)}"
     if run.config and not run.history.empty:
-        again = shlex.quote(f"{run.folder.name}-again")
-        repeat = f"{python} -m experiments fit --config {folder}/config.yaml --run {again}"
-        found.append(("the same settings", repeat))
-    return [*found, ("this report", f"make report RUN={folder}")]
-
-
-def provenance(run: Run) -> list[tuple[str, str]]:
-    """Return where a run's numbers come from, as (what, value) pairs."""
-    record = run.record
-    commit = str(record.get("git_commit") or "unknown")
-    if commit.endswith("-dirty"):
-        commit = (
-            f"{commit.removesuffix('-dirty')}, with uncommitted changes, without which it cannot be repeated"
-        )
-    selection = record.get("selection", {})
-    split = next(((run.details(STUDENT, name) or {}).get("split") for name in run.benchmarks()), None)
-    listed = {
-        name: ", ".join(f"{key} {value}" for key, value in record.get(name, {}).items())
-        for name in ("machine", "versions")
-    }
-    pairs = {
-        "folder": relative(run.folder),
-        "commit": commit,
-        "data": f"{record['data']}, {split or 'unknown'} split",
-        "seed": record.get("seed"),
-        "selected by": selection.get("score") and f"{selection.get('monitor')} = {selection['score']}",
-        "finished": record.get("finished"),
-        "took": record.get("seconds") and f"{record['seconds'] / 60:.1f} min, {record.get('steps')} steps",
-        "machine": listed["machine"],
-        "packages": listed["versions"],
-    }
-    return [(key, str(value)) for key, value in pairs.items() if value not in (None, "")]
-
-
-def raw_config(run: Run) -> str:
-    """Return the resolved configuration as YAML; empty where there is none."""
-    return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else ""
+        again = f"--config {folder}/config.yaml --run {shlex.quote(f'{run.folder.name}-again')}"
+        found["the same settings"] = f"{shlex.quote(python)} -m experiments fit {again}"
+    return {**found, "this report": f"make report RUN={folder}"}

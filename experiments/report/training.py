@@ -21,16 +21,13 @@ Floats = NDArray[np.float64]
 
 
 def series(run: Run, name: str) -> tuple[Floats, Floats]:
-    """Return steps [N], rising, and values [N] of a logged number; empty where it was never logged.
-
-    Of a step that was logged twice, as a run killed and resumed does, the later entry counts.
-    """
+    """Return steps [N], rising, and values [N] of a logged number; empty where it was never logged."""
     rows = _logged(run, name)
     return rows["step"].to_numpy(dtype=np.float64), rows[name].to_numpy(dtype=np.float64)
 
 
 def _logged(run: Run, *names: str) -> pd.DataFrame:
-    """Return the rows, one a step in order, in which all of these numbers were logged."""
+    """Return the rows in which all of these numbers were logged, in order; of a step logged twice the later one."""
     columns = ["step", *names]
     if not set(columns) <= set(run.history.columns):
         return pd.DataFrame(columns=columns, dtype=np.float64)
@@ -39,23 +36,13 @@ def _logged(run: Run, *names: str) -> pd.DataFrame:
 
 
 def zero_crossing(steps: Sequence[float] | Floats, weights: Sequence[float] | Floats) -> float | None:
-    """Return the step at which a weight turns from positive to negative, interpolated between entries.
-
-    Args:
-        steps: Optimiser steps, rising, [N].
-        weights: The weight at each, [N].
-
-    Returns:
-        The first such step; None when the weight never turns negative, or was never positive.
-    """
+    """Return the first step at which a weight [N] turns from positive to negative, interpolated; None without one."""
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    positive = np.flatnonzero(y > 0)
-    negative = np.flatnonzero(y < 0)
-    negative = negative[negative > positive[0]] if len(positive) else negative[:0]
-    if not len(negative):
+    signed = np.flatnonzero(y)
+    turns = np.flatnonzero((y[signed[:-1]] > 0) & (y[signed[1:]] < 0))
+    if not len(turns):
         return None
-    after = int(negative[0])
-    before = int(positive[positive < after][-1])
+    before, after = signed[turns[0]], signed[turns[0] + 1]
     share = y[before] / (y[before] - y[after])
     return float(x[before] + share * (x[after] - x[before]))
 
@@ -74,18 +61,17 @@ class Dynamics:
     """Off-diagonal weight and validation scores over a run's training.
 
     Attributes:
+        steps: Steps at which the weight is known, rising, [N]: every one where the schedule is known, else those
+            logged; empty without a schedule.
+        weights: The off-diagonal weight at each, [N].
         crossing: Step at which the weight crosses zero; None when it never does.
         evaluations: Scores on validation patients, in order.
-        weights: The off-diagonal weight, of every step where the schedule is known; empty without a schedule.
-        planned: Weights at both ends of the schedule; None where it is unknown and the weights are those logged.
-        completed: Whether training went through the whole schedule.
     """
 
+    steps: Floats
+    weights: Floats
     crossing: float | None
     evaluations: tuple[Evaluation, ...]
-    weights: Floats
-    planned: tuple[float, float] | None
-    completed: bool
 
     @property
     def repels(self) -> bool:
@@ -104,29 +90,17 @@ class Dynamics:
 
 def dynamics(run: Run) -> Dynamics:
     """Return a run's dynamics from its schedule and its ``metrics.csv``."""
-    steps, weights = applied_weights(run)
+    schedule, total = _schedule(run), run.record.get("scheduled_steps")
+    if schedule is None or not total:
+        steps, weights = series(run, OFF_DIAGONAL_WEIGHT)
+    else:  # up to the end of the last step, so that a whole run ends with the schedule's last weight
+        steps = np.arange(run.record["steps"] + 1, dtype=np.float64)
+        weights = np.array([schedule(step / total) for step in steps], dtype=np.float64)
     points = []
     for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
         phase = (REPEL if np.interp(step, steps, weights) < 0 else ATTRACT) if len(steps) else ""
         points.append(Evaluation(float(step), int(epoch) + 1, float(value), phase))
-    schedule, total = _schedule(run), run.record.get("scheduled_steps")
-    known = schedule is not None and bool(total)
-    planned = (schedule(0.0), schedule(1.0)) if schedule is not None and known else None
-    completed = known and run.record["steps"] >= total
-    return Dynamics(zero_crossing(steps, weights), tuple(points), weights, planned, completed)
-
-
-def applied_weights(run: Run) -> tuple[Floats, Floats]:
-    """Return steps [N], rising, and the off-diagonal weight [N] at each; empty without a schedule.
-
-    Every step where the schedule is known. The logged points, few or none in a short run, are used only for a
-    schedule that is not this project's.
-    """
-    schedule, total = _schedule(run), run.record.get("scheduled_steps")
-    if schedule is None or not total:
-        return series(run, OFF_DIAGONAL_WEIGHT)
-    steps = np.arange(run.record["steps"], dtype=np.float64)
-    return steps, np.array([schedule(step / total) for step in steps], dtype=np.float64)
+    return Dynamics(steps, weights, zero_crossing(steps, weights), tuple(points))
 
 
 def _schedule(run: Run) -> Callable[[float], float] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from experiments.report.read_run import Run
 from experiments.report.reference import (
@@ -33,16 +33,8 @@ from metrics.names import HEADLINE, STUDENT, TEACHER
 WHETHER, WHERE, WHEN = "Did repulsion help?", "Where?", "At what point of training?"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One question and its answer.
-
-    Attributes:
-        question: The question.
-        short: The answer in a few words.
-        sentences: The evidence.
-        tone: ``good``, ``bad`` or empty.
-    """
+class Answer(NamedTuple):
+    """One question, its answer in a few words, the sentences below it, and a tone: ``good``, ``bad`` or empty."""
 
     question: str
     short: str
@@ -58,7 +50,8 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
         text = "In no run of this report does the off-diagonal weight turn negative."
         whether = Answer(WHETHER, "No repulsion here", [text])
     elif reference is None:
-        sentences = [_within(subject), _against_teacher(subject), _how_to_compare(subject)]
+        doubt = "Longer training alone could explain a rise after the weight turned negative."
+        sentences = [doubt, _against_teacher(subject), _how_to_compare(subject)]
         whether = Answer(WHETHER, "One run cannot tell", sentences)
     else:
         whether = _whether(subject, reference, leads)
@@ -100,8 +93,7 @@ def _whether(run: Run, reference: Run, leads: Leads | None) -> Answer:
 def _not_repulsion(found: Dynamics, leads: Leads | None, ahead: bool) -> tuple[str, str]:
     """Return why a difference on test patients is not attributed to repulsion, in a few words and a sentence.
 
-    Returns:
-        Two empty texts where the difference grew once the weight was negative.
+    Both are empty where the difference grew once the weight was negative.
     """
     place, lead = ("Ahead", "lead") if ahead else ("Behind", "lag")
     if leads is None:
@@ -132,25 +124,10 @@ def _confounders(run: Run, reference: Run) -> tuple[str, list[str]]:
     return ("Confounded with other settings" if set(different) - {"seed"} else ""), texts
 
 
-def _within(run: Run) -> str:
-    found = dynamics(run)
-    before, after = found.of_phase(ATTRACT), found.of_phase(REPEL)
-    if not before or not after:
-        return "There are no evaluations on both sides of the zero crossing."
-    last, best = before[-1].composite, max(point.composite for point in after)
-    word = "Longer training alone could explain the rise."
-    if best <= last:
-        word = "Repulsion may have prevented a rise, or training was past its best already."
-    return (
-        f"The validation composite was {last:.3f} at the last evaluation before the weight turned negative and "
-        f"{best:.3f} at its best after. {word}"
-    )
-
-
 def _against_teacher(run: Run) -> str:
-    known = {name: difference(run, TEACHER, run, STUDENT, name) for name in HEADLINE}
+    found = {name: difference(run, TEACHER, run, STUDENT, name) for name in HEADLINE}
     listed = [
-        f"{TITLES[name]} {in_words(value, name)[0]}" for name, value in known.items() if value is not None
+        f"{TITLES[name]} {in_words(value, name)[0]}" for name, value in found.items() if value is not None
     ]
     if not listed:
         return "There is no teacher to compare with."
@@ -166,28 +143,24 @@ def _how_to_compare(run: Run) -> str:
 
 
 def _where(run: Run, reference: Run | None) -> Answer:
-    rival, model = (reference, STUDENT) if reference is not None else (run, TEACHER)
-    against = reference.experiment if reference is not None else "its teacher"
+    rival, model = (run, TEACHER) if reference is None else (reference, STUDENT)
     changes = []
     for benchmark in run.benchmarks():
         mine, theirs = (
             (details or {}).get("per_class", {})
             for details in (run.details(STUDENT, benchmark), rival.details(model, benchmark))
         )
-        changes += [
-            (scores["f1"] - theirs[name]["f1"], name, theirs[name]["f1"], scores["f1"])
-            for name, scores in mine.items()
-            if name in theirs
-        ]
+        pairs = {name: (theirs[name]["f1"], mine[name]["f1"]) for name in mine if name in theirs}
+        changes += [(after - before, name, before, after) for name, (before, after) in pairs.items()]
     if not changes:
         return Answer(WHERE, "No classes to compare", ["No plane benchmark was scored on both."])
     changes.sort(reverse=True)
     up = [change for change in changes if change[0] >= NOTABLE_F1]
     down = [change for change in reversed(changes) if change[0] <= -NOTABLE_F1]
-    sentences = [f"F1 by class, over {against}:"]
+    sentences = [f"F1 by class, over {'its teacher' if reference is None else reference.experiment}:"]
     for word, some in (("Up", up), ("Down", down)):
         listed = ", ".join(f"{name} {before:.2f} to {after:.2f}" for _, name, before, after in some[:3])
-        sentences.append(f"{word}: {listed}." if some else f"{word}: none by {NOTABLE_F1} or more.")
+        sentences.append(f"{word}: {listed or f'none by {NOTABLE_F1} or more'}.")
     sentences.append(
         "A class has few images, and these numbers have no intervals: see the images below, too."
     )
@@ -204,31 +177,20 @@ def _when(run: Run, reference: Run | None, leads: Leads | None) -> Answer:
         sign = "was negative from the start" if found.repels else "never turned negative"
         text = f"The best validation composite, {best.composite:.3f}, came at epoch {best.epoch}; the weight {sign}."
         return Answer(WHEN, f"Best at epoch {best.epoch}", [text])
-    sentences = [_crossing(run, found), _phases(found)]
-    if reference is not None:
-        sentences += [_ahead_from(found, dynamics(reference), reference.experiment)]
-        sentences += [_lead_change(leads, reference.experiment)]
-    selected = f"The selected checkpoint is from epoch {best.epoch}, step {best.step:.0f}, "
-    if best.phase == REPEL:
-        return Answer(WHEN, "Best while repelling", [*sentences, selected + "after the crossing."])
-    note = "before the crossing: the model that was scored on test patients was never repelled."
-    return Answer(WHEN, "Best before repulsion began", [*sentences, selected + note], "bad")
-
-
-def _crossing(run: Run, found: Dynamics) -> str:
-    """Return how the weight fell: between the ends of its schedule where it reached them, and where it was zero."""
-    if found.planned is None:
-        way = f"from {found.weights[0]:.2g} to {found.weights[-1]:.2g} (first and last logged)"
-    elif found.completed:
-        way = "from {:.2g} to {:.2g}".format(*found.planned)
-    else:
-        start, end = found.planned
-        way = f"from {start:.2g} to {found.weights[-1]:.2g} (its schedule goes on to {end:.2g})"
-    epoch = epoch_of(run, found.crossing or 0.0)
+    epoch = epoch_of(run, found.crossing)
     where = "" if epoch is None else f", in epoch {epoch:.1f}"
-    return f"The weight fell {way} and crossed zero at step {found.crossing:.0f}{where}.".replace(
+    fall = f"The weight fell from {found.weights[0]:.2g} to {found.weights[-1]:.2g}".replace(
         " -", f" {MINUS}"
     )
+    sentences = [f"{fall} and crossed zero at step {found.crossing:.0f}{where}.", _phases(found)]
+    if reference is not None:
+        sentences.append(_ahead_from(found, dynamics(reference), reference.experiment))
+        sentences.append(_lead_change(leads, reference.experiment))
+    selected = f"The selected checkpoint is from epoch {best.epoch}, step {best.step:.0f}, "
+    if best.phase == REPEL:
+        return Answer(WHEN, "Best while repelling", [*sentences, f"{selected}after the crossing."])
+    note = "before the crossing: the model that was scored on test patients was never repelled."
+    return Answer(WHEN, "Best before repulsion began", [*sentences, selected + note], "bad")
 
 
 def _phases(found: Dynamics) -> str:
@@ -236,7 +198,7 @@ def _phases(found: Dynamics) -> str:
     for phase, word in ((ATTRACT, "attracting"), (REPEL, "repelling")):
         scores = [point.composite for point in found.of_phase(phase)]
         if scores:
-            plural = "s" if len(scores) > 1 else ""
+            plural = "s" * (len(scores) > 1)
             parts.append(f"{max(scores):.3f} while {word} ({len(scores)} evaluation{plural})")
     return f"Best validation composite: {'; '.join(parts)}."
 
@@ -247,12 +209,12 @@ def _ahead_from(found: Dynamics, other: Dynamics, name: str) -> str:
     shared = [point for point in found.evaluations if point.epoch in rival]
     if not shared:
         return f"{name} has no validation scores at the same epochs."
-    behind = [point.epoch for point in shared if point.composite <= rival[point.epoch]]
-    ahead = [point for point in shared if not behind or point.epoch > behind[-1]]
-    if not ahead:
+    behind = max((point.epoch for point in shared if point.composite <= rival[point.epoch]), default=0)
+    ahead = next((point for point in shared if point.epoch > behind), None)
+    if ahead is None:
         return f"At the last epoch it was not ahead of {name} on validation patients."
-    phase = {REPEL: ", while repelling", ATTRACT: ", while still attracting"}.get(ahead[0].phase, "")
-    return f"It stayed ahead of {name} on validation patients from epoch {ahead[0].epoch} on{phase}."
+    phase = {REPEL: ", while repelling", ATTRACT: ", while still attracting"}.get(ahead.phase, "")
+    return f"It stayed ahead of {name} on validation patients from epoch {ahead.epoch} on{phase}."
 
 
 def _lead_change(leads: Leads | None, name: str) -> str:
@@ -260,7 +222,7 @@ def _lead_change(leads: Leads | None, name: str) -> str:
     if leads is None:
         return "There are no evaluations on both sides of the crossing, so the gain cannot be dated."
     before, after = (f"{lead:+.3f}".replace("-", MINUS) for lead in (leads.before, leads.after))
-    word = "wider" if leads.change > 0 else "narrower"
-    if not leads.change:
-        word = "the same: repulsion changed little"
+    word = (
+        "wider" if leads.change > 0 else "narrower" if leads.change else "the same: repulsion changed little"
+    )
     return f"Its lead over {name} was {before} at the last evaluation before the crossing, {after} at the last: {word}."

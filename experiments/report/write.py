@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datamodules import FetalDataModule
 from experiments.report.evidence import FILE as EVIDENCE_FILE
@@ -15,43 +14,25 @@ from experiments.report.page import Subject, render
 from experiments.report.read_run import read_run
 from experiments.report.reference import newest_static
 from experiments.report.settings import relative
+from lightning_modules import DistillationModule
 from models.files import write_text
-
-if TYPE_CHECKING:
-    from lightning_modules import DistillationModule
 
 FILE = "report.html"
 COMPARISONS = Path("outputs/reports")
 
 
 def report_finished_run(folder: Path, module: DistillationModule, data: FetalDataModule) -> Path:
-    """Write the report of a run that has just been scored, with the models and data at hand.
-
-    Like every report of a single run it compares with the newest ``static-kd`` run that fits, where there is one.
-
-    Args:
-        folder: The run's folder, ``results.json`` and the rest written.
-        module: Holds the scored student and the teacher.
-        data: The data module.
-
-    Returns:
-        ``report.html`` in the folder.
-    """
+    """Write ``report.html`` of a run that has just been scored, with the models and data at hand."""
     run = read_run(folder)
     found = attempt(run, partial(collect, run, module.student, module.teacher, data))
     return _write([Subject(run, run.experiment, *found)], run.folder / FILE)
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Write one HTML file about one or more runs.
+    """Write one HTML file about the runs in these folders, and return its path as the user would type it.
 
-    Args:
-        folders: Run folders.
-        out: The file; None for ``report.html`` in the folder of a single run, and for a file named by the
-            time under ``outputs/reports/`` for several.
-
-    Returns:
-        The file.
+    `out` is the file; None for ``report.html`` in the folder of a single run, and for a file named by the time under
+    ``outputs/reports/`` for several.
 
     Raises:
         FileNotFoundError: A folder is absent or its run has not finished.
@@ -60,10 +41,6 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
     if out is not None and Path(out).is_dir():
         raise ValueError(f"OUT={out}: a folder; name the file, such as OUT={Path(out) / FILE}")
     runs = list({run.folder: run for run in map(read_run, folders)}.values())
-    if not runs:
-        raise ValueError(
-            'RUN is empty; name run folders: make report RUN="outputs/srkd/RUN outputs/no-kd/RUN"'
-        )
     experiments = [run.experiment for run in runs]
     subjects = []
     for run in runs:
@@ -87,4 +64,4 @@ def _write(subjects: list[Subject], path: Path) -> Path:
         lacking = f"{EVIDENCE_FILE} is absent or damaged; make report RUN={folder} writes it"
         subjects = [*subjects, Subject(found, title, evidence, "" if evidence is not None else lacking)]
     write_text(path, render(subjects))
-    return path
+    return Path(relative(path.absolute()))

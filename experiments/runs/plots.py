@@ -22,13 +22,7 @@ IMAGES = 12
 
 
 def samples_figure(data: FetalDataModule, samples: Sequence[Mapping[str, Any]], benchmark: str) -> Figure:
-    """Draw images with the student's prediction: half of them right, half wrong where there are any.
-
-    Args:
-        data: The data module that knows the images.
-        samples: Rows with ``name``, ``target``, ``prediction`` and ``correct``.
-        benchmark: Whose records to look in.
-    """
+    """Draw images of a benchmark with the student's predictions: half right, half wrong where there are any."""
     wrong = [row for row in samples if not row["correct"]][: IMAGES // 2]
     right = [row for row in samples if row["correct"]]
     right = right[:: max(1, len(right) // (IMAGES - len(wrong)))][: IMAGES - len(wrong)]
@@ -49,9 +43,9 @@ def write_all(folder: Path, data: FetalDataModule | None) -> None:
         "validation": training_figure(run, SCORES),
     }
     for benchmark in run.benchmarks():
-        details = run.details(STUDENT, benchmark) or {}
-        if data is not None and details.get("samples"):
-            drawn[f"samples-{benchmark}"] = samples_figure(data, details["samples"], benchmark)
+        samples = (run.details(STUDENT, benchmark) or {}).get("samples")
+        if data is not None and samples:
+            drawn[f"samples-{benchmark}"] = samples_figure(data, samples, benchmark)
     for name, figure in drawn.items():
         if figure is not None:
             with atomic(folder / "plots" / f"{name}.png") as partial:

@@ -52,13 +52,10 @@ def _portable(argument: str) -> str:
 def group_of(row: Row) -> tuple[Any, ...]:
     """Return what the rows of one table share: arguments, weights, prompts and data, files by their digests."""
     digests = row["digests"]
-    options = [argument.partition("=")[0] for argument in row["arguments"]]
-    arguments = (
-        f"{option}={digests[option]}" if option in digests else argument
-        for option, argument in zip(options, row["arguments"], strict=True)
-    )
-    data = ((name, digest) for name, digest in digests.items() if name not in options)
-    return tuple(arguments), tuple(sorted(row["protocol"].items())), tuple(sorted(data))
+    named = [(argument.partition("=")[0], argument) for argument in row["arguments"]]
+    arguments = tuple(f"{name}={digests[name]}" if name in digests else text for name, text in named)
+    data = {name: digest for name, digest in digests.items() if name not in dict(named)}
+    return arguments, tuple(sorted(row["protocol"].items())), tuple(sorted(data.items()))
 
 
 def identity(row: Row) -> tuple[Any, ...]:
@@ -67,19 +64,12 @@ def identity(row: Row) -> tuple[Any, ...]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a file of rows; a missing file has none.
-
-    Raises:
-        ValueError: A line is not JSON.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number}: not JSON: {error}") from None
-    return rows
+    """Read a file of rows; a missing file has none."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return [json.loads(line) for line in text.splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: a line is not JSON: {error}") from None
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
@@ -88,15 +78,10 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 
 
 def refresh(preset: str, outputs: Path, committed: Path = RESULTS, target: Path | None = None) -> list[Row]:
-    """Merge the committed rows of a data preset with those of finished runs, write and return them.
+    """Merge the committed rows of a data preset with those of finished runs in `outputs`, write and return them.
 
-    A repeated run replaces its row; rows of runs that are no longer in `outputs` are kept.
-
-    Args:
-        preset: Name of the data preset.
-        outputs: Folder of all runs.
-        committed: Folder of the committed rows.
-        target: Folder to write to; None overwrites the committed file.
+    A repeated run replaces its row; rows of runs that are no longer in `outputs` are kept. `target` is the folder to
+    write to; None overwrites the committed file.
     """
     rows = {identity(row): row for row in read_rows(committed / f"{preset}.jsonl")}
     for request in sorted(outputs.glob(f"*/{PREFIX}{preset}-s*/{REQUEST}")):

@@ -30,13 +30,9 @@ FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a suite.
+    """One training of a suite: experiment, data preset, seed and further arguments of ``sonodistill train``.
 
-    Attributes:
-        experiment: Name of the experiment.
-        preset: Name of the data preset.
-        seed: Seed of weights, order and augmentation; all seeds share one split of the patients.
-        arguments: Further arguments of ``sonodistill train``.
+    The seed is that of weights, order and augmentation; all seeds share one split of the patients.
     """
 
     experiment: str
@@ -61,9 +57,7 @@ class Run:
     def claim(self, digests: Mapping[str, str], trained_on: Mapping[str, str]) -> None:
         """Record the request of the run in its folder, or compare it with the recorded one.
 
-        Args:
-            digests: Digests of the weights, prompts and data that the arguments name.
-            trained_on: Result of `shard_corpora`.
+        `digests` are those of the weights, prompts and data that the arguments name.
 
         Raises:
             ValueError: The folder holds a run with other arguments, weights, prompts or data.
@@ -75,8 +69,8 @@ class Run:
             return
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if before["arguments"] != arguments:
-            given = " ".join(before["arguments"]) or "none"
-            raise ValueError(f"{self.folder} holds a run with other arguments ({given}); move it away")
+            others = " ".join(before["arguments"]) or "none"
+            raise ValueError(f"{self.folder} holds a run with other arguments ({others}); move it away")
         changed = [
             f"{name} (digest {old}, now {digests.get(name)})"
             for name, old in before["digests"].items()
@@ -115,12 +109,11 @@ def has_results(folder: Path) -> bool:
 
 def execute_all(runs: Sequence[Run]) -> dict[Run, str]:
     """Execute every unfinished run and return the state of all; a failed run does not stop the others."""
-    states: dict[Run, str] = {}
+    states = dict.fromkeys(runs, FINISHED)
     for number, run in enumerate(runs, start=1):
         label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, seed {run.seed}"
         if has_results(run.folder):
             print(f"{label}: finished before, skipped", flush=True)
-            states[run] = FINISHED
             continue
         print(f"{label}: {run.folder}", flush=True)
         states[run] = run.execute()
@@ -130,28 +123,19 @@ def execute_all(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Parse ``1,2,3``.
+    """Parse distinct non-negative numbers, such as ``1,2,3``.
 
     Raises:
-        ValueError: It is not a list of distinct non-negative numbers.
+        ValueError: They are none.
     """
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"SEEDS={text}: expected numbers with commas, such as 1,2,3") from None
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"SEEDS={text}: seeds must differ and not be negative")
-    return seeds
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
+        raise ValueError(f"SEEDS={text}: expected different numbers with commas, such as 1,2,3")
+    return [int(part) for part in parts]
 
 
 def reproduce(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str]) -> int:
-    """Run a suite and print the state of every run.
-
-    Args:
-        suite: Name in `SUITES`.
-        preset: Name of the data preset.
-        seeds: One run per experiment and seed.
-        arguments: Further arguments of every run.
+    """Run every experiment of a suite (of `SUITES`) with every seed, and print the state of all runs.
 
     Returns:
         0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
@@ -185,10 +169,9 @@ def reproduce(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
         return exit_status(stop)
     for run, state in states.items():
         print(f"{state:<12}{run.folder}")
-    unfinished = sum(state != FINISHED for state in states.values())
-    if unfinished:
+    if unfinished := sum(state != FINISHED for state in states.values()):
         counted = f"{unfinished} of {len(states)} runs are not finished"
         print(f"{counted}; the same command tries them again", file=sys.stderr)
-    else:
-        print(f"all {len(states)} runs are finished; table: make table DATA={preset}")
-    return int(unfinished > 0)
+        return 1
+    print(f"all {len(states)} runs are finished; table: make table DATA={preset}")
+    return 0

@@ -13,34 +13,29 @@ from experiments.config import TEACHER as TEACHER_OPTION
 from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, TITLES, VALIDITY
 from experiments.suites.result_rows import Row, group_of
 from figures.style import save_png
-from figures.suite import SuiteLine, suite_figure
-from metrics.benchmarks import composite_score
+from figures.suite import suite_figure
+from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES, composite_score
 from metrics.biometry import constant_age_title
-from metrics.names import CONSTANT, HC18, HEADLINE, PLANES, RANDOM, STUDENT, SUBPLANES, TEACHER, final_name
+from metrics.names import CONSTANT, HC18, HEADLINE, RANDOM, STUDENT, TEACHER, final_name
 from models.files import atomic, write_text
 
-# Column of the table -> title and digits.
+# Column of the table -> title and digits; gestational age first, as in the paper.
 COLUMNS = {
-    VALIDITY: ("HC18 validity, %", 1),
-    PLANES: ("5-plane F1", 3),
-    SUBPLANES: ("sub-plane F1", 3),
-    F1: ("8-class F1", 3),
-}
+    benchmark.name: (benchmark.title, 1 if benchmark.scale == 100 else 3)
+    for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
+} | {F1: ("8-class F1", 3)}
 PAPER_COLUMNS = (VALIDITY, F1)
-# Benchmark -> public corpus of its images, and preset -> corpora it trains on; for shards the manifest tells.
-SCORED_CORPORA = {PLANES: "planes", SUBPLANES: "planes", HC18: "hc18"}
+# Preset -> public corpora that it trains on; for shards the manifest tells.
 OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
 
 
 def columns_of(row: Row, model: str) -> dict[str, float]:
     """Return the scores of "student", "teacher", "random" or "constant" in one run, by column of the table."""
-    metrics = row["metrics"]
-    named = {name: metrics.get(final_name(model, name, key)) for name, key in HEADLINE.items()}
-    found = {name: float(value) for name, value in named.items() if value is not None}
-    columns = {name: value for name, value in found.items() if name != HC18}
-    if len(columns) == 2:
-        columns[F1] = composite_score(columns)  # macro F1 over five and three classes
-    return columns | ({VALIDITY: found[HC18]} if HC18 in found else {})
+    values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in HEADLINE.items()}
+    found = {name: float(value) for name, value in values.items() if value is not None}
+    if {PLANES, SUBPLANES} <= found.keys():  # macro F1 over five and three classes
+        found[F1] = composite_score({name: found[name] for name in (PLANES, SUBPLANES)})
+    return found
 
 
 def scores(rows: Sequence[Row]) -> pd.DataFrame:
@@ -67,11 +62,9 @@ def scores(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def summarise(rows: Sequence[Row]) -> pd.DataFrame:
-    """Return mean, sample deviation, number of runs and the paper's value for every line and column.
+    """Return mean, sample deviation, number of runs and the paper's value, indexed by (line, column).
 
-    Returns:
-        Indexed by (line, column). The deviation is NaN for one run and where all runs share one value, as those of
-        one teacher do.
+    The deviation is NaN for one run and where all runs share one value, as those of one teacher do.
     """
     grouped = scores(rows).groupby(["line", "column"], observed=True)["value"]
     summary = grouped.agg(
@@ -90,30 +83,30 @@ def line_titles(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def cells(rows: Sequence[Row]) -> pd.DataFrame:
-    """Return the table as text, ``88.6 ± 0.4``; a dash where there is no value."""
+    """Return the table as texts: a row per line, ours in front of the paper's columns."""
     summary = summarise(rows)
-    lines = summary.index.unique("line").sort_values()
-    shown = [column for column in COLUMNS if column in summary.index.unique("column")]
+    lines = summary.index.unique("line")
     runs = scores(rows).groupby("line", observed=True)["run"].nunique()
-    titles = line_titles(rows)
-    table = pd.DataFrame(
-        {"experiment": [titles[line] for line in lines], "runs": [str(runs[line]) for line in lines]}
-    )
-    for column in shown:
+    ours, paper = {}, {}
+    for column in (column for column in COLUMNS if column in summary.index.unique("column")):
         title, digits = COLUMNS[column]
-        table[title] = [_cell(summary, line, column, digits) for line in lines]
-    for column in (column for column in PAPER_COLUMNS if column in shown):
-        title, digits = COLUMNS[column]
-        theirs = (PAPER.get(line, {}).get(column) for line in lines)
-        table[f"paper: {title}"] = ["-" if value is None else f"{value:.{digits}f}" for value in theirs]
-    return table
+        part = summary.xs(column, level="column").reindex(lines)
+        ours[title] = [
+            _number(mean, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
+            for mean, deviation in zip(part["mean"], part["deviation"], strict=True)
+        ]
+        if column in PAPER_COLUMNS:
+            theirs = [PAPER.get(line, {}).get(column) for line in lines]
+            paper[f"paper: {title}"] = [_number(value, digits) for value in theirs]
+    names = {
+        "experiment": [line_titles(rows)[line] for line in lines],
+        "runs": runs[lines].astype(str).tolist(),
+    }
+    return pd.DataFrame(names | ours | paper)
 
 
-def _cell(summary: pd.DataFrame, line: str, column: str, digits: int) -> str:
-    if (line, column) not in summary.index:
-        return "-"
-    mean, deviation = summary.loc[(line, column), ["mean", "deviation"]]
-    return f"{mean:.{digits}f}" + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
+def _number(value: float | None, digits: int) -> str:
+    return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -137,9 +130,10 @@ def scored_training_corpora(row: Row) -> list[str]:
     """Return the corpora whose training patients are among the images that a run was scored on."""
     trained_on = row["trained_on"] or dict.fromkeys(OWN_CORPORA.get(row["data"], ()), "train")
     return [
-        corpus
-        for benchmark, corpus in SCORED_CORPORA.items()
-        if corpus in trained_on and "all" in (row["split"].get(benchmark), trained_on[corpus])
+        benchmark.corpus
+        for name, benchmark in BENCHMARKS.items()
+        if "all" in (row["split"].get(name), trained_on.get(benchmark.corpus))
+        and benchmark.corpus in trained_on
     ]
 
 
@@ -151,8 +145,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
     splits = sorted({split for row in rows for split in row["split"].values()})
     prompts = sorted({digest for row in rows for digest in row["protocol"].values()})
     digests = rows[0]["digests"]  # shared by the rows of a group
-    given = {name: digests[name] for name in (TEACHER_OPTION, STUDENT_OPTION) if name in digests}
-    weights = ", ".join(f"{name[2:]} {digest}" for name, digest in given.items())
+    weights = ", ".join(
+        f"{name[2:]} {digests[name]}" for name in (TEACHER_OPTION, STUDENT_OPTION) if name in digests
+    )
     data = ", ".join(f"{name} {digest}" for name, digest in digests.items() if not name.startswith("--"))
     seen = " and ".join(sorted({corpus for row in rows for corpus in scored_training_corpora(row)}))
     found = [
@@ -170,21 +165,19 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return [note for note in found if note]
 
 
-def _figure_lines(rows: Sequence[Row]) -> list[SuiteLine]:
-    """Return the lines of the figure: every run's scores beside the paper's, by title of the column."""
-    titles = line_titles(rows)
-    found: dict[str, SuiteLine] = {}
-    for (line, column), values in scores(rows).groupby(["line", "column"], observed=True)["value"]:
-        shown = found.setdefault(
-            line,
-            SuiteLine(
-                titles[line], {}, {}, line in (TEACHER, RANDOM, CONSTANT), is_yardstick=line == TEACHER
-            ),
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw every run's scores beside the paper's, in the columns that the paper has."""
+    titles, names = line_titles(rows), {column: title for column, (title, _) in COLUMNS.items()}
+    long = scores(rows).sort_values(["line", "column"], kind="stable")
+    long = long[long["column"].isin(PAPER_COLUMNS)].astype({"line": str, "column": str})
+    named = long.replace({"line": titles, "column": names})
+    paper = {(titles[line], names[key]): value for line, own in PAPER.items() for key, value in own.items()}
+    plotted = f"DATA={rows[0]['data']}" + (", own arguments" if rows[0]["arguments"] else "")
+    with atomic(path) as partial:
+        save_png(
+            suite_figure(named, paper, [titles[line] for line in (TEACHER, RANDOM, CONSTANT)], plotted),
+            partial,
         )
-        shown.scores[COLUMNS[column][0]] = values.tolist()
-        if column in PAPER.get(line, {}):
-            shown.paper[COLUMNS[column][0]] = PAPER[line][column]
-    return [found[line] for line in sorted(found, key=[*TITLES, CONSTANT].index)]
 
 
 def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> list[str]:
@@ -200,7 +193,7 @@ def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> lis
     for number, group in enumerate(groups):
         own = [row for row in rows if group_of(row) == group]
         data, arguments = own[0]["data"], " ".join(own[0]["arguments"])
-        path = folder / (data + (f"-{number}" if number else ""))
+        path = str(folder / (data + (f"-{number}" if number else "")))
         title = f"DATA={data}" + (f", {arguments}" if arguments else "")
         table = cells(own)
         remarks = "\n".join(f"- {note}" for note in [*notes(own), *costs])
@@ -208,13 +201,5 @@ def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> lis
         write_text(Path(f"{path}.md"), texts[-1])
         write_text(Path(f"{path}.csv"), to_csv(own))
         write_text(Path(f"{path}.tex"), to_latex(table))
-        lines = _figure_lines(own)
-        columns = [
-            COLUMNS[name][0]
-            for name in PAPER_COLUMNS
-            if any(COLUMNS[name][0] in line.scores for line in lines)
-        ]
-        plotted = f"DATA={data}" + (", own arguments" if arguments else "")
-        with atomic(Path(f"{path}.png")) as partial:
-            save_png(suite_figure(lines, columns, plotted), partial)
+        _plot(own, Path(f"{path}.png"))
     return texts

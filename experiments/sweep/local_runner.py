@@ -12,13 +12,13 @@ from pathlib import Path
 from types import FrameType
 
 import optuna
+from filelock import FileLock
 from optuna.trial import TrialState
 
 from experiments.process import without_secrets
-from experiments.sweep.local_settings import ONLY_ON_WANDB
-from experiments.sweep.local_study import REASON, LocalStudy, only_runner
-from experiments.sweep.sweep_file import SweepFile
-from experiments.sweep.trial_command import as_typed, trial_command, with_arguments
+from experiments.sweep.local_settings import without_effect
+from experiments.sweep.local_study import REASON, LocalStudy
+from experiments.sweep.sweep_file import SweepFile, as_typed, trial_command
 from experiments.sweep.trial_process import TrialProcess, logged, stop_all
 
 POLL_S = 1.0
@@ -27,17 +27,11 @@ DONE, FAILED, STOPPED = 0, 1, 130  # exit statuses
 
 
 class LocalRunner:
-    """Keep up to `jobs` trials running until the sweep has `limit` of them.
+    """Keep up to `jobs` trials of a study running; `command` is that of a trial without its parameters."""
 
-    Args:
-        local: The sweep's study.
-        arguments: Extra arguments of every trial.
-        jobs: Number of parallel trials.
-    """
-
-    def __init__(self, local: LocalStudy, arguments: Sequence[str], jobs: int) -> None:
+    def __init__(self, local: LocalStudy, command: Sequence[str], jobs: int) -> None:
         self.local = local
-        self.command = with_arguments(local.sweep.command, arguments)
+        self.command = command
         self.jobs = jobs
         self.stopping = False
         self._failures = 0
@@ -49,7 +43,7 @@ class LocalRunner:
         return self._failures >= HOPELESS and not self.local.trained()
 
     def run(self, limit: int) -> None:
-        """Run trials; when asked to stop, end the running ones and queue their settings again."""
+        """Run trials until there are `limit`; when asked to stop, end those running and queue their settings again."""
         local = self.local
         try:
             while not self.stopping:
@@ -68,31 +62,38 @@ class LocalRunner:
                 local.give_back(number)
                 print(f"trial {number} interrupted; its settings run again when the sweep is resumed")
 
-    def kill(self) -> None:
-        """Kill the running trials."""
-        for _, process in self._active.values():
-            process.kill()
+    def stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Handle a signal: the first ends the running trials, the second kills them."""
+        if self.stopping:
+            for _, process in self._active.values():
+                process.kill()
+            return
+        self.stopping = True
+        print("\nstopping: ending the running trials (Ctrl-C again: at once) ...", flush=True)
 
     def _start(self, limit: int) -> None:
         local = self.local
         trial = local.study.ask(local.space)
         run = local.run_name(trial.number)
-        command = trial_command(self.command, trial.params, local.settings.program)
-        trial.set_user_attr("command", shlex.join(without_secrets(command)))
+        command = trial_command(self.command, trial.params)
+        shown = without_secrets(command)
+        trial.set_user_attr("command", shlex.join(shown))
         trial.set_user_attr("run", run)
+        log = local.folder / "logs" / f"{run}.log"
         try:
-            process = TrialProcess(command, run, local.group, local.folder / "logs" / f"{run}.log", self.jobs)
+            process = TrialProcess(command, run, local.study.study_name, log, self.jobs)
         except OSError as error:  # as a rule the program does not exist
-            reason = f"command: {error.filename or command[0]}: {error.strerror}"
-            self._failures += 1
-            trial.set_user_attr(REASON, reason)
-            local.study.tell(trial, state=TrialState.FAIL)
-            print(f"trial {trial.number}: FAILED, {reason}", flush=True)
+            self._fail(trial, f"command: {error.filename or command[0]}: {error.strerror}")
             return
         trial.set_user_attr("pid", process.pid)
         self._active[trial.number] = trial, process
-        typed = as_typed(without_secrets(command))
-        print(f"[{local.counted()}/{limit}] trial {trial.number}: {typed}", flush=True)
+        print(f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(shown)}", flush=True)
+
+    def _fail(self, trial: optuna.Trial, reason: str, where: str = "") -> None:
+        self._failures += 1
+        trial.set_user_attr(REASON, reason)
+        self.local.study.tell(trial, state=TrialState.FAIL)
+        print(f"trial {trial.number}: FAILED, {reason}{where}", flush=True)
 
     def _poll(self, number: int) -> None:
         """Report a trial's evaluations, stop it when it falls behind, and record its end."""
@@ -107,26 +108,21 @@ class LocalRunner:
             prune = prune or (status is None and trial.should_prune())
         if status is None and not prune:
             return
-        state, reason = TrialState.FAIL, ""
-        final: float | None = None
+        del self._active[number]
         if prune:
             stop_all([process])
-            state, note = TrialState.PRUNED, f"stopped early after {len(history)} evaluations"
-        elif status != 0:
-            reason = f"exit status {status}: {process.last_line()}"
-        elif not history or not math.isfinite(history[-1]):
-            reason = f"{metric} was never logged; logged: {', '.join(names) or 'nothing'}"
-        else:
-            final = history[-1]
-            state, note = TrialState.COMPLETE, f"{metric} {final:.4g}"
-        if reason:
-            self._failures += 1
-            trial.set_user_attr(REASON, reason)
-            note = f"FAILED, {reason} (output: {process.log})"
-        del self._active[number]
         trial.set_user_attr("seconds", round(process.seconds, 1))
-        study.tell(trial, final, state=state)
-        print(f"trial {number}: {note} ({process.seconds:.0f} s)", flush=True)
+        took = f" ({process.seconds:.0f} s)"
+        if prune:
+            study.tell(trial, state=TrialState.PRUNED)
+            print(f"trial {number}: stopped early after {len(history)} evaluations{took}", flush=True)
+        elif status == 0 and history and math.isfinite(history[-1]):
+            study.tell(trial, history[-1])
+            print(f"trial {number}: {metric} {history[-1]:.4g}{took}", flush=True)
+        else:
+            missing = f"{metric} was never logged; logged: {', '.join(names) or 'nothing'}"
+            reason = f"exit status {status}: {process.last_line()}" if status else missing
+            self._fail(trial, reason, f" (output: {process.log}){took}")
 
 
 def run_locally(
@@ -147,25 +143,24 @@ def run_locally(
         Exit status: 0 when the sweep has all its trials, 1 when every one failed, 130 when it was interrupted.
 
     Raises:
-        ValueError: The sweep file cannot be used here, or the folder is in use or holds another sweep.
+        ValueError: The sweep file cannot be used here, or the folder holds another sweep.
+        TimeoutError: Another runner works on this sweep.
     """
-    with only_runner(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock", timeout=0):  # the system releases it when the runner dies
         local = LocalStudy.open(sweep, folder, arguments, seed)
-        runner = LocalRunner(local, arguments, jobs)
+        runner = LocalRunner(local, sweep.command(arguments), jobs)
         limit = local.limit(count)
         method, names = local.settings.method, ", ".join(local.space)
         print(f"sweep {folder.name}: {method} over {names}; {local.counted()} of {limit} trials done")
-        metric = local.settings.metric
-        unused = [key for key in sweep.config if key in ONLY_ON_WANDB - {"description", "project", "entity"}]
-        unused += [f"metric.{key}" for key in metric.model_fields_set if key.startswith("impute")]
-        for key in unused:
+        for key in without_effect(sweep):
             print(f"note: {key} acts on W&B only")
-        with _stopping_cleanly(runner):
+        with _signals_to(runner):
             runner.run(limit)
         if runner.stopping:
             return STOPPED
         if local.reached_target():
-            print(f"metric.target {metric.target:g} is reached: no further trials")
+            print(f"metric.target {local.settings.metric.target:g} is reached: no further trials")
         if runner.hopeless:
             print(
                 f"stopped: the first {HOPELESS} trials failed; fix the errors above and start again "
@@ -175,18 +170,10 @@ def run_locally(
 
 
 @contextmanager
-def _stopping_cleanly(runner: LocalRunner) -> Iterator[None]:
-    """End the sweep on Ctrl-C or SIGTERM after its trials were interrupted; a second signal kills them."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if runner.stopping:
-            runner.kill()
-            return
-        runner.stopping = True
-        print("\nstopping: ending the running trials (Ctrl-C again: at once) ...", flush=True)
-
+def _signals_to(runner: LocalRunner) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the sweep after its trials were interrupted."""
     # Set even if Ctrl-C was ignored, as in background jobs: children inherit an ignored signal, but no handler.
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, runner.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,7 +1,4 @@
-"""Settings of a sweep on this machine: validation, and Optuna's search space.
-
-W&B validates what W&B runs; the rules here are those of a local sweep.
-"""
+"""Settings of a sweep on this machine, and Optuna's search space; W&B validates what W&B runs."""
 
 from __future__ import annotations
 
@@ -15,78 +12,86 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from pydantic import BaseModel, ValidationError
 
 from experiments.sweep.sweep_file import SweepFile
 
-LOCAL_DISTRIBUTIONS = ("constant", "categorical", "uniform", "int_uniform", "q_uniform", "log_uniform_values")
-ONLY_ON_WANDB = {
-    "apiVersion", "kind", "controller", "description", "job", "image_uri", "entity", "project", "scheduler",
-}  # fmt: skip
+NEVER_SAID = {"command", "program", "name", "description", "project", "entity"}  # have no effect on a search
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Metric(_Strict):
-    """Metric that a sweep optimises; `impute` and `impute_while_running` act on W&B only."""
+class Metric(BaseModel):
+    """Metric that a sweep optimises."""
 
     name: str
     goal: Literal["minimize", "maximize"] = "minimize"
     target: float | None = None
-    impute: Any = None
-    impute_while_running: Any = None
 
 
-class EarlyTerminate(_Strict):
+class EarlyTerminate(BaseModel):
     """W&B's early stopping: at ``min_iter``, ``min_iter * eta``, ... logged evaluations the best 1/eta go on.
 
-    ``max_iter`` and ``s`` give the first of them as ``max_iter / eta^s``. `strict` acts on W&B only.
+    ``max_iter`` and ``s`` give the first of them as ``max_iter / eta^s``.
     """
 
     type: Literal["hyperband"]
-    min_iter: PositiveInt | None = None
-    max_iter: PositiveInt | None = None
-    s: PositiveInt | None = None
-    eta: int = Field(3, ge=2)
-    strict: bool = False
-
-    @model_validator(mode="after")
-    def _has_bands(self) -> EarlyTerminate:
-        if self.min_iter is None and (self.max_iter is None or self.s is None):
-            raise ValueError("needs min_iter, or max_iter and s")
-        return self
+    min_iter: int = 1
+    max_iter: int | None = None
+    s: int | None = None
+    eta: int = 3
 
     @property
     def first(self) -> int:
         """Number of evaluations after which trials are first compared."""
         if self.max_iter is not None and self.s is not None:
             return max(1, int(self.max_iter / self.eta**self.s))
-        return int(self.min_iter or 1)
+        return self.min_iter
 
 
-class LocalSettings(_Strict):
-    """Settings of a sweep on this machine."""
+class Parameter(BaseModel, extra="forbid"):
+    """Values of a parameter: one, a list, or a range, in steps of `q` for ``q_uniform``."""
+
+    distribution: (
+        Literal["constant", "categorical", "uniform", "int_uniform", "q_uniform", "log_uniform_values"] | None
+    ) = None
+    value: Any = None
+    values: list[Any] | None = None
+    min: int | float | None = None
+    max: int | float | None = None
+    q: int | float = 1
+
+    def optuna(self) -> BaseDistribution:
+        """Return Optuna's distribution; its own errors tell what is out of range."""
+        if self.values is not None or "value" in self.model_fields_set:
+            return CategoricalDistribution([self.value] if self.values is None else self.values)
+        if self.min is None or self.max is None:
+            raise ValueError("needs value, values, or min and max")
+        stepped = self.distribution == "q_uniform"
+        whole = all(isinstance(bound, int) for bound in (self.min, self.max, self.q))
+        if self.distribution == "int_uniform" or (whole and (stepped or self.distribution is None)):
+            return IntDistribution(int(self.min), int(self.max), step=int(self.q) if stepped else 1)
+        log, step = self.distribution == "log_uniform_values", float(self.q) if stepped else None
+        return FloatDistribution(float(self.min), float(self.max), log=log, step=step)
+
+
+class LocalSettings(BaseModel):
+    """Settings of a sweep on this machine; other keys act on W&B only."""
 
     method: Literal["grid", "random", "bayes"]
     metric: Metric
-    parameters: dict[str, dict[str, Any]] = Field(min_length=1)
-    run_cap: PositiveInt | None = None
+    parameters: dict[str, Parameter]
+    run_cap: int | None = None
     early_terminate: EarlyTerminate | None = None
-    program: str = ""
-    command: list[Any] = []
-    name: str | None = None
 
     @property
     def maximize(self) -> bool:
         """Whether a greater metric is better."""
         return self.metric.goal == "maximize"
 
-    def reached(self, value: float) -> bool:
-        """Return whether a value of the metric is as good as ``metric.target``; False without a target."""
-        target = self.metric.target
-        return target is not None and (value >= target if self.maximize else value <= target)
+    def pruner(self) -> BasePruner:
+        """Return Optuna's asynchronous successive halving: one bracket of Hyperband, as on W&B."""
+        stop = self.early_terminate
+        return NopPruner() if stop is None else SuccessiveHalvingPruner(stop.first, stop.eta)
 
 
 def local_settings(sweep: SweepFile) -> tuple[LocalSettings, dict[str, BaseDistribution]]:
@@ -95,17 +100,15 @@ def local_settings(sweep: SweepFile) -> tuple[LocalSettings, dict[str, BaseDistr
     Raises:
         ValueError: A setting is missing, unknown or out of range; the message names the file and the key.
     """
-    config = {key: value for key, value in sweep.config.items() if key not in ONLY_ON_WANDB}
     try:
-        settings = LocalSettings.model_validate(config)
+        settings = LocalSettings.model_validate(sweep.config)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "sweep"
-        raise ValueError(f"{sweep.path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise ValueError(f"{sweep.path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     space = {}
     for name, parameter in settings.parameters.items():
         try:
-            space[name] = _distribution(parameter)
+            space[name] = parameter.optuna()
             if settings.method == "grid":
                 _choices(space[name])
         except (ValueError, TypeError, OverflowError) as error:
@@ -113,32 +116,10 @@ def local_settings(sweep: SweepFile) -> tuple[LocalSettings, dict[str, BaseDistr
     return settings, space
 
 
-def _distribution(parameter: Mapping[str, Any]) -> BaseDistribution:
-    """Return Optuna's distribution of a parameter; its own errors tell what is out of range."""
-    if unknown := set(parameter) - {"distribution", "value", "values", "min", "max", "q"}:
-        raise ValueError(f"{', '.join(sorted(map(str, unknown)))}: runs on W&B only")
-    kind = parameter.get("distribution")
-    if kind is not None and kind not in LOCAL_DISTRIBUTIONS:
-        raise ValueError(f"{kind} runs on W&B only; here use one of {', '.join(LOCAL_DISTRIBUTIONS)}")
-    if "value" in parameter or "values" in parameter:
-        values = [parameter["value"]] if "value" in parameter else parameter["values"]
-        if not isinstance(values, list):
-            raise ValueError("values must be a list")
-        return CategoricalDistribution(values)
-    if not {"min", "max"} <= set(parameter):
-        raise ValueError("needs value, values, or min and max")
-    low, high = parameter["min"], parameter["max"]
-    step = parameter.get("q", 1) if kind == "q_uniform" else None
-    if all(type(bound) is int for bound in (low, high, step or 1)) and kind in (
-        None,
-        "int_uniform",
-        "q_uniform",
-    ):
-        return IntDistribution(low, high, step=step or 1)
-    if kind == "int_uniform":
-        raise ValueError("int_uniform needs integers as min and max")
-    log = kind == "log_uniform_values"
-    return FloatDistribution(float(low), float(high), log=log, step=None if step is None else float(step))
+def without_effect(sweep: SweepFile) -> list[str]:
+    """Return the keys of a sweep file that act on W&B only."""
+    keys = [key for key in sweep.config if key not in NEVER_SAID | LocalSettings.model_fields.keys()]
+    return keys + [f"metric.{key}" for key in sweep.config["metric"] if key not in Metric.model_fields]
 
 
 def _choices(distribution: BaseDistribution) -> list[Any]:
@@ -153,5 +134,5 @@ def _choices(distribution: BaseDistribution) -> list[Any]:
 
 def grid(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     """Return every combination, the last parameter changing fastest."""
-    combinations = itertools.product(*(_choices(distribution) for distribution in space.values()))
+    combinations = itertools.product(*map(_choices, space.values()))
     return [dict(zip(space, values, strict=True)) for values in combinations]

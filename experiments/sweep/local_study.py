@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -22,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.process import without_secrets
 from experiments.runs.run_folder import OUTPUTS
-from experiments.sweep.local_settings import EarlyTerminate, LocalSettings, grid, local_settings
+from experiments.sweep.local_settings import LocalSettings, grid, local_settings
 from experiments.sweep.sweep_file import SweepFile, sweep_names
 from experiments.sweep.trial_process import end_orphan
 
@@ -35,11 +32,6 @@ REASON = "reason"  # attribute of a trial that failed by itself
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Return whether a trial ended with its runner; one that failed by itself has a reason."""
     return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
-
-
-def pruner(stop: EarlyTerminate | None) -> BasePruner:
-    """Return Optuna's asynchronous successive halving: one bracket of Hyperband, as on W&B."""
-    return NopPruner() if stop is None else SuccessiveHalvingPruner(stop.first, stop.eta)
 
 
 def sweep_folder(name: str) -> Path:
@@ -68,52 +60,23 @@ def load(folder: Path) -> optuna.Study:
     """Open the study of a finished or interrupted sweep.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: The sweep was ended before its first trial.
+        FileNotFoundError: It has no trials.
     """
-    name = folder.name
-    make = f"make sweep SWEEP={name}" if name in sweep_names() else f"make sweep SWEEP=... SWEEP_NAME={name}"
-    if not (folder / "journal.log").is_file():
-        raise FileNotFoundError(
-            f"{folder}/journal.log: no local trials of this sweep; run {make} first (a W&B sweep is reported there)"
-        )
-    storage, study = _storage(folder)
-    if study is None:
-        raise ValueError(f"{folder}: no trials yet; run {make} first")
-    return optuna.load_study(study_name=study, storage=storage)
-
-
-@contextmanager
-def only_runner(folder: Path) -> Iterator[None]:
-    """Lock a sweep's folder; the system releases the lock when the runner dies.
-
-    Raises:
-        ValueError: Another runner holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: another runner works on this sweep; JOBS=n runs trials in parallel"
-            ) from None
-        yield
+    if (folder / "journal.log").is_file():
+        storage, study = _storage(folder)
+        if study is not None:
+            return optuna.load_study(study_name=study, storage=storage)
+    name = folder.name if folder.name in sweep_names() else f"... SWEEP_NAME={folder.name}"
+    raise FileNotFoundError(
+        f"{folder}/journal.log: no local trials of this sweep; run make sweep SWEEP={name} first (a W&B sweep is "
+        "reported there)"
+    )
 
 
 @dataclass
 class LocalStudy:
-    """An Optuna study of a sweep file.
+    """An Optuna study of a sweep file, and the distribution of each parameter."""
 
-    Attributes:
-        sweep: The sweep file.
-        settings: Its settings on this machine.
-        folder: Folder of journal and logs.
-        study: The study.
-        space: Distribution of each parameter.
-    """
-
-    sweep: SweepFile
     settings: LocalSettings
     folder: Path
     study: optuna.Study
@@ -129,31 +92,29 @@ class LocalStudy:
         settings, space = local_settings(sweep)
         storage, name = _storage(folder)
         study = optuna.create_study(
-            study_name=name or folder.name,
+            study_name=name or f"{folder.name}-{datetime.now():%Y%m%d-%H%M%S}",
             storage=storage,
-            direction="maximize" if settings.maximize else "minimize",
-            pruner=pruner(settings.early_terminate),
+            direction=settings.metric.goal,
+            pruner=settings.pruner(),
             load_if_exists=True,
         )
-        written = without_secrets(list(arguments))
-        definition = json.dumps([sweep.config, written], sort_keys=True)
+        definition = json.dumps([sweep.config, without_secrets(list(arguments))], sort_keys=True)
         if study.user_attrs.get("definition", definition) != definition:
             raise ValueError(
                 f"{folder}: holds trials of other settings than {sweep.path} with these ARGS; start another sweep with "
                 f"SWEEP_NAME=..., or resume the old one with SWEEP={folder / 'sweep.yaml'} SWEEP_NAME={folder.name}"
             )
-        if "stamp" not in study.user_attrs:
+        if "metric" not in study.user_attrs:
             shutil.copyfile(sweep.path, folder / "sweep.yaml")
             study.set_user_attr("definition", definition)
             study.set_user_attr("metric", settings.metric.name)
-            study.set_user_attr("stamp", datetime.now().strftime("%Y%m%d-%H%M%S"))
         seed += len(study.get_trials(deepcopy=False))  # a resumed sweep must not repeat its first draws
         if settings.method == "bayes":
             # The constant liar keeps parallel trials apart: a running one counts as a bad one.
             study.sampler = TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS, constant_liar=True)
         else:
             study.sampler = RandomSampler(seed=seed)
-        opened = cls(sweep, settings, folder, study, space)
+        opened = cls(settings, folder, study, space)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a killed runner
             if "pid" in trial.user_attrs:
                 end_orphan(int(trial.user_attrs["pid"]), opened.run_name(trial.number))
@@ -163,14 +124,9 @@ class LocalStudy:
             study.enqueue_trial(parameters, skip_if_exists=True)
         return opened
 
-    @property
-    def group(self) -> str:
-        """Name of the W&B group of the sweep's runs, unique to the sweep."""
-        return f"{self.study.study_name}-{self.study.user_attrs['stamp']}"
-
     def run_name(self, number: int) -> str:
-        """Return the name of a trial's run."""
-        return f"{self.group}-{number:03d}"
+        """Return the name of a trial's run; the study's name, unique to the sweep, is its W&B group."""
+        return f"{self.study.study_name}-{number:03d}"
 
     def counted(self) -> int:
         """Return the number of started trials without interrupted ones."""
@@ -182,9 +138,11 @@ class LocalStudy:
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
     def reached_target(self) -> bool:
-        """Return whether any value of any trial was as good as ``metric.target``."""
+        """Return whether any value of any trial was as good as ``metric.target``; False without one."""
+        target, sign = self.settings.metric.target, 1 if self.settings.maximize else -1
         trials = self.study.get_trials(deepcopy=False)
-        return any(self.settings.reached(value) for t in trials for value in t.intermediate_values.values())
+        values = [value for trial in trials for value in trial.intermediate_values.values()]
+        return target is not None and any(sign * value >= sign * target for value in values)
 
     def limit(self, count: int | None) -> int:
         """Return the number of trials to run: `count`, else ``run_cap``; at most the cells of a grid."""

@@ -1,30 +1,28 @@
-"""W&B sweep files."""
+"""W&B sweep files, and the command lines of their trials."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from experiments.recipe_files import ROOT, choose
+from experiments.config import data_arguments, spell_out
+from experiments.process import python_here
+from experiments.recipe_files import DEFAULT_PRESET, ROOT, choose, preset_file, recipe_of
 
 SWEEPS = ROOT / "sweeps"
 YAML = (".yaml", ".yml")  # endings that distinguish a file from a name
-ARGS = "${args}"
-DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", ARGS)
+ARGS = "${args}"  # stands for the parameters of a trial, here and on W&B
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep file.
-
-    Attributes:
-        path: Where it was read.
-        config: Its content, as W&B gets it.
-    """
+    """A sweep file: `config` is its content, as W&B gets it."""
 
     path: Path
     config: Mapping[str, Any]
@@ -34,10 +32,11 @@ class SweepFile:
         """Stem of the file, which names the sweep's folder."""
         return self.path.stem
 
-    @property
-    def command(self) -> list[str]:
-        """Command with W&B's macros; W&B's default runs ``program``."""
-        return [str(word) for word in self.config.get("command", DEFAULT_COMMAND)]
+    def command(self, arguments: Sequence[str] = ()) -> list[str]:
+        """Return the command with further arguments before its parameters, which override them."""
+        words = [str(word) for word in self.config["command"]]
+        place = words.index(ARGS)
+        return [*words[:place], *arguments, *words[place:]]
 
 
 def sweep_names() -> list[str]:
@@ -69,11 +68,42 @@ def read_sweep(path: Path) -> SweepFile:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: must be a mapping with method, metric, parameters and command")
-    command = config.get("command", DEFAULT_COMMAND if "program" in config else None)
-    if not isinstance(command, list | tuple) or ARGS not in command:
-        raise ValueError(
-            f"{path}: command: must be a list of words with {ARGS}, which stands for the parameters"
-        )
+    command = config.get("command") if isinstance(config, dict) else None
+    if not isinstance(command, list) or ARGS not in command:
+        raise ValueError(f"{path}: needs a command, a list of words with {ARGS} for the parameters")
     return SweepFile(path, config)
+
+
+def trial_arguments(sweep: SweepFile, preset: str, arguments: Sequence[str]) -> list[str]:
+    """Return the LightningCLI arguments that ``make sweep DATA=... TEACHER=...`` adds to every trial.
+
+    Args:
+        sweep: The sweep file.
+        preset: Name of the data preset; the default preset adds nothing.
+        arguments: The user's arguments, with ``--teacher=``, ``--student=`` and ``--protocol=``.
+
+    Raises:
+        ValueError: There is no such preset, or an option has no value.
+        FileNotFoundError: An option names no file.
+    """
+    file = os.path.relpath(preset_file(preset))  # other machines have the checkout elsewhere
+    spelt = spell_out(preset, list(arguments), experiment=recipe_of(sweep.command()).experiment)
+    return spelt if preset == DEFAULT_PRESET else [f"--config={file}", *data_arguments(preset), *spelt]
+
+
+def trial_command(command: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
+    """Return the command line of one trial, its parameters spelt as W&B's agent spells them."""
+    place = list(command).index(ARGS)
+    spelt = [f"--{name}={value}" for name, value in parameters.items()]
+    return [*command[:place], *spelt, *command[place + 1 :]]
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """Return a command line to paste into a shell, with this Python in place of a bare ``python``.
+
+    Agents and runners find ``python`` on their PATH; a user's shell may have none there, or another one.
+    """
+    words = list(command)
+    if words[:1] in (["python"], ["python3"]):
+        words[0] = python_here()
+    return shlex.join(words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,7 +23,8 @@ from optuna.visualization.matplotlib import (
 )
 
 from experiments.sweep.local_study import REASON, load, was_interrupted
-from experiments.sweep.trial_command import as_typed
+from experiments.sweep.sweep_file import as_typed
+from figures.style import DPI
 from models.files import atomic, write_text
 
 ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
@@ -37,13 +39,8 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(trials, key=lambda t: (ORDER.index(t.state), sign * (t.value or 0.0), t.number))
 
 
-def typed(trial: FrozenTrial) -> str:
-    """Return the command line of a trial, to paste into a shell."""
-    return as_typed(shlex.split(trial.user_attrs.get("command", "")))
-
-
-def trial_table(trials: list[FrozenTrial], metric: str) -> pd.DataFrame:
-    """Return one row per trial, the columns of trials.csv."""
+def trial_table(trials: Sequence[FrozenTrial], metric: str) -> pd.DataFrame:
+    """Return one row per trial, the columns of trials.csv; its command can be pasted into a shell."""
     return pd.DataFrame(
         {
             "trial": trial.number,
@@ -54,54 +51,48 @@ def trial_table(trials: list[FrozenTrial], metric: str) -> pd.DataFrame:
             "seconds": trial.user_attrs.get("seconds"),
             "run": trial.user_attrs.get("run"),
             "reason": trial.user_attrs.get(REASON),
-            "command": typed(trial),
+            "command": as_typed(shlex.split(trial.user_attrs.get("command", ""))),
         }
         for trial in trials
     )
 
 
-def write_plots(study: optuna.Study, finished: list[FrozenTrial], folder: Path) -> list[str]:
-    """Write Optuna's plots of the finished trials; return a line per plot: its path, or why there is none."""
+def write_plots(study: optuna.Study, finished: Sequence[FrozenTrial], folder: Path) -> None:
+    """Write Optuna's plots of the finished trials, and print their paths, or why there is none."""
     metric = study.user_attrs["metric"]
-    plots = {
+    plots: dict[str, Callable[[], object]] = {
         "parallel": lambda: plot_parallel_coordinate(study, target_name=metric),
         "best-so-far": lambda: plot_optimization_history(study, target_name=metric),
         "importance": lambda: plot_param_importances(
             study, target_name=metric, evaluator=FanovaImportanceEvaluator(seed=0)
         ),
     }
-    lines = []
     varied = any(len({str(t.params[name]) for t in finished}) > 1 for name in finished[0].params)
     if len(finished) < ENOUGH_FOR_IMPORTANCE or not varied or len({t.value for t in finished}) == 1:
         del plots["importance"]
-        lines = [f"importance: needs {ENOUGH_FOR_IMPORTANCE} finished trials whose results differ"]
+        print(f"importance: needs {ENOUGH_FOR_IMPORTANCE} finished trials whose results differ")
     for name, plot in plots.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             plot()
         with atomic(folder / f"{name}.png") as partial:
-            plt.savefig(partial, dpi=130, bbox_inches="tight")
+            plt.savefig(partial, dpi=DPI, bbox_inches="tight")
         plt.close()
-        lines.append(str(folder / f"{name}.png"))
-    return lines
+        print(folder / f"{name}.png")
 
 
 def report(folder: Path) -> None:
     """Print the results of a sweep, and write trials.csv and its plots beside the journal.
 
     Raises:
-        FileNotFoundError: There is no such sweep.
-        ValueError: It has no trials yet.
+        FileNotFoundError: There is no such sweep, or it has no trials yet.
     """
     study = load(folder)
     trials = ranked(study)
-    if not trials:
-        raise ValueError(f"{folder}: no trials yet")
-    metric = study.user_attrs["metric"]
-    table = trial_table(trials, metric)
+    table = trial_table(trials, study.user_attrs["metric"])
     write_text(folder / "trials.csv", table.to_csv(index=False))
     print(f"{len(trials)} trials, best first")
-    shown = table.drop(columns=["run", "command", "seconds"]).head(SHOWN).replace({None: ""})
+    shown = table.drop(columns=["run", "command", "seconds"], errors="ignore").head(SHOWN).replace({None: ""})
     print(shown.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     if len(trials) > SHOWN:
         print(f"the other {len(trials) - SHOWN}: {folder / 'trials.csv'}")
@@ -109,6 +100,7 @@ def report(folder: Path) -> None:
     if not finished:
         print("no trial has finished: nothing to plot yet")
         return
-    print(*write_plots(study, finished, folder), sep="\n")
-    best = finished[0]
-    print(f"\nbest: trial {best.number}, {metric} {best.value:.4f}; the same again:\n{typed(best)}")
+    write_plots(study, finished, folder)
+    best = table.iloc[0]
+    metric = study.user_attrs["metric"]
+    print(f"\nbest: trial {best['trial']}, {metric} {best[metric]:.4f}; the same again:\n{best['command']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import io
 import os
 import signal
 import subprocess
@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import psutil
 
 from datamodules.cores import usable_cores
@@ -26,34 +27,28 @@ def child_environment(jobs: int) -> dict[str, str]:
 
     The user's own OMP_NUM_THREADS wins.
     """
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
+    folders = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    environment = {**os.environ, "PATH": folders}
     if jobs > 1:
         environment.setdefault(THREADS, str(max(1, usable_cores() // jobs)))
     return environment
 
 
 def logged(run: str, metric: str) -> tuple[list[float], list[str]]:
-    """Return the values that a run has logged of a metric, oldest first, and the names of all logged metrics.
+    """Return a run's values of a metric, oldest first, and the names of all metrics that it has logged.
 
     The file may be read during a write: an incomplete last line and rows that do not fit the header are skipped.
-
-    Args:
-        run: Name of the run's folder under ``outputs/<experiment>/``.
-        metric: Name of the metric.
     """
-    values: list[float] = []
-    names: set[str] = set()
     for path in OUTPUTS.glob(f"*/{run}/metrics.csv"):
         text = path.read_text()
-        header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
-        names.update(header)
-        if metric in header:
-            column = header.index(metric)
-            values += [float(row[column]) for row in rows if len(row) == len(header) and row[column]]
-    return values, sorted(names - {"epoch", "step"})
+        whole = text[: text.rfind("\n") + 1]
+        if whole:
+            frame = pd.read_csv(  # as text, in which a logged "nan" is not an empty field
+                io.StringIO(whole), dtype=str, keep_default_na=False, na_values=[""], on_bad_lines="skip"
+            )
+            values = frame[metric].dropna().astype(float).tolist() if metric in frame else []
+            return values, sorted({*frame.columns} - {"epoch", "step"})
+    return [], []
 
 
 class TrialProcess:
@@ -73,7 +68,7 @@ class TrialProcess:
         self.run = run
         self.log = log
         self.started = time.monotonic()
-        environment = child_environment(jobs) | {RUN_VARIABLE: run, "WANDB_RUN_GROUP": group}
+        environment = {**child_environment(jobs), RUN_VARIABLE: run, "WANDB_RUN_GROUP": group}
         environment.pop("WANDB_RUN_ID", None)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as output:
@@ -94,11 +89,6 @@ class TrialProcess:
         if status is not None:
             self.kill()  # workers that outlived their parent
         return status
-
-    def interrupt(self) -> None:
-        """Send SIGINT to the whole group, as a terminal's Ctrl-C does."""
-        if self._process.poll() is None:
-            _signal_group(self.pid, signal.SIGINT)
 
     def end(self, grace_s: float) -> None:
         """Wait for an interrupted trial, and kill it after `grace_s` seconds."""
@@ -121,7 +111,8 @@ class TrialProcess:
 def stop_all(trials: Sequence[TrialProcess]) -> None:
     """End trials together: SIGINT to all, which lets them save, and one common period of grace before SIGKILL."""
     for trial in trials:
-        trial.interrupt()
+        if trial.exit_status() is None:
+            _signal_group(trial.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
     deadline = time.monotonic() + GRACE_S
     for trial in trials:
         trial.end(deadline - time.monotonic())

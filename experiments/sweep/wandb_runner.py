@@ -10,7 +10,6 @@ import wandb
 
 from experiments.process import run_children, terminable, without_secrets
 from experiments.sweep.sweep_file import SweepFile
-from experiments.sweep.trial_command import with_arguments
 from experiments.sweep.trial_process import child_environment
 
 PROJECT = "sonodistill"
@@ -19,7 +18,7 @@ PROJECT = "sonodistill"
 def create_sweep(
     sweep: SweepFile, arguments: Sequence[str], name: str | None = None, count: int | None = None
 ) -> str:
-    """Create the sweep on the server, which validates it.
+    """Create the sweep on the server, which validates it, and return its id, ``entity/project/id``.
 
     Args:
         sweep: The sweep file.
@@ -27,13 +26,10 @@ def create_sweep(
         name: Name of the sweep; None for the file's.
         count: Runs of this machine; a smaller ``run_cap`` is raised to it.
 
-    Returns:
-        The sweep's id, ``entity/project/id``.
-
     Raises:
         ValueError: An argument holds a secret, which the server would store with the sweep's command.
     """
-    command = with_arguments(sweep.command, arguments)
+    command = sweep.command(arguments)
     secret = next((word for word in command if without_secrets(word) != word), None)
     if secret is not None:
         raise ValueError(
@@ -52,15 +48,12 @@ def create_sweep(
 
 
 def run_agents(sweep_id: str, count: int | None, jobs: int = 1) -> int:
-    """Work on a sweep until it has no more runs.
+    """Work on a sweep until it has no more runs; return the exit status of the first agent that failed, else 0.
 
     Args:
         sweep_id: ``[entity/]project/id``.
         count: Runs of all these agents together; None for no limit.
         jobs: Number of parallel agents.
-
-    Returns:
-        The exit status of the first agent that failed, else 0.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the agents have forwarded it and ended after their trials.

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -13,7 +14,7 @@ from figures.growth_chart import Chart, growth_chart_figure
 from figures.images import image_figure
 from figures.reliability import reliability_figure
 from figures.style import CYCLE, INK, PALETTE, looks, save_png, themed_svg
-from figures.suite import SuiteLine, suite_figure
+from figures.suite import suite_figure
 
 CONFUSION = [[3, 1, 0, 0], [0, 4, 0, 2], [0, 0, 0, 0], [0, 0, 0, 0]]
 CLASSES = ["a", "b", "never", "absent"]
@@ -43,6 +44,7 @@ def every_figure() -> dict[str, Figure]:
     steps = np.arange(2.0)
     run = Curve("run", steps, steps, CYCLE[0], filled=[False, True], crossing=0.5)
     bins = [{"confidence": 0.3, "accuracy": 0.5, "count": 4}]
+    suite = pd.DataFrame({"line": ["srkd", "srkd"], "column": ["F1", "F1"], "value": [0.8, 0.9]})
     return {
         "confusion": confusion_figure(CONFUSION, CLASSES, "title"),
         "change": confusion_change_figure(CONFUSION, CONFUSION, CLASSES, "title"),
@@ -52,7 +54,7 @@ def every_figure() -> dict[str, Figure]:
         "overlay": curves_figure([Panel("title", "score", [run])], 1),
         "map": embedding_figure({"student": np.eye(4, 2)}, list("aabb"), "title"),
         "images": image_figure([np.zeros((4, 5), np.uint8)], ["brain"], [True]),
-        "suite": suite_figure([SuiteLine("srkd", {"F1": [0.8, 0.9]}, {"F1": 0.7})], ["F1"], "title"),
+        "suite": suite_figure(suite, {("srkd", "F1"): 0.7}, ["teacher"], "title"),
     }
 
 

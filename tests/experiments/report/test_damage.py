@@ -19,8 +19,10 @@ from experiments.runs.cli import SonoDistillCLI
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *product(("config.yaml", "results.json", "latency/latency.json"), ("\n", "a: [1\nb: {", "3", "\x80")),
-        *product(("metrics.csv",), ("\n", "a,b\n1,2,3\n1,2,3,4\n", "\x80")),
+        ("config.yaml", "a: [1\nb: {"),
+        ("results.json", "\x80"),
+        ("latency/latency.json", "3"),
+        *product(("metrics.csv",), ("\n", "a,b\n1,2,3\n1,2,3,4\n")),
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(make_run, name, content, monkeypatch, capsys):

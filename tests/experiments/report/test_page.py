@@ -6,17 +6,14 @@ import shlex
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from experiments import process
 from experiments.commands.latency import DEFAULT_OUT, default_folder
-from experiments.report import report_finished_run, tables, write, write_report
-from experiments.report.evidence import read_evidence
+from experiments.report import tables, write_report
 from experiments.report.read_run import read_run
-from experiments.report.reference import flatten
 from experiments.report.settings import commands
 from figures.style import PALETTE
 
@@ -229,10 +226,6 @@ def test_an_unfinished_or_incomplete_run_is_refused(tmp_path):
         read_run(tmp_path)
 
 
-def test_flatten_keeps_lists_and_empty_mappings():
-    assert flatten({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b": [1, {"c": 2}], "d": {}}
-
-
 def finished(folder, when, **record):
     content = json.loads((folder / "results.json").read_text()) | {"finished": when} | record
     (folder / "results.json").write_text(json.dumps(content))
@@ -262,15 +255,6 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     assert not (run.parent.parent / "static-kd/new/report.html").exists()
 
 
-def test_a_finished_training_is_compared_too(make_run, monkeypatch):
-    run = make_run(skill=5.0)
-    make_run("static-kd", skill=0.6, weights=(1, 1), seed=5)
-    monkeypatch.setattr(write, "collect", lambda *_: read_evidence(run))
-    page = report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
-    assert page == run / "report.html"
-    assert "Yes, on these test patients" in read(page)[2]
-
-
 def test_the_command_names_files_from_the_working_directory(make_run, monkeypatch):
     here = Path.cwd()
     words = [
@@ -284,12 +268,12 @@ def test_the_command_names_files_from_the_working_directory(make_run, monkeypatc
     assert process.arguments_here() == said
     run = finished(make_run(), "2026-01-01T00:00:00+00:00", command=process.arguments_here())
     monkeypatch.setattr(process.sys, "executable", f"{here}/.venv/bin/python")
-    started = dict(commands(read_run(run)))["as it was started"]
+    started = commands(read_run(run))["as it was started"]
     assert shlex.split(started) == [".venv/bin/python", "-m", "experiments", *said], "as in the documents"
 
 
 def test_the_command_for_the_same_settings_needs_no_activated_environment(make_run):
-    (again,) = [command for what, command in commands(read_run(make_run())) if what == "the same settings"]
+    again = commands(read_run(make_run()))["the same settings"]
     module = [*shlex.split(again)[:3], "list"]
     done = subprocess.run(module, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=True)
     assert "srkd" in done.stdout

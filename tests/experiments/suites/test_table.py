@@ -64,15 +64,15 @@ def test_lines_are_in_the_papers_order_with_mean_and_deviation(outputs, tmp_path
     rows = refresh("phantom", outputs, tmp_path / "rows")
     summary = summarise(rows)
     assert [*summary.index.unique("line")] == ["teacher", "no-kd", "srkd", "random", "constant"]
-    validity = summary.loc[("srkd", "validity")]
+    validity = summary.loc[("srkd", "hc18")]
     assert (validity["mean"], validity["runs"]) == (62, 2)
     assert validity["deviation"] == pytest.approx(8**0.5)
     eight = [(5 * 0.90 + 3 * 0.70) / 8, (5 * 0.94 + 3 * 0.79) / 8]
-    assert summary.loc[("srkd", "f1"), "mean"] == pytest.approx(sum(eight) / 2)
+    assert summary.loc[("srkd", "eight_class"), "mean"] == pytest.approx(sum(eight) / 2)
     for line in ("no-kd", "teacher"):  # one run, and runs that share one teacher
-        assert summary.loc[(line, "validity"), "deviation"] != summary.loc[(line, "validity"), "deviation"]
+        assert summary.loc[(line, "hc18"), "deviation"] != summary.loc[(line, "hc18"), "deviation"]
     assert line_titles(rows)["constant"] == "Constant age 20w1d"
-    assert summary.loc["constant", "mean"].to_dict() == {"validity": pytest.approx(59.1)}
+    assert summary.loc["constant", "mean"].to_dict() == {"hc18": pytest.approx(59.1)}
 
 
 def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
@@ -91,7 +91,7 @@ def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
     assert r"\toprule" in latex
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [*read[0]] == ["experiment", "metric", "mean", "deviation", "runs", "paper"]
-    (validity,) = [r for r in read if (r["experiment"], r["metric"]) == ("srkd", "validity")]
+    (validity,) = [r for r in read if (r["experiment"], r["metric"]) == ("srkd", "hc18")]
     assert (float(validity["mean"]), validity["runs"], validity["paper"]) == (62.0, "2", "88.6")
 
 
@@ -296,11 +296,11 @@ def test_without_runs_the_error_names_the_command(tmp_path):
         main(["phantom", f"--outputs={tmp_path}", f"--results={tmp_path}"])
 
 
-def test_a_malformed_row_is_named_by_its_line(tmp_path):
+def test_a_malformed_file_of_rows_is_named(tmp_path):
     write_rows([{"a": 1}], tmp_path / "x.jsonl")
     assert read_rows(tmp_path / "x.jsonl") == [{"a": 1}]
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a"')
-    with pytest.raises(ValueError, match=r"x\.jsonl line 2"):
+    with pytest.raises(ValueError, match=r"x\.jsonl: a line is not JSON"):
         read_rows(tmp_path / "x.jsonl")
 
 

@@ -9,10 +9,8 @@ import yaml
 from callbacks import OffDiagonalSchedule
 from experiments.recipe_files import experiment_file, preset_names
 from experiments.runs.cli import SonoDistillCLI
-from experiments.sweep.local_settings import EarlyTerminate, local_settings
-from experiments.sweep.local_study import pruner
-from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path
-from experiments.sweep.trial_command import trial_arguments, trial_command, with_arguments
+from experiments.sweep.local_settings import EarlyTerminate, LocalSettings, local_settings
+from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path, trial_arguments, trial_command
 
 STOPPING = [name for name in sweep_names() if "early_terminate" in read_sweep(sweep_path(name)).config]
 QUARTERS = {"hc18": 25, "planes": 25, "shards": 5}  # epochs between two evaluations, as the documents advise
@@ -30,8 +28,8 @@ def evaluations(monkeypatch):
         raise ResolvedError(cli)
 
     def evaluations(name, preset, *arguments):
-        command = read_sweep(sweep_path(name)).command
-        command = with_arguments(command, trial_arguments(command, preset, arguments))
+        sweep = read_sweep(sweep_path(name))
+        command = sweep.command(trial_arguments(sweep, preset, arguments))
         argv = trial_command(command, {"schedule.init_args.start": 4.0})[3:]
         monkeypatch.setattr(sys, "argv", ["experiments", *argv])
         monkeypatch.setattr(SonoDistillCLI, "before_instantiate_classes", stop)
@@ -44,19 +42,19 @@ def evaluations(monkeypatch):
     return evaluations
 
 
-def stopping(name):
-    return local_settings(read_sweep(sweep_path(name)))[0].early_terminate
+def settings(name):
+    return local_settings(read_sweep(sweep_path(name)))[0]
 
 
 def judged(name, shares):
     """Return the shares of a run after which its trials are compared, while there is training left to save."""
-    stop = stopping(name)
+    stop = settings(name).early_terminate
     bands = [stop.first * stop.eta**k for k in range(10)]
     return [shares[band - 1] for band in bands if band < len(shares)]
 
 
 @pytest.mark.parametrize(
-    ("settings", "first"),
+    ("given", "first"),
     [
         ({"min_iter": 3, "eta": 2}, 3),
         ({"min_iter": 1, "max_iter": 9}, 1),
@@ -64,14 +62,15 @@ def judged(name, shares):
         ({"max_iter": 5, "s": 4, "eta": 2}, 1),
     ],
 )
-def test_the_first_comparison_is_wandbs(settings, first):
-    assert EarlyTerminate(type="hyperband", **settings).first == first
+def test_the_first_comparison_is_wandbs(given, first):
+    assert EarlyTerminate(type="hyperband", **given).first == first
 
 
 @pytest.mark.parametrize(("direction", "worse"), [("maximize", 0.1), ("minimize", 0.9)])
 def test_a_study_prunes_the_trial_that_falls_behind_in_its_direction(direction, worse):
-    stop = EarlyTerminate(type="hyperband", min_iter=2, eta=3)
-    study = optuna.create_study(direction=direction, pruner=pruner(stop))
+    stop = {"type": "hyperband", "min_iter": 2, "eta": 3}
+    found = LocalSettings(method="random", metric={"name": "a"}, parameters={}, early_terminate=stop)
+    study = optuna.create_study(direction=direction, pruner=found.pruner())
     for _ in range(2):
         good = study.ask()
         for step in (1, 2):
@@ -93,8 +92,8 @@ def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_beg
     shares = evaluations("decay", "phantom")
     assert shares == [0.25, 0.5, 0.75, 1.0]
     assert judged("decay", shares) == [0.75]
-    settings = yaml.safe_load(experiment_file("srkd").read_text())["schedule"]["init_args"]
-    schedule = OffDiagonalSchedule(**settings)
+    recipe = yaml.safe_load(experiment_file("srkd").read_text())["schedule"]["init_args"]
+    schedule = OffDiagonalSchedule(**recipe)
     assert schedule.weight(75, 100) < 0 < schedule.weight(50, 100)
 
 
@@ -107,7 +106,7 @@ def test_other_presets_are_judged_as_the_phantom_with_a_quarter_of_their_epochs(
 
 def test_a_bad_trial_of_the_phantoms_evaluations_is_stopped_and_good_ones_are_not(evaluations):
     shares = evaluations("decay", "phantom")
-    study = optuna.create_study(direction="maximize", pruner=pruner(stopping("decay")))
+    study = optuna.create_study(direction="maximize", pruner=settings("decay").pruner())
 
     def evaluations_until_stopped(level):
         trial = study.ask()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.sweep.local_study import load, was_interrupted
-from experiments.sweep.trial_command import as_typed
+from experiments.sweep.sweep_file import as_typed
 from tests.callbacks.wandb_log import WandbLog
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_sweep_of_phantom_runs_survives_a_kill(start):
     for trial in trials:
         (folder,) = Path("outputs/srkd").glob(trial.user_attrs["run"])
         log = WandbLog.only_one(folder)
-        assert log.group == f"decay-{study.user_attrs['stamp']}"
+        assert log.group == study.study_name
         assert log.series("best/composite")[-1][1] == pytest.approx(trial.value)
         assert log.config["schedule"]["init_args"]["start"] == trial.params["schedule.init_args.start"]
         assert log.config["model"]["loss"]["init_args"]["temperature"] == pytest.approx(

@@ -24,11 +24,13 @@ time.sleep(120)
 '''
 run_child([sys.executable, "-c", child, sys.argv[1]], os.environ)
 """
+# Ends once it and the trials beside it were all told to.
 SLOW_TO_END = """
 import pathlib, signal, sys, time
 def save(*_):
-    time.sleep(1)
     pathlib.Path(sys.argv[1]).write_text("told")
+    while any(path.read_text() == "ready" for path in map(pathlib.Path, "abc") if path.exists()):
+        time.sleep(0.02)
     sys.exit(130)
 signal.signal(signal.SIGINT, save)
 pathlib.Path(sys.argv[1]).write_text("ready")
@@ -58,23 +60,21 @@ def start(tmp_path, monkeypatch):
 
 
 def test_the_child_of_a_trial_is_interrupted_too(start):
-    trial, began = start(WAITS_FOR_ITS_CHILD, "a"), time.monotonic()
+    trial = start(WAITS_FOR_ITS_CHILD, "a")
     stop_all([trial])
     assert Path("a").read_text() == "told"
-    assert time.monotonic() - began < trial_process.GRACE_S / 2
+    assert trial.exit_status() != -9, "it ended by itself"
 
 
 def test_trials_are_interrupted_together_with_one_period_of_grace(start, monkeypatch):
     slow = [start(SLOW_TO_END, name) for name in "abc"]
-    began = time.monotonic()
     stop_all(slow)
-    assert time.monotonic() - began < 3, "one after another takes three seconds"
-    assert [Path(name).read_text() for name in "abc"] == ["told"] * 3
+    assert [trial.exit_status() for trial in slow] == [130] * 3, (
+        "one after another, the first would be killed"
+    )
     monkeypatch.setattr(trial_process, "GRACE_S", 0.5)
     deaf = [start(DEAF, name) for name in "def"]
-    began = time.monotonic()
     stop_all(deaf)
-    assert time.monotonic() - began < 1.5
     assert all(trial.exit_status() == -9 for trial in deaf)
 
 
