@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from models.checkpoints.inspection import STUDENT, describe
 from models.checkpoints.trust import check_classes, resolve
-from models.checkpoints.weights import flatten, load_into, read_checkpoint
+from models.checkpoints.weights import METADATA, flatten, load_into, read_checkpoint
 from models.encoders.dual_encoder import DualEncoder
 from models.encoders.open_clip_encoder import OpenCLIPEncoder
 from models.encoders.transformers_encoder import TransformersEncoder
+from models.files import atomic
 from models.preprocessing import Preprocessing
 
 
@@ -48,6 +52,26 @@ def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
     model = OpenCLIPEncoder(**description.arguments)
     model.load(content, path, strict)
     return model
+
+
+def save_half(model: DualEncoder, path: Path, **further: Any) -> None:
+    """Save a model in half precision as one safetensors file, which `from_checkpoint` loads.
+
+    Args:
+        model: The model, on any device; it is not changed.
+        path: A ``.safetensors`` file, written atomically.
+        **further: JSON values to keep in the file's header, as a checkpoint keeps them at its top level.
+    """
+    tensors = {
+        f"{STUDENT}.{name}": (value.half() if value.is_floating_point() else value).cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    described = {
+        STUDENT: {"recipe": model.recipe(), "preprocessing": model.preprocessing.to_dict()},
+        **further,
+    }
+    with atomic(path) as partial:
+        partial.write_bytes(save(tensors, {METADATA: json.dumps(described)}))
 
 
 def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualEncoder:
