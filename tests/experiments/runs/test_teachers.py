@@ -185,3 +185,14 @@ def test_the_default_test_set_is_large_enough():
     )
     assert 1.96 * (0.75 * 0.25 / heads) ** 0.5 <= 0.04
     assert 1.96 * (0.85 * 0.15 / brains) ** 0.5 <= 0.03
+
+
+def test_a_control_takes_the_teachers_architecture_without_its_weights(tmp_path):
+    torch.manual_seed(1)
+    model = build(resolve("srkd", "phantom").model.student.as_dict())
+    save_half(model, tmp_path / "half.safetensors")
+    torch.manual_seed(2)
+    untrained = from_checkpoint(str(tmp_path / "half.safetensors"), untrained=True)
+    assert untrained.recipe() == model.recipe()
+    assert not torch.equal(untrained.image_projection.weight, model.image_projection.weight)
+    assert resolve("random-teacher", "phantom").model.teacher.init_args.untrained is True
