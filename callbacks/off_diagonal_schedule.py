@@ -13,7 +13,13 @@ Shape = Literal["linear", "cosine", "exponential", "step", "constant", "hold-lin
 
 
 def weight_at(
-    progress: float, *, start: float, end_ratio: float, shape: Shape = "linear", hold: float = 0.5
+    progress: float,
+    *,
+    start: float,
+    end_ratio: float = -0.4,
+    end: float | None = None,
+    shape: Shape = "linear",
+    hold: float = 0.5,
 ) -> float:
     """Return the off-diagonal weight beta at `progress` of training.
 
@@ -32,6 +38,7 @@ def weight_at(
         progress: Share of the optimiser steps already taken, 0 to 1.
         start: Weight at the first step.
         end_ratio: Final weight as a multiple of `start`; negative repels.
+        end: Final weight; where it is given, `end_ratio` does not count.
         shape: The curve between them.
         hold: Share of training before the drop of ``step`` and ``hold-linear``.
 
@@ -39,7 +46,8 @@ def weight_at(
         The weight.
     """
     x = min(1.0, max(0.0, progress))
-    end = start * end_ratio
+    if end is None:
+        end = start * end_ratio
     if shape == "constant":
         return start
     if shape == "step":
@@ -65,6 +73,7 @@ class OffDiagonalSchedule(Callback):
         shape: ``linear`` (the paper's), ``cosine``, ``exponential``, ``step``, ``constant`` or
             ``hold-linear``.
         hold: Share of training, in (0, 1), that ``step`` and ``hold-linear`` stay at `start`.
+        end: Final weight; where it is given, `end_ratio` does not count. A start of 0 needs it.
 
     Attributes:
         total_steps: Optimiser steps that the schedule is spread over; None before the first step of training.
@@ -75,7 +84,12 @@ class OffDiagonalSchedule(Callback):
     """
 
     def __init__(
-        self, start: float = 2.0, end_ratio: float = -0.4, shape: Shape = "linear", hold: float = 0.5
+        self,
+        start: float = 2.0,
+        end_ratio: float = -0.4,
+        shape: Shape = "linear",
+        hold: float = 0.5,
+        end: float | None = None,
     ) -> None:
         if shape not in get_args(Shape):
             raise ValueError(f"schedule.shape: {shape!r} is not one of {', '.join(get_args(Shape))}")
@@ -83,6 +97,7 @@ class OffDiagonalSchedule(Callback):
             raise ValueError(f"schedule.hold: must lie between 0 and 1, not {hold}")
         self.start = start
         self.end_ratio = end_ratio
+        self.end = end
         self.shape: Shape = shape
         self.hold = hold
         self.total_steps: int | None = None
@@ -93,6 +108,7 @@ class OffDiagonalSchedule(Callback):
             step / max(1, total_steps),
             start=self.start,
             end_ratio=self.end_ratio,
+            end=self.end,
             shape=self.shape,
             hold=self.hold,
         )

@@ -21,6 +21,16 @@ SUITES = {
         "selective-beta4",
         "selective-beta8",
     ),
+    # Not of the paper: what does the repulsion act by?
+    "controls": (
+        "srkd",
+        "selective-to-zero",
+        "selective-constant",
+        "repel-only",
+        "random-teacher",
+        "shuffled-confusions",
+        "spare-near",
+    ),
 }
 
 TITLES = {
@@ -36,6 +46,12 @@ TITLES = {
     "srkd": "Selective repulsive (SRKD)",
     "selective-beta4": "Selective, beta 4 to -0.8",
     "selective-beta8": "Selective, beta 8 to -0.8",
+    "selective-to-zero": "Selective, beta 2 to 0",
+    "selective-constant": "Selective, beta 2 throughout",
+    "repel-only": "Selective, beta 0 to -0.8",
+    "random-teacher": "SRKD, untrained teacher",
+    "shuffled-confusions": "SRKD, shuffled confusions",
+    "spare-near": "SRKD, near captions spared",
     "random": "Student, random weights",
 }
 

@@ -9,7 +9,7 @@ from losses.coupled import CoupledKDLoss
 from losses.feature import FeatureKDLoss
 from losses.interactive import InteractiveContrastiveLoss
 from losses.relational import ContrastiveRelationalLoss
-from losses.selective import SRKDLoss
+from losses.selective import SRKDControlLoss, SRKDLoss
 from losses.sigmoid import SigLIPLoss
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "InteractiveContrastiveLoss",
     "JointBatch",
     "Loss",
+    "SRKDControlLoss",
     "SRKDLoss",
     "SigLIPLoss",
 ]

@@ -1,8 +1,8 @@
-"""Selective repulsive knowledge distillation (SRKD)."""
+"""Selective repulsive knowledge distillation (SRKD) and its controls."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -97,3 +97,61 @@ class SRKDLoss(DistillationLoss):
         if off_diagonal:
             terms["off_diagonal"] = torch.stack(off_diagonal).mean()
         return terms
+
+
+class SRKDControlLoss(SRKDLoss):
+    """SRKD whose off-diagonal targets are shuffled, or whose repulsion spares near captions.
+
+    Terms and their weights are those of `SRKDLoss`, computed by its ``plain`` kernel.
+
+    Args:
+        shuffle: Permute each row's off-diagonal teacher probabilities at random in every step: their sizes stay, which
+            pairs they belong to does not. If SRKD acts through the teacher's own confusions, this loses its gain; if
+            it acts as a regulariser, this keeps it.
+        spare_above: While the weight is negative, leave out pairs whose captions the teacher embeds with at least this
+            cosine, such as neighbouring gestational ages: they are an order, not a confusion. None spares none.
+        **kwargs: For `SRKDLoss`, but `kernel`.
+
+    Raises:
+        ValueError: `spare_above` is not between -1 and 1, or a setting of `SRKDLoss` is wrong.
+    """
+
+    def __init__(self, shuffle: bool = False, spare_above: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs, kernel="plain")
+        if spare_above is not None and not -1 <= spare_above <= 1:
+            raise ValueError(f"spare_above must lie between -1 and 1, not {spare_above}")
+        self.shuffle = shuffle
+        self.spare_above = spare_above
+
+    def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
+        """Return ``diagonal`` and ``off_diagonal``."""
+        first, excluded = student.first_row, self._spared(student, teacher)
+        diagonal, off_diagonal = [], []
+        for p, log_q in teacher_and_student(student, teacher, self.temperature, self.standardize):
+            diagonal.append(diagonal_cross_entropy(p, log_q, first))
+            targets = shuffled_off_diagonal(p, first) if self.shuffle else p
+            off_diagonal.append(off_diagonal_cross_entropy(targets, log_q, first, excluded))
+        terms = {"diagonal": torch.stack(diagonal).mean()}
+        if self.off_diagonal_weight != 0:
+            terms["off_diagonal"] = torch.stack(off_diagonal).mean()
+        return terms
+
+    def _spared(self, student: JointBatch, teacher: JointBatch) -> Tensor | None:
+        """Return the pairs to leave out of the off-diagonal term, bool [b, B]."""
+        excluded = student.same_caption if self.mask_duplicates else None
+        if self.spare_above is not None and self.off_diagonal_weight < 0:
+            near = teacher.local.text @ teacher.all_text.T >= self.spare_above
+            excluded = near if excluded is None else excluded | near
+        return excluded
+
+
+def shuffled_off_diagonal(p: Tensor, first_row: int) -> Tensor:
+    """Permute the off-diagonal entries within each row of `p` [b, B]; row i matches column ``first_row + i``."""
+    b, columns = p.shape
+    own = torch.zeros_like(p, dtype=torch.bool)
+    own.diagonal(offset=first_row).fill_(True)
+    others = p[~own].reshape(b, columns - 1)
+    order = torch.rand_like(others).argsort(dim=1)
+    result = p.clone()
+    result[~own] = others.gather(1, order).reshape(-1)
+    return result

@@ -6,7 +6,7 @@ from models.encoders.open_clip_encoder import OpenCLIPEncoder
 from models.encoders.timm_encoder import TimmEncoder
 from models.encoders.transformers_encoder import TransformersEncoder
 from models.frozen import FrozenTeacher, freeze
-from models.loading import build, from_checkpoint
+from models.loading import build, from_checkpoint, save_half
 from models.preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from models.quantised import QuantisedStudent
 from models.reparameterize import fused_copy
@@ -34,4 +34,5 @@ __all__ = [
     "fused_copy",
     "load_into",
     "load_weights",
+    "save_half",
 ]

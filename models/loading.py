@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from models.checkpoints.inspection import STUDENT, describe
 from models.checkpoints.trust import check_classes, resolve
-from models.checkpoints.weights import flatten, load_into, read_checkpoint
+from models.checkpoints.weights import METADATA, flatten, load_into, read_checkpoint
 from models.encoders.dual_encoder import DualEncoder
 from models.encoders.open_clip_encoder import OpenCLIPEncoder
 from models.encoders.transformers_encoder import TransformersEncoder
+from models.files import atomic
 from models.preprocessing import Preprocessing
 
 
-def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
+def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> DualEncoder:
     """Rebuild a model, its weights and its preprocessing contract from a path.
 
     In a configuration file: ``class_path: models.from_checkpoint`` with ``init_args: {path: ...}``.
@@ -24,6 +28,7 @@ def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
         path: A checkpoint of this project; the weights of FetalCLIP, MobileCLIP2-S0 or the released
             MobileFetalCLIP student; or a folder that `transformers` saved.
         strict: Whether the weights must fit in every name and shape.
+        untrained: Whether to leave out the weights of a checkpoint of this project: random ones, for controls.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -31,13 +36,16 @@ def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is refused, names a class that is not trusted (see `--trust`), or does not determine its
-            preprocessing (then load it with `models.OpenCLIPEncoder` and give mean, std and interpolation).
+            preprocessing (then load it with `models.OpenCLIPEncoder` and give mean, std and interpolation); or
+            `untrained` is given for another kind of file.
     """
     if Path(path).is_dir():
         return TransformersEncoder(path)
     content = read_checkpoint(path)
     if isinstance(content.get(STUDENT), Mapping):
-        return _from_own(content, path, strict)
+        return _from_own(content, path, strict, untrained)
+    if untrained:
+        raise ValueError(f"{path}: untrained=true needs a checkpoint of this project")
     description = describe(content, path)
     if description.arguments is None:
         raise ValueError(
@@ -48,6 +56,26 @@ def from_checkpoint(path: str, strict: bool = True) -> DualEncoder:
     model = OpenCLIPEncoder(**description.arguments)
     model.load(content, path, strict)
     return model
+
+
+def save_half(model: DualEncoder, path: Path, **further: Any) -> None:
+    """Save a model in half precision as one safetensors file, which `from_checkpoint` loads.
+
+    Args:
+        model: The model, on any device; it is not changed.
+        path: A ``.safetensors`` file, written atomically.
+        **further: JSON values to keep in the file's header, as a checkpoint keeps them at its top level.
+    """
+    tensors = {
+        f"{STUDENT}.{name}": (value.half() if value.is_floating_point() else value).cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    described = {
+        STUDENT: {"recipe": model.recipe(), "preprocessing": model.preprocessing.to_dict()},
+        **further,
+    }
+    with atomic(path) as partial:
+        partial.write_bytes(save(tensors, {METADATA: json.dumps(described)}))
 
 
 def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualEncoder:
@@ -73,9 +101,11 @@ def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualE
     return model
 
 
-def _from_own(content: Mapping[str, Any], path: str, strict: bool) -> DualEncoder:
+def _from_own(content: Mapping[str, Any], path: str, strict: bool, untrained: bool) -> DualEncoder:
     model = build(content[STUDENT]["recipe"], path)
     model.preprocessing = Preprocessing.from_dict(content[STUDENT]["preprocessing"])
+    if untrained:
+        return model
     prefix = f"{STUDENT}."
     state = flatten(content, path)
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

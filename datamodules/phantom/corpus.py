@@ -65,12 +65,12 @@ class PhantomSettings:
     """
 
     seed: int = 0
-    num_planes_images: int = 3200
-    num_hc18_images: int = 1200
+    num_planes_images: int = 3600
+    num_hc18_images: int = 1600
     num_pair_images: int = 256
     planes_images_per_patient: float = 6.9
     hc18_images_per_patient: float = 1.24
-    test_share: float = 0.3
+    test_share: float = 0.35
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -52,7 +52,7 @@ class PhantomDataModule(FetalDataModule):
         corpus: PhantomSettings = PhantomSettings(),  # noqa: B008 - frozen
         workers: int | None = None,
         val_share: float = 0.1,
-        hc18_test_share: float = 0.2,
+        hc18_test_share: float = 0.3,
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:

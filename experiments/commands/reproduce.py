@@ -1,6 +1,6 @@
 """Run the experiments of the paper's tables, each with several seeds.
 
-usage: sonodistill reproduce main|ablation DATA [--seeds=1,2,3] [options of train]
+usage: sonodistill reproduce main|ablation|controls DATA [--seeds=1,2,3] [options of train]
 
   --seeds=1,2,3    one run per experiment and seed
   all other options go to every run

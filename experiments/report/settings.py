@@ -21,6 +21,7 @@ KEYS = {
     "model.loss.init_args.temperature": "temperature",
     "schedule.init_args.start": "weight at the start",
     "schedule.init_args.end_ratio": "end over start",
+    "schedule.init_args.end": "weight at the end",
     "schedule.init_args.shape": "shape of the schedule",
     "trainer.max_epochs": "epochs",
     "data.init_args.batch_size": "batch size",

@@ -50,7 +50,7 @@ from experiments.runs.run_folder import (
     run_folder,
 )
 from experiments.runs.run_record import cautions, make_record
-from experiments.runs.small_teachers import publish_teacher, settle_teachers
+from experiments.runs.teachers import publish_teacher, settle_teachers
 from experiments.runs.wandb_access import first_process
 from metrics.names import VAL_COMPOSITE
 
@@ -84,7 +84,7 @@ class SonoDistillCLI(ConfigCLI):
             config.weights_only = True  # Lightning's own default runs what a pickle says
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder, check settings and data, and train a missing teacher.
+        """Choose the run's folder, and check settings, data and teacher.
 
         Raises:
             ValueError: Settings or data are invalid, or the folder already holds a run.
@@ -112,7 +112,7 @@ class SonoDistillCLI(ConfigCLI):
             print("selecting and reporting on all images, as the paper does: for comparison only")
         trains = self.subcommand == "fit"
         check_run(config, str(self.subcommand))
-        settle_teachers(config, self.recipe, trains)
+        settle_teachers(config)
         self.record, self.cautions = make_record(config), cautions(config, trains)
         self._warn()
         # Loggers are built last: building W&B's logger starts its run.

@@ -1,4 +1,4 @@
-"""Validate a run's settings and data before its folder, its W&B run or its teacher exists."""
+"""Validate a run's settings and data before its folder or its W&B run exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from callbacks import BiometryEvaluation, OffDiagonalSchedule, PlaneEvaluation
 from datamodules import FetalDataModule
 from experiments.runs.loggers import check_loggers
 from experiments.runs.plain_errors import PlainErrorParser
-from experiments.runs.small_teachers import preset_behind
+from experiments.runs.teachers import preset_behind
 from losses import CLIPLoss
 from models import DualEncoder
 
@@ -53,7 +53,7 @@ def check_devices(trainer: Namespace) -> None:
 
 
 def check_run(config: Namespace, stage: str) -> None:
-    """Build every part of a run that needs no teacher, read its tables, and decode a few images.
+    """Build every part of a run but its teacher, read its tables, and decode a few images.
 
     The parts are discarded and the random state is restored, so that the run is the same without the checks.
 
@@ -74,7 +74,6 @@ def check_run(config: Namespace, stage: str) -> None:
         schedule = built(Callback, config.get("schedule"))
         if isinstance(schedule, OffDiagonalSchedule):
             schedule.check(loss)
-        # A student that starts from a teacher's weights is built when those exist.
         if stage == "fit" and preset_behind(config.model.student) is None:
             built(DualEncoder, config.model.student)
         data: FetalDataModule = built(FetalDataModule, config.data)

@@ -19,6 +19,7 @@ from experiments.recipe_files import TEACHER_EXPERIMENT, data_class, preset_name
 from experiments.runs.input_digests import place_digests
 from export.package.model_card import RANDOM_START
 from lightning_modules.distillation import RUN_RECORD
+from models.checkpoints.weights import read_metadata
 from models.files import sha256
 
 # Data settings that decide which patients are trained on. Not `seed`: runs with several seeds share their test patients
@@ -68,10 +69,15 @@ def make_record(config: Namespace) -> dict[str, Any]:
 
 def read_record(path: str | None) -> dict[str, Any]:
     """Return the record in a checkpoint of this project; empty for any other file or folder."""
-    if path is None or not Path(path).is_file() or not zipfile.is_zipfile(path):
+    if path is None or not Path(path).is_file():
         return {}
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.endswith(".safetensors"):
+            content = read_metadata(path)
+        elif zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            return {}
     except Exception:  # not our checkpoint; loading its weights reports what is wrong
         return {}
     record = content.get(RUN_RECORD) if isinstance(content, dict) else None
@@ -124,7 +130,7 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
         there = record.get("data", here)
         if record.get("quick") and not config.quick:
             said.append(f"{role} {path} comes from {CAUTION}")
-        if there == here:
+        if there == here or _apart(there, here):
             continue
         if {**there, "settings": None} == {**here, "settings": None}:
             said.append(
@@ -139,6 +145,12 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
                 "patients its scores are too good"
             )
     return said
+
+
+def _apart(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Return whether two runs read simulated corpora of different seeds, which share no patient."""
+    seeds = [(record.get("settings") or {}).get("corpus", {}).get("seed") for record in (there, here)]
+    return there.get("class_path") == here.get("class_path") and None not in seeds and seeds[0] != seeds[1]
 
 
 def _file(tower: Any) -> str | None:

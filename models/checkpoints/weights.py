@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities import rank_zero_warn
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ WRAPPERS = ("module", "model")
 """Name prefixes of DistributedDataParallel and of a module's attribute, in any order and number."""
 COMPILED = "_orig_mod"
 """Part that torch.compile adds before a name or, for a compiled inner module, inside it."""
+METADATA = "sonodistill"
+"""Key in the header of our safetensors files: JSON of what a checkpoint holds beside its tensors."""
 SHOWN = 5
 """Names of each kind in a message."""
 
@@ -40,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; give a .safetensors, .pt or .ckpt file")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return {**load_file(path), **read_metadata(path)}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -57,6 +61,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return dict(content)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what a safetensors file of this project holds beside its tensors; empty for any other such file."""
+    with safe_open(path, "pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(METADATA, "{}")))
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

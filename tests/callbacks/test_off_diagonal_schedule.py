@@ -34,6 +34,11 @@ def test_weights_at_quarters_of_training(shape, expected):
     assert weights == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_start_of_zero_needs_an_end():
+    weights = [OffDiagonalSchedule(start=0.0, end=-0.8).weight(step, 4) for step in range(5)]
+    assert weights == pytest.approx([0.0, -0.2, -0.4, -0.6, -0.8])
+
+
 @given(
     start=st.floats(0.1, 10),
     ratio=st.floats(-2, 1),

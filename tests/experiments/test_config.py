@@ -10,7 +10,7 @@ from experiments.commands import import_protocol
 from experiments.commands.train import lightning_arguments
 from experiments.config import data_arguments, spell_out
 from experiments.recipe_files import tower
-from experiments.runs.small_teachers import check_weights
+from experiments.runs.teachers import check_weights
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A teacher that is trained on the way ends together with the run that waits for it."""
+"""A child process ends together with the one that waits for it, and is given the time to save."""
 
 import os
 import signal
@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import __main__ as command_line
 from experiments.process import TerminatedError, run_child, terminable
-from experiments.runs import cli, small_teachers
 
 # Writes its own end down, as a training saves its checkpoint.
 CHILD = """
@@ -54,7 +52,7 @@ def child(sent, pids):
 def started(monkeypatch):
     """Collect the ids of started processes."""
     pids = []
-    whole = small_teachers.run_child.__globals__["subprocess"].Popen
+    whole = run_child.__globals__["subprocess"].Popen
 
     def popen(*arguments, **settings):
         process = whole(*arguments, **settings)
@@ -76,20 +74,3 @@ def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-@pytest.mark.parametrize(("stop", "status"), [(TerminatedError, 143), (KeyboardInterrupt, 130)])
-def test_an_interruption_while_the_teacher_is_trained_is_one_line(
-    workplace, monkeypatch, capsys, stop, status
-):
-    def interrupted(*_):
-        raise stop
-
-    monkeypatch.setattr(small_teachers, "run_child", interrupted)
-    monkeypatch.setattr(cli, "check_run", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["experiments", "train", "srkd", "phantom"])
-    with pytest.raises(SystemExit) as end:
-        command_line.main()
-    assert end.value.code == status
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line == "interrupted while the teacher was trained; the same command trains it again"

@@ -12,7 +12,6 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAA
 from datamodules.phantom import PhantomSettings
 from experiments import __main__ as command_line
 from experiments.recipe_files import training_arguments
-from experiments.runs import small_teachers
 from experiments.runs.cli import SonoDistillCLI
 from experiments.runs.early_checks import check_devices
 from experiments.runs.plain_errors import SYNONYMS, PlainErrorParser, UsageError
@@ -21,17 +20,14 @@ from tests.models.checkpoints.test_weights import Malicious
 
 @pytest.fixture
 def train(monkeypatch, tmp_path, capsys):
-    """Run `train ...` in an empty folder, where every teacher is missing; return what it says on stderr."""
-    trained = []
+    """Run `train ...` in an empty folder; return what it says on stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(small_teachers, "_train", lambda preset, *_: trained.append(preset))
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["experiments", "train", *arguments])
         with pytest.raises(SystemExit) as stop:
             command_line.main()
         assert stop.value.code == 2
-        assert not trained
         assert not list(tmp_path.glob("outputs/*/*/config.yaml"))
         (line,) = capsys.readouterr().err.strip().splitlines()
         return line
@@ -164,7 +160,7 @@ def test_a_wrong_protocol_file_is_named_with_its_key(train, tmp_path, option, te
     assert line.startswith(f"error: {path}: {answer}")
 
 
-def test_a_missing_folder_shows_before_its_teacher_is_trained(train, monkeypatch, tmp_path):
+def test_a_missing_folder_shows_before_a_missing_teacher(train, monkeypatch, tmp_path):
     monkeypatch.setenv("HC18_ROOT", str(tmp_path / "nowhere"))
     line = train("srkd", "hc18")
     assert line.startswith(f"error: HC18: folder {tmp_path / 'nowhere'} does not exist")
@@ -203,9 +199,7 @@ FEW = [
         ("srkd", "--data.num_workers=-1", "num_workers -1 at least 0"),
     ],
 )
-def test_a_part_that_cannot_be_built_shows_before_corpus_and_teacher(
-    train, tmp_path, experiment, given, answer
-):
+def test_a_part_that_cannot_be_built_shows_before_the_corpus(train, tmp_path, experiment, given, answer):
     assert answer in train(experiment, "phantom", *FEW, given)
     assert not (tmp_path / "phantom").exists()
 
@@ -222,16 +216,14 @@ def test_a_benchmark_without_test_images_shows_before_the_training(train):
     assert "no image of benchmark 'hc18' in split 'test'" in line
 
 
-def test_a_batch_that_the_corpus_does_not_fill_shows_before_the_teacher_is_trained(train):
+def test_a_batch_that_the_corpus_does_not_fill_shows_before_the_training(train):
     line = train("srkd", "phantom", *FEW, "--data.batch_size=4000")
     assert "training images for each process do not fill one batch; lower batch_size (4000)" in line
 
 
 def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch):
-    """The student must not depend on whether its teacher was there already."""
     monkeypatch.chdir(tmp_path)
     drawn = []
-    monkeypatch.setattr(small_teachers, "_train", lambda *_: drawn.append(torch.rand(1)))
 
     class Parsed(SonoDistillCLI):
         def instantiate_classes(self):

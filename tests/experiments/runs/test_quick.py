@@ -10,13 +10,12 @@ from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom import PhantomSettings
 from datamodules.record import Record, first_of_each_split
 from experiments import __main__ as command_line
-from experiments.config import BOUNDS, CAUTION, with_bounds
+from experiments.config import BOUNDS, CAUTION, resolve, with_bounds
 from experiments.suites.suite_runs import has_results
 from models import zero_shot
 from tests.experiments.commands.test_commands import make
 from tests.experiments.runs.documented import violations
 from tests.experiments.runs.test_evaluate_pair import TOWER
-from tests.experiments.runs.test_second_run import resolve  # noqa: F401 - a fixture
 
 STUDENT = f"--model.student={json.dumps({'class_path': 'models.TimmEncoder', 'init_args': TOWER})}"
 
@@ -37,25 +36,23 @@ def bounds_of(config):
         ["--trainer.limit_train_batches=3"],
     ],
 )
-def test_every_limit_bounds_the_whole_run(resolve, given):  # noqa: F811
-    config, _ = resolve("train", "srkd", "hc18", *given)
+def test_every_limit_bounds_the_whole_run(given):
+    config = resolve("srkd", "hc18", given)
     assert bounds_of(config) == (True, 1, 24, 1)
     assert config.data.class_path == "datamodules.HC18DataModule"
 
 
-def test_what_bounds_nothing_or_is_asked_for_stays(resolve):  # noqa: F811
+def test_what_bounds_nothing_or_is_asked_for_stays():
     whole = (None, 12, None, None)
     for given in (
         "--trainer.limit_train_batches=0.5",
         "--trainer.limit_val_batches=0",
         "--trainer.max_steps=9",
     ):
-        assert bounds_of(resolve("train", "srkd", "phantom", given)[0]) == whole
-    config, _ = resolve("train", "srkd", "phantom", "--quick=false", "--trainer.limit_train_batches=3")
+        assert bounds_of(resolve("srkd", "phantom", [given])) == whole
+    config = resolve("srkd", "phantom", ["--quick=false", "--trainer.limit_train_batches=3"])
     assert bounds_of(config) == (False, *whole[1:])
-    config, _ = resolve(
-        "train", "srkd", "phantom", "--trainer.max_epochs=3", "--quick", "--data.most_images=30"
-    )
+    config = resolve("srkd", "phantom", ["--trainer.max_epochs=3", "--quick", "--data.most_images=30"])
     assert bounds_of(config) == (True, 3, 30, 1)
 
 
@@ -94,7 +91,7 @@ def test_the_first_prompts_and_pictures():
     }
     assert short.digest != Protocol.load().digest
     assert PhantomSettings().at_most(50, 9999) == PhantomSettings(
-        num_planes_images=50, num_hc18_images=1200, num_pair_images=0
+        num_planes_images=50, num_hc18_images=1600, num_pair_images=0
     )
 
 

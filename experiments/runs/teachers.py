@@ -1,0 +1,128 @@
+"""Teachers of the data presets: shipped in ``models/teachers/``, or trained by ``EXP=teacher`` and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_only
+
+import models
+from experiments.config import lacks_weights, resolve
+from experiments.recipe_files import TEACHER_EXPERIMENT, Recipe
+from experiments.runs.run_folder import OUTPUTS
+from lightning_modules.distillation import RUN_RECORD
+from models import from_checkpoint, save_half
+from models.checkpoints.weights import read_checkpoint
+
+SHIPPED = Path(models.__file__).parent / "teachers"
+KEPT = OUTPUTS / "teachers"
+# Prefix of a path in a preset that names a preset's own teacher: "teacher:phantom".
+OWN = "teacher:"
+# Settings of a run that make a teacher other than its preset's own.
+DECISIVE = ("seed_everything", "model", "data", "trainer", "quick", "paper_selection")
+# Those that do not: where data lie and how they are read.
+READING = (
+    "data.init_args.root", "data.init_args.num_workers", "data.init_args.workers", "data.init_args.cache",
+    "data.init_args.pin_memory", "data.init_args.evaluation_batch_size", "trainer.logger", "trainer.default_root_dir",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.accelerator",
+    "trainer.devices",
+)  # fmt: skip
+
+
+def preset_behind(tower: Any) -> str | None:
+    """Return the preset whose own teacher a tower names; None for any other tower."""
+    path = str((tower.get("init_args") or {}).get("path")) if tower else ""
+    return path.removeprefix(OWN) if path.startswith(OWN) else None
+
+
+def preset_teacher(preset: str) -> Path:
+    """Return the file of a preset's own teacher: the shipped one, else where ``EXP=teacher`` keeps it."""
+    shipped = SHIPPED / f"{preset}.safetensors"
+    if not shipped.is_file():
+        return KEPT / shipped.name
+    here = Path.cwd()
+    return shipped.relative_to(here) if shipped.is_relative_to(here) else shipped
+
+
+def settle_teachers(config: Namespace) -> None:
+    """Replace each ``teacher:PRESET`` by the file of that preset's teacher.
+
+    Args:
+        config: The resolved configuration of the run, which is changed.
+
+    Raises:
+        ValueError: The teacher is a published model without its weights.
+        FileNotFoundError: The preset's teacher has not been trained.
+    """
+    check_weights(config.model.get("teacher"))
+    if not config.get("ckpt_path"):
+        warn_of_random_student(config.model.get("student"))
+    for tower in (config.model.get("teacher"), config.model.get("student")):
+        preset = preset_behind(tower)
+        if preset is None:
+            continue
+        path = preset_teacher(preset)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no teacher for DATA={preset} yet; make train EXP={TEACHER_EXPERIMENT} DATA={preset} trains "
+                "it, TEACHER=file gives another, and ARGS=--model.teacher=null goes without one where the loss allows"
+            )
+        tower.init_args.path = str(path)
+
+
+def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
+    """Keep a trained teacher in half precision where other experiments of its preset find it.
+
+    A teacher of other settings than the preset's own is not kept: a trial must not replace a good teacher.
+
+    Args:
+        best: The selected checkpoint of the run.
+        recipe: Files of ours that the run was built on.
+        config: The resolved configuration of the run, the paths of its towers settled.
+    """
+    own = resolve(TEACHER_EXPERIMENT, recipe.preset)
+    settle_teachers(own)
+    if _decisive(config) != _decisive(own):
+        print(f"settings differ from those of DATA={recipe.preset}; TEACHER={best} distils from this teacher")
+        return
+    path = KEPT / f"{recipe.preset}.safetensors"
+    save_half(from_checkpoint(str(best)), path, **{RUN_RECORD: read_checkpoint(best)[RUN_RECORD]})
+    used = path == preset_teacher(recipe.preset)
+    print(
+        f"teacher kept at {path}"
+        + ("" if used else f"; TEACHER={path} distils from it, not from the shipped one")
+    )
+
+
+def _decisive(config: Namespace) -> dict[str, Any]:
+    kept = Namespace({name: config.get(name) for name in DECISIVE}).clone()
+    for name in READING:
+        kept.pop(name, None)
+    return dict(kept.as_dict())
+
+
+def check_weights(teacher: Any) -> None:
+    """Refuse a published teacher with random weights.
+
+    Raises:
+        ValueError: The teacher's weights are not given.
+    """
+    if teacher and lacks_weights(teacher.as_dict()):
+        raise ValueError(
+            f"model.teacher: {teacher['init_args']['name']} needs its weights: TEACHER=path/to/weights "
+            "(docs/reproduce.md says where they come from), or ARGS=--model.teacher=null with a loss that "
+            "needs no teacher"
+        )
+
+
+@rank_zero_only
+def warn_of_random_student(student: Any) -> None:
+    """Warn that a published student starts from random weights: at its small learning rate it learns little."""
+    if student and lacks_weights(student.as_dict()):
+        print(
+            f"warning: model.student: {student['init_args']['name']} has random weights; STUDENT=path/to/weights "
+            "gives it published ones (TEACHER= with EXP=teacher; docs/reproduce.md says where they are)",
+            flush=True,
+        )

@@ -1,0 +1,87 @@
+"""The controls of SRKD against naive loops, and against SRKD where they change nothing."""
+
+import math
+
+import pytest
+import torch
+
+from losses import Embeddings, SRKDControlLoss, SRKDLoss
+from losses.selective import shuffled_off_diagonal
+
+
+def embeddings(seed, rows=6, dim=5, scale=20.0):
+    generator = torch.Generator().manual_seed(seed)
+    image, text = (
+        torch.nn.functional.normalize(torch.randn(rows, dim, generator=generator, dtype=torch.float64), dim=1)
+        for _ in range(2)
+    )
+    return Embeddings(image.requires_grad_(), text.requires_grad_(), torch.tensor(scale, dtype=torch.float64))
+
+
+def test_without_a_change_it_is_srkd():
+    student, teacher = embeddings(0), embeddings(1)
+    for weight in (2.0, -0.8, 0.0):
+        ours = SRKDControlLoss(off_diagonal_weight=weight)(student, teacher)
+        theirs = SRKDLoss(off_diagonal_weight=weight, kernel="plain")(student, teacher)
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-12, atol=0)
+
+
+def test_shuffling_keeps_the_diagonal_and_each_rows_values():
+    p = torch.softmax(torch.randn(4, 9, dtype=torch.float64), dim=1)
+    torch.manual_seed(3)
+    shuffled = shuffled_off_diagonal(p, first_row=2)
+    assert torch.equal(shuffled.diagonal(offset=2), p.diagonal(offset=2))
+    assert torch.equal(shuffled.sort(dim=1).values, p.sort(dim=1).values)
+    assert not torch.equal(shuffled, p)
+
+
+def test_every_order_of_a_row_is_drawn():
+    p = torch.tensor([[0.5, 0.3, 0.2]])
+    torch.manual_seed(0)
+    seen = {tuple(shuffled_off_diagonal(p, 0)[0].tolist()) for _ in range(40)}
+    assert len(seen) == 2
+
+
+def test_shuffled_targets_are_still_repelled_from():
+    student, teacher = embeddings(0), embeddings(1)
+    torch.manual_seed(0)
+    shuffled = SRKDControlLoss(shuffle=True)(student, teacher)
+    plain = SRKDLoss(kernel="plain")(student, teacher)
+    torch.testing.assert_close(shuffled["diagonal"], plain["diagonal"])
+    assert shuffled["off_diagonal"] != plain["off_diagonal"]
+
+
+def naive_off_diagonal(student, teacher, temperature, threshold):
+    def rows(model, first, second):
+        return [[(model.logit_scale * torch.dot(a, b)).item() for b in second] for a in first]
+
+    total, size = 0.0, len(student.image)
+    for first, second in (("image", "text"), ("text", "image")):
+        s = rows(student, getattr(student, first), getattr(student, second))
+        t = rows(teacher, getattr(teacher, first), getattr(teacher, second))
+        for i in range(size):
+            p = [math.exp(x / temperature) for x in t[i]]
+            q = [math.exp(x) for x in s[i]]
+            for j in range(size):
+                near = float(torch.dot(teacher.text[i], teacher.text[j])) >= threshold
+                if i != j and not near:
+                    total -= p[j] / sum(p) * math.log(q[j] / sum(q)) / size / 2
+    return total
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.4, 1.0])
+def test_repulsion_spares_near_captions_and_imitation_does_not(threshold):
+    student, teacher = embeddings(0), embeddings(1)
+    repelled = SRKDControlLoss(spare_above=threshold, off_diagonal_weight=-0.8)(student, teacher)
+    expected = naive_off_diagonal(student, teacher, 5.0, threshold)
+    assert float(repelled["off_diagonal"]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    imitated = SRKDControlLoss(spare_above=threshold, off_diagonal_weight=2.0)(student, teacher)
+    whole = SRKDLoss(kernel="plain")(student, teacher)
+    torch.testing.assert_close(imitated["off_diagonal"], whole["off_diagonal"], rtol=1e-12, atol=0)
+
+
+def test_a_threshold_that_no_cosine_has_is_refused():
+    with pytest.raises(ValueError, match="spare_above"):
+        SRKDControlLoss(spare_above=2.0)
