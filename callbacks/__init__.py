@@ -6,16 +6,13 @@ from callbacks.evaluation.plane_evaluation import PlaneEvaluation
 from callbacks.evaluation.representation_evaluation import RepresentationEvaluation
 from callbacks.evaluation.selection import BestMetrics, CompositeScore, EvaluateLastEpoch
 from callbacks.off_diagonal_schedule import OffDiagonalPhase, OffDiagonalSchedule
-from callbacks.safety.checkpoints import BestCheckpoint, LastCheckpoint
-from callbacks.safety.finite_loss import StopOnNonFiniteLoss
-from callbacks.safety.interruption import SaveOnInterrupt
-from callbacks.safety.step_seed import StepSeed
+from callbacks.safety.checkpoints import BestCheckpoint, LastCheckpoint, SaveOnInterrupt
+from callbacks.safety.steps import StepSeed, StopOnNonFiniteLoss
 from callbacks.teacher_cache import TeacherCache
-from callbacks.tracking.gradient_norms import GradientNorms
 from callbacks.tracking.probe import ConfusingPairs, LogitCorrelation, Probe
 from callbacks.tracking.resolved_config import SaveResolvedConfig
 from callbacks.tracking.skipped_samples import SkippedSamples
-from callbacks.tracking.throughput import Throughput
+from callbacks.tracking.step_metrics import GradientNorms, Throughput
 from callbacks.tracking.wandb_run import WandbRun, active_run, run_id_of
 
 __all__ = [

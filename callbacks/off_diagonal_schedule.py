@@ -33,17 +33,6 @@ def weight_at(
         hold-linear  start while x < hold, then linear to end
 
     The exponential decays the difference, not the ratio, because `end` is negative in the paper's runs.
-
-    Args:
-        progress: Share of the optimiser steps already taken, 0 to 1.
-        start: Weight at the first step.
-        end_ratio: Final weight as a multiple of `start`; negative repels.
-        end: Final weight; where it is given, `end_ratio` does not count.
-        shape: The curve between them.
-        hold: Share of training before the drop of ``step`` and ``hold-linear``.
-
-    Returns:
-        The weight.
     """
     x = min(1.0, max(0.0, progress))
     if end is None:
@@ -69,7 +58,7 @@ class OffDiagonalSchedule(Callback):
 
     Args:
         start: Weight at the first step (paper's best: 2).
-        end_ratio: Final weight over `start` (paper's best: -0.4, so 2 falls to -0.8).
+        end_ratio: Final weight over `start` (paper's best: -0.4, so 2 falls to -0.8); negative repels.
         shape: ``linear`` (the paper's), ``cosine``, ``exponential``, ``step``, ``constant`` or
             ``hold-linear``.
         hold: Share of training, in (0, 1), that ``step`` and ``hold-linear`` stay at `start`.
@@ -130,11 +119,7 @@ class OffDiagonalSchedule(Callback):
             )
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set and log the weight of this step."""
         loss: Any = pl_module.loss
@@ -152,11 +137,7 @@ class OffDiagonalPhase(Callback):
     """
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log the phase of this step."""
         loss: Any = pl_module.loss

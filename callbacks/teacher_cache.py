@@ -39,9 +39,6 @@ class TeacherCache(Callback):
         folder: Folder of all stores, visible to every process.
         draws: K, draws of each image; more give more varied views.
         half: Store float16: half the size, embeddings accurate to about 5e-4.
-
-    Raises:
-        ValueError: `draws` is below 1.
     """
 
     def __init__(self, folder: str = "data/cache/teacher", draws: int = 8, half: bool = False) -> None:
@@ -144,11 +141,9 @@ class TeacherCache(Callback):
 
 def _batches(data: FetalDataModule, keys: Keys) -> Iterator[tuple[dict[str, Any], Keys]]:
     """Yield batches with the keys of their pairs."""
-    start = 0
+    rest = iter(keys)
     for batch in data.draw_loader(keys) if keys else ():
-        end = start + len(batch["index"])
-        yield batch, keys[start:end]
-        start = end
+        yield batch, list(islice(rest, len(batch["index"])))
 
 
 def _embed(trainer: Trainer, module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

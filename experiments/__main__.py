@@ -20,7 +20,7 @@ if not __package__:
     os.environ["PYTHONSAFEPATH"] = "1"
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *sys.argv[1:]])
 
-from experiments.process import STOPPED, exit_status, status_for_make, without_secrets
+from experiments.process import STOPPED, exit_status, quick_when_stopped, status_for_make, without_secrets
 
 # Command -> module of experiments.commands, and what it does.
 COMMANDS = {
@@ -116,5 +116,11 @@ def main() -> None:
         sys.exit(2)
 
 
+def program() -> None:
+    """Run `main` as the whole of a process."""
+    with quick_when_stopped():
+        main()
+
+
 if __name__ == "__main__":
-    main()
+    program()

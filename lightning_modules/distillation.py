@@ -92,16 +92,13 @@ class DistillationModule(LightningModule):
         self.run_record: dict[str, Any] = {}  # of primitives; saved in every checkpoint
 
     def embeddings(self, batch: dict[str, Any], role: str) -> Embeddings:
-        """Embed one role's view of a batch.
+        """Embed one role's view of a batch: unit-length embeddings [B, D] of that role's model.
 
         Args:
             batch: A training batch (see `datamodules.base`): ``<role>_image`` [B, 3, S, S],
                 ``<role>_tokens`` [B, L], optionally ``caption_id`` [B]; or ``<role>_embedding`` [B, 2, D],
                 stored embeddings (see `callbacks.TeacherCache`).
             role: ``student`` or ``teacher``.
-
-        Returns:
-            Unit-length embeddings [B, D] of that role's model.
         """
         model: DualEncoder = getattr(self, role)
         kept = batch.get(f"{role}_embedding")

@@ -10,17 +10,10 @@ from torch import nn
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Split trainable parameters into decayed matrices and undecayed vectors and scalars.
+    """Split trainable parameters into decayed matrices and undecayed vectors and scalars: AdamW's groups, none empty.
 
     Norm gains, biases and logit scales have at most one axis and are not decayed (paper, training details; the
-    convention of CLIP). Convolution kernels and embeddings have two or more.
-
-    Args:
-        modules: Modules whose trainable parameters are optimised; shared parameters count once.
-        weight_decay: Decay of the first group.
-
-    Returns:
-        One or two AdamW parameter groups, none of them empty.
+    convention of CLIP). Convolution kernels and embeddings have two or more. Shared parameters count once.
     """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
@@ -31,26 +24,15 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
                 continue
             seen.add(id(parameter))
             (decayed if parameter.ndim > 1 else undecayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
-    """Return the learning-rate factor at optimiser step `step`.
+    """Return the learning-rate factor in [0, 1] at optimiser step `step`.
 
-    Rises linearly to 1 over `warmup_steps`, then falls along a half cosine to 0 at `total_steps`.
-
-    Args:
-        step: Optimiser steps already taken, from 0.
-        warmup_steps: Steps of the linear rise; at most a tenth of a run of fewer than twice as many steps, so that a
-            smoke run still trains.
-        total_steps: Optimiser steps of the whole run.
-
-    Returns:
-        The factor in [0, 1].
+    Rises linearly to 1 over `warmup_steps`, then falls along a half cosine to 0 at `total_steps`. In a run of fewer
+    than twice as many steps the rise takes at most a tenth, so that a smoke run still trains.
     """
     warmup = min(warmup_steps, total_steps // 10) if total_steps < 2 * warmup_steps else warmup_steps
     if step < warmup:

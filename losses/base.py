@@ -41,12 +41,7 @@ class Loss(nn.Module):
     scheduled: str | None = None
 
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        """Create modules that depend on the embedding dimensions; called once, before training.
-
-        Args:
-            student_dim: D of the student's embeddings.
-            teacher_dim: D of the teacher's embeddings, None without a teacher.
-        """
+        """Create modules that depend on the embedding dimensions (None without a teacher), before training."""
 
     def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
         """Return this process's unweighted terms, scalars by name, without those of weight 0."""
@@ -64,9 +59,8 @@ class Loss(nn.Module):
             teacher: The teacher's embeddings of the same pairs; never differentiated.
 
         Returns:
-            ``total`` (to differentiate), each unweighted term by name, and, when the student's
-            embeddings carry caption ids, ``duplicate_rate`` (a statistic, not part of the total). Under
-            torch.distributed the values are those of the joint batch on every rank.
+            ``total`` (to differentiate), each unweighted term by name, and, with caption ids, ``duplicate_rate`` (a
+            statistic). Under torch.distributed the values are those of the joint batch on every rank.
 
         Raises:
             ValueError: The teacher is missing or has another batch size.
@@ -96,18 +90,15 @@ class Loss(nn.Module):
         if self.needs_teacher and teacher is None:
             raise ValueError(f"{name} needs a teacher: set model.teacher, or choose CLIPLoss or SigLIPLoss")
         if self.needs_teacher and teacher is not None and len(teacher.image) != len(student.image):
-            raise ValueError(
-                f"{name}: the student's batch size is {len(student.image)}, the teacher's "
-                f"{len(teacher.image)}; both must embed the same pairs"
-            )
+            sizes = f"the student's batch size is {len(student.image)}, the teacher's {len(teacher.image)}"
+            raise ValueError(f"{name}: {sizes}; both must embed the same pairs")
 
 
 class DistillationLoss(Loss):
     """``contrastive_weight * L_contrastive`` plus the terms of a subclass's `distillation_terms`.
 
     Args:
-        contrastive_weight: Weight of CLIP's loss; 0 leaves it out, as within a `CombinedLoss` that already
-            has one.
+        contrastive_weight: Weight of CLIP's loss; 0 leaves it out, as within a `CombinedLoss` that has one.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
     """
 
@@ -155,19 +146,11 @@ class ProjectedLoss(DistillationLoss):
         if teacher_dim is None:
             raise ValueError(f"{type(self).__name__} needs a teacher: its embedding dimension is unknown")
         same = student_dim == teacher_dim
-        self.heads = nn.ModuleDict(
-            {
-                tower: nn.Identity() if same else nn.Linear(student_dim, teacher_dim)
-                for tower in ("image", "text")
-            }
-        )
+        image, text = (nn.Identity() if same else nn.Linear(student_dim, teacher_dim) for _ in range(2))
+        self.heads = nn.ModuleDict({"image": image, "text": text})
 
     def projected(self, student: Embeddings) -> tuple[Tensor, Tensor]:
-        """Return the image and text embeddings [b, teacher D], unit-length, in the teacher's space.
-
-        Raises:
-            ValueError: `build` was not called.
-        """
+        """Return the image and text embeddings [b, teacher D], unit-length, in the teacher's space."""
         if self.heads is None:
             raise ValueError(
                 f"{type(self).__name__} has no projection heads: call build(student_dim, teacher_dim) "

@@ -43,16 +43,9 @@ class Embeddings:
 
     def __post_init__(self) -> None:
         image, text = tuple(self.image.shape), tuple(self.text.shape)
-        if len(image) != 2 or len(text) != 2:
-            raise ValueError(f"embeddings must be [B, D]; image is {list(image)} and text is {list(text)}")
-        if image[0] != text[0]:
+        if len(image) != 2 or image != text:
             raise ValueError(
-                f"image and text batch sizes differ: {image[0]} and {text[0]}; pass one text per image"
-            )
-        if image[1] != text[1]:
-            raise ValueError(
-                f"image and text embedding dimensions differ: {image[1]} and {text[1]}; both towers of a "
-                "model must project to the same D"
+                f"image and text embeddings must both be [B, D], not {list(image)} and {list(text)}"
             )
         for name, scalar in (("logit_scale", self.logit_scale), ("logit_bias", self.logit_bias)):
             if scalar is not None and scalar.numel() != 1:
@@ -75,23 +68,14 @@ class Embeddings:
 
     def detach(self) -> Embeddings:
         """Return the embeddings without gradient, as the teacher's must be."""
-        bias = self.logit_bias
-        return replace(
-            self,
-            image=self.image.detach(),
-            text=self.text.detach(),
-            logit_scale=self.logit_scale.detach(),
-            logit_bias=None if bias is None else bias.detach(),
-        )
+        parts = {name: getattr(self, name) for name in ("image", "text", "logit_scale", "logit_bias")}
+        return replace(self, **{name: x.detach() for name, x in parts.items() if x is not None})
 
 
 class JointBatch:
     """One model's embeddings of this process's pairs and, gathered on first use, of all pairs.
 
-    Attributes:
-        local: This process's embeddings.
-        first_row: Position of this process's first pair in the joint batch: row i here matches column
-            ``first_row + i``.
+    Row i of `local` matches column ``first_row + i`` of the joint batch.
     """
 
     def __init__(self, local: Embeddings) -> None:
@@ -110,21 +94,14 @@ class JointBatch:
 
     @cached_property
     def all_caption_id(self) -> Tensor:
-        """Caption ids of all processes [B], int64.
-
-        Raises:
-            ValueError: The batch has no caption ids.
-        """
+        """Caption ids of all processes [B], int64."""
         if self.local.caption_id is None:
             raise ValueError("cannot find duplicate captions: the embeddings carry no caption_id")
         return gather_rows(self.local.caption_id)
 
     @cached_property
     def image_logits(self) -> Tensor:
-        """Image-to-text logits [b, B]: ``logit_scale * <image_i, text_j>``.
-
-        Without the logit bias, which cancels in a softmax over a row.
-        """
+        """Image-to-text logits [b, B], ``logit_scale * <image_i, text_j>``; a bias would cancel in a row's softmax."""
         return self.local.logit_scale * self.local.image @ self.all_text.T
 
     @cached_property
@@ -166,14 +143,7 @@ def rank() -> int:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Concatenate the rows of every process, in rank order.
-
-    Args:
-        rows: This process's rows [b, ...]; the same shape on every rank.
-
-    Returns:
-        The rows of all processes [W b, ...], differentiable in every process's part if `rows` is.
-    """
+    """Concatenate the rows [b, ...] of every process in rank order; differentiable in every process's part."""
     if world_size() == 1:
         return rows
     rows = rows.contiguous()

@@ -20,12 +20,9 @@ class CoupledKDLoss(DistillationLoss):
 
     Terms: ``contrastive``, ``distillation``; a term of weight 0 is not computed.
 
-    Attributes:
-        distillation_weight: lambda, the weight that a schedule sets.
-
     Args:
         temperature: T > 0, divides the teacher's logits.
-        distillation_weight: lambda; may be negative.
+        distillation_weight: lambda, which a schedule sets; may be negative.
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
         standardize: As in `SRKDLoss`.

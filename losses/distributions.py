@@ -14,14 +14,11 @@ from losses.batch import JointBatch
 def teacher_and_student(
     student: JointBatch, teacher: JointBatch, temperature: float, standardized: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return the distributions that logit distillation compares, in both directions.
+    """Return (p [b, B], log q [b, B]) for image-to-text and for text-to-image.
 
     p is the row softmax of the teacher's logits divided by `temperature`, q that of the student's logits, NOT
     divided. When `standardized`, rows of both models are scaled to zero mean and unit deviation and both are
     divided (Sun et al., CVPR 2024).
-
-    Returns:
-        (p [b, B], log q [b, B]) for image-to-text and for text-to-image.
     """
     pairs = []
     for student_logits, teacher_logits in (
@@ -47,18 +44,14 @@ def standardize(logits: Tensor) -> Tensor:
 
 
 def matched_cross_entropy(log_q: Tensor, first_row: int, positives: Tensor | None = None) -> Tensor:
-    """Return the mean cross-entropy of rows with their matching columns.
+    """Return the mean cross-entropy of rows with their matching columns, a scalar.
 
-    ``-(1/b) sum_i log q_ii``, or with `positives` ``-(1/b) sum_i (1/|P_i|) sum_{j in P_i} log q_ij``: every equal
-    caption counts as correct.
+    ``-(1/b) sum_i log q_ii``, or with `positives` ``-(1/b) sum_i (1/|P_i|) sum_{j in P_i} log q_ij``.
 
     Args:
         log_q: Log-probabilities [b, B].
         first_row: Column that matches row 0.
         positives: Bool [b, B], True on the correct columns (the matched one among them), or None.
-
-    Returns:
-        A scalar.
     """
     if positives is None:
         return -log_q.diagonal(offset=first_row).mean()
@@ -78,13 +71,7 @@ def contrastive_cross_entropy(batch: JointBatch, multi_positive: bool) -> Tensor
 
 
 def kl_divergence(p: Tensor, log_q: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Return ``(1/b) sum_ij p_ij (log p_ij - log q_ij)``, a scalar.
-
-    Args:
-        p: Teacher probabilities [b, B].
-        log_q: Student log-probabilities [b, B].
-        excluded: Bool [b, B], True on pairs to leave out of the sum, or None.
-    """
+    """Return ``(1/b) sum_ij p_ij (log p_ij - log q_ij)``, a scalar, without the pairs of `excluded` (bool [b, B])."""
     summands = torch.xlogy(p, p) - p * log_q
     if excluded is not None:
         summands = summands.masked_fill(excluded, 0.0)
@@ -101,11 +88,7 @@ def off_diagonal_cross_entropy(
 ) -> Tensor:
     """Return ``-(1/b) sum_{i, j != i} p_ij log q_ij``, a scalar: agreement on the confusions.
 
-    Args:
-        p: Teacher probabilities [b, B].
-        log_q: Student log-probabilities [b, B].
-        first_row: Column that matches row 0.
-        excluded: Bool [b, B], True on further pairs to leave out (equal captions), or None.
+    `excluded`, bool [b, B], marks further pairs to leave out (equal captions).
     """
     if excluded is None:
         excluded = torch.zeros_like(p, dtype=torch.bool)

@@ -29,21 +29,18 @@ class SRKDLoss(DistillationLoss):
 
     Terms: ``contrastive``, ``diagonal``, ``off_diagonal``; a term of weight 0 is not computed.
 
-    Attributes:
-        off_diagonal_weight: beta, the weight that a schedule sets.
-
     Args:
         temperature: T > 0, divides the teacher's logits.
-        off_diagonal_weight: beta; may be negative.
+        off_diagonal_weight: beta, which a schedule sets; may be negative.
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
         mask_duplicates: Leave pairs of equal captions out of the off-diagonal term, so that the student is
             not repelled from correct similarities; needs caption ids.
         standardize: Scale each row of BOTH models' logits to zero mean and unit deviation and divide both
             by T before the softmax of the distillation terms (Sun et al., CVPR 2024); a T near 1 suits it.
-        kernel: Implementation; all give the same numbers. ``fused`` is fastest and keeps 2 B x B numbers for the
-            backward pass; ``chunked`` keeps none and recomputes them; ``plain`` computes term by term. The
-            three options above, and logits for which the fused form would lose precision, use ``plain`` in any case.
+        kernel: ``fused`` is fastest and keeps 2 B x B numbers for the backward pass; ``chunked`` recomputes them;
+            ``plain`` computes term by term. All give the same numbers. The three options above, and logits for which
+            the fused form would lose precision, use ``plain`` in any case.
 
     Raises:
         ValueError: The temperature is not above 0 or the kernel is unknown.

@@ -19,8 +19,7 @@ class Benchmark:
         name: Key in data modules, in names of metrics and in results: ``student/NAME/f1``.
         title: The headline score in tables and figures.
         kind: "classification" (class of highest similarity) or "biometry" (gestational age of a head).
-        corpus: `Record.corpus` of its images.
-        label: Attribute of `datamodules.record.Record` that holds the class, or the measure.
+        corpus, label: `Record.corpus` of its images, and the attribute of `Record` with their class or measure.
         prompts: Key of its texts in the prompt file.
         headline: Key of the main score in the metric's result; larger is better.
         weight: Weight among the benchmarks of its kind in `composite_score`.
@@ -77,15 +76,8 @@ def benchmarks_of(*corpora: str) -> tuple[str, ...]:
 def composite_score(scores: Mapping[str, float]) -> float:
     """Return the score that selects checkpoints, ``((5 F1_planes + 3 F1_subplanes) / 8 + validity / 100) / 2``.
 
-    That is the mean over kinds of benchmarks of the weighted mean of their headline scores, from the benchmarks given.
-
-    Args:
-        scores: Benchmark -> headline score: ``planes`` and ``subplanes`` macro F1 (0 to 1), ``hc18`` validity
-            in percent. Without ``hc18`` the F1 part alone is the score, without both F1 the validity part;
-            one F1 alone is the F1 part.
-
-    Returns:
-        The score, between 0 and 1.
+    That is the mean over kinds of benchmarks of the weighted mean of their headline scores (macro F1, 0 to 1; validity
+    in percent), from the benchmarks given.
 
     Raises:
         ValueError: There are no scores, or one belongs to no known benchmark.
@@ -113,15 +105,8 @@ def eight_class_interval(
     interval does not follow from those of the two benchmarks.
 
     Args:
-        parts: True and predicted class names of each benchmark's N_k images, in the order of its table; the
-            five planes first, then the sub-planes. Classes of different parts are different classes.
+        parts: True and predicted class names of each benchmark's images, in the order of its table; the planes first.
         resamples: Number of resamples.
-
-    Returns:
-        Lower and upper end, between 0 and 1.
-
-    Raises:
-        ValueError: There are no images, or the true and predicted names of a part differ in number.
     """
     if any(len(true) != len(predicted) for true, predicted in parts):
         raise ValueError("eight classes: true and predicted names differ in number")

@@ -27,15 +27,9 @@ LOWEST_HC_MM, HIGHEST_HC_MM = 100.0, 342.0  # the chart's median at 14 and at 40
 
 
 def predicted_age_days(similarity: Tensor, top: int = TOP_AGES) -> Tensor:
-    """Return the gestational age predicted from similarities.
+    """Return the predicted age in days [N]: the median of the `top` ages of `AGES_DAYS` of highest similarity [N, 175].
 
-    Args:
-        similarity: Similarity of each image with each age of `AGES_DAYS`, [N, 175].
-        top: Number of most similar ages whose median is the prediction. Of equally similar ages the younger is taken
-            first.
-
-    Returns:
-        Predicted ages in days, [N], int64.
+    Of equally similar ages the younger is taken first.
 
     Raises:
         ValueError: The shape is not [N, 175] or a value is not finite.
@@ -59,13 +53,7 @@ def in_reference_range(hc_mm: ArrayLike) -> NDArray[np.bool_]:
 def biometry_scores(
     age_days: ArrayLike, hc_mm: ArrayLike, resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, float]:
-    """Score predicted ages against true head circumferences.
-
-    Args:
-        age_days: Predicted gestational ages in days, [N].
-        hc_mm: True head circumferences in mm, [N].
-        resamples: Bootstrap resamples of the interval.
-        seed: Seed of the bootstrap.
+    """Score predicted ages (days, [N]) against true head circumferences (mm, [N]).
 
     Returns:
         ``validity`` with ``validity_ci_low`` and ``validity_ci_high`` in percent, the counts ``valid`` and ``total``
@@ -102,18 +90,10 @@ def validity_score(
 
 
 def constant_age_scores(hc_mm: ArrayLike) -> dict[str, float]:
-    """Score the best constant age, a baseline without a model.
+    """Score the constant age that is valid for most heads (mm, [N]), a baseline without a model.
 
-    Args:
-        hc_mm: True head circumferences in mm, [N]; the age is chosen on these. For HC18's 814 assessed heads it is
-            20 weeks 1 day, valid for 481.
-
-    Returns:
-        ``age_days``, the age of `AGES_DAYS` that is valid for most heads (the youngest of equals), and its
-        `biometry_scores`.
-
-    Raises:
-        ValueError: No image is in the assessed range.
+    The age is chosen on these heads, the youngest of equals. For HC18's 814 assessed heads it is 20 weeks 1 day, valid
+    for 481. Returns ``age_days`` and its `biometry_scores`.
     """
     hc = np.asarray(hc_mm, dtype=np.float64)
     assessed = hc[in_reference_range(hc)]
@@ -128,9 +108,7 @@ def constant_age_title(age_days: float) -> str:
 
 
 class BiometryValidity(IndexedMetric):
-    """Share of images whose zero-shot gestational age is plausible for the true head circumference.
-
-    `compute` returns the dictionary of `biometry_scores`.
+    """Share of images whose zero-shot gestational age is plausible: `biometry_scores` as a metric.
 
     Example:
         >>> metric = BiometryValidity()
@@ -140,13 +118,6 @@ class BiometryValidity(IndexedMetric):
     """
 
     def __init__(self, resamples: int = RESAMPLES, seed: int = SEED, **kwargs: Any) -> None:
-        """Create the metric.
-
-        Args:
-            resamples: Bootstrap resamples of the interval.
-            seed: Seed of the bootstrap.
-            **kwargs: Arguments of `torchmetrics.Metric`.
-        """
         fields = {"age_days": torch.empty(0, dtype=torch.int64), "hc_mm": torch.empty(0, dtype=torch.float64)}
         super().__init__(fields, **kwargs)
         self.resamples = resamples
@@ -159,17 +130,10 @@ class BiometryValidity(IndexedMetric):
             similarity: 100 * cosine with the prompts of each age, mean over templates, [N, 175].
             head_circumference_mm: True head circumference, [N], in mm.
             index: Sample numbers [N]; with them the result does not depend on the number of processes.
-
-        Raises:
-            ValueError: A shape is wrong or a similarity is not finite.
         """
         self.add_rows(index, age_days=predicted_age_days(similarity), hc_mm=head_circumference_mm)
 
     def compute(self) -> dict[str, float]:
-        """Return `biometry_scores` over all images of all processes.
-
-        Raises:
-            ValueError: No image is in the assessed range.
-        """
+        """Return `biometry_scores` over all images of all processes."""
         rows = self.rows()
         return biometry_scores(rows["age_days"], rows["hc_mm"], self.resamples, self.seed)

@@ -31,15 +31,7 @@ def _percentiles(scores: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def mean_interval(values: ArrayLike, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a mean.
-
-    Args:
-        values: One number a sample, [N]; their order takes part in the draw.
-        resamples: Number of resamples.
-        seed: Seed of numpy's default generator.
-
-    Returns:
-        Lower and upper end, in the unit of `values`.
+    """Return the 95 % bootstrap interval of the mean of values [N]; their order takes part in the draw.
 
     Raises:
         ValueError: There are no values.
@@ -56,16 +48,14 @@ def f1_interval(
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of macro F1 over the classes that occur in `target`.
 
+    A class that occurs but was not drawn counts with F1 zero, as in the published evaluation.
+
     Args:
         target: Class numbers, [N].
         prediction: Predicted class numbers, [N].
         num_classes: Number C of classes that can be predicted.
         resamples: Number of resamples.
         seed: Seed of numpy's default generator.
-
-    Returns:
-        Lower and upper end, between 0 and 1. A class that occurs but was not drawn counts with F1 zero, as
-        in the published evaluation.
 
     Raises:
         ValueError: There are no samples.
@@ -84,14 +74,7 @@ def f1_interval(
 
 
 def f1_of_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return each class's F1 = 2 TP / (2 TP + FP + FN) from a confusion matrix.
-
-    Args:
-        confusion: Counts [C, C], rows are true classes and columns predicted ones.
-
-    Returns:
-        F1 of each class, [C]; zero for a class that is neither true nor predicted.
-    """
+    """Return each class's F1 [C] from counts [C, C], rows true; zero for a class neither true nor predicted."""
     hits = np.diag(confusion).astype(np.float64)
     either = confusion.sum(axis=0) + confusion.sum(axis=1)
     f1: NDArray[np.float64] = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)

@@ -15,19 +15,18 @@ LOG_TEMPERATURES = (-4.0, 6.0)  # bounds of the fit: factors of 0.02 to 400
 
 
 def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> dict[str, Any]:
-    """Return the expected calibration error and the reliability curve.
+    """Return the expected calibration error and the reliability curve (Guo et al., ICML 2017, arXiv:1706.04599, eq. 3).
 
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599, equation 3: the mean
-    over equally wide bins of |accuracy - confidence|, weighted by the share of samples.
+    The error is the mean over equally wide bins of |accuracy - confidence|, weighted by the share of samples. A bin
+    includes its upper end, the first also 0.
 
     Args:
         confidence: Probability of each prediction, [N], in [0, 1].
         correct: Whether each prediction is right, [N].
-        bins: Number of bins, each including its upper end; the first includes 0.
+        bins: Number of bins.
 
     Returns:
-        ``ece`` in [0, 1] and ``bins``, a list of ``confidence``, ``accuracy`` and ``count`` of each bin that
-        holds samples, by rising confidence.
+        ``ece`` in [0, 1] and ``bins``, a list of ``confidence``, ``accuracy`` and ``count`` of each bin with samples.
 
     Raises:
         ValueError: There are no samples, lengths differ, or a confidence is outside of [0, 1].
@@ -55,14 +54,7 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
 
 
 def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
-    """Return the temperature of maximum likelihood, by which logits are divided.
-
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. Only the
-    confidence changes, not the predictions.
-
-    Args:
-        logits: Scores [N, C].
-        target: True class numbers [N].
+    """Return the temperature of maximum likelihood, by which logits [N, C] are divided (Guo et al. 2017, section 4.2).
 
     Raises:
         ValueError: There are no samples.
@@ -81,17 +73,9 @@ def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
 def cross_fitted_confidence(
     logits: ArrayLike, target: ArrayLike, patients: Sequence[str]
 ) -> NDArray[np.float64] | None:
-    """Return the confidence of each prediction with a temperature fitted on other patients.
+    """Return the confidence of each prediction [N] with a temperature fitted on the other half of the patients.
 
-    Two-fold over patients: it estimates the calibration after a clinic fits the temperature on its own images.
-
-    Args:
-        logits: Scores [N, C].
-        target: True class numbers [N].
-        patients: Patient of each sample, N names.
-
-    Returns:
-        Probabilities of the predicted classes [N]; None when there is one patient only.
+    It estimates the calibration after a clinic fits the temperature on its own images. None for a single patient.
     """
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(target, dtype=np.int64)
     half = {name: place % 2 for place, name in enumerate(sorted(set(patients)))}

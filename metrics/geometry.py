@@ -10,17 +10,10 @@ from torch import Tensor
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:
-    """Return the linear centred kernel alignment of two models' embeddings of the same samples.
+    """Return the linear centred kernel alignment in [0, 1] of embeddings [N, D] and [N, E] of the same samples.
 
-    Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, arXiv:1905.00414,
-    section 3: ``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` of centred columns.
-
-    Args:
-        first: Embeddings [N, D].
-        second: Embeddings [N, E] of the same samples in the same order; E may differ from D.
-
-    Returns:
-        Alignment in [0, 1]; NaN when one model maps all samples to one point.
+    Kornblith et al., ICML 2019, arXiv:1905.00414, section 3: ``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` of centred
+    columns; NaN when one model maps all samples to one point.
 
     Raises:
         ValueError: The numbers of samples differ.
@@ -35,15 +28,9 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """Return the effective rank of centred embeddings: the exponentiated entropy of the normalised singular values.
+    """Return the exponentiated entropy of the normalised singular values of centred embeddings [N, D].
 
-    Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
-
-    Args:
-        embeddings: Embeddings [N, D].
-
-    Returns:
-        Between 1 and min(N - 1, D); NaN when all embeddings are equal.
+    Roy and Vetterli, "The effective rank", EUSIPCO 2007. Between 1 and min(N - 1, D); NaN if all are equal.
     """
     values = torch.linalg.svdvals(_centred(embeddings))
     if values.sum() <= 0:
@@ -53,16 +40,10 @@ def effective_rank(embeddings: Tensor) -> float:
 
 
 def class_distance_ratio(embeddings: Tensor, labels: Sequence[str]) -> float:
-    """Return the mean cosine distance between classes divided by that within classes; larger is better separated.
+    """Return the mean cosine distance between classes over that within classes, of unit-length embeddings [N, D].
 
-    Means are over all pairs of different samples, so large classes weigh more.
-
-    Args:
-        embeddings: Unit-length embeddings [N, D].
-        labels: Class of each sample, N names.
-
-    Returns:
-        The ratio; NaN when there is only one class, or no class has two samples.
+    Means are over all pairs of different samples, so large classes weigh more. NaN with one class only, or where no
+    class has two samples.
     """
     unit = embeddings.double()
     groups = [unit[torch.as_tensor(np.asarray(labels) == name)] for name in sorted(set(labels))]
@@ -90,15 +71,12 @@ def logit_correlation(
     """Return Pearson's correlation of two models' logits, over matched and over mismatched pairs.
 
     Selective repulsion should keep the first high while it lowers the second: the "structured decorrelation" of
-    Saeed et al., arXiv 2603.05421. The correlation does not depend on each model's logit scale and bias.
+    Saeed et al., arXiv 2603.05421.
 
     Args:
         student: Logits [B, B], row i an image, column j a text; pair i = j is matched.
         teacher: Logits [B, B] of the same images and texts.
         excluded: Boolean [B, B], True for mismatched pairs to leave out, such as equal captions.
-
-    Returns:
-        Correlation over the diagonal and over the off-diagonal entries, each in [-1, 1] or NaN.
 
     Raises:
         ValueError: The matrices are not square, or differ in shape.

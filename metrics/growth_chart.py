@@ -23,14 +23,7 @@ LOWEST_WEEKS, HIGHEST_WEEKS = 0.0, 45.0  # range of the inversion; the median ri
 
 
 def head_circumference_mm(ga_weeks: ArrayLike, centile: float = MEDIAN) -> Floats:
-    """Return the chart's head circumference.
-
-    Args:
-        ga_weeks: Gestational age in weeks, any shape.
-        centile: 2.5, 50 or 97.5.
-
-    Returns:
-        Head circumference in mm, float64, the shape of `ga_weeks`.
+    """Return the chart's head circumference in mm at ages in weeks, for the centile 2.5, 50 or 97.5.
 
     Raises:
         ValueError: The chart has no such centile.
@@ -43,15 +36,9 @@ def head_circumference_mm(ga_weeks: ArrayLike, centile: float = MEDIAN) -> Float
 
 
 def gestational_age_weeks(hc_mm: ArrayLike) -> Floats:
-    """Return the age whose median is a head circumference: the inverse of the median curve.
+    """Return the age in weeks whose median is a head circumference in mm, accurate to 1e-9 weeks; NaN gives NaN.
 
     Ages below 14 and above 40 weeks extrapolate the chart.
-
-    Args:
-        hc_mm: Head circumference in mm, any shape; NaN gives NaN.
-
-    Returns:
-        Gestational age in weeks, float64, accurate to 1e-9 weeks.
 
     Raises:
         ValueError: A head circumference lies off the curve between 0 and 45 weeks.
@@ -74,15 +61,7 @@ def gestational_age_weeks(hc_mm: ArrayLike) -> Floats:
 
 
 def within_chart(hc_mm: ArrayLike, ga_weeks: ArrayLike) -> NDArray[np.bool_]:
-    """Return whether each head circumference lies within the 2.5th-97.5th centile at an age.
-
-    Args:
-        hc_mm: Head circumference in mm, [N].
-        ga_weeks: Gestational age in weeks, [N].
-
-    Returns:
-        Booleans, [N]; both ends of the range count as within.
-    """
+    """Return whether head circumferences (mm, [N]) lie within the 2.5th-97.5th centile at ages (weeks, [N])."""
     measured = np.asarray(hc_mm, dtype=np.float64)
     lower = head_circumference_mm(ga_weeks, LOWER)
     upper = head_circumference_mm(ga_weeks, UPPER)

@@ -25,12 +25,7 @@ class IndexedMetric(Metric):
     full_state_update = False
 
     def __init__(self, fields: dict[str, Tensor], **kwargs: Any) -> None:
-        """Declare one row state per field.
-
-        Args:
-            fields: For each field an empty tensor [0, ...] with the shape and dtype of its rows.
-            **kwargs: Arguments of `torchmetrics.Metric`.
-        """
+        """Declare one row state per field: an empty tensor [0, ...] with the shape and dtype of its rows."""
         super().__init__(**kwargs)
         self._empty = {"index": torch.empty(0, dtype=torch.int64), **fields}
         for name in self._empty:
@@ -48,11 +43,7 @@ class IndexedMetric(Metric):
         self._start()
 
     def add_rows(self, index: Tensor | None, **rows: Tensor) -> None:
-        """Store rows.
-
-        Args:
-            index: Sample numbers [N], int64, or None for rows without.
-            **rows: A tensor [N, ...] for every declared field.
+        """Store a tensor [N, ...] for every declared field, and sample numbers [N] or None for rows without.
 
         Raises:
             ValueError: The fields differ in length.

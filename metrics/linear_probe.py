@@ -43,8 +43,7 @@ def linear_probe(
         deviation, zero for a single seed), ``f1_by_seed``, ``classes`` and ``total``.
 
     Raises:
-        ValueError: Lengths differ, there are fewer than two patients or classes, no seeds, or a split leaves
-            fewer than two classes to learn from.
+        UndefinedProbeError: There are fewer than two patients or classes, also within a split, or no seeds.
     """
     x, y, groups, chosen = _checked(features, labels, patients, seeds)
     scores = []
@@ -69,10 +68,8 @@ def fixed_test_probe(
     """Fit logistic regression on standardised features of training patients and score it on fixed test images.
 
     Each seed fits on a bootstrap of the training patients (all images of each drawn patient), so the deviation is
-    over training sets; the test images are fixed. A resample holds about two thirds of the patients, which lowers the
-    score slightly: `f1_whole` is fitted on all.
-
-    A class absent from the training images scores zero; one absent from the test images is not part of the mean.
+    over training sets. A resample holds about two thirds of the patients, which lowers the score slightly; `f1_whole`
+    uses all. A class absent from the training images scores zero; one absent from the test images does not count.
 
     Args:
         features: Frozen image features [N, D] of both sides.
@@ -82,14 +79,11 @@ def fixed_test_probe(
         seeds: Seeds of the resamples.
 
     Returns:
-        ``f1`` (macro, over the classes among the test images; mean over seeds), ``f1_std`` (sample deviation, zero
-        for a single seed), ``f1_by_seed``, ``f1_whole`` (fitted once, on every training image), ``classes`` of both
-        sides, ``untaught`` (those of the test images that no training image has), ``n_train``, ``n_test`` and their
-        sum ``total``.
+        As `linear_probe`, and ``f1_whole``, ``untaught`` (classes of test images only), ``n_train`` and ``n_test``.
 
     Raises:
-        ValueError: A patient is on both sides (the message names one), lengths differ, there is no test image or no
-            seed, the training images are of fewer than two patients or classes, or those of a resample of one class.
+        ValueError: A patient is on both sides; the message names one.
+        UndefinedProbeError: As `linear_probe`, or there is no test image.
     """
     x, y, groups, chosen = _checked(features, labels, patients, seeds)
     if len(is_test) != len(y):
@@ -128,11 +122,6 @@ def fixed_test_probe(
 def _checked(
     features: ArrayLike, labels: Sequence[str], patients: Sequence[str], seeds: Iterable[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.str_], list[int]]:
-    """Return features, labels, patients and seeds as they are computed with.
-
-    Raises:
-        ValueError: Lengths differ, there are fewer than two patients or classes, or no seeds.
-    """
     x, y, groups = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(patients)
     chosen = list(seeds)
     if not len(x) == len(y) == len(groups):

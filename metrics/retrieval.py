@@ -10,18 +10,12 @@ _ROWS_AT_ONCE = 1024
 
 
 def positive_rank(query: Tensor, candidate: Tensor, identity: Tensor | None = None) -> Tensor:
-    """Return the number of candidates ranked before the first correct one.
-
-    Ties are broken by candidate number, so a collapsed model scores at chance, not perfectly.
+    """Return the number of candidates [N] ranked before the first correct one; ties are broken by candidate number.
 
     Args:
         query: Unit-length embeddings [N, D]; row i belongs to candidate i.
         candidate: Unit-length embeddings [N, D].
-        identity: Caption numbers [N]; candidates with the number of the query are all correct. None when all
-            captions differ.
-
-    Returns:
-        Ranks [N], int64; 0 is the best.
+        identity: Caption numbers [N]; candidates with the number of the query are all correct. None if all differ.
     """
     count = len(query)
     numbers = torch.arange(count, device=query.device)
@@ -38,17 +32,12 @@ def positive_rank(query: Tensor, candidate: Tensor, identity: Tensor | None = No
 
 
 def retrieval_scores(image: Tensor, text: Tensor, caption_id: Tensor | None = None) -> dict[str, float]:
-    """Return recall at 1, 5 and 10 in both directions.
+    """Return recall at 1, 5 and 10, ``image_to_text_r1`` to ``text_to_image_r10``, each in [0, 1].
 
     Args:
         image: Unit-length image embeddings [N, D].
         text: Unit-length caption embeddings [N, D], row by row those of the images.
-        caption_id: Number of each caption [N], equal for equal captions: retrieving any copy of the correct
-            caption, or any image of it, is correct. Templates make duplicates common.
-
-    Returns:
-        ``image_to_text_r1`` to ``text_to_image_r10``, each in [0, 1]. When k candidates or fewer exist,
-        recall at k is 1 by definition.
+        caption_id: Number of each caption [N], equal for equal captions: retrieving any copy is correct.
 
     Raises:
         ValueError: The shapes differ or there are no pairs.

@@ -18,15 +18,12 @@ def subgroup_scores(
     score: Callable[[NDArray[np.int64]], Mapping[str, float]],
     smallest: int = SMALLEST,
 ) -> dict[str, dict[str, float]]:
-    """Score every group of samples separately.
+    """Score every group of samples separately: group -> scores and ``count``, sorted by name.
 
     Args:
         groups: Group of each sample, N names; None for samples of no known group, which are left out.
         score: Takes row numbers and returns scores by name.
         smallest: Groups of fewer samples report their ``count`` and no scores.
-
-    Returns:
-        Group -> scores and ``count``, sorted by name.
     """
     results: dict[str, dict[str, float]] = {}
     for name in sorted({group for group in groups if group is not None}):

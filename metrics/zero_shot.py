@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from metrics.bootstrap import f1_interval, f1_of_confusion
@@ -22,47 +23,33 @@ TOP_K = (2, 3)
 
 
 def target_rank(logits: NDArray[Any], target: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rank of the true class, [N], from 0; ties are broken by class number.
-
-    Args:
-        logits: Scores [N, C].
-        target: True class numbers [N].
-    """
+    """Return the rank of the true class [N], from 0, by scores [N, C]; ties are broken by class number."""
     true = np.take_along_axis(logits, target[:, None], axis=1)
     earlier = np.arange(logits.shape[1])[None, :] < target[:, None]
     return np.asarray(((logits > true) | ((logits == true) & earlier)).sum(axis=1))
 
 
-def confusion_matrix(
-    target: NDArray[np.int64], prediction: NDArray[np.int64], num_classes: int
-) -> NDArray[np.int64]:
-    """Count pairs of true (rows) and predicted (columns) classes, [C, C]."""
-    cells = np.bincount(target * num_classes + prediction, minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
-
-
 def classification_scores(
     logits: NDArray[Any], target: NDArray[np.int64], classes: Sequence[str], interval: bool = False
 ) -> dict[str, Any]:
-    """Score zero-shot logits.
+    """Score zero-shot logits [N, C] against true class numbers [N].
 
     Args:
-        logits: Similarity of each image with each class, [N, C].
-        target: True class numbers, [N].
+        logits: Similarity of each image with each class.
+        target: True class numbers.
         classes: Names of the C classes.
         interval: Also give the bootstrap interval of `f1` (10,000 resamples; a second for 10,000 images).
 
     Returns:
-        ``f1`` (macro), with `interval` its ends ``f1_ci_low`` and ``f1_ci_high``, ``accuracy`` (correct images over
-        all images), ``balanced_accuracy`` (mean recall of the classes, as the published evaluation has it),
-        ``balanced_top2_accuracy`` and ``balanced_top3_accuracy`` (mean share of each class's images whose true class
-        is among the k most similar; left out where k is not below C), ``total``, and nested: ``per_class`` (``f1``,
-        ``precision``, ``recall``, ``support`` of each occurring class), ``classes`` and ``confusion_matrix`` [C, C],
-        rows being true classes.
+        ``f1`` (macro), with `interval` its ends ``f1_ci_low`` and ``f1_ci_high``, ``accuracy``, ``balanced_accuracy``
+        (mean recall of the classes), ``balanced_top2_accuracy`` and ``balanced_top3_accuracy`` (mean share of each
+        class's images whose true class is among the k most similar; left out where k is not below C), ``total``, and
+        nested: ``per_class`` (``f1``, ``precision``, ``recall``, ``support`` of each occurring class), ``classes`` and
+        ``confusion_matrix`` [C, C], rows being true classes.
     """
     ranks = target_rank(logits, target)
     prediction = logits.argmax(axis=1)
-    confusion = confusion_matrix(target, prediction, len(classes))
+    confusion = confusion_matrix(target, prediction, labels=range(len(classes)))
     present = np.unique(target)
     f1 = f1_of_confusion(confusion)
     predicted = confusion.sum(axis=0)
@@ -91,9 +78,15 @@ def classification_scores(
 
 
 class ZeroShotClassification(IndexedMetric):
-    """Zero-shot classification scores over a whole benchmark.
+    """`classification_scores` over a whole benchmark, as a metric.
 
-    `compute` returns the dictionary of `classification_scores`.
+    Args:
+        classes: Names of the C classes, in the order of the logits' columns.
+        interval: Also compute the bootstrap interval of macro F1.
+        **kwargs: Arguments of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: There are fewer than two classes or a name is repeated.
 
     Example:
         >>> metric = ZeroShotClassification(["brain", "femur"])
@@ -103,16 +96,6 @@ class ZeroShotClassification(IndexedMetric):
     """
 
     def __init__(self, classes: Sequence[str], interval: bool = False, **kwargs: Any) -> None:
-        """Create the metric.
-
-        Args:
-            classes: Names of the C classes, in the order of the logits' columns.
-            interval: Also compute the bootstrap interval of macro F1.
-            **kwargs: Arguments of `torchmetrics.Metric`.
-
-        Raises:
-            ValueError: There are fewer than two classes or a name is repeated.
-        """
         if len(classes) < 2 or len(set(classes)) != len(classes):
             raise ValueError(
                 f"zero-shot classification needs two or more distinct classes, not {list(classes)}"
@@ -123,12 +106,7 @@ class ZeroShotClassification(IndexedMetric):
         self.interval = interval
 
     def update(self, logits: Tensor, target: Tensor, index: Tensor | None = None) -> None:
-        """Add images.
-
-        Args:
-            logits: 100 * cosine with each class vector, [N, C].
-            target: True class numbers, [N], int64.
-            index: Sample numbers [N]; with them the result does not depend on the number of processes.
+        """Add images: 100 * cosine with each class vector [N, C], true class numbers [N], sample numbers [N] or None.
 
         Raises:
             ValueError: A shape is wrong, a logit is not finite, or a class number is out of range.

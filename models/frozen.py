@@ -1,4 +1,4 @@
-"""Frozen teacher: always in eval mode, without gradients."""
+"""Encoders that wrap another one; the frozen teacher."""
 
 from __future__ import annotations
 
@@ -10,32 +10,21 @@ from torch import Tensor, nn
 from models.encoders.dual_encoder import DualEncoder
 
 
-class FrozenTeacher(DualEncoder):
-    """Wrapper that keeps a dual encoder in eval mode and out of the autograd graph.
-
-    Args:
-        model: The model. Its parameters stop requiring gradients.
-    """
+class WrappedEncoder(DualEncoder):
+    """Dual encoder that computes with another one, `model`."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False)
+        self.model = model
         self.preprocessing = model.preprocessing
         self.embed_dim = model.embed_dim
-        super().train(False)
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
-        """Stay in eval mode: a parent's ``train()`` would enable dropout and batch norm updates."""
-        return super().train(False)
-
-    @torch.no_grad()
     def image_features(self, image: Tensor) -> Tensor:
-        """Map images [B, 3, S, S] to unnormalised features [B, D], without gradients."""
+        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
         return self.model.image_features(image)
 
-    @torch.no_grad()
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] (int64) to unnormalised features [B, D], without gradients."""
+        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
         return self.model.text_features(tokens)
 
     def columns_of(self, tokens: Tensor) -> int:
@@ -55,6 +44,28 @@ class FrozenTeacher(DualEncoder):
     def init_args(self) -> dict[str, Any]:
         """Return the wrapped model's constructor arguments."""
         return self.model.init_args()
+
+
+class FrozenTeacher(WrappedEncoder):
+    """Wrapper that keeps a dual encoder in eval mode and out of the autograd graph."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__(model.requires_grad_(False))
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in eval mode: a parent's ``train()`` would enable dropout and batch norm updates."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def image_features(self, image: Tensor) -> Tensor:
+        """Map images [B, 3, S, S] to unnormalised features [B, D], without gradients."""
+        return super().image_features(image)
+
+    @torch.no_grad()
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] (int64) to unnormalised features [B, D], without gradients."""
+        return super().text_features(tokens)
 
     def recipe(self) -> dict[str, Any]:
         """Return the wrapped model's recipe."""

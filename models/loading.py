@@ -81,10 +81,6 @@ def save_half(model: DualEncoder, path: Path, **further: Any) -> None:
 def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualEncoder:
     """Build an architecture, without weights, from `DualEncoder.recipe`.
 
-    Args:
-        recipe: ``class_path`` of a subclass of `DualEncoder`, and its ``init_args``.
-        source: The file that contains it, for messages.
-
     Raises:
         ValueError: The class is not trusted (see `--trust`), cannot be imported, is not a dual encoder, or rejects
             its arguments.

@@ -53,9 +53,6 @@ def resolve_config(
 def read_config(name: str) -> Config:
     """Find a model configuration: this project's first, then a JSON file, then open_clip's own.
 
-    Returns:
-        ``model_cfg`` and, where the file has it, ``preprocess_cfg``.
-
     Raises:
         ValueError: No configuration has this name, or the file is not a configuration.
         FileNotFoundError: `name` ends in ``.json`` and the file does not exist.

@@ -20,20 +20,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
     """Image and text preprocessing that one model expects.
 
-    Images are zero-padded to a square, resized to `image_size` and normalised as
-    ``(pixel / 255 - mean) / std``; texts are tokenised by `tokenizer` to `context_length` tokens.
-
-    Attributes:
-        image_size: Side of the square input, in pixels.
-        mean: Mean of each RGB channel, on the 0-1 scale.
-        std: Standard deviation of each RGB channel, on the 0-1 scale.
-        interpolation: Kernel of the antialiased resize.
-        tokenizer: ``clip`` (open_clip's byte-pair encoding, 49,408 entries), ``fetal`` (this project's
-            compact vocabulary) or ``hf:FOLDER`` (a saved `transformers` tokenizer).
-        context_length: Number of tokens of a text, including padding.
-
-    Raises:
-        ValueError: A size is not positive, a standard deviation is zero, or the kernel is unknown.
+    Images are zero-padded to a square, resized to `image_size` pixels (antialiased, kernel `interpolation`) and
+    normalised as ``(pixel / 255 - mean) / std`` by RGB channel. Texts are tokenised to `context_length` tokens
+    by `tokenizer`: ``clip`` (open_clip's byte-pair encoding, 49,408 entries), ``fetal`` (this project's compact
+    vocabulary) or ``hf:FOLDER`` (a saved `transformers` tokenizer).
     """
 
     image_size: int
@@ -47,18 +37,14 @@ class Preprocessing:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if self.image_size < 1 or self.context_length < 1:
-            raise ValueError(
-                "preprocessing: image_size and context_length must be positive, "
-                f"not {self.image_size} and {self.context_length}"
-            )
+            sizes = f"{self.image_size} and {self.context_length}"
+            raise ValueError(f"preprocessing: image_size and context_length must be positive, not {sizes}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                "preprocessing: mean and std need three values each and std > 0, "
-                f"not {self.mean} and {self.std}"
-            )
+            statistics = f"{self.mean} and {self.std}"
+            raise ValueError(f"preprocessing: mean and std need three values and std > 0, not {statistics}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(
-                f"preprocessing: interpolation must be bilinear or bicubic, not {self.interpolation!r}"
+                f"preprocessing: interpolation {self.interpolation!r} is not bilinear or bicubic"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoders.dual_encoder import DualEncoder
+from models.frozen import WrappedEncoder
 from models.loading import build, from_checkpoint
 from models.reparameterize import fused_copy
 
@@ -58,11 +59,7 @@ class ActivationRange(nn.Module):
 
 
 class QuantisedLayer(nn.Module):
-    """Convolution or linear layer with rounded input, weight and, for a convolution, output.
-
-    Args:
-        layer: The layer; it keeps its float weights.
-    """
+    """Convolution or linear layer with rounded input, weight and, for a convolution, output."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
@@ -88,7 +85,7 @@ def rounded_weight(weight: Tensor) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS)
 
 
-class QuantisedStudent(DualEncoder):
+class QuantisedStudent(WrappedEncoder):
     """Fused student whose image tower continues training with int8 rounding.
 
     The text tower and the logit scale stay frozen, so that the heads of the float student remain valid. Batch norms
@@ -97,13 +94,9 @@ class QuantisedStudent(DualEncoder):
     Args:
         checkpoint: The trained student to start from.
         recipe: Instead of a checkpoint: the student's own `DualEncoder.recipe`, without weights.
-
-    Raises:
-        ValueError: Neither or both are given, or the checkpoint was itself trained with int8 rounding.
     """
 
     def __init__(self, checkpoint: str | None = None, recipe: dict[str, Any] | None = None) -> None:
-        super().__init__()
         if (checkpoint is None) == (recipe is None):
             raise ValueError(
                 "models.QuantisedStudent starts from a trained student; name it: "
@@ -112,14 +105,12 @@ class QuantisedStudent(DualEncoder):
         base = build(recipe) if recipe is not None else from_checkpoint(str(checkpoint))
         if isinstance(base, QuantisedStudent):
             raise ValueError(f"{checkpoint}: already trained with int8 rounding; start from a float student")
+        super().__init__(fused_copy(base))
         self._recipe = base.recipe()
-        self.preprocessing = base.preprocessing
-        self.embed_dim = base.embed_dim
-        self.base = fused_copy(base)
-        for name in image_layers(self.base):
-            layer: Any = self.base.get_submodule(name)
+        for name in image_layers(self.model):
+            layer: Any = self.model.get_submodule(name)
             layer.requires_grad_(True)
-            _replace(self.base, name, QuantisedLayer(layer))
+            _replace(self.model, name, QuantisedLayer(layer))
 
     def train(self, mode: bool = True) -> Self:
         """Enable or disable updates of the activation ranges; the fused tower itself stays in eval mode."""
@@ -129,37 +120,19 @@ class QuantisedStudent(DualEncoder):
                 module.training = mode
         return self
 
-    def image_features(self, image: Tensor) -> Tensor:
-        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
-        return self.base.image_features(image)
-
-    def text_features(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
-        return self.base.text_features(tokens)
-
-    @property
-    def log_logit_scale(self) -> nn.Parameter:
-        """The learned scalar whose exponential multiplies cosines."""
-        return self.base.log_logit_scale
-
-    @property
-    def logit_bias(self) -> Tensor | None:
-        """The learned scalar added to the logits, or None."""
-        return self.base.logit_bias
-
     def init_args(self) -> dict[str, Any]:
         """Return the constructor arguments, as primitives, that rebuild the architecture without weights."""
         return {"recipe": self._recipe}
 
     def layers(self) -> Iterator[tuple[str, QuantisedLayer]]:
         """Yield the quantised layers by name."""
-        for name, module in self.base.named_modules():
+        for name, module in self.model.named_modules():
             if isinstance(module, QuantisedLayer):
                 yield name, module
 
     def float_copy(self) -> DualEncoder:
         """Return the fused student with these weights, without rounding, in eval mode."""
-        plain = copy.deepcopy(self.base)
+        plain = copy.deepcopy(self.model)
         plain.preprocessing = self.preprocessing
         for name, module in self.layers():
             _replace(plain, name, copy.deepcopy(module.layer))

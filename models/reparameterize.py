@@ -18,17 +18,9 @@ TOLERANCE = 1e-4
 
 
 def fused_copy(model: DualEncoder) -> DualEncoder:
-    """Return a reparameterised copy for inference; `model` itself is not changed.
+    """Return a reparameterised copy for inference, in eval mode and marked ``fused``; it refuses to train.
 
-    Folding uses the running statistics of batch norm, so the copy is in eval mode, and it refuses to train: a fused
-    network has no branches and no batch norm.
-
-    Args:
-        model: A model whose image tower `timm` can reparameterise (FastViT, RepViT, MobileOne, ...). Towers
-            without such branches are copied unchanged.
-
-    Returns:
-        The copy, in eval mode, marked ``fused``.
+    Towers without branches that `timm` can fuse (FastViT, RepViT, MobileOne, ...) are copied unchanged.
 
     Raises:
         RuntimeError: The copy's embeddings of noise images differ from the model's by more than 1e-4.

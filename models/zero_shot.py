@@ -23,13 +23,9 @@ Progress = Callable[[int, int], None]
 
 
 def prompts_at_once(model: DualEncoder, prompt: str) -> int:
-    """Return the fastest batch size of prompts for a model's text tower.
+    """Return the fastest batch size of prompts like this one for a model's text tower.
 
     On a CPU the activations of a batch should fit the cache; `embed_dim` stands for the tower's width.
-
-    Args:
-        model: The model.
-        prompt: One of the prompts, for their length.
     """
     if next(model.parameters()).device.type != "cpu":
         return PROMPTS_ON_GPU
@@ -43,16 +39,13 @@ def encode_prompts(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Embed prompts, each distinct one once.
+    """Embed N prompts: unit-length [N, D], float32, on the model's device; repetitions cost nothing.
 
     Args:
         model: The model, in the caller's mode (eval, for evaluation).
-        prompts: N texts; repetitions cost nothing.
+        prompts: N texts.
         batch_size: Texts per forward pass; None for `prompts_at_once`.
         progress: Called after every batch with the number of distinct prompts done and their total.
-
-    Returns:
-        Unit-length embeddings [N, D], float32, on the model's device.
     """
     distinct = list(dict.fromkeys(prompts))
     device = next(model.parameters()).device
@@ -70,16 +63,9 @@ def encode_prompts(
 
 @torch.no_grad()
 def encode_images(model: DualEncoder, images: Tensor) -> Tensor:
-    """Embed a batch of images; on a CPU in parts that fit its cache.
+    """Embed normalised images [N, 3, S, S] as [N, D]; on a CPU in parts that fit its cache.
 
     An image in a batch of 64 takes MobileCLIP2-S0 twice as long as one in a batch of 4.
-
-    Args:
-        model: In eval mode.
-        images: Normalised images [N, 3, S, S], on the model's device.
-
-    Returns:
-        Unit-length embeddings [N, D].
     """
     if images.device.type != "cpu" or not len(images):
         return model.encode_image(images)
@@ -87,49 +73,28 @@ def encode_images(model: DualEncoder, images: Tensor) -> Tensor:
     return torch.cat([model.encode_image(part) for part in images.split(at_once)])
 
 
-def class_embeddings(
-    model: DualEncoder, prompts: Mapping[str, Sequence[str]], batch_size: int | None = None
-) -> Tensor:
-    """Return one vector per class: the normalised mean of its prompts' normalised embeddings.
-
-    Args:
-        model: The model.
-        prompts: Class -> prompts, C classes.
-        batch_size: Texts per forward pass; None for `prompts_at_once`.
-
-    Returns:
-        Unit-length class vectors [C, D], float32, in the order of `prompts`.
-    """
+def class_embeddings(model: DualEncoder, prompts: Mapping[str, Sequence[str]]) -> Tensor:
+    """Return the normalised mean of each class's prompt embeddings: [C, D], float32, in the order of `prompts`."""
     texts = [text for group in prompts.values() for text in group]
-    groups = encode_prompts(model, texts, batch_size).split([len(group) for group in prompts.values()])
+    groups = encode_prompts(model, texts).split([len(group) for group in prompts.values()])
     return normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
 
 
 @dataclass(frozen=True)
 class AgeTable:
-    """Embeddings of the 175 gestational ages at each printed pixel spacing.
+    """Embeddings of the 175 gestational ages at each of S printed pixel spacings (``"0.42"``).
 
-    Attributes:
-        spacings: S distinct spacings as printed in the prompts, ``"0.42"``.
-        vectors: Mean over templates of unit-length embeddings, [S, 175, D]. Not normalised again, so that
-            a dot product is the mean over templates of cosines.
+    `vectors` [S, 175, D] are means over templates of unit-length embeddings, not normalised again: a dot product is the
+    mean over templates of cosines.
     """
 
     spacings: tuple[str, ...]
     vectors: Tensor
 
     def similarity(self, image: Tensor, spacings: Sequence[str]) -> Tensor:
-        """Compare images with all ages at each image's spacing.
+        """Compare images [N, D] with all ages at each image's spacing: mean over templates of 100 * cosine, [N, 175].
 
-        Args:
-            image: Unit-length image embeddings [N, D].
-            spacings: Printed spacing of each image, N texts.
-
-        Returns:
-            Mean over templates of 100 * cosine, [N, 175], float32 also under autocast.
-
-        Raises:
-            KeyError: A spacing is not in the table.
+        Float32 also under autocast. Raises KeyError for a spacing that is not in the table.
         """
         position = {spacing: row for row, spacing in enumerate(self.spacings)}
         rows = torch.tensor([position[spacing] for spacing in spacings], device=self.vectors.device)
@@ -138,12 +103,7 @@ class AgeTable:
 
 
 def age_prompts(templates: Sequence[str], spacing: str) -> list[str]:
-    """Fill templates for one spacing: T * 175 prompts, all ages of the first template first.
-
-    Args:
-        templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
-        spacing: The printed spacing.
-    """
+    """Fill templates (``{weeks}``, ``{days}``, ``{spacing}``) for one spacing: T * 175 prompts, by template."""
     ages = [divmod(age, 7) for age in AGES_DAYS]
     return [
         template.format(weeks=weeks, days=days, spacing=spacing)
@@ -153,27 +113,19 @@ def age_prompts(templates: Sequence[str], spacing: str) -> list[str]:
 
 
 def age_embeddings(
-    model: DualEncoder,
-    templates: Sequence[str],
-    spacings: Iterable[str],
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    model: DualEncoder, templates: Sequence[str], spacings: Iterable[str], progress: Progress | None = None
 ) -> AgeTable:
-    """Embed the ages 14 weeks 0 days to 38 weeks 6 days at every given spacing.
+    """Embed the ages 14 weeks 0 days to 38 weeks 6 days at every distinct spacing.
 
     Args:
         model: The model.
         templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
-        spacings: Printed spacings, with repetitions; each distinct one is embedded once.
-        batch_size: Texts per forward pass; None for `prompts_at_once`.
-        progress: Called after every batch with the number of distinct prompts done and their total.
-
-    Returns:
-        The table of all distinct spacings, sorted.
+        spacings: Printed spacings; the table holds each distinct one, sorted.
+        progress: As for `encode_prompts`.
     """
     distinct = tuple(sorted(set(spacings)))
     prompts = [text for spacing in distinct for text in age_prompts(templates, spacing)]
-    embedded = encode_prompts(model, prompts, batch_size, progress)
+    embedded = encode_prompts(model, prompts, progress=progress)
     shape = (len(distinct), len(templates), len(AGES_DAYS), -1)
     return AgeTable(distinct, embedded.reshape(shape).mean(dim=1))
 

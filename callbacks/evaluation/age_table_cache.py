@@ -40,14 +40,7 @@ class AgeTableCache:
         spacings: Iterable[str],
         progress: Progress | None = None,
     ) -> AgeTable:
-        """Return the table of `models.zero_shot.age_embeddings`, from disk if it is stored.
-
-        Args:
-            model: The model, in eval mode.
-            templates: T texts with ``{weeks}``, ``{days}`` and optionally ``{spacing}``.
-            spacings: Printed spacings; duplicates are allowed.
-            progress: Called with prompts done and their total, if the table is computed.
-        """
+        """Return the table of `models.zero_shot.age_embeddings` (arguments there), from disk if it is stored."""
         distinct = sorted(set(spacings))
         path = self.path(model, templates, distinct)
         stored = _read(path, distinct, next(model.parameters()).device) if path.is_file() else None

@@ -14,12 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.evaluation.age_table_cache import AgeTableCache
-from callbacks.evaluation.zero_shot_evaluation import (
-    Details,
-    ZeroShotEvaluation,
-    check_order,
-    metric_device,
-)
+from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
 from callbacks.tracking.console import progress_bar, with_progress
 from datamodules.pairs.captions import SPACING, render_spacing
 from datamodules.record import Record
@@ -51,9 +46,6 @@ class BiometryEvaluation(ZeroShotEvaluation):
         cache: Folder of the disk cache of age embeddings (see `AgeTableCache`), for the teacher and for models that
             are not being trained. None computes them every time.
         **kwargs: See `ZeroShotEvaluation`.
-
-    Raises:
-        ValueError: An option is out of range, or the prompt file is malformed.
     """
 
     KIND = "biometry"
@@ -144,12 +136,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
 
 
 def draw_ages(samples: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draw predicted ages against measured head circumferences over the WHO chart.
-
-    Args:
-        samples: Rows with ``age_days``, ``hc_mm`` and ``assessed``.
-        title: What is shown.
-    """
+    """Draw predicted ages and measured heads (``age_days``, ``hc_mm``, ``assessed``) over the WHO chart."""
     weeks = np.linspace(13, 40, 109)
     low, median, high = (head_circumference_mm(weeks, centile) for centile in (LOWER, MEDIAN, UPPER))
     offered = AGES_DAYS[0] / 7, AGES_DAYS[-1] / 7

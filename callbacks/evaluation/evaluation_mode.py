@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from models import DualEncoder, FrozenTeacher
 def evaluation_mode(
     model: DualEncoder, full_precision: bool = True, half: torch.dtype | None = None
 ) -> Iterator[DualEncoder]:
-    """Yield a model in eval mode without gradients; every submodule's mode is restored afterwards.
+    """Yield a model, or its float32 copy, in eval mode without gradients; all modules' modes are restored afterwards.
 
     Args:
         model: The model.
@@ -25,15 +25,19 @@ def evaluation_mode(
             of a model that is kept in half precision.
         half: Autocast dtype without `full_precision`: Lightning has no autocast in hooks, where evaluation runs
             (see `half_dtype`). None for weights that are in half precision already.
-
-    Yields:
-        The model, or its float32 copy.
     """
     used = _in_float32(model) if full_precision else model
     modes = [(module, module.training) for module in used.modules()]
     used.eval()
+    device = next(model.parameters()).device.type
     try:
-        with torch.no_grad(), _float32(model) if full_precision else _autocast(model, half):
+        with ExitStack() as contexts:
+            contexts.enter_context(torch.no_grad())
+            if full_precision:
+                contexts.enter_context(_without_tf32())
+                contexts.enter_context(torch.autocast(device, enabled=False))
+            elif half is not None:
+                contexts.enter_context(torch.autocast(device, half))
             yield used
     finally:
         for module, mode in modes:
@@ -65,32 +69,22 @@ def check_half_precision(asker: str, full_precision: bool, trainer: Trainer) -> 
         )
 
 
-def _autocast(model: DualEncoder, half: torch.dtype | None) -> AbstractContextManager[Any]:
-    return nullcontext() if half is None else torch.autocast(next(model.parameters()).device.type, half)
-
-
 @contextmanager
-def _float32(model: DualEncoder) -> Iterator[None]:
+def _without_tf32() -> Iterator[None]:
     backends: Any = torch.backends
     matmul, convolution = backends.cuda.matmul, backends.cudnn.conv
     before = matmul.fp32_precision, convolution.fp32_precision
     matmul.fp32_precision = convolution.fp32_precision = "ieee"
     try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            yield
+        yield
     finally:
         matmul.fp32_precision, convolution.fp32_precision = before
 
 
 def random_twin(model: DualEncoder, seed: int) -> DualEncoder:
-    """Build a model's architecture with random weights, the baseline of every benchmark.
+    """Build a model's architecture with random weights of a seed, on its device, in eval mode.
 
-    Args:
-        model: The model to rebuild from its `init_args`.
-        seed: Seed of the weights; the global random state does not change.
-
-    Returns:
-        The new model, on the device of `model`, in eval mode.
+    The global random state does not change.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

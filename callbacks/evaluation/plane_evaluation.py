@@ -10,12 +10,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation.zero_shot_evaluation import (
-    Details,
-    ZeroShotEvaluation,
-    check_order,
-    metric_device,
-)
+from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
 from callbacks.tracking.console import with_progress
 from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record
@@ -40,9 +35,6 @@ class PlaneEvaluation(ZeroShotEvaluation):
         planes_prompts: A file of class -> prompts that replaces the protocol's planes.
         subplanes_prompts: The same for its sub-planes.
         **kwargs: See `ZeroShotEvaluation`.
-
-    Raises:
-        ValueError: An option is out of range, or a prompt file is malformed.
     """
 
     KIND = "classification"

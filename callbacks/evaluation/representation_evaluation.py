@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.evaluation.embedding_pass import Pairs, embed_images, embed_pairs
+from callbacks.evaluation.embedding_pass import Pairs, embed
 from callbacks.evaluation.evaluation_mode import check_half_precision, evaluation_mode, half_dtype
 from callbacks.evaluation.zero_shot_evaluation import Details, publish_figure
 from datamodules.record import Record
@@ -126,7 +126,7 @@ class RepresentationEvaluation(Callback):
                 records = data.split("test")
                 if records:
                     reading = data.evaluation_batch_size, data.num_workers
-                    pairs[name] = embed_pairs(used, records, data.seed, *reading)
+                    pairs[name] = embed(used, records, *reading, seed=data.seed)
             if name in pairs:  # outside, so that scores are never computed in half precision
                 identity = _identity(pairs[name]["tokens"])
                 scores = retrieval_scores(pairs[name]["image"], pairs[name]["text"], identity)
@@ -138,11 +138,7 @@ class RepresentationEvaluation(Callback):
         self._log(pl_module, list(models))
 
     def probe(self, model: DualEncoder, data: Any) -> Details:
-        """Fit and score linear probes on a model's image features.
-
-        Args:
-            model: In eval mode.
-            data: The data module.
+        """Fit and score linear probes on the image features of a model in eval mode.
 
         Returns:
             ``probe`` -> ``views`` and ``subplanes`` -> result of `metrics.linear_probe`, and ``split``; empty without
@@ -150,7 +146,8 @@ class RepresentationEvaluation(Callback):
         """
         tasks = {task: rows for task, rows in self._tasks(data).items() if task not in self.undefined}
         records = list(dict.fromkeys(record for rows in tasks.values() for record in rows))
-        features = embed_images(model, records, data.evaluation_batch_size, data.num_workers).numpy()
+        embedded = embed(model, records, data.evaluation_batch_size, data.num_workers)
+        features = embedded["image"].numpy()
         place = {record: row for row, record in enumerate(records)}
         scores = {
             task: self._fit(features[[place[record] for record in rows]], rows, task)
@@ -179,11 +176,7 @@ class RepresentationEvaluation(Callback):
         return linear_probe(*arguments, seeds)
 
     def geometry(self, pairs: dict[str, Pairs]) -> Details:
-        """Describe the embedding spaces, and compare student and teacher when there are both.
-
-        Args:
-            pairs: Model -> result of `embed_pairs`, for the same pairs in the same order.
-        """
+        """Describe the embedding spaces of the same pairs, and compare student and teacher when there are both."""
         pairs = {name: self._thin(own) for name, own in pairs.items()}
         found: Details = {"n_pairs": len(pairs[STUDENT]["plane"])}
         for name, own in pairs.items():
@@ -226,17 +219,16 @@ class RepresentationEvaluation(Callback):
         return {key: value[::step] for key, value in pairs.items()}
 
     def _log(self, pl_module: LightningModule, models: Iterable[str]) -> None:
-        metrics: dict[str, float] = {}
+        shape = self.results.get(GEOMETRY, {})
+        metrics = {geometry_name(key): value for key, value in scalars(shape).items()}
         for model in models:
             for task, scores in self.results[model].get(PROBE, {}).items():
-                metrics[final_name(model, PROBE, f"{task}_f1")] = scores["f1"]
-                metrics[final_name(model, PROBE, f"{task}_f1_std")] = scores["f1_std"]
+                for key in ("f1", "f1_std"):
+                    metrics[final_name(model, PROBE, f"{task}_{key}")] = scores[key]
             for key, value in scalars(self.results[model].get(RETRIEVAL, {})).items():
                 metrics[final_name(model, RETRIEVAL, key)] = value
-        shape = self.results.get(GEOMETRY, {})
-        metrics |= {geometry_name(key): value for key, value in scalars(shape).items()}
-        for model in (name for name in models if name in shape):
-            metrics |= {geometry_name(key, model): value for key, value in scalars(shape[model]).items()}
+            for key, value in scalars(shape.get(model, {})).items():
+                metrics[geometry_name(key, model)] = value
         self.final_metrics = metrics
         for name, value in metrics.items():
             pl_module.log(name, value, sync_dist=True)

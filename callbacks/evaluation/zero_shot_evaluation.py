@@ -55,12 +55,8 @@ class ZeroShotEvaluation(Callback):
     Attributes:
         test_follows: Whether the test follows the training that starts; its images must then be present.
         validation: Model -> benchmark -> latest result on validation patients.
-        results: Model -> benchmark -> result of the test: the metric's dictionary, ``n_scored``, ``split``,
-            ``protocol`` (digest of the prompts) and ``samples``, one row per image; see docs/metrics.md.
+        results: Model -> benchmark -> result of the test; see docs/metrics.md.
         final_metrics: The plain numbers of `results` by logged name.
-
-    Raises:
-        ValueError: An option is out of range, or a prompt file is malformed.
     """
 
     KIND: ClassVar[str]
@@ -106,16 +102,10 @@ class ZeroShotEvaluation(Callback):
 
     @abstractmethod
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
-        """Score one model on one benchmark.
+        """Score a model in eval mode on one benchmark: the metric's dictionary, ``n_scored`` and ``samples``.
 
-        Args:
-            model: In eval mode.
-            loader: This process's share of the images.
-            records: All images of the benchmark; ``index`` of a batch is the position in this list.
-            benchmark: Name of the benchmark.
-
-        Returns:
-            The metric's dictionary, ``n_scored`` and ``samples``, over all processes.
+        The loader holds this process's share of the images, `records` all of them; ``index`` of a batch is the
+        position in that list. The result is over all processes.
         """
 
     @abstractmethod
@@ -140,12 +130,7 @@ class ZeroShotEvaluation(Callback):
         return [benchmark.name for benchmark in BENCHMARKS.values() if benchmark.kind == cls.KIND]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the benchmarks of the data, and check that each has images to score.
-
-        Raises:
-            ValueError: A wanted benchmark is not in the data, or has no image in the split to score that allows
-                a score; or half precision is wanted where training has none.
-        """
+        """Find the benchmarks of the data, and check that each has images to score (see `check`), and the precision."""
         check_half_precision(type(self).__name__, self.full_precision, trainer)
         data = getattr(trainer, "datamodule", None)
         self.benchmarks = self.chosen_of(getattr(data, "benchmarks", ()))
@@ -153,14 +138,7 @@ class ZeroShotEvaluation(Callback):
             rank_zero_warn(doubt)
 
     def check(self, data: Any, splits: Sequence[str]) -> list[str]:
-        """Check that a data module has what is scored.
-
-        Args:
-            data: The data module.
-            splits: The splits to score.
-
-        Returns:
-            Scores that will be undefined, with the reason.
+        """Check that a data module has what is scored in these splits; return which scores will be undefined, and why.
 
         Raises:
             ValueError: A wanted benchmark is not in the data or has no image in a split, or a measure of an image or
@@ -185,12 +163,7 @@ class ZeroShotEvaluation(Callback):
         return tuple(name for name in self.known() if name in wanted)
 
     def splits(self, stage: str, *, validates: bool) -> list[str]:
-        """Return the splits that a stage, and the test after it, score.
-
-        Args:
-            stage: "fit", "validate", "test" or "predict".
-            validates: Whether there are validation batches.
-        """
+        """Return the splits that a stage ("fit", "validate", "test" or "predict"), and the test after it, score."""
         if stage in ("test", "predict"):
             return [self.test_split] if stage == "test" else []
         selection = [self.selection_split] if validates else []
@@ -292,16 +265,7 @@ def check_order(records: list[Record], batch: dict[str, Any]) -> list[Record]:
 
 
 def publish_figure(figure: Figure, trainer: Trainer, name: str) -> Path:
-    """Write a figure to ``plots/NAME.png`` in the run's folder and to every W&B logger.
-
-    Args:
-        figure: The figure.
-        trainer: Knows the folder and the loggers.
-        name: File name without ending, and W&B key under ``plots/``.
-
-    Returns:
-        The PNG file.
-    """
+    """Write a figure to ``plots/NAME.png`` in the run's folder and to every W&B logger; return the file."""
     path = Path(trainer.default_root_dir) / "plots" / f"{name}.png"
     with atomic(path) as partial:
         save_png(figure, partial)

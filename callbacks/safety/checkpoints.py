@@ -1,14 +1,21 @@
-"""The checkpoints of a run: ``best.ckpt``, which is scored, and ``last.ckpt``, to resume from."""
+"""Checkpoints of a run: ``best.ckpt`` is scored, ``last.ckpt`` resumes; Ctrl-C and SIGTERM stop with the latter."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from weakref import proxy
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from callbacks.tracking.wandb_run import mark_preempting
 
 
 def last_checkpoint(trainer: Trainer) -> Path:
@@ -29,15 +36,13 @@ def save_atomically(trainer: Trainer, path: Path, weights_only: bool = False) ->
         partial.replace(path)
 
 
-def gradients_pending(trainer: Trainer) -> bool:
+def _gradients_pending(trainer: Trainer) -> bool:
     """Return whether accumulated gradients wait for their optimiser step; checkpoints do not hold them."""
     return trainer.fit_loop._should_accumulate()
 
 
-def starts_evaluation(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> bool:
-    """Return whether a validation batch is the first of an evaluation within a training."""
-    fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-    return fitting and batch_idx == dataloader_idx == 0
+def _fitting(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -54,10 +59,8 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Write ``checkpoints/last.ckpt`` at the end of every epoch, and before and after every evaluation.
 
-    ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one, so a killed run would
-    resume from its best epoch. Must come after `BestCheckpoint`, whose best score it saves.
-
-    A new training in a used folder removes the ``best.ckpt`` of the previous run.
+    ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one. Must come after
+    `BestCheckpoint`, whose best score it saves. A new training in a used folder removes the former ``best.ckpt``.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,25 +78,123 @@ class LastCheckpoint(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """Save before an evaluation; a run that is stopped within it repeats the whole evaluation."""
-        if starts_evaluation(trainer, batch_idx, dataloader_idx) and not gradients_pending(trainer):
+        first = batch_idx == dataloader_idx == 0
+        if first and _fitting(trainer) and not _gradients_pending(trainer):
             # Lightning resumes an evaluation only if its first batch was started.
             progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
             progress.increment_started()
-            self._save(trainer)
+            self.on_train_epoch_end(trainer, pl_module)
             for counts in (progress.total, progress.current):
                 counts.started -= 1  # type: ignore[attr-defined]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after an evaluation within an epoch; `on_train_epoch_end` follows one at its end."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or gradients_pending(trainer):
-            return
-        if not trainer.fit_loop.epoch_loop._is_training_done:
-            self._save(trainer)
+        within = _fitting(trainer) and not trainer.fit_loop.epoch_loop._is_training_done
+        if within and not _gradients_pending(trainer):
+            self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of an epoch."""
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
+        """Save."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             save_atomically(trainer, last_checkpoint(trainer))
+
+
+class SaveOnInterrupt(Checkpoint):
+    """Save ``checkpoints/last.ckpt`` when a run is interrupted, and print the command that resumes it.
+
+    In a training step, Ctrl-C and SIGTERM are deferred to the end of the optimiser step: before that, weights and
+    moments may be half updated, and accumulated gradients would be lost. All processes of a run stop at the same step.
+    A second Ctrl-C stops at once and leaves ``last.ckpt`` as it is. In an evaluation both stop at once:
+    `LastCheckpoint` has saved the state before it. Must be the last callback, so that all others see the last batch.
+
+    Args:
+        resume: Returns the command that resumes, given the path of the checkpoint.
+    """
+
+    def __init__(
+        self, resume: Callable[[Path], str] = 'the same command and ARGS="--ckpt_path={}"'.format
+    ) -> None:
+        self._resume = resume
+        self._signal = 0
+        self._must_save = self._evaluating = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the handlers for the training; Lightning restores the previous ones at its end.
+
+        Raises:
+            SIGTERMException: SIGTERM came while the training was prepared.
+        """
+        if trainer.received_sigterm:
+            raise SIGTERMException
+        self._install(trainer, evaluating=False)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the handlers for the test."""
+        self._install(trainer, evaluating=True)
+
+    def _install(self, trainer: Trainer, evaluating: bool) -> None:
+        self._signal, self._must_save, self._evaluating = 0, False, evaluating
+
+        def handle(signum: int, _: FrameType | None) -> None:
+            if signum == signal.SIGINT and (self._signal or self._evaluating):
+                raise KeyboardInterrupt
+            self._signal = self._signal or signum
+            if signum == signal.SIGINT:
+                print("\nstopping after this step (Ctrl-C again stops at once) ...", flush=True)
+                return
+            mark_preempting(trainer)
+            if self._evaluating:
+                if trainer.strategy.launcher is not None:
+                    trainer.strategy.launcher.kill(signum)  # forwards the signal to the other processes
+                raise SIGTERMException
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handle)
+            signal.signal(signal.SIGTERM, handle)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop here if a signal came in the last step; from here on stop at once."""
+        if batch_idx == dataloader_idx == 0 and _fitting(trainer):
+            self._stop_if_asked(trainer, save=_gradients_pending(trainer))
+            self._evaluating = True
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Defer signals again: checkpoints are about to be written."""
+        self._evaluating = False
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stop here if a signal came in this step."""
+        if not _gradients_pending(trainer) and not trainer.fit_loop.epoch_loop._is_training_done:
+            self._stop_if_asked(trainer, save=True, logged=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop here if a signal came in the last step of an epoch without evaluation, or after the evaluation."""
+        self._stop_if_asked(trainer, save=True)
+
+    def _stop_if_asked(self, trainer: Trainer, save: bool, logged: bool = True) -> None:
+        if not trainer.strategy.reduce_boolean_decision(self._signal != 0, all=False):
+            return
+        self._must_save = save
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if logged:
+            raise SIGTERMException
+        trainer._signal_connector.received_sigterm = True  # Lightning raises once this batch is logged
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the interrupted run, and print how to resume it."""
+        if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            return
+        path = last_checkpoint(trainer)
+        if self._must_save:
+            save_atomically(trainer, path)
+        if path.is_file() and trainer.is_global_zero:
+            where = f" at step {trainer.global_step}" if self._must_save else ""
+            print(f"\ninterrupted{where}; resume with: {self._resume(path)}", flush=True)

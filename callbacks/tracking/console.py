@@ -17,23 +17,16 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from callbacks.tracking.wandb_run import active_run
 from models.zero_shot import Progress
 
-LOG_SECONDS = 30.0
-"""Between two progress lines of a log."""
-SHOWN = ("loss", "val/composite")
-"""Metrics shown beside the progress; more would wrap the line."""
-NAMES = ("trunk", "name", "folder")
-"""Constructor arguments of our encoders that name an architecture."""
-QUIET_SECONDS = 5.0
-"""Evaluations that take less show no bar."""
-TERMINAL_SECONDS, LOG_SECONDS = 0.2, 30.0
-"""Interval between two updates of a bar, and between two lines of a log."""
+SHOWN = ("loss", "val/composite")  # metrics beside the progress; more would wrap the line
+NAMES = ("trunk", "name", "folder")  # constructor arguments of our encoders that name an architecture
+QUIET_SECONDS = 5.0  # evaluations that take less show no bar
+TERMINAL_SECONDS, LOG_SECONDS = 0.2, 30.0  # between two updates of a bar, and between two lines of a log
 
 
 def progress_for(callbacks: list[Callback], enabled: bool | None) -> list[Callback]:
@@ -86,13 +79,7 @@ def _shown(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 class StartSummary(Callback):
-    """Print what is trained: corpus, towers, loss, steps, logging and folder.
-
-    Args:
-        preset: Name of the data preset.
-        config: The resolved configuration of the run.
-        folder: The run's folder.
-    """
+    """Print what is trained: corpus, towers, loss, steps, logging and folder."""
 
     def __init__(self, preset: str, config: Namespace, folder: Path) -> None:
         self.preset = preset
@@ -132,7 +119,8 @@ class StartSummary(Callback):
         words = [recipe["class_path"].split(".")[-1]]
         words += [str(recipe["init_args"][name]) for name in NAMES if recipe["init_args"].get(name)]
         files = [str(settings[name]) for name in ("path", "weights", "checkpoint") if settings.get(name)]
-        return ", ".join([" ".join(words), f"{_millions(model)} M parameters", *files])
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        return ", ".join([" ".join(words), f"{millions:,.1f} M parameters", *files])
 
 
 def _steps(trainer: Trainer) -> str:
@@ -140,10 +128,6 @@ def _steps(trainer: Trainer) -> str:
     text = f"{trainer.estimated_stepping_batches}"
     text += f" in {epochs} epochs" if epochs > 0 else ""
     return f"{text}, evaluated every {'epoch' if every == 1 else f'{every} epochs'}" if every else text
-
-
-def _millions(model: nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f}"
 
 
 def _named(logger: Any, trainer: Trainer) -> str:
@@ -159,9 +143,7 @@ def _named(logger: Any, trainer: Trainer) -> str:
 def progress_bar(what: str, unit: str) -> Iterator[Progress]:
     """Yield a function of (done, total) that shows the progress and the time left, on the first process only.
 
-    Args:
-        what: Description of the work.
-        unit: Plural name of a unit, with a leading space.
+    `unit` is plural, with a leading space.
     """
     silent = getattr(rank_zero_only, "rank", 0) != 0
     if not sys.stderr.isatty():

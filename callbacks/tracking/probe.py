@@ -21,12 +21,9 @@ COLUMNS = (
 
 
 class Probe:
-    """The first validation pairs and the teacher's logits on them.
+    """The first validation pairs, at most `size` and one batch, and the teacher's logits on them.
 
     Validation pairs are neither shuffled nor augmented, so a resumed run has the same probe. Callbacks share one.
-
-    Args:
-        size: Largest number of pairs B; at most one batch of the validation loader.
 
     Attributes:
         batch: The pairs: tensors [B, ...] and lists of length B.
@@ -82,12 +79,9 @@ class Probe:
 
 
 class LogitCorrelation(Callback):
-    """Log the correlation of the student's and the teacher's logits on matched and on mismatched pairs.
+    """Log the correlation of both models' logits on the matched and on the mismatched pairs of a probe batch.
 
     Logged at the start of training and at every evaluation. Mismatched pairs of equal captions are left out.
-
-    Args:
-        probe: The probe batch, shared with other callbacks.
     """
 
     def __init__(self, probe: Probe) -> None:
@@ -114,15 +108,9 @@ class LogitCorrelation(Callback):
 
 
 def most_confused(probabilities: Tensor, excluded: Tensor, count: int) -> list[tuple[int, int]]:
-    """Return the mismatched pairs of highest probability, each image once.
+    """Return (image, text) of the `count` mismatched pairs of highest probability [B, B], each image once.
 
-    Args:
-        probabilities: [B, B], row i the probabilities of all texts for image i.
-        excluded: Boolean [B, B], pairs to leave out, such as equal captions.
-        count: Number of pairs at most.
-
-    Returns:
-        (image, text) rows and columns, the most probable first.
+    Pairs of `excluded` (bool [B, B]), such as equal captions, are left out.
     """
     masked = probabilities.clone()
     masked.fill_diagonal_(-1.0)
@@ -133,17 +121,10 @@ def most_confused(probabilities: Tensor, excluded: Tensor, count: int) -> list[t
 
 
 class ConfusingPairs(Callback):
-    """Log a table of the pairs that the teacher confuses most, with both models' probabilities.
+    """Log a table of the `count` pairs that the teacher confuses most, with both models' probabilities.
 
     Probabilities are each model's softmax over the texts of the probe batch. The teacher selects the rows, which are
-    therefore the same at every evaluation.
-
-    Args:
-        probe: The probe batch, shared with other callbacks.
-        count: Number of pairs.
-
-    Attributes:
-        results: ``{"confusing_pairs": {"rows": [row, ...]}}`` of the last evaluation, without images.
+    therefore the same at every evaluation. `results` holds those of the last evaluation, without images.
     """
 
     def __init__(self, probe: Probe, count: int = 12) -> None:

@@ -21,9 +21,6 @@ class SkippedSamples(Callback):
 
     Args:
         max_share: Training stops when more than this share of an epoch's samples is bad.
-
-    Raises:
-        ValueError: (while training) too many samples are bad.
     """
 
     def __init__(self, max_share: float = 0.01) -> None:
@@ -33,12 +30,7 @@ class SkippedSamples(Callback):
         self.counts: dict[str, int] = {}  # by digest: checkpoints are shared, names of images are not
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the replaced samples of this batch."""
         skipped = {digest(message): (message, count) for message, count in batch.get("skipped", ())}

@@ -52,13 +52,7 @@ def metrics_step(trainer: Trainer) -> int:
 
 
 def run_id_of(checkpoint: Path | str) -> str | None:
-    """Return the id of the W&B run that wrote a checkpoint.
-
-    Args:
-        checkpoint: Path of a Lightning checkpoint.
-
-    Returns:
-        The id, or None if the checkpoint was written without W&B.
+    """Return the id of the W&B run that wrote a Lightning checkpoint, None without W&B.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.

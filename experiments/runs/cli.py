@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import (
     BestCheckpoint,
@@ -170,8 +171,8 @@ class SonoDistillCLI(ConfigCLI):
         """Run it; after Ctrl-C the exit status is 130, where Lightning's is 1."""
         try:
             super()._run_subcommand(subcommand)
-        except SystemExit:
-            if self.trainer.interrupted:
+        except SystemExit as stop:
+            if self.trainer.interrupted and not isinstance(stop, SIGTERMException):
                 sys.exit(128 + signal.SIGINT)
             raise
 

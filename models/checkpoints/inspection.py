@@ -52,10 +52,8 @@ class Description:
     Attributes:
         layout: Naming scheme of its tensors (`models.checkpoints.layouts`).
         architecture: Name of the model that it fits, several names, or ``unknown``.
-        arguments: Arguments of `OpenCLIPEncoder` without its weights; None for checkpoints of this project, and
-            where the preprocessing cannot be determined from the file.
-        parameters: Number of parameters without batch norm statistics.
-        image_parameters: Those of the image tower; None where the layout does not show them.
+        arguments: Arguments of `OpenCLIPEncoder` without its weights; None where the file does not determine them.
+        parameters, image_parameters: Number of parameters without batch norm statistics; image: None if unknown.
         dtypes: Number of tensors of each dtype.
         fused: Whether its branches are already reparameterised, so that it can no longer be trained.
         licence: Terms of the published weights, as far as they are known.
@@ -72,11 +70,7 @@ class Description:
 
 
 def describe(content: Mapping[str, Any], source: str) -> Description:
-    """Describe a checkpoint.
-
-    Args:
-        content: Its top level, from `models.checkpoints.weights.read_checkpoint`.
-        source: Its path, for messages.
+    """Describe a checkpoint by its top level (from `read_checkpoint`).
 
     Raises:
         ValueError: It has no tensors.
@@ -118,11 +112,9 @@ def architecture_of(recipe: Mapping[str, Any]) -> str:
 
 
 def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float:
-    """Compare a checkpoint with an `OpenCLIPEncoder` of these arguments.
+    """Return the share of tensors that a checkpoint and an `OpenCLIPEncoder` have in common by name and shape.
 
-    Returns:
-        Share of all tensor names that occur in both with the same shape: 1 for a complete fit, 0 for another context
-        length.
+    1 is a complete fit; another context length is 0.
     """
     architecture = resolve_config(**arguments)["model_cfg"]
     if _context_length(state) != architecture["text_cfg"].get("context_length", 77):

@@ -65,16 +65,10 @@ def detect_layout(names: Iterable[str]) -> str:
 
 
 def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
-    """Convert a checkpoint of any known layout to the names and shapes of an open_clip model.
+    """Convert tensors of any known layout to the names and shapes of the open_clip model that receives them.
 
-    A text positional embedding of another length is resized linearly, as open_clip does.
-
-    Args:
-        state: Tensors by name, as `models.load_weights` returns them.
-        model: The open_clip model that receives them.
-
-    Returns:
-        Tensors by open_clip's names. Names that no rule maps are kept; `load_into` reports them.
+    A text positional embedding of another length is resized linearly, as open_clip does. Names that no rule maps are
+    kept; `load_into` reports them.
     """
     layout = detect_layout(state)
     converted = dict(state)

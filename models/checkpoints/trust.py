@@ -21,10 +21,8 @@ VARIABLE = "SONODISTILL_TRUST"  # an environment variable, so that child process
 def settle_trust(arguments: Sequence[str], closed: bool = True) -> None:
     """Apply ``--trust`` of a command line to this process and its children.
 
-    Args:
-        arguments: The command line.
-        closed: Whether jsonargparse, too, imports only classes of `ALLOWED` without ``--trust``. Packages that are
-            not loaded yet are left out: one of them could be a folder of that name in the working directory.
+    With `closed`, jsonargparse, too, imports only classes of `ALLOWED` without ``--trust``, and of these only loaded
+    packages: another could be a folder of that name in the working directory.
     """
     if {TRUST, f"{TRUST}=true"} & set(arguments):
         os.environ[VARIABLE] = "1"
@@ -48,14 +46,10 @@ def refused(error: BaseException) -> str | None:
 
 
 def check_classes(content: Any, source: str) -> None:
-    """Reject a configuration that names an untrusted class at any depth. Nothing is imported.
-
-    Args:
-        content: The configuration: dictionaries, lists and primitives.
-        source: File that it comes from.
+    """Reject a configuration from the file `source` that names an untrusted class at any depth. Nothing is imported.
 
     Raises:
-        ValueError: It names an untrusted class, and ``--trust`` is not given.
+        ValueError: It names one, and ``--trust`` is not given.
     """
     if isinstance(content, dict):
         if "class_path" in content:

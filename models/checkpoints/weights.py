@@ -77,10 +77,6 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, out of a nested ``state_dict``, by their bare names.
 
-    Args:
-        content: The top level of the checkpoint.
-        source: Its path, for messages.
-
     Raises:
         ValueError: There are no tensors, or two have the same bare name.
     """
@@ -123,8 +119,7 @@ def load_into(
         architecture: Name of the model, for messages; None for its class.
 
     Raises:
-        ValueError: Names or shapes differ (one line: counts and the first few names), or, without `strict`,
-            nothing fits.
+        ValueError: Names or shapes differ, or, without `strict`, nothing fits.
     """
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
@@ -138,13 +133,7 @@ def load_into(
 
 
 def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
-    """Describe in one line how a checkpoint differs from a model; an empty text where it fits.
-
-    Args:
-        own: The model's tensors by name.
-        state: The checkpoint's tensors by name.
-        names: Name in `state` -> name in the file, where the two differ.
-    """
+    """Describe in one line how a checkpoint's tensors differ from a model's; an empty text where they fit."""
     kinds = {
         "missing": [name for name in own if name not in state],
         "unexpected": [names.get(name, name) for name in state if name not in own],

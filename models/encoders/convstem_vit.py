@@ -29,17 +29,7 @@ def vit_convstem_femto(
     """Build a vision transformer whose patch embeddings come from a small residual network.
 
     Xiao et al., "Early convolutions help transformers see better", NeurIPS 2021; the hybrid of Dosovitskiy et
-    al. 2021, section 3.1, at a hundredth of its size.
-
-    Args:
-        pretrained: Not supported.
-        img_size: Side of the square input, pixels.
-        stem_channels: Channels of the four stages of a ResNet-10.
-        stem_stages: Number of stages used; a token covers 2^(stem_stages + 1) pixels a side.
-        embed_dim: Width of the transformer.
-        depth: Number of its blocks.
-        num_heads: Number of its heads.
-        **kwargs: For `timm.models.VisionTransformer`.
+    al. 2021, section 3.1, at a hundredth of its size. A token covers 2^(stem_stages + 1) pixels a side.
 
     Raises:
         ValueError: `pretrained` is true.

@@ -19,12 +19,7 @@ class DualEncoder(nn.Module, ABC):
     """Image tower and text tower that embed into one space of `embed_dim` dimensions.
 
     Subclasses set `preprocessing` and `embed_dim` and implement `image_features`, `text_features`,
-    `log_logit_scale` and `init_args`.
-
-    Attributes:
-        preprocessing: The inputs that the model expects.
-        embed_dim: Dimension D of both embeddings.
-        fused: Whether the image tower is reparameterised for inference (`models.fused_copy`).
+    `log_logit_scale` and `init_args`. `fused` tells whether the image tower is reparameterised (`models.fused_copy`).
     """
 
     preprocessing: Preprocessing
@@ -72,25 +67,11 @@ class DualEncoder(nn.Module, ABC):
         return super().train(mode)
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            image: Preprocessed images [B, 3, S, S].
-
-        Returns:
-            Unit-length embeddings [B, D]: float32 from towers in half precision, else the towers' dtype.
-        """
+        """Embed images [B, 3, S, S]: unit-length [B, D], in float32 or the towers' wider dtype."""
         return _unit(self.image_features(image))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Embed tokenised texts.
-
-        Args:
-            tokens: Token ids [B, L], int64.
-
-        Returns:
-            Unit-length embeddings [B, D], same dtype as image embeddings.
-        """
+        """Embed token ids [B, L] (int64): unit-length [B, D], same dtype as image embeddings."""
         return _unit(self.text_features(tokens))
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,17 +12,11 @@ NARROW = 16  # channels of oneDNN's blocks with AVX-512, the widest affected
 
 
 def to_channels_last(model: Module) -> Module:
-    """Convert a model's convolutions to channels-last, in place.
+    """Convert a model's convolutions to channels-last, in place, and return it.
 
     Not converted: strided 1 x 1 convolutions of fewer than 16 channels, such as the stem of MobileCLIP2-S0. On a
     CPU the gradient of their weights is written out of bounds when the feature map is channels-last (oneDNN issue
     6035; in torch 2.13 and 2.14): training crashes, hangs, or continues with wrong weights.
-
-    Args:
-        model: The model.
-
-    Returns:
-        The model.
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
@@ -33,13 +27,9 @@ def to_channels_last(model: Module) -> Module:
 
 
 def compile_model(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile a model in place and keep the memory layout of `to_channels_last`.
+    """Compile a model in place with a backend of ``torch.compile``; it keeps the memory layout of `to_channels_last`.
 
     Otherwise inductor would choose a layout for all convolutions, also for those that stay contiguous.
-
-    Args:
-        model: The model.
-        backend: Backend of ``torch.compile``.
     """
     model.compile(backend=backend, options={"layout_optimization": False} if backend == "inductor" else None)
 

@@ -73,15 +73,10 @@ class OpenCLIPEncoder(DualEncoder):
             self.load(read_checkpoint(weights), weights, strict)
 
     def load(self, content: Mapping[str, Any], source: str, strict: bool = True) -> None:
-        """Load weights of any known layout and log the licence of the published weights.
-
-        Args:
-            content: A checkpoint's top level, from `models.checkpoints.weights.read_checkpoint`.
-            source: Its path, for messages.
-            strict: Whether the weights must fit in every name and shape.
+        """Load a checkpoint (from `read_checkpoint`) of any known layout and log the licence of published weights.
 
         Raises:
-            ValueError: They do not fit.
+            ValueError: The weights do not fit.
         """
         state = flatten(content, source)
         converted = to_open_clip(state, self.model)

@@ -23,9 +23,7 @@ def is_tracing() -> bool:
 def ends(tokens: Tensor, end_id: int | None) -> Tensor:
     """Return the position of each text's end token, [B].
 
-    Args:
-        tokens: Token ids [B, L].
-        end_id: Id of the end token; None where it is the largest of all ids, as in CLIP's vocabulary.
+    `end_id` is None where the end token is the largest of all ids, as in CLIP's vocabulary.
     """
     return tokens.argmax(dim=-1) if end_id is None else (tokens == end_id).int().argmax(dim=-1)
 
@@ -34,10 +32,6 @@ def up_to_longest_end(tokens: Tensor, end_id: int | None = None) -> Tensor:
     """Cut columns after the last end token of the batch: [B, L] to [B, M], M <= L.
 
     Exact for a causal tower with end-token pooling: later columns do not affect the end token.
-
-    Args:
-        tokens: Token ids [B, L].
-        end_id: As for `ends`.
     """
     if not len(tokens) or is_tracing():
         return tokens
@@ -59,14 +53,9 @@ def end_token_tower(model: nn.Module) -> Any:
 
 
 def end_token_features(tower: Any, tokens: Tensor) -> Tensor:
-    """Compute open_clip's ``encode_text`` without the parts that do not affect the end tokens.
+    """Compute open_clip's ``encode_text`` of tokens [B, L] without the parts that do not affect the end tokens.
 
-    Args:
-        tower: A tower from `end_token_tower`.
-        tokens: Token ids [B, L].
-
-    Returns:
-        Unnormalised features [B, D], equal to the tower's own.
+    `tower` is one from `end_token_tower`; the unnormalised features [B, D] equal its own.
     """
     pool = getattr(tower, "text_pool_type", None) or tower.pool_type
     end_id = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)) if pool == "eos" else None

@@ -29,14 +29,9 @@ DIFFERENT_TEXTS = ["brain", "femur"]  # a usable tokenizer tells them apart
 
 
 def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
-    """Return the tokenizer that a model expects.
+    """Return the tokenizer that a model's contract names: N texts to token ids [N, L], int64, padded and truncated.
 
-    Args:
-        preprocessing: The model's contract: `tokenizer` and `context_length`.
-
-    Returns:
-        A function from N texts to token ids [N, L], int64, padded and truncated to
-        L = `context_length`; a truncated text keeps its end token.
+    A truncated text keeps its end token.
 
     Raises:
         ValueError: The name is none of ``clip``, ``fetal`` and ``hf:FOLDER``, or the tokenizer gives different texts
@@ -127,8 +122,7 @@ def fetal_tokenizer(context_length: int) -> Tokenizer:
     pieces = Regex(r"(?<=[0-9])\.[0-9]{1,8}|[a-z]{1,60}|[0-9]{1,2}|[^ a-z0-9]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}",
-        special_tokens=[(START, vocabulary[START]), (END, vocabulary[END])],
+        single=f"{START} $A {END}", special_tokens=[(START, vocabulary[START]), (END, vocabulary[END])]
     )
     tokenizer.enable_truncation(context_length)
     tokenizer.enable_padding(pad_id=vocabulary[PAD], pad_token=PAD, length=context_length)
@@ -136,13 +130,9 @@ def fetal_tokenizer(context_length: int) -> Tokenizer:
 
 
 def clip_tokenizer(context_length: int, folder: Path) -> Tokenizer:
-    """Build CLIP's tokenizer from its files, as an app does.
+    """Build CLIP's tokenizer from ``vocab.json`` and ``merges.txt`` of a folder, as an app does.
 
     It gives the tokens of `build_tokenizer`, except for texts with mojibake, HTML entities or the special tokens.
-
-    Args:
-        context_length: Number of tokens of a text.
-        folder: Folder with ``vocab.json`` and ``merges.txt``.
     """
     model = models.BPE.from_file(
         str(folder / "vocab.json"), str(folder / "merges.txt"), end_of_word_suffix="</w>"

@@ -63,16 +63,9 @@ def test_settings(make, match):
         make()
 
 
-@pytest.mark.parametrize(
-    ("image", "text", "match"),
-    [
-        ((5, 4), (6, 4), "batch sizes differ: 5 and 6"),
-        ((5, 4), (5, 3), "dimensions differ: 4 and 3"),
-        ((5,), (5, 4), r"must be \[B, D\]; image is \[5\]"),
-    ],
-)
-def test_shapes(image, text, match):
-    with pytest.raises(ValueError, match=match):
+@pytest.mark.parametrize(("image", "text"), [((5, 4), (6, 4)), ((5, 4), (5, 3)), ((5,), (5,))])
+def test_shapes(image, text):
+    with pytest.raises(ValueError, match=rf"must both be \[B, D\], not \[{image[0]}"):
         Embeddings(torch.zeros(image), torch.zeros(text), torch.tensor(1.0))
 
 

@@ -24,11 +24,6 @@ def test_only_the_named_benchmarks_count():
     assert composite_score({"subplanes": 0.4, "hc18": 60.0}) == pytest.approx(0.5)
 
 
-def test_order_does_not_matter():
-    forward = composite_score({"planes": 0.7, "subplanes": 0.3, "hc18": 10.0})
-    assert composite_score({"hc18": 10.0, "subplanes": 0.3, "planes": 0.7}) == forward
-
-
 def test_nothing_or_unknown_is_an_error():
     with pytest.raises(ValueError, match="no scores"):
         composite_score({})

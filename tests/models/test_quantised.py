@@ -80,7 +80,7 @@ def test_every_image_layer_is_rounded_and_learns_and_the_text_tower_stays(studen
     for name, layer in student.layers():
         assert layer.layer.weight.grad is not None, name
         assert torch.isfinite(layer.input_range.high), name
-    assert not any(parameter.requires_grad for parameter in student.base.text.parameters())
+    assert not any(parameter.requires_grad for parameter in student.model.text.parameters())
     assert not student.log_logit_scale.requires_grad
 
 

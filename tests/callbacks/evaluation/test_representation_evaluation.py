@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from callbacks import RepresentationEvaluation
-from callbacks.evaluation.embedding_pass import embed_images, embed_pairs
+from callbacks.evaluation.embedding_pass import embed
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.transforms import EvaluationTransform
@@ -241,8 +241,8 @@ def test_bad_options_are_named(options):
 def _embed(rank, root, expected):
     data, model = FetalPlanesDataModule(root, num_workers=0), PixelEncoder(seed=1).eval()
     with torch.no_grad():
-        found = embed_images(model, data.records[:11], 3, 0)
-        pairs = embed_pairs(model, data.records[:11], data.seed, 3, 0)
+        found = embed(model, data.records[:11], 3, 0)["image"]
+        pairs = embed(model, data.records[:11], 3, 0, data.seed)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(pairs["image"], expected)
     assert pairs["plane"] == [record.plane for record in data.records[:11]]
@@ -251,6 +251,6 @@ def _embed(rank, root, expected):
 def test_every_process_has_all_features_in_order(tiny_planes, tmp_path):
     data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
     with torch.no_grad():
-        expected = embed_images(PixelEncoder(seed=1).eval(), data.records[:11], 11, 0)
+        expected = embed(PixelEncoder(seed=1).eval(), data.records[:11], 11, 0)["image"]
     assert expected.unique(dim=0).shape == (11, 12)
     run_in_two_processes(_embed, tmp_path, str(tiny_planes), expected)

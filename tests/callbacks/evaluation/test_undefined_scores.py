@@ -96,6 +96,6 @@ def test_an_impossible_probe_is_left_out_and_told_before_any_image_is_read(
         evaluation, _, _ = evaluate(tmp_path, data, figures=False)
     assert list(evaluation.results["student"]["probe"]) == ["views"]
     assert "student/probe/subplanes_f1" not in evaluation.final_metrics
-    monkeypatch.setattr(representation, "embed_images", lambda *_: pytest.fail("images are read"))
+    monkeypatch.setattr(representation, "embed", lambda *_: pytest.fail("images are read"))
     with pytest.warns(UserWarning, match=line), pytest.raises(pytest.fail.Exception):
         evaluate(tmp_path, data, figures=False)

@@ -3,8 +3,7 @@
 import pytest
 
 from callbacks.tracking import console
-from callbacks.tracking.console import progress_bar, with_progress
-from tests.callbacks.zero_shot_fakes import FakeData, LetterEncoder
+from callbacks.tracking.console import progress_bar
 
 
 @pytest.fixture
@@ -46,23 +45,3 @@ def test_other_processes_show_nothing(at_once, capsys, monkeypatch):
     with progress_bar("age prompts", " prompts") as progress:
         progress(1, 2)
     assert capsys.readouterr().err == ""
-
-
-def test_batches_pass_unchanged_and_are_counted(monkeypatch):
-    calls = []
-    loader = FakeData(("planes",)).evaluation_loader("planes", "test", LetterEncoder().preprocessing)
-
-    class Spy:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return lambda *call: calls.append(call)
-
-        def __exit__(self, *_):
-            return False
-
-    monkeypatch.setattr(console, "progress_bar", Spy)
-    indices = [batch["index"].tolist() for batch in with_progress(loader, "x")]
-    assert [index for batch in indices for index in batch] == list(range(23))
-    assert calls == [(done, 5) for done in range(1, 6)]

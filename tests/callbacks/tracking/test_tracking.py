@@ -27,7 +27,7 @@ from callbacks import (
     WandbRun,
     run_id_of,
 )
-from callbacks.tracking.gradient_norms import towers
+from callbacks.tracking.step_metrics import towers
 from metrics.geometry import logit_correlation
 from models import TimmEncoder
 from tests.callbacks.tiny import TinyData, TinyModule

@@ -8,6 +8,7 @@ import torch
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from callbacks import BestCheckpoint
@@ -101,14 +102,21 @@ def test_a_monitor_that_the_user_chose_stays(tmp_path):
     assert checkpoint.monitor == "loss"
 
 
-@pytest.mark.parametrize(("interrupted", "status"), [(True, 130), (False, 1)])
-def test_a_run_stopped_by_ctrl_c_exits_with_130(monkeypatch, interrupted, status):
+@pytest.mark.parametrize(
+    ("end", "interrupted", "raised"),
+    [
+        (SystemExit(1), True, SystemExit(130)),  # as Lightning ends a trainer after Ctrl-C
+        (SystemExit(1), False, SystemExit(1)),
+        (SIGTERMException(), True, SIGTERMException()),  # a SystemExit too; the command makes it 143
+    ],
+)
+def test_a_run_stopped_by_ctrl_c_exits_with_130(monkeypatch, end, interrupted, raised):
     def ended(*_):
-        raise SystemExit(1)  # as Lightning ends an interrupted trainer
+        raise end
 
     monkeypatch.setattr(LightningCLI, "_run_subcommand", ended)
     cli = object.__new__(SonoDistillCLI)
     cli.trainer = SimpleNamespace(interrupted=interrupted)
     with pytest.raises(SystemExit) as stop:
         cli._run_subcommand("fit")
-    assert stop.value.code == status
+    assert (type(stop.value), stop.value.code) == (type(raised), raised.code)
