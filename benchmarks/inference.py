@@ -21,13 +21,12 @@ from export.latency.backends import backend_specs
 from export.latency.interleave import Timing, time_interleaved
 from export.latency.machine import (
     bottlenecks,
-    image_cost,
-    instructions,
     matmul_peaks,
     matmul_specs,
     share_of_peak,
 )
 from models import fused_copy
+from models.cost import image_cost
 
 BASELINE = "torch-eager"
 TARGETS = {"onnxruntime": 3.0, "openvino-bf16": 6.0, "openvino-int8": 7.0}
@@ -53,7 +52,7 @@ def measure(quick: bool, model: str, threads: int) -> list[Row]:
         products = matmul_specs(threads)
         timings = time_sessions({**specs, **products}, sessions, rounds, repeats)
     peaks = matmul_peaks({name: timings[name] for name in products})
-    gmacs = image_cost(fused_copy(student))["gmacs"]
+    gmacs = image_cost(fused_copy(student)).gmacs
     errors = {name: timings[name].error for name in specs if timings[name].error}
     shares = {
         name: share_of_peak(name, timings[name].percentiles()["p50_ms"], gmacs, peaks)
@@ -61,7 +60,7 @@ def measure(quick: bool, model: str, threads: int) -> list[Row]:
         if name not in errors
     }
     seconds = {name: np.array([np.median(calls) for calls in timings[name].rounds]) / 1e3 for name in shares}
-    reasons = bottlenecks(shares, instructions())
+    reasons = bottlenecks(shares)
     missing = errors | {name: why for name, why in absent.items() if name in TARGETS}
     rows = []
     for name in [name for name in (*shares, *missing) if name != BASELINE]:

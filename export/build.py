@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.functional import normalize
 
 from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from export.graphs.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
-from export.graphs.heads import AgeHead, ClassHead, build_heads
-from export.graphs.onnx_graph import OnnxRunner
+from export.graphs.heads import HEADS, build_heads, write_heads
+from export.graphs.onnx_graph import quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import text_reference, write_text_encoder
-from export.int8.openvino_runner import BFLOAT16, enter_bfloat16
-from export.int8.speed import judge_int8_speed
-from export.int8.variants import INT8_VARIANTS, NO_OPENVINO, require_kin, runs_here, write_int8_variants
+from export.int8.variants import (
+    INT8_VARIANTS,
+    NO_OPENVINO,
+    enter_bfloat16,
+    judge_int8_speed,
+    require_kin,
+    runs_here,
+    write_int8_variants,
+)
+from export.latency.backends import BFLOAT16
 from export.options import Options
 from export.package.golden import write_golden
-from export.package.manifest import MANIFEST, PACKAGES, Export, artifact_entry, read_export, write_manifest
+from export.package.manifest import MANIFEST, PACKAGES, Export, read_export, write_manifest
 from export.package.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
 from export.parity.frames import calibration_pixels, corpus_spacings, evaluation_frames
 from export.parity.ledger import (
@@ -36,26 +43,18 @@ from export.parity.ledger import (
     Row,
     coreml_rows,
     failures,
-    ledger,
-    print_ledger,
+    markdown_ledger,
     read_gates,
 )
-from export.parity.measure import measure, require_fused, text_row
-from export.variants import (
-    Variant,
-    Workbench,
-    drop_artifact,
-    torch_runner,
-    write_coreml_variants,
-    write_heads,
-    write_onnx_variants,
-)
-from metrics import AGES_DAYS
+from export.parity.measure import measure, text_row
+from export.runners import onnx_runner
+from export.variants import Variant, Workbench, torch_runner, write_coreml_variants, write_onnx_variants
 from models import DualEncoder, QuantisedStudent, fused_copy
 from models.files import package_versions, write_json
-from models.zero_shot import AgeTable
 
 VERIFY = Path(__file__).parent / "parity" / "verify_coreml.py"
+LEDGER = "parity.json"
+FIRST_FRAMES = 8  # on which the fused model is compared before anything is converted
 NOISE_FRAMES = 4  # that calibrate int8 for timing
 
 
@@ -65,7 +64,7 @@ def export_student(
     protocol: Protocol,
     target: Path,
     options: Options,
-    source: dict[str, Any],
+    source: Mapping[str, Any],
     trained_int8: QuantisedStudent | None = None,
 ) -> Export:
     """Write, measure and describe every artifact; the folder appears when all exact variants pass their gates.
@@ -89,25 +88,27 @@ def export_student(
         ValueError: An exact variant missed its gate; the message names the rows, and all files are kept in a folder
             beside the target. Or the target is not an older export.
     """
-    target = target.resolve()
+    target, student = target.resolve(), student.eval()
     require_replaceable(target)
     gates = read_gates(options.gates)
+    if trained_int8 is not None:
+        require_kin(student, trained_int8.eval())
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     partial.chmod(0o755)
     try:
         source = {**source, "recipe": student.recipe(), "split": options.split}
-        rows = _fill(partial, student.eval(), data, protocol, options, source, gates, trained_int8)
-        print_ledger(rows, f"parity of {target}")
+        rows = _fill(partial, student, data, protocol, options, source, gates, trained_int8)
+        print(f"parity of {target}\n\n{markdown_ledger(rows)}\n")
         for row in rows:
             if row.status == DROPPED:
-                _say(f"left out {row.variant}: {row.note}")
+                print(f"export: left out {row.variant}: {row.note}")
         failed, kept = failures(rows), failed_folder(target)
         if failed:
             (partial / MANIFEST).unlink()  # so that no reader accepts it
             _replace(partial, kept)
             raise ValueError(
-                f"export: {failed}; the files and parity.json are kept in {kept} for inspection, not for shipping; "
+                f"export: {failed}; the files and {LEDGER} are kept in {kept} for inspection, not for shipping; "
                 "leave a variant out with --skip, or train longer"
             )
         read_export(partial, student.preprocessing)
@@ -123,170 +124,6 @@ def failed_folder(target: Path) -> Path:
     return target.with_name(f"{target.name}-failed")
 
 
-def _fill(
-    folder: Path,
-    student: DualEncoder,
-    data: FetalDataModule,
-    protocol: Protocol,
-    options: Options,
-    source: dict[str, Any],
-    gates: Gates,
-    trained_int8: QuantisedStudent | None,
-) -> list[Row]:
-    if trained_int8 is not None:
-        require_kin(student, trained_int8.eval())
-    trained = source["weights"] == "trained"
-    frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
-    shipped = set(options.printed_spacings)
-    if not options.only_spacings:
-        shipped.update(corpus_spacings(data, student.preprocessing))
-    # HC18's frames are judged with their own spacings, shipped or not; task scores of random weights are not worth
-    # the embedding of their prompts.
-    _say("embedding prompts")
-    heads, ages = build_heads(student, protocol, shipped | (set(frames.spacings()) if trained else set()))
-    shipped_ages = ages.only(shipped) if ages is not None and shipped else None
-    metadata = metadata_of(student) | {METADATA_LICENCE: " ".join(weight_origin(source))}
-    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
-    reference = torch_runner(PixelEncoder(student).eval())
-
-    fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
-    require_fused(reference, fused, frames, heads, gates)
-
-    _write_models(bench, data, options, trained_int8)
-    _say("measuring parity")
-    rows = measure(reference, [fused, *bench.variants], frames, heads, ages, gates, trained=trained)
-    rows += [*bench.not_run, *coreml_rows(bench.artifacts, gates, trained=trained)]
-    _drop_missed(bench, rows)
-    _say("timing int8 against float32")
-    judge_int8_speed(bench, rows, keep_slow=options.keep_slow_int8)
-    if options.text_encoder:
-        rows.append(_text(bench, student, gates))
-    write_heads(bench, heads, shipped_ages)
-    golden = write_golden(folder, student.preprocessing, reference, heads, shipped_ages)
-    shutil.copyfile(VERIFY, folder / VERIFY.name)
-    _describe(bench, student, protocol, source, rows, golden)
-    return rows
-
-
-def _drop_missed(bench: Workbench, rows: list[Row]) -> None:
-    """Remove the variants with smaller weights that missed their gate."""
-    for row in rows:
-        if row.status == FAILED and row.gate in OPTIONAL_GATES:
-            row.status = DROPPED
-            if row.variant in INT8_VARIANTS:
-                row.note += "; int8 can be trained (EXP=srkd-qat, docs/deploy.md)"
-            drop_artifact(bench, row.variant)
-
-
-def _say(step: str) -> None:
-    print(f"export: {step}", flush=True)
-
-
-def _write_models(
-    bench: Workbench, data: FetalDataModule, options: Options, trained_int8: QuantisedStudent | None
-) -> None:
-    """Write all models, with a row for each that cannot run here."""
-    _say("writing ONNX")
-    write_onnx_variants(bench, options.dynamic_batch)
-    if BFLOAT16 not in options.skip:
-        enter_bfloat16(bench)
-    wanted = [name for name in INT8_VARIANTS if name not in options.skip and "int8" not in options.skip]
-    int8 = [name for name in wanted if runs_here(name)]
-    if int8 and trained_int8 is not None:
-        _say("writing int8 with trained ranges")
-        write_int8_variants(bench, int8, None, trained_int8)
-    elif int8:
-        _say("calibrating int8")
-        count = options.calibration_frames
-        write_int8_variants(bench, int8, calibration_pixels(data, bench.encoder.model.preprocessing, count))
-    if "coreml" not in options.skip:
-        _say("converting to Core ML")
-        write_coreml_variants(bench, options.skip)
-    bench.not_run += [Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in wanted if name not in int8]
-
-
-def _text(bench: Workbench, student: DualEncoder, gates: Gates) -> Row:
-    path, way, files = write_text_encoder(student, bench.folder / "text", bench.metadata, bench.warnings)
-    bench.artifacts["onnx-text"] = artifact_entry(
-        path, bench.folder, kind="onnx", batch="any", captured_by=way, output=TEXT_EMBEDDING_NAME
-    )
-    for file in files:
-        entry = artifact_entry(file, bench.folder, kind="text")
-        bench.artifacts[entry["file"]] = (
-            entry  # by file name: tokenizer.json and tokenizer.model share a stem
-        )
-    return text_row(*text_reference(student), OnnxRunner(path), gates)
-
-
-def _describe(
-    bench: Workbench,
-    student: DualEncoder,
-    protocol: Protocol,
-    source: dict[str, Any],
-    rows: list[Row],
-    golden: Path,
-) -> None:
-    """Write parity ledger, licences, model card and, last, the manifest.
-
-    The manifest hashes every file except the ledger, which `export.parity.verify_coreml` finishes on a Mac.
-    """
-    folder, contract = bench.folder, contract_of(student.preprocessing)
-    bench.artifacts["golden"] = artifact_entry(golden.parent, folder, kind="golden")
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    facts = {"created": created, "versions": package_versions(*PACKAGES), "protocol": protocol.digest}
-    facts["warnings"] = bench.warnings
-    write_json(folder / "parity.json", ledger(rows, facts))
-    write_licences(folder / LICENCES, source, protocol.digest)
-    write_model_card(
-        folder / MODEL_CARD,
-        source=source,
-        contract=contract,
-        artifacts=bench.artifacts,
-        rows=rows,
-        protocol=protocol.digest,
-    )
-    for name in (MODEL_CARD, LICENCES, VERIFY.name):
-        bench.artifacts[name] = artifact_entry(folder / name, folder, kind="document")
-    own = {
-        "source": source,
-        "contract": contract,
-        "embed_dim": student.embed_dim,
-        "artifacts": bench.artifacts,
-    }
-    write_manifest(folder, {**facts, **ties_of(bench.metadata), **own, **bench.facts})
-
-
-def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, *, int8: bool) -> Export:
-    """Write an export for timing only: the ONNX encoder and heads of the right shapes, without parity.
-
-    The heads' vectors are random and int8 files are calibrated on noise; neither changes the time of a call.
-
-    Args:
-        student: The model.
-        folder: Folder to fill.
-        protocol: Gives the heads' shapes.
-        int8: Write the int8 files too.
-    """
-    generator = torch.Generator().manual_seed(0)
-    dim, preprocessing = student.embed_dim, student.preprocessing
-    heads = {
-        name: ClassHead(name, prompts, normalize(torch.randn(len(prompts), dim, generator=generator), dim=-1))
-        for name, prompts in (("planes", protocol.planes), ("subplanes", protocol.subplanes))
-    }
-    ages = AgeTable(("0.30",), normalize(torch.randn(1, len(AGES_DAYS), dim, generator=generator), dim=-1))
-    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), {}, metadata_of(student))
-    write_onnx_variants(bench, dynamic_batch=False)
-    if int8:
-        shape = (NOISE_FRAMES, 3, preprocessing.image_size, preprocessing.image_size)
-        noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
-        write_int8_variants(bench, [name for name in INT8_VARIANTS if runs_here(name)], noise)
-    write_heads(bench, heads, AgeHead(protocol.biometry, ages))
-    source = {"weights": "for timing only", "recipe": student.recipe()}
-    own = {"source": source, "contract": contract_of(preprocessing), "artifacts": bench.artifacts}
-    write_manifest(folder, {**own, **ties_of(bench.metadata), "embed_dim": dim})
-    return read_export(folder)
-
-
 def require_replaceable(target: Path) -> None:
     """Check that an export may replace the target, and a failed export its own folder.
 
@@ -294,7 +131,7 @@ def require_replaceable(target: Path) -> None:
         ValueError: The target is a file, or a folder that holds something other than an export.
     """
     failed = failed_folder(target)
-    if failed.exists() and not (failed / "parity.json").is_file():
+    if failed.exists() and not (failed / LEDGER).is_file():
         raise ValueError(f"{failed}: needed for an export that misses a gate; move this folder away")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
@@ -314,3 +151,160 @@ def _replace(partial: Path, target: Path) -> None:
         target.rename(old)
     partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(
+    folder: Path,
+    student: DualEncoder,
+    data: FetalDataModule,
+    protocol: Protocol,
+    options: Options,
+    source: Mapping[str, Any],
+    gates: Gates,
+    trained_int8: QuantisedStudent | None,
+) -> list[Row]:
+    trained = source["weights"] == "trained"
+    frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
+    shipped = set(options.printed_spacings)
+    if not options.only_spacings:
+        shipped.update(corpus_spacings(data, student.preprocessing))
+    # HC18's frames are judged with their own spacings, shipped or not; not for random weights, whose scores are noise.
+    _say("embedding prompts")
+    heads, ages = build_heads(student, protocol, shipped | (set(frames.spacings()) if trained else set()))
+    shipped_ages = ages.only(shipped) if ages is not None and shipped else None
+    metadata = metadata_of(student) | {METADATA_LICENCE: " ".join(weight_origin(source))}
+    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
+    reference = torch_runner(PixelEncoder(student).eval())
+
+    fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
+    first = frames.first(FIRST_FRAMES)
+    if different := failures(measure(reference, [fused], first, heads, None, gates, trained=False)):
+        raise ValueError(
+            f"export: {different} on the first {len(first.records)} frames; the fused student does not compute what "
+            "the trained one computes, so nothing was converted"
+        )
+    _write_models(bench, student, data, options, trained_int8)
+    _say("measuring parity")
+    rows = measure(reference, [fused, *bench.variants], frames, heads, ages, gates, trained=trained)
+    rows += [*bench.not_run, *coreml_rows(bench.artifacts, gates, trained=trained)]
+    _drop_missed(bench, rows)
+    _say("timing int8 against float32")
+    judge_int8_speed(bench, rows, keep_slow=options.keep_slow_int8)
+    if options.text_encoder:
+        run = onnx_runner(folder / bench.artifacts["onnx-text"]["file"])
+        rows.append(text_row(*text_reference(student), run, gates))
+    write_heads(folder / HEADS, heads, shipped_ages, ties_of(metadata))
+    write_golden(folder / "golden", student.preprocessing, reference, heads, shipped_ages)
+    shutil.copyfile(VERIFY, folder / VERIFY.name)
+    _describe(bench, student, protocol.digest, source, rows)
+    return rows
+
+
+def _say(step: str) -> None:
+    print(f"export: {step}", flush=True)
+
+
+@contextmanager
+def _step(bench: Workbench, title: str) -> Iterator[None]:
+    """Print the title of a conversion and collect the converters' warnings."""
+    _say(title)
+    with quiet(bench.warnings):
+        yield
+
+
+def _write_models(
+    bench: Workbench,
+    student: DualEncoder,
+    data: FetalDataModule,
+    options: Options,
+    trained_int8: QuantisedStudent | None,
+) -> None:
+    """Write all models, with a row for each that cannot run here."""
+    with _step(bench, "writing ONNX"):
+        write_onnx_variants(bench, options.dynamic_batch)
+        if BFLOAT16 not in options.skip:
+            enter_bfloat16(bench)
+    wanted = [name for name in INT8_VARIANTS if name not in options.skip and "int8" not in options.skip]
+    if int8 := [name for name in wanted if runs_here(name)]:
+        with _step(bench, "writing int8"):
+            frames = trained_int8 or calibration_pixels(
+                data, student.preprocessing, options.calibration_frames
+            )
+            write_int8_variants(bench, int8, frames)
+    bench.not_run += [Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in wanted if name not in int8]
+    if "coreml" not in options.skip:
+        with _step(bench, "converting to Core ML"):
+            write_coreml_variants(bench, options.skip)
+    if options.text_encoder:
+        with _step(bench, "writing the text tower"):
+            path, files = write_text_encoder(student, bench.folder / "text", bench.metadata)
+            bench.add("onnx-text", path, "onnx", batch="any", output=TEXT_EMBEDDING_NAME)
+            for file in files:
+                # By its path: tokenizer.json and tokenizer.model share a stem.
+                bench.add(file.relative_to(bench.folder).as_posix(), file, "text")
+
+
+def _drop_missed(bench: Workbench, rows: list[Row]) -> None:
+    """Remove the variants with smaller weights that missed their gate."""
+    for row in rows:
+        if row.status == FAILED and row.gate in OPTIONAL_GATES:
+            row.status = DROPPED
+            if row.variant in INT8_VARIANTS:
+                row.note += "; int8 can be trained (EXP=srkd-qat, docs/deploy.md)"
+            bench.drop(row.variant)
+
+
+def _describe(
+    bench: Workbench, student: DualEncoder, protocol: str, source: Mapping[str, Any], rows: list[Row]
+) -> None:
+    """Write parity ledger, licences, model card and, last, the manifest.
+
+    The manifest hashes every file except the ledger, which `export.parity.verify_coreml` finishes on a Mac.
+    """
+    folder = bench.folder
+    bench.add("heads", folder / HEADS, "heads")
+    bench.add("golden", folder / "golden", "golden")
+    facts = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": package_versions(*PACKAGES),
+        "protocol": protocol,
+        "warnings": bench.warnings,
+    }
+    write_json(folder / LEDGER, {**facts, "rows": [row.to_dict() for row in rows]})
+    write_licences(folder / LICENCES, source, protocol)
+    side, artifacts = student.preprocessing.image_size, bench.artifacts
+    write_model_card(
+        folder / MODEL_CARD, source=source, side=side, artifacts=artifacts, rows=rows, protocol=protocol
+    )
+    for name in (MODEL_CARD, LICENCES, VERIFY.name):
+        bench.add(name, folder / name, "document")
+    _write_manifest(bench, student, source, **facts)
+
+
+def _write_manifest(bench: Workbench, student: DualEncoder, source: Mapping[str, Any], **facts: Any) -> None:
+    contract = contract_of(student.preprocessing)
+    own = {
+        "source": source,
+        "contract": contract,
+        "embed_dim": student.embed_dim,
+        "artifacts": bench.artifacts,
+    }
+    write_manifest(bench.folder, {**facts, **ties_of(bench.metadata), **own})
+
+
+def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, *, int8: bool) -> Export:
+    """Write an export for timing only: the ONNX encoder and class heads, without parity.
+
+    int8 files are calibrated on noise, which does not change the time of a call.
+    """
+    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), {}, metadata_of(student))
+    with quiet(bench.warnings):
+        write_onnx_variants(bench, dynamic_batch=False)
+        if int8:
+            shape = (NOISE_FRAMES, 3, bench.side, bench.side)
+            noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+            write_int8_variants(bench, [name for name in INT8_VARIANTS if runs_here(name)], noise)
+    write_heads(folder / HEADS, build_heads(student, protocol, set())[0], None, ties_of(bench.metadata))
+    bench.add("heads", folder / HEADS, "heads")
+    _write_manifest(bench, student, {"weights": "for timing only", "recipe": student.recipe()})
+    return read_export(folder)

@@ -9,7 +9,7 @@ CKPT is a checkpoint, or random:NAME for an open_clip architecture with random w
   --data.*                     any setting of the data
   --protocol=FILE              prompts of the zero-shot heads
   --spacings=[0.21,0.34]       pixel spacings (mm) of the age table, beside those of the corpus
-  --only_spacings=true         these spacings alone
+  --only_spacings=true         only these spacings
   --skip=coreml,int8           variants to leave out
   --text_encoder=true          export the text tower too
   --dynamic_batch=true         leave the batch axis of the ONNX files open
@@ -24,6 +24,7 @@ CKPT is a checkpoint, or random:NAME for an open_clip architecture with random w
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
     student = from_checkpoint(checkpoint)
     if isinstance(student, QuantisedStudent):
         raise ValueError(
-            f"CKPT={checkpoint}: trained with int8 in the loop; export the student that it went on from: "
+            f"CKPT={checkpoint}: trained with int8 in the loop; export the student that it continued from: "
             f'make export CKPT=outputs/srkd/RUN/checkpoints/best.ckpt ARGS="--int8_from={checkpoint}"'
         )
     return student, source
@@ -131,53 +132,31 @@ def default_target(checkpoint: str) -> Path:
 
 
 def spelt_out(argv: list[str]) -> list[str]:
-    """Spell a command line out: dashes in names, bare flags and lists, as ``--dynamic-batch --skip int8``.
+    """Write every option as ``--name=value``: dashes in names, bare flags, values after a blank, and lists.
 
-    What is given of a list in several places is joined: ``--skip=int8 --skip=coreml`` leaves both out.
+    What is given of a list in several places is joined: ``--skip=int8 --skip coreml`` leaves both out.
     """
     flags = {name for name, field in Options.__dataclass_fields__.items() if field.default is False} | {
         "trust"
     }
     spelt: list[str] = []
     lists: dict[str, list[str]] = {}
-    left = iter(range(len(argv)))
-    for position in left:
-        option, equals, value = argv[position].partition("=")
-        name, following = option.removeprefix("--").replace("-", "_"), argv[position + 1 : position + 2]
-        bare = not equals and following and not following[0].startswith("-")
+    left = deque(argv)
+    while left:
+        option, equals, value = left.popleft().partition("=")
         if not option.startswith("--"):
-            spelt.append(argv[position])
-        elif name in LISTS and (value or bare):
-            value = value or argv[next(left)]
+            spelt.append(option + equals + value)
+            continue
+        name = option.removeprefix("--").replace("-", "_")
+        if not equals and name in flags and (not left or left[0] not in ("true", "false")):
+            equals, value = "=", "true"
+        elif not equals and left and not left[0].startswith("-"):
+            equals, value = "=", left.popleft()
+        if name in LISTS and equals:
             lists.setdefault(name, []).append(value.removeprefix("[").removesuffix("]"))
-        elif name in flags and not equals and following not in (["true"], ["false"]):
-            spelt.append(f"--{name}=true")
         else:
             spelt.append(f"--{name}{equals}{value}")
     return spelt + [f"--{name}=[{','.join(filter(None, values))}]" for name, values in lists.items()]
-
-
-def named_preset(argv: list[str]) -> str | None:
-    """Return the data preset that a command line names, None when it names none.
-
-    Raises:
-        ValueError: ``--preset`` has no value.
-    """
-    preset = None
-    for position, argument in enumerate(argv):
-        option, equals, value = argument.partition("=")
-        if option == "--preset":
-            preset = value if equals else "".join(argv[position + 1 : position + 2])
-            if not preset or preset.startswith("-"):
-                raise ValueError("--preset: give a data preset, --preset=phantom (make export DATA=phantom)")
-    return preset
-
-
-def _positional(argv: list[str]) -> str:
-    """Return the checkpoint of a command line, before its options can be parsed; every option takes a value."""
-    value_of = {place + 1 for place, part in enumerate(argv) if part.startswith("-") and "=" not in part}
-    bare = [part for place, part in enumerate(argv) if not part.startswith("-") and place not in value_of]
-    return bare[0] if bare else RANDOM
 
 
 def default_data(preset: str, config: dict[str, Any] | None) -> dict[str, Any]:
@@ -195,17 +174,19 @@ def parse(argv: list[str]) -> Namespace:
     """Read a command line.
 
     The corpus is the preset's that it names, else the one that the checkpoint's run was trained on, else the
-    phantom. ``HC18_ROOT``, ``PLANES_ROOT`` and ``SHARDS`` say where data are, as for training.
+    phantom. ``HC18_ROOT``, ``PLANES_ROOT`` and ``SHARDS`` are the data folders, as in training.
 
     Raises:
-        ValueError: ``--preset`` has no value, there is no such preset, or an option's value cannot be used.
+        ValueError: There is no such preset, or an option's value cannot be used.
     """
     settle_trust(argv)
     argv = spelt_out(argv)
-    named, config = named_preset(argv), run_config(_positional(argv))
-    preset = named or preset_of(config) or DEFAULT_PRESET
+    checkpoint = next((word for word in argv if not word.startswith("-")), RANDOM)
+    named = [word.partition("=")[2] for word in argv if word.startswith("--preset=")]
+    config = run_config(checkpoint)
+    preset = named[-1] if named else preset_of(config) or DEFAULT_PRESET
     data = default_data(preset, config)
-    check_classes(data, f"the config.yaml of {_positional(argv)}")
+    check_classes(data, f"the config.yaml of {checkpoint}")
     parser = PlainErrorParser(prog=PROGRAM, description="Export a student for phones and the web.")
     parser.add_argument("checkpoint", type=str, help="A checkpoint, or random:MobileCLIP2-S0.")
     parser.add_argument("--preset", type=str, default=preset, help="Data preset that calibrates and judges.")

@@ -1,4 +1,4 @@
-"""What an app must do to a frame before it reaches an exported model, as data that travels with the files."""
+"""The preprocessing contract of an exported model, and the metadata that ties every file to it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import torch
 
 from models import DualEncoder, Preprocessing
 
-INPUT_NAME = "image"
-EMBEDDING_NAME = "embedding"
-PROBABILITIES_NAME = "probabilities"
-TEXT_EMBEDDING_NAME = "text_embedding"
-TOKENS_NAME = "tokens"
+INPUT_NAME, EMBEDDING_NAME, PROBABILITIES_NAME = "image", "embedding", "probabilities"
+TOKENS_NAME, TEXT_EMBEDDING_NAME = "tokens", "text_embedding"
 
 METADATA_PREFIX = "sonodistill."
 METADATA_CONTRACT = f"{METADATA_PREFIX}contract"
@@ -26,20 +23,13 @@ TIES = {
     "contract_sha256": "it was exported under another preprocessing contract",
     "model_sha256": "it was made from another student",
 }
-"""What every artifact carries (metadata behind `METADATA_PREFIX`), and what it means when it is not the manifest's."""
+"""Hashes in every artifact's metadata (behind `METADATA_PREFIX`) -> the error when one is not the manifest's."""
 
 
 def contract_of(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Spell a model's preprocessing out for an app.
+    """Describe a model's preprocessing for an app, as primitives.
 
-    The normalisation is inside every exported graph, so an app passes plain pixel values. Mean and standard
-    deviation are listed for information.
-
-    Args:
-        preprocessing: The model's contract, as its checkpoint carries it.
-
-    Returns:
-        Primitives only; `contract_digest` of them identifies the contract.
+    The normalisation is inside every exported graph, so an app passes plain pixel values.
     """
     side = preprocessing.image_size
     return {
@@ -87,5 +77,5 @@ def metadata_of(model: DualEncoder) -> dict[str, str]:
 
 
 def ties_of(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return what a head carries of an artifact's metadata, to be held against the manifest."""
+    """Return the hashes of an artifact's metadata that the manifest and the heads repeat."""
     return {key: metadata[METADATA_PREFIX + key] for key in TIES}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_DIGEST
-from export.graphs.coreml_package import LABEL_NAME
+from export.graphs.coreml_package import LABEL_NAME, Package
 
 IOS17_SPECIFICATION = 8
 # Tolerance of the weights' file around parameters x bytes: alignment, look-up tables, scales, and small tensors that
@@ -16,7 +16,7 @@ SIZE_SHARE, SIZE_BYTES = 0.1, 32_768
 
 # Operators that convolutional and attention models are known to run on the Neural Engine in float16
 # (Apple, "Deploying Transformers on the Apple Neural Engine", 2022; coremltools' own performance reports).
-# The compiler decides case by case: being listed is necessary, not sufficient; a Mac's MLComputePlan tells.
+# The compiler decides case by case: being listed is necessary, not sufficient; MLComputePlan on a Mac shows the plan.
 NEURAL_ENGINE_OPERATORS = frozenset(
     {
         "add", "avg_pool", "batch_norm", "clip", "concat", "conv", "expand_dims", "gelu", "identity",
@@ -40,58 +40,47 @@ def load_program(package: Path) -> Any:
 
 
 def inspect_package(
-    package: Path,
-    *,
-    side: int,
-    gray: bool,
-    dim: int,
-    labels: list[str] | None,
-    digest: str,
-    weight_bytes: float | None = None,
+    path: Path, package: Package, digest: str, weight_bytes: float | None = None
 ) -> dict[str, Any]:
     """Compare a package with what it should be.
 
     Args:
-        package: The ``.mlpackage``.
-        side: Side of the frame, in pixels.
-        gray: Whether it takes gray frames.
-        dim: Dimension of the embedding.
-        labels: Labels of a classifier, None for an encoder.
+        path: The ``.mlpackage``.
+        package: Its interface.
         digest: Digest of the preprocessing contract.
         weight_bytes: Expected size of the weights (parameters x bytes each), None when it is not known.
 
     Returns:
-        ``specification`` (Core ML specification version, 8 is iOS 17); ``inputs``, name -> "RGB 256 x 256" or
-        "GRAYSCALE 256 x 256"; ``outputs``, name -> "FLOAT32 [1, 512]", "string" or "dictionary"; ``operators``,
-        operator -> count without constants; ``float32_operators``, names of operators that compute in float32;
-        ``not_on_neural_engine``, operators that are not known to run there; ``weight_bytes``, size of the weights'
-        file; ``problems``, every difference from what was expected.
+        ``problems``, every difference from what was expected, beside ``specification`` (8 is iOS 17), ``inputs``,
+        ``outputs``, counts of ``operators``, those in float32, those not known to run on the Neural Engine, and the
+        size of the weights' file.
     """
     import coremltools as ct
 
-    spec = ct.models.MLModel(str(package), skip_model_load=True).get_spec()
+    spec = ct.models.MLModel(str(path), skip_model_load=True).get_spec()
     inputs = {feature.name: _feature(feature) for feature in spec.description.input}
     outputs = {feature.name: _feature(feature) for feature in spec.description.output}
-    operations = [op for op in load_program(package).functions["main"].operations if op.op_type != "const"]
+    operations = [op for op in load_program(path).functions["main"].operations if op.op_type != "const"]
     counts = Counter(operation.op_type for operation in operations)
     arithmetic = {name for name in counts if name not in BOOKKEEPING and not name.startswith("constexpr_")}
     wide = [op for op in operations if op.op_type in arithmetic and op.outputs[0].dtype.__name__ == "fp32"]
+    colour = "GRAYSCALE" if package.gray else "RGB"
     expected = {
         "specification": (max(spec.specificationVersion, IOS17_SPECIFICATION), spec.specificationVersion),
-        "inputs": ({INPUT_NAME: f"{'GRAYSCALE' if gray else 'RGB'} {side} x {side}"}, inputs),
+        "inputs": ({INPUT_NAME: f"{colour} {package.side} x {package.side}"}, inputs),
         "metadata": (digest, dict(spec.description.metadata.userDefined).get(METADATA_DIGEST)),
     }
-    if labels is None:
-        expected["outputs"] = ({EMBEDDING_NAME: f"FLOAT32 [1, {dim}]"}, outputs)
+    if package.labels is None:
+        expected["outputs"] = ({EMBEDDING_NAME: f"FLOAT32 [1, {package.dim}]"}, outputs)
     else:
         expected["outputs"] = ({LABEL_NAME: "string", f"{LABEL_NAME}_probs": "dictionary"}, outputs)
         expected["label output"] = (LABEL_NAME, spec.description.predictedFeatureName)
-        classify = next((op for op in operations if op.op_type == "classify"), None)
-        expected["labels"] = (labels, None if classify is None else [str(x) for x in classify.classes.val])
+        classes = [[str(name) for name in op.classes.val] for op in operations if op.op_type == "classify"]
+        expected["labels"] = ([list(package.labels)], classes)
     problems = [
         f"{name}: {got!r} instead of {want!r}" for name, (want, got) in expected.items() if want != got
     ]
-    size = sum(file.stat().st_size for file in package.rglob("weight.bin"))
+    size = sum(file.stat().st_size for file in path.rglob("weight.bin"))
     if weight_bytes is not None and abs(size - weight_bytes) > SIZE_SHARE * weight_bytes + SIZE_BYTES:
         problems.append(f"weights: {size} bytes instead of about {weight_bytes:.0f}")
     return {

@@ -1,34 +1,40 @@
-"""Zero-shot heads: class vectors and gestational-age vectors made from prompts, so that no text tower has to ship."""
+"""Zero-shot heads: class vectors and gestational-age vectors made from prompts, so that no text tower has to ship.
+
+They ship in one file, heads.safetensors. Swift, Kotlin, JavaScript and `verify_coreml.py` read it without a library:
+8 bytes of little-endian header length, the header as JSON with labels and prompts, the numbers.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.evaluation.protocol import Protocol
-from datamodules.pairs.captions import SPACING
+from metrics import AGES_DAYS
 from metrics.benchmarks import BENCHMARKS
 from models import DualEncoder
-from models.zero_shot import AgeTable, age_embeddings, class_embeddings
+from models.zero_shot import COSINE_SCALE, AgeTable, age_embeddings, class_embeddings
 
+HEADS, AGES = "heads.safetensors", "ages"
 QUIET_SECONDS = 5.0  # shorter computations show no progress bar
 LOG_SECONDS = 30.0  # between two lines of a log file
 
 
 @dataclass(frozen=True)
 class ClassHead:
-    """Class vectors of one benchmark.
-
-    Attributes:
-        name: Name of the benchmark.
-        prompts: Class -> prompts, in the order of the rows.
-        vectors: Unit-length class vectors [C, D], float32.
-    """
+    """Unit-length class vectors [C, D] of a benchmark, and class -> prompts in the order of the rows."""
 
     name: str
     prompts: Mapping[str, Sequence[str]]
@@ -42,46 +48,37 @@ class ClassHead:
 
 @dataclass(frozen=True)
 class AgeHead:
-    """Vectors of the 175 gestational ages at each printed pixel spacing.
-
-    Attributes:
-        templates: The prompts' templates.
-        table: Their vectors [S, 175, D].
-    """
+    """Vectors [S, 175, D] of the gestational ages at each printed pixel spacing, and the prompts' templates."""
 
     templates: Sequence[str]
     table: AgeTable
 
-    @property
-    def prints_spacing(self) -> bool:
-        """Whether any template prints the pixel spacing; otherwise all rows of the table are equal."""
-        return any(SPACING in template for template in self.templates)
-
-    def rows_of(self, spacings: Sequence[str]) -> list[str]:
-        """Return the table's row for each printed spacing; an empty list when one of them has no row."""
-        if not self.prints_spacing:
-            return [self.table.spacings[0]] * len(spacings)
-        return list(spacings) if set(spacings) <= set(self.table.spacings) else []
-
     def only(self, spacings: Iterable[str]) -> AgeHead:
-        """Return the head with only the rows of these printed spacings; one row where templates print none."""
-        chosen = tuple(sorted(set(spacings)))[: None if self.prints_spacing else 1]
-        rows = [self.table.spacings.index(row) for row in self.rows_of(chosen)]
+        """Return the head with only the rows of these printed spacings."""
+        chosen = tuple(sorted(set(spacings)))
+        rows = [self.table.spacings.index(spacing) for spacing in chosen]
         return AgeHead(self.templates, AgeTable(chosen, self.table.vectors[rows]))
 
     def rounded(self) -> AgeHead:
-        """Return the head as an app reads it: stored in float16."""
+        """Return the head as it ships: stored in float16."""
         return AgeHead(self.templates, AgeTable(self.table.spacings, self.table.vectors.half().float()))
 
 
 @torch.no_grad()
-def build_age_head(model: DualEncoder, templates: Sequence[str], spacings: Sequence[str]) -> AgeHead:
-    """Embed 175 ages at each printed spacing (``"0.42"``, millimetres per pixel of the model's input).
+def build_heads(
+    model: DualEncoder, protocol: Protocol, spacings: set[str]
+) -> tuple[dict[str, ClassHead], AgeHead | None]:
+    """Embed all prompts: a head for each classification benchmark, and the ages (None without any spacing).
 
-    A full-size text tower takes minutes to an hour; a progress bar shows the time left.
+    With a full-size text tower the ages take minutes to an hour; a progress bar shows the time left.
     """
-    if not any(SPACING in template for template in templates):
-        spacings = spacings[:1]  # all rows are equal
+    heads = {}
+    for benchmark in BENCHMARKS.values():
+        if benchmark.kind == "classification":
+            prompts = protocol.classes[benchmark.prompts]
+            heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
+    if not spacings:
+        return heads, None
     interval = 0.2 if sys.stderr.isatty() else LOG_SECONDS
     with tqdm(desc="ages", unit="prompt", delay=QUIET_SECONDS, mininterval=interval, leave=False) as bar:
 
@@ -89,18 +86,54 @@ def build_age_head(model: DualEncoder, templates: Sequence[str], spacings: Seque
             bar.total = total
             bar.update(done - bar.n)
 
-        return AgeHead(templates, age_embeddings(model, templates, spacings, progress=show))
+        return heads, AgeHead(
+            protocol.biometry, age_embeddings(model, protocol.biometry, spacings, progress=show)
+        )
 
 
-@torch.no_grad()
-def build_heads(
-    model: DualEncoder, protocol: Protocol, spacings: Iterable[str]
-) -> tuple[dict[str, ClassHead], AgeHead | None]:
-    """Embed all prompts: a head for each classification benchmark, and the ages (None without any spacing)."""
-    heads = {}
-    for benchmark in BENCHMARKS.values():
-        if benchmark.kind == "classification":
-            prompts = protocol.classes[benchmark.prompts]
-            heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
-    distinct = sorted(set(spacings))
-    return heads, build_age_head(model, protocol.biometry, distinct) if distinct else None
+class Head(NamedTuple):
+    """A zero-shot head: description (see `write_heads`), and vectors [C, D] or [S, 175, D], float32."""
+
+    description: dict[str, Any]
+    vectors: NDArray[np.float32]
+
+
+def write_heads(
+    path: Path, heads: Mapping[str, ClassHead], ages: AgeHead | None, ties: Mapping[str, str]
+) -> None:
+    """Write class vectors as float32 and ages as float16, tied to their student (`export.graphs.contract.ties_of`)."""
+    tensors = {name: head.vectors.numpy() for name, head in heads.items()}
+    descriptions: dict[str, dict[str, Any]] = {
+        name: {
+            "kind": "classes",
+            "labels": head.labels,
+            "cosine_scale": COSINE_SCALE,
+            "use": "probabilities = softmax(cosine_scale * vectors @ embedding)",
+            "prompts": {label: list(texts) for label, texts in head.prompts.items()},
+        }
+        for name, head in heads.items()
+    }
+    if ages is not None:
+        tensors[AGES] = ages.table.vectors.half().numpy()
+        descriptions[AGES] = {
+            "kind": "ages",
+            "spacings_mm_per_px": list(ages.table.spacings),
+            "ages_days": [AGES_DAYS[0], AGES_DAYS[-1]],
+            "cosine_scale": COSINE_SCALE,
+            "use": "take the rows of the spacing nearest to longer_side / input_side * pixel_size_mm; the "
+            "age is the middle one, in days, of the 15 ages with the highest vectors @ embedding",
+            "prompts": list(ages.templates),
+        }
+    texts = {name: json.dumps(description, ensure_ascii=False) for name, description in descriptions.items()}
+    tensors = {name: np.ascontiguousarray(vectors) for name, vectors in tensors.items()}
+    save_file(tensors, path, metadata={**ties, **texts})
+
+
+def read_heads(path: Path) -> dict[str, Head]:
+    """Read the heads back, by name: those of the benchmarks, and ``ages``."""
+    with safe_open(path, "np") as file:
+        texts = file.metadata()
+        return {
+            name: Head(json.loads(texts[name]), file.get_tensor(name).astype(np.float32))
+            for name in file.keys()  # noqa: SIM118 - a safetensors file is no dict
+        }

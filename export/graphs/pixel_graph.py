@@ -1,4 +1,4 @@
-"""The graphs that are exported: from the pixel values of a frame to an embedding or to probabilities."""
+"""Modules that are exported: pixel values to embedding or probabilities, tokens to embedding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from models.zero_shot import COSINE_SCALE
 
 
 class PixelEncoder(nn.Module):
-    """An image tower that takes pixel values and normalises them itself.
+    """Image tower that takes pixel values and normalises them: one multiplication and one addition per channel.
 
-    ``(pixel / 255 - mean) / std`` becomes one multiplication and one addition per channel. A single-channel
-    frame is repeated, so that the same module serves gray cameras.
+    A single-channel frame is repeated, so that the same module serves gray cameras.
 
     Args:
-        model: The dual encoder; its text tower takes no part.
+        model: The dual encoder; its text tower is not used.
     """
 
     scale: Tensor
@@ -37,7 +36,7 @@ class PixelEncoder(nn.Module):
 
 
 class PixelClassifier(nn.Module):
-    """From pixel values to the probabilities of zero-shot classes.
+    """Image tower with zero-shot classes on top: pixel values to probabilities.
 
     Args:
         encoder: The image encoder.
@@ -58,16 +57,12 @@ class PixelClassifier(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-    """A text tower: token ids [B, L] (int64) to unit embeddings [B, D] (float32).
-
-    Args:
-        model: The dual encoder; its image tower takes no part.
-    """
+    """Text tower of a dual encoder."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] to unit embeddings [B, D]."""
+        """Map token ids [B, L] (int64) to unit embeddings [B, D], float32."""
         return self.model.encode_text(tokens)

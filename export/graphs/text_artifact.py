@@ -1,4 +1,4 @@
-"""The text tower on request: ONNX, the tokenizer's files, and texts with their tokens and embeddings."""
+"""The exported text tower: ONNX file, tokenizer files, and golden texts with their tokens and embeddings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from export.graphs.contract import TEXT_EMBEDDING_NAME, TOKENS_NAME
 from export.graphs.onnx_graph import write_onnx
 from export.graphs.pixel_graph import TokenEncoder
 from models import DualEncoder, Preprocessing
+from models.files import write_json
 from models.text.tokenizer import FETAL_VOCABULARY, HF_PREFIX, clip_tokenizer, fetal_tokenizer
 
 GOLDEN_TEXTS = (
@@ -27,22 +28,12 @@ GOLDEN_TEXTS = (
 
 
 def write_text_encoder(
-    model: DualEncoder, folder: Path, metadata: Mapping[str, str], warnings: list[str]
-) -> tuple[Path, str, list[Path]]:
-    """Write ``text_encoder.onnx`` (batch open), the tokenizer's files and ``text_golden.json``.
-
-    Args:
-        model: The dual encoder, in eval mode.
-        folder: Folder to write into.
-        metadata: Texts for the file's metadata.
-        warnings: Receives the converter's warnings.
-
-    Returns:
-        The ONNX file, its way of capture, and the other files.
-    """
+    model: DualEncoder, folder: Path, metadata: Mapping[str, str]
+) -> tuple[Path, list[Path]]:
+    """Write ``text_encoder.onnx`` (batch open), and the tokenizer's files and ``text_golden.json``; return both."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "text_encoder.onnx"
-    way = write_onnx(
+    path, golden = folder / "text_encoder.onnx", folder / "text_golden.json"
+    write_onnx(
         TokenEncoder(model).eval(),
         model.tokenize([GOLDEN_TEXTS[0]]),
         path,
@@ -50,17 +41,13 @@ def write_text_encoder(
         output_name=TEXT_EMBEDDING_NAME,
         metadata=metadata,
         dynamic_batch=True,
-        warnings=warnings,
     )
-    files = tokenizer_files(model.preprocessing, folder)
-    tokens, embeddings = text_reference(model)
-    golden = folder / "text_golden.json"
     rows = [
         {"text": text, "tokens": ids.tolist(), "embedding": vector.tolist()}
-        for text, ids, vector in zip(GOLDEN_TEXTS, tokens, embeddings, strict=True)
+        for text, ids, vector in zip(GOLDEN_TEXTS, *text_reference(model), strict=True)
     ]
-    golden.write_text(json.dumps({"tokenizer": model.preprocessing.tokenizer, "rows": rows}) + "\n")
-    return path, way, [*files, golden]
+    write_json(golden, {"tokenizer": model.preprocessing.tokenizer, "rows": rows})
+    return path, [*tokenizer_files(model.preprocessing, folder), golden]
 
 
 @torch.no_grad()
@@ -73,12 +60,8 @@ def text_reference(model: DualEncoder) -> tuple[NDArray[np.int64], NDArray[np.fl
 def tokenizer_files(preprocessing: Preprocessing, folder: Path) -> list[Path]:
     """Write what an app needs to rebuild a tokenizer.
 
-    Args:
-        preprocessing: The model's contract; `tokenizer` and `context_length` matter here.
-        folder: Folder to write into.
-
     Returns:
-        ``tokenizer.json``, which the `tokenizers` libraries read whole, with ``merges.txt`` and ``vocab.json`` (CLIP's
+        ``tokenizer.json``, which the `tokenizers` libraries read, with ``merges.txt`` and ``vocab.json`` (CLIP's
         byte-pair encoding) or ``vocabulary.txt`` (this project's word pieces, a token's id is its line); or the files
         of a `transformers` tokenizer, in ``tokenizer/``.
     """
@@ -88,18 +71,16 @@ def tokenizer_files(preprocessing: Preprocessing, folder: Path) -> list[Path]:
         own = SimpleTokenizer()
         vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
         vocabulary.write_text(json.dumps(own.encoder, ensure_ascii=False) + "\n", encoding="utf-8")
-        # The published list goes on with merges that CLIP does not use.
+        # The published list has further merges that CLIP does not use.
         lines = ["#version: 0.2", *(" ".join(pair) for pair in own.bpe_ranks)]
         merges.write_text("\n".join(lines) + "\n", encoding="utf-8")
         clip_tokenizer(length, folder).save(str(whole))
         return [whole, vocabulary, merges]
     if name == "fetal":
-        target = folder / "vocabulary.txt"
-        shutil.copyfile(FETAL_VOCABULARY, target)
         fetal_tokenizer(length).save(str(whole))
-        return [whole, target]
-    source = Path(name.removeprefix(HF_PREFIX))
-    target_folder = folder / "tokenizer"
-    target_folder.mkdir()
-    chosen = [file for file in sorted(source.iterdir()) if file.suffix in (".json", ".txt", ".model")]
-    return [Path(shutil.copyfile(file, target_folder / file.name)) for file in chosen]
+        return [whole, Path(shutil.copyfile(FETAL_VOCABULARY, folder / "vocabulary.txt"))]
+    target = folder / "tokenizer"
+    target.mkdir()
+    files = sorted(Path(name.removeprefix(HF_PREFIX)).iterdir())
+    chosen = [file for file in files if file.suffix in (".json", ".txt", ".model")]
+    return [Path(shutil.copyfile(file, target / file.name)) for file in chosen]

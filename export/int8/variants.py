@@ -1,31 +1,38 @@
-"""The int8 forms of the image encoder: for ONNX Runtime and for OpenVINO, calibrated or trained."""
+"""Quantised forms of the image encoder: int8 for ONNX Runtime and OpenVINO, and bfloat16 in OpenVINO.
+
+An int8 file ships only where it is faster than float32 in the same runtime.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from datamodules.cores import usable_cores
 from export.graphs.contract import EMBEDDING_NAME
-from export.graphs.onnx_graph import OnnxRunner
+from export.graphs.onnx_graph import one_line
 from export.graphs.text_artifact import text_reference
-from export.int8.onnx_int8 import quantise
-from export.int8.openvino_runner import OpenVinoRunner
-from export.int8.trained import write_trained_int8
-from export.variants import Run, Variant, Workbench
+from export.int8.onnx_int8 import quantise, write_trained_int8
+from export.latency.backends import BFLOAT16, INT8, OPENVINO_PRECISIONS, available
+from export.latency.interleave import Timing, speed_ratio, time_interleaved
+from export.latency.machine import NO_INT8_PRODUCT, lacks_int8_product
+from export.parity.ledger import DROPPED, FAILED, NOT_RUN, Row
+from export.runners import Floats, onnx_runner, openvino_runner
+from export.variants import ENCODER_FILE, Variant, Workbench
 from models import DualEncoder, QuantisedStudent
-
-Floats = NDArray[np.float32]
 
 INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too
 NO_OPENVINO = "openvino is not installed: uv pip install --python .venv openvino"
 SAME_TEXT = 1e-5
+ROUNDS, REPEATS = 7, 5
+KEEP = "--keep_slow_int8"
 
 
 def runs_here(name: str) -> bool:
-    """Tell whether the runtime of an int8 variant is installed."""
+    """Return whether the runtime of an int8 variant is installed."""
     return name != "openvino-int8" or find_spec("openvino") is not None
 
 
@@ -42,48 +49,83 @@ def require_kin(student: DualEncoder, trained: QuantisedStudent) -> None:
         raise ValueError("--int8_from: its text tower is another one; train it from this CKPT")
 
 
-def write_int8_variants(
-    bench: Workbench, names: Sequence[str], frames: Floats | None, trained: QuantisedStudent | None = None
-) -> None:
-    """Write int8 copies of the encoder.
+def write_int8_variants(bench: Workbench, names: Sequence[str], source: Floats | QuantisedStudent) -> None:
+    """Write int8 copies of the float32 encoder, those of `INT8_VARIANTS` that are named.
 
-    Args:
-        bench: The workbench; the float32 encoder is written.
-        names: Which of `INT8_VARIANTS`.
-        frames: Calibration frames, pixel values [N, 3, S, S]; not used with `trained`.
-        trained: The same student after training with int8 in the loop: its weights and ranges are taken.
-
-    Raises:
-        ValueError: There are neither frames nor a trained student.
+    The source is calibration frames, pixel values [N, 3, S, S], or the same student after training with int8 in the
+    loop, whose weights and ranges are taken.
     """
-    if trained is None and frames is None:
-        raise ValueError("int8 needs calibration frames, or a student that was trained with int8 in the loop")
     for name in names:
-        openvino = name == "openvino-int8"
+        openvino, grouped = name == "openvino-int8", INT8_VARIANTS[name]
         path = bench.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
         how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
-        # A trained file is written with a batch of one; a calibrated one keeps the float32 file's.
-        batch = 1 if trained is not None else bench.artifacts["onnx-fp32"]["batch"]
-        facts: dict[str, object] = {"kind": "onnx", "batch": batch, "output": EMBEDDING_NAME}
-        if trained is not None:
-            facts["captured_by"] = write_trained_int8(
-                trained,
-                path,
-                grouped_convolutions=INT8_VARIANTS[name],
-                metadata=bench.metadata,
-                warnings=bench.warnings,
-            )
-            facts["ranges"], how = "trained", f"{how}; trained with int8 in the loop"
-        elif frames is not None:
-            quantise(
-                bench.folder / "image_encoder.onnx",
-                path,
-                frames,
-                grouped_convolutions=INT8_VARIANTS[name],
-                metadata=bench.metadata,
-                warnings=bench.warnings,
-            )
-            facts["captured_by"] = bench.artifacts["onnx-fp32"]["captured_by"]
-            facts["ranges"] = f"calibrated on {len(frames)} frames"
-        run: Run = OpenVinoRunner(path, bench.side) if openvino else OnnxRunner(path)
-        bench.add(Variant(name, how, "compressed", run), path, **facts)
+        facts: dict[str, Any] = {"output": EMBEDDING_NAME}
+        if isinstance(source, QuantisedStudent):
+            write_trained_int8(source, path, grouped_convolutions=grouped, metadata=bench.metadata)
+            facts |= {"batch": 1, "ranges": "trained"}
+            how = f"{how}; trained with int8 in the loop"
+        else:
+            plain = bench.folder / ENCODER_FILE
+            quantise(plain, path, source, grouped_convolutions=grouped, metadata=bench.metadata)
+            facts["batch"] = bench.artifacts["onnx-fp32"]["batch"]
+            facts["ranges"] = f"calibrated on {len(source)} frames"
+        run = openvino_runner(path, bench.side) if openvino else onnx_runner(path)
+        bench.add(name, path, "onnx", **facts)
+        bench.variants.append(Variant(name, how, "compressed", run))
+
+
+def enter_bfloat16(bench: Workbench) -> None:
+    """Add the float32 ONNX file computed in bfloat16 to the ledger, judged by the task; it is no file of its own.
+
+    Where OpenVINO is absent or the processor has no bfloat16, its row is NOT RUN with the reason.
+    """
+    how, gate = f"OpenVINO, CPU, bfloat16, on {ENCODER_FILE}", "compressed"
+    state = available()[BFLOAT16]
+    if state != "yes":
+        bench.not_run.append(Row(BFLOAT16, how, gate, NOT_RUN, state))
+        return
+    run = openvino_runner(bench.folder / ENCODER_FILE, bench.side, OPENVINO_PRECISIONS[BFLOAT16])
+    bench.variants.append(Variant(BFLOAT16, how, gate, run))
+
+
+def judge_int8_speed(bench: Workbench, rows: Sequence[Row], *, keep_slow: bool) -> None:
+    """Time the int8 files against the float32 one, and delete those that are slower or cannot be timed.
+
+    Every int8 row gets its figure, rows of deleted files become ``DROPPED``. With `keep_slow` nothing is deleted.
+    """
+    judged = [
+        row for row in rows if row.variant in INT8 and row.variant in bench.artifacts and row.status != FAILED
+    ]
+    if not judged:
+        return
+    timings = _timings(bench, [row.variant for row in judged])
+    for row in judged:
+        name = row.variant
+        own, yardstick = timings[name], timings[f"{name} yardstick"]
+        if broken := own.error or yardstick.error:
+            notes = [row.note, f"could not be timed against float32 ({broken})"]
+        else:
+            row.figures["speed"] = speed_ratio(yardstick, own).median
+            notes = [row.note, f"{row.figures['speed']:.2f} times as fast as float32 in {INT8[name]} here"]
+        if broken or row.figures["speed"] < 1:
+            if not broken and lacks_int8_product():
+                notes.append(NO_INT8_PRODUCT)
+            if keep_slow:
+                notes.append(f"kept because of {KEEP}")
+            else:
+                notes.append(f"left out for that ({KEEP} keeps it for its size)")
+                row.status = DROPPED
+                bench.drop(name)
+        row.note = "; ".join(filter(None, notes))
+
+
+def _timings(bench: Workbench, names: Sequence[str]) -> dict[str, Timing]:
+    specs: dict[str, dict[str, Any]] = {}
+    for name in names:
+        common = {"backend": INT8[name], "threads": usable_cores(), "batch": 1, "side": bench.side}
+        specs[f"{name} yardstick"] = {**common, "path": str(bench.folder / ENCODER_FILE)}
+        specs[name] = {**common, "path": str(bench.folder / bench.artifacts[name]["file"])}
+    try:
+        return time_interleaved(specs, ROUNDS, REPEATS)
+    except (RuntimeError, OSError) as error:  # a runtime's process ended in the middle
+        return {name: Timing(spec, error=one_line(error)) for name, spec in specs.items()}

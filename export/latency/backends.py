@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runners import CPU, Floats, Run, onnx_runner, openvino_runner
+
 if TYPE_CHECKING:
     from export.package.manifest import Export
     from models import Preprocessing
@@ -20,17 +22,17 @@ if TYPE_CHECKING:
 Spec = dict[str, Any]
 Call = Callable[[], Any]
 Frame = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 TORCH = ("torch-eager", "torch-fused")
 # Backend -> ONNX Runtime execution provider; available where the installed runtime has it.
 PROVIDERS = {
-    "onnxruntime": "CPUExecutionProvider",
+    "onnxruntime": CPU,
     "onnxruntime-xnnpack": "XnnpackExecutionProvider",
     "onnxruntime-coreml": "CoreMLExecutionProvider",
     "onnxruntime-cuda": "CUDAExecutionProvider",
 }
-OPENVINO_PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}
+BFLOAT16 = "openvino-bf16"
+OPENVINO_PRECISIONS = {"openvino": "f32", BFLOAT16: "bf16"}
 COREML_UNITS = {
     "coreml-all": "ALL",
     "coreml-ane": "CPU_AND_NE",
@@ -41,11 +43,7 @@ COREML_UNITS = {
 INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
 SMALLER = {**INT8, **dict.fromkeys(("coreml-palette8", "coreml-palette6", "coreml-int8"), "coreml-all")}
 BACKENDS = (*TORCH, *PROVIDERS, *OPENVINO_PRECISIONS, *COREML_UNITS, *SMALLER)
-LIVE_ENCODERS = (
-    "onnxruntime",
-    "coreml-all",
-    "coreml-ane",
-)  # encoders of the end-to-end stages and live scans
+LIVE_ENCODERS = ("onnxruntime", "coreml-all", "coreml-ane")  # of the end-to-end stages and live scans
 
 FRAME_WIDTH, FRAME_HEIGHT = 800, 540  # an HC18 frame
 CINE_FRAMES = 30
@@ -66,7 +64,7 @@ def available() -> dict[str, str]:
 
         able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         bfloat16 = "yes" if "BF16" in able else "this processor has no bfloat16 arithmetic"
-        answers |= {"openvino": "yes", "openvino-bf16": bfloat16}
+        answers |= {"openvino": "yes", BFLOAT16: bfloat16}
     except ImportError:
         answers |= dict.fromkeys(OPENVINO_PRECISIONS, "openvino is not installed")
     mac = "yes" if platform.system() == "Darwin" else "Core ML predicts on macOS only"
@@ -76,15 +74,9 @@ def available() -> dict[str, str]:
 def backend_specs(
     export: Export, threads: int, torch_absent: str = ""
 ) -> tuple[dict[str, Spec], dict[str, str]]:
-    """Select the backends of the encoder that can be timed here, with batch size 1.
+    """Return backend -> spec (see `load`), with batch size 1, and backend -> reason for those that cannot run here.
 
-    Args:
-        export: The export.
-        threads: Threads of each backend.
-        torch_absent: Why PyTorch cannot build the student; "" where it can.
-
-    Returns:
-        Backend -> spec (see `load`), and backend -> reason for those that cannot run.
+    `torch_absent` says why PyTorch cannot build the student; "" where it can.
     """
     artifacts = export.manifest["artifacts"]
     common = {"threads": threads, "batch": 1, "side": export.preprocessing.image_size}
@@ -95,36 +87,27 @@ def backend_specs(
         specs, absent = {}, dict.fromkeys(TORCH, torch_absent)
     for name, state in available().items():
         artifact = "coreml-fp16" if name in COREML_UNITS else "onnx-fp32"
-        if state != "yes" or artifact not in artifacts:
+        if state == "yes" and artifact in artifacts:
+            specs[name] = {"backend": name, "path": str(export.artifact(artifact).resolve()), **common}
+        else:
             absent[name] = state if state != "yes" else f"the export has no {artifact}"
-            continue
-        specs[name] = {"backend": name, "path": str(export.artifact(artifact).resolve()), **common}
     for name, backend in SMALLER.items():
         if name in artifacts and backend in specs:
             specs[name] = {**specs[backend], "path": str(export.artifact(name).resolve())}
         else:
-            absent[name] = "not in this export" if backend in specs else absent[backend]
+            absent[name] = absent.get(backend, "not in this export")
     return specs, absent
 
 
 def stage_specs(export: Export, backends: Mapping[str, Spec]) -> dict[str, Spec]:
     """Return the stages of a camera frame; end to end with ONNX Runtime and, on a Mac, with Core ML."""
-    common = {
-        "threads": backends["onnxruntime"]["threads"],
-        "batch": 1,
-        "folder": str(export.folder.resolve()),
-    }
+    folder, threads = str(export.folder.resolve()), backends["onnxruntime"]["threads"]
+    common = {"threads": threads, "batch": 1, "folder": folder}
     specs: dict[str, Spec] = {name: {"backend": name, **common} for name in ("preprocess", "heads")}
-    for name in LIVE_ENCODERS:
-        if name in backends:
-            own = {"backend": "end-to-end", "encoder": name, "path": backends[name]["path"]}
-            specs[end_to_end(name)] = {**own, **common}
+    for name in (name for name in LIVE_ENCODERS if name in backends):
+        own = {"backend": "end-to-end", "encoder": name, "path": backends[name]["path"]}
+        specs[f"end-to-end, {name}"] = {**common, **own}
     return specs
-
-
-def end_to_end(encoder: str) -> str:
-    """Return the name of the stage from a camera frame to the answers of all heads."""
-    return "end-to-end" if encoder == "onnxruntime" else f"end-to-end, {encoder}"
 
 
 def load(spec: Spec) -> Call:
@@ -166,68 +149,42 @@ def _torch(spec: Spec) -> Call:
     return call
 
 
-def _onnx_session(spec: Spec, backend: str) -> Callable[[Floats], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = spec["threads"]
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(spec["path"], options, providers=[PROVIDERS[backend]])
-    if PROVIDERS[backend] not in session.get_providers():
-        raise ValueError(f"latency: ONNX Runtime fell back from {PROVIDERS[backend]}")
-    name = session.get_inputs()[0].name
-    return lambda pixels: session.run(None, {name: pixels})
+def _exported(spec: Spec) -> Call:
+    run, pixels = _runner(spec, spec["backend"]), _pixels(spec)
+    return lambda: run(pixels)
 
 
-def _onnxruntime(spec: Spec) -> Call:
-    session, pixels = _onnx_session(spec, spec["backend"]), _pixels(spec)
-    return lambda: session(pixels)
-
-
-def openvino_call(spec: Spec, **settings: Any) -> tuple[Call, Any]:
-    """Return the timed call of an OpenVINO backend and its request, whose counters describe the last call.
-
-    Args:
-        spec: As for `load`.
-        **settings: More of OpenVINO's settings, such as ``PERF_COUNT=True``.
-    """
-    import openvino
-
-    settings |= {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": spec["threads"],
-        "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[spec["backend"]],
-    }
-    core = openvino.Core()
-    model = core.read_model(spec["path"])
-    model.reshape([spec["batch"], 3, spec["side"], spec["side"]])
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    pixels = _pixels(spec)
-    return lambda: request.infer({0: pixels}), request
-
-
-def _coreml_model(spec: Spec, backend: str) -> Any:
-    import coremltools as ct
-
-    return ct.models.MLModel(spec["path"], compute_units=getattr(ct.ComputeUnit, COREML_UNITS[backend]))
+def _runner(spec: Spec, backend: str) -> Run:
+    if backend in PROVIDERS:
+        return onnx_runner(spec["path"], spec["threads"], PROVIDERS[backend])
+    return openvino_runner(
+        spec["path"], spec["side"], OPENVINO_PRECISIONS[backend], spec["threads"], spec["batch"]
+    )
 
 
 def _coreml(spec: Spec) -> Call:
     from PIL import Image
 
-    from export.graphs.contract import INPUT_NAME
-
-    model = _coreml_model(spec, spec["backend"])
+    predict = _coreml_encoder(spec, spec["backend"])
     frame = Image.fromarray(_pixels(spec)[0].astype(np.uint8).transpose(1, 2, 0))
-    return lambda: model.predict({INPUT_NAME: frame})
+    return lambda: predict(frame)
+
+
+def _coreml_encoder(spec: Spec, backend: str) -> Callable[[Any], Any]:
+    """Return the function from an RGB image of Pillow's to its embedding [1, D]."""
+    import coremltools as ct
+
+    from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
+
+    model = ct.models.MLModel(spec["path"], compute_units=getattr(ct.ComputeUnit, COREML_UNITS[backend]))
+    return lambda image: model.predict({INPUT_NAME: image})[EMBEDDING_NAME]
 
 
 def _cine_loop() -> Iterator[Frame]:
     """Repeat a loop of gray camera frames, uint8 [H, W]: speckle that drifts, as under a moving probe."""
     tissue = np.random.default_rng(0).rayleigh(60, (FRAME_HEIGHT, FRAME_WIDTH)).clip(0, 255).astype(np.uint8)
-    return itertools.cycle(
-        [np.roll(tissue, (3 * step, 5 * step), axis=(0, 1)) for step in range(CINE_FRAMES)]
-    )
+    shifts = [(3 * step, 5 * step) for step in range(CINE_FRAMES)]
+    return itertools.cycle([np.roll(tissue, shift, axis=(0, 1)) for shift in shifts])
 
 
 def to_square(preprocessing: Preprocessing) -> Callable[[Frame], Frame]:
@@ -248,71 +205,48 @@ def to_planes(square: Frame) -> Floats:
     return np.ascontiguousarray(np.broadcast_to(planes, (1, 3, *square.shape[:2])))
 
 
-def _preprocess(spec: Spec) -> Call:
-    from export.package.manifest import read_export
-
-    convert, frames = to_square(read_export(spec["folder"]).preprocessing), _cine_loop()
-    return lambda: to_planes(convert(next(frames)))
-
-
-def _answers(spec: Spec) -> tuple[Callable[[Floats], dict[str, Floats]], int]:
-    """Return the function from an embedding [D] to the probabilities of every head, ages at one spacing; and D."""
+def _stage(spec: Spec) -> Call:
+    """One stage of an app's path from a camera frame to the answers, or the whole path."""
     from export.package.manifest import read_export
 
     export = read_export(spec["folder"])
-    names = [name.removeprefix("head_") for name in export.manifest["artifacts"] if name.startswith("head_")]
-    tables = {}
-    for name in sorted(names):
-        description, vectors = export.head(name)
-        tables[name] = description["cosine_scale"] * (vectors[0] if vectors.ndim == 3 else vectors)
+    if spec["backend"] == "preprocess":
+        convert, frames = to_square(export.preprocessing), _cine_loop()
+        return lambda: to_planes(convert(next(frames)))
+    if spec["backend"] == "heads":
+        answer, dim = _answers(export), int(export.manifest["embed_dim"])
+        embedding = np.full(dim, dim**-0.5, dtype=np.float32)
+        return lambda: answer(embedding)
+    read, frames = frame_to_answers(spec, export), _cine_loop()
+    return lambda: read(next(frames))
+
+
+def _answers(export: Export) -> Callable[[Floats], dict[str, Floats]]:
+    """Return the function from an embedding [D] to the probabilities of every head, ages at one spacing."""
+    from export.graphs.heads import read_heads
+
+    tables = {
+        name: head.description["cosine_scale"] * head.vectors.reshape(-1, *head.vectors.shape[-2:])[0]
+        for name, head in read_heads(export.artifact("heads")).items()
+    }
 
     def answer(embedding: Floats) -> dict[str, Floats]:
         weights = {name: np.exp(table @ embedding - 100) for name, table in tables.items()}
         return {name: values / values.sum() for name, values in weights.items()}
 
-    return answer, int(export.manifest["embed_dim"])
+    return answer
 
 
-def _heads(spec: Spec) -> Call:
-    answer, dim = _answers(spec)
-    embedding = np.full(dim, dim**-0.5, dtype=np.float32)
-    return lambda: answer(embedding)
-
-
-def frame_to_answers(spec: Spec) -> Callable[[Frame], dict[str, Floats]]:
-    """Return the whole path from a camera frame to the probabilities of every head.
-
-    Args:
-        spec: As for `load`: ``encoder`` (ONNX Runtime's or one of Core ML's), ``path`` of its file, ``folder``.
-    """
-    from export.package.manifest import read_export
-
-    convert = to_square(read_export(spec["folder"]).preprocessing)
-    encode, (answer, _) = _frame_encoder(spec), _answers(spec)
-    return lambda frame: answer(encode(convert(frame)))
-
-
-def _frame_encoder(spec: Spec) -> Callable[[Frame], Floats]:
-    """Return the function from a square image to its embedding [D]."""
-    if spec["encoder"] not in COREML_UNITS:
-        session = _onnx_session(spec, spec["encoder"])
-        return lambda square: session(to_planes(square))[0][0]
+def frame_to_answers(spec: Spec, export: Export) -> Callable[[Frame], dict[str, Floats]]:
+    """Return the whole path from a camera frame to the probabilities of every head; see `load` for the spec."""
     from PIL import Image
 
-    from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
-
-    model = _coreml_model(spec, spec["encoder"])
-
-    def encode(square: Frame) -> Floats:
-        answer = model.predict({INPUT_NAME: Image.fromarray(square).convert("RGB")})
-        return np.asarray(answer[EMBEDDING_NAME], dtype=np.float32).reshape(-1)
-
-    return encode
-
-
-def _end_to_end(spec: Spec) -> Call:
-    read, frames = frame_to_answers(spec), _cine_loop()
-    return lambda: read(next(frames))
+    convert, answer, encoder = to_square(export.preprocessing), _answers(export), spec["encoder"]
+    if encoder not in COREML_UNITS:
+        run = _runner(spec, encoder)
+        return lambda frame: answer(run(to_planes(convert(frame)))[0])
+    predict = _coreml_encoder(spec, encoder)
+    return lambda frame: answer(predict(Image.fromarray(convert(frame)).convert("RGB")).reshape(-1))
 
 
 def _matmul(spec: Spec) -> Call:
@@ -330,11 +264,8 @@ def _matmul(spec: Spec) -> Call:
 
 LOADERS: dict[str, Callable[[Spec], Call]] = {
     **dict.fromkeys(TORCH, _torch),
-    **dict.fromkeys(PROVIDERS, _onnxruntime),
-    **dict.fromkeys(OPENVINO_PRECISIONS, lambda spec: openvino_call(spec)[0]),
+    **dict.fromkeys((*PROVIDERS, *OPENVINO_PRECISIONS), _exported),
     **dict.fromkeys(COREML_UNITS, _coreml),
-    "preprocess": _preprocess,
-    "heads": _heads,
-    "end-to-end": _end_to_end,
+    **dict.fromkeys(("preprocess", "heads", "end-to-end"), _stage),
     "matmul": _matmul,
 }

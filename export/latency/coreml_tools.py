@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from export.graphs.onnx_graph import one_line
 from export.latency.backends import COREML_UNITS
-from export.latency.budgets import FAILED
 
 ITERATIONS = 100
 MAC = "this Mac"
-NOT_RUN = "NOT RUN"
-MAX_REASON = 300
+NOT_RUN, FAILED = "NOT RUN", "FAILED"
 
 
 def stopwatch(package: Path | None, phone: str | None = None, team: str | None = None) -> dict[str, Any]:
@@ -26,27 +25,22 @@ def stopwatch(package: Path | None, phone: str | None = None, team: str | None =
 
     Args:
         package: A Core ML package, or None when the export has none.
-        phone: Name of the attached iPhone as the budgets have it (``iPhone 16 Pro``); None for this Mac alone.
+        phone: Name of the attached iPhone in the budgets (``iPhone 16 Pro``); None for this Mac only.
         team: Apple development team that signs the runner app.
 
     Returns:
-        ``status``: "ok", "NOT RUN" (Apple's tools do not work on this Mac) or "FAILED" (on the phone that was asked
-        for); ``rows``, those that were timed: ``device``, ``backend``, ``load_ms``, ``p50_ms``, ``p90_ms`` and
-        ``p99_ms``; and unless "ok" the ``reason``.
+        ``status``: "ok", "NOT RUN" (Apple's tools do not work on this Mac) or "FAILED" (on the requested
+        phone); ``rows``, those that were timed: ``device``, ``backend``, ``load_ms``, ``p50_ms``, ``p90_ms`` and
+        ``p99_ms``; and the ``reason`` unless "ok".
 
     Raises:
-        ValueError: A phone was asked for, but there is no Mac, no team, no package, or not exactly one attached
+        ValueError: A phone was requested, but there is no Mac, no team, no package, or not exactly one attached
             iPhone.
     """
-    reason = needs = ""
-    if platform.system() != "Darwin":
-        reason, needs = "MLModelBenchmarker needs macOS", "a Mac with Xcode that the phone is attached to"
-    elif package is None:
-        reason, needs = "the export has no Core ML package", "a Core ML package: EXPORT=folder of make export"
-    if phone is not None and team is None:
-        raise ValueError("latency: --iphone also needs --iphone_team, the Apple development team that signs")
-    if phone is not None and needs:
-        raise ValueError(f"latency: --iphone needs {needs}")
+    reason = _unable(package, "MLModelBenchmarker")
+    if phone is not None and (reason or team is None):
+        needs = reason or "--iphone_team, the Apple development team that signs, is not given"
+        raise ValueError(f"latency: --iphone cannot be timed: {needs}")
     if package is None or reason:
         return {"status": NOT_RUN, "reason": reason, "rows": []}
     attached = None if phone is None else _attached_phone()
@@ -58,6 +52,13 @@ def stopwatch(package: Path | None, phone: str | None = None, team: str | None =
         if failure:
             record = {"status": FAILED, "reason": f"{phone}: {failure}"}
     return {**record, "rows": rows}
+
+
+def _unable(package: Path | None, tool: str) -> str:
+    """Return why one of Apple's tools cannot measure a package here, "" where it can."""
+    if platform.system() != "Darwin":
+        return f"{tool} needs macOS"
+    return "the export has no Core ML package" if package is None else ""
 
 
 async def _timed(package: Path, name: str, phone: Any, team: str | None) -> tuple[list[dict[str, Any]], str]:
@@ -74,7 +75,7 @@ async def _timed(package: Path, name: str, phone: Any, team: str | None) -> tupl
             credentials = AppSigningCredentials(development_team=team)
             device = await phone.prepare_for_model_debugging(credentials)
     except Exception as error:  # Apple's tools raise bare exceptions
-        return [], _one_line(error)
+        return [], one_line(error)
     for backend, units in COREML_UNITS.items():
         try:
             model = ct.models.MLModel(str(package), compute_units=getattr(ct.ComputeUnit, units))
@@ -82,7 +83,7 @@ async def _timed(package: Path, name: str, phone: Any, team: str | None) -> tupl
             load = await benchmarker.benchmark_load(iterations=1)
             predict = await benchmarker.benchmark_predict(iterations=ITERATIONS, warmup=True)
         except Exception as error:
-            reasons.setdefault(_one_line(error), []).append(backend)
+            reasons.setdefault(one_line(error), []).append(backend)
             continue
         p50, p90, p99 = np.percentile(predict.samples, [50, 90, 99]).tolist()
         facts = {"device": name, "backend": backend, "load_ms": float(load.samples[0])}
@@ -97,42 +98,32 @@ def _attached_phone() -> Any:
     try:
         phones = Device.get_connected_devices(DeviceType.IPHONE)
     except Exception as error:
-        raise ValueError(f"latency: --iphone: Xcode's tools list no devices: {_one_line(error)}") from error
+        raise ValueError(f"latency: --iphone: Xcode's tools list no devices: {one_line(error)}") from error
     if len(phones) != 1:
         raise ValueError(f"latency: --iphone needs exactly one attached iPhone, found {len(phones)}")
     return phones[0]
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]
-
-
 def neural_engine_share(package: Path | None) -> dict[str, Any]:
     """Return the share of a package's operations that Core ML plans for the Neural Engine (macOS 14.4 and later).
 
-    Args:
-        package: A Core ML package, or None when the export has none.
-
     Returns:
-        ``status`` ("ok" or "NOT RUN"), and for "ok" the ``share``, the number of ``operations`` and the names
-        of those planned ``elsewhere``; for "NOT RUN" the ``reason``.
+        ``status`` "ok", ``share``, number of ``operations`` and names of those ``elsewhere``; or "NOT RUN", ``reason``.
     """
-    if package is None:
-        return {"status": NOT_RUN, "reason": "the export has no Core ML package"}
-    if platform.system() != "Darwin":
-        return {"status": NOT_RUN, "reason": "MLComputePlan needs macOS"}
+    if reason := _unable(package, "MLComputePlan"):
+        return {"status": NOT_RUN, "reason": reason}
     try:
-        return _planned(package)
+        return _planned(str(package))
     except Exception as error:  # an older macOS has no compute plan, a virtual machine no Neural Engine
-        return {"status": NOT_RUN, "reason": f"MLComputePlan: {_one_line(error)}"}
+        return {"status": NOT_RUN, "reason": f"MLComputePlan: {one_line(error)}"}
 
 
-def _planned(package: Path) -> dict[str, Any]:
+def _planned(package: str) -> dict[str, Any]:
     import coremltools as ct
     from coremltools.models.compute_device import MLNeuralEngineComputeDevice
     from coremltools.models.compute_plan import MLComputePlan
 
-    model = ct.models.MLModel(str(package))  # its compiled copy is deleted with it
+    model = ct.models.MLModel(package)  # its compiled copy is deleted with it
     compiled = model.get_compiled_model_path()
     plan = MLComputePlan.load_from_path(path=compiled, compute_units=ct.ComputeUnit.ALL)
     operations = plan.model_structure.program.functions["main"].block.operations

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.latency.backends import Spec, end_to_end
-from export.latency.budgets import LiveScan, Protocol
+from export.latency.backends import Spec
 from export.latency.worker import Worker
 
 REST_SECONDS = 0.05  # idle thread pools spin for some milliseconds before they sleep
@@ -64,16 +63,9 @@ def speed_ratio(slow: Timing, fast: Timing) -> Ratio:
 
 
 def time_interleaved(specs: Mapping[str, Spec], rounds: int, repeats: int) -> dict[str, Timing]:
-    """Time backends in turns, each in its own process.
+    """Time backends in turns, each in its own process, with so many repeated calls a round.
 
-    Args:
-        specs: Name -> what to time (see `export.latency.backends.load`).
-        rounds: Number of rounds.
-        repeats: Calls a backend and round.
-
-    Returns:
-        Name -> times. A backend that fails to load or dies has its `error` set and no rounds; the others are still
-        timed.
+    A backend that fails to load or dies has its `error` set and no rounds; the others are still timed.
     """
     timings = {name: Timing(dict(spec)) for name, spec in specs.items()}
     with ExitStack() as stack:
@@ -99,42 +91,45 @@ def time_interleaved(specs: Mapping[str, Spec], rounds: int, repeats: int) -> di
     return timings
 
 
-def time_live(
-    stages: Mapping[str, Spec], backends: Mapping[str, Spec], protocol: Protocol, scene: LiveScan
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Simulate live scans, then call the encoder without a pause, for each encoder with an end-to-end stage.
-
-    Args:
-        stages: Stages of a camera frame.
-        backends: Backends of the encoder.
-        protocol: Seconds of the calls without a pause.
-        scene: Rates and seconds of the scans.
+def live_scans(stages: Mapping[str, Spec], rates: Sequence[float], seconds: float) -> list[dict[str, Any]]:
+    """Simulate live scans with each end-to-end stage, at each rate (frames a second).
 
     Returns:
-        Scans (see `export.latency.worker.play_scan`) and thermal drifts (medians of the first and last fifth of the
-        calls, and ``drift``, their relative difference), each with its ``encoder``; an ``error`` replaces the figures
-        of what broke.
+        Scans (see `export.latency.worker.play_scan`) with their ``encoder``; an ``error`` replaces the counts of what
+        broke.
     """
     scans: list[dict[str, Any]] = []
-    drifts: list[dict[str, Any]] = []
-    for name in [name for name in backends if end_to_end(name) in stages]:
-        rates = list(scene.frames_per_second)
+    for spec in (spec for spec in stages.values() if spec["backend"] == "end-to-end"):
+        left = list(rates)
         try:
-            with Worker(stages[end_to_end(name)]) as worker:
-                while rates:
-                    scan = worker.ask(frames_per_second=rates[0], seconds=scene.seconds)
-                    scans.append({"encoder": name, **scan})
-                    del rates[0]
+            with Worker(spec) as worker:
+                while left:
+                    scan = worker.ask(frames_per_second=left[0], seconds=seconds)
+                    scans.append({"encoder": spec["encoder"], **scan})
+                    del left[0]
         except RuntimeError as error:
-            scans += [{"encoder": name, "frames_per_second": rate, "error": str(error)} for rate in rates]
+            broken = {"encoder": spec["encoder"], "error": str(error)}
+            scans += [{**broken, "frames_per_second": rate} for rate in left]
+    return scans
+
+
+def thermal_drifts(backends: Mapping[str, Spec], seconds: float) -> list[dict[str, Any]]:
+    """Call encoders without a pause for some seconds each.
+
+    Returns:
+        For each, ``encoder``, number of ``calls``, medians of the first and last fifth of them, and ``drift``, their
+        relative difference; an ``error`` replaces the figures of what broke.
+    """
+    drifts: list[dict[str, Any]] = []
+    for name, spec in backends.items():
         try:
-            with Worker(backends[name]) as worker:
-                times = worker.ask(seconds=protocol.sustained_s)["ms"]
+            with Worker(spec) as worker:
+                times = worker.ask(seconds=seconds)["ms"]
         except RuntimeError as error:
             drifts.append({"encoder": name, "error": str(error)})
             continue
         fifth = max(1, len(times) // 5)
         start, end = float(np.median(times[:fifth])), float(np.median(times[-fifth:]))
         medians = {"first_fifth_p50_ms": start, "last_fifth_p50_ms": end, "drift": end / start - 1}
-        drifts.append({"encoder": name, "seconds": protocol.sustained_s, "calls": len(times), **medians})
-    return scans, drifts
+        drifts.append({"encoder": name, "seconds": seconds, "calls": len(times), **medians})
+    return drifts

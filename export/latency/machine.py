@@ -1,32 +1,26 @@
-"""The machine's processor and matrix-product peak, and the cost of the model that runs on it."""
+"""The machine: processor, instructions, matrix-product peak, and what bounds a backend on it."""
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
 from datamodules.cores import usable_cores
-from export.latency.backends import INT8, MATMUL_SIDE, Spec
+from export.latency.backends import BFLOAT16, INT8, MATMUL_SIDE, Spec
 from export.latency.interleave import Timing
-from models import DualEncoder
+from export.package.manifest import PACKAGES
 from models.files import package_versions
 
 FLOAT32 = "float32"
-ARITHMETIC = {"openvino-bf16": "bfloat16", **dict.fromkeys(INT8, "int8")}  # of all other backends: float32
-INSTRUCTIONS = (
-    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16"
-)  # fmt: skip
-RUNTIMES = ("torch", "timm", "open_clip_torch", "onnx", "onnxruntime", "coremltools", "openvino", "numpy")
+ARITHMETIC = {BFLOAT16: "bfloat16", **dict.fromkeys(INT8, "int8")}  # of all other backends: float32
 INT8_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+INSTRUCTIONS = INT8_PRODUCTS | {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16"}
+NO_INT8_PRODUCT = "the processor has no int8 dot product (VNNI)"
 
 
 def device_name() -> str:
@@ -40,9 +34,16 @@ def device_name() -> str:
 
 def instructions() -> list[str]:
     """Return the vector instructions of this processor that matter to inference; empty where unknown."""
-    return sorted(set(INSTRUCTIONS) & set(_cpuinfo("flags", "Features").split()))
+    return sorted(INSTRUCTIONS & set(_cpuinfo("flags", "Features").split()))
 
 
+def lacks_int8_product() -> bool:
+    """Return whether this processor is known to have no int8 dot product."""
+    found = set(instructions())
+    return bool(found) and not INT8_PRODUCTS & found
+
+
+@cache
 def _cpuinfo(*keys: str) -> str:
     """Return the first entry of Linux's ``/proc/cpuinfo`` of one of these names, or ""."""
     path = Path("/proc/cpuinfo")
@@ -58,7 +59,7 @@ def machine_facts() -> dict[str, Any]:
         "instructions": instructions(),
         "system": platform.platform(),
         "load_average": os.getloadavg()[0],
-        "versions": package_versions(*RUNTIMES),
+        "versions": package_versions(*PACKAGES),
     }
 
 
@@ -91,32 +92,13 @@ def share_of_peak(name: str, p50_ms: float, gmacs: float, peaks: Mapping[str, fl
     return {"arithmetic": arithmetic, "share_of_matmul_peak": share}
 
 
-def bottlenecks(rows: Mapping[str, Mapping[str, Any]], instructions: Sequence[str]) -> dict[str, str]:
+def bottlenecks(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return what bounds the speed of each backend on this processor, for rows that have a share of the peak."""
     notes = {}
     for name, row in rows.items():
-        if "share_of_matmul_peak" not in row:
-            continue
-        share = f"{row['share_of_matmul_peak']:.0%}"
-        notes[name] = f"it runs at {share} of this machine's {row['arithmetic']} matmul peak"
-        if name in INT8 and instructions and not INT8_PRODUCTS & set(instructions):
-            notes[name] += ", and the processor has no int8 dot product (VNNI)"
+        if "share_of_matmul_peak" in row:
+            share = f"{row['share_of_matmul_peak']:.0%}"
+            notes[name] = f"it runs at {share} of this machine's {row['arithmetic']} matmul peak"
+            if name in INT8 and lacks_int8_product():
+                notes[name] += f", and {NO_INT8_PRODUCT}"
     return notes
-
-
-def image_cost(model: DualEncoder) -> dict[str, float]:
-    """Count parameters and multiply-accumulates of the image tower of a model in eval mode.
-
-    Returns:
-        ``parameters_m``, millions of parameters that take part in an image embedding, and ``gmacs``, 10^9
-        multiply-accumulates of convolutions and matrix products of one frame, attention included.
-    """
-    side = model.preprocessing.image_size
-    model = copy.deepcopy(model).requires_grad_(True)
-    # FLOPs of the CPU's fused attention are not counted; the plain one is two matrix products.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        embedding = model.encode_image(torch.zeros(1, 3, side, side))
-    parameters = list(model.parameters())
-    gradients = torch.autograd.grad(embedding.sum(), parameters, allow_unused=True)
-    used = sum(p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
-    return {"parameters_m": used / 1e6, "gmacs": counter.get_total_flops() / 2e9}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from export.latency.budgets import FAILED, OVER
+from export.latency.budgets import OVER
+from export.latency.coreml_tools import FAILED
+from export.parity.ledger import markdown_table
 
 Record = Mapping[str, Any]
+PERCENTILES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
 
 
 def markdown(record: Record, ratios_before: Mapping[str, float] | None = None) -> str:
@@ -18,44 +21,42 @@ def markdown(record: Record, ratios_before: Mapping[str, float] | None = None) -
         ratios_before: Ratios to the yardstick by backend from an earlier record, to print beside the new ones. Times
             are not compared: machines differ, and so does their load.
     """
-    stages = [
-        [name, row["error"]] if "error" in row else [name, *_cells(row)]
-        for name, row in record["stages"].items()
-    ]
+    stages = [[name, *_cells(row, *PERCENTILES)] for name, row in record["stages"].items()]
     throughput = [
-        [f"{_threads(row['threads'])}, batch {row['batch']}", *_cells(row, "images_per_s", "p50_ms")]
+        [f"threads {row['threads']}, batch {row['batch']}", *_cells(row, "images_per_s", "p50_ms")]
         for row in record["throughput"]
     ]
     watched = [
         [f"{row['device']}, {row['backend']}", *_cells(row, "p50_ms", "p90_ms", "p99_ms", "load_ms")]
         for row in record["coreml_stopwatch"]["rows"]
     ]
+    verdicts = [
+        [
+            verdict["budget"],
+            "-" if verdict["figure"] is None else f"{verdict['figure']:.3g}",
+            f"**{verdict['status']}**" if verdict["status"] in (OVER, FAILED) else verdict["status"],
+            verdict["note"],
+        ]
+        for verdict in record["verdicts"]
+    ]
     parts = [
         "## Latency",
         _subject(record),
         _backends(record, ratios_before),
-        _table(["stage of a camera frame", "p50 ms", "p90", "p95", "p99"], stages),
-        _table(["ONNX Runtime", "images/s", "p50 ms a batch"], throughput),
+        markdown_table(["stage of a camera frame", "p50 ms", "p90", "p95", "p99"], stages),
+        markdown_table(["ONNX Runtime", "images/s", "p50 ms a batch"], throughput),
         _live(record),
-        _table(["Core ML's own stopwatch", "p50 ms", "p90", "p99", "load ms"], watched) if watched else "",
-        _verdicts(record),
+        markdown_table(["Core ML's own stopwatch", "p50 ms", "p90", "p99", "load ms"], watched)
+        if watched
+        else "",
+        markdown_table(["budget", "measured", "verdict", "note"], verdicts),
         _absent(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; short rows are filled with empty cells."""
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join(lines + [f"| {' | '.join([*row, *[''] * (len(head) - len(row))])} |" for row in rows])
-
-
 def _cells(row: Record, *keys: str) -> list[str]:
-    return [f"{row[key]:.2f}" for key in keys or ("p50_ms", "p90_ms", "p95_ms", "p99_ms")]
-
-
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
+    return [row["error"]] if "error" in row else [f"{row[key]:.2f}" for key in keys]
 
 
 def _subject(record: Record) -> str:
@@ -78,54 +79,38 @@ def _subject(record: Record) -> str:
 
 def _backends(record: Record, ratios_before: Mapping[str, float] | None) -> str:
     head = ["encode, batch 1", "p50 ms", "p90", "p95", "p99", f"times {record['yardstick']} (quartiles)"]
-    head += ["of matmul peak", "cold start ms", "peak MB", "ratio before"]
-    rows, known = [], ratios_before or {}
+    head += ["of matmul peak", "cold start ms", "peak MB"]
+    rows = []
     for name, row in record["backends"].items():
-        if "error" in row:
-            rows.append([name, row["error"]])
-            continue
-        ratio = share = "-"
-        if "ratio" in row:
-            ratio = "{median:.2f} ({low:.2f}-{high:.2f})".format(**row["ratio"])
-        if "arithmetic" in row:
-            share = f"{row['share_of_matmul_peak']:.0%} ({row['arithmetic']})"
-        before = f"{known[name]:.2f}" if name in known else "-"
-        facts = [f"{row[key]:.0f}" for key in ("cold_start_ms", "peak_mb")]
-        rows.append([name, *_cells(row), ratio, share, *facts, before])
-    if ratios_before is None:
-        head, rows = head[:-1], [row[: len(head) - 1] for row in rows]
-    return _table(head, rows)
+        cells = [name, *_cells(row, *PERCENTILES)]
+        if "error" not in row:
+            ratio, share = row.get("ratio"), row.get("share_of_matmul_peak")
+            cells += ["{median:.2f} ({low:.2f}-{high:.2f})".format(**ratio) if ratio else "-"]
+            cells += [f"{share:.0%} ({row['arithmetic']})" if share is not None else "-"]
+            cells += [f"{row[key]:.0f}" for key in ("cold_start_ms", "peak_mb")]
+            if ratios_before is not None:
+                cells.append(f"{ratios_before[name]:.2f}" if name in ratios_before else "-")
+        rows.append(cells)
+    return markdown_table(head if ratios_before is None else [*head, "ratio before"], rows)
 
 
 def _live(record: Record) -> str:
-    rows, lines = [], []
+    rows = []
     for scan in record["scenes"]:
         cells = [f"{scan['frames_per_second']:.0f} frames/s, {scan['encoder']}"]
-        if "error" in scan:
-            rows.append([*cells, scan["error"]])
-            continue
-        cells += [f"{scan['processed']} of {scan['frames']}", f"{scan['dropped']}"]
-        rows.append(cells + [f"{scan[key]:.1f}" for key in ("delay_p50_ms", "delay_p95_ms")])
-    for run in record["sustained"]:
-        name = f"- {run['encoder']} without a pause"
-        if "error" in run:
-            lines.append(f"{name}: {run['error']}")
-            continue
-        lines.append(
-            f"{name} for {run['seconds']:.0f} s ({run['calls']} calls): {run['first_fifth_p50_ms']:.2f} ms at the "
-            f"start, {run['last_fifth_p50_ms']:.2f} ms at the end, drift {run['drift']:+.1%}."
-        )
-    table = _table(["live scan, end to end", "processed", "dropped", "delay p50 ms", "p95"], rows)
-    return "\n\n".join([table, "\n".join(lines)])
-
-
-def _verdicts(record: Record) -> str:
-    rows = []
-    for verdict in record["verdicts"]:
-        measured = "-" if verdict["figure"] is None else f"{verdict['figure']:.3g}"
-        mark = "**" if verdict["status"] in (OVER, FAILED) else ""
-        rows.append([verdict["budget"], measured, f"{mark}{verdict['status']}{mark}", verdict["note"]])
-    return _table(["budget", "measured", "verdict", "note"], rows)
+        if "error" not in scan:
+            cells += [f"{scan['processed']} of {scan['frames']}", str(scan["dropped"])]
+        rows.append(cells + _cells(scan, "delay_p50_ms", "delay_p95_ms"))
+    lines = [
+        f"- {run['encoder']} without a pause: {run['error']}"
+        if "error" in run
+        else f"- {run['encoder']} without a pause for {run['seconds']:.0f} s ({run['calls']} calls): "
+        f"{run['first_fifth_p50_ms']:.2f} ms at the start, {run['last_fifth_p50_ms']:.2f} ms at the end, "
+        f"drift {run['drift']:+.1%}."
+        for run in record["sustained"]
+    ]
+    head = ["live scan, end to end", "processed", "dropped", "delay p50 ms", "p95"]
+    return f"{markdown_table(head, rows)}\n\n" + "\n".join(lines)
 
 
 def _absent(record: Record) -> str:

@@ -28,28 +28,31 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 
 
 def main() -> None:
-    """Load the backend of the command line and obey commands until the input ends."""
-    answer = sys.stdout
-    sys.stdout = sys.stderr  # libraries that print must not spoil the answers
+    """Load the backend given on the command line, then answer commands until the input ends."""
+    answer, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not spoil the answers
+
+    def reply(**facts: Any) -> None:
+        print(json.dumps(facts), file=answer, flush=True)
+
     begun = time.perf_counter()
     try:
         call = load(json.loads(sys.argv[1]))
         loaded = time.perf_counter()
         call()
     except Exception as error:  # the parent reports it as the row's reason
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"[:300]}), file=answer, flush=True)
+        reply(error=f"{type(error).__name__}: {error}"[:300])
         return
-    first = time.perf_counter()
-    facts = {"load_ms": 1e3 * (loaded - begun), "first_call_ms": 1e3 * (first - loaded)}
-    print(json.dumps(facts), file=answer, flush=True)  # a cold start ends here
+    reply(
+        load_ms=1e3 * (loaded - begun), first_call_ms=1e3 * (time.perf_counter() - loaded)
+    )  # a cold start ends here
     for _ in range(WARM_UP_CALLS):
         call()
-    print(json.dumps({"warm": True}), file=answer, flush=True)
+    reply(warm=True)
     for line in sys.stdin:
-        print(json.dumps(_obey(call, json.loads(line))), file=answer, flush=True)
+        reply(**_execute(call, json.loads(line)))
 
 
-def _obey(call: Call, command: dict[str, Any]) -> dict[str, Any]:
+def _execute(call: Call, command: dict[str, Any]) -> dict[str, Any]:
     """Time ``repeats`` calls, or calls for ``seconds``, or play a live scan; one untimed call comes first."""
     call()
     if "frames_per_second" in command:
@@ -70,14 +73,7 @@ def play_scan(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, float]:
-    """Simulate a live scan: process the newest frame as soon as the last one is done, as an app does.
-
-    Args:
-        call: Processes one frame.
-        frames_per_second: Rate of the stream.
-        seconds: Length of the stream.
-        clock: Current time in seconds.
-        sleep: Waits for a number of seconds.
+    """Simulate a live scan of some seconds: process the newest frame as soon as the last one is done, as an app does.
 
     Returns:
         ``frames_per_second``; ``frames`` that arrived, ``processed``, ``dropped`` (replaced by a newer one before
@@ -85,14 +81,11 @@ def play_scan(
     """
     total = round(frames_per_second * seconds)
     delays: list[float] = []
-    begun = clock()
-    last = -1
+    begun, last = clock(), -1
     while last < total - 1:
         newest = min(int((clock() - begun) * frames_per_second), total - 1)
         if newest == last:  # nothing new: wait for the next arrival
-            wait = (last + 1) / frames_per_second - (clock() - begun)
-            if wait > 0:
-                sleep(wait)
+            sleep(max(0.0, (last + 1) / frames_per_second - (clock() - begun)))
             newest = last + 1
         call()
         delays.append(1e3 * (clock() - begun - newest / frames_per_second))
@@ -147,10 +140,7 @@ class Worker:
             raise
 
     def ask(self, **command: float) -> dict[str, Any]:
-        """Time calls, or simulate a live scan.
-
-        Args:
-            **command: ``repeats`` (number of calls), ``seconds`` (of calls), or ``frames_per_second`` and ``seconds``.
+        """Time calls (``repeats`` or ``seconds``), or simulate a live scan (``frames_per_second`` and ``seconds``).
 
         Returns:
             ``ms`` of each call and ``peak_mb``, the process's peak resident memory; or what `play_scan` returns.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +15,52 @@ from PIL import Image
 from datamodules import PhantomDataModule, Record
 from datamodules.pairs.image_reading import read_image
 from datamodules.phantom import PhantomSettings
-from export.graphs.heads import AgeHead, ClassHead
+from export.graphs.heads import AGES, AgeHead, ClassHead
 from export.parity.frames import EvaluationFrames, printed_spacing
+from export.runners import Run
 from metrics.biometry import predicted_age_days
 from models import Preprocessing
 from models.files import write_json
 from models.zero_shot import class_logits
 
-FOLDER = "golden"
 FRAMES = 6
 # Smallest cosine with the golden embedding that an app's own path must reach: from `input_N.png`, which is already
 # padded and resized, and from `frame_N.png`, which goes through the app's own resize.
-COSINE_FROM_INPUT = 0.999
-COSINE_FROM_FRAME = 0.99
-
-Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-
-def golden_records(root: Path) -> list[Record]:
-    """Draw a few simulated frames, one a plane where possible, into `root`."""
-    settings = PhantomSettings(seed=7, num_planes_images=24, num_hc18_images=6, num_pair_images=0)
-    data = PhantomDataModule(root=str(root), corpus=settings, workers=1, num_workers=0)
-    heads = [record for record in data.read_records() if record.corpus == "hc18"][:1]
-    planes = {
-        record.plane: record for record in data.records if record.corpus != "hc18" and record.plane != "other"
-    }
-    return [*planes.values(), *heads][:FRAMES]
+LIMITS = {"cosine_min_from_input": 0.999, "cosine_min_from_frame": 0.99}
 
 
 def write_golden(
     folder: Path,
     preprocessing: Preprocessing,
-    embed: Embed,
+    embed: Run,
     heads: Mapping[str, ClassHead],
     ages: AgeHead | None,
-) -> Path:
-    """Write ``golden/frame_N.png``, ``golden/input_N.png`` and ``golden/golden.json``.
-
-    Args:
-        folder: The export folder.
-        preprocessing: The model's contract.
-        embed: The trained model as a function from pixel values [N, 3, S, S] to embeddings [N, D].
-        heads: Class heads.
-        ages: The age head, or None.
-
-    Returns:
-        The JSON's path.
-    """
-    target = folder / FOLDER
-    target.mkdir()
+) -> None:
+    """Write ``frame_N.png``, ``input_N.png`` and ``golden.json`` with the answers of the trained model, `embed`."""
+    folder.mkdir()
     rows = []
     with tempfile.TemporaryDirectory() as root:
-        records = golden_records(Path(root))
-        frames = EvaluationFrames(preprocessing, records, {}, 0, len(records))
-        pixels = next(iter(frames.batches()))
-        embeddings = embed(pixels)
-        for number, (record, image, embedding) in enumerate(zip(records, pixels, embeddings, strict=True)):
-            frame, square = f"frame_{number}.png", f"input_{number}.png"
-            Image.fromarray(read_image(record.image)).save(target / frame, optimize=True)
-            Image.fromarray(image.astype(np.uint8).transpose(1, 2, 0)).save(target / square, optimize=True)
-            facts = {"frame": frame, "input": square, "embedding": [float(value) for value in embedding]}
-            rows.append(facts | _answers(record, preprocessing, embedding, heads, ages))
-    path = target / "golden.json"
-    limits = {"cosine_min_from_input": COSINE_FROM_INPUT, "cosine_min_from_frame": COSINE_FROM_FRAME}
-    write_json(path, {**limits, "rows": rows})
-    return path
+        records = _simulated(Path(root))
+        pixels = next(iter(EvaluationFrames(preprocessing, records, {}, 0, len(records)).batches()))
+        for number, (record, image, embedding) in enumerate(zip(records, pixels, embed(pixels), strict=True)):
+            names = {"frame": f"frame_{number}.png", "input": f"input_{number}.png"}
+            Image.fromarray(read_image(record.image)).save(folder / names["frame"], optimize=True)
+            square = image.astype(np.uint8).transpose(1, 2, 0)
+            Image.fromarray(square).save(folder / names["input"], optimize=True)
+            answers = _answers(record, preprocessing, embedding, heads, ages)
+            rows.append({**names, "embedding": embedding.tolist(), **answers})
+    write_json(folder / "golden.json", {**LIMITS, "rows": rows})
+
+
+def _simulated(root: Path) -> list[Record]:
+    """Simulate a few frames, one a plane where possible."""
+    settings = PhantomSettings(seed=7, num_planes_images=24, num_hc18_images=6, num_pair_images=0)
+    records = PhantomDataModule(root=str(root), corpus=settings, workers=1, num_workers=0).read_records()
+    heads = [record for record in records if record.corpus == "hc18"][:1]
+    planes = {
+        record.plane: record for record in records if record.corpus != "hc18" and record.plane != "other"
+    }
+    return [*planes.values(), *heads][:FRAMES]
 
 
 def _answers(
@@ -95,12 +76,8 @@ def _answers(
         probabilities = class_logits(image, head.vectors).softmax(dim=1)[0].tolist()
         answers[name] = dict(zip(head.labels, probabilities, strict=True))
     if ages is not None and record.pixel_size_mm is not None:
-        spacing = nearest_spacing(printed_spacing(record, preprocessing), ages.table.spacings)
-        similarity = ages.table.similarity(image, [spacing])
-        answers["ages"] = {"spacing_mm_per_px": spacing, "age_days": int(predicted_age_days(similarity)[0])}
+        own, known = float(printed_spacing(record, preprocessing)), sorted(ages.table.spacings, key=float)
+        nearest = min(known, key=lambda spacing: abs(float(spacing) - own))
+        age_days = int(predicted_age_days(ages.table.similarity(image, [nearest]))[0])
+        answers[AGES] = {"spacing_mm_per_px": nearest, "age_days": age_days}
     return answers
-
-
-def nearest_spacing(spacing: str, known: tuple[str, ...]) -> str:
-    """Return the printed spacing of the table that is nearest to one; the smaller of two equally near."""
-    return min(known, key=lambda candidate: (abs(float(candidate) - float(spacing)), float(candidate)))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from safetensors import safe_open
 
 from export.graphs.contract import METADATA_PREFIX, TIES, contract_digest
+from export.graphs.heads import Head, read_heads
 from export.graphs.onnx_graph import onnx_metadata
-from export.package.heads import read_head
+from export.user_files import problems
 from models import Preprocessing
 from models.files import sha256, write_json
 
@@ -25,35 +24,24 @@ PACKAGES = (
 """Distributions whose versions a manifest records."""
 
 
-class _Artifact(BaseModel, extra="allow"):
+class Artifact(BaseModel, extra="allow"):
+    """A file or package of an export: place, size in bytes, hash, and further facts of its kind."""
+
     file: str
     bytes: int
     sha256: str
     kind: str
 
 
-class _Manifest(BaseModel, extra="allow"):
+class Manifest(BaseModel, extra="allow"):
     """The keys that the reader needs; the exporter writes more."""
 
-    format: Literal[1]
+    format: Literal[2]
     contract: dict[str, Any]
     contract_sha256: str
     model_sha256: str
     source: dict[str, Any]
-    artifacts: dict[str, _Artifact]
-
-
-def problems(error: ValidationError) -> str:
-    """Return the errors of a pydantic model on one line, each with its key: ``protocol.rounds: Field required``."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"] if part != "[key]")
-        message = item["msg"].removeprefix("Value error, ")
-        given = item["input"]
-        if item["type"] not in ("missing", "extra_forbidden", "value_error"):
-            message += f", not {type(given).__name__ if isinstance(given, dict | list) else repr(given)}"
-        lines.append(f"{place}: {message}" if place else message)
-    return " ".join("; ".join(lines).split())
+    artifacts: dict[str, Artifact]
 
 
 def artifact_entry(path: Path, root: Path, **facts: Any) -> dict[str, Any]:
@@ -64,9 +52,8 @@ def artifact_entry(path: Path, root: Path, **facts: Any) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write manifest.json; the format and the contract's hash are added."""
-    values = {"format": 1, "contract_sha256": contract_digest(content["contract"]), **content}
-    write_json(folder / MANIFEST, values)
+    """Write manifest.json."""
+    write_json(folder / MANIFEST, Manifest(format=2, **content).model_dump())
 
 
 @dataclass(frozen=True)
@@ -92,16 +79,14 @@ class Export:
         Raises:
             ValueError: There is none of that name; the message lists the others.
         """
-        entry = self.manifest["artifacts"].get(name)
-        if entry is None:
-            raise ValueError(
-                f"{self.folder}: no artifact {name!r}; it holds {sorted(self.manifest['artifacts'])}"
-            )
-        return self.folder / str(entry["file"])
+        artifacts = self.manifest["artifacts"]
+        if name not in artifacts:
+            raise ValueError(f"{self.folder}: no artifact {name!r}; it holds {sorted(artifacts)}")
+        return self.folder / str(artifacts[name]["file"])
 
-    def head(self, name: str) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """Return a zero-shot head (``planes``, ``subplanes`` or ``ages``): description and vectors."""
-        return read_head(self.artifact(f"head_{name}"))
+    def head(self, name: str) -> Head:
+        """Return a zero-shot head: description and vectors of a classification benchmark, or of ``ages``."""
+        return read_heads(self.artifact("heads"))[name]
 
 
 def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Export:
@@ -117,7 +102,12 @@ def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Ex
     """
     folder = Path(folder)
     path = folder / MANIFEST
-    manifest = _read_manifest(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the folder that `make export CKPT=...` wrote")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes()).model_dump()
+    except ValidationError as error:
+        raise ValueError(f"{path}: {problems(error)}; export again") from error
     if contract_digest(manifest["contract"]) != manifest["contract_sha256"]:
         raise ValueError(f"{path}: the preprocessing contract was edited after the export; export again")
     export = Export(folder, manifest)
@@ -130,15 +120,6 @@ def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Ex
     return export
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the folder that `make export CKPT=...` wrote")
-    try:
-        return _Manifest.model_validate_json(path.read_bytes()).model_dump()
-    except ValidationError as error:
-        raise ValueError(f"{path}: {problems(error)}; export again") from error
-
-
 def _check_artifact(export: Export, name: str) -> None:
     path = export.artifact(name)
     if not path.exists():
@@ -147,16 +128,12 @@ def _check_artifact(export: Export, name: str) -> None:
         raise ValueError(
             f"{path}: its hash is not the manifest's, so the file was changed or replaced; export again"
         )
-    is_head = name.startswith("head_")
-    ties = {key: str(export.manifest[key]) for key in TIES}
-    for key in _strange(path, ties, is_head):
+    for key in _missing_ties(path, {key: str(export.manifest[key]) for key in TIES}):
         raise ValueError(f"{path}: {TIES[key]}; export again")
-    if is_head:
-        read_head(path)
 
 
-def _strange(path: Path, ties: Mapping[str, str], is_head: bool) -> list[str]:
-    """Return the ties of a manifest that a model or a head lacks; other files carry none.
+def _missing_ties(path: Path, ties: Mapping[str, str]) -> list[str]:
+    """Return the ties of a manifest that the metadata of a model or of the heads lack; other files have none.
 
     A Core ML package is read without coremltools: its specification is a protocol buffer, whose metadata entries are
     key, tag of the value, length, value.
@@ -168,9 +145,9 @@ def _strange(path: Path, ties: Mapping[str, str], is_head: bool) -> list[str]:
             for key, value in ties.items()
         }
         return [key for key, entry in entries.items() if entry not in content]
-    if is_head:
-        head = json.loads(path.read_text(encoding="utf-8"))
-        return [key for key, value in ties.items() if head.get(key) != value]
+    if path.suffix == ".safetensors":
+        with safe_open(path, "np") as file:
+            return [key for key, value in ties.items() if (file.metadata() or {}).get(key) != value]
     if path.suffix == ".onnx":
         metadata = onnx_metadata(path)
         return [key for key, value in ties.items() if metadata.get(METADATA_PREFIX + key) != value]

@@ -1,4 +1,4 @@
-"""The model card and the licences that an export folder carries."""
+"""The model card and the licences of an export folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from datamodules.corpora.catalogue import CORPORA
 from datamodules.evaluation.protocol import Protocol
 from export.parity.ledger import Row, markdown_ledger
+from metrics.benchmarks import BENCHMARKS
 from models.checkpoints.inspection import architecture_of
 from models.checkpoints.licences import FETALCLIP_PROMPTS, licence_of
 
@@ -18,92 +21,65 @@ METHODS = {
     "losses.SRKDLoss": "Selective Repulsive Knowledge Distillation (SRKD), which the third version of its paper names "
     "DARK, Diagonal-Anchored Repulsive Knowledge Distillation: Saeed, Maani and Yaqub, 2026, arXiv 2603.05421"
 }
-"""Loss -> the method that it is, and the paper of it."""
+"""Loss -> method and paper."""
 OWN_TEACHERS = "outputs/teachers/"  # trained by this project, from nothing published
 MODEL_CARD, LICENCES = "MODEL_CARD.md", "LICENCES.md"
+TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 # data preset -> terms; a preset of one public corpus has its name
 DATA_TERMS = {"phantom": "Phantom: simulated by this project, free of patients; Apache-2.0"} | {
     name: f"{corpus.title}: {corpus.licence}; {corpus.citation}; {corpus.source}"
     for name, corpus in CORPORA.items()
 }
 
+# `source` below is the manifest's: `weights` ("trained" or "random"), `recipe`, `data` (the preset that scores) and,
+# where the run recorded it, `training` (see `experiments.runs.run_record.training_facts`).
+Source = Mapping[str, Any]
 
-def training_lines(source: Mapping[str, Any]) -> list[str]:
-    """Say what a student was made from, as its run recorded it, line by line."""
+
+def _training(source: Source, key: str) -> str:
+    return str((source.get("training") or {}).get(key, NOT_RECORDED))
+
+
+def training_lines(source: Source) -> list[str]:
+    """Return what a student was trained on and from, line by line; none for random weights."""
     if source["weights"] != "trained":
         return []
-    facts = source.get("training") or {}
     names = {"data": "training data", "teacher": "teacher", "loss": "loss", "start": "training started from"}
-    lines = [f"{words}: {facts.get(key, NOT_RECORDED)}" for key, words in names.items()]
-    return [*lines, *(f"method: {METHODS[loss]}" for loss in [facts.get("loss")] if loss in METHODS)]
+    lines = [f"{words}: {_training(source, key)}" for key, words in names.items()]
+    method = METHODS.get(_training(source, "loss"))
+    return [*lines, f"method: {method}"] if method else lines
 
 
-def weight_origin(source: Mapping[str, Any]) -> list[str]:
-    """Say whose terms the weights fall under, line by line.
-
-    Args:
-        source: Where the weights come from (the manifest's ``source``): ``weights``, ``recipe`` and, where the run
-            recorded it, ``training``.
-    """
-    name, facts = architecture_of(source["recipe"]), source.get("training") or {}
+def weight_origin(source: Source) -> list[str]:
+    """Return the terms that the weights fall under, line by line."""
+    name = architecture_of(source["recipe"])
     if source["weights"] != "trained":
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
-    lines = [f"Student architecture: `{name}`."]
-    start, teacher = facts.get("start"), facts.get("teacher")
-    if start is None:
-        terms = licence_of(name)
-        lines.append(
-            f"What training started from is {NOT_RECORDED}; published {name} weights pass on: {terms}."
-        )
-    else:
-        terms = "" if start == RANDOM_START else f"; terms of published weights pass on: {licence_of(name)}"
-        lines.append(f"Training started from {start}{terms}.")
-    if teacher is None:
-        terms = licence_of("FetalCLIP")
-        lines.append(f"The teacher is {NOT_RECORDED}; if it was FetalCLIP, note its terms: {terms}.")
-    else:
-        own = teacher == "none" or OWN_TEACHERS in teacher
-        terms = "" if own else f"; if it is FetalCLIP, note its terms: {licence_of('FetalCLIP')}"
-        lines.append(f"Teacher: {teacher}{terms}.")
-    return lines
+    start, teacher = _training(source, "start"), _training(source, "teacher")
+    inherited = "" if start == RANDOM_START else f"; published {name} weights pass on: {licence_of(name)}"
+    own = teacher == "none" or OWN_TEACHERS in teacher
+    passed_on = "" if own else f"; if it is FetalCLIP, note its terms: {licence_of('FetalCLIP')}"
+    return [
+        f"Student architecture: `{name}`.",
+        f"Training started from: {start}{inherited}.",
+        f"Teacher: {teacher}{passed_on}.",
+    ]
 
 
-def made_how(source: Mapping[str, Any]) -> str:
-    """Say in a few words how a student came by its weights."""
-    if source["weights"] != "trained":
-        return "with random weights, not trained at all"
-    teacher = (source.get("training") or {}).get("teacher")
-    if teacher is None:
-        return f"trained; whether it was distilled from a teacher is {NOT_RECORDED}"
-    return "trained without a teacher" if teacher == "none" else f"distilled from a teacher ({teacher})"
-
-
-def data_terms(source: Mapping[str, Any]) -> list[str]:
-    """Say what data a student has seen, and their terms, line by line.
-
-    Args:
-        source: The manifest's ``source``: ``weights``, ``data`` (the preset that judged) and, where it is recorded,
-            ``training`` with ``data`` (in words) and ``corpus`` (the preset).
-    """
-    facts = source.get("training") or {}
+def data_terms(source: Source) -> list[str]:
+    """Return the data of training and scoring and their terms, line by line."""
     lines, presets = [f"Calibrated and scored on: {source['data']}."], [source["data"]]
     if source["weights"] == "trained":
-        lines.insert(0, f"Trained on: {facts.get('data', NOT_RECORDED)}.")
-        presets.insert(0, facts.get("corpus"))
+        lines.insert(0, f"Trained on: {_training(source, 'data')}.")
+        presets.insert(0, _training(source, "corpus"))
     if not all(preset in DATA_TERMS for preset in presets):
-        lines.append(
-            "Which public sets those hold is not known here (shards: see the manifest.json beside them). All:"
-        )
+        lines.append("Which public sets those hold is not known here (shards: see their manifest.json). All:")
         presets = list(DATA_TERMS)
     return [*lines, *(DATA_TERMS[preset] for preset in dict.fromkeys(presets))]
 
 
 def prompt_terms(protocol: str) -> str:
-    """Say whose terms the prompts inside the heads fall under.
-
-    Args:
-        protocol: Digest of the zero-shot protocol.
-    """
+    """Return the terms of the prompts in the heads, from the digest of their protocol."""
     if protocol == Protocol.load().digest:
         return "Prompts inside the heads: this project's own, Apache-2.0."
     return (
@@ -112,105 +88,68 @@ def prompt_terms(protocol: str) -> str:
     )
 
 
-def write_licences(path: Path, source: Mapping[str, Any], protocol: str) -> None:
-    """Write LICENCES.md: the terms of code, weights, prompts and data involved.
-
-    Args:
-        path: File to write.
-        source: Where the weights come from (the manifest's ``source``).
-        protocol: Digest of the zero-shot protocol.
-    """
-    lines = [
-        "# Licences",
-        "",
-        "## Code",
-        "",
-        "SonoDistill, and this folder's scripts: Apache-2.0.",
-        "",
-        "## Weights",
-        "",
+def write_licences(path: Path, source: Source, protocol: str) -> None:
+    """Write LICENCES.md: the terms of code, weights, prompts (by the digest of their protocol) and data."""
+    sections = {
+        "Code": ["SonoDistill, and this folder's scripts: Apache-2.0."],
+        "Weights": weight_origin(source),
+        "Prompts": [prompt_terms(protocol)],
+        "Data": [*data_terms(source), "The golden frames are simulated."],
+    }
+    parts = ["# Licences"]
+    parts += [
+        f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items()
     ]
-    lines += [f"- {line}" for line in weight_origin(source)]
-    lines += ["", "## Prompts", "", f"- {prompt_terms(protocol)}", "", "## Data", ""]
-    lines += [f"- {line}" for line in data_terms(source)]
-    lines += ["", "The golden frames are simulated.", ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
-
-
-USE_AND_LIMITS = """## Intended use
-
-Research on live-scan assistance: naming the standard plane in view, estimating gestational age from a head
-plane with a known pixel spacing, searching images. By people who know how to read fetal ultrasound.
-
-## Limits
-
-- Standard planes, one foetus, second and third trimester. Ages are read between 14 and 39 weeks.
-- Burned-in text, callipers and vendor overlays can leak the answer; a live stream has none of them.
-- A plane outside the listed classes is still given one of them: there is no "none of these".
-- Scores on simulated frames say nothing about patients. Machines, operators and populations that are not in
-  the training data shift the results.
-- The pixel spacing must be right: gestational age reads the size of the head from it.
-"""
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def write_model_card(
     path: Path,
     *,
-    source: dict[str, Any],
-    contract: dict[str, Any],
-    artifacts: dict[str, dict[str, Any]],
+    source: Source,
+    side: int,
+    artifacts: Mapping[str, Mapping[str, Any]],
     rows: Sequence[Row],
     protocol: str,
 ) -> None:
-    """Write MODEL_CARD.md.
+    """Write MODEL_CARD.md, with the metadata that the Hugging Face Hub reads.
 
     Args:
         path: File to write.
-        source: Where the weights come from (the manifest's ``source``).
-        contract: The preprocessing contract.
+        source: The manifest's ``source``.
+        side: Side of the frame, in pixels.
         artifacts: The manifest's artifacts.
         rows: The parity ledger.
         protocol: Digest of the zero-shot protocol.
     """
-    tower, side = architecture_of(source["recipe"]), contract["preprocessing"]["image_size"]
-    trained = source["weights"] == "trained"
-    sizes = [
-        f"| {name} | {' '.join(f'`{entry[key]}`' for key in ('file', 'vectors') if key in entry)} "
-        f"| {entry['bytes'] / 1e6:.2f} |"
-        for name, entry in artifacts.items()
+    tower, trained = architecture_of(source["recipe"]), source["weights"] == "trained"
+    scores = next((row.tasks for row in rows if row.variant == "onnx-fp32"), {}) if trained else {}
+    results = [
+        EvalResult("zero-shot-image-classification", source["data"], source["data"], name, round(value, 4))
+        for name, value in scores.items()
     ]
-    made_from = "".join(f"- {line}\n" for line in training_lines(source))
-    text = f"""# Model card
-
-**Research software. Not a medical device.** It must not be used for diagnosis, screening or treatment, nor to
-reassure or alarm a patient. Nothing here has been assessed by any regulator.
-
-## What it is
-
-An image encoder for fetal ultrasound (`{tower}`, input {side} x {side} pixels), {made_how(source)}; with
-zero-shot heads for standard planes, brain sub-planes and gestational age.
-
-- weights: {"trained, " + str(source["checkpoint"]) if trained else "RANDOM, for measuring size and speed"}
-- checkpoint SHA-256: {source["checkpoint_sha256"] or "none"}
-- scored on: {source["data"]}, split "{source["split"]}"
-{made_from}- zero-shot protocol: {protocol}
-
-{USE_AND_LIMITS}
-## Scores and parity
-
-Task metrics are zero-shot, with the heads of this folder, on the frames counted in each row.
-
-{markdown_ledger(list(rows))}
-
-## Files
-
-| artifact | file | MB |
-|---|---|---|
-{chr(10).join(sizes)}
-
-## Licences
-
-{chr(10).join("- " + line for line in [*weight_origin(source), prompt_terms(protocol)])}
-- Details: LICENCES.md
-"""
-    path.write_text(text, encoding="utf-8")
+    data = ModelCardData(
+        license="other",
+        license_name="see-licences",
+        license_link=LICENCES,
+        pipeline_tag="zero-shot-image-classification",
+        tags=["medical", "ultrasound", "fetal-ultrasound", "onnx", "coreml"],
+        model_name=tower,
+        eval_results=results or None,
+    )
+    heads = [one.title for one in BENCHMARKS.values() if one.kind == "classification"]
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        tower=tower,
+        side=side,
+        benchmarks=", ".join(title.removesuffix(" F1") for title in heads),
+        weights=f"trained, {source['checkpoint']}" if trained else "RANDOM, for measuring size and speed",
+        source=source,
+        training=training_lines(source),
+        protocol=protocol,
+        ledger=markdown_ledger(rows),
+        artifacts=artifacts,
+        licences=[*weight_origin(source), prompt_terms(protocol)],
+    )
+    card.save(path)

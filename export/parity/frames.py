@@ -1,4 +1,4 @@
-"""Evaluation frames as an app sees them: plain pixel values, with what the benchmarks know about them."""
+"""Evaluation frames as an app sees them, plain pixel values, with the labels of their benchmarks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,9 @@ from models import Preprocessing
 
 @dataclass(frozen=True)
 class EvaluationFrames:
-    """The distinct frames of all benchmarks, each read once.
+    """The distinct frames of all benchmarks, each read once by `workers` processes.
 
-    Attributes:
-        preprocessing: The contract whose geometry the frames follow.
-        records: N distinct records.
-        rows: Benchmark -> numbers of its records, in the benchmark's order.
-        workers: Reading processes.
-        batch_size: Frames a batch.
+    `rows` is benchmark -> numbers of its `records`, in the benchmark's order.
     """
 
     preprocessing: Preprocessing
@@ -51,12 +46,9 @@ class EvaluationFrames:
         for batch in loader:
             yield (batch["image"] * 255).round().numpy()
 
-    def subset(self, keep: NDArray[np.bool_]) -> EvaluationFrames:
-        """Return the frames that a mask [N] keeps; a benchmark that loses all of its frames is left out."""
-        place = np.cumsum(keep) - 1
-        rows = {name: [int(place[row]) for row in chosen if keep[row]] for name, chosen in self.rows.items()}
-        records = [record for record, kept in zip(self.records, keep, strict=True) if kept]
-        return replace(self, records=records, rows={name: chosen for name, chosen in rows.items() if chosen})
+    def first(self, count: int) -> EvaluationFrames:
+        """Return the first frames, without their benchmarks."""
+        return replace(self, records=self.records[:count], rows={})
 
     def labels(self, benchmark: str) -> list[str]:
         """Return the true class of each frame of a classification benchmark."""
@@ -73,11 +65,7 @@ class EvaluationFrames:
 
 
 def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
-    """Return a record's pixel spacing at the model's resolution as prompts print it: ``"0.42"``.
-
-    Raises:
-        ValueError: The record has no pixel size.
-    """
+    """Return a record's pixel spacing at the model's resolution as prompts print it: ``"0.42"``."""
     if record.pixel_size_mm is None:
         raise ValueError(f"{record.name}: no pixel size, which gestational age needs")
     width, height = image_size(record.image)
@@ -96,13 +84,7 @@ def corpus_spacings(data: FetalDataModule, preprocessing: Preprocessing) -> list
 def evaluation_frames(
     data: FetalDataModule, preprocessing: Preprocessing, split: str = "test", limit: int | None = None
 ) -> EvaluationFrames:
-    """Collect the frames of every benchmark that a corpus has.
-
-    Args:
-        data: The corpus.
-        preprocessing: The model's contract.
-        split: "test", or "val" or "all".
-        limit: At most so many frames a benchmark, spread evenly over it; None for all.
+    """Collect the frames of every benchmark of a corpus, at most `limit` of each, spread evenly over it.
 
     Raises:
         ValueError: The corpus has no benchmark, or no frame of one in this split.
@@ -111,23 +93,20 @@ def evaluation_frames(
         raise ValueError(
             f"{type(data).__name__}: no benchmark to judge an export by; name another, DATA=phantom"
         )
-    rows: dict[str, list[int]] = {}
-    position: dict[tuple[str, str], int] = {}
-    records: list[Record] = []
-    for benchmark in data.benchmarks:
-        for record in _thinned(data.evaluation_records(benchmark, split), limit):
-            key = (record.corpus, record.name)
-            if key not in position:
-                position[key] = len(records)
-                records.append(record)
-            rows.setdefault(benchmark, []).append(position[key])
+    chosen = {name: _thinned(data.evaluation_records(name, split), limit) for name in data.benchmarks}
+    distinct = {(record.corpus, record.name): record for found in chosen.values() for record in found}
+    position = {key: number for number, key in enumerate(distinct)}
+    rows = {
+        name: [position[record.corpus, record.name] for record in found] for name, found in chosen.items()
+    }
+    records = list(distinct.values())
     return EvaluationFrames(preprocessing, records, rows, data.num_workers, data.evaluation_batch_size)
 
 
 def calibration_pixels(
     data: FetalDataModule, preprocessing: Preprocessing, count: int
 ) -> NDArray[np.float32]:
-    """Return at most `count` training frames as pixel values [N, 3, S, S]: never frames of the test."""
+    """Return at most `count` training frames as pixel values [N, 3, S, S]."""
     records = _thinned(data.split("train"), count)
     frames = EvaluationFrames(preprocessing, records, {}, 0, data.evaluation_batch_size)
     return np.concatenate(list(frames.batches()))

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
-from export.parity.task_scores import points
+from export.parity.verify_coreml import verdict
+from export.user_files import read_yaml
+from metrics.benchmarks import BENCHMARKS
 
 DEFAULT_GATES = Path(__file__).parent / "gates.yaml"
 OK, FAILED, NOT_RUN, DROPPED = "ok", "FAILED", "NOT RUN", "DROPPED"
 OPTIONAL_GATES = (
     "compressed",
     "compressed-package",
-)  # of smaller weights; a variant that misses its gate is left out
-LIMITS = ("cosine_min", "flip_rate_max", "difference_max", "points_lost_max")
+)  # of smaller weights; a variant that misses its gate is dropped
+ON_A_MAC = "run verify_coreml.py on a Mac; it fills in parity.json"
 
 Floats = NDArray[np.float32]
-Gates = dict[str, dict[str, float]]
+Limit = Literal["cosine_min", "flip_rate_max", "difference_max", "points_lost_max"]
+Gates = dict[str, dict[Limit, float]]
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Row:
         note: The reason when it is not ``ok``, or what was not judged.
         frames: Number of frames.
         figures: Differences from the reference.
-        tasks: Task metrics of this variant.
+        tasks: Task metrics of this variant: ``{"planes/f1": 0.91, ...}``.
         reference_tasks: Those of the reference on the same frames.
     """
 
@@ -57,14 +57,14 @@ class Row:
     def points_lost(self) -> float | None:
         """The largest loss in a task metric, in points of 100; None when none was scored."""
         losses = [
-            points(name.split("/")[0], self.reference_tasks[name]) - points(name.split("/")[0], value)
+            100 * (self.reference_tasks[name] - value) / BENCHMARKS[name.split("/")[0]].scale
             for name, value in self.tasks.items()
             if name in self.reference_tasks
         ]
         return max(losses, default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return primitives."""
+        """Return primitives, for parity.json."""
         return {**asdict(self), "points_lost": self.points_lost}
 
 
@@ -82,139 +82,96 @@ def embedding_figures(reference: Floats, embeddings: Floats) -> dict[str, float]
     }
 
 
-def flip_rate(reference: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
-    """Return the share of top classes that changed."""
-    return float((reference != predictions).mean())
-
-
 def read_gates(path: str | Path | None = None) -> Gates:
     """Read the limits of every gate.
 
     Raises:
         FileNotFoundError: The file is absent.
-        ValueError: It is not a mapping of gates to known limits.
+        ValueError: It is not a mapping of the known gates to known limits.
     """
-    source = DEFAULT_GATES if path is None else Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such file of parity gates")
-    try:
-        gates = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: no YAML ({' '.join(str(error).split())})") from error
-    default = gates if path is None else read_gates()
-    if not isinstance(gates, dict) or set(gates) != set(default):
-        raise ValueError(f"{source}: expected the gates {sorted(default)}")
-    for name, limits in gates.items():
-        values = limits if isinstance(limits, dict) else {str(limits): None}
-        unknown = sorted(set(values) - set(LIMITS))
-        if unknown or not all(isinstance(value, int | float) for value in values.values()):
-            raise ValueError(f"{source}: gate {name} takes numbers for {LIMITS}; unknown: {unknown}")
-    return {name: {key: float(value) for key, value in limits.items()} for name, limits in gates.items()}
+    gates = read_yaml(Path(path or DEFAULT_GATES), Gates, str(DEFAULT_GATES))
+    if path is not None and gates.keys() != (known := read_gates()).keys():
+        raise ValueError(f"{path}: expected the gates {sorted(known)}")
+    return gates
 
 
 def judge(row: Row, gates: Gates, *, trained: bool) -> None:
-    """Set a measured row's status.
-
-    Args:
-        row: The row; its `figures` and `tasks` are complete.
-        gates: The limits.
-        trained: Whether the weights are trained. Task metrics of random weights are noise and are not judged.
-    """
-    misses = []
-    judged = 0
-    for name, limit in gates[row.gate].items():
-        figure = (
-            row.points_lost
-            if name == "points_lost_max"
-            else row.figures.get(name.replace("flip_rate_max", "flip_rate"))
-        )
-        if name == "points_lost_max" and not trained:
-            row.note = "task metrics not judged: the weights are random"
-            continue
-        if figure is None:
-            misses.append(f"{name} was not measured")
-            continue
-        judged += 1
-        missed = figure < limit if name.endswith("_min") else figure > limit
-        if not np.isfinite(figure) or missed:
-            misses.append(f"{name.removesuffix('_max').removesuffix('_min')} {figure:.6g}, limit {limit:g}")
-    row.status = FAILED if misses else (OK if judged else NOT_RUN)
-    row.note = "; ".join(misses) or row.note
+    """Set a measured row's status; task metrics of random weights (not `trained`) are noise and are not judged."""
+    limits: dict[str, float] = {
+        name: limit for name, limit in gates[row.gate].items() if trained or name != "points_lost_max"
+    }
+    found = row.figures | ({} if row.points_lost is None else {"points_lost_max": row.points_lost})
+    result = verdict(found, limits)
+    row.status = result["status"]
+    if row.status == FAILED:
+        row.note = result["note"]
+    elif limits != gates[row.gate]:
+        row.note = "task metrics not judged: the weights are random"
 
 
 def coreml_rows(artifacts: Mapping[str, dict[str, Any]], gates: Gates, *, trained: bool) -> list[Row]:
     """Return a row for each Core ML package: ``FAILED`` when its inspection found a problem, else ``NOT RUN``.
 
     Core ML predicts only on Apple's systems; `verify_coreml.py` finishes the rows on a Mac, with the limits that are
-    written into the package's entry as ``on_device``.
-
-    Args:
-        artifacts: The manifest's artifacts, with the ``gate`` and ``inspection`` of each package.
-        gates: The limits.
-        trained: Whether the weights are trained. The classes of random weights nearly tie and flip by chance.
+    written into the package's entry of the manifest as ``on_device``. The classes of random weights (not `trained`)
+    nearly tie and flip by chance.
     """
     rows = []
     for name, entry in artifacts.items():
         if entry["kind"] != "coreml":
             continue
-        limits = gates[entry["gate"]]
+        limits, inspection = gates[entry["gate"]], entry["inspection"]
         entry["on_device"] = {
             key: value for key, value in limits.items() if trained or key != "flip_rate_max"
         }
-        row = Row(
-            name, "Core ML", entry["gate"], note="run verify_coreml.py on a Mac; it fills in parity.json"
-        )
-        if entry["inspection"]["problems"]:
-            row.status, row.note = FAILED, "; ".join(entry["inspection"]["problems"])
-        elif entry["inspection"]["not_on_neural_engine"]:
-            unknown = ", ".join(entry["inspection"]["not_on_neural_engine"])
-            row.note += f"; not known to run on the Neural Engine: {unknown}"
+        row = Row(name, "Core ML", entry["gate"], note=ON_A_MAC)
+        if inspection["problems"]:
+            row.status, row.note = FAILED, "; ".join(inspection["problems"])
+        elif inspection["not_on_neural_engine"]:
+            row.note += (
+                f"; not known to run on the Neural Engine: {', '.join(inspection['not_on_neural_engine'])}"
+            )
         rows.append(row)
     return rows
 
 
-def failures(rows: list[Row]) -> str:
+def failures(rows: Sequence[Row]) -> str:
     """Return one line that names every failed row, empty when there is none."""
     return "; ".join(f"row {row.variant}: {row.note}" for row in rows if row.status == FAILED)
 
 
-def ledger(rows: list[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of parity.json."""
-    return {**facts, "rows": [row.to_dict() for row in rows]}
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the ledger as a table; a benchmark's headline has a column."""
+    figures = {"cosine min": ("cosine_min", ".6f"), "diff max": ("difference_max", ".1e"),
+               "diff mean": ("difference_mean", ".1e"), "flips": ("flip_rate", ".2%")}  # fmt: skip
+    scores = {
+        one.title: (f"{one.name}/{one.headline}", ".4f" if one.scale == 1 else ".2f")
+        for one in BENCHMARKS.values()
+    }
 
+    def number(values: Mapping[str, float], name: str, style: str) -> str:
+        return format(values[name], style) if name in values else "-"
 
-COLUMNS = {
-    "frames": lambda row: str(row.frames) if row.frames else "-",
-    "cosine min": lambda row: _number(row.figures.get("cosine_min"), ".6f"),
-    "diff max": lambda row: _number(row.figures.get("difference_max"), ".1e"),
-    "diff mean": lambda row: _number(row.figures.get("difference_mean"), ".1e"),
-    "flips": lambda row: _number(row.figures.get("flip_rate"), ".2%"),
-    "planes F1": lambda row: _number(row.tasks.get("planes/f1"), ".4f"),
-    "subplanes F1": lambda row: _number(row.tasks.get("subplanes/f1"), ".4f"),
-    "HC18 %": lambda row: _number(row.tasks.get("hc18/validity"), ".2f"),
-}
-
-
-def _number(value: float | None, style: str) -> str:
-    return "-" if value is None else format(value, style)
-
-
-def print_ledger(rows: list[Row], title: str) -> None:
-    """Print the ledger as a table."""
-    table = Table(title=title)
-    for name in ("variant", "status", *COLUMNS, "note"):
-        table.add_column(name, overflow="fold", justify="left" if name in ("variant", "note") else "right")
-    for row in rows:
-        table.add_row(row.variant, row.status, *(show(row) for show in COLUMNS.values()), row.note)
-    Console(width=170).print(table)
-
-
-def markdown_ledger(rows: list[Row]) -> str:
-    """Return the ledger as a Markdown table."""
-    head = ["variant", "status", *COLUMNS, "note"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [
-        f"| {' | '.join([row.variant, row.status, *(show(row) for show in COLUMNS.values()), row.note])} |"
+    table = [
+        [
+            row.variant,
+            row.status,
+            str(row.frames or "-"),
+            *(number(row.figures, *column) for column in figures.values()),
+            *(number(row.tasks, *column) for column in scores.values()),
+            row.note,
+        ]
         for row in rows
     ]
-    return "\n".join(lines)
+    return ["variant", "status", "frames", *figures, *scores, "note"], table
+
+
+def markdown_ledger(rows: Sequence[Row]) -> str:
+    """Return the ledger as a Markdown table."""
+    return markdown_table(*_cells(rows))
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, numbers to the right; short rows are filled with empty cells."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join([*line, *[''] * (len(head) - len(line))])} |" for line in lines)

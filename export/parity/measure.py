@@ -1,4 +1,4 @@
-"""Run every variant on the evaluation frames and fill the ledger's rows."""
+"""Run every variant on the evaluation frames, score it with the heads that ship, and fill the ledger's rows."""
 
 from __future__ import annotations
 
@@ -8,28 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from export.graphs.heads import AgeHead, ClassHead
 from export.parity.frames import EvaluationFrames
-from export.parity.ledger import FAILED, OK, Gates, Row, embedding_figures, flip_rate, judge
-from export.parity.task_scores import class_predictions, classifier_scores, task_scores
-from export.variants import Run, Variant
+from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
+from export.runners import Floats, Run
+from export.variants import Variant
+from metrics import BiometryValidity, ZeroShotClassification
+from metrics.benchmarks import BENCHMARKS, HC18
 from models.zero_shot import class_logits
 
-Floats = NDArray[np.float32]
-FIRST_FRAMES = 8
-
-
-def outputs(runs: Mapping[str, Run], frames: EvaluationFrames) -> dict[str, Floats]:
-    """Run several functions over all frames, each frame read once; returns name -> outputs [N, ...]."""
-    collected: dict[str, list[Floats]] = {name: [] for name in runs}
-    with tqdm(total=len(frames.records), desc="parity", unit="frame", disable=None) as bar:
-        for pixels in frames.batches():
-            for name, run in runs.items():
-                collected[name].append(run(pixels))
-            bar.update(len(pixels))
-    return {name: np.concatenate(parts) for name, parts in collected.items()}
+IMAGES_AT_ONCE = 64  # bounds images x 175 ages x D
+REFERENCE = "torch-eager"
 
 
 def measure(
@@ -56,12 +48,10 @@ def measure(
     Returns:
         A row for the reference, then one a variant.
     """
-    found = outputs({"torch-eager": reference, **{variant.name: variant.run for variant in variants}}, frames)
-    exact = found["torch-eager"]
+    found = _outputs({REFERENCE: reference, **{variant.name: variant.run for variant in variants}}, frames)
+    exact = found[REFERENCE]
     tasks = task_scores(exact, frames, heads, ages)
-    rows = [
-        Row("torch-eager", "PyTorch, not fused: the reference", status=OK, frames=len(exact), tasks=tasks)
-    ]
+    rows = [Row(REFERENCE, "PyTorch, not fused: the reference", status=OK, frames=len(exact), tasks=tasks)]
     shipped = None if ages is None else ages.rounded()
     for variant in variants:
         row, output = Row(variant.name, variant.how, variant.gate, frames=len(exact)), found[variant.name]
@@ -75,49 +65,77 @@ def measure(
             row.figures = {
                 "difference_max": float(difference.max()),
                 "difference_mean": float(difference.mean()),
-                "flip_rate": flip_rate(expected.argmax(axis=1), output.argmax(axis=1)),
+                "flip_rate": float((expected.argmax(axis=1) != output.argmax(axis=1)).mean()),
             }
-            row.tasks = classifier_scores(torch.from_numpy(output), frames, head)
+            row.tasks = _class_scores(torch.from_numpy(output), frames, head)
             row.reference_tasks = {name: tasks[name] for name in row.tasks}
         judge(row, gates, trained=trained)
         rows.append(row)
     return rows
 
 
+def _outputs(runs: Mapping[str, Run], frames: EvaluationFrames) -> dict[str, Floats]:
+    """Run several functions over all frames, each frame read once; returns name -> outputs [N, ...]."""
+    collected: dict[str, list[Floats]] = {name: [] for name in runs}
+    with tqdm(total=len(frames.records), desc="parity", unit="frame", disable=None) as bar:
+        for pixels in frames.batches():
+            for name, run in runs.items():
+                collected[name].append(run(pixels))
+            bar.update(len(pixels))
+    return {name: np.concatenate(parts) for name, parts in collected.items()}
+
+
 def _figures(exact: Floats, output: Floats, heads: Mapping[str, ClassHead]) -> dict[str, float]:
-    flips = flip_rate(class_predictions(exact, heads), class_predictions(output, heads))
-    return {**embedding_figures(exact, output), "flip_rate": flips}
+    flips = class_predictions(exact, heads) != class_predictions(output, heads)
+    return {**embedding_figures(exact, output), "flip_rate": float(flips.mean())}
 
 
-def require_fused(
-    reference: Run, fused: Variant, frames: EvaluationFrames, heads: Mapping[str, ClassHead], gates: Gates
-) -> None:
-    """Compare the fused model with the trained one on a few frames, before anything is converted.
+def class_predictions(embeddings: Floats, heads: Mapping[str, ClassHead]) -> NDArray[np.int64]:
+    """Return the top class of every frame and head, [N, heads]."""
+    images = torch.from_numpy(embeddings)
+    return np.stack(
+        [class_logits(images, head.vectors).argmax(dim=1).numpy() for head in heads.values()], axis=1
+    )
 
-    Args:
-        reference: The trained model, not fused, in PyTorch.
-        fused: The fused one.
-        frames: The evaluation frames; the first ones are taken.
-        heads: Class heads by benchmark.
-        gates: The limits.
 
-    Raises:
-        ValueError: The fused model misses its gate.
+def task_scores(
+    embeddings: Floats, frames: EvaluationFrames, heads: Mapping[str, ClassHead], ages: AgeHead | None
+) -> dict[str, float]:
+    """Score the frames' unit-length embeddings [N, D] on every benchmark: ``{"planes/f1": 0.91, ...}``.
+
+    Without an age head, or without the frames' spacings in it, HC18 is not scored.
     """
-    first = frames.subset(np.arange(len(frames.records)) < FIRST_FRAMES)
-    pixels = np.concatenate(list(first.batches()))
-    exact, output = reference(pixels), fused.run(pixels)
-    row = Row(fused.name, fused.how, fused.gate, frames=len(pixels))
-    row.figures = _figures(exact, output, heads)
-    judge(row, gates, trained=False)  # so few frames tell nothing about a task
-    if row.status == FAILED:
-        raise ValueError(
-            f"export: row {row.variant}: {row.note} on the first {row.frames} frames; the fused student does not "
-            "compute what the trained one computes, so nothing was converted"
-        )
+    images = torch.from_numpy(embeddings)
+    scores: dict[str, float] = {}
+    for head in heads.values():
+        scores |= _class_scores(class_logits(images, head.vectors), frames, head)
+    spacings = frames.spacings()
+    if ages is not None and spacings and set(spacings) <= set(ages.table.spacings):
+        validity, hc_mm = BiometryValidity(), frames.head_circumferences_mm()
+        chosen = images[frames.rows[HC18]]
+        for part in torch.arange(len(chosen)).split(IMAGES_AT_ONCE):
+            printed = [spacings[row] for row in part.tolist()]
+            validity.update(ages.table.similarity(chosen[part], printed), hc_mm[part])
+        scores |= _headline(HC18, validity.compute())
+    return scores
 
 
-def text_row(tokens: NDArray[Any], expected: Floats, run: Run, gates: Gates) -> Row:
+def _class_scores(logits: Tensor, frames: EvaluationFrames, head: ClassHead) -> dict[str, float]:
+    """Score a head's logits or probabilities [N, C] on its benchmark; empty where the frames lack it."""
+    if head.name not in frames.rows:
+        return {}
+    metric = ZeroShotClassification(head.labels)
+    targets = torch.tensor([head.labels.index(label) for label in frames.labels(head.name)])
+    metric.update(logits[frames.rows[head.name]], targets)
+    return _headline(head.name, metric.compute())
+
+
+def _headline(benchmark: str, result: Mapping[str, Any]) -> dict[str, float]:
+    key = BENCHMARKS[benchmark].headline
+    return {f"{benchmark}/{key}": float(result[key])}
+
+
+def text_row(tokens: NDArray[np.int64], expected: Floats, run: Run, gates: Gates) -> Row:
     """Return the row of the text encoder: tokens [N, L] to embeddings [N, D]."""
     row = Row("onnx-text", "ONNX Runtime, CPU; texts instead of frames", "text", frames=len(tokens))
     row.figures = embedding_figures(expected, run(tokens))

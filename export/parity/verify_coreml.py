@@ -28,11 +28,13 @@ from typing import Any
 
 PINS = '"coremltools>=9.0" "numpy<2.4" pillow'
 UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
+FILES = {
+    "manifest.json": "artifacts",
+    "parity.json": "rows",
+    "golden/golden.json": "rows",
+}  # with a key of each
 
-
-def cosine(left: list[float], right: list[float]) -> float:
-    """Return the cosine of two vectors."""
-    return dot(left, right) / (math.hypot(*left) * math.hypot(*right))
+Heads = dict[str, tuple[list[str], list["array[float]"]]]
 
 
 def dot(left: Sequence[float], right: Sequence[float]) -> float:
@@ -42,28 +44,23 @@ def dot(left: Sequence[float], right: Sequence[float]) -> float:
     return float(sum(map(operator.mul, left, right)))
 
 
-def read_heads(folder: Path) -> dict[str, tuple[list[str], list[array[float]]]]:
-    """Read the class vectors: head -> labels and one vector each."""
-    heads = {}
-    for name in ("planes", "subplanes"):
-        head = json.loads((folder / "heads" / f"{name}.json").read_text(encoding="utf-8"))
-        numbers = array("f", (folder / "heads" / head["file"]).read_bytes())
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        rows, width = head["shape"]
-        heads[name] = (head["labels"], [numbers[row * width : (row + 1) * width] for row in range(rows)])
+def read_heads(path: Path) -> Heads:
+    """Read the class vectors of heads.safetensors: head -> labels and one vector each."""
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    heads: Heads = {}
+    for name, text in header.pop("__metadata__").items():
+        description = json.loads(text) if name in header else {}
+        if description.get("kind") == "classes":
+            begin, end = header[name]["data_offsets"]
+            numbers = array("f", content[start + begin : start + end])
+            if sys.byteorder == "big":
+                numbers.byteswap()
+            width = header[name]["shape"][1]
+            rows = [numbers[place : place + width] for place in range(0, len(numbers), width)]
+            heads[name] = (description["labels"], rows)
     return heads
-
-
-def top_classes(
-    answers: dict[str, Any], embedding: list[float], heads: dict[str, Any]
-) -> list[tuple[str, str]]:
-    """Return, for each head, the class of the golden answers and the class nearest to an embedding."""
-    pairs = []
-    for name, (labels, vectors) in heads.items():
-        cosines = [dot(vector, embedding) for vector in vectors]
-        pairs.append((top(answers[name]), labels[cosines.index(max(cosines))]))
-    return pairs
 
 
 def top(probabilities: dict[str, float]) -> str:
@@ -86,8 +83,11 @@ def verify_package(
         ``status`` ("ok", "FAILED" or "NOT RUN"), ``note`` and ``figures``.
     """
     name = entry["name"]
-    head, heads = name.removeprefix("coreml-"), read_heads(folder)
-    cosines, differences, pairs, skipped = [], [], [], 0
+    head, heads = name.removeprefix("coreml-"), read_heads(folder / "heads.safetensors")
+    cosines: list[float] = []
+    differences: list[float] = []
+    classes: list[tuple[str, str]] = []  # of the golden answers, and found
+    skipped = 0
     for row in golden:
         image = golden_image(folder / "golden" / row["input"], gray="gray" in name)
         if image is None:
@@ -97,16 +97,18 @@ def verify_package(
         if head in row:
             got = next(value for value in output.values() if isinstance(value, dict))
             differences.append(max(abs(row[head][label] - float(got[label])) for label in row[head]))
-            pairs.append((top(row[head]), top(got)))
-        else:
-            embedding = [float(value) for value in output["embedding"].reshape(-1)]
-            cosines.append(cosine(embedding, row["embedding"]))
-            pairs += top_classes(row, embedding, heads)
-    if not pairs:
+            classes.append((top(row[head]), top(got)))
+            continue
+        wanted, embedding = row["embedding"], [float(value) for value in output["embedding"].reshape(-1)]
+        cosines.append(dot(embedding, wanted) / (math.hypot(*embedding) * math.hypot(*wanted)))
+        for other, (labels, vectors) in heads.items():
+            similarities = [dot(vector, embedding) for vector in vectors]
+            classes.append((top(row[other]), labels[similarities.index(max(similarities))]))
+    if not classes:
         return {"status": "NOT RUN", "note": "no golden frame fits this package", "figures": {}}
-    figures = {"flip_rate": sum(wanted != got for wanted, got in pairs) / len(pairs)}
-    figures |= {"cosine_min": min(cosines)} if cosines else {"difference_max": max(differences)}
-    counts = {"frames": float(len(cosines) + len(differences)), "skipped": float(skipped)}
+    figures = {"flip_rate": sum(wanted != got for wanted, got in classes) / len(classes)}
+    figures.update({"cosine_min": min(cosines)} if cosines else {"difference_max": max(differences)})
+    counts = {"frames": float(len(golden) - skipped), "skipped": float(skipped)}
     return {**verdict(figures, entry["on_device"]), "figures": {**figures, **counts}}
 
 
@@ -122,13 +124,13 @@ def golden_image(path: Path, gray: bool) -> Any:
 
 
 def verdict(figures: dict[str, float], limits: dict[str, float]) -> dict[str, str]:
-    """Compare figures with limits (``cosine_min``, ``difference_max``, ``flip_rate_max``)."""
+    """Compare figures with limits, such as ``cosine_min``, ``difference_max`` and ``flip_rate_max``."""
     notes, bad = [], False
     for name, limit in limits.items():
-        figure = figures.get(name.replace("flip_rate_max", "flip_rate"))
+        figure = figures.get("flip_rate" if name == "flip_rate_max" else name)
         if figure is None:
             return {"status": "FAILED", "note": f"{name} was not measured"}
-        kept = figure >= limit if name.endswith("_min") else figure <= limit  # NaN fails both
+        kept = figure >= limit if name.endswith("_min") else figure <= limit  # NaN is never kept
         bad = bad or not kept
         notes.append(f"{name.removesuffix('_max').removesuffix('_min')} {figure:.6g}, limit {limit:g}")
     if not notes:
@@ -136,39 +138,25 @@ def verdict(figures: dict[str, float], limits: dict[str, float]) -> dict[str, st
     return {"status": "FAILED" if bad else "ok", "note": "; ".join(notes)}
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Return the Core ML packages by name, the ledger and the golden rows of an export folder.
+def read_folder(folder: Path) -> list[dict[str, Any]]:
+    """Return manifest, ledger and golden answers of an export folder.
 
     Raises:
         ValueError: A file is missing, is not JSON, or lacks a key.
     """
-    parts = []
-    for name, key in (
-        ("manifest.json", "artifacts"),
-        ("parity.json", "rows"),
-        ("golden/golden.json", "rows"),
-    ):
+    contents = []
+    for name, key in FILES.items():
         try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-            content[key]
+            contents.append(json.loads((folder / name).read_text(encoding="utf-8")))
+            contents[-1][key]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / name}: not as the export wrote it ({describe(error)})") from error
-        parts.append(content)
-    manifest, parity, golden = parts
-    packages = {name: entry for name, entry in manifest["artifacts"].items() if entry.get("kind") == "coreml"}
-    return packages, parity, golden["rows"]
+    return contents
 
 
 def describe(error: Exception) -> str:
     """Return an error's kind and message on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def write_ledger(folder: Path, parity: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
-    """Replace parity.json atomically."""
-    partial = folder / ".parity.json.partial"
-    partial.write_text(json.dumps({**parity, "rows": list(rows.values())}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / "parity.json")
 
 
 def verify(
@@ -185,7 +173,7 @@ def verify(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Verify every Core ML package of the folder that this script lies in."""
+    """Verify every Core ML package of the folder that holds this script."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -199,27 +187,31 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import coremltools as ct
         import PIL  # noqa: F401
+
+        manifest, parity, golden = read_folder(folder)
     except ImportError as error:
         print(f"NOT RUN: {error}; python3 -m pip install {PINS}")
         return 2
-    try:
-        packages, parity, golden = read_folder(folder)
     except ValueError as error:
         print(f"NOT RUN: {error}")
         return 2
     rows = {row["variant"]: row for row in parity["rows"]}
     system = f"Core ML, {options.units}, macOS {platform.mac_ver()[0]} {platform.machine()}"
-    found = []
-    for name, entry in packages.items():
-        result = verify({**entry, "name": name}, golden, folder, ct, options.units)
-        row = rows.setdefault(name, {"variant": name})
-        row.update(result, how=system)
-        write_ledger(folder, parity, rows)
-        found.append(result["status"])
-        print(f"{row['variant']:32} {result['status']:8} {result['note']}", flush=True)
+    found = set()
+    for name, entry in manifest["artifacts"].items():
+        if entry["kind"] != "coreml":
+            continue
+        result = verify({**entry, "name": name}, golden["rows"], folder, ct, options.units)
+        rows.setdefault(name, {"variant": name}).update(result, how=system)
+        partial = folder / ".parity.json.partial"  # replaced atomically, after every package
+        content = json.dumps({**parity, "rows": list(rows.values())}, indent=1) + "\n"
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(folder / "parity.json")
+        found.add(result["status"])
+        print(f"{name:32} {result['status']:8} {result['note']}", flush=True)
     if "FAILED" in found:
         return 1
-    return 0 if found and set(found) == {"ok"} else 3
+    return 0 if found == {"ok"} else 3
 
 
 if __name__ == "__main__":

@@ -24,11 +24,16 @@ def source() -> dict[str, str | None]:
 
 @pytest.fixture(scope="session")
 def student() -> TimmEncoder:
-    """A small FastViT; noise has passed its batch norms, so that its embeddings differ between images."""
+    """A FastViT of two stages, which halve the time of every conversion."""
+    return fastvit([24, 96])
+
+
+def fastvit(widths: list[int]) -> TimmEncoder:
+    """Return a small FastViT; noise has passed its batch norms, so that its embeddings differ between images."""
     torch.manual_seed(0)
     model = TimmEncoder(
         "fastvit_t8",
-        {"embed_dims": [16, 32, 64, 128], "layers": [1, 1, 1, 1]},
+        {"embed_dims": widths, "layers": [1] * len(widths)},
         embed_dim=32,
         image_size=64,
         context_length=32,
@@ -65,7 +70,7 @@ def exported(
         frames=12,
         calibration_frames=4,
         keep_slow_int8=True,
-        spacings=["0.30"],
+        spacings=[0.30],
         only_spacings=True,
     )
     return export_student(student, corpus, Protocol.load(), target, options, dict(source))

@@ -81,15 +81,16 @@ def test_javascript_from_pixels_to_probabilities(exported, tmp_path):
     image = np.asarray(Image.open(exported.folder / "golden" / row["input"]).convert("RGBA"))
     (tmp_path / "run.mjs").write_text(
         "import { readFileSync } from 'fs';\n"
-        "import { planar, letterbox, classify, cosine } from './guide.mjs';\n"
-        "const { rgba, side, embedding, head, vectors } = JSON.parse(readFileSync('in.json'));\n"
-        "console.log(JSON.stringify({ planes: classify(embedding, vectors, head),\n"
+        "import { planar, letterbox, readHead, classify, cosine } from './guide.mjs';\n"
+        "const { rgba, side, embedding, heads } = JSON.parse(readFileSync('in.json'));\n"
+        "const head = readHead(new Uint8Array(readFileSync(heads)).buffer, 'planes');\n"
+        "console.log(JSON.stringify({ planes: classify(embedding, head),\n"
         "  pixels: Array.from(planar(rgba, side)), box: letterbox(800, 541),\n"
         "  same: cosine(embedding, embedding) }));\n"
     )
-    head, vectors = exported.head("planes")
-    content = {"rgba": image.reshape(-1).tolist(), "side": 64, "embedding": row["embedding"], "head": head}
-    (tmp_path / "in.json").write_text(json.dumps({**content, "vectors": vectors.reshape(-1).tolist()}))
+    heads = str(exported.artifact("heads"))
+    content = {"rgba": image.reshape(-1).tolist(), "side": 64, "embedding": row["embedding"], "heads": heads}
+    (tmp_path / "in.json").write_text(json.dumps(content))
     done = subprocess.run(["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -148,7 +149,7 @@ def test_a_page_proves_itself_in_a_browser(exported, runtime, tmp_path):
     (tmp_path / "reader.mjs").write_text(f"{helpers}\n{code}")
     (tmp_path / "node_modules" / "onnxruntime-web").mkdir(parents=True)
     (tmp_path / "node_modules" / "onnxruntime-web" / "dist").symlink_to(runtime)
-    for part in ("image_encoder.onnx", "manifest.json", "heads", "golden"):
+    for part in ("image_encoder.onnx", "manifest.json", "heads.safetensors", "golden"):
         (tmp_path / part).symlink_to(exported.folder / part)
     answer, fetched = answer_of_a_page(tmp_path)
     assert "error" not in answer, answer

@@ -19,7 +19,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
     options = Options(
         skip=["coreml", "int8"],
         frames=3,
-        spacings=["0.30"],
+        spacings=[0.30],
         only_spacings=True,
         gates=str(tmp_path / "gates.yaml"),
     )
@@ -48,7 +48,7 @@ def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_w
         skip=["coreml"],
         frames=3,
         calibration_frames=2,
-        spacings=["0.30"],
+        spacings=[0.30],
         only_spacings=True,
         gates=str(tmp_path / "gates.yaml"),
     )

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from experiments.commands.export import main
+from export import read_export
 from export.parity.ledger import NOT_RUN, OK, read_gates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,7 @@ def test_a_trained_student_passes_its_gates(tmp_path):
         assert rows[name]["status"] == NOT_RUN, rows[name]
     assert set(rows["onnx-fp32"]["tasks"]) == {"planes/f1", "subplanes/f1", "hc18/validity"}
     assert rows["onnx-fp32"]["tasks"]["planes/f1"] > 0.4, "it was trained"
-    spacings = json.loads((folder / "heads" / "ages.json").read_text())["spacings_mm_per_px"]
+    spacings = read_export(folder).head("ages").description["spacings_mm_per_px"]
     assert len(spacings) > 20
     card = (folder / "MODEL_CARD.md").read_text()
     assert "- teacher: none\n- loss: losses." in card

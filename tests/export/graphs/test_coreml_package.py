@@ -9,10 +9,10 @@ from PIL import Image
 
 from export.graphs.contract import METADATA_DIGEST
 from export.graphs.coreml_inspection import inspect_package
-from export.graphs.coreml_package import Compression, compress_package, write_package
+from export.graphs.coreml_package import Compression, Package, compress_package, write_package
+from export.graphs.onnx_graph import quiet, weight_count
 from export.graphs.pixel_graph import PixelEncoder
 from models import fused_copy
-from tests.export.graphs.mil_operators import OPERATORS
 from tests.export.graphs.mil_reference import MilReference
 from tests.test_contributing import recipe
 
@@ -21,7 +21,7 @@ from tests.test_contributing import recipe
 def float32_package(student, tmp_path_factory):
     path = tmp_path_factory.mktemp("coreml") / "encoder.mlpackage"
     module = PixelEncoder(fused_copy(student)).eval()
-    write_package(module, path, side=64, half=False, metadata={METADATA_DIGEST: "d"}, warnings=[])
+    write_package(module, path, Package(64, 32, half=False), {METADATA_DIGEST: "d"})
     return path
 
 
@@ -29,7 +29,9 @@ def test_the_reference_computes_what_torch_computes(float32_package, student):
     pixels = np.random.default_rng(1).integers(0, 256, (3, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
         expected = PixelEncoder(student).eval()(torch.from_numpy(pixels)).numpy()
-    np.testing.assert_allclose(MilReference(float32_package)(pixels), expected, atol=2e-6)
+    np.testing.assert_allclose(
+        MilReference(float32_package)(pixels), expected, atol=5e-5
+    )  # sums in another order
 
 
 @pytest.mark.parametrize("name", ["coreml-fp16", "coreml-gray", "coreml-int8", "coreml-planes"])
@@ -49,22 +51,6 @@ def test_exported_packages_give_the_golden_answers(exported, name):
     expected = np.array([row["embedding"] for row in rows])[gray if name == "coreml-gray" else slice(None)]
     cosine = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1)
     assert cosine.min() >= entry["on_device"]["cosine_min"]
-
-
-def test_asymmetric_padding_and_transposed_products():
-    x = torch.randn(1, 2, 5, 6)
-    weight = torch.randn(4, 2, 3, 3)
-    values = {
-        "x": x, "weight": weight, "strides": [1, 1], "dilations": [1, 1], "groups": 1,
-        "pad_type": "custom", "pad": [1, 0, 2, 1],
-    }  # fmt: skip
-    padded = torch.zeros(1, 2, 6, 9)
-    padded[:, :, 1:6, 2:8] = x
-    torch.testing.assert_close(OPERATORS["conv"](values), torch.nn.functional.conv2d(padded, weight))
-    a, b = torch.randn(2, 3), torch.randn(4, 3)
-    torch.testing.assert_close(OPERATORS["matmul"]({"x": a, "y": b, "transpose_y": True}), a @ b.T)
-    with pytest.raises(ValueError, match="pad_type"):
-        OPERATORS["conv"]({**values, "pad_type": "same"})
 
 
 def test_inspection_accepts_what_was_exported(exported):
@@ -87,7 +73,7 @@ def test_the_recipe_of_a_variant_makes_smaller_weights(exported, tmp_path):
     added = {}
     exec(recipe("export variant"), {"COMPRESSIONS": added, "Compression": Compression})
     source = exported.folder / "image_encoder.mlpackage"
-    compress_package(source, tmp_path / "small.mlpackage", added["palette4"], [])
+    compress_package(source, tmp_path / "small.mlpackage", added["palette4"])
     whole, small = (
         sum(file.stat().st_size for file in folder.rglob("weight.bin")) for folder in (source, tmp_path)
     )
@@ -95,9 +81,14 @@ def test_the_recipe_of_a_variant_makes_smaller_weights(exported, tmp_path):
 
 
 def test_weights_shrink_as_promised(exported):
-    size = {name: entry["bytes"] for name, entry in exported.manifest["artifacts"].items()}
-    assert size["coreml-fp16"] < 0.6 * size["onnx-fp32"]
-    assert size["coreml-int8"] < 0.8 * size["coreml-fp16"]
+    """Bytes of the weights' file by parameter: 2.05 and 1.19 here; the rest of a package does not shrink."""
+    parameters = weight_count(exported.artifact("onnx-fp32"))
+    size = {
+        name: exported.manifest["artifacts"][name]["inspection"]["weight_bytes"] / parameters
+        for name in ("coreml-fp16", "coreml-int8")
+    }
+    assert 2 <= size["coreml-fp16"] < 2.3  # each tensor begins at a multiple of 64 bytes
+    assert 1 <= size["coreml-int8"] < 1.6  # coremltools leaves tensors of less than 2048 numbers in float16
 
 
 @pytest.mark.parametrize(
@@ -106,16 +97,18 @@ def test_weights_shrink_as_promised(exported):
         ({"side": 96}, "inputs"),
         ({"dim": 33}, "outputs"),
         ({"digest": "e"}, "metadata"),
-        ({"labels": ["a"]}, "labels"),
-        ({"labels": ["a"]}, "outputs"),
+        ({"labels": ("a",)}, "labels"),
+        ({"labels": ("a",)}, "outputs"),
         ({"weight_bytes": 10_000_000}, "weights"),
     ],
 )
 def test_inspection_names_what_does_not_fit(float32_package, change, problem):
-    wanted = {"side": 64, "gray": False, "dim": 32, "labels": None, "digest": "d"}
-    assert inspect_package(float32_package, **wanted)["problems"] == []
-    found = inspect_package(float32_package, **{**wanted, **change})["problems"]
-    assert any(problem in line for line in found)
+    def found(digest="d", weight_bytes=None, **package):
+        given = Package(**{"side": 64, "dim": 32, **package})
+        return inspect_package(float32_package, given, digest, weight_bytes)["problems"]
+
+    assert found() == []
+    assert any(problem in line for line in found(**change))
 
 
 class Tiny(torch.nn.Module):
@@ -140,8 +133,11 @@ def enlarged(maps):
 
 
 def written(module, path):
+    """Write a package, and return the converters' warnings."""
     warnings = []
-    return write_package(module.eval(), path, side=16, half=False, metadata={}, warnings=warnings), warnings
+    with quiet(warnings):
+        write_package(module.eval(), path, Package(16, 2, half=False), {})
+    return warnings
 
 
 def test_tracing_is_the_recorded_fallback_of_the_exporter(tmp_path, monkeypatch):
@@ -149,16 +145,14 @@ def test_tracing_is_the_recorded_fallback_of_the_exporter(tmp_path, monkeypatch)
         raise RuntimeError("no export\ntoday")
 
     monkeypatch.setattr(torch.export, "export", broken)
-    way, warnings = written(Tiny(lambda maps: maps.mean(dim=(2, 3))), tmp_path / "a.mlpackage")
-    assert way == "torch.jit.trace"
-    assert "a.mlpackage: torch.export failed, traced instead: RuntimeError: no export today" in warnings
+    (line,) = written(Tiny(lambda maps: maps.mean(dim=(2, 3))), tmp_path / "a.mlpackage")
+    assert line.endswith("a.mlpackage: torch.export failed, traced instead: RuntimeError: no export today")
 
 
 def test_what_is_exported_but_not_converted_is_traced(tmp_path):
     module, path = Tiny(likeness).eval(), tmp_path / "a.mlpackage"
     torch.export.export(module, (torch.rand(1, 3, 16, 16),))  # this far it comes
-    way, warnings = written(module, path)
-    assert way == "torch.jit.trace"
+    warnings = written(module, path)
     assert any("a.mlpackage: torch.export failed, traced instead: ValueError" in line for line in warnings)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16)).astype(np.float32)
     with torch.no_grad():

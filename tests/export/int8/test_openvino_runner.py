@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.graphs.onnx_graph import OnnxRunner
 from export.int8.onnx_int8 import quantise
-from export.int8.openvino_runner import OpenVinoRunner
 from export.int8.variants import INT8_VARIANTS
 from export.latency.backends import OPENVINO_PRECISIONS, available
 from export.latency.interleave import time_interleaved
 from export.parity.ledger import embedding_figures
+from export.runners import onnx_runner, openvino_runner
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +33,7 @@ def pixels(exported):
 
 def test_the_float_file_gives_the_same_embeddings_as_in_onnx_runtime(exported, pixels):
     path = exported.artifact("onnx-fp32")
-    found = embedding_figures(OnnxRunner(path)(pixels), OpenVinoRunner(path, 64)(pixels))
+    found = embedding_figures(onnx_runner(path)(pixels), openvino_runner(path, 64)(pixels))
     assert found["cosine_min"] > 0.99999
     assert found["difference_max"] < 1e-3
 
@@ -43,7 +42,7 @@ def test_the_int8_file_for_openvino_is_close_to_the_float_one(exported, pixels, 
     source, target = exported.artifact("onnx-fp32"), tmp_path / "int8.onnx"
     grouped = INT8_VARIANTS["openvino-int8"]
     quantise(source, target, np.ascontiguousarray(pixels), grouped_convolutions=grouped, metadata={})
-    float32, int8 = OnnxRunner(source)(pixels), OpenVinoRunner(target, 64)(pixels)
+    float32, int8 = onnx_runner(source)(pixels), openvino_runner(target, 64)(pixels)
     assert int8.shape == float32.shape
     assert 0.99 < embedding_figures(float32, int8)["cosine_min"] < 0.99999
 

@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from export.graphs.pixel_graph import PixelEncoder
-from export.int8.trained import write_trained_int8
+from export.int8.onnx_int8 import write_trained_int8
 from models import QuantisedStudent
+from tests.export.conftest import fastvit
+
+
+@pytest.fixture(scope="session")
+def student():
+    """A FastViT of four stages: in two, rounding to int8 changes the embeddings too little to tell it apart."""
+    return fastvit([16, 32, 64, 128])
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from export.graphs.coreml_package import COMPRESSIONS
-from export.graphs.onnx_graph import OnnxRunner
 from export.latency.backends import (
     SMALLER,
     available,
@@ -20,6 +19,7 @@ from export.latency.backends import (
     to_square,
 )
 from export.package.manifest import Export
+from export.runners import onnx_runner
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def test_core_ml_is_absent_elsewhere(with_palettes):
     specs, absent = backend_specs(with_palettes, threads=2)
     assert absent["coreml-palette8"] == absent["coreml-ane"] == "Core ML predicts on macOS only"
     assert available()["coreml-ane"] == "Core ML predicts on macOS only"
-    assert set(stage_specs(with_palettes, specs)) == {"preprocess", "heads", "end-to-end"}
+    assert set(stage_specs(with_palettes, specs)) == {"preprocess", "heads", "end-to-end, onnxruntime"}
 
 
 def test_the_way_through_core_ml_gives_the_golden_answers(mac, exported, monkeypatch):
-    onnx = OnnxRunner(exported.artifact("onnx-fp32"))
+    onnx = onnx_runner(exported.artifact("onnx-fp32"))
     asked = []
 
     class Model:
@@ -66,7 +66,7 @@ def test_the_way_through_core_ml_gives_the_golden_answers(mac, exported, monkeyp
 
     monkeypatch.setattr("coremltools.models.MLModel", Model)
     stages = stage_specs(exported, backend_specs(exported, threads=1)[0])
-    read = frame_to_answers(stages["end-to-end, coreml-ane"])
+    read = frame_to_answers(stages["end-to-end, coreml-ane"], exported)
     assert asked == [("image_encoder.mlpackage", "CPU_AND_NE")]
     folder = exported.folder / "golden"
     for row in json.loads((folder / "golden.json").read_text())["rows"]:
@@ -76,7 +76,7 @@ def test_the_way_through_core_ml_gives_the_golden_answers(mac, exported, monkeyp
 
 def test_the_timed_way_from_frame_to_answers_is_the_real_one(exported):
     spec = {"threads": 1, "path": str(exported.artifact("onnx-fp32")), "folder": str(exported.folder)}
-    read = frame_to_answers({**spec, "encoder": "onnxruntime"})
+    read = frame_to_answers({**spec, "encoder": "onnxruntime"}, exported)
     folder = exported.folder / "golden"
     for row in json.loads((folder / "golden.json").read_text())["rows"]:
         frame, square = (

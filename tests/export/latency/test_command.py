@@ -43,27 +43,13 @@ def test_make_times_a_checkpoint_or_an_export_but_not_one_for_the_other():
     assert "CKPT=... or EXPORT=..., not both" in both.stderr
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{", "[]", "{}", '{"backends": []}', '{"backends": {"a": 1}}', '{"backends": {"a": {"ratio": {}}}}'],
-)
-def test_a_wrong_baseline_is_rejected_before_anything_is_timed(tmp_path, monkeypatch, text):
-    path = tmp_path / "other.json"
-    path.write_text(text)
-    monkeypatch.setattr(latency, "open_subject", lambda *_: pytest.fail("it went on"))
-    with pytest.raises(ValueError, match=f"--baseline {path}: not a latency.json of make latency") as error:
-        latency.main(["random:x", "--baseline", str(path)])
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("backends", [{}, {"backends": [1]}, {"backends": {"a": {"ratio": 2.0}}}])
-def test_a_baseline_of_another_format_is_a_note(tmp_path, capsys, backends):
+@pytest.mark.parametrize("text", ["{", "[]", '{"backends": [1]}', '{"backends": {"a": {"ratio": 2.0}}}'])
+def test_a_baseline_of_another_format_is_a_note(tmp_path, capsys, text):
     path = tmp_path / "latency.json"
-    path.write_text(json.dumps({"machine": {}, "protocol": {}, **backends}))
+    path.write_text(text)
     assert read_baseline(str(path)) is None
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"latency: --baseline {path}: of another format (")
-    assert line.endswith("; nothing is compared")
+    assert line.startswith(f"latency: --baseline {path}: nothing is compared: ")
 
 
 def test_broken_backends_of_a_baseline_are_left_out(tmp_path):

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.recipe_files import LATENCY
-from export.latency.budgets import over_budget, read_budgets
+from export.latency.budgets import check_budgets, over_budget, read_budgets
 from export.latency.coreml_tools import MAC, neural_engine_share, stopwatch
-from export.latency.session import _verdicts
 
 
 @pytest.fixture
@@ -52,6 +51,8 @@ def test_stopwatch_on_a_mac_with_a_phone(tools):
     assert (result["status"], len(rows)) == ("ok", 8)
     assert rows[MAC, "coreml-ane"]["p50_ms"] == 50.5
     assert rows["iPhone 16 Pro", "coreml-ane"]["p50_ms"] == 25.25
+    with pytest.raises(ValueError, match="--iphone_team"):
+        stopwatch(Path("x.mlpackage"), "iPhone 16 Pro")
     tools.phones.clear()
     with pytest.raises(ValueError, match="exactly one attached iPhone, found 0"):
         stopwatch(Path("x.mlpackage"), "iPhone 16 Pro", "TEAM")
@@ -76,14 +77,21 @@ def test_a_requested_phone_that_breaks_fails_the_command(tools, fault, reason):
     assert found["reason"].startswith("iPhone 16 Pro: ")
     assert found["reason"].endswith(reason)
     assert len(found["rows"]) == 4, "this Mac's"
-    verdicts = _verdicts(read_budgets(LATENCY), {}, "Mac", [], {}, found)
+    record = {
+        "machine": {"device": "Mac"},
+        "backends": {},
+        "absent": {},
+        "scenes": [],
+        "coreml_stopwatch": found,
+    }
+    verdicts = check_budgets(read_budgets(LATENCY), record)
     assert over_budget(verdicts) == f"the attached phone is timed: {found['reason']}"
 
 
 def test_a_phone_needs_a_core_ml_package_and_tools_that_list_it(tools, monkeypatch):
     from coremltools.models.ml_program.experimental import remote_device
 
-    with pytest.raises(ValueError, match="--iphone needs a Core ML package"):
+    with pytest.raises(ValueError, match="the export has no Core ML package"):
         stopwatch(None, "iPhone 16 Pro", "TEAM")
 
     def no_xcode(_):
@@ -98,9 +106,7 @@ def test_stopwatch_without_a_mac():
     if platform.system() == "Darwin":
         pytest.skip("this is a Mac")
     assert stopwatch(Path("x"))["status"] == "NOT RUN"
-    with pytest.raises(ValueError, match="--iphone_team"):
-        stopwatch(Path("x"), "iPhone 16 Pro")
-    with pytest.raises(ValueError, match="needs a Mac"):
+    with pytest.raises(ValueError, match="needs macOS"):
         stopwatch(Path("x"), "iPhone 16 Pro", "TEAM")
 
 

@@ -11,14 +11,14 @@ from experiments.recipe_files import LATENCY
 from export.graphs.contract import contract_digest
 from export.latency.backends import available, backend_specs, stage_specs
 from export.latency.budgets import read_budgets
-from export.latency.interleave import Timing, time_live
+from export.latency.interleave import Timing, live_scans, thermal_drifts
 from export.latency.session import run_session
 
 
 def test_live_scans_and_drift_with_core_ml(mac, exported, monkeypatch):
     specs, _ = backend_specs(exported, threads=2)
     stages = stage_specs(exported, specs)
-    live = ["end-to-end", "end-to-end, coreml-all", "end-to-end, coreml-ane"]
+    live = ["end-to-end, onnxruntime", "end-to-end, coreml-all", "end-to-end, coreml-ane"]
     assert list(stages) == ["preprocess", "heads", *live]
     assert [stages[name]["encoder"] for name in live] == ["onnxruntime", "coreml-all", "coreml-ane"]
     assert [Path(stages[name]["path"]).suffix for name in live] == [".onnx", ".mlpackage", ".mlpackage"]
@@ -43,8 +43,8 @@ def test_live_scans_and_drift_with_core_ml(mac, exported, monkeypatch):
             pass
 
     monkeypatch.setattr("export.latency.interleave.Worker", Worker)
-    budgets = read_budgets(LATENCY)
-    scenes, drifts = time_live(stages, specs, budgets.ci, budgets.scene)
+    scenes = live_scans(stages, [30, 60], 1.0)
+    drifts = thermal_drifts({name: specs[name] for name in ("onnxruntime", "coreml-all", "coreml-ane")}, 1.0)
     told = [(scene["encoder"], scene["frames_per_second"], scene.get("error", "")) for scene in scenes]
     died = "end-to-end: its process ended without an answer"
     assert told == [
@@ -86,7 +86,8 @@ def test_an_export_whose_student_cannot_be_built(from_elsewhere, tmp_path, monke
         return {name: Timing(dict(spec), [[2.0] * repeats] * rounds, facts) for name, spec in specs.items()}
 
     monkeypatch.setattr("export.latency.session.time_interleaved", timed)
-    monkeypatch.setattr("export.latency.session.time_live", lambda *_: ([], []))
+    monkeypatch.setattr("export.latency.session.live_scans", lambda *_: [])
+    monkeypatch.setattr("export.latency.session.thermal_drifts", lambda *_: [])
     budgets = read_budgets(LATENCY)
     record = run_session(export, reason, budgets, True, "a machine", tmp_path)
     assert "onnxruntime" in record["backends"]
@@ -129,7 +130,7 @@ def test_the_whole_command_on_an_export(exported, tmp_path, capsys):
     record = json.loads((tmp_path / "out" / "latency.json").read_text())
     assert {"torch-eager", "torch-fused", "onnxruntime"} <= set(record["backends"])
     live = set(record["backends"]) & {"coreml-all", "coreml-ane"}
-    assert {"preprocess", "heads", "end-to-end"} | {f"end-to-end, {name}" for name in live} == set(
+    assert {"preprocess", "heads"} | {f"end-to-end, {name}" for name in ["onnxruntime", *live]} == set(
         record["stages"]
     )
     assert [scene["frames"] for scene in record["scenes"]] == [60, 120] * (1 + len(live))

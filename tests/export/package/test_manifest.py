@@ -12,8 +12,7 @@ import torch
 
 from export import read_export
 from export.graphs.contract import contract_digest, metadata_of, ties_of
-from export.graphs.heads import ClassHead
-from export.package.heads import write_class_head
+from export.graphs.heads import ClassHead, write_heads
 from models.files import sha256
 
 
@@ -29,19 +28,23 @@ def other_students(copied, student):
     other = copy.deepcopy(student)
     with torch.no_grad():
         next(other.parameters()).add_(1)
-    ties = ties_of(metadata_of(other))
-    prompts = json.loads((copied / "heads" / "planes.json").read_text())["prompts"]
-    return write_class_head(ClassHead("planes", prompts, torch.eye(len(prompts), 32)), copied / "heads", ties)
+    path, prompts = copied / "heads.safetensors", {"a": ["one"], "b": ["two"]}
+    write_heads(
+        path, {"planes": ClassHead("planes", prompts, torch.eye(2, 32))}, None, ties_of(metadata_of(other))
+    )
+    return path
 
 
 def test_a_head_of_another_student_is_refused(copied, student):
     path = other_students(copied, student)
-    edit(copied, lambda manifest: manifest["artifacts"]["head_planes"].update(sha256=sha256(path)))
-    with pytest.raises(ValueError, match=r"planes\.json: it was made from another student; export again$"):
+    edit(copied, lambda manifest: manifest["artifacts"]["heads"].update(sha256=sha256(path)))
+    with pytest.raises(
+        ValueError, match=r"heads\.safetensors: it was made from another student; export again$"
+    ):
         read_export(copied)
 
 
-@pytest.mark.parametrize("name", ["onnx-planes", "onnx-text", "coreml-int8", "head_ages"])
+@pytest.mark.parametrize("name", ["onnx-planes", "onnx-text", "coreml-int8", "heads"])
 def test_every_kind_of_artifact_knows_its_student(copied, name):
     edit(copied, lambda manifest: manifest.update(model_sha256="0" * 64))
     manifest = json.loads((copied / "manifest.json").read_text())
@@ -56,14 +59,14 @@ def test_every_kind_of_artifact_knows_its_student(copied, name):
         ("{", "Invalid JSON"),
         ("[]", "Input should be an object"),
         ("{}", "format: Field required"),
-        ('{"format": 2}', "format: Input should be 1, not 2"),
-        ('{"format": 1}', "contract: Field required"),
+        ('{"format": 3}', "format: Input should be 2, not 3"),
+        ('{"format": 2}', "contract: Field required"),
         (
-            '{"format": 1, "contract": {}, "contract_sha256": 3}',
+            '{"format": 2, "contract": {}, "contract_sha256": 3}',
             "contract_sha256: Input should be a valid string",
         ),
         (
-            '{"format": 1, "contract": {}, "contract_sha256": "", "model_sha256": "", "source": {}, '
+            '{"format": 2, "contract": {}, "contract_sha256": "", "model_sha256": "", "source": {}, '
             '"artifacts": {"onnx-fp32": {"file": "x"}}}',
             "artifacts.onnx-fp32.bytes: Field required",
         ),
@@ -146,20 +149,10 @@ def test_a_changed_golden_picture_is_refused(copied):
         read_export(copied)
 
 
-def test_edited_prompts_are_refused(copied):
-    path = copied / "heads" / "planes.json"
-    head = json.loads(path.read_text())
-    head["prompts"]["brain"][0] += "!"
-    path.write_text(json.dumps(head))
-    edit(copied, lambda manifest: manifest["artifacts"]["head_planes"].update(sha256=sha256(path)))
-    with pytest.raises(ValueError, match="prompts were edited"):
-        read_export(copied)
-
-
 def test_changed_vectors_are_refused(copied):
-    path = copied / "heads" / "planes.f32"
-    path.write_bytes(b"\0" * path.stat().st_size)
-    with pytest.raises(ValueError, match=r"planes\.f32: its hash"):
+    path = copied / "heads.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(ValueError, match=r"heads\.safetensors: its hash"):
         read_export(copied)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +13,8 @@ from datamodules.cores import usable_cores
 from datamodules.evaluation.protocol import Protocol
 from export import Options, export_student
 from export.graphs.heads import AgeHead
-from export.int8.openvino_runner import enter_bfloat16
-from export.int8.speed import judge_int8_speed
+from export.graphs.pixel_graph import PixelEncoder
+from export.int8.variants import enter_bfloat16, judge_int8_speed
 from export.latency.backends import available
 from export.latency.interleave import Timing
 from export.options import SKIPPABLE
@@ -27,7 +26,6 @@ from export.parity.ledger import (
     OK,
     Row,
     embedding_figures,
-    flip_rate,
     judge,
     read_gates,
 )
@@ -50,7 +48,6 @@ def test_figures_against_a_double_loop():
     assert figures["cosine_mean"] == pytest.approx(sum(cosines) / 5, abs=1e-12)
     assert figures["difference_max"] == pytest.approx(max(differences), abs=1e-12)
     assert figures["difference_mean"] == pytest.approx(sum(differences) / 35, abs=1e-12)
-    assert flip_rate(np.array([[1, 2], [3, 4]]), np.array([[1, 2], [0, 4]])) == 0.25
 
 
 GATES = {
@@ -101,13 +98,13 @@ def test_gates_file_is_checked(tmp_path):
     assert gates["float32"] == {"cosine_min": 0.99999, "flip_rate_max": 0.0}
     gates["float32"]["cosine_mn"] = 1.0
     path.write_text(yaml.safe_dump(gates))
-    with pytest.raises(ValueError, match=r"unknown: .'cosine_mn'"):
+    with pytest.raises(ValueError, match=r"float32\.cosine_mn: "):
         read_gates(path)
     path.write_text(yaml.safe_dump({**gates, "float32": 3}))
-    with pytest.raises(ValueError, match="gate float32 takes numbers"):
+    with pytest.raises(ValueError, match="float32: Input should be a valid dictionary, not 3"):
         read_gates(path)
     path.write_text("float32: {")
-    with pytest.raises(ValueError, match=r"^[^\n]*gates\.yaml: no YAML[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*gates\.yaml: not YAML[^\n]*$"):
         read_gates(path)
 
 
@@ -128,15 +125,13 @@ def test_ledger_has_a_row_a_variant_and_never_says_ok_for_what_did_not_run(expor
 
 def test_bfloat16_says_why_it_did_not_run_or_is_judged_by_the_task(monkeypatch, tmp_path):
     bench = Workbench(tmp_path, None, {}, {})
-    monkeypatch.setattr(
-        "export.int8.openvino_runner.available", lambda: {"openvino-bf16": "no bfloat16 here"}
-    )
+    monkeypatch.setattr("export.int8.variants.available", lambda: {"openvino-bf16": "no bfloat16 here"})
     enter_bfloat16(bench)
     assert [(row.variant, row.status, row.note) for row in bench.not_run] == [
         ("openvino-bf16", NOT_RUN, "no bfloat16 here")
     ]
-    monkeypatch.setattr("export.int8.openvino_runner.available", lambda: {"openvino-bf16": "yes"})
-    monkeypatch.setattr("export.int8.openvino_runner.OpenVinoRunner", lambda *given: given)
+    monkeypatch.setattr("export.int8.variants.available", lambda: {"openvino-bf16": "yes"})
+    monkeypatch.setattr("export.int8.variants.openvino_runner", lambda *given: given)
     monkeypatch.setattr(Workbench, "side", 64)
     enter_bfloat16(bench)
     (variant,) = bench.variants
@@ -153,9 +148,10 @@ def test_the_age_table_has_all_heads_of_the_corpus_whatever_the_frames(corpus, s
 
 @pytest.fixture
 def int8_bench(copied):
-    """What judging int8 needs of a workbench, round an export whose int8 file can be deleted."""
+    """A workbench around an export whose int8 file can be deleted."""
     entry = {"file": "image_encoder_int8.onnx"}
-    return SimpleNamespace(artifacts={"onnx-int8": entry}, folder=copied, side=64, facts={})
+    encoder = SimpleNamespace(model=SimpleNamespace(preprocessing=SimpleNamespace(image_size=64)))
+    return Workbench(copied, encoder, {}, {}, artifacts={"onnx-int8": entry})
 
 
 def timed_as(times):
@@ -171,28 +167,27 @@ def timed_as(times):
 
 
 @pytest.mark.parametrize(
-    ("keep", "status", "answer"), [(False, DROPPED, "kept out for that"), (True, OK, "kept all the same")]
+    ("keep", "status", "answer"),
+    [(False, DROPPED, "left out for that"), (True, OK, "kept because of --keep_slow_int8")],
 )
 def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reason(
     int8_bench, monkeypatch, keep, status, answer
 ):
-    monkeypatch.setattr("export.int8.speed.time_interleaved", timed_as(15.0))
-    monkeypatch.setattr("export.int8.speed.instructions", lambda: ["avx2"])
+    monkeypatch.setattr("export.int8.variants.time_interleaved", timed_as(15.0))
+    monkeypatch.setattr("export.latency.machine.instructions", lambda: ["avx2"])
     row = Row("onnx-int8", "", "compressed", OK)
     judge_int8_speed(int8_bench, [row], keep_slow=keep)
     assert row.status == status
-    assert row.note.startswith("0.67 times as fast as float32 in onnxruntime here; because ")
-    grouped = re.search(r"(\d+) grouped convolutions stay in float32", row.note)
-    assert int(grouped.group(1)) > 3
+    assert row.note.startswith("0.67 times as fast as float32 in onnxruntime here; ")
     assert "no int8 dot product (VNNI)" in row.note
     assert answer in row.note
     assert (int8_bench.folder / "image_encoder_int8.onnx").exists() == keep
     assert ("onnx-int8" in int8_bench.artifacts) == keep
-    assert int8_bench.facts["int8_speed"]["onnx-int8"] == pytest.approx(0.667, abs=0.001)
+    assert row.figures["speed"] == pytest.approx(0.667, abs=0.001)
 
 
 def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_bench, monkeypatch):
-    monkeypatch.setattr("export.int8.speed.time_interleaved", timed_as(5.0))
+    monkeypatch.setattr("export.int8.variants.time_interleaved", timed_as(5.0))
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 2, 3}, raising=False)
     row = Row("onnx-int8", "", "compressed", OK)
@@ -209,11 +204,14 @@ def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_bench, monkeypatch, e
             name: Timing(spec, error="" if "yard" in name else "no kernel") for name, spec in specs.items()
         }
 
-    monkeypatch.setattr("export.int8.speed.time_interleaved", broken)
+    monkeypatch.setattr("export.int8.variants.time_interleaved", broken)
     row = Row("onnx-int8", "", "compressed", OK)
     judge_int8_speed(int8_bench, [row], keep_slow=False)
     assert row.status == DROPPED
-    assert f"could not be timed against float32 ({'the process ended' if ends else 'no kernel'})" in row.note
+    assert (
+        f"could not be timed against float32 ({'BrokenPipeError: the process ended' if ends else 'no kernel'})"
+        in row.note
+    )
     assert not (int8_bench.folder / "image_encoder_int8.onnx").exists()
 
 
@@ -228,7 +226,7 @@ def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
 
     monkeypatch.setattr("export.build.fused_copy", spoilt)
     monkeypatch.setattr("export.build.write_onnx_variants", lambda *_: pytest.fail("it went on"))
-    options = Options(skip=["coreml", "int8"], frames=12, spacings=["0.30"], only_spacings=True)
+    options = Options(skip=["coreml", "int8"], frames=12, spacings=[0.30], only_spacings=True)
     line = (
         r"^export: row torch-fused: cosine 0\.\d+, limit 0\.99999.* on the first 8 frames; the fused [^\n]*$"
     )
@@ -261,8 +259,6 @@ def test_a_table_of_one_spacing_is_taken_out_of_a_larger_one():
     head = AgeHead(["{weeks} {days} {spacing}"], table).only(["0.34", "0.10"])
     assert head.table.spacings == ("0.10", "0.34")
     assert head.table.vectors[:, 0, 0].tolist() == [0, 2]
-    same = AgeHead(["{weeks} {days}"], AgeTable(("0.10",), table.vectors[:1])).only(["0.34", "0.50"])
-    assert (same.table.spacings, len(same.table.vectors)) == (("0.34",), 1)
 
 
 def test_a_corpus_without_a_benchmark_cannot_judge(corpus, student, monkeypatch):
@@ -271,8 +267,8 @@ def test_a_corpus_without_a_benchmark_cannot_judge(corpus, student, monkeypatch)
         evaluation_frames(corpus, student.preprocessing)
 
 
-def test_what_is_made_from_a_skipped_package_says_so(tmp_path):
-    bench = Workbench(tmp_path, None, {}, {})
+def test_what_is_made_from_a_skipped_package_says_so(student, tmp_path):
+    bench = Workbench(tmp_path, PixelEncoder(student), {}, {})
     write_coreml_variants(bench, ["coreml-fp16", "coreml-fp32", "coreml-gray", "coreml-palette6"])
     assert [(row.variant, row.status) for row in bench.not_run] == [
         ("coreml-palette8", NOT_RUN),

@@ -1,0 +1,54 @@
+"""Parameters and multiply-accumulates of a dual encoder."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.encoders.dual_encoder import DualEncoder
+
+# Products of activations: query with key, and attention with value.
+ACTIVATION_PRODUCTS = ("bmm", "baddbmm", "attention")
+
+
+class Cost(NamedTuple):
+    """Cost of a dual encoder.
+
+    Attributes:
+        parameters: Number of parameters of both towers.
+        image_parameters: Number of parameters that take part in an image embedding.
+        gmacs: 10^9 multiply-accumulates of the image tower for one image, attention included.
+        attention_gmacs: Part of `gmacs` in products of activations, which counters of weighted layers omit.
+    """
+
+    parameters: int
+    image_parameters: int
+    gmacs: float
+    attention_gmacs: float
+
+
+def image_cost(model: DualEncoder) -> Cost:
+    """Count the cost of one image; a multiply-accumulate is two floating-point operations of PyTorch's counter.
+
+    The count runs on the meta device: nothing is computed, and attention is decomposed into its products.
+
+    Args:
+        model: In eval mode.
+    """
+    side = model.preprocessing.image_size
+    model = copy.deepcopy(model).to("meta").requires_grad_(True)
+    with FlopCounterMode(display=False) as counter:
+        embedding = model.encode_image(torch.empty(1, 3, side, side, device="meta"))
+    products = sum(
+        count
+        for operation, count in counter.get_flop_counts()["Global"].items()
+        if any(part in str(operation) for part in ACTIVATION_PRODUCTS)
+    )
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(embedding.sum(), parameters, allow_unused=True)
+    used = sum(p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
+    total = sum(parameter.numel() for parameter in parameters)
+    return Cost(total, used, counter.get_total_flops() / 2e9, products / 2e9)

@@ -1,0 +1,74 @@
+"""Counts of parameters and multiply-accumulates, against counts by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from models import TimmEncoder
+from models.cost import image_cost
+
+
+class OneAttention(torch.nn.Module):
+    """Four patches of 8 x 8 pixels, and one layer of attention with two heads of four channels among them."""
+
+    preprocessing = SimpleNamespace(image_size=16)
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 8, 8, stride=8)
+        self.projection = torch.nn.Linear(8, 24)
+        self.text_tower = torch.nn.Linear(5, 5)
+
+    def encode_image(self, image):
+        tokens = self.patches(image).flatten(2).transpose(1, 2)
+        queries, keys, values = self.projection(tokens).reshape(1, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values).mean(dim=(1, 2))
+
+
+def test_one_layer_of_attention():
+    cost = image_cost(OneAttention().eval())
+    patches, projection = 4 * 8 * (3 * 8 * 8), 4 * 8 * 24
+    similarities = mixtures = 2 * (4 * 4) * 4  # heads, pairs of tokens, channels of a head
+    assert cost.attention_gmacs * 1e9 == pytest.approx(similarities + mixtures)
+    assert cost.gmacs * 1e9 == pytest.approx(patches + projection + similarities + mixtures)
+    assert cost.image_parameters == (3 * 64 + 1) * 8 + (8 + 1) * 24
+    assert cost.parameters == cost.image_parameters + (5 + 1) * 5
+
+
+def test_a_vision_transformer():
+    arguments = {
+        "trunk": "vit_tiny_patch16_224", "trunk_args": {"depth": 2, "embed_dim": 32, "num_heads": 2},
+        "embed_dim": 16, "image_size": 64, "context_length": 8,
+        "text_width": 16, "text_layers": 1, "text_heads": 2,
+    }  # fmt: skip
+    tokens, width = 17, 32
+    stem = 16 * width * 3 * 16 * 16
+    weights = 2 * tokens * (3 * width**2 + width**2 + 8 * width**2)
+    products = 2 * 2 * tokens**2 * width
+    cost = image_cost(TimmEncoder(**arguments).eval())
+    head = cost.gmacs * 1e9 - stem - weights - products
+    assert cost.attention_gmacs * 1e9 == pytest.approx(products)
+    assert head == pytest.approx(width * 16), "the projection to the embedding"
+
+
+def test_convolutions(tiny_student):
+    cost = image_cost(tiny_student)
+    macs = []
+
+    def count(module, inputs, output):
+        macs.append(output[0].numel() * module.weight[0].numel())
+
+    hooks = [m.register_forward_hook(count) for m in tiny_student.modules() if isinstance(m, torch.nn.Conv2d)]
+    with torch.no_grad():
+        tiny_student.encode_image(torch.zeros(1, 3, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    assert cost.gmacs * 1e9 == pytest.approx(sum(macs), rel=0.1)  # convolutions are nearly all of it
+
+
+@pytest.fixture
+def tiny_student():
+    size = {"text_width": 32, "text_layers": 1, "text_heads": 2, "context_length": 32}
+    args = {"embed_dims": [16, 32, 64, 128], "layers": [1, 1, 1, 1]}
+    return TimmEncoder("fastvit_t8", args, embed_dim=32, image_size=64, **size).eval()
