@@ -1,91 +1,109 @@
-"""Run all benchmarks, or those named, each in three fresh processes whose rounds are pooled.
+"""Measure all stages, or those named, against their baselines; each in fresh processes whose rounds are pooled.
 
 Rounds of one process spread less than those of several, because each lays out its memory differently. Results go to
 benchmarks/results/ and from there into docs/performance.md.
-
-Benchmarks of whole commands (plane_evaluation, training_step, cost_curves) run with the allocator settings of the
-Makefile, baselines included; all others run with glibc's default.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks._record import RESULTS, Parser, Record, pool, table_line
-from experiments.process import status_for_make
+from benchmarks._record import Row, pool
+from benchmarks._table import PAGE, RESULTS, write_page
+from experiments.process import Parser, status_for_make
+from experiments.runs.results import git_commit
+from export.latency.machine import machine_facts
 from export.latency.worker import ALLOCATOR
 from models.files import write_json
 
+ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
-WHOLE_COMMANDS = {"plane_evaluation", "training_step", "cost_curves"}
-PROCESSES = {name: 1 if name == "inference" else 3 for name in NAMES}  # inference starts its own
+# These run with the allocator settings of the Makefile, baselines included; all others with glibc's default.
+WHOLE_COMMANDS = {"plane_evaluation", "training_step"}
+PROCESSES = 3
 QUIET = {"KINETO_LOG_LEVEL": "99"}  # otherwise the memory profiler reports at each start that there is no GPU
 
 
+def stage(name: str) -> str:
+    """Return the name of a stage; argparse reports any other."""
+    if name not in NAMES:
+        raise argparse.ArgumentTypeError(f"no such benchmark {name}; one of {', '.join(NAMES)}")
+    return name
+
+
 def environment_of(name: str) -> dict[str, str]:
-    """Return the environment of a benchmark, the same with and without make; the user's own values win."""
-    if name in WHOLE_COMMANDS:
-        return {**QUIET, **ALLOCATOR, **os.environ}
-    return QUIET | {variable: value for variable, value in os.environ.items() if variable not in ALLOCATOR}
+    """Return the environment of a stage, the same with and without make; the user's own values win."""
+    given = {**QUIET, **ALLOCATOR, **os.environ}
+    if given.get("HC18_ROOT"):  # may be relative to the current folder
+        given["HC18_ROOT"] = str(Path(given["HC18_ROOT"]).resolve())
+    dropped = () if name in WHOLE_COMMANDS else ALLOCATOR
+    return {variable: value for variable, value in given.items() if variable not in dropped}
 
 
-def run(name: str, quick: bool) -> Record | None:
-    """Run one benchmark in its processes and pool them; None if one of them failed."""
-    records = []
+def measure(name: str, quick: bool = False, tree: Path = ROOT) -> list[Row]:
+    """Measure a stage in a fresh process of the checkout `tree`.
+
+    Raises:
+        CalledProcessError: It failed, and has printed why.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(1 if quick else PROCESSES[name]):
-            out = Path(folder) / f"{turn}.json"
-            command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(out)]
-            command += ["--quick"] if quick else []
-            done = subprocess.run(command, env=environment_of(name), stdout=subprocess.DEVNULL, check=False)
-            if done.returncode:
-                return None
-            records.append(json.loads(out.read_text(encoding="utf-8")))
-    return pool(records)
+        out = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "benchmarks", name, f"--out={out}", *["--quick"] * quick]
+        subprocess.run(command, cwd=tree, env=environment_of(name), stdout=subprocess.DEVNULL, check=True)
+        return [Row(**row) for row in json.loads(out.read_text(encoding="utf-8"))]
 
 
-def keep(record: Record) -> None:
-    """Write results, unless nothing could be run here and the stored ones hold figures of another machine."""
-    path = RESULTS / f"{record['benchmark']}.json"
+def measure_and_keep(name: str, commit: str | None) -> list[Row]:
+    """Measure a stage and store its results, unless nothing could run here and other figures are stored."""
+    environment = environment_of(name)
+    allocator = {variable: environment[variable] for variable in ALLOCATOR if variable in environment}
+    machine = machine_facts() | {"allocator": allocator}
+    rows = pool([measure(name) for _ in range(PROCESSES)])
+    path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    if any(row["value"] for row in before) and all(row["value"] is None for row in record["rows"]):
+    if any(row["values"] for row in before) and not any(row.values for row in rows):
         print(f"{path}: kept, with figures of a machine that could run it")
     else:
-        write_json(path, record)
+        facts = {"benchmark": name, "machine": machine, "commit": commit}
+        write_json(path, facts | {"rows": [asdict(row) for row in rows]})
+    return rows
 
 
 @status_for_make()
 def main() -> None:
-    """Run the chosen benchmarks one after the other."""
-    parser = Parser(__doc__, prog="python -m benchmarks")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks (all: {' '.join(NAMES)})")
+    """Measure the chosen stages one after the other."""
+    parser = Parser(prog="sonodistill bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", type=stage, help=" ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="smoke test at tiny sizes; nothing is kept")
-    parser.add_argument(
-        "--table", action="store_true", help="only write docs/performance.md from stored results"
-    )
+    parser.add_argument("--table", action="store_true", help="write docs/performance.md from stored results")
+    parser.add_argument("--out", type=Path, help="measure one NAME in this process and write its rows here")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in NAMES]
-    if unknown:
-        parser.error(f"no such benchmark {unknown[0]}; choose from: {', '.join(NAMES)}")
-    failed = []
+    if options.out:
+        try:
+            rows = importlib.import_module(f"benchmarks.{options.names[0]}").measure(options.quick)
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
+        write_json(options.out, [asdict(row) for row in rows])
+        return
+    commit, failed = git_commit(), []
     for name in () if options.table else options.names or NAMES:
         print(f"== {name}", flush=True)
-        record = run(name, options.quick)
-        if record is None:
+        try:
+            rows = measure(name, quick=True) if options.quick else measure_and_keep(name, commit)
+        except subprocess.CalledProcessError:
             failed.append(name)
-            continue
-        print(*map(table_line, record["rows"]), sep="\n", flush=True)
-        if not options.quick:
-            keep(record)
+        else:
+            print(*(row.line() for row in rows), sep="\n", flush=True)
     if not options.quick:
-        table = [sys.executable, "-m", "benchmarks._table"]
-        if subprocess.run(table, check=False).returncode:
-            failed.append("the table")
+        write_page(PAGE, RESULTS)
     if failed:
         sys.exit(f"error: failed: {', '.join(failed)}")
 

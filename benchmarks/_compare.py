@@ -1,34 +1,35 @@
-"""Compare benchmarks between an older commit and the working tree, measured in turns in fresh processes.
+"""Compare stages between an older commit and the working tree, measured in turns in fresh processes.
 
 A figure has changed when every round of one side lies beyond every round of the other (by chance in 1 of 126
 comparisons of 5 rounds) and the medians differ by more than 3 %. Compared are the table's figures and the seconds of
-our own ways, because a ratio hides that both of its sides became slower. Without names it compares loss_speed,
-image_pipeline and plane_evaluation. Exit status 1: something became worse, or a benchmark could not be compared.
+our own ways, because a ratio hides that both of its sides became slower. Exit status 1: something became worse, or a
+stage could not be compared.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
-from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.__main__ import NAMES, environment_of
-from benchmarks._record import ROOT, Parser, number
+from benchmarks.__main__ import ROOT, measure, stage
+from benchmarks._record import in_turns, number
+from experiments.process import Parser
 
 DEFAULT = ["loss_speed", "image_pipeline", "plane_evaluation"]
-Figures = dict[
-    tuple[str, ...], dict[str, list[float]]
-]  # stage, case, measure and "higher" or "lower" -> side -> rounds
+Title = tuple[str, str]  # what is measured, and which direction is better
 
 
-def verdict(base: list[float], now: list[float], better: str) -> str:
+def verdict(base: Sequence[float], now: Sequence[float], better: str) -> str:
     """Return "worse", "better", "same", or "one side" if the other has no figure."""
     if not base or not now:
         return "one side"
@@ -38,69 +39,56 @@ def verdict(base: list[float], now: list[float], better: str) -> str:
     return "worse" if new.max() < old.min() else "better" if new.min() > old.max() else "same"
 
 
+def figures(name: str, tree: Path) -> dict[Title, float]:
+    """Measure a stage in a checkout; return the medians of its figures and of our own seconds."""
+    found = {}
+    for row in (row for row in measure(name, tree=tree) if row.values):
+        found[f"{row.stage}, {row.case}: {row.measure}", row.better] = row.median
+        for way in row.seconds.keys() - {"authors"}:
+            found[f"{row.stage}, {row.case}: seconds of {way}", "lower"] = float(np.median(row.seconds[way]))
+    return found
+
+
 def check_out(base: str, folder: Path) -> None:
     """Put a commit's files, with today's benchmarks, into a folder; exit with one line if there is no such commit."""
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", base], capture_output=True, check=False)
     if archive.returncode:
         sys.exit(f"error: BASE={base}: {archive.stderr.decode().strip().splitlines()[0]}")
-    folder.mkdir()
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
     shutil.rmtree(folder / "benchmarks", ignore_errors=True)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
 
 
-def run_once(name: str, side: str, tree: Path, quick: bool, figures: Figures) -> None:
-    """Run one benchmark in a tree and add its medians to `figures`; print why it cannot run there."""
-    environment = {**environment_of(name), "PYTHONPATH": str(tree)}
-    if os.environ.get("HC18_ROOT"):  # may be relative to the current folder
-        environment["HC18_ROOT"] = str(Path(os.environ["HC18_ROOT"]).resolve())
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(out), *["--quick"] * quick]
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(
-                f"{name}: cannot run in {side}: {(done.stderr.strip().splitlines() or [''])[-1]}", flush=True
-            )
-            return
-        rows = [row for row in json.loads(out.read_text())["rows"] if row["value"]]
-    for row in rows:
-        title = row["stage"], row["case"]
-        figures[*title, row["measure"], row["better"]][side].append(row["value"]["median"])
-        for way in row["seconds"].keys() - {"authors"}:
-            figures[*title, f"seconds of {way}", "lower"][side].append(row["seconds"][way]["median"])
-
-
 def main() -> None:
-    parser = Parser(__doc__, prog="python -m benchmarks._compare")
+    parser = Parser(prog="python -m benchmarks._compare", description=__doc__)
     parser.add_argument("base", help="commit to compare with")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks ({' '.join(DEFAULT)})")
+    parser.add_argument("names", nargs="*", metavar="NAME", type=stage, help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument("--rounds", type=int, default=5, help="at least 3; default 5")
-    parser.add_argument("--quick", action="store_true", help="smoke test at tiny sizes")
     options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in NAMES]:
-        parser.error(f"no such benchmark {unknown[0]}; choose from: {', '.join(NAMES)}")
     if options.rounds < 3:
         parser.error(f"--rounds={options.rounds} is too few to tell a change from noise; take 3 or more")
-    worse, lost = 0, []
-    with tempfile.TemporaryDirectory() as folder:
-        trees = {"base": Path(folder) / "base", "now": ROOT}
-        check_out(options.base, trees["base"])
+    worse = 0
+    with tempfile.TemporaryDirectory() as base:
+        check_out(options.base, Path(base))
         for name in options.names or DEFAULT:
-            figures: Figures = defaultdict(lambda: {"base": [], "now": []})
-            for turn in range(options.rounds):
-                for side in list(trees) if turn % 2 == 0 else list(reversed(trees)):
-                    run_once(name, side, trees[side], options.quick, figures)
-            found = {title: verdict(*sides.values(), title[-1]) for title, sides in figures.items()}
-            for title, sides in figures.items():
-                ends = (f"{number(min(s))}-{number(max(s))}" if s else "none" for s in sides.values())
-                print(f"{found[title]:8s} {title[0]}, {title[1]}: {' -> '.join(ends)} {title[2]}", flush=True)
-            worse += sum(told == "worse" for told in found.values())
-            lost += [name] if set(found.values()) <= {"one side"} else []
-    failures = [f"{worse} figures became worse than {options.base}"] * bool(worse)
-    failures += [f"not compared with {options.base}: {', '.join(lost)}"] * bool(lost)
-    if failures:
-        sys.exit(f"error: {'; '.join(failures)}")
+            trees = {"base": Path(base), "now": ROOT}
+            ways = {side: partial(figures, name, tree) for side, tree in trees.items()}
+            try:
+                rounds = in_turns(ways, options.rounds)
+            except subprocess.CalledProcessError:
+                sys.exit(f"error: {name}: not compared with {options.base}")
+            titles = dict.fromkeys(chain(*rounds["base"], *rounds["now"]))
+            if not titles:
+                sys.exit(f"error: {name}: nothing to compare on this machine")
+            for title in titles:
+                sides = [[one[title] for one in rounds[side] if title in one] for side in trees]
+                told = verdict(*sides, better=title[1])
+                ends = (f"{number(min(side))}-{number(max(side))}" if side else "none" for side in sides)
+                print(f"{told:8s} {' -> '.join(ends)} {title[0]}", flush=True)
+                worse += told == "worse"
+    if worse:
+        sys.exit(f"error: {worse} figures became worse than {options.base}")
 
 
 if __name__ == "__main__":

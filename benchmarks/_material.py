@@ -20,7 +20,9 @@ from experiments.recipe_files import PRESETS, TEACHER_TOWERS
 from models import DualEncoder, OpenCLIPEncoder, build
 from models.open_clip_config import read_config
 
+STUDENT, TEACHER = "MobileCLIP2-S0", "FetalCLIP"
 FRAME = (800, 540)  # width and height of an HC18 image
+Towers = tuple[DualEncoder, DualEncoder]
 
 
 class ListedData(FetalDataModule):
@@ -53,26 +55,21 @@ def head_records(folder: Path, count: int) -> tuple[list[Record], str]:
             drawn = cv2.resize(render(picture, seed=0)[0], FRAME, interpolation=cv2.INTER_CUBIC)
             cv2.imwrite(str(path), drawn)
             images.append((path, 200.0, 0.15))
-    records = []
-    for i in range(count):
-        path, hc_mm, spacing = images[i % len(images)]
-        records.append(
-            Record("hc18", f"{i}_HC.png", path, str(i), "brain", None, hc_mm, spacing, 160, split="train")
-        )
-    return records, what
+    chosen = enumerate(images[i % len(images)] for i in range(count))
+    return [
+        Record("hc18", f"{i}_HC.png", path, str(i), "brain", None, hc_mm, spacing, 160, split="train")
+        for i, (path, hc_mm, spacing) in chosen
+    ], what
 
 
-def published_student(quick: bool) -> DualEncoder:
-    """Return the student's architecture with random weights, cut down for `quick`."""
-    return _open_clip("MobileCLIP2-S0", quick)
+def published(name: str, quick: bool = False, vision_layers: int | None = None) -> DualEncoder:
+    """Return an architecture with random weights: STUDENT or TEACHER.
 
-
-def published_teacher(quick: bool, image_tower: bool = True) -> DualEncoder:
-    """Return the teacher's architecture with random weights, with one image layer if that tower is not timed."""
-    return _open_clip("FetalCLIP", quick, vision_layers=None if image_tower else 1)
-
-
-def _open_clip(name: str, quick: bool, vision_layers: int | None = None) -> DualEncoder:
+    Args:
+        name: Its configuration of open_clip.
+        quick: Cut it down.
+        vision_layers: Layers of the image tower, where that one is not timed.
+    """
     configuration = copy.deepcopy(read_config(name))
     text, vision = configuration["model_cfg"]["text_cfg"], configuration["model_cfg"]["vision_cfg"]
     if vision_layers:
@@ -85,7 +82,12 @@ def _open_clip(name: str, quick: bool, vision_layers: int | None = None) -> Dual
     return OpenCLIPEncoder(name, configuration=configuration).eval()
 
 
-def phantom_towers() -> tuple[DualEncoder, DualEncoder]:
+def published_towers(quick: bool) -> Towers:
+    """Return the paper's student and teacher, with random weights."""
+    return published(STUDENT, quick), published(TEACHER, quick)
+
+
+def phantom_towers() -> Towers:
     """Return student and teacher of the phantom preset, with random weights."""
     student = yaml.safe_load((PRESETS / "phantom.yaml").read_text())["model"]["student"]
     teacher = yaml.safe_load((TEACHER_TOWERS / "phantom.yaml").read_text())["model"]["student"]

@@ -9,6 +9,7 @@ timed as `BiometryEvaluation` computes it, in float32 and with ``full_precision:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._material import published_student, published_teacher
-from benchmarks._record import Row, command, interleave, make_row, not_run
-from benchmarks.baselines.loss_authors import srkd_loss
+from benchmarks._authors import srkd_loss
+from benchmarks._material import Towers, published_towers
+from benchmarks._record import Row, interleave
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules.evaluation.protocol import Protocol
 from lightning_modules import DistillationModule
@@ -32,11 +33,10 @@ PEAK_TFLOPS = {"H100": 790.0, "H200": 790.0, "A100": 312.0, "L40S": 362.0, "L4":
 TARGETS = {"live": 1.5, "teacher cache": 3.0}
 STEPS = 8
 DEVICE, COMPILE = "cuda", True
-STEP = "times the samples/s of eager, live, their loss"
-VALIDITY = ("student on the GPU, 77 spacings, 875 prompts each", "s an epoch")
+CASE, STEP = "full size, bf16, batch", "times the samples/s of eager, live, their loss"
+VALIDITY = "HC18 validity", "student on the GPU, 77 spacings, 875 prompts each, float32", "s an epoch"
 
 Batch = dict[str, Tensor]
-Pair = tuple[DualEncoder, DualEncoder]
 
 
 def host_batch(B: int, student: DualEncoder, teacher: DualEncoder) -> Batch:
@@ -74,7 +74,7 @@ def our_steps(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> dict[
     module.trainer = plan
     optimizer = module.configure_optimizers()["optimizer"]
 
-    def step(left_out: tuple[str, ...]) -> None:
+    def step(*left_out: str) -> None:
         on = {k: v.to(DEVICE, non_blocking=True) for k, v in batch.items() if k not in left_out}
         with torch.autocast(DEVICE, torch.bfloat16):
             total = module.compute_loss(on)["total"]
@@ -83,10 +83,8 @@ def our_steps(student: DualEncoder, teacher: DualEncoder, batch: Batch) -> dict[
         optimizer.step()
         module.student.clamp_logit_scale(module.max_logit_scale)
 
-    return {
-        "live": lambda: step(("teacher_embedding",)),
-        "teacher cache": lambda: step(("teacher_image", "teacher_tokens")),
-    }
+    cached = partial(step, "teacher_image", "teacher_tokens")
+    return {"live": partial(step, "teacher_embedding"), "teacher cache": cached}
 
 
 def step_tflop(student: DualEncoder, teacher: DualEncoder | None, batch: Batch) -> float:
@@ -101,34 +99,29 @@ def step_tflop(student: DualEncoder, teacher: DualEncoder | None, batch: Batch) 
     return counter.get_total_flops() / 4e12 * len(batch["student_image"])
 
 
-def validity_rows(student: DualEncoder, spacings: int = 77) -> list[Row]:
+def validity_rows(student: DualEncoder) -> list[Row]:
     """Time the text side of HC18's validity: all ages at 77 spacings, with five templates."""
-    templates = (Protocol.load().biometry * 3)[:5]
-    distinct = [f"{template} {'.' * i}" for i, template in enumerate(templates)]
-    printed = [f"{0.2 + i / 100:.2f}" for i in range(spacings)]
+    templates = [f"{template} {'.' * i}" for i, template in enumerate((Protocol.load().biometry * 3)[:5])]
+    printed = [f"{0.2 + i / 100:.2f}" for i in range(77)]
     found = []
-    for full, precision in ((True, "float32"), (False, "bf16 (full_precision: false)")):
+    for full, target in ((True, 10.0), (False, None)):
         with evaluation_mode(student, full, torch.bfloat16) as used:
-            times = interleave({"ours": lambda m=used: age_embeddings(m, distinct, printed)}, 3, DEVICE)
-        case, unit = f"{VALIDITY[0]}, {precision}", VALIDITY[1]
-        target = 10.0 if full else None
-        row = make_row(
-            "HC18 validity", case, unit, times["ours"], target=target, better="lower", seconds=times
-        )
-        found.append(row)
+            times = interleave({"ours": partial(age_embeddings, used, templates, printed)}, 3)
+        case = VALIDITY[1] if full else VALIDITY[1].replace("float32", "bf16 (full_precision: false)")
+        found.append(Row(VALIDITY[0], case, VALIDITY[2], times["ours"], target, "lower", seconds=times))
     return found
 
 
-def step_rows(theirs: Pair, ours: Pair, B: int, rounds: int) -> list[Row]:
+def step_rows(theirs: Towers, ours: Towers, B: int, rounds: int) -> list[Row]:
     """Time the step of two pairs of student and teacher of the same architectures."""
     batch = host_batch(B, *ours)
     teacher = freeze(theirs[1])
-    ways = {
+    steps = {
         "authors": authors_step(theirs[0].train(), teacher, batch),
         **our_steps(ours[0], freeze(ours[1]), batch),
     }
-    repeated = {name: lambda step=step: [step() for _ in range(STEPS)] for name, step in ways.items()}
-    times = {name: values / STEPS for name, values in interleave(repeated, rounds, DEVICE).items()}
+    repeated = {name: lambda step=step: [step() for _ in range(STEPS)] for name, step in steps.items()}
+    times = {name: values / STEPS for name, values in interleave(repeated, rounds).items()}
     card = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
     peak = next((peak for name, peak in PEAK_TFLOPS.items() if name in card), None)
     found = []
@@ -136,28 +129,22 @@ def step_rows(theirs: Pair, ours: Pair, B: int, rounds: int) -> list[Row]:
         tflop = step_tflop(theirs[0], teacher if name == "live" else None, batch)
         reached = tflop / float(np.median(times[name]))
         share = f"; {reached / peak:.0%} of {peak:g} TFLOP/s" if peak else ""
-        row = make_row(
-            "GPU step", case(name, B), STEP, times["authors"] / times[name], target=target, seconds=times,
-            limit="the card's matrix products", limit_values=None if peak is None else [peak / reached],
+        row = Row(
+            "GPU step", f"{CASE} {B}, {name}", STEP, times["authors"] / times[name], target, seconds=times,
+            limit="the card's matrix products", times_limit=[peak / reached] if peak else [],
             note=f"{reached:.0f} TFLOP/s in the towers{share}",
         )  # fmt: skip
         found.append(row)
     return found
 
 
-def case(name: str, B: int) -> str:
-    return f"full size, bf16, batch {B}, {name}"
-
-
 def measure(quick: bool) -> list[Row]:
     B, rounds = (8, 2) if quick else (512, 3)
     if not torch.cuda.is_available():
         why = "this machine has no CUDA device"
-        steps = [not_run("GPU step", case(name, B), STEP, why, target) for name, target in TARGETS.items()]
-        return [*steps, not_run("HC18 validity", f"{VALIDITY[0]}, float32", VALIDITY[1], why, 10.0, "lower")]
-    pairs = [(published_student(quick).cuda(), published_teacher(quick).cuda()) for _ in range(2)]
-    return [*step_rows(*pairs, B, rounds), *validity_rows(pairs[1][0])]
-
-
-if __name__ == "__main__":
-    command("gpu_step", measure, __doc__)
+        steps = [
+            Row("GPU step", f"{CASE} {B}, {n}", STEP, [], goal, reason=why) for n, goal in TARGETS.items()
+        ]
+        return [*steps, Row(*VALIDITY, [], 10.0, "lower", reason=why)]
+    theirs, ours = (tuple(model.cuda() for model in published_towers(quick)) for _ in range(2))
+    return [*step_rows(theirs, ours, B, rounds), *validity_rows(ours[0])]

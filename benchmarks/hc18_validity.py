@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._material import FRAME, published_student, published_teacher
-from benchmarks._record import Row, command, interleave, make_row
-from benchmarks.baselines import evaluation_authors
+from benchmarks import _authors
+from benchmarks._material import FRAME, STUDENT, TEACHER, published
+from benchmarks._record import Row, interleave
 from datamodules.corpora.hc18 import read_hc18
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.captions import SPACING, render_spacing
@@ -47,11 +47,11 @@ def measure_model(name: str, model: DualEncoder, count: int, rounds: int) -> Row
     """Return the row of one model, timed on `count` prompts."""
     prompts = age_prompts(Protocol.load().biometry, "0.42")[:count]
     # Also warms both ways.
-    few = evaluation_authors.encode_prompts(model, prompts[:8]) - encode_prompts(model, prompts[:8])
+    few = _authors.encode_prompts(model, prompts[:8]) - encode_prompts(model, prompts[:8])
     product = load(matmul_specs(torch.get_num_threads())[f"matmul-{FLOAT32}"])
     product()
     ways = {
-        "authors": lambda: evaluation_authors.encode_prompts(model, prompts),
+        "authors": lambda: _authors.encode_prompts(model, prompts),
         "ours": lambda: encode_prompts(model, prompts),
         "matmul": lambda: [product() for _ in range(PRODUCTS)],
     }
@@ -64,12 +64,12 @@ def measure_model(name: str, model: DualEncoder, count: int, rounds: int) -> Row
     at_peak = gflops / peaks
     spacings = count_spacings(model.preprocessing.image_size)
     whole = len(AGES_DAYS) * TEMPLATES / len(prompts)
-    return make_row(
+    return Row(
         "HC18 validity", f"{name}, {IMAGES} images, {spacings} distinct spacings",
         "times faster than re-encoding at each image", times["authors"] / times["ours"] * IMAGES / spacings,
         target=TARGETS[name],
         seconds={"authors": times["authors"] * whole * IMAGES, "ours": times["ours"] * whole * spacings},
-        limit="what float32 matrix products alone would take", limit_values=times["ours"] / at_peak,
+        limit="what float32 matrix products alone would take", times_limit=times["ours"] / at_peak,
         note=f"{len(prompts)} prompts timed a round and scaled by counts; "
         f"at {np.median(at_peak / times['ours']):.0%} of the float32 matmul peak of "
         f"{np.median(peaks):.0f} GFLOP/s; embeddings differ by at most {float(few.abs().max()):.0e}",
@@ -79,10 +79,6 @@ def measure_model(name: str, model: DualEncoder, count: int, rounds: int) -> Row
 def measure(quick: bool) -> list[Row]:
     count, rounds = (8, 1) if quick else (len(AGES_DAYS), 2)  # a turn takes 50 s on two cores
     return [
-        measure_model("student", published_student(quick), count, rounds),
-        measure_model("teacher", published_teacher(quick, image_tower=False), count, rounds),
+        measure_model("student", published(STUDENT, quick), count, rounds),
+        measure_model("teacher", published(TEACHER, quick, vision_layers=1), count, rounds),
     ]
-
-
-if __name__ == "__main__":
-    command("hc18_validity", measure, __doc__)

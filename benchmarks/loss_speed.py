@@ -1,10 +1,9 @@
 """Time and memory of the SRKD loss, forward and backward, against the way that the authors describe.
 
-All ways run in turns; ratios are taken within a turn. The limit is the time of the matrix products that a form cannot
-avoid: four, and six for the chunked form, which computes both logits twice. Peak memory counts what torch allocates
-during forward and backward, gradients included, in units of B x B numbers. One row compares the default kernel with
-the plain form beside a process that keeps every core busy, as a training beside it would. It fails if a way differs
-from the plain form in float64.
+The limit is the time of the matrix products that a form cannot avoid: four, and six for the chunked form, which
+computes both logits twice. Peak memory counts what torch allocates during forward and backward, gradients included, in
+units of B x B numbers. One row compares the default kernel with the plain form beside a process that keeps every core
+busy, as a training beside it would.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,37 +21,31 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks._record import Row, command, interleave, make_row, number
-from benchmarks.baselines.loss_authors import srkd_loss
+from benchmarks._authors import srkd_loss
+from benchmarks._record import Row, interleave
 from losses import Embeddings, SRKDLoss
 
 STUDENT_DIM, TEACHER_DIM = 512, 768
 LOGIT_SCALE = 100.0
 KERNELS = ("fused", "chunked")
-PRODUCTS = {"fused": "four products", "chunked": "six products"}
-# Noise between the embeddings of a pair, student's and teacher's: pairs still hard to match, and learnt ones.
-NOISE, MATCHED_NOISE = (3.0, 2.0), (0.5, 0.5)
-EQUALITY = 1e-12
+PRODUCTS = {"fused": "four", "chunked": "six"}
+NOISE = 3.0, 2.0  # between the embeddings of a pair, student's and teacher's: pairs still hard to match
 TARGETS = {"fused": {512: 4.5, 1024: 6.0, 2048: 7.0, 4096: 8.0}, "chunked": {4096: 4.0}}
 MEMORY_TARGETS = {"fused": 2.6, "chunked": 0.8}
 
 
-def make_pair(B: int, D: int, noise: float, device: str) -> tuple[Tensor, Tensor]:
-    """Return correlated unit-length image and text embeddings [B, D] in float64."""
-    image = torch.randn(B, D, dtype=torch.float64)
-    text = image + noise * torch.randn(B, D, dtype=torch.float64)
-    return normalize(image, dim=1).to(device), normalize(text, dim=1).to(device)
+def make_pair(B: int, D: int, noise: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return correlated unit-length image and text embeddings [B, D]."""
+    image = torch.randn(B, D, dtype=dtype)
+    return normalize(image, dim=1), normalize(image + noise * torch.randn(B, D, dtype=dtype), dim=1)
 
 
-def make_ways(
-    B: int, dtype: torch.dtype, device: str, noise: tuple[float, float] = NOISE
-) -> dict[str, Callable[[], Any]]:
+def make_ways(B: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], Any]]:
     """Return every way to compute the loss and its gradients, and its products, as functions without arguments."""
     torch.manual_seed(0)
-    scale = torch.tensor(LOGIT_SCALE, dtype=dtype, device=device)
-    # Drawn in float64 for every dtype, so that precisions can be compared.
-    image, text = (x.to(dtype) for x in make_pair(B, STUDENT_DIM, noise[0], device))
-    teacher = (*(x.to(dtype) for x in make_pair(B, TEACHER_DIM, noise[1], device)), scale)
+    scale = torch.tensor(LOGIT_SCALE, dtype=dtype)
+    image, text = make_pair(B, STUDENT_DIM, NOISE[0], dtype)
+    teacher = (*make_pair(B, TEACHER_DIM, NOISE[1], dtype), scale)
     inputs = (image.requires_grad_(), text.requires_grad_(), scale.clone().requires_grad_())
 
     def with_gradients(loss: Tensor) -> tuple[Tensor, ...]:
@@ -70,64 +64,14 @@ def make_ways(
 
     return {
         "authors": lambda: with_gradients(srkd_loss(inputs, teacher)),
-        **{kernel: lambda kernel=kernel: ours(kernel) for kernel in ("plain", *KERNELS)},
-        "four products": lambda: products(1),
-        "six products": lambda: products(2),
+        **{kernel: partial(ours, kernel) for kernel in ("plain", *KERNELS)},
+        "four products": partial(products, 1),
+        "six products": partial(products, 2),
     }
 
 
-def largest_difference(name: str, found: Any, truth: Any) -> float:
-    """Return the largest difference of any result, relative to its largest number; NaN if there is one.
-
-    The authors' way adds the teacher's entropy to its value, so only its gradients are compared.
-    """
-    pairs = list(zip(found, truth, strict=True))[1 if name == "authors" else 0 :]
-    # NumPy's maximum keeps a NaN, Python's may drop it.
-    return float(np.max([float((x - y).abs().max() / y.abs().max()) for x, y in pairs]))
-
-
-def check_equality(device: str) -> dict[str, float]:
-    """Return the `largest_difference` of each way from the plain form in float64."""
-    ways = make_ways(256, torch.float64, device)
-    plain = ways["plain"]()
-    return {name: largest_difference(name, ways[name](), plain) for name in (*KERNELS, "authors")}
-
-
-def precision_rows(device: str) -> list[Row]:
-    """Return the rows of equality in float64, and of float32 once a student has learnt its pairs.
-
-    The reference for float32 is the fused form in float64, which the tests compare with 80-bit numbers.
-
-    Raises:
-        ValueError: A way differs from the plain form in float64.
-    """
-    equal = check_equality(device)
-    if not all(difference <= EQUALITY for difference in equal.values()):
-        raise ValueError(f"the loss differs from its plain form in float64 by {equal}, above {EQUALITY:g}")
-    truth = make_ways(256, torch.float64, device, MATCHED_NOISE)["fused"]()
-    ways = make_ways(256, torch.float32, device, MATCHED_NOISE)
-    single = {name: largest_difference(name, ways[name](), truth) for name in (*KERNELS, "plain", "authors")}
-    measure = "at most of relative difference from {}, values and gradients"
-    notes = [", ".join(f"{name} {value:.0e}" for name, value in found.items()) for found in (equal, single)]
-    return [
-        make_row(
-            "SRKD loss", f"float64, batch 256, {device}", measure.format("the plain form"),
-            [max(equal.values())], target=EQUALITY, better="lower", note=notes[0],
-        ),
-        make_row(
-            "SRKD loss", f"float32, well-matched pairs, batch 256, {device}", measure.format("float64"),
-            [max(single[name] for name in KERNELS)], better="lower", note=notes[1],
-        ),
-    ]  # fmt: skip
-
-
-def peak_numbers(run: Callable[[], Any], device: str) -> float:
-    """Return the peak of float32 numbers allocated during one call."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 4
+def peak_numbers(run: Callable[[], Any]) -> float:
+    """Return the peak of float32 numbers allocated on the CPU during one call."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
@@ -135,27 +79,26 @@ def peak_numbers(run: Callable[[], Any], device: str) -> float:
     return float(held.max()) / 4
 
 
-def speed_rows(B: int, repeats: int, device: str) -> list[Row]:
+def speed_rows(B: int, rounds: int) -> list[Row]:
     """Return the rows of speed and memory of both kernels at one batch size."""
-    ways = make_ways(B, torch.float32, device)
-    times = interleave({name: run for name, run in ways.items() if name != "plain"}, repeats, device)
-    peaks = {name: peak_numbers(ways[name], device) / B**2 for name in ("authors", *KERNELS)}
+    ways = make_ways(B)
+    times = interleave({name: run for name, run in ways.items() if name != "plain"}, rounds)
+    peaks = {name: peak_numbers(ways[name]) / B**2 for name in ("authors", *KERNELS)}
     rows = []
     for name in KERNELS:
-        target, title = TARGETS[name].get(B), ("SRKD loss", f"{name}, batch {B}, {device}")
+        target, title = TARGETS[name].get(B), ("SRKD loss", f"{name}, batch {B}, cpu")
         rows += [
-            make_row(
+            Row(
                 *title, "times faster than the authors' way", times["authors"] / times[name], target=target,
                 seconds={way: times[way] for way in ("authors", name)},
-                limit=f"the {PRODUCTS[name].replace(' ', ' matrix ')}",
-                limit_values=times[name] / times[PRODUCTS[name]], note="forward and backward, float32",
+                limit=f"the {PRODUCTS[name]} matrix products",
+                times_limit=times[name] / times[f"{PRODUCTS[name]} products"],
+                note="forward and backward, float32",
             ),
-            make_row(
+            Row(
                 *title, "B x B numbers at the peak", [peaks[name]], better="lower",
                 target=None if target is None else MEMORY_TARGETS[name],
                 note=f"the authors' way: {peaks['authors']:.1f}",
-                reason=f"{number(1 + 2 * STUDENT_DIM / B)} are the gradients in the logits and, made of them by a "
-                "product each, in the embeddings",
             ),
         ]  # fmt: skip
     return rows
@@ -175,34 +118,20 @@ def busy_cores() -> Iterator[None]:
             process.kill()
 
 
-def busy_row(B: int, repeats: int) -> Row:
+def busy_row(B: int, rounds: int) -> Row:
     """Return the row of the default kernel against the plain form on a busy CPU."""
     kernel = SRKDLoss().kernel
-    ways = make_ways(B, torch.float32, "cpu")
+    ways = make_ways(B)
     with busy_cores():
-        times = interleave({name: ways[name] for name in ("plain", kernel)}, repeats)
-    return make_row(
+        times = interleave({name: ways[name] for name in ("plain", kernel)}, rounds)
+    return Row(
         "SRKD loss", f"{kernel}, batch {B}, cpu, beside a process that keeps every core busy",
         "times faster than the plain form", times["plain"] / times[kernel], target=1.0, seconds=times,
         note="forward and backward, float32",
     )  # fmt: skip
 
 
-def measure(quick: bool, batch_sizes: Sequence[int], repeats: int, device: str) -> list[Row]:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA device on this machine")
-    if quick:
-        batch_sizes, repeats = [32], 2
-    rows = precision_rows(device)
-    rows += [row for B in batch_sizes for row in speed_rows(B, repeats, device)]
-    return [*rows, busy_row(32 if quick else 2048, repeats)] if device == "cpu" else rows
-
-
-OPTIONS = {
-    "--batch-sizes": {"type": int, "nargs": "+", "default": [512, 1024, 2048, 4096]},
-    "--repeats": {"type": int, "default": 4, "help": "turns of this one process"},
-    "--device": {"default": "cpu", "choices": ["cpu", "cuda"]},
-}
-
-if __name__ == "__main__":
-    command("loss_speed", measure, __doc__, OPTIONS)
+def measure(quick: bool) -> list[Row]:
+    sizes, rounds = ([32], 2) if quick else ([512, 1024, 2048, 4096], 4)
+    speed = [row for B in sizes for row in speed_rows(B, rounds)]
+    return [*speed, busy_row(32 if quick else 2048, rounds)]

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import cv2
 
-from benchmarks._record import Row, command, interleave, make_row
+from benchmarks._record import Row, interleave
 from datamodules.phantom.corpus import PNG_COMPRESSION
 from datamodules.phantom.patients import Picture, list_pictures
 from datamodules.phantom.renderer import render
@@ -30,21 +30,16 @@ def measure(quick: bool) -> list[Row]:
     context = multiprocessing.get_context("spawn")
     rows = []
     with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
-        list(pool.map(draw, list_pictures("planes", 16 * workers, 1, 6.9, 0.3), chunksize=8))  # warm
         for corpus, target in TARGETS.items():
             pictures = list_pictures(corpus, images, 0, 6.9, 0.3)
-            sizes: list[int] = []
-            ways = {"ours": lambda: sizes.extend(pool.map(draw, pictures, chunksize=8))}  # noqa: B023
-            seconds = interleave(ways, 2, warm=False)["ours"] / images
+            sizes = [*pool.map(draw, pictures[: 16 * workers], chunksize=8)]  # also warms the pool
+            seconds = interleave({"ours": lambda: [*pool.map(draw, pictures, chunksize=8)]}, 2, warm=False)  # noqa: B023
+            each = seconds["ours"] / images
+            note = f"{sum(sizes) / len(sizes) / 1024:.0f} KiB an image"
+            case = f"{corpus}, {workers} processes"
             rows.append(
-                make_row(
-                    "phantom generator", f"{corpus}, {workers} processes", "images/s", 1 / seconds,
-                    target=target, seconds={"ours": seconds},
-                    note=f"{sum(sizes) / len(sizes) / 1024:.0f} KiB an image",
+                Row(
+                    "phantom generator", case, "images/s", 1 / each, target, seconds={"ours": each}, note=note
                 )
-            )  # fmt: skip
+            )
     return rows
-
-
-if __name__ == "__main__":
-    command("phantom_speed", measure, __doc__)

@@ -20,7 +20,14 @@ if not __package__:
     os.environ["PYTHONSAFEPATH"] = "1"
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *sys.argv[1:]])
 
-from experiments.process import STOPPED, exit_status, quick_when_stopped, status_for_make, without_secrets
+from experiments.process import (
+    STOPPED,
+    exit_status,
+    quick_when_stopped,
+    readers_may_leave,
+    status_for_make,
+    without_secrets,
+)
 
 # Command -> module of experiments.commands, and what it does.
 COMMANDS = {
@@ -92,10 +99,13 @@ def _message(error: BaseException) -> str | None:
 
 
 @status_for_make()
+@readers_may_leave()
 def main() -> None:
     """Run the process's command line; a user's mistake is one line on stderr instead of a traceback."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    sys.path.append(str(Path.cwd()))  # classes of the user's own
+    # For classes of the user's own in the working directory, which the console script would not find. Last, so that no
+    # file there shadows a package.
+    sys.path.append(str(Path.cwd()))
     argv = sys.argv[1:]
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -103,6 +113,8 @@ def main() -> None:
     try:
         if status := run(argv):
             sys.exit(status)
+    except BrokenPipeError:
+        raise
     except STOPPED as stop:
         print(f"\ninterrupted {stop}".rstrip(), file=sys.stderr)
         sys.exit(exit_status(stop))

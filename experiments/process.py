@@ -1,10 +1,12 @@
-"""Child processes that stop together with this one, and this process's command line as a shell would repeat it."""
+"""Command lines: a parser, child processes that stop together with this one, arguments as a shell would repeat them."""
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -13,11 +15,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class TerminatedError(Exception):
     """SIGTERM was received."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser with one-line errors and without abbreviated options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
 
 
 STOPPED = (KeyboardInterrupt, TerminatedError)
@@ -60,6 +74,23 @@ def quick_when_stopped() -> Iterator[None]:
         if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             status.append(int(stop.code))
         raise
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Exit quietly with status 141 when what reads the output has ended, as in ``sonodistill list | head -1``."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if not poll.poll(0):  # it is another pipe that broke
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        sys.exit(128 + signal.SIGPIPE)
 
 
 @contextmanager

@@ -67,15 +67,16 @@ def f1_interval(
     present = np.unique(truth)
     scores = []
     for rows in _resamples(truth.size, resamples, seed):
-        for row in rows:
-            confusion = np.bincount(cells[row], minlength=num_classes**2).reshape(num_classes, num_classes)
-            scores.append(f1_of_confusion(confusion)[present].mean())
-    return _percentiles(np.asarray(scores))
+        offsets = num_classes**2 * np.arange(len(rows))[:, None]  # of each resample's own matrix
+        counts = np.bincount((cells[rows] + offsets).ravel(), minlength=len(rows) * num_classes**2)
+        f1 = f1_of_confusion(counts.reshape(-1, num_classes, num_classes))[:, present]
+        scores.append(np.ascontiguousarray(f1).mean(axis=1))  # a mean of each row has one order of sums
+    return _percentiles(np.concatenate(scores))
 
 
 def f1_of_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return each class's F1 [C] from counts [C, C], rows true; zero for a class neither true nor predicted."""
-    hits = np.diag(confusion).astype(np.float64)
-    either = confusion.sum(axis=0) + confusion.sum(axis=1)
+    """Return each class's F1 [..., C] from counts [..., C, C], rows true; zero for a class that never occurs."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    either = confusion.sum(axis=-2) + confusion.sum(axis=-1)
     f1: NDArray[np.float64] = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
     return f1

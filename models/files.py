@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
+from platform import node, python_version
 from typing import Any
 
 
@@ -18,15 +19,32 @@ from typing import Any
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, of the same suffix, which replaces `path` when the block succeeds.
 
-    The folder is created. After an error `path` is as it was, and the temporary file is removed.
+    The folder is created. After an error `path` is as it was, and the temporary file is removed; one that a killed
+    process of this machine has left is removed, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{node()}-{os.getpid()}.partial{path.suffix}")
+    for other in path.parent.glob(
+        f".{glob.escape(f'{path.stem}.{node()}')}-*.partial{glob.escape(path.suffix)}"
+    ):
+        if not _runs(int(other.name.removesuffix(f".partial{path.suffix}").rpartition("-")[2])):
+            other.unlink(missing_ok=True)
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process of this machine is alive."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -172,3 +172,9 @@ def test_every_package_that_is_asked_for_is_used() -> None:
     imported = set(re.findall(r"^ *(?:import|from) (\w+)", code, re.MULTILINE))
     names = {re.match(r"[\w-]+", requirement).group() for requirement in asked}
     assert {name for name in names if IMPORT_NAMES.get(name, name) not in imported} == NOT_IMPORTED
+
+
+def test_no_page_holds_a_merge_conflict() -> None:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in lines), path

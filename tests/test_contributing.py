@@ -78,8 +78,17 @@ def test_a_benchmark_is_scored_and_reported(tmp_path):
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     argv = ["fit", "--config=experiments/recipes/no-kd.yaml", f"--config={SMALL}", "--run=r"]
     argv += ["--model.teacher=null", "--biometry.benchmarks=[]", "--planes.protocol=prompts.json"]
-    argv += ["--trainer.logger=false", "--data.cache=null", "--planes.most_prompts=1", "--data.batch_size=16"]
-    argv += ["--data.corpus.num_planes_images=120", "--data.corpus.num_hc18_images=12"]
+    argv += [
+        "--trainer.logger=false",
+        "--data.cache=null",
+        "--planes.most_prompts=1",
+        "--planes.figures=false",
+    ]
+    argv += [
+        "--data.batch_size=16",
+        "--data.corpus.num_planes_images=120",
+        "--data.corpus.num_hc18_images=12",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "experiments", *argv],
         cwd=tmp_path,

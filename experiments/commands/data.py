@@ -21,6 +21,7 @@ from datamodules.corpora.check import Finding, check_corpus
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
 from datamodules.shards.writer import collect, verify_shards, write_shards
+from experiments.process import Parser
 
 SHARDS = "shards"
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -67,7 +68,7 @@ def phantom(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sonodistill data", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="sonodistill data", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="check|shards|phantom")
     one = commands.add_parser("check", help="is a corpus on disk complete, readable and free of leaks?")
     one.set_defaults(run=check)

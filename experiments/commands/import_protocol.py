@@ -5,17 +5,17 @@ usage: sonodistill import-protocol PATH [--out=data/protocol.json]
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from datamodules.evaluation.protocol_import import import_protocol
+from experiments.process import Parser
 
 DEFAULT_OUTPUT = Path("data") / "protocol.json"  # a folder that git ignores: the prompts are CC BY-NC
 
 
 def main(argv: list[str]) -> int:
     """Write the protocol file and print how to use it."""
-    parser = argparse.ArgumentParser(prog="sonodistill import-protocol", description=__doc__)
+    parser = Parser(prog="sonodistill import-protocol", description=__doc__)
     parser.add_argument(
         "path", type=Path, help="checkout of BioMedIA-MBZUAI/FetalCLIP or numanai/MobileFetalCLIP"
     )

@@ -7,12 +7,12 @@ PATH is a .ckpt, .pt or .safetensors file, or a folder that save_pretrained wrot
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from experiments.process import Parser
 from models import TransformersEncoder
 from models.checkpoints.inspection import STUDENT, describe
 from models.checkpoints.layouts import UNKNOWN
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
         ValueError: The file is damaged or not a checkpoint.
         FileNotFoundError: The file does not exist.
     """
-    parser = argparse.ArgumentParser(prog="sonodistill inspect", description=__doc__)
+    parser = Parser(prog="sonodistill inspect", description=__doc__)
     parser.add_argument(
         "path", help="a .ckpt, .pt or .safetensors file, or a folder that save_pretrained wrote"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+from experiments.process import Parser
 
 
 def main(argv: list[str]) -> None:
     """Write the report and print its path."""
-    parser = argparse.ArgumentParser(prog="sonodistill report", description=__doc__)
+    parser = Parser(prog="sonodistill report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run: outputs/EXP/RUN")
     parser.add_argument(
         "--out", help="file to write; default: report.html in the run's folder, or outputs/reports/"

@@ -10,15 +10,14 @@ Finished runs are skipped, interrupted ones resume: repeat the command to contin
 
 from __future__ import annotations
 
-import argparse
-
 from experiments.paper import SUITES
+from experiments.process import Parser
 from experiments.suites.suite_runs import parse_seeds, reproduce
 
 
 def main(argv: list[str]) -> int:
     """Run a suite and return the exit status of `reproduce`; its errors are raised, too."""
-    parser = argparse.ArgumentParser(prog="sonodistill reproduce", allow_abbrev=False)
+    parser = Parser(prog="sonodistill reproduce")
     parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("data")
     parser.add_argument("--seeds", default="1,2,3")

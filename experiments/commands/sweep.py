@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from experiments.process import Parser
 from experiments.recipe_files import DEFAULT_PRESET
 from experiments.runs import wandb_access
 from experiments.runs.run_folder import OUTPUTS
@@ -30,7 +31,7 @@ from experiments.sweep.sweep_file import YAML, read_sweep, sweep_path, trial_arg
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; ``arguments`` are those after ``--``."""
-    parser = argparse.ArgumentParser(prog="sonodistill sweep", allow_abbrev=False)
+    parser = Parser(prog="sonodistill sweep")
     commands = parser.add_subparsers(dest="command", required=True)
     form = argparse.RawDescriptionHelpFormatter
     run, agent, report = (

@@ -9,9 +9,9 @@ usage: sonodistill table DATA [options]
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from experiments.process import Parser
 from experiments.recipe_files import preset_file
 from experiments.runs.run_folder import OUTPUTS
 from experiments.suites.paper_costs import explain, published_costs
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: There is no finished run of a suite on this data.
     """
-    parser = argparse.ArgumentParser(prog="sonodistill table", allow_abbrev=False)
+    parser = Parser(prog="sonodistill table")
     parser.add_argument("data")
     parser.add_argument("--outputs", type=Path, default=OUTPUTS)
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from collections import defaultdict
 
 import numpy as np
 import pytest
 
 from benchmarks import _compare
-from benchmarks._compare import check_out, run_once, verdict
+from benchmarks._compare import check_out, figures, verdict
+from benchmarks._record import Row
 
 
 @pytest.mark.parametrize(
@@ -33,59 +33,62 @@ def test_noise_alone_is_rarely_called_a_change():
     assert sum(v != "same" for v in verdicts) / 2000 < 3 / 126
 
 
-@pytest.fixture
-def compared(monkeypatch):
-    """Run `main` with figures of a stub in place of benchmarks; return the order of sides."""
-
-    def main(rounds, *names):
-        order = []
-
-        def run(name, side, tree, quick, figures):
-            order.append(side)
-            for title, value in rounds(name, side).items():
-                figures["s", "c", title, "higher"][side].append(value)
-
-        monkeypatch.setattr(_compare, "run_once", run)
-        monkeypatch.setattr(_compare, "check_out", lambda *_: None)
-        monkeypatch.setattr(sys, "argv", ["x", "HEAD", *names, "--rounds=3"])
-        _compare.main()
-        return order
-
-    return main
+def test_figures_are_those_of_the_table_and_our_seconds(monkeypatch, tmp_path):
+    rows = [Row("s", "c", "m", [1, 2, 6], seconds={"ours": [3, 4], "authors": [9]}), Row("s", "gpu", "m", [])]
+    monkeypatch.setattr(_compare, "measure", lambda *_, **__: rows)
+    assert figures("x", tmp_path) == {("s, c: m", "higher"): 2.0, ("s, c: seconds of ours", "lower"): 3.5}
 
 
-def test_both_sides_run_in_turns_and_figures_of_one_side_are_named(compared, capsys):
-    order = compared(lambda _, side: {"m": 1.0, f"only {side}": 1.0}, "loss_speed")
-    assert order == ["base", "now", "now", "base", "base", "now"]
-    assert capsys.readouterr().out.splitlines() == [
-        "same     s, c: 1-1 -> 1-1 m", "one side s, c: 1-1 -> none only base", "one side s, c: none -> 1-1 only now",
-    ]  # fmt: skip
+def compare(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["x", *arguments])
+    _compare.main()
 
 
-@pytest.mark.parametrize("names", [["loss_speed", "gpu_step"], []])
-@pytest.mark.parametrize(("slower", "worse"), [(1.0, ""), (0.5, "1 figures became worse than HEAD; ")])
-def test_worse_figures_and_benchmarks_without_any_fail(names, slower, worse, compared):
-    def rounds(name, side):
-        return {"m": 1.0 if side == "base" else slower} if name == "loss_speed" else {}
+@pytest.mark.parametrize("now", [1.0, 0.5])
+def test_both_sides_run_in_turns_and_worse_figures_fail(now, monkeypatch, capsys):
+    order = []
 
-    lost = "gpu_step" if names else "image_pipeline, plane_evaluation"
-    with pytest.raises(SystemExit, match=f"^error: {worse}not compared with HEAD: {lost}$"):
-        compared(rounds, *names)
+    def measured(name, tree):
+        side = "now" if tree == _compare.ROOT else "base"
+        order.append(side)
+        return {("s, c: m", "higher"): now if side == "now" else 1.0, (f"only {side}", "higher"): 1.0}
+
+    monkeypatch.setattr(_compare, "figures", measured)
+    monkeypatch.setattr(_compare, "check_out", lambda *_: None)
+    if now == 1.0:
+        compare(monkeypatch, "HEAD", "loss_speed", "--rounds=3")
+        assert order == ["base", "now", "now", "base", "base", "now"]
+        assert capsys.readouterr().out.splitlines() == [
+            "same     1-1 -> 1-1 s, c: m", "one side 1-1 -> none only base", "one side none -> 1-1 only now",
+        ]  # fmt: skip
+    else:
+        with pytest.raises(SystemExit, match=r"^error: 1 figures became worse than HEAD$"):
+            compare(monkeypatch, "HEAD", "loss_speed", "--rounds=3")
+
+
+def test_a_stage_that_fails_or_has_no_figures_is_an_error(monkeypatch):
+    def fails(name, tree):
+        raise subprocess.CalledProcessError(1, name)
+
+    monkeypatch.setattr(_compare, "check_out", lambda *_: None)
+    for measured, error in ((fails, "not compared with HEAD"), (lambda *_: {}, "nothing to compare")):
+        monkeypatch.setattr(_compare, "figures", measured)
+        with pytest.raises(SystemExit, match=f"^error: loss_speed: {error}"):
+            compare(monkeypatch, "HEAD")
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["HEAD", "--rounds=2"], "error: --rounds=2 is too few to tell a change from noise; take 3 or more"),
-        (["HEAD", "lost"], "error: no such benchmark lost"),
+        (["HEAD", "--rounds=2"], "--rounds=2 is too few"),
+        (["HEAD", "lost"], "argument NAME: no such benchmark lost"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments, error, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["x", *arguments])
     with pytest.raises(SystemExit):
-        _compare.main()
+        compare(monkeypatch, *arguments)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(error)
+    assert line.startswith(f"error: {error}")
 
 
 def test_a_base_gets_todays_benchmarks_and_an_unknown_one_is_one_line(tmp_path):
@@ -94,28 +97,3 @@ def test_a_base_gets_todays_benchmarks_and_an_unknown_one_is_one_line(tmp_path):
     assert (tmp_path / "base" / "benchmarks" / "_compare.py").is_file()
     with pytest.raises(SystemExit, match=r"^error: BASE=no-such-commit: "):
         check_out("no-such-commit", tmp_path / "none")
-
-
-def test_a_benchmark_that_fails_in_the_base_names_its_error(tmp_path, monkeypatch, capsys):
-    (tmp_path / "tree" / "benchmarks").mkdir(parents=True)
-    broken = "import os\nraise SystemExit(os.environ['HC18_ROOT'])\n"
-    (tmp_path / "tree" / "benchmarks" / "broken.py").write_text(broken)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HC18_ROOT", "heads")  # relative to another folder than the tree
-    run_once("broken", "base", tmp_path / "tree", True, defaultdict(dict))
-    assert f"broken: cannot run in base: {tmp_path / 'heads'}" in capsys.readouterr().out
-
-
-def test_the_seconds_of_our_ways_are_compared_too(tmp_path, monkeypatch):
-    def run(command, **_):
-        row = {"stage": "s", "case": "c", "measure": "m", "better": "higher", "value": {"median": 2.0}}
-        row["seconds"] = {"ours": {"median": 1.0}, "authors": {"median": 2.0}}
-        _compare.Path(command[-2]).write_text(_compare.json.dumps({"rows": [row, row | {"value": None}]}))
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    figures = defaultdict(lambda: {"base": [], "now": []})
-    run_once("x", "base", tmp_path, True, figures)
-    assert {title[2:]: sides["base"] for title, sides in figures.items()} == {
-        ("m", "higher"): [2.0], ("seconds of ours", "lower"): [1.0],
-    }  # fmt: skip

@@ -1,33 +1,11 @@
-"""Timing in turns, spreads, targets, pooling of processes, and results files."""
+"""Timing in turns, rows and their spread, targets, pooling of processes, and the page."""
 
 import json
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 
-from benchmarks import _record
-from benchmarks._record import (
-    command,
-    in_turns,
-    interleave,
-    make_row,
-    measured_commit,
-    met,
-    not_run,
-    pool,
-    spread,
-    table_line,
-    write,
-)
-
-
-def test_timing_runs_in_alternating_turns():
-    order = []
-    times = interleave({name: lambda name=name: order.append(name) for name in "abc"}, rounds=3)
-    assert "".join(order) == "abc" + "abc" + "cba" + "abc"
-    assert all(values.shape == (3,) and (values >= 0).all() for values in times.values())
+from benchmarks._record import Row, in_turns, interleave, pool
+from benchmarks._table import BEGIN, END, PAGE, RESULTS, write_page
 
 
 def test_turns_alternate_and_return_all_results():
@@ -38,10 +16,10 @@ def test_turns_alternate_and_return_all_results():
 
     assert in_turns({"a": way("a"), "b": way("b")}, 3) == {"a": [1, 4, 5], "b": [2, 3, 6]}
     assert "".join(order) == "abbaab"
-
-
-def test_spread_is_median_and_percentiles():
-    assert spread(np.arange(101)) == {"median": 50.0, "p10": 10.0, "p90": 90.0}
+    times = interleave({"a": way("a")}, 3)
+    assert times["a"].shape == (3,)
+    assert (times["a"] >= 0).all()
+    assert len(order) == 6 + 4, "one call warms up"
 
 
 @pytest.mark.parametrize(
@@ -52,85 +30,75 @@ def test_spread_is_median_and_percentiles():
         ([0.04], 0.05, "lower", True),
         ([0.06], 0.05, "lower", False),
         ([1], None, "higher", None),
+        ([], 6, "higher", None),
     ],
 )
 def test_the_median_meets_the_target(values, target, better, expected):
-    row = make_row("s", "c", "x", values, target=target, better=better)
-    assert met(row) is expected
-    assert ("missed" in table_line(row)) is (expected is False)
+    row = Row("s", "c", "x", values, target, better)
+    assert row.met is expected
+    assert ("missed" in row.line()) is (expected is False)
 
 
-def test_a_record_names_machine_versions_allocator_and_commit(tmp_path, monkeypatch):
-    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
-    path = tmp_path / "x.json"
-    write("x", [make_row("s", "c", "x", [1.0])], quick=False, path=path)
-    record = json.loads(path.read_text())
-    assert record["machine"]["cores"] >= 1
-    assert "torch" in record["machine"]["versions"]
-    assert record["machine"]["allocator"] == {"MALLOC_MMAP_MAX_": "0"}
-    assert record["commit"]
+LINES = [
+    (
+        Row("loss", "512", "times faster", [5, 6, 7], 4.5, limit="products", times_limit=[2]),
+        "| loss | 512 | 6 (5.2-6.8) times faster | at least 4.5: met | 2 x products |  |",
+    ),
+    (
+        Row("loss", "64", "times faster", [2], 3, limit="products", times_limit=[1.2]),
+        "| loss | 64 | 2 times faster | at least 3: **missed** (it takes 1.2 x products, which alone would be 2.4 "
+        "times faster) | 1.2 x products |  |",
+    ),
+    (
+        Row("disk", "cache", "of it", [6], 5, "lower", reason="it reads 1 MB/s", note="a note"),
+        "| disk | cache | 6 of it | at most 5: **missed** (it reads 1 MB/s) |  | a note |",
+    ),
+    (
+        Row("GPU", "live", "times", [], 1.5, reason="no CUDA\n| device"),
+        "| GPU | live | not run: no CUDA / device (times) | at least 1.5: **not run** |  |  |",
+    ),
+]
 
 
-def process(values, reason="", costs=(1.0,), case="c"):
-    row = make_row(
-        "s", case, "x", values, target=3, seconds={"ours": values}, limit_values=values, reason=reason
-    )
-    absent = not_run("s", "gpu", "x", "no CUDA device")
-    return {"benchmark": "b", "rows": [row | {"curve": {"costs": [*costs]}}, absent]}
+@pytest.mark.parametrize(("row", "line"), LINES)
+def test_lines_of_the_table(row, line):
+    assert row.line() == line
 
 
 def test_rounds_of_several_processes_are_pooled():
-    pooled = pool([process([1, 2], "a", [5]), process([4, 6], "b", [9]), process([11], "c", [1])])
-    row, absent = pooled["rows"]
-    assert row["rounds"]["value"] == [1, 2, 4, 6, 11]
-    assert row["value"] == row["seconds"]["ours"] == row["times_limit"] == spread([1, 2, 4, 6, 11])
-    assert row["reason"] == "b", "of the process nearest to the median"
-    assert row["curve"]["costs"] == [5]
-    assert absent["value"] is None
-    with pytest.raises(ValueError, match="b: its processes measured different things"):
-        pool([process([1]), process([1], case="d")])
+    def process(values, reason):
+        row = Row("s", "c", "x", values, seconds={"ours": values}, times_limit=values, reason=reason)
+        gpu = Row("s", "gpu", "x", [] if values == [11] else [1.0], reason="no CUDA device")
+        return [row, gpu]
+
+    row, gpu = pool([process([1, 2], "a"), process([4, 6], "b"), process([11], "c")])
+    assert row.values == row.seconds["ours"] == row.times_limit == [1, 2, 4, 6, 11]
+    assert row.reason == "b", "of the process nearest to the median"
+    assert gpu.values == [], "a row that one process could not run counts as not run"
 
 
-def test_a_row_that_was_not_run_names_the_reason():
-    row = not_run("inference", "openvino-int8", "times faster", "openvino is\nnot installed", 7.0)
-    assert met(row) is None
-    assert table_line(row) == (
-        "| inference | openvino-int8 | not run: openvino is not installed (times faster) | "
-        "at least 7: **not run** |  |  |"
-    )
+def test_the_page_is_written_between_its_marks(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
+    versions = {"torch": "2.9", "python": "3.11"}
+    facts = {"device": "CPU", "cores": 2, "load_average": 0.51, "versions": versions, "allocator": {}}
+    rows = [vars(row) for row, _ in LINES]
+    record = {"benchmark": "a", "machine": facts, "commit": "0123456789abcdef-dirty", "rows": rows}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    write_page(page, tmp_path)
+    first = page.read_text()
+    write_page(page, tmp_path)
+    assert page.read_text() == first, "a second time gives the same page"
+    lines = first.splitlines()
+    assert lines[0] == "# Before"
+    assert lines[-1] == "after"
+    assert {line for _, line in LINES} <= set(lines)
+    assert "| a | CPU | 2 | 0.5 | default | 2.9 | 0123456789-dirty |" in lines
+    assert "Of 4 targets 2 are missed and 1 could not be measured here." in lines
 
 
-def test_one_process_writes_its_results_only_with_out(tmp_path, monkeypatch, capsys):
-    for arguments in ([], ["--out", str(tmp_path / "x.json")]):
-        assert not list(tmp_path.iterdir())
-        monkeypatch.setattr(sys, "argv", ["x", *arguments])
-        command("x", lambda **_: [make_row("s", "c", "times", [1.7])], "")
-        assert "| s | c | 1.7 times |" in capsys.readouterr().out
-    assert json.loads((tmp_path / "x.json").read_text())["rows"][0]["value"]["median"] == 1.7
-
-
-def test_a_users_error_is_one_line(monkeypatch):
-    def measure(quick):
-        raise FileNotFoundError("HC18: folder /nowhere does not exist")
-
-    monkeypatch.setattr(sys, "argv", ["x"])
-    with pytest.raises(SystemExit, match=r"^error: HC18: folder /nowhere does not exist$"):
-        command("x", measure, "")
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [("benchmarks/results/a.json", "abc"), ("docs/performance-a.png", "abc"), ("losses/a.py", "abc-dirty")],
-)
-def test_changed_results_do_not_mark_the_commit_dirty(changed, expected, tmp_path, monkeypatch):
-    path = tmp_path / changed
-    path.parent.mkdir(parents=True)
-    path.write_text("old")
-    settings = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for arguments in (["init", "-q"], ["add", "."], [*settings, "commit", "-q", "-m", "x"]):
-        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
-    path.write_text("new")
-    monkeypatch.setattr(_record, "ROOT", tmp_path)
-    monkeypatch.setattr(_record, "git_commit", lambda: "abc-dirty")
-    assert measured_commit() == expected
+def test_the_page_in_docs_shows_the_stored_results(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text(PAGE.read_text())
+    write_page(page, RESULTS)
+    assert page.read_text() == PAGE.read_text(), "run make bench ARGS=--table"

@@ -1,9 +1,6 @@
-"""The loss benchmark: its baseline computes the same gradients, and its rows."""
+"""The loss benchmark: its baseline computes the same gradients, and the products are counted."""
 
 from __future__ import annotations
-
-import json
-import sys
 
 import pytest
 import torch
@@ -11,8 +8,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import loss_speed
-from benchmarks._record import command
-from benchmarks.baselines.loss_authors import srkd_loss
+from benchmarks._authors import srkd_loss
 from losses import SRKDLoss
 from tests.losses.loss_cases import make_batch, make_teacher
 
@@ -26,38 +22,6 @@ def test_the_authors_way_has_the_gradients_of_ours(weight):
     ours = torch.autograd.grad(SRKDLoss(off_diagonal_weight=weight)(student, teacher)["total"], inputs)
     for expected, gradient in zip(theirs, ours, strict=True):
         assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["x", *map(str, arguments)])
-    command("loss_speed", loss_speed.measure, "", loss_speed.OPTIONS)
-
-
-def test_the_benchmark_writes_its_rows(tmp_path, monkeypatch):
-    out = tmp_path / "loss.json"
-    run(monkeypatch, "--batch-sizes", 32, "--repeats", 2, "--out", out)
-    equal, precise, *rows, busy = json.loads(out.read_text())["rows"]
-    assert busy["measure"] == "times faster than the plain form"
-    assert 0 <= equal["value"]["median"] <= equal["target"] == 1e-12
-    assert equal["note"].startswith("fused ")
-    assert 0 < precise["value"]["median"] < 1e-4
-    assert "plain" in precise["note"]
-    assert len(rows) == 4
-    assert [row["limit"] for row in rows[::2]] == ["the four matrix products", "the six matrix products"]
-    assert all(len(row["rounds"]["value"]) == 2 for row in rows[::2])
-
-
-def test_a_loss_that_is_not_equal_is_a_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(loss_speed, "check_equality", lambda _: {"fused": 1e-15, "chunked": float("nan")})
-    with pytest.raises(SystemExit, match=r"error: the loss differs .*nan.*above 1e-12"):
-        run(monkeypatch, "--quick", "--out", tmp_path / "loss.json")
-    assert not (tmp_path / "loss.json").exists()
-
-
-def test_a_missing_gpu_is_one_line(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"^error: --device cuda: torch finds no CUDA device"):
-        run(monkeypatch, "--device", "cuda")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +38,7 @@ def test_the_matrix_products_of_each_way(way, count, monkeypatch):
     """The counts that docs/performance.md states; one block, so that each product is one call."""
     monkeypatch.setattr("losses.kernels.fused.Problem.height", lambda self: len(self.image))
     products = Products()
-    run_way = loss_speed.make_ways(64, torch.float64, "cpu")[way]
+    run_way = loss_speed.make_ways(64, torch.float64)[way]
     with products:
         run_way()
     assert products.count == count

@@ -1,6 +1,8 @@
 """Atomic writes, strict JSON and digests."""
 
 import json
+import os
+import re
 
 import pytest
 
@@ -21,6 +23,21 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         fail_half_way(path)
     assert json.loads(path.read_text()) == {"x": 1}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_of_a_live_one(tmp_path):
+    for name in ("a.json", "b.json"):
+        child = os.fork()
+        if child == 0:
+            with atomic(tmp_path / name) as partial:
+                partial.write_text("half")
+                os._exit(9)
+        os.waitpid(child, 0)
+    left, other = sorted(tmp_path.iterdir())
+    live = left.with_name(re.sub(r"-\d+\.partial", f"-{os.getppid()}.partial", left.name))
+    live.touch()
+    write_json(tmp_path / "a.json", {})
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.json", live, other])
 
 
 def test_json_has_no_nan(tmp_path):

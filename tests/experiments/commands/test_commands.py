@@ -59,6 +59,30 @@ def test_a_user_error_is_one_line(monkeypatch, tmp_path, capsys):
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["data", "frobnicate"], "'frobnicate'"),
+        (["reproduce", "everything", "phantom"], "'everything'"),
+        (["sweep", "run", "decay", "--count=0"], "--count"),
+        (["table"], "data"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(monkeypatch, capsys, arguments, named):
+    assert command(monkeypatch, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert named in line
+
+
+@pytest.mark.parametrize("arguments", ["--help", "list"])
+def test_a_reader_may_leave_early(arguments):
+    shell = f"{sys.executable} -m experiments {arguments} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141"), "0 where all was written before the reader ended"
+
+
 def test_shards_of_the_public_sets_are_read_by_their_folder(monkeypatch, tiny_planes, tiny_hc18, tmp_path):
     target = tmp_path / "shards"
     assert command(monkeypatch, "data", "shards", tiny_planes.parent, target, "--samples-per-shard=20") == 0

@@ -37,10 +37,10 @@ def undocumented_keys(names: Iterable[str]) -> list[str]:
 
 def violations(record: dict[str, Any]) -> list[str]:
     """Return every path of a results.json that the schema lacks, or whose type is another one."""
-    schema = _tables()[1]
+    schema = [(known.split("."), kind) for known, kind in _tables()[1].items()]
     wrong = []
     for path, value in _walk((), record):
-        fitting = [kind for known, kind in schema.items() if _fits(known.split("."), path)]
+        fitting = [kind for known, kind in schema if _fits(known, path)]
         if not any(_is(value, word) for kind in fitting for word in kind.split(" or ")):
             wrong.append(f"{'.'.join(path)} ({type(value).__name__}, documented as {fitting})")
     return wrong
@@ -66,6 +66,7 @@ def _fits(known: list[str], path: tuple[str, ...]) -> bool:
     return len(known) == len(path) and all(map(_stands_for, known, path))
 
 
+@cache
 def _stands_for(word: str, name: str) -> bool:
     if word == "SCORE":
         return name == "count" or name in {key.rsplit("/", 1)[1] for key in _tables()[0]}

@@ -1,4 +1,4 @@
-"""The example of docs/losses.md, run exactly as it stands there, through the real command line; and what it logs."""
+"""The example of docs/losses.md in a process of its own: what the run writes, logs, and prints into a log file."""
 
 import json
 import os
@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from experiments.report.read_run import read_run
 from metrics.names import GROUPS
 from tests.callbacks.wandb_log import WandbLog
 from tests.experiments.runs.documented import documented_top_level, undocumented_keys, violations
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "tests" / "experiments" / "sweep" / "phantom_small.yaml"
+PROMPTS = SMALL.with_name("phantom_small_prompts.json")
 
 
 def fenced(language: str) -> str:
@@ -26,21 +30,43 @@ def fenced(language: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The folder of the run."""
+def whole_run(tmp_path_factory):
+    """Train for two epochs with the usual loggers and TensorBoard; return the run's folder and all that was printed."""
     place = tmp_path_factory.mktemp("example")
     example = fenced("python")
     assert len(example.splitlines()) < 20
     (place / "my_losses.py").write_text(example)
     (place / "mine.yaml").write_text(fenced("yaml"))
-    command = [sys.executable, "-m", "experiments", "fit", f"--config={SMALL}", "--config=mine.yaml"]
-    command += ["--experiment=mine", "--run=first"]
+    sizes = {"num_planes_images": 96, "num_hc18_images": 24, "num_pair_images": 0}
+    given = [
+        f"--config={SMALL}", "--config=mine.yaml", "--experiment=mine", "--run=first", "--trainer.max_epochs=2",
+        f"--data.corpus={sizes}", "--data.batch_size=16", f"--planes.protocol={PROMPTS}",
+        f"--biometry.protocol={PROMPTS}", "--trainer.logger+=TensorBoardLogger",
+        "--trainer.enable_progress_bar=true", "--trainer.accelerator=cpu",
+    ]  # fmt: skip
     # Without the W&B service of an earlier test, which writes relative to that test's folder.
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    environment = own | {"PYTHONPATH": f"{ROOT}:{place}", "WANDB_MODE": "offline"}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return place / "outputs" / "mine" / "first"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "fit", *given],
+        cwd=place,
+        env=own | {"PYTHONPATH": f"{ROOT}:{place}", "WANDB_MODE": "offline"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    return place / "outputs" / "mine" / "first", done.stdout
+
+
+@pytest.fixture
+def folder(whole_run):
+    return whole_run[0]
+
+
+@pytest.fixture
+def printed(whole_run):
+    return whole_run[1]
 
 
 def test_a_loss_of_ones_own_trains_evaluates_and_writes_a_whole_run(folder):
@@ -89,3 +115,39 @@ def test_whatever_a_run_logs_is_documented(folder):
     assert {name.partition("/")[0] for name in names} <= set(GROUPS)
     assert {name.partition("/")[0] for name in documented} == set(GROUPS)
     assert "train/learning_rate/pg1" in names
+
+
+def test_the_start_of_a_run_is_told_in_ten_lines(printed):
+    lines = printed.splitlines()
+    epochs = [number for number, line in enumerate(lines) if line.startswith("epoch ")]
+    start, first = lines[: epochs[0]], lines[epochs[0]]
+    assert len(start) <= 10
+    assert start[0].startswith("W&B: WANDB_MODE=offline, so logging offline; later: ")
+    assert start[1] == "training mine on phantom (seed 0, 1 x cpu, 32-true)"
+    told = dict(line.split(maxsplit=1) for line in start[2:])
+    assert list(told) == ["corpus", "teacher", "student", "loss", "steps", "logging", "folder"]
+    batches = int(told["corpus"].split()[0])
+    assert told["steps"] == f"{2 * batches} in 2 epochs, evaluated every epoch"
+    assert told["student"] == "TimmEncoder repvit_m0_9, 0.2 M parameters"
+    assert told["loss"] == "MyLoss"
+    assert told["logging"] == "metrics.csv, W&B offline, TensorBoard"
+    assert told["folder"] == "outputs/mine/first"
+    assert first.startswith(f"epoch 1/2, step {batches}/{2 * batches}: loss ")
+    assert len(epochs) == 2
+
+
+def test_a_log_holds_no_control_characters_and_nothing_of_other_libraries(printed):
+    assert not set(printed) & set("\x1b\r\b")
+    for words in ("Tip", "litlogger", "wandb:", "FLOPs", "GPU available", "Seed set", "Warning", "warning"):
+        assert words not in printed
+
+
+def test_every_logger_of_a_real_run_holds_its_loss_and_the_report_finds_the_run(folder):
+    assert yaml.safe_load((folder / "config.yaml").read_text())["experiment"] == "mine"
+    found = read_run(folder)
+    logged = found.history.dropna(subset=["train/loss/total"]).set_index("step")["train/loss/total"]
+    events = EventAccumulator(str(folder)).Reload().Scalars("train/loss/total")
+    assert {event.step: event.value for event in events} == pytest.approx(dict(logged), rel=1e-5)
+    assert len(events) > 1
+    assert found.config["trainer"]["max_epochs"] == 2
+    assert (folder / "report.html").is_file()

@@ -24,7 +24,7 @@ CSV = {
 SMALL = (
     "--data.init_args.batch_size=8", "--data.init_args.num_workers=0", "--data.init_args.pin_memory=false",
     "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.enable_progress_bar=false",
-    f"--trainer.logger={json.dumps([CSV])}",
+    f"--trainer.logger={json.dumps([CSV])}", "--planes.figures=false", "--biometry.figures=false",
 )  # fmt: skip
 
 

@@ -113,7 +113,10 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path, embedded
 
 
-SMALL = (STUDENT, "--model.teacher=null", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+SMALL = (
+    STUDENT, "--model.teacher=null", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+    "--planes.figures=false", "--biometry.figures=false",
+)  # fmt: skip
 
 
 def test_a_quick_run_is_small_and_says_what_it_is(workplace, capsys):

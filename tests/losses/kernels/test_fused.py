@@ -218,7 +218,7 @@ def test_no_more_matrices_are_held_at_any_time_than_promised(kernel, matrices, m
         torch.autograd.grad(SRKDLoss(kernel=kernel)(student, teacher)["total"], leaves(student))
 
     run()
-    numbers = peak_numbers(run, "cpu") / 2  # counted in float32
+    numbers = peak_numbers(run) / 2  # counted in float32
     assert matrices <= numbers / B**2
     if kernel != "plain":
         assert numbers / B**2 < matrices + 0.2

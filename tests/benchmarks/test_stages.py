@@ -1,0 +1,125 @@
+"""Every stage runs at a tiny size and gives rows that fit the table; the command line of all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import __main__ as front
+from benchmarks.__main__ import NAMES, ROOT, environment_of
+from benchmarks._record import Row
+from export.latency.worker import ALLOCATOR
+
+ABSENT = ("this machine has no CUDA device", "this processor has no bfloat16 arithmetic")
+IN_PROCESS = [name for name in NAMES if name != "phantom_speed"]  # starts processes itself
+ALL = [pytest.param(n, marks=pytest.mark.slow) if n == "training_step" else n for n in IN_PROCESS]
+
+
+def bench(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+    front.main()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_quick_run_gives_rows(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("HC18_ROOT", raising=False)
+    out = tmp_path / "rows.json"
+    bench(monkeypatch, name, "--quick", "--out", out)
+    check([Row(**row) for row in json.loads(out.read_text())])
+
+
+def check(rows):
+    assert rows
+    for row in rows:
+        assert row.values or row.reason in ABSENT, "everything that this machine can do runs"
+        assert all(value > 0 for way in (row.values, *row.seconds.values()) for value in way)
+        assert row.line().count("|") == 7
+
+
+def test_a_stage_runs_in_a_process_of_its_own():
+    check(front.measure("phantom_speed", quick=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["lost"], "argument NAME: no such benchmark lost"), (["--tab"], "unrecognized arguments: --tab")],
+)
+def test_a_wrong_command_line_is_one_line(arguments, error, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        bench(monkeypatch, *arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {error}")
+
+
+@pytest.mark.parametrize("name", ["image_pipeline", "hc18_validity"])
+def test_a_missing_corpus_is_one_line(name, monkeypatch):
+    monkeypatch.setenv("HC18_ROOT", "/nowhere")
+    with pytest.raises(
+        SystemExit, match=r"^error: HC18: folder /nowhere does not exist; .*HC18_ROOT=folder$"
+    ):
+        bench(monkeypatch, name, "--quick", "--out=x.json")
+
+
+OURS, GIVEN = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}, {"MALLOC_MMAP_MAX_": "65536"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, OURS), (OURS, OURS), (GIVEN, OURS | GIVEN)], ids=["clean", "make", "own"]
+)
+def test_whole_commands_run_with_the_allocator_of_make(given, expected, monkeypatch):
+    for name in OURS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for name in NAMES:
+        found = {k: v for k, v in environment_of(name).items() if k.startswith("MALLOC_")}
+        assert found == (expected if name in ("plane_evaluation", "training_step") else {})
+        assert environment_of(name)["PATH"] == os.environ["PATH"]
+
+
+def test_the_allocator_settings_are_those_of_the_makefile():
+    lines = re.findall(r"^export (MALLOC_\w+) \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert dict(lines) == ALLOCATOR
+
+
+@pytest.fixture
+def processes(tmp_path, monkeypatch):
+    """Rounds that each process measures next; None fails. Results and page are of the test's own."""
+    measured = []
+
+    def measure(name):
+        values = measured.pop(0)
+        if values is None:
+            raise subprocess.CalledProcessError(1, name)
+        return [Row("s", "c", "x", values, reason="no GPU")]
+
+    monkeypatch.setattr(front, "measure", measure)
+    monkeypatch.setattr(front, "RESULTS", tmp_path)
+    monkeypatch.setattr(front, "write_page", lambda *_: None)
+    return measured
+
+
+def test_three_processes_are_stored_as_one_result(processes, tmp_path, monkeypatch, capsys):
+    processes += [[1.0, 2.0], [3.0], [4.0]]
+    bench(monkeypatch, "gpu_step")
+    stored = json.loads((tmp_path / "gpu_step.json").read_text())
+    assert stored["rows"][0]["values"] == [1.0, 2.0, 3.0, 4.0]
+    assert stored["commit"]
+    assert stored["machine"]["cores"] >= 1
+    assert "torch" in stored["machine"]["versions"]
+    processes += [[], [], []]
+    bench(monkeypatch, "gpu_step")
+    assert "kept, with figures of a machine that could run it" in capsys.readouterr().out
+    assert json.loads((tmp_path / "gpu_step.json").read_text()) == stored
+
+
+def test_a_stage_that_fails_is_named_after_the_others(processes, monkeypatch, capsys):
+    processes += [None, [1.0], [1.0], [1.0]]
+    with pytest.raises(SystemExit, match=r"error: failed: gpu_step$"):
+        bench(monkeypatch, "gpu_step", "loss_speed")
+    assert "| s | c | 1 x |" in capsys.readouterr().out
