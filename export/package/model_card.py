@@ -22,7 +22,7 @@ METHODS = {
     "DARK, Diagonal-Anchored Repulsive Knowledge Distillation: Saeed, Maani and Yaqub, 2026, arXiv 2603.05421"
 }
 """Loss -> method and paper."""
-OWN_TEACHERS = "outputs/teachers/"  # trained by this project, from nothing published
+OWN_TEACHERS = ("outputs/teachers/", "models/teachers/")  # trained by this project, from nothing published
 MODEL_CARD, LICENCES = "MODEL_CARD.md", "LICENCES.md"
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 # data preset -> terms; a preset of one public corpus has its name
@@ -57,7 +57,7 @@ def weight_origin(source: Source) -> list[str]:
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
     start, teacher = _training(source, "start"), _training(source, "teacher")
     inherited = "" if start == RANDOM_START else f"; published {name} weights pass on: {licence_of(name)}"
-    own = teacher == "none" or OWN_TEACHERS in teacher
+    own = teacher == "none" or any(folder in teacher for folder in OWN_TEACHERS)
     passed_on = "" if own else f"; if it is FetalCLIP, note its terms: {licence_of('FetalCLIP')}"
     return [
         f"Student architecture: `{name}`.",

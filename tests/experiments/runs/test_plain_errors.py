@@ -146,10 +146,13 @@ PROMPTS = {
         ("[1]", "expected a JSON object, not list"),
         (
             json.dumps(PROMPTS | {"plane": {}}),
-            "'plane' is no key of a protocol; it has the keys planes, subplanes",
+            "['plane'] are not among the keys",
         ),
-        (json.dumps({"planes": {}, "subplanes": {}}), "'biometry' is missing; it has the keys"),
-        (json.dumps(PROMPTS | {"planes": {"brain": ["x"]}}), "planes: no prompts for ['abdomen', "),
+        (json.dumps({key: PROMPTS[key] for key in ("planes", "subplanes")}), "biometry: "),
+        (
+            json.dumps(PROMPTS | {"planes": {"brain": ["x"], "heart": ["x"]}}),
+            "planes: no prompts for ['abdomen', ",
+        ),
     ],
 )
 def test_a_wrong_protocol_file_is_named_with_its_key(train, tmp_path, option, text, answer):
@@ -196,7 +199,7 @@ FEW = [
             "this machine has no GPU that torch can use; ",
             marks=pytest.mark.skipif(accelerated(), reason="there is a GPU"),
         ),
-        ("srkd", "--data.num_workers=-1", "num_workers -1 at least 0"),
+        ("srkd", "--data.num_workers=-1", "num_workers must be at least 0, not -1"),
     ],
 )
 def test_a_part_that_cannot_be_built_shows_before_the_corpus(train, tmp_path, experiment, given, answer):

@@ -105,9 +105,9 @@ def workplace(tmp_path, monkeypatch):
     embedded = []
     whole = zero_shot.encode_prompts
 
-    def count(model, prompts, *rest):
+    def count(model, prompts, *rest, **options):
         embedded.append(len(set(prompts)))
-        return whole(model, prompts, *rest)
+        return whole(model, prompts, *rest, **options)
 
     monkeypatch.setattr(zero_shot, "encode_prompts", count)
     return tmp_path, embedded
