@@ -127,7 +127,7 @@ def recipe_of(argv: list[str]) -> Recipe:
 
 
 def teacher_towers(preset: str) -> Path:
-    """Return the YAML file of a preset's own small teacher.
+    """Return the YAML file of a preset's own teacher.
 
     Raises:
         ValueError: The preset has a published teacher.
