@@ -56,8 +56,11 @@ def fit(
     module = DistillationModule(student, teacher, SRKDLoss() if teacher else CLIPLoss(), learning_rate=1e-4)
     ends: list[float] = []
     clock = LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.perf_counter()))
-    kept = [TeacherCache(str(folder / "teacher"), draws=1)] if kind == "teacher cache" else []
-    data = ListedData(records, batch_size=batch, num_workers=workers, cache=str(folder / "squares"), zoom=0.3)
+    kept = [TeacherCache(str(folder / "teacher"))] if kind == "teacher cache" else []
+    data = ListedData(
+        records, batch_size=batch, num_workers=workers, cache=str(folder / "squares"), zoom=0.3,
+        draws=1 if kept else None,
+    )  # fmt: skip
     trainer = Trainer(
         accelerator="cpu", max_steps=steps + WARM, gradient_clip_val=1.0, log_every_n_steps=10,
         logger=CSVLogger(str(folder), name=kind), callbacks=[clock, *kept], limit_val_batches=0,

@@ -1,4 +1,4 @@
-"""Train on stored teacher embeddings of a fixed number of augmentation draws."""
+"""Train on stored teacher embeddings of the data module's augmentation draws."""
 
 from __future__ import annotations
 
@@ -28,24 +28,20 @@ Keys = list[tuple[int, int]]
 
 
 class TeacherCache(Callback):
-    """Store the teacher's embeddings of `draws` augmentation draws of every training image.
+    """Store the teacher's embeddings of the ``data.draws`` augmentation draws of every training image.
 
     Before the first epoch the teacher embeds what is not stored yet; later runs with the same teacher, data,
-    augmentation and seed reuse it. Epoch e trains on draw e modulo `draws`, with the loss that the live teacher would
-    give. A store takes ``draws x images x 2 x D`` numbers: 0.6 GB for 8 draws of 12,400 images and D = 768 in float32.
-    It pays off from the second use of a draw: more epochs than draws, or further runs.
+    augmentation and seed reuse it. The losses are those of the live teacher. A store takes ``draws x images x 2 x D``
+    numbers: 0.6 GB for 8 draws of 12,400 images and D = 768 in float32. It pays off from the second use of a draw:
+    more epochs than draws, or further runs. Does nothing for a loss without a teacher.
 
     Args:
         folder: Folder of all stores, visible to every process.
-        draws: K, draws of each image; more give more varied views.
         half: Store float16: half the size, embeddings accurate to about 5e-4.
     """
 
-    def __init__(self, folder: str = "data/cache/teacher", draws: int = 8, half: bool = False) -> None:
-        if draws < 1:
-            raise ValueError(f"TeacherCache: draws must be 1 or more, not {draws}")
+    def __init__(self, folder: str = "data/cache/teacher", half: bool = False) -> None:
         self.folder = Path(folder)
-        self.draws = draws
         self.half = half
         self.store: TeacherStore | None = None
 
@@ -53,23 +49,20 @@ class TeacherCache(Callback):
         """Open the store and pass it to the data module, before the training loader is created.
 
         Raises:
-            ValueError: The data are not indexable image files.
+            ValueError: The data are not indexable image files, or ``data.draws`` is null.
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.store = None
-        if stage != TrainerFn.FITTING:
-            return
-        if not module.needs_teacher:
-            rank_zero_warn(
-                f"TeacherCache: {type(module.loss).__name__} does not use a teacher; nothing is stored"
-            )
+        if stage != TrainerFn.FITTING or not module.needs_teacher:
             return
         if not isinstance(data, FetalDataModule) or isinstance(data, PairShardsDataModule):
             raise ValueError(
                 f"TeacherCache: {type(data).__name__} reads a stream whose pairs have no index; "
                 "remove the callback, or train from image files"
             )
+        if data.draws is None:
+            raise ValueError("TeacherCache: data.draws is null; set it, for example --data.draws=8")
         store = self._open(trainer, module, data)
         # Every process trains on the stored draws, or none does.
         self.store = store if trainer.strategy.reduce_boolean_decision(store is not None) else None
@@ -96,7 +89,7 @@ class TeacherCache(Callback):
         images, dim = len(data.split("train")), module.teacher.embed_dim
         path = self.folder / f"{self._digest(trainer, module, data)}.embeddings"
         try:
-            store = TeacherStore(path, self.draws, images, dim, self.half)
+            store = TeacherStore(path, data.draws, images, dim, self.half)
         except OSError as error:
             warnings.warn(
                 f"TeacherCache: {path}: {error.strerror}; training runs the teacher at every step",
@@ -104,7 +97,7 @@ class TeacherCache(Callback):
             )
             return None
         rank_zero_info(
-            f"teacher cache: {self.draws} draws of {images} images, {store.rows.size / 1e6:.0f} MB in {path}"
+            f"teacher cache: {data.draws} draws of {images} images, {store.rows.size / 1e6:.0f} MB in {path}"
         )
         return store
 
@@ -119,7 +112,7 @@ class TeacherCache(Callback):
                 "augmentation": None if data.augmentation is None else asdict(data.augmentation),
                 "seed": data.seed,
                 "on_error": data.on_error,
-                "store": [self.draws, self.half],
+                "store": [data.draws, self.half],
                 "images": [f"{record}|{file.st_size}|{file.st_mtime_ns}" for record, file in files],
             }
         )

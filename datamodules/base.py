@@ -69,6 +69,8 @@ class FetalDataModule(LightningDataModule):
             side^2 bytes per image on disk, reserved at the start; without that space, training continues without a
             cache. Null decodes the files in every epoch.
         most_images: Maximum number of images per split, for a quick run; null takes all.
+        draws: Number of different augmentations of each training image: epoch e uses draw e modulo `draws`. Null draws
+            anew in every epoch. See `callbacks.TeacherCache`.
 
     Attributes:
         benchmarks: Benchmarks that the corpus can score.
@@ -90,10 +92,11 @@ class FetalDataModule(LightningDataModule):
         cache: str | None = None,
         zoom: float = 0.0,
         most_images: int | None = None,
+        draws: int | None = None,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
-        check_least("data", 1, **sizes, most_images=most_images)
+        check_least("data", 1, **sizes, most_images=most_images, draws=draws)
         check_least("data", 0, num_workers=num_workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
@@ -104,6 +107,7 @@ class FetalDataModule(LightningDataModule):
         self.pin_memory = pin_memory
         self.cache = cache
         self.most_images = most_images
+        self.draws = draws
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
         self._taught: TeacherStore | None = None
@@ -177,8 +181,8 @@ class FetalDataModule(LightningDataModule):
             sampler.start_at(epoch, batch * self.batch_size)
         order = {"seed": self.seed, "batch_size": self.batch_size, "images": len(dataset)}
         order["processes"] = sampler.num_replicas
-        if self._taught is not None:
-            order["draws"] = self._taught.draws
+        if self.draws is not None:
+            order["draws"] = self.draws
         return ResumableLoader(
             dataset,
             order=order,
@@ -197,7 +201,7 @@ class FetalDataModule(LightningDataModule):
         return trainer is not None and bool(trainer.overfit_batches)
 
     def taught_by(self, store: TeacherStore | None) -> None:
-        """Train on the augmentation draws and teacher embeddings of a store; None for a live teacher."""
+        """Train on the teacher embeddings of a store; None for a live teacher."""
         self._taught = store
 
     def draw_loader(self, keys: list[tuple[int, int]]) -> DataLoader:
@@ -259,7 +263,7 @@ class FetalDataModule(LightningDataModule):
     ) -> PairDataset:
         records, builder = self.split(split), PairBuilder(*self._contracts(), augmentation, student_only)
         cache = open_cache(self.cache, records, builder.working_side)
-        return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, taught)
+        return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, self.draws, taught)
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:
         if self._views is None:

@@ -76,8 +76,9 @@ class PairDataset(Dataset):
         on_error: With "skip", an unreadable image or an empty caption is replaced by another image drawn
             at random, and reported under ``skipped``.
         cache: Cache of decoded squares; None decodes every time.
-        taught: Stored teacher embeddings of K draws: epoch e uses draw e modulo K, with its ``teacher_embedding``
-            instead of an image and text for the teacher.
+        draws: Epoch e uses draw e modulo `draws`; None draws anew in every epoch.
+        taught: Stored teacher embeddings of these draws: pairs have a ``teacher_embedding`` instead of an image and
+            text for the teacher.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class PairDataset(Dataset):
         seed: int,
         on_error: OnError,
         cache: SquareCache | None = None,
+        draws: int | None = None,
         taught: TeacherStore | None = None,
     ) -> None:
         self.records = records
@@ -94,6 +96,7 @@ class PairDataset(Dataset):
         self._seed = seed
         self._on_error = on_error
         self._cache = cache
+        self._draws = draws
         self._taught = taught
 
     def __len__(self) -> int:
@@ -103,8 +106,9 @@ class PairDataset(Dataset):
         """Return the pair of one epoch and index; with "skip", 20 bad ones in a row are a ValueError."""
         epoch, index = key
         kept: dict[str, Any] = {}
+        if self._draws is not None:
+            epoch %= self._draws
         if self._taught is not None:
-            epoch %= self._taught.draws
             kept["teacher_embedding"] = self._taught.get(epoch, index)
         rng = np.random.default_rng([self._seed, epoch, index])
         skipped: list[tuple[str, int]] = []

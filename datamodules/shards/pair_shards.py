@@ -51,6 +51,10 @@ class PairShardsDataModule(FetalDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.draws is not None:
+            raise ValueError(
+                "data.draws: pairs of a stream have no index; leave it out, or train from image files"
+            )
         check_least("data", 1, num_samples=num_samples, shuffle_buffer=shuffle_buffer)
         self.urls = list_shards(urls)
         self.num_samples = num_samples

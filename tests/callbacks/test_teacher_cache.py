@@ -71,7 +71,9 @@ class LiveOnTwoDraws(HC18DataModule):
         return loader
 
 
-def fit(root, tmp_path, cache=None, loss=None, data=HC18DataModule, epochs=4, teacher_seed=2, **options):
+def fit(
+    root, tmp_path, cache=None, loss=None, data=HC18DataModule, epochs=4, teacher_seed=2, draws=2, **options
+):
     losses = Losses()
     module = DistillationModule(
         Towers(8, 1), Towers(12, teacher_seed), loss or SRKDLoss(), learning_rate=1e-2
@@ -82,12 +84,13 @@ def fit(root, tmp_path, cache=None, loss=None, data=HC18DataModule, epochs=4, te
         callbacks=[losses, *([cache] if cache else [])], limit_val_batches=0, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path, **settings,
     )  # fmt: skip
-    trainer.fit(module, datamodule=data(root=str(root), batch_size=6, num_workers=0, zoom=0.2))
+    draws = draws if cache else None
+    trainer.fit(module, datamodule=data(root=str(root), batch_size=6, num_workers=0, zoom=0.2, draws=draws))
     return losses.values, module
 
 
 def cache_in(tmp_path, **options):
-    return TeacherCache(str(tmp_path / "store"), draws=2, **options)
+    return TeacherCache(str(tmp_path / "store"), **options)
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 1e-3)])
@@ -168,7 +171,7 @@ def test_a_store_of_other_code_is_noticed(tiny_hc18, tmp_path):
 
 
 def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(tiny_hc18, tmp_path, monkeypatch):
-    live, _ = fit(tiny_hc18, tmp_path)
+    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -188,8 +191,8 @@ def test_another_teacher_has_another_store(tiny_hc18, tmp_path):
 
 
 def test_a_loss_without_teacher_keeps_nothing(tiny_hc18, tmp_path):
-    with pytest.warns(UserWarning, match="CLIPLoss does not use a teacher"):
-        fit(tiny_hc18, tmp_path, cache_in(tmp_path), loss=CLIPLoss(), epochs=1)
+    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws, loss=CLIPLoss())
+    assert fit(tiny_hc18, tmp_path, cache_in(tmp_path), loss=CLIPLoss())[0] == live  # on the same draws
     assert not (tmp_path / "store").exists()
 
 
@@ -201,6 +204,8 @@ def test_a_stream_is_refused_in_one_line(tmp_path):
         cache_in(tmp_path).setup(trainer, module, "fit")
 
 
-def test_draws_must_be_positive():
-    with pytest.raises(ValueError, match="draws must be 1 or more, not 0"):
-        TeacherCache(draws=0)
+def test_the_number_of_draws_is_needed(tiny_hc18, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.draws is null; set it"):
+        fit(tiny_hc18, tmp_path, cache_in(tmp_path), draws=None)
+    with pytest.raises(ValueError, match="data: draws must be at least 1, not 0"):
+        HC18DataModule(root=str(tiny_hc18), draws=0)

@@ -258,7 +258,7 @@ def filled_store(path, draws, images):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_student_sees_the_stored_draws_and_embeddings(tiny_hc18, tmp_path, workers):
-    options = {"batch_size": 6, "num_workers": workers, "zoom": 0.3}
+    options = {"batch_size": 6, "num_workers": workers, "zoom": 0.3, "draws": 2}
     data = HC18DataModule(root=str(tiny_hc18), **options)
     data.bind(STUDENT, TEACHER)
     plain = {key: data.draw_loader([key]) for key in [(0, 1), (1, 0), (1, 1)]}
@@ -287,7 +287,7 @@ def test_the_student_sees_the_stored_draws_and_embeddings(tiny_hc18, tmp_path, w
 
 
 def test_validation_uses_the_live_teacher(tiny_hc18, tmp_path):
-    data = HC18DataModule(root=str(tiny_hc18), batch_size=6, num_workers=0)
+    data = HC18DataModule(root=str(tiny_hc18), batch_size=6, num_workers=0, draws=2)
     data.bind(STUDENT, TEACHER)
     data.taught_by(filled_store(tmp_path / "store", 2, len(data.split("train"))))
     batch = next(iter(data.val_dataloader()))
