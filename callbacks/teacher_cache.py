@@ -46,7 +46,9 @@ class TeacherCache(Callback):
         self.store: TeacherStore | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the store and pass it to the data module, before the training loader is created.
+        """Open the store, embed what is not stored yet, and pass it to the data module.
+
+        Not in `on_fit_start`: by then the workers of the training loader have started to read.
 
         Raises:
             ValueError: The data are not indexable image files, or ``data.draws`` is null.
@@ -67,22 +69,22 @@ class TeacherCache(Callback):
         # Every process trains on the stored draws, or none does.
         self.store = store if trainer.strategy.reduce_boolean_decision(store is not None) else None
         data.taught_by(self.store)
+        if self.store is not None:
+            self._fill(trainer, module, data, self.store)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Embed what is not stored yet, before anything is read for training."""
-        if self.store is None:
-            return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        missing = self._missing(trainer, pl_module, data, self.store) if trainer.is_global_zero else []
+    def _fill(self, trainer: Trainer, module: Any, data: FetalDataModule, store: TeacherStore) -> None:
+        # Lightning converts and moves the module after the `setup` hooks.
+        trainer.precision_plugin.convert_module(module.teacher).to(trainer.strategy.root_device)
+        missing = self._missing(trainer, module, data, store) if trainer.is_global_zero else []
         missing = trainer.strategy.broadcast(missing)
         share = missing[trainer.global_rank :: trainer.world_size]
         done = 0
         with progress_bar("teacher cache", " pairs") as progress:
             for batch, keys in _batches(data, share):
-                self.store.put(keys, *_embed(trainer, pl_module, batch))
+                store.put(keys, *_embed(trainer, module, batch))
                 done += len(keys)
                 progress(done, len(share))
-        self.store.rows.close()
+        store.rows.close()
         trainer.strategy.barrier()
 
     def _open(self, trainer: Trainer, module: Any, data: FetalDataModule) -> TeacherStore | None:
@@ -141,7 +143,9 @@ def _batches(data: FetalDataModule, keys: Keys) -> Iterator[tuple[dict[str, Any]
 
 def _embed(trainer: Trainer, module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Embed a batch as the training step would: same device, same precision."""
-    image, tokens = (batch[f"teacher_{part}"].to(module.device) for part in ("image", "tokens"))
+    image, tokens = (
+        batch[f"teacher_{part}"].to(trainer.strategy.root_device) for part in ("image", "tokens")
+    )
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         embedded: tuple[torch.Tensor, torch.Tensor] = module.teacher(image, tokens)
     return embedded

@@ -72,7 +72,16 @@ class LiveOnTwoDraws(HC18DataModule):
 
 
 def fit(
-    root, tmp_path, cache=None, loss=None, data=HC18DataModule, epochs=4, teacher_seed=2, draws=2, **options
+    root,
+    tmp_path,
+    cache=None,
+    loss=None,
+    data=HC18DataModule,
+    epochs=4,
+    teacher_seed=2,
+    draws=2,
+    workers=0,
+    **options,
 ):
     losses = Losses()
     module = DistillationModule(
@@ -85,7 +94,9 @@ def fit(
         enable_model_summary=False, default_root_dir=tmp_path, **settings,
     )  # fmt: skip
     draws = draws if cache else None
-    trainer.fit(module, datamodule=data(root=str(root), batch_size=6, num_workers=0, zoom=0.2, draws=draws))
+    trainer.fit(
+        module, datamodule=data(root=str(root), batch_size=6, num_workers=workers, zoom=0.2, draws=draws)
+    )
     return losses.values, module
 
 
@@ -101,6 +112,13 @@ def test_losses_are_those_of_a_live_teacher(tiny_hc18, tmp_path, half, tolerance
     assert kept == pytest.approx(live, abs=tolerance, rel=0)
     other, _ = fit(tiny_hc18, tmp_path, epochs=4)
     assert other[-1] != pytest.approx(live[-1], abs=1e-4)  # four draws are not two
+
+
+def test_workers_read_a_filled_store(tiny_hc18, tmp_path):
+    assert (
+        fit(tiny_hc18, tmp_path, cache_in(tmp_path), workers=2)[0]
+        == fit(tiny_hc18, tmp_path, cache_in(tmp_path))[0]
+    )
 
 
 def test_mixed_precision_losses_agree_too(tiny_hc18, tmp_path):
