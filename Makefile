@@ -78,7 +78,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate reproduce table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
+.PHONY: help setup train evaluate reproduce compare-paper table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -104,6 +104,9 @@ evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../bes
 
 reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
 	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)
+
+compare-paper: $(READY)  ## published models and CKPT beside the paper: make compare-paper TEACHER=... STUDENT=... PROTOCOL=... CKPT=...
+	$(DO)$(PY) -m experiments reproduce published $(GIVEN) $(call option,ckpt,CKPT) $(ARGS)
 
 table: $(READY)  ## our results beside the paper's, as Markdown, CSV, LaTeX and plot: make table DATA=phantom
 	$(DO)$(PY) -m experiments table $(DATA) $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.corpora.catalogue import CORPORA
+from datamodules.corpora.copies import nearest_copies, perceptual_hash
 from datamodules.corpora.corpus import counts
 from datamodules.corpora.table import first_few
 from datamodules.pairs.image_reading import read_image
@@ -41,18 +42,25 @@ class Finding:
     cases: tuple[str, ...] = ()
 
 
-def check_corpus(name: str, root: Path, workers: int) -> list[Finding]:
-    """Run every check on a corpus of `datamodules.corpora.catalogue.CORPORA`; `workers` processes decode images."""
+def check_corpus(
+    name: str, root: Path, workers: int, benchmarks: Sequence[tuple[str, Path]] = ()
+) -> list[Finding]:
+    """Run every check on a corpus of `datamodules.corpora.catalogue.CORPORA`; `workers` processes decode images.
+
+    With `benchmarks` (see `benchmark_copies`), copies of their images are errors.
+    """
     corpus = CORPORA[name]
     missing: list[str] = []
     records = corpus.assign_splits(corpus.read(root, missing))
     images = scan_images(records, workers)
+    copies = benchmark_copies(images, benchmarks, workers)
     return [
         *check_counts(records, corpus.published),
         *check_files(missing, images),
         *check_splits(images),
         *check_duplicates(images),
         *check_measurements(images),
+        *([check_copies(copies, images["name"])] if benchmarks else []),
     ]
 
 
@@ -61,8 +69,8 @@ def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
 
     Returns:
         A row for each record: its fields, and ``error`` (why it cannot be read), ``pixels`` (a hash, equal for equal
-        pictures in any file format), ``width``, ``height`` and ``contrast`` (largest minus smallest pixel value),
-        missing where they do not apply.
+        pictures in any file format), ``shows`` (`perceptual_hash`), ``width``, ``height`` and ``contrast`` (largest
+        minus smallest pixel value), missing where they do not apply.
     """
     bar = partial(tqdm, total=len(records), desc="decoding", unit="image", disable=None)
     if workers <= 1:
@@ -70,7 +78,7 @@ def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
     else:
         with ProcessPoolExecutor(workers) as pool:
             scans = list(bar(pool.map(_scan, records, chunksize=16)))
-    columns = [*Record.__dataclass_fields__, "error", "pixels", "width", "height", "contrast"]
+    columns = [*Record.__dataclass_fields__, "error", "pixels", "shows", "width", "height", "contrast"]
     return pd.DataFrame(scans, columns=columns)
 
 
@@ -85,7 +93,29 @@ def _scan(record: Record) -> dict[str, Any]:
     pixels = hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).hexdigest()
     height, width = image.shape[:2]
     contrast = int(image.max()) - int(image.min())
-    return {**asdict(record), "pixels": pixels, "width": width, "height": height, "contrast": contrast}
+    sizes = {"width": width, "height": height, "contrast": contrast}
+    return {**asdict(record), "pixels": pixels, "shows": perceptual_hash(image), **sizes}
+
+
+def benchmark_copies(
+    images: pd.DataFrame, benchmarks: Iterable[tuple[str, Path]], workers: int
+) -> dict[Any, str]:
+    """Return row of `images` (of `scan_images`) -> "hc18 010_HC.png", the benchmark image of which it is a copy.
+
+    Args:
+        images: The corpus to look through.
+        benchmarks: Name and folder of each public corpus of which no image may occur.
+        workers: Processes that decode the benchmark's images.
+    """
+    readable = images.dropna(subset="shows")
+    found: dict[Any, str] = {}
+    for name, root in benchmarks:
+        theirs = scan_images(CORPORA[name].read(root), workers).dropna(subset="shows")
+        nearest = nearest_copies(readable["shows"].tolist(), theirs["shows"].tolist())
+        for row, place in zip(readable.index, nearest, strict=True):
+            if place is not None:
+                found.setdefault(row, f"{name} {theirs['name'].iloc[place]}")
+    return found
 
 
 def check_counts(records: list[Record], published: dict[str, int]) -> list[Finding]:
@@ -139,6 +169,13 @@ def check_duplicates(images: pd.DataFrame) -> list[Finding]:
         _finding("identical images of several patients", "warning", shared),
         _finding("identical images of one patient", "warning", copies),
     ]
+
+
+def check_copies(copies: Mapping[Any, str], names: Mapping[Any, str]) -> Finding:
+    """Report images that are copies of a benchmark's, by row."""
+    return _finding(
+        "copies of benchmark images", "error", [f"{names[row]} = {copy}" for row, copy in copies.items()]
+    )
 
 
 def check_measurements(images: pd.DataFrame) -> list[Finding]:

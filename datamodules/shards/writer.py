@@ -10,20 +10,25 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections import defaultdict
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import webdataset as wds
 from PIL import Image
 from tqdm import tqdm
 
 from datamodules.corpora.catalogue import CORPORA
+from datamodules.corpora.check import benchmark_copies, scan_images
+from datamodules.corpora.copies import perceptual_hash
 from datamodules.corpora.corpus import counts
 from datamodules.pairs.captions import caption_templates, render_spacing
-from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.record import Record
 from datamodules.shards.pair_shards import MANIFEST
 from models.files import atomic, digest, sha256, write_json
@@ -33,10 +38,19 @@ TEXT_IMAGE_SIZE = 224  # model image size, in pixels, that the spacing in ``txt`
 _KEPT_SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg"}
 
 
-def collect(roots: dict[str, Path], exclude_test: bool) -> tuple[list[Record], list[dict[str, Any]]]:
-    """Read the corpora in `roots` (name -> folder) and describe them for the manifest.
+def collect(
+    roots: dict[str, Path],
+    exclude_test: bool,
+    exclude: Sequence[tuple[str, Path]] = (),
+    workers: int = 1,
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """Read corpora and describe them for the manifest.
 
-    With `exclude_test`, validation and test patients are left out.
+    Args:
+        roots: Name of a corpus -> its folder.
+        exclude_test: Whether to leave out validation and test patients.
+        exclude: Name and folder of each corpus of which no image, nor a copy of one, may occur.
+        workers: Processes that decode images to compare them with those of `exclude`.
     """
     records: list[Record] = []
     sources = []
@@ -44,8 +58,16 @@ def collect(roots: dict[str, Path], exclude_test: bool) -> tuple[list[Record], l
         corpus = CORPORA[name]
         ours = corpus.assign_splits(corpus.read(root))
         ours, left_out = without_evaluation_patients(ours) if exclude_test else (ours, 0)
-        described = {key: getattr(corpus, key) for key in ("name", "title", "source", "licence", "citation")}
-        sources.append({**described, "evaluation_images_left_out": left_out, "counts": counts(ours)})
+        if exclude:
+            copies = benchmark_copies(scan_images(ours, workers), exclude, workers)
+            ours = [record for row, record in enumerate(ours) if row not in copies]
+        described: dict[str, Any] = {
+            key: getattr(corpus, key) for key in ("name", "title", "source", "licence", "citation")
+        }
+        described["evaluation_images_left_out"] = left_out
+        if exclude:
+            described["benchmark_copies_left_out"] = Counter(copy.split()[0] for copy in copies.values())
+        sources.append({**described, "counts": counts(ours)})
         records += ours
     return records, sources
 
@@ -129,6 +151,19 @@ def verify_shards(out: Path) -> list[str]:
         elif sha256(path) != shard["sha256"]:
             problems.append(f"{path} has changed since it was written")
     return problems
+
+
+def scan_shards(out: Path) -> pd.DataFrame:
+    """Return ``name`` and ``shows`` (`perceptual_hash`) of every image in the tar files of a folder."""
+    rows = []
+    for path in sorted(out.glob("[!.]*.tar")):
+        with tarfile.open(path) as shard:
+            for member in shard:
+                file = shard.extractfile(member)
+                if file is not None and Path(member.name).suffix.casefold() in (*IMAGE_SUFFIXES, ".webp"):
+                    name = f"{path.name}/{member.name}"
+                    rows.append((name, perceptual_hash(read_image(file.read(), name))))
+    return pd.DataFrame(rows, columns=["name", "shows"])
 
 
 def encode_sample(record: Record) -> dict[str, Any]:

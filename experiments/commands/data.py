@@ -17,10 +17,11 @@ from rich.table import Table
 from datamodules.base import check_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
-from datamodules.corpora.check import Finding, check_corpus
+from datamodules.corpora.check import Finding, benchmark_copies, check_copies, check_corpus
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
-from datamodules.shards.writer import collect, verify_shards, write_shards
+from datamodules.shards.pair_shards import MANIFEST
+from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
 from experiments.process import Parser
 
 SHARDS = "shards"
@@ -30,10 +31,9 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 def check(arguments: argparse.Namespace) -> int:
     """Print the table of findings and return 1 if there is an error (with ``--strict``: or a warning), else 0."""
     if arguments.data == SHARDS:
-        findings = [Finding("shard", "error", problem) for problem in verify_shards(arguments.root)]
-        findings = findings or [Finding("shards", "ok", "complete and unchanged")]
+        findings = _check_shards(arguments)
     else:
-        findings = check_corpus(arguments.data, arguments.root, arguments.workers)
+        findings = check_corpus(arguments.data, arguments.root, arguments.workers, arguments.exclude)
     table = Table("check", "", "found", title=f"{arguments.data} in {arguments.root}")
     for finding in findings:
         table.add_row(finding.check, f"[{_COLOURS[finding.level]}]{finding.level}", finding.detail)
@@ -45,16 +45,40 @@ def check(arguments: argparse.Namespace) -> int:
     return int("error" in levels or (arguments.strict and "warning" in levels))
 
 
+def _check_shards(arguments: argparse.Namespace) -> list[Finding]:
+    """Verify the hashes of shards; with ``--exclude``, also of shards without a manifest, find copies."""
+    findings = []
+    if not arguments.exclude or (arguments.root / MANIFEST).is_file():
+        findings = [Finding("shard", "error", problem) for problem in verify_shards(arguments.root)]
+        findings = findings or [Finding("shards", "ok", "complete and unchanged")]
+    if arguments.exclude:
+        images = scan_shards(arguments.root)
+        copies = benchmark_copies(images, arguments.exclude, arguments.workers)
+        findings += [Finding("images", "ok", f"{len(images)} read"), check_copies(copies, images["name"])]
+    return findings
+
+
 def shards(arguments: argparse.Namespace) -> int:
     """Write the public sets under ``ROOT`` as shards into ``OUT``."""
     check_least("shards", 1, samples_per_shard=arguments.samples_per_shard)
     roots = find_corpora(arguments.root)
     print("found", ", ".join(f"{CORPORA[name].title} in {path}" for name, path in roots.items()))
-    records, sources = collect(roots, arguments.exclude_test)
+    records, sources = collect(roots, arguments.exclude_test, arguments.exclude, arguments.workers)
+    for source in sources:
+        for name, count in source.get("benchmark_copies_left_out", {}).items():
+            print(f"left out of {source['title']}: {count} copies of images of {CORPORA[name].title}")
     manifest = write_shards(records, arguments.out, sources, arguments.samples_per_shard, arguments.seed)
     last = len(manifest["shards"]) - 1
     print(f"{len(records)} pairs in {last + 1} shards: {arguments.out}/pairs-{{000000..{last:06d}}}.tar")
     return 0
+
+
+def _corpus_and_root(text: str) -> tuple[str, Path]:
+    """Parse ``hc18:/data/HC18``."""
+    name, colon, root = text.partition(":")
+    if name not in CORPORA or not colon:
+        raise argparse.ArgumentTypeError(f"{text}: expected CORPUS:FOLDER, a corpus of {', '.join(CORPORA)}")
+    return name, Path(root)
 
 
 def phantom(arguments: argparse.Namespace) -> int:
@@ -67,6 +91,11 @@ def phantom(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_exclude(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--exclude", type=_corpus_and_root, action="append", default=[], help=text)
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="sonodistill data", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="check|shards|phantom")
@@ -76,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("root", type=Path, help="its folder")
     one.add_argument("--all", action="store_true", help="list every image found, not only the first few")
     one.add_argument("--strict", action="store_true", help="fail on warnings, too")
-    one.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
+    _add_exclude(one, "report images of this corpus and their copies, as hc18:FOLDER; may be repeated")
     one = commands.add_parser("shards", help="write the public sets on disk as WebDataset shards")
     one.set_defaults(run=shards)
     one.add_argument("root", type=Path, help="folder with the public sets, at most two levels down")
@@ -87,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="leave validation and test patients out (the default)",
     )
+    _add_exclude(one, "leave out images of this corpus and their copies, as hc18:FOLDER; may be repeated")
     one.add_argument("--samples-per-shard", type=int, default=500, help="a shard's last patient is complete")
     one.add_argument("--seed", type=int, default=0, help="seed of the order")
     one = commands.add_parser("phantom", help="make a simulated corpus if it is missing")

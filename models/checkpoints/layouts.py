@@ -48,6 +48,8 @@ APPLE_TEXT = {
     "logit_scale": "logit_scale",
 }
 """Rest of the text tower. Names ending in a dot are prefixes of ``weight`` and ``bias``."""
+OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+"""Numbers beside the weights in OpenAI's CLIP files, otherwise of open_clip's layout."""
 
 
 def detect_layout(names: Iterable[str]) -> str:
@@ -71,7 +73,7 @@ def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> d
     kept; `load_into` reports them.
     """
     layout = detect_layout(state)
-    converted = dict(state)
+    converted = {name: value for name, value in state.items() if name not in OPENAI_SIZES}
     if layout == SONODISTILL:
         # The file also contains the loss's weights.
         own = [name for name in state if name.startswith("student.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from itertools import dropwhile
@@ -23,6 +24,8 @@ WRAPPERS = ("module", "model")
 """Name prefixes of DistributedDataParallel and of a module's attribute, in any order and number."""
 COMPILED = "_orig_mod"
 """Part that torch.compile adds before a name or, for a compiled inner module, inside it."""
+SONOCLIP_STEM = "conv1_alpha.weight"
+"""End of a name that only SonoCLIP's image tower has (github.com/Harrison-one/SonoCLIP)."""
 METADATA = "sonodistill"
 """Key in the header of our safetensors files: JSON of what a checkpoint holds beside its tensors."""
 SHOWN = 5
@@ -45,7 +48,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return {**load_file(path), **read_metadata(path)}
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+        script = any(name.endswith("/constants.pkl") for name in names)
+        content = {} if script else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
@@ -58,6 +63,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # a damaged file can raise anything in the unpickler
         raise ValueError(f"{path}: not a readable PyTorch or safetensors file; download it again") from error
+    if script:
+        raise ValueError(
+            f"{path}: refused, a TorchScript archive is code; if you trust it, keep its weights alone: "
+            f"torch.save(torch.jit.load({path.name!r}, 'cpu').state_dict(), 'weights.pt')"
+        )
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return dict(content)
@@ -78,12 +88,19 @@ def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, out of a nested ``state_dict``, by their bare names.
 
     Raises:
-        ValueError: There are no tensors, or two have the same bare name.
+        ValueError: There are no tensors, two have the same bare name, or they are SonoCLIP's.
     """
     for envelope in ENVELOPES:
         if isinstance(content.get(envelope), Mapping):
             content = content[envelope]
             break
+    image = content.get("visual")
+    names = [*content, *(image if isinstance(image, Mapping) else ())]
+    if any(str(name).endswith(SONOCLIP_STEM) for name in names):
+        raise ValueError(
+            f"{source}: SonoCLIP's image tower, which is no ViT-L-14-336 of open_clip: its stem adds a mask "
+            "(conv1_alpha) and a depthwise convolution (dwconv), and the text tower is not in the file"
+        )
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise ValueError(f"{source}: holds no tensors; its keys are {_first(list(map(str, content)))}")
