@@ -97,7 +97,9 @@ def composite_score(scores: Mapping[str, float]) -> float:
 
 
 def eight_class_interval(
-    parts: Sequence[tuple[Sequence[str], Sequence[str]]], resamples: int = RESAMPLES
+    parts: Sequence[tuple[Sequence[str], Sequence[str]]],
+    resamples: int = RESAMPLES,
+    patients: Sequence[str] | None = None,
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of macro F1 over the classes of several benchmarks together.
 
@@ -107,6 +109,7 @@ def eight_class_interval(
     Args:
         parts: True and predicted class names of each benchmark's images, in the order of its table; the planes first.
         resamples: Number of resamples.
+        patients: Patient of every image of all benchmarks, in that order, to resample whole patients.
     """
     if any(len(true) != len(predicted) for true, predicted in parts):
         raise ValueError("eight classes: true and predicted names differ in number")
@@ -114,4 +117,4 @@ def eight_class_interval(
     guess = [(part, name) for part, (_, predicted) in enumerate(parts) for name in predicted]
     number = {name: position for position, name in enumerate(sorted({*truth, *guess}))}
     targets, predictions = ([number[name] for name in names] for names in (truth, guess))
-    return f1_interval(targets, predictions, len(number), resamples)
+    return f1_interval(targets, predictions, len(number), resamples, patients=patients)

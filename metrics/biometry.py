@@ -8,16 +8,18 @@ lies within the WHO chart's 2.5th-97.5th centile at that age.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
+from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from metrics.bootstrap import RESAMPLES, SEED, mean_interval
-from metrics.growth_chart import within_chart
+from metrics.growth_chart import gestational_age_weeks, within_chart
 from metrics.indexed import IndexedMetric
 from metrics.names import with_interval
 
@@ -51,14 +53,19 @@ def in_reference_range(hc_mm: ArrayLike) -> NDArray[np.bool_]:
 
 
 def biometry_scores(
-    age_days: ArrayLike, hc_mm: ArrayLike, resamples: int = RESAMPLES, seed: int = SEED
+    age_days: ArrayLike,
+    hc_mm: ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    patients: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Score predicted ages (days, [N]) against true head circumferences (mm, [N]).
 
     Returns:
-        ``validity`` with ``validity_ci_low`` and ``validity_ci_high`` in percent, the counts ``valid`` and ``total``
-        (images in the assessed range), and ``spearman``, the rank correlation of age and head circumference (zero
-        when one of them is constant or fewer than three images are assessed).
+        ``validity`` with its interval (see `validity_score`), the counts ``valid`` and ``total`` (images in the
+        assessed range), ``mae_weeks``, the mean absolute difference to the age at which the head circumference is the
+        chart's median, and ``spearman``, the rank correlation of age and head circumference (zero when one of them
+        is constant or fewer than three images are assessed).
 
     Raises:
         ValueError: No image is in the assessed range.
@@ -71,40 +78,65 @@ def biometry_scores(
             f"{LOWEST_HC_MM:g}-{HIGHEST_HC_MM:g} mm, so validity is undefined"
         )
     hc, age = hc[assessed], age[assessed]
+    if patients is not None:
+        patients = np.asarray(patients)[assessed].tolist()
     valid = within_chart(hc, age / 7)
     constant = hc.size < 3 or np.ptp(hc) == 0 or np.ptp(age) == 0
     return {
-        **validity_score(valid, resamples, seed),
+        **validity_score(valid, resamples, seed, patients),
         "valid": int(valid.sum()),
         "total": int(valid.size),
+        "mae_weeks": float(np.abs(age / 7 - gestational_age_weeks(hc)).mean()),
         "spearman": 0.0 if constant else float(spearmanr(age, hc).statistic),
     }
 
 
 def validity_score(
-    valid: NDArray[np.bool_], resamples: int = RESAMPLES, seed: int = SEED
+    valid: NDArray[np.bool_],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    patients: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Return ``validity``, the share of valid ages [N] in percent, and the ends of its bootstrap interval."""
+    """Return ``validity``, the share of valid ages [N] in percent, and its bootstrap interval over images.
+
+    With the patient of each image also that over patients, ``validity_patient_ci_low`` and ``_high``.
+    """
     low, high = mean_interval(valid, resamples, seed)
-    return with_interval("validity", float(valid.mean() * 100), (low * 100, high * 100))
+    over_patients = None
+    if patients is not None:
+        ends = mean_interval(valid, resamples, seed, patients)
+        over_patients = (ends[0] * 100, ends[1] * 100)
+    return with_interval("validity", float(valid.mean() * 100), (low * 100, high * 100), over_patients)
 
 
-def constant_age_scores(hc_mm: ArrayLike) -> dict[str, float]:
-    """Score the constant age that is valid for most heads (mm, [N]), a baseline without a model.
+def best_constant_age(hc_mm: ArrayLike) -> int:
+    """Return the age in days that is valid for most of these heads (mm, [N]), the youngest of equals.
 
-    The age is chosen on these heads, the youngest of equals. For HC18's 814 assessed heads it is 20 weeks 1 day, valid
-    for 481. Returns ``age_days`` and its `biometry_scores`.
+    For HC18's 814 assessed heads it is 20 weeks 1 day, valid for 481.
     """
     hc = np.asarray(hc_mm, dtype=np.float64)
     assessed = hc[in_reference_range(hc)]
-    best = max(AGES_DAYS, key=lambda days: within_chart(assessed, days / 7).sum())
-    return {"age_days": best, **biometry_scores(np.full(hc.shape, best), hc)}
+    return max(AGES_DAYS, key=lambda days: within_chart(assessed, days / 7).sum())
 
 
-def constant_age_title(age_days: float) -> str:
-    """Return the title of the constant baseline: ``constant age 20w1d``."""
-    weeks, days = divmod(int(age_days), 7)
-    return f"constant age {weeks}w{days}d"
+def ages_by_pixel_size(
+    fit_mm: ArrayLike, fit_hc_mm: ArrayLike, pixel_size_mm: ArrayLike
+) -> NDArray[np.int64]:
+    """Predict ages in days [N] from pixel sizes [N] alone: what a prompt with the spacing tells without the image.
+
+    Isotonic regression of the chart's age on the pixel size (older fetuses are scanned deeper), over the M assessed
+    heads to fit on.
+
+    Args:
+        fit_mm: Pixel sizes of the heads to fit on, [M], in mm.
+        fit_hc_mm: Their head circumferences, [M], in mm; one or more are assessed.
+        pixel_size_mm: Pixel sizes of the heads to predict, [N], in mm.
+    """
+    known, hc = np.asarray(fit_mm, dtype=np.float64), np.asarray(fit_hc_mm, dtype=np.float64)
+    assessed = in_reference_range(hc)
+    curve = IsotonicRegression(out_of_bounds="clip").fit(known[assessed], gestational_age_weeks(hc[assessed]))
+    days = np.rint(7 * curve.predict(np.asarray(pixel_size_mm, dtype=np.float64)))
+    return np.asarray(days.clip(AGES_DAYS[0], AGES_DAYS[-1]), dtype=np.int64)
 
 
 class BiometryValidity(IndexedMetric):

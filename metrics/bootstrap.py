@@ -1,15 +1,18 @@
-"""Percentile bootstrap intervals, with the draws of the published evaluation.
+"""Percentile bootstrap intervals, over images with the draws of the published evaluation, and over patients.
 
-FetalCLIP (Maani et al. 2025, arXiv:2502.14807) resamples with ``numpy.random.default_rng(42)`` and takes
+FetalCLIP (Maani et al. 2025, arXiv:2502.14807) resamples images with ``numpy.random.default_rng(42)`` and takes
 the 2.5th and 97.5th percentile of 10,000 resampled scores. The same generator, order of draws and order of
-samples give the same interval to the last digit.
+samples give the same interval to the last digit. Images of one patient are alike: resampling whole patients, in the
+order of their first image, is the honest interval where patients have several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 10_000
@@ -25,13 +28,31 @@ def _resamples(size: int, resamples: int, seed: int) -> Iterator[NDArray[np.int6
         yield generator.integers(0, size, size=(min(rows, resamples - start), size))
 
 
+def _patient_sums(
+    table: NDArray[Any], patients: Sequence[str], resamples: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield blocks [R, K] of the column sums of a table [N, K], whole patients resampled."""
+    groups, names = pd.factorize(np.asarray(patients))
+    count = len(names)
+    per_patient = np.zeros((count, table.shape[1]))
+    np.add.at(per_patient, groups, table)
+    for rows in _resamples(count, resamples, seed):
+        offsets = count * np.arange(len(rows))[:, None]
+        drawn = np.bincount((rows + offsets).ravel(), minlength=rows.size).reshape(rows.shape)
+        yield drawn.astype(np.float64) @ per_patient  # whole numbers: exact in any order
+
+
 def _percentiles(scores: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(scores, [2.5, 97.5])
     return float(low), float(high)
 
 
-def mean_interval(values: ArrayLike, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:
+def mean_interval(
+    values: ArrayLike, resamples: int = RESAMPLES, seed: int = SEED, patients: Sequence[str] | None = None
+) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the mean of values [N]; their order takes part in the draw.
+
+    With the patient of each value, whole patients are resampled; values are then 0 or 1.
 
     Raises:
         ValueError: There are no values.
@@ -39,12 +60,21 @@ def mean_interval(values: ArrayLike, resamples: int = RESAMPLES, seed: int = SEE
     samples = np.asarray(values, dtype=np.float64)
     if samples.size == 0:
         raise ValueError("bootstrap: no values to resample")
-    means = [samples[rows].mean(axis=1) for rows in _resamples(samples.size, resamples, seed)]
+    if patients is None:
+        means = [samples[rows].mean(axis=1) for rows in _resamples(samples.size, resamples, seed)]
+    else:
+        table = np.column_stack([samples, np.ones_like(samples)])
+        means = [total[:, 0] / total[:, 1] for total in _patient_sums(table, patients, resamples, seed)]
     return _percentiles(np.concatenate(means))
 
 
 def f1_interval(
-    target: ArrayLike, prediction: ArrayLike, num_classes: int, resamples: int = RESAMPLES, seed: int = SEED
+    target: ArrayLike,
+    prediction: ArrayLike,
+    num_classes: int,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    patients: Sequence[str] | None = None,
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of macro F1 over the classes that occur in `target`.
 
@@ -56,6 +86,7 @@ def f1_interval(
         num_classes: Number C of classes that can be predicted.
         resamples: Number of resamples.
         seed: Seed of numpy's default generator.
+        patients: Patient of each image, N names, to resample whole patients; None resamples images.
 
     Raises:
         ValueError: There are no samples.
@@ -66,15 +97,27 @@ def f1_interval(
     cells = truth * num_classes + guess
     present = np.unique(truth)
     scores = []
-    for rows in _resamples(truth.size, resamples, seed):
-        offsets = num_classes**2 * np.arange(len(rows))[:, None]  # of each resample's own matrix
-        counts = np.bincount((cells[rows] + offsets).ravel(), minlength=len(rows) * num_classes**2)
+    drawn: Iterator[NDArray[Any]]
+    if patients is None:
+        drawn = _image_confusions(cells, num_classes**2, resamples, seed)
+    else:
+        drawn = _patient_sums(np.eye(num_classes**2)[cells], patients, resamples, seed)
+    for counts in drawn:
         f1 = f1_of_confusion(counts.reshape(-1, num_classes, num_classes))[:, present]
         scores.append(np.ascontiguousarray(f1).mean(axis=1))  # a mean of each row has one order of sums
     return _percentiles(np.concatenate(scores))
 
 
-def f1_of_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+def _image_confusions(
+    cells: NDArray[np.int64], size: int, resamples: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield blocks [R, size] of counts of each cell of the confusion matrix, images resampled."""
+    for rows in _resamples(cells.size, resamples, seed):
+        offsets = size * np.arange(len(rows))[:, None]  # of each resample's own matrix
+        yield np.bincount((cells[rows] + offsets).ravel(), minlength=len(rows) * size).reshape(-1, size)
+
+
+def f1_of_confusion(confusion: NDArray[Any]) -> NDArray[np.float64]:
     """Return each class's F1 [..., C] from counts [..., C, C], rows true; zero for a class that never occurs."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     either = confusion.sum(axis=-2) + confusion.sum(axis=-1)

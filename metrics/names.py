@@ -12,7 +12,11 @@ __all__ = ["HC18", "PLANES", "SUBPLANES"]  # imported here together with the nam
 HEADLINE = {benchmark.name: benchmark.headline for benchmark in BENCHMARKS.values()}
 
 STUDENT, TEACHER, RANDOM = "student", "teacher", "random"
-CONSTANT = "constant"  # baseline without a model: the best constant age of HC18, `constant/hc18/validity`
+# Baselines without an image, fitted on training patients: the best constant answer, `constant/hc18/validity` and
+# `constant/planes/f1`; and what pixel size alone tells of age, `pixel_size/hc18/validity`.
+CONSTANT, PIXEL_SIZE = "constant", "pixel_size"
+# Input ablations of the tested student: `student/hc18/black_image_validity`.
+BLACK_IMAGE, OTHER_IMAGE, ONE_PIXEL_SIZE = ABLATIONS = "black_image", "other_image", "one_pixel_size"
 EIGHT_CLASS = (
     "eight_class"  # planes and sub-planes together, as the paper reports F1: `student/eight_class/f1`
 )
@@ -35,7 +39,7 @@ VAL_LOSS = "val/loss/total"
 # First parts of the names of everything that is logged.
 GROUPS = (
     "train", "gradient_norm", "speed", "probe", "val", "best", "evaluation", "test", STUDENT, TEACHER, RANDOM,
-    CONSTANT, GEOMETRY, "plots",
+    CONSTANT, PIXEL_SIZE, GEOMETRY, "plots",
 )  # fmt: skip
 
 
@@ -60,19 +64,33 @@ def final_composite_name(model: str) -> str:
     return f"{model}/composite"
 
 
-def interval_names(metric: str) -> tuple[str, str]:
-    """Return the names of the ends of a metric's 95 % interval: ``f1_ci_low`` and ``f1_ci_high``."""
-    return f"{metric}_ci_low", f"{metric}_ci_high"
+def interval_names(metric: str, patients: bool = False) -> tuple[str, str]:
+    """Return the names of the ends of a metric's 95 % interval: ``f1_ci_low``; over patients ``f1_patient_ci_low``."""
+    over = "_patient" if patients else ""
+    return f"{metric}{over}_ci_low", f"{metric}{over}_ci_high"
 
 
-def with_interval(metric: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
-    """Return a metric and the ends of its interval by name."""
-    return {metric: value, **dict(zip(interval_names(metric), interval, strict=True))}
+def with_interval(
+    metric: str, value: float, interval: tuple[float, float], patients: tuple[float, float] | None = None
+) -> dict[str, float]:
+    """Return a metric, the ends of its interval over images and, if given, of that over patients, by name."""
+    named = {metric: value, **dict(zip(interval_names(metric), interval, strict=True))}
+    if patients is not None:
+        named |= dict(zip(interval_names(metric, patients=True), patients, strict=True))
+    return named
 
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
     """Return the plain numbers of a metric's result, which loggers accept."""
     return {key: float(value) for key, value in scores.items() if isinstance(value, int | float)}
+
+
+def constant_title(metrics: Mapping[str, float | None]) -> str:
+    """Return the title of the constant baseline of a run: ``constant age 20w1d, majority class``; empty without one."""
+    age = metrics.get(final_name(CONSTANT, HC18, "age_days"))
+    parts = [] if age is None else ["constant age {}w{}d".format(*divmod(int(age), 7))]
+    planes = any(metrics.get(final_name(CONSTANT, name, "f1")) is not None for name in (PLANES, SUBPLANES))
+    return ", ".join([*parts, *(["majority class"] if planes else [])])
 
 
 def gradient_norm_name(part: str) -> str:

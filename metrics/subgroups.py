@@ -38,3 +38,10 @@ def age_band(ga_weeks: float) -> str | None:
         if low <= ga_weeks < high:
             return f"{low}-{high} weeks"
     return None
+
+
+def thirds(values: NDArray[np.float64], unit: str) -> list[str]:
+    """Return the third of the sample that each value [N] is in, named by its ends: ``101 to 176 mm``."""
+    ends = np.quantile(values, [0, 1 / 3, 2 / 3, 1])
+    third = np.searchsorted(ends[1:3], values)
+    return [f"{ends[part]:.0f} to {ends[part + 1]:.0f} {unit}" for part in third]

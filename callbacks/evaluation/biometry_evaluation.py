@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.evaluation.age_table_cache import AgeTableCache
+from callbacks.evaluation.input_ablations import Inputs, ablated_inputs
 from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
 from callbacks.tracking.console import progress_bar, with_progress
 from datamodules.pairs.captions import SPACING, render_spacing
@@ -24,13 +25,15 @@ from metrics.biometry import (
     AGES_DAYS,
     HIGHEST_HC_MM,
     LOWEST_HC_MM,
-    constant_age_scores,
+    ages_by_pixel_size,
+    best_constant_age,
+    biometry_scores,
     in_reference_range,
     validity_score,
 )
 from metrics.growth_chart import LOWER, MEDIAN, UPPER, head_circumference_mm
-from metrics.names import CONSTANT, STUDENT, interval_names
-from metrics.subgroups import RESAMPLES, age_band, subgroup_scores
+from metrics.names import CONSTANT, PIXEL_SIZE, STUDENT, interval_names
+from metrics.subgroups import RESAMPLES, age_band, subgroup_scores, thirds
 from models import DualEncoder
 from models.zero_shot import AgeTable, age_embeddings, encode_images
 
@@ -60,42 +63,57 @@ class BiometryEvaluation(ZeroShotEvaluation):
         super().setup(trainer, pl_module, stage)
         self.training = stage == TrainerFn.FITTING
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the models and, on the same heads, the best constant age."""
-        super().on_test_epoch_end(trainer, pl_module)
-        for benchmark in self.benchmarks:
-            hc_mm = [sample["hc_mm"] for sample in self.results[STUDENT][benchmark]["samples"]]
-            scores = constant_age_scores(hc_mm) | {"n_scored": len(hc_mm), "split": self.test_split}
-            self.results.setdefault(CONSTANT, {})[benchmark] = scores
-        if self.benchmarks:
-            self.log_final(pl_module, CONSTANT)
-
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
-        """Score one model."""
+        """Score one model; the tested student also with ablated inputs."""
         # From the records, not from the batch: float32 could change the second decimal of a spacing.
         hc_mm = torch.tensor([record.hc_mm for record in records], dtype=torch.float64)
         device = next(model.parameters()).device
-        images, indices, spacings = [torch.empty(0, model.embed_dim, device=device)], [], []
+        parts, indices, spacings = [torch.empty(0, model.embed_dim, device=device)], [], []
         for batch in with_progress(loader, f"{benchmark} images"):
             spacings += _spacings(check_order(records, batch), batch, model.preprocessing.image_size)
-            images.append(encode_images(model, batch["image"].to(device)))
+            parts.append(encode_images(model, batch["image"].to(device)))
             indices += batch["index"].tolist()
-        metric = BiometryValidity().to(metric_device(model))
-        if indices:
-            table = self._table(model, spacings)
-            embedded, index = torch.cat(images), torch.tensor(indices)
-            for rows in torch.arange(len(index)).split(IMAGES_AT_ONCE):
-                printed = [spacings[row] for row in rows.tolist()]
-                similarity = table.similarity(embedded[rows.to(device)], printed)
-                metric.update(similarity.cpu(), hc_mm[index[rows]], index[rows])
-        with metric.sync_context():
-            predicted = metric.rows()
+        index, inputs = torch.tensor(indices, dtype=torch.int64), Inputs(torch.cat(parts), spacings)
+        # Not in validation: an ablation explains a final score and selects nothing.
+        ablated = ablated_inputs(model, inputs, indices, records) if self.tested == STUDENT else {}
+        printed = [*dict.fromkeys(one for some in (inputs, *ablated.values()) for one in some.spacings)]
+        table = self._table(model, printed) if printed else None
+
+        def predict(inputs: Inputs) -> dict[str, np.ndarray]:
+            """Return index, predicted age and head circumference of the heads of all processes."""
+            metric = BiometryValidity().to(metric_device(model))
+            if table is not None:  # else this process has no heads
+                for rows in torch.arange(len(index)).split(IMAGES_AT_ONCE):
+                    own = [inputs.spacings[row] for row in rows.tolist()]
+                    similarity = table.similarity(inputs.images[rows.to(device)], own)
+                    metric.update(similarity.cpu(), hc_mm[index[rows]], index[rows])
+            with metric.sync_context():
+                return metric.rows()
+
+        predicted = predict(inputs)
+        patients = [records[row].patient for row in predicted["index"]]
         samples = _samples(predicted, records)
-        return metric.compute() | {
-            "subgroups": {"gestational age": _by_age(predicted)},
-            "n_scored": len(samples),
-            "samples": samples,
-        }
+        found = biometry_scores(predicted["age_days"], predicted["hc_mm"], patients=patients)
+        for name, changed in ablated.items():
+            rows = predict(changed)
+            scores = biometry_scores(rows["age_days"], rows["hc_mm"], RESAMPLES)
+            found |= {f"{name}_{key}": scores[key] for key in ("validity", *interval_names("validity"))}
+        return found | {"subgroups": _subgroups(predicted), "n_scored": len(samples), "samples": samples}
+
+    def baselines(self, fitted_on: list[Record], records: list[Record], benchmark: str) -> dict[str, Details]:
+        """Score the best constant age and the ages that pixel sizes alone give, both of the training patients."""
+        fitted_on = [record for record in fitted_on if record.pixel_size_mm is not None]
+        fit_hc, hc_mm = (np.array([record.hc_mm for record in part]) for part in (fitted_on, records))
+        fit_mm, size_mm = (
+            np.array([record.pixel_size_mm for record in part]) for part in (fitted_on, records)
+        )
+        if not in_reference_range(fit_hc).any():
+            raise ValueError(f"none of the {len(fit_hc)} training heads is of 14 to 40 weeks")
+        age, patients = best_constant_age(fit_hc), [record.patient for record in records]
+        ages = {CONSTANT: np.full(len(records), age), PIXEL_SIZE: ages_by_pixel_size(fit_mm, fit_hc, size_mm)}
+        found = {name: biometry_scores(days, hc_mm, patients=patients) for name, days in ages.items()}
+        found[CONSTANT]["age_days"] = age
+        return found
 
     def _table(self, model: DualEncoder, spacings: list[str]) -> AgeTable:
         with progress_bar("age prompts", " prompts") as progress:
@@ -157,17 +175,21 @@ def _spacings(records: list[Record], batch: dict[str, Tensor], image_size: int) 
     ]
 
 
-def _by_age(rows: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Score by bands of gestational age, that whose median is the measured head circumference."""
+def _subgroups(rows: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+    """Score by gestational age, that whose median is the measured head circumference, and by head size."""
     assessed = in_reference_range(rows["hc_mm"])
     hc_mm, age_days = rows["hc_mm"][assessed], rows["age_days"][assessed]
     valid = within_chart(hc_mm, age_days / 7)
     bands = [age_band(weeks) for weeks in gestational_age_weeks(hc_mm)]
+    groups: dict[str, Sequence[str | None]] = {
+        "gestational age": bands,
+        "third of head circumference": thirds(hc_mm, "mm"),
+    }
 
     def score(part: np.ndarray) -> dict[str, float]:
         return validity_score(valid[part], RESAMPLES)
 
-    return subgroup_scores(bands, score)
+    return {kind: subgroup_scores(names, score) for kind, names in groups.items()}
 
 
 def _samples(rows: dict[str, np.ndarray], records: list[Record]) -> list[dict[str, Any]]:

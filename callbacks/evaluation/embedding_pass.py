@@ -63,10 +63,10 @@ def embed(
             tokens = model.tokenize(texts)
             tensors["text"].append(model.encode_text(tokens.to(device)).float().cpu())
             tensors["tokens"].append(tokens)
-    return _in_order({**{key: torch.cat(parts) for key, parts in tensors.items()}, **lists})
+    return in_order({**{key: torch.cat(parts) for key, parts in tensors.items()}, **lists})
 
 
-def _in_order(own: Pairs) -> Pairs:
+def in_order(own: Pairs) -> Pairs:
     """Join the parts of all processes and sort them by ``index``."""
     every = [own]
     if dist.is_available() and dist.is_initialized():

@@ -20,7 +20,7 @@ from metrics import ZeroShotClassification, classification_scores
 from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import f1_interval
 from metrics.calibration import calibration, cross_fitted_confidence
-from metrics.names import with_interval
+from metrics.names import CONSTANT, interval_names, with_interval
 from metrics.subgroups import RESAMPLES, subgroup_scores
 from models import DualEncoder
 from models.zero_shot import class_embeddings, class_logits, encode_images
@@ -73,9 +73,13 @@ class PlaneEvaluation(ZeroShotEvaluation):
             rows = metric.rows()
         samples = _samples(rows, records, list(prompts))
         right = [row["correct"] for row in samples]
+        patients = [row["patient"] for row in samples]
+        prediction = rows["logits"].argmax(axis=1)
+        over_patients = f1_interval(rows["target"], prediction, len(prompts), patients=patients)
         reliability = calibration([row["probability"] for row in samples], right)
-        fitted = cross_fitted_confidence(rows["logits"], rows["target"], [row["patient"] for row in samples])
+        fitted = cross_fitted_confidence(rows["logits"], rows["target"], patients)
         return metric.compute() | {
+            **dict(zip(interval_names("f1", patients=True), over_patients, strict=True)),
             "ece": reliability["ece"],
             **({} if fitted is None else {"ece_fitted": calibration(fitted, right)["ece"]}),
             "reliability": reliability["bins"],
@@ -83,6 +87,19 @@ class PlaneEvaluation(ZeroShotEvaluation):
             "n_scored": len(samples),
             "samples": samples,
         }
+
+    def baselines(self, fitted_on: list[Record], records: list[Record], benchmark: str) -> dict[str, Details]:
+        """Score the training patients' most frequent class as the answer for every image."""
+        classes, counts = np.unique(_truth(fitted_on, benchmark), return_counts=True)
+        majority = str(classes[counts.argmax()])
+        truth, patients = _truth(records, benchmark), [record.patient for record in records]
+        names = sorted({*truth, majority})
+        target = np.array([names.index(name) for name in truth])
+        answer = np.full(len(truth), names.index(majority))
+        one_hot = np.eye(len(names))[answer]
+        f1 = classification_scores(one_hot, target, names)["f1"]
+        intervals = [f1_interval(target, answer, len(names), patients=who) for who in (None, patients)]
+        return {CONSTANT: {"class": majority, **with_interval("f1", f1, *intervals)}}
 
     def doubt(self, records: list[Record], benchmark: str) -> str | None:
         """Return what images of a single class or patient leave undefined."""

@@ -25,7 +25,7 @@ from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record
 from figures.style import save_png
 from metrics.benchmarks import BENCHMARKS
-from metrics.names import RANDOM, STUDENT, TEACHER, final_name, scalars, validation_name
+from metrics.names import CONSTANT, RANDOM, STUDENT, TEACHER, final_name, scalars, validation_name
 from models import DualEncoder
 from models.files import atomic
 
@@ -99,6 +99,7 @@ class ZeroShotEvaluation(Callback):
         self.final_metrics: dict[str, float] = {}
         self.last_epoch: int | None = None
         self.evaluated = False
+        self.tested: str | None = None  # model that the test is scoring
 
     @abstractmethod
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
@@ -107,6 +108,10 @@ class ZeroShotEvaluation(Callback):
         The loader holds this process's share of the images, `records` all of them; ``index`` of a batch is the
         position in that list. The result is over all processes.
         """
+
+    @abstractmethod
+    def baselines(self, fitted_on: list[Record], records: list[Record], benchmark: str) -> dict[str, Details]:
+        """Score answers that look at no image, fitted on training patients: baseline -> its scores on `records`."""
 
     @abstractmethod
     def doubt(self, records: list[Record], benchmark: str) -> str | None:
@@ -183,13 +188,14 @@ class ZeroShotEvaluation(Callback):
                     pl_module.log(validation_name(name, benchmark, key), value, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score student, teacher and random weights on test patients."""
+        """Score student, teacher, random weights and the baselines without an image on test patients."""
         self.final_metrics, self.results = {}, {}
         if not self.benchmarks:
             return
         models = _models(pl_module)
         models[RANDOM] = random_twin(models[STUDENT], self.random_seed)
-        for name, model in models.items():
+        for self.tested, model in models.items():
+            name = self.tested
             self.results[name] = self._evaluate(trainer, model, self.test_split)
             self.log_final(pl_module, name)
             for benchmark, details in self.results[name].items():
@@ -197,6 +203,25 @@ class ZeroShotEvaluation(Callback):
                     title = f"{name}, {benchmark}, {self.test_split} patients"
                     for suffix, figure in self.draw_all(details, title).items():
                         publish_figure(figure, trainer, f"{name}-{benchmark}{suffix}")
+        self.tested = None
+        for benchmark in self.benchmarks:
+            for name, details in self._baselines(trainer, benchmark).items():
+                self.results.setdefault(name, {})[benchmark] = details
+        for name in (name for name in self.results if name not in models):
+            self.log_final(pl_module, name)
+
+    def _baselines(self, trainer: Trainer, benchmark: str) -> dict[str, Details]:
+        """Fit the baselines on the benchmark's training patients; without any, one entry says why there is none."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        records = data.evaluation_records(benchmark, self.test_split)
+        try:
+            fitted_on = data.evaluation_records(benchmark, "train")
+            found = self.baselines(fitted_on, records, benchmark)
+        except ValueError as error:
+            rank_zero_warn(f"{benchmark}: no baselines beside the scores: {error}")
+            return {CONSTANT: {"lacking": str(error)}}
+        facts = {"n_fitted": len(fitted_on), "n_scored": len(records), "split": self.test_split}
+        return {name: details | facts for name, details in found.items()}
 
     def log_final(self, pl_module: LightningModule, name: str) -> None:
         """Log the plain numbers of a model's results."""

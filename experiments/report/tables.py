@@ -11,16 +11,19 @@ from experiments.paper import TITLES as EXPERIMENT_TITLES
 from experiments.report.paired import Difference, paired, score_difference
 from experiments.report.read_run import Run
 from export.parity.ledger import FAILED, OK
-from metrics.benchmarks import BENCHMARKS, HC18, SUBPLANES
-from metrics.biometry import constant_age_title
+from metrics.benchmarks import BENCHMARKS, SUBPLANES
 from metrics.names import (
+    BLACK_IMAGE,
     CONSTANT,
     EIGHT_CLASS,
     HEADLINE,
+    ONE_PIXEL_SIZE,
+    OTHER_IMAGE,
+    PIXEL_SIZE,
     RANDOM,
     STUDENT,
     TEACHER,
-    final_name,
+    constant_title,
     interval_names,
 )
 
@@ -133,14 +136,12 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
         best = len(runs) > 1 and (run.composite(STUDENT) or 0.0) == highest
         rows.append(_measured(run, STUDENT, title, benchmarks, best))
     rows.append("For comparison, measured here")
-    for model in (TEACHER, RANDOM, CONSTANT):
+    for model in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT):
         # Runs often share a baseline: the last run of each distinct one stands for them.
         distinct = {tuple(run.headline(model).items()): (run, title) for run, title in named}
         distinct.pop((), None)
         for run, title in distinct.values():
-            word = "random weights" if model == RANDOM else model
-            if model == CONSTANT:
-                word = constant_age_title(run.record["metrics"][final_name(CONSTANT, HC18, "age_days")])
+            word = _words(run).get(model, model)
             name = word if len(distinct) == 1 else f"{word} of {title}"
             rows.append(_measured(run, model, name, benchmarks))
     rows.append("The paper: real ultrasound, all images, private training data")
@@ -148,6 +149,66 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
     tested = all(run.split() == "test" for run in runs)
     where = "test patients" if tested else "all images, training images included"
     return Table(f"Scores on {where}", rows)
+
+
+def _words(run: Run) -> dict[str, str]:
+    constant = constant_title(run.record["metrics"])
+    return {RANDOM: "random weights", PIXEL_SIZE: "pixel size alone", CONSTANT: constant}
+
+
+def beside(run: Run) -> list[Table]:
+    """Return each benchmark's score of models and baselines, both intervals, and the errors of ages."""
+    tables = []
+    for benchmark in run.benchmarks():
+        score, digits = HEADLINE[benchmark], _digits(benchmark)
+        columns = {"weeks off": ("mae_weeks", 1), "rank correlation": ("spearman", 2)}
+        rows: list[Row] = []
+        for model in (STUDENT, TEACHER, RANDOM, PIXEL_SIZE, CONSTANT):
+            get = partial(run.metric, model, benchmark)
+            if get(score) is None:
+                continue
+            row: Row = {"answers by": _words(run).get(model, model), "score": number(get(score), digits)}
+            for patients in (False, True):
+                ends = [get(name) for name in interval_names(score, patients)]
+                shown = NOTHING if None in ends else " to ".join(number(end, digits) for end in ends)
+                row[f"95 % over {'patients' if patients else 'images'}"] = shown
+            if BENCHMARKS[benchmark].kind == "biometry":
+                row |= {title: number(get(key), places) for title, (key, places) in columns.items()}
+            rows.append(row)
+        tables.append(Table(f"{TITLES[benchmark]}, beside answers without an image", rows))
+    return tables
+
+
+def lacking_baselines(run: Run) -> dict[str, str]:
+    """Return why a benchmark has no baselines, by its title."""
+    found = {TITLES[name]: (run.details(CONSTANT, name) or {}).get("lacking") for name in run.benchmarks()}
+    return {title: str(reason) for title, reason in found.items() if reason}
+
+
+ABLATED = {
+    BLACK_IMAGE: "black image, own pixel size",
+    OTHER_IMAGE: "another patient's image, own pixel size",
+    ONE_PIXEL_SIZE: "own image, one pixel size for all",
+}
+
+
+def ablations(run: Run) -> list[Table]:
+    """Return the student's scores with one part of its input removed."""
+    tables = []
+    for benchmark in run.benchmarks():
+        get, score = partial(run.metric, STUDENT, benchmark), HEADLINE[benchmark]
+        digits, whole = _digits(benchmark), get(score)
+        rows: list[Row] = [
+            {"input": "image and pixel size", "score": _score(get, score, digits), "change": NOTHING}
+        ]
+        for name, title in ABLATED.items():
+            changed = get(f"{name}_{score}")
+            if changed is not None and whole is not None:
+                cell = _score(get, f"{name}_{score}", digits)
+                rows.append({"input": title, "score": cell, "change": signed(changed - whole, benchmark)})
+        if len(rows) > 1:
+            tables.append(Table(f"{TITLES[benchmark]}, student with part of its input", rows))
+    return tables
 
 
 def difference(first: Run, model: str, second: Run, other: str, benchmark: str) -> Difference | None:

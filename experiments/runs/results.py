@@ -20,13 +20,13 @@ from datamodules.redaction import redacted
 from experiments.process import arguments_here
 from lightning_modules import DistillationModule
 from metrics.benchmarks import BENCHMARKS, composite_score, eight_class_interval
-from metrics.biometry import constant_age_title
 from metrics.names import (
     CONSTANT,
     EIGHT_CLASS,
     GEOMETRY,
     HC18,
     HEADLINE,
+    PIXEL_SIZE,
     PLANES,
     PROBE,
     RANDOM,
@@ -34,6 +34,7 @@ from metrics.names import (
     STUDENT,
     SUBPLANES,
     TEACHER,
+    constant_title,
     final_composite_name,
     final_name,
     geometry_name,
@@ -47,6 +48,7 @@ PACKAGES = (
     "albumentations", "opencv-python-headless", "wandb",
 )  # fmt: skip
 MODELS = (TEACHER, STUDENT, RANDOM)
+BASELINES = (PIXEL_SIZE, CONSTANT)
 TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
 
 
@@ -77,7 +79,7 @@ def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, An
         for key, value in getattr(callback, "results", {}).items():
             details.setdefault(key, {}).update(value)  # several evaluations score one model
         metrics.update(getattr(callback, "final_metrics", {}))
-    for model in (name for name in MODELS if name in details):
+    for model in (name for name in (*MODELS, CONSTANT) if name in details):
         metrics.update(joint_metrics(model, details[model]))
     return metrics, details
 
@@ -86,19 +88,25 @@ def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
     """Return a model's composite score and its F1 over the eight classes of both plane benchmarks.
 
     Args:
-        model: "student", "teacher" or "random".
+        model: "student", "teacher", "random" or "constant", whose images have no predictions and no such interval.
         details: Benchmark -> details of its evaluation.
     """
-    scores = {name: details[name][key] for name, key in HEADLINE.items() if name in details}
+    scores = {name: details[name][key] for name, key in HEADLINE.items() if key in details.get(name, {})}
     if not scores:
         return {}
     found = {final_composite_name(model): composite_score(scores)}
     if {PLANES, SUBPLANES} <= scores.keys():
-        both = [details[name]["samples"] for name in (PLANES, SUBPLANES)]
-        names = [([row["target"] for row in rows], [row["prediction"] for row in rows]) for rows in both]
         f1 = composite_score({name: scores[name] for name in (PLANES, SUBPLANES)})
-        for key, value in with_interval("f1", f1, eight_class_interval(names)).items():
-            found[final_name(model, EIGHT_CLASS, key)] = value
+        both = [details[name].get("samples", []) for name in (PLANES, SUBPLANES)]
+        named = {"f1": f1}
+        if all(both):
+            answers = [
+                ([row["target"] for row in rows], [row["prediction"] for row in rows]) for rows in both
+            ]
+            patients = [str(row["patient"]) for rows in both for row in rows]
+            intervals = [eight_class_interval(answers, patients=who) for who in (None, patients)]
+            named = with_interval("f1", f1, *intervals)
+        found |= {final_name(model, EIGHT_CLASS, key): value for key, value in named.items()}
     return found
 
 
@@ -175,26 +183,28 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
-    """Print the scores of teacher, student, random weights and constant age, and the run's folder."""
+    """Print the scores of the models and of the baselines without an image, and the run's folder."""
     metrics = record["metrics"]
     benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
     table = Table(title=f"{record['experiment']} on {record['data']}: {scored_images(record)}")
     table.add_column("model")
     for name in benchmarks:
-        table.add_column(TITLES[name], justify="right")
-    constant = metrics.get(final_name(CONSTANT, HC18, "age_days"))
-    titles = {model: model for model in MODELS if any(key.startswith(f"{model}/") for key in metrics)}
-    for model, title in (
-        titles | ({} if constant is None else {CONSTANT: constant_age_title(constant)})
-    ).items():
+        table.add_column(TITLES[name], justify="right", no_wrap=True)
+    words = {PIXEL_SIZE: "pixel size alone", CONSTANT: constant_title(metrics)}
+    titles = {model: words.get(model, model) for model in (*MODELS, *BASELINES)}
+    scored = {
+        model: title for model, title in titles.items() if any(key.startswith(f"{model}/") for key in metrics)
+    }
+    for model, title in scored.items():
         table.add_row(title, *(_cell(metrics, model, name) for name in benchmarks))
     console = Console()
     console.print(table)
+    _print_ages(metrics, scored, console)
     _print_eight_classes(metrics, console)
     _print_beyond(metrics, console)
     counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
     console.print(
-        f"images scored: {', '.join(counts)}; 95 % bootstrap interval in brackets",
+        f"images scored: {', '.join(counts)}; 95 % bootstrap interval over images in brackets",
         highlight=False,
         soft_wrap=True,
     )
@@ -212,6 +222,18 @@ def scored_images(record: Mapping[str, Any]) -> str:
         if splits == ["all"]
         else " and ".join(splits) or "no benchmark"
     )
+
+
+def _print_ages(metrics: Mapping[str, float | None], scored: Mapping[str, str], console: Console) -> None:
+    """Print mean error and rank correlation of the ages."""
+    cells = []
+    for model, title in scored.items():
+        keys = [final_name(model, HC18, key) for key in ("mae_weeks", "spearman")]
+        if keys[0] in metrics:
+            cells.append(f"{title} {_number(metrics[keys[0]], 1)}, {_number(metrics.get(keys[1]), 2)}")
+    if cells:
+        text = f"mean error of age in weeks, rank correlation with head size: {'; '.join(cells)}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _print_eight_classes(metrics: Mapping[str, float | None], console: Console) -> None:

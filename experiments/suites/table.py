@@ -15,8 +15,16 @@ from experiments.suites.result_rows import Row, group_of
 from figures.style import save_png
 from figures.suite import suite_figure
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES, composite_score
-from metrics.biometry import constant_age_title
-from metrics.names import CONSTANT, HC18, HEADLINE, RANDOM, STUDENT, TEACHER, final_name
+from metrics.names import (
+    CONSTANT,
+    HEADLINE,
+    PIXEL_SIZE,
+    RANDOM,
+    STUDENT,
+    TEACHER,
+    constant_title,
+    final_name,
+)
 from models.files import atomic, write_text
 
 # Column of the table -> title and digits; gestational age first, as in the paper.
@@ -30,7 +38,7 @@ OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "pl
 
 
 def columns_of(row: Row, model: str) -> dict[str, float]:
-    """Return the scores of "student", "teacher", "random" or "constant" in one run, by column of the table."""
+    """Return the scores of a model or baseline in one run, by column of the table."""
     values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in HEADLINE.items()}
     found = {name: float(value) for name, value in values.items() if value is not None}
     if {PLANES, SUBPLANES} <= found.keys():  # macro F1 over five and three classes
@@ -42,21 +50,22 @@ def scores(rows: Sequence[Row]) -> pd.DataFrame:
     """Return every score of every run in long form.
 
     Returns:
-        Columns ``line`` ("teacher", an experiment, "random" or "constant", ordered as in the paper), ``run`` (number),
-        ``column`` (of `COLUMNS`, ordered) and ``value``.
+        Columns ``line`` ("teacher", an experiment, "random", "pixel_size" or "constant", ordered as in the paper),
+        ``run`` (number), ``column`` (of `COLUMNS`, ordered) and ``value``.
     """
     long = pd.DataFrame(
         [
             (line, run, column, value)
             for run, row in enumerate(rows)
             for line, model in {
-                TEACHER: TEACHER, row["experiment"]: STUDENT, RANDOM: RANDOM, CONSTANT: CONSTANT
+                TEACHER: TEACHER, row["experiment"]: STUDENT, RANDOM: RANDOM, PIXEL_SIZE: PIXEL_SIZE,
+                CONSTANT: CONSTANT,
             }.items()
             for column, value in columns_of(row, model).items()
         ],
         columns=["line", "run", "column", "value"],
     )  # fmt: skip
-    long["line"] = pd.Categorical(long["line"], [*TITLES, CONSTANT], ordered=True)
+    long["line"] = pd.Categorical(long["line"], [*TITLES, PIXEL_SIZE, CONSTANT], ordered=True)
     long["column"] = pd.Categorical(long["column"], [*COLUMNS], ordered=True)
     return long
 
@@ -78,8 +87,8 @@ def summarise(rows: Sequence[Row]) -> pd.DataFrame:
 
 def line_titles(rows: Sequence[Row]) -> dict[str, str]:
     """Return line -> title; the constant baseline's names its age."""
-    ages = {row["metrics"].get(final_name(CONSTANT, HC18, "age_days")) for row in rows} - {None}
-    return TITLES | {CONSTANT: " or ".join(map(constant_age_title, sorted(ages))).capitalize()}
+    answers = sorted({constant_title(row["metrics"]) for row in rows} - {""})
+    return TITLES | {PIXEL_SIZE: "Pixel size alone", CONSTANT: " or ".join(answers).capitalize()}
 
 
 def cells(rows: Sequence[Row]) -> pd.DataFrame:
@@ -175,7 +184,9 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
     plotted = f"DATA={rows[0]['data']}" + (", own arguments" if rows[0]["arguments"] else "")
     with atomic(path) as partial:
         save_png(
-            suite_figure(named, paper, [titles[line] for line in (TEACHER, RANDOM, CONSTANT)], plotted),
+            suite_figure(
+                named, paper, [titles[line] for line in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT)], plotted
+            ),
             partial,
         )
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from metrics import AGES_DAYS, BiometryValidity, predicted_age_days
-from metrics.biometry import biometry_scores, constant_age_scores, constant_age_title, in_reference_range
+from metrics.biometry import ages_by_pixel_size, best_constant_age, biometry_scores, in_reference_range
 from tests.metrics.two_processes import run_in_two_processes
 
 LOW = (1.59317517131532, 0.29459800552433, -0.0073860372566707, 0.0000656951770216148)
+MEDIAN = (2.09924879247164, 0.253373656106037, -0.00605647816678282, 0.0000514256072059917)
 HIGH = (2.50074069629423, 0.220067854715719, -0.00493623111462443, 0.0000389066000946519)
 
 
@@ -141,12 +142,13 @@ def test_constant_prediction_has_no_rank_correlation():
 
 
 def test_the_best_constant_age_on_hc18_is_20w1d_valid_for_481_of_814(real_similarities):
-    scores = constant_age_scores(real_similarities[1])
-    assert divmod(scores["age_days"], 7) == (20, 1)
+    hcs = real_similarities[1]
+    age = best_constant_age(hcs)
+    scores = biometry_scores(np.full(len(hcs), age), hcs)
+    assert divmod(age, 7) == (20, 1)
     assert (scores["valid"], scores["total"]) == (481, 814)
     assert scores["validity"] == pytest.approx(59.091, abs=5e-4)
     assert scores["validity_ci_low"] < scores["validity"] < scores["validity_ci_high"]
-    assert constant_age_title(scores["age_days"]) == "constant age 20w1d"
 
 
 @settings(deadline=None, max_examples=30)
@@ -160,10 +162,29 @@ def test_the_best_constant_age_equals_a_search_over_all(hcs):
         days: sum(100 <= hc <= 342 and chart(LOW, days) <= hc <= chart(HIGH, days) for hc in hcs)
         for days in range(14 * 7, 39 * 7)
     }
-    scores = constant_age_scores(hcs)
-    youngest = min(days for days, count in counts.items() if count == max(counts.values()))
-    assert (scores["age_days"], scores["valid"]) == (youngest, counts[youngest])
-    assert scores["total"] == sum(100 <= hc <= 342 for hc in hcs)
+    assert best_constant_age(hcs) == min(days for days, n in counts.items() if n == max(counts.values()))
+
+
+def test_age_by_pixel_size_pools_adjacent_violators_and_extends_the_ends():
+    # Medians of the chart at 20, 28 and 24 weeks, and a head out of range. 28 before 24 weeks is out of order: both
+    # become their mean, 26 weeks; between two sizes the curve is straight.
+    hcs = [chart(MEDIAN, 7 * weeks) for weeks in (20, 28, 24)] + [350.0]
+    predicted = ages_by_pixel_size([0.1, 0.2, 0.3, 0.05], hcs, [0.02, 0.1, 0.15, 0.2, 0.3, 0.9])
+    assert predicted.tolist() == [140, 140, 161, 182, 182, 182]
+
+
+def test_the_error_in_weeks_is_against_the_charts_age_of_assessed_heads():
+    hcs = [chart(MEDIAN, 140), chart(MEDIAN, 203), 90.0]
+    assert biometry_scores([147, 189, 98], hcs, resamples=10)["mae_weeks"] == pytest.approx((1 + 2) / 2)
+
+
+def test_intervals_over_patients_resample_all_heads_of_a_patient():
+    hcs, ages = [176.0, 177.0, 178.0, 176.0, 95.0], [147, 147, 147, 250, 250]
+    scores = biometry_scores(
+        ages, hcs, patients=["a", "a", "a", "b", "c"]
+    )  # 3 of a valid, 1 of b not, c not assessed
+    assert (scores["validity_patient_ci_low"], scores["validity_patient_ci_high"]) == (0, 100)
+    assert scores["validity_ci_low"] > 0  # all four images wrong: 0.4 % of the draws
 
 
 def test_only_heads_out_of_range():

@@ -19,6 +19,37 @@ def test_blocks_do_not_change_the_draws(monkeypatch):
     assert mean_interval(values, resamples=1001) == whole
 
 
+def test_intervals_over_patients_equal_a_loop_over_resampled_patients():
+    rng = np.random.default_rng(4)
+    patients = rng.integers(0, 9, 40).astype(str).tolist()
+    target, prediction = rng.integers(0, 3, 40), rng.integers(0, 4, 40)
+    names = list(dict.fromkeys(patients))
+    draws = np.random.default_rng(seed=7)
+    means, scores = [], []
+    for _ in range(300):
+        drawn = [names[row] for row in draws.integers(0, len(names), len(names))]
+        rows = [row for name in drawn for row in range(40) if patients[row] == name]
+        means.append(np.mean(target[rows] == prediction[rows]))
+        scores.append(
+            f1_score(target[rows], prediction[rows], labels=range(3), average="macro", zero_division=0)
+        )
+    expected = tuple(np.percentile(means, [2.5, 97.5]))
+    assert mean_interval(target == prediction, 300, 7, patients) == pytest.approx(expected, abs=1e-12)
+    expected = tuple(np.percentile(scores, [2.5, 97.5]))
+    assert f1_interval(target, prediction, 4, 300, 7, patients) == pytest.approx(expected, abs=1e-12)
+
+
+def test_patients_with_one_image_each_have_the_interval_over_images():
+    rng = np.random.default_rng(5)
+    target, prediction = rng.integers(0, 3, (2, 30))
+    patients = [f"p{row}" for row in range(30)]
+    assert f1_interval(target, prediction, 3, 200) == f1_interval(
+        target, prediction, 3, 200, patients=patients
+    )
+    right = target == prediction
+    assert mean_interval(right, 200, patients=patients) == pytest.approx(mean_interval(right, 200), abs=1e-12)
+
+
 def test_f1_interval_equals_sklearn_over_the_same_draws():
     rng = np.random.default_rng(3)
     target = rng.choice([0, 2, 3], size=40)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from metrics.subgroups import age_band, subgroup_scores
+from metrics.subgroups import age_band, subgroup_scores, thirds
 
 
 def test_each_group_is_scored_on_its_own_rows():
@@ -27,3 +27,9 @@ def test_each_group_is_scored_on_its_own_rows():
 )
 def test_age_bands(weeks, band):
     assert age_band(weeks) == band
+
+
+def test_thirds_divide_a_sample_by_rank_and_are_named_by_their_ends():
+    values = np.array([300.0, 110.0, 120.0, 200.0, 210.0, 290.0, 130.0])
+    low, middle, high = "110 to 130 mm", "130 to 210 mm", "210 to 300 mm"
+    assert thirds(values, "mm") == [high, low, low, middle, middle, high, low]

@@ -1,11 +1,25 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from lightning import Trainer
 
 from callbacks import BiometryEvaluation
+from callbacks.evaluation.input_ablations import Inputs, ablated_inputs, other_patients
+from metrics import gestational_age_weeks
 from metrics.biometry import biometry_scores
-from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, head_records, picture
+from models import Preprocessing
+from tests.callbacks.zero_shot_fakes import (
+    LENGTH,
+    PROTOCOL,
+    SIZE,
+    FakeData,
+    FakeModule,
+    LetterEncoder,
+    head_records,
+    picture,
+)
 from tests.metrics.two_processes import run_in_two_processes
 
 
@@ -21,9 +35,9 @@ def run_test(folder, evaluation, module, data):
     ).test(module, datamodule=data, verbose=False)
 
 
-def naive_age(model, record):
-    """One prompt after another, in float64, as the protocol says it."""
-    image = picture(record, 1).flatten()[:24].double().numpy()
+def naive_age(model, record, shown=None):
+    """One prompt after another, in float64, as the protocol says it; `shown` is another record's image."""
+    image = picture(shown or record, 1).flatten()[:24].double().numpy()
     spacing = f"{max(800, 540) / 4 * record.pixel_size_mm:.2f}"
     similarity = []
     for days in range(14 * 7, 39 * 7):
@@ -46,6 +60,10 @@ def test_results_equal_a_naive_evaluation(tmp_path):
         assert [row["age_days"] for row in details["samples"]] == ages
         expected = biometry_scores(ages, [record.hc_mm for record in records])
         assert {key: details[key] for key in expected} == expected
+        assert details["validity_patient_ci_low"] == details["validity_ci_low"]  # one head each
+        thirds = details["subgroups"]["third of head circumference"]
+        assert sum(third["count"] for third in thirds.values()) == details["total"]
+        assert len(thirds) == 3
         assert details["n_scored"] == 23
         assert details["total"] == sum(row["assessed"] for row in details["samples"]) < 23
         assert details["valid"] == sum(row["assessed"] and row["correct"] for row in details["samples"])
@@ -79,9 +97,11 @@ def test_a_head_without_its_size_is_an_error(tmp_path, monkeypatch):
         run_test(tmp_path, BiometryEvaluation(protocol=PROTOCOL), FakeModule(), data)
 
 
-def _score(data, model):
+def _score(data, model, tested=None):
+    evaluation = BiometryEvaluation(protocol=PROTOCOL)
+    evaluation.tested = tested  # the student in a test has ablations, too
     with torch.no_grad():
-        return BiometryEvaluation(protocol=PROTOCOL).score(
+        return evaluation.score(
             model.eval(),
             data.evaluation_loader("hc18", "test", model.preprocessing),
             data.evaluation_records("hc18", "test"),
@@ -90,7 +110,7 @@ def _score(data, model):
 
 
 def _distributed(rank, module, count, expected):
-    assert _score(FakeData(["hc18"], count=count, batch_size=1), module.student) == expected
+    assert _score(FakeData(["hc18"], count=count, batch_size=1), module.student, "student") == expected
 
 
 @pytest.mark.parametrize("count", [23, 1])
@@ -98,17 +118,114 @@ def test_two_processes_give_what_one_gives(tmp_path, count):
     # With one image the second process has none, and must still join in.
     module = FakeModule()
     # One image at a time: products of the same shapes, and so the same rounding, on any number of processes.
-    expected = _score(FakeData(["hc18"], count=count, batch_size=1), module.student)
+    expected = _score(FakeData(["hc18"], count=count, batch_size=1), module.student, "student")
+    assert ("other_image_validity" in expected) == (count > 1)
     run_in_two_processes(_distributed, tmp_path, module, count, expected)
 
 
-def test_the_best_constant_age_is_scored_on_the_same_heads(tmp_path):
+def test_baselines_are_fitted_on_training_patients_and_scored_on_the_models_heads(tmp_path):
     evaluation, module = BiometryEvaluation(protocol=PROTOCOL, figures=False), FakeModule(teacher=False)
     run_test(tmp_path, evaluation, module, FakeData(["hc18"]))
-    hc_mm = np.array([record.hc_mm for record in head_records(23, seed=len("test"))])
+    training, test = (head_records(23, seed=len(split)) for split in ("train", "test"))
+    hc_mm = np.array([record.hc_mm for record in training])
     valid = [biometry_scores(np.full(23, days), hc_mm, resamples=1)["valid"] for days in range(98, 273)]
-    details = evaluation.results["constant"]["hc18"]
-    assert (details["age_days"], details["valid"]) == (98 + int(np.argmax(valid)), max(valid))
-    assert (details["total"], details["n_scored"]) == (evaluation.results["student"]["hc18"]["total"], 23)
-    assert evaluation.final_metrics["constant/hc18/validity"] == details["validity"]
-    assert "constant/hc18/validity" in {name for _, name, _ in module.logged}
+    age, truth = 98 + int(np.argmax(valid)), [record.hc_mm for record in test]
+    constant, by_size = (evaluation.results[name]["hc18"] for name in ("constant", "pixel_size"))
+    assert constant["age_days"] == age
+    for details, ages in ((constant, np.full(23, age)), (by_size, _ages_by_size(training, test))):
+        expected = biometry_scores(ages, truth)
+        assert {key: details[key] for key in expected} == expected
+        assert (details["n_fitted"], details["n_scored"], details["split"]) == (23, 23, "test")
+    for name in ("constant/hc18/validity", "pixel_size/hc18/mae_weeks"):
+        assert (
+            evaluation.final_metrics[name]
+            == evaluation.results[name.split("/")[0]]["hc18"][name.split("/")[2]]
+        )
+        assert name in {logged for _, logged, _ in module.logged}
+
+
+def _ages_by_size(training, test):
+    """Ages by hand: of these heads the middle size has younger ages than the smallest, so the two share a mean."""
+    kept = [record for record in training if 100 <= record.hc_mm <= 342]
+    weeks = {
+        size: gestational_age_weeks([record.hc_mm for record in kept if record.pixel_size_mm == size])
+        for size in (0.0613, 0.1237, 0.2)
+    }
+    pooled = np.concatenate([weeks[0.0613], weeks[0.1237]]).mean()
+    assert weeks[0.1237].mean() < weeks[0.0613].mean()
+    assert pooled < weeks[0.2].mean()
+    return [round(7 * (weeks[0.2].mean() if record.pixel_size_mm == 0.2 else pooled)) for record in test]
+
+
+def test_without_training_heads_there_is_no_baseline_and_a_reason(tmp_path, monkeypatch):
+    evaluation, data = BiometryEvaluation(protocol=PROTOCOL, figures=False), FakeData(["hc18"])
+    heads = data.evaluation_records
+
+    def no_training(benchmark, split):
+        if split == "train":
+            raise ValueError("no image of benchmark 'hc18' in split 'train'")
+        return heads(benchmark, split)
+
+    monkeypatch.setattr(data, "evaluation_records", no_training)
+    with pytest.warns(UserWarning, match="hc18: no baselines beside the scores: no image of benchmark"):
+        run_test(tmp_path, evaluation, FakeModule(teacher=False), data)
+    assert list(evaluation.results["constant"]["hc18"]) == ["lacking"]
+    assert not any(name.startswith(("constant/", "pixel_size/")) for name in evaluation.final_metrics)
+
+
+def test_ablations_of_the_tested_student_equal_naive_ones_and_add_one_image(tmp_path):
+    # The test spells each ablation with the model's own towers, one prompt after another.
+    evaluation, module = BiometryEvaluation(protocol=PROTOCOL, figures=False), FakeModule()
+    run_test(tmp_path, evaluation, module, FakeData(["hc18"], count=9))
+    records, model = head_records(9, seed=len("test")), module.student
+    hc_mm = [record.hc_mm for record in records]
+    sizes = sorted(record.pixel_size_mm for record in records)
+    givers = other_patients([record.patient for record in records])
+    changed = {
+        "other_image": [(own, records[giver]) for own, giver in zip(records, givers, strict=True)],
+        "one_pixel_size": [(replace(own, pixel_size_mm=sizes[4]), own) for own in records],
+    }
+    found = evaluation.results["student"]["hc18"]
+    for name, pairs in changed.items():
+        ages = [naive_age(model, own, shown) for own, shown in pairs]
+        assert found[f"{name}_validity"] == biometry_scores(ages, hc_mm, resamples=1)["validity"], name
+        assert evaluation.final_metrics[f"student/hc18/{name}_validity"] == found[f"{name}_validity"]
+    assert found["black_image_validity_ci_low"] <= found["black_image_validity"]
+    assert model.image_calls == 2 + 1  # nine heads in batches of five, and the black image
+    assert not any("image_validity" in key for key in evaluation.results["teacher"]["hc18"])
+    with torch.no_grad():
+        assert not any(
+            "image_validity" in key for key in _score(FakeData(["hc18"]), model)
+        )  # as in validation
+
+
+class RedEye(LetterEncoder):
+    """Embeds an image by its mean per channel, so that black shows as the normalised zero."""
+
+    def image_features(self, image):
+        return torch.nn.functional.pad(image.mean(dim=(2, 3)), (0, 21))
+
+
+def test_black_is_zero_before_normalisation():
+    model = RedEye(seed=1).eval()
+    model.preprocessing = Preprocessing(SIZE, (0.5, 0.25, 0.1), (0.5, 0.5, 0.2), context_length=LENGTH)
+    own = Inputs(torch.zeros(2, 24), ["0.15", "0.30"])
+    with torch.no_grad():
+        black = ablated_inputs(model, own, [0, 1], head_records(2))["black_image"]
+    expected = torch.tensor([-1.0, -0.5, -0.5]) / 1.5**0.5
+    assert torch.allclose(black.images[:, :3], expected.expand(2, 3))
+    assert black.spacings == own.spacings
+
+
+@pytest.mark.parametrize("sizes", [[1, 1], [3, 1, 2], [4, 1, 1, 1, 1], [1] * 30])
+def test_every_image_is_given_once_to_another_patient(sizes):
+    patients = [f"p{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    patients = np.random.default_rng(3).permutation(patients).tolist()
+    givers = other_patients(patients)
+    assert sorted(givers) == list(range(len(patients)))
+    assert all(patients[giver] != own for giver, own in zip(givers, patients, strict=True))
+    assert other_patients(patients).tolist() == givers.tolist()
+
+
+def test_no_other_patient_where_one_has_most_images():
+    assert other_patients(["a", "a", "a", "b", "c"][:4]) is None

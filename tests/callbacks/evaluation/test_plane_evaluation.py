@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
         FakeData(["planes", "subplanes"]),
     )
     trainer_in(tmp_path, evaluation).test(module, datamodule=data, verbose=False)
-    assert list(evaluation.results) == ["student", "teacher", "random"]
+    assert list(evaluation.results) == ["student", "teacher", "random", "constant"]
     records = plane_records(23, seed=len("test"))
     for name, model in (("student", module.student), ("teacher", module.teacher)):
         for benchmark, prompts in (("planes", PROTOCOL.planes), ("subplanes", PROTOCOL.subplanes)):
@@ -53,6 +55,10 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
             guess = naive_predictions(model, prompts, records)
             expected = f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
             assert details["f1"] == pytest.approx(expected, abs=1e-9)
+            ends = [details[f"f1{over}_ci_{end}"] for over in ("", "_patient") for end in ("low", "high")]
+            assert ends[0] <= expected <= ends[1]
+            assert ends[2] <= expected <= ends[3]
+            assert ends[:2] != ends[2:]  # two images a patient
             assert evaluation.final_metrics[final_name(name, benchmark, "f1")] == details["f1"]
             labels = range(len(classes))
             assert details["confusion_matrix"] == confusion_matrix(truth, guess, labels=labels).tolist()
@@ -63,6 +69,21 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
             assert [row["correct"] for row in details["samples"]] == [
                 t == g for t, g in zip(truth, guess, strict=True)
             ]
+
+
+def test_the_majority_class_of_training_patients_is_the_baseline_of_f1(tmp_path):
+    evaluation, data = PlaneEvaluation(protocol=PROTOCOL, figures=False), FakeData(["subplanes"])
+    trainer_in(tmp_path, evaluation).test(FakeModule(teacher=False), datamodule=data, verbose=False)
+    training, truth = ([r.brain_plane for r in plane_records(23, len(split))] for split in ("train", "test"))
+    (answer, most), (_, second) = Counter(training).most_common()[:2]
+    assert most > second
+    expected = f1_score(truth, [answer] * 23, average="macro", zero_division=0, labels=sorted(set(truth)))
+    details = evaluation.results["constant"]["subplanes"]
+    assert details["class"] == answer
+    assert details["f1"] == pytest.approx(expected)
+    assert details["f1_ci_low"] < details["f1"] < details["f1_ci_high"]
+    assert details["f1_patient_ci_low"] < details["f1"] < details["f1_patient_ci_high"]
+    assert evaluation.final_metrics["constant/subplanes/f1"] == details["f1"]
 
 
 def test_test_writes_a_picture_of_every_model(tmp_path):

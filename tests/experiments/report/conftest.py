@@ -20,7 +20,7 @@ from scipy.special import softmax
 from experiments.report import write_report
 from metrics import classification_scores, gestational_age_weeks, within_chart
 from metrics.benchmarks import composite_score
-from metrics.biometry import biometry_scores, constant_age_scores, in_reference_range
+from metrics.biometry import best_constant_age, biometry_scores, in_reference_range
 from metrics.calibration import calibration
 from metrics.names import EIGHT_CLASS, HEADLINE, final_composite_name, final_name, scalars
 from metrics.subgroups import subgroup_scores
@@ -76,7 +76,8 @@ def aged(count: int, skill: float, seed: int) -> dict[str, Any]:
         for row in range(count)
     ]  # fmt: skip
     extra = {"subgroups": {}, "n_scored": count, "samples": samples, "split": "test", "protocol": "0"}
-    return biometry_scores(age, hc_mm, resamples=200) | extra
+    ablated = {"black_image_validity": 2.1, "other_image_validity": 33.5, "one_pixel_size_validity": 30.5}
+    return biometry_scores(age, hc_mm, 200, patients=[row["patient"] for row in samples]) | ablated | extra
 
 
 def history(skill: float, start: float, end: float, epochs: int = 8) -> pd.DataFrame:
@@ -154,7 +155,15 @@ def write_run() -> RunMaker:
             for model, value, number in (("student", skill, seed), ("teacher", 2.4, 77), ("random", 0.4, 99))
         }
         heads = [row["hc_mm"] for row in details["student"]["hc18"]["samples"]]
-        details["constant"] = {"hc18": constant_age_scores(heads) | {"n_scored": len(heads), "split": "test"}}
+        age = best_constant_age(heads)
+        constant = biometry_scores(
+            np.full(len(heads), age), heads, 200, patients=[str(n) for n in range(len(heads))]
+        )
+        facts = {"n_scored": len(heads), "split": "test"}
+        details["constant"] = {"hc18": constant | facts | {"age_days": age}}
+        details["pixel_size"] = {
+            "hc18": biometry_scores(np.linspace(120, 220, len(heads)), heads, 200) | facts
+        }
         metrics = {
             final_name(model, name, key): value
             for model, benchmarks in details.items()

@@ -103,6 +103,40 @@ def test_the_headline_numbers_are_those_of_the_results(single_page):
     assert row[:9] == [none, none, f"{validity:.1f}", f"{low:.1f}", "to", f"{high:.1f}", none, none, none]
 
 
+def test_baselines_and_ablations_stand_beside_the_scores(single_page):
+    record = json.loads((single_page.parent / "results.json").read_text())
+    metrics = record["metrics"]
+    _, _, words = read(single_page)
+    heads = words.split("HC18 validity, %, beside answers without an image")[1].split(
+        "What the student reads"
+    )[0]
+    keys = ("validity_ci_high", "validity_patient_ci_low", "mae_weeks", "spearman")
+    for model in ("student", "teacher", "pixel_size", "constant"):
+        for key, digits in zip(keys, (1, 1, 1, 2), strict=True):
+            value = metrics.get(f"{model}/hc18/{key}")
+            assert (tables.NOTHING if value is None else f"{value:.{digits}f}") in heads, (model, key)
+    assert "pixel size alone" in heads
+    ablated = words.split("student with part of its input")[1].split("By class")[0]
+    change = metrics["student/hc18/validity"] - 33.5
+    assert f"another patient's image, own pixel size 33.5 {tables.MINUS}{change:.1f}" in ablated
+    assert "no baselines" not in words
+
+
+def test_a_report_says_why_there_is_no_baseline(make_run, tmp_path):
+    folder = make_run()
+    record = json.loads((folder / "results.json").read_text())
+    record["details"]["constant"] = {"hc18": {"lacking": "no image of benchmark 'hc18' in split 'train'"}}
+    record["metrics"] = {
+        key: value
+        for key, value in record["metrics"].items()
+        if not key.startswith(("constant/", "pixel_size/"))
+    }
+    (folder / "results.json").write_text(json.dumps(record))
+    _, _, words = read(write_report([folder], tmp_path / "none.html"))
+    assert "HC18 validity, %: no baselines. no image of benchmark 'hc18' in split 'train'" in words
+    assert "constant age" not in words
+
+
 def test_several_runs_are_laid_side_by_side(comparison_page):
     _, _, words = read(comparison_page)
     for part in ("srkd over static-kd", "Settings that differ", "schedule.init_args.end_ratio"):

@@ -18,6 +18,9 @@ METRICS = {
     final_name(STUDENT, "hc18", "validity"): NAN,
     final_name("constant", "hc18", "age_days"): 141.0,
     final_name("constant", "hc18", "validity"): 59.09,
+    final_name("constant", "hc18", "mae_weeks"): 3.24,
+    final_name("constant", "hc18", "spearman"): 0.0,
+    final_name("pixel_size", "hc18", "validity"): 64.13,
     final_name("constant", "hc18", "validity_ci_low"): 55.77,
     final_name("constant", "hc18", "validity_ci_high"): 62.53,
     final_name(STUDENT, "hc18", "n_scored"): 3.0,
@@ -71,10 +74,28 @@ def test_a_table_shows_dashes(record, tmp_path, capsys):
     assert [cell.strip() for cell in row.split("│")[2:-1]] == ["-", "1.250"]
 
 
-def test_a_table_with_validity_has_the_constant_baseline(record, tmp_path, capsys):
+def test_a_table_with_validity_has_its_baselines(record, tmp_path, capsys):
     results.print_table(record, tmp_path)
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "constant age" in line)
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["constant age 20w1d", "59.1  [55.8, 62.5]"]
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith(("│ constant age", "│ pixel size"))]
+    assert [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows] == [
+        ["pixel size alone", "64.1"],
+        ["constant age 20w1d", "59.1  [55.8, 62.5]"],
+    ]
+    assert "rank correlation with head size: constant age 20w1d 3.2, 0.00" in printed
+
+
+def test_joint_scores_of_models_have_intervals_over_images_and_patients_and_constants_none():
+    rows = [{"target": "a", "prediction": "ab"[n % 2], "patient": f"p{n // 4}"} for n in range(12)]
+    models = {name: {"f1": 0.4, "samples": rows} for name in ("planes", "subplanes")}
+    found = results.joint_metrics(STUDENT, models)
+    assert found["student/eight_class/f1"] == pytest.approx(0.4)
+    assert found["student/eight_class/f1_patient_ci_low"] == found["student/eight_class/f1_patient_ci_high"]
+    assert found["student/eight_class/f1_ci_low"] < found["student/eight_class/f1_ci_high"]
+    constant = {"planes": {"f1": 0.1}, "subplanes": {"f1": 0.2}, "hc18": {"lacking": "no training heads"}}
+    found = results.joint_metrics("constant", constant)
+    expected = pytest.approx((5 * 0.1 + 3 * 0.2) / 8)
+    assert found == {"constant/composite": expected, "constant/eight_class/f1": expected}
 
 
 def test_a_report_reads_what_is_undefined_as_none(record, tmp_path):

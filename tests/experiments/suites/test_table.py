@@ -28,6 +28,7 @@ def record(experiment, seed, validity, planes, subplanes):
         keys = ("planes/f1", "subplanes/f1", "hc18/validity")
         metrics |= {f"{model}/{key}": value for key, value in zip(keys, scores, strict=True)}
     metrics |= {"constant/hc18/age_days": 141.0, "constant/hc18/validity": 59.1}
+    metrics |= {"constant/planes/f1": 0.1, "constant/subplanes/f1": 0.2, "pixel_size/hc18/validity": 64.1}
     return {
         "experiment": experiment, "data": "phantom", "seed": seed, "metrics": metrics,
         "details": {"student": {"planes": {"split": "test", "protocol": "abc"}, "probe": {}}},
@@ -63,7 +64,7 @@ def outputs(tmp_path):
 def test_lines_are_in_the_papers_order_with_mean_and_deviation(outputs, tmp_path):
     rows = refresh("phantom", outputs, tmp_path / "rows")
     summary = summarise(rows)
-    assert [*summary.index.unique("line")] == ["teacher", "no-kd", "srkd", "random", "constant"]
+    assert [*summary.index.unique("line")] == ["teacher", "no-kd", "srkd", "random", "pixel_size", "constant"]
     validity = summary.loc[("srkd", "hc18")]
     assert (validity["mean"], validity["runs"]) == (62, 2)
     assert validity["deviation"] == pytest.approx(8**0.5)
@@ -71,8 +72,10 @@ def test_lines_are_in_the_papers_order_with_mean_and_deviation(outputs, tmp_path
     assert summary.loc[("srkd", "eight_class"), "mean"] == pytest.approx(sum(eight) / 2)
     for line in ("no-kd", "teacher"):  # one run, and runs that share one teacher
         assert summary.loc[(line, "hc18"), "deviation"] != summary.loc[(line, "hc18"), "deviation"]
-    assert line_titles(rows)["constant"] == "Constant age 20w1d"
-    assert summary.loc["constant", "mean"].to_dict() == {"hc18": pytest.approx(59.1)}
+    assert line_titles(rows)["constant"] == "Constant age 20w1d, majority class"
+    assert summary.loc["pixel_size", "mean"].to_dict() == {"hc18": pytest.approx(64.1)}
+    f1 = {"planes": 0.1, "subplanes": 0.2, "eight_class": (5 * 0.1 + 3 * 0.2) / 8}
+    assert summary.loc["constant", "mean"].to_dict() == pytest.approx({"hc18": 59.1} | f1)
 
 
 def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
@@ -83,11 +86,12 @@ def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
         "2", "62.0 ± 2.8", "0.920 ± 0.028", "0.745 ± 0.064", "0.854 ± 0.042", "88.6", "0.886",
     ]  # fmt: skip
     assert {len(line.split("|")) for line in markdown.splitlines()} == {10}
-    assert "| Constant age 20w1d | 3 | 59.1 | - | - | - | - | - |" in markdown
+    assert "| Pixel size alone | 3 | 64.1 | - | - | - | - | - |" in markdown
+    assert "| Constant age 20w1d, majority class | 3 | 59.1 | 0.100 | 0.200 | 0.138 | - | - |" in markdown
     latex = to_latex(cells(rows))
     assert r"62.0 $\pm$ 2.8" in latex
     assert r"HC18 validity, \%" in latex
-    assert latex.count(r"\\") == 6
+    assert latex.count(r"\\") == 7
     assert r"\toprule" in latex
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [*read[0]] == ["experiment", "metric", "mean", "deviation", "runs", "paper"]

@@ -1,0 +1,75 @@
+"""Inputs of a head with one source of information removed: does a model read the image, the pixel size, or both?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callbacks.evaluation.embedding_pass import in_order
+from datamodules.record import Record
+from metrics.names import BLACK_IMAGE, ONE_PIXEL_SIZE, OTHER_IMAGE
+from models import DualEncoder
+from models.zero_shot import encode_images
+
+SEED = 42
+
+
+class Inputs(NamedTuple):
+    """Embeddings of N images, [N, D], and the pixel spacing that the prompts of each name."""
+
+    images: Tensor
+    spacings: list[str]
+
+
+def ablated_inputs(
+    model: DualEncoder, inputs: Inputs, indices: Sequence[int], records: Sequence[Record]
+) -> dict[str, Inputs]:
+    """Return this process's heads with a black image, with another patient's image, and with one pixel size for all.
+
+    One image is embedded; the age prompts of the heads' own spacings serve all three. The one size is the median of the
+    heads. Another patient's image is left out where one patient has more than half of the heads.
+
+    Args:
+        model: In eval mode.
+        inputs: This process's heads.
+        indices: Their positions in `records`.
+        records: Heads of all processes.
+    """
+    images, spacings = inputs
+    everyone = in_order({"image": images.cpu(), "index": list(indices), "spacing": spacings})
+    middle = sorted(everyone["spacing"], key=float)[len(records) // 2]
+    contract = model.preprocessing
+    black = -torch.tensor(contract.mean, device=images.device) / torch.tensor(
+        contract.std, device=images.device
+    )
+    side = contract.image_size
+    embedded = encode_images(model, black.reshape(1, 3, 1, 1).expand(1, 3, side, side).contiguous())
+    changed = {
+        BLACK_IMAGE: Inputs(embedded.expand(len(images), -1), spacings),
+        ONE_PIXEL_SIZE: Inputs(images, [middle] * len(spacings)),
+    }
+    givers = other_patients([record.patient for record in records])
+    if givers is not None:
+        swapped = everyone["image"][torch.from_numpy(givers[list(indices)])]
+        changed[OTHER_IMAGE] = Inputs(swapped.to(images.device), spacings)
+    return changed
+
+
+def other_patients(patients: Sequence[str], seed: int = SEED) -> np.ndarray | None:
+    """Return a permutation [N] of the images that gives each one of another patient; None where there is none."""
+    largest = max(Counter(patients).values())
+    if 2 * largest > len(patients):
+        return None
+    names = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
+    turn = {name: position for position, name in enumerate(names)}
+    order = np.array(sorted(range(len(patients)), key=lambda row: turn[patients[row]]))
+    givers = np.empty_like(order)
+    givers[order] = np.roll(
+        order, largest
+    )  # a patient's images stand together: `largest` further is another's
+    return givers
