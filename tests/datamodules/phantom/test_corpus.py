@@ -1,17 +1,19 @@
 import hashlib
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
 from datamodules.phantom import corpus
 from datamodules.phantom.corpus import PhantomSettings, make_corpus
 from datamodules.phantom.geometry import ellipse_circumference
+from datamodules.phantom.patients import Picture
 from datamodules.phantom.preview import write_preview
+from datamodules.phantom.renderer import Truth
 from experiments.commands.data import main
 
 SMALL = PhantomSettings(seed=1, num_planes_images=14, num_hc18_images=8, num_pair_images=4)
@@ -20,6 +22,11 @@ SMALL = PhantomSettings(seed=1, num_planes_images=14, num_hc18_images=8, num_pai
 def checksums(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def blank(picture: Picture, seed: int) -> tuple[np.ndarray, Truth]:
+    """An image that costs nothing, where drawing is not the point."""
+    return np.zeros((4, 4), np.uint8), Truth(0.1, 140, 180.0)
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +87,15 @@ def test_an_interrupted_run_leaves_no_corpus_and_abandoned_folders_are_removed(
         drawn.append(picture.index)
         if len(drawn) == 5:
             raise KeyboardInterrupt
-        return original(picture, seed)
+        return blank(picture, seed)
 
-    original: Callable = corpus.render
     monkeypatch.setattr(corpus, "render", failing)
     with pytest.raises(KeyboardInterrupt):
         make_corpus(SMALL, tmp_path, workers=1)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
     debris = tmp_path / f".{SMALL.digest}.making-killed"
     debris.mkdir()
-    monkeypatch.setattr(corpus, "render", original)
+    monkeypatch.setattr(corpus, "render", blank)
     make_corpus(SMALL, tmp_path, workers=1)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [SMALL.digest]
 
@@ -110,15 +116,14 @@ def test_concurrent_requests_draw_the_corpus_once(
 
     def counting(picture, seed):
         drawn.append(f"{picture.corpus}/{picture.index}")
-        return original(picture, seed)
+        return blank(picture, seed)
 
-    original: Callable = corpus.render
     monkeypatch.setattr(corpus, "render", counting)
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(lambda _: make_corpus(SMALL, tmp_path, workers=1), range(2)))
     assert folders == [tmp_path / SMALL.digest] * 2
     assert len(drawn) == len(set(drawn)) == 26, "nothing was drawn twice"
-    assert checksums(folders[0]) == checksums(made)
+    assert checksums(folders[0]).keys() == checksums(made).keys()
 
 
 @pytest.mark.parametrize(
