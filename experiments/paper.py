@@ -31,6 +31,20 @@ SUITES = {
         "shuffled-confusions",
         "spare-near",
     ),
+    # With each of STUDENTS: does the gain grow with the gap between teacher and student?
+    "capacity": ("no-kd", "static-kd", "repulsive-r-0.8", "srkd"),
+}
+# Students of the capacity suite, files of recipes/students; "" is the preset's own. Name -> image parameters.
+STUDENTS = {"fifth": 553_012, "": 91_934, "hundredth": 27_910}
+TEACHER_IMAGE_PARAMETERS = 2_772_508
+
+# Reference -> methods whose difference from it answers a question; the differences from one reference are a family.
+COMPARISONS = {
+    "no-kd": SUITES["ablation"][1:],  # does distilling in this way help?
+    "static-kd": tuple(
+        name for name in SUITES["ablation"][2:] if name not in ("feature-kd", "confidence-penalty")
+    ),
+    "srkd": SUITES["controls"][1:],  # what does the repulsion act by?
 }
 
 TITLES = {

@@ -15,6 +15,7 @@ BASE = ROOT / "base.yaml"
 LATENCY = ROOT / "latency.yaml"
 PRESETS = ROOT / "data"
 TEACHER_TOWERS = PRESETS / "teacher"
+STUDENTS = ROOT / "students"
 DEFAULT_PRESET = "phantom"
 TEACHER_EXPERIMENT = "teacher"
 QUANTISED_EXPERIMENT = "srkd-qat"
@@ -73,6 +74,11 @@ def preset_file(name: str) -> Path:
         ValueError: No preset has that name; the message lists them.
     """
     return PRESETS / f"{choose('data preset', 'DATA', name, preset_names())}.yaml"
+
+
+def student_file(name: str) -> Path:
+    """Return the YAML file of a student that replaces a preset's, such as ``fifth``."""
+    return STUDENTS / f"{name}.yaml"
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,32 @@
-"""Percentile bootstrap intervals, over images with the draws of the published evaluation, and over patients.
+"""Bootstrap intervals: of one score, over images or patients, and of a difference of methods, over seeds and patients.
 
-FetalCLIP (Maani et al. 2025, arXiv:2502.14807) resamples images with ``numpy.random.default_rng(42)`` and takes
-the 2.5th and 97.5th percentile of 10,000 resampled scores. The same generator, order of draws and order of
+**One score.** FetalCLIP (Maani et al. 2025, arXiv:2502.14807) resamples images with ``numpy.random.default_rng(42)``
+and takes the 2.5th and 97.5th percentile of 10,000 resampled scores. The same generator, order of draws and order of
 samples give the same interval to the last digit. Images of one patient are alike: resampling whole patients, in the
 order of their first image, is the honest interval where patients have several.
+
+**A difference.** Both methods are trained with the same seeds and scored on the same images. Seeds and patients are
+resampled together, the same draw for both methods, since all seeds share the patients and both methods share both
+(Owen 2007, doi:10.1214/07-AOAS122: mildly conservative). With few seeds a percentile interval is far too narrow,
+so the bootstrap gives the standard error alone: S - 1 of S seeds are drawn, which makes it unbiased (Rao and Wu 1988,
+doi:10.1080/01621459.1988.10478591), and Student's t takes its degrees of freedom from seeds and patients in proportion
+to their variances (Satterthwaite 1946, doi:10.2307/3002019).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 RESAMPLES = 10_000
 SEED = 42
+COMPARISON_RESAMPLES = 2000  # for a standard error: 1.6 % of it is noise
+POWER = 0.8
 _DRAWS_AT_ONCE = 4_000_000  # bounds the memory of one block of resamples
 
 
@@ -123,3 +133,86 @@ def f1_of_confusion(confusion: NDArray[Any]) -> NDArray[np.float64]:
     either = confusion.sum(axis=-2) + confusion.sum(axis=-1)
     f1: NDArray[np.float64] = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
     return f1
+
+
+class Comparison(NamedTuple):
+    """A difference of scores, its 95 % interval and two-sided p value, not corrected for further comparisons.
+
+    ``detectable`` is the smallest true difference that the design finds with 80 % power at a two-sided 5 %:
+    ``(t_0.975 + t_0.8) standard errors`` (Bloom 1995, doi:10.1177/0193841X9501900504), which is 2.8 standard errors
+    with many seeds and 5.4 where three seeds make most of the spread.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+    seeds: int
+    patients: int
+
+
+def _scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return scores [R, S] from counts: percent right of [R, S, 2], macro F1 of [R, S, C, C].
+
+    A class that never occurs does not count; one that was not drawn counts with F1 zero, as in `f1_interval`.
+    """
+    if counts.ndim == 3:
+        return np.asarray(100 * counts[..., 0] / counts[..., 1])
+    present = counts[0, 0].sum(axis=1) > 0
+    return np.asarray(f1_of_confusion(counts)[..., present].mean(axis=-1))
+
+
+def compare(
+    first: ArrayLike, second: ArrayLike, resamples: int = COMPARISON_RESAMPLES, seed: int = SEED
+) -> Comparison:
+    """Compare the second method with the first; arguments as for `contrast`."""
+    return contrast([(1, second), (-1, first)], resamples, seed)
+
+
+def contrast(
+    terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARISON_RESAMPLES, seed: int = SEED
+) -> Comparison:
+    """Add up the scores of several methods, each times a factor: 1 and -1 for a difference.
+
+    With one seed the interval is over patients alone and says nothing about other seeds.
+
+    Args:
+        terms: Factor and counts of a method. Counts are those of each patient by seed: right and all images [S, P, 2]
+            for scores in percent, or confusions [S, P, C, C], rows true, for macro F1. All have the same order of seeds
+            and patients and are of the same images.
+        resamples: Number of resamples.
+        seed: Seed of numpy's default generator.
+    """
+    methods = [(factor, np.asarray(counts)) for factor, counts in terms]
+    seeds, patients = methods[0][1].shape[:2]
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    weights = np.vstack([np.ones(patients), drawn])  # [R, P]; the first row is the sample as it is
+    # [R, S]: what each seed gives under each draw of patients.
+    found: Any = sum(
+        factor * _scores(np.tensordot(weights, counts, axes=(1, 1))) for factor, counts in methods
+    )
+    draws = max(1, seeds - 1)
+    both = (generator.multinomial(draws, np.full(seeds, 1 / seeds), size=resamples) * found[1:]).sum(axis=1)
+    value, error = float(found[0].mean()), float((both / draws).std(ddof=1))
+    parts = [(float(found[1:].mean(axis=1).var(ddof=1)), patients - 1)] if patients > 1 else []
+    parts += [(float(found[0].var(ddof=1)) / seeds, seeds - 1)] if seeds > 1 else []
+    spread = sum(variance for variance, _ in parts)
+    if error == 0 or spread == 0:  # the same in every draw
+        return Comparison(value, value, value, float(value == 0), 0.0, seeds, patients)
+    freedom = spread**2 / sum(variance**2 / degrees for variance, degrees in parts)
+    reach = float(stats.t.ppf(0.975, freedom)) * error
+    detectable = reach + float(stats.t.ppf(POWER, freedom)) * error
+    p = float(2 * stats.t.sf(abs(value) / error, freedom))
+    return Comparison(value, value - reach, value + reach, p, detectable, seeds, patients)
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """Return p values [N] of one family, corrected for their number by Holm's step-down method (1979)."""
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(stepped, 1)
+    return corrected

@@ -1,6 +1,6 @@
 """Run the experiments of the paper's tables, each with several seeds, or evaluate the published models.
 
-usage: sonodistill reproduce main|ablation|controls DATA [--seeds=1,2,3] [options of train]
+usage: sonodistill reproduce main|ablation|controls|capacity DATA [--seeds=1,2,3] [options of train]
        sonodistill reproduce published --teacher=FILE --student=FILE --protocol=FILE [--ckpt=FILE] [options of evaluate]
 
   --seeds=1,2,3    one run per experiment and seed

@@ -1,10 +1,11 @@
-"""Print our results beside the paper's; write them as Markdown, CSV, LaTeX and a plot.
+"""Print our results beside the paper's and the methods' differences; write them as Markdown, CSV, LaTeX and plots.
 
 usage: sonodistill table DATA [options]
 
-  --commit            write the rows into --results, to be committed, not into --outputs
+  --commit            write the rows into --results, not into --outputs, and tables into README.md and docs/results.md
   --outputs=FOLDER    folder of all runs
   --results=FOLDER    folder of the committed rows
+  --documents=FOLDER  folder of README.md and docs/
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from experiments.process import Parser
 from experiments.recipe_files import preset_file
 from experiments.runs.run_folder import OUTPUTS
+from experiments.suites.documents import ROOT, fill_documents
 from experiments.suites.paper_costs import explain, published_costs
 from experiments.suites.result_rows import RESULTS, refresh
 from experiments.suites.table import write_tables
@@ -29,6 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("data")
     parser.add_argument("--outputs", type=Path, default=OUTPUTS)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--documents", type=Path, default=ROOT)
     parser.add_argument("--commit", action="store_true")
     options = parser.parse_args(argv)
     preset_file(options.data)
@@ -41,5 +44,8 @@ def main(argv: list[str]) -> int:
         )
     for text in write_tables(rows, folder, explain(published_costs())):
         print(text)
-    print(f"Markdown, CSV, LaTeX and plot: {folder}; rows: {target / options.data}.jsonl")
+    print(f"Markdown, CSV, LaTeX and plots: {folder}; rows: {target / options.data}.jsonl")
+    if options.commit:
+        for path in fill_documents(rows, options.data, folder, options.documents):
+            print(f"written: {path}")
     return 0

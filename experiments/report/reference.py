@@ -50,6 +50,22 @@ def reference_of(runs: Sequence[Run]) -> Run | None:
     return min(candidates, key=rank, default=None)
 
 
+def seed_pairs(runs: Sequence[Run], subject: Run, reference: Run) -> list[tuple[Run, Run]]:
+    """Return (run, reference) of every seed that both were trained with, in order of the seeds.
+
+    Only the seed may differ from `subject` and from `reference`. Where fewer than two seeds are shared, the two alone.
+    """
+    mine, theirs = (
+        {run.record.get("seed"): run for run in runs if _repeats(run, one)} for one in (subject, reference)
+    )
+    shared = sorted(seed for seed in mine.keys() & theirs.keys() if seed is not None)
+    return [(mine[seed], theirs[seed]) for seed in shared] if len(shared) > 1 else [(subject, reference)]
+
+
+def _repeats(run: Run, other: Run) -> bool:
+    return run.experiment == other.experiment and set(differences(run, other)) <= {"seed"}
+
+
 def newest_static(run: Run) -> Run | None:
     """Return the newest finished ``static-kd`` run under ``outputs/`` with the same data, seed and settings.
 

@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, VALIDITY
 from experiments.paper import TITLES as EXPERIMENT_TITLES
-from experiments.report.paired import Difference, paired, score_difference
 from experiments.report.read_run import Run
+from experiments.report.reference import seed_pairs
+from experiments.suites.differences import contrast_outcomes
+from experiments.suites.outcomes import outcomes_of
 from export.parity.ledger import FAILED, OK
 from metrics.benchmarks import BENCHMARKS, SUBPLANES
+from metrics.bootstrap import Comparison
 from metrics.names import (
     BLACK_IMAGE,
     CONSTANT,
@@ -211,14 +214,25 @@ def ablations(run: Run) -> list[Table]:
     return tables
 
 
-def difference(first: Run, model: str, second: Run, other: str, benchmark: str) -> Difference | None:
-    """Return `other` of `second` minus `model` of `first`; None unless both scored the same images."""
-    pairs = paired(first.details(model, benchmark), second.details(other, benchmark))
-    classification = BENCHMARKS[benchmark].kind == "classification"
-    return None if pairs is None else score_difference(pairs, classification)
+def difference(pairs: Sequence[tuple[Run, Run]], rival: str, benchmark: str) -> Comparison | None:
+    """Return the student's score in the first runs minus that of `rival` in the second; None unless on the same images.
+
+    Args:
+        pairs: Runs that are compared, a pair a seed.
+        rival: "student" or "teacher" of the second runs.
+        benchmark: Name of the benchmark.
+    """
+    terms = []
+    for factor, model, runs in zip((1, -1), (STUDENT, rival), zip(*pairs, strict=True), strict=True):
+        details = [run.details(model, benchmark) for run in runs]
+        terms.append(
+            (factor, {seed: outcomes_of(one) for seed, one in enumerate(details) if one is not None})
+        )
+    complete = all(len(outcomes) == len(pairs) for _, outcomes in terms)
+    return contrast_outcomes(*terms) if complete else None
 
 
-def in_words(found: Difference, benchmark: str) -> tuple[str, str]:
+def in_words(found: Comparison, benchmark: str) -> tuple[str, str]:
     """Write a difference, and its interval."""
     low, high = (signed(end, benchmark) for end in (found.low, found.high))
     return signed(found.value, benchmark), f"{low} to {high}"
@@ -227,24 +241,31 @@ def in_words(found: Difference, benchmark: str) -> tuple[str, str]:
 def differences(runs: Sequence[Run], titles: Sequence[str], reference: Run | None) -> Table | None:
     """Return the students' differences from their teachers and from the reference run.
 
-    A cell is coloured where zero is outside of the interval.
+    Runs that differ in the seed alone share a line. A cell is coloured where zero is outside of the interval.
     """
     named = list(zip(runs, titles, strict=True))
-    compared = [(f"{title} over its teacher", run, TEACHER, run) for run, title in named]
-    compared += [
-        (f"{title} over {titles[list(runs).index(reference)]}", reference, STUDENT, run)
-        for run, title in named
-        if reference is not None and run is not reference
-    ]
+    compared = [(f"{title} over its teacher", [(run, run)], TEACHER) for run, title in named]
+    seen: list[Run] = (
+        [] if reference is None else [other for _, other in seed_pairs(runs, reference, reference)]
+    )
+    for run, title in named:
+        if reference is None or run is reference or run in seen:
+            continue
+        pairs = seed_pairs(runs, run, reference)
+        line = f"{title} over {titles[list(runs).index(reference)]}"
+        if len(pairs) > 1:
+            seen += [one for one, _ in pairs]
+            line = f"{run.experiment} over {reference.experiment}, {len(pairs)} seeds"
+        compared.append((line, pairs, STUDENT))
     rows: list[Row] = []
-    for title, first, model, run in compared:
-        found = {name: difference(first, model, run, STUDENT, name) for name in _scored_on(runs)}
+    for line, pairs, rival in compared:
+        found = {name: difference(pairs, rival, name) for name in _scored_on(runs)}
         cells: Row = {
             TITLES[name]: NOTHING if one is None else Cell(*in_words(one, name), _tone(one.low, one.high))
             for name, one in found.items()
         }
-        if model == STUDENT or any(one is not None for one in found.values()):
-            rows.append({"difference": title, **cells})
+        if rival == STUDENT or any(one is not None for one in found.values()):
+            rows.append({"difference": line, **cells})
     return Table("Differences on the same images", rows) if rows else None
 
 

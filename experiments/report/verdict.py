@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from experiments.report.read_run import Run
 from experiments.report.reference import (
@@ -13,11 +15,12 @@ from experiments.report.reference import (
     distils,
     loss_in_words,
     reference_of,
+    seed_pairs,
     static_command,
     subject_of,
 )
 from experiments.report.settings import relative
-from experiments.report.tables import MINUS, TITLES, difference, in_words
+from experiments.report.tables import MINUS, TITLES, difference, in_words, signed
 from experiments.report.training import (
     ATTRACT,
     NOTABLE_F1,
@@ -28,7 +31,10 @@ from experiments.report.training import (
     epoch_of,
     leads_over,
 )
+from metrics.bootstrap import Comparison, holm
 from metrics.names import HEADLINE, STUDENT, TEACHER
+
+Pairs = Sequence[tuple[Run, Run]]
 
 WHETHER, WHERE, WHEN = "Did repulsion help?", "Where?", "At what point of training?"
 
@@ -43,9 +49,10 @@ class Answer(NamedTuple):
 
 
 def answers(runs: Sequence[Run]) -> list[Answer]:
-    """Answer whether repulsion helped, where, and when."""
+    """Answer whether repulsion helped, where, and when; over all seeds that subject and reference share."""
     subject, reference = subject_of(runs), reference_of(runs)
-    leads = None if reference is None else leads_over(dynamics(subject), dynamics(reference))
+    pairs = [] if reference is None else seed_pairs(runs, subject, reference)
+    leads = _mean_leads(pairs)
     if not dynamics(subject).repels:
         text = "In no run of this report does the off-diagonal weight turn negative."
         whether = Answer(WHETHER, "No repulsion here", [text])
@@ -54,43 +61,66 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
         sentences = [doubt, _against_teacher(subject), _how_to_compare(subject)]
         whether = Answer(WHETHER, "One run cannot tell", sentences)
     else:
-        whether = _whether(subject, reference, leads)
-    return [whether, _where(subject, reference), _when(subject, reference, leads)]
+        whether = _whether(pairs, leads)
+    return [whether, _where(pairs, subject), _when(pairs, subject, leads)]
 
 
-def _whether(run: Run, reference: Run, leads: Leads | None) -> Answer:
-    found = {name: difference(reference, STUDENT, run, STUDENT, name) for name in HEADLINE}
+def _mean_leads(pairs: Pairs) -> Leads | None:
+    """Return the mean leads over seeds; None where a seed has none."""
+    found = [leads_over(dynamics(run), dynamics(reference)) for run, reference in pairs]
+    known = [leads for leads in found if leads is not None]
+    return Leads(*np.mean(known, axis=0).tolist()) if known and len(known) == len(found) else None
+
+
+def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
+    run, reference = pairs[0]
+    found = {name: difference(pairs, STUDENT, name) for name in HEADLINE}
     known = {name: value for name, value in found.items() if value is not None}
     if not known:
         text = (
             f"{reference.name} was scored on other test images, so no image-by-image comparison is possible."
         )
         return Answer(WHETHER, "Not comparable", [text])
+    corrected = dict(zip(known, holm([value.p for value in known.values()]).tolist(), strict=True))
     listed = ["{} {} ({})".format(TITLES[name], *in_words(value, name)) for name, value in known.items()]
-    sentences = [
-        f"Over {reference.experiment}, on the same test images: {'; '.join(listed)}.",
-        "Intervals are 95 % over patients and do not include the variation between seeds: repeat with other "
-        "seeds before believing a small difference.",
-    ]
+    sentences = [f"Over {reference.experiment}, on the same test images: {'; '.join(listed)}."]
+    sentences += _design(known, corrected, len(pairs))
     confounded, texts = _confounders(run, reference)
     sentences += texts
     if confounded:
         return Answer(WHETHER, confounded, [*sentences, _how_to_compare(run)])
-    ahead = any(value.low > 0 for value in known.values())
-    behind = any(value.high < 0 for value in known.values())
+    clear = [value.value for name, value in known.items() if corrected[name] < 0.05]
+    ahead, behind = any(value > 0 for value in clear), any(value < 0 for value in clear)
     if ahead and behind:
         return Answer(WHETHER, "Ahead in one score, behind in another", sentences)
     if not ahead and not behind:
         return Answer(WHETHER, "Not shown: within chance", sentences)
-    doubt, why = _not_repulsion(dynamics(run), leads, ahead)
+    doubt, why = _not_repulsion(pairs, leads, ahead)
     if doubt:
         return Answer(WHETHER, doubt, [*sentences, why])
+    over = f"over {len(pairs)} seeds" if len(pairs) > 1 else ""
     if ahead:
-        return Answer(WHETHER, "Yes, on these test patients", sentences, "good")
-    return Answer(WHETHER, "No, it cost accuracy here", sentences, "bad")
+        return Answer(WHETHER, f"Yes, {over or 'on these test patients'}", sentences, "good")
+    return Answer(WHETHER, f"No, it cost accuracy {over or 'here'}", sentences, "bad")
 
 
-def _not_repulsion(found: Dynamics, leads: Leads | None, ahead: bool) -> tuple[str, str]:
+def _design(found: Mapping[str, Comparison], corrected: Mapping[str, float], seeds: int) -> list[str]:
+    """Return what a comparison is over, its corrected p values, and the smallest difference that it could find."""
+    chances = ", ".join(f"{TITLES[name]} {p:.3f}" for name, p in corrected.items())
+    reach = ", ".join(f"{TITLES[name]} {signed(value.detectable, name)[1:]}" for name, value in found.items())
+    over = f"{seeds} seeds and the test patients together" if seeds > 1 else "patients"
+    texts = [
+        f"Intervals are 95 % over {over}; p, corrected for the number of scores (Holm): {chances}.",
+        f"The smallest true differences that this design finds with 80 % power: {reach}.",
+    ]
+    if seeds == 1:
+        texts.append(
+            "Neither includes the variation between seeds: repeat with other seeds before believing a small difference."
+        )
+    return texts
+
+
+def _not_repulsion(pairs: Pairs, leads: Leads | None, ahead: bool) -> tuple[str, str]:
     """Return why a difference on test patients is not attributed to repulsion, in a few words and a sentence.
 
     Both are empty where the difference grew once the weight was negative.
@@ -102,8 +132,10 @@ def _not_repulsion(found: Dynamics, leads: Leads | None, ahead: bool) -> tuple[s
             "older than repulsion."
         )
     short = f"{place}, but not because of repulsion"
-    if found.best is not None and found.best.phase != REPEL:
-        return short, "The scored checkpoint is from before the zero crossing: it was never repelled."
+    early = [run for run, _ in pairs if (best := dynamics(run).best) is not None and best.phase != REPEL]
+    if 2 * len(early) >= len(pairs):
+        seeds = f" in {len(early)} of {len(pairs)} seeds" if len(pairs) > 1 else ""
+        return short, f"The scored checkpoint is from before the zero crossing{seeds}: it was never repelled."
     if (leads.change if ahead else -leads.change) <= 0:
         return short, (
             f"On validation patients the {lead} did not grow by {NOTABLE_F1} or more after the zero crossing."
@@ -125,7 +157,7 @@ def _confounders(run: Run, reference: Run) -> tuple[str, list[str]]:
 
 
 def _against_teacher(run: Run) -> str:
-    found = {name: difference(run, TEACHER, run, STUDENT, name) for name in HEADLINE}
+    found = {name: difference([(run, run)], TEACHER, name) for name in HEADLINE}
     listed = [
         f"{TITLES[name]} {in_words(value, name)[0]}" for name, value in found.items() if value is not None
     ]
@@ -142,22 +174,27 @@ def _how_to_compare(run: Run) -> str:
     )
 
 
-def _where(run: Run, reference: Run | None) -> Answer:
-    rival, model = (run, TEACHER) if reference is None else (reference, STUDENT)
+def _where(pairs: Pairs, subject: Run) -> Answer:
+    rival = STUDENT if pairs else TEACHER
     changes = []
-    for benchmark in run.benchmarks():
-        mine, theirs = (
-            (details or {}).get("per_class", {})
-            for details in (run.details(STUDENT, benchmark), rival.details(model, benchmark))
-        )
-        pairs = {name: (theirs[name]["f1"], mine[name]["f1"]) for name in mine if name in theirs}
-        changes += [(after - before, name, before, after) for name, (before, after) in pairs.items()]
+    for benchmark in subject.benchmarks():
+        scored = [
+            [
+                (one.details(model, benchmark) or {}).get("per_class", {})
+                for one, model in zip(pair, (STUDENT, rival), strict=True)
+            ]
+            for pair in pairs or [(subject, subject)]
+        ]
+        for name in (name for name in scored[0][0] if all(name in part for pair in scored for part in pair)):
+            after, before = np.mean([[part[name]["f1"] for part in pair] for pair in scored], axis=0).tolist()
+            changes.append((after - before, name, before, after))
     if not changes:
         return Answer(WHERE, "No classes to compare", ["No plane benchmark was scored on both."])
     changes.sort(reverse=True)
     up = [change for change in changes if change[0] >= NOTABLE_F1]
     down = [change for change in reversed(changes) if change[0] <= -NOTABLE_F1]
-    sentences = [f"F1 by class, over {'its teacher' if reference is None else reference.experiment}:"]
+    seeds = f", means of {len(pairs)} seeds" if len(pairs) > 1 else ""
+    sentences = [f"F1 by class{seeds}, over {pairs[0][1].experiment if pairs else 'its teacher'}:"]
     for word, some in (("Up", up), ("Down", down)):
         listed = ", ".join(f"{name} {before:.2f} to {after:.2f}" for _, name, before, after in some[:3])
         sentences.append(f"{word}: {listed or f'none by {NOTABLE_F1} or more'}.")
@@ -167,7 +204,7 @@ def _where(run: Run, reference: Run | None) -> Answer:
     return Answer(WHERE, f"Most for {changes[0][1]}" if up else "Nowhere notable", sentences)
 
 
-def _when(run: Run, reference: Run | None, leads: Leads | None) -> Answer:
+def _when(pairs: Pairs, run: Run, leads: Leads | None) -> Answer:
     found = dynamics(run)
     best = found.best
     if best is None:
@@ -182,8 +219,16 @@ def _when(run: Run, reference: Run | None, leads: Leads | None) -> Answer:
     fall = f"The weight fell from {found.weights[0]:.2g} to {found.weights[-1]:.2g}".replace(
         " -", f" {MINUS}"
     )
-    sentences = [f"{fall} and crossed zero at step {found.crossing:.0f}{where}.", _phases(found)]
-    if reference is not None:
+    sentences = [f"{fall} and crossed zero at step {found.crossing:.0f}{where}."]
+    if len(pairs) > 1:
+        late = sum((one := dynamics(mine).best) is not None and one.phase == REPEL for mine, _ in pairs)
+        text = f"In {late} of {len(pairs)} seeds the selected checkpoint is from after the crossing."
+        sentences += [text, _lead_change(leads, f"{pairs[0][1].experiment}, mean of the seeds,")]
+        return Answer(
+            WHEN, f"Best while repelling in {late} of {len(pairs)} seeds", sentences, "" if late else "bad"
+        )
+    sentences.append(_phases(found))
+    for _, reference in pairs:
         sentences.append(_ahead_from(found, dynamics(reference), reference.experiment))
         sentences.append(_lead_change(leads, reference.experiment))
     selected = f"The selected checkpoint is from epoch {best.epoch}, step {best.step:.0f}, "

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiments.suites.outcomes import outcomes_of
 from experiments.suites.suite_runs import PREFIX, REQUEST, has_results
 from models.files import without_nan, write_text
 
 RESULTS = Path(__file__).with_name("results")
+# Where data lie and how fast a run goes; corpora are identified by digests.
+WITHOUT_EFFECT = re.compile(r"--(data\.(init_args\.)?(root|cache|num_workers)|trainer\.enable_progress_bar)=")
 FILE_OPTIONS = ("--teacher", "--student", "--protocol")
 COPIED = ("metrics", "parameters", "steps", "seconds", "finished", "git_commit", "machine")
 Row = dict[str, Any]
 
 
 def row_of(folder: Path) -> Row:
-    """Return the row of a finished run: its metrics and the facts that trace them.
+    """Return the row of a finished run: its metrics, the outcome of every image, and the facts that trace them.
 
     Raises:
         ValueError: The run's results.json lacks a key.
@@ -30,9 +34,11 @@ def row_of(folder: Path) -> Row:
             "experiment": record["experiment"],
             "data": record["data"],
             "seed": record["seed"],
-            "arguments": [_portable(argument) for argument in request["arguments"]],
+            "arguments": [_portable(one) for one in request["arguments"] if not WITHOUT_EFFECT.match(one)],
             "digests": request["digests"],
             "trained_on": request["trained_on"],
+            "student": request.get("student", ""),
+            "outcomes": {name: outcomes_of(details) for name, details in scored if "samples" in details},
             "split": {name: details["split"] for name, details in scored if "split" in details},
             "protocol": {name: details["protocol"] for name, details in scored if "protocol" in details},
             "monitor": record["selection"]["monitor"],
@@ -50,12 +56,13 @@ def _portable(argument: str) -> str:
 
 
 def group_of(row: Row) -> tuple[Any, ...]:
-    """Return what the rows of one table share: arguments, weights, prompts and data, files by their digests."""
+    """Return what the rows of one table share: arguments, student, weights, prompts and data, files by digests."""
     digests = row["digests"]
     named = [(argument.partition("=")[0], argument) for argument in row["arguments"]]
     arguments = tuple(f"{name}={digests[name]}" if name in digests else text for name, text in named)
     data = {name: digest for name, digest in digests.items() if name not in dict(named)}
-    return arguments, tuple(sorted(row["protocol"].items())), tuple(sorted(data.items()))
+    student = row.get("student", "")
+    return arguments, student, tuple(sorted(row["protocol"].items())), tuple(sorted(data.items()))
 
 
 def identity(row: Row) -> tuple[Any, ...]:
@@ -84,7 +91,7 @@ def refresh(preset: str, outputs: Path, committed: Path = RESULTS, target: Path 
     write to; None overwrites the committed file.
     """
     rows = {identity(row): row for row in read_rows(committed / f"{preset}.jsonl")}
-    for request in sorted(outputs.glob(f"*/{PREFIX}{preset}-s*/{REQUEST}")):
+    for request in sorted(outputs.glob(f"*/{PREFIX}{preset}-*/{REQUEST}")):
         if has_results(request.parent):
             row = row_of(request.parent)
             if row["data"] == preset:

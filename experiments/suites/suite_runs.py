@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.paper import SUITES
+from experiments.paper import STUDENTS, SUITES
 from experiments.process import STOPPED, exit_status, run_child, terminable, without_secrets
-from experiments.recipe_files import experiment_file, preset_file
+from experiments.recipe_files import experiment_file, preset_file, student_file
 from experiments.runs.input_digests import content_digests, corpus_digests, shard_corpora
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
 from models.files import write_json
 
 PREFIX = "reproduce-"
 REQUEST = "request.json"
+CAPACITY = "capacity"
+SIZED = ("phantom", "hc18")  # presets with the student and teacher that `STUDENTS` relate to
 # Set by the suite: folder and seed of a run, and that it is complete and scored.
 OWN_OPTIONS = (
     "--run", "--ckpt_path", "--seed_everything", "--data.seed", "--data.init_args.seed",
@@ -32,22 +34,26 @@ FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 class Run:
     """One training of a suite: experiment, data preset, seed and further arguments of ``sonodistill train``.
 
-    The seed is that of weights, order and augmentation; all seeds share one split of the patients.
+    The seed is that of weights, order and augmentation; all seeds share one split of the patients. `student` is a file
+    of ``recipes/students`` (see `student_file`) that replaces the preset's student.
     """
 
     experiment: str
     preset: str
     seed: int
     arguments: tuple[str, ...] = ()
+    student: str = ""
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return OUTPUTS / self.experiment / f"{PREFIX}{self.preset}-s{self.seed}"
+        student = self.student and f"-{self.student}"
+        return OUTPUTS / self.experiment / f"{PREFIX}{self.preset}{student}-s{self.seed}"
 
     def command(self) -> list[str]:
         """Return the command that starts the run, or resumes it from its last checkpoint."""
         command = [sys.executable, "-m", "experiments", "train", self.experiment, self.preset]
+        command += [f"--config={student_file(self.student)}"] if self.student else []
         # The suite's own options come last, so that a --config among the arguments cannot override them.
         command += [*self.arguments, f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
         command += [f"--run={self.folder.name}", "--score_test_patients=true", "--quick=false"]
@@ -65,7 +71,8 @@ class Run:
         path = self.folder / REQUEST
         arguments = without_secrets(list(self.arguments))
         if not path.is_file():
-            write_json(path, {"arguments": arguments, "digests": digests, "trained_on": trained_on})
+            request = {"arguments": arguments, "digests": digests, "trained_on": trained_on}
+            write_json(path, request | {"student": self.student})
             return
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if before["arguments"] != arguments:
@@ -111,7 +118,8 @@ def execute_all(runs: Sequence[Run]) -> dict[Run, str]:
     """Execute every unfinished run and return the state of all; a failed run does not stop the others."""
     states = dict.fromkeys(runs, FINISHED)
     for number, run in enumerate(runs, start=1):
-        label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, seed {run.seed}"
+        student = run.student and f"student {run.student}, "
+        label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, {student}seed {run.seed}"
         if has_results(run.folder):
             print(f"{label}: finished before, skipped", flush=True)
             continue
@@ -141,8 +149,8 @@ def reproduce(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
         0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
 
     Raises:
-        ValueError: The preset is unknown, the suite sets an option itself, or a folder holds a run with other
-            arguments or contents.
+        ValueError: The preset is unknown or unfit for the suite, the suite sets an option itself, or a folder holds a
+            run with other arguments or contents.
         FileNotFoundError: Weights, prompts or data named by the arguments do not exist.
     """
     for option in (argument.partition("=")[0] for argument in arguments):
@@ -152,9 +160,15 @@ def reproduce(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
                 "patients for its table; leave it out"
             )
     preset_file(preset)
+    students = STUDENTS if suite == CAPACITY else ("",)
+    if suite == CAPACITY and preset not in SIZED:
+        raise ValueError(
+            f"SUITE={suite}: its students are sized for the shipped teacher; use DATA={' or DATA='.join(SIZED)}"
+        )
     runs = [
-        Run(experiment_file(name).stem, preset, seed, tuple(arguments))
+        Run(experiment_file(name).stem, preset, seed, tuple(arguments), student)
         for seed in seeds
+        for student in students
         for name in SUITES[suite]
     ]
     digests = content_digests(arguments) | corpus_digests(preset, arguments)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from experiments.config import STUDENT as STUDENT_OPTION
 from experiments.config import TEACHER as TEACHER_OPTION
-from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, TITLES, VALIDITY
+from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES, VALIDITY
+from experiments.suites.differences import GROWTH, capacity, differences, student_title, texts
 from experiments.suites.result_rows import Row, group_of
+from figures.capacity import capacity_figure
 from figures.style import save_png
 from figures.suite import suite_figure
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES, composite_score
@@ -33,6 +36,11 @@ COLUMNS = {
     for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
 } | {F1: ("8-class F1", 3)}
 PAPER_COLUMNS = (VALIDITY, F1)
+COMPARISON_NOTE = (
+    "Differences are paired by seed and patient: 95 % intervals and p values from a bootstrap over both, the p values "
+    "Holm-corrected over all differences from one reference (over the whole table of gains). The smallest detectable "
+    "difference is that which these seeds and patients would show with 80 % power at a two-sided 5 %, uncorrected."
+)
 # Preset -> public corpora that it trains on; for shards the manifest tells.
 OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
 
@@ -191,26 +199,75 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
         )
 
 
+def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
+    """Draw SRKD's gains over the sizes of the student."""
+    own = gains[gains["student"] != GROWTH]
+    drawn = own.assign(
+        score=[BENCHMARKS[name].title for name in own["benchmark"]],
+        over=[TITLES[name] for name in own["reference"]],
+        parameters=[STUDENTS[student] for student in own["student"]],
+        size=[student_title(student).split()[0] for student in own["student"]],
+    )
+    with atomic(path) as partial:
+        save_png(capacity_figure(drawn, f"DATA={data}: gain of SRKD"), partial)
+
+
 def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> list[str]:
-    """Write a table per group of rows (see `group_of`) in every format; return the Markdown texts.
+    """Write the tables of every group of rows (see `group_of`) in every format; return the Markdown texts.
 
     Args:
         rows: Rows of one data preset.
-        folder: Target folder; files are named ``DATA.md``, ``DATA-1.md``, ...
+        folder: Target folder; files are named ``DATA.md``, ``DATA-1.md``, ..., with ``-differences`` for those between
+            methods and ``-capacity`` for SRKD's gains by size of the student.
         costs: Notes on the costs of the towers.
     """
-    texts = []
+    written = []
     groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
     for number, group in enumerate(groups):
         own = [row for row in rows if group_of(row) == group]
         data, arguments = own[0]["data"], " ".join(own[0]["arguments"])
         path = str(folder / (data + (f"-{number}" if number else "")))
-        title = f"DATA={data}" + (f", {arguments}" if arguments else "")
-        table = cells(own)
-        remarks = "\n".join(f"- {note}" for note in [*notes(own), *costs])
-        texts.append(f"### {title}\n\n{to_markdown(table)}\n{remarks}\n")
-        write_text(Path(f"{path}.md"), texts[-1])
+        student = [f"student {student_title(own[0]['student'])}"] if own[0].get("student") else []
+        title = ", ".join([f"DATA={data}", *student, *([arguments] if arguments else [])])
+        table, compared = cells(own), differences(own)
+        remarks = [*notes(own), *costs]
+        written.append(f"### {title}\n\n{to_markdown(table)}\n")
+        if len(compared):
+            written[-1] += to_markdown(texts(compared)) + "\n"
+            remarks.insert(1, COMPARISON_NOTE)
+            write_text(
+                Path(f"{path}-differences.csv"), str(compared.to_csv(index=False, lineterminator="\n"))
+            )
+            write_text(Path(f"{path}-differences.tex"), to_latex(texts(compared)))
+        written[-1] += "\n".join(f"- {note}" for note in remarks) + "\n"
+        write_text(Path(f"{path}.md"), written[-1])
         write_text(Path(f"{path}.csv"), to_csv(own))
         write_text(Path(f"{path}.tex"), to_latex(table))
         _plot(own, Path(f"{path}.png"))
-    return texts
+    gains = capacity(default_rows(rows, any_student=True))
+    if gains["student"].nunique() > 1:
+        data = rows[0]["data"]
+        written.append(
+            f"### DATA={data}, gain by size of the student\n\n{to_markdown(texts(gains))}\n- {COMPARISON_NOTE}\n"
+        )
+        write_text(folder / f"{data}-capacity.md", written[-1])
+        write_text(folder / f"{data}-capacity.csv", str(gains.to_csv(index=False, lineterminator="\n")))
+        _plot_capacity(gains, folder / f"{data}-capacity.png", data)
+    return written
+
+
+def default_rows(rows: Sequence[Row], any_student: bool = False) -> list[Row]:
+    """Return the rows of runs without arguments, of the group that was finished last.
+
+    Args:
+        rows: Rows of one data preset.
+        any_student: Also the rows that differ from them in the student alone.
+    """
+
+    def key(row: Row) -> tuple[Any, ...]:
+        arguments, student, *rest = group_of(row)
+        return (arguments, *rest) if any_student else (arguments, student, *rest)
+
+    own = [row for row in rows if not row["arguments"] and (any_student or not row.get("student"))]
+    newest = max(own, key=lambda row: str(row["finished"]), default=None)
+    return [] if newest is None else [row for row in own if key(row) == key(newest)]

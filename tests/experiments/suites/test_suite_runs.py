@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.commands.reproduce import main
-from experiments.paper import PAPER, SUITES, TITLES
-from experiments.recipe_files import experiment_names
+from experiments.paper import PAPER, STUDENTS, SUITES, TEACHER_IMAGE_PARAMETERS, TITLES
+from experiments.recipe_files import experiment_names, preset_file, student_file, teacher_towers
 from experiments.suites.suite_runs import Run, parse_seeds
+from models import TimmEncoder
+from models.cost import image_cost
 
 # Stub of `python -m experiments`, which looks in the current folder first.
 QUICK_TRAINING = """
@@ -227,3 +230,31 @@ def test_a_config_file_cannot_override_the_suites_options():
     command = Run("srkd", "hc18", 7, ("--config=mine.yaml",)).command()
     own = ["--seed_everything=7", "--run=reproduce-hc18-s7", "--score_test_patients=true"]
     assert all(command.index(option) > command.index("--config=mine.yaml") for option in own)
+
+
+def test_the_capacity_suite_trains_every_method_with_every_student(workplace, capfd):
+    assert main(["capacity", "phantom", "--seeds=1"]) == 0
+    made = calls(workplace)
+    assert len(made) == 12
+    for student, folder in (("fifth", "phantom-fifth-s1"), ("hundredth", "phantom-hundredth-s1")):
+        own = [call for call in made if f"--run=reproduce-{folder}" in call]
+        assert [call[1] for call in own] == list(SUITES["main"])
+        assert all(call[3].endswith(f"recipes/students/{student}.yaml") for call in own)
+        request = json.loads((workplace / f"outputs/srkd/reproduce-{folder}/request.json").read_text())
+        assert request["student"] == student
+    assert main(["main", "phantom", "--seeds=1"]) == 0
+    assert len(calls(workplace)) == 12, "the preset's own student is that of the main suite"
+    with pytest.raises(ValueError, match="DATA=phantom or DATA=hc18"):
+        main(["capacity", "planes", "--seeds=1"])
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_students_of_the_capacity_suite_have_the_stated_size(student):
+    config = yaml.safe_load((student_file(student) if student else preset_file("phantom")).read_text())
+    settings = config["model"]["student"]["init_args"]
+    assert image_cost(TimmEncoder(**settings).eval()).image_parameters == STUDENTS[student]
+
+
+def test_the_teachers_stated_size():
+    settings = yaml.safe_load(teacher_towers("phantom").read_text())["model"]["student"]["init_args"]
+    assert image_cost(TimmEncoder(**settings).eval()).image_parameters == TEACHER_IMAGE_PARAMETERS

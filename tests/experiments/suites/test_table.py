@@ -11,11 +11,13 @@ from PIL import Image
 from experiments.commands import table
 from experiments.commands.table import main
 from experiments.runs.input_digests import content_digests
+from experiments.suites.documents import DOCUMENTS
 from experiments.suites.paper_costs import explain, published_costs
 from experiments.suites.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
 from experiments.suites.table import cells, line_titles, notes, summarise, to_csv, to_latex, to_markdown
 from models.cost import Cost
 
+HEADS = {"samples": [{"name": "x", "patient": "Ada", "target": "HC", "assessed": True, "correct": True}]}
 COSTS = {"FetalCLIP": Cost(427_000_000, 304_000_000, 81.0, 3.2)}
 
 
@@ -31,7 +33,7 @@ def record(experiment, seed, validity, planes, subplanes):
     metrics |= {"constant/planes/f1": 0.1, "constant/subplanes/f1": 0.2, "pixel_size/hc18/validity": 64.1}
     return {
         "experiment": experiment, "data": "phantom", "seed": seed, "metrics": metrics,
-        "details": {"student": {"planes": {"split": "test", "protocol": "abc"}, "probe": {}}},
+        "details": {"student": {"planes": {"split": "test", "protocol": "abc"}, "probe": {}, "hc18": HEADS}},
         "selection": {"monitor": "val/composite", "score": 0.5, "checkpoint": "x"},
         "parameters": {"student": 1_230_000, "teacher": 5}, "steps": 9, "seconds": 1.5, "finished": "2026",
         "git_commit": "abc", "versions": {"python": "3.11", "torch": "2", "lightning": "2", "wandb": "0"},
@@ -137,6 +139,20 @@ def test_rows_name_files_without_the_users_folders(outputs, tmp_path):
     assert ["--teacher=FetalCLIP.pt", "--trainer.max_epochs=2"] in [row["arguments"] for row in rows]
 
 
+def test_rows_keep_outcomes_and_the_student_but_no_folder_and_no_patient(outputs, tmp_path):
+    given = [
+        "--data.root=/home/ada/HC18",
+        "--data.init_args.cache=/tmp/c",
+        "--trainer.enable_progress_bar=false",
+    ]
+    put(outputs, "srkd", 1, 60.0, 0.9, 0.7, arguments=given, student="fifth")
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    (row,) = [row for row in rows if row["student"] == "fifth"]
+    assert row["arguments"] == []
+    assert (row["outcomes"]["hc18"]["patients"], row["outcomes"]["hc18"]["correct"]) == ([1], "1")
+    assert "ada" not in (tmp_path / "rows" / "phantom.jsonl").read_text().lower()
+
+
 def test_runs_with_other_arguments_have_a_table_of_their_own(outputs, tmp_path, monkeypatch, capsys):
     put(outputs, "static-kd", 1, 55.0, 0.9, 0.7, arguments=["--trainer.max_epochs=1"])
     monkeypatch.setattr(table, "published_costs", lambda: COSTS)
@@ -165,8 +181,13 @@ def test_rows_are_committed_only_on_request(outputs, tmp_path, monkeypatch, caps
     }  # fmt: skip
     assert f"rows: {local}" in capsys.readouterr().out
     local.unlink()
-    assert main([*command, "--commit"]) == 0
+    for name in DOCUMENTS:
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text("<!-- table: phantom scores -->\n<!-- end of table -->")
+    assert main([*command, "--commit", f"--documents={tmp_path / 'root'}"]) == 0
     assert len(read_rows(committed)) == 4
+    assert all("| No KD | 2 |" in (tmp_path / "root" / name).read_text() for name in DOCUMENTS)
+    assert (tmp_path / "root" / "docs" / "results-phantom.png").is_file()
     assert not local.exists()
 
 

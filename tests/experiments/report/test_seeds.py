@@ -1,0 +1,78 @@
+"""The three answers and the differences of a report of several seeds."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.report.read_run import read_run
+from experiments.report.reference import reference_of, seed_pairs, subject_of
+from experiments.report.tables import difference, differences
+from experiments.report.verdict import answers
+
+
+@pytest.fixture
+def study(make_run):
+    """Return the runs of SRKD and static KD with these skills, one of each a seed; their images are the same."""
+
+    def make(skills, rivals):
+        runs = []
+        for experiment, weights, own in (("srkd", (2.0, -0.8), skills), ("static-kd", (1.0, 1.0), rivals)):
+            for seed, skill in enumerate(own, start=1):
+                number = seed + (10 if experiment == "srkd" else 50)
+                folder = make_run(experiment, f"s{seed}", skill, weights, seed=number, with_evidence=False)
+                run = read_run(folder)
+                runs.append(replace(run, record=run.record | {"seed": seed}))
+        return runs
+
+    return make
+
+
+def test_a_clear_difference_over_seeds_is_reported(study):
+    runs = study([5.0, 4.8, 5.2], [0.6, 0.5, 0.7])
+    whether, where, when = answers(runs)
+    assert (whether.short, whether.tone) == ("Yes, over 3 seeds", "good")
+    text = " ".join(whether.sentences)
+    assert "over 3 seeds and the test patients together" in text
+    assert "repeat with other seeds" not in text
+    assert re.search(r"finds with 80 % power: five-plane F1 0\.\d{3}, .*HC18 validity, % \d+\.\d\.", text)
+    means = [
+        np.mean([run.metric("student", "planes", "f1") for run in part]) for part in (runs[:3], runs[3:])
+    ]
+    assert f"five-plane F1 +{means[0] - means[1]:.3f} (" in whether.sentences[0]
+    assert "means of 3 seeds, over static-kd" in where.sentences[0]
+    assert when.short == "Best while repelling in 3 of 3 seeds"
+    assert "static-kd, mean of the seeds" in when.sentences[-1]
+
+
+def test_a_difference_of_one_seed_is_not_one_of_all(study):
+    """One seed is far ahead and another far behind: patients alone would show either."""
+    runs = study([5.0, 2.0, 0.6], [0.6, 2.0, 5.0])
+    assert answers([runs[0], runs[3]])[0].short == "Yes, on these test patients"
+    assert answers([runs[2], runs[5]])[0].short == "No, it cost accuracy here"
+    assert answers(runs)[0].short == "Not shown: within chance"
+
+
+def test_only_runs_that_differ_in_the_seed_alone_are_paired(study):
+    runs = study([3.0, 3.0], [2.0, 2.0])
+    subject, reference = subject_of(runs), reference_of(runs)
+    assert [(a.name, b.name) for a, b in seed_pairs(runs, subject, reference)] == [
+        ("srkd/s1", "static-kd/s1"), ("srkd/s2", "static-kd/s2"),
+    ]  # fmt: skip
+    changed = json.loads(json.dumps(runs[1].config))
+    changed["trainer"]["max_epochs"] = 3
+    other = [runs[0], replace(runs[1], config=changed), *runs[2:]]
+    assert seed_pairs(other, subject, reference) == [(subject, reference)]
+
+
+def test_the_table_has_one_line_for_all_seeds(study):
+    runs = study([4.0, 4.0], [1.0, 1.0])
+    table = differences(runs, [run.name for run in runs], reference_of(runs))
+    lines = [row["difference"] for row in table.rows if "teacher" not in row["difference"]]
+    assert lines == ["srkd over static-kd, 2 seeds"]
+    found = difference(seed_pairs(runs, runs[0], runs[2]), "student", "hc18")
+    validity = [run.metric("student", "hc18", "validity") for run in runs]
+    assert found.value == pytest.approx(np.mean(validity[:2]) - np.mean(validity[2:]))
+    assert found.seeds == 2

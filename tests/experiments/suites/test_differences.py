@@ -1,0 +1,165 @@
+"""Differences over seeds, SRKD's gain by size of the student, and the tables in the documents."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import f1_score
+
+from experiments.paper import COMPARISONS, STUDENTS, SUITES
+from experiments.suites.differences import capacity, contrast_outcomes, differences, texts
+from experiments.suites.documents import DOCUMENTS, MARKED, ROOT, fill, fill_documents
+from experiments.suites.outcomes import outcomes_of
+from experiments.suites.result_rows import RESULTS, read_rows
+from experiments.suites.table import default_rows, write_tables
+
+CLASSES = ("a", "b", "c")
+
+
+def details_of(skill, seed, images=150, patients=50):
+    """Details of five-plane F1 and validity of the same images and patients for every skill and seed."""
+    generator = np.random.default_rng([seed, round(1000 * skill)])
+    lucky = generator.random(images) < skill
+    planes = [
+        {
+            "name": f"{n}", "patient": f"{n % patients:03d}", "target": CLASSES[n % 3],
+            "prediction": CLASSES[n % 3 if lucky[n] else generator.integers(3)],
+        }
+        for n in range(images)
+    ]  # fmt: skip
+    heads = [{**row, "target": "HC", "correct": bool(lucky[n])} for n, row in enumerate(planes)]
+    return {"planes": {"classes": CLASSES, "samples": planes}, "hc18": {"samples": heads}}
+
+
+def row(experiment, seed, skill, student="", **more):
+    details = details_of(skill, seed)
+    return {
+        "experiment": experiment, "data": "phantom", "seed": seed, "student": student, "arguments": [], "digests": {},
+        "protocol": {"hc18": "abc"}, "split": {"hc18": "test"}, "trained_on": {}, "monitor": "val/composite",
+        "parameters": {"student": 500_000}, "finished": "2026-01-01",
+        "metrics": {"student/hc18/validity": 100 * np.mean([s["correct"] for s in details["hc18"]["samples"]])},
+        "outcomes": {name: outcomes_of(one) for name, one in details.items()},
+    } | more  # fmt: skip
+
+
+SKILLS = {"no-kd": 0.3, "static-kd": 0.5, "repulsive-r-0.8": 0.5, "srkd": 0.8}
+
+
+@pytest.fixture
+def rows():
+    return [row(name, seed, skill) for name, skill in SKILLS.items() for seed in (1, 2, 3)]
+
+
+def test_differences_are_those_of_the_means_over_shared_seeds(rows):
+    rows.append(row("srkd", 4, 0.8))  # without a partner
+    found = differences(rows).set_index(["reference", "experiment", "benchmark"])
+    assert [*found.index.unique("reference")] == ["no-kd", "static-kd"]
+    one = found.loc[("static-kd", "srkd", "hc18")]
+    mean = {
+        name: np.mean([r["metrics"]["student/hc18/validity"] for r in rows[:-1] if r["experiment"] == name])
+        for name in SKILLS
+    }
+    assert one["value"] == pytest.approx(mean["srkd"] - mean["static-kd"])
+    assert (one["seeds"], one["patients"]) == (3, 50)
+    f1 = {
+        name: np.mean([
+            f1_score(*zip(*[(s["target"], s["prediction"]) for s in details_of(skill, seed)["planes"]["samples"]],
+                          strict=True), average="macro")
+            for seed in (1, 2, 3)
+        ])
+        for name, skill in SKILLS.items()
+    }  # fmt: skip
+    assert found.loc[("no-kd", "srkd", "planes"), "value"] == pytest.approx(f1["srkd"] - f1["no-kd"])
+    family = found.loc["no-kd"]
+    assert len(family) == 6, "three methods, two scores"
+    assert family["holm"].min() == pytest.approx(6 * family["p"].min())
+    assert (family["holm"] >= family["p"]).all()
+
+
+def test_one_seed_rows_without_outcomes_and_other_images_give_no_difference(rows):
+    assert differences([r for r in rows if r["seed"] == 1]).empty
+    assert differences([{key: value for key, value in r.items() if key != "outcomes"} for r in rows]).empty
+    other = {2: outcomes_of(details_of(0.5, 2, images=149)["hc18"])}
+    assert contrast_outcomes((1, {2: rows[1]["outcomes"]["hc18"]}), (-1, other)) is None
+    assert contrast_outcomes((1, {1: rows[0]["outcomes"]["hc18"]}), (-1, other)) is None
+
+
+def test_gains_grow_with_the_gap_where_they_do():
+    skills = {"fifth": 0.55, "": 0.7, "hundredth": 0.9}
+    rows = [row("srkd", seed, skills[student], student) for student in STUDENTS for seed in (1, 2, 3)]
+    rows += [row("static-kd", seed, 0.5, student) for student in STUDENTS for seed in (1, 2, 3)]
+    found = capacity(rows).set_index(["student", "benchmark"])
+    gain = found["value"].xs("hc18", level="benchmark")
+    assert gain["hundredth"] > gain[""] > gain["fifth"]
+    growth = capacity(rows).query("student == 'growth' and benchmark == 'hc18'").iloc[0]
+    assert growth["value"] == pytest.approx(gain["hundredth"] - gain["fifth"])
+    assert growth["low"] > 0
+    lines = texts(capacity(rows))["compared"].tolist()
+    assert "Selective repulsive (SRKD) over Static KD, 1/30 of the teacher" in lines
+    assert any(line.endswith("from 1/5 of the teacher to 1/99 of the teacher") for line in lines)
+
+
+def test_tables_and_plots_of_students_are_written(rows, tmp_path):
+    more = [row(name, seed, skill - 0.1, "hundredth") for name, skill in SKILLS.items() for seed in (1, 2)]
+    written = write_tables(rows + more, tmp_path, ["costs"])
+    assert [text.splitlines()[0] for text in written] == [
+        "### DATA=phantom",
+        "### DATA=phantom, student 1/99 of the teacher",
+        "### DATA=phantom, gain by size of the student",
+    ]
+    assert "| Selective repulsive (SRKD) over Static KD | HC18 validity, % | 3 x 50 | +" in written[0]
+    assert "smallest detectable" in written[0]
+    assert Image.open(tmp_path / "phantom-capacity.png").size[0] > 800
+    assert {"phantom-differences.csv", "phantom-1-differences.tex"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+def test_documents_show_runs_without_arguments_of_the_latest_group(rows):
+    older = [row("srkd", 1, 0.1, protocol={"hc18": "old"}, finished="2025-01-01")]
+    other = [row("srkd", 1, 0.1, arguments=["--trainer.max_epochs=1"], finished="2027-01-01")]
+    small = [row("srkd", 1, 0.1, "hundredth")]
+    assert default_rows([*older, *other, *small, *rows]) == rows
+    assert default_rows([*older, *other, *small, *rows], any_student=True) == [*small, *rows]
+
+
+def documents(folder):
+    (folder / "docs").mkdir()
+    for name in DOCUMENTS:
+        (folder / name).write_text((ROOT / name).read_text())
+    return folder
+
+
+def test_documents_get_the_tables_of_their_data(rows, tmp_path):
+    root = documents(tmp_path)
+    tables = tmp_path / "tables"
+    write_tables(rows, tables, [])
+    written = fill_documents(rows, "phantom", tables, root)
+    assert {path.name for path in written} == {"README.md", "results.md", "results-phantom.png"}
+    validity = np.mean([r["metrics"]["student/hc18/validity"] for r in rows if r["experiment"] == "srkd"])
+    for name in DOCUMENTS:
+        assert f"| Selective repulsive (SRKD) | 3 | {validity:.1f} ± " in (root / name).read_text()
+    assert "| Static KD over No KD | five-plane F1 | 3 x 50 | +" in (root / "docs/results.md").read_text()
+    shutil.rmtree(tables)
+    assert fill_documents(rows, "phantom", tables, root) == [], "nothing is left to change"
+    assert fill_documents(rows, "hc18", tables, root) == [], "and tables of other data stay"
+
+
+def test_the_documents_agree_with_the_committed_rows():
+    marked = []
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text()
+        presets = {match[2] for match in MARKED.finditer(text)}
+        marked += presets
+        for preset in presets:
+            rows = read_rows(RESULTS / f"{preset}.jsonl")
+            assert fill(text, rows, preset) == text, f"{name}: make table DATA={preset} ARGS=--commit"
+    assert marked.count("phantom") == 2
+
+
+def test_comparisons_name_experiments_of_the_suites():
+    known = {name for suite in SUITES.values() for name in suite}
+    for reference, methods in COMPARISONS.items():
+        assert {reference, *methods} <= known
+        assert reference not in methods

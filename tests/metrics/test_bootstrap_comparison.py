@@ -1,0 +1,121 @@
+"""Comparisons over seeds and patients against loops, simulated studies and a worked example."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from metrics.bootstrap import compare, holm
+
+CLASSES = 3
+
+
+def confusions(target, predictions, patients):
+    counts = np.zeros((len(predictions), patients.max() + 1, CLASSES, CLASSES), dtype=int)
+    for seed, prediction in enumerate(predictions):
+        for truth, guess, patient in zip(target, prediction, patients, strict=True):
+            counts[seed, patient, truth, guess] += 1
+    return counts
+
+
+def classified(generator, seeds=4, images=90, skill=0.6):
+    target = generator.integers(0, CLASSES, images)
+    patients = np.sort(np.concatenate([np.arange(20), generator.integers(0, 20, images - 20)]))
+    guesses = [
+        np.where(
+            generator.random((seeds, images)) < one, target, generator.integers(0, CLASSES, (seeds, images))
+        )
+        for one in (skill, skill + 0.2)
+    ]
+    return target, patients, guesses
+
+
+def test_the_difference_of_f1_and_its_spread_are_those_of_a_loop():
+    generator = np.random.default_rng(0)
+    target, patients, (before, after) = classified(generator)
+
+    def f1(truth, guess):
+        hits = [((truth == c) & (guess == c)).sum() for c in range(CLASSES)]
+        either = [(truth == c).sum() + (guess == c).sum() for c in range(CLASSES)]
+        return np.mean([2 * hit / max(1, count) for hit, count in zip(hits, either, strict=True)])
+
+    def difference(images, seeds):
+        pairs = [[f1(target[images], one[seed][images]) for one in (before, after)] for seed in seeds]
+        return float(np.mean([second - first for first, second in pairs]))
+
+    found = compare(confusions(target, before, patients), confusions(target, after, patients))
+    assert (found.seeds, found.patients) == (4, 20)
+    assert found.value == pytest.approx(difference(np.arange(len(target)), range(4)))
+    assert f1(target, before[0]) == pytest.approx(f1_score(target, before[0], average="macro"))
+    drawn = []
+    for _ in range(300):
+        chosen = generator.integers(0, 20, 20)
+        images = np.concatenate([np.flatnonzero(patients == patient) for patient in chosen])
+        drawn.append(difference(images, generator.integers(0, 4, 3)))
+    # Half the interval is t times the standard error, and t lies between 1.96 and that of 3 degrees of freedom.
+    reach = (found.high - found.low) / 2
+    assert 1.7 * np.std(drawn) < reach < 3.7 * np.std(drawn)
+    # The two quantiles of t that make the detectable effect: 0.84 and 1.96 with many degrees of freedom, 0.98 and 3.18
+    # with three.
+    assert 1.30 < found.detectable / reach < 1.44
+
+
+def study(generator, seeds, effect, spread_of_seeds, images=3, patients=40):
+    """Counts [S, P, 2] of right and all images by two methods, whose skills vary with patient, seed and both."""
+    size = (2, seeds, patients, images)
+    skill = generator.normal(size=(patients, 1)) + generator.normal(size=(patients, images)) * 0.5
+    skill = skill + generator.normal(size=(2, seeds, 1, 1)) * spread_of_seeds
+    skill = skill + generator.normal(size=(2, 1, patients, 1)) * 0.3 + generator.normal(size=size) * 0.5
+    skill[1] += effect
+    right = (skill > 0).sum(axis=-1)
+    return [np.stack([method, np.full_like(method, images)], axis=-1) for method in right]
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(3, 0.5), (5, 0.2), (3, 0.0)])
+def test_the_interval_covers_the_true_difference_and_p_values_are_honest(seeds, spread):
+    """Both methods have one distribution, so the true difference is zero."""
+    generator = np.random.default_rng(seeds)
+    found = [compare(*study(generator, seeds, 0.0, spread), resamples=300) for _ in range(200)]
+    covered = np.mean([one.low <= 0 <= one.high for one in found])
+    # 95 % minus three standard errors of 200 studies is 0.90; crossed resampling errs towards wide intervals.
+    assert covered >= 0.90
+    assert np.mean([one.p < 0.05 for one in found]) == pytest.approx(1 - covered)
+
+
+def test_an_effect_of_the_detectable_size_is_found_four_times_in_five():
+    generator = np.random.default_rng(1)
+    found = [compare(*study(generator, 5, 0.55, 0.2), resamples=300) for _ in range(200)]
+    true = np.mean([one.value for one in found])
+    seen = np.mean([one.p < 0.05 for one in found])
+    assert np.median([one.detectable for one in found]) == pytest.approx(true, rel=0.1), "chosen so"
+    assert seen == pytest.approx(0.8, abs=0.1)
+
+
+def test_one_seed_gives_an_interval_over_patients():
+    generator = np.random.default_rng(2)
+    first, second = study(generator, 1, 0.5, 0.0, patients=80)
+    found = compare(first, second)
+    difference = (second[0, :, 0] - first[0, :, 0]) / first[0, :, 1]
+    assert found.value == pytest.approx(100 * difference.mean())
+    error = 100 * difference.std(ddof=1) / np.sqrt(80)
+    assert (found.high - found.low) / 2 == pytest.approx(1.99 * error, rel=0.08)
+
+
+def test_a_method_does_not_differ_from_itself():
+    first, _ = study(np.random.default_rng(3), 3, 0.5, 0.5)
+    found = compare(first, first)
+    assert (found.value, found.low, found.high, found.p, found.detectable) == (0, 0, 0, 1, 0)
+
+
+def test_swapping_the_methods_changes_the_sign():
+    first, second = study(np.random.default_rng(4), 3, 0.5, 0.2)
+    one, other = compare(first, second), compare(second, first)
+    assert other.value == pytest.approx(-one.value)
+    assert (other.low, other.high) == pytest.approx((-one.high, -one.low))
+    assert other.p == pytest.approx(one.p)
+
+
+def test_holm_gives_the_worked_example():
+    """0.01 * 4, 0.02 * 3 = 0.06, 0.03 * 2 = 0.06, and 0.04, raised to the 0.06 before it."""
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.6]) == pytest.approx([1, 1])
+    assert holm([]).size == 0
