@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ from export.graphs.text_artifact import text_reference, write_text_encoder
 from export.int8.variants import (
     INT8_VARIANTS,
     NO_OPENVINO,
+    check_compatible,
     enter_bfloat16,
     judge_int8_speed,
-    require_kin,
     runs_here,
     write_int8_variants,
 )
 from export.latency.backends import BFLOAT16
-from export.options import Options
+from export.options import GROUPS, Options
 from export.package.golden import write_golden
 from export.package.manifest import MANIFEST, PACKAGES, Export, read_export, write_manifest
 from export.package.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
@@ -39,6 +40,7 @@ from export.parity.ledger import (
     FAILED,
     NOT_RUN,
     OPTIONAL_GATES,
+    GateFailedError,
     Gates,
     Row,
     coreml_rows,
@@ -48,7 +50,7 @@ from export.parity.ledger import (
 )
 from export.parity.measure import measure, text_row
 from export.runners import onnx_runner
-from export.variants import Variant, Workbench, torch_runner, write_coreml_variants, write_onnx_variants
+from export.variants import ExportContext, Variant, torch_runner, write_coreml_variants, write_onnx_variants
 from models import DualEncoder, QuantisedStudent, fused_copy
 from models.files import package_versions, write_json
 
@@ -56,6 +58,17 @@ VERIFY = Path(__file__).parent / "parity" / "verify_coreml.py"
 LEDGER = "parity.json"
 FIRST_FRAMES = 8  # on which the fused model is compared before anything is converted
 NOISE_FRAMES = 4  # that calibrate int8 for timing
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is exported; see `export_student`."""
+
+    student: DualEncoder
+    data: FetalDataModule
+    protocol: Protocol
+    source: Mapping[str, Any]
+    trained_int8: QuantisedStudent | None
 
 
 def export_student(
@@ -85,20 +98,21 @@ def export_student(
         The finished export, read back.
 
     Raises:
-        ValueError: An exact variant missed its gate; the message names the rows, and all files are kept in a folder
-            beside the target. Or the target is not an older export.
+        GateFailedError: An exact variant missed its gate; the message names the rows, and all files are kept in a
+            folder beside the target.
+        ValueError: The target is not an older export, or an input cannot be used.
     """
     target, student = target.resolve(), student.eval()
     require_replaceable(target)
     gates = read_gates(options.gates)
     if trained_int8 is not None:
-        require_kin(student, trained_int8.eval())
+        check_compatible(student, trained_int8.eval())
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     partial.chmod(0o755)
     try:
         source = {**source, "recipe": student.recipe(), "split": options.split}
-        rows = _fill(partial, student, data, protocol, options, source, gates, trained_int8)
+        rows = _fill(partial, _Subject(student, data, protocol, source, trained_int8), options, gates)
         print(f"parity of {target}\n\n{markdown_ledger(rows)}\n")
         for row in rows:
             if row.status == DROPPED:
@@ -107,7 +121,7 @@ def export_student(
         if failed:
             (partial / MANIFEST).unlink()  # so that no reader accepts it
             _replace(partial, kept)
-            raise ValueError(
+            raise GateFailedError(
                 f"export: {failed}; the files and {LEDGER} are kept in {kept} for inspection, not for shipping; "
                 "leave a variant out with --skip, or train longer"
             )
@@ -153,51 +167,55 @@ def _replace(partial: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _fill(
-    folder: Path,
-    student: DualEncoder,
-    data: FetalDataModule,
-    protocol: Protocol,
-    options: Options,
-    source: Mapping[str, Any],
-    gates: Gates,
-    trained_int8: QuantisedStudent | None,
-) -> list[Row]:
-    trained = source["weights"] == "trained"
+def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> list[Row]:
+    """Write the export; every stage after the files returns rows, and the last one decides which files stay."""
+    student, data, trained = subject.student, subject.data, subject.source["weights"] == "trained"
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
     shipped = set(options.printed_spacings)
     if not options.only_spacings:
         shipped.update(corpus_spacings(data, student.preprocessing))
     # HC18's frames are judged with their own spacings, shipped or not; not for random weights, whose scores are noise.
     _say("embedding prompts")
-    heads, ages = build_heads(student, protocol, shipped | (set(frames.spacings()) if trained else set()))
+    judged = shipped | (set(frames.spacings()) if trained else set())
+    heads, ages = build_heads(student, subject.protocol, judged)
     shipped_ages = ages.only(shipped) if ages is not None and shipped else None
-    metadata = metadata_of(student) | {METADATA_LICENCE: " ".join(weight_origin(source))}
-    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
+    metadata = metadata_of(student) | {METADATA_LICENCE: " ".join(weight_origin(subject.source))}
+    context = ExportContext(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
 
-    fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(bench.encoder))
+    fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(context.encoder))
     first = frames.first(FIRST_FRAMES)
     if different := failures(measure(reference, [fused], first, heads, None, gates, trained=False)):
-        raise ValueError(
+        raise GateFailedError(
             f"export: {different} on the first {len(first.records)} frames; the fused student does not compute what "
             "the trained one computes, so nothing was converted"
         )
-    _write_models(bench, student, data, options, trained_int8)
+    _write_models(context, subject, options)
     _say("measuring parity")
-    rows = measure(reference, [fused, *bench.variants], frames, heads, ages, gates, trained=trained)
-    rows += [*bench.not_run, *coreml_rows(bench.artifacts, gates, trained=trained)]
-    _drop_missed(bench, rows)
+    rows = measure(reference, [fused, *context.variants], frames, heads, ages, gates, trained=trained)
+    rows += [*context.not_run, *coreml_rows(context.artifacts, gates, trained=trained)]
+    rows = [_dropped_if_missed(row) for row in rows]
     _say("timing int8 against float32")
-    judge_int8_speed(bench, rows, keep_slow=options.keep_slow_int8)
+    rows = judge_int8_speed(context, rows, keep_slow=options.keep_slow_int8)
+    for row in rows:
+        if row.status == DROPPED:
+            context.drop(row.variant)
     if options.text_encoder:
-        run = onnx_runner(folder / bench.artifacts["onnx-text"]["file"])
+        run = onnx_runner(folder / context.artifacts["onnx-text"]["file"])
         rows.append(text_row(*text_reference(student), run, gates))
     write_heads(folder / HEADS, heads, shipped_ages, ties_of(metadata))
     write_golden(folder / "golden", student.preprocessing, reference, heads, shipped_ages)
     shutil.copyfile(VERIFY, folder / VERIFY.name)
-    _describe(bench, student, protocol.digest, source, rows)
+    _describe(context, subject, rows)
     return rows
+
+
+def _dropped_if_missed(row: Row) -> Row:
+    """Return the row of a variant with smaller weights that missed its gate as ``DROPPED``, any other unchanged."""
+    if row.status != FAILED or row.gate not in OPTIONAL_GATES:
+        return row
+    trainable = "; int8 can be trained (EXP=srkd-qat, docs/deploy.md)" if row.variant in INT8_VARIANTS else ""
+    return replace(row, status=DROPPED, note=row.note + trainable)
 
 
 def _say(step: str) -> None:
@@ -205,91 +223,79 @@ def _say(step: str) -> None:
 
 
 @contextmanager
-def _step(bench: Workbench, title: str) -> Iterator[None]:
+def _step(context: ExportContext, title: str) -> Iterator[None]:
     """Print the title of a conversion and collect the converters' warnings."""
     _say(title)
-    with quiet(bench.warnings):
+    with quiet(context.warnings):
         yield
 
 
-def _write_models(
-    bench: Workbench,
-    student: DualEncoder,
-    data: FetalDataModule,
-    options: Options,
-    trained_int8: QuantisedStudent | None,
-) -> None:
+def _write_models(context: ExportContext, subject: _Subject, options: Options) -> None:
     """Write all models, with a row for each that cannot run here."""
-    with _step(bench, "writing ONNX"):
-        write_onnx_variants(bench, options.dynamic_batch)
-        if BFLOAT16 not in options.skip:
-            enter_bfloat16(bench)
-    wanted = [name for name in INT8_VARIANTS if name not in options.skip and "int8" not in options.skip]
+    with _step(context, "writing ONNX"):
+        write_onnx_variants(context, options.dynamic_batch)
+        if BFLOAT16 not in options.left_out:
+            enter_bfloat16(context)
+    wanted = [name for name in INT8_VARIANTS if name not in options.left_out]
     if int8 := [name for name in wanted if runs_here(name)]:
-        with _step(bench, "writing int8"):
-            frames = trained_int8 or calibration_pixels(
-                data, student.preprocessing, options.calibration_frames
-            )
-            write_int8_variants(bench, int8, frames)
-    bench.not_run += [Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in wanted if name not in int8]
-    if "coreml" not in options.skip:
-        with _step(bench, "converting to Core ML"):
-            write_coreml_variants(bench, options.skip)
+        with _step(context, "writing int8"):
+            if subject.trained_int8 is not None:
+                write_int8_variants(context, int8, subject.trained_int8)
+            else:
+                contract, number = subject.student.preprocessing, options.calibration_frames
+                write_int8_variants(context, int8, calibration_pixels(subject.data, contract, number))
+    context.not_run += [
+        Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in wanted if name not in int8
+    ]
+    if not GROUPS["coreml"] <= options.left_out:
+        with _step(context, "converting to Core ML"):
+            write_coreml_variants(context, options.left_out)
     if options.text_encoder:
-        with _step(bench, "writing the text tower"):
-            path, files = write_text_encoder(student, bench.folder / "text", bench.metadata)
-            bench.add("onnx-text", path, "onnx", batch="any", output=TEXT_EMBEDDING_NAME)
+        with _step(context, "writing the text tower"):
+            path, files = write_text_encoder(subject.student, context.folder / "text", context.metadata)
+            context.add("onnx-text", path, "onnx", batch="any", output=TEXT_EMBEDDING_NAME)
             for file in files:
                 # By its path: tokenizer.json and tokenizer.model share a stem.
-                bench.add(file.relative_to(bench.folder).as_posix(), file, "text")
+                context.add(file.relative_to(context.folder).as_posix(), file, "text")
 
 
-def _drop_missed(bench: Workbench, rows: list[Row]) -> None:
-    """Remove the variants with smaller weights that missed their gate."""
-    for row in rows:
-        if row.status == FAILED and row.gate in OPTIONAL_GATES:
-            row.status = DROPPED
-            if row.variant in INT8_VARIANTS:
-                row.note += "; int8 can be trained (EXP=srkd-qat, docs/deploy.md)"
-            bench.drop(row.variant)
-
-
-def _describe(
-    bench: Workbench, student: DualEncoder, protocol: str, source: Mapping[str, Any], rows: list[Row]
-) -> None:
+def _describe(context: ExportContext, subject: _Subject, rows: list[Row]) -> None:
     """Write parity ledger, licences, model card and, last, the manifest.
 
     The manifest hashes every file except the ledger, which `export.parity.verify_coreml` finishes on a Mac.
     """
-    folder = bench.folder
-    bench.add("heads", folder / HEADS, "heads")
-    bench.add("golden", folder / "golden", "golden")
+    folder, student, source = context.folder, subject.student, subject.source
+    protocol = subject.protocol.digest
+    context.add("heads", folder / HEADS, "heads")
+    context.add("golden", folder / "golden", "golden")
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(*PACKAGES),
         "protocol": protocol,
-        "warnings": bench.warnings,
+        "warnings": context.warnings,
     }
     write_json(folder / LEDGER, {**facts, "rows": [row.to_dict() for row in rows]})
     write_licences(folder / LICENCES, source, protocol)
-    side, artifacts = student.preprocessing.image_size, bench.artifacts
+    side, artifacts = student.preprocessing.image_size, context.artifacts
     write_model_card(
         folder / MODEL_CARD, source=source, side=side, artifacts=artifacts, rows=rows, protocol=protocol
     )
     for name in (MODEL_CARD, LICENCES, VERIFY.name):
-        bench.add(name, folder / name, "document")
-    _write_manifest(bench, student, source, **facts)
+        context.add(name, folder / name, "document")
+    _write_manifest(context, student, source, **facts)
 
 
-def _write_manifest(bench: Workbench, student: DualEncoder, source: Mapping[str, Any], **facts: Any) -> None:
+def _write_manifest(
+    context: ExportContext, student: DualEncoder, source: Mapping[str, Any], **facts: Any
+) -> None:
     contract = contract_of(student.preprocessing)
     own = {
         "source": source,
         "contract": contract,
         "embed_dim": student.embed_dim,
-        "artifacts": bench.artifacts,
+        "artifacts": context.artifacts,
     }
-    write_manifest(bench.folder, {**facts, **ties_of(bench.metadata), **own})
+    write_manifest(context.folder, {**facts, **ties_of(context.metadata), **own})
 
 
 def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, *, int8: bool) -> Export:
@@ -297,14 +303,14 @@ def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, 
 
     int8 files are calibrated on noise, which does not change the time of a call.
     """
-    bench = Workbench(folder, PixelEncoder(fused_copy(student)).eval(), {}, metadata_of(student))
-    with quiet(bench.warnings):
-        write_onnx_variants(bench, dynamic_batch=False)
+    context = ExportContext(folder, PixelEncoder(fused_copy(student)).eval(), {}, metadata_of(student))
+    with quiet(context.warnings):
+        write_onnx_variants(context, dynamic_batch=False)
         if int8:
-            shape = (NOISE_FRAMES, 3, bench.side, bench.side)
+            shape = (NOISE_FRAMES, 3, context.side, context.side)
             noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
-            write_int8_variants(bench, [name for name in INT8_VARIANTS if runs_here(name)], noise)
-    write_heads(folder / HEADS, build_heads(student, protocol, set())[0], None, ties_of(bench.metadata))
-    bench.add("heads", folder / HEADS, "heads")
-    _write_manifest(bench, student, {"weights": "for timing only", "recipe": student.recipe()})
+            write_int8_variants(context, [name for name in INT8_VARIANTS if runs_here(name)], noise)
+    write_heads(folder / HEADS, build_heads(student, protocol, set())[0], None, ties_of(context.metadata))
+    context.add("heads", folder / HEADS, "heads")
+    _write_manifest(context, student, {"weights": "for timing only", "recipe": student.recipe()})
     return read_export(folder)

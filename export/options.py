@@ -11,9 +11,14 @@ from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from export.int8.variants import INT8_VARIANTS
 from export.latency.backends import BFLOAT16
-from export.variants import COREML_VARIANTS
+from export.variants import COREML
 
-SKIPPABLE = ("coreml", "int8", BFLOAT16, *INT8_VARIANTS, *COREML_VARIANTS)
+VARIANTS = (BFLOAT16, *INT8_VARIANTS, *COREML)
+GROUPS = {
+    "coreml": frozenset(COREML),
+    "int8": frozenset(name for name in VARIANTS if name.endswith("-int8")),
+}
+SKIPPABLE = (*GROUPS, *VARIANTS)
 PixelSpacing = restricted_number_type("PixelSpacing", float, (">=", 0.01))
 
 
@@ -22,7 +27,7 @@ class Options:
     """Options of an export; ``sonodistill export --help`` explains them.
 
     Raises:
-        ValueError: `skip` names no variant, or there are no spacings to ship alone.
+        ValueError: `skip` contains an unknown variant, or `only_spacings` is set without `spacings`.
     """
 
     dynamic_batch: bool = False
@@ -45,6 +50,11 @@ class Options:
                 raise ValueError(f"--skip: unknown variant {name!r}; {hint}")
         if self.only_spacings and not self.spacings:
             raise ValueError("--only_spacings: needs --spacings, such as --spacings=[0.21]")
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The variants of `skip`, groups resolved."""
+        return frozenset().union(*(GROUPS.get(name, {name}) for name in self.skip))
 
     @property
     def printed_spacings(self) -> list[str]:

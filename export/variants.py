@@ -1,10 +1,10 @@
-"""Every form in which a student ships: how it is written, and how it runs for the ledger."""
+"""Export variants: writers and runners."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from export.graphs.contract import (
     PROBABILITIES_NAME,
 )
 from export.graphs.coreml_inspection import inspect_package
-from export.graphs.coreml_package import COMPRESSIONS, Package, compress_package, write_package
+from export.graphs.coreml_package import COMPRESSIONS, Compression, Package, compress_package, write_package
 from export.graphs.heads import ClassHead
 from export.graphs.onnx_graph import append_classifier, weight_count, write_onnx
 from export.graphs.pixel_graph import PixelClassifier, PixelEncoder
@@ -30,18 +30,48 @@ from metrics.benchmarks import BENCHMARKS
 from models.zero_shot import COSINE_SCALE
 
 ENCODER_FILE = "image_encoder.onnx"
-COREML_VARIANTS = (
-    "coreml-fp16",
-    "coreml-fp32",
-    "coreml-gray",
-    *(f"coreml-{benchmark.name}" for benchmark in BENCHMARKS.values() if benchmark.kind == "classification"),
-    *(f"coreml-{kind}" for kind in COMPRESSIONS),
-)
+SOURCE = "coreml-fp16"  # of the packages with smaller weights
+
+
+@dataclass(frozen=True)
+class CoremlVariant:
+    """A Core ML package: file name without suffix, gate, and how it differs from a float16 encoder of RGB frames.
+
+    `head` is the benchmark of a classifier.
+    """
+
+    stem: str
+    gate: str
+    half: bool = True
+    gray: bool = False
+    head: str | None = None
+    compression: Compression | None = None
+
+
+def _coreml_table() -> dict[str, CoremlVariant]:
+    table = {
+        SOURCE: CoremlVariant("image_encoder", "float16"),
+        "coreml-fp32": CoremlVariant("image_encoder_fp32", "float32", half=False),
+        "coreml-gray": CoremlVariant("image_encoder_gray", "float16", gray=True),
+    }
+    for kind, compression in COMPRESSIONS.items():
+        stem = f"image_encoder_{kind}"
+        table[f"coreml-{kind}"] = CoremlVariant(stem, "compressed-package", compression=compression)
+    for name, benchmark in BENCHMARKS.items():
+        if benchmark.kind == "classification":
+            if f"coreml-{name}" in table:
+                raise ValueError(f"benchmark {name}: coreml-{name} is another package; rename the benchmark")
+            table[f"coreml-{name}"] = CoremlVariant(f"{name}_classifier", "float16-classifier", head=name)
+    return table
+
+
+COREML = _coreml_table()
+"""Every Core ML package, by name."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A form of the model that runs on this machine; see `export.parity.ledger.Row` for the first three.
+    """An export variant that runs on this machine; see `export.parity.ledger.Row` for the first three.
 
     Attributes:
         run: From pixel values [N, 3, S, S] to embeddings [N, D], or probabilities [N, C] for a classifier.
@@ -56,7 +86,7 @@ class Variant:
 
 
 @dataclass
-class Workbench:
+class ExportContext:
     """Inputs and results of writing the variants.
 
     Attributes:
@@ -106,70 +136,54 @@ def torch_runner(module: torch.nn.Module) -> Run:
     return run
 
 
-def write_onnx_variants(bench: Workbench, dynamic_batch: bool) -> None:
+def write_onnx_variants(context: ExportContext, dynamic_batch: bool) -> None:
     """Write the float32 encoder and, from it, an end-to-end classifier for each head."""
-    encoder, how = bench.folder / ENCODER_FILE, "ONNX Runtime, CPU"
+    encoder, how = context.folder / ENCODER_FILE, "ONNX Runtime, CPU"
     write_onnx(
-        bench.encoder,
-        torch.rand(1, 3, bench.side, bench.side) * 255,
+        context.encoder,
+        torch.rand(1, 3, context.side, context.side) * 255,
         encoder,
         input_name=INPUT_NAME,
         output_name=EMBEDDING_NAME,
-        metadata=bench.metadata,
+        metadata=context.metadata,
         dynamic_batch=dynamic_batch,
     )
     batch = "any" if dynamic_batch else 1
-    bench.add("onnx-fp32", encoder, "onnx", batch=batch, output=EMBEDDING_NAME)
-    bench.variants.append(Variant("onnx-fp32", how, "float32", onnx_runner(encoder)))
-    for name, head in bench.heads.items():
-        path = bench.folder / f"{name}_classifier.onnx"
+    context.add("onnx-fp32", encoder, "onnx", batch=batch, output=EMBEDDING_NAME)
+    context.variants.append(Variant("onnx-fp32", how, "float32", onnx_runner(encoder)))
+    for name, head in context.heads.items():
+        path = context.folder / f"{name}_classifier.onnx"
         weights = (COSINE_SCALE * head.vectors).numpy()
         labels = {METADATA_LABELS: json.dumps(head.labels, ensure_ascii=False)}
-        append_classifier(encoder, path, weights, PROBABILITIES_NAME, {**bench.metadata, **labels})
-        bench.add(f"onnx-{name}", path, "onnx", batch=batch, output=PROBABILITIES_NAME)
-        bench.variants.append(Variant(f"onnx-{name}", how, "float32-classifier", onnx_runner(path), name))
+        append_classifier(encoder, path, weights, PROBABILITIES_NAME, {**context.metadata, **labels})
+        context.add(f"onnx-{name}", path, "onnx", batch=batch, output=PROBABILITIES_NAME)
+        context.variants.append(Variant(f"onnx-{name}", how, "float32-classifier", onnx_runner(path), name))
 
 
-def write_coreml_variants(bench: Workbench, skip: Sequence[str]) -> None:
-    """Write Core ML packages: encoder (RGB, gray, float32), classifiers, and smaller weights; not those of `skip`."""
-    shape, heads = (bench.side, bench.encoder.model.embed_dim), bench.heads
-    packages = {
-        "coreml-fp16": ("image_encoder", "float16", Package(*shape)),
-        "coreml-fp32": ("image_encoder_fp32", "float32", Package(*shape, half=False)),
-        "coreml-gray": ("image_encoder_gray", "float16", Package(*shape, gray=True)),
-    }
-    for name, head in heads.items():
-        package = Package(*shape, labels=tuple(head.labels))
-        packages[f"coreml-{name}"] = (f"{name}_classifier", "float16-classifier", package)
-    for name, (stem, gate, package) in packages.items():
-        if name in skip:
+def write_coreml_variants(context: ExportContext, skip: Collection[str]) -> None:
+    """Write the Core ML packages of `COREML`, without those of `skip`."""
+    shape = (context.side, context.encoder.model.embed_dim)
+    for name, variant in COREML.items():
+        if name in skip or variant.head not in (None, *context.heads):
             continue
-        path, own = bench.folder / f"{stem}.mlpackage", heads.get(name.removeprefix("coreml-"))
-        module = bench.encoder if own is None else PixelClassifier(bench.encoder, own.vectors).eval()
-        write_package(module, path, package, bench.metadata)
-        in_head = 0 if own is None else 4 * own.vectors.numel()  # its product is float32
-        _inspect(bench, name, path, gate, package, 2 if package.half else 4, in_head)
-    for kind, compression in COMPRESSIONS.items():
-        name, path = f"coreml-{kind}", bench.folder / f"image_encoder_{kind}.mlpackage"
-        if name in skip:
-            continue
-        if "coreml-fp16" in skip:
-            note = "it is made from coreml-fp16, which --skip leaves out"
-            bench.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
-            continue
-        compress_package(bench.folder / "image_encoder.mlpackage", path, compression)
-        _inspect(bench, name, path, "compressed-package", Package(*shape), compression.bits / 8)
-
-
-def _inspect(
-    bench: Workbench,
-    name: str,
-    path: Path,
-    gate: str,
-    package: Package,
-    bytes_a_weight: float,
-    further_bytes: int = 0,
-) -> None:
-    size = bytes_a_weight * weight_count(bench.folder / ENCODER_FILE) + further_bytes
-    report = inspect_package(path, package, bench.metadata[METADATA_DIGEST], size)
-    bench.add(name, path, "coreml", gate=gate, inspection=report)
+        path, head = context.folder / f"{variant.stem}.mlpackage", context.heads.get(variant.head or "")
+        labels = None if head is None else tuple(head.labels)
+        package = Package(*shape, gray=variant.gray, half=variant.half, labels=labels)
+        bytes_a_weight, in_head = 2.0 if variant.half else 4.0, 0
+        if variant.compression is not None:
+            if SOURCE in skip:
+                note = f"it is made from {SOURCE}, which --skip leaves out"
+                context.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
+                continue
+            source = context.folder / f"{COREML[SOURCE].stem}.mlpackage"
+            compress_package(source, path, variant.compression)
+            bytes_a_weight = variant.compression.bits / 8
+        elif head is None:
+            write_package(context.encoder, path, package, context.metadata)
+        else:
+            module = PixelClassifier(context.encoder, head.vectors).eval()
+            write_package(module, path, package, context.metadata)
+            in_head = 4 * head.vectors.numel()  # its product is float32
+        size = bytes_a_weight * weight_count(context.folder / ENCODER_FILE) + in_head
+        report = inspect_package(path, package, context.metadata[METADATA_DIGEST], size)
+        context.add(name, path, "coreml", gate=variant.gate, inspection=report)

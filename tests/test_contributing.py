@@ -8,14 +8,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import torch
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from datamodules.corpora.corpus import Corpus
-from datamodules.record import Record
+from experiments.config import resolve
+from experiments.sweep.local_settings import local_settings
+from experiments.sweep.sweep_file import read_sweep
+from export.graphs.contract import EMBEDDING_NAME
+from export.graphs.pixel_graph import PixelEncoder
+from export.parity.ledger import embedding_figures, read_gates
+from export.runners import onnx_runner
+from export.variants import ENCODER_FILE, ExportContext, Variant, write_onnx_variants
 from losses import Embeddings
+from models import Preprocessing
 from tests.conftest import write_image
+from tests.export.conftest import fastvit
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
@@ -35,41 +46,80 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def recipe(title):
-    """Return the Python block under a heading."""
-    (block,) = re.findall(rf"## Add an? {title}\n.*?```python\n(.*?)```", PAGE, re.DOTALL)[:1]
-    assert len(block.splitlines()) <= 10
+    """Return the block under a heading."""
+    section = re.search(rf"## Add an? {title}\n(.*?)(?=\n## |\Z)", PAGE, re.DOTALL)[1]
+    (block,) = re.findall(r"```(?:python|yaml)\n(.*?)```", section, re.DOTALL)
     return block
 
 
-@pytest.mark.parametrize("title", re.findall(r"## Add an? ([\w ]+)", PAGE))
-def test_every_recipe_is_short(title):
-    assert recipe(title)
+def test_every_recipe_is_short_and_tested():
+    titles = re.findall(r"## Add an? ([\w ]+)", PAGE)
+    assert titles == ["loss", "callback", "experiment", "sweep", "benchmark", "corpus", "export variant"]
+    assert all(len(recipe(title).splitlines()) <= 10 for title in titles)
 
 
 def test_a_loss():
     names = {}
     exec(recipe("loss"), names)
-    unit = torch.eye(4)
+    unit = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     total = names["ClampedLoss"]()(Embeddings(unit, unit, torch.tensor(10.0)), None)["total"]
-    assert float(total) == pytest.approx((4 * 1 + 12 * 0.5) / 16)
+    assert float(total) == pytest.approx((0.3 + 0.3) / 4)
 
 
-def test_a_corpus(tmp_path):
-    corpus = eval(recipe("corpus"), {"Corpus": Corpus, "Record": Record})
-    frame = pd.DataFrame({"file": ["a.png", "b.png"], "patient": ["p", "q"], "plane": ["brain", "femur"]})
-    frame.to_csv(tmp_path / "clinic.csv", index=False)
-    for number, name in enumerate(frame["file"]):
-        write_image(tmp_path / "images" / name, number)
-    records = corpus.assign_splits(corpus.read(tmp_path))
-    assert [(record.patient, record.plane) for record in records] == [("p", "brain"), ("q", "femur")]
-    assert all(record.split for record in records)
+def test_a_corpus_is_split_and_its_benchmark_scores_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(recipe("corpus"), names)
+    planes = ["brain", "femur", "other"] * 10
+    rows = {"file": [f"{n}.png" for n in range(30)], "patient": [f"p{n // 2}" for n in range(30)]}
+    folder = tmp_path / "data" / "clinic"
+    folder.mkdir(parents=True)
+    pd.DataFrame({**rows, "plane": planes}).to_csv(folder / "clinic.csv", index=False)
+    for number, name in enumerate(rows["file"]):
+        write_image(folder / name, number)
+    data = names["ClinicDataModule"](num_workers=0)
+    contract = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    scored = {
+        split: [name for batch in data.evaluation_loader("planes", split, contract) for name in batch["name"]]
+        for split in ("train", "val", "test")
+    }
+    expected = {name for name, plane in zip(rows["file"], planes, strict=True) if plane != "other"}
+    assert sorted([*scored["train"], *scored["val"], *scored["test"]]) == sorted(expected)
+    patient = dict(zip(rows["file"], rows["patient"], strict=True))
+    parts = [{patient[name] for name in found} for found in scored.values()]
+    assert len(set().union(*parts)) == sum(map(len, parts))
 
 
-def test_a_benchmark_is_scored_and_reported(tmp_path):
-    """One record and its prompts put it into selection, results.json and the report."""
-    for room in set(ROOMS) - {"metrics"}:
-        (tmp_path / room).symlink_to(ROOT / room)
-    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+def test_a_sweep_runs_here_with_options_that_exist(tmp_path):
+    (tmp_path / "sweep.yaml").write_text(recipe("sweep"))
+    sweep = read_sweep(tmp_path / "sweep.yaml")
+    settings, space = local_settings(sweep)
+    assert (settings.method, settings.run_cap, settings.metric.name) == ("random", 20, "best/composite")
+    config = resolve("srkd", "phantom", [f"--{name}=1" for name in space])
+    assert config.model.learning_rate == config.model.loss.init_args.temperature == 1
+
+
+def test_an_export_variant_is_written_and_runs(tmp_path):
+    names = {"onnx": onnx, "convert_float_to_float16": convert_float_to_float16, "Variant": Variant}
+    names |= {"ENCODER_FILE": ENCODER_FILE, "EMBEDDING_NAME": EMBEDDING_NAME, "onnx_runner": onnx_runner}
+    exec(f"from __future__ import annotations\n{recipe('export variant')}", names)
+    context = ExportContext(tmp_path, PixelEncoder(fastvit([24, 96])).eval(), {}, {})
+    write_onnx_variants(context, dynamic_batch=False)
+    names["write_half"](context)
+    exact, half = context.variants
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64)).astype(np.float32)
+    assert (half.name, half.gate in read_gates()) == ("onnx-fp16", True)
+    assert embedding_figures(exact.run(pixels), half.run(pixels))["cosine_min"] > 0.999
+    assert context.artifacts["onnx-fp16"]["bytes"] < 0.7 * context.artifacts["onnx-fp32"]["bytes"]
+
+
+def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(tmp_path):
+    """The record and its prompts put the benchmark into selection, results.json and the report."""
+    for room in ROOMS:
+        if room in ("metrics", "experiments"):
+            shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            (tmp_path / room).symlink_to(ROOT / room)
     source = tmp_path / "metrics" / "benchmarks.py"
     before, end, after = source.read_text().partition("    )\n}  # fmt: skip\n")
     assert end
@@ -77,8 +127,12 @@ def test_a_benchmark_is_scored_and_reported(tmp_path):
     prompts = json.loads(PROMPTS.read_text())
     prompts["views"] = {name: prompts["planes"][name] for name in ("brain", "abdomen", "heart", "femur")}
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
-    argv = ["fit", "--config=experiments/recipes/no-kd.yaml", f"--config={SMALL}", "--run=r"]
+    (tmp_path / "my_losses.py").write_text(recipe("loss"))
+    (tmp_path / "my_callbacks.py").write_text(recipe("callback"))
+    (tmp_path / "experiments" / "recipes" / "clamped.yaml").write_text(recipe("experiment"))
+    argv = ["fit", "--config=experiments/recipes/clamped.yaml", f"--config={SMALL}", "--run=r"]
     argv += ["--model.teacher=null", "--biometry.benchmarks=[]", "--planes.protocol=prompts.json"]
+    argv += ["--trainer.callbacks+=my_callbacks.PrintScale"]
     argv += [
         "--trainer.logger=false",
         "--data.cache=null",
@@ -99,7 +153,9 @@ def test_a_benchmark_is_scored_and_reported(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    record = json.loads((tmp_path / "outputs/no-kd/r/results.json").read_text())
+    record = json.loads((tmp_path / "outputs/clamped/r/results.json").read_text())
     assert 0 <= record["metrics"]["student/views/f1"] <= 1
     assert len(record["details"]["student"]["views"]["per_class"]) == 4
-    assert "four-view F1" in (tmp_path / "outputs/no-kd/r/report.html").read_text()
+    assert "four-view F1" in (tmp_path / "outputs/clamped/r/report.html").read_text()
+    assert "logit scale " in done.stdout
+    assert "my_losses.ClampedLoss" in (tmp_path / "outputs/clamped/r/config.yaml").read_text()

@@ -99,12 +99,12 @@ class BestMetrics(Callback):
 class EvaluateLastEpoch(Callback):
     """Evaluate the final weights, whether or not ``check_val_every_n_epoch`` divides the number of epochs.
 
-    A training that ``max_steps`` ends within an epoch is evaluated there. Without this, the weights at the end of the
-    schedule could not be selected.
+    If ``max_steps`` ends mid-epoch, evaluate at that step. Without this, the weights at the end of the schedule could
+    not be selected.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Request it for a run that resumes within its last epoch, whose start has no hook."""
+        """Request it here too: Lightning calls no epoch-start hook when resuming mid-epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

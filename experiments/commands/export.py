@@ -10,7 +10,7 @@ CKPT is a checkpoint, or random:NAME for an open_clip architecture with random w
   --protocol=FILE              prompts of the zero-shot heads
   --spacings=[0.21,0.34]       pixel spacings (mm) of the age table, beside those of the corpus
   --only_spacings=true         only these spacings
-  --skip=coreml,int8           variants to leave out
+  --skip=coreml,int8           variants to leave out: rows of parity.json, or all coreml-*, or all *-int8
   --text_encoder=true          export the text tower too
   --dynamic_batch=true         leave the batch axis of the ONNX files open
   --int8_from=CKPT             weights and ranges of a quantisation-aware training (EXP=srkd-qat)
@@ -24,6 +24,7 @@ CKPT is a checkpoint, or random:NAME for an open_clip architecture with random w
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ from datamodules.evaluation.protocol import Protocol
 from experiments.config import data_arguments
 from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file
 from experiments.runs.plain_errors import PlainErrorParser
-from experiments.runs.run_record import RANDOM, preset_of, run_config, training_facts
+from experiments.runs.run_record import RANDOM, preset_of, read_record, run_config, training_facts
 from export import Options, export_student
 from export.build import require_replaceable
 from export.package.manifest import MANIFEST
+from export.parity.ledger import GateFailedError
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 from models.checkpoints.trust import TRUST, check_classes, settle_trust
 from models.files import sha256
@@ -187,14 +189,12 @@ def parse(argv: list[str]) -> Namespace:
     preset = named[-1] if named else preset_of(config) or DEFAULT_PRESET
     data = default_data(preset, config)
     check_classes(data, f"the config.yaml of {checkpoint}")
-    parser = PlainErrorParser(prog=PROGRAM, description="Export a student for phones and the web.")
-    parser.add_argument("checkpoint", type=str, help="A checkpoint, or random:MobileCLIP2-S0.")
-    parser.add_argument("--preset", type=str, default=preset, help="Data preset that calibrates and judges.")
-    parser.add_argument("--out", type=str | None, default=None, help="Folder to write.")
-    parser.add_argument(
-        TRUST, type=bool, default=False, help="Build classes that the checkpoint's run names."
-    )
-    parser.add_argument("--protocol", type=str | None, default=None, help="Zero-shot protocol file.")
+    parser = PlainErrorParser(prog=PROGRAM, description=__doc__)
+    parser.add_argument("checkpoint", type=str)
+    parser.add_argument("--preset", type=str, default=preset)
+    parser.add_argument("--out", type=str | None, default=None)
+    parser.add_argument(TRUST, type=bool, default=False)
+    parser.add_argument("--protocol", type=str | None, default=None)
     parser.add_class_arguments(Options, None)
     parser.add_subclass_arguments(FetalDataModule, "data")
     parser.set_defaults({"data": data})
@@ -217,11 +217,11 @@ def options_of(config: Namespace) -> Options:
     return Options(**values)
 
 
-def main(argv: list[str]) -> None:
-    """Run one command line.
+def main(argv: list[str]) -> int:
+    """Run one command line and return its exit status: 1 if an exact variant missed its gate.
 
     Raises:
-        ValueError: A file or setting cannot be used, or a parity gate was missed.
+        ValueError: A file or setting cannot be used.
     """
     config = parse(argv)
     options = options_of(config)
@@ -231,11 +231,19 @@ def main(argv: list[str]) -> None:
     parser = PlainErrorParser()
     parser.add_subclass_arguments(FetalDataModule, "data")
     data = parser.instantiate(Namespace(data=config.data)).data
-    source |= {"data": config.preset, "training": training_facts(run_config(config.checkpoint))}
+    source |= {
+        "data": config.preset,
+        "training": training_facts(run_config(config.checkpoint), read_record(config.checkpoint)),
+    }
     trained = None
     if config.int8_from is not None:
         trained = load_trained_int8(config.int8_from)
         source["int8_checkpoint_sha256"] = sha256(Path(config.int8_from))
     protocol = Protocol.load(config.protocol)
-    export = export_student(student, data, protocol, target, options, source, trained)
+    try:
+        export = export_student(student, data, protocol, target, options, source, trained)
+    except GateFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"exported to {export.folder}: see MODEL_CARD.md, parity.json and docs/deploy.md")
+    return 0

@@ -15,7 +15,6 @@ import yaml
 from experiments.process import Parser
 from models import TransformersEncoder
 from models.checkpoints.inspection import STUDENT, describe
-from models.checkpoints.layouts import UNKNOWN
 from models.checkpoints.licences import published_file
 from models.checkpoints.weights import read_checkpoint
 
@@ -61,9 +60,9 @@ def _file(path: str) -> tuple[dict[str, str], str]:
         return lines, _yaml("models.OpenCLIPEncoder", **found.arguments, weights=path)
     if STUDENT in content:
         return lines, _yaml("models.from_checkpoint", path=path)
-    if found.architecture == UNKNOWN:
+    if not found.candidates:
         return lines, "unknown architecture: give models.OpenCLIPEncoder a .json configuration of it"
-    name = found.architecture.split(" or ")[0]
+    name = found.architecture if len(found.candidates) == 1 else f"FILL IN: {found.architecture}"
     return lines, _yaml("models.OpenCLIPEncoder", name=name, weights=path, **FILL_IN)
 
 

@@ -19,6 +19,7 @@ from experiments.recipe_files import TEACHER_EXPERIMENT, data_class, preset_name
 from experiments.runs.input_digests import place_digests
 from export.package.model_card import RANDOM_START
 from lightning_modules.distillation import RUN_RECORD
+from models.checkpoints.licences import NOTHING_INHERITED, published_file, unidentified_licence
 from models.checkpoints.weights import read_metadata
 from models.files import sha256
 
@@ -26,6 +27,17 @@ from models.files import sha256
 # and their teacher.
 SPLIT = ("corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
 LOADER = "models.from_checkpoint"
+WEIGHTS = (
+    "path",
+    "weights",
+    "checkpoint",
+    "trunk_weights",
+    "folder",
+)  # arguments of towers that name a file or folder
+RANDOM_TOWERS = (
+    "models.TimmEncoder",
+    "models.OpenCLIPEncoder",
+)  # start from random weights where no file is named
 REMEDY = "TEACHER=path/to/checkpoint compares with one"
 RANDOM = "random:"
 
@@ -50,7 +62,7 @@ def patients(data: Namespace) -> dict[str, Any]:
 
 
 def make_record(config: Namespace) -> dict[str, Any]:
-    """Return the record of a run: ``data`` (see `patients`), ``teacher`` (its class and file) and ``quick``.
+    """Return the record of a run: ``data`` (see `patients`), ``teacher``, ``start`` (see `_weights`) and ``quick``.
 
     Args:
         config: The resolved configuration, the paths of its towers settled.
@@ -58,13 +70,39 @@ def make_record(config: Namespace) -> dict[str, Any]:
     Raises:
         FileNotFoundError: A corpus is not where the settings say.
     """
-    teacher, path = config.model.get("teacher"), _file(config.model.get("teacher"))
-    digest = sha256(Path(path)) if path and Path(path).exists() else None
     return {
         "data": patients(config.data),
-        "teacher": teacher and {"class_path": teacher.class_path, "path": path, "sha256": digest},
+        "teacher": _weights(config.model.get("teacher")),
+        "start": _weights(config.model.get("student")),
         "quick": bool(config.quick),
     }
+
+
+def _weights(tower: Any) -> dict[str, Any] | None:
+    """Return class, file, SHA-256 and licence of the weights that a tower starts from; None without a tower."""
+    if not tower:
+        return None
+    arguments = tower.get("init_args") or {}
+    path = next((str(arguments[key]) for key in WEIGHTS if arguments.get(key)), None)
+    digest = sha256(Path(path)) if path and Path(path).exists() else None
+    licence = unidentified_licence(str(arguments.get("name")))
+    if digest is not None:
+        licence = _licence(str(path)) or licence
+    elif path is None and tower.class_path in RANDOM_TOWERS:
+        licence = NOTHING_INHERITED
+    return {"class_path": tower.class_path, "path": path, "sha256": digest, "licence": licence}
+
+
+def _licence(path: str) -> str | None:
+    """Return the licence of a published file, or what a checkpoint of this project inherits; None if unknown."""
+    if published := published_file(path):
+        return published.licence
+    record = read_record(path)
+    if not {"teacher", "start"} <= set(record):
+        return None
+    sources = (record["teacher"], record["start"])
+    inherited = {source["licence"] for source in sources if source} - {NOTHING_INHERITED}
+    return "; ".join(sorted(inherited)) or NOTHING_INHERITED
 
 
 def read_record(path: str | None) -> dict[str, Any]:
@@ -188,17 +226,27 @@ def preset_of(config: dict[str, Any] | None) -> str | None:
     return next((name for name in preset_names() if data_class(name) == kind), None)
 
 
-def training_facts(config: dict[str, Any] | None) -> dict[str, str]:
+def training_facts(config: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, str]:
     """Describe what a student was trained from, as far as its run recorded it.
 
+    Args:
+        config: The run's configuration (see `run_config`).
+        record: The checkpoint's record (see `read_record`).
+
     Returns:
-        ``data``, ``corpus`` (its preset), ``teacher``, ``loss`` and ``start`` (initial weights), those that are
-        recorded; empty without a configuration.
+        ``data``, ``corpus`` (its preset), ``teacher``, ``loss`` and ``start`` (initial weights), and ``sha256`` and
+        ``licence`` of teacher and start (``teacher_licence``), those that are recorded.
     """
+    facts = {
+        f"{role}_{key}": str(record[role][key])
+        for role in ("teacher", "start")
+        for key in ("sha256", "licence")
+        if (record.get(role) or {}).get(key)
+    }
     if config is None:
-        return {}
+        return facts
     model = config.get("model") or {}
-    facts = {"data": _tower(config["data"], ("root", "urls", "planes_root", "hc18_root"))}
+    facts["data"] = _tower(config["data"], ("root", "urls", "planes_root", "hc18_root"))
     preset = preset_of(config)
     if preset is not None:
         facts["corpus"] = preset
@@ -208,7 +256,7 @@ def training_facts(config: dict[str, Any] | None) -> dict[str, str]:
     facts["teacher"] = "none" if not teacher else _tower(teacher, ("name", "weights", "path"))
     if isinstance(student, dict):
         arguments = student.get("init_args") or {}
-        given = [arguments.get(key) for key in ("weights", "path", "checkpoint", "trunk_weights")]
+        given = [arguments.get(key) for key in WEIGHTS]
         found = [str(value) for value in given if value]
         facts["start"] = ", ".join(found) or RANDOM_START
     return facts

@@ -71,11 +71,16 @@ def build_heads(
     """Embed all prompts: a head for each classification benchmark, and the ages (None without any spacing).
 
     With a full-size text tower the ages take minutes to an hour; a progress bar shows the time left.
+
+    Raises:
+        ValueError: The prompt file lacks the prompts of a benchmark.
     """
     heads = {}
     for benchmark in BENCHMARKS.values():
         if benchmark.kind == "classification":
-            prompts = protocol.classes[benchmark.prompts]
+            if (key := benchmark.prompts) not in protocol.classes:
+                raise ValueError(f"benchmark {benchmark.name}: the prompt file has no key {key!r}; add it")
+            prompts = protocol.classes[key]
             heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
     if not spacings:
         return heads, None

@@ -6,6 +6,7 @@ An int8 file ships only where it is faster than float32 in the same runtime.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,7 +22,7 @@ from export.latency.interleave import Timing, speed_ratio, time_interleaved
 from export.latency.machine import NO_INT8_PRODUCT, lacks_int8_product
 from export.parity.ledger import DROPPED, FAILED, NOT_RUN, Row
 from export.runners import Floats, onnx_runner, openvino_runner
-from export.variants import ENCODER_FILE, Variant, Workbench
+from export.variants import ENCODER_FILE, ExportContext, Variant
 from models import DualEncoder, QuantisedStudent
 
 INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too
@@ -36,7 +37,7 @@ def runs_here(name: str) -> bool:
     return name != "openvino-int8" or find_spec("openvino") is not None
 
 
-def require_kin(student: DualEncoder, trained: QuantisedStudent) -> None:
+def check_compatible(student: DualEncoder, trained: QuantisedStudent) -> None:
     """Check that a student trained with int8 in the loop can use the heads of a float student.
 
     Raises:
@@ -49,32 +50,34 @@ def require_kin(student: DualEncoder, trained: QuantisedStudent) -> None:
         raise ValueError("--int8_from: its text tower is another one; train it from this CKPT")
 
 
-def write_int8_variants(bench: Workbench, names: Sequence[str], source: Floats | QuantisedStudent) -> None:
+def write_int8_variants(
+    context: ExportContext, names: Sequence[str], source: Floats | QuantisedStudent
+) -> None:
     """Write int8 copies of the float32 encoder, those of `INT8_VARIANTS` that are named.
 
-    The source is calibration frames, pixel values [N, 3, S, S], or the same student after training with int8 in the
-    loop, whose weights and ranges are taken.
+    The source is calibration frames, pixel values [N, 3, S, S], or the student trained with int8 in the loop, whose
+    weights and ranges are taken.
     """
     for name in names:
         openvino, grouped = name == "openvino-int8", INT8_VARIANTS[name]
-        path = bench.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
+        path = context.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
         how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
         facts: dict[str, Any] = {"output": EMBEDDING_NAME}
         if isinstance(source, QuantisedStudent):
-            write_trained_int8(source, path, grouped_convolutions=grouped, metadata=bench.metadata)
+            write_trained_int8(source, path, grouped_convolutions=grouped, metadata=context.metadata)
             facts |= {"batch": 1, "ranges": "trained"}
             how = f"{how}; trained with int8 in the loop"
         else:
-            plain = bench.folder / ENCODER_FILE
-            quantise(plain, path, source, grouped_convolutions=grouped, metadata=bench.metadata)
-            facts["batch"] = bench.artifacts["onnx-fp32"]["batch"]
+            plain = context.folder / ENCODER_FILE
+            quantise(plain, path, source, grouped_convolutions=grouped, metadata=context.metadata)
+            facts["batch"] = context.artifacts["onnx-fp32"]["batch"]
             facts["ranges"] = f"calibrated on {len(source)} frames"
-        run = openvino_runner(path, bench.side) if openvino else onnx_runner(path)
-        bench.add(name, path, "onnx", **facts)
-        bench.variants.append(Variant(name, how, "compressed", run))
+        run = openvino_runner(path, context.side) if openvino else onnx_runner(path)
+        context.add(name, path, "onnx", **facts)
+        context.variants.append(Variant(name, how, "compressed", run))
 
 
-def enter_bfloat16(bench: Workbench) -> None:
+def enter_bfloat16(context: ExportContext) -> None:
     """Add the float32 ONNX file computed in bfloat16 to the ledger, judged by the task; it is no file of its own.
 
     Where OpenVINO is absent or the processor has no bfloat16, its row is NOT RUN with the reason.
@@ -82,49 +85,55 @@ def enter_bfloat16(bench: Workbench) -> None:
     how, gate = f"OpenVINO, CPU, bfloat16, on {ENCODER_FILE}", "compressed"
     state = available()[BFLOAT16]
     if state != "yes":
-        bench.not_run.append(Row(BFLOAT16, how, gate, NOT_RUN, state))
+        context.not_run.append(Row(BFLOAT16, how, gate, NOT_RUN, state))
         return
-    run = openvino_runner(bench.folder / ENCODER_FILE, bench.side, OPENVINO_PRECISIONS[BFLOAT16])
-    bench.variants.append(Variant(BFLOAT16, how, gate, run))
+    run = openvino_runner(context.folder / ENCODER_FILE, context.side, OPENVINO_PRECISIONS[BFLOAT16])
+    context.variants.append(Variant(BFLOAT16, how, gate, run))
 
 
-def judge_int8_speed(bench: Workbench, rows: Sequence[Row], *, keep_slow: bool) -> None:
-    """Time the int8 files against the float32 one, and delete those that are slower or cannot be timed.
+def judge_int8_speed(context: ExportContext, rows: Sequence[Row], *, keep_slow: bool) -> list[Row]:
+    """Time the int8 files against the float32 one; rows that are not ``ok`` or ``NOT RUN`` are returned as they are.
 
-    Every int8 row gets its figure, rows of deleted files become ``DROPPED``. With `keep_slow` nothing is deleted.
+    Returns:
+        The rows, those of int8 files with their speed; ``DROPPED`` where a file is slower or cannot be timed, unless
+        `keep_slow`.
     """
-    judged = [
-        row for row in rows if row.variant in INT8 and row.variant in bench.artifacts and row.status != FAILED
+    names = [row.variant for row in rows if row.variant in INT8 and row.status not in (FAILED, DROPPED)]
+    names = [name for name in names if name in context.artifacts]
+    timings = _timings(context, names) if names else {}
+    return [
+        _with_speed(row, timings[row.variant], timings[f"{row.variant} yardstick"], keep_slow)
+        if row.variant in names
+        else row
+        for row in rows
     ]
-    if not judged:
-        return
-    timings = _timings(bench, [row.variant for row in judged])
-    for row in judged:
-        name = row.variant
-        own, yardstick = timings[name], timings[f"{name} yardstick"]
-        if broken := own.error or yardstick.error:
-            notes = [row.note, f"could not be timed against float32 ({broken})"]
-        else:
-            row.figures["speed"] = speed_ratio(yardstick, own).median
-            notes = [row.note, f"{row.figures['speed']:.2f} times as fast as float32 in {INT8[name]} here"]
-        if broken or row.figures["speed"] < 1:
-            if not broken and lacks_int8_product():
-                notes.append(NO_INT8_PRODUCT)
-            if keep_slow:
-                notes.append(f"kept because of {KEEP}")
-            else:
-                notes.append(f"left out for that ({KEEP} keeps it for its size)")
-                row.status = DROPPED
-                bench.drop(name)
-        row.note = "; ".join(filter(None, notes))
 
 
-def _timings(bench: Workbench, names: Sequence[str]) -> dict[str, Timing]:
+def _with_speed(row: Row, own: Timing, yardstick: Timing, keep_slow: bool) -> Row:
+    broken = own.error or yardstick.error
+    if broken:
+        speed, figures = 0.0, row.figures
+        notes = [row.note, f"could not be timed against float32 ({broken})"]
+    else:
+        speed = speed_ratio(yardstick, own).median
+        figures = {**row.figures, "speed": speed}
+        notes = [row.note, f"{speed:.2f} times as fast as float32 in {INT8[row.variant]} here"]
+    if speed >= 1:
+        return replace(row, figures=figures, note="; ".join(filter(None, notes)))
+    if not broken and lacks_int8_product():
+        notes.append(NO_INT8_PRODUCT)
+    kept, dropped = f"kept because of {KEEP}", f"left out for that ({KEEP} keeps it for its size)"
+    notes.append(kept if keep_slow else dropped)
+    status = row.status if keep_slow else DROPPED
+    return replace(row, status=status, figures=figures, note="; ".join(filter(None, notes)))
+
+
+def _timings(context: ExportContext, names: Sequence[str]) -> dict[str, Timing]:
     specs: dict[str, dict[str, Any]] = {}
     for name in names:
-        common = {"backend": INT8[name], "threads": usable_cores(), "batch": 1, "side": bench.side}
-        specs[f"{name} yardstick"] = {**common, "path": str(bench.folder / ENCODER_FILE)}
-        specs[name] = {**common, "path": str(bench.folder / bench.artifacts[name]["file"])}
+        common = {"backend": INT8[name], "threads": usable_cores(), "batch": 1, "side": context.side}
+        specs[f"{name} yardstick"] = {**common, "path": str(context.folder / ENCODER_FILE)}
+        specs[name] = {**common, "path": str(context.folder / context.artifacts[name]["file"])}
     try:
         return time_interleaved(specs, ROUNDS, REPEATS)
     except (RuntimeError, OSError) as error:  # a runtime's process ended in the middle

@@ -41,13 +41,18 @@ COREML_UNITS = {
 }
 # Artifact with smaller weights -> the backend that runs it, beside that backend's float file.
 INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
-SMALLER = {**INT8, **dict.fromkeys(("coreml-palette8", "coreml-palette6", "coreml-int8"), "coreml-all")}
-BACKENDS = (*TORCH, *PROVIDERS, *OPENVINO_PRECISIONS, *COREML_UNITS, *SMALLER)
 LIVE_ENCODERS = ("onnxruntime", "coreml-all", "coreml-ane")  # of the end-to-end stages and live scans
 
 FRAME_WIDTH, FRAME_HEIGHT = 800, 540  # an HC18 frame
 CINE_FRAMES = 30
 MATMUL_SIDE = 1536
+
+
+def smaller() -> dict[str, str]:
+    """Return artifact with smaller weights -> the backend that runs it, for int8 files and Core ML packages."""
+    from export.variants import COREML
+
+    return {**INT8, **{name: "coreml-all" for name, variant in COREML.items() if variant.compression}}
 
 
 def available() -> dict[str, str]:
@@ -91,7 +96,7 @@ def backend_specs(
             specs[name] = {"backend": name, "path": str(export.artifact(artifact).resolve()), **common}
         else:
             absent[name] = state if state != "yes" else f"the export has no {artifact}"
-    for name, backend in SMALLER.items():
+    for name, backend in smaller().items():
         if name in artifacts and backend in specs:
             specs[name] = {**specs[backend], "path": str(export.artifact(name).resolve())}
         else:

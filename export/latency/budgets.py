@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from export.latency.backends import BACKENDS
+from export.latency.backends import COREML_UNITS, OPENVINO_PRECISIONS, PROVIDERS, TORCH, smaller
 from export.latency.coreml_tools import FAILED, MAC
 from export.latency.machine import bottlenecks
 from export.user_files import read_yaml
@@ -19,8 +19,9 @@ OK, OVER, NOT_APPLICABLE = "ok", "OVER BUDGET", "not applicable"
 
 
 def _known(name: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"no backend {name!r}; choose from {', '.join(BACKENDS)}")
+    backends = (*TORCH, *PROVIDERS, *OPENVINO_PRECISIONS, *COREML_UNITS, *smaller())
+    if name not in backends:
+        raise ValueError(f"no backend {name!r}; choose from {', '.join(backends)}")
     return name
 
 

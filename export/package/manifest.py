@@ -23,6 +23,9 @@ PACKAGES = (
 )  # fmt: skip
 """Distributions whose versions a manifest records."""
 
+TIED_KINDS = ("onnx", "coreml", "heads")
+"""Kinds of artifacts whose metadata hold the ties to contract and student."""
+
 
 class Artifact(BaseModel, extra="allow"):
     """A file or package of an export: place, size in bytes, hash, and further facts of its kind."""
@@ -128,27 +131,20 @@ def _check_artifact(export: Export, name: str) -> None:
         raise ValueError(
             f"{path}: its hash is not the manifest's, so the file was changed or replaced; export again"
         )
+    if export.manifest["artifacts"][name]["kind"] not in TIED_KINDS:
+        return
     for key in _missing_ties(path, {key: str(export.manifest[key]) for key in TIES}):
         raise ValueError(f"{path}: {TIES[key]}; export again")
 
 
 def _missing_ties(path: Path, ties: Mapping[str, str]) -> list[str]:
-    """Return the ties of a manifest that the metadata of a model or of the heads lack; other files have none.
-
-    A Core ML package is read without coremltools: its specification is a protocol buffer, whose metadata entries are
-    key, tag of the value, length, value.
-    """
+    """Return the ties of a manifest that the metadata of a model or of the heads lack."""
     if path.suffix == ".mlpackage":
+        # Read without coremltools: each tie is a SHA-256, so its text occurs in no other specification.
         content = b"".join(file.read_bytes() for file in path.rglob("*.mlmodel"))
-        entries = {
-            key: f"{METADATA_PREFIX}{key}".encode() + b"\x12" + bytes([len(value)]) + value.encode()
-            for key, value in ties.items()
-        }
-        return [key for key, entry in entries.items() if entry not in content]
+        return [key for key, value in ties.items() if value.encode() not in content]
     if path.suffix == ".safetensors":
         with safe_open(path, "np") as file:
             return [key for key, value in ties.items() if (file.metadata() or {}).get(key) != value]
-    if path.suffix == ".onnx":
-        metadata = onnx_metadata(path)
-        return [key for key, value in ties.items() if metadata.get(METADATA_PREFIX + key) != value]
-    return []
+    metadata = onnx_metadata(path)
+    return [key for key, value in ties.items() if metadata.get(METADATA_PREFIX + key) != value]

@@ -13,7 +13,7 @@ from datamodules.evaluation.protocol import Protocol
 from export.parity.ledger import Row, markdown_ledger
 from metrics.benchmarks import BENCHMARKS
 from models.checkpoints.inspection import architecture_of
-from models.checkpoints.licences import FETALCLIP_PROMPTS, licence_of
+from models.checkpoints.licences import FETALCLIP_PROMPTS, unidentified_licence
 
 NOT_RECORDED = "not recorded"
 RANDOM_START = "random weights"
@@ -22,7 +22,6 @@ METHODS = {
     "DARK, Diagonal-Anchored Repulsive Knowledge Distillation: Saeed, Maani and Yaqub, 2026, arXiv 2603.05421"
 }
 """Loss -> method and paper."""
-OWN_TEACHERS = ("outputs/teachers/", "models/teachers/")  # trained by this project, from nothing published
 MODEL_CARD, LICENCES = "MODEL_CARD.md", "LICENCES.md"
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 # data preset -> terms; a preset of one public corpus has its name
@@ -56,14 +55,21 @@ def weight_origin(source: Source) -> list[str]:
     if source["weights"] != "trained":
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
     start, teacher = _training(source, "start"), _training(source, "teacher")
-    inherited = "" if start == RANDOM_START else f"; published {name} weights pass on: {licence_of(name)}"
-    own = teacher == "none" or any(folder in teacher for folder in OWN_TEACHERS)
-    passed_on = "" if own else f"; if it is FetalCLIP, note its terms: {licence_of('FetalCLIP')}"
+    inherited = "" if start == RANDOM_START else _terms(source, "start", name)
+    passed_on = "" if teacher == "none" else _terms(source, "teacher", "")
     return [
         f"Student architecture: `{name}`.",
         f"Training started from: {start}{inherited}.",
         f"Teacher: {teacher}{passed_on}.",
     ]
+
+
+def _terms(source: Source, role: str, architecture: str) -> str:
+    """Return digest and licence of a file, as the run recorded them when it started."""
+    digest, licence = _training(source, f"{role}_sha256"), _training(source, f"{role}_licence")
+    if licence == NOT_RECORDED:
+        licence = unidentified_licence(architecture)
+    return f" (SHA-256 {digest}); licence: {licence}"
 
 
 def data_terms(source: Source) -> list[str]:
@@ -73,7 +79,10 @@ def data_terms(source: Source) -> list[str]:
         lines.insert(0, f"Trained on: {_training(source, 'data')}.")
         presets.insert(0, _training(source, "corpus"))
     if not all(preset in DATA_TERMS for preset in presets):
-        lines.append("Which public sets those hold is not known here (shards: see their manifest.json). All:")
+        lines.append(
+            "The datasets contained in this data are not recorded (for shards, see manifest.json). "
+            "Terms of all supported datasets:"
+        )
         presets = list(DATA_TERMS)
     return [*lines, *(DATA_TERMS[preset] for preset in dict.fromkeys(presets))]
 

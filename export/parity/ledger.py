@@ -27,6 +27,10 @@ Limit = Literal["cosine_min", "flip_rate_max", "difference_max", "points_lost_ma
 Gates = dict[str, dict[Limit, float]]
 
 
+class GateFailedError(Exception):
+    """An exact variant missed its gate."""
+
+
 @dataclass
 class Row:
     """One variant of the model.

@@ -51,7 +51,7 @@ class Description:
 
     Attributes:
         layout: Naming scheme of its tensors (`models.checkpoints.layouts`).
-        architecture: Name of the model that it fits, several names, or ``unknown``.
+        candidates: Names of the models that it fits; empty if unknown.
         arguments: Arguments of `OpenCLIPEncoder` without its weights; None where the file does not determine them.
         parameters, image_parameters: Number of parameters without batch norm statistics; image: None if unknown.
         dtypes: Number of tensors of each dtype.
@@ -60,13 +60,18 @@ class Description:
     """
 
     layout: str
-    architecture: str
+    candidates: tuple[str, ...]
     arguments: dict[str, Any] | None
     parameters: int
     image_parameters: int | None
     dtypes: dict[str, int]
     fused: bool
     licence: str
+
+    @property
+    def architecture(self) -> str:
+        """The candidates as text, or ``unknown``."""
+        return " or ".join(self.candidates) or UNKNOWN
 
 
 def describe(content: Mapping[str, Any], source: str) -> Description:
@@ -77,25 +82,27 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
     """
     state = flatten(content, source)
     layout = detect_layout(state)
-    arguments, architecture = None, UNKNOWN
+    arguments: dict[str, Any] | None = None
+    candidates: tuple[str, ...] = ()
     if layout == SONODISTILL:
         # The file also contains the loss's weights.
         state = {name: value for name, value in state.items() if name.startswith("student.")}
-        architecture = architecture_of(content[STUDENT]["recipe"]) if STUDENT in content else UNKNOWN
+        candidates = (architecture_of(content[STUDENT]["recipe"]),) if STUDENT in content else ()
     elif layout != UNKNOWN:
         nearness, nearest = max(
             ((likeness(state, known), known) for known in KNOWN), key=lambda pair: pair[0]
         )
         if nearness >= NEAR:
-            arguments, architecture = dict(nearest), nearest["name"]
+            arguments, candidates = dict(nearest), (nearest["name"],)
         else:
-            architecture = " or ".join(_open_clip_names(state, layout)) or UNKNOWN
+            candidates = _open_clip_names(state, layout)
     weights = {name: value.numel() for name, value in state.items() if not name.endswith(STATISTICS)}
     image = sum(size for name, size in weights.items() if name.startswith(IMAGE_TOWERS))
-    published = {RELEASED_STUDENT: "MobileFetalCLIP", SONODISTILL: UNKNOWN}.get(layout, architecture)
+    known = candidates[0] if len(candidates) == 1 else UNKNOWN
+    published = {RELEASED_STUDENT: "MobileFetalCLIP", SONODISTILL: UNKNOWN}.get(layout, known)
     return Description(
         layout=layout,
-        architecture=architecture,
+        candidates=candidates,
         arguments=arguments,
         parameters=sum(weights.values()),
         image_parameters=image or None,
@@ -134,12 +141,12 @@ def _context_length(state: Mapping[str, Tensor]) -> int | None:
     return None
 
 
-def _open_clip_names(state: Mapping[str, Tensor], layout: str) -> list[str]:
+def _open_clip_names(state: Mapping[str, Tensor], layout: str) -> tuple[str, ...]:
     """Return the names of open_clip's own models that a checkpoint fits completely."""
     projection = state.get("text_projection", state.get("text.text_projection"))
     embedding = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
     if layout in (APPLE, RELEASED_STUDENT) or projection is None or embedding is None:
-        return []
+        return ()
     names = []
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
@@ -148,4 +155,4 @@ def _open_clip_names(state: Mapping[str, Tensor], layout: str) -> list[str]:
         downloads = {"hf_model_name", "hf_tokenizer_name"} & set(text) or "multimodal_cfg" in config
         if same and not downloads and likeness(state, {"name": name}) == 1:
             names.append(name)
-    return names
+    return tuple(names)

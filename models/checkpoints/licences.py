@@ -17,6 +17,8 @@ WEIGHT_LICENCES = {
     "MobileFetalCLIP": CC_BY_NC,
 }
 """Terms by architecture or release, as their publishers state them."""
+UNKNOWN_LICENCE = "unknown: check the terms where the file comes from"
+NOTHING_INHERITED = "nothing inherited: trained from random weights"
 FETALCLIP_PROMPTS = CC_BY_NC
 """Terms of the prompts that `make import-protocol` reads from a checkout of FetalCLIP."""
 
@@ -47,13 +49,20 @@ PUBLISHED_FILES: tuple[PublishedFile, ...] = (
         source="huggingface.co/numansaeed/MobileFetalCLIP",
         licence=WEIGHT_LICENCES["MobileFetalCLIP"],
     ),
+    PublishedFile(
+        size=6_751_010,
+        sha256="316ab6394912d2b28471b2807055cca3a3dc8f1ec93dc06ffa5661fe1e6f1ad1",
+        name="SonoDistill's teacher of the phantom",
+        source="models/teachers/phantom.md",
+        licence="Apache-2.0",
+    ),
 )
-"""Sizes and digests from the publishers' Git LFS pointers."""
+"""Sizes and digests: FetalCLIP's and MobileFetalCLIP's from the publishers' Git LFS pointers."""
 
 
 def licence_of(name: str) -> str:
     """Return the terms of a model's published weights, or a reminder to check them."""
-    return WEIGHT_LICENCES.get(name, "unknown: check the terms where the file comes from")
+    return WEIGHT_LICENCES.get(name, UNKNOWN_LICENCE)
 
 
 def published_file(path: str | Path) -> PublishedFile | None:
@@ -62,3 +71,9 @@ def published_file(path: str | Path) -> PublishedFile | None:
     candidates = [file for file in PUBLISHED_FILES if file.size == path.stat().st_size]
     found = sha256(path) if candidates else ""
     return next((file for file in candidates if file.sha256 == found), None)
+
+
+def unidentified_licence(name: str) -> str:
+    """Return the licence of a file of unknown origin; for a published architecture with the terms of its weights."""
+    known = WEIGHT_LICENCES.get(name)
+    return UNKNOWN_LICENCE + (f" (published {name} weights: {known})" if known else "")

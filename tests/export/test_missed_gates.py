@@ -7,7 +7,7 @@ import yaml
 
 from datamodules.evaluation.protocol import Protocol
 from export import Options, export_student, read_export
-from export.parity.ledger import DROPPED, FAILED, OK, read_gates
+from export.parity.ledger import DROPPED, FAILED, OK, GateFailedError, read_gates
 
 
 def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_them(
@@ -28,7 +28,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
     line = (
         rf"^export: row onnx-planes: difference [^\n]*; the files and parity.json are kept in {kept} [^\n]*$"
     )
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(GateFailedError, match=line):
         export_student(student, corpus, Protocol.load(), target, options, dict(source))
     assert list(target.parent.iterdir()) == [kept]
     rows = {row["variant"]: row["status"] for row in json.loads((kept / "parity.json").read_text())["rows"]}

@@ -13,6 +13,8 @@ from experiments.commands.export import load_student, main, options_of, parse
 from experiments.commands.latency import open_subject
 from experiments.runs.plain_errors import UsageError
 from experiments.runs.run_record import run_config, training_facts
+from export import Options
+from export.parity.ledger import GateFailedError
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("HC18_ROOT", "PLANES_ROOT", "SHARDS")
@@ -91,12 +93,14 @@ def test_a_preset_without_a_name_is_one_line(tail):
 
 
 def test_a_run_tells_its_data_teacher_and_start(checkpoint):
-    facts = training_facts(run_config(str(checkpoint)))
+    teacher = {"class_path": "models.OpenCLIPEncoder", "sha256": "ab", "licence": "CC BY-NC 4.0"}
+    facts = training_facts(run_config(str(checkpoint)), {"teacher": teacher, "start": None})
+    assert (facts["teacher_sha256"], facts["teacher_licence"]) == ("ab", "CC BY-NC 4.0")
     assert facts["data"] == "datamodules.HC18DataModule, root /scans/HC18"
     assert facts["teacher"] == "models.OpenCLIPEncoder, name FetalCLIP, weights f.pt"
     assert facts["corpus"] == "hc18"
     assert (facts["loss"], facts["start"]) == ("losses.SRKDLoss", "random weights")
-    assert training_facts(None) == {}
+    assert training_facts(None, {}) == {}
 
 
 def test_a_damaged_run_file_is_named(checkpoint):
@@ -259,6 +263,23 @@ def test_the_guides_commands_are_taken_as_they_stand(command):
     if "dynamic" in command:
         assert options.dynamic_batch
         assert options.text_encoder
+
+
+def test_a_missed_gate_ends_with_status_1_and_no_usage_error(tmp_path, monkeypatch, capsys):
+    def missed(*_):
+        raise GateFailedError("export: row onnx-fp32: cosine 0.9")
+
+    monkeypatch.setattr("experiments.commands.export.export_student", missed)
+    monkeypatch.setattr("experiments.commands.export.load_student", lambda _: (None, {}))
+    assert main(["random:MobileCLIP2-S0", f"--out={tmp_path / 'new'}"]) == 1
+    assert capsys.readouterr().err == "error: export: row onnx-fp32: cosine 0.9\n"
+
+
+def test_a_group_leaves_out_all_its_variants():
+    assert Options(skip=["int8"]).left_out == {"onnx-int8", "openvino-int8", "coreml-int8"}
+    left_out = Options(skip=["coreml", "openvino-bf16"]).left_out
+    assert {"coreml-fp16", "coreml-planes", "coreml-palette8", "openvino-bf16"} < left_out
+    assert not {"onnx-int8", "onnx-fp32"} & left_out
 
 
 @pytest.mark.parametrize("place", ["folder", "file"])

@@ -12,6 +12,9 @@ from jsonargparse import Namespace
 from experiments import __main__ as command_line
 from experiments.config import CAUTION
 from experiments.runs.run_record import cautions, make_record, read_record, teacher_arguments
+from experiments.runs.teachers import SHIPPED
+from models.checkpoints import licences
+from models.checkpoints.licences import NOTHING_INHERITED, UNKNOWN_LICENCE, PublishedFile
 from models.files import sha256
 from tests.experiments.runs.documented import violations
 from tests.experiments.runs.test_evaluate_pair import SMALL, TOWER
@@ -100,6 +103,43 @@ def test_scores_on_patients_that_a_teacher_may_have_seen_are_told(tiny_hc18, tmp
     assert cautions(settings(tiny_hc18, quick, True, split_seed=0), trains=True) == [CAUTION]
 
 
+def licence(path, class_path="models.from_checkpoint", **arguments):
+    """Return the licence that a run records for a teacher of this file."""
+    arguments |= {"path": str(path)} if path else {}
+    tower = Namespace(class_path=class_path, init_args=Namespace(**arguments))
+    model = Namespace(student=None, teacher=tower)
+    data = Namespace(class_path="datamodules.HC18DataModule", init_args=Namespace(root=None))
+    return make_record(Namespace(data=data, model=model, quick=None))["teacher"]["licence"]
+
+
+def test_a_licence_is_known_by_the_files_digest_or_its_own_record_and_never_by_its_path(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "outputs" / "teachers"
+    folder.mkdir(parents=True)
+    weights = folder / "hc18.safetensors"
+    weights.write_bytes(b"somebody's weights")
+    assert licence(weights) == UNKNOWN_LICENCE
+    file = PublishedFile(18, sha256(weights), "FetalCLIP", "example.org", "CC BY-NC 4.0")
+    monkeypatch.setattr(licences, "PUBLISHED_FILES", (file,))
+    weights = weights.rename(tmp_path / "renamed.pt")
+    assert licence(weights) == "CC BY-NC 4.0"
+    sources = {name: {"licence": text} for name, text in (("start", NOTHING_INHERITED), ("teacher", "A 1.0"))}
+    assert licence(save(tmp_path / "own.ckpt", **sources)) == "A 1.0"
+    assert licence(save(tmp_path / "alone.ckpt", start=sources["start"])) == NOTHING_INHERITED
+    assert licence(save(tmp_path / "earlier.ckpt")) == UNKNOWN_LICENCE
+    assert licence(None, "models.OpenCLIPEncoder", name="FetalCLIP") == NOTHING_INHERITED
+    assert licence(None, "somebody.Model") == UNKNOWN_LICENCE
+    other = tmp_path / "converted.pt"
+    other.write_bytes(b"x")
+    said = licence(None, "models.OpenCLIPEncoder", name="FetalCLIP", weights=str(other))
+    assert said.startswith(f"{UNKNOWN_LICENCE} (published FetalCLIP weights: CC BY-NC")
+
+
+def test_the_shipped_teacher_is_known_by_its_digest():
+    assert licence(SHIPPED / "phantom.safetensors") == "Apache-2.0"
+
+
 @pytest.fixture
 def workplace(tmp_path, tiny_hc18, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -138,9 +178,12 @@ def test_a_held_out_set_is_scored_with_the_runs_own_teacher(workplace, tiny_hc18
         "--score_test_patients=false",
     )
     checkpoint = workplace / "outputs" / "no-kd" / "second" / "checkpoints" / "best.ckpt"
-    assert read_record(str(checkpoint))["teacher"] == {
-        "class_path": "models.from_checkpoint", "path": str(teacher), "sha256": sha256(teacher)
+    stored = read_record(str(checkpoint))
+    assert stored["teacher"] == {
+        "class_path": "models.from_checkpoint", "path": str(teacher), "sha256": sha256(teacher),
+        "licence": NOTHING_INHERITED,
     }  # fmt: skip
+    assert (stored["start"]["path"], stored["start"]["licence"]) == (None, NOTHING_INHERITED)
     before = {path: path.stat().st_mtime_ns for path in (workplace / "outputs").rglob("*.ckpt")}
     held_out = workplace / "held-out"
     shutil.copytree(tiny_hc18, held_out)

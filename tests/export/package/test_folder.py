@@ -20,8 +20,9 @@ from export.package.manifest import artifact_entry
 from export.package.model_card import data_terms, prompt_terms, training_lines, weight_origin
 from export.parity.frames import calibration_pixels, evaluation_frames
 from export.runners import onnx_runner
-from export.variants import Workbench, write_onnx_variants
+from export.variants import ExportContext, write_onnx_variants
 from models import Preprocessing, build_tokenizer, fused_copy
+from models.checkpoints.licences import UNKNOWN_LICENCE
 from models.zero_shot import age_embeddings, class_embeddings
 
 
@@ -222,14 +223,14 @@ def test_tracing_is_the_recorded_fallback(student, tmp_path, monkeypatch, dynami
         return export(*given, dynamo=dynamo, **named)
 
     monkeypatch.setattr(torch.onnx, "export", broken)
-    bench = Workbench(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {"a": "b"})
-    with quiet(bench.warnings):
-        write_onnx_variants(bench, dynamic_batch=dynamic)
-    assert any("traced instead: RuntimeError: no export today" in line for line in bench.warnings)
+    context = ExportContext(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {"a": "b"})
+    with quiet(context.warnings):
+        write_onnx_variants(context, dynamic_batch=dynamic)
+    assert any("traced instead: RuntimeError: no export today" in line for line in context.warnings)
     frames = torch.randint(0, 256, (3, 3, 64, 64)).float()
     with torch.no_grad():
-        expected = bench.encoder(frames).numpy()
-    file = bench.folder / "image_encoder.onnx"
+        expected = context.encoder(frames).numpy()
+    file = context.folder / "image_encoder.onnx"
     np.testing.assert_allclose(onnx_runner(file)(frames.numpy()), expected, atol=1e-5)
     (tensor,) = onnx.load(file).graph.input
     assert bool(tensor.type.tensor_type.shape.dim[0].dim_param) == dynamic
@@ -240,7 +241,10 @@ def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported
     recipe = exported.manifest["source"]["recipe"]
     source = {"weights": "trained", "recipe": recipe}
     assert training_lines(source)[:2] == ["training data: not recorded", "teacher: not recorded"]
-    assert any("if it is FetalCLIP, note its terms: CC BY-NC 4.0" in line for line in weight_origin(source))
+    assert weight_origin(source)[1:] == [
+        f"{words}: not recorded (SHA-256 not recorded); licence: {UNKNOWN_LICENCE}."
+        for words in ("Training started from", "Teacher")
+    ]
     facts = {"data": "HC18", "teacher": "models.from_checkpoint, path outputs/teachers/hc18.ckpt"}
     source["training"] = facts | {"loss": "losses.SRKDLoss", "start": "random weights"}
     assert training_lines(source)[0] == "training data: HC18"
@@ -249,9 +253,11 @@ def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported
     other = {**source, "training": {**source["training"], "loss": "losses.CLIPLoss"}}
     assert not any(line.startswith("method: ") for line in training_lines(other))
     assert weight_origin(source)[1] == "Training started from: random weights."
-    assert "FetalCLIP" not in " ".join(weight_origin(source))
-    source["training"]["teacher"] = "models.from_checkpoint, path weights.pt"
-    assert "if it is FetalCLIP, note its terms" in " ".join(weight_origin(source))
+    assert weight_origin(source)[2].endswith(f"hc18.ckpt (SHA-256 not recorded); licence: {UNKNOWN_LICENCE}.")
+    source["training"] |= {"teacher_sha256": "ab", "teacher_licence": "CC BY-NC 4.0"}
+    assert weight_origin(source)[2].endswith("hc18.ckpt (SHA-256 ab); licence: CC BY-NC 4.0.")
+    source["training"]["teacher"] = "none"
+    assert weight_origin(source)[2] == "Teacher: none."
 
 
 def test_licences_name_the_runs_corpora_and_whose_prompts_the_heads_hold():
@@ -273,12 +279,12 @@ def test_manifest_records_versions_and_no_fallback_was_needed(exported):
 
 
 def test_an_int8_file_keeps_the_open_batch_of_its_source(student, tmp_path):
-    bench = Workbench(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {})
-    write_onnx_variants(bench, dynamic_batch=True)
+    context = ExportContext(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {})
+    write_onnx_variants(context, dynamic_batch=True)
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.float32)
-    write_int8_variants(bench, ["onnx-int8"], frames)
-    assert bench.artifacts["onnx-int8"]["batch"] == "any"
-    assert onnx_runner(bench.folder / bench.artifacts["onnx-int8"]["file"])(frames).shape == (2, 32)
+    write_int8_variants(context, ["onnx-int8"], frames)
+    assert context.artifacts["onnx-int8"]["batch"] == "any"
+    assert onnx_runner(context.folder / context.artifacts["onnx-int8"]["file"])(frames).shape == (2, 32)
 
 
 def test_frames_are_the_evaluation_pixels(corpus, student):

@@ -24,12 +24,13 @@ from export.parity.ledger import (
     FAILED,
     NOT_RUN,
     OK,
+    GateFailedError,
     Row,
     embedding_figures,
     judge,
     read_gates,
 )
-from export.variants import Workbench, write_coreml_variants
+from export.variants import ExportContext, write_coreml_variants
 from models import fused_copy
 from models.zero_shot import AgeTable
 from tests.export.conftest import SKIP
@@ -124,17 +125,17 @@ def test_ledger_has_a_row_a_variant_and_never_says_ok_for_what_did_not_run(expor
 
 
 def test_bfloat16_says_why_it_did_not_run_or_is_judged_by_the_task(monkeypatch, tmp_path):
-    bench = Workbench(tmp_path, None, {}, {})
+    context = ExportContext(tmp_path, None, {}, {})
     monkeypatch.setattr("export.int8.variants.available", lambda: {"openvino-bf16": "no bfloat16 here"})
-    enter_bfloat16(bench)
-    assert [(row.variant, row.status, row.note) for row in bench.not_run] == [
+    enter_bfloat16(context)
+    assert [(row.variant, row.status, row.note) for row in context.not_run] == [
         ("openvino-bf16", NOT_RUN, "no bfloat16 here")
     ]
     monkeypatch.setattr("export.int8.variants.available", lambda: {"openvino-bf16": "yes"})
     monkeypatch.setattr("export.int8.variants.openvino_runner", lambda *given: given)
-    monkeypatch.setattr(Workbench, "side", 64)
-    enter_bfloat16(bench)
-    (variant,) = bench.variants
+    monkeypatch.setattr(ExportContext, "side", 64)
+    enter_bfloat16(context)
+    (variant,) = context.variants
     assert (variant.name, variant.gate) == ("openvino-bf16", "compressed")
     assert variant.run == (tmp_path / "image_encoder.onnx", 64, "bf16")
 
@@ -147,11 +148,11 @@ def test_the_age_table_has_all_heads_of_the_corpus_whatever_the_frames(corpus, s
 
 
 @pytest.fixture
-def int8_bench(copied):
-    """A workbench around an export whose int8 file can be deleted."""
+def int8_context(copied):
+    """The context of an export with an int8 file."""
     entry = {"file": "image_encoder_int8.onnx"}
     encoder = SimpleNamespace(model=SimpleNamespace(preprocessing=SimpleNamespace(image_size=64)))
-    return Workbench(copied, encoder, {}, {}, artifacts={"onnx-int8": entry})
+    return ExportContext(copied, encoder, {}, {}, artifacts={"onnx-int8": entry})
 
 
 def timed_as(times):
@@ -171,32 +172,30 @@ def timed_as(times):
     [(False, DROPPED, "left out for that"), (True, OK, "kept because of --keep_slow_int8")],
 )
 def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reason(
-    int8_bench, monkeypatch, keep, status, answer
+    int8_context, monkeypatch, keep, status, answer
 ):
     monkeypatch.setattr("export.int8.variants.time_interleaved", timed_as(15.0))
     monkeypatch.setattr("export.latency.machine.instructions", lambda: ["avx2"])
     row = Row("onnx-int8", "", "compressed", OK)
-    judge_int8_speed(int8_bench, [row], keep_slow=keep)
+    (row,) = judge_int8_speed(int8_context, [row], keep_slow=keep)
     assert row.status == status
     assert row.note.startswith("0.67 times as fast as float32 in onnxruntime here; ")
     assert "no int8 dot product (VNNI)" in row.note
     assert answer in row.note
-    assert (int8_bench.folder / "image_encoder_int8.onnx").exists() == keep
-    assert ("onnx-int8" in int8_bench.artifacts) == keep
     assert row.figures["speed"] == pytest.approx(0.667, abs=0.001)
 
 
-def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_bench, monkeypatch):
+def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_context, monkeypatch):
     monkeypatch.setattr("export.int8.variants.time_interleaved", timed_as(5.0))
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 2, 3}, raising=False)
     row = Row("onnx-int8", "", "compressed", OK)
-    judge_int8_speed(int8_bench, [row], keep_slow=False)
+    (row,) = judge_int8_speed(int8_context, [row], keep_slow=False)
     assert (row.status, row.note) == (OK, "2.00 times as fast as float32 in onnxruntime here")
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_bench, monkeypatch, ends):
+def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_context, monkeypatch, ends):
     def broken(specs, rounds, repeats):
         if ends:
             raise BrokenPipeError("the process ended")
@@ -206,13 +205,12 @@ def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_bench, monkeypatch, e
 
     monkeypatch.setattr("export.int8.variants.time_interleaved", broken)
     row = Row("onnx-int8", "", "compressed", OK)
-    judge_int8_speed(int8_bench, [row], keep_slow=False)
+    (row,) = judge_int8_speed(int8_context, [row], keep_slow=False)
     assert row.status == DROPPED
     assert (
         f"could not be timed against float32 ({'BrokenPipeError: the process ended' if ends else 'no kernel'})"
         in row.note
     )
-    assert not (int8_bench.folder / "image_encoder_int8.onnx").exists()
 
 
 def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
@@ -230,7 +228,7 @@ def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
     line = (
         r"^export: row torch-fused: cosine 0\.\d+, limit 0\.99999.* on the first 8 frames; the fused [^\n]*$"
     )
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(GateFailedError, match=line):
         export_student(student, corpus, Protocol.load(), tmp_path / "run" / "export", options, dict(source))
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -268,13 +266,13 @@ def test_a_corpus_without_a_benchmark_cannot_judge(corpus, student, monkeypatch)
 
 
 def test_what_is_made_from_a_skipped_package_says_so(student, tmp_path):
-    bench = Workbench(tmp_path, PixelEncoder(student), {}, {})
-    write_coreml_variants(bench, ["coreml-fp16", "coreml-fp32", "coreml-gray", "coreml-palette6"])
-    assert [(row.variant, row.status) for row in bench.not_run] == [
+    context = ExportContext(tmp_path, PixelEncoder(student), {}, {})
+    write_coreml_variants(context, ["coreml-fp16", "coreml-fp32", "coreml-gray", "coreml-palette6"])
+    assert [(row.variant, row.status) for row in context.not_run] == [
         ("coreml-palette8", NOT_RUN),
         ("coreml-int8", NOT_RUN),
     ]
-    assert "made from coreml-fp16, which --skip leaves out" in bench.not_run[0].note
+    assert "made from coreml-fp16, which --skip leaves out" in context.not_run[0].note
 
 
 def test_every_package_can_be_left_out_by_name(exported):

@@ -75,12 +75,17 @@ def test_apples_layout_is_recognised() -> None:
     assert found.arguments["std"] == (1, 1, 1)
 
 
-def test_other_open_clip_models_are_named_but_not_loaded_blindly(monkeypatch) -> None:
+def test_other_open_clip_models_are_named_but_not_loaded_blindly(monkeypatch, capsys) -> None:
     few = ["RN50", "ViT-B-16", "ViT-B-32", "ViT-B-32-quickgelu", "coca_ViT-B-32", "roberta-ViT-B-32"]
     monkeypatch.setattr(open_clip, "list_models", lambda: few)
     found = describe(meta_state("ViT-B-32"), "file.pt")
-    assert found.architecture == "ViT-B-32 or ViT-B-32-quickgelu"
+    assert found.candidates == ("ViT-B-32", "ViT-B-32-quickgelu")
     assert found.arguments is None
+    monkeypatch.setattr("experiments.commands.inspect.read_checkpoint", lambda _: meta_state("ViT-B-32"))
+    monkeypatch.setattr("experiments.commands.inspect.published_file", lambda _: None)
+    main(["file.pt"])
+    configuration = yaml.safe_load(capsys.readouterr().out.split("load with:\n")[1])
+    assert configuration["init_args"]["name"] == "FILL IN: ViT-B-32 or ViT-B-32-quickgelu"
 
 
 def test_our_checkpoint_is_described_with_the_configuration_that_loads_it(vit, tmp_path, capsys) -> None:
