@@ -89,6 +89,7 @@ class TeacherCache(Callback):
 
     def _open(self, trainer: Trainer, module: Any, data: FetalDataModule) -> TeacherStore | None:
         images, dim = len(data.split("train")), module.teacher.embed_dim
+        assert data.draws is not None
         path = self.folder / f"{self._digest(trainer, module, data)}.embeddings"
         try:
             store = TeacherStore(path, data.draws, images, dim, self.half)

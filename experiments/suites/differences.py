@@ -66,6 +66,7 @@ def capacity(rows: Sequence[Row]) -> pd.DataFrame:
     largest, *_, smallest = STUDENTS
     terms: list[tuple[dict[str, Any], list[tuple[float, Any]]]] = []
     for reference in ("static-kd", "no-kd"):
+        gains: dict[str, list[tuple[float, Any]]]
         gains = {student: [(1, ("srkd", student)), (-1, (reference, student))] for student in STUDENTS}
         terms += [({"reference": reference, "student": student}, gain) for student, gain in gains.items()]
         growth = gains[smallest] + [(-factor, method) for factor, method in gains[largest]]

@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from experiments.suites.differences import capacity, differences, texts
 from experiments.suites.result_rows import Row
 from experiments.suites.table import cells, default_rows, to_markdown
@@ -30,7 +32,7 @@ def document_table(rows: Sequence[Row], preset: str, kind: str) -> str:
         ValueError: There is no such kind of table.
     """
     if kind == "scores":
-        found = cells(default_rows(rows)) if rows else []
+        found = cells(default_rows(rows)) if rows else pd.DataFrame()
     elif kind == "differences":
         found = texts(differences(default_rows(rows)))
     elif kind == "capacity":
@@ -38,7 +40,7 @@ def document_table(rows: Sequence[Row], preset: str, kind: str) -> str:
     else:
         raise ValueError(f"table: {preset} {kind}: expected scores, differences or capacity")
     if len(found):
-        return to_markdown(found[[name for name in found if not name.startswith("paper: ")]])
+        return to_markdown(found.loc[:, [name for name in found if not name.startswith("paper: ")]])
     suite = "capacity" if kind == "capacity" else "main"
     return f"No rows: `make reproduce SUITE={suite} DATA={preset} SEEDS=1,2,3` makes them.\n"
 

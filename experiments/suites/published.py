@@ -144,7 +144,8 @@ def compare(files: Mapping[str, str | None], further: Sequence[str] = ()) -> int
     for run in runs:
         record = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
         records.setdefault(run.experiment, []).append(record)
-    experiment = (run_config(files[CKPT]) or {}).get("experiment") if files[CKPT] else None
+    trained = files[CKPT]
+    experiment = (run_config(trained) or {}).get("experiment") if trained else None
     text = f"{to_markdown(table(records, experiment))}\n" + "".join(f"- {note}\n" for note in notes(records))
     write_text(TABLE, text)
     print(f"\n{text}\n{TABLE}; every number: {', '.join(str(run.folder) for run in runs)}")
