@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from experiments.outcomes import contrast_outcomes, outcomes_of
 from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, VALIDITY
 from experiments.paper import TITLES as EXPERIMENT_TITLES
 from experiments.report.read_run import Run
 from experiments.report.reference import seed_pairs
-from experiments.suites.differences import contrast_outcomes
-from experiments.suites.outcomes import outcomes_of
 from export.parity.ledger import FAILED, OK
 from metrics.benchmarks import BENCHMARKS, SUBPLANES
 from metrics.bootstrap import Comparison

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from experiments.outcomes import BY_SEED, Outcomes, contrast_outcomes
 from experiments.paper import COMPARISONS, STUDENTS, TEACHER_IMAGE_PARAMETERS, TITLES
-from experiments.suites.outcomes import Outcomes, patient_counts
 from experiments.suites.result_rows import Row
 from metrics.benchmarks import BENCHMARKS
-from metrics.bootstrap import Comparison, contrast, holm
+from metrics.bootstrap import Comparison, holm
 
 # Columns of the printed table, all texts.
 COMPARED, SCORE, SIZE, DIFFERENCE, INTERVAL, P, DETECTABLE = (
@@ -20,21 +19,6 @@ COMPARED, SCORE, SIZE, DIFFERENCE, INTERVAL, P, DETECTABLE = (
 )  # fmt: skip
 OVER = "{} over {}"
 GROWTH = "growth"  # in place of a student: the smallest student's gain minus the largest's
-BY_SEED = Mapping[int, Outcomes]
-
-
-def contrast_outcomes(*terms: tuple[float, BY_SEED]) -> Comparison | None:
-    """Return a sum of scores, each times a factor, over the seeds that all terms share; see `metrics.bootstrap`.
-
-    None where they share no seed, or where images or classes differ.
-    """
-    seeds = sorted(set.intersection(*(set(outcomes) for _, outcomes in terms)))
-    found = [[outcomes[seed] for seed in seeds] for _, outcomes in terms]
-    scored = {(one["images"], tuple(one.get("classes", ()))) for method in found for one in method}
-    if len(scored) != 1:
-        return None
-    counts = [np.stack([patient_counts(one) for one in method]) for method in found]
-    return contrast([(factor, one) for (factor, _), one in zip(terms, counts, strict=True)])
 
 
 def differences(rows: Sequence[Row]) -> pd.DataFrame:

@@ -112,7 +112,7 @@ def plan(files: Mapping[str, str | None], further: Sequence[str]) -> list[Evalua
         weights = {**content_digests(arguments), "scored": content_digest(Path(str(model)))}
         for preset in PRESETS:
             contents = digest([weights, _corpus_digest(preset), list(further)])[:12]
-            runs.append(Evaluation(name, preset, 0, tuple(arguments), str(model), contents))
+            runs.append(Evaluation(name, preset, 0, tuple(arguments), model=str(model), contents=contents))
     return runs
 
 

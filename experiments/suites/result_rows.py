@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.suites.outcomes import outcomes_of
+from experiments.outcomes import outcomes_of
 from experiments.suites.suite_runs import PREFIX, REQUEST, has_results
 from models.files import without_nan, write_text
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from experiments.outcomes import contrast_outcomes, outcomes_of
 from experiments.report.paired import agreement, paired
-from experiments.suites.differences import contrast_outcomes
-from experiments.suites.outcomes import outcomes_of
 
 
 def rows(target, prediction, patients):

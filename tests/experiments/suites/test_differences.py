@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import f1_score
 
+from experiments.outcomes import contrast_outcomes, outcomes_of
 from experiments.paper import COMPARISONS, STUDENTS, SUITES
-from experiments.suites.differences import capacity, contrast_outcomes, differences, texts
+from experiments.suites.differences import capacity, differences, texts
 from experiments.suites.documents import DOCUMENTS, MARKED, ROOT, fill, fill_documents
-from experiments.suites.outcomes import outcomes_of
 from experiments.suites.result_rows import RESULTS, read_rows
 from experiments.suites.table import default_rows, write_tables
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.suites.outcomes import outcomes_of, patient_counts
+from experiments.outcomes import outcomes_of, patient_counts
 from metrics.bootstrap import f1_of_confusion
 
 

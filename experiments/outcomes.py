@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metrics.bootstrap import Comparison, contrast
 from models.files import digest
 
 Outcomes = dict[str, Any]
+BY_SEED = Mapping[int, Outcomes]
 FIRST = ord("A")
 
 
@@ -55,3 +57,17 @@ def patient_counts(outcomes: Outcomes) -> NDArray[np.int64]:
     counts = np.zeros((len(outcomes["patients"]), size, size), dtype=np.int64)
     np.add.at(counts, (patients, target, prediction), 1)
     return counts
+
+
+def contrast_outcomes(*terms: tuple[float, BY_SEED]) -> Comparison | None:
+    """Return a sum of scores, each times a factor, over the seeds that all terms share; see `metrics.bootstrap`.
+
+    None where they share no seed, or where images or classes differ.
+    """
+    seeds = sorted(set.intersection(*(set(outcomes) for _, outcomes in terms)))
+    found = [[outcomes[seed] for seed in seeds] for _, outcomes in terms]
+    scored = {(one["images"], tuple(one.get("classes", ()))) for method in found for one in method}
+    if len(scored) != 1:
+        return None
+    counts = [np.stack([patient_counts(one) for one in method]) for method in found]
+    return contrast([(factor, one) for (factor, _), one in zip(terms, counts, strict=True)])
