@@ -61,6 +61,7 @@ class FetalDataModule(LightningDataModule):
         num_workers: Worker processes; 0 reads in the main process.
         augmentation: Random changes of the training images, or null for none.
         zoom: Overrides `Augmentation.zoom`, the magnification of training images.
+        mask_overlays: Overrides `Augmentation.mask_overlays`: remove text, rulers and callipers from training images.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
             the sample and report it). Validation, test and evaluation always raise.
         seed: Seed of order, captions and augmentation.
@@ -93,6 +94,7 @@ class FetalDataModule(LightningDataModule):
         zoom: float = 0.0,
         most_images: int | None = None,
         draws: int | None = None,
+        mask_overlays: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
@@ -101,7 +103,13 @@ class FetalDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
-        self.augmentation = augmentation and replace(augmentation, zoom=zoom or augmentation.zoom)
+        if mask_overlays and augmentation is None:
+            raise ValueError("data: mask_overlays is part of the augmentation, which is null")
+        self.augmentation = augmentation and replace(
+            augmentation,
+            zoom=zoom or augmentation.zoom,
+            mask_overlays=mask_overlays or augmentation.mask_overlays,
+        )
         self.on_error: OnError = on_error
         self.seed = seed
         self.pin_memory = pin_memory
@@ -262,7 +270,7 @@ class FetalDataModule(LightningDataModule):
         on_error: OnError | None = None,
     ) -> PairDataset:
         records, builder = self.split(split), PairBuilder(*self._contracts(), augmentation, student_only)
-        cache = open_cache(self.cache, records, builder.working_side)
+        cache = open_cache(self.cache, records, builder.working_side, builder.masks_overlays)
         return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, self.draws, taught)
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:

@@ -42,7 +42,10 @@ COMMANDS = {
     "report": ("report", "write one HTML file about finished runs"),
     "reproduce": ("reproduce", "train a suite of experiments over seeds; continues where it stopped"),
     "table": ("table", "print results of a suite beside the paper's"),
-    "data": ("data", "check a corpus, write shards, or simulate one (check, shards, phantom)"),
+    "data": (
+        "data",
+        "check a corpus, write shards, ingest DICOM, or simulate (check, shards, ingest, phantom)",
+    ),
     "inspect": ("inspect", "describe a checkpoint and print the configuration that loads it"),
     "import-protocol": ("import_protocol", "read the official prompts from a checkout of FetalCLIP"),
     "bench": ("bench", "measure every stage against its baseline"),

@@ -153,6 +153,7 @@ def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
 NOT_IMPORTED = {
     "mypy", "ruff", "types-PyYAML", "types-tqdm", "mkdocs-material", "mkdocstrings",
     "onnxscript",  # torch.onnx writes graphs with it
+    "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",  # decoders of pydicom
 }  # fmt: skip
 IMPORT_NAMES = {
     "opencv-python-headless": "cv2", "open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml",

@@ -114,12 +114,13 @@ class SquareCache:
 
     One file serves all workers, processes, epochs and later runs; the first process that reads an image stores it.
     Another list of images, or a changed file, gives another cache. Colour images are not stored. `side` is the largest
-    side of a square, in pixels.
+    side of a square, in pixels; `masked` tells squares without overlays apart.
     """
 
-    def __init__(self, root: Path, records: list[Record], side: int) -> None:
+    def __init__(self, root: Path, records: list[Record], side: int, masked: bool = False) -> None:
         states = [(str(record.image), record.image.stat()) for record in records]
-        name = digest([side, [(path, state.st_size, state.st_mtime_ns) for path, state in states]])
+        content = [side, [(path, state.st_size, state.st_mtime_ns) for path, state in states]]
+        name = digest([*content, "masked"] if masked else content)
         self._rows = RowStore(root / f"{name}.squares", len(records), _SIZES.size + side * side)
 
     def get(self, index: int, record: Record, prepare: Prepare) -> tuple[np.ndarray, tuple[int, int]]:
@@ -142,12 +143,14 @@ class SquareCache:
         return square, shape
 
 
-def open_cache(folder: str | None, records: list[Record], side: int) -> SquareCache | None:
+def open_cache(
+    folder: str | None, records: list[Record], side: int, masked: bool = False
+) -> SquareCache | None:
     """Open the cache of some images; None without a folder or, after a warning, without space on the disk."""
     if folder is None:
         return None
     try:
-        return SquareCache(Path(folder), records, side)
+        return SquareCache(Path(folder), records, side, masked)
     except OSError as error:
         rank_zero_warn(
             f"data.cache: {folder}: {error.strerror}; training continues without it and decodes the images in every "

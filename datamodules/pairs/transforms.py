@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.ingest.overlays import mask_overlays
 from models import Preprocessing
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no version check over the network at import
@@ -39,6 +40,7 @@ class Augmentation:
         contrast: Relative change of the pixel values' differences from their mean.
         zoom: Magnification between 1 / (1 + zoom) and 1 + zoom, log-uniform; 0 for none, as in the paper. Captions
             state the pixel spacing after it, so the model learns heads of one age at many scales.
+        mask_overlays: Whether text and rulers beside the sector and callipers in it are removed first.
     """
 
     rotation_degrees: float = 7.0
@@ -46,6 +48,7 @@ class Augmentation:
     brightness: float = 0.15
     contrast: float = 0.15
     zoom: float = 0.0
+    mask_overlays: bool = False
 
     def __post_init__(self) -> None:
         if min(self.rotation_degrees, self.translation, self.brightness, self.contrast, self.zoom) < 0:
@@ -73,6 +76,7 @@ class TwoViewTransform:
         self.working_side = _OVERSAMPLING * max(view.image_size for view in views)
         self.views = views[:1] if student_only else views
         self._augment = None if augmentation is None else _compose(augmentation)
+        self.masks_overlays = augmentation is not None and augmentation.mask_overlays
         self._zoom = 0.0 if augmentation is None else math.log1p(augmentation.zoom)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
@@ -88,7 +92,9 @@ class TwoViewTransform:
         return math.exp(rng.uniform(-self._zoom, self._zoom)) if self._zoom else 1.0
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Apply the deterministic part: pad to a square and shrink to at most `working_side`."""
+        """Apply the deterministic part: mask overlays, pad to a square and shrink to at most `working_side`."""
+        if self.masks_overlays:
+            image = mask_overlays(image)
         square = pad_to_square(image)
         return _resize(square, min(len(square), self.working_side))
 

@@ -1,7 +1,8 @@
-"""Check a corpus, write shards, or simulate a corpus.
+"""Check a corpus, write shards, ingest an archive, or simulate a corpus.
 
 usage: sonodistill data check DATA ROOT     counts, unreadable files, duplicates and leaks of a corpus on disk
        sonodistill data shards ROOT OUT     an open pre-training corpus from the public sets, as WebDataset shards
+       sonodistill data ingest SOURCE OUT   de-identified pictures and a table from DICOM files and cine loops
        sonodistill data phantom             a simulated corpus; --preview=OUT.png draws a contact sheet instead
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +20,7 @@ from datamodules.base import check_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
 from datamodules.corpora.check import Finding, benchmark_copies, check_copies, check_corpus
+from datamodules.ingest import archive, scans
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
 from datamodules.shards.pair_shards import MANIFEST
@@ -81,6 +84,45 @@ def _corpus_and_root(text: str) -> tuple[str, Path]:
     return name, Path(root)
 
 
+def ingest(arguments: argparse.Namespace) -> int:
+    """Turn an archive into pictures and a table, or print the paths of some file ids; returns 1 if nothing came out."""
+    secret = archive.read_secret(arguments.secret_file, arguments.source, arguments.out)
+    if arguments.which:
+        paths = archive.file_ids(arguments.source, secret)
+        for name in arguments.which:
+            print(paths.get(name) or f"{name}: no such file")
+        return 0
+    settings = archive.IngestSettings(arguments.frames, arguments.region, arguments.burned_in)
+    report = archive.ingest(
+        arguments.source, arguments.out, secret, settings, arguments.workers, arguments.labels
+    )
+    files = report["files"]
+    print(
+        f"{report['images']} images of {report['patients']} patients from {files['used']} of {files['read']} files"
+    )
+    for reason, count in files["kept out"].items():
+        print(f"kept out: {count} files: {reason}")
+    for reason, count in report["frames kept out"].items():
+        print(f"kept out: {count} frames: {reason}")
+    if scans.NO_REGION in files["kept out"]:
+        print(
+            "to take files without an ultrasound region: --region=LEFT,TOP,RIGHT,BOTTOM (pixels), or --region=whole"
+        )
+    for bad in report["bad files"]:
+        print(f"bad file {bad['id']}: {bad['reason']}")
+    if report["bad files"]:
+        print("to see the path of a file: the same command with --which ID")
+    print(f"{arguments.out}/{archive.TABLE}.csv")
+    return int(not report["images"])
+
+
+def _region(text: str) -> scans.Box | Literal["whole"]:
+    if text == "whole":
+        return "whole"
+    left, top, right, bottom = map(int, text.split(","))
+    return left, top, right, bottom
+
+
 def phantom(arguments: argparse.Namespace) -> int:
     """Make the simulated corpus if it is missing and print its folder, or draw a contact sheet."""
     if arguments.preview:
@@ -96,9 +138,39 @@ def _add_exclude(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
 
 
+def _add_ingest(commands: Any) -> None:
+    one = commands.add_parser(
+        "ingest", help="de-identified pictures and a table from DICOM files and cine loops"
+    )
+    one.set_defaults(run=ingest)
+    one.add_argument("source", type=Path, help="folder of DICOM, MP4, AVI and MOV files, or one file")
+    one.add_argument("out", type=Path, help="new folder, or that of an interrupted run")
+    one.add_argument("--frames", default="middle", help="of a loop: middle (the default), every:N, or all")
+    one.add_argument(
+        "--secret-file",
+        type=Path,
+        help=f"file with the secret of the hashes (default: ${archive.SECRET_VARIABLE})",
+    )
+    one.add_argument(
+        "--region",
+        type=_region,
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="part to keep of files without a region; or whole",
+    )
+    one.add_argument(
+        "--burned-in",
+        choices=["drop", "mask", "keep"],
+        default="drop",
+        help="pictures that may show a name: leave out (default), blacken all but the sector, or keep",
+    )
+    one.add_argument("--labels", type=Path, help="CSV file of labels by file, patient or study")
+    one.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
+    one.add_argument("--which", nargs="+", metavar="ID", help="print the paths of file ids, do nothing else")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="sonodistill data", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="check|shards|phantom")
+    commands = parser.add_subparsers(required=True, metavar="check|shards|ingest|phantom")
     one = commands.add_parser("check", help="is a corpus on disk complete, readable and free of leaks?")
     one.set_defaults(run=check)
     one.add_argument("data", choices=[*CORPORA, SHARDS], help="name of the corpus")
@@ -119,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_exclude(one, "leave out images of this corpus and their copies, as hc18:FOLDER; may be repeated")
     one.add_argument("--samples-per-shard", type=int, default=500, help="a shard's last patient is complete")
     one.add_argument("--seed", type=int, default=0, help="seed of the order")
+    _add_ingest(commands)
     one = commands.add_parser("phantom", help="make a simulated corpus if it is missing")
     one.set_defaults(run=phantom)
     one.add_argument("--preview", type=Path, help="draw a contact sheet of every plane into this PNG instead")
@@ -133,6 +206,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the three and return its exit status."""
+    """Run one of the four and return its exit status."""
     arguments = _parser().parse_args(argv)
     return int(arguments.run(arguments))

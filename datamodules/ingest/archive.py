@@ -1,0 +1,344 @@
+"""Turn a folder of DICOM files and cine loops into de-identified PNG files with a table; continues where it stopped.
+
+A file's identifiers and its path leave this module only as keyed hashes (HMAC-SHA256). Results of finished files are
+kept in ``files.jsonl`` in the output folder, under the hash of the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from datamodules.ingest.overlays import Picture, find_sector, find_text
+from datamodules.ingest.scans import (
+    BURNED_IN,
+    CINE_SUFFIXES,
+    COLOUR_FLOW,
+    NO_REGION,
+    Box,
+    ScanError,
+    check_dicom_extra,
+    chosen_frames,
+    is_colour,
+    read_cine,
+    read_dicom,
+)
+from models.files import atomic, digest, package_versions, write_json, write_text
+
+SECRET_VARIABLE = "SONODISTILL_SECRET"
+LEAST_SECRET = 16  # characters
+JOURNAL, TABLE, REPORT, SHEET = "files.jsonl", "table", "ingest.json", "contact-sheet.png"
+TEXT, COPY, CRASH = "text beside the sector", "a copy of another file", "the decoder crashed"
+_COLUMNS = (
+    "image", "patient", "study", "source", "frame", "pixel_size_mm", "modality", "manufacturer", "model",
+    "rows", "columns", "colour_doppler",
+)  # fmt: skip
+_LABEL_KEYS = ("file", "patient", "study")
+LABELS = ("caption", "plane", "brain_plane", "ga_days", "ga_weeks", "hc_mm", "split")
+_SHEET_CELLS, _SHEET_COLUMNS, _CELL = 48, 8, (200, 150)
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What determines the output, together with the files and the secret.
+
+    Attributes:
+        frames: "middle", "all" or "every:N".
+        region: Part of the picture to keep in files without an ultrasound region: left, top, right, bottom in pixels;
+            "whole" trusts the picture; None keeps such files out.
+        burned_in: Files that may show identifying text: "drop" keeps them out; "mask" blackens everything outside the
+            sector; "keep" takes them as they are.
+    """
+
+    frames: str = "middle"
+    region: Box | Literal["whole"] | None = None
+    burned_in: Literal["drop", "mask", "keep"] = "drop"
+
+    def __post_init__(self) -> None:
+        chosen_frames(self.frames, 1)
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    key: str  # hash of path, size and time
+    folder: str  # of the source, for a cine loop's patient
+
+
+def pseudonym(secret: str, kind: str, value: str) -> str:
+    """Return the keyed hash, 16 hexadecimal digits, that stands for an identifier; `kind` is "patient" or "study"."""
+    return hmac.new(secret.encode(), f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def read_secret(file: Path | None, source: Path, out: Path) -> str:
+    """Return the secret of a file or of the environment variable ``SONODISTILL_SECRET``.
+
+    Raises:
+        ValueError: There is none, it is short, or its file lies in the source or in the output folder.
+    """
+    if file is not None and any(file.resolve().is_relative_to(folder.resolve()) for folder in (source, out)):
+        raise ValueError(f"{file}: keep the secret apart from the data, in neither {source} nor {out}")
+    secret = (file.read_text(encoding="utf-8") if file else os.environ.get(SECRET_VARIABLE, "")).strip()
+    if len(secret) < LEAST_SECRET:
+        raise ValueError(
+            f"{file or SECRET_VARIABLE}: the secret has {len(secret)} characters, give at least {LEAST_SECRET}: "
+            "openssl rand -hex 32 > FILE, then --secret-file=FILE"
+        )
+    return secret
+
+
+def file_ids(source: Path, secret: str) -> dict[str, Path]:
+    """Map the id by which reports name a file to its path, in the order of paths."""
+    files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+    return {pseudonym(secret, "file", str(_relative(path, source))): path for path in files}
+
+
+def ingest(
+    source: Path, out: Path, secret: str, settings: IngestSettings, workers: int, labels: Path | None = None
+) -> dict[str, Any]:
+    """Read every file below `source` and write PNG files, table, report and contact sheet into `out`.
+
+    `labels` is a table of the user's own, see `join_labels`.
+
+    Returns:
+        The content of ``ingest.json``.
+    """
+    check_dicom_extra()
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{out}: lies in the source folder; give a folder outside of {source}")
+    jobs = _jobs(source, secret)
+    if not jobs:
+        raise ValueError(f"{source}: holds no files")
+    done = _open_journal(out, secret, settings)
+    work = partial(_convert, out, secret, settings)
+    todo = [job for job in jobs if job.key not in done]
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="ingest", unit="file", disable=None)
+    with bar, (out / JOURNAL).open("a", encoding="utf-8") as journal:
+        for key, result in _results(work, todo, workers):
+            done[key] = result
+            journal.write(json.dumps({"key": key, **result}) + "\n")
+            journal.flush()
+            bar.update()
+    return _finish(out, secret, settings, [done[job.key] for job in jobs], labels)
+
+
+def _jobs(source: Path, secret: str) -> list[_Job]:
+    jobs = []
+    for name, path in file_ids(source, secret).items():
+        state, relative = path.stat(), _relative(path, source)
+        folder = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+        jobs.append(_Job(path, f"{name}-{digest([state.st_size, state.st_mtime_ns])}", folder))
+    return jobs
+
+
+def _relative(path: Path, source: Path) -> Path:
+    return path.relative_to(source) if path != source else Path(path.name)
+
+
+def _open_journal(out: Path, secret: str, settings: IngestSettings) -> dict[str, dict[str, Any]]:
+    """Return the results of finished files by key; start the journal if there is none."""
+    head = {"settings": json.loads(json.dumps(asdict(settings))), "secret": pseudonym(secret, "check", "")}
+    path = out / JOURNAL
+    if not path.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise ValueError(f"{out}: is not empty and no earlier output of this command; give a new folder")
+        write_text(path, json.dumps(head) + "\n")
+        return {}
+    first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    before = json.loads(first)
+    for part, what in (("secret", "another secret"), ("settings", "other settings")):
+        if before[part] != head[part]:
+            raise ValueError(f"{out}: was made with {what}; repeat those or give a new folder")
+    if lines and not lines[-1].endswith("\n"):  # of a killed process
+        write_text(path, first + "".join(lines := lines[:-1]))
+    rows = map(json.loads, lines)
+    return {row.pop("key"): row for row in rows}
+
+
+def _results(work: Any, jobs: list[_Job], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (key, result) as files are finished. One that crashes its process is a result, too."""
+    if workers <= 1:
+        yield from ((job.key, work(job)) for job in jobs)
+        return
+    waiting, alone = list(jobs), False
+    while waiting:
+        spawn = multiprocessing.get_context("spawn")  # a fork of a process with running OpenCV threads hangs
+        crashed = False
+        with ProcessPoolExecutor(1 if alone else workers, spawn, cv2.setNumThreads, (1,)) as pool:
+            batch = waiting[:1] if alone else waiting
+            futures = [(job, pool.submit(work, job)) for job in batch]
+            finished = set()
+            try:
+                for job, future in futures:
+                    yield job.key, future.result()
+                    finished.add(job.key)
+            except BrokenProcessPool:
+                crashed = True
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        if crashed and alone:
+            yield waiting[0].key, _kept_out(waiting[0], CRASH)
+            finished.add(waiting[0].key)
+        waiting = [job for job in waiting if job.key not in finished]
+        alone = crashed and not alone
+
+
+def _kept_out(job: _Job, reason: str, bad: bool = True) -> dict[str, Any]:
+    return {"file": job.key.partition("-")[0], "reason": reason, "bad": bad, "rows": [], "kept_out": {}}
+
+
+def _convert(out: Path, secret: str, settings: IngestSettings, job: _Job) -> dict[str, Any]:
+    """Write the pictures of one file and return its rows, or why there are none."""
+    region = settings.region if isinstance(settings.region, tuple) else None
+    try:
+        read = read_cine if job.path.suffix.lower() in CINE_SUFFIXES else read_dicom
+        scan = read(job.path, settings.frames, region)
+        if read is read_dicom and scan.attributes["modality"] != "US":
+            return _kept_out(job, "not ultrasound", bad=False)
+        if NO_REGION in scan.flags and settings.region != "whole":
+            return _kept_out(job, NO_REGION, bad=False)
+        if BURNED_IN in scan.flags and settings.burned_in == "drop":
+            return _kept_out(job, BURNED_IN, bad=False)
+        with job.path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        study = pseudonym(secret, "study", scan.study or job.folder)
+        patient = pseudonym(secret, "patient", scan.patient or scan.study or job.folder)
+        attributes = dict(scan.attributes)
+        result = _kept_out(job, "", bad=False)
+        result |= {"encoding": attributes.pop("encoding"), "has_patient": bool(scan.patient)}
+        result["text_cut_off"] = False
+        dropped: Counter[str] = Counter()
+        for number, picture, text_cut_off in scan.frames:
+            result["text_cut_off"] |= text_cut_off
+            sector = find_sector(picture)
+            if settings.burned_in == "mask":
+                picture = np.where(sector if picture.ndim == 2 else sector[:, :, None], picture, 0).astype(
+                    np.uint8
+                )
+            elif settings.burned_in == "drop" and find_text(picture, sector):
+                dropped[TEXT] += 1
+                continue
+            name = f"images/{patient}/{pseudonym(secret, 'content', content)}-{number:04d}.png"
+            _write_png(out / name, picture)
+            doppler = COLOUR_FLOW in scan.flags or is_colour(picture)
+            row = {
+                "image": name,
+                "patient": patient,
+                "study": study,
+                "source": result["file"],
+                "frame": number,
+            }
+            result["rows"].append(
+                {**row, **attributes, "pixel_size_mm": scan.pixel_size_mm, "colour_doppler": doppler}
+            )
+    except ScanError as error:
+        return _kept_out(
+            job, str(error), bad=str(error) != "no DICOM file" or job.path.suffix.lower() == ".dcm"
+        )
+    return {**result, "kept_out": dict(dropped), "reason": "" if result["rows"] else TEXT}
+
+
+def _write_png(path: Path, picture: Picture) -> None:
+    with atomic(path) as partial_path:
+        if not cv2.imwrite(str(partial_path), picture if picture.ndim == 2 else picture[:, :, ::-1]):
+            raise OSError(f"{path}: could not be written; is the disk full?")
+
+
+def join_labels(table: pd.DataFrame, path: Path, secret: str) -> pd.DataFrame:
+    """Add the labels of a CSV file whose columns file, patient or study hold paths or identifiers of the source.
+
+    Of its other columns only `LABELS` are taken, as they are.
+    """
+    labels = pd.read_csv(path, dtype=dict.fromkeys(_LABEL_KEYS, str), encoding="utf-8-sig")
+    keys = [key for key in _LABEL_KEYS if key in labels.columns]
+    taken = [name for name in LABELS if name in labels.columns]
+    if not keys or not taken:
+        raise ValueError(f"{path}: needs one of the columns {list(_LABEL_KEYS)}, and one of {list(LABELS)}")
+    if (row := labels.duplicated(keys)).any():
+        raise ValueError(f"{path}, row {int(np.argmax(row)) + 2}: appears twice by {', '.join(keys)}")
+    for key in keys:
+        labels[key] = [pseudonym(secret, key, str(value).strip()) for value in labels[key]]
+    labels = labels[[*keys, *taken]].rename(columns={"file": "source"})
+    joined = table.merge(
+        labels, on=["source" if key == "file" else key for key in keys], how="left", indicator=True
+    )
+    if len(table) and (joined["_merge"] == "left_only").all():
+        raise ValueError(f"{path}: none of its rows fits an image by {', '.join(keys)}")
+    return joined.drop(columns="_merge")
+
+
+def _finish(
+    out: Path, secret: str, settings: IngestSettings, results: list[dict[str, Any]], labels: Path | None
+) -> dict[str, Any]:
+    """Write table, contact sheet and report."""
+    table = pd.DataFrame([row for result in results for row in result["rows"]], columns=list(_COLUMNS))
+    copies = int(table.duplicated("image").sum())
+    table = table.drop_duplicates("image").sort_values("image", ignore_index=True)
+    table = table.astype({**dict.fromkeys(("frame", "rows", "columns"), "Int64"), "pixel_size_mm": "Float64"})
+    if labels is not None:
+        table = join_labels(table, labels, secret)
+    with atomic(out / f"{TABLE}.csv") as csv:
+        table.to_csv(csv, index=False)
+    with atomic(out / f"{TABLE}.parquet") as parquet:
+        table.to_parquet(parquet, index=False)
+    if len(table):
+        _write_png(out / SHEET, contact_sheet([out / name for name in table["image"]]))
+    else:
+        (out / SHEET).unlink(missing_ok=True)
+    used = [result for result in results if result["rows"]]
+    report = {
+        "settings": asdict(settings),
+        "files": {
+            "read": len(results),
+            "used": len(used),
+            "kept out": dict(
+                Counter(result["reason"] for result in results if not result["rows"]).most_common()
+            ),
+        },
+        "images": len(table),
+        "patients": int(table["patient"].nunique()),
+        "images without pixel size": int(table["pixel_size_mm"].isna().sum()),
+        "images with colour Doppler": int(table["colour_doppler"].astype(bool).sum()),
+        "files without patient identifier": sum(not result["has_patient"] for result in used),
+        "files with text outside the region, cut off": sum(result["text_cut_off"] for result in used),
+        "frames kept out": dict(sum((Counter(result["kept_out"]) for result in results), Counter())),
+        COPY: copies,
+        "encodings": dict(Counter(result["encoding"] for result in used).most_common()),
+        "bad files": [{"id": r["file"], "reason": r["reason"]} for r in results if r["bad"]],
+        "versions": package_versions("pydicom", "pylibjpeg", "opencv-python-headless"),
+    }
+    write_json(out / REPORT, report)
+    return report
+
+
+def contact_sheet(images: list[Path]) -> Picture:
+    """Return a sheet of at most 48 pictures, evenly spaced over the list."""
+    chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, _SHEET_CELLS).round().astype(int))]
+    width, height = _CELL
+    sheet = np.zeros((-(-len(chosen) // _SHEET_COLUMNS) * height, _SHEET_COLUMNS * width, 3), np.uint8)
+    for place, path in enumerate(chosen):
+        picture = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR))
+        scale = min((width - 4) / picture.shape[1], (height - 4) / picture.shape[0])
+        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        top, left = place // _SHEET_COLUMNS * height, place % _SHEET_COLUMNS * width
+        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small[:, :, ::-1]
+    return sheet
