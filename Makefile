@@ -9,7 +9,7 @@ EXP ?= srkd
 DATA ?= phantom
 ARGS ?=
 CKPT ?=
-# weights and prompts of your own; HC18_ROOT, PLANES_ROOT and SHARDS say where data are (docs/reproduce.md)
+# weights and prompts of your own; HC18_ROOT, PLANES_ROOT, SHARDS, TABLE and IMAGES say where data are (docs/reproduce.md, docs/own-data.md)
 TEACHER ?=
 STUDENT ?=
 PROTOCOL ?=
@@ -28,7 +28,7 @@ FROM ?=
 RUN ?=
 EXPORT ?=
 BASE ?=
-FOLDERS := HC18_ROOT PLANES_ROOT SHARDS
+FOLDERS := HC18_ROOT PLANES_ROOT SHARDS TABLE IMAGES
 ROOMS := losses metrics figures models datamodules lightning_modules callbacks export experiments
 
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
@@ -111,11 +111,11 @@ compare-paper: $(READY)  ## published models and CKPT beside the paper: make com
 table: $(READY)  ## our results beside the paper's, as Markdown, CSV, LaTeX and plot: make table DATA=phantom
 	$(DO)$(PY) -m experiments table $(DATA) $(ARGS)
 
-check-data: $(READY)  ## is a corpus whole, readable and free of leaks: make check-data DATA=hc18 ROOT=/data/HC18
-	$(DO)$(PY) -m experiments data check $(DATA) $(call need,ROOT,the corpus's folder) $(ARGS)
+check-data: $(READY)  ## is a corpus whole, readable and free of leaks: make check-data DATA=hc18 ROOT=/data/HC18 (or DATA=table TABLE=...)
+	$(DO)$(PY) -m experiments data check $(DATA) $(if $(TABLE),$(call q,$(TABLE)),$(call need,ROOT,the corpus's folder)) $(call option,images,IMAGES) $(ARGS)
 
-shards: $(READY)  ## build an open pre-training corpus from the public sets: make shards ROOT=/data OUT=/data/shards
-	$(DO)$(PY) -m experiments data shards $(call need,ROOT,folder of the public sets) $(call need,OUT,folder) $(ARGS)
+shards: $(READY)  ## build a pre-training corpus from the public sets and a table: make shards ROOT=/data TABLE=... OUT=/data/shards
+	$(DO)$(PY) -m experiments data shards $(if $(TABLE),$(if $(ROOT),$(call q,$(ROOT))),$(call need,ROOT,folder of the public sets)) $(call need,OUT,folder) $(call option,table,TABLE) $(call option,images,IMAGES) $(ARGS)
 
 import-protocol: $(READY)  ## read the official prompts out of a checkout: make import-protocol FROM=../FetalCLIP OUT=protocol.json
 	$(DO)$(PY) -m experiments import-protocol $(call need,FROM,a checkout of FetalCLIP) $(call option,out,OUT) $(ARGS)

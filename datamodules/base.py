@@ -20,7 +20,7 @@ patient (list of strings), and width and height (int64 [B]) of the original imag
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation, evaluation_workers
+from datamodules.evaluation.own_benchmarks import OwnBenchmark, labels_of, read_own
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.loaders import PlainErrorLoader, ResumableLoader, resume_position
 from datamodules.pairs.sample import OnError, PairBuilder, PairDataset
@@ -72,6 +73,7 @@ class FetalDataModule(LightningDataModule):
         most_images: Maximum number of images per split, for a quick run; null takes all.
         draws: Number of different augmentations of each training image: epoch e uses draw e modulo `draws`. Null draws
             anew in every epoch. See `callbacks.TeacherCache`.
+        benchmarks: Benchmarks of your own beside those of the corpus (docs/own-data.md).
 
     Attributes:
         benchmarks: Benchmarks that the corpus can score.
@@ -95,6 +97,7 @@ class FetalDataModule(LightningDataModule):
         most_images: int | None = None,
         draws: int | None = None,
         mask_overlays: bool = False,
+        benchmarks: list[OwnBenchmark] | None = None,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
@@ -118,6 +121,10 @@ class FetalDataModule(LightningDataModule):
         self.draws = draws
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
+        self.own = benchmarks or []
+        self.own_labels = labels_of(self.own)
+        self.benchmarks = (*self.benchmarks, *(benchmark.register() for benchmark in self.own))
+        self._own_records: Mapping[str, list[Record]] = {}
         self._taught: TeacherStore | None = None
         self._asks_teacher = True
 
@@ -130,8 +137,13 @@ class FetalDataModule(LightningDataModule):
         """All records of the corpus, read once; with `most_images` the first ones of each split."""
         if self._records is None:
             self._records = self.read_records()
+            self._own_records = read_own(self.own, self._records)
             if self.most_images is not None:
                 self._records = first_of_each_split(self._records, self.most_images)
+                self._own_records = {
+                    name: first_of_each_split(own, self.most_images)
+                    for name, own in self._own_records.items()
+                }
         return self._records
 
     def bind(
@@ -236,7 +248,9 @@ class FetalDataModule(LightningDataModule):
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
         belongs = BENCHMARKS[benchmark].scores
-        chosen = [record for record in self.records if split in ("all", record.split) and belongs(record)]
+        records = self.records
+        records = self._own_records.get(benchmark, records)
+        chosen = [record for record in records if split in ("all", record.split) and belongs(record)]
         if not chosen:
             raise ValueError(
                 f"{name}: no image of benchmark {benchmark!r} in split {split!r}; "

@@ -28,6 +28,7 @@ from experiments.process import (
     status_for_make,
     without_secrets,
 )
+from experiments.recipe_files import experiment_choices, preset_names
 
 # Command -> module of experiments.commands, and what it does.
 COMMANDS = {
@@ -46,6 +47,7 @@ COMMANDS = {
         "data",
         "check a corpus, write shards, ingest DICOM, or simulate (check, shards, ingest, phantom)",
     ),
+    "prompts": ("prompts", "check prompts for a benchmark of your own (check)"),
     "inspect": ("inspect", "describe a checkpoint and print the configuration that loads it"),
     "import-protocol": ("import_protocol", "read the official prompts from a checkout of FetalCLIP"),
     "bench": ("bench", "measure every stage against its baseline"),
@@ -72,6 +74,10 @@ def run(argv: list[str]) -> int:
     """
     if argv[0] not in COMMANDS:
         raise ValueError(f"{argv[0]}: no such command; one of {', '.join(COMMANDS)}")
+    if argv[0] == "list":
+        print("experiments (EXP=):", *experiment_choices())
+        print("data presets (DATA=):", *preset_names())
+        return 0
     name = COMMANDS[argv[0]][0]
     if argv[1:] in (["-h"], ["--help"]) and argv[0] not in LIGHTNING:
         text = (

@@ -50,6 +50,8 @@ from models.files import digest
 FOLDERS = {
     "hc18": {"root": "HC18_ROOT"},
     "planes": {"root": "PLANES_ROOT"},
+    "table": {"table": "TABLE", "images": "IMAGES"},
+    "table-small": {"table": "TABLE", "images": "IMAGES"},
     "shards": {"urls": "SHARDS", "planes_root": "PLANES_ROOT", "hc18_root": "HC18_ROOT"},
 }
 TEACHER, STUDENT, PROTOCOL = "--teacher", "--student", "--protocol"

@@ -176,8 +176,8 @@ def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> li
         shipped.update(corpus_spacings(data, student.preprocessing))
     # HC18's frames are judged with their own spacings, shipped or not; not for random weights, whose scores are noise.
     _say("embedding prompts")
-    judged = shipped | (set(frames.spacings()) if trained else set())
-    heads, ages = build_heads(student, subject.protocol, judged)
+    scored = {spacing for printed in frames.spacings().values() for spacing in printed} if trained else set()
+    heads, ages = build_heads(student, subject.protocol, shipped | scored)
     shipped_ages = ages.only(shipped) if ages is not None and shipped else None
     metadata = metadata_of(student) | {METADATA_LICENCE: " ".join(weight_origin(subject.source))}
     context = ExportContext(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from metrics.bootstrap import RESAMPLES, f1_interval
@@ -25,6 +25,8 @@ class Benchmark:
         weight: Weight among the benchmarks of its kind in `composite_score`.
         exclude: Labels that are not scored.
         scale: Largest value of the headline: 100 for percent.
+        classes: Class -> prompts of a user's own benchmark; empty: those of the prompt file.
+        own: Whether it is a user's own (see `datamodules.evaluation.own_benchmarks`).
     """
 
     name: str
@@ -37,10 +39,12 @@ class Benchmark:
     weight: float = 1
     exclude: tuple[str, ...] = ()
     scale: float = 1
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+    own: bool = False
 
     def label_of(self, record: Any) -> Any:
-        """Return a record's class name or measure, None without one."""
-        return getattr(record, self.label)
+        """Return a record's class name or measure, None without one; a column of a user's table comes first."""
+        return record.others[self.label] if self.label in record.others else getattr(record, self.label, None)
 
     def scores(self, record: Any) -> bool:
         """Return whether the benchmark scores a record."""
@@ -66,6 +70,47 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
     )
 }  # fmt: skip
+
+
+class _Attribute(Mapping[str, str]):
+    """Benchmark -> one of its attributes, also of benchmarks that are registered later."""
+
+    def __init__(self, attribute: str) -> None:
+        self.attribute = attribute
+
+    def __getitem__(self, name: str) -> str:
+        return str(getattr(BENCHMARKS[name], self.attribute))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(BENCHMARKS)
+
+    def __len__(self) -> int:
+        return len(BENCHMARKS)
+
+
+HEADLINE, TITLES = _Attribute("headline"), _Attribute("title")
+
+
+def register(benchmark: Benchmark) -> None:
+    """Add a user's own benchmark to `BENCHMARKS`, in this process.
+
+    Raises:
+        ValueError: Another benchmark has its name.
+    """
+    if BENCHMARKS.setdefault(benchmark.name, benchmark) != benchmark:
+        whose = "with other settings" if BENCHMARKS[benchmark.name].own else "of this project's"
+        raise ValueError(f"benchmark {benchmark.name}: there is one {whose}; choose another name")
+
+
+def own_benchmarks(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the user's own among these benchmarks as primitives, for results; `register_saved` reads them."""
+    return [asdict(BENCHMARKS[name]) for name in names if BENCHMARKS[name].own]
+
+
+def register_saved(saved: Sequence[Mapping[str, Any]]) -> None:
+    """Register what `own_benchmarks` returned."""
+    for benchmark in saved:
+        register(Benchmark(**{**benchmark, "exclude": tuple(benchmark["exclude"])}))
 
 
 def benchmarks_of(*corpora: str) -> tuple[str, ...]:

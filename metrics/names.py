@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from metrics.benchmarks import BENCHMARKS, HC18, PLANES, SUBPLANES
+from metrics.benchmarks import BENCHMARKS, HC18, HEADLINE, PLANES, SUBPLANES, TITLES
 
-__all__ = ["HC18", "PLANES", "SUBPLANES"]  # imported here together with the names built from them
-
-HEADLINE = {benchmark.name: benchmark.headline for benchmark in BENCHMARKS.values()}
+__all__ = ["HC18", "HEADLINE", "PLANES", "SUBPLANES", "TITLES"]  # imported with the names built from them
 
 STUDENT, TEACHER, RANDOM = "student", "teacher", "random"
 # Baselines without an image, fitted on training patients: the best constant answer, `constant/hc18/validity` and

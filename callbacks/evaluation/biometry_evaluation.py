@@ -18,7 +18,7 @@ from callbacks.evaluation.input_ablations import Inputs, ablated_inputs
 from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
 from callbacks.tracking.console import progress_bar, with_progress
 from datamodules.pairs.captions import SPACING, render_spacing
-from datamodules.record import Record
+from datamodules.record import Record, further_groups
 from figures.growth_chart import Chart, growth_chart_figure
 from metrics import BiometryValidity, gestational_age_weeks, within_chart
 from metrics.biometry import (
@@ -98,7 +98,11 @@ class BiometryEvaluation(ZeroShotEvaluation):
             rows = predict(changed)
             scores = biometry_scores(rows["age_days"], rows["hc_mm"], RESAMPLES)
             found |= {f"{name}_{key}": scores[key] for key in ("validity", *interval_names("validity"))}
-        return found | {"subgroups": _subgroups(predicted), "n_scored": len(samples), "samples": samples}
+        return found | {
+            "subgroups": _subgroups(predicted, records),
+            "n_scored": len(samples),
+            "samples": samples,
+        }
 
     def baselines(self, fitted_on: list[Record], records: list[Record], benchmark: str) -> dict[str, Details]:
         """Score the best constant age and the ages that pixel sizes alone give, both of the training patients."""
@@ -175,8 +179,8 @@ def _spacings(records: list[Record], batch: dict[str, Tensor], image_size: int) 
     ]
 
 
-def _subgroups(rows: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
-    """Score by gestational age, that whose median is the measured head circumference, and by head size."""
+def _subgroups(rows: dict[str, np.ndarray], records: list[Record]) -> dict[str, dict[str, dict[str, float]]]:
+    """Score by age (that whose median is the measured head circumference), head size and further columns."""
     assessed = in_reference_range(rows["hc_mm"])
     hc_mm, age_days = rows["hc_mm"][assessed], rows["age_days"][assessed]
     valid = within_chart(hc_mm, age_days / 7)
@@ -184,6 +188,7 @@ def _subgroups(rows: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, flo
     groups: dict[str, Sequence[str | None]] = {
         "gestational age": bands,
         "third of head circumference": thirds(hc_mm, "mm"),
+        **further_groups([records[index] for index in rows["index"][assessed]]),
     }
 
     def score(part: np.ndarray) -> dict[str, float]:

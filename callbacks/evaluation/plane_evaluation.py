@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
 from callbacks.tracking.console import with_progress
 from datamodules.evaluation.protocol import Protocol
-from datamodules.record import Record
+from datamodules.record import Record, further_groups
 from figures.confusion import confusion_figure
 from figures.reliability import reliability_figure
 from metrics import ZeroShotClassification, classification_scores
@@ -51,11 +52,9 @@ class PlaneEvaluation(ZeroShotEvaluation):
             prompts = Protocol.load(protocol, planes_prompts, subplanes_prompts)
         super().__init__(protocol=prompts, **kwargs)
 
-    def _prompts(self, benchmark: str) -> dict[str, list[str]]:
-        key = BENCHMARKS[benchmark].prompts
-        if key not in self.protocol.classes:
-            raise ValueError(f"benchmark {benchmark}: the prompt file has no key {key!r}")
-        return self.protocol.classes[key]
+    def _prompts(self, benchmark: str) -> Mapping[str, Sequence[str]]:
+        prompts = self.protocol.prompts_of(BENCHMARKS[benchmark])
+        return {name: texts[: self.most_prompts] for name, texts in prompts.items()}
 
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
         """Score one model on one benchmark."""
@@ -106,7 +105,11 @@ class PlaneEvaluation(ZeroShotEvaluation):
         classes = set(_truth(records, benchmark))
         lacking = sorted(classes - set(self._prompts(benchmark)))
         if lacking:
-            raise ValueError(f"benchmark {benchmark}: the prompt file has no prompts for {lacking}")
+            raise ValueError(
+                f"benchmark {benchmark}: the prompt file has no prompts for {lacking}, labels of the images "
+                f"({next(r.name for r in records if BENCHMARKS[benchmark].label_of(r) in lacking)} is one); add them, "
+                "or leave the labels out with exclude"
+            )
         if len(classes) == 1:
             return (
                 f"all {len(records)} images are of the class {classes.pop()}: "
@@ -144,6 +147,7 @@ def _subgroups(
     return {
         "machine": subgroup_scores([record.machine for record in chosen], score),
         "operator": subgroup_scores([record.operator for record in chosen], score),
+        **{name: subgroup_scores(groups, score) for name, groups in further_groups(chosen).items()},
     }
 
 

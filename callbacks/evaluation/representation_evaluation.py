@@ -162,6 +162,8 @@ class RepresentationEvaluation(Callback):
             return {}
         chosen = data.records if self.probe_split in ("all", OFFICIAL) else data.split(self.probe_split)
         views = [record for record in chosen if record.corpus == "planes" and record.plane is not None]
+        if not views:  # a user's table trains, the public set only tests
+            return {}
         tasks = {VIEWS: views}
         if SUBPLANES in data.benchmarks:
             tasks[SUBPLANES] = [record for record in views if BENCHMARKS[SUBPLANES].scores(record)]

@@ -85,6 +85,7 @@ class ZeroShotEvaluation(Callback):
         if not isinstance(protocol, Protocol):
             protocol = Protocol.load(protocol)
         self.protocol = protocol if most_prompts is None else protocol.first(most_prompts)
+        self.most_prompts = most_prompts
         self.every_n_epochs = every_n_epochs
         self.wanted = benchmarks
         self.selection_split = selection_split

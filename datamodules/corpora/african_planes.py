@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.corpora.corpus import Corpus
-from datamodules.corpora.fetal_planes import PLANE_LABELS
-from datamodules.corpora.table import Row
-from datamodules.record import Record
+from datamodules.corpora.rows import Row
+from datamodules.record import PLANE_LABELS, Record
 
 
 def _record(row: Row, image: Path) -> Record:

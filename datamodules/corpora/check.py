@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from open_clip.tokenizer import SimpleTokenizer
 from tqdm import tqdm
 
 from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.copies import nearest_copies, perceptual_hash
-from datamodules.corpora.corpus import counts
-from datamodules.corpora.table import first_few
+from datamodules.corpora.corpus import counts, split_by_patient
+from datamodules.corpora.records import table_records
+from datamodules.corpora.rows import first_few
+from datamodules.corpora.table import read_table
+from datamodules.pairs.captions import caption_templates
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 
@@ -61,6 +66,63 @@ def check_corpus(
         *check_duplicates(images),
         *check_measurements(images),
         *([check_copies(copies, images["name"])] if benchmarks else []),
+    ]
+
+
+def check_tables(
+    paths: Sequence[Path], reading: Mapping[str, Any], workers: int, context_length: int = 77
+) -> tuple[list[Finding], pd.DataFrame]:
+    """Run every check on one or more tables of a user's own; also return the scanned images (see `scan_images`).
+
+    Args:
+        paths: The tables (see `datamodules.corpora.table.read_table`).
+        reading: Further arguments of `read_table`.
+        workers: Processes that decode.
+        context_length: Tokens that a text tower reads; longer captions are cut off.
+    """
+    missing: list[str] = []
+    records: list[Record] = []
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        for path in paths:
+            # Patients of several tables are the same if they are called the same: only then can leaks be found.
+            own = table_records(read_table(path, **reading, missing=missing))
+            records += [replace(r, name=f"{path}: {r.name}") for r in own] if len(paths) > 1 else own
+    if all(record.split is None for record in records):
+        records = split_by_patient(records, val_share=0.1, test_share=0.2, seed=0)
+    images = scan_images(records, workers)
+    findings = [
+        *(Finding(f"count: {name}", "ok", str(number)) for name, number in counts(records).items()),
+        _finding("patients unknown", "warning", [str(warning.message) for warning in noted]),
+        *check_files(missing, images),
+        *check_splits(images),
+        *check_duplicates(images),
+        *check_captions(records, context_length),
+        *check_measurements(images),
+    ]
+    return findings, images
+
+
+def check_captions(records: Sequence[Record], context_length: int) -> list[Finding]:
+    """Report images for which there is no caption, and captions that a text tower cuts off (CLIP's tokens)."""
+    silent, long = [], []
+    encode, tokens = SimpleTokenizer().encode, dict[str, int]()
+    for record in records:
+        try:
+            captions = caption_templates(record)
+        except ValueError:
+            silent.append(record.name)
+            continue
+        for text in captions:
+            if text not in tokens:
+                tokens[text] = len(encode(text)) + 2  # with start and end
+        longest = max(tokens[text] for text in captions)
+        if longest > context_length:
+            long.append(f"{record.name} ({longest} tokens)")
+    share = f"; {len(long) / max(1, len(records)):.1%} of the images, cut off at {context_length} tokens"
+    return [
+        _finding("images without caption", "error", silent),
+        _finding("captions beyond the context length", "warning", long, share),
     ]
 
 
@@ -159,7 +221,8 @@ def check_duplicates(images: pd.DataFrame) -> list[Finding]:
     leaks: list[str] = []
     shared: list[str] = []
     copies: list[str] = []
-    for _, group in images[images.duplicated("pixels", keep=False)].groupby("pixels", sort=False):
+    readable = images[images["pixels"].notna()]
+    for _, group in readable[readable.duplicated("pixels", keep=False)].groupby("pixels", sort=False):
         found = (
             leaks if group["split"].nunique() > 1 else shared if group["patient"].nunique() > 1 else copies
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datamodules.corpora.table import Row, find_images, find_table, read_table
+from datamodules.corpora.rows import Row, find_images, find_table, read_rows
 from datamodules.record import Record
 
 
@@ -38,7 +38,7 @@ class Corpus:
         """
         table = find_table(Path(root), self.table, self.title, self.remedy)
         rows: dict[str, Row] = {}
-        for row in read_table(table, self.columns):
+        for row in read_rows(table, self.columns):
             name = row.text(self.columns[0])
             if name in rows:
                 raise ValueError(f"{row.where}: {name} appears twice")

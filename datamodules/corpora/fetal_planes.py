@@ -7,20 +7,12 @@ from typing import Any
 
 from datamodules.base import FetalDataModule
 from datamodules.corpora.corpus import Corpus, split_by_patient
-from datamodules.corpora.table import Row
-from datamodules.record import BRAIN_PLANES, Record
+from datamodules.corpora.rows import Row
+from datamodules.record import BRAIN_PLANES, PLANE_LABELS, Record
 from metrics.benchmarks import benchmarks_of
 
 FETAL_PLANES_TABLE = "FETAL_PLANES_DB_data.csv"
 FETAL_PLANES_IMAGES = "Images"
-PLANE_LABELS = {
-    "fetal brain": "brain",
-    "fetal abdomen": "abdomen",
-    "fetal thorax": "heart",
-    "fetal femur": "femur",
-    "maternal cervix": "cervix",
-    "other": "other",
-}
 _BRAIN_PLANES = {**{plane: plane for plane in BRAIN_PLANES}, "not a brain": None}
 _SPLITS = {"1": "train", "0": "test"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from datamodules.base import FetalDataModule
 from datamodules.corpora.corpus import Corpus, split_by_patient
-from datamodules.corpora.table import Row
+from datamodules.corpora.rows import Row
 from datamodules.record import Record
 from metrics.benchmarks import benchmarks_of
 from metrics.growth_chart import gestational_age_weeks

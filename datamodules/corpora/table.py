@@ -1,124 +1,361 @@
-"""Read the CSV table of a public corpus and find the image files that it names."""
+"""Read a user's table of images and captions: CSV, TSV, JSON Lines, Parquet, or an image folder."""
 
 from __future__ import annotations
 
 import csv
-import shlex
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.corpora.rows import first_few
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 
-_SHOWN = 5
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+# Column -> its usual names, the preferred first; letter case, blanks and hyphens do not matter.
+COLUMNS = {
+    "image": ("image", "file_name", "filename", "path", "filepath", "file_path", "file", "image_path", "image_name"),
+    "caption": ("caption", "captions", "text", "report", "title"),
+    "patient": ("patient", "patient_id", "patient_num", "subject", "subject_id"),
+    "split": ("split",),
+    "plane": ("plane",),
+    "brain_plane": ("brain_plane", "subplane"),
+    "ga_days": ("ga_days",),
+    "ga_weeks": ("ga_weeks",),
+    "hc_mm": ("hc_mm", "head_circumference_mm"),
+    "pixel_size_mm": ("pixel_size_mm", "pixel_spacing_mm"),
+    "operator": ("operator",),
+    "machine": ("machine", "us_machine"),
+}  # fmt: skip
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Column -> least and largest value, and what a value below or above is likely to be.
+PLAUSIBLE = {
+    "pixel_size_mm": (0.02, 2.0, "centimetres", "micrometres"),
+    "hc_mm": (40.0, 450.0, "centimetres", "pixels"),
+    "ga_days": (28.0, 315.0, "weeks", "hours"),
+    "ga_weeks": (4.0, 45.0, "months", "days"),
+}
+MISSING_TEXTS = ("", "nan", "null", "none", "na", "n/a", "<na>")
+_WEEKS_AND_DAYS = re.compile(r"(\d+) ?[+w] ?([0-6]) ?d?")
+METADATA = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One data row: stripped values by column, and its place for messages, "file, row 7" (row 1 is the header)."""
+def read_table(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    images: str | Path | None = None,
+    outside: bool = False,
+    missing: list[str] | None = None,
+) -> pd.DataFrame:
+    """Read a table of images, with the columns of `COLUMNS` in one form.
 
-    values: dict[str, str]
-    where: str
+    Args:
+        path: The table, or a folder: with ``metadata.csv`` (or another form), also one for each of ``train/``, ``val/``
+            and ``test/``, as Hugging Face's ``imagefolder`` has; else all image files of the folder without metadata.
+        columns: Our name -> the table's name, for columns without a usual name.
+        images: Folder that image paths are relative to; by default the one of the table.
+        outside: Whether images may lie outside of that folder.
+        missing: Receives the names of images without a file, whose rows are left out; without it they are an error.
 
-    def text(self, column: str) -> str:
-        """Return a value that must not be empty."""
-        if not self.values[column]:
-            raise ValueError(f"{self.where}: {column} is empty")
-        return self.values[column]
+    Returns:
+        A row for each image, by its name as the table has it (unique). Columns: ``image`` (absolute path), ``caption``
+        (tuple of texts, empty if unknown), ``patient`` (the image's own name where unknown), ``split`` ("train", "val",
+        "test"), ``plane``, ``brain_plane``, ``operator``, ``machine`` (None where unknown), ``ga_days``, ``hc_mm``,
+        ``pixel_size_mm`` (NaN where unknown), then every other column of the table as text.
 
-    def number(self, column: str) -> float:
-        """Return a value that must be a positive finite number."""
-        text = self.values[column]
-        try:
-            value = float(text)
-        except ValueError:
-            value = 0.0
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{self.where}: {column} is {text!r}, expected a positive finite number")
-        return value
-
-    def label(self, column: str, known: Mapping[str, str | None]) -> str | None:
-        """Translate a label, in any letter case, that must be one of the `known`."""
-        value = self.values[column]
-        if value.casefold() not in known:
-            raise ValueError(f"{self.where}: {column} is {value!r}, expected one of {list(known)}")
-        return known[value.casefold()]
-
-
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a CSV file; `columns` are those required, as the rows shall name them.
-
-    Accepts a byte-order mark, any of the separators ``;``, ``,`` and tab (the one that splits the header into most
-    columns), blanks around headers and values, headers in any letter case, and empty lines.
+    Raises:
+        ValueError: A value or column cannot be used; the message names file and row.
+        FileNotFoundError: The table or an image is missing.
     """
+    path = Path(path)
+    parts = []
+    for file, split in table_files(path):
+        table = _canonical(_parse(file), file, columns or {})
+        if split is not None and table["split"].isna().all():
+            table["split"] = split
+        folder = file.parent if file.is_file() else file
+        prefix = "" if folder in (path, path.parent) else f"{folder.name}/"
+        table.index, names = pd.Index(prefix + table["image"], name="name"), table["image"]
+        table["image"] = list(_resolve(names, file, Path(images or folder), outside, missing))
+        parts.append(table.dropna(subset="image"))
+    table = pd.concat(parts)
+    if table.empty and not missing:
+        raise ValueError(f"{path}: no rows")
+    if unknown := int(table["patient"].isna().sum()):
+        lacking = "no patient column" if unknown == len(table) else f"{unknown} rows have no patient"
+        warnings.warn(
+            f"{path}: {lacking}; each image counts as a patient of its own, so images of one patient may be in "
+            "training and test",
+            stacklevel=2,
+        )
+        table["patient"] = table["patient"].where(table["patient"].notna(), table.index.to_series())
+    return table
+
+
+def table_files(path: Path) -> list[tuple[Path, str | None]]:
+    """Return the tables of a path, each with the split that its folder means; a folder of images stands for itself."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such table or folder")
+    if path.is_file():
+        if path.suffix.casefold() not in SUFFIXES:
+            raise ValueError(f"{path}: not a table; its name must end with one of {', '.join(SUFFIXES)}")
+        return [(path, None)]
+    own = [(path / name, None) for name in METADATA if (path / name).is_file()]
+    split = [
+        (folder / name, SPLIT_NAMES[folder.name.casefold()])
+        for folder in sorted(path.iterdir())
+        for name in METADATA
+        if folder.name.casefold() in SPLIT_NAMES and (folder / name).is_file()
+    ]
+    return own[:1] or split or [(path, None)]
+
+
+def list_images(folder: Path) -> list[str]:
+    """Return the names of all image files below a folder, relative to it, sorted; hidden files do not count."""
+    return sorted(
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.suffix.casefold() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def _parse(path: Path) -> pd.DataFrame:
+    """Return the cells as text, lists and numbers (None where empty), indexed by row number for messages."""
+    if path.is_dir():
+        if found := list_images(path):
+            return pd.DataFrame({"image": found}, dtype=object)
+        raise FileNotFoundError(f"{path}: neither images nor a table {METADATA[0]}")
+    suffix = path.suffix.casefold()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        if suffix == ".parquet":
+            raw = pd.DataFrame(pq.read_table(path).to_pydict(), dtype=object)
+            return raw.set_index(raw.index + 1)
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            read = _json_lines if suffix in (".jsonl", ".ndjson") else _separated
+            return read(path, stream)
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a UTF-8 text file; save it as CSV (UTF-8)") from None
-    header_line = next((line for line in lines if line.strip()), "")
-    reader = csv.reader(lines, delimiter=max(";,\t", key=header_line.count))
-    rows = ([cell.strip() for cell in cells] for cells in reader)
-    filled = (cells for cells in rows if any(cells))
-    header = [cell.casefold() for cell in next(filled, [])]
-    missing = [column for column in columns if column.casefold() not in header]
-    if missing:
-        raise ValueError(f"{path}: columns {missing} are missing; the header is {header_line!r}")
-    positions = {column: header.index(column.casefold()) for column in columns}
-    for cells in filled:
-        where = f"{path}, row {reader.line_num}"
-        if len(cells) <= max(positions.values()):
-            raise ValueError(f"{where}: {len(cells)} values where the header has {len(header)}")
-        yield Row({column: cells[position] for column, position in positions.items()}, where)
+        raise ValueError(f"{path}: not a UTF-8 text file; save it as UTF-8") from None
+    except (pa.ArrowException, csv.Error) as error:
+        raise ValueError(f"{path}: not a readable {suffix[1:]} file ({str(error).splitlines()[0]})") from None
 
 
-def find_table(root: Path, name: str, corpus: str, remedy: str) -> Path:
-    """Return the CSV file `name` in `root` or a direct subfolder of it; an error ends with `remedy`."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{corpus}: folder {root} does not exist; {remedy}")
-    for candidate in (root / name, *sorted(root.glob(f"*/{name}"))):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(f"{corpus}: {root} holds no {name}; {remedy}")
+def _separated(path: Path, stream: Iterable[str]) -> pd.DataFrame:
+    lines = iter(stream)
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max(";,\t", key=first.count)
+    header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows: dict[int, list[str]] = {}
+    for cells in reader:
+        number = reader.line_num + 1  # the header is row 1
+        if len(cells) > len(header):
+            raise ValueError(
+                f'{path}, row {number}: {len(cells)} values where the header has {len(header)}; put "..." around a '
+                f"text that has {delimiter!r} in it"
+            )
+        if any(cell.strip() for cell in cells):
+            rows[number] = [*cells, *[""] * (len(header) - len(cells))]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=object)
 
 
-def find_images(
-    table: Path, names: Collection[str], folder: str, corpus: str, missing: list[str] | None = None
-) -> dict[str, Path]:
-    """Map each name of a table, with or without an extension, to its image file.
+def _json_lines(path: Path, stream: Iterable[str]) -> pd.DataFrame:
+    rows: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            rows[number] = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, row {number}: not a JSON object ({error})") from None
+        if not isinstance(rows[number], dict):
+            raise ValueError(f"{path}, row {number}: expected a JSON object")
+    return pd.DataFrame(list(rows.values()), index=list(rows), dtype=object)
 
-    `folder` beside the table is searched first, then everything beside it, for any image extension in any letter case.
-    `missing` receives the names without a file; otherwise an error counts them and gives the command of `corpus` that
-    lists all. A name that fits several files is a ValueError.
+
+def _canonical(raw: pd.DataFrame, path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Rename the columns and bring their values into one form; a row number in the index, other columns as text."""
+    chosen = _choose_columns([str(name) for name in raw.columns], path, columns)
+    raw.columns = pd.Index([str(name) for name in raw.columns])
+    table = pd.DataFrame(index=raw.index)
+    table["image"] = _texts(raw[chosen["image"]])
+    unnamed = table.index[table["image"].isna()]
+    if len(unnamed):
+        raise ValueError(f"{path}, row {unnamed[0]}: {chosen['image']} is empty")
+    nothing = pd.Series([None] * len(raw), index=raw.index, dtype=object)
+    captions = raw[chosen["caption"]] if "caption" in chosen else nothing
+    table["caption"] = pd.Series([_captions(cell) for cell in captions], index=raw.index, dtype=object)
+    for name in ("patient", "split", "plane", "brain_plane", "operator", "machine"):
+        table[name] = _texts(raw[chosen[name]]) if name in chosen else nothing
+    for row, text in table["split"].dropna().items():
+        if text.casefold() not in SPLIT_NAMES:
+            known = ", ".join(SPLIT_NAMES)
+            raise ValueError(f"{path}, row {row}: {chosen['split']} is {text!r}, expected one of {known}")
+    table["split"] = (
+        table["split"].str.casefold().map(SPLIT_NAMES).astype(object).where(table["split"].notna(), None)
+    )
+    numbers = {
+        name: _numbers(_texts(raw[chosen[name]]), name, chosen[name], path)
+        for name in PLAUSIBLE
+        if name in chosen
+    }
+    for name in ("ga_days", "hc_mm", "pixel_size_mm"):
+        table[name] = numbers.get(name, pd.Series(float("nan"), index=raw.index))
+    if "ga_weeks" in numbers:
+        table["ga_days"] = table["ga_days"].fillna((7 * numbers["ga_weeks"]).round())
+    others = [name for name in raw.columns if name not in {*chosen.values(), *table.columns}]
+    return pd.concat([table, raw[others].apply(_texts)], axis=1)
+
+
+def _choose_columns(present: list[str], path: Path, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return our name -> the table's name of every column that is there."""
+    if unknown := sorted(set(columns) - set(COLUMNS)):
+        raise ValueError(f"columns.{unknown[0]}: no such column; one of {', '.join(COLUMNS)}")
+    if len(set(present)) < len(present):
+        twice = next(name for name in present if present.count(name) > 1)
+        raise ValueError(f"{path}: two columns are called {twice!r}")
+    plain = {re.sub(r"[\W_]+", "_", name.casefold()).strip("_"): name for name in reversed(present)}
+    chosen = {}
+    for ours, usual in COLUMNS.items():
+        given = columns.get(ours)
+        if given is not None and given not in present:
+            raise ValueError(f"{path}: no column {given!r} (columns.{ours}); it has {', '.join(present)}")
+        found = [given] if given else [plain[name] for name in usual if name in plain]
+        if found:
+            chosen[ours] = found[0]
+    if "image" not in chosen:
+        raise ValueError(
+            f"{path}: no column of images ({', '.join(COLUMNS['image'][:4])}, ...); --data.columns.image=NAME says "
+            f"which it is; it has {', '.join(present) or 'no columns'}"
+        )
+    return chosen
+
+
+def _text(cell: Any) -> str | None:
+    if not isinstance(cell, str):
+        if cell is None or cell != cell:
+            return None
+        cell = str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    text = cell.strip()
+    return None if text.casefold() in MISSING_TEXTS else text
+
+
+def _texts(column: pd.Series) -> pd.Series:
+    return pd.Series([_text(cell) for cell in column], index=column.index, dtype=object)
+
+
+def _captions(cell: Any) -> tuple[str, ...]:
+    """Return the captions of a cell: a list, a text, or a list written as JSON."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with suppress(json.JSONDecodeError):  # else a text such as "[1] fetal head"
+            cell = json.loads(cell)
+    cells = cell if isinstance(cell, list | tuple) else [cell]
+    return tuple(text for text in map(_text, cells) if text is not None)
+
+
+def _numbers(cells: pd.Series, name: str, column: str, path: Path) -> pd.Series:
+    """Parse a column of lengths or ages; an implausible value is an error that says which unit it may have."""
+    least, largest, below, above = PLAUSIBLE[name]
+    numbers = {}
+    for row, text in cells.items():
+        if text is None:
+            continue
+        value = _number(text, name)
+        if not least <= value <= largest:
+            hint = f"; is it in {below if value < least else above}?" if value > 0 else ""
+            raise ValueError(
+                f"{path}, row {row}: {column} is {text!r}, expected {name} from {least:g} to {largest:g}{hint}"
+            )
+        numbers[row] = value
+    values = pd.Series(numbers, dtype=float)
+    if name == "ga_days" and values.max() <= PLAUSIBLE["ga_weeks"][1]:
+        row = values.idxmax()
+        raise ValueError(
+            f"{path}, row {row}: {column} is {cells[row]!r}, and none is larger; is it in weeks?"
+        )
+    return values.reindex(cells.index)
+
+
+def _number(text: str, name: str) -> float:
+    """Parse a number, also with a decimal comma, or an age such as "20+3" or "20w3d"; NaN if it is neither."""
+    try:
+        return float(text.replace(",", ".", 1))
+    except ValueError:
+        age = _WEEKS_AND_DAYS.fullmatch(text) if name.startswith("ga_") else None
+    if age is None:
+        return math.nan
+    days = 7 * int(age[1]) + int(age[2])
+    return days if name == "ga_days" else days / 7
+
+
+def _resolve(
+    names: pd.Series, table: Path, root: Path, outside: bool, missing: list[str] | None
+) -> pd.Series:
+    """Return the absolute paths of images by row; None for those that `missing` receives.
+
+    One listing for each folder instead of a look at each file keeps large tables on network drives fast.
     """
-    root = table.parent
-    found: dict[str, list[Path]] = {}
-    for paths in ((root / folder).glob("*"), root.rglob("*")):
-        if len(found) < len(names):
-            index = defaultdict(list)
-            for path in sorted(paths):
-                if path.suffix.casefold() in IMAGE_SUFFIXES:
-                    index[_stem(path.name)].append(path)
-            found = {**{name: index[_stem(name)] for name in names if _stem(name) in index}, **found}
-    absent = [name for name in names if name not in found]
+    base = Path(os.path.realpath(root))
+    folders: dict[
+        str, tuple[Path, dict[str, bool]]
+    ] = {}  # folder as named -> its real path, files -> is it a link
+    paths: dict[Any, str | None] = {}
+    absent = []
+    for row, name in names.items():
+        folder, _, file = name.replace("\\", "/").rpartition("/")
+        if file.casefold().endswith((".dcm", ".dicom")):
+            raise ValueError(
+                f"{table}, row {row}: {name} is a DICOM file; sonodistill data ingest writes images and a table from a "
+                "DICOM folder (docs/own-data.md)"
+            )
+        if folder not in folders:
+            real = Path(os.path.realpath(root / folder))
+            folders[folder] = real, _list_files(real)
+        real, files = folders[folder]
+        path = f"{real}/{file}"
+        if files.get(file):
+            path = os.path.realpath(path)
+            real = Path(path).parent
+        if not (outside or real == base or real.is_relative_to(base)):
+            raise ValueError(
+                f"{table}, row {row}: {name} is outside of {root}; IMAGES=folder sets the images' folder, and "
+                "--data.outside=true allows files elsewhere"
+            )
+        paths[row] = path if file in files else None
+        if file not in files:
+            absent.append(f"{name} (row {row})")
     if missing is not None:
         missing += absent
     elif absent:
         raise FileNotFoundError(
             f"{table}: {len(absent)} of {len(names)} images are missing under {root}: {first_few(absent)}; "
-            f"to list all: make check-data DATA={corpus} ROOT={shlex.quote(str(root))} ARGS=--all"
+            "IMAGES=folder sets the folder that the table's paths are relative to"
         )
-    for name, several in found.items():
-        if len(several) > 1:
-            raise ValueError(f"{table}: {name} fits several files, keep one of {[str(p) for p in several]}")
-    return {name: several[0] for name, several in found.items()}
+    first: dict[str, Any] = {}
+    for row, path in paths.items():
+        if path is not None and first.setdefault(path, row) != row:
+            raise ValueError(
+                f"{table}, row {row}: {names[row]} is also in row {first[path]}; give an image's captions as one list"
+            )
+    return pd.Series(paths, dtype=object)
 
 
-def first_few(names: Sequence[str]) -> str:
-    """Join the first names of a list that may be long."""
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-def _stem(name: str) -> str:
-    path = Path(name)
-    return (path.stem if path.suffix.casefold() in IMAGE_SUFFIXES else path.name).casefold()
+def _list_files(folder: str) -> dict[str, bool]:
+    """Return the names of a folder's files, and whether each is a link."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}

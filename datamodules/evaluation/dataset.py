@@ -12,7 +12,7 @@ from datamodules.cores import usable_cores
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.sample import metadata
 from datamodules.pairs.transforms import EvaluationTransform
-from datamodules.record import Record
+from datamodules.record import PackedRecords, Record
 from models import Preprocessing
 
 
@@ -25,7 +25,7 @@ class EvaluationDataset(Dataset):
     def __init__(
         self, records: list[Record], preprocessing: Preprocessing, first: int = 0, step: int = 1
     ) -> None:
-        self.records = records
+        self.records = PackedRecords(records)
         self._indices = range(first, len(records), step)
         self._transform = EvaluationTransform(preprocessing)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from datamodules.record import BRAIN_PLANES, PLANES
-from metrics.benchmarks import BENCHMARKS
+from metrics.benchmarks import BENCHMARKS, Benchmark
 from models.files import write_json
 
 DEFAULT_PROTOCOL = Path(__file__).parent / "protocols" / "default.json"
@@ -112,6 +113,18 @@ class Protocol:
             message = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
             raise ValueError(f"{replaced.get(message.split(':')[0], source)}: {message}, {EXAMPLE}") from None
 
+    def prompts_of(self, benchmark: Benchmark) -> Mapping[str, Sequence[str]]:
+        """Return class -> prompts of a classification benchmark; a user's own benchmark may bring them.
+
+        Raises:
+            ValueError: Neither has any.
+        """
+        if benchmark.classes:
+            return benchmark.classes
+        if benchmark.prompts not in self.classes:
+            raise ValueError(f"benchmark {benchmark.name}: the prompt file has no key {benchmark.prompts!r}")
+        return self.classes[benchmark.prompts]
+
     def first(self, count: int) -> Protocol:
         """Return only the first prompts of each class and the first templates."""
         short = {
@@ -123,6 +136,23 @@ class Protocol:
     def save(self, path: str | Path) -> None:
         """Write the prompts as JSON, atomically."""
         write_json(Path(path), self._content())
+
+
+def read_prompts(path: str | Path) -> dict[str, list[str]]:
+    """Read a file of class -> sentences.
+
+    Raises:
+        ValueError: It is no such file, or has fewer than two classes; the message names the class.
+        FileNotFoundError: There is none.
+    """
+    try:
+        return TypeAdapter(Prompts).validate_python(_read_json(Path(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ": ".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"{path}: {place}{': ' * bool(place)}{first['msg']}; expected class -> list of sentences"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -68,18 +68,24 @@ _FULL_TEMPLATES = (
 def caption_templates(record: Record) -> tuple[str, ...]:
     """Return the captions that fit a record; ``{spacing}`` may be unfilled in them.
 
-    A caption that comes with the image is the only one. Captions of brain images use the age, the pixel size and the
+    Captions that come with the image are the only ones. Captions of brain images use the age, the pixel size and the
     sub-plane where known: age captions, sub-plane captions and, where all is known, full captions are alternatives.
     A caption that occurs several times in the tuple is drawn that many times more often.
     """
     if record.caption is not None:
-        if not record.caption.strip():
+        captions = (record.caption,) if isinstance(record.caption, str) else record.caption
+        if not all(caption.strip() for caption in captions):
             raise ValueError(f"{record.name}: the caption is empty")
-        return (record.caption.strip(),)
+        return tuple(caption.strip() for caption in captions)
     if record.plane is None:
         raise ValueError(f"{record.name}: neither a caption nor a plane to write one from")
     if record.plane == "other":
         return _OTHER_TEMPLATES
+    if record.plane not in _STRUCTURES:
+        raise ValueError(
+            f"{record.name}: no caption, and none can be written for the plane {record.plane!r}, only for "
+            f"{', '.join(_STRUCTURES)} and other"
+        )
     plain = tuple(template.format(structure=_STRUCTURES[record.plane]) for template in _PLANE_TEMPLATES)
     if record.plane == "brain":
         weeks, days = divmod(record.ga_days or 0, 7)

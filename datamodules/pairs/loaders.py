@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import signal
 import weakref
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ class PlainErrorLoader(DataLoader):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("worker_init_fn", _ignore_signals)
+        kwargs.setdefault("worker_init_fn", _start_worker)
         super().__init__(*args, **kwargs)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -88,7 +89,8 @@ def resume_position(trainer: Trainer | None) -> tuple[int, int]:
     return int(epoch.processed), int(batches.current.processed)
 
 
-def _ignore_signals(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    gc.freeze()  # collecting would write to all objects of the main process, and so copy them into every worker
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
 

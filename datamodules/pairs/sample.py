@@ -16,7 +16,7 @@ from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.stores import SquareCache, TeacherStore
 from datamodules.pairs.transforms import TwoViewTransform
-from datamodules.record import Record
+from datamodules.record import PackedRecords, Record
 from models import Preprocessing, build_tokenizer
 
 OnError = Literal["raise", "skip"]
@@ -91,7 +91,7 @@ class PairDataset(Dataset):
         draws: int | None = None,
         taught: TeacherStore | None = None,
     ) -> None:
-        self.records = records
+        self.records = PackedRecords(records)
         self.builder = builder
         self._seed = seed
         self._on_error = on_error

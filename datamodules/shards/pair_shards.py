@@ -13,7 +13,7 @@ from webdataset.shardlists import expand_urls
 from datamodules.base import FetalDataModule, check_least
 from datamodules.corpora.fetal_planes import FetalPlanesDataModule
 from datamodules.corpora.hc18 import HC18DataModule
-from datamodules.corpora.table import first_few
+from datamodules.corpora.rows import first_few
 from datamodules.pairs.loaders import resume_position
 from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank
@@ -61,7 +61,8 @@ class PairShardsDataModule(FetalDataModule):
         self.shuffle_buffer = shuffle_buffer
         sets = ((FetalPlanesDataModule, planes_root), (HC18DataModule, hc18_root))
         self._evaluated = [module(root=root) for module, root in sets if root is not None]
-        self.benchmarks = tuple(name for module in self._evaluated for name in module.benchmarks)
+        public = (name for module in self._evaluated for name in module.benchmarks)
+        self.benchmarks = (*public, *self.benchmarks)
 
     def read_records(self) -> list[Record]:
         """Check the shards and read the evaluation sets, whose training images are not used."""

@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.check import benchmark_copies, scan_images
 from datamodules.corpora.copies import perceptual_hash
 from datamodules.corpora.corpus import counts
+from datamodules.corpora.records import table_records, with_splits
 from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.record import Record
@@ -43,29 +44,34 @@ def collect(
     exclude_test: bool,
     exclude: Sequence[tuple[str, Path]] = (),
     workers: int = 1,
+    tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> tuple[list[Record], list[dict[str, Any]]]:
-    """Read corpora and describe them for the manifest.
+    """Read corpora, and a user's tables by name, and describe them for the manifest.
 
     Args:
         roots: Name of a corpus -> its folder.
         exclude_test: Whether to leave out validation and test patients.
         exclude: Name and folder of each corpus of which no image, nor a copy of one, may occur.
         workers: Processes that decode images to compare them with those of `exclude`.
+        tables: Name in the manifest -> table of a user's own.
     """
-    records: list[Record] = []
-    sources = []
+    read: list[tuple[dict[str, Any], list[Record]]] = []
     for name, root in sorted(roots.items()):
         corpus = CORPORA[name]
-        ours = corpus.assign_splits(corpus.read(root))
-        ours, left_out = without_evaluation_patients(ours) if exclude_test else (ours, 0)
+        described = {key: getattr(corpus, key) for key in ("name", "title", "source", "licence", "citation")}
+        read.append((described, corpus.assign_splits(corpus.read(root))))
+    for name, table in (tables or {}).items():
+        described = {"name": name, "title": name, "source": "a table of one's own", "licence": "not stated"}
+        ours = table_records(table, name)
+        read.append((described, with_splits(ours, val_share=0.1, test_share=0.2, seed=0)))
+    records: list[Record] = []
+    sources = []
+    for described, every in read:
+        ours, left_out = without_evaluation_patients(every) if exclude_test else (every, 0)
+        described["evaluation_images_left_out"] = left_out
         if exclude:
             copies = benchmark_copies(scan_images(ours, workers), exclude, workers)
             ours = [record for row, record in enumerate(ours) if row not in copies]
-        described: dict[str, Any] = {
-            key: getattr(corpus, key) for key in ("name", "title", "source", "licence", "citation")
-        }
-        described["evaluation_images_left_out"] = left_out
-        if exclude:
             described["benchmark_copies_left_out"] = Counter(copy.split()[0] for copy in copies.values())
         sources.append({**described, "counts": counts(ours)})
         records += ours
@@ -128,8 +134,11 @@ def write_shards(
             partial.open("wb") as file,
             wds.TarWriter(file, "", "", encoder=False, mtime=0) as writer,
         ):
-            for record in shard:
-                writer.write(encode_sample(record))
+            for place, record in enumerate(shard):
+                sample = encode_sample(record)
+                if record.corpus not in CORPORA:  # the names of a user's own files may identify patients
+                    sample["__key__"] = f"{record.corpus}-{number:06d}-{place:06d}"
+                writer.write(sample)
         manifest["shards"].append(
             {"name": path.name, "samples": len(shard), "bytes": path.stat().st_size, "sha256": sha256(path)}
         )
@@ -167,15 +176,16 @@ def scan_shards(out: Path) -> pd.DataFrame:
 
 
 def encode_sample(record: Record) -> dict[str, Any]:
-    """Encode a record as the members of its sample."""
+    """Encode a record as the members of its sample; of a user's own images without patient, name and file metadata."""
+    public = record.corpus in CORPORA
     pixels = read_image(record.image)  # also of files that are copied: no broken image may be published
     captions = caption_templates(record)
-    own = ("name", "image", "caption", "split")
+    own = ("name", "image", "caption", "split", "others", *(() if public else ("patient", "operator")))
     facts = {key: value for key, value in asdict(record).items() if value is not None and key not in own}
     size = {"height": pixels.shape[0], "width": pixels.shape[1], "image_size": TEXT_IMAGE_SIZE}
     text = render_spacing(captions[0], **size, pixel_size_mm=record.pixel_size_mm)
-    suffix, content = _KEPT_SUFFIXES.get(record.image.suffix.casefold()), io.BytesIO()
-    if suffix is None:
+    suffix, content = public and _KEPT_SUFFIXES.get(record.image.suffix.casefold()), io.BytesIO()
+    if not suffix:
         Image.fromarray(pixels).save(content, format="PNG")
     return {
         # A dot would end the key in WebDataset's naming.

@@ -1,28 +1,34 @@
 """Check a corpus, write shards, ingest an archive, or simulate a corpus.
 
-usage: sonodistill data check DATA ROOT     counts, unreadable files, duplicates and leaks of a corpus on disk
-       sonodistill data shards ROOT OUT     an open pre-training corpus from the public sets, as WebDataset shards
-       sonodistill data ingest SOURCE OUT   de-identified pictures and a table from DICOM files and cine loops
-       sonodistill data phantom             a simulated corpus; --preview=OUT.png draws a contact sheet instead
+usage: sonodistill data check DATA ROOT        counts, unreadable files, duplicates and leaks of a corpus on disk
+       sonodistill data check table TABLE ...  the same of tables of your own; --sheet=OUT.png draws a contact sheet
+       sonodistill data shards [ROOT] OUT      a pre-training corpus from the public sets and --table=TABLE, as shards
+       sonodistill data ingest SOURCE OUT      de-identified pictures and a table from DICOM files and cine loops
+       sonodistill data phantom                a simulated corpus; --preview=OUT.png draws a contact sheet instead
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from datamodules.base import check_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
-from datamodules.corpora.check import Finding, benchmark_copies, check_copies, check_corpus
+from datamodules.corpora.check import Finding, benchmark_copies, check_copies, check_corpus, check_tables
+from datamodules.corpora.sheet import write_sheet
+from datamodules.corpora.table import read_table
 from datamodules.ingest import archive, scans
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
+from datamodules.record import TABLE
 from datamodules.shards.pair_shards import MANIFEST
 from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
 from experiments.process import Parser
@@ -33,11 +39,20 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 def check(arguments: argparse.Namespace) -> int:
     """Print the table of findings and return 1 if there is an error (with ``--strict``: or a warning), else 0."""
+    roots = arguments.root
+    if len(roots) > 1 and arguments.data != TABLE:
+        raise ValueError(f"data check {arguments.data}: {roots[1]}: only tables are checked together")
     if arguments.data == SHARDS:
         findings = _check_shards(arguments)
+    elif arguments.data == TABLE:
+        findings, images = check_tables(
+            roots, _reading(arguments), arguments.workers, arguments.context_length
+        )
+        if arguments.sheet is not None:
+            print(write_sheet(images, arguments.sheet))
     else:
-        findings = check_corpus(arguments.data, arguments.root, arguments.workers, arguments.exclude)
-    table = Table("check", "", "found", title=f"{arguments.data} in {arguments.root}")
+        findings = check_corpus(arguments.data, roots[0], arguments.workers, arguments.exclude)
+    table = Table("check", "", "found", title=f"{arguments.data} in {', '.join(map(str, roots))}")
     for finding in findings:
         table.add_row(finding.check, f"[{_COLOURS[finding.level]}]{finding.level}", finding.detail)
     Console().print(table)
@@ -50,23 +65,32 @@ def check(arguments: argparse.Namespace) -> int:
 
 def _check_shards(arguments: argparse.Namespace) -> list[Finding]:
     """Verify the hashes of shards; with ``--exclude``, also of shards without a manifest, find copies."""
-    findings = []
-    if not arguments.exclude or (arguments.root / MANIFEST).is_file():
-        findings = [Finding("shard", "error", problem) for problem in verify_shards(arguments.root)]
+    findings, (root,) = [], arguments.root
+    if not arguments.exclude or (root / MANIFEST).is_file():
+        findings = [Finding("shard", "error", problem) for problem in verify_shards(root)]
         findings = findings or [Finding("shards", "ok", "complete and unchanged")]
     if arguments.exclude:
-        images = scan_shards(arguments.root)
+        images = scan_shards(root)
         copies = benchmark_copies(images, arguments.exclude, arguments.workers)
         findings += [Finding("images", "ok", f"{len(images)} read"), check_copies(copies, images["name"])]
     return findings
 
 
 def shards(arguments: argparse.Namespace) -> int:
-    """Write the public sets under ``ROOT`` as shards into ``OUT``."""
+    """Write the public sets under ``ROOT``, and tables, as shards into ``OUT``."""
     check_least("shards", 1, samples_per_shard=arguments.samples_per_shard)
-    roots = find_corpora(arguments.root)
-    print("found", ", ".join(f"{CORPORA[name].title} in {path}" for name, path in roots.items()))
-    records, sources = collect(roots, arguments.exclude_test, arguments.exclude, arguments.workers)
+    if arguments.root is None and not arguments.table:
+        raise ValueError("data shards: give ROOT, the folder of the public sets, or --table=TABLE, or both")
+    roots = {} if arguments.root is None else find_corpora(arguments.root)
+    tables: dict[str, pd.DataFrame] = {}
+    for path in arguments.table:
+        name = re.sub(r"[^\w-]+", "_", path.resolve().stem)
+        if name in (*tables, *CORPORA):
+            raise ValueError(f"--table={path}: there is already a corpus {name}; rename the table")
+        tables[name] = read_table(path, **_reading(arguments))
+    found = [f"{CORPORA[name].title} in {path}" for name, path in roots.items()]
+    print("found", ", ".join([*found, *map(str, arguments.table)]))
+    records, sources = collect(roots, arguments.exclude_test, arguments.exclude, arguments.workers, tables)
     for source in sources:
         for name, count in source.get("benchmark_copies_left_out", {}).items():
             print(f"left out of {source['title']}: {count} copies of images of {CORPORA[name].title}")
@@ -123,6 +147,18 @@ def _region(text: str) -> scans.Box | Literal["whole"]:
     return left, top, right, bottom
 
 
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `read_table`."""
+    columns = {name: column for name, _, column in (pair.partition("=") for pair in arguments.column)}
+    return {"columns": columns, "images": arguments.images, "outside": arguments.outside}
+
+
+def _add_table_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--images", type=Path, help="folder that a table's paths are relative to")
+    command.add_argument("--column", action="append", default=[], help="a table's own name: caption=Befund")
+    command.add_argument("--outside", action="store_true", help="allow images outside of their folder")
+
+
 def phantom(arguments: argparse.Namespace) -> int:
     """Make the simulated corpus if it is missing and print its folder, or draw a contact sheet."""
     if arguments.preview:
@@ -173,15 +209,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="check|shards|ingest|phantom")
     one = commands.add_parser("check", help="is a corpus on disk complete, readable and free of leaks?")
     one.set_defaults(run=check)
-    one.add_argument("data", choices=[*CORPORA, SHARDS], help="name of the corpus")
-    one.add_argument("root", type=Path, help="its folder")
+    one.add_argument("data", choices=[*CORPORA, TABLE, SHARDS], help="name of the corpus")
+    one.add_argument("root", type=Path, nargs="+", help="its folder; for table one or more tables")
+    _add_table_options(one)
+    one.add_argument("--sheet", type=Path, help="draw images of a table into this PNG")
+    one.add_argument(
+        "--context-length", type=int, default=77, help="tokens that a text tower reads (default 77)"
+    )
     one.add_argument("--all", action="store_true", help="list every image found, not only the first few")
     one.add_argument("--strict", action="store_true", help="fail on warnings, too")
     _add_exclude(one, "report images of this corpus and their copies, as hc18:FOLDER; may be repeated")
     one = commands.add_parser("shards", help="write the public sets on disk as WebDataset shards")
     one.set_defaults(run=shards)
-    one.add_argument("root", type=Path, help="folder with the public sets, at most two levels down")
+    one.add_argument(
+        "root", type=Path, nargs="?", help="folder with the public sets, at most two levels down"
+    )
     one.add_argument("out", type=Path, help="folder for the shards")
+    one.add_argument(
+        "--table", type=Path, action="append", default=[], help="a table of your own; repeatable"
+    )
+    _add_table_options(one)
     one.add_argument(
         "--exclude-test",
         action=argparse.BooleanOptionalAction,

@@ -65,7 +65,7 @@ def training(subject: Subject) -> Iterator[Picture]:
 
 def confusions(subject: Subject, benchmark: str) -> Iterator[Picture]:
     """Draw the confusions of teacher and student side by side, and what changed between them."""
-    word = f"{tables.WORDS[benchmark]}, {subject.title}"
+    word = f"{tables.words(benchmark)}, {subject.title}"
     teacher, student = scored = [subject.run.details(name, benchmark) for name in (TEACHER, STUDENT)]
     for name, details in zip((TEACHER, STUDENT), scored, strict=True):
         if details is not None:
@@ -85,7 +85,7 @@ def growth(subject: Subject, benchmark: str) -> Iterator[Picture]:
         details = subject.run.details(model, benchmark)
         if details is not None:
             title = f"{name}: {details['valid']} of {details['total']} valid, {details['validity']:.1f} %"
-            label = f"Growth chart, {tables.WORDS[benchmark]}, {model} of {subject.title}"
+            label = f"Growth chart, {tables.words(benchmark)}, {model} of {subject.title}"
             yield picture(draw_ages(details["samples"], title), label)
 
 
@@ -100,7 +100,7 @@ def reliability(subject: Subject) -> Iterator[Picture]:
                 fitted = f" ({details['ece_fitted']:.3f} after fitting)" if "ece_fitted" in details else ""
                 errors.append(f"{model} {details['ece']:.3f}{fitted}")
         if curves:
-            word, caption = tables.WORDS[benchmark], f"Expected calibration error: {', '.join(errors)}."
+            word, caption = tables.words(benchmark), f"Expected calibration error: {', '.join(errors)}."
             yield picture(reliability_figure(curves, word), f"Reliability, {word}, {subject.title}", caption)
 
 
@@ -109,7 +109,7 @@ def projections(subject: Subject) -> Iterator[tuple[str, list[Picture]]]:
     if subject.evidence is None:
         return
     for benchmark, models in subject.evidence.projections.items():
-        drawn, word = [], tables.WORDS[benchmark]
+        drawn, word = [], tables.words(benchmark)
         for model, found in models.items():
             name = PROJECTED[model]
             figure = embedding_figure({name: found["points"]}, subject.evidence.classes[benchmark])
@@ -126,7 +126,7 @@ def disagreements(subject: Subject) -> Iterator[dict[str, Any]]:
         if pairs is not None:
             count = {side: len(found) for side, found in agreement(pairs).items()}
             cards = {side: [_card(pair, images) for pair in found] for side, found in disputes(pairs).items()}
-            yield {"title": tables.WORDS[benchmark], "count": count, **cards}
+            yield {"title": tables.words(benchmark), "count": count, **cards}
 
 
 def _card(pair: Pair, images: dict[str, str]) -> dict[str, str]:

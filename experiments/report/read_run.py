@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from metrics.benchmarks import register_saved
 from metrics.names import HEADLINE, STUDENT, final_composite_name, final_name
 
 Details = dict[str, Any]
@@ -101,6 +102,7 @@ def read_run(folder: str | Path) -> Run:
     lacking = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
     if lacking:
         raise ValueError(f"{path / 'results.json'}: lacks {lacking}; {EVALUATE}")
+    register_saved(record.get("benchmarks", []))
     history = _read(path / "metrics.csv", _table, WITHOUT)
     return Run(
         path,

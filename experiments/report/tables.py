@@ -25,12 +25,11 @@ from metrics.names import (
     RANDOM,
     STUDENT,
     TEACHER,
+    TITLES,
     constant_title,
     interval_names,
 )
 
-TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
-WORDS = {name: title.rpartition(" ")[0].removesuffix(" validity,") for name, title in TITLES.items()}
 VERDICTS = {OK: "good", FAILED: "bad"}  # a variant that did not run has no colour
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -38,6 +37,11 @@ NOTHING = "\N{EN DASH}"
 PAPER_SOURCE = "Saeed et al., arXiv:2603.05421"
 PAPER_BEST = "srkd"
 PAPER_SUBPLANES_F1 = {TEACHER: 0.702, PAPER_BEST: 0.784}  # abstract; its tables have only the 8-class mean
+
+
+def words(benchmark: str) -> str:
+    """Return a benchmark's title without its score: "brain sub-plane"."""
+    return TITLES[benchmark].rpartition(" ")[0].removesuffix(" validity,")
 
 
 class Cell(NamedTuple):
@@ -284,7 +288,7 @@ def per_class(run: Run) -> list[Table]:
             row["change"] = Cell(signed(change, benchmark), tone=_tone(change - 0.0005, change + 0.0005))
             rows.append(row)
         if rows:
-            tables.append(Table(f"F1 by class, {WORDS[benchmark]}", rows))
+            tables.append(Table(f"F1 by class, {words(benchmark)}", rows))
     return tables
 
 

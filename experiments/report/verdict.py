@@ -20,7 +20,7 @@ from experiments.report.reference import (
     subject_of,
 )
 from experiments.report.settings import relative
-from experiments.report.tables import MINUS, TITLES, difference, in_words, signed
+from experiments.report.tables import MINUS, difference, in_words, signed
 from experiments.report.training import (
     ATTRACT,
     NOTABLE_F1,
@@ -32,7 +32,7 @@ from experiments.report.training import (
     leads_over,
 )
 from metrics.bootstrap import Comparison, holm
-from metrics.names import HEADLINE, STUDENT, TEACHER
+from metrics.names import HEADLINE, STUDENT, TEACHER, TITLES
 
 Pairs = Sequence[tuple[Run, Run]]
 

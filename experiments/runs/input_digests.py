@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpora.catalogue import CORPORA
-from datamodules.corpora.table import find_table
+from datamodules.corpora.rows import find_table
+from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
 from datamodules.shards.pair_shards import check_shards, list_shards, read_manifest
 from experiments.config import FOLDERS, PROTOCOL, named_file, resolve
@@ -18,7 +19,7 @@ from experiments.process import without_secrets
 from experiments.recipe_files import data_class
 from models.files import digest, sha256
 
-SHARDS = "SHARDS"
+SHARDS, TABLE, IMAGES = "SHARDS", "TABLE", "IMAGES"
 CORPUS_OF = {"HC18_ROOT": "hc18", "PLANES_ROOT": "planes"}
 
 
@@ -61,18 +62,21 @@ def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
 def place_digests(places: Mapping[str, str]) -> dict[str, str]:
     """Return 16-digit SHA-256 digests of corpora and shards.
 
-    A corpus is identified by its table. A shard is identified by its entry in the manifest, without one by its
-    name and size, or by its URL. The phantom has no digest: its settings define it.
+    A corpus is identified by its table, a user's folder of images by their names. A shard is identified by its entry in
+    the manifest, without one by its name and size, or by its URL. The phantom has no digest: its settings define it.
 
     Args:
-        places: ``HC18_ROOT``, ``PLANES_ROOT`` or ``SHARDS`` -> folder or URLs.
+        places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS`` or ``TABLE`` -> file, folder or URLs; the ``IMAGES`` of a
+            table do not count.
 
     Raises:
         FileNotFoundError: A table or a shard does not exist.
     """
+    kinds = {SHARDS: _shards_digest, TABLE: _own_digest}
     return {
-        variable: _shards_digest(place) if variable == SHARDS else _table_digest(variable, place)
+        variable: kinds[variable](place) if variable in kinds else _table_digest(variable, place)
         for variable, place in places.items()
+        if variable != IMAGES
     }
 
 
@@ -112,6 +116,11 @@ def _table_digest(variable: str, root: str) -> str:
     corpus = CORPORA[CORPUS_OF[variable]]
     remedy = f"expected {corpus.table} of {corpus.source}; set {variable}=folder"
     return content_digest(find_table(Path(root), corpus.table, corpus.title, remedy))
+
+
+def _own_digest(path: str) -> str:
+    files = [file for file, _ in table_files(Path(path))]
+    return digest([content_digest(file) if file.is_file() else list_images(file) for file in files])
 
 
 def _shards_digest(urls: str) -> str:

@@ -19,7 +19,7 @@ from callbacks import OffDiagonalSchedule
 from datamodules.redaction import redacted
 from experiments.process import arguments_here
 from lightning_modules import DistillationModule
-from metrics.benchmarks import BENCHMARKS, composite_score, eight_class_interval
+from metrics.benchmarks import composite_score, eight_class_interval, own_benchmarks
 from metrics.names import (
     CONSTANT,
     EIGHT_CLASS,
@@ -34,6 +34,7 @@ from metrics.names import (
     STUDENT,
     SUBPLANES,
     TEACHER,
+    TITLES,
     constant_title,
     final_composite_name,
     final_name,
@@ -49,7 +50,6 @@ PACKAGES = (
 )  # fmt: skip
 MODELS = (TEACHER, STUDENT, RANDOM)
 BASELINES = (PIXEL_SIZE, CONSTANT)
-TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
 
 
 def git_commit() -> str | None:
@@ -157,6 +157,7 @@ def collect(
         "versions": package_versions(*PACKAGES),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(module.device)},
         "details": details,
+        "benchmarks": own_benchmarks([name for name in HEADLINE if name in details.get(STUDENT, {})]),
     }
     return dict(redacted(without_nan(record)))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.outcomes import outcomes_of
 from experiments.suites.suite_runs import PREFIX, REQUEST, has_results
+from metrics.benchmarks import register_saved
 from models.files import without_nan, write_text
 
 RESULTS = Path(__file__).with_name("results")
@@ -30,6 +31,8 @@ def row_of(folder: Path) -> Row:
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
         scored = record["details"].get("student", {}).items()
+        own = record.get("benchmarks", [])
+        register_saved(own)
         return {
             "experiment": record["experiment"],
             "data": record["data"],
@@ -44,6 +47,7 @@ def row_of(folder: Path) -> Row:
             "monitor": record["selection"]["monitor"],
             "versions": {name: record["versions"][name] for name in ("python", "torch", "lightning")},
             **{name: record[name] for name in COPIED},
+            **({"benchmarks": own} if own else {}),
         }
     except KeyError as error:
         raise ValueError(f"{folder}: {error} is missing in results.json or {REQUEST}; run it again") from None
@@ -74,9 +78,12 @@ def read_rows(path: Path) -> list[Row]:
     """Read a file of rows; a missing file has none."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:
-        return [json.loads(line) for line in text.splitlines()]
+        rows = [json.loads(line) for line in text.splitlines()]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: a line is not JSON: {error}") from None
+    for row in rows:
+        register_saved(row.get("benchmarks", []))
+    return rows
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:

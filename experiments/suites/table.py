@@ -30,11 +30,6 @@ from metrics.names import (
 )
 from models.files import atomic, write_text
 
-# Column of the table -> title and digits; gestational age first, as in the paper.
-COLUMNS = {
-    benchmark.name: (benchmark.title, 1 if benchmark.scale == 100 else 3)
-    for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
-} | {F1: ("8-class F1", 3)}
 PAPER_COLUMNS = (VALIDITY, F1)
 COMPARISON_NOTE = (
     "Differences are paired by seed and patient: 95 % intervals and p values from a bootstrap over both, the p values "
@@ -43,6 +38,14 @@ COMPARISON_NOTE = (
 )
 # Preset -> public corpora that it trains on; for shards the manifest tells.
 OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
+
+
+def all_columns() -> dict[str, tuple[str, int]]:
+    """Return column of the table -> title and digits; gestational age first, as in the paper."""
+    return {
+        benchmark.name: (benchmark.title, 1 if benchmark.scale == 100 else 3)
+        for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
+    } | {F1: ("8-class F1", 3)}
 
 
 def columns_of(row: Row, model: str) -> dict[str, float]:
@@ -59,7 +62,7 @@ def scores(rows: Sequence[Row]) -> pd.DataFrame:
 
     Returns:
         Columns ``line`` ("teacher", an experiment, "random", "pixel_size" or "constant", ordered as in the paper),
-        ``run`` (number), ``column`` (of `COLUMNS`, ordered) and ``value``.
+        ``run`` (number), ``column`` (of `all_columns`, ordered) and ``value``.
     """
     long = pd.DataFrame(
         [
@@ -74,7 +77,7 @@ def scores(rows: Sequence[Row]) -> pd.DataFrame:
         columns=["line", "run", "column", "value"],
     )  # fmt: skip
     long["line"] = pd.Categorical(long["line"], [*TITLES, PIXEL_SIZE, CONSTANT], ordered=True)
-    long["column"] = pd.Categorical(long["column"], [*COLUMNS], ordered=True)
+    long["column"] = pd.Categorical(long["column"], [*all_columns()], ordered=True)
     return long
 
 
@@ -105,8 +108,9 @@ def cells(rows: Sequence[Row]) -> pd.DataFrame:
     lines = summary.index.unique("line")
     runs = scores(rows).groupby("line", observed=True)["run"].nunique()
     ours, paper = {}, {}
-    for column in (column for column in COLUMNS if column in summary.index.unique("column")):
-        title, digits = COLUMNS[column]
+    for column, (title, digits) in all_columns().items():
+        if column not in summary.index.unique("column"):
+            continue
         part = summary.xs(column, level="column").reindex(lines)
         ours[title] = [
             _number(mean, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
@@ -184,7 +188,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def _plot(rows: Sequence[Row], path: Path) -> None:
     """Draw every run's scores beside the paper's, in the columns that the paper has."""
-    titles, names = line_titles(rows), {column: title for column, (title, _) in COLUMNS.items()}
+    titles, names = line_titles(rows), {column: title for column, (title, _) in all_columns().items()}
     long = scores(rows).sort_values(["line", "column"], kind="stable")
     long = long[long["column"].isin(PAPER_COLUMNS)].astype({"line": str, "column": str})
     named = long.replace({"line": titles, "column": names})

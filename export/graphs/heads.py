@@ -78,9 +78,7 @@ def build_heads(
     heads = {}
     for benchmark in BENCHMARKS.values():
         if benchmark.kind == "classification":
-            if (key := benchmark.prompts) not in protocol.classes:
-                raise ValueError(f"benchmark {benchmark.name}: the prompt file has no key {key!r}; add it")
-            prompts = protocol.classes[key]
+            prompts = protocol.prompts_of(benchmark)
             heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
     if not spacings:
         return heads, None

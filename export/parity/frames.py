@@ -15,7 +15,7 @@ from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
 from datamodules.pairs.captions import SPACING, render_spacing
 from datamodules.pairs.image_reading import image_size
 from datamodules.pairs.loaders import PlainErrorLoader
-from metrics.benchmarks import BENCHMARKS, HC18
+from metrics.benchmarks import BENCHMARKS
 from models import Preprocessing
 
 
@@ -55,13 +55,17 @@ class EvaluationFrames:
         chosen = [self.records[row] for row in self.rows[benchmark]]
         return [str(BENCHMARKS[benchmark].label_of(record)) for record in chosen]
 
-    def head_circumferences_mm(self) -> Tensor:
-        """Return the true head circumferences of HC18's frames, float64."""
-        return torch.tensor([self.records[row].hc_mm for row in self.rows[HC18]], dtype=torch.float64)
+    def head_circumferences_mm(self, benchmark: str) -> Tensor:
+        """Return the true head circumferences of a biometry benchmark's frames, float64."""
+        return torch.tensor([self.records[row].hc_mm for row in self.rows[benchmark]], dtype=torch.float64)
 
-    def spacings(self) -> list[str]:
-        """Return the printed pixel spacing of each of HC18's frames."""
-        return [printed_spacing(self.records[row], self.preprocessing) for row in self.rows.get(HC18, [])]
+    def spacings(self) -> dict[str, list[str]]:
+        """Return the printed pixel spacing of each frame of each biometry benchmark."""
+        return {
+            name: [printed_spacing(self.records[row], self.preprocessing) for row in rows]
+            for name, rows in self.rows.items()
+            if BENCHMARKS[name].kind == "biometry"
+        }
 
 
 def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
@@ -77,7 +81,8 @@ def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
 
 def corpus_spacings(data: FetalDataModule, preprocessing: Preprocessing) -> list[str]:
     """Return the distinct printed spacings of all heads of a corpus, of whatever split, sorted."""
-    heads = data.evaluation_records(HC18, "all") if HC18 in data.benchmarks else []
+    biometry = [name for name in data.benchmarks if BENCHMARKS[name].kind == "biometry"]
+    heads = (record for name in biometry for record in data.evaluation_records(name, "all"))
     return sorted({printed_spacing(record, preprocessing) for record in heads})
 
 

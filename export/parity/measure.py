@@ -17,7 +17,7 @@ from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
 from export.runners import Floats, Run
 from export.variants import Variant
 from metrics import BiometryValidity, ZeroShotClassification
-from metrics.benchmarks import BENCHMARKS, HC18
+from metrics.benchmarks import BENCHMARKS
 from models.zero_shot import class_logits
 
 IMAGES_AT_ONCE = 64  # bounds images x 175 ages x D
@@ -103,20 +103,21 @@ def task_scores(
 ) -> dict[str, float]:
     """Score the frames' unit-length embeddings [N, D] on every benchmark: ``{"planes/f1": 0.91, ...}``.
 
-    Without an age head, or without the frames' spacings in it, HC18 is not scored.
+    Without an age head, or without the frames' spacings in it, biometry is not scored.
     """
     images = torch.from_numpy(embeddings)
     scores: dict[str, float] = {}
     for head in heads.values():
         scores |= _class_scores(class_logits(images, head.vectors), frames, head)
-    spacings = frames.spacings()
-    if ages is not None and spacings and set(spacings) <= set(ages.table.spacings):
-        validity, hc_mm = BiometryValidity(), frames.head_circumferences_mm()
-        chosen = images[frames.rows[HC18]]
+    for name, spacings in frames.spacings().items():
+        if ages is None or not set(spacings) <= set(ages.table.spacings):
+            continue
+        validity, hc_mm = BiometryValidity(), frames.head_circumferences_mm(name)
+        chosen = images[frames.rows[name]]
         for part in torch.arange(len(chosen)).split(IMAGES_AT_ONCE):
             printed = [spacings[row] for row in part.tolist()]
             validity.update(ages.table.similarity(chosen[part], printed), hc_mm[part])
-        scores |= _headline(HC18, validity.compute())
+        scores |= _headline(name, validity.compute())
     return scores
 
 

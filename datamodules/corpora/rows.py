@@ -1,0 +1,124 @@
+"""Read the CSV table of a public corpus and find the image files that it names."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.pairs.image_reading import IMAGE_SUFFIXES
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data row: stripped values by column, and its place for messages, "file, row 7" (row 1 is the header)."""
+
+    values: dict[str, str]
+    where: str
+
+    def text(self, column: str) -> str:
+        """Return a value that must not be empty."""
+        if not self.values[column]:
+            raise ValueError(f"{self.where}: {column} is empty")
+        return self.values[column]
+
+    def number(self, column: str) -> float:
+        """Return a value that must be a positive finite number."""
+        text = self.values[column]
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{self.where}: {column} is {text!r}, expected a positive finite number")
+        return value
+
+    def label(self, column: str, known: Mapping[str, str | None]) -> str | None:
+        """Translate a label, in any letter case, that must be one of the `known`."""
+        value = self.values[column]
+        if value.casefold() not in known:
+            raise ValueError(f"{self.where}: {column} is {value!r}, expected one of {list(known)}")
+        return known[value.casefold()]
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of a CSV file; `columns` are those required, as the rows shall name them.
+
+    Accepts a byte-order mark, any of the separators ``;``, ``,`` and tab (the one that splits the header into most
+    columns), blanks around headers and values, headers in any letter case, and empty lines.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a UTF-8 text file; save it as CSV (UTF-8)") from None
+    header_line = next((line for line in lines if line.strip()), "")
+    reader = csv.reader(lines, delimiter=max(";,\t", key=header_line.count))
+    rows = ([cell.strip() for cell in cells] for cells in reader)
+    filled = (cells for cells in rows if any(cells))
+    header = [cell.casefold() for cell in next(filled, [])]
+    missing = [column for column in columns if column.casefold() not in header]
+    if missing:
+        raise ValueError(f"{path}: columns {missing} are missing; the header is {header_line!r}")
+    positions = {column: header.index(column.casefold()) for column in columns}
+    for cells in filled:
+        where = f"{path}, row {reader.line_num}"
+        if len(cells) <= max(positions.values()):
+            raise ValueError(f"{where}: {len(cells)} values where the header has {len(header)}")
+        yield Row({column: cells[position] for column, position in positions.items()}, where)
+
+
+def find_table(root: Path, name: str, corpus: str, remedy: str) -> Path:
+    """Return the CSV file `name` in `root` or a direct subfolder of it; an error ends with `remedy`."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{corpus}: folder {root} does not exist; {remedy}")
+    for candidate in (root / name, *sorted(root.glob(f"*/{name}"))):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{corpus}: {root} holds no {name}; {remedy}")
+
+
+def find_images(
+    table: Path, names: Collection[str], folder: str, corpus: str, missing: list[str] | None = None
+) -> dict[str, Path]:
+    """Map each name of a table, with or without an extension, to its image file.
+
+    `folder` beside the table is searched first, then everything beside it, for any image extension in any letter case.
+    `missing` receives the names without a file; otherwise an error counts them and gives the command of `corpus` that
+    lists all. A name that fits several files is a ValueError.
+    """
+    root = table.parent
+    found: dict[str, list[Path]] = {}
+    for paths in ((root / folder).glob("*"), root.rglob("*")):
+        if len(found) < len(names):
+            index = defaultdict(list)
+            for path in sorted(paths):
+                if path.suffix.casefold() in IMAGE_SUFFIXES:
+                    index[_stem(path.name)].append(path)
+            found = {**{name: index[_stem(name)] for name in names if _stem(name) in index}, **found}
+    absent = [name for name in names if name not in found]
+    if missing is not None:
+        missing += absent
+    elif absent:
+        raise FileNotFoundError(
+            f"{table}: {len(absent)} of {len(names)} images are missing under {root}: {first_few(absent)}; "
+            f"to list all: make check-data DATA={corpus} ROOT={shlex.quote(str(root))} ARGS=--all"
+        )
+    for name, several in found.items():
+        if len(several) > 1:
+            raise ValueError(f"{table}: {name} fits several files, keep one of {[str(p) for p in several]}")
+    return {name: several[0] for name, several in found.items()}
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Join the first names of a list that may be long."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _stem(name: str) -> str:
+    path = Path(name)
+    return (path.stem if path.suffix.casefold() in IMAGE_SUFFIXES else path.name).casefold()

@@ -1,0 +1,98 @@
+"""Check prompts: classes without prompts, prompts beyond the context, and classes that a model cannot tell apart.
+
+usage: sonodistill prompts check FILE [--model=CKPT] [--table=TABLE --label=plane]
+
+FILE is JSON of class -> sentences, or a whole protocol with planes, subplanes and biometry. Without a model the
+context is CLIP's, 77 tokens, and classes are not compared. The exit status is 1 if anything is found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.corpora.table import read_table
+from datamodules.evaluation.protocol import Protocol, read_prompts
+from experiments.process import Parser
+from models import DualEncoder, Preprocessing, build_tokenizer, from_checkpoint
+from models.zero_shot import class_embeddings
+
+NEAR = 0.98  # cosine of two class vectors
+CLIP = Preprocessing(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def read_classes(path: Path) -> dict[str, Mapping[str, Sequence[str]]]:
+    """Return the classes of a prompt file, or those of each benchmark of a protocol."""
+    try:
+        whole = "biometry" in json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        whole = False
+    return {**Protocol.load(path).classes} if whole else {path.stem: read_prompts(path)}
+
+
+def too_long(prompts: Mapping[str, Sequence[str]], preprocessing: Preprocessing) -> list[str]:
+    """Return the prompts that a model's tokenizer cuts off, each with its class and number of tokens."""
+    tokenize = build_tokenizer(replace(preprocessing, context_length=8 * preprocessing.context_length))
+    padding = int(tokenize(["a"])[0, -1])
+    found = []
+    for name, texts in prompts.items():
+        for text, tokens in zip(texts, tokenize(list(texts)), strict=True):
+            count = int((tokens != padding).nonzero().max()) + 1
+            if count > preprocessing.context_length:
+                found.append(f"{name}: {text[:60]!r}... has {count} tokens of {preprocessing.context_length}")
+    return found
+
+
+def near(prompts: Mapping[str, Sequence[str]], model: DualEncoder) -> list[str]:
+    """Return the pairs of classes whose vectors have a cosine above `NEAR`."""
+    vectors = class_embeddings(model, prompts)
+    cosines = (vectors @ vectors.T).tolist()
+    pairs = combinations(enumerate(prompts), 2)
+    return [
+        f"{one} and {other}: {cosines[i][j]:.3f}" for (i, one), (j, other) in pairs if cosines[i][j] > NEAR
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Print what was found, and return 1 if there is anything.
+
+    Raises:
+        ValueError: A file is malformed, or the table has no such column.
+        FileNotFoundError: A file is missing.
+    """
+    parser = Parser(prog="sonodistill prompts", description=__doc__.partition("\n")[0])
+    check = parser.add_subparsers(required=True, metavar="check").add_parser(
+        "check", help="check a prompt file"
+    )
+    check.add_argument("file", type=Path)
+    check.add_argument("--model", help="checkpoint whose text tower reads the prompts")
+    check.add_argument("--table", type=Path, help="labelled images: each label needs prompts")
+    check.add_argument("--label", default="plane", help="column of the labels (default plane)")
+    arguments = parser.parse_args(argv)
+    model = None if arguments.model is None else from_checkpoint(arguments.model).eval()
+    labels: list[str] = []
+    if arguments.table is not None:
+        table = read_table(arguments.table, missing=[])
+        if arguments.label not in table:
+            raise ValueError(
+                f"{arguments.table}: no column {arguments.label}; it has {', '.join(table.columns)}"
+            )
+        labels = sorted(table[arguments.label].dropna().unique())
+    shown, found = Table("prompts", "check", "found", title=str(arguments.file)), False
+    for name, prompts in read_classes(arguments.file).items():
+        findings = {
+            "labels without prompts": [label for label in labels if label not in prompts],
+            "prompts beyond the context": too_long(prompts, CLIP if model is None else model.preprocessing),
+            f"classes with cosine > {NEAR}": [] if model is None else near(prompts, model),
+        }
+        found |= any(findings.values())
+        for check_name, cases in findings.items():
+            shown.add_row(f"{name} ({len(prompts)} classes)", check_name, "; ".join(cases) or "none")
+    Console().print(shown)
+    return int(found)

@@ -1,0 +1,200 @@
+"""A user's table is read whatever its form, and each mistake in it is one line that names the row."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datamodules.corpora.table import read_table
+from tests.conftest import write_image
+
+ROWS = [
+    {"file_name": "img/a.png", "text": "a head, 20 weeks", "patient": "007", "ga_weeks": 20.5, "pixel_size_mm": 0.1},
+    {"file_name": "img/b.png", "text": "femur", "patient": "007", "ga_weeks": 20.5, "pixel_size_mm": 0.2},
+    {"file_name": "img/c.png", "text": 'a "long" bone', "patient": "8", "ga_weeks": 31.0, "pixel_size_mm": 0.3},
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, name in enumerate("abc"):
+        write_image(tmp_path / "img" / f"{name}.png", number)
+    return tmp_path
+
+
+def _write(folder: Path, suffix: str, rows=ROWS, name="table") -> Path:
+    path = folder / f"{name}{suffix}"
+    frame = pd.DataFrame(rows)
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        frame.to_csv(path, sep="\t" if suffix == ".tsv" else ",", index=False)
+    return path
+
+
+def _csv(folder: Path, text: str) -> Path:
+    path = folder / "table.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_form_gives_the_same_rows(folder, suffix):
+    table = read_table(_write(folder, suffix))
+    assert list(table.index) == ["img/a.png", "img/b.png", "img/c.png"]
+    assert list(table["image"]) == [str(folder / "img" / f"{name}.png") for name in "abc"]
+    assert list(table["caption"]) == [("a head, 20 weeks",), ("femur",), ('a "long" bone',)]
+    assert list(table["patient"]) == ["007", "007", "8"]
+    assert list(table["ga_days"]) == [round(20.5 * 7), round(20.5 * 7), 217]
+    assert list(table["pixel_size_mm"]) == [0.1, 0.2, 0.3]
+    assert table["hc_mm"].isna().all()
+    assert table["plane"].isna().all()
+
+
+def test_excel_in_german(folder):
+    text = "\ufeffFile Name;Pixel Size (mm);GA-weeks;Patient ID\r\nimg\\a.png;0,25;20+3;5\r\n\r\n img/b.png ;;;6\r\n"
+    table = read_table(_csv(folder, text), columns={"pixel_size_mm": "Pixel Size (mm)"})
+    assert list(table["image"]) == [str(folder / "img" / f"{name}.png") for name in "ab"]
+    assert table["pixel_size_mm"].tolist() == [0.25, pytest.approx(np.nan, nan_ok=True)]
+    assert table["ga_days"].iloc[0] == 20 * 7 + 3
+
+
+def test_captions_as_lists_and_further_columns(folder):
+    rows = [
+        ROWS[0] | {"text": ["one", " two "], "site": "north"},
+        ROWS[1] | {"text": "[1] one", "site": None},
+    ]
+    for suffix in (".jsonl", ".csv"):
+        text = json.dumps(rows[0]["text"]) if suffix == ".csv" else rows[0]["text"]
+        table = read_table(_write(folder, suffix, [rows[0] | {"text": text}, rows[1]]))
+        assert list(table["caption"]) == [("one", "two"), ("[1] one",)]
+        assert table["site"].iloc[0] == "north"
+        assert table["site"].isna().iloc[1]
+
+
+def test_a_folder_as_hugging_face_has_it(folder):
+    for split, name in (("train", "a"), ("validation", "b"), ("test", "c")):
+        write_image(folder / split / f"{name}.png", 1)
+        _write(
+            folder / split, ".csv", [{"file_name": f"{name}.png", "text": name, "patient": name}], "metadata"
+        )
+    table = read_table(folder)
+    assert list(zip(table.index, table["split"], strict=True)) == [
+        ("test/c.png", "test"),
+        ("train/a.png", "train"),
+        ("validation/b.png", "val"),
+    ]
+    _write(folder, ".jsonl", ROWS, "metadata")  # beside the images, it is for all of them
+    assert list(read_table(folder).index) == ["img/a.png", "img/b.png", "img/c.png"]
+
+
+def test_a_folder_without_a_table(folder):
+    with pytest.warns(UserWarning, match="no patient column; each image counts as a patient of its own"):
+        table = read_table(folder)
+    assert list(table.index) == list(table["patient"]) == ["img/a.png", "img/b.png", "img/c.png"]
+    with pytest.raises(FileNotFoundError, match=r"neither images nor a table metadata.csv"):
+        read_table(Path(__file__).parent)
+
+
+def test_mapped_columns_and_another_folder_of_images(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("tables")
+    rows = [{"bild": "a.png", "Befund": "Kopf", "text": "unused", "pat": "1"}]
+    columns = {"image": "bild", "caption": "Befund", "patient": "pat"}
+    table = read_table(_write(elsewhere, ".csv", rows), columns, images=folder / "img")
+    assert table["image"].tolist() == [str(folder / "img" / "a.png")]
+    assert table["caption"].tolist() == [("Kopf",)]
+    assert table["text"].tolist() == ["unused"]
+
+
+HEAD = "image,patient,split,hc_mm,pixel_size_mm,ga_days\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("picture,patient\nimg/a.png,1\n", r"table.csv: no column of images \(image, file_name, .* it has picture"),
+        ("image,image\n", "two columns are called 'image'"),
+        ("image,patient\n", "table.csv: no rows"),
+        ("image,patient\n,1\n", r"table.csv, row 2: image is empty"),
+        ("image,text\nimg/a.png,a head, at term\n", "row 2: 3 values where the header has 2; put"),
+        ("image,patient\nimg/a.png,1\n\nimg/a.png,2\n", r"row 4: img/a.png is also in row 2; give an image's captions"),
+        ("image,patient\nimg/x.dcm,1\n", "row 2: img/x.dcm is a DICOM file; sonodistill data ingest"),
+        ("image,patient\n../img/a.png,1\n", "row 2: ../img/a.png is outside of .*IMAGES=folder"),
+        (HEAD + "img/a.png,1,holdout,,,\n", "row 2: split is 'holdout', expected one of train"),
+        (HEAD + "img/a.png,1,,,,\nimg/b.png,1,,,0.012,\n", "row 3: pixel_size_mm is '0.012', .* is it in centimetres?"),
+        (HEAD + "img/a.png,1,,,120,\n", "row 2: pixel_size_mm is '120', .* is it in micrometres?"),
+        (HEAD + "img/a.png,1,,,wide,\n", "row 2: pixel_size_mm is 'wide', expected pixel_size_mm from 0.02 to 2$"),
+        (HEAD + "img/a.png,1,,,-0.1,\n", "row 2: pixel_size_mm is '-0.1', expected pixel_size_mm from 0.02 to 2$"),
+        (HEAD + "img/a.png,1,,17.5,,\n", "row 2: hc_mm is '17.5', .* is it in centimetres?"),
+        (HEAD + "img/a.png,1,,,,20\n", "row 2: ga_days is '20', .* is it in weeks?"),
+        (HEAD + "img/a.png,1,,,,30\nimg/b.png,1,,,,41\n", "row 3: ga_days is '41', and none is larger; .* weeks?"),
+        (HEAD.replace("days", "weeks") + "img/a.png,1,,,,143\n", "row 2: ga_weeks is '143', .* is it in days?"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_that_names_the_row(folder, text, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        read_table(_csv(folder, text))
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_images_are_counted_or_left_out(folder):
+    path = _csv(folder, "image,patient\nimg/a.png,1\nimg/x.png,2\nnowhere/y.png,3\n")
+    message = r"table.csv: 2 of 3 images are missing under .*: img/x.png \(row 3\), nowhere/y.png \(row 4\); IMAGES="
+    with pytest.raises(FileNotFoundError, match=message):
+        read_table(path)
+    missing = []
+    assert list(read_table(path, missing=missing).index) == ["img/a.png"]
+    assert missing == ["img/x.png (row 3)", "nowhere/y.png (row 4)"]
+
+
+def test_links_out_of_the_folder_need_permission(folder, tmp_path_factory):
+    secret = tmp_path_factory.mktemp("secret")
+    write_image(secret / "s.png", 9)
+    (folder / "link").symlink_to(secret)
+    (folder / "img" / "linked.png").symlink_to(secret / "s.png")
+    (folder / "img" / "within.png").symlink_to(folder / "img" / "a.png")
+    for name in ("link/s.png", "img/linked.png", str(secret / "s.png")):
+        path = _csv(folder, f"image,patient\n{name},1\n")
+        with pytest.raises(ValueError, match=f"row 2: {name} is outside of"):
+            read_table(path)
+        assert read_table(path, outside=True)["image"].tolist() == [str(secret / "s.png")]
+    assert len(read_table(_csv(folder, "image,patient\nimg/within.png,1\n"))) == 1
+
+
+def test_unknown_names_are_refused(folder):
+    path = _write(folder, ".csv")
+    with pytest.raises(ValueError, match=r"no column 'befund' \(columns.caption\); it has file_name, text"):
+        read_table(path, {"caption": "befund"})
+    with pytest.raises(ValueError, match=r"columns.captoin: no such column; one of image, caption"):
+        read_table(path, {"captoin": "text"})
+    with pytest.raises(FileNotFoundError, match=r"nothing.csv: no such table or folder"):
+        read_table(folder / "nothing.csv")
+    with pytest.raises(ValueError, match=r"a.png: not a table; its name must end with one of .csv"):
+        read_table(folder / "img" / "a.png")
+    (folder / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"broken.parquet: not a readable parquet file \("):
+        read_table(folder / "broken.parquet")
+
+
+def test_a_hundred_thousand_rows_take_one_listing_a_folder(folder, monkeypatch):
+    lines = ["image,patient,text"]
+    (folder / "many").mkdir()
+    for number in range(1000):
+        (folder / "many" / f"{number}.png").touch()
+        lines.append(f"many/{number}.png,{number // 4},text {number}")
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = read_table(_csv(folder, "\n".join(lines)))
+    assert len(table) == 1000
+    assert listed == [folder / "many"]

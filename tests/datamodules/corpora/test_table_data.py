@@ -1,0 +1,230 @@
+"""A table trains, is checked and becomes shards as the public sets do; own benchmarks score its labels or another's."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import defaultdict
+
+import pandas as pd
+import pytest
+from PIL import Image, PngImagePlugin
+
+from datamodules import Record, TableDataModule
+from datamodules.evaluation.own_benchmarks import OwnBenchmark
+from datamodules.pairs.captions import caption_templates
+from datamodules.record import PackedRecords
+from experiments.commands import data as data_command
+from experiments.commands import prompts as prompts_command
+from metrics import benchmarks
+from metrics.growth_chart import head_circumference_mm
+from tests.conftest import write_image
+
+PLANES = ("brain", "Fetal femur", "spine")
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_before():
+    known = dict(benchmarks.BENCHMARKS)
+    yield
+    benchmarks.BENCHMARKS.clear()
+    benchmarks.BENCHMARKS.update(known)
+
+
+def rows_of(patients=20):
+    return [
+        {
+            "image": f"{patient}_{shot}.png", "patient": f"p{patient}", "text": f"picture {shot} of {patient}",
+            "plane": PLANES[patient % 3], "site": f"site {patient % 2}", "note": f"note {patient} {shot}",
+        }
+        for patient in range(patients)
+        for shot in range(2)
+    ]  # fmt: skip
+
+
+def write(folder, rows, name="table.csv"):
+    for number, row in enumerate(rows):
+        if not (folder / row["image"]).exists():
+            write_image(folder / row["image"], number)
+    pd.DataFrame(rows).to_csv(folder / name, index=False)
+    return folder / name
+
+
+def splits_of(records):
+    found = defaultdict(set)
+    for record in records:
+        found[record.patient].add(record.split)
+    return found
+
+
+def test_patients_are_split_whole_and_columns_kept(tmp_path):
+    data = TableDataModule(str(write(tmp_path, rows_of(60))))
+    splits = splits_of(data.records)
+    assert all(len(sides) == 1 for sides in splits.values())
+    assert {side for sides in splits.values() for side in sides} == {"train", "val", "test"}
+    record = data.records[2]
+    assert (record.plane, record.others) == ("femur", {"site": "site 1"})  # `note` has too many values
+    assert caption_templates(record) == ("picture 0 of 1",)
+
+
+def test_a_given_split_is_kept_and_gives_up_validation_patients(tmp_path):
+    rows = [row | {"split": "test" if number < 20 else "train"} for number, row in enumerate(rows_of(60))]
+    data = TableDataModule(str(write(tmp_path, rows)), val_share=0.3)
+    assert {r.name for r in data.split("test")} == {row["image"] for row in rows[:20]}
+    assert 0 < len(data.split("val")) < 60
+    rows[21]["split"] = "test"
+    with pytest.raises(
+        ValueError, match=r"patient p10 is in several splits: 10_0.png in train, 10_1.png in test"
+    ):
+        _ = TableDataModule(str(write(tmp_path, rows))).records
+
+
+def test_captions_are_written_from_columns(tmp_path):
+    rows = [{"image": "a.png", "patient": "1", "hc_mm": "180", "pixel_size_mm": "0.2"}]
+    (record,) = TableDataModule(str(write(tmp_path, rows))).records
+    assert record.plane == "brain"
+    assert head_circumference_mm(record.ga_days / 7) == pytest.approx(180, rel=0.005)
+    weeks, days = divmod(record.ga_days, 7)
+    assert f"fetal head at {weeks} weeks and {days} days, pixel spacing {{spacing}} mm" in caption_templates(
+        record
+    )
+    rows = [{"image": "a.png", "patient": "1", "plane": "spine"}]
+    with pytest.raises(ValueError, match=r"1 of 1 rows, a.png the first, have no caption \(columns caption"):
+        _ = TableDataModule(str(write(tmp_path, rows))).records
+
+
+def test_packed_records_are_the_same_records(tmp_path):
+    record = Record(
+        "table", "a", tmp_path / "a.png", "p", caption=("one", "two"), hc_mm=1.5, others={"site": "x"}
+    )
+    other = Record("hc18", "b", tmp_path / "b.png", "q", ga_days=7)
+    packed = PackedRecords([record, other])
+    assert list(packed) == [record, other]
+    assert packed[-1] == other
+    assert list(PackedRecords([])) == []
+
+
+def test_check_finds_the_faults_of_a_table(tmp_path, capsys):
+    rows = rows_of()
+    rows[0] |= {"text": "word " * 90}
+    rows[2] |= {"text": "", "plane": "spine"}
+    table = write(tmp_path, rows)
+    (tmp_path / "3_0.png").write_bytes((tmp_path / "4_0.png").read_bytes())
+    Image.new("L", (60, 40)).save(tmp_path / "5_1.png")
+    (tmp_path / "6_0.png").write_bytes(b"no picture")
+    (tmp_path / "7_0.png").unlink()
+    sheet = tmp_path / "sheet.png"
+    assert data_command.main(["check", "table", str(table), "--all", "--workers=1", f"--sheet={sheet}"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "missing images: 7_0.png (row 16)" in lines
+    assert "identical images of several patients: 3_0.png = 4_0.png" in lines
+    assert "blank images: 5_1.png" in lines
+    assert "images without caption: 1_0.png" in lines
+    assert "captions beyond the context length: 0_0.png (92 tokens)" in lines
+    assert any(line.startswith("unreadable images: ") and "6_0.png" in line for line in lines)
+    assert Image.open(sheet).width > 500
+
+
+def test_check_of_several_tables_finds_a_leak_between_them(tmp_path, capsys):
+    first = write(tmp_path, [row | {"split": "train"} for row in rows_of(4)], "first.csv")
+    second = write(tmp_path, [row | {"split": "test"} for row in rows_of(2)], "second.csv")
+    assert data_command.main(["check", "table", str(first), str(second), "--workers=1", "--all"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "patients in several splits: patient p1 (test, train)" in lines
+    assert f"identical images across splits: {first}: 1_0.png = {second}: 1_0.png" in lines
+
+
+def test_shards_of_a_table_hold_nothing_identifying(tmp_path):
+    rows = [
+        row | {"image": f"Doe_Jane_{row['image']}", "patient": f"MRN77{row['patient']}"} for row in rows_of()
+    ]
+    table = write(tmp_path, rows)
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Patient", "Jane Doe")
+    for row in rows:
+        Image.open(tmp_path / row["image"]).save(tmp_path / row["image"], pnginfo=note)
+    assert data_command.main(["shards", str(tmp_path / "out"), f"--table={table}"]) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["complete"]
+    kept = manifest["sources"][0]["counts"]["images"]
+    content = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    with tarfile.open(tmp_path / "out" / "pairs-000000.tar") as tar:
+        names = tar.getnames()
+    assert 0 < kept < 40
+    assert len({name.split(".")[0] for name in names}) == kept
+    assert not any(secret in content for secret in (b"Doe", b"Jane", b"MRN"))
+
+
+def own(tmp_path, **settings):
+    (tmp_path / "prompts.json").write_text(
+        json.dumps({"brain": ["a head"], "Fetal femur": ["a thigh"], "spine": ["a back", "bones"]})
+    )
+    return OwnBenchmark(**{"name": "clinic", "prompts": str(tmp_path / "prompts.json"), **settings})
+
+
+def test_a_benchmark_of_the_training_table_scores_its_patients(tmp_path):
+    data = TableDataModule(
+        str(write(tmp_path, rows_of(60))), benchmarks=[own(tmp_path, weight=5, exclude=("spine",))]
+    )
+    assert data.benchmarks == ("clinic",)
+    scored = data.evaluation_records("clinic", "test")
+    assert {r.name for r in scored} == {r.name for r in data.split("test") if r.plane != "spine"}
+    benchmark = benchmarks.BENCHMARKS["clinic"]
+    assert {benchmark.label_of(r) for r in scored} == {"brain", "Fetal femur"}  # as the prompt file has them
+    assert benchmarks.composite_score({"clinic": 0.4, "planes": 0.8}) == pytest.approx(
+        (5 * 0.4 + 5 * 0.8) / 10
+    )
+    saved = benchmarks.own_benchmarks(["clinic", "planes"])
+    del benchmarks.BENCHMARKS["clinic"]
+    benchmarks.register_saved(json.loads(json.dumps(saved)))
+    assert benchmarks.TITLES["clinic"] == "clinic F1"
+
+
+def test_a_benchmark_of_another_table_never_scores_trained_patients(tmp_path):
+    training = write(tmp_path, rows_of(40))
+    labels = write(tmp_path, rows_of(60)[40:], "labels.csv")
+    data = TableDataModule(str(training), benchmarks=[own(tmp_path, table=str(labels))])
+    trained = {record.patient for record in data.split("train")}
+    scored = data.evaluation_records("clinic", "val") + data.evaluation_records("clinic", "test")
+    assert {f"p{number}" for number in range(40, 60)} <= {record.patient for record in scored}
+    assert not trained & {record.patient for record in scored}
+    assert "labels.csv" not in {record.name for record in data.records}
+    assert len(data.records) == 80
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "planes"}, "benchmark planes: there is one of this project's; choose another name"),
+        ({"name": "my clinic"}, "a name has letters, digits and _ only"),
+        ({"label": "site", "prompts": None}, r"clinic: label=site needs prompts=FILE"),
+        ({"kind": "biometry"}, "prompts of ages are the protocol's"),
+        ({"val_share": 1.0}, "val_share is between 0 and 1"),
+        (
+            {"label": "quality", "table": "table.csv"},
+            "table.csv: no column quality, which benchmark clinic needs",
+        ),
+    ],
+)
+def test_mistakes_in_a_benchmark_are_one_line(tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    table = write(tmp_path, rows_of(3))
+    with pytest.raises(ValueError, match=message):
+        _ = TableDataModule(str(table), benchmarks=[own(tmp_path, **settings)]).records
+
+
+def test_prompts_check_names_labels_and_long_prompts(tmp_path, capsys):
+    table = write(tmp_path, rows_of(3))
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps({"brain": ["a head", "very " * 80 + "long"], "Fetal femur": ["a thigh"]}))
+    assert prompts_command.main(["check", str(file), f"--table={table}"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "spine" in shown
+    assert "has 83 tokens of 77" in shown
+    file.write_text(json.dumps({"brain": ["a head"], "Fetal femur": ["a thigh"], "spine": ["a back"]}))
+    assert prompts_command.main(["check", str(file), f"--table={table}"]) == 0
+    file.write_text(json.dumps({"brain": "a head", "spine": ["a back"]}))
+    with pytest.raises(
+        ValueError, match=r"prompts.json: brain: Input should be a valid list; expected class -> list"
+    ):
+        prompts_command.main(["check", str(file)])
