@@ -113,8 +113,9 @@ def table_files(path: Path) -> list[tuple[Path, str | None]]:
         if path.suffix.casefold() not in SUFFIXES:
             raise ValueError(f"{path}: not a table; its name must end with one of {', '.join(SUFFIXES)}")
         return [(path, None)]
+    own: list[tuple[Path, str | None]]
     own = [(path / name, None) for name in METADATA if (path / name).is_file()]
-    split = [
+    split: list[tuple[Path, str | None]] = [
         (folder / name, SPLIT_NAMES[folder.name.casefold()])
         for folder in sorted(path.iterdir())
         for name in METADATA
@@ -344,15 +345,15 @@ def _resolve(
             "IMAGES=folder sets the folder that the table's paths are relative to"
         )
     first: dict[str, Any] = {}
-    for row, path in paths.items():
-        if path is not None and first.setdefault(path, row) != row:
+    for row, found in paths.items():
+        if found is not None and first.setdefault(found, row) != row:
             raise ValueError(
-                f"{table}, row {row}: {names[row]} is also in row {first[path]}; give an image's captions as one list"
+                f"{table}, row {row}: {names[row]} is also in row {first[found]}; give an image's captions as one list"
             )
     return pd.Series(paths, dtype=object)
 
 
-def _list_files(folder: str) -> dict[str, bool]:
+def _list_files(folder: Path) -> dict[str, bool]:
     """Return the names of a folder's files, and whether each is a link."""
     try:
         with os.scandir(folder) as entries:

@@ -45,7 +45,7 @@ class TableDataModule(FetalDataModule):
         super().__init__(**kwargs)
         self.table = table
         self.reading: Mapping[str, Any] = {"columns": columns, "images": images, "outside": outside}
-        self.shares = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
+        self.shares: dict[str, Any] = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
         sets = ((FetalPlanesDataModule, planes_root), (HC18DataModule, hc18_root))
         self._public = [module(root=root) for module, root in sets if root is not None]
         self.benchmarks = (*(name for module in self._public for name in module.benchmarks), *self.benchmarks)
