@@ -23,6 +23,8 @@ ID ?=
 TEST_JOBS ?= 2
 QUICK ?=
 ROOT ?=
+IMAGES ?=
+PIXEL_SIZE ?=
 OUT ?=
 FROM ?=
 RUN ?=
@@ -78,7 +80,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate reproduce compare-paper table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
+.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -101,6 +103,9 @@ train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=
 # EXP's default is an experiment to train, nothing to evaluate.
 evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../best.ckpt DATA=phantom (or EXP=teacher)
 	$(DO)$(PY) -m experiments evaluate $(DATA) $(or $(if $(CKPT),$(call q,$(CKPT))),$(if $(filter-out file,$(origin EXP)),$(EXP))) $(GIVEN) $(BOUNDED) $(ARGS)
+
+predict: $(READY)  ## ask a checkpoint or an export about images: make predict CKPT=... IMAGES=folder PIXEL_SIZE=0.2
+	$(DO)$(PY) -m experiments predict $(call need,CKPT,path/to/student.ckpt or an export folder) $(call need,IMAGES,folder or table) $(call option,pixel_size,PIXEL_SIZE) $(call option,protocol,PROTOCOL) $(call option,out,OUT) $(ARGS)
 
 reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
 	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)

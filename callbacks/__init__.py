@@ -1,5 +1,6 @@
 """Lightning callbacks: schedule, evaluation, tracking, safety."""
 
+from callbacks.evaluation.answer_calibration import AnswerCalibration
 from callbacks.evaluation.biometry_evaluation import BiometryEvaluation
 from callbacks.evaluation.evaluation_media import EvaluationMedia
 from callbacks.evaluation.plane_evaluation import PlaneEvaluation
@@ -16,6 +17,7 @@ from callbacks.tracking.step_metrics import GradientNorms, Throughput
 from callbacks.tracking.wandb_run import WandbRun, active_run, run_id_of
 
 __all__ = [
+    "AnswerCalibration",
     "BestCheckpoint",
     "BestMetrics",
     "BiometryEvaluation",

@@ -37,6 +37,7 @@ COMMANDS = {
     "fit": ("train", "Lightning CLI: train from --config files (also validate, test)"),
     "validate": ("train", ""),
     "test": ("train", ""),
+    "predict": ("predict", "ask a checkpoint or an export about images: planes and ages as a table"),
     "export": ("export", "write ONNX and Core ML files with their proof of parity"),
     "latency": ("latency", "time a checkpoint or an export against its budget"),
     "sweep": ("sweep", "search hyper-parameters, on W&B or on this machine (run, agent, report)"),
@@ -49,9 +50,9 @@ COMMANDS = {
     ),
     "prompts": ("prompts", "check prompts for a benchmark of your own (check)"),
     "inspect": ("inspect", "describe a checkpoint and print the configuration that loads it"),
-    "import-protocol": ("import_protocol", "read the official prompts from a checkout of FetalCLIP"),
+    "import-protocol": ("prompts", "read the official prompts from a checkout of FetalCLIP"),
     "bench": ("bench", "measure every stage against its baseline"),
-    "list": ("list", "print the experiments and data presets"),
+    "list": ("train", "print the experiments and data presets"),
 }
 LIGHTNING = ("fit", "validate", "test")
 COMMANDS_FOLDER = Path(__file__).parent / "commands"
@@ -79,6 +80,8 @@ def run(argv: list[str]) -> int:
         print("data presets (DATA=):", *preset_names())
         return 0
     name = COMMANDS[argv[0]][0]
+    if argv[0] == "predict" and any(word.startswith(("--config", "-c")) for word in argv[1:]):
+        name = "train"  # Lightning's own command of that name
     if argv[1:] in (["-h"], ["--help"]) and argv[0] not in LIGHTNING:
         text = (
             ast.get_docstring(ast.parse((COMMANDS_FOLDER / f"{name}.py").read_text(encoding="utf-8"))) or ""
@@ -87,8 +90,8 @@ def run(argv: list[str]) -> int:
             print(text)
             return 0
     module = importlib.import_module(f"experiments.commands.{name}")
-    # The Lightning commands share a module, which needs the command's name.
-    return int(module.main(argv if name == "train" else argv[1:]) or 0)
+    # Commands that share a module: it needs the command's name.
+    return int(module.main(argv if name in ("train", "prompts") else argv[1:]) or 0)
 
 
 def _message(error: BaseException) -> str | None:

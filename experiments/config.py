@@ -17,6 +17,8 @@ from jsonargparse import Namespace
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+import datamodules
+import models
 from callbacks import (
     BestCheckpoint,
     BestMetrics,
@@ -45,6 +47,11 @@ from lightning_modules import DistillationModule
 from metrics.names import VAL_COMPOSITE
 from models.checkpoints.trust import TRUST
 from models.files import digest
+
+# jsonargparse finds classes by their short names (--data=PhantomDataModule) only among those that are loaded.
+for _room in (models, datamodules):
+    for _name in _room.__all__:
+        getattr(_room, _name)
 
 # Preset -> argument of its data module -> environment variable that sets it; the preset has a default under data/.
 FOLDERS = {

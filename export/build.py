@@ -16,7 +16,7 @@ import numpy as np
 from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from export.graphs.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
-from export.graphs.heads import HEADS, build_heads, write_heads
+from export.graphs.heads import build_heads, write_heads
 from export.graphs.onnx_graph import quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import text_reference, write_text_encoder
@@ -49,10 +49,11 @@ from export.parity.ledger import (
     read_gates,
 )
 from export.parity.measure import measure, text_row
-from export.runners import onnx_runner
 from export.variants import ExportContext, Variant, torch_runner, write_coreml_variants, write_onnx_variants
 from models import DualEncoder, QuantisedStudent, fused_copy
 from models.files import package_versions, write_json
+from models.student.base import ANSWERS
+from models.student.onnx_files import HEADS, onnx_runner
 
 VERIFY = Path(__file__).parent / "parity" / "verify_coreml.py"
 LEDGER = "parity.json"
@@ -69,6 +70,7 @@ class _Subject:
     protocol: Protocol
     source: Mapping[str, Any]
     trained_int8: QuantisedStudent | None
+    calibration: Mapping[str, Any] | None
 
 
 def export_student(
@@ -79,6 +81,7 @@ def export_student(
     options: Options,
     source: Mapping[str, Any],
     trained_int8: QuantisedStudent | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> Export:
     """Write, measure and describe every artifact; the folder appears when all exact variants pass their gates.
 
@@ -93,6 +96,7 @@ def export_student(
         source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256``, ``data`` (data preset that
             scores) and ``training`` (see `experiments.runs.run_record.training_facts`; empty if not recorded).
         trained_int8: The model of `Options.int8_from`.
+        calibration: The checkpoint's `models.student.base.Calibration`, for these prompts.
 
     Returns:
         The finished export, read back.
@@ -112,7 +116,8 @@ def export_student(
     partial.chmod(0o755)
     try:
         source = {**source, "recipe": student.recipe(), "split": options.split}
-        rows = _fill(partial, _Subject(student, data, protocol, source, trained_int8), options, gates)
+        subject = _Subject(student, data, protocol, source, trained_int8, calibration)
+        rows = _fill(partial, subject, options, gates)
         print(f"parity of {target}\n\n{markdown_ledger(rows)}\n")
         for row in rows:
             if row.status == DROPPED:
@@ -268,7 +273,7 @@ def _describe(context: ExportContext, subject: _Subject, rows: list[Row]) -> Non
     protocol = subject.protocol.digest
     context.add("heads", folder / HEADS, "heads")
     context.add("golden", folder / "golden", "golden")
-    facts = {
+    facts: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(*PACKAGES),
         "protocol": protocol,
@@ -282,6 +287,8 @@ def _describe(context: ExportContext, subject: _Subject, rows: list[Row]) -> Non
     )
     for name in (MODEL_CARD, LICENCES, VERIFY.name):
         context.add(name, folder / name, "document")
+    if subject.calibration is not None:
+        facts[ANSWERS] = {**subject.calibration, "prompts": {}}  # heads.safetensors holds them
     _write_manifest(context, student, source, **facts)
 
 

@@ -25,8 +25,8 @@ from export.graphs.onnx_graph import append_classifier, weight_count, write_onnx
 from export.graphs.pixel_graph import PixelClassifier, PixelEncoder
 from export.package.manifest import artifact_entry
 from export.parity.ledger import NOT_RUN, Row
-from export.runners import Floats, Run, onnx_runner
 from metrics.benchmarks import BENCHMARKS
+from models.student.onnx_files import Floats, Run, onnx_runner
 from models.zero_shot import COSINE_SCALE
 
 ENCODER_FILE = "image_encoder.onnx"

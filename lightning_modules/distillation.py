@@ -17,6 +17,7 @@ from models import DualEncoder, freeze
 from models.checkpoints.inspection import architecture_of
 from models.checkpoints.weights import mismatch
 from models.encoders.memory_format import compile_model, to_channels_last
+from models.zero_shot import encode_images
 
 TEACHER_PREFIX = "teacher."
 RUN_RECORD = "run"
@@ -146,6 +147,10 @@ class DistillationModule(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log every loss term of the test patients' pairs under ``test/loss/``."""
         self._log_held_out("test", batch)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return the ``name`` of each image of an evaluation batch and its unit-length ``embedding`` [B, D]."""
+        return {"name": batch["name"], "embedding": encode_images(self.student, batch["image"])}
 
     def _log_held_out(self, stage: str, batch: dict[str, Any]) -> None:
         terms = {loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}

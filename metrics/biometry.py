@@ -19,6 +19,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from metrics.bootstrap import RESAMPLES, SEED, mean_interval
+from metrics.calibration import profile_age_days
 from metrics.growth_chart import gestational_age_weeks, within_chart
 from metrics.indexed import IndexedMetric
 from metrics.names import with_interval
@@ -41,9 +42,8 @@ def predicted_age_days(similarity: Tensor, top: int = TOP_AGES) -> Tensor:
     if not torch.isfinite(similarity).all():
         row = int((~torch.isfinite(similarity)).any(dim=1).nonzero()[0])
         raise ValueError(f"biometry: the similarities of row {row} are not finite; the model has diverged")
-    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :top]
-    middle = order.sort(dim=1).values[:, top // 2]
-    return middle + AGES_DAYS[0]
+    ages = profile_age_days(similarity.detach().cpu().double().numpy(), np.array(AGES_DAYS), top)
+    return torch.from_numpy(ages).to(similarity.device)
 
 
 def in_reference_range(hc_mm: ArrayLike) -> NDArray[np.bool_]:

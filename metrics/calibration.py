@@ -1,7 +1,8 @@
-"""Calibration error of confidences, and temperature scaling."""
+"""Calibration: error of confidences, temperature scaling, "none of these", intervals of the age."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from sklearn.metrics import roc_auc_score, roc_curve
 
 BINS = 15
 LOG_TEMPERATURES = (-4.0, 6.0)  # bounds of the fit: factors of 0.02 to 400
@@ -87,3 +89,72 @@ def cross_fitted_confidence(
         temperature = fit_temperature(scores[side != own], truth[side != own])
         confidence[side == own] = np.exp(log_softmax(scores[side == own] / temperature, axis=1)).max(axis=1)
     return confidence
+
+
+def class_lead(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return by how much the best class leads the mean of all classes: logits [N, C] to [N].
+
+    On images of unknown classes it separates better than the largest probability or similarity (docs/metrics.md).
+    """
+    return np.asarray(logits.max(axis=1) - logits.mean(axis=1))
+
+
+def rejection_threshold(known: ArrayLike, other: ArrayLike) -> float:
+    """Return the threshold below which an image is "none of these": the one of highest balanced accuracy.
+
+    Args:
+        known: Scores of images of known classes, [N], higher for them.
+        other: Scores of images of no known class, [M].
+    """
+    scores = np.concatenate([np.asarray(known, dtype=np.float64), np.asarray(other, dtype=np.float64)])
+    truth = np.repeat([1, 0], [np.size(known), np.size(other)])
+    accepted, kept, offered = roc_curve(truth, scores, drop_intermediate=False)
+    best = offered[int((kept - accepted).argmax())]
+    below = scores[scores < best]
+    # Halfway to the next lower score, which is rejected: the threshold itself belongs to no image.
+    return float(best if below.size == 0 or not np.isfinite(best) else (best + below.max()) / 2)
+
+
+def rejection_scores(known: ArrayLike, other: ArrayLike, threshold: float) -> dict[str, float]:
+    """Score a rejection: ``auroc``; shares at the threshold, ``kept`` of known and ``false_accept`` of other images."""
+    truth = np.repeat([1, 0], [np.size(known), np.size(other)])
+    return {
+        "auroc": float(roc_auc_score(truth, np.concatenate([known, other]))),
+        "kept": float((np.asarray(known) >= threshold).mean()),
+        "false_accept": float((np.asarray(other) >= threshold).mean()),
+    }
+
+
+def profile_age_days(similarity: NDArray[Any], ages_days: NDArray[Any], top: int) -> NDArray[Any]:
+    """Return the median [N] of the `top` ages [A] of highest similarity [N, A]; of equal ones the first counts."""
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
+    return np.asarray(ages_days)[np.sort(order, axis=1)[:, top // 2]]
+
+
+def profile_interval(
+    similarity: NDArray[Any], ages_days: NDArray[Any], drop: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the youngest and the oldest age [N] whose similarity [N, A] is at most `drop` below the highest."""
+    near = similarity >= similarity.max(axis=1, keepdims=True) - drop
+    ages = np.asarray(ages_days)
+    return ages[near.argmax(axis=1)], ages[::-1][near[:, ::-1].argmax(axis=1)]
+
+
+def profile_drop(similarity: NDArray[Any], ages_days: NDArray[Any], true_days: NDArray[Any]) -> NDArray[Any]:
+    """Return how far the similarity at the true age [N] is below the highest of the profile [N, A].
+
+    True ages beyond the profile's count as its first or last.
+    """
+    ages = np.asarray(ages_days)
+    column = np.clip(np.rint(true_days).astype(int), ages[0], ages[-1]) - ages[0]
+    return np.asarray(similarity.max(axis=1) - similarity[np.arange(len(similarity)), column])
+
+
+def conformal_quantile(scores: ArrayLike, coverage: float) -> float | None:
+    """Return the score that a new one exceeds with probability 1 - `coverage` at most; None for too few scores.
+
+    Split conformal prediction (Vovk et al., 2005; Angelopoulos and Bates, arXiv:2107.07511, section 1).
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    rank = math.ceil((ordered.size + 1) * coverage)
+    return None if rank > ordered.size else float(ordered[rank - 1])

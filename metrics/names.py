@@ -19,6 +19,10 @@ EIGHT_CLASS = (
     "eight_class"  # planes and sub-planes together, as the paper reports F1: `student/eight_class/f1`
 )
 PROBE, RETRIEVAL, GEOMETRY = "probe", "retrieval", "geometry"  # `student/probe/views_f1`, `geometry/cka`
+NONE_OF_THESE, AGE_INTERVAL = (
+    "none",
+    "age_interval",
+)  # `student/none/planes_auroc`, `student/age_interval/coverage`
 VAL_COMPOSITE = "val/composite"
 
 OFF_DIAGONAL_WEIGHT = "train/off_diagonal_weight"

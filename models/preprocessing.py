@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -63,3 +67,31 @@ class Preprocessing:
             missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
             raise ValueError(f"preprocessing contract: missing keys {missing}, unknown keys {unknown}")
         return cls(**values)
+
+
+def pad_to_square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Centre an image [H, W(, 3)] on a black square of its longer side; an odd pixel is added right or below."""
+    height, width = image.shape[:2]
+    if height == width:
+        return image
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((side, side, *image.shape[2:]), image.dtype)
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def resize_padded(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Pad to a square and resize as the published evaluation does: uint8 [H, W] or [H, W, 3] to [S, S] or [S, S, 3].
+
+    The resize is Pillow's antialiased kernel, as in torchvision with Pillow images. The protocol's centre crop after it
+    has no effect on a square.
+    """
+    size = (preprocessing.image_size, preprocessing.image_size)
+    kernel = Image.Resampling[preprocessing.interpolation.upper()]
+    return np.asarray(Image.fromarray(pad_to_square(image)).resize(size, kernel))
+
+
+def input_spacing(size: tuple[int, int], image_size: int, pixel_size_mm: float) -> float:
+    """Return the millimetres per pixel of a model's input for an original of (width, height) in pixels."""
+    return max(size) / image_size * pixel_size_mm

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,19 @@ PIXELS_AT_ONCE = 4 * 256**2
 COSINE_SCALE = 100.0  # the published protocol's fixed factor, not the model's own logit scale
 
 Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute in plain float32 on a GPU, as evaluations do."""
+    backends: Any = torch.backends
+    matmul, convolution = backends.cuda.matmul, backends.cudnn.conv
+    before = matmul.fp32_precision, convolution.fp32_precision
+    matmul.fp32_precision = convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, convolution.fp32_precision = before
 
 
 def prompts_at_once(model: DualEncoder, prompt: str) -> int:

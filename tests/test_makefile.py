@@ -85,6 +85,7 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         (["sweep-report", f"SWEEP={BLANK}"], ["report", READ]),
         (["report", "RUN=a", f"OUT={BLANK}"], ["a", f"--out={READ}"]),
         (["export", f"CKPT={BLANK}", f"PROTOCOL={BLANK}"], [READ, f"--protocol={READ}"]),
+        (["predict", f"CKPT={BLANK}", f"IMAGES={BLANK}", f"OUT={BLANK}"], [READ, READ, f"--out={READ}"]),
         (["latency", f"EXPORT={BLANK}"], [READ]),
         (["latency", f"CKPT={BLANK}"], [READ]),
         (["train", "ARGS=--run='my run' --x"], ["--run=my run", "--x"]),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from lightning import Trainer
 
 from models import DualEncoder, FrozenTeacher
+from models.zero_shot import without_tf32
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def evaluation_mode(
         with ExitStack() as contexts:
             contexts.enter_context(torch.no_grad())
             if full_precision:
-                contexts.enter_context(_without_tf32())
+                contexts.enter_context(without_tf32())
                 contexts.enter_context(torch.autocast(device, enabled=False))
             elif half is not None:
                 contexts.enter_context(torch.autocast(device, half))
@@ -67,18 +67,6 @@ def check_half_precision(asker: str, full_precision: bool, trainer: Trainer) -> 
             f"{asker}: full_precision=false evaluates in training's half precision, and "
             f"--trainer.precision={trainer.precision} has none; set --trainer.precision=bf16-mixed, or remove it"
         )
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    backends: Any = torch.backends
-    matmul, convolution = backends.cuda.matmul, backends.cudnn.conv
-    before = matmul.fp32_precision, convolution.fp32_precision
-    matmul.fp32_precision = convolution.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision, convolution.fp32_precision = before
 
 
 def random_twin(model: DualEncoder, seed: int) -> DualEncoder:

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.cores import usable_cores
-from datamodules.pairs.image_reading import read_image
+from datamodules.pairs.captions import SPACING, render_spacing
+from datamodules.pairs.image_reading import image_size, read_image
 from datamodules.pairs.sample import metadata
 from datamodules.pairs.transforms import EvaluationTransform
 from datamodules.record import PackedRecords, Record
@@ -67,3 +68,14 @@ def collate_evaluation(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "image": torch.stack([sample["image"] for sample in samples]),
         "patient": [record.patient for record in records],
     }
+
+
+def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
+    """Return a record's pixel spacing at the model's resolution as prompts print it: ``"0.42"``."""
+    if record.pixel_size_mm is None:
+        raise ValueError(f"{record.name}: no pixel size, which gestational age needs")
+    width, height = image_size(record.image)
+    side = preprocessing.image_size
+    return render_spacing(
+        SPACING, width=width, height=height, image_size=side, pixel_size_mm=record.pixel_size_mm
+    )

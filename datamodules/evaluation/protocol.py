@@ -21,9 +21,10 @@ from pydantic.dataclasses import dataclass
 from datamodules.record import BRAIN_PLANES, PLANES
 from metrics.benchmarks import BENCHMARKS, Benchmark
 from models.files import write_json
+from models.student.base import DEFAULT_PROMPTS
 
-DEFAULT_PROTOCOL = Path(__file__).parent / "protocols" / "default.json"
-EXAMPLE = "as in datamodules/evaluation/protocols/default.json"
+DEFAULT_PROTOCOL = DEFAULT_PROMPTS
+EXAMPLE = "as in models/text/prompts.json"
 # Classes that must have prompts. Other benchmarks need two classes, whose names are the labels of their images.
 REQUIRED_CLASSES = {
     "planes": tuple(name for name in PLANES if name != "other"),
@@ -77,13 +78,14 @@ class Protocol:
         """`Benchmark.prompts` of every classification benchmark -> class -> prompts."""
         return {"planes": self.planes, "subplanes": self.subplanes, **self.further}
 
-    def _content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """Return the prompts as a prompt file holds them."""
         return {"planes": self.planes, "subplanes": self.subplanes, "biometry": self.biometry, **self.further}
 
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that depend on every word and on the order of the classes."""
-        text = json.dumps(self._content(), ensure_ascii=False)
+        text = json.dumps(self.content(), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod
@@ -101,6 +103,14 @@ class Protocol:
         source = DEFAULT_PROTOCOL if path is None else Path(path)
         replaced = {key: Path(file) for key, file in (("planes", planes), ("subplanes", subplanes)) if file}
         content = {**_read_json(source), **{key: _read_json(file) for key, file in replaced.items()}}
+        return cls.of(content, source, replaced)
+
+    @classmethod
+    def of(
+        cls, content: dict[str, Any], source: str | Path, replaced: Mapping[str, Path] | None = None
+    ) -> Protocol:
+        """Check the content of a prompt file; `source` and `replaced` (key -> its own file) are for messages."""
+        replaced, content = replaced or {}, dict(content)
         known = {benchmark.prompts for benchmark in BENCHMARKS.values()}
         if unknown := sorted(set(content) - known):
             raise ValueError(f"{source}: {unknown} are not among the keys {sorted(known)}, {EXAMPLE}")
@@ -135,7 +145,7 @@ class Protocol:
 
     def save(self, path: str | Path) -> None:
         """Write the prompts as JSON, atomically."""
-        write_json(Path(path), self._content())
+        write_json(Path(path), self.content())
 
 
 def read_prompts(path: str | Path) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Captions of an image, written from its record.
 
-The wording is close to the zero-shot prompts in ``protocols/default.json``, so that training covers the words of the
+The wording is close to the zero-shot prompts in ``models/text/prompts.json``, so that training covers the words of the
 evaluation. ``{spacing}`` is filled in once the model is known: the millimetres per pixel depend on the size that the
 image is resized to.
 """
@@ -8,6 +8,7 @@ image is resized to.
 from __future__ import annotations
 
 from datamodules.record import Record
+from models.preprocessing import input_spacing
 
 SPACING = "{spacing}"
 
@@ -116,4 +117,4 @@ def render_spacing(
         return caption
     if pixel_size_mm is None:
         raise ValueError(f"caption {caption!r} needs the pixel size, which this image does not have")
-    return caption.replace(SPACING, f"{max(width, height) / image_size * pixel_size_mm:.2f}")
+    return caption.replace(SPACING, f"{input_spacing((width, height), image_size, pixel_size_mm):.2f}")

@@ -15,11 +15,11 @@ from functools import cache
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from datamodules.ingest.overlays import mask_overlays
 from models import Preprocessing
+from models.preprocessing import pad_to_square, resize_padded
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no version check over the network at import
 import albumentations as A  # noqa: N812
@@ -115,29 +115,14 @@ class TwoViewTransform:
 
 
 class EvaluationTransform:
-    """Prepare an image as the paper's evaluation does.
-
-    Zero-pad to a square, resize with Pillow's antialiased kernel (as torchvision does with Pillow images),
-    normalise. The protocol's centre crop after the resize has no effect on a square.
-    """
+    """Prepare an image as the paper's evaluation does: `models.preprocessing.resize_padded`, then normalise."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
-        self._kernel = Image.Resampling[preprocessing.interpolation.upper()]
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Map uint8 [H, W] or [H, W, 3] to float32 [3, S, S]."""
-        size = (self.preprocessing.image_size, self.preprocessing.image_size)
-        resized = Image.fromarray(pad_to_square(image)).resize(size, self._kernel)
-        return normalise(np.asarray(resized), self.preprocessing)
-
-
-def pad_to_square(image: np.ndarray) -> np.ndarray:
-    """Centre an image on a black square of its longer side; an odd pixel is added right or below."""
-    height, width = image.shape[:2]
-    rows, columns = max(width - height, 0), max(height - width, 0)
-    edges = (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
-    return cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=0) if any(edges) else image
+        return normalise(resize_padded(image, self.preprocessing), self.preprocessing)
 
 
 def normalise(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:

@@ -45,7 +45,9 @@ from export.package.manifest import MANIFEST
 from export.parity.ledger import GateFailedError
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 from models.checkpoints.trust import TRUST, check_classes, settle_trust
+from models.checkpoints.weights import read_entry
 from models.files import sha256
+from models.student.base import ANSWERS
 
 EXPORT_HINT = "give the folder that make export CKPT=... wrote"
 PROGRAM = ".venv/bin/python -m experiments export"
@@ -217,6 +219,24 @@ def options_of(config: Namespace) -> Options:
     return Options(**values)
 
 
+def prompts_of(checkpoint: str, file: str | None) -> tuple[Protocol, dict[str, Any] | None]:
+    """Return the prompts of an export and the checkpoint's calibration; None where that is for other prompts.
+
+    Args:
+        checkpoint: The checkpoint.
+        file: The user's prompt file; None takes the prompts of the calibration, else the default ones.
+    """
+    calibration = read_entry(checkpoint, ANSWERS)
+    if file is None and calibration is not None:
+        return Protocol.of(calibration["prompts"], checkpoint), calibration
+    protocol = Protocol.load(file)
+    if calibration is not None and calibration["prompts"] == protocol.content():
+        return protocol, calibration
+    if not checkpoint.startswith(RANDOM):
+        print('export: not calibrated for these prompts, so no age has an interval and no image is "none"')
+    return protocol, None
+
+
 def main(argv: list[str]) -> int:
     """Run one command line and return its exit status: 1 if an exact variant missed its gate.
 
@@ -239,9 +259,9 @@ def main(argv: list[str]) -> int:
     if config.int8_from is not None:
         trained = load_trained_int8(config.int8_from)
         source["int8_checkpoint_sha256"] = sha256(Path(config.int8_from))
-    protocol = Protocol.load(config.protocol)
+    protocol, calibration = prompts_of(config.checkpoint, config.protocol)
     try:
-        export = export_student(student, data, protocol, target, options, source, trained)
+        export = export_student(student, data, protocol, target, options, source, trained, calibration)
     except GateFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

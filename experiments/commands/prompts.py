@@ -1,9 +1,11 @@
-"""Check prompts: classes without prompts, prompts beyond the context, and classes that a model cannot tell apart.
+"""Check prompts, or read the official ones from a checkout of FetalCLIP or MobileFetalCLIP.
 
 usage: sonodistill prompts check FILE [--model=CKPT] [--table=TABLE --label=plane]
+       sonodistill import-protocol PATH [--out=data/protocol.json]
 
-FILE is JSON of class -> sentences, or a whole protocol with planes, subplanes and biometry. Without a model the
-context is CLIP's, 77 tokens, and classes are not compared. The exit status is 1 if anything is found.
+The check finds classes without prompts, prompts beyond the context, and classes that a model cannot tell apart. FILE is
+JSON of class -> sentences, or a whole protocol with planes, subplanes and biometry. Without a model the context is
+CLIP's, 77 tokens, and classes are not compared. The exit status is 1 if anything is found.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from rich.table import Table
 
 from datamodules.corpora.table import read_table
 from datamodules.evaluation.protocol import Protocol, read_prompts
+from datamodules.evaluation.protocol_import import import_protocol
 from experiments.process import Parser
 from models import DualEncoder, Preprocessing, build_tokenizer, from_checkpoint
 from models.zero_shot import class_embeddings
 
+DEFAULT_OUTPUT = Path("data") / "protocol.json"  # a folder that git ignores: the prompts are CC BY-NC
 NEAR = 0.98  # cosine of two class vectors
 CLIP = Preprocessing(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -60,6 +64,29 @@ def near(prompts: Mapping[str, Sequence[str]], model: DualEncoder) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
+    """Run one of the two commands; the first argument is its name."""
+    return import_official(argv[1:]) if argv[0] == "import-protocol" else check(argv[1:])
+
+
+def import_official(argv: list[str]) -> int:
+    """Write the protocol file and print how to use it."""
+    parser = Parser(prog="sonodistill import-protocol", description="Read the official prompts.")
+    parser.add_argument(
+        "path", type=Path, help="checkout of BioMedIA-MBZUAI/FetalCLIP or numanai/MobileFetalCLIP"
+    )
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUTPUT, help="protocol file to write")
+    arguments = parser.parse_args(argv)
+    protocol = import_protocol(arguments.path, arguments.out)
+    prompts = sum(len(texts) for texts in (*protocol.planes.values(), *protocol.subplanes.values()))
+    print(
+        f"{arguments.out}: {len(protocol.planes)} planes and {len(protocol.subplanes)} brain sub-planes "
+        f"({prompts} prompts), {len(protocol.biometry)} age templates, digest {protocol.digest}\n"
+        f"use it with PROTOCOL={arguments.out}"
+    )
+    return 0
+
+
+def check(argv: list[str]) -> int:
     """Print what was found, and return 1 if there is anything.
 
     Raises:
@@ -67,13 +94,13 @@ def main(argv: list[str]) -> int:
         FileNotFoundError: A file is missing.
     """
     parser = Parser(prog="sonodistill prompts", description=__doc__.partition("\n")[0])
-    check = parser.add_subparsers(required=True, metavar="check").add_parser(
+    one = parser.add_subparsers(required=True, metavar="check").add_parser(
         "check", help="check a prompt file"
     )
-    check.add_argument("file", type=Path)
-    check.add_argument("--model", help="checkpoint whose text tower reads the prompts")
-    check.add_argument("--table", type=Path, help="labelled images: each label needs prompts")
-    check.add_argument("--label", default="plane", help="column of the labels (default plane)")
+    one.add_argument("file", type=Path)
+    one.add_argument("--model", help="checkpoint whose text tower reads the prompts")
+    one.add_argument("--table", type=Path, help="labelled images: each label needs prompts")
+    one.add_argument("--label", default="plane", help="column of the labels (default plane)")
     arguments = parser.parse_args(argv)
     model = None if arguments.model is None else from_checkpoint(arguments.model).eval()
     labels: list[str] = []

@@ -2,7 +2,8 @@
 
 usage: sonodistill train EXP DATA [options]
        sonodistill evaluate DATA CKPT|teacher [options]
-       sonodistill fit|validate|test --config FILE [options]
+       sonodistill fit|validate|test|predict --config FILE [options]
+       sonodistill list
 
 ``train`` and ``evaluate`` are short forms of the Lightning CLI's ``fit`` and ``test``: EXP is an experiment and DATA a
 data preset of ``sonodistill list``.
@@ -59,11 +60,17 @@ def lightning_arguments(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Run one Lightning command.
+    """Run one Lightning command, or print the names that ``EXP=`` and ``DATA=`` take.
 
     Raises:
         ValueError: The command, its files or its settings cannot be used.
     """
+    if argv[0] == "list":
+        from experiments.recipe_files import experiment_choices, preset_names
+
+        print("experiments (EXP=):", *experiment_choices())
+        print("data presets (DATA=):", *preset_names())
+        return
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 

@@ -13,7 +13,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,23 @@ from torch.utils.data import DataLoader
 from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
 from datamodules import FetalDataModule
 from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
+from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from experiments.report.paired import Pair, Row, agreement, paired
 from experiments.report.read_run import Run
+from figures.annotated import heat_over
 from figures.embeddings import tsne
 from metrics import gestational_age_weeks
 from metrics.benchmarks import BENCHMARKS
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from metrics.names import RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
-from models import DualEncoder, freeze, from_checkpoint
+from models import DualEncoder, FrozenTeacher, freeze, from_checkpoint
 from models.checkpoints.trust import check_classes, refused
 from models.files import write_text
-from models.zero_shot import encode_images
+from models.student.saliency import grad_cam
+from models.zero_shot import class_embeddings, encode_images
 
 FILE = "evidence.json"
 MOST_IMAGES = 300  # of one map; more only crowd it
@@ -59,11 +62,14 @@ class Evidence:
             undefined: ``separation`` (mean distance between classes over that within), ``rank`` (effective
             number of dimensions), ``alignment`` (linear CKA with the teacher).
         thumbnails: Name of an image -> JPEG, base64.
+        saliency: The student's surest right image of each class: ``name``, ``truth``, and model -> the image with the
+            Grad-CAM of its class over it, JPEG, base64.
     """
 
     classes: dict[str, list[str]]
     projections: dict[str, dict[str, dict[str, Any]]]
     thumbnails: dict[str, str]
+    saliency: list[dict[str, str]] = field(default_factory=list)
 
 
 def read_evidence(folder: Path) -> Evidence | None:
@@ -111,7 +117,9 @@ def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: F
             chosen = [records[place] for place in places]
             embeddings = {name: embed(model, chosen) for name, model in models.items()}
             projections[benchmark] = project(embeddings, classes[benchmark])
-    return Evidence(classes, projections, thumbnails)
+    seen = {STUDENT: student} if teacher is None else {TEACHER: teacher, STUDENT: student}
+    saliency = _saliency(run, data.evaluation_records(classified[0], split), seen) if classified else []
+    return Evidence(classes, projections, thumbnails, saliency)
 
 
 def _class(record: Record, benchmark: str) -> str:
@@ -198,9 +206,45 @@ def _thumbnails(run: Run, data: FetalDataModule, split: str) -> dict[str, str]:
     return pictures
 
 
+def _saliency(run: Run, records: Sequence[Record], models: Mapping[str, DualEncoder]) -> list[dict[str, str]]:
+    """Draw where the similarity with the right class comes from; nothing for towers without a spatial layer."""
+    benchmark = next(name for name in run.benchmarks() if BENCHMARKS[name].kind == "classification")
+    rows = [row for row in (run.details(STUDENT, benchmark) or {})["samples"] if row["correct"]]
+    best = {row["target"]: row for row in sorted(rows, key=lambda row: float(row["probability"]))}
+    by_name = {record.name: record for record in records}
+    prompts = _prompts(run).classes[BENCHMARKS[benchmark].prompts]
+    chosen = [best[label] for label in prompts if label in best and best[label]["name"] in by_name]
+    cards = [{"name": str(row["name"]), "truth": str(row["target"])} for row in chosen]
+    for name, model in models.items() if cards else ():
+        dataset = EvaluationDataset([by_name[card["name"]] for card in cards], model.preprocessing)
+        thawed = model.model if isinstance(model, FrozenTeacher) else model  # a frozen one gives no gradients
+        try:
+            with evaluation_mode(thawed) as used:
+                device = next(used.parameters()).device
+                vectors = class_embeddings(used, {card["truth"]: prompts[card["truth"]] for card in cards})
+                for number, card in enumerate(cards):
+                    image = dataset[number]["image"][None].to(device)
+                    heat = grad_cam(used, image, vectors[number : number + 1])[0].cpu().numpy()
+                    card[name] = _jpeg(heat_over(read_image(by_name[card["name"]].image), heat))
+        except ValueError as error:
+            print(f"note: {error}", file=sys.stderr)
+    return cards
+
+
+def _prompts(run: Run) -> Protocol:
+    """Return the prompts that the run was scored with; the default ones where their files are gone."""
+    settings = run.config.get("planes") or {}
+    names = [settings.get(key) for key in ("protocol", "planes_prompts", "subplanes_prompts")]
+    return Protocol.load(*(name if name and Path(name).is_file() else None for name in names))
+
+
 def thumbnail(path: Path) -> str:
     """Return an image as a small JPEG in base64; its longer side has `THUMBNAIL_PX` pixels."""
-    picture = Image.fromarray(np.asarray(read_image(path)))
+    return _jpeg(np.asarray(read_image(path)))
+
+
+def _jpeg(image: NDArray[np.uint8]) -> str:
+    picture = Image.fromarray(image)
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=78)

@@ -6,10 +6,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import wandb
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
@@ -20,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import (
+    AnswerCalibration,
     BestCheckpoint,
     ConfusingPairs,
     EvaluateLastEpoch,
@@ -54,6 +57,10 @@ from experiments.runs.run_record import cautions, make_record
 from experiments.runs.teachers import publish_teacher, settle_teachers
 from experiments.runs.wandb_access import first_process
 from metrics.names import VAL_COMPOSITE
+from models.checkpoints.weights import read_entry, write_entry
+from models.files import atomic
+from models.student.base import ANSWERS, Calibration
+from models.student.checkpoint import CheckpointStudent
 
 
 class SonoDistillCLI(ConfigCLI):
@@ -126,6 +133,7 @@ class SonoDistillCLI(ConfigCLI):
         # `trainer.checkpoint_callback` is the first of all, which the user may have added.
         self.selection: BestCheckpoint = config.checkpoint
         callbacks = list(config.trainer.callbacks or [])
+        self.answers = _answers(self.config[self.subcommand], makes=self.subcommand == "fit")
         if config.schedule is not None:
             callbacks.append(config.schedule)
         callbacks += [
@@ -147,6 +155,7 @@ class SonoDistillCLI(ConfigCLI):
         # After the checkpoint of the best weights, whose state these two save.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         self._begin_folder(trainer)
+        callbacks.append(self.answers)
         if trainer.loggers:
             callbacks.insert(0, LearningRateMonitor(logging_interval="step"))
         callbacks += [LastCheckpoint(), SaveOnInterrupt(partial(resume_command, self.command))]
@@ -197,10 +206,32 @@ class SonoDistillCLI(ConfigCLI):
         """Write the results of an evaluation."""
         self.finish(self._get(self.config, "ckpt_path") or "")
 
+    def after_predict(self) -> None:
+        """Write the answers of Lightning's ``predict`` to ``predictions.csv``, one file for each process."""
+        config = self.config_init[self.subcommand]
+        prompts = {**config.planes.protocol.content(), "biometry": config.biometry.protocol.biometry}
+        known = self.answers.known
+        known = known if known is not None and known.prompts == prompts else None
+        student = CheckpointStudent(self.model.student, prompts, known)
+        rows = [
+            {"image": name, **row}
+            for batch in self.trainer.predict_loop.predictions
+            for name, row in zip(
+                batch["name"], student.classify(batch["embedding"].cpu().numpy()), strict=True
+            )
+        ]
+        rank = self.trainer.global_rank
+        path = self.folder / ("predictions.csv" if rank == 0 else f"predictions-{rank}.csv")
+        with atomic(path) as partial:
+            pd.DataFrame(rows).to_csv(partial, index=False)
+        print(f"predictions of {len(rows)} images: {path}")
+
     def finish(self, checkpoint: str) -> None:
         """Write results.json, plots and report, print the table, and send the results to W&B last."""
         if not self.trainer.is_global_zero:
             return
+        if self.answers.makes and self.answers.calibration is not None:
+            write_entry(Path(checkpoint), ANSWERS, asdict(self.answers.calibration))
         config = self.config[self.subcommand]
         record = results.collect(
             self.trainer,
@@ -246,6 +277,13 @@ def _keep_the_last_as_best(checkpoint: BestCheckpoint) -> None:
     if checkpoint.monitor == VAL_COMPOSITE:
         checkpoint.monitor = None
         rank_zero_info("no benchmark to select by: best.ckpt holds the last weights")
+
+
+def _answers(config: Namespace, makes: bool) -> AnswerCalibration:
+    """Return the callback that calibrates a trained student, or that scores the calibration of an evaluated one."""
+    path = config.get("ckpt_path") or str((config.model.student.get("init_args") or {}).get("path"))
+    stored = None if makes else read_entry(path, ANSWERS)
+    return AnswerCalibration(None if stored is None else Calibration(**stored), makes)
 
 
 def _tracking() -> list[Callback]:

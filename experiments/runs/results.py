@@ -21,11 +21,13 @@ from experiments.process import arguments_here
 from lightning_modules import DistillationModule
 from metrics.benchmarks import composite_score, eight_class_interval, own_benchmarks
 from metrics.names import (
+    AGE_INTERVAL,
     CONSTANT,
     EIGHT_CLASS,
     GEOMETRY,
     HC18,
     HEADLINE,
+    NONE_OF_THESE,
     PIXEL_SIZE,
     PLANES,
     PROBE,
@@ -203,6 +205,7 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     _print_ages(metrics, scored, console)
     _print_eight_classes(metrics, console)
     _print_beyond(metrics, console)
+    _print_answers(metrics, console)
     counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
     console.print(
         f"images scored: {', '.join(counts)}; 95 % bootstrap interval over images in brackets",
@@ -249,6 +252,25 @@ def _print_eight_classes(metrics: Mapping[str, float | None], console: Console) 
         console.print(
             f"F1 over eight classes: {', '.join(cells)}", highlight=False, markup=False, soft_wrap=True
         )
+
+
+def _print_answers(metrics: Mapping[str, float | None], console: Console) -> None:
+    """Print how well the student says "none of these", and whether its age intervals hold."""
+    for name in HEADLINE:
+        auroc, kept, accepted = (
+            metrics.get(final_name(STUDENT, NONE_OF_THESE, f"{name}_{key}"))
+            for key in ("auroc", "kept", "false_accept")
+        )
+        if auroc is not None:
+            text = f'"none of these", {name}: AUROC {_number(auroc)}; {kept:.0%} of known images kept, '
+            text += f'{accepted:.0%} of "other" accepted'
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+    coverage, width, nominal = (
+        metrics.get(final_name(STUDENT, AGE_INTERVAL, key)) for key in ("coverage", "width_days", "nominal")
+    )
+    if coverage is not None:
+        text = f"age intervals for {nominal:.0%} of patients: {coverage:.0%} of heads covered, {width:.0f} days wide"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 BEYOND = {

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 
@@ -20,7 +18,7 @@ from experiments.runs.input_digests import place_digests
 from export.package.model_card import RANDOM_START
 from lightning_modules.distillation import RUN_RECORD
 from models.checkpoints.licences import NOTHING_INHERITED, published_file, unidentified_licence
-from models.checkpoints.weights import read_metadata
+from models.checkpoints.weights import read_entry
 from models.files import sha256
 
 # Data settings that decide which patients are trained on. Not `seed`: runs with several seeds share their test patients
@@ -107,19 +105,7 @@ def _licence(path: str) -> str | None:
 
 def read_record(path: str | None) -> dict[str, Any]:
     """Return the record in a checkpoint of this project; empty for any other file or folder."""
-    if path is None or not Path(path).is_file():
-        return {}
-    try:
-        if path.endswith(".safetensors"):
-            content = read_metadata(path)
-        elif zipfile.is_zipfile(path):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            return {}
-    except Exception:  # not our checkpoint; loading its weights reports what is wrong
-        return {}
-    record = content.get(RUN_RECORD) if isinstance(content, dict) else None
-    return record if isinstance(record, dict) else {}
+    return {} if path is None or not Path(path).is_file() else read_entry(path, RUN_RECORD) or {}
 
 
 def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:

@@ -11,12 +11,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -25,9 +23,9 @@ from datamodules.evaluation.protocol import Protocol
 from metrics import AGES_DAYS
 from metrics.benchmarks import BENCHMARKS
 from models import DualEncoder
+from models.student.onnx_files import AGES
 from models.zero_shot import COSINE_SCALE, AgeTable, age_embeddings, class_embeddings
 
-HEADS, AGES = "heads.safetensors", "ages"
 QUIET_SECONDS = 5.0  # shorter computations show no progress bar
 LOG_SECONDS = 30.0  # between two lines of a log file
 
@@ -94,13 +92,6 @@ def build_heads(
         )
 
 
-class Head(NamedTuple):
-    """A zero-shot head: description (see `write_heads`), and vectors [C, D] or [S, 175, D], float32."""
-
-    description: dict[str, Any]
-    vectors: NDArray[np.float32]
-
-
 def write_heads(
     path: Path, heads: Mapping[str, ClassHead], ages: AgeHead | None, ties: Mapping[str, str]
 ) -> None:
@@ -130,13 +121,3 @@ def write_heads(
     texts = {name: json.dumps(description, ensure_ascii=False) for name, description in descriptions.items()}
     tensors = {name: np.ascontiguousarray(vectors) for name, vectors in tensors.items()}
     save_file(tensors, path, metadata={**ties, **texts})
-
-
-def read_heads(path: Path) -> dict[str, Head]:
-    """Read the heads back, by name: those of the benchmarks, and ``ages``."""
-    with safe_open(path, "np") as file:
-        texts = file.metadata()
-        return {
-            name: Head(json.loads(texts[name]), file.get_tensor(name).astype(np.float32))
-            for name in file.keys()  # noqa: SIM118 - a safetensors file is no dict
-        }

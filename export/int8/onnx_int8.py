@@ -18,9 +18,9 @@ import torch
 from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
 from export.graphs.onnx_graph import add_metadata, write_onnx
 from export.graphs.pixel_graph import PixelEncoder
-from export.runners import Floats
 from models import QuantisedStudent
 from models.quantised import ActivationRange, QuantisedLayer
+from models.student.onnx_files import Floats
 
 QUANTISED_OPERATORS = ["Conv", "MatMul", "Gemm"]
 Ranges = dict[str, tuple[Floats, Floats]]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runners import CPU, Floats, Run, onnx_runner, openvino_runner
+from export.runners import openvino_runner
+from models.student.onnx_files import CPU, Floats, Run, onnx_runner
 
 if TYPE_CHECKING:
     from export.package.manifest import Export
@@ -194,13 +195,9 @@ def _cine_loop() -> Iterator[Frame]:
 
 def to_square(preprocessing: Preprocessing) -> Callable[[Frame], Frame]:
     """Return the geometry step of an app, pad and resize: uint8 [H, W] or [H, W, 3] to [S, S] or [S, S, 3]."""
-    from PIL import Image
+    from models.preprocessing import resize_padded
 
-    from datamodules.pairs.transforms import pad_to_square
-
-    size = (preprocessing.image_size, preprocessing.image_size)
-    kernel = Image.Resampling[preprocessing.interpolation.upper()]
-    return lambda frame: np.asarray(Image.fromarray(pad_to_square(frame)).resize(size, kernel))
+    return lambda frame: resize_padded(frame, preprocessing)
 
 
 def to_planes(square: Frame) -> Floats:
@@ -228,7 +225,7 @@ def _stage(spec: Spec) -> Call:
 
 def _answers(export: Export) -> Callable[[Floats], dict[str, Floats]]:
     """Return the function from an embedding [D] to the probabilities of every head, ages at one spacing."""
-    from export.graphs.heads import read_heads
+    from models.student.onnx_files import read_heads
 
     tables = {
         name: head.description["cosine_scale"] * head.vectors.reshape(-1, *head.vectors.shape[-2:])[0]

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules import PhantomDataModule, Record
+from datamodules.evaluation.dataset import printed_spacing
 from datamodules.pairs.image_reading import read_image
 from datamodules.phantom import PhantomSettings
-from export.graphs.heads import AGES, AgeHead, ClassHead
-from export.parity.frames import EvaluationFrames, printed_spacing
-from export.runners import Run
+from export.graphs.heads import AgeHead, ClassHead
+from export.parity.frames import EvaluationFrames
 from metrics.biometry import predicted_age_days
 from models import Preprocessing
 from models.files import write_json
+from models.student.onnx_files import AGES, Run
 from models.zero_shot import class_logits
 
 FRAMES = 6

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from export.graphs.contract import METADATA_PREFIX, TIES, contract_digest
-from export.graphs.heads import Head, read_heads
 from export.graphs.onnx_graph import onnx_metadata
 from export.user_files import problems
 from models import Preprocessing
 from models.files import sha256, write_json
+from models.student.onnx_files import Head, read_heads
 
 MANIFEST = "manifest.json"
 PACKAGES = (

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules import FetalDataModule, Record
-from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
-from datamodules.pairs.captions import SPACING, render_spacing
-from datamodules.pairs.image_reading import image_size
+from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation, printed_spacing
 from datamodules.pairs.loaders import PlainErrorLoader
 from metrics.benchmarks import BENCHMARKS
 from models import Preprocessing
@@ -66,17 +64,6 @@ class EvaluationFrames:
             for name, rows in self.rows.items()
             if BENCHMARKS[name].kind == "biometry"
         }
-
-
-def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
-    """Return a record's pixel spacing at the model's resolution as prompts print it: ``"0.42"``."""
-    if record.pixel_size_mm is None:
-        raise ValueError(f"{record.name}: no pixel size, which gestational age needs")
-    width, height = image_size(record.image)
-    side = preprocessing.image_size
-    return render_spacing(
-        SPACING, width=width, height=height, image_size=side, pixel_size_mm=record.pixel_size_mm
-    )
 
 
 def corpus_spacings(data: FetalDataModule, preprocessing: Preprocessing) -> list[str]:

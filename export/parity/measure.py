@@ -14,10 +14,10 @@ from tqdm import tqdm
 from export.graphs.heads import AgeHead, ClassHead
 from export.parity.frames import EvaluationFrames
 from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
-from export.runners import Floats, Run
 from export.variants import Variant
 from metrics import BiometryValidity, ZeroShotClassification
 from metrics.benchmarks import BENCHMARKS
+from models.student.onnx_files import Floats, Run
 from models.zero_shot import class_logits
 
 IMAGES_AT_ONCE = 64  # bounds images x 175 ages x D

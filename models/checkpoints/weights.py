@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from models.files import atomic
+
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""
 WRAPPERS = ("module", "model")
@@ -77,6 +79,31 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return what a safetensors file of this project holds beside its tensors; empty for any other such file."""
     with safe_open(path, "pt") as file:
         return dict(json.loads((file.metadata() or {}).get(METADATA, "{}")))
+
+
+def read_entry(path: str | Path, key: str) -> dict[str, Any] | None:
+    """Return a dictionary that a checkpoint of this project holds at its top level, without reading its tensors.
+
+    None where there is none, and for any other file or folder.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            content: Any = read_metadata(path)
+        elif zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            return None
+    except Exception:  # not our checkpoint; loading its weights reports what is wrong
+        return None
+    entry = content.get(key) if isinstance(content, dict) else None
+    return entry if isinstance(entry, dict) else None
+
+
+def write_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
+    """Add a dictionary of primitives to the top level of a ``.ckpt`` file, atomically."""
+    content = {**read_checkpoint(path), key: dict(entry)}
+    with atomic(path) as partial:
+        torch.save(content, partial)
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 from jsonargparse import Namespace
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
-from experiments.commands import import_protocol
+from experiments.commands import prompts
 from experiments.commands.train import lightning_arguments
 from experiments.config import data_arguments, spell_out
 from experiments.recipe_files import tower
@@ -108,6 +108,6 @@ def test_the_import_says_how_to_use_what_it_wrote(tmp_path, capsys):
         'TEMPLATES = ["{weeks} weeks and {day} days, {pixel_spacing} mm"]\nraise SystemExit(9)'
     )
     target = tmp_path / "out" / "protocol.json"
-    assert import_protocol.main([str(checkout), "--out", str(target)]) == 0
+    assert prompts.main(["import-protocol", str(checkout), "--out", str(target)]) == 0
     assert json.loads(target.read_text())["biometry"] == ["{weeks} weeks and {days} days, {spacing} mm"]
     assert f"PROTOCOL={target}" in capsys.readouterr().out

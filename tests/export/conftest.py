@@ -73,7 +73,12 @@ def exported(
         spacings=[0.30],
         only_spacings=True,
     )
-    return export_student(student, corpus, Protocol.load(), target, options, dict(source))
+    calibration = {
+        "prompts": Protocol.load().content(), "none_below": {}, "age_drop": None, "coverage": 0.9, "counts": {},
+    }  # fmt: skip
+    return export_student(
+        student, corpus, Protocol.load(), target, options, dict(source), calibration=calibration
+    )
 
 
 @pytest.fixture

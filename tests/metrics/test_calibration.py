@@ -3,7 +3,18 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
-from metrics.calibration import calibration, cross_fitted_confidence, fit_temperature
+from metrics.calibration import (
+    calibration,
+    class_lead,
+    conformal_quantile,
+    cross_fitted_confidence,
+    fit_temperature,
+    profile_age_days,
+    profile_drop,
+    profile_interval,
+    rejection_scores,
+    rejection_threshold,
+)
 
 
 def naive_ece(confidence, correct, bins):
@@ -90,3 +101,61 @@ def test_one_patient_and_no_samples():
     assert cross_fitted_confidence([[1.0, 0.0]], [0], ["only"]) is None
     with pytest.raises(ValueError, match="at least one sample"):
         fit_temperature(np.empty((0, 3)), [])
+
+
+def test_the_lead_is_over_the_mean_of_all_classes():
+    np.testing.assert_allclose(class_lead(np.array([[3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])), [2.0, 0.0])
+
+
+def test_separated_scores_are_divided_in_the_middle():
+    assert rejection_threshold([5.0, 4.0], [1.0, 2.0]) == pytest.approx(3.0)
+
+
+def test_the_threshold_has_the_highest_balanced_accuracy():
+    rng = np.random.default_rng(0)
+    known, other = rng.normal(1, 1, 40), rng.normal(0, 1, 15)
+
+    def balanced(threshold):
+        return (known >= threshold).mean() + (other < threshold).mean()
+
+    best = max(balanced(value) for value in np.linspace(-4, 5, 4001))
+    found = rejection_threshold(known, other)
+    assert balanced(found) == pytest.approx(best, abs=1e-12)
+    scores = rejection_scores(known, other, found)
+    assert scores["kept"] - scores["false_accept"] + 1 == pytest.approx(best, abs=1e-12)
+    pairs = [(a > b) + 0.5 * (a == b) for a in known for b in other]
+    assert scores["auroc"] == pytest.approx(np.mean(pairs), abs=1e-12)
+
+
+def test_where_nothing_separates_the_threshold_is_a_number_or_keeps_all():
+    assert rejection_scores([1.0, 1.0], [1.0], rejection_threshold([1.0, 1.0], [1.0]))["auroc"] == 0.5
+
+
+def test_interval_and_drop_follow_their_definitions():
+    rng = np.random.default_rng(1)
+    ages, similarity = np.arange(98, 128), rng.normal(size=(7, 30))
+    true = np.array([90.0, 98.0, 105.4, 110.0, 120.0, 127.0, 300.0])
+    drops = profile_drop(similarity, ages, true)
+    for row, age, drop in zip(similarity, true, drops, strict=True):
+        nearest = min(ages, key=lambda known: abs(known - age))
+        assert drop == pytest.approx(row.max() - row[list(ages).index(nearest)], abs=1e-12)
+        low, high = profile_interval(row[None], ages, 0.8)
+        inside = [known for known, value in zip(ages, row, strict=True) if value >= row.max() - 0.8]
+        assert (low[0], high[0]) == (min(inside), max(inside))
+        low, high = profile_interval(row[None], ages, drop)
+        assert low[0] <= nearest <= high[0]
+
+
+def test_the_age_is_the_median_of_the_most_similar():
+    similarity = np.array([[0.0, 5.0, 4.0, 1.0, 3.0]])
+    assert profile_age_days(similarity, np.arange(10, 15), 3)[0] == 12
+    assert profile_age_days(np.zeros((1, 5)), np.arange(10, 15), 3)[0] == 11  # the younger of equal ones
+
+
+def test_a_new_score_is_covered_as_often_as_promised():
+    # Of n + 1 exchangeable scores each is the new one as often as any other.
+    scores = np.random.default_rng(2).permutation(50).astype(float)
+    covered = [one <= conformal_quantile(np.delete(scores, place), 0.9) for place, one in enumerate(scores)]
+    assert 0.9 <= np.mean(covered) < 0.9 + 1 / 50 + 1e-9
+    assert conformal_quantile(range(8), 0.9) is None
+    assert conformal_quantile(range(9), 0.9) == 8

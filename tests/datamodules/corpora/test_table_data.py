@@ -217,14 +217,14 @@ def test_prompts_check_names_labels_and_long_prompts(tmp_path, capsys):
     table = write(tmp_path, rows_of(3))
     file = tmp_path / "prompts.json"
     file.write_text(json.dumps({"brain": ["a head", "very " * 80 + "long"], "Fetal femur": ["a thigh"]}))
-    assert prompts_command.main(["check", str(file), f"--table={table}"]) == 1
+    assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert "spine" in shown
     assert "has 83 tokens of 77" in shown
     file.write_text(json.dumps({"brain": ["a head"], "Fetal femur": ["a thigh"], "spine": ["a back"]}))
-    assert prompts_command.main(["check", str(file), f"--table={table}"]) == 0
+    assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 0
     file.write_text(json.dumps({"brain": "a head", "spine": ["a back"]}))
     with pytest.raises(
         ValueError, match=r"prompts.json: brain: Input should be a valid list; expected class -> list"
     ):
-        prompts_command.main(["check", str(file)])
+        prompts_command.main(["prompts", "check", str(file)])

@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from experiments.commands.export import load_student, main, options_of, parse
+from datamodules.evaluation.protocol import Protocol
+from experiments.commands.export import load_student, main, options_of, parse, prompts_of
 from experiments.commands.latency import open_subject
 from experiments.runs.plain_errors import UsageError
 from experiments.runs.run_record import run_config, training_facts
@@ -294,3 +296,17 @@ def test_only_an_earlier_export_is_replaced(tmp_path, place):
         main(["random:no-such-model", f"--out={target}"])
     assert target.exists()
     assert (target / "manifest.json").is_file() == (place == "folder")
+
+
+def test_the_prompts_of_a_calibration_are_exported_with_it(tmp_path, capsys):
+    own = {**Protocol.load().content(), "biometry": ["{weeks} and {days}"]}
+    torch.save({"answers": {"prompts": own, "coverage": 0.9}}, tmp_path / "best.ckpt")
+    protocol, calibration = prompts_of(str(tmp_path / "best.ckpt"), None)
+    assert (protocol.content(), calibration["coverage"]) == (own, 0.9)
+    protocol.save(tmp_path / "own.json")
+    assert prompts_of(str(tmp_path / "best.ckpt"), str(tmp_path / "own.json"))[1] == calibration
+    assert capsys.readouterr().out == ""
+    Protocol.load().save(tmp_path / "other.json")
+    protocol, calibration = prompts_of(str(tmp_path / "best.ckpt"), str(tmp_path / "other.json"))
+    assert (protocol, calibration) == (Protocol.load(), None)
+    assert "not calibrated for these prompts" in capsys.readouterr().out

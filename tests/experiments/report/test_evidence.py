@@ -71,6 +71,12 @@ def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, stu
     assert found.projections["planes"]["student"]["alignment"] == pytest.approx(1)
     assert found.projections["planes"]["random"]["alignment"] < 0.999
     assert read_evidence(folder) == found
+    # Grad-CAM on the right image of each class of which the student is surest: the last ones here.
+    right = {row["target"]: row["name"] for row in scored(data, {3, 4}) if row["correct"]}
+    assert {card["truth"]: card["name"] for card in found.saliency} == right
+    for card in found.saliency:
+        assert card["teacher"] == card["student"]  # the student is its own teacher
+        assert Image.open(io.BytesIO(base64.b64decode(card["student"]))).mode == "RGB"
 
 
 def test_changed_data_are_reported_in_one_line(make_run, data, student, monkeypatch, capsys):

@@ -3,13 +3,18 @@
 import json
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 from sklearn.metrics import f1_score
 
+from datamodules import FetalPlanesDataModule
 from datamodules.evaluation.protocol import Protocol
+from datamodules.pairs.image_reading import read_image
 from experiments import __main__ as command_line
 from experiments.runs.cli import SonoDistillCLI
+from models import load_student
+from models.checkpoints.weights import read_entry
 from tests.experiments.runs.documented import undocumented_keys, violations
 
 TOWER = {
@@ -41,15 +46,21 @@ def workplace(tmp_path, tiny_planes, monkeypatch):
     return tmp_path
 
 
-def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
+def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys, monkeypatch):
+    monkeypatch.setattr("callbacks.evaluation.answer_calibration.LEAST", 1)
     student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
     run(
         "train", "no-kd", "planes", "--run=made", *SMALL, f"--model.student={student}",
         "--model.teacher=null", "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=1",
+        "--data.init_args.val_share=0.4",
     )  # fmt: skip
     trained = workplace / "outputs" / "no-kd" / "made"
     metrics = json.loads((trained / "results.json").read_text())["metrics"]
     assert "student/planes/f1" in metrics
+    answers = read_entry(trained / "checkpoints" / "best.ckpt", "answers")
+    assert answers["prompts"] == Protocol.load().content()
+    assert {"student/none/planes_auroc", "student/none/planes_false_accept"} <= metrics.keys()
+    assert undocumented_keys(metrics) == []
     assert not any("probe" in name for name in metrics), "training leaves it out"
     checkpoint = trained / "checkpoints" / "best.ckpt"
     Protocol(
@@ -64,6 +75,7 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
     (results,) = (workplace / "outputs" / "evaluate").glob("*/results.json")
     record = json.loads(results.read_text())
     metrics = record["metrics"]
+    assert not any("/none/" in name for name in metrics), "the calibration holds for other prompts"
     assert metrics["geometry/cka"] == pytest.approx(1, abs=1e-5), "the teacher is the student itself"
     assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(1, abs=1e-5)
     assert metrics["student/probe/views_f1"] == metrics["teacher/probe/views_f1"]
@@ -89,6 +101,19 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys):
     assert "linear CKA 1.000" in printed
     assert "six views F1" in printed
     assert "Test metric" not in printed, "Lightning's table of everything stands in results.json"
+
+    # Lightning's own prediction of the test patients' images, with the checkpoint's weights.
+    run(
+        "predict", "--config", str(trained / "config.yaml"), f"--ckpt_path={checkpoint}", "--run=asked",
+        "--experiment=no-kd",
+    )  # fmt: skip
+    table = pd.read_csv(workplace / "outputs" / "no-kd" / "asked" / "predictions.csv").set_index("image")
+    loaded = load_student(checkpoint)
+    data = FetalPlanesDataModule(str(workplace / "FETAL_PLANES_DB"))
+    test = {record.name: record.image for record in data.split("test")}
+    assert set(table.index) == set(test)
+    expected = [row["plane"] for row in loaded.planes([read_image(test[name]) for name in table.index])]
+    assert list(table["plane"]) == expected
 
 
 def test_the_published_teacher_is_never_random(workplace):

@@ -12,7 +12,8 @@ from export.int8.variants import INT8_VARIANTS
 from export.latency.backends import OPENVINO_PRECISIONS, available
 from export.latency.interleave import time_interleaved
 from export.parity.ledger import embedding_figures
-from export.runners import onnx_runner, openvino_runner
+from export.runners import openvino_runner
+from models.student.onnx_files import onnx_runner
 
 pytestmark = [
     pytest.mark.slow,

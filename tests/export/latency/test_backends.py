@@ -19,7 +19,7 @@ from export.latency.backends import (
     to_square,
 )
 from export.package.manifest import Export
-from export.runners import onnx_runner
+from models.student.onnx_files import onnx_runner
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from export.int8.variants import write_int8_variants
 from export.package.manifest import artifact_entry
 from export.package.model_card import data_terms, prompt_terms, training_lines, weight_origin
 from export.parity.frames import calibration_pixels, evaluation_frames
-from export.runners import onnx_runner
 from export.variants import ExportContext, write_onnx_variants
 from models import Preprocessing, build_tokenizer, fused_copy
 from models.checkpoints.licences import UNKNOWN_LICENCE
+from models.student.onnx_files import onnx_runner
 from models.zero_shot import age_embeddings, class_embeddings
 
 

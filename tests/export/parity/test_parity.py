@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from datamodules.cores import usable_cores
+from datamodules.evaluation.dataset import printed_spacing
 from datamodules.evaluation.protocol import Protocol
 from export import Options, export_student
 from export.graphs.heads import AgeHead
@@ -18,7 +19,7 @@ from export.int8.variants import enter_bfloat16, judge_int8_speed
 from export.latency.backends import available
 from export.latency.interleave import Timing
 from export.options import SKIPPABLE
-from export.parity.frames import corpus_spacings, evaluation_frames, printed_spacing
+from export.parity.frames import corpus_spacings, evaluation_frames
 from export.parity.ledger import (
     DROPPED,
     FAILED,

@@ -1,0 +1,182 @@
+"""Calibration of a student's answers: the threshold of "none of these", and the interval of the gestational age."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+
+from callbacks.evaluation.biometry_evaluation import BiometryEvaluation
+from callbacks.evaluation.embedding_pass import embed
+from callbacks.evaluation.evaluation_mode import evaluation_mode
+from callbacks.evaluation.plane_evaluation import PlaneEvaluation
+from datamodules.evaluation.dataset import printed_spacing
+from datamodules.record import Record
+from metrics import AGES_DAYS, gestational_age_weeks
+from metrics.benchmarks import BENCHMARKS, HC18
+from metrics.calibration import (
+    class_lead,
+    conformal_quantile,
+    profile_drop,
+    profile_interval,
+    rejection_scores,
+    rejection_threshold,
+)
+from metrics.names import AGE_INTERVAL, NONE_OF_THESE, STUDENT, final_name
+from models import DualEncoder
+from models.student.base import Calibration
+from models.zero_shot import age_embeddings, class_embeddings, class_logits
+
+COVERAGE = 0.9
+LEAST = 10
+"""Validation images of known classes and of others below which there is no threshold."""
+AGES = np.array(AGES_DAYS)
+
+
+class AnswerCalibration(Callback):
+    """Calibrate the tested student's answers on validation patients, and score them on the test patients.
+
+    - "None of these": of each classification benchmark that leaves labels out ("other"), the threshold of
+      `metrics.calibration.class_lead` with the highest balanced accuracy. The benchmark itself does not change.
+    - Age interval: the similarity below the highest that is not exceeded at the true age, for all images of 90 % of the
+      patients (split conformal prediction). True is the age of the record, by default that whose median is the head
+      circumference.
+
+    Must come after the evaluations, whose prompts and benchmarks it takes.
+
+    Args:
+        known: A calibration to score, that of the checkpoint; None makes one if `makes` is set.
+        makes: Whether to calibrate: after a training, with its selected weights.
+
+    Attributes:
+        calibration: What was made, or `known`; None where images or prompts do not allow it.
+        final_metrics: The scores by logged name.
+    """
+
+    def __init__(self, known: Calibration | None = None, makes: bool = True) -> None:
+        self.known = known
+        self.makes = makes
+        self.calibration: Calibration | None = None
+        self.final_metrics: dict[str, float] = {}
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate and score."""
+        self.final_metrics, self.calibration = {}, None
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        planes = next((one for one in callbacks if isinstance(one, PlaneEvaluation)), None)
+        heads = next((one for one in callbacks if isinstance(one, BiometryEvaluation)), None)
+        if planes is None or heads is None or not (self.makes or self.known):
+            return
+        prompts = {**planes.protocol.content(), "biometry": list(heads.protocol.biometry)}
+        module: Any = pl_module
+        with evaluation_mode(module.student) as used:
+            answers = _Answers(used, trainer.datamodule, planes, heads)  # type: ignore[attr-defined]
+            if self.makes:
+                self.calibration = answers.calibrate(prompts)
+            elif self.known is not None and self.known.prompts == prompts:
+                self.calibration = self.known
+            if self.calibration is None:
+                return
+            details = answers.score(self.calibration, heads.test_split)
+        for group, scores in details.items():
+            for key, value in scores.items():
+                self.final_metrics[final_name(STUDENT, group, key)] = value
+                pl_module.log(final_name(STUDENT, group, key), value, sync_dist=True)
+
+
+class _Answers:
+    """Scores of one model's answers on the images of a data module."""
+
+    def __init__(
+        self, model: DualEncoder, data: Any, planes: PlaneEvaluation, heads: BiometryEvaluation
+    ) -> None:
+        self.model, self.data, self.planes, self.heads = model, data, planes, heads
+
+    def calibrate(self, prompts: dict[str, Any]) -> Calibration | None:
+        none_below: dict[str, float] = {}
+        counts: dict[str, Any] = {}
+        drop: float | None = None
+        for benchmark in self.planes.benchmarks:
+            known, other = self.leads(benchmark, "val")
+            if min(len(known), len(other)) >= LEAST:
+                none_below[benchmark] = rejection_threshold(known, other)
+                counts[benchmark] = {"known": len(known), "other": len(other)}
+        if HC18 in self.heads.benchmarks and any(map(BENCHMARKS[HC18].scores, self.images("val"))):
+            records, similarity, true = self.profiles("val")
+            drops = pd.Series(profile_drop(similarity, AGES, true))
+            by_patient = drops.groupby([record.patient for record in records]).max()
+            drop = conformal_quantile(by_patient, COVERAGE)
+            counts["patients"] = len(by_patient)
+        if not none_below and drop is None:
+            return None
+        return Calibration(prompts, none_below, drop, COVERAGE, counts)
+
+    def score(self, calibration: Calibration, split: str) -> dict[str, dict[str, float]]:
+        details: dict[str, dict[str, float]] = {}
+        for benchmark, threshold in calibration.none_below.items():
+            if benchmark in self.planes.benchmarks:
+                known, other = self.leads(benchmark, split)
+                if len(other):
+                    scores = rejection_scores(known, other, threshold) | {"other": float(len(other))}
+                    details.setdefault(NONE_OF_THESE, {}).update(
+                        {f"{benchmark}_{key}": value for key, value in scores.items()}
+                    )
+        if calibration.age_drop is not None and HC18 in self.heads.benchmarks:
+            _, similarity, true = self.profiles(split)
+            low, high = profile_interval(similarity, AGES, calibration.age_drop)
+            inside = (low <= np.clip(true, AGES[0], AGES[-1])) & (np.clip(true, AGES[0], AGES[-1]) <= high)
+            details[AGE_INTERVAL] = {
+                "coverage": float(inside.mean()), "width_days": float((high - low).mean()),
+                "nominal": calibration.coverage,
+            }  # fmt: skip
+        return details
+
+    def leads(self, benchmark: str, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return `class_lead` of the images that a benchmark scores, and of those whose label it leaves out."""
+        one = BENCHMARKS[benchmark]
+        images = self.images(split)
+        known = [record for record in images if one.scores(record)]
+        other = [r for r in images if r.corpus == one.corpus and one.label_of(r) in one.exclude]
+        if not known or not other:
+            return np.empty(0), np.empty(0)
+        vectors = class_embeddings(self.model, self.planes.protocol.classes[one.prompts]).cpu()
+        lead = class_lead(class_logits(self.embedded([*known, *other]), vectors).numpy())
+        return lead[: len(known)], lead[len(known) :]
+
+    def profiles(self, split: str) -> tuple[list[Record], NDArray[Any], NDArray[Any]]:
+        """Return the heads of a split, their similarity with each age [N, 175], and their ages in days [N]."""
+        records = self.data.evaluation_records(HC18, split)
+        spacings = [printed_spacing(record, self.model.preprocessing) for record in records]
+        templates = self.heads.protocol.biometry
+        if self.heads.cache is None:
+            table = age_embeddings(self.model, templates, spacings)
+        else:
+            table = self.heads.cache.get(self.model, templates, spacings)
+        images = self.embedded(records).to(table.vectors.device)
+        at_once = 64  # bounds the memory of images * 175 ages * D
+        parts = [
+            table.similarity(images[start : start + at_once], spacings[start : start + at_once]).cpu()
+            for start in range(0, len(records), at_once)
+        ]
+        return records, torch.cat(parts).numpy(), np.array(list(_ages(records)))
+
+    def images(self, split: str) -> list[Record]:
+        """Return the images of a split, or "all"."""
+        return list(self.data.records if split == "all" else self.data.split(split))
+
+    def embedded(self, records: list[Record]) -> torch.Tensor:
+        images: torch.Tensor = embed(
+            self.model, records, self.data.evaluation_batch_size, self.data.num_workers
+        )["image"]
+        return images
+
+
+def _ages(records: Iterable[Record]) -> Iterable[float]:
+    for record in records:
+        known = record.ga_days
+        yield float(gestational_age_weeks(record.hc_mm or np.nan) * 7) if known is None else float(known)

@@ -1,0 +1,299 @@
+"""Ask a student about images: planes, brain sub-planes, gestational ages, as a table and as pictures.
+
+usage: sonodistill predict CKPT IMAGES [options]
+       sonodistill predict --config FILE ... [options]     (Lightning's own: the test patients of a data module)
+
+CKPT is a checkpoint or an export folder, which needs no PyTorch. IMAGES is a folder, one image, or a table.
+
+  --pixel_size=MM          side of an original pixel; without it (or a column pixel_size_mm) there are no ages
+  --protocol=FILE          prompts; default: those that the student was calibrated with, else the default
+  --out=FOLDER             default: outputs/predictions/NAME
+  --ages=brain|all         images that get an age: those of a predicted brain plane, or all
+  --embeddings=npz         write embeddings.npz, too
+  --annotate               write the images with their answers below them
+  --saliency[=PROMPT]      write heat maps of the similarity with the predicted plane, or with a text of your own
+  --device=NAME            device of a checkpoint, such as cuda
+  --trust                  build classes of other packages that the checkpoint names
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow.parquet import ParquetWriter
+from tqdm import tqdm
+
+from datamodules.cores import usable_cores
+from datamodules.corpora.table import read_table
+from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
+from experiments.process import Parser
+from figures.annotated import annotated, heat_over
+from models import load_student
+from models.student.base import AT_ONCE, BRAIN, NONE, Row, Student
+
+OUT = Path("outputs/predictions")
+TABLE = "predictions.csv"
+WRITTEN = {TABLE, "predictions.parquet", "embeddings.npz", "annotated", "saliency"}
+TEXTS = ("image", "plane", "brain_plane", "ga", "error")
+QUIET_SECONDS, TERMINAL_SECONDS, LOG_SECONDS = 5.0, 0.2, 30.0
+FAR = 0.05  # relative distance of an image's pixel spacing from the export's nearest one that is reported
+SHOWN = 5
+
+
+def parse(argv: list[str]) -> Any:
+    """Read a command line."""
+    parser = Parser(prog="sonodistill predict", description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--pixel_size", type=float)
+    parser.add_argument("--protocol")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--ages", choices=("brain", "all"), default="brain")
+    parser.add_argument("--embeddings", choices=("npz",))
+    parser.add_argument("--annotate", action="store_true")
+    parser.add_argument("--saliency", nargs="?", const="")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--trust", action="store_true")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Run one command line; the exit status is 1 when images could not be read.
+
+    Raises:
+        ValueError: A file or setting cannot be used.
+        FileNotFoundError: There is no such student, or no images.
+    """
+    options = parse(argv)
+    if options.pixel_size is not None and not options.pixel_size > 0:
+        raise ValueError(f"--pixel_size={options.pixel_size}: expected millimetres, a positive number")
+    target = options.out or OUT / (options.images.stem or options.images.resolve().stem)
+    if target.exists() and not {path.name for path in target.iterdir()} <= WRITTEN:
+        raise ValueError(f"--out={target}: holds something other than predictions; name a new folder")
+    asked = asked_images(options.images, options.pixel_size)
+    student = _open(options)
+    if options.saliency is not None:
+        student.saliency([np.zeros((8, 8), np.uint8)])  # an export is refused before anything is computed
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        failed, planes, far = _write(student, asked, partial, options)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.chmod(0o755)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _say(student, asked, target, planes, far, failed)
+    return 1 if failed else 0
+
+
+class Asked(NamedTuple):
+    """An image: its name in the predictions, its file, and the side of its pixels where that is known."""
+
+    name: str
+    path: Path
+    pixel_size_mm: float | None
+
+
+def asked_images(source: Path, pixel_size_mm: float | None = None) -> list[Asked]:
+    """List the images of a folder, of a table (see `read_table`), or one file.
+
+    Args:
+        source: Folder, table or image.
+        pixel_size_mm: Pixel size of images whose table states none.
+    """
+    if source.suffix.casefold() in IMAGE_SUFFIXES and source.is_file():
+        return [Asked(source.name, source, pixel_size_mm)]
+    with warnings.catch_warnings():  # that patients are unknown does not matter here
+        warnings.simplefilter("ignore")
+        table = read_table(source)
+    return [
+        Asked(str(name), Path(path), pixel_size_mm if math.isnan(size) else float(size))
+        for name, path, size in zip(table.index, table["image"], table["pixel_size_mm"], strict=True)
+    ]
+
+
+def _open(options: Any) -> Student:
+    if options.trust:
+        from models.checkpoints.trust import settle_trust
+
+        settle_trust(["--trust"])
+    prompts = None
+    if options.protocol is not None:
+        from datamodules.evaluation.protocol import Protocol
+
+        prompts = Protocol.load(options.protocol).content()
+    return load_student(options.checkpoint, prompts, options.device)
+
+
+def columns(student: Student) -> pa.Schema:
+    """Return the columns of the table of predictions."""
+    blank = np.zeros((1, student.dimension), np.float32)
+    names = ["image", *student.classify(blank)[0], "ga_days", "ga", "ga_low_days", "ga_high_days"]
+    names += ["ga_coverage", "ga_spacing_mm", "error"]
+    kinds = {name: pa.string() if name in TEXTS else pa.float64() for name in names}
+    return pa.schema([(name, pa.int64() if name.endswith("_days") else kind) for name, kind in kinds.items()])
+
+
+def _write(
+    student: Student, asked: list[Asked], folder: Path, options: Any
+) -> tuple[list[str], Counter[str], list[float]]:
+    """Write all files; return the errors, the number of images of each plane, and spacings that an export lacks."""
+    schema = columns(student)
+    failed: list[str] = []
+    planes: Counter[str] = Counter()
+    far: list[float] = []
+    embeddings: list[NDArray[Any]] = []
+    with ExitStack() as stack:
+        table = stack.enter_context((folder / TABLE).open("w", newline="", encoding="utf-8"))
+        writer = csv.DictWriter(table, schema.names)
+        writer.writeheader()
+        parquet = stack.enter_context(ParquetWriter(folder / "predictions.parquet", schema))
+        for rows, images, embedded in _answers(student, asked, options, far):
+            writer.writerows(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+            )
+            parquet.write_table(pa.Table.from_pylist(rows, schema))
+            failed += [row["error"] for row in rows if row.get("error")]
+            planes.update(row["plane"] for row in rows if row.get("plane"))
+            if options.embeddings:
+                embeddings.append(embedded)
+            _draw(student, folder, options, [row for row in rows if not row.get("error")], images)
+    if options.embeddings:
+        bad = {error.partition(": ")[0] for error in failed}
+        names = [one.name for one in asked if str(one.path) not in bad]
+        np.savez(folder / "embeddings.npz", image=np.array(names), embedding=np.concatenate(embeddings))
+    return failed, planes, far
+
+
+def _answers(
+    student: Student, asked: list[Asked], options: Any, far: list[float]
+) -> Iterator[tuple[list[Row], list[NDArray[np.uint8]], NDArray[Any]]]:
+    """Yield rows of some images at a time, and the images and embeddings of those that could be read."""
+    terminal = sys.stderr.isatty()
+    interval = TERMINAL_SECONDS if terminal else LOG_SECONDS
+    left = iter(asked)
+    with (
+        ThreadPoolExecutor(usable_cores()) as pool,
+        tqdm(
+            total=len(asked), desc="predict", unit="image", delay=QUIET_SECONDS, mininterval=interval
+        ) as bar,
+    ):
+        while batch := list(islice(left, AT_ONCE)):
+            read = list(pool.map(_read, batch))
+            images = [image for image in read if not isinstance(image, str)]
+            embedded = student.embed(images)
+            answers = iter(zip(images, embedded, student.classify(embedded), strict=True))
+            rows: list[Row] = []
+            for one, image in zip(batch, read, strict=True):
+                if isinstance(image, str):
+                    rows.append({"image": one.name, "error": image})
+                    continue
+                _, vector, row = next(answers)
+                if one.pixel_size_mm is not None and (options.ages == "all" or row.get("plane") == BRAIN):
+                    spacing = student.spacing((image.shape[1], image.shape[0]), one.pixel_size_mm)
+                    row |= student.ages(vector[None], [spacing])[0]
+                    if abs(row["ga_spacing_mm"] - spacing) > FAR * spacing:
+                        far.append(spacing)
+                rows.append({"image": one.name, **row})
+            yield rows, images, embedded
+            bar.update(len(batch))
+
+
+def _read(one: Asked) -> NDArray[np.uint8] | str:
+    try:
+        return read_image(one.path)
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+
+
+def _draw(
+    student: Student, folder: Path, options: Any, rows: list[Row], images: list[NDArray[np.uint8]]
+) -> None:
+    """Write the pictures of some images."""
+    if options.annotate:
+        for row, image in zip(rows, images, strict=True):
+            _save(annotated(image, lines_of(row)), folder / "annotated", row["image"])
+    if options.saliency is not None and images:
+        prompt = options.saliency or None
+        for row, image, heat in zip(rows, images, student.saliency(images, prompt), strict=True):
+            seen = annotated(heat_over(image, heat), [prompt or lines_of(row)[0]])
+            _save(seen, folder / "saliency", row["image"])
+
+
+def lines_of(row: Row) -> list[str]:
+    """Return the answers of one row as lines of text."""
+    lines = [
+        f"{title}: none of these"
+        if row[key] == NONE
+        else f"{title}: {row[key]} ({row[f'{key}_probability']:.0%})"
+        for key, title in (("plane", "plane"), ("brain_plane", "sub-plane"))
+        if row.get(key)
+    ]
+    if row.get("ga_days") is not None:
+        interval = ""
+        if row["ga_low_days"] is not None:
+            low, high = (f"{row[key] // 7} w {row[key] % 7} d" for key in ("ga_low_days", "ga_high_days"))
+            interval = f" ({low} to {high})"
+        lines.append(f"age: {row['ga']}{interval}")
+    return lines or ["no answer"]
+
+
+def _save(picture: Any, folder: Path, name: str) -> None:
+    path = Path(name)
+    safe = path if not path.is_absolute() and ".." not in path.parts else Path(path.name)
+    target = folder / safe.with_name(safe.name if safe.suffix.lower() == ".png" else f"{safe.name}.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(target)
+
+
+def _say(
+    student: Student,
+    asked: list[Asked],
+    target: Path,
+    planes: Counter[str],
+    far: list[float],
+    failed: list[str],
+) -> None:
+    """Print what was written, what the answers lack, and which images could not be read."""
+    print(
+        f"{len(asked) - len(failed)} images: {', '.join(f'{name} {count}' for name, count in planes.most_common())}"
+    )
+    known = student.calibration
+    if known is None:
+        print(
+            'not calibrated for these prompts: no age has an interval and no image is "none" (docs/predict.md)'
+        )
+    elif known.age_drop is not None:
+        print(
+            f"age intervals: {known.coverage:.0%} of patients, from {known.counts['patients']} validation patients"
+        )
+    if all(one.pixel_size_mm is None for one in asked):
+        print("no ages: they need the pixel size (PIXEL_SIZE=0.2, or a column pixel_size_mm)")
+    if far:
+        sizes = ", ".join(sorted({f"{spacing:.2f}" for spacing in far})[:SHOWN])
+        print(
+            f"warning: {len(far)} ages use a far pixel spacing of the export's table; export with --spacings={sizes}"
+        )
+    print(f"predictions: {target / TABLE} and predictions.parquet")
+    if failed:
+        more = f" and {len(failed) - SHOWN} more (column error)" if len(failed) > SHOWN else ""
+        print(
+            f"warning: {len(failed)} images could not be read: {'; '.join(failed[:SHOWN])}{more}",
+            file=sys.stderr,
+        )

@@ -1,0 +1,1 @@
+"""A trained student that answers questions about images, from a checkpoint or an export folder."""

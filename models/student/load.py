@@ -1,0 +1,51 @@
+"""Open a student from a checkpoint or an export folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.student.base import ANSWERS, DEFAULT_PROMPTS, Calibration, Student
+from models.student.exported import MANIFEST, ExportedStudent
+
+
+def load_student(
+    path: str | Path, prompts: str | Path | Mapping[str, Any] | None = None, device: str = "cpu"
+) -> Student:
+    """Open a student that answers questions about images (see `Student`).
+
+    Args:
+        path: A checkpoint (see `models.from_checkpoint`), or an export folder, which is read without PyTorch.
+        prompts: A prompt file or its content, for a checkpoint; None for those of its calibration, else the default.
+        device: Device of a checkpoint's model.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: It cannot be used.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        if prompts is not None:
+            raise ValueError(f"{path}: the prompts of an export are fixed; export again with PROTOCOL=")
+        return ExportedStudent(path)
+    best = path / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        raise ValueError(f"{path}: a run's folder; give {best} or its export")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path}: neither a checkpoint nor an export folder ({MANIFEST} is missing)")
+    from models.checkpoints.weights import read_entry
+    from models.loading import from_checkpoint
+    from models.student.checkpoint import CheckpointStudent
+
+    model = from_checkpoint(str(path)).to(device)
+    found = read_entry(path, ANSWERS)
+    own = None if found is None else Calibration(**found)
+    if prompts is None:
+        prompts = DEFAULT_PROMPTS if own is None else own.prompts
+    content = prompts if isinstance(prompts, Mapping) else json.loads(Path(prompts).read_text("utf-8-sig"))
+    # A threshold holds for the prompts that it was measured with.
+    return CheckpointStudent(
+        model, content, own if own is not None and own.prompts == dict(content) else None
+    )

@@ -1,0 +1,148 @@
+"""A loaded student answers as the evaluations do, and its calibration follows from the validation patients alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks import BiometryEvaluation, PlaneEvaluation
+from callbacks.evaluation import answer_calibration
+from callbacks.evaluation.answer_calibration import _Answers
+from callbacks.evaluation.evaluation_mode import evaluation_mode
+from datamodules import FetalPlanesDataModule, HC18DataModule
+from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
+from datamodules.evaluation.protocol import Protocol
+from datamodules.pairs.image_reading import read_image
+from models import TimmEncoder, load_student, save_half
+from models.checkpoints.weights import read_checkpoint, read_entry, write_entry
+from models.student.base import ANSWERS, Calibration
+
+PROTOCOL = replace(Protocol.load(), biometry=Protocol.load().biometry[:1])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    student = TimmEncoder(
+        "resnet10t", {"channels": [8, 8, 16, 16], "stem_width": 8}, embed_dim=24, image_size=40,
+        text_width=32, text_layers=1, text_heads=2, context_length=40,
+    ).eval()  # fmt: skip
+    path = tmp_path_factory.mktemp("student") / "student.safetensors"
+    save_half(student, path)
+    return path
+
+
+def loader(records, preprocessing):
+    return DataLoader(EvaluationDataset(records, preprocessing), batch_size=5, collate_fn=collate_evaluation)
+
+
+def test_planes_and_ages_are_those_of_the_evaluations(checkpoint, tiny_planes, tiny_hc18):
+    student = load_student(checkpoint, PROTOCOL.content())
+    planes = FetalPlanesDataModule(str(tiny_planes)).evaluation_records("planes", "all")[:12]
+    brains = FetalPlanesDataModule(str(tiny_planes)).evaluation_records("subplanes", "all")[:4]
+    heads = HC18DataModule(str(tiny_hc18)).evaluation_records("hc18", "all")[8:11]
+    with evaluation_mode(student.model) as model:
+        details = {
+            name: PlaneEvaluation(PROTOCOL).score(model, loader(records, model.preprocessing), records, name)
+            for name, records in (("planes", planes), ("subplanes", brains))
+        }
+        loaded = loader(heads, model.preprocessing)
+        ages = BiometryEvaluation(PROTOCOL).score(model, loaded, heads, "hc18")["samples"]
+    rows = student.planes(read_image(record.image) for record in planes)
+    for row, sample in zip(rows, details["planes"]["samples"], strict=True):
+        assert row["plane"] == sample["prediction"]
+        assert row["plane_probability"] == pytest.approx(sample["probability"], abs=1e-4)
+        assert sum(row[f"plane_{name}"] for name in PROTOCOL.planes) == pytest.approx(1)
+        assert (row["brain_plane"] is not None) == (row["plane"] == "brain")
+    del student.classes["planes"]  # without it, every image is asked for its sub-plane
+    rows = student.planes([read_image(record.image) for record in brains])
+    assert [row["brain_plane"] for row in rows] == [
+        row["prediction"] for row in details["subplanes"]["samples"]
+    ]
+    images, sizes = [read_image(record.image) for record in heads], [record.pixel_size_mm for record in heads]
+    answers = student.gestational_age(images, sizes)
+    assert [row["ga_days"] for row in answers] == [sample["age_days"] for sample in ages]
+    assert student.gestational_age(images[:1], sizes[0])[0]["ga_days"] == ages[0]["age_days"]
+    assert {row["ga_low_days"] for row in answers} == {None}
+
+
+def test_the_calibration_of_the_validation_patients(checkpoint, tiny_planes, tiny_hc18, monkeypatch):
+    monkeypatch.setattr(answer_calibration, "LEAST", 2)
+    monkeypatch.setattr(answer_calibration, "COVERAGE", 0.5)
+    student = load_student(checkpoint, PROTOCOL.content())
+    planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
+    planes.benchmarks = ("planes",)
+    data = FetalPlanesDataModule(str(tiny_planes), val_share=0.4)
+    made = _Answers(student.model, data, planes, heads).calibrate(PROTOCOL.content())
+    val = [record for record in data.split("val") if record.plane is not None]
+    rows = student.planes([read_image(record.image) for record in val])
+    probabilities = np.array([[row[f"plane_{name}"] for name in PROTOCOL.planes] for row in rows])
+    logits = np.log(probabilities)
+    lead = logits.max(axis=1) - logits.mean(axis=1)
+    other = np.array([record.plane == "other" for record in val])
+    assert made.counts["planes"] == {"known": (~other).sum(), "other": other.sum()}
+    threshold = made.none_below["planes"]
+
+    def balanced(value):
+        return (lead[~other] >= value).mean() + (lead[other] < value).mean()
+
+    assert balanced(threshold) == pytest.approx(
+        max(balanced(value) for value in [*lead + 1e-6, -1]), abs=1e-9
+    )
+    calibrated = load_student(checkpoint, PROTOCOL.content())
+    calibrated.calibration = made
+    answers = [row["plane"] for row in calibrated.planes([read_image(record.image) for record in val])]
+    assert [answer == "none" for answer in answers] == (lead < threshold).tolist()
+
+    heads.benchmarks, planes.benchmarks = ("hc18",), ()
+    data = HC18DataModule(str(tiny_hc18), val_share=0.2, test_share=0.2)
+    made = _Answers(student.model, data, planes, heads).calibrate(PROTOCOL.content())
+    val = data.evaluation_records("hc18", "val")
+    assert made.counts["patients"] == len({record.patient for record in val})
+    calibrated.calibration = made
+    rows = calibrated.gestational_age([read_image(r.image) for r in val], [r.pixel_size_mm for r in val])
+    covered = {record.patient: True for record in val}
+    for record, row in zip(val, rows, strict=True):
+        assert row["ga_low_days"] <= row["ga_days"] <= row["ga_high_days"]
+        age = min(max(record.ga_days, 98), 272)
+        covered[record.patient] &= row["ga_low_days"] <= age <= row["ga_high_days"]
+    assert np.mean(list(covered.values())) >= 0.5
+
+
+def test_a_calibration_is_kept_in_the_checkpoint_and_holds_for_its_prompts_only(checkpoint, tmp_path):
+    content = read_checkpoint(checkpoint)
+    path = tmp_path / "best.ckpt"
+    torch.save({**content, "epoch": 3}, path)
+    entry = {
+        "prompts": PROTOCOL.content(), "none_below": {"planes": 1e6}, "age_drop": 2.0, "coverage": 0.9,
+        "counts": {"patients": 20},
+    }  # fmt: skip
+    write_entry(path, ANSWERS, entry)
+    assert read_entry(path, ANSWERS) == entry
+    assert read_checkpoint(path)["epoch"] == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
+    image = np.random.default_rng(0).integers(0, 255, (50, 60), dtype=np.uint8)
+    own = load_student(path)
+    assert own.calibration == Calibration(**entry)
+    assert own.planes([image])[0]["plane"] == "none"
+    other = replace(PROTOCOL, biometry=["{weeks} and {days}"]).content()
+    assert load_student(path, other).calibration is None
+
+
+def test_images_that_are_none_are_refused_in_one_line(checkpoint):
+    student = load_student(checkpoint, PROTOCOL.content())
+    image = np.zeros((4, 5), np.uint8)
+    for images, words in (
+        (image, "a list of images"),
+        ([image.astype(float)], "expected uint8"),
+        ([np.zeros((4, 5, 4), np.uint8)], "expected uint8"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            student.planes(images)
+    with pytest.raises(ValueError, match="pixel size"):
+        student.gestational_age([image], -1)
+    assert student.embed([]).shape == (0, 24)

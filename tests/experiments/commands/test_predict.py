@@ -1,0 +1,134 @@
+"""The table and the pictures of `make predict`, and what a user's mistakes are answered with."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.pairs.image_reading import read_image
+from experiments.__main__ import run
+from models import TimmEncoder, load_student, save_half
+
+SIZES = {"a.png": (60, 44), "sub/b.png": (44, 60), "c.png": (50, 50)}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    student = TimmEncoder(
+        "resnet10t", {"channels": [8, 8, 16, 16], "stem_width": 8}, embed_dim=24, image_size=40,
+        text_width=32, text_layers=1, text_heads=2, context_length=40,
+    ).eval()  # fmt: skip
+    path = tmp_path_factory.mktemp("student") / "student.safetensors"
+    save_half(student, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, (width, height) in SIZES.items():
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rng.integers(0, 255, (height, width), dtype=np.uint8))
+        image.save(tmp_path / "scans" / name)
+    return tmp_path / "scans"
+
+
+def test_table_pictures_and_embeddings_of_a_folder(checkpoint, folder, tmp_path, capsys):
+    (folder / "broken.png").write_text("no image")
+    out = tmp_path / "out"
+    options = [
+        f"--out={out}",
+        "--pixel_size=0.2",
+        "--ages=all",
+        "--annotate",
+        "--saliency",
+        "--embeddings=npz",
+    ]
+    assert run(["predict", str(checkpoint), str(folder), *options]) == 1
+    said = capsys.readouterr()
+    assert "broken.png: cannot be read" in said.err
+    assert "not calibrated" in said.out
+    with (out / "predictions.csv").open() as stream:
+        rows = {row["image"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == sorted([*SIZES, "broken.png"])
+    assert rows["broken.png"]["plane"] == ""
+    student, names = load_student(checkpoint), sorted(SIZES)
+    images = [read_image(folder / name) for name in names]
+    ages = student.gestational_age(images, 0.2)
+    for name, planes, age in zip(names, student.planes(images), ages, strict=True):
+        assert rows[name]["plane"] == planes["plane"]
+        assert float(rows[name]["plane_probability"]) == pytest.approx(planes["plane_probability"], rel=1e-4)
+        assert rows[name]["ga_days"] == str(age["ga_days"])
+        width, height = Image.open(out / "annotated" / name).size
+        assert width == SIZES[name][0]
+        assert height > SIZES[name][1]  # the answers stand below the image
+        kept = np.asarray(Image.open(out / "annotated" / name))[: SIZES[name][1]]
+        np.testing.assert_array_equal(kept, np.repeat(read_image(folder / name)[:, :, None], 3, axis=2))
+        assert (out / "saliency" / name).is_file()
+    table = pd.read_parquet(out / "predictions.parquet").set_index("image")
+    assert list(table.index) == list(rows)
+    assert table.loc["a.png", "ga_days"] == int(rows["a.png"]["ga_days"])
+    kept = np.load(out / "embeddings.npz")
+    assert list(kept["image"]) == names
+    np.testing.assert_allclose(kept["embedding"], student.embed(images), atol=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"scans", "out"}
+    # Again, into the same folder: the older predictions are replaced.
+    (folder / "broken.png").unlink()
+    assert run(["predict", str(checkpoint), str(folder / "a.png"), f"--out={out}"]) == 0
+    assert [path.name for path in sorted(out.iterdir())] == ["predictions.csv", "predictions.parquet"]
+
+
+def test_a_table_gives_each_image_its_own_pixel_size(checkpoint, folder, tmp_path):
+    (folder / "list.csv").write_text("file_name;pixel_size_mm\nc.png;0.1\nsub/b.png;\n")
+    out = tmp_path / "out"
+    run(
+        [
+            "predict",
+            str(checkpoint),
+            str(folder / "list.csv"),
+            f"--out={out}",
+            "--pixel_size=0.3",
+            "--ages=all",
+        ]
+    )
+    table = pd.read_csv(out / "predictions.csv").set_index("image")
+    assert table["ga_spacing_mm"].round(2).to_dict() == {"c.png": 0.12, "sub/b.png": 0.45}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["student", "nowhere"], "nowhere: no such"),
+        (["nothing.ckpt", "scans"], "nothing.ckpt: no such file"),
+        (["student", "scans", "--pixel_size=-1"], "expected millimetres"),
+        (["student", "scans", "--out=full"], "something other than predictions"),
+        (["scans", "scans"], "neither a checkpoint nor an export"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    checkpoint, folder, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    given = [str(checkpoint) if word == "student" else word for word in arguments]
+    with pytest.raises((ValueError, OSError), match=words) as refusal:
+        run(["predict", *given])
+    assert "\n" not in str(refusal.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"scans", "full"}
+
+
+def test_the_lines_of_the_guide(checkpoint, folder):
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "predict.md").read_text()
+    (code,) = re.findall(r"<!-- tested -->\n```python\n(.*?)```", guide, flags=re.DOTALL)
+    names = {"CKPT": checkpoint, "images": [read_image(folder / name) for name in SIZES]}
+    exec(code, names)
+    assert [row["plane_probability"] > 0.2 for row in names["planes"]] == [True] * 3
+    assert all(14 * 7 <= row["ga_days"] < 39 * 7 for row in names["ages"])
+    np.testing.assert_allclose(np.linalg.norm(names["embeddings"], axis=1), 1, atol=1e-5)
