@@ -21,10 +21,10 @@ from experiments.sweep.sweep_file import read_sweep
 from export.graphs.contract import EMBEDDING_NAME
 from export.graphs.pixel_graph import PixelEncoder
 from export.parity.ledger import embedding_figures, read_gates
-from export.runners import onnx_runner
 from export.variants import ENCODER_FILE, ExportContext, Variant, write_onnx_variants
 from losses import Embeddings
 from models import Preprocessing
+from models.student.onnx_files import onnx_runner
 from tests.conftest import write_image
 from tests.export.conftest import fastvit
 

@@ -144,7 +144,7 @@ class _Answers:
         other = [r for r in images if r.corpus == one.corpus and one.label_of(r) in one.exclude]
         if not known or not other:
             return np.empty(0), np.empty(0)
-        vectors = class_embeddings(self.model, self.planes.protocol.classes[one.prompts]).cpu()
+        vectors = class_embeddings(self.model, self.planes.protocol.prompts_of(one)).cpu()
         lead = class_lead(class_logits(self.embedded([*known, *other]), vectors).numpy())
         return lead[: len(known)], lead[len(known) :]
 

@@ -48,12 +48,9 @@ class CheckpointStudent(Student):
         self.calibration = calibration
         with without_tf32():
             self.classes = {
-                name: (
-                    list(prompts[one.prompts]),
-                    class_embeddings(model, prompts[one.prompts]).cpu().numpy(),
-                )
+                name: (list(texts), class_embeddings(model, texts).cpu().numpy())
                 for name, one in BENCHMARKS.items()
-                if one.kind == "classification" and one.prompts in prompts
+                if one.kind == "classification" and (texts := one.classes or prompts.get(one.prompts))
             }
         self._ages: dict[str, Floats] = {}
 
