@@ -15,7 +15,9 @@ from models.files import without_nan, write_text
 
 RESULTS = Path(__file__).with_name("results")
 # Where data lie and how fast a run goes; corpora are identified by digests.
-WITHOUT_EFFECT = re.compile(r"--(data\.(init_args\.)?(root|cache|num_workers)|biometry\.cache|trainer\.enable_progress_bar)=")
+WITHOUT_EFFECT = re.compile(
+    r"--(data\.(init_args\.)?(root|cache|num_workers)|biometry\.cache|trainer\.enable_progress_bar)="
+)
 FILE_OPTIONS = ("--teacher", "--student", "--protocol")
 COPIED = ("metrics", "parameters", "steps", "seconds", "finished", "git_commit", "machine")
 Row = dict[str, Any]
