@@ -13,7 +13,13 @@ from experiments.sweep.local_settings import EarlyTerminate, LocalSettings, loca
 from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path, trial_arguments, trial_command
 
 STOPPING = [name for name in sweep_names() if "early_terminate" in read_sweep(sweep_path(name)).config]
-QUARTERS = {"hc18": 25, "planes": 25, "shards": 5}  # epochs between two evaluations, as the documents advise
+QUARTERS = {
+    "hc18": 50,
+    "planes": 25,
+    "shards": 5,
+    "table": 5,
+    "table-small": 25,
+}  # epochs between two evaluations, as the documents advise
 
 
 class ResolvedError(Exception):
