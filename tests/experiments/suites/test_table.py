@@ -269,7 +269,14 @@ def test_committed_rows_are_consistent():
         assert metrics["constant/hc18/validity"] == validity
         ends = [name for name in metrics if name.endswith(("ci_low", "ci_high"))]
         assert {name.rsplit("/", 1)[1] for name in ends} == {
-            f"{metric}_ci_{end}" for metric in ("f1", "validity") for end in ("low", "high")
+            f"{metric}{images}_ci_{end}"
+            for metric in ("f1", "validity")
+            for images in ("", "_patient")
+            for end in ("low", "high")
+        } | {
+            f"{changed}_validity_ci_{end}"
+            for changed in ("black_image", "other_image", "one_pixel_size")
+            for end in ("low", "high")
         }
 
 
