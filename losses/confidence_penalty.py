@@ -12,12 +12,10 @@ class ConfidencePenaltyKDLoss(CoupledKDLoss):
 
     ``p'_ij = (1 - epsilon) p_ij + epsilon / B``, as in label smoothing (Szegedy et al., CVPR 2016, section 7).
 
-    Terms: ``contrastive``, ``distillation``.
+    Terms: ``contrastive``, ``distillation``. The other arguments are those of `CoupledKDLoss`.
 
     Args:
         smoothing: epsilon in [0, 1].
-        temperature, distillation_weight, contrastive_weight, multi_positive, standardize, mask_duplicates: See
-            `CoupledKDLoss`.
 
     Raises:
         ValueError: The smoothing is outside [0, 1] or the temperature is not above 0.

@@ -91,8 +91,8 @@ class ZeroShotClassification(IndexedMetric):
     Example:
         >>> metric = ZeroShotClassification(["brain", "femur"])
         >>> metric.update(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
-        >>> metric.compute()["per_class"]["brain"]["recall"]
-        1.0
+        >>> metric.compute()["accuracy"]
+        0.5
     """
 
     def __init__(self, classes: Sequence[str], interval: bool = False, **kwargs: Any) -> None:
