@@ -189,6 +189,11 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     """Print the scores of the models and of the baselines without an image, and the run's folder."""
     metrics = record["metrics"]
     benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
+    console = Console()
+    if not benchmarks:
+        text = f"nothing scored: {record['data']} has no benchmark (docs/own-data.md adds one)\nrun: {folder}"
+        console.print(text, highlight=False, soft_wrap=True)
+        return
     table = Table(title=f"{record['experiment']} on {record['data']}: {scored_images(record)}")
     table.add_column("model")
     for name in benchmarks:
@@ -200,7 +205,6 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     }
     for model, title in scored.items():
         table.add_row(title, *(_cell(metrics, model, name) for name in benchmarks))
-    console = Console()
     console.print(table)
     _print_ages(metrics, scored, console)
     _print_eight_classes(metrics, console)

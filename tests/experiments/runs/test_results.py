@@ -102,3 +102,11 @@ def test_a_report_reads_what_is_undefined_as_none(record, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(record))
     assert read_run(tmp_path).metric(STUDENT, "hc18", "validity") is None
     assert read_run(tmp_path).headline(STUDENT) == {}
+
+
+def test_a_run_without_benchmarks_prints_one_line_instead_of_an_empty_table(capsys, tmp_path):
+    record = {"experiment": "srkd", "data": "table-small", "metrics": {}, "details": {}}
+    results.print_table(record, tmp_path)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "nothing scored: table-small has no benchmark (docs/own-data.md adds one)"
+    )
