@@ -108,7 +108,7 @@ def read_table(
 def table_files(path: Path) -> list[tuple[Path, str | None]]:
     """Return the tables of a path, each with the split that its folder means; a folder of images stands for itself."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such table or folder")
+        raise FileNotFoundError(f"{path}: no such table or folder; TABLE=path names one")
     if path.is_file():
         if path.suffix.casefold() not in SUFFIXES:
             raise ValueError(f"{path}: not a table; its name must end with one of {', '.join(SUFFIXES)}")

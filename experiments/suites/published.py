@@ -27,7 +27,7 @@ from experiments.runs.run_record import run_config
 from experiments.suites.suite_runs import FINISHED, Run, execute_all
 from experiments.suites.table import to_markdown
 from metrics.benchmarks import BENCHMARKS, HC18, PLANES, SUBPLANES, composite_score
-from metrics.names import CONSTANT, EIGHT_CLASS, final_name, interval_names
+from metrics.names import CONSTANT, EIGHT_CLASS, PIXEL_SIZE, final_name, interval_names
 from models.files import digest, write_text
 
 CKPT = "--ckpt"
@@ -187,6 +187,8 @@ def table(records: Mapping[str, Sequence[Mapping[str, Any]]], experiment: str | 
         for score, (_, key, _) in SCORES.items()
         if final_name(CONSTANT, score, key) in published
     ]
+    if final_name(PIXEL_SIZE, HC18, "validity") in published:
+        rows.append(("no model: pixel size alone", *_cells(HC18, {}, {}, published, PIXEL_SIZE)))
     return pd.DataFrame(rows, columns=["model", "score", "paper", "released code", "here", "95 % interval"])
 
 

@@ -28,7 +28,9 @@ if pathlib.Path("broken").exists() and preset == "planes":
 names = {"hc18": ("hc18",), "planes": ("planes", "subplanes")}[preset]
 shift = 0.0 if pathlib.Path(model).stem == "released" else 0.1
 metrics = {"constant/hc18/age_days": 141.0, "constant/hc18/validity": 59.09,
-           "constant/hc18/validity_ci_low": 55.7, "constant/hc18/validity_ci_high": 62.4} if preset == "hc18" else {}
+           "constant/hc18/validity_ci_low": 55.7, "constant/hc18/validity_ci_high": 62.4,
+           "pixel_size/hc18/validity": 64.1, "pixel_size/hc18/validity_ci_low": 54.3,
+           "pixel_size/hc18/validity_ci_high": 73.9} if preset == "hc18" else {}
 for role, base in {"student": 0.5 + shift, "teacher": 0.7}.items():
     for name in names + (("eight_class",) if preset == "planes" else ()):
         key, scale = ("validity", 100) if name == "hc18" else ("f1", 1)
@@ -97,13 +99,14 @@ def test_every_model_is_scored_on_all_images_and_stands_beside_the_published_val
     assert found[teacher, "8-class F1"] == ["0.871", "0.868", "0.810", "0.760 to 0.860"]
     assert found[released, validity] == ["88.6", "-", "54.0", "49.0 to 59.0"]
     assert found["student trained here (srkd)", validity] == ["88.6", "-", "64.0", "59.0 to 69.0"]
+    assert found["no model: pixel size alone", validity] == ["-", "-", "64.1", "54.3 to 73.9"]
     assert found["no model: constant age 20w1d", validity] == [
         "-",
         "-",
         "59.1",
         "55.7 to 62.4",
     ]
-    assert len(found) == 13, "three models with four scores, and the baseline"
+    assert len(found) == 14, "three models with four scores, and two baselines"
     assert "best.ckpt has seen them" in text
 
 
