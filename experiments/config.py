@@ -226,6 +226,18 @@ def is_quick(config: Namespace) -> bool:
     return bool(trainer.fast_dev_run) or any(counted) or any(0 < share < 1 for share in shares)
 
 
+def whole_counts(config: Namespace) -> Namespace:
+    """Turn a number of batches that was read as 3.0 into 3, in place; Lightning refuses the float.
+
+    Python keeps one object for ``Union[int, float]`` and ``Union[float, int]``, so the type that an option is read as
+    first depends on which library was imported first.
+    """
+    for name, value in config.trainer.items():
+        if name.endswith("_batches") and isinstance(value, float) and value > 1 and value.is_integer():
+            config.trainer[name] = int(value)
+    return config
+
+
 def with_bounds(arguments: Sequence[str]) -> list[str]:
     """Return Lightning CLI arguments with `BOUNDS` inserted behind the last ``--config``."""
     place = 1  # behind the subcommand
@@ -330,8 +342,9 @@ class ConfigCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
         """Parse the arguments; a quick run is parsed again with its bounds."""
         self.config = parser.parse_args(self.arguments)
-        if is_quick(self.config[self.config.subcommand]):
+        if is_quick(whole_counts(self.config[self.config.subcommand])):
             self.config = parser.parse_args(with_bounds(self.arguments))
+            whole_counts(self.config[self.config.subcommand])
 
 
 class _Unrun(ConfigCLI):

@@ -5,12 +5,13 @@ import sys
 from itertools import product
 
 import pytest
+from jsonargparse import Namespace
 
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom import PhantomSettings
 from datamodules.record import Record, first_of_each_split
 from experiments import __main__ as command_line
-from experiments.config import BOUNDS, CAUTION, resolve, with_bounds
+from experiments.config import BOUNDS, CAUTION, resolve, whole_counts, with_bounds
 from experiments.suites.suite_runs import has_results
 from models import zero_shot
 from tests.experiments.commands.test_commands import make
@@ -54,6 +55,13 @@ def test_what_bounds_nothing_or_is_asked_for_stays():
     assert bounds_of(config) == (False, *whole[1:])
     config = resolve("srkd", "phantom", ["--trainer.max_epochs=3", "--quick", "--data.most_images=30"])
     assert bounds_of(config) == (True, 3, 30, 1)
+
+
+def test_a_number_of_batches_is_an_integer_whatever_was_imported_first():
+    config = Namespace(
+        trainer=Namespace(limit_test_batches=3.0, limit_val_batches=1.0, limit_train_batches=0.5)
+    )
+    assert [repr(value) for value in vars(whole_counts(config).trainer).values()] == ["3", "1.0", "0.5"]
 
 
 def test_bounds_stand_behind_the_files_and_before_the_users_options():
