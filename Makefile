@@ -36,7 +36,7 @@ ROOMS := losses metrics figures models datamodules lightning_modules callbacks e
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PY := .venv/bin/python
 READY := .venv/.ready
-# What .venv was made with, until one of them is given anew: "python=3.11 torch=cpu". TORCH_BACKEND is uv's
+# What .venv was made with, until one of them is set again: "python=3.11 torch=cpu". TORCH_BACKEND is uv's
 # --torch-backend (cpu, cu128, ...); empty or auto is what the platform's default is.
 MADE := $(or $(shell cat $(READY) 2>/dev/null),python=3.11 torch=)
 PYTHON_VERSION ?= $(patsubst python=%,%,$(filter python=%,$(MADE)))

@@ -84,16 +84,26 @@ class SRKDLoss(DistillationLoss):
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
         """Return ``diagonal`` and ``off_diagonal``."""
-        excluded = student.same_caption if self.mask_duplicates else None
+        first, excluded = student.first_row, self.excluded(student, teacher)
         diagonal, off_diagonal = [], []
         for p, log_q in teacher_and_student(student, teacher, self.temperature, self.standardize):
-            diagonal.append(diagonal_cross_entropy(p, log_q, student.first_row))
+            diagonal.append(diagonal_cross_entropy(p, log_q, first))
             if self.off_diagonal_weight != 0:
-                off_diagonal.append(off_diagonal_cross_entropy(p, log_q, student.first_row, excluded))
+                off_diagonal.append(
+                    off_diagonal_cross_entropy(self.targets(p, first), log_q, first, excluded)
+                )
         terms = {"diagonal": torch.stack(diagonal).mean()}
         if off_diagonal:
             terms["off_diagonal"] = torch.stack(off_diagonal).mean()
         return terms
+
+    def excluded(self, student: JointBatch, teacher: JointBatch) -> Tensor | None:  # noqa: ARG002 - for subclasses
+        """Return the pairs to leave out of the off-diagonal term, bool [b, B]; None for none."""
+        return student.same_caption if self.mask_duplicates else None
+
+    def targets(self, p: Tensor, first_row: int) -> Tensor:  # noqa: ARG002 - for subclasses
+        """Return the targets of the off-diagonal term for the teacher's probabilities `p` [b, B]."""
+        return p
 
 
 class SRKDControlLoss(SRKDLoss):
@@ -102,11 +112,11 @@ class SRKDControlLoss(SRKDLoss):
     Terms and their weights are those of `SRKDLoss`, computed by its ``plain`` kernel.
 
     Args:
-        shuffle: Permute each row's off-diagonal teacher probabilities at random in every step: their sizes stay, which
-            pairs they belong to does not. If SRKD acts through the teacher's own confusions, this loses its gain; if
+        shuffle: Permute each row's off-diagonal teacher probabilities at random in every step: the values are kept, the
+            pairs that they belong to change. If SRKD acts through the teacher's own confusions, this loses its gain; if
             it acts as a regulariser, this keeps it.
         spare_above: While the weight is negative, leave out pairs whose captions the teacher embeds with at least this
-            cosine, such as neighbouring gestational ages: they are an order, not a confusion. None spares none.
+            cosine, such as neighbouring gestational ages, which are ordered, not confused. None excludes no pair.
         **kwargs: For `SRKDLoss`, but `kernel`.
 
     Raises:
@@ -120,26 +130,17 @@ class SRKDControlLoss(SRKDLoss):
         self.shuffle = shuffle
         self.spare_above = spare_above
 
-    def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
-        """Return ``diagonal`` and ``off_diagonal``."""
-        first, excluded = student.first_row, self._spared(student, teacher)
-        diagonal, off_diagonal = [], []
-        for p, log_q in teacher_and_student(student, teacher, self.temperature, self.standardize):
-            diagonal.append(diagonal_cross_entropy(p, log_q, first))
-            targets = shuffled_off_diagonal(p, first) if self.shuffle else p
-            off_diagonal.append(off_diagonal_cross_entropy(targets, log_q, first, excluded))
-        terms = {"diagonal": torch.stack(diagonal).mean()}
-        if self.off_diagonal_weight != 0:
-            terms["off_diagonal"] = torch.stack(off_diagonal).mean()
-        return terms
-
-    def _spared(self, student: JointBatch, teacher: JointBatch) -> Tensor | None:
-        """Return the pairs to leave out of the off-diagonal term, bool [b, B]."""
-        excluded = student.same_caption if self.mask_duplicates else None
+    def excluded(self, student: JointBatch, teacher: JointBatch) -> Tensor | None:
+        """Add near captions to the pairs left out, while the weight is negative."""
+        excluded = super().excluded(student, teacher)
         if self.spare_above is not None and self.off_diagonal_weight < 0:
             near = teacher.local.text @ teacher.all_text.T >= self.spare_above
             excluded = near if excluded is None else excluded | near
         return excluded
+
+    def targets(self, p: Tensor, first_row: int) -> Tensor:
+        """Shuffle the targets where `shuffle` is set."""
+        return shuffled_off_diagonal(p, first_row) if self.shuffle else p
 
 
 def shuffled_off_diagonal(p: Tensor, first_row: int) -> Tensor:

@@ -99,7 +99,7 @@ def register(benchmark: Benchmark) -> None:
     """
     if BENCHMARKS.setdefault(benchmark.name, benchmark) != benchmark:
         whose = "with other settings" if BENCHMARKS[benchmark.name].own else "of this project's"
-        raise ValueError(f"benchmark {benchmark.name}: there is one {whose}; choose another name")
+        raise ValueError(f"benchmark {benchmark.name}: the name is used by one {whose}; choose another")
 
 
 def own_benchmarks(names: Sequence[str]) -> list[dict[str, Any]]:

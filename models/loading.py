@@ -89,7 +89,7 @@ def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualE
     class_path, arguments = str(recipe.get("class_path")), recipe.get("init_args", {})
     kind = resolve(class_path, source)
     if not (isinstance(kind, type) and issubclass(kind, DualEncoder)):
-        raise ValueError(f"{source}: {class_path!r} is no subclass of models.DualEncoder")
+        raise ValueError(f"{source}: {class_path!r} is not a subclass of models.DualEncoder")
     try:
         model: DualEncoder = kind(**arguments)
     except TypeError as error:

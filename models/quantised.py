@@ -2,7 +2,7 @@
 
 Weights are signed with one scale per output channel, activations unsigned with one scale per tensor, whose range
 is a moving average over training batches (Jacob et al. 2018, arXiv 1712.05877). Gradients pass the rounding
-unchanged where a value is within range. `export.int8.trained` writes the same ranges into an ONNX file.
+unchanged where a value is within range. `export.int8` writes the same ranges into an ONNX file.
 """
 
 from __future__ import annotations

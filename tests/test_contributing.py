@@ -13,6 +13,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+import yaml
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from experiments.config import resolve
@@ -77,7 +78,11 @@ def test_a_corpus_is_split_and_its_benchmark_scores_it(tmp_path, monkeypatch):
     pd.DataFrame({**rows, "plane": planes}).to_csv(folder / "clinic.csv", index=False)
     for number, name in enumerate(rows["file"]):
         write_image(folder / name, number)
-    data = names["ClinicDataModule"](num_workers=0)
+    preset = yaml.safe_load((ROOT / "experiments/recipes/data/table-small.yaml").read_text())["data"][
+        "init_args"
+    ]
+    sizes = {name: value for name, value in preset.items() if name != "table"}
+    data = names["ClinicDataModule"](**sizes | {"num_workers": 0, "cache": None})
     contract = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
     scored = {
         split: [name for batch in data.evaluation_loader("planes", split, contract) for name in batch["name"]]
@@ -125,7 +130,9 @@ def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(
     assert end
     source.write_text(f"{before}{recipe('benchmark').rstrip()},\n{end}{after}")
     prompts = json.loads(PROMPTS.read_text())
-    prompts["views"] = {name: prompts["planes"][name] for name in ("brain", "abdomen", "heart", "femur")}
+    prompts["four_planes"] = {
+        name: prompts["planes"][name] for name in ("brain", "abdomen", "heart", "femur")
+    }
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     (tmp_path / "my_losses.py").write_text(recipe("loss"))
     (tmp_path / "my_callbacks.py").write_text(recipe("callback"))
@@ -154,8 +161,8 @@ def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "outputs/clamped/r/results.json").read_text())
-    assert 0 <= record["metrics"]["student/views/f1"] <= 1
-    assert len(record["details"]["student"]["views"]["per_class"]) == 4
-    assert "four-view F1" in (tmp_path / "outputs/clamped/r/report.html").read_text()
+    assert 0 <= record["metrics"]["student/four_planes/f1"] <= 1
+    assert len(record["details"]["student"]["four_planes"]["per_class"]) == 4
+    assert "four-plane F1" in (tmp_path / "outputs/clamped/r/report.html").read_text()
     assert "logit scale " in done.stdout
     assert "my_losses.ClampedLoss" in (tmp_path / "outputs/clamped/r/config.yaml").read_text()

@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 # Pillow goes by content: for an EPS file named x.png it would start Ghostscript, an interpreter.
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 

@@ -169,7 +169,7 @@ def scan_shards(out: Path) -> pd.DataFrame:
         with tarfile.open(path) as shard:
             for member in shard:
                 file = shard.extractfile(member)
-                if file is not None and Path(member.name).suffix.casefold() in (*IMAGE_SUFFIXES, ".webp"):
+                if file is not None and Path(member.name).suffix.casefold() in IMAGE_SUFFIXES:
                     name = f"{path.name}/{member.name}"
                     rows.append((name, perceptual_hash(read_image(file.read(), name))))
     return pd.DataFrame(rows, columns=["name", "shows"])

@@ -34,7 +34,7 @@ def settle_trust(arguments: Sequence[str], closed: bool = True) -> None:
 def refusal(class_path: object) -> str:
     """Return the one-line message for a class that is not trusted, with the remedy."""
     return (
-        f"{class_path} is no class of this project or of lightning, and importing it would run its code; "
+        f"{class_path} is not a class of this project or of lightning, and importing it would run its code; "
         f"if it is your own or you trust its author, add {TRUST} (ARGS={TRUST})"
     )
 

@@ -125,7 +125,7 @@ def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     names = [*content, *(image if isinstance(image, Mapping) else ())]
     if any(str(name).endswith(SONOCLIP_STEM) for name in names):
         raise ValueError(
-            f"{source}: SonoCLIP's image tower, which is no ViT-L-14-336 of open_clip: its stem adds a mask "
+            f"{source}: SonoCLIP's image tower, which is not the ViT-L-14-336 of open_clip: its stem adds a mask "
             "(conv1_alpha) and a depthwise convolution (dwconv), and the text tower is not in the file"
         )
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

@@ -1,4 +1,4 @@
-"""Answers of a student about images, whatever computes its embeddings. No PyTorch here: an export folder needs none."""
+"""Base class of a trained student: predicted planes and ages. No PyTorch import: export folders need none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Picture = NDArray[np.uint8] | Image.Image
 
 @dataclass(frozen=True)
 class Calibration:
-    """What validation patients say of a student's answers, for one set of prompts.
+    """Rejection thresholds and age-interval width, calibrated on validation patients for one prompt file.
 
     Attributes:
         prompts: Content of the prompt file.

@@ -53,7 +53,7 @@ def grad_cam(model: DualEncoder, images: Tensor, texts: Tensor) -> Tensor:
             heat /= largest.clamp(min=torch.finfo(heat.dtype).tiny)
             return heat
     raise ValueError(
-        f"{type(model).__name__}: no layer of its image tower keeps places, so there is no saliency"
+        f"{type(model).__name__}: its image tower has no spatial feature maps or patch tokens, so there is no saliency"
     )
 
 

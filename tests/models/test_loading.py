@@ -86,8 +86,8 @@ def test_yaml_class_path_accepts_the_function_for_a_dual_encoder(vit, tmp_path) 
 @pytest.mark.parametrize(
     ("class_path", "message"),
     [
-        ("models.from_checkpoint", r"'models.from_checkpoint' is no subclass of models.DualEncoder"),
-        ("models.Preprocessing", r"'models.Preprocessing' is no subclass of models.DualEncoder"),
+        ("models.from_checkpoint", r"'models.from_checkpoint' is not a subclass of models.DualEncoder"),
+        ("models.Preprocessing", r"'models.Preprocessing' is not a subclass of models.DualEncoder"),
         ("models.nowhere.Encoder", r"cannot import 'models.nowhere.Encoder'"),
         ("models.Nothing", r"cannot import 'models.Nothing'"),
         ("models", r"cannot import 'models'"),

@@ -195,7 +195,7 @@ def test_a_benchmark_of_another_table_never_scores_trained_patients(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "planes"}, "benchmark planes: there is one of this project's; choose another name"),
+        ({"name": "planes"}, "benchmark planes: the name is used by one of this project's; choose another"),
         ({"name": "my clinic"}, "a name has letters, digits and _ only"),
         ({"label": "site", "prompts": None}, r"clinic: label=site needs prompts=FILE"),
         ({"kind": "biometry"}, "prompts of ages are the protocol's"),

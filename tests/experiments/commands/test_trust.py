@@ -14,7 +14,7 @@ from tests.canary import foreign_checkpoint
 from tests.experiments.runs.test_evaluate_pair import SMALL
 
 ROOT = Path(__file__).resolve().parents[3]
-REFUSAL = r"canary\.\w+ is no class of this project .*--trust"
+REFUSAL = r"canary\.\w+ is not a class of this project .*--trust"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_evaluate_refuses_a_foreign_checkpoint_and_builds_it_when_told(
     checkpoint = foreign_checkpoint(tmp_path / "best.ckpt")
     argv(*evaluation(checkpoint))
     line = stopped(command_line.main)
-    assert f"{checkpoint}: canary.Encoder is no class of this project" in line
+    assert f"{checkpoint}: canary.Encoder is not a class of this project" in line
     assert "--trust" in line
     assert not canary.exists()
     assert not list(tmp_path.glob("outputs/evaluate/*/results.json"))
@@ -137,7 +137,7 @@ def test_report_runs_no_code_of_the_folder(canary, tmp_path, capsys, part):
     report.main([str(tmp_path / "sent")])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "is no class of this project" in said
+    assert "is not a class of this project" in said
     assert "--trust" in said
     assert not canary.exists()
     report.main([str(tmp_path / "sent"), "--trust"])

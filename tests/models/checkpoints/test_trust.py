@@ -13,7 +13,7 @@ from tests.canary import foreign_checkpoint as foreign
 @pytest.mark.parametrize("nested", [False, True])
 def test_an_untrusted_class_is_rejected_before_its_module_is_imported(canary, tmp_path, nested):
     path = foreign(tmp_path / "best.ckpt", nested)
-    with pytest.raises(ValueError, match=r"best\.ckpt: canary\.Encoder is no class .*--trust[^\n]*$"):
+    with pytest.raises(ValueError, match=r"best\.ckpt: canary\.Encoder is not a class .*--trust[^\n]*$"):
         from_checkpoint(path)
     assert not canary.exists()
 
