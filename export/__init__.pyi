@@ -1,0 +1,10 @@
+from .build import export_student
+from .options import Options
+from .package.manifest import Export, read_export
+
+__all__ = [
+    "Export",
+    "Options",
+    "export_student",
+    "read_export",
+]
