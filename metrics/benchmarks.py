@@ -24,6 +24,7 @@ class Benchmark:
         headline: Key of the main score in the metric's result; larger is better.
         weight: Weight among the benchmarks of its kind in `composite_score`.
         exclude: Labels that are not scored.
+        probe: Name of its linear probe, which then learns the excluded labels, too; empty: the benchmark's own name.
         scale: Largest value of the headline: 100 for percent.
         classes: Class -> prompts of a user's own benchmark; empty: those of the prompt file.
         own: Whether it is a user's own (see `datamodules.evaluation.own_benchmarks`).
@@ -38,6 +39,7 @@ class Benchmark:
     headline: str
     weight: float = 1
     exclude: tuple[str, ...] = ()
+    probe: str = ""
     scale: float = 1
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
     own: bool = False
@@ -58,7 +60,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         Benchmark(
             name=PLANES, title="five-plane F1", kind="classification", corpus="planes", label="plane",
-            exclude=("other",), prompts="planes", headline="f1", weight=5,
+            exclude=("other",), probe="views", prompts="planes", headline="f1", weight=5,
         ),
         Benchmark(
             name=SUBPLANES, title="brain sub-plane F1", kind="classification", corpus="planes",

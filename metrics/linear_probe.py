@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,8 @@ def linear_probe(
         UndefinedProbeError: There are fewer than two patients or classes, also within a split, or no seeds.
     """
     x, y, groups, chosen = _checked(features, labels, patients, seeds)
-    scores = []
-    for seed in chosen:
-        splitter = GroupShuffleSplit(n_splits=1, test_size=test_share, random_state=seed)
-        train, test = next(splitter.split(x, y, groups))
-        if len(np.unique(y[train])) < 2:
-            raise UndefinedProbeError(
-                f"linear probe: seed {seed} leaves one class to learn from; take more patients"
-            )
-        scores.append(_score(x[train], y[train], x[test], y[test]))
-    return _summary(chosen, scores, y)
+    splitters = {seed: GroupShuffleSplit(1, test_size=test_share, random_state=seed) for seed in chosen}
+    return _scored(x, y, {seed: next(one.split(x, y, groups)) for seed, one in splitters.items()})
 
 
 def fixed_test_probe(
@@ -102,16 +94,11 @@ def fixed_test_probe(
             "linear probe: needs test images, and two or more classes and patients to learn from; has "
             f"{int(test.sum())}, {len(taught)} and {len(names)}"
         )
-    scores = []
+    splits = {}
     for seed in chosen:
         drawn = np.random.default_rng(seed).integers(len(names), size=len(names))
-        rows = np.repeat(train, np.bincount(drawn, minlength=len(names))[patient])
-        if len(np.unique(y[rows])) < 2:
-            raise UndefinedProbeError(
-                f"linear probe: seed {seed} draws one class to learn from; take more patients"
-            )
-        scores.append(_score(x[rows], y[rows], x[test], y[test]))
-    return _summary(chosen, scores, y) | {
+        splits[seed] = np.repeat(train, np.bincount(drawn, minlength=len(names))[patient]), test
+    return _scored(x, y, splits) | {
         "f1_whole": _score(x[train], y[train], x[test], y[test]),
         "untaught": sorted(shown - taught),
         "n_train": len(train),
@@ -141,11 +128,21 @@ def _score(
     return float(f1_score(held_y, prediction, labels=present, average="macro", zero_division=0))
 
 
-def _summary(seeds: Sequence[int], scores: Sequence[float], labels: NDArray[np.str_]) -> dict[str, Any]:
+def _scored(
+    x: NDArray[np.float64], y: NDArray[np.str_], splits: Mapping[int, tuple[NDArray[Any], NDArray[Any]]]
+) -> dict[str, Any]:
+    """Fit and score on the rows of each split: seed -> rows to fit on and rows to score."""
+    scores = []
+    for seed, (train, test) in splits.items():
+        if len(np.unique(y[train])) < 2:
+            raise UndefinedProbeError(
+                f"linear probe: seed {seed} leaves one class to learn from; take more patients"
+            )
+        scores.append(_score(x[train], y[train], x[test], y[test]))
     return {
         "f1": float(np.mean(scores)),
         "f1_std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
-        "f1_by_seed": dict(zip(map(str, seeds), scores, strict=True)),
-        "classes": sorted(set(labels.tolist())),
-        "total": len(labels),
+        "f1_by_seed": dict(zip(map(str, splits), scores, strict=True)),
+        "classes": sorted(set(y.tolist())),
+        "total": len(y),
     }

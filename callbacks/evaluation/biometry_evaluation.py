@@ -127,7 +127,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
                 return age_embeddings(model, self.protocol.biometry, spacings, progress=progress)
             return self.cache.get(model, self.protocol.biometry, spacings, progress)
 
-    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+    def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return what too few heads leave undefined."""
         lacking = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
         if lacking:

@@ -36,15 +36,15 @@ def embed(
         seed: The data module's seed, which selects the captions; None embeds images only.
 
     Returns:
-        ``image`` [N, D] and with a seed ``text`` [N, D], unit-length, float32, and ``tokens`` [N, L], on the CPU;
-        ``plane`` and ``brain_plane`` (N names); in the order of `records`, in every process.
+        ``image`` [N, D] and with a seed ``text`` [N, D], unit-length, float32, and ``tokens`` [N, L], on the CPU, in
+        the order of `records`, in every process.
     """
     device = next(model.parameters()).device
     width, length = model.embed_dim, model.preprocessing.context_length
     tensors = {"image": [torch.empty(0, width)]}
     if seed is not None:
         tensors |= {"text": [torch.empty(0, width)], "tokens": [torch.empty(0, length, dtype=torch.int64)]}
-    lists: dict[str, list[Any]] = {"index": [], "plane": [], "brain_plane": []}
+    rows: list[int] = []
     for batch in PlainErrorLoader(
         EvaluationDataset(records, model.preprocessing, *process_rank()),
         batch_size=batch_size,
@@ -52,8 +52,7 @@ def embed(
         collate_fn=collate_evaluation,
     ):
         tensors["image"].append(encode_images(model, batch["image"].to(device)).float().cpu())
-        for key in lists:
-            lists[key] += batch[key].tolist() if key == "index" else batch[key]
+        rows += batch["index"].tolist()
         if seed is not None:
             places = zip(*(batch[key].tolist() for key in ("index", "height", "width")), strict=True)
             texts = [
@@ -63,7 +62,7 @@ def embed(
             tokens = model.tokenize(texts)
             tensors["text"].append(model.encode_text(tokens.to(device)).float().cpu())
             tensors["tokens"].append(tokens)
-    return in_order({**{key: torch.cat(parts) for key, parts in tensors.items()}, **lists})
+    return in_order({**{key: torch.cat(parts) for key, parts in tensors.items()}, "index": rows})
 
 
 def in_order(own: Pairs) -> Pairs:

@@ -100,7 +100,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
         intervals = [f1_interval(target, answer, len(names), patients=who) for who in (None, patients)]
         return {CONSTANT: {"class": majority, **with_interval("f1", f1, *intervals)}}
 
-    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+    def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return what images of a single class or patient leave undefined."""
         classes = set(_truth(records, benchmark))
         lacking = sorted(classes - set(self._prompts(benchmark)))

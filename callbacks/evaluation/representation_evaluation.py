@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,9 @@ from metrics.geometry import class_distance_ratio, effective_rank, linear_cka, l
 from metrics.linear_probe import UndefinedProbeError, fixed_test_probe, linear_probe
 from metrics.names import (
     GEOMETRY,
-    PLANES,
     PROBE,
     RETRIEVAL,
     STUDENT,
-    SUBPLANES,
     TEACHER,
     final_name,
     geometry_name,
@@ -34,7 +32,6 @@ from metrics.names import (
 from metrics.retrieval import retrieval_scores
 from models import DualEncoder
 
-VIEWS = "views"
 OFFICIAL = "official"
 SMALLEST_MAP = 10  # images; fewer make no map
 PROBE_SPLITS = ("train", "val", "test", "all", OFFICIAL)
@@ -43,8 +40,8 @@ PROBE_SPLITS = ("train", "val", "test", "all", OFFICIAL)
 class RepresentationEvaluation(Callback):
     """Score the frozen embeddings of student and teacher after the test.
 
-    - Linear probe: logistic regression on image features of ``probe_split``, held out by patient: the six
-      views of FETAL_PLANES_DB ("other" included), and the three brain sub-planes.
+    - Linear probe of every classification benchmark of the data: logistic regression on image features of
+      ``probe_split``, held out by patient. That of the planes learns six views, "other" included.
     - Retrieval: recall at 1, 5 and 10 between images and captions of the test patients.
     - Geometry: linear CKA and logit correlations between student and teacher; of each, effective rank and the
       ratio of distances between and within planes; t-SNE maps by plane and by brain sub-plane.
@@ -103,9 +100,9 @@ class RepresentationEvaluation(Callback):
             return
         check_half_precision(type(self).__name__, self.full_precision, trainer)
         self.undefined = set()
-        for task, records in self._tasks(trainer.datamodule).items():  # type: ignore[attr-defined]
+        for task, labels in self._tasks(trainer.datamodule).items():  # type: ignore[attr-defined]
             try:
-                self._fit(np.zeros((len(records), 1)), records, task)
+                self._fit(np.zeros((len(labels), 1)), labels)
             except UndefinedProbeError as error:
                 self.undefined.add(task)
                 rank_zero_warn(f"probe of {task}, {self.probe_split} patients: no score is computed: {error}")
@@ -119,71 +116,69 @@ class RepresentationEvaluation(Callback):
         models: dict[str, Any] = {STUDENT: pl_module.student}
         if pl_module.teacher is not None:
             models[TEACHER] = pl_module.teacher
+        records = data.split("test")
+        step = max(1, -(-len(records) // self.max_pairs))
         pairs: dict[str, Pairs] = {}
         for name, model in models.items():
             with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:
                 self.results[name] = self.probe(used, data)
-                records = data.split("test")
                 if records:
                     reading = data.evaluation_batch_size, data.num_workers
-                    pairs[name] = embed(used, records, *reading, seed=data.seed)
-            if name in pairs:  # outside, so that scores are never computed in half precision
-                identity = _identity(pairs[name]["tokens"])
-                scores = retrieval_scores(pairs[name]["image"], pairs[name]["text"], identity)
+                    own = embed(used, records, *reading, seed=data.seed)
+            if records:  # outside, so that scores are never computed in half precision
+                identity = _identity(own["tokens"])
+                scores = retrieval_scores(own["image"], own["text"], identity)
                 self.results[name][RETRIEVAL] = scores | {"n_scored": len(identity)}
+                pairs[name] = {key: value[::step] for key, value in own.items()}
         if pairs:
-            self.results[GEOMETRY] = self.geometry(pairs)
+            self.results[GEOMETRY] = self.geometry(pairs, records[::step])
             if self.figures and trainer.is_global_zero:
-                self.draw(trainer, pairs)
+                self.draw(trainer, pairs, records[::step])
         self._log(pl_module, list(models))
 
     def probe(self, model: DualEncoder, data: Any) -> Details:
         """Fit and score linear probes on the image features of a model in eval mode.
 
         Returns:
-            ``probe`` -> ``views`` and ``subplanes`` -> result of `metrics.linear_probe`, and ``split``; empty without
-            the plane benchmarks.
+            ``probe`` -> name of the probe -> result of `metrics.linear_probe`, and ``split``; empty without probes.
         """
-        tasks = {task: rows for task, rows in self._tasks(data).items() if task not in self.undefined}
-        records = list(dict.fromkeys(record for rows in tasks.values() for record in rows))
+        tasks = {task: labels for task, labels in self._tasks(data).items() if task not in self.undefined}
+        records = list(dict.fromkeys(record for labels in tasks.values() for record in labels))
         embedded = embed(model, records, data.evaluation_batch_size, data.num_workers)
-        features = embedded["image"].numpy()
-        place = {record: row for row, record in enumerate(records)}
+        features = dict(zip(records, embedded["image"].numpy(), strict=True))
         scores = {
-            task: self._fit(features[[place[record] for record in rows]], rows, task)
+            task: self._fit(np.stack([features[record] for record in labels]), labels)
             | {"split": self.probe_split}
-            for task, rows in tasks.items()
+            for task, labels in tasks.items()
         }
         return {PROBE: scores} if scores else {}
 
-    def _tasks(self, data: Any) -> dict[str, list[Record]]:
-        """Return the images of each probe; none without the plane benchmarks."""
-        if PLANES not in data.benchmarks:
-            return {}
+    def _tasks(self, data: Any) -> dict[str, dict[Record, str]]:
+        """Return the images of each probe with their classes."""
         chosen = data.records if self.probe_split in ("all", OFFICIAL) else data.split(self.probe_split)
-        views = [record for record in chosen if record.corpus == "planes" and record.plane is not None]
-        if not views:  # a user's table trains, the public set only tests
-            return {}
-        tasks = {VIEWS: views}
-        if SUBPLANES in data.benchmarks:
-            tasks[SUBPLANES] = [record for record in views if BENCHMARKS[SUBPLANES].scores(record)]
+        tasks = {}
+        for benchmark in (BENCHMARKS[name] for name in data.benchmarks):
+            left_out = (None,) if benchmark.probe else (None, *benchmark.exclude)
+            labels = {r: benchmark.label_of(r) for r in chosen if r.corpus == benchmark.corpus}
+            labels = {record: str(label) for record, label in labels.items() if label not in left_out}
+            # None where a user's table trains and a public set only tests.
+            if benchmark.kind == "classification" and labels:
+                tasks[benchmark.probe or benchmark.name] = labels
         return tasks
 
-    def _fit(self, features: np.ndarray, records: list[Record], task: str) -> Details:
-        labels = [str(record.plane if task == VIEWS else record.brain_plane) for record in records]
-        arguments = features, labels, [record.patient for record in records]
+    def _fit(self, features: np.ndarray, labels: Mapping[Record, str]) -> Details:
+        arguments = features, [*labels.values()], [record.patient for record in labels]
         seeds = range(self.probe_seeds)
         if self.probe_split == OFFICIAL:
-            return fixed_test_probe(*arguments, [record.split == "test" for record in records], seeds)
+            return fixed_test_probe(*arguments, [record.split == "test" for record in labels], seeds)
         return linear_probe(*arguments, seeds)
 
-    def geometry(self, pairs: dict[str, Pairs]) -> Details:
+    def geometry(self, pairs: Mapping[str, Pairs], records: Sequence[Record]) -> Details:
         """Describe the embedding spaces of the same pairs, and compare student and teacher when there are both."""
-        pairs = {name: self._thin(own) for name, own in pairs.items()}
-        found: Details = {"n_pairs": len(pairs[STUDENT]["plane"])}
+        found: Details = {"n_pairs": len(records)}
+        labelled = [row for row, record in enumerate(records) if record.plane]
+        planes = [str(records[row].plane) for row in labelled]
         for name, own in pairs.items():
-            labelled = [row for row, plane in enumerate(own["plane"]) if plane]
-            planes = [own["plane"][row] for row in labelled]
             found[name] = {"effective_rank": effective_rank(own["image"])}
             if len(set(planes)) > 1:
                 found[name]["class_distance_ratio"] = class_distance_ratio(own["image"][labelled], planes)
@@ -200,25 +195,21 @@ class RepresentationEvaluation(Callback):
             }
         return found
 
-    def draw(self, trainer: Trainer, pairs: dict[str, Pairs]) -> None:
+    def draw(self, trainer: Trainer, pairs: Mapping[str, Pairs], records: Sequence[Record]) -> None:
         """Draw the maps by plane, and of brain images by sub-plane, where there are two classes or more."""
-        for key, title in (("plane", "planes"), ("brain_plane", "subplanes")):
-            own = {name: self._thin(pairs[name]) for name in pairs}
-            labels = own[STUDENT][key]
-            rows = [row for row, label in enumerate(labels) if label and (key == "plane" or label != "other")]
-            names = [labels[row] for row in rows]
+        for title, labels in (
+            ("planes", [record.plane for record in records]),
+            ("subplanes", [None if r.brain_plane == "other" else r.brain_plane for r in records]),
+        ):
+            rows = [row for row, label in enumerate(labels) if label]
+            names = [str(labels[row]) for row in rows]
             if len(set(names)) < 2 or len(rows) < SMALLEST_MAP:
                 continue
-            maps = {name: tsne(own[name]["image"][rows].numpy()) for name in own}
+            maps = {name: tsne(own["image"][rows].numpy()) for name, own in pairs.items()}
             figure = embedding_figure(
                 maps, names, f"t-SNE of image embeddings, {len(rows)} test images by {title[:-1]}"
             )
             publish_figure(figure, trainer, f"{GEOMETRY}-{title}")
-
-    def _thin(self, pairs: Pairs) -> Pairs:
-        count = len(pairs["plane"])
-        step = max(1, -(-count // self.max_pairs))
-        return {key: value[::step] for key, value in pairs.items()}
 
     def _log(self, pl_module: LightningModule, models: Iterable[str]) -> None:
         shape = self.results.get(GEOMETRY, {})

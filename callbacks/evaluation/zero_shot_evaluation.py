@@ -115,7 +115,7 @@ class ZeroShotEvaluation(Callback):
         """Score answers that look at no image, fitted on training patients: baseline -> its scores on `records`."""
 
     @abstractmethod
-    def doubt(self, records: list[Record], benchmark: str) -> str | None:
+    def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return which score is undefined for these images and why; None when all are defined.
 
         Raises:
@@ -140,8 +140,8 @@ class ZeroShotEvaluation(Callback):
         check_half_precision(type(self).__name__, self.full_precision, trainer)
         data = getattr(trainer, "datamodule", None)
         self.benchmarks = self.chosen_of(getattr(data, "benchmarks", ()))
-        for doubt in self.check(data, self.splits(stage, validates=bool(trainer.limit_val_batches))):
-            rank_zero_warn(doubt)
+        for warning in self.check(data, self.splits(stage, validates=bool(trainer.limit_val_batches))):
+            rank_zero_warn(warning)
 
     def check(self, data: Any, splits: Sequence[str]) -> list[str]:
         """Check that a data module has what is scored in these splits; return which scores will be undefined, and why.
@@ -155,13 +155,13 @@ class ZeroShotEvaluation(Callback):
         if lacking:
             name = type(data).__name__
             raise ValueError(f"{type(self).__name__}: {name} has the benchmarks {list(named)}, not {lacking}")
-        doubts = []
+        undefined = []
         for split in splits:
             for benchmark in self.chosen_of(named):
                 records = data.evaluation_records(benchmark, split)
-                doubt = self.doubt(records, benchmark)
-                doubts += [f"{benchmark}, {split} patients: {doubt}"] if doubt else []
-        return doubts
+                reason = self.undefined_score(records, benchmark)
+                undefined += [f"{benchmark}, {split} patients: {reason}"] if reason else []
+        return undefined
 
     def chosen_of(self, named: Sequence[str]) -> tuple[str, ...]:
         """Return which of a data module's benchmarks are scored."""

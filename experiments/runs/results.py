@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from callbacks import OffDiagonalSchedule
 from datamodules.redaction import redacted
 from experiments.process import arguments_here
 from lightning_modules import DistillationModule
-from metrics.benchmarks import composite_score, eight_class_interval, own_benchmarks
+from metrics.benchmarks import BENCHMARKS, composite_score, eight_class_interval, own_benchmarks
 from metrics.names import (
     AGE_INTERVAL,
     CONSTANT,
@@ -52,6 +52,7 @@ PACKAGES = (
 )  # fmt: skip
 MODELS = (TEACHER, STUDENT, RANDOM)
 BASELINES = (PIXEL_SIZE, CONSTANT)
+Metrics = Mapping[str, float | None]
 
 
 def git_commit() -> str | None:
@@ -171,7 +172,12 @@ def write(record: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def _cell(metrics: Mapping[str, float | None], model: str, benchmark: str) -> str:
+def _number(value: float | None, digits: int = 3) -> str:
+    """Format a number; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _cell(metrics: Metrics, model: str, benchmark: str) -> str:
     value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
     if benchmark != HC18:
         return _number(value)
@@ -180,19 +186,12 @@ def _cell(metrics: Mapping[str, float | None], model: str, benchmark: str) -> st
     return shown if value is None or low is None else f"{shown}  [{_number(low, 1)}, {_number(high, 1)}]"
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    """Format a number; a dash for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
     """Print the scores of the models and of the baselines without an image, and the run's folder."""
     metrics = record["metrics"]
     benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
-    console = Console()
     if not benchmarks:
-        text = f"nothing scored: {record['data']} has no benchmark (docs/own-data.md adds one)\nrun: {folder}"
-        console.print(text, highlight=False, soft_wrap=True)
+        print(f"nothing scored: {record['data']} has no benchmark (docs/own-data.md adds one)\nrun: {folder}")
         return
     table = Table(title=f"{record['experiment']} on {record['data']}: {scored_images(record)}")
     table.add_column("model")
@@ -205,18 +204,18 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     }
     for model, title in scored.items():
         table.add_row(title, *(_cell(metrics, model, name) for name in benchmarks))
+    console = Console()
     console.print(table)
-    _print_ages(metrics, scored, console)
-    _print_eight_classes(metrics, console)
-    _print_beyond(metrics, console)
-    _print_answers(metrics, console)
-    counts = [f"{n} {int(metrics[final_name(STUDENT, n, 'n_scored')])}" for n in benchmarks]
-    console.print(
+    frozen = _frozen_embeddings(metrics)
+    if frozen.row_count:
+        console.print(frozen)
+    counts = [f"{name} {int(metrics[final_name(STUDENT, name, 'n_scored')])}" for name in benchmarks]
+    print(
+        *_remarks(metrics, scored),
         f"images scored: {', '.join(counts)}; 95 % bootstrap interval over images in brackets",
-        highlight=False,
-        soft_wrap=True,
+        f"results, checkpoints and plots: {folder}",
+        sep="\n",
     )
-    console.print(f"results, checkpoints and plots: {folder}", highlight=False, soft_wrap=True)
 
 
 def scored_images(record: Mapping[str, Any]) -> str:
@@ -232,54 +231,48 @@ def scored_images(record: Mapping[str, Any]) -> str:
     )
 
 
-def _print_ages(metrics: Mapping[str, float | None], scored: Mapping[str, str], console: Console) -> None:
-    """Print mean error and rank correlation of the ages."""
-    cells = []
-    for model, title in scored.items():
-        keys = [final_name(model, HC18, key) for key in ("mae_weeks", "spearman")]
-        if keys[0] in metrics:
-            cells.append(f"{title} {_number(metrics[keys[0]], 1)}, {_number(metrics.get(keys[1]), 2)}")
-    if cells:
-        text = f"mean error of age in weeks, rank correlation with head size: {'; '.join(cells)}"
-        console.print(text, highlight=False, soft_wrap=True)
+def _remarks(metrics: Metrics, scored: Mapping[str, str]) -> Iterator[str]:
+    """Yield further scores, a line each: ages, the paper's eight classes, embeddings, "none of these", intervals."""
 
+    def get(model: str, benchmark: str, *keys: str) -> list[float | None]:
+        return [metrics.get(final_name(model, benchmark, key)) for key in keys]
 
-def _print_eight_classes(metrics: Mapping[str, float | None], console: Console) -> None:
-    """Print F1 over the eight classes of both plane benchmarks, the paper's way of reporting."""
-    cells = []
-    for model in MODELS:
-        keys = [final_name(model, EIGHT_CLASS, key) for key in ("f1", *interval_names("f1"))]
-        if keys[0] in metrics:
-            f1, low, high = (_number(metrics[key]) for key in keys)
-            cells.append(f"{model} {f1} [{low}, {high}]")
-    if cells:
-        console.print(
-            f"F1 over eight classes: {', '.join(cells)}", highlight=False, markup=False, soft_wrap=True
-        )
-
-
-def _print_answers(metrics: Mapping[str, float | None], console: Console) -> None:
-    """Print how well the student says "none of these", and whether its age intervals hold."""
+    ages = {
+        title: get(model, HC18, "mae_weeks", "spearman")
+        for model, title in scored.items()
+        if final_name(model, HC18, "mae_weeks") in metrics
+    }
+    if ages:
+        cells = (f"{title} {_number(error, 1)}, {_number(rank, 2)}" for title, (error, rank) in ages.items())
+        yield f"mean error of age in weeks, rank correlation with head size: {'; '.join(cells)}"
+    eight = {model: get(model, EIGHT_CLASS, "f1", *interval_names("f1")) for model in MODELS}
+    eight = {model: f1 for model, f1 in eight.items() if final_name(model, EIGHT_CLASS, "f1") in metrics}
+    if eight:
+        cells = ("{} {} [{}, {}]".format(model, *map(_number, f1)) for model, f1 in eight.items())
+        yield f"F1 over eight classes: {', '.join(cells)}"
+    between = {title: geometry_name(key) for key, title in BETWEEN.items() if geometry_name(key) in metrics}
+    if between:
+        cells = (f"{title} {_number(metrics[name])}" for title, name in between.items())
+        yield f"teacher and student: {', '.join(cells)}"
     for name in HEADLINE:
-        auroc, kept, accepted = (
-            metrics.get(final_name(STUDENT, NONE_OF_THESE, f"{name}_{key}"))
-            for key in ("auroc", "kept", "false_accept")
-        )
+        keys = [f"{name}_{key}" for key in ("auroc", "kept", "false_accept")]
+        auroc, kept, accepted = get(STUDENT, NONE_OF_THESE, *keys)
         if auroc is not None:
-            text = f'"none of these", {name}: AUROC {_number(auroc)}; {kept:.0%} of known images kept, '
-            text += f'{accepted:.0%} of "other" accepted'
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
-    coverage, width, nominal = (
-        metrics.get(final_name(STUDENT, AGE_INTERVAL, key)) for key in ("coverage", "width_days", "nominal")
-    )
+            yield (
+                f'"none of these", {name}: AUROC {_number(auroc)}; {kept:.0%} of known images kept, '
+                f'{accepted:.0%} of "other" accepted'
+            )
+    coverage, width, nominal = get(STUDENT, AGE_INTERVAL, "coverage", "width_days", "nominal")
     if coverage is not None:
-        text = f"age intervals for {nominal:.0%} of patients: {coverage:.0%} of heads covered, {width:.0f} days wide"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        yield f"age intervals for {nominal:.0%} of patients: {coverage:.0%} of heads covered, {width:.0f} days wide"
 
 
+BETWEEN = {
+    "cka": "linear CKA",
+    "diagonal_correlation": "correlation of diagonal logits",
+    "off_diagonal_correlation": "of off-diagonal logits",
+}
 BEYOND = {
-    f"{PROBE}/views_f1": "linear probe, six views F1",
-    f"{PROBE}/subplanes_f1": "linear probe, sub-planes F1",
     f"{RETRIEVAL}/image_to_text_r1": "image to text R@1",
     f"{RETRIEVAL}/image_to_text_r10": "image to text R@10",
     f"{RETRIEVAL}/text_to_image_r1": "text to image R@1",
@@ -287,17 +280,16 @@ BEYOND = {
     f"{GEOMETRY}/effective_rank": "effective rank",
     f"{GEOMETRY}/class_distance_ratio": "between / within planes",
 }
-BETWEEN = {
-    "cka": "linear CKA",
-    "diagonal_correlation": "correlation of diagonal logits",
-    "off_diagonal_correlation": "of off-diagonal logits",
-}
 
 
-def _print_beyond(metrics: Mapping[str, float | None], console: Console) -> None:
-    """Print linear probe, retrieval and geometry, if they were evaluated."""
+def _frozen_embeddings(metrics: Metrics) -> Table:
+    """Return a table of linear probes, retrieval and geometry; without rows where they were not evaluated."""
     table = Table("beyond zero-shot", TEACHER, STUDENT, title="frozen embeddings")
-    for name, title in BEYOND.items():
+    probes = {
+        f"{PROBE}/{one.probe or one.name}_f1": f"linear probe, {one.probe or one.name} F1"
+        for one in BENCHMARKS.values()
+    }
+    for name, title in {**probes, **BEYOND}.items():
         group, key = name.split("/")
         cells = []
         for model in (TEACHER, STUDENT):
@@ -306,12 +298,4 @@ def _print_beyond(metrics: Mapping[str, float | None], console: Console) -> None
             cells.append(_number(metrics.get(full)) + ("" if spread is None else f" ± {_number(spread)}"))
         if set(cells) != {"-"}:
             table.add_row(title, *cells)
-    if table.row_count:
-        console.print(table)
-    both = [
-        f"{title} {_number(metrics[geometry_name(k)])}"
-        for k, title in BETWEEN.items()
-        if geometry_name(k) in metrics
-    ]
-    if both:
-        console.print("teacher and student: " + ", ".join(both), highlight=False, soft_wrap=True)
+    return table

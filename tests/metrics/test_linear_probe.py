@@ -138,7 +138,7 @@ def test_wrong_input_of_a_fixed_test():
         fixed_test_probe(features, ["a", "a", "a", "b"], names, [False, False, False, True])
     with pytest.raises(ValueError, match="has 2, 2 and 1"):
         fixed_test_probe(features, ["a", "b", "a", "b"], ["p", "p", "r", "s"], [False, False, True, True])
-    with pytest.raises(ValueError, match="draws one class to learn from"):
+    with pytest.raises(ValueError, match="leaves one class to learn from"):
         fixed_test_probe(features, ["a", "b", "a", "b"], names, [False, False, True, True], seeds=range(9))
     with pytest.raises(ValueError, match="and a seed"):
         fixed_test_probe(features, ["a", "b", "a", "b"], names, [False, False, True, True], seeds=[])

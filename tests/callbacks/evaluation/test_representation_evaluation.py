@@ -245,7 +245,6 @@ def _embed(rank, root, expected):
         pairs = embed(model, data.records[:11], 3, 0, data.seed)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(pairs["image"], expected)
-    assert pairs["plane"] == [record.plane for record in data.records[:11]]
 
 
 def test_every_process_has_all_features_in_order(tiny_planes, tmp_path):
