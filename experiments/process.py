@@ -142,12 +142,12 @@ def run_children(commands: Sequence[Sequence[str]], environment: Mapping[str, st
 
 def python_here() -> str:
     """Return this Python relative to the working directory: ``.venv/bin/python`` under make."""
-    return _from_here(Path(sys.executable))
+    return relative(Path(sys.executable))
 
 
 def program_here(name: str) -> str:
     """Return a program installed beside this Python, relative to the working directory."""
-    return _from_here(Path(sys.executable).with_name(name))
+    return relative(Path(sys.executable).with_name(name))
 
 
 def arguments_here() -> list[str]:
@@ -165,6 +165,7 @@ def without_secrets(value: Any) -> Any:
     return redacted(value)
 
 
-def _from_here(path: Path) -> str:
+def relative(path: Path) -> str:
+    """Write a path relative to the working directory where it is below it, else in full."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -44,6 +44,16 @@ class Benchmark:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
     own: bool = False
 
+    @property
+    def digits(self) -> int:
+        """Decimals of the headline in tables: 1 for percent, else 3."""
+        return 1 if self.scale == 100 else 3
+
+    @property
+    def subject(self) -> str:
+        """The title without its score: "brain sub-plane"."""
+        return self.title.rpartition(" ")[0].removesuffix(" validity,")
+
     def label_of(self, record: Any) -> Any:
         """Return a record's class name or measure, None without one; a column of a user's table comes first."""
         return record.others[self.label] if self.label in record.others else getattr(record, self.label, None)

@@ -95,6 +95,17 @@ def constant_title(metrics: Mapping[str, float | None]) -> str:
     return ", ".join([*parts, *(["majority class"] if planes else [])])
 
 
+def model_titles(metrics: Mapping[str, float | None]) -> dict[str, str]:
+    """Return model or baseline of a run -> its title in tables."""
+    titles = {RANDOM: "random weights", PIXEL_SIZE: "pixel size alone", CONSTANT: constant_title(metrics)}
+    return {TEACHER: TEACHER, STUDENT: STUDENT, **titles}
+
+
+def number(value: float | None, digits: int = 3, nothing: str = "-") -> str:
+    """Write a number, or `nothing` for None and NaN."""
+    return nothing if value is None or value != value else f"{value:.{digits}f}"
+
+
 def gradient_norm_name(part: str) -> str:
     """Return the name of a gradient norm: ``gradient_norm/image``."""
     return f"gradient_norm/{part}"

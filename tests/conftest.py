@@ -41,6 +41,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return OneWorkerAFile(config, log)
 
 
+@pytest.fixture(scope="session")
+def student_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a tiny student with random weights; tests must not change it."""
+    import torch
+
+    from models import TimmEncoder, save_half
+
+    torch.manual_seed(0)
+    student = TimmEncoder(
+        "resnet10t", {"channels": [8, 8, 16, 16], "stem_width": 8}, embed_dim=24, image_size=40,
+        text_width=32, text_layers=1, text_heads=2, context_length=40,
+    ).eval()  # fmt: skip
+    path = tmp_path_factory.mktemp("student") / "student.safetensors"
+    save_half(student, path)
+    return path
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _fresh_wandb() -> Iterator[None]:
     """Let no file see the settings that W&B read from another one's environment and keeps in the process."""

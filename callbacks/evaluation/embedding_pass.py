@@ -24,8 +24,9 @@ Pairs = dict[str, Any]
 
 
 def embed(
-    model: DualEncoder, records: list[Record], batch_size: int, num_workers: int, seed: int | None = None
-) -> Pairs:
+    model: DualEncoder, records: list[Record], batch_size: int, num_workers: int, seed: int | None = None,
+    alone: bool = False,
+) -> Pairs:  # fmt: skip
     """Embed images and, with a seed, their captions; the images are distributed over the processes.
 
     Args:
@@ -34,6 +35,7 @@ def embed(
         batch_size: Images per batch.
         num_workers: Worker processes of the loader.
         seed: The data module's seed, which selects the captions; None embeds images only.
+        alone: This process embeds all images, without the others.
 
     Returns:
         ``image`` [N, D] and with a seed ``text`` [N, D], unit-length, float32, and ``tokens`` [N, L], on the CPU, in
@@ -46,7 +48,7 @@ def embed(
         tensors |= {"text": [torch.empty(0, width)], "tokens": [torch.empty(0, length, dtype=torch.int64)]}
     rows: list[int] = []
     for batch in PlainErrorLoader(
-        EvaluationDataset(records, model.preprocessing, *process_rank()),
+        EvaluationDataset(records, model.preprocessing, *((0, 1) if alone else process_rank())),
         batch_size=batch_size,
         num_workers=evaluation_workers(num_workers),
         collate_fn=collate_evaluation,
@@ -62,7 +64,8 @@ def embed(
             tokens = model.tokenize(texts)
             tensors["text"].append(model.encode_text(tokens.to(device)).float().cpu())
             tensors["tokens"].append(tokens)
-    return in_order({**{key: torch.cat(parts) for key, parts in tensors.items()}, "index": rows})
+    own: Pairs = {**{key: torch.cat(parts) for key, parts in tensors.items()}, "index": rows}
+    return own if alone else in_order(own)
 
 
 def in_order(own: Pairs) -> Pairs:

@@ -39,7 +39,7 @@ class EvaluationMedia(Callback):
             return
         media: dict[str, Any] = {}
         for evaluation in trainer.callbacks:  # type: ignore[attr-defined]
-            if not isinstance(evaluation, ZeroShotEvaluation) or not evaluation.evaluated:
+            if not isinstance(evaluation, ZeroShotEvaluation) or not evaluation.benchmarks:
                 continue
             for benchmark, details in evaluation.validation[STUDENT].items():
                 if evaluation.figures:

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
 from callbacks.tracking.console import with_progress
-from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record, further_groups
 from figures.confusion import confusion_figure
 from figures.reliability import reliability_figure
@@ -31,26 +30,14 @@ class PlaneEvaluation(ZeroShotEvaluation):
     """Zero-shot classification: predict the class whose prompts are most similar to the image.
 
     Args:
-        protocol: Prompt file (see `datamodules.evaluation.protocol`); None for the default prompts. In Python it may be
-            a `Protocol`; with that type the command line would parse the file as settings.
-        planes_prompts: A file of class -> prompts that replaces the protocol's planes.
-        subplanes_prompts: The same for its sub-planes.
+        protocol: As for `BiometryEvaluation`.
         **kwargs: See `ZeroShotEvaluation`.
     """
 
     KIND = "classification"
 
-    def __init__(
-        self,
-        protocol: str | None = None,
-        planes_prompts: str | None = None,
-        subplanes_prompts: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        prompts: Any = protocol
-        if not isinstance(prompts, Protocol):
-            prompts = Protocol.load(protocol, planes_prompts, subplanes_prompts)
-        super().__init__(protocol=prompts, **kwargs)
+    def __init__(self, protocol: str | None = None, **kwargs: Any) -> None:
+        super().__init__(protocol=protocol, **kwargs)
 
     def _prompts(self, benchmark: str) -> Mapping[str, Sequence[str]]:
         prompts = self.protocol.prompts_of(BENCHMARKS[benchmark])

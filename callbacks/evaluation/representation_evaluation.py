@@ -34,6 +34,7 @@ from models import DualEncoder
 
 OFFICIAL = "official"
 SMALLEST_MAP = 10  # images; fewer make no map
+MOST_PAIRS = 2000  # of the geometry, whose cost is quadratic; evenly spaced
 PROBE_SPLITS = ("train", "val", "test", "all", OFFICIAL)
 
 
@@ -53,7 +54,6 @@ class RepresentationEvaluation(Callback):
             images.
         probe_seeds: Number of random splits of the patients, or, with the official split, of resamples of the
             training patients; the deviation is over them.
-        max_pairs: Largest number of pairs of the geometry, whose cost is quadratic; evenly spaced.
         full_precision: Embed in float32 even when training runs in half precision; False uses the latter.
         figures: Draw the t-SNE maps.
 
@@ -70,7 +70,6 @@ class RepresentationEvaluation(Callback):
         enabled: bool = False,
         probe_split: str = "test",
         probe_seeds: int = 5,
-        max_pairs: int = 2000,
         full_precision: bool = True,
         figures: bool = True,
     ) -> None:
@@ -78,12 +77,11 @@ class RepresentationEvaluation(Callback):
             raise ValueError(
                 f"representation.probe_split: {probe_split!r} is not one of {', '.join(PROBE_SPLITS)}"
             )
-        if probe_seeds < 1 or max_pairs < 2:
-            raise ValueError("representation: probe_seeds must be 1 or more and max_pairs 2 or more")
+        if probe_seeds < 1:
+            raise ValueError("representation: probe_seeds must be 1 or more")
         self.enabled = enabled
         self.probe_split = probe_split
         self.probe_seeds = probe_seeds
-        self.max_pairs = max_pairs
         self.full_precision = full_precision
         self.figures = figures
         self.results: dict[str, Details] = {}
@@ -117,7 +115,7 @@ class RepresentationEvaluation(Callback):
         if pl_module.teacher is not None:
             models[TEACHER] = pl_module.teacher
         records = data.split("test")
-        step = max(1, -(-len(records) // self.max_pairs))
+        step = max(1, -(-len(records) // MOST_PAIRS))
         pairs: dict[str, Pairs] = {}
         for name, model in models.items():
             with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:

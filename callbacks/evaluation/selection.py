@@ -15,8 +15,6 @@ from metrics.names import STUDENT, VAL_COMPOSITE, best_name, headline_directions
 class CompositeScore(Callback):
     """Log ``val/composite`` from the evaluations of the same epoch (see `metrics.composite_score`).
 
-    Epochs without a new score of every benchmark log nothing: a score of fewer benchmarks is not comparable.
-
     Args:
         benchmarks: Benchmarks of the score; None for those that the data module names, without those that
             their evaluation is told to leave out.
@@ -49,18 +47,16 @@ class CompositeScore(Callback):
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the score when all its parts are of this epoch."""
+        """Log the score of this epoch."""
         if trainer.sanity_checking or not self.benchmarks:
             return
         parts = {
             name: details[BENCHMARKS[name].headline]
             for evaluation in self.evaluations
-            if evaluation.evaluated
-            for name, details in evaluation.validation[STUDENT].items()
+            for name, details in evaluation.validation.get(STUDENT, {}).items()
             if name in self.benchmarks
         }
-        if set(parts) == set(self.benchmarks):
-            pl_module.log(VAL_COMPOSITE, composite_score(parts), prog_bar=True, sync_dist=True)
+        pl_module.log(VAL_COMPOSITE, composite_score(parts), prog_bar=True, sync_dist=True)
 
 
 class BestMetrics(Callback):

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
@@ -40,15 +39,12 @@ class ZeroShotEvaluation(Callback):
 
     Args:
         protocol: Prompts, or their file.
-        every_n_epochs: Epochs between two evaluations in training; the first and the last validation
-            epoch always count.
         benchmarks: Benchmarks to score, ``[]`` for none; None for those that the data module names. The attribute
             holds those of this run, once `setup` has found them.
         selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
         test_split: Images of the test: "test", or "all" to report on all images as the paper does.
         full_precision: Evaluate in float32 even when training runs in half precision; False runs the towers in
             the half precision of training, but still compares in float32.
-        random_seed: Seed of the random-weights baseline.
         figures: Draw the figures of every tested model.
         most_prompts: Use only the first prompts or templates, for a quick run; null uses all.
 
@@ -65,20 +61,16 @@ class ZeroShotEvaluation(Callback):
     def __init__(
         self,
         protocol: str | Path | Protocol | None = None,
-        every_n_epochs: int = 1,
         benchmarks: list[str] | None = None,
         selection_split: str = "val",
         test_split: str = "test",
         full_precision: bool = True,
-        random_seed: int = 0,
         figures: bool = True,
         most_prompts: int | None = None,
     ) -> None:
         name = type(self).__name__
         if most_prompts is not None and most_prompts < 1:
             raise ValueError(f"{name}: most_prompts must be 1 or more, not {most_prompts}")
-        if every_n_epochs < 1:
-            raise ValueError(f"{name}: every_n_epochs must be 1 or more, not {every_n_epochs}")
         unknown = sorted(set(benchmarks or ()) - set(self.known()))
         if unknown:
             raise ValueError(f"{name} scores {self.known()}, not {unknown}")
@@ -86,20 +78,16 @@ class ZeroShotEvaluation(Callback):
             protocol = Protocol.load(protocol)
         self.protocol = protocol if most_prompts is None else protocol.first(most_prompts)
         self.most_prompts = most_prompts
-        self.every_n_epochs = every_n_epochs
         self.wanted = benchmarks
         self.selection_split = selection_split
         self.test_split = test_split
         self.full_precision = full_precision
-        self.random_seed = random_seed
         self.figures = figures
         self.benchmarks: tuple[str, ...] = ()
         self.test_follows = False
         self.validation: dict[str, dict[str, Details]] = {}
         self.results: dict[str, dict[str, Details]] = {}
         self.final_metrics: dict[str, float] = {}
-        self.last_epoch: int | None = None
-        self.evaluated = False
         self.tested: str | None = None  # model that the test is scoring
 
     @abstractmethod
@@ -177,10 +165,8 @@ class ZeroShotEvaluation(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the student on validation patients, and the first time also the teacher."""
-        self.evaluated = self._is_due(trainer)
-        if not self.evaluated:
+        if trainer.sanity_checking or not self.benchmarks:
             return
-        self.last_epoch = trainer.current_epoch
         for name, model in _models(pl_module).items():
             if name == STUDENT or name not in self.validation:
                 self.validation[name] = self._evaluate(trainer, model, self.selection_split)
@@ -194,7 +180,7 @@ class ZeroShotEvaluation(Callback):
         if not self.benchmarks:
             return
         models = _models(pl_module)
-        models[RANDOM] = random_twin(models[STUDENT], self.random_seed)
+        models[RANDOM] = random_twin(models[STUDENT], seed=0)
         for self.tested, model in models.items():
             name = self.tested
             self.results[name] = self._evaluate(trainer, model, self.test_split)
@@ -230,22 +216,6 @@ class ZeroShotEvaluation(Callback):
             for key, value in scalars(details).items():
                 self.final_metrics[final_name(name, benchmark, key)] = value
                 pl_module.log(final_name(name, benchmark, key), value, sync_dist=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the last evaluated epoch, so that a resumed run keeps the interval."""
-        return {"last_epoch": self.last_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the last evaluated epoch."""
-        self.last_epoch = state_dict["last_epoch"]
-
-    def _is_due(self, trainer: Trainer) -> bool:
-        if trainer.sanity_checking or not self.benchmarks:
-            return False
-        if trainer.state.fn != TrainerFn.FITTING or self.every_n_epochs == 1 or self.last_epoch is None:
-            return True
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        return last or trainer.should_stop or trainer.current_epoch - self.last_epoch >= self.every_n_epochs
 
     def _evaluate(self, trainer: Trainer, model: DualEncoder, split: str) -> dict[str, Details]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -89,28 +89,18 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path | None = None,
-        planes: str | Path | None = None,
-        subplanes: str | Path | None = None,
-    ) -> Protocol:
+    def load(cls, path: str | Path | None = None) -> Protocol:
         """Read prompts from a file with ``planes``, ``subplanes`` and ``biometry``; None for the default.
 
-        `planes` and `subplanes` are files of class -> prompts that replace a part, such as FetalCLIP's
-        ``five_planes_prompts.json`` and ``brain_subplanes_prompts.json``. An error names file and key.
+        An error names file and key.
         """
         source = DEFAULT_PROTOCOL if path is None else Path(path)
-        replaced = {key: Path(file) for key, file in (("planes", planes), ("subplanes", subplanes)) if file}
-        content = {**_read_json(source), **{key: _read_json(file) for key, file in replaced.items()}}
-        return cls.of(content, source, replaced)
+        return cls.of(_read_json(source), source)
 
     @classmethod
-    def of(
-        cls, content: dict[str, Any], source: str | Path, replaced: Mapping[str, Path] | None = None
-    ) -> Protocol:
-        """Check the content of a prompt file; `source` and `replaced` (key -> its own file) are for messages."""
-        replaced, content = replaced or {}, dict(content)
+    def of(cls, content: Mapping[str, Any], source: str | Path) -> Protocol:
+        """Check the content of a prompt file; `source` is for messages."""
+        content = dict(content)
         known = {benchmark.prompts for benchmark in BENCHMARKS.values()}
         if unknown := sorted(set(content) - known):
             raise ValueError(f"{source}: {unknown} are not among the keys {sorted(known)}, {EXAMPLE}")
@@ -121,7 +111,7 @@ class Protocol:
             first = error.errors()[0]
             place = ": ".join(str(part) for part in first["loc"] if part != "further")
             message = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{replaced.get(message.split(':')[0], source)}: {message}, {EXAMPLE}") from None
+            raise ValueError(f"{source}: {message}, {EXAMPLE}") from None
 
     def prompts_of(self, benchmark: Benchmark) -> Mapping[str, Sequence[str]]:
         """Return class -> prompts of a classification benchmark; a user's own benchmark may bring them.

@@ -23,11 +23,11 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader
 
+from callbacks.evaluation.embedding_pass import embed
 from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
 from datamodules import FetalDataModule
-from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
+from datamodules.evaluation.dataset import EvaluationDataset
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
@@ -44,12 +44,13 @@ from models import DualEncoder, FrozenTeacher, freeze, from_checkpoint
 from models.checkpoints.trust import check_classes, refused
 from models.files import write_text
 from models.student.saliency import grad_cam
-from models.zero_shot import class_embeddings, encode_images
+from models.zero_shot import class_embeddings
 
 FILE = "evidence.json"
 MOST_IMAGES = 300  # of one map; more only crowd it
 MOST_DISPUTES = 6  # of a benchmark and direction
 THUMBNAIL_PX = 160
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: F
         if len(places) >= 4:
             classes[benchmark] = [labels[place] for place in places]
             chosen = [records[place] for place in places]
-            embeddings = {name: embed(model, chosen) for name, model in models.items()}
+            embeddings = {}
+            for name, model in models.items():
+                with evaluation_mode(model) as used:
+                    embeddings[name] = embed(used, chosen, BATCH_SIZE, 0, alone=True)["image"].numpy()
             projections[benchmark] = project(embeddings, classes[benchmark])
     seen = {STUDENT: student} if teacher is None else {TEACHER: teacher, STUDENT: student}
     saliency = _saliency(run, data.evaluation_records(classified[0], split), seen) if classified else []
@@ -133,19 +137,6 @@ def evenly(classes: Sequence[str], most: int) -> list[int]:
     shuffled = pd.Series(list(classes)).sample(frac=1, random_state=0)
     turn = shuffled.groupby(shuffled).cumcount()  # every class gives its first image, then its second, ...
     return sorted(turn.sort_values(kind="stable").index[:most])
-
-
-def embed(model: DualEncoder, records: Sequence[Record], batch_size: int = 64) -> NDArray[np.float32]:
-    """Return the model's unit-length image embeddings [N, D] of the records, in their order.
-
-    Unlike `callbacks.evaluation.embedding_pass` it runs in one process: only the first one writes a report.
-    """
-    dataset = EvaluationDataset(list(records), model.preprocessing)
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate_evaluation)
-    device = next(model.parameters()).device
-    with evaluation_mode(model) as used:
-        parts = [encode_images(used, batch["image"].to(device)).cpu() for batch in loader]
-    return torch.cat(parts).numpy()
 
 
 def project(
@@ -209,7 +200,7 @@ def _thumbnails(run: Run, data: FetalDataModule, split: str) -> dict[str, str]:
 def _saliency(run: Run, records: Sequence[Record], models: Mapping[str, DualEncoder]) -> list[dict[str, str]]:
     """Draw where the similarity with the right class comes from; nothing for towers without a spatial layer."""
     benchmark = next(name for name in run.benchmarks() if BENCHMARKS[name].kind == "classification")
-    rows = [row for row in (run.details(STUDENT, benchmark) or {})["samples"] if row["correct"]]
+    rows = [row for row in run.details(STUDENT, benchmark)["samples"] if row["correct"]]
     best = {row["target"]: row for row in sorted(rows, key=lambda row: float(row["probability"]))}
     by_name = {record.name: record for record in records}
     prompts = _prompts(run).classes[BENCHMARKS[benchmark].prompts]
@@ -232,10 +223,9 @@ def _saliency(run: Run, records: Sequence[Record], models: Mapping[str, DualEnco
 
 
 def _prompts(run: Run) -> Protocol:
-    """Return the prompts that the run was scored with; the default ones where their files are gone."""
-    settings = run.config.get("planes") or {}
-    names = [settings.get(key) for key in ("protocol", "planes_prompts", "subplanes_prompts")]
-    return Protocol.load(*(name if name and Path(name).is_file() else None for name in names))
+    """Return the prompts that the run was scored with; the default ones where their file is gone."""
+    file = (run.config.get("planes") or {}).get("protocol")
+    return Protocol.load(file if file and Path(file).is_file() else None)
 
 
 def thumbnail(path: Path) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from callbacks.evaluation.biometry_evaluation import draw_ages
+from experiments.process import relative
 from experiments.report import pictures, settings, tables, verdict
 from experiments.report.evidence import Evidence, disputes
 from experiments.report.paired import Pair, agreement, paired
@@ -65,14 +66,14 @@ def training(subject: Subject) -> Iterator[Picture]:
 
 def confusions(subject: Subject, benchmark: str) -> Iterator[Picture]:
     """Draw the confusions of teacher and student side by side, and what changed between them."""
-    word = f"{tables.words(benchmark)}, {subject.title}"
+    word = f"{BENCHMARKS[benchmark].subject}, {subject.title}"
     teacher, student = scored = [subject.run.details(name, benchmark) for name in (TEACHER, STUDENT)]
     for name, details in zip((TEACHER, STUDENT), scored, strict=True):
-        if details is not None:
+        if details:
             f1 = {label: row["f1"] for label, row in details["per_class"].items()}
             drawn = confusion_figure(details["confusion_matrix"], details["classes"], name, f1)
             yield picture(drawn, f"Confusion matrix of the {name}, {word}")
-    if teacher is not None and student is not None and teacher["classes"] == student["classes"]:
+    if teacher and student and teacher["classes"] == student["classes"]:
         matrices = teacher["confusion_matrix"], student["confusion_matrix"]
         drawn = confusion_change_figure(*matrices, student["classes"], title="student minus teacher, points")
         caption = "Blue is better: more on the diagonal, less beside it."
@@ -83,9 +84,9 @@ def growth(subject: Subject, benchmark: str) -> Iterator[Picture]:
     """Draw the ages predicted by teacher, student and random weights over the growth chart."""
     for model, name in ((TEACHER, TEACHER), (STUDENT, STUDENT), (RANDOM, "random weights")):
         details = subject.run.details(model, benchmark)
-        if details is not None:
+        if details:
             title = f"{name}: {details['valid']} of {details['total']} valid, {details['validity']:.1f} %"
-            label = f"Growth chart, {tables.words(benchmark)}, {model} of {subject.title}"
+            label = f"Growth chart, {BENCHMARKS[benchmark].subject}, {model} of {subject.title}"
             yield picture(draw_ages(details["samples"], title), label)
 
 
@@ -94,13 +95,13 @@ def reliability(subject: Subject) -> Iterator[Picture]:
     for benchmark in subject.run.benchmarks():
         curves, errors = {}, []
         for model in (STUDENT, TEACHER):
-            details = subject.run.details(model, benchmark) or {}
+            details = subject.run.details(model, benchmark)
             if details.get("reliability"):
                 curves[model] = details["reliability"]
                 fitted = f" ({details['ece_fitted']:.3f} after fitting)" if "ece_fitted" in details else ""
                 errors.append(f"{model} {details['ece']:.3f}{fitted}")
         if curves:
-            word, caption = tables.words(benchmark), f"Expected calibration error: {', '.join(errors)}."
+            word, caption = BENCHMARKS[benchmark].subject, f"Expected calibration error: {', '.join(errors)}."
             yield picture(reliability_figure(curves, word), f"Reliability, {word}, {subject.title}", caption)
 
 
@@ -109,7 +110,7 @@ def projections(subject: Subject) -> Iterator[tuple[str, list[Picture]]]:
     if subject.evidence is None:
         return
     for benchmark, models in subject.evidence.projections.items():
-        drawn, word = [], tables.words(benchmark)
+        drawn, word = [], BENCHMARKS[benchmark].subject
         for model, found in models.items():
             name = PROJECTED[model]
             figure = embedding_figure({name: found["points"]}, subject.evidence.classes[benchmark])
@@ -126,7 +127,7 @@ def disagreements(subject: Subject) -> Iterator[dict[str, Any]]:
         if pairs is not None:
             count = {side: len(found) for side, found in agreement(pairs).items()}
             cards = {side: [_card(pair, images) for pair in found] for side, found in disputes(pairs).items()}
-            yield {"title": tables.words(benchmark), "count": count, **cards}
+            yield {"title": BENCHMARKS[benchmark].subject, "count": count, **cards}
 
 
 def _card(pair: Pair, images: dict[str, str]) -> dict[str, str]:
@@ -160,7 +161,8 @@ def render(subjects: Sequence[Subject]) -> str:
         differences=tables.differences(runs, titles, reference_of(runs)),
         overlay=[] if overlay is None else [picture(overlay, "Composite score of all runs")],
         settings=settings.settings(runs, titles),
-        of_run=settings,
+        commands=settings.commands,
+        relative=relative,
         yaml=partial(yaml.safe_dump, sort_keys=False, allow_unicode=True),
         tables=tables,
         benchmarks=BENCHMARKS,

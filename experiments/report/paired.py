@@ -9,14 +9,14 @@ Row = Mapping[str, Any]
 Pair = tuple[Row, Row]
 
 
-def paired(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> list[Pair] | None:
+def paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Pair] | None:
     """Join the details of two evaluations image by image.
 
     Returns:
         Rows (first, second) of every image that counts; None unless both scored the very same images with the
         same truth.
     """
-    if first is None or second is None:
+    if not (first and second):
         return None
     rows, others = (
         {str(row["name"]): row for row in details["samples"] if row.get("assessed", True)}

@@ -61,12 +61,12 @@ class Run:
 
     def split(self) -> str:
         """Return the split that the student was scored on."""
-        splits = (self.details(STUDENT, name) or {} for name in self.benchmarks())
+        splits = (self.details(STUDENT, name) for name in self.benchmarks())
         return next((str(details["split"]) for details in splits if "split" in details), "test")
 
-    def details(self, model: str, benchmark: str) -> Details | None:
-        """Return one evaluation on test patients, None where it was not made."""
-        found: Details | None = self.record["details"].get(model, {}).get(benchmark)
+    def details(self, model: str, benchmark: str) -> Details:
+        """Return one evaluation on test patients, empty where it was not made."""
+        found: Details = self.record["details"].get(model, {}).get(benchmark) or {}
         return found
 
     def metric(self, model: str, benchmark: str, key: str) -> float | None:

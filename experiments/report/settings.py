@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from experiments.process import python_here
+from experiments.process import python_here, relative
 from experiments.report.read_run import Run
 from experiments.report.reference import flatten, shown
 from experiments.report.tables import NOTHING, Table
@@ -46,11 +44,6 @@ def settings(runs: Sequence[Run], titles: Sequence[str]) -> tuple[Table, Table |
     tables = [part.reset_index(names="setting").to_dict("records") for part in (main, differing)]
     others = Table("Settings that differ", tables[1]) if len(runs) > 1 else None
     return Table("Main settings", tables[0]), others
-
-
-def relative(path: Path) -> str:
-    """Write a path relative to the working directory where it is below it, else in full."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def commands(run: Run) -> dict[str, str]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from experiments.outcomes import contrast_outcomes, outcomes_of
-from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, VALIDITY
+from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, PAPER_SUBPLANES, VALIDITY
 from experiments.paper import TITLES as EXPERIMENT_TITLES
 from experiments.report.read_run import Run
 from experiments.report.reference import seed_pairs
@@ -26,8 +26,9 @@ from metrics.names import (
     STUDENT,
     TEACHER,
     TITLES,
-    constant_title,
     interval_names,
+    model_titles,
+    number,
 )
 
 VERDICTS = {OK: "good", FAILED: "bad"}  # a variant that did not run has no colour
@@ -36,12 +37,6 @@ NOTHING = "\N{EN DASH}"
 
 PAPER_SOURCE = "Saeed et al., arXiv:2603.05421"
 PAPER_BEST = "srkd"
-PAPER_SUBPLANES_F1 = {TEACHER: 0.702, PAPER_BEST: 0.784}  # abstract; its tables have only the 8-class mean
-
-
-def words(benchmark: str) -> str:
-    """Return a benchmark's title without its score: "brain sub-plane"."""
-    return TITLES[benchmark].rpartition(" ")[0].removesuffix(" validity,")
 
 
 class Cell(NamedTuple):
@@ -75,25 +70,19 @@ def _tone(low: float, high: float) -> str:
     return "good" if low > 0 else "bad" if high < 0 else ""
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Write a number, or a dash."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
+_text = partial(number, nothing=NOTHING)
 
 
 def signed(value: float, benchmark: str) -> str:
     """Write a difference of scores with its sign: F1 with three decimals, validity in percent with one."""
-    return f"{value:+.{_digits(benchmark)}f}".replace("-", MINUS)
-
-
-def _digits(benchmark: str) -> int:
-    return 1 if benchmark in BENCHMARKS and BENCHMARKS[benchmark].scale == 100 else 3
+    return f"{value:+.{BENCHMARKS[benchmark].digits}f}".replace("-", MINUS)
 
 
 def _score(get: Callable[[str], float | None], key: str, digits: int = 3) -> Cell:
     """Return a score, with its interval below where there is one."""
     low, high = map(get, interval_names(key))
-    note = "" if low is None or high is None else f"{number(low, digits)} to {number(high, digits)}"
-    return Cell(number(get(key), digits), note)
+    note = "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+    return Cell(_text(get(key), digits), note)
 
 
 def _scored_on(runs: Sequence[Run]) -> list[str]:
@@ -109,11 +98,10 @@ def _headline_row(title: str, cells: Row, benchmarks: Sequence[str], parameters:
 
 def _measured(run: Run, model: str, title: str, benchmarks: Sequence[str], best: bool = False) -> Row:
     count = run.record.get("parameters", {}).get(STUDENT if model == RANDOM else model)
-    keys = {name: HEADLINE[name] for name in benchmarks} | {EIGHT_CLASS: "f1"}
-    cells: Row = {
-        name: _score(partial(run.metric, model, name), key, _digits(name)) for name, key in keys.items()
-    }
-    cells["composite"] = Cell(number(run.composite(model)), "highest of the students" if best else "")
+    cells: Row = {EIGHT_CLASS: _score(partial(run.metric, model, EIGHT_CLASS), "f1")}
+    for one in (BENCHMARKS[name] for name in benchmarks):
+        cells[one.name] = _score(partial(run.metric, model, one.name), one.headline, one.digits)
+    cells["composite"] = Cell(_text(run.composite(model)), "highest of the students" if best else "")
     parameters = NOTHING if count is None else f"{count / 1e6:.1f} M"
     return _headline_row(title, cells, benchmarks, parameters)
 
@@ -123,9 +111,9 @@ def _paper_rows(experiments: set[str], benchmarks: Sequence[str]) -> list[Row]:
     rows = []
     for name, values in PAPER.items():
         if name in {TEACHER, PAPER_BEST} | experiments:
-            known = values | {SUBPLANES: PAPER_SUBPLANES_F1.get(name)}
-            cells: Row = {column: number(value, _digits(column)) for column, value in known.items()}
-            cells["composite"] = number((values[F1] + values[VALIDITY] / 100) / 2)
+            cells: Row = {VALIDITY: f"{values[VALIDITY]:.1f}", F1: f"{values[F1]:.3f}"}
+            cells[SUBPLANES] = _text(PAPER_SUBPLANES.get(name))
+            cells["composite"] = _text((values[F1] + values[VALIDITY] / 100) / 2)
             title = "FetalCLIP, the paper's teacher" if name == TEACHER else EXPERIMENT_TITLES[name]
             parameters = "427 M" if name == TEACHER else PAPER_STUDENT_PARAMETERS
             rows.append(_headline_row(title, cells, benchmarks, parameters))
@@ -147,7 +135,7 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
         distinct = {tuple(run.headline(model).items()): (run, title) for run, title in named}
         distinct.pop((), None)
         for run, title in distinct.values():
-            word = _words(run).get(model, model)
+            word = model_titles(run.record["metrics"])[model]
             name = word if len(distinct) == 1 else f"{word} of {title}"
             rows.append(_measured(run, model, name, benchmarks))
     rows.append("The paper: real ultrasound, all images, private training data")
@@ -157,29 +145,25 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
     return Table(f"Scores on {where}", rows)
 
 
-def _words(run: Run) -> dict[str, str]:
-    constant = constant_title(run.record["metrics"])
-    return {RANDOM: "random weights", PIXEL_SIZE: "pixel size alone", CONSTANT: constant}
-
-
 def beside(run: Run) -> list[Table]:
     """Return each benchmark's score of models and baselines, both intervals, and the errors of ages."""
     tables = []
     for benchmark in run.benchmarks():
-        score, digits = HEADLINE[benchmark], _digits(benchmark)
+        score, digits = HEADLINE[benchmark], BENCHMARKS[benchmark].digits
         columns = {"weeks off": ("mae_weeks", 1), "rank correlation": ("spearman", 2)}
         rows: list[Row] = []
+        titles = model_titles(run.record["metrics"])
         for model in (STUDENT, TEACHER, RANDOM, PIXEL_SIZE, CONSTANT):
             get = partial(run.metric, model, benchmark)
             if get(score) is None:
                 continue
-            row: Row = {"answers by": _words(run).get(model, model), "score": number(get(score), digits)}
+            row: Row = {"answers by": titles[model], "score": _text(get(score), digits)}
             for patients in (False, True):
                 ends = [get(name) for name in interval_names(score, patients)]
-                shown = NOTHING if None in ends else " to ".join(number(end, digits) for end in ends)
+                shown = NOTHING if None in ends else " to ".join(_text(end, digits) for end in ends)
                 row[f"95 % over {'patients' if patients else 'images'}"] = shown
             if BENCHMARKS[benchmark].kind == "biometry":
-                row |= {title: number(get(key), places) for title, (key, places) in columns.items()}
+                row |= {title: _text(get(key), places) for title, (key, places) in columns.items()}
             rows.append(row)
         tables.append(Table(f"{TITLES[benchmark]}, beside answers without an image", rows))
     return tables
@@ -187,7 +171,7 @@ def beside(run: Run) -> list[Table]:
 
 def lacking_baselines(run: Run) -> dict[str, str]:
     """Return why a benchmark has no baselines, by its title."""
-    found = {TITLES[name]: (run.details(CONSTANT, name) or {}).get("lacking") for name in run.benchmarks()}
+    found = {TITLES[name]: run.details(CONSTANT, name).get("lacking") for name in run.benchmarks()}
     return {title: str(reason) for title, reason in found.items() if reason}
 
 
@@ -203,7 +187,7 @@ def ablations(run: Run) -> list[Table]:
     tables = []
     for benchmark in run.benchmarks():
         get, score = partial(run.metric, STUDENT, benchmark), HEADLINE[benchmark]
-        digits, whole = _digits(benchmark), get(score)
+        digits, whole = BENCHMARKS[benchmark].digits, get(score)
         rows: list[Row] = [
             {"input": "image and pixel size", "score": _score(get, score, digits), "change": NOTHING}
         ]
@@ -228,9 +212,7 @@ def difference(pairs: Sequence[tuple[Run, Run]], rival: str, benchmark: str) -> 
     terms = []
     for factor, model, runs in zip((1, -1), (STUDENT, rival), zip(*pairs, strict=True), strict=True):
         details = [run.details(model, benchmark) for run in runs]
-        terms.append(
-            (factor, {seed: outcomes_of(one) for seed, one in enumerate(details) if one is not None})
-        )
+        terms.append((factor, {seed: outcomes_of(one) for seed, one in enumerate(details) if one}))
     complete = all(len(outcomes) == len(pairs) for _, outcomes in terms)
     return contrast_outcomes(*terms) if complete else None
 
@@ -276,19 +258,17 @@ def per_class(run: Run) -> list[Table]:
     """Return F1 by class, student beside teacher, of every benchmark that both were scored on."""
     tables = []
     for benchmark in run.benchmarks():
-        mine, theirs = (
-            (run.details(model, benchmark) or {}).get("per_class", {}) for model in (STUDENT, TEACHER)
-        )
+        mine, theirs = (run.details(model, benchmark).get("per_class", {}) for model in (STUDENT, TEACHER))
         rows: list[Row] = []
         for name in (name for name in mine if name in theirs):
             before, after = theirs[name]["f1"], mine[name]["f1"]
             change = after - before
             row: Row = {"class": name, "images": str(mine[name]["support"])}
-            row |= {"teacher": number(before), "student": number(after)}
+            row |= {"teacher": _text(before), "student": _text(after)}
             row["change"] = Cell(signed(change, benchmark), tone=_tone(change - 0.0005, change + 0.0005))
             rows.append(row)
         if rows:
-            tables.append(Table(f"F1 by class, {words(benchmark)}", rows))
+            tables.append(Table(f"F1 by class, {BENCHMARKS[benchmark].subject}", rows))
     return tables
 
 
@@ -296,11 +276,9 @@ def subgroups(run: Run) -> list[Table]:
     """Return the scores of every subgroup, student beside teacher."""
     tables = []
     for benchmark in run.benchmarks():
-        mine, theirs = (
-            (run.details(model, benchmark) or {}).get("subgroups", {}) for model in (STUDENT, TEACHER)
-        )
+        mine, theirs = (run.details(model, benchmark).get("subgroups", {}) for model in (STUDENT, TEACHER))
         for kind, groups in mine.items():
-            score = HEADLINE[benchmark], _digits(benchmark)
+            score = HEADLINE[benchmark], BENCHMARKS[benchmark].digits
             rows: list[Row] = [
                 {
                     kind: name,
@@ -326,9 +304,9 @@ def parity(run: Run) -> Table | None:
             {
                 "exported variant": str(row.get("variant")),
                 "verdict": Cell(status, str(row.get("note") or ""), VERDICTS.get(status, "")),
-                "lowest cosine": number(found.get("cosine_min"), 6),
+                "lowest cosine": _text(found.get("cosine_min"), 6),
                 "changed classes": f"{found['flip_rate']:.2%}" if "flip_rate" in found else NOTHING,
-                "points lost": number(row.get("points_lost"), 2),
+                "points lost": _text(row.get("points_lost"), 2),
             }
         )
     return Table("Is the export the same model?", rows)
@@ -341,12 +319,12 @@ def latency(run: Run) -> Table | None:
     rows: list[Row] = [
         {
             "backend, one image": Cell(name, str(row.get("error", ""))),
-            "median ms": number(row.get("p50_ms"), 2),
-            "p95 ms": number(row.get("p95_ms"), 2),
-            f"times {run.latency.get('yardstick', 'the yardstick')}": number(
+            "median ms": _text(row.get("p50_ms"), 2),
+            "p95 ms": _text(row.get("p95_ms"), 2),
+            f"times {run.latency.get('yardstick', 'the yardstick')}": _text(
                 row.get("ratio", {}).get("median"), 2
             ),
-            "peak MB": number(row.get("peak_mb"), 0),
+            "peak MB": _text(row.get("peak_mb"), 0),
         }
         for name, row in run.latency.get("backends", {}).items()
     ]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.process import relative
 from experiments.report.read_run import Run
 from experiments.report.reference import (
     STATIC,
@@ -19,7 +20,6 @@ from experiments.report.reference import (
     static_command,
     subject_of,
 )
-from experiments.report.settings import relative
 from experiments.report.tables import MINUS, difference, in_words, signed
 from experiments.report.training import (
     ATTRACT,
@@ -180,7 +180,7 @@ def _where(pairs: Pairs, subject: Run) -> Answer:
     for benchmark in subject.benchmarks():
         scored = [
             [
-                (one.details(model, benchmark) or {}).get("per_class", {})
+                one.details(model, benchmark).get("per_class", {})
                 for one, model in zip(pair, (STUDENT, rival), strict=True)
             ]
             for pair in pairs or [(subject, subject)]

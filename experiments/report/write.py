@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from datamodules import FetalDataModule
+from experiments.process import relative
 from experiments.report.evidence import FILE as EVIDENCE_FILE
 from experiments.report.evidence import attempt, collect, evidence_from_folder, read_evidence
 from experiments.report.page import Subject, render
 from experiments.report.read_run import read_run
 from experiments.report.reference import newest_static
-from experiments.report.settings import relative
 from lightning_modules import DistillationModule
 from models.files import write_text
 

@@ -43,7 +43,7 @@ def write_all(folder: Path, data: FetalDataModule | None) -> None:
         "validation": training_figure(run, SCORES),
     }
     for benchmark in run.benchmarks():
-        samples = (run.details(STUDENT, benchmark) or {}).get("samples")
+        samples = run.details(STUDENT, benchmark).get("samples")
         if data is not None and samples:
             drawn[f"samples-{benchmark}"] = samples_figure(data, samples, benchmark)
     for name, figure in drawn.items():

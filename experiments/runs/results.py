@@ -28,7 +28,6 @@ from metrics.names import (
     HC18,
     HEADLINE,
     NONE_OF_THESE,
-    PIXEL_SIZE,
     PLANES,
     PROBE,
     RANDOM,
@@ -37,11 +36,12 @@ from metrics.names import (
     SUBPLANES,
     TEACHER,
     TITLES,
-    constant_title,
     final_composite_name,
     final_name,
     geometry_name,
     interval_names,
+    model_titles,
+    number,
     with_interval,
 )
 from models.files import package_versions, without_nan, write_json
@@ -51,7 +51,6 @@ PACKAGES = (
     "albumentations", "opencv-python-headless", "wandb",
 )  # fmt: skip
 MODELS = (TEACHER, STUDENT, RANDOM)
-BASELINES = (PIXEL_SIZE, CONSTANT)
 Metrics = Mapping[str, float | None]
 
 
@@ -172,18 +171,13 @@ def write(record: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    """Format a number; a dash for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def _cell(metrics: Metrics, model: str, benchmark: str) -> str:
     value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
     if benchmark != HC18:
-        return _number(value)
+        return number(value)
     low, high = (metrics.get(final_name(model, benchmark, key)) for key in interval_names("validity"))
-    shown = _number(value, 1)
-    return shown if value is None or low is None else f"{shown}  [{_number(low, 1)}, {_number(high, 1)}]"
+    shown = number(value, 1)
+    return shown if value is None or low is None else f"{shown}  [{number(low, 1)}, {number(high, 1)}]"
 
 
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
@@ -197,11 +191,8 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     table.add_column("model")
     for name in benchmarks:
         table.add_column(TITLES[name], justify="right", no_wrap=True)
-    words = {PIXEL_SIZE: "pixel size alone", CONSTANT: constant_title(metrics)}
-    titles = {model: words.get(model, model) for model in (*MODELS, *BASELINES)}
-    scored = {
-        model: title for model, title in titles.items() if any(key.startswith(f"{model}/") for key in metrics)
-    }
+    logged = {name.partition("/")[0] for name in metrics}
+    scored = {model: title for model, title in model_titles(metrics).items() if model in logged}
     for model, title in scored.items():
         table.add_row(title, *(_cell(metrics, model, name) for name in benchmarks))
     console = Console()
@@ -243,23 +234,23 @@ def _remarks(metrics: Metrics, scored: Mapping[str, str]) -> Iterator[str]:
         if final_name(model, HC18, "mae_weeks") in metrics
     }
     if ages:
-        cells = (f"{title} {_number(error, 1)}, {_number(rank, 2)}" for title, (error, rank) in ages.items())
+        cells = (f"{title} {number(error, 1)}, {number(rank, 2)}" for title, (error, rank) in ages.items())
         yield f"mean error of age in weeks, rank correlation with head size: {'; '.join(cells)}"
     eight = {model: get(model, EIGHT_CLASS, "f1", *interval_names("f1")) for model in MODELS}
     eight = {model: f1 for model, f1 in eight.items() if final_name(model, EIGHT_CLASS, "f1") in metrics}
     if eight:
-        cells = ("{} {} [{}, {}]".format(model, *map(_number, f1)) for model, f1 in eight.items())
+        cells = ("{} {} [{}, {}]".format(model, *map(number, f1)) for model, f1 in eight.items())
         yield f"F1 over eight classes: {', '.join(cells)}"
     between = {title: geometry_name(key) for key, title in BETWEEN.items() if geometry_name(key) in metrics}
     if between:
-        cells = (f"{title} {_number(metrics[name])}" for title, name in between.items())
+        cells = (f"{title} {number(metrics[name])}" for title, name in between.items())
         yield f"teacher and student: {', '.join(cells)}"
     for name in HEADLINE:
         keys = [f"{name}_{key}" for key in ("auroc", "kept", "false_accept")]
         auroc, kept, accepted = get(STUDENT, NONE_OF_THESE, *keys)
         if auroc is not None:
             yield (
-                f'"none of these", {name}: AUROC {_number(auroc)}; {kept:.0%} of known images kept, '
+                f'"none of these", {name}: AUROC {number(auroc)}; {kept:.0%} of known images kept, '
                 f'{accepted:.0%} of "other" accepted'
             )
     coverage, width, nominal = get(STUDENT, AGE_INTERVAL, "coverage", "width_days", "nominal")
@@ -295,7 +286,7 @@ def _frozen_embeddings(metrics: Metrics) -> Table:
         for model in (TEACHER, STUDENT):
             full = geometry_name(key, model) if group == GEOMETRY else final_name(model, group, key)
             spread = metrics.get(f"{full}_std")
-            cells.append(_number(metrics.get(full)) + ("" if spread is None else f" ± {_number(spread)}"))
+            cells.append(number(metrics.get(full)) + ("" if spread is None else f" ± {number(spread)}"))
         if set(cells) != {"-"}:
             table.add_row(title, *cells)
     return table

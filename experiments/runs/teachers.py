@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import models
 from experiments.config import lacks_weights, resolve
+from experiments.process import relative
 from experiments.recipe_files import TEACHER_EXPERIMENT, Recipe
 from experiments.runs.run_folder import OUTPUTS
 from lightning_modules.distillation import RUN_RECORD
@@ -40,10 +41,7 @@ def preset_behind(tower: Any) -> str | None:
 def preset_teacher(preset: str) -> Path:
     """Return the file of a preset's own teacher: the shipped one, else where ``EXP=teacher`` keeps it."""
     shipped = SHIPPED / f"{preset}.safetensors"
-    if not shipped.is_file():
-        return KEPT / shipped.name
-    here = Path.cwd()
-    return shipped.relative_to(here) if shipped.is_relative_to(here) else shipped
+    return Path(relative(shipped)) if shipped.is_file() else KEPT / shipped.name
 
 
 def settle_teachers(config: Namespace) -> None:

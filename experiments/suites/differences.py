@@ -98,7 +98,7 @@ def texts(found: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for row in found.to_dict("records"):
         benchmark = BENCHMARKS[row["benchmark"]]
-        digits = 1 if benchmark.scale == 100 else 3
+        digits = benchmark.digits
         value, low, high = (f"{row[key]:+.{digits}f}" for key in ("value", "low", "high"))
         title = OVER.format(TITLES[row.get("experiment", "srkd")], TITLES[row["reference"]])
         if "student" in row:

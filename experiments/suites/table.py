@@ -17,7 +17,7 @@ from experiments.suites.result_rows import Row, group_of
 from figures.capacity import capacity_figure
 from figures.style import save_png
 from figures.suite import suite_figure
-from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES, composite_score
+from metrics.benchmarks import BENCHMARKS
 from metrics.names import (
     CONSTANT,
     HEADLINE,
@@ -27,6 +27,7 @@ from metrics.names import (
     TEACHER,
     constant_title,
     final_name,
+    number,
 )
 from models.files import atomic, write_text
 
@@ -43,18 +44,16 @@ OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "pl
 def all_columns() -> dict[str, tuple[str, int]]:
     """Return column of the table -> title and digits; gestational age first, as in the paper."""
     return {
-        benchmark.name: (benchmark.title, 1 if benchmark.scale == 100 else 3)
+        benchmark.name: (benchmark.title, benchmark.digits)
         for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
     } | {F1: ("8-class F1", 3)}
 
 
 def columns_of(row: Row, model: str) -> dict[str, float]:
     """Return the scores of a model or baseline in one run, by column of the table."""
-    values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in HEADLINE.items()}
-    found = {name: float(value) for name, value in values.items() if value is not None}
-    if {PLANES, SUBPLANES} <= found.keys():  # macro F1 over five and three classes
-        found[F1] = composite_score({name: found[name] for name in (PLANES, SUBPLANES)})
-    return found
+    keys = {**HEADLINE, F1: "f1"}
+    values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in keys.items()}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def scores(rows: Sequence[Row]) -> pd.DataFrame:
@@ -113,21 +112,17 @@ def cells(rows: Sequence[Row]) -> pd.DataFrame:
             continue
         part = summary.xs(column, level="column").reindex(lines)
         ours[title] = [
-            _number(mean, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
+            number(mean, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
             for mean, deviation in zip(part["mean"], part["deviation"], strict=True)
         ]
         if column in PAPER_COLUMNS:
             theirs = [PAPER.get(line, {}).get(column) for line in lines]
-            paper[f"paper: {title}"] = [_number(value, digits) for value in theirs]
+            paper[f"paper: {title}"] = [number(value, digits) for value in theirs]
     names = {
         "experiment": [line_titles(rows)[line] for line in lines],
         "runs": runs[lines].astype(str).tolist(),
     }
     return pd.DataFrame(names | ours | paper)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -227,10 +222,10 @@ def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> lis
     """
     written = []
     groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
-    for number, group in enumerate(groups):
+    for place, group in enumerate(groups):
         own = [row for row in rows if group_of(row) == group]
         data, arguments = own[0]["data"], " ".join(own[0]["arguments"])
-        path = str(folder / (data + (f"-{number}" if number else "")))
+        path = str(folder / (data + (f"-{place}" if place else "")))
         student = [f"student {student_title(own[0]['student'])}"] if own[0].get("student") else []
         title = ", ".join([f"DATA={data}", *student, *([arguments] if arguments else [])])
         table, compared = cells(own), differences(own)

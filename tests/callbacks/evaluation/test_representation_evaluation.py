@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from callbacks import RepresentationEvaluation
+from callbacks.evaluation import representation_evaluation
 from callbacks.evaluation.embedding_pass import embed
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.pairs.image_reading import read_image
@@ -225,14 +226,15 @@ def test_training_runs_skip_it():
     assert evaluation.final_metrics == {}
 
 
-def test_thinning_keeps_pairs_together(tiny_planes, tmp_path):
+def test_thinning_keeps_pairs_together(tiny_planes, tmp_path, monkeypatch):
+    monkeypatch.setattr(representation_evaluation, "MOST_PAIRS", 10)
     data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
-    evaluation, _, _ = evaluate(tmp_path, data, probe_split="all", max_pairs=10, figures=False)
+    evaluation, _, _ = evaluate(tmp_path, data, probe_split="all", figures=False)
     assert evaluation.results["geometry"]["n_pairs"] == 9  # every fourth of 36
     assert evaluation.results["student"]["retrieval"]["n_scored"] == 36
 
 
-@pytest.mark.parametrize("options", [{"probe_split": "tset"}, {"probe_seeds": 0}, {"max_pairs": 1}])
+@pytest.mark.parametrize("options", [{"probe_split": "tset"}, {"probe_seeds": 0}])
 def test_bad_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         RepresentationEvaluation(**options)

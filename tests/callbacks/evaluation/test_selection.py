@@ -46,19 +46,6 @@ def test_built_from_the_metrics_of_the_same_epoch(tmp_path):
         assert value == pytest.approx(expected, abs=1e-9)
 
 
-def test_nothing_is_logged_in_epochs_without_every_part(tmp_path):
-    logged = fit(
-        tmp_path,
-        ["planes", "hc18"],
-        PlaneEvaluation(protocol=PROTOCOL),
-        BiometryEvaluation(every_n_epochs=2, protocol=PROTOCOL),
-        CompositeScore(),
-        epochs=4,
-    )
-    assert list(by_epoch(logged, "val/planes/f1")) == [0, 1, 2, 3]
-    assert list(by_epoch(logged, "val/composite")) == list(by_epoch(logged, "val/hc18/validity")) == [0, 2, 3]
-
-
 def test_hc18_alone_is_validity(tmp_path):
     logged = fit(
         tmp_path,

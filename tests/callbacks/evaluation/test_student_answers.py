@@ -17,31 +17,19 @@ from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
-from models import TimmEncoder, load_student, save_half
+from models import load_student
 from models.checkpoints.weights import read_checkpoint, read_entry, write_entry
 from models.student.base import ANSWERS, Calibration
 
 PROTOCOL = replace(Protocol.load(), biometry=Protocol.load().biometry[:1])
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    student = TimmEncoder(
-        "resnet10t", {"channels": [8, 8, 16, 16], "stem_width": 8}, embed_dim=24, image_size=40,
-        text_width=32, text_layers=1, text_heads=2, context_length=40,
-    ).eval()  # fmt: skip
-    path = tmp_path_factory.mktemp("student") / "student.safetensors"
-    save_half(student, path)
-    return path
-
-
 def loader(records, preprocessing):
     return DataLoader(EvaluationDataset(records, preprocessing), batch_size=5, collate_fn=collate_evaluation)
 
 
-def test_planes_and_ages_are_those_of_the_evaluations(checkpoint, tiny_planes, tiny_hc18):
-    student = load_student(checkpoint, PROTOCOL.content())
+def test_planes_and_ages_are_those_of_the_evaluations(student_checkpoint, tiny_planes, tiny_hc18):
+    student = load_student(student_checkpoint, PROTOCOL.content())
     planes = FetalPlanesDataModule(str(tiny_planes)).evaluation_records("planes", "all")[:12]
     brains = FetalPlanesDataModule(str(tiny_planes)).evaluation_records("subplanes", "all")[:4]
     heads = HC18DataModule(str(tiny_hc18)).evaluation_records("hc18", "all")[8:11]
@@ -70,10 +58,10 @@ def test_planes_and_ages_are_those_of_the_evaluations(checkpoint, tiny_planes, t
     assert {row["ga_low_days"] for row in answers} == {None}
 
 
-def test_the_calibration_of_the_validation_patients(checkpoint, tiny_planes, tiny_hc18, monkeypatch):
+def test_the_calibration_of_the_validation_patients(student_checkpoint, tiny_planes, tiny_hc18, monkeypatch):
     monkeypatch.setattr(answer_calibration, "LEAST", 2)
     monkeypatch.setattr(answer_calibration, "COVERAGE", 0.5)
-    student = load_student(checkpoint, PROTOCOL.content())
+    student = load_student(student_checkpoint, PROTOCOL.content())
     planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
     planes.benchmarks = ("planes",)
     data = FetalPlanesDataModule(str(tiny_planes), val_share=0.4)
@@ -93,7 +81,7 @@ def test_the_calibration_of_the_validation_patients(checkpoint, tiny_planes, tin
     assert balanced(threshold) == pytest.approx(
         max(balanced(value) for value in [*lead + 1e-6, -1]), abs=1e-9
     )
-    calibrated = load_student(checkpoint, PROTOCOL.content())
+    calibrated = load_student(student_checkpoint, PROTOCOL.content())
     calibrated.calibration = made
     answers = [row["plane"] for row in calibrated.planes([read_image(record.image) for record in val])]
     assert [answer == "none" for answer in answers] == (lead < threshold).tolist()
@@ -113,8 +101,8 @@ def test_the_calibration_of_the_validation_patients(checkpoint, tiny_planes, tin
     assert np.mean(list(covered.values())) >= 0.5
 
 
-def test_a_calibration_is_kept_in_the_checkpoint_and_holds_for_its_prompts_only(checkpoint, tmp_path):
-    content = read_checkpoint(checkpoint)
+def test_a_calibration_is_kept_in_the_checkpoint_and_holds_for_its_prompts_only(student_checkpoint, tmp_path):
+    content = read_checkpoint(student_checkpoint)
     path = tmp_path / "best.ckpt"
     torch.save({**content, "epoch": 3}, path)
     entry = {
@@ -133,8 +121,8 @@ def test_a_calibration_is_kept_in_the_checkpoint_and_holds_for_its_prompts_only(
     assert load_student(path, other).calibration is None
 
 
-def test_images_that_are_none_are_refused_in_one_line(checkpoint):
-    student = load_student(checkpoint, PROTOCOL.content())
+def test_images_that_are_none_are_refused_in_one_line(student_checkpoint):
+    student = load_student(student_checkpoint, PROTOCOL.content())
     image = np.zeros((4, 5), np.uint8)
     for images, words in (
         (image, "a list of images"),

@@ -36,16 +36,6 @@ def test_default_prompts_are_distinct_and_fit_a_short_context():
     assert (tokenize(texts)[:, -1] == 0).all(), "a prompt fills the whole context, so it may be cut"
 
 
-def test_official_prompt_files_are_read_unchanged(fetalclip_root):
-    planes, subplanes = (
-        fetalclip_root / f"{name}_prompts.json" for name in ("five_planes", "brain_subplanes")
-    )
-    protocol = Protocol.load(planes=planes, subplanes=subplanes)
-    assert protocol.planes == json.loads(planes.read_text())
-    assert protocol.subplanes == json.loads(subplanes.read_text())
-    assert protocol.biometry == Protocol.load().biometry
-
-
 def test_default_wording_is_not_the_official_one(fetalclip_root):
     official = {
         text.strip(". ").lower()
@@ -100,12 +90,6 @@ def test_errors_name_file_and_key(tmp_path, changes, message):
         Protocol.load(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
-
-
-def test_an_error_in_a_replacement_names_its_file(tmp_path):
-    (tmp_path / "planes.json").write_text('{"brain": ["x"], "spine": ["y"]}')
-    with pytest.raises(ValueError, match=r"planes.json: planes: no prompts for"):
-        Protocol.load(write(tmp_path / "mine.json"), planes=tmp_path / "planes.json")
 
 
 def test_missing_and_unreadable_files(tmp_path):

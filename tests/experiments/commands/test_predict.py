@@ -7,26 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from datamodules.pairs.image_reading import read_image
 from experiments.__main__ import run
-from models import TimmEncoder, load_student, save_half
+from models import load_student
 
 SIZES = {"a.png": (60, 44), "sub/b.png": (44, 60), "c.png": (50, 50)}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    student = TimmEncoder(
-        "resnet10t", {"channels": [8, 8, 16, 16], "stem_width": 8}, embed_dim=24, image_size=40,
-        text_width=32, text_layers=1, text_heads=2, context_length=40,
-    ).eval()  # fmt: skip
-    path = tmp_path_factory.mktemp("student") / "student.safetensors"
-    save_half(student, path)
-    return path
 
 
 @pytest.fixture
@@ -39,7 +26,7 @@ def folder(tmp_path):
     return tmp_path / "scans"
 
 
-def test_table_pictures_and_embeddings_of_a_folder(checkpoint, folder, tmp_path, capsys):
+def test_table_pictures_and_embeddings_of_a_folder(student_checkpoint, folder, tmp_path, capsys):
     (folder / "broken.png").write_text("no image")
     out = tmp_path / "out"
     options = [
@@ -50,7 +37,7 @@ def test_table_pictures_and_embeddings_of_a_folder(checkpoint, folder, tmp_path,
         "--saliency",
         "--embeddings=npz",
     ]
-    assert run(["predict", str(checkpoint), str(folder), *options]) == 1
+    assert run(["predict", str(student_checkpoint), str(folder), *options]) == 1
     said = capsys.readouterr()
     assert "broken.png: cannot be read" in said.err
     assert "not calibrated" in said.out
@@ -58,7 +45,7 @@ def test_table_pictures_and_embeddings_of_a_folder(checkpoint, folder, tmp_path,
         rows = {row["image"]: row for row in csv.DictReader(stream)}
     assert list(rows) == sorted([*SIZES, "broken.png"])
     assert rows["broken.png"]["plane"] == ""
-    student, names = load_student(checkpoint), sorted(SIZES)
+    student, names = load_student(student_checkpoint), sorted(SIZES)
     images = [read_image(folder / name) for name in names]
     ages = student.gestational_age(images, 0.2)
     for name, planes, age in zip(names, student.planes(images), ages, strict=True):
@@ -80,17 +67,17 @@ def test_table_pictures_and_embeddings_of_a_folder(checkpoint, folder, tmp_path,
     assert {path.name for path in tmp_path.iterdir()} == {"scans", "out"}
     # Again, into the same folder: the older predictions are replaced.
     (folder / "broken.png").unlink()
-    assert run(["predict", str(checkpoint), str(folder / "a.png"), f"--out={out}"]) == 0
+    assert run(["predict", str(student_checkpoint), str(folder / "a.png"), f"--out={out}"]) == 0
     assert [path.name for path in sorted(out.iterdir())] == ["predictions.csv", "predictions.parquet"]
 
 
-def test_a_table_gives_each_image_its_own_pixel_size(checkpoint, folder, tmp_path):
+def test_a_table_gives_each_image_its_own_pixel_size(student_checkpoint, folder, tmp_path):
     (folder / "list.csv").write_text("file_name;pixel_size_mm\nc.png;0.1\nsub/b.png;\n")
     out = tmp_path / "out"
     run(
         [
             "predict",
-            str(checkpoint),
+            str(student_checkpoint),
             str(folder / "list.csv"),
             f"--out={out}",
             "--pixel_size=0.3",
@@ -112,22 +99,22 @@ def test_a_table_gives_each_image_its_own_pixel_size(checkpoint, folder, tmp_pat
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    checkpoint, folder, tmp_path, monkeypatch, arguments, words
+    student_checkpoint, folder, tmp_path, monkeypatch, arguments, words
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    given = [str(checkpoint) if word == "student" else word for word in arguments]
+    given = [str(student_checkpoint) if word == "student" else word for word in arguments]
     with pytest.raises((ValueError, OSError), match=words) as refusal:
         run(["predict", *given])
     assert "\n" not in str(refusal.value)
     assert {path.name for path in tmp_path.iterdir()} == {"scans", "full"}
 
 
-def test_the_lines_of_the_guide(checkpoint, folder):
+def test_the_lines_of_the_guide(student_checkpoint, folder):
     guide = (Path(__file__).resolve().parents[3] / "docs" / "predict.md").read_text()
     (code,) = re.findall(r"<!-- tested -->\n```python\n(.*?)```", guide, flags=re.DOTALL)
-    names = {"CKPT": checkpoint, "images": [read_image(folder / name) for name in SIZES]}
+    names = {"CKPT": student_checkpoint, "images": [read_image(folder / name) for name in SIZES]}
     exec(code, names)
     assert [row["plane_probability"] > 0.2 for row in names["planes"]] == [True] * 3
     assert all(14 * 7 <= row["ga_days"] < 39 * 7 for row in names["ages"])
