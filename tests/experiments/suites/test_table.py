@@ -31,6 +31,9 @@ def record(experiment, seed, validity, planes, subplanes):
         metrics |= {f"{model}/{key}": value for key, value in zip(keys, scores, strict=True)}
     metrics |= {"constant/hc18/age_days": 141.0, "constant/hc18/validity": 59.1}
     metrics |= {"constant/planes/f1": 0.1, "constant/subplanes/f1": 0.2, "pixel_size/hc18/validity": 64.1}
+    for model in ("teacher", "student", "random", "constant"):
+        planes, subplanes = (metrics[f"{model}/{name}/f1"] for name in ("planes", "subplanes"))
+        metrics[f"{model}/eight_class/f1"] = (5 * planes + 3 * subplanes) / 8
     return {
         "experiment": experiment, "data": "phantom", "seed": seed, "metrics": metrics,
         "details": {"student": {"planes": {"split": "test", "protocol": "abc"}, "probe": {}, "hc18": HEADS}},
