@@ -9,7 +9,6 @@ lies within the WHO chart's 2.5th-97.5th centile at that age.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,9 @@ from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from metrics.bootstrap import RESAMPLES, SEED, mean_interval
+from metrics.bootstrap import RESAMPLES, mean_interval
 from metrics.calibration import profile_age_days
 from metrics.growth_chart import gestational_age_weeks, within_chart
-from metrics.indexed import IndexedMetric
 from metrics.names import with_interval
 
 AGES_DAYS: tuple[int, ...] = tuple(range(14 * 7, 39 * 7))  # 14w0d .. 38w6d, 175 ages
@@ -29,8 +27,8 @@ TOP_AGES = 15
 LOWEST_HC_MM, HIGHEST_HC_MM = 100.0, 342.0  # the chart's median at 14 and at 40 weeks
 
 
-def predicted_age_days(similarity: Tensor, top: int = TOP_AGES) -> Tensor:
-    """Return the predicted age in days [N]: the median of the `top` ages of `AGES_DAYS` of highest similarity [N, 175].
+def predicted_age_days(similarity: Tensor) -> Tensor:
+    """Return the predicted age in days [N]: the median of the 15 ages of `AGES_DAYS` of highest similarity [N, 175].
 
     Of equally similar ages the younger is taken first.
 
@@ -42,7 +40,7 @@ def predicted_age_days(similarity: Tensor, top: int = TOP_AGES) -> Tensor:
     if not torch.isfinite(similarity).all():
         row = int((~torch.isfinite(similarity)).any(dim=1).nonzero()[0])
         raise ValueError(f"biometry: the similarities of row {row} are not finite; the model has diverged")
-    ages = profile_age_days(similarity.detach().cpu().double().numpy(), np.array(AGES_DAYS), top)
+    ages = profile_age_days(similarity.detach().cpu().double().numpy(), np.array(AGES_DAYS), TOP_AGES)
     return torch.from_numpy(ages).to(similarity.device)
 
 
@@ -56,7 +54,6 @@ def biometry_scores(
     age_days: ArrayLike,
     hc_mm: ArrayLike,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
     patients: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Score predicted ages (days, [N]) against true head circumferences (mm, [N]).
@@ -83,7 +80,7 @@ def biometry_scores(
     valid = within_chart(hc, age / 7)
     constant = hc.size < 3 or np.ptp(hc) == 0 or np.ptp(age) == 0
     return {
-        **validity_score(valid, resamples, seed, patients),
+        **validity_score(valid, resamples, patients),
         "valid": int(valid.sum()),
         "total": int(valid.size),
         "mae_weeks": float(np.abs(age / 7 - gestational_age_weeks(hc)).mean()),
@@ -94,17 +91,16 @@ def biometry_scores(
 def validity_score(
     valid: NDArray[np.bool_],
     resamples: int = RESAMPLES,
-    seed: int = SEED,
     patients: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Return ``validity``, the share of valid ages [N] in percent, and its bootstrap interval over images.
 
     With the patient of each image also that over patients, ``validity_patient_ci_low`` and ``_high``.
     """
-    low, high = mean_interval(valid, resamples, seed)
+    low, high = mean_interval(valid, resamples)
     over_patients = None
     if patients is not None:
-        ends = mean_interval(valid, resamples, seed, patients)
+        ends = mean_interval(valid, resamples, patients)
         over_patients = (ends[0] * 100, ends[1] * 100)
     return with_interval("validity", float(valid.mean() * 100), (low * 100, high * 100), over_patients)
 
@@ -137,35 +133,3 @@ def ages_by_pixel_size(
     curve = IsotonicRegression(out_of_bounds="clip").fit(known[assessed], gestational_age_weeks(hc[assessed]))
     days = np.rint(7 * curve.predict(np.asarray(pixel_size_mm, dtype=np.float64)))
     return np.asarray(days.clip(AGES_DAYS[0], AGES_DAYS[-1]), dtype=np.int64)
-
-
-class BiometryValidity(IndexedMetric):
-    """Share of images whose zero-shot gestational age is plausible: `biometry_scores` as a metric.
-
-    Example:
-        >>> metric = BiometryValidity()
-        >>> metric.update(torch.eye(175)[[70]], torch.tensor([176.0]))  # 24 weeks 0 days
-        >>> metric.compute()["validity"]
-        100.0
-    """
-
-    def __init__(self, resamples: int = RESAMPLES, seed: int = SEED, **kwargs: Any) -> None:
-        fields = {"age_days": torch.empty(0, dtype=torch.int64), "hc_mm": torch.empty(0, dtype=torch.float64)}
-        super().__init__(fields, **kwargs)
-        self.resamples = resamples
-        self.seed = seed
-
-    def update(self, similarity: Tensor, head_circumference_mm: Tensor, index: Tensor | None = None) -> None:
-        """Add images.
-
-        Args:
-            similarity: 100 * cosine with the prompts of each age, mean over templates, [N, 175].
-            head_circumference_mm: True head circumference, [N], in mm.
-            index: Sample numbers [N]; with them the result does not depend on the number of processes.
-        """
-        self.add_rows(index, age_days=predicted_age_days(similarity), hc_mm=head_circumference_mm)
-
-    def compute(self) -> dict[str, float]:
-        """Return `biometry_scores` over all images of all processes."""
-        rows = self.rows()
-        return biometry_scores(rows["age_days"], rows["hc_mm"], self.resamples, self.seed)

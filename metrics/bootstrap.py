@@ -30,23 +30,23 @@ POWER = 0.8
 _DRAWS_AT_ONCE = 4_000_000  # bounds the memory of one block of resamples
 
 
-def _resamples(size: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def _resamples(size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
     """Yield blocks [R, size] of row numbers; the draws do not depend on the block size."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(SEED)
     rows = max(1, _DRAWS_AT_ONCE // size)
     for start in range(0, resamples, rows):
         yield generator.integers(0, size, size=(min(rows, resamples - start), size))
 
 
 def _patient_sums(
-    table: NDArray[Any], patients: Sequence[str], resamples: int, seed: int
+    table: NDArray[Any], patients: Sequence[str], resamples: int
 ) -> Iterator[NDArray[np.float64]]:
     """Yield blocks [R, K] of the column sums of a table [N, K], whole patients resampled."""
     groups, names = pd.factorize(np.asarray(patients))
     count = len(names)
     per_patient = np.zeros((count, table.shape[1]))
     np.add.at(per_patient, groups, table)
-    for rows in _resamples(count, resamples, seed):
+    for rows in _resamples(count, resamples):
         offsets = count * np.arange(len(rows))[:, None]
         drawn = np.bincount((rows + offsets).ravel(), minlength=rows.size).reshape(rows.shape)
         yield drawn.astype(np.float64) @ per_patient  # whole numbers: exact in any order
@@ -58,7 +58,7 @@ def _percentiles(scores: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def mean_interval(
-    values: ArrayLike, resamples: int = RESAMPLES, seed: int = SEED, patients: Sequence[str] | None = None
+    values: ArrayLike, resamples: int = RESAMPLES, patients: Sequence[str] | None = None
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the mean of values [N]; their order takes part in the draw.
 
@@ -71,10 +71,10 @@ def mean_interval(
     if samples.size == 0:
         raise ValueError("bootstrap: no values to resample")
     if patients is None:
-        means = [samples[rows].mean(axis=1) for rows in _resamples(samples.size, resamples, seed)]
+        means = [samples[rows].mean(axis=1) for rows in _resamples(samples.size, resamples)]
     else:
         table = np.column_stack([samples, np.ones_like(samples)])
-        means = [total[:, 0] / total[:, 1] for total in _patient_sums(table, patients, resamples, seed)]
+        means = [total[:, 0] / total[:, 1] for total in _patient_sums(table, patients, resamples)]
     return _percentiles(np.concatenate(means))
 
 
@@ -83,7 +83,6 @@ def f1_interval(
     prediction: ArrayLike,
     num_classes: int,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
     patients: Sequence[str] | None = None,
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of macro F1 over the classes that occur in `target`.
@@ -95,7 +94,6 @@ def f1_interval(
         prediction: Predicted class numbers, [N].
         num_classes: Number C of classes that can be predicted.
         resamples: Number of resamples.
-        seed: Seed of numpy's default generator.
         patients: Patient of each image, N names, to resample whole patients; None resamples images.
 
     Raises:
@@ -109,20 +107,18 @@ def f1_interval(
     scores = []
     drawn: Iterator[NDArray[Any]]
     if patients is None:
-        drawn = _image_confusions(cells, num_classes**2, resamples, seed)
+        drawn = _image_confusions(cells, num_classes**2, resamples)
     else:
-        drawn = _patient_sums(np.eye(num_classes**2)[cells], patients, resamples, seed)
+        drawn = _patient_sums(np.eye(num_classes**2)[cells], patients, resamples)
     for counts in drawn:
         f1 = f1_of_confusion(counts.reshape(-1, num_classes, num_classes))[:, present]
         scores.append(np.ascontiguousarray(f1).mean(axis=1))  # a mean of each row has one order of sums
     return _percentiles(np.concatenate(scores))
 
 
-def _image_confusions(
-    cells: NDArray[np.int64], size: int, resamples: int, seed: int
-) -> Iterator[NDArray[np.int64]]:
+def _image_confusions(cells: NDArray[np.int64], size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
     """Yield blocks [R, size] of counts of each cell of the confusion matrix, images resampled."""
-    for rows in _resamples(cells.size, resamples, seed):
+    for rows in _resamples(cells.size, resamples):
         offsets = size * np.arange(len(rows))[:, None]  # of each resample's own matrix
         yield np.bincount((cells[rows] + offsets).ravel(), minlength=len(rows) * size).reshape(-1, size)
 
@@ -163,16 +159,7 @@ def _scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(f1_of_confusion(counts)[..., present].mean(axis=-1))
 
 
-def compare(
-    first: ArrayLike, second: ArrayLike, resamples: int = COMPARISON_RESAMPLES, seed: int = SEED
-) -> Comparison:
-    """Compare the second method with the first; arguments as for `contrast`."""
-    return contrast([(1, second), (-1, first)], resamples, seed)
-
-
-def contrast(
-    terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARISON_RESAMPLES, seed: int = SEED
-) -> Comparison:
+def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARISON_RESAMPLES) -> Comparison:
     """Add up the scores of several methods, each times a factor: 1 and -1 for a difference.
 
     With one seed the interval is over patients alone and says nothing about other seeds.
@@ -182,11 +169,10 @@ def contrast(
             for scores in percent, or confusions [S, P, C, C], rows true, for macro F1. All have the same order of seeds
             and patients and are of the same images.
         resamples: Number of resamples.
-        seed: Seed of numpy's default generator.
     """
     methods = [(factor, np.asarray(counts)) for factor, counts in terms]
     seeds, patients = methods[0][1].shape[:2]
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(SEED)
     drawn = generator.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
     weights = np.vstack([np.ones(patients), drawn])  # [R, P]; the first row is the sample as it is
     # [R, S]: what each seed gives under each draw of patients.

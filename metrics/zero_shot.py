@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
-from torch import Tensor
 
 from metrics.bootstrap import f1_interval, f1_of_confusion
-from metrics.indexed import IndexedMetric
 from metrics.names import with_interval
 
 TOP_K = (2, 3)
@@ -46,7 +43,15 @@ def classification_scores(
         class's images whose true class is among the k most similar; left out where k is not below C), ``total``, and
         nested: ``per_class`` (``f1``, ``precision``, ``recall``, ``support`` of each occurring class), ``classes`` and
         ``confusion_matrix`` [C, C], rows being true classes.
+
+    Raises:
+        ValueError: A logit is not finite.
     """
+    if not np.isfinite(logits).all():
+        row = int((~np.isfinite(logits)).any(axis=1).argmax())
+        raise ValueError(
+            f"zero-shot classification: the logits of row {row} are not finite; the model has diverged"
+        )
     ranks = target_rank(logits, target)
     prediction = logits.argmax(axis=1)
     confusion = confusion_matrix(target, prediction, labels=range(len(classes)))
@@ -75,55 +80,3 @@ def classification_scores(
         "classes": list(classes),
         "confusion_matrix": confusion.tolist(),
     }
-
-
-class ZeroShotClassification(IndexedMetric):
-    """`classification_scores` over a whole benchmark, as a metric.
-
-    Args:
-        classes: Names of the C classes, in the order of the logits' columns.
-        interval: Also compute the bootstrap interval of macro F1.
-        **kwargs: Arguments of `torchmetrics.Metric`.
-
-    Raises:
-        ValueError: There are fewer than two classes or a name is repeated.
-
-    Example:
-        >>> metric = ZeroShotClassification(["brain", "femur"])
-        >>> metric.update(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
-        >>> metric.compute()["accuracy"]
-        0.5
-    """
-
-    def __init__(self, classes: Sequence[str], interval: bool = False, **kwargs: Any) -> None:
-        if len(classes) < 2 or len(set(classes)) != len(classes):
-            raise ValueError(
-                f"zero-shot classification needs two or more distinct classes, not {list(classes)}"
-            )
-        fields = {"logits": torch.empty(0, len(classes)), "target": torch.empty(0, dtype=torch.int64)}
-        super().__init__(fields, **kwargs)
-        self.classes = list(classes)
-        self.interval = interval
-
-    def update(self, logits: Tensor, target: Tensor, index: Tensor | None = None) -> None:
-        """Add images: 100 * cosine with each class vector [N, C], true class numbers [N], sample numbers [N] or None.
-
-        Raises:
-            ValueError: A shape is wrong, a logit is not finite, or a class number is out of range.
-        """
-        count = len(self.classes)
-        if logits.ndim != 2 or logits.shape[1] != count:
-            raise ValueError(
-                f"zero-shot classification: logits must be [N, {count}], not {list(logits.shape)}"
-            )
-        if not torch.isfinite(logits).all():
-            row = int((~torch.isfinite(logits)).any(dim=1).nonzero()[0])
-            raise ValueError(f"zero-shot classification: the logits of row {row} are not finite")
-        if len(target) and (int(target.min()) < 0 or int(target.max()) >= count):
-            raise ValueError(f"zero-shot classification: targets must be 0 to {count - 1}")
-        self.add_rows(index, logits=logits, target=target)
-
-    def compute(self) -> dict[str, Any]:
-        """Return `classification_scores` over all images of all processes."""
-        rows = self.rows()
-        return classification_scores(rows["logits"], rows["target"], self.classes, self.interval)

@@ -30,7 +30,7 @@ from metrics.calibration import (
 from metrics.names import AGE_INTERVAL, NONE_OF_THESE, STUDENT, final_name
 from models import DualEncoder
 from models.student.base import Calibration
-from models.zero_shot import age_embeddings, class_embeddings, class_logits
+from models.zero_shot import class_embeddings, class_logits
 
 COVERAGE = 0.9
 LEAST = 10
@@ -152,11 +152,7 @@ class _Answers:
         """Return the heads of a split, their similarity with each age [N, 175], and their ages in days [N]."""
         records = self.data.evaluation_records(HC18, split)
         spacings = [printed_spacing(record, self.model.preprocessing) for record in records]
-        templates = self.heads.protocol.biometry
-        if self.heads.cache is None:
-            table = age_embeddings(self.model, templates, spacings)
-        else:
-            table = self.heads.cache.get(self.model, templates, spacings)
+        table = self.heads.table(self.model, spacings)
         images = self.embedded(records).to(table.vectors.device)
         at_once = 64  # bounds the memory of images * 175 ages * D
         parts = [

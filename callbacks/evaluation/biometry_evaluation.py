@@ -10,17 +10,23 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.evaluation.age_table_cache import AgeTableCache
 from callbacks.evaluation.input_ablations import Inputs, ablated_inputs
-from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
+from callbacks.evaluation.zero_shot_evaluation import (
+    Details,
+    ZeroShotEvaluation,
+    check_order,
+    of_all_processes,
+)
 from callbacks.tracking.console import progress_bar, with_progress
 from datamodules.pairs.captions import SPACING, render_spacing
 from datamodules.record import Record, further_groups
 from figures.growth_chart import Chart, growth_chart_figure
-from metrics import BiometryValidity, gestational_age_weeks, within_chart
+from metrics import gestational_age_weeks, predicted_age_days, within_chart
 from metrics.biometry import (
     AGES_DAYS,
     HIGHEST_HC_MM,
@@ -66,40 +72,38 @@ class BiometryEvaluation(ZeroShotEvaluation):
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
         """Score one model; the tested student also with ablated inputs."""
         # From the records, not from the batch: float32 could change the second decimal of a spacing.
-        hc_mm = torch.tensor([record.hc_mm for record in records], dtype=torch.float64)
+        hc_mm = np.array([record.hc_mm for record in records], dtype=np.float64)
         device = next(model.parameters()).device
         parts, indices, spacings = [torch.empty(0, model.embed_dim, device=device)], [], []
         for batch in with_progress(loader, f"{benchmark} images"):
             spacings += _spacings(check_order(records, batch), batch, model.preprocessing.image_size)
             parts.append(encode_images(model, batch["image"].to(device)))
             indices += batch["index"].tolist()
-        index, inputs = torch.tensor(indices, dtype=torch.int64), Inputs(torch.cat(parts), spacings)
+        inputs = Inputs(torch.cat(parts), spacings)
         # Not in validation: an ablation explains a final score and selects nothing.
         ablated = ablated_inputs(model, inputs, indices, records) if self.tested == STUDENT else {}
         printed = [*dict.fromkeys(one for some in (inputs, *ablated.values()) for one in some.spacings)]
-        table = self._table(model, printed) if printed else None
+        table = self.table(model, printed) if printed else None
 
-        def predict(inputs: Inputs) -> dict[str, np.ndarray]:
-            """Return index, predicted age and head circumference of the heads of all processes."""
-            metric = BiometryValidity().to(metric_device(model))
+        def predict(inputs: Inputs) -> NDArray[Any]:
+            """Return the predicted ages of the heads of all processes."""
+            ages = [torch.empty(0, dtype=torch.int64)]
             if table is not None:  # else this process has no heads
-                for rows in torch.arange(len(index)).split(IMAGES_AT_ONCE):
+                for rows in torch.arange(len(indices)).split(IMAGES_AT_ONCE):
                     own = [inputs.spacings[row] for row in rows.tolist()]
-                    similarity = table.similarity(inputs.images[rows.to(device)], own)
-                    metric.update(similarity.cpu(), hc_mm[index[rows]], index[rows])
-            with metric.sync_context():
-                return metric.rows()
+                    ages.append(
+                        predicted_age_days(table.similarity(inputs.images[rows.to(device)], own).cpu())
+                    )
+            return of_all_processes(records, indices, ages)
 
-        predicted = predict(inputs)
-        patients = [records[row].patient for row in predicted["index"]]
-        samples = _samples(predicted, records)
-        found = biometry_scores(predicted["age_days"], predicted["hc_mm"], patients=patients)
+        age_days = predict(inputs)
+        samples = _samples(age_days, hc_mm, records)
+        found = biometry_scores(age_days, hc_mm, patients=[record.patient for record in records])
         for name, changed in ablated.items():
-            rows = predict(changed)
-            scores = biometry_scores(rows["age_days"], rows["hc_mm"], RESAMPLES)
+            scores = biometry_scores(predict(changed), hc_mm, RESAMPLES)
             found |= {f"{name}_{key}": scores[key] for key in ("validity", *interval_names("validity"))}
         return found | {
-            "subgroups": _subgroups(predicted, records),
+            "subgroups": _subgroups(age_days, hc_mm, records),
             "n_scored": len(samples),
             "samples": samples,
         }
@@ -119,7 +123,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
         found[CONSTANT]["age_days"] = age
         return found
 
-    def _table(self, model: DualEncoder, spacings: list[str]) -> AgeTable:
+    def table(self, model: DualEncoder, spacings: list[str]) -> AgeTable:
+        """Return the age embeddings of these spacings, from the disk cache where it is used."""
         with progress_bar("age prompts", " prompts") as progress:
             # The weights of a student in training change every time: its tables would only fill the disk.
             changing = self.training and any(p.requires_grad for p in model.parameters())
@@ -179,31 +184,31 @@ def _spacings(records: list[Record], batch: dict[str, Tensor], image_size: int) 
     ]
 
 
-def _subgroups(rows: dict[str, np.ndarray], records: list[Record]) -> dict[str, dict[str, dict[str, float]]]:
+def _subgroups(
+    age_days: NDArray[Any], hc_mm: NDArray[Any], records: list[Record]
+) -> dict[str, dict[str, dict[str, float]]]:
     """Score by age (that whose median is the measured head circumference), head size and further columns."""
-    assessed = in_reference_range(rows["hc_mm"])
-    hc_mm, age_days = rows["hc_mm"][assessed], rows["age_days"][assessed]
-    valid = within_chart(hc_mm, age_days / 7)
-    bands = [age_band(weeks) for weeks in gestational_age_weeks(hc_mm)]
+    assessed = in_reference_range(hc_mm)
+    heads = hc_mm[assessed]
+    valid = within_chart(heads, age_days[assessed] / 7)
     groups: dict[str, Sequence[str | None]] = {
-        "gestational age": bands,
-        "third of head circumference": thirds(hc_mm, "mm"),
-        **further_groups([records[index] for index in rows["index"][assessed]]),
+        "gestational age": [age_band(weeks) for weeks in gestational_age_weeks(heads)],
+        "third of head circumference": thirds(heads, "mm"),
+        **further_groups([record for record, counts in zip(records, assessed, strict=True) if counts]),
     }
 
-    def score(part: np.ndarray) -> dict[str, float]:
+    def score(part: NDArray[Any]) -> dict[str, float]:
         return validity_score(valid[part], RESAMPLES)
 
     return {kind: subgroup_scores(names, score) for kind, names in groups.items()}
 
 
-def _samples(rows: dict[str, np.ndarray], records: list[Record]) -> list[dict[str, Any]]:
-    valid = within_chart(rows["hc_mm"], rows["age_days"] / 7)
-    assessed = in_reference_range(rows["hc_mm"])
+def _samples(age_days: NDArray[Any], hc_mm: NDArray[Any], records: list[Record]) -> list[dict[str, Any]]:
+    valid, assessed = within_chart(hc_mm, age_days / 7), in_reference_range(hc_mm)
     return [
         {
-            "name": records[index].name,
-            "patient": records[index].patient,
+            "name": record.name,
+            "patient": record.patient,
             "hc_mm": float(hc),
             "age_days": int(age),
             "target": f"HC {hc:.1f} mm",
@@ -211,7 +216,5 @@ def _samples(rows: dict[str, np.ndarray], records: list[Record]) -> list[dict[st
             "assessed": bool(counts),
             "correct": bool(right),
         }
-        for index, hc, age, counts, right in zip(
-            rows["index"], rows["hc_mm"], rows["age_days"], assessed, valid, strict=True
-        )
+        for record, hc, age, counts, right in zip(records, hc_mm, age_days, assessed, valid, strict=True)
     ]

@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy.special import softmax
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation, check_order, metric_device
+from callbacks.evaluation.zero_shot_evaluation import (
+    Details,
+    ZeroShotEvaluation,
+    check_order,
+    of_all_processes,
+)
 from callbacks.tracking.console import with_progress
 from datamodules.record import Record, further_groups
 from figures.confusion import confusion_figure
 from figures.reliability import reliability_figure
-from metrics import ZeroShotClassification, classification_scores
+from metrics import classification_scores
 from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import f1_interval
 from metrics.calibration import calibration, cross_fitted_confidence
@@ -46,30 +52,28 @@ class PlaneEvaluation(ZeroShotEvaluation):
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
         """Score one model on one benchmark."""
         prompts = self._prompts(benchmark)
-        number = {name: position for position, name in enumerate(prompts)}
-        truth = _truth(records, benchmark)
-        targets = torch.tensor([number[name] for name in truth])
+        classes = list(prompts)
+        target = np.array([classes.index(name) for name in _truth(records, benchmark)])
         vectors = class_embeddings(model, prompts)
-        metric = ZeroShotClassification(list(prompts), interval=True).to(metric_device(model))
+        indices, parts = [], [torch.empty(0, len(classes))]
         for batch in with_progress(loader, f"{benchmark} images"):
             check_order(records, batch)
+            indices += batch["index"].tolist()
             logits = class_logits(encode_images(model, batch["image"].to(vectors.device)), vectors)
-            metric.update(logits.cpu(), targets[batch["index"]], batch["index"])
-        with metric.sync_context():
-            rows = metric.rows()
-        samples = _samples(rows, records, list(prompts))
+            parts.append(logits.float().cpu())
+        every = of_all_processes(records, indices, parts)
+        samples = _samples(every, target, records, classes)
         right = [row["correct"] for row in samples]
         patients = [row["patient"] for row in samples]
-        prediction = rows["logits"].argmax(axis=1)
-        over_patients = f1_interval(rows["target"], prediction, len(prompts), patients=patients)
+        over_patients = f1_interval(target, every.argmax(axis=1), len(classes), patients=patients)
         reliability = calibration([row["probability"] for row in samples], right)
-        fitted = cross_fitted_confidence(rows["logits"], rows["target"], patients)
-        return metric.compute() | {
+        fitted = cross_fitted_confidence(every, target, patients)
+        return classification_scores(every, target, classes, interval=True) | {
             **dict(zip(interval_names("f1", patients=True), over_patients, strict=True)),
             "ece": reliability["ece"],
             **({} if fitted is None else {"ece_fitted": calibration(fitted, right)["ece"]}),
             "reliability": reliability["bins"],
-            "subgroups": _subgroups(rows, records, list(prompts)),
+            "subgroups": _subgroups(every, target, records, classes),
             "n_scored": len(samples),
             "samples": samples,
         }
@@ -120,21 +124,18 @@ class PlaneEvaluation(ZeroShotEvaluation):
 
 
 def _subgroups(
-    rows: dict[str, np.ndarray], records: list[Record], classes: list[str]
+    logits: NDArray[Any], target: NDArray[Any], records: list[Record], classes: list[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    chosen = [records[index] for index in rows["index"]]
-
-    def score(part: np.ndarray) -> dict[str, float]:
-        logits, target = rows["logits"][part], rows["target"][part]
-        scores = classification_scores(logits, target, classes)
-        interval = f1_interval(target, logits.argmax(axis=1), len(classes), RESAMPLES)
+    def score(part: NDArray[Any]) -> dict[str, float]:
+        scores = classification_scores(logits[part], target[part], classes)
+        interval = f1_interval(target[part], logits[part].argmax(axis=1), len(classes), RESAMPLES)
         accuracies = {key: scores[key] for key in ("accuracy", "balanced_accuracy")}
         return with_interval("f1", scores["f1"], interval) | accuracies
 
     return {
-        "machine": subgroup_scores([record.machine for record in chosen], score),
-        "operator": subgroup_scores([record.operator for record in chosen], score),
-        **{name: subgroup_scores(groups, score) for name, groups in further_groups(chosen).items()},
+        "machine": subgroup_scores([record.machine for record in records], score),
+        "operator": subgroup_scores([record.operator for record in records], score),
+        **{name: subgroup_scores(groups, score) for name, groups in further_groups(records).items()},
     }
 
 
@@ -142,17 +143,20 @@ def _truth(records: list[Record], benchmark: str) -> list[str]:
     return [str(BENCHMARKS[benchmark].label_of(record)) for record in records]
 
 
-def _samples(rows: dict[str, np.ndarray], records: list[Record], classes: list[str]) -> list[dict[str, Any]]:
-    probabilities = softmax(rows["logits"].astype(np.float64), axis=1)
-    best = rows["logits"].argmax(axis=1)
+def _samples(
+    logits: NDArray[Any], target: NDArray[Any], records: list[Record], classes: list[str]
+) -> list[dict[str, Any]]:
+    probabilities = softmax(logits.astype(np.float64), axis=1)
     return [
         {
-            "name": records[index].name,
-            "patient": records[index].patient,
-            "target": classes[target],
+            "name": record.name,
+            "patient": record.patient,
+            "target": classes[true],
             "prediction": classes[guess],
             "probability": round(float(row[guess]), 6),
-            "correct": bool(target == guess),
+            "correct": bool(true == guess),
         }
-        for index, target, guess, row in zip(rows["index"], rows["target"], best, probabilities, strict=True)
+        for record, true, guess, row in zip(
+            records, target, logits.argmax(axis=1), probabilities, strict=True
+        )
     ]

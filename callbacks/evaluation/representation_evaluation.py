@@ -153,14 +153,15 @@ class RepresentationEvaluation(Callback):
 
     def _tasks(self, data: Any) -> dict[str, dict[Record, str]]:
         """Return the images of each probe with their classes."""
-        chosen = data.records if self.probe_split in ("all", OFFICIAL) else data.split(self.probe_split)
         tasks = {}
         for benchmark in (BENCHMARKS[name] for name in data.benchmarks):
+            if benchmark.kind != "classification":
+                continue
+            chosen = data.records if self.probe_split in ("all", OFFICIAL) else data.split(self.probe_split)
             left_out = (None,) if benchmark.probe else (None, *benchmark.exclude)
             labels = {r: benchmark.label_of(r) for r in chosen if r.corpus == benchmark.corpus}
             labels = {record: str(label) for record, label in labels.items() if label not in left_out}
-            # None where a user's table trains and a public set only tests.
-            if benchmark.kind == "classification" and labels:
+            if labels:  # none where a user's table trains and a public set only tests
                 tasks[benchmark.probe or benchmark.name] = labels
         return tasks
 

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch.distributed as dist
+import numpy as np
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from callbacks.evaluation.embedding_pass import in_order
 from callbacks.evaluation.evaluation_mode import (
     check_half_precision,
     evaluation_mode,
@@ -225,10 +229,6 @@ class ZeroShotEvaluation(Callback):
                 records = data.evaluation_records(benchmark, split)
                 loader = data.evaluation_loader(benchmark, split, used.preprocessing)
                 details = self.score(used, loader, records, benchmark)
-                if details["n_scored"] != len(records):
-                    raise RuntimeError(
-                        f"{benchmark}, {split}: {details['n_scored']} of {len(records)} images were scored"
-                    )
                 results[benchmark] = details | {"split": split, "protocol": self.protocol.digest}
         return results
 
@@ -239,12 +239,16 @@ def _models(pl_module: LightningModule) -> dict[str, DualEncoder]:
     return {STUDENT: module.student} | ({} if teacher is None else {TEACHER: teacher})
 
 
-def metric_device(model: DualEncoder) -> str:
-    """Return the device of a metric's state: the GPU with NCCL, else the CPU, which has float64."""
-    distributed = dist.is_available() and dist.is_initialized()
-    if distributed and dist.get_backend() == "nccl":
-        return str(next(model.parameters()).device)
-    return "cpu"
+def of_all_processes(records: list[Record], indices: list[int], values: list[Tensor]) -> NDArray[Any]:
+    """Join the values [n, ...] of this process's images with those of the others, in the order of the records.
+
+    Raises:
+        RuntimeError: An image is missing.
+    """
+    joined = in_order({"index": indices, "values": torch.cat(values).cpu()})
+    if joined["index"] != list(range(len(records))):
+        raise RuntimeError(f"{len(joined['index'])} of {len(records)} images were scored")
+    return np.asarray(joined["values"].numpy())
 
 
 def check_order(records: list[Record], batch: dict[str, Any]) -> list[Record]:

@@ -15,7 +15,7 @@ from export.graphs.heads import AgeHead, ClassHead
 from export.parity.frames import EvaluationFrames
 from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
 from export.variants import Variant
-from metrics import BiometryValidity, ZeroShotClassification
+from metrics import biometry_scores, classification_scores, predicted_age_days
 from metrics.benchmarks import BENCHMARKS
 from models.student.onnx_files import Floats, Run
 from models.zero_shot import class_logits
@@ -112,12 +112,12 @@ def task_scores(
     for name, spacings in frames.spacings().items():
         if ages is None or not set(spacings) <= set(ages.table.spacings):
             continue
-        validity, hc_mm = BiometryValidity(), frames.head_circumferences_mm(name)
-        chosen = images[frames.rows[name]]
+        chosen, age_days = images[frames.rows[name]], []
         for part in torch.arange(len(chosen)).split(IMAGES_AT_ONCE):
             printed = [spacings[row] for row in part.tolist()]
-            validity.update(ages.table.similarity(chosen[part], printed), hc_mm[part])
-        scores |= _headline(name, validity.compute())
+            age_days.append(predicted_age_days(ages.table.similarity(chosen[part], printed)))
+        found = biometry_scores(torch.cat(age_days), frames.head_circumferences_mm(name))
+        scores |= _headline(name, found)
     return scores
 
 
@@ -125,10 +125,9 @@ def _class_scores(logits: Tensor, frames: EvaluationFrames, head: ClassHead) -> 
     """Score a head's logits or probabilities [N, C] on its benchmark; empty where the frames lack it."""
     if head.name not in frames.rows:
         return {}
-    metric = ZeroShotClassification(head.labels)
-    targets = torch.tensor([head.labels.index(label) for label in frames.labels(head.name)])
-    metric.update(logits[frames.rows[head.name]], targets)
-    return _headline(head.name, metric.compute())
+    target = np.array([head.labels.index(label) for label in frames.labels(head.name)])
+    found = classification_scores(logits[frames.rows[head.name]].float().cpu().numpy(), target, head.labels)
+    return _headline(head.name, found)
 
 
 def _headline(benchmark: str, result: Mapping[str, Any]) -> dict[str, float]:

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from metrics import AGES_DAYS, BiometryValidity, predicted_age_days
+from metrics import AGES_DAYS, predicted_age_days
 from metrics.biometry import ages_by_pixel_size, best_constant_age, biometry_scores, in_reference_range
-from tests.metrics.two_processes import run_in_two_processes
 
 LOW = (1.59317517131532, 0.29459800552433, -0.0073860372566707, 0.0000656951770216148)
 MEDIAN = (2.09924879247164, 0.253373656106037, -0.00605647816678282, 0.0000514256072059917)
@@ -51,29 +50,16 @@ def real_similarities(fetalclip_root):
         return stored["similarity"], stored["head_circumference_mm"]
 
 
-def in_batches(metric, similarity, hcs, index=None, size=64):
-    for rows in torch.arange(len(hcs)).split(size):
-        metric.update(
-            torch.as_tensor(similarity)[rows],
-            torch.as_tensor(hcs)[rows],
-            None if index is None else torch.as_tensor(index)[rows],
-        )
-
-
 def test_fetalclip_on_hc18_is_679_of_814(real_similarities):
     similarity, hcs = real_similarities
-    metric = BiometryValidity()
-    in_batches(metric, similarity, hcs)
-    result = metric.compute()
+    result = biometry_scores(predicted_age_days(torch.from_numpy(similarity)), hcs)
     assert (result["valid"], result["total"]) == (679, 814)
     assert result["validity"] == pytest.approx(83.415, abs=5e-4)
 
 
 def test_every_number_equals_the_protocol_step_by_step(real_similarities):
     similarity, hcs = real_similarities
-    metric = BiometryValidity()
-    in_batches(metric, similarity, hcs)
-    result = metric.compute()
+    result = biometry_scores(predicted_age_days(torch.from_numpy(similarity)), hcs)
     names = ("validity", "valid", "total", "validity_ci_low", "validity_ci_high", "spearman")
     expected = naive_scores(similarity.tolist(), hcs.tolist())
     assert [result[name] for name in names] == pytest.approx(list(expected), abs=1e-9)
@@ -96,45 +82,6 @@ def test_ages_run_from_14_weeks_0_days_to_38_weeks_6_days():
 
 def test_assessed_range_includes_both_ends():
     assert in_reference_range([99.999, 100.0, 342.0, 342.001]).tolist() == [False, True, True, False]
-
-
-def test_order_and_repetition_do_not_matter_with_sample_numbers():
-    rng = np.random.default_rng(5)
-    similarity, hcs = rng.normal(size=(41, 175)).astype(np.float32), rng.uniform(90, 350, 41)
-    straight, shuffled = BiometryValidity(resamples=500), BiometryValidity(resamples=500)
-    in_batches(straight, similarity, hcs, np.arange(41))
-    order = np.concatenate([rng.permutation(41), [3, 3, 17]])
-    in_batches(shuffled, similarity[order], hcs[order], order, size=7)
-    assert shuffled.compute() == straight.compute()
-
-
-def _distributed(rank, similarity, hcs, expected):
-    metric = BiometryValidity(resamples=500)
-    rows = np.arange(len(hcs))[rank::2]
-    rows = np.concatenate([rows, [0]])  # the padding of a distributed sampler
-    in_batches(metric, similarity[rows], hcs[rows], rows, size=5)
-    assert metric.compute() == expected
-
-    lonely = BiometryValidity(resamples=500)
-    if rank == 0:
-        in_batches(lonely, similarity, hcs, np.arange(len(hcs)))
-    assert lonely.compute() == expected
-
-
-def test_two_processes_give_what_one_gives(tmp_path):
-    rng = np.random.default_rng(6)
-    similarity, hcs = rng.normal(size=(31, 175)).astype(np.float32), rng.uniform(90, 350, 31)
-    metric = BiometryValidity(resamples=500)
-    in_batches(metric, similarity, hcs, np.arange(31))
-    run_in_two_processes(_distributed, tmp_path, similarity, hcs, metric.compute())
-
-
-def test_reset_forgets():
-    metric = BiometryValidity(resamples=10)
-    metric.update(torch.eye(175)[[70]], torch.tensor([176.0]))
-    metric.reset()
-    with pytest.raises(ValueError, match="no sample was given"):
-        metric.compute()
 
 
 def test_constant_prediction_has_no_rank_correlation():
@@ -192,17 +139,10 @@ def test_only_heads_out_of_range():
         biometry_scores([100, 100], [50.0, 400.0])
 
 
-def test_wrong_shape_not_finite_and_mixed_numbering():
-    metric = BiometryValidity()
+def test_wrong_shape_and_not_finite():
     with pytest.raises(ValueError, match=r"must be \[N, 175\], not \[2, 174\]"):
-        metric.update(torch.zeros(2, 174), torch.zeros(2))
+        predicted_age_days(torch.zeros(2, 174))
     bad = torch.zeros(3, 175)
     bad[1, 4] = math.nan
     with pytest.raises(ValueError, match="row 1 are not finite"):
-        metric.update(bad, torch.zeros(3))
-    with pytest.raises(ValueError, match="differ in length"):
-        metric.update(torch.zeros(3, 175), torch.zeros(2))
-    metric.update(torch.zeros(1, 175), torch.tensor([150.0]))
-    metric.update(torch.zeros(1, 175), torch.tensor([150.0]), torch.tensor([0]))
-    with pytest.raises(ValueError, match="every sample an index, or none"):
-        metric.compute()
+        predicted_age_days(bad)

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from metrics.bootstrap import compare, holm
+from metrics.bootstrap import contrast, holm
 
 CLASSES = 3
+
+
+def compare(first, second, **settings):
+    return contrast([(1, second), (-1, first)], **settings)
 
 
 def confusions(target, predictions, patients):

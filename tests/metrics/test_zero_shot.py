@@ -12,9 +12,8 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from metrics import ZeroShotClassification, classification_scores
+from metrics import classification_scores
 from metrics.zero_shot import target_rank
-from tests.metrics.two_processes import run_in_two_processes
 
 CLASSES = ["abdomen", "brain", "femur", "heart", "kidney", "cervix"]
 PRESENT = [0, 1, 2, 3, 5]  # no kidney in the ground truth
@@ -102,37 +101,6 @@ def test_interval_holds_the_score(case):
     assert scores["f1_ci_low"] < scores["f1"] < scores["f1_ci_high"]
 
 
-def _update(metric, logits, target, index):
-    for rows in torch.arange(len(target)).split(33):
-        metric.update(torch.from_numpy(logits)[rows], torch.from_numpy(target)[rows], index[rows])
-
-
-def _distributed(rank, logits, target, expected):
-    metric = ZeroShotClassification(CLASSES)
-    rows = np.concatenate([np.arange(len(target))[rank::2], [0, 1]])
-    _update(metric, logits[rows], target[rows], torch.from_numpy(rows))
-    assert metric.compute() == expected
-    lonely = ZeroShotClassification(CLASSES)
-    if rank == 1:
-        _update(lonely, logits, target, torch.arange(len(target)))
-    assert lonely.compute() == expected
-
-
-def test_two_processes_give_what_one_gives(tmp_path, case):
-    metric = ZeroShotClassification(CLASSES)
-    _update(metric, *case, torch.arange(200))
-    run_in_two_processes(_distributed, tmp_path, *case, metric.compute())
-
-
-def test_wrong_input():
-    with pytest.raises(ValueError, match="two or more distinct classes"):
-        ZeroShotClassification(["a"])
-    with pytest.raises(ValueError, match="distinct classes"):
-        ZeroShotClassification(["a", "a"])
-    metric = ZeroShotClassification(["a", "b"])
-    with pytest.raises(ValueError, match=r"must be \[N, 2\], not \[1, 3\]"):
-        metric.update(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64))
-    with pytest.raises(ValueError, match="row 0 are not finite"):
-        metric.update(torch.tensor([[math.inf, 0.0]]), torch.tensor([0]))
-    with pytest.raises(ValueError, match="targets must be 0 to 1"):
-        metric.update(torch.zeros(1, 2), torch.tensor([2]))
+def test_logits_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="row 1 are not finite"):
+        classification_scores(np.array([[0.0, 1.0], [math.inf, 0.0]]), np.array([0, 1]), ["a", "b"])
