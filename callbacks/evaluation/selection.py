@@ -15,13 +15,10 @@ from metrics.names import STUDENT, VAL_COMPOSITE, best_name, headline_directions
 class CompositeScore(Callback):
     """Log ``val/composite`` from the evaluations of the same epoch (see `metrics.composite_score`).
 
-    Args:
-        benchmarks: Benchmarks of the score; None for those that the data module names, without those that
-            their evaluation is told to leave out.
+    It is of the benchmarks that the data module names, without those that their evaluation is told to leave out.
     """
 
-    def __init__(self, benchmarks: list[str] | None = None) -> None:
-        self.wanted = benchmarks
+    def __init__(self) -> None:
         self.evaluations: list[ZeroShotEvaluation] = []
         self.benchmarks: tuple[str, ...] = ()
 
@@ -38,13 +35,10 @@ class CompositeScore(Callback):
         named = getattr(getattr(trainer, "datamodule", None), "benchmarks", ())
         scored = {name for evaluation in self.evaluations for name in evaluation.benchmarks}
         left_out = {name for evaluation in self.evaluations for name in evaluation.known()} - scored
-        self.benchmarks = tuple(set(named) - left_out if self.wanted is None else self.wanted)
+        self.benchmarks = tuple(set(named) - left_out)
         lacking = sorted(set(self.benchmarks) - scored)
         if lacking:
-            raise ValueError(
-                f"composite score: no evaluation scores the benchmarks {lacking}; add it, "
-                "or list the benchmarks to use in CompositeScore's `benchmarks`"
-            )
+            raise ValueError(f"composite score: no evaluation scores the benchmarks {lacking}")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the score of this epoch."""

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 
 _SHOWN = 5
@@ -47,29 +49,45 @@ class Row:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a CSV file; `columns` are those required, as the rows shall name them.
-
-    Accepts a byte-order mark, any of the separators ``;``, ``,`` and tab (the one that splits the header into most
-    columns), blanks around headers and values, headers in any letter case, and empty lines.
-    """
+    """Yield the rows of a CSV file; `columns` are those required, as the rows shall name them, in any letter case."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        table = separated(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as CSV (UTF-8)") from None
-    header_line = next((line for line in lines if line.strip()), "")
-    reader = csv.reader(lines, delimiter=max(";,\t", key=header_line.count))
-    rows = ([cell.strip() for cell in cells] for cells in reader)
-    filled = (cells for cells in rows if any(cells))
-    header = [cell.casefold() for cell in next(filled, [])]
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a readable CSV file ({error})") from None
+    header = [name.casefold() for name in table.columns]
     missing = [column for column in columns if column.casefold() not in header]
     if missing:
-        raise ValueError(f"{path}: columns {missing} are missing; the header is {header_line!r}")
-    positions = {column: header.index(column.casefold()) for column in columns}
-    for cells in filled:
-        where = f"{path}, row {reader.line_num}"
-        if len(cells) <= max(positions.values()):
-            raise ValueError(f"{where}: {len(cells)} values where the header has {len(header)}")
-        yield Row({column: cells[position] for column, position in positions.items()}, where)
+        raise ValueError(f"{path}: columns {missing} are missing; the header is {list(table.columns)}")
+    places = [header.index(column.casefold()) for column in columns]
+    for number, cells in zip(table.index, table.to_numpy(), strict=True):
+        values = {column: cells[place].strip() for column, place in zip(columns, places, strict=True)}
+        yield Row(values, f"{path}, row {number}")
+
+
+def separated(path: Path) -> pd.DataFrame:
+    """Read a CSV or TSV file: its cells as text, under a stripped header, by row number (the header is row 1).
+
+    Accepts a byte-order mark, any of the separators ``;``, ``,`` and tab (the one that splits the header into most
+    columns), and empty lines.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        first = next((line for line in lines if line.strip()), "")
+        delimiter = max(";,\t", key=first.count)
+        header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        rows: dict[int, list[str]] = {}
+        for cells in reader:
+            number = reader.line_num + 1
+            if len(cells) > len(header):
+                raise ValueError(
+                    f"{path}, row {number}: {len(cells)} values where the header has {len(header)}; "
+                    f'put "..." around a text that has {delimiter!r} in it'
+                )
+            if any(cell.strip() for cell in cells):
+                rows[number] = [*cells, *[""] * (len(header) - len(cells))]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=object)
 
 
 def find_table(root: Path, name: str, corpus: str, remedy: str) -> Path:

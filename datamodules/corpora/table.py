@@ -8,7 +8,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.corpora.rows import first_few
+from datamodules.corpora.rows import first_few, separated
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
@@ -144,37 +144,16 @@ def _parse(path: Path) -> pd.DataFrame:
         if suffix == ".parquet":
             raw = pd.DataFrame(pq.read_table(path).to_pydict(), dtype=object)
             return raw.set_index(raw.index + 1)
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            read = _json_lines if suffix in (".jsonl", ".ndjson") else _separated
-            return read(path, stream)
+        return _json_lines(path) if suffix in (".jsonl", ".ndjson") else separated(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as UTF-8") from None
     except (pa.ArrowException, csv.Error) as error:
         raise ValueError(f"{path}: not a readable {suffix[1:]} file ({str(error).splitlines()[0]})") from None
 
 
-def _separated(path: Path, stream: Iterable[str]) -> pd.DataFrame:
-    lines = iter(stream)
-    first = next((line for line in lines if line.strip()), "")
-    delimiter = max(";,\t", key=first.count)
-    header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    rows: dict[int, list[str]] = {}
-    for cells in reader:
-        number = reader.line_num + 1  # the header is row 1
-        if len(cells) > len(header):
-            raise ValueError(
-                f'{path}, row {number}: {len(cells)} values where the header has {len(header)}; put "..." around a '
-                f"text that has {delimiter!r} in it"
-            )
-        if any(cell.strip() for cell in cells):
-            rows[number] = [*cells, *[""] * (len(header) - len(cells))]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=object)
-
-
-def _json_lines(path: Path, stream: Iterable[str]) -> pd.DataFrame:
+def _json_lines(path: Path) -> pd.DataFrame:
     rows: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -149,7 +149,7 @@ class SonoDistillCLI(ConfigCLI):
             evaluation.test_follows = self.subcommand == "fit" and config.score_test_patients
         named = self.datamodule.benchmarks
         scored = [*config.biometry.chosen_of(named), *config.planes.chosen_of(named)]
-        if self.subcommand == "fit" and (not scored or config.composite.wanted == []):
+        if self.subcommand == "fit" and not scored:
             _keep_the_last_as_best(config.checkpoint)
         trainer = super().instantiate_trainer(**kwargs)
         # After the checkpoint of the best weights, whose state these two save.

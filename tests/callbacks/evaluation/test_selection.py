@@ -63,12 +63,6 @@ def test_hc18_alone_is_validity(tmp_path):
 def test_a_benchmark_without_evaluation_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no evaluation scores the benchmarks \['hc18'\]"):
         fit(tmp_path, ["planes", "hc18"], PlaneEvaluation(protocol=PROTOCOL), CompositeScore())
-    fit(
-        tmp_path,
-        ["planes", "hc18"],
-        PlaneEvaluation(protocol=PROTOCOL),
-        CompositeScore(benchmarks=["planes"]),
-    )
 
 
 def test_the_order_of_callbacks_is_checked(tmp_path):
