@@ -6,12 +6,12 @@ import _thread
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metrics.names import GROUPS
+from models.checkpoints.weights import read_entry
 
 STEP_AXIS = "trainer/global_step"
 
@@ -52,21 +52,8 @@ def metrics_step(trainer: Trainer) -> int:
 
 
 def run_id_of(checkpoint: Path | str) -> str | None:
-    """Return the id of the W&B run that wrote a Lightning checkpoint, None without W&B.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: The file is not a checkpoint.
-    """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint to resume from")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a checkpoint that can be resumed from ({reason})") from error
-    states = content.get("callbacks", {}) if isinstance(content, dict) else {}
+    """Return the id of the W&B run that wrote a Lightning checkpoint, None without W&B."""
+    states = read_entry(checkpoint, "callbacks") or {}
     run_id: str | None = states.get(WandbRun.__qualname__, {}).get("run_id")
     return run_id
 

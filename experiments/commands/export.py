@@ -37,6 +37,7 @@ from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from experiments.config import data_arguments
 from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file
+from experiments.runs.early_checks import built
 from experiments.runs.plain_errors import PlainErrorParser
 from experiments.runs.run_record import RANDOM, preset_of, read_record, run_config, training_facts
 from export import Options, export_student
@@ -248,9 +249,7 @@ def main(argv: list[str]) -> int:
     target = Path(config.out) if config.out else default_target(config.checkpoint)
     require_replaceable(target.resolve())
     student, source = load_student(config.checkpoint)
-    parser = PlainErrorParser()
-    parser.add_subclass_arguments(FetalDataModule, "data")
-    data = parser.instantiate(Namespace(data=config.data)).data
+    data = built(FetalDataModule, config.data)
     source |= {
         "data": config.preset,
         "training": training_facts(run_config(config.checkpoint), read_record(config.checkpoint)),

@@ -80,12 +80,10 @@ def check_run(config: Namespace, stage: str) -> None:
         data.setup("fit")
         if stage == "fit":
             data.check_batches()
-        parser = PlainErrorParser()
-        parser.add_class_arguments(BiometryEvaluation, "biometry")
-        parser.add_class_arguments(PlaneEvaluation, "planes")
-        settings = {name: config[name].as_dict() for name in ("biometry", "planes")}
-        evaluations = parser.instantiate(parser.parse_object(settings))
-        for evaluation in (evaluations.biometry, evaluations.planes):
+        for evaluation in (
+            BiometryEvaluation(**config.biometry.as_dict()),
+            PlaneEvaluation(**config.planes.as_dict()),
+        ):
             evaluation.test_follows = stage == "fit" and config.score_test_patients
             evaluation.check(data, evaluation.splits(stage, validates=config.trainer.limit_val_batches != 0))
         data.check_images()
