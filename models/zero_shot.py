@@ -20,6 +20,7 @@ PROMPTS_ON_GPU = 512
 PIXELS_AT_ONCE = 4 * 256**2
 """Images x height x width of one forward pass on a CPU: 4 images of the full-size student."""
 COSINE_SCALE = 100.0  # the published protocol's fixed factor, not the model's own logit scale
+IMAGES_AT_ONCE = 64  # bounds the memory of images x 175 ages x D
 
 Progress = Callable[[int, int], None]
 
@@ -112,9 +113,14 @@ class AgeTable:
         Float32 also under autocast. Raises KeyError for a spacing that is not in the table.
         """
         position = {spacing: row for row, spacing in enumerate(self.spacings)}
-        rows = torch.tensor([position[spacing] for spacing in spacings], device=self.vectors.device)
+        rows = torch.tensor(
+            [position[one] for one in spacings], dtype=torch.int64, device=self.vectors.device
+        )
+        parts = zip(image.float().split(IMAGES_AT_ONCE), rows.split(IMAGES_AT_ONCE), strict=True)
         with torch.autocast(image.device.type, enabled=False):
-            return COSINE_SCALE * torch.einsum("nd,nad->na", image.float(), self.vectors[rows])
+            return COSINE_SCALE * torch.cat(
+                [torch.einsum("nd,nad->na", some, self.vectors[own]) for some, own in parts]
+            )
 
 
 def age_prompts(templates: Sequence[str], spacing: str) -> list[str]:

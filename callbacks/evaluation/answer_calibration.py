@@ -153,13 +153,8 @@ class _Answers:
         records = self.data.evaluation_records(HC18, split)
         spacings = [printed_spacing(record, self.model.preprocessing) for record in records]
         table = self.heads.table(self.model, spacings)
-        images = self.embedded(records).to(table.vectors.device)
-        at_once = 64  # bounds the memory of images * 175 ages * D
-        parts = [
-            table.similarity(images[start : start + at_once], spacings[start : start + at_once]).cpu()
-            for start in range(0, len(records), at_once)
-        ]
-        return records, torch.cat(parts).numpy(), np.array(list(_ages(records)))
+        similarity = table.similarity(self.embedded(records).to(table.vectors.device), spacings)
+        return records, similarity.cpu().numpy(), np.array(list(_ages(records)))
 
     def images(self, split: str) -> list[Record]:
         """Return the images of a split, or "all"."""

@@ -43,8 +43,6 @@ from metrics.subgroups import RESAMPLES, age_band, subgroup_scores, thirds
 from models import DualEncoder
 from models.zero_shot import AgeTable, age_embeddings, encode_images
 
-IMAGES_AT_ONCE = 64  # bounds the memory of images * 175 ages * D
-
 
 class BiometryEvaluation(ZeroShotEvaluation):
     """Zero-shot gestational age of fetal heads, checked against the measured head circumference.
@@ -87,14 +85,10 @@ class BiometryEvaluation(ZeroShotEvaluation):
 
         def predict(inputs: Inputs) -> NDArray[Any]:
             """Return the predicted ages of the heads of all processes."""
-            ages = [torch.empty(0, dtype=torch.int64)]
+            ages = torch.empty(0, dtype=torch.int64)
             if table is not None:  # else this process has no heads
-                for rows in torch.arange(len(indices)).split(IMAGES_AT_ONCE):
-                    own = [inputs.spacings[row] for row in rows.tolist()]
-                    ages.append(
-                        predicted_age_days(table.similarity(inputs.images[rows.to(device)], own).cpu())
-                    )
-            return of_all_processes(records, indices, ages)
+                ages = predicted_age_days(table.similarity(inputs.images, inputs.spacings).cpu())
+            return of_all_processes(records, indices, [ages])
 
         age_days = predict(inputs)
         samples = _samples(age_days, hc_mm, records)

@@ -20,7 +20,6 @@ from metrics.benchmarks import BENCHMARKS
 from models.student.onnx_files import Floats, Run
 from models.zero_shot import class_logits
 
-IMAGES_AT_ONCE = 64  # bounds images x 175 ages x D
 REFERENCE = "torch-eager"
 
 
@@ -112,11 +111,8 @@ def task_scores(
     for name, spacings in frames.spacings().items():
         if ages is None or not set(spacings) <= set(ages.table.spacings):
             continue
-        chosen, age_days = images[frames.rows[name]], []
-        for part in torch.arange(len(chosen)).split(IMAGES_AT_ONCE):
-            printed = [spacings[row] for row in part.tolist()]
-            age_days.append(predicted_age_days(ages.table.similarity(chosen[part], printed)))
-        found = biometry_scores(torch.cat(age_days), frames.head_circumferences_mm(name))
+        age_days = predicted_age_days(ages.table.similarity(images[frames.rows[name]], spacings))
+        found = biometry_scores(age_days, frames.head_circumferences_mm(name))
         scores |= _headline(name, found)
     return scores
 
