@@ -1,0 +1,143 @@
+"""Build the demo page: static files, runtime, an export's files, simulated frames, and demo.json, which lists them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from datamodules import PhantomDataModule
+from datamodules.pairs.image_reading import read_image
+from datamodules.phantom import PhantomSettings, read_truth
+from export.demo.runtime import VERSION, WEBGPU, runtime_files
+from export.package.manifest import MANIFEST, Export, read_export
+from export.package.model_card import LICENCES, MODEL_CARD
+from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
+from metrics.growth_chart import COEFFICIENTS
+from models.files import sha256, write_json
+from models.student.base import BRAIN, TOP_AGES
+
+STATIC = Path(__file__).parent / "static"
+DEMO = "demo.json"
+MODELS = ("onnx-fp32", "onnx-int8")
+"""Artifacts that the page offers, the default first; int8 where the export kept it."""
+TITLES = {PLANES: "Plane", SUBPLANES: "Brain sub-plane"}
+SAMPLES = 9
+DAYS_A_WEEK = 7
+
+
+def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
+    """Build the page of an export as a folder for any static host; an older page there is replaced.
+
+    Args:
+        source: The folder that `make export` wrote.
+        target: Folder to write.
+        runtime: The runtime's package; see `runtime_files`.
+
+    Raises:
+        ValueError: The target is something else, or the export or the runtime cannot be used.
+        FileNotFoundError: There is no such export.
+    """
+    export = read_export(source)
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / DEMO).is_file())):
+        raise ValueError(f"--build={target}: exists and is not such a page; name a new or an empty folder")
+    files = runtime_files(runtime)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    partial.chmod(0o755)
+    try:
+        _fill(partial, export, files)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
+    shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    shell = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js")
+    (folder / "ort").mkdir()
+    for name, content in runtime.items():
+        (folder / "ort" / name).write_bytes(content)
+    variants = {
+        name: str(export.manifest["artifacts"][name]["file"])
+        for name in MODELS
+        if name in export.manifest["artifacts"]
+    }
+    if MODELS[0] not in variants:
+        raise ValueError(f"{export.folder}: no artifact {MODELS[0]!r}; export again")
+    heads = export.artifact("heads").relative_to(export.folder).as_posix()
+    golden = sorted(
+        path.relative_to(export.folder).as_posix() for path in export.artifact("golden").iterdir()
+    )
+    for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(export.folder / name, folder / name)
+    samples = _write_samples(folder / "samples")
+    kept = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).as_posix() not in shell
+    ]
+    content = {
+        "model": export.manifest["model_sha256"],
+        "runtime": VERSION,
+        "webgpu": all(name in runtime for name in WEBGPU),
+        "variants": variants,
+        "heads": heads,
+        "benchmarks": [
+            {
+                "name": one.name,
+                "key": one.label,
+                "title": TITLES.get(one.name, one.name),
+                "ofBrain": one.name == SUBPLANES,
+            }
+            for one in BENCHMARKS.values()
+            if one.kind == "classification"
+        ],
+        "brain": {"key": BENCHMARKS[PLANES].label, "label": BRAIN},
+        "chart": {str(centile): values for centile, values in COEFFICIENTS.items()},
+        "top_ages": TOP_AGES,
+        "samples": samples,
+        "shell": shell,
+        "files": {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in kept
+        },
+    }
+    write_json(folder / DEMO, content)
+
+
+def _write_samples(folder: Path) -> list[dict[str, Any]]:
+    """Simulate a few frames of the phantom, with plane, age and pixel size as they were simulated."""
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as root:
+        settings = PhantomSettings(seed=21, num_planes_images=36, num_hc18_images=8, num_pair_images=0)
+        data = PhantomDataModule(root=root, corpus=settings, workers=1, num_workers=0)
+        records = data.read_records()
+        (corpus,) = (path.parent for path in Path(root).rglob("truth.csv"))
+        truth = read_truth(corpus)
+        heads = [record for record in records if record.corpus == "hc18"]
+        others = {(record.plane, record.brain_plane): record for record in records if record.corpus != "hc18"}
+        samples = []
+        for number, record in enumerate([*heads[:3], *others.values()][:SAMPLES]):
+            file = folder / f"sample_{number}.png"
+            Image.fromarray(read_image(record.image)).save(file, optimize=True)
+            facts = truth[record.corpus, record.image.stem]
+            samples.append(
+                {
+                    "file": f"{folder.name}/{file.name}",
+                    "title": f"{facts['plane'] or BRAIN}, {_weeks(int(facts['ga_days']))}",
+                    "pixel_size_mm": round(float(facts["pixel_size_mm"]), 4),
+                }
+            )
+    return samples
+
+
+def _weeks(days: int) -> str:
+    return f"{days // DAYS_A_WEEK} w {days % DAYS_A_WEEK} d"

@@ -1,0 +1,98 @@
+"""ONNX Runtime for browsers: one pinned version from the npm registry, verified before it is used."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import urllib.request
+from pathlib import Path
+
+from models.files import atomic
+
+PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+WASM = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+REGISTRY = "https://registry.npmjs.org"
+TIMEOUT_SECONDS = 60
+
+
+def runtime_files(source: Path | None = None) -> dict[str, bytes]:
+    """Return the runtime's files by name.
+
+    Args:
+        source: The package's folder (``node_modules/onnxruntime-web``) or its tarball (``npm pack``); None fetches the
+            tarball once and keeps it in the user's cache.
+
+    Raises:
+        ValueError: The package is another version, was changed, or cannot be fetched.
+    """
+    if source is not None and source.is_dir():
+        return _from_folder(source)
+    tarball = _cached() if source is None else source
+    content = tarball.read_bytes()
+    if not _intact(content):
+        raise ValueError(f"{tarball}: not {PACKAGE} {VERSION}: its SHA-512 differs from the pinned one")
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        return {name: _member(archive, f"package/dist/{name}") for name in (*WASM, *WEBGPU)}
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None, name
+    return file.read()
+
+
+def _intact(content: bytes) -> bool:
+    return "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode() == INTEGRITY
+
+
+def _from_folder(folder: Path) -> dict[str, bytes]:
+    about = folder / "package.json"
+    found = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    if (found.get("name"), found.get("version")) != (PACKAGE, VERSION):
+        raise ValueError(
+            f"--runtime={folder}: not the folder of {PACKAGE} {VERSION} (npm install {PACKAGE}@{VERSION})"
+        )
+    return {name: (folder / "dist" / name).read_bytes() for name in (*WASM, *WEBGPU)}
+
+
+def _cached() -> Path:
+    """Return the tarball in the user's cache, fetched when it is not there or was changed."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sonodistill"
+    path = home / f"{PACKAGE}-{VERSION}.tgz"
+    if path.is_file() and _intact(path.read_bytes()):
+        return path
+    address = f"{_registry()}/{PACKAGE}/-/{PACKAGE}-{VERSION}.tgz"
+    print(f"demo: fetching {address} (33 MB, once)", flush=True)
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as response:
+            content = response.read()
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(
+            f"{address}: cannot be fetched ({reason}); give the package with "
+            f"--runtime=FOLDER (npm install {PACKAGE}@{VERSION}) or --runtime=FILE.tgz (npm pack)"
+        ) from error
+    if not _intact(content):
+        raise ValueError(f"{address}: its SHA-512 differs from the pinned one; nothing was kept")
+    with atomic(path) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def _registry() -> str:
+    """Return npm's registry: from npm's environment variable, its configuration, or the public one."""
+    named = os.environ.get("npm_config_registry")  # noqa: SIM112 - as npm spells it
+    if not named and shutil.which("npm"):
+        done = subprocess.run(
+            ["npm", "config", "get", "registry"], capture_output=True, text=True, check=False
+        )
+        named = done.stdout.strip()
+    return (named if named and named.startswith("http") else REGISTRY).rstrip("/")

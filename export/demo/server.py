@@ -1,0 +1,54 @@
+"""Serve a built page on this machine, with the headers that let a browser use threads."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
+"""The first two make a page ``crossOriginIsolated``, which WebAssembly's threads need."""
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    # Spelt out: some systems' tables give JavaScript another type, which browsers refuse for modules.
+    extensions_map: ClassVar[dict[str, str]] = {
+        **SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+        ".webmanifest": "application/manifest+json",
+        ".md": "text/plain; charset=utf-8",
+    }
+
+    def end_headers(self) -> None:
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def server_of(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
+    """Return a server of a folder's files that is bound, but does not serve yet; port 0 takes a free one.
+
+    Raises:
+        ValueError: The address cannot be used.
+    """
+    try:
+        return ThreadingHTTPServer((host, port), partial(_Handler, directory=str(folder)))
+    except OSError as error:
+        reason = "in use" if error.errno == errno.EADDRINUSE else error.strerror
+        raise ValueError(f"--port={port}: {reason}; choose another, or --port=0 for a free one") from error
+    except OverflowError:
+        raise ValueError(f"--port={port}: expected 0 to 65535") from None

@@ -1,0 +1,373 @@
+// The page: loads the worker, offers frames to it, shows what it answers.
+import { ageText } from "./answers.js";
+import { Ruler } from "./ruler.js";
+import { linesOf, savePicture, saveTable } from "./save.js";
+import { Live, sortFiles, sourceError, watchDrops } from "./sources.js";
+import { ClassCards, GrowthChart, drawHistory, showAge } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const MOST_READINGS = 5000, RECENT = 120, SPOKEN_MS = 2500;
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+
+const demo = await (await fetch("demo.json")).json();
+const asked = new URLSearchParams(location.search);
+const cores = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
+let engine = {
+  runtime: asked.get("runtime") === "webgpu" && navigator.gpu ? "webgpu" : "wasm",
+  threads: Math.min(cores, Number(asked.get("threads")) || Math.min(cores, 4)),
+  weights: asked.get("weights") in demo.variants ? asked.get("weights") : Object.keys(demo.variants)[0],
+};
+let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
+let pending = null, queue = [], late = false, frozen = false, number = 0, dropped = 0;
+let still = null, last = null, readings = [], spokenAt = 0;
+const frame = $("frame"), video = $("video");
+const cards = new ClassCards($("classes")), chart = new GrowthChart($("chart"), demo.chart);
+const live = new Live(video, onLiveFrame, stopLive);
+const ruler = new Ruler($("ruler"), measured);
+const pixelSize = () => (Number($("pixel-size").value) > 0 ? Number($("pixel-size").value) : null);
+
+function notice(text) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+}
+
+// --- the engine: a worker that proves itself before it answers ---
+
+function startEngine() {
+  worker?.terminate();
+  [ready, pending] = [null, null];
+  $("loading").hidden = false;
+  worker = new Worker("worker.js", { type: "module" });
+  worker.onmessage = ({ data }) => ({ progress: onProgress, stage: onStage, ready: onReady, refused: onRefused, answer: onAnswer, failed: onFailed })[data.kind](data);
+  worker.onerror = (event) => onRefused({ text: event.message || "the worker could not start" });
+  worker.postMessage({ kind: "start", demo, ...engine });
+}
+
+function onProgress({ loaded, total }) {
+  onStage({ text: "Loading the student" });
+  $("progress").value = loaded / total;
+  $("bytes").textContent = `${megabytes(loaded)} of ${megabytes(total)} MB`;
+}
+
+function onStage({ text }) {
+  $("stage-text").textContent = text;
+}
+
+function onReady(facts) {
+  [ready, working] = [facts, engine];
+  for (const id of ["loading", "refused"]) $(id).hidden = true;
+  const runtime = engine.runtime === "wasm" ? `WebAssembly, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}` : "WebGPU";
+  const { tested } = facts;
+  $("facts").textContent = `ONNX Runtime Web ${demo.runtime}, ${runtime}. Student ${demo.model.slice(0, 12)}, ${facts.side} × ${facts.side} pixels, `
+    + `ready after ${(facts.milliseconds / 1000).toFixed(1)} s. Self-test: ${tested.frames} golden frames, cosine at least `
+    + `${Math.min(tested.input, tested.frame).toFixed(6)}, ${tested.resize === 0 ? "resize equal to training's" : `resize at most ${tested.resize} grey levels off`}.`
+    + (facts.calibrated ? "" : " Not calibrated: no answer is “none of these”, ages have no interval.");
+  $("age-card").hidden = !facts.hasAges;
+  fillEngine();
+  document.body.dataset.state = "ready";
+  if (still) readStill();
+  else if (!live.running && demo.samples.length) showSample(demo.samples[0]);
+  pump();
+}
+
+function onRefused({ text }) {
+  worker.terminate();
+  if (working) { // another engine was tried
+    notice(`${text}. The former runtime stays in use.`);
+    engine = working;
+    startEngine();
+    return;
+  }
+  ready = null;
+  $("loading").hidden = true;
+  $("refused").hidden = false;
+  $("refused-text").textContent = `${text}.`;
+  document.body.dataset.state = "refused";
+}
+
+function fillEngine() {
+  const fill = (id, values, chosen) => {
+    $(id).replaceChildren(...values.map(([value, text]) => new Option(text, value, false, String(value) === String(chosen))));
+    $(id).disabled = values.length < 2;
+  };
+  fill("runtime", [["wasm", "WebAssembly"], ...(navigator.gpu && demo.webgpu ? [["webgpu", "WebGPU"]] : [])], engine.runtime);
+  const threads = engine.runtime === "wasm" ? Array.from({ length: cores }, (_, index) => [index + 1, index + 1]) : [[1, "–"]];
+  fill("threads", threads, engine.threads);
+  // Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
+  const weights = Object.keys(demo.variants).filter((name) => engine.runtime === "wasm" || name === "onnx-fp32");
+  fill("weights", weights.map((name) => [name, name.replace("onnx-", "").replace("fp32", "float32")]), engine.weights);
+}
+
+$("engine").addEventListener("change", () => {
+  const runtime = $("runtime").value;
+  engine = { runtime, threads: Number($("threads").value), weights: runtime === "webgpu" ? "onnx-fp32" : $("weights").value };
+  notice("");
+  startEngine();
+});
+
+// --- reading: one frame at a time; a live frame that comes meanwhile is dropped, images wait ---
+
+function send(input, size, facts) {
+  pending = { id: ++number, started: performance.now(), time: new Date(), pixelSize: pixelSize(), ...facts };
+  const transfer = input instanceof Blob ? [] : [input];
+  worker.postMessage({ kind: "read", id: pending.id, frame: input, pixelSize: pending.pixelSize }, transfer);
+}
+
+/** Keep the picture that is being read: frozen, measured or saved, it is the one that was answered. */
+function keep(picture, width, height) {
+  if (frame.width !== width || frame.height !== height) Object.assign(frame, { width, height });
+  frame.getContext("2d").drawImage(picture, 0, 0);
+}
+
+async function onLiveFrame() {
+  if (!ready || frozen) return;
+  if (pending) {
+    if (late) dropped++;
+    late = true;
+    return;
+  }
+  late = false;
+  pending = { id: -1 }; // taken, until the bitmap is there
+  const seconds = video.currentTime;
+  try {
+    const bitmap = await createImageBitmap(video);
+    if (!live.running || !ready) {
+      pending = null;
+      return;
+    }
+    keep(bitmap, bitmap.width, bitmap.height);
+    send(bitmap, bitmap, { source: $("source-name").textContent, seconds: seconds.toFixed(3) });
+  } catch {
+    pending = null; // the video ended between two frames
+  }
+}
+
+function pump() {
+  if (!ready || pending) return;
+  const next = queue.shift();
+  if (next) showStill(next);
+  else if (late && live.running) onLiveFrame();
+}
+
+async function showStill(item) {
+  still = item;
+  pending = { id: -1 };
+  try {
+    const bitmap = await createImageBitmap(item.blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    if (still !== item) return;
+    keep(bitmap, bitmap.width, bitmap.height);
+    bitmap.close();
+  } catch {
+    notice(`${item.name}: this browser cannot read it as a picture.`);
+    [still, pending] = [null, null];
+    pump();
+    return;
+  }
+  name(item.name);
+  pending = null;
+  readStill();
+}
+
+function readStill() {
+  if (!ready || pending || !still) return;
+  send(still.blob, null, { source: still.name });
+}
+
+function onAnswer(answer) {
+  if (answer.id !== pending?.id) return;
+  const at = performance.now();
+  last = { ...pending, ...answer, at, milliseconds: at - pending.started };
+  pending = null;
+  readings.push(last);
+  if (readings.length > MOST_READINGS) readings.shift();
+  show();
+  pump();
+}
+
+function onFailed({ id, text }) {
+  if (id !== pending?.id) return;
+  pending = null;
+  notice(`${still?.name ?? "This frame"}: ${text}`);
+  pump();
+}
+
+function show() {
+  cards.show(last.classes);
+  showAge(chart, last, ready.hasAges, last.pixelSize);
+  const words = linesOf(last).join(". ");
+  frame.setAttribute("aria-label", `${last.source}. ${words}`);
+  for (const id of ["save-picture", "save-table"]) $(id).disabled = false;
+  if (last.at - spokenAt > SPOKEN_MS && $("spoken").textContent !== words) {
+    $("spoken").textContent = words;
+    spokenAt = last.at;
+  }
+  document.body.dataset.readings = Number(document.body.dataset.readings ?? 0) + 1;
+}
+
+setInterval(() => {
+  drawHistory($("history"), $("legend"), readings);
+  if (!readings.length) return;
+  const recent = readings.slice(-RECENT), now = performance.now();
+  const times = recent.map(({ milliseconds }) => milliseconds).sort((a, b) => a - b);
+  const quantile = (share) => times[Math.min(times.length - 1, Math.floor(share * times.length))].toFixed(0);
+  const rate = readings.filter(({ at }) => now - at < 2000).length / 2;
+  $("speed").textContent = `${live.running && !frozen ? `${rate.toFixed(1)} frames/s, ${dropped} dropped; ` : ""}latency ${quantile(0.5)} ms (p50), ${quantile(0.95)} ms (p95)`;
+}, 250);
+
+// --- sources ---
+
+function name(text) {
+  $("source-name").textContent = text;
+  $("source-name").hidden = !text;
+}
+
+function stopLive() {
+  if (live.running) live.stop();
+  setFrozen(false);
+  for (const id of ["stop", "play", "video"]) $(id).hidden = true;
+  frame.hidden = false;
+  $("freeze").disabled = true;
+  document.body.dataset.live = "";
+  late = false;
+}
+
+async function startLive(kind, label, begin) {
+  stopLive();
+  notice("");
+  endRuler();
+  [still, queue, dropped] = [null, [], 0];
+  name(label);
+  try {
+    await begin();
+  } catch (error) {
+    stopLive();
+    notice(`${label}: ${sourceError(error)}`);
+    return;
+  }
+  video.hidden = false;
+  frame.hidden = true;
+  for (const id of ["stop", "play"]) $(id).hidden = id === "play" && kind !== "video";
+  $("play").textContent = "Pause";
+  $("freeze").disabled = false;
+  document.body.dataset.live = kind;
+}
+
+function take(files) {
+  const { images, video: film, others } = sortFiles(files);
+  notice("");
+  if (film && !images.length) startLive("video", film.name, () => live.file(film));
+  else if (images.length) {
+    stopLive();
+    endRuler();
+    queue = images.map((blob) => ({ blob, name: blob.name || "pasted picture" }));
+    pump();
+  }
+  if (others.length) notice(`${others.map((file) => file.name).join(", ")}: neither a picture nor a video.`);
+}
+
+const pictures = new Map();
+async function showSample(sample) {
+  stopLive();
+  endRuler();
+  notice("");
+  const blob = await pictures.get(sample.file);
+  $("pixel-size").value = sample.pixel_size_mm ?? "";
+  scaleText(sample.pixel_size_mm ? "Stated by the sample." : "Needed for the age.");
+  queue = [{ blob, name: `Sample, simulated: ${sample.title}` }];
+  pump();
+}
+
+async function fillSamples() {
+  for (const sample of demo.samples) {
+    const button = document.createElement("button"), picture = new Image();
+    pictures.set(sample.file, fetch(`${sample.file}?v=${demo.files[sample.file].sha256}`).then((response) => response.blob()));
+    picture.src = URL.createObjectURL(await pictures.get(sample.file));
+    Object.assign(picture, { alt: "", width: 96, height: 72 });
+    button.append(picture, sample.title);
+    button.addEventListener("click", () => showSample(sample));
+    const item = document.createElement("li");
+    item.append(button);
+    $("samples").append(item);
+  }
+}
+
+$("open").addEventListener("click", () => $("files").click());
+$("files").addEventListener("change", () => { take($("files").files); $("files").value = ""; });
+$("camera").addEventListener("click", () => startLive("camera", "Camera", () => live.camera()));
+$("screen").addEventListener("click", () => startLive("screen", "Screen", () => live.screen()));
+$("stop").addEventListener("click", stopLive);
+$("play").addEventListener("click", () => {
+  if (video.paused) video.play(); else video.pause();
+  $("play").textContent = video.paused ? "Play" : "Pause";
+});
+for (const [id, present] of [["camera", navigator.mediaDevices?.getUserMedia], ["screen", navigator.mediaDevices?.getDisplayMedia]]) $(id).hidden = !present;
+watchDrops($("drop"), take);
+
+function setFrozen(value) {
+  frozen = value;
+  $("freeze").setAttribute("aria-pressed", value);
+  $("freeze").textContent = value ? "Unfreeze" : "Freeze";
+  if (live.running) [video.hidden, frame.hidden] = [value, !value];
+}
+$("freeze").addEventListener("click", () => { endRuler(); setFrozen(!frozen); });
+
+// --- pixel size ---
+
+const scaleText = (text) => { $("scale-text").textContent = text; };
+$("pixel-size").addEventListener("input", () => { scaleText(pixelSize() ? "Typed." : "Needed for the age."); readStill(); });
+$("scale").addEventListener("submit", (event) => event.preventDefault());
+$("measure").addEventListener("click", () => {
+  if (!last) return;
+  if (live.running) setFrozen(true);
+  scaleText("Click two points of the picture's ruler.");
+  ruler.begin(frame.width, frame.height);
+});
+let span = null;
+function measured(pixels) {
+  if (pixels === null) return endRuler();
+  span = pixels;
+  $("distance").hidden = false;
+  $("millimetres").focus();
+}
+function endRuler() {
+  ruler.end();
+  $("distance").hidden = true;
+}
+$("cancel").addEventListener("click", endRuler);
+$("distance").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("pixel-size").value = (Number($("millimetres").value) / span).toPrecision(4);
+  scaleText(`Measured: ${$("millimetres").value} mm are ${span.toFixed(1)} pixels.`);
+  endRuler();
+  readStill();
+});
+
+// --- saving, documents ---
+
+$("save-picture").addEventListener("click", () => savePicture(frame, last, demo.model.slice(0, 12)));
+$("save-table").addEventListener("click", () => saveTable(readings));
+const documents = {};
+for (const button of document.querySelectorAll("[data-document]")) {
+  const file = button.dataset.document;
+  documents[file] = fetch(`${file}?v=${demo.files[file].sha256}`).then((response) => response.text());
+  button.addEventListener("click", async () => {
+    $("document-text").textContent = await documents[file];
+    $("document").showModal();
+  });
+}
+
+// --- the service worker first, so that what is fetched once is kept ---
+
+async function keepOffline() {
+  if (!navigator.serviceWorker) return;
+  navigator.serviceWorker.register("sw.js").catch(() => {});
+  const controlled = navigator.serviceWorker.controller ?? new Promise((resolve) => {
+    navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true });
+  });
+  await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 3000))]);
+  const hashes = Object.values(demo.files).map(({ sha256 }) => sha256);
+  navigator.serviceWorker.controller?.postMessage({ hashes });
+}
+await keepOffline();
+fillSamples();
+startEngine();

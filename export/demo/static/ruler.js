@@ -1,0 +1,75 @@
+// Pixel size measured on the picture: two points and their distance in mm. By pointer, or by arrow keys and Enter.
+
+const SPACE = "http://www.w3.org/2000/svg";
+
+export class Ruler {
+  /**
+   * @param svg overlay that covers the picture
+   * @param done called with the distance of the two points in pixels of the picture, or null when cancelled
+   */
+  constructor(svg, done) {
+    Object.assign(this, { svg, done, points: [], cursor: { x: 0, y: 0 }, width: 1, height: 1 });
+    svg.addEventListener("pointermove", (event) => this.move(this.place(event)));
+    svg.addEventListener("pointerdown", (event) => { event.preventDefault(); this.move(this.place(event)); this.set(); });
+    svg.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  begin(width, height) {
+    Object.assign(this, { width, height, points: [], cursor: { x: width / 2, y: height / 2 } });
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg.removeAttribute("hidden");
+    this.svg.focus();
+    this.draw();
+  }
+
+  end() {
+    this.svg.setAttribute("hidden", "");
+  }
+
+  place(event) {
+    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(this.svg.getScreenCTM().inverse());
+    return { x: point.x, y: point.y };
+  }
+
+  move({ x, y }) {
+    if (this.points.length === 2) return;
+    this.cursor = { x: Math.min(this.width, Math.max(0, x)), y: Math.min(this.height, Math.max(0, y)) };
+    this.draw();
+  }
+
+  set() {
+    if (this.points.length === 2) this.points = [];
+    this.points.push({ ...this.cursor });
+    this.draw();
+    if (this.points.length < 2) return;
+    const [a, b] = this.points, pixels = Math.hypot(a.x - b.x, a.y - b.y);
+    if (pixels < 1) this.points.pop(); // a double click
+    else this.done(pixels);
+  }
+
+  key(event) {
+    const step = event.shiftKey ? 10 : 1, { x, y } = this.cursor;
+    const moved = {
+      ArrowLeft: { x: x - step, y }, ArrowRight: { x: x + step, y }, ArrowUp: { x, y: y - step }, ArrowDown: { x, y: y + step },
+    }[event.key];
+    if (moved) this.move(moved);
+    else if (event.key === "Enter") this.set();
+    else if (event.key === "Escape") this.done(null);
+    else return;
+    event.preventDefault();
+  }
+
+  draw() {
+    const shown = this.points.length === 2 ? this.points : [...this.points, this.cursor];
+    const make = (name, values) => {
+      const element = document.createElementNS(SPACE, name);
+      for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
+      return element;
+    };
+    const arm = this.width / 40;
+    const marks = shown.map(({ x, y }) => make("path", { d: `M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}` }));
+    const [a, b] = shown;
+    if (b) marks.unshift(make("path", { d: `M${a.x} ${a.y}L${b.x} ${b.y}`, class: "line" }));
+    this.svg.replaceChildren(...marks);
+  }
+}

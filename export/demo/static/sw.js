@@ -1,0 +1,55 @@
+// Service worker: keeps the page's files for the next visit, offline too. It computes nothing.
+// A file with its hash in the address (?v=) never changes and comes from the cache; others come from the network first,
+// so that a page that was built again is never mixed with an older one.
+
+const CACHE = "sonodistill-demo";
+
+async function keep(request, response) {
+  if (response.ok) await (await caches.open(CACHE)).put(request, response);
+}
+
+async function answer(event) {
+  const { request } = event;
+  const fixed = new URL(request.url).searchParams.has("v");
+  const cached = () => caches.match(request, { cacheName: CACHE, ignoreSearch: !fixed });
+  if (fixed) {
+    const found = await cached();
+    if (found) return found;
+  }
+  try {
+    const response = await fetch(request);
+    event.waitUntil(keep(request, response.clone()));
+    return response;
+  } catch (error) {
+    const found = await cached();
+    if (found) return found;
+    throw error;
+  }
+}
+
+self.addEventListener("install", (event) => {
+  // What the first visit loads before this worker controls it.
+  event.waitUntil((async () => {
+    const { shell } = await (await fetch("demo.json")).json();
+    await (await caches.open(CACHE)).addAll(["./", "demo.json", ...shell]);
+    await self.skipWaiting();
+  })());
+});
+
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+
+self.addEventListener("fetch", (event) => {
+  if (event.request.method === "GET" && new URL(event.request.url).origin === location.origin) {
+    event.respondWith(answer(event));
+  }
+});
+
+// The page names the files of its build; other ones with a hash belong to an older build.
+self.addEventListener("message", ({ data }) => {
+  caches.open(CACHE).then(async (cache) => {
+    for (const request of await cache.keys()) {
+      const hash = new URL(request.url).searchParams.get("v");
+      if (hash && !data.hashes.includes(hash)) await cache.delete(request);
+    }
+  });
+});

@@ -1,0 +1,134 @@
+// Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
+import { ageTable, classify, cosine, estimateAge, readHeads } from "./answers.js";
+import { toInput } from "./resize.js";
+
+const RUNTIMES = {
+  wasm: ["ort/ort.wasm.bundle.min.mjs", "ort/ort-wasm-simd-threaded.wasm"],
+  webgpu: ["ort/ort.webgpu.bundle.min.mjs", "ort/ort-wasm-simd-threaded.asyncify.wasm"],
+};
+const FAR = 0.05; // relative distance of the pixel spacing from the table's nearest one that is reported
+
+let demo, side, kernel, heads, limits, ort, session, output;
+let canvas = null;
+
+const tell = (kind, values) => postMessage({ kind, ...values });
+const hex = (digest) => Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** Fetch files of the build with one progress bar; every one must have the SHA-256 that the build recorded. */
+async function download(names) {
+  if (!crypto.subtle) throw new Error("this page needs https or localhost: without them files cannot be verified");
+  const total = names.reduce((sum, name) => sum + demo.files[name].bytes, 0);
+  let loaded = 0, told = 0;
+  const fetched = await Promise.all(names.map(async (name) => {
+    const { sha256, bytes } = demo.files[name];
+    const response = await fetch(`${name}?v=${sha256}`).catch(() => null);
+    if (!response?.ok) throw new Error(`${name} cannot be fetched; reload the page`);
+    const parts = [];
+    for (const reader = response.body.getReader(); ;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      parts.push(value);
+      loaded += value.length;
+      if (loaded - told > 200_000 || loaded === total) tell("progress", { loaded: (told = loaded), total });
+    }
+    const buffer = await new Blob(parts).arrayBuffer();
+    if (buffer.byteLength !== bytes || hex(await crypto.subtle.digest("SHA-256", buffer)) !== sha256) {
+      throw new Error(`${name} is not the file of this build: its SHA-256 differs. Build the page again`);
+    }
+    return [name, buffer];
+  }));
+  return Object.fromEntries(fetched);
+}
+
+const json = (buffer) => JSON.parse(new TextDecoder().decode(buffer));
+
+/** RGBA pixels of an image file or bitmap, as they are stored: no colour management. */
+async function pixelsOf(source) {
+  const exact = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+  const bitmap = source instanceof Blob ? await createImageBitmap(source, exact) : source;
+  const { width, height } = bitmap;
+  if (canvas?.width !== width || canvas?.height !== height) canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return { rgba: context.getImageData(0, 0, width, height).data, width, height };
+}
+
+async function embed(input) {
+  const image = new ort.Tensor("float32", input, [1, 3, side, side]);
+  return (await session.run({ image }))[output].data;
+}
+
+const inputOf = ({ rgba, width, height }) => toInput(rgba, width, height, side, kernel);
+
+/** Run the golden frames through this page's own path; refuse to answer when an embedding is not the exporter's. */
+async function selfTest(golden, files) {
+  const least = { input: 1, frame: 1, resize: 0 };
+  for (const row of golden.rows) {
+    const [input, frame] = await Promise.all(["input", "frame"].map(async (kind) =>
+      inputOf(await pixelsOf(new Blob([files[`golden/${row[kind]}`]])))));
+    const difference = input.reduce((most, value, index) => Math.max(most, Math.abs(value - frame[index])), 0);
+    const fromInput = cosine(await embed(input), row.embedding);
+    // Equal pixels have equal embeddings: the second run is left out.
+    const fromFrame = difference === 0 ? fromInput : cosine(await embed(frame), row.embedding);
+    least.resize = Math.max(least.resize, difference);
+    for (const [kind, value] of [["input", fromInput], ["frame", fromFrame]]) {
+      least[kind] = Math.min(least[kind], value);
+      const limit = golden[`cosine_min_from_${kind}`];
+      if (!(value >= limit)) {
+        throw new Error(`self-test failed: ${row[kind]} has cosine ${value.toFixed(4)} with the exported embedding, `
+          + `at least ${limit} is needed. This browser computes something else than the trained student`);
+      }
+    }
+  }
+  return { ...least, frames: golden.rows.length };
+}
+
+async function start(options) {
+  const begun = performance.now();
+  demo = options.demo;
+  const [script, binary] = RUNTIMES[options.runtime];
+  const model = demo.variants[options.weights], golden = Object.keys(demo.files).filter((name) => name.startsWith("golden/"));
+  const files = await download([binary, model, demo.heads, "manifest.json", ...golden]);
+  const manifest = json(files["manifest.json"]);
+  side = manifest.contract.input.shape[3];
+  kernel = manifest.contract.preprocessing.interpolation;
+  limits = { none_below: {}, age_drop: null, coverage: null, ...manifest.answers };
+  heads = readHeads(files[demo.heads]);
+  tell("stage", { text: "Starting the runtime" });
+  ort = await import(`./${script}`);
+  ort.env.logLevel = "error";
+  Object.assign(ort.env.wasm, { wasmBinary: files[binary], numThreads: options.threads });
+  session = await ort.InferenceSession.create(files[model], { executionProviders: [options.runtime] });
+  [output] = session.outputNames;
+  tell("stage", { text: "Self-test on the golden frames" });
+  const tested = await selfTest(json(files["golden/golden.json"]), files);
+  tell("ready", { tested, milliseconds: performance.now() - begun, side, calibrated: Boolean(manifest.answers), hasAges: "ages" in heads });
+}
+
+/** Read one frame: classes of every head, and the age of a brain plane whose pixel size is known. */
+async function read({ id, frame, pixelSize }) {
+  const pixels = await pixelsOf(frame);
+  const embedding = await embed(inputOf(pixels));
+  const classes = demo.benchmarks.filter(({ name }) => name in heads).map((benchmark) => ({
+    ...benchmark, ...classify(embedding, heads[benchmark.name], limits.none_below[benchmark.name]),
+  }));
+  const brain = !classes.some(({ key, answer }) => key === demo.brain.key && answer !== demo.brain.label);
+  let age = null;
+  if (brain && pixelSize && heads.ages) {
+    const spacing = (Math.max(pixels.width, pixels.height) / side) * pixelSize;
+    const table = ageTable(heads.ages, spacing);
+    age = estimateAge(embedding, table, heads.ages.cosine_scale, demo.top_ages, limits.age_drop);
+    age = { ...age, coverage: age.low === null ? null : limits.coverage, far: Math.abs(table.spacing - spacing) > FAR * spacing };
+  }
+  const { width, height } = pixels;
+  tell("answer", { id, classes: classes.filter(({ ofBrain }) => brain || !ofBrain), age, brain, width, height });
+}
+
+onmessage = async ({ data }) => {
+  try {
+    await (data.kind === "start" ? start(data) : read(data));
+  } catch (error) {
+    tell(data.kind === "start" ? "refused" : "failed", { id: data.id, text: String(error?.message ?? error) });
+  }
+};
