@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from datamodules import PhantomDataModule
+from datamodules import PhantomDataModule, Record
 from datamodules.pairs.image_reading import read_image
 from datamodules.phantom import PhantomSettings, read_truth
 from export.demo.runtime import VERSION, WEBGPU, runtime_files
@@ -26,7 +27,7 @@ DEMO = "demo.json"
 MODELS = ("onnx-fp32", "onnx-int8")
 """Artifacts that the page offers, the default first; int8 where the export kept it."""
 TITLES = {PLANES: "Plane", SUBPLANES: "Brain sub-plane"}
-SAMPLES = 9
+SAMPLES, HEADS = 12, 4
 DAYS_A_WEEK = 7
 
 
@@ -117,27 +118,36 @@ def _write_samples(folder: Path) -> list[dict[str, Any]]:
     """Simulate a few frames of the phantom, with plane, age and pixel size as they were simulated."""
     folder.mkdir()
     with tempfile.TemporaryDirectory() as root:
-        settings = PhantomSettings(seed=21, num_planes_images=36, num_hc18_images=8, num_pair_images=0)
+        settings = PhantomSettings(seed=21, num_planes_images=48, num_hc18_images=8, num_pair_images=0)
         data = PhantomDataModule(root=root, corpus=settings, workers=1, num_workers=0)
         records = data.read_records()
         (corpus,) = (path.parent for path in Path(root).rglob("truth.csv"))
         truth = read_truth(corpus)
-        heads = [record for record in records if record.corpus == "hc18"]
-        others = {(record.plane, record.brain_plane): record for record in records if record.corpus != "hc18"}
-        samples = []
-        for number, record in enumerate([*heads[:3], *others.values()][:SAMPLES]):
-            file = folder / f"sample_{number}.png"
+        samples: list[dict[str, Any]] = []
+        for record in _varied(records):
+            file = folder / f"sample_{len(samples)}.png"
             Image.fromarray(read_image(record.image)).save(file, optimize=True)
             facts = truth[record.corpus, record.image.stem]
+            title = facts["brain_plane"] or facts["plane"] or "head"
             samples.append(
                 {
                     "file": f"{folder.name}/{file.name}",
-                    "title": f"{facts['plane'] or BRAIN}, {_weeks(int(facts['ga_days']))}",
+                    "title": f"{title}, {int(facts['ga_days']) // DAYS_A_WEEK} weeks",
                     "pixel_size_mm": round(float(facts["pixel_size_mm"]), 4),
                 }
             )
     return samples
 
 
-def _weeks(days: int) -> str:
-    return f"{days // DAYS_A_WEEK} w {days % DAYS_A_WEEK} d"
+def _varied(records: Sequence[Record]) -> list[Record]:
+    """Return heads and one record of each plane, each of another patient."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.corpus if record.corpus == "hc18" else record.brain_plane or str(record.plane)].append(
+            record
+        )
+    chosen: dict[str, Record] = {}
+    for key, group in sorted(groups.items(), key=lambda item: len(item[1])):  # rare planes choose first
+        new = {record.patient: record for record in group if record.patient not in chosen}
+        chosen |= dict(list(new.items())[: HEADS if key == "hc18" else 1])
+    return sorted(chosen.values(), key=lambda record: record.corpus != "hc18")[:SAMPLES]

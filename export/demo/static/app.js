@@ -18,7 +18,7 @@ let engine = {
   weights: asked.get("weights") in demo.variants ? asked.get("weights") : Object.keys(demo.variants)[0],
 };
 let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
-let pending = null, queue = [], late = false, frozen = false, number = 0, dropped = 0;
+let pending = null, queue = [], late = false, again = false, frozen = false, number = 0, dropped = 0;
 let still = null, last = null, readings = [], spokenAt = 0;
 const frame = $("frame"), video = $("video");
 const cards = new ClassCards($("classes")), chart = new GrowthChart($("chart"), demo.chart);
@@ -107,14 +107,15 @@ $("engine").addEventListener("change", () => {
 
 // --- reading: one frame at a time; a live frame that comes meanwhile is dropped, images wait ---
 
-function send(input, size, facts) {
+function send(input, facts) {
   pending = { id: ++number, started: performance.now(), time: new Date(), pixelSize: pixelSize(), ...facts };
   const transfer = input instanceof Blob ? [] : [input];
   worker.postMessage({ kind: "read", id: pending.id, frame: input, pixelSize: pending.pixelSize }, transfer);
 }
 
 /** Keep the picture that is being read: frozen, measured or saved, it is the one that was answered. */
-function keep(picture, width, height) {
+function keep(picture) {
+  const { width, height } = picture;
   if (frame.width !== width || frame.height !== height) Object.assign(frame, { width, height });
   frame.getContext("2d").drawImage(picture, 0, 0);
 }
@@ -135,8 +136,8 @@ async function onLiveFrame() {
       pending = null;
       return;
     }
-    keep(bitmap, bitmap.width, bitmap.height);
-    send(bitmap, bitmap, { source: $("source-name").textContent, seconds: seconds.toFixed(3) });
+    keep(bitmap);
+    send(bitmap, { source: $("source-name").textContent, seconds: seconds.toFixed(3) });
   } catch {
     pending = null; // the video ended between two frames
   }
@@ -146,6 +147,7 @@ function pump() {
   if (!ready || pending) return;
   const next = queue.shift();
   if (next) showStill(next);
+  else if (again) readStill();
   else if (late && live.running) onLiveFrame();
 }
 
@@ -154,23 +156,21 @@ async function showStill(item) {
   pending = { id: -1 };
   try {
     const bitmap = await createImageBitmap(item.blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-    if (still !== item) return;
-    keep(bitmap, bitmap.width, bitmap.height);
+    if (still === item) keep(bitmap);
     bitmap.close();
   } catch {
     notice(`${item.name}: this browser cannot read it as a picture.`);
-    [still, pending] = [null, null];
-    pump();
-    return;
+    if (still === item) still = null;
   }
-  name(item.name);
   pending = null;
+  if (still !== item) return pump(); // another source came meanwhile
+  name(item.name);
   readStill();
 }
 
 function readStill() {
-  if (!ready || pending || !still) return;
-  send(still.blob, null, { source: still.name });
+  again = Boolean(still && pending);
+  if (ready && still && !pending) send(still.blob, { source: still.name });
 }
 
 function onAnswer(answer) {
@@ -231,10 +231,15 @@ function stopLive() {
   late = false;
 }
 
-async function startLive(kind, label, begin) {
+function newSource() {
   stopLive();
   notice("");
   endRuler();
+  forgetScale();
+}
+
+async function startLive(kind, label, begin) {
+  newSource();
   [still, queue, dropped] = [null, [], 0];
   name(label);
   try {
@@ -254,25 +259,21 @@ async function startLive(kind, label, begin) {
 
 function take(files) {
   const { images, video: film, others } = sortFiles(files);
-  notice("");
   if (film && !images.length) startLive("video", film.name, () => live.file(film));
   else if (images.length) {
-    stopLive();
-    endRuler();
+    newSource();
     queue = images.map((blob) => ({ blob, name: blob.name || "pasted picture" }));
     pump();
   }
   if (others.length) notice(`${others.map((file) => file.name).join(", ")}: neither a picture nor a video.`);
 }
 
-const pictures = new Map();
+const pictures = new Map(), documents = new Map();
+const fetched = (file) => fetch(`${file}?v=${demo.files[file].sha256}`);
 async function showSample(sample) {
-  stopLive();
-  endRuler();
-  notice("");
+  newSource();
   const blob = await pictures.get(sample.file);
-  $("pixel-size").value = sample.pixel_size_mm ?? "";
-  scaleText(sample.pixel_size_mm ? "Stated by the sample." : "Needed for the age.");
+  setScale(sample.pixel_size_mm, "Stated by the sample.");
   queue = [{ blob, name: `Sample, simulated: ${sample.title}` }];
   pump();
 }
@@ -280,7 +281,7 @@ async function showSample(sample) {
 async function fillSamples() {
   for (const sample of demo.samples) {
     const button = document.createElement("button"), picture = new Image();
-    pictures.set(sample.file, fetch(`${sample.file}?v=${demo.files[sample.file].sha256}`).then((response) => response.blob()));
+    pictures.set(sample.file, fetched(sample.file).then((response) => response.blob()));
     picture.src = URL.createObjectURL(await pictures.get(sample.file));
     Object.assign(picture, { alt: "", width: 96, height: 72 });
     button.append(picture, sample.title);
@@ -313,13 +314,26 @@ $("freeze").addEventListener("click", () => { endRuler(); setFrozen(!frozen); })
 
 // --- pixel size ---
 
-const scaleText = (text) => { $("scale-text").textContent = text; };
-$("pixel-size").addEventListener("input", () => { scaleText(pixelSize() ? "Typed." : "Needed for the age."); readStill(); });
+let typed = false;
+function setScale(value, text) {
+  $("pixel-size").value = value ?? "";
+  $("scale-text").textContent = value ? text : "Needed for the age.";
+  typed = false;
+}
+/** A typed pixel size stays; one of a sample or a measurement belongs to its picture. */
+function forgetScale() {
+  if (!typed) setScale(null);
+}
+$("pixel-size").addEventListener("input", () => {
+  typed = pixelSize() !== null;
+  $("scale-text").textContent = typed ? "Typed." : "Needed for the age.";
+  readStill();
+});
 $("scale").addEventListener("submit", (event) => event.preventDefault());
 $("measure").addEventListener("click", () => {
   if (!last) return;
   if (live.running) setFrozen(true);
-  scaleText("Click two points of the picture's ruler.");
+  $("scale-text").textContent = "Click two points whose distance you know.";
   ruler.begin(frame.width, frame.height);
 });
 let span = null;
@@ -336,8 +350,8 @@ function endRuler() {
 $("cancel").addEventListener("click", endRuler);
 $("distance").addEventListener("submit", (event) => {
   event.preventDefault();
-  $("pixel-size").value = (Number($("millimetres").value) / span).toPrecision(4);
-  scaleText(`Measured: ${$("millimetres").value} mm are ${span.toFixed(1)} pixels.`);
+  const millimetres = Number($("millimetres").value);
+  setScale((millimetres / span).toPrecision(4), `Measured: ${millimetres} mm are ${span.toFixed(1)} pixels.`);
   endRuler();
   readStill();
 });
@@ -346,12 +360,9 @@ $("distance").addEventListener("submit", (event) => {
 
 $("save-picture").addEventListener("click", () => savePicture(frame, last, demo.model.slice(0, 12)));
 $("save-table").addEventListener("click", () => saveTable(readings));
-const documents = {};
 for (const button of document.querySelectorAll("[data-document]")) {
-  const file = button.dataset.document;
-  documents[file] = fetch(`${file}?v=${demo.files[file].sha256}`).then((response) => response.text());
   button.addEventListener("click", async () => {
-    $("document-text").textContent = await documents[file];
+    $("document-text").textContent = (await documents.get(button.dataset.document)).replace(/^---\n[\s\S]*?\n---\n/, ""); // without the card's metadata
     $("document").showModal();
   });
 }
@@ -369,5 +380,6 @@ async function keepOffline() {
   navigator.serviceWorker.controller?.postMessage({ hashes });
 }
 await keepOffline();
-fillSamples();
 startEngine();
+fillSamples();
+for (const file of ["MODEL_CARD.md", "LICENCES.md"]) documents.set(file, fetched(file).then((response) => response.text()));

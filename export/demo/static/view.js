@@ -138,7 +138,7 @@ export function drawHistory(canvas, legend, readings) {
   context.clearRect(0, 0, width, height);
   context.font = "11px system-ui, sans-serif";
   context.fillStyle = style.getPropertyValue("--muted");
-  for (let ago = 0; ago <= SECONDS; ago += 15) {
+  for (let ago = 0; ago <= SECONDS; ago += width < 500 ? 30 : 15) {
     const x = width * (1 - ago / SECONDS);
     context.textAlign = ago === 0 ? "right" : ago === SECONDS ? "left" : "center";
     context.fillText(ago ? `${ago} s ago` : "now", x, height - 2);
