@@ -80,7 +80,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
+.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -162,6 +162,9 @@ export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outp
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget
 	$(if $(and $(EXPORT),$(CKPT)),$(error latency times one thing: CKPT=... or EXPORT=..., not both))$(call REFUSE_EMPTY,EXPORT CKPT)$(DO)$(PY) -m experiments latency $(if $(EXPORT)$(CKPT),$(call q,$(or $(EXPORT),$(CKPT)))) $(ARGS)
+
+demo: $(READY)  ## open a page on which a student reads frames in the browser: make demo CKPT=... or EXPORT=... (ARGS=--build=FOLDER)
+	$(if $(and $(EXPORT),$(CKPT)),$(error demo shows one student: CKPT=... or EXPORT=..., not both))$(call REFUSE_EMPTY,EXPORT CKPT)$(DO)$(PY) -m experiments demo $(if $(EXPORT)$(CKPT),$(call q,$(or $(EXPORT),$(CKPT)))) $(ARGS)
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
 	$(DO)$(PY) -m experiments bench $(ARGS)

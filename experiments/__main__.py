@@ -44,7 +44,7 @@ COMMANDS = {
     "sweep": ("sweep", "search hyper-parameters, on W&B or on this machine (run, agent, report)"),
     "report": ("report", "write one HTML file about finished runs"),
     "reproduce": ("reproduce", "train a suite of experiments over seeds; continues where it stopped"),
-    "table": ("table", "print results of a suite beside the paper's"),
+    "table": ("report", "print results of a suite beside the paper's"),
     "data": (
         "data",
         "check a corpus, write shards, ingest DICOM, or simulate (check, shards, ingest, phantom)",
@@ -92,7 +92,7 @@ def run(argv: list[str]) -> int:
             return 0
     module = importlib.import_module(f"experiments.commands.{name}")
     # Commands that share a module: it needs the command's name.
-    return int(module.main(argv if name in ("train", "prompts") else argv[1:]) or 0)
+    return int(module.main(argv if name in ("train", "prompts", "report") else argv[1:]) or 0)
 
 
 def _message(error: BaseException) -> str | None:

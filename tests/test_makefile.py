@@ -88,6 +88,7 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         (["predict", f"CKPT={BLANK}", f"IMAGES={BLANK}", f"OUT={BLANK}"], [READ, READ, f"--out={READ}"]),
         (["latency", f"EXPORT={BLANK}"], [READ]),
         (["latency", f"CKPT={BLANK}"], [READ]),
+        (["demo", f"EXPORT={BLANK}"], ["demo", READ]),
         (["train", "ARGS=--run='my run' --x"], ["--run=my run", "--x"]),
     ],
 )

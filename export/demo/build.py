@@ -63,8 +63,8 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
     shell = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js")
     (folder / "ort").mkdir()
-    for name, content in runtime.items():
-        (folder / "ort" / name).write_bytes(content)
+    for name, file in runtime.items():
+        (folder / "ort" / name).write_bytes(file)
     variants = {
         name: str(export.manifest["artifacts"][name]["file"])
         for name in MODELS

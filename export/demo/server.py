@@ -6,7 +6,7 @@ import errno
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -21,7 +21,7 @@ HEADERS = {
 
 class _Handler(SimpleHTTPRequestHandler):
     # Spelt out: some systems' tables give JavaScript another type, which browsers refuse for modules.
-    extensions_map: ClassVar[dict[str, str]] = {
+    extensions_map = {  # noqa: RUF012 - as the base class declares it
         **SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
         ".mjs": "text/javascript",

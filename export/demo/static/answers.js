@@ -24,15 +24,6 @@ export function readHeads(buffer) {
   }));
 }
 
-/** The age table for an input's pixel spacing in mm: spacing in use, first age in days, vectors of the ages. */
-export function ageTable(ages, spacing) {
-  const known = ages.spacings_mm_per_px.map(Number);
-  const nearest = known.reduce((best, value, index) =>
-    Math.abs(value - spacing) < Math.abs(known[best] - spacing) ? index : best, 0);
-  const length = ages.shape[1] * ages.shape[2];
-  return { spacing: known[nearest], firstDay: ages.ages_days[0], vectors: ages.row(nearest * length, length) };
-}
-
 /** 100 * cosine of an embedding with unit-length vectors, row by row. */
 function similarities(embedding, vectors, scale) {
   const length = embedding.length;
@@ -56,16 +47,28 @@ export function classify(embedding, head, noneBelow) {
   return { labels: head.labels, probabilities, best, answer: none ? "none" : head.labels[best] };
 }
 
+/**
+ * Similarity of an embedding with every age in the age table's row for an input's pixel spacing in mm.
+ * @returns spacing of the row, first age in days, and the similarities; the only place that knows how the table is stored
+ */
+export function ageProfile(embedding, ages, spacing) {
+  const known = ages.spacings_mm_per_px.map(Number);
+  const nearest = known.reduce((best, value, index) =>
+    Math.abs(value - spacing) < Math.abs(known[best] - spacing) ? index : best, 0);
+  const length = ages.shape[1] * ages.shape[2];
+  const profile = similarities(embedding, ages.row(nearest * length, length), ages.cosine_scale);
+  return { spacing: known[nearest], firstDay: ages.ages_days[0], profile };
+}
+
 /** Gestational age in days: the middle one of the `top` most similar ages; with a `drop` also its interval. */
-export function estimateAge(embedding, table, scale, top, drop) {
-  const profile = similarities(embedding, table.vectors, scale);
+export function estimateAge({ spacing, firstDay, profile }, top, drop) {
   const order = profile.map((_, index) => index).sort((a, b) => profile[b] - profile[a] || a - b);
   const age = order.slice(0, top).sort((a, b) => a - b)[top >> 1];
-  const days = { days: table.firstDay + age, low: null, high: null, spacing: table.spacing };
-  if (drop === null || drop === undefined) return days;
+  const answer = { days: firstDay + age, low: null, high: null, spacing };
+  if (drop === null || drop === undefined) return answer;
   const least = profile[order[0]] - drop;
   const low = profile.findIndex((value) => value >= least), high = profile.findLastIndex((value) => value >= least);
-  return { ...days, low: table.firstDay + Math.min(low, age), high: table.firstDay + Math.max(high, age) };
+  return { ...answer, low: firstDay + Math.min(low, age), high: firstDay + Math.max(high, age) };
 }
 
 /** Head circumference in mm of the WHO fetal growth chart at an age in weeks. */

@@ -1,5 +1,5 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
-import { ageTable, classify, cosine, estimateAge, readHeads } from "./answers.js";
+import { ageProfile, classify, cosine, estimateAge, readHeads } from "./answers.js";
 import { toInput } from "./resize.js";
 
 const RUNTIMES = {
@@ -117,9 +117,8 @@ async function read({ id, frame, pixelSize }) {
   let age = null;
   if (brain && pixelSize && heads.ages) {
     const spacing = (Math.max(pixels.width, pixels.height) / side) * pixelSize;
-    const table = ageTable(heads.ages, spacing);
-    age = estimateAge(embedding, table, heads.ages.cosine_scale, demo.top_ages, limits.age_drop);
-    age = { ...age, coverage: age.low === null ? null : limits.coverage, far: Math.abs(table.spacing - spacing) > FAR * spacing };
+    age = estimateAge(ageProfile(embedding, heads.ages, spacing), demo.top_ages, limits.age_drop);
+    Object.assign(age, { coverage: age.low === null ? null : limits.coverage, far: Math.abs(age.spacing - spacing) > FAR * spacing });
   }
   const { width, height } = pixels;
   tell("answer", { id, classes: classes.filter(({ ofBrain }) => brain || !ofBrain), age, brain, width, height });

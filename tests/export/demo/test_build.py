@@ -1,0 +1,167 @@
+"""Building and serving the demo page, without a browser."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import urllib.error
+import urllib.request
+
+import pytest
+
+from experiments.commands import demo as command
+from export.demo import runtime
+from export.demo.build import STATIC, build_demo
+from export.demo.server import HEADERS, server_of
+
+CONTENT = {name: name.encode() for name in (*runtime.WASM, *runtime.WEBGPU)}
+
+
+def package(version=runtime.VERSION):
+    """Return a tarball as npm publishes them, with short files in place of the runtime's."""
+    target = io.BytesIO()
+    about = json.dumps({"name": runtime.PACKAGE, "version": version}).encode()
+    with tarfile.open(fileobj=target, mode="w:gz") as archive:
+        for name, content in {"package.json": about, **{f"dist/{n}": c for n, c in CONTENT.items()}}.items():
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return target.getvalue()
+
+
+@pytest.fixture
+def pinned(monkeypatch, tmp_path):
+    """A tarball whose hash is the pinned one, an empty cache, and what the registry serves."""
+    content = package()
+    digest = runtime.base64.b64encode(hashlib.sha512(content).digest()).decode()
+    monkeypatch.setattr(runtime, "INTEGRITY", f"sha512-{digest}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("npm_config_registry", "https://registry.example/npm/")
+    return content
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Building takes these instead of the runtime."""
+    monkeypatch.setattr("export.demo.build.runtime_files", lambda _: CONTENT)
+
+
+def test_the_runtime_is_fetched_once_from_the_configured_registry(pinned, monkeypatch):
+    asked = []
+
+    def urlopen(address, timeout):
+        asked.append(address)
+        return io.BytesIO(pinned)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    assert runtime.runtime_files() == runtime.runtime_files() == CONTENT
+    version = runtime.VERSION
+    assert asked == [f"https://registry.example/npm/onnxruntime-web/-/onnxruntime-web-{version}.tgz"]
+
+
+def test_a_changed_package_is_refused_and_not_kept(pinned, monkeypatch, tmp_path):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda _, **__: io.BytesIO(pinned + b" "))
+    with pytest.raises(ValueError, match="SHA-512 differs from the pinned one; nothing was kept"):
+        runtime.runtime_files()
+    assert not list((tmp_path / "cache").rglob("*.tgz"))
+    (tmp_path / "mine.tgz").write_bytes(pinned[:-1])
+    with pytest.raises(ValueError, match=r"mine\.tgz: not onnxruntime-web"):
+        runtime.runtime_files(tmp_path / "mine.tgz")
+
+
+def test_without_network_one_line_names_the_way_out(pinned, monkeypatch):
+    def urlopen(address, timeout):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    with pytest.raises(ValueError, match=r"cannot be fetched \(no route\); .*--runtime=FOLDER") as error:
+        runtime.runtime_files()
+    assert "\n" not in str(error.value)
+
+
+def test_the_runtime_from_a_folder_or_a_tarball(pinned, tmp_path):
+    (tmp_path / "mine.tgz").write_bytes(pinned)
+    assert runtime.runtime_files(tmp_path / "mine.tgz") == CONTENT
+    with tarfile.open(fileobj=io.BytesIO(pinned)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert runtime.runtime_files(tmp_path / "package") == CONTENT
+    (tmp_path / "package" / "package.json").write_text('{"name": "onnxruntime-web", "version": "1.0.0"}')
+    with pytest.raises(ValueError, match="not the folder of onnxruntime-web"):
+        runtime.runtime_files(tmp_path / "package")
+
+
+def test_the_page_lists_its_files_and_replaces_itself_alone(exported, small, tmp_path):
+    page = build_demo(exported.folder, tmp_path / "page")
+    facts = json.loads((page / "demo.json").read_text())
+    listed = {*facts["files"], *facts["shell"], "sw.js", "demo.json"}
+    assert listed == {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
+    for name, entry in facts["files"].items():
+        content = (page / name).read_bytes()
+        assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name
+    assert (page / facts["variants"]["onnx-fp32"]).read_bytes() == exported.artifact("onnx-fp32").read_bytes()
+    assert len({sample["title"].split(",")[0] for sample in facts["samples"]}) >= 7
+    assert build_demo(exported.folder, page) == page
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="exists and is not such a page"):
+        build_demo(exported.folder, other)
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "page"]
+
+
+def test_the_server_sends_the_headers_and_types(tmp_path, served):
+    for name in ("a.js", "a.mjs", "a.wasm"):
+        (tmp_path / name).touch()
+    address = served(tmp_path).address
+    types = {}
+    for name in ("a.js", "a.mjs", "a.wasm"):
+        with urllib.request.urlopen(address + name) as response:
+            types[name] = response.headers["Content-Type"]
+            assert {key: response.headers[key] for key in HEADERS} == HEADERS
+    assert types == {"a.js": "text/javascript", "a.mjs": "text/javascript", "a.wasm": "application/wasm"}
+    port = int(re.search(r":(\d+)/", address).group(1))
+    with pytest.raises(ValueError, match=f"--port={port}: in use; choose another"):
+        server_of(tmp_path, "127.0.0.1", port)
+
+
+def test_nothing_comes_from_elsewhere_and_no_style_or_script_is_inline():
+    page = (STATIC / "index.html").read_text()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy
+    assert "'unsafe-eval'" not in policy
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
+    for file in STATIC.glob("*.*"):
+        if file.suffix in (".js", ".html", ".css", ".webmanifest"):
+            addresses = set(re.findall(r"https?://[^\s\"')]+", file.read_text()))
+            assert addresses <= {"http://www.w3.org/2000/svg"}, file.name
+            assert len(file.read_text().splitlines()) <= 400, file.name
+
+
+def test_the_newest_student_is_shown(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no trained student; make train EXP=srkd"):
+        command.newest_student(tmp_path)
+    for age, name in enumerate(("teacher/a", "srkd/new", "no-kd/old")):
+        file = tmp_path / name / "checkpoints" / "best.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (1000 - age, 1000 - age))
+    assert command.newest_student(tmp_path) == tmp_path / "srkd" / "new" / "checkpoints" / "best.ckpt"
+
+
+def test_the_export_of_a_run_is_used_unless_it_is_another_checkpoints(exported, copied, small, tmp_path):
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"weights")
+    copied.rename(run / "export")
+    with pytest.raises(ValueError, match="made from another checkpoint; make export CKPT="):
+        command.main([str(checkpoint), f"--build={tmp_path / 'page'}"])
+    assert not (tmp_path / "page").exists()
+    assert command.main([str(run / "export"), f"--build={tmp_path / 'page'}"]) == 0
+    assert (tmp_path / "page" / "index.html").is_file()
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        command.main([str(run / "export"), f"--runtime={tmp_path / 'nowhere'}"])

@@ -1,0 +1,120 @@
+"""The page's arithmetic against Pillow and against the Python that reads an export."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from metrics.calibration import class_lead, profile_age_days, profile_interval
+from metrics.growth_chart import COEFFICIENTS, head_circumference_mm
+from models import load_student
+from models.preprocessing import Preprocessing, resize_padded
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+
+
+def node(modules, script, given):
+    """Run a module that gets `given` and prints JSON."""
+    (modules / "given.json").write_text(json.dumps(given))
+    head = 'import { readFileSync } from "fs";\nconst given = JSON.parse(readFileSync("given.json"));\n'
+    (modules / "run.js").write_text(head + script)
+    done = subprocess.run(
+        ["node", "run.js"], cwd=modules, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_the_resize_is_pillows_to_the_last_bit(modules, kernel):
+    random = np.random.default_rng(5)
+    sizes = [(61, 40), (40, 61), (37, 37), (224, 131), (16, 16), (9, 20), (300, 17)]
+    images = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in sizes]
+    images.append(np.repeat(random.integers(0, 256, (50, 33, 1), dtype=np.uint8), 3, axis=2))  # gray
+    contract = Preprocessing(16, (0, 0, 0), (1, 1, 1), kernel)
+    given = [
+        {
+            "rgba": np.dstack([i, np.full(i.shape[:2], 9)]).ravel().tolist(),
+            "height": i.shape[0],
+            "width": i.shape[1],
+        }
+        for i in images
+    ]
+    script = f"""import {{ toInput }} from "./resize.js";
+    console.log(JSON.stringify(given.map(({{ rgba, width, height }}) =>
+      Array.from(toInput(Uint8ClampedArray.from(rgba), width, height, 16, "{kernel}")))));"""
+    for found, image in zip(node(modules, script, given), images, strict=True):
+        wanted = resize_padded(image, contract).transpose(2, 0, 1)
+        np.testing.assert_array_equal(np.array(found).reshape(3, 16, 16), wanted)
+
+
+def test_classes_and_none_of_these(modules):
+    random = np.random.default_rng(6)
+    vectors, embeddings = random.normal(size=(4, 8)), random.normal(size=(20, 8))
+    logits = 3 * embeddings @ vectors.T
+    threshold = float(np.median(class_lead(logits)))
+    given = {"vectors": vectors.ravel().tolist(), "embeddings": embeddings.tolist(), "threshold": threshold}
+    script = """import { classify } from "./answers.js";
+    const head = { labels: ["a", "b", "c", "d"], shape: [4, 8], cosine_scale: 3, row: () => given.vectors };
+    console.log(JSON.stringify(given.embeddings.map((one) =>
+      [classify(one, head, given.threshold), classify(one, head, undefined)])));"""
+    for (bounded, free), own in zip(node(modules, script, given), logits, strict=True):
+        best = "abcd"[int(own.argmax())]
+        probabilities = np.exp(own - own.max()) / np.exp(own - own.max()).sum()
+        assert bounded["probabilities"] == pytest.approx(probabilities.tolist())
+        assert free["answer"] == best
+        assert bounded["answer"] == (best if class_lead(own[None])[0] >= threshold else "none")
+
+
+def test_ages_and_intervals(modules):
+    random = np.random.default_rng(7)
+    days = np.arange(98, 273)
+    peaks = random.uniform(98, 272, 30)
+    profiles = -0.01 * np.abs(days - peaks[:, None]) + random.normal(0, 0.05, (30, 175))
+    profiles[0] = np.round(profiles[0], 1)  # equal similarities: the first ages count
+    script = """import { estimateAge } from "./answers.js";
+    console.log(JSON.stringify(given.map((profile) => {
+      const row = { spacing: 0.3, firstDay: 98, profile };
+      return [estimateAge(row, 15, 0.2), estimateAge(row, 15, null)];
+    })));"""
+    ages = profile_age_days(profiles, days, 15)
+    low, high = profile_interval(profiles, days, 0.2)
+    for place, (bounded, free) in enumerate(node(modules, script, profiles.tolist())):
+        assert bounded["days"] == free["days"] == ages[place]
+        assert bounded["low"] == min(low[place], ages[place])
+        assert bounded["high"] == max(high[place], ages[place])
+        assert (free["low"], free["high"]) == (None, None)
+
+
+def test_the_age_table_of_an_export(modules, exported):
+    student = load_student(exported.folder)
+    embeddings = np.random.default_rng(8).normal(size=(5, student.dimension)).astype(np.float32)
+    used, days, vectors = student.age_vectors(0.3)
+    given = {"heads": str(exported.artifact("heads")), "embeddings": embeddings.tolist()}
+    script = """import { ageProfile, readHeads } from "./answers.js";
+    const file = readFileSync(given.heads);
+    const heads = readHeads(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
+    console.log(JSON.stringify(given.embeddings.map((one) => ageProfile(one, heads.ages, 0.3))));"""
+    for found, embedding in zip(node(modules, script, given), embeddings, strict=True):
+        assert (found["spacing"], found["firstDay"]) == (used, days[0])
+        wanted = student.cosine_scale * vectors @ embedding
+        np.testing.assert_allclose(found["profile"], wanted, atol=1e-3)
+
+
+def test_the_growth_chart(modules):
+    script = """import { headCircumference } from "./answers.js";
+    console.log(JSON.stringify(given.map((row) => [14, 27.5, 40].map((week) => headCircumference(row, week)))));"""
+    found = node(modules, script, list(COEFFICIENTS.values()))
+    wanted = [head_circumference_mm([14, 27.5, 40], centile).tolist() for centile in COEFFICIENTS]
+    np.testing.assert_allclose(found, wanted)
+
+
+def test_a_table_has_no_formulas_and_keeps_commas(modules):
+    script = """import { table } from "./save.js";
+    const reading = { time: new Date(0), classes: [], age: null, pixelSize: null, milliseconds: 1 };
+    console.log(JSON.stringify(table([{ ...reading, source: "=1+1.png" }, { ...reading, source: 'a "b", c' }])));"""
+    lines = node(modules, script, None).splitlines()
+    assert lines[1].startswith("'=1+1.png,1970-01-01T00:00:00.000Z,")
+    assert lines[2].startswith('"a ""b"", c",')
