@@ -27,7 +27,7 @@ DEMO = "demo.json"
 MODELS = ("onnx-fp32", "onnx-int8")
 """Artifacts that the page offers, the default first; int8 where the export kept it."""
 TITLES = {PLANES: "Plane", SUBPLANES: "Brain sub-plane"}
-SAMPLES, HEADS = 12, 4
+SAMPLES, HEADS = 10, 3
 DAYS_A_WEEK = 7
 
 

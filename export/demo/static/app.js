@@ -110,7 +110,7 @@ $("engine").addEventListener("change", () => {
 function send(input, facts) {
   pending = { id: ++number, started: performance.now(), time: new Date(), pixelSize: pixelSize(), ...facts };
   const transfer = input instanceof Blob ? [] : [input];
-  worker.postMessage({ kind: "read", id: pending.id, frame: input, pixelSize: pending.pixelSize }, transfer);
+  worker.postMessage({ kind: "read", id: pending.id, frame: input, pixelSize: pending.pixelSize, everyAge: $("every-age").checked }, transfer);
 }
 
 /** Keep the picture that is being read: frozen, measured or saved, it is the one that was answered. */
@@ -329,6 +329,7 @@ $("pixel-size").addEventListener("input", () => {
   $("scale-text").textContent = typed ? "Typed." : "Needed for the age.";
   readStill();
 });
+$("every-age").addEventListener("change", readStill);
 $("scale").addEventListener("submit", (event) => event.preventDefault());
 $("measure").addEventListener("click", () => {
   if (!last) return;

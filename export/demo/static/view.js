@@ -114,9 +114,8 @@ export function showAge(chart, { age, brain }, hasAges, pixelSize) {
   $("age-card").hidden = !hasAges;
   chart.show(age);
   $("age").textContent = age ? ageText(age.days) : "–";
-  const why = pixelSize ? "Only for planes of the head." : "Needs the pixel size of the picture.";
   const text = [];
-  if (!age) text.push(brain ? why : "Only for planes of the head.");
+  if (!age) text.push(brain || pixelSize === null ? "Needs the pixel size of the picture." : "The plane is not the brain.");
   else {
     if (age.low !== null) text.push(`${ageText(age.low)} to ${ageText(age.high)}; such intervals hold the age of ${percent(age.coverage)} of patients.`);
     text.push(chart.expected);

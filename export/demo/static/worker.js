@@ -106,8 +106,8 @@ async function start(options) {
   tell("ready", { tested, milliseconds: performance.now() - begun, side, calibrated: Boolean(manifest.answers), hasAges: "ages" in heads });
 }
 
-/** Read one frame: classes of every head, and the age of a brain plane whose pixel size is known. */
-async function read({ id, frame, pixelSize }) {
+/** Read one frame: classes of every head; where the pixel size is known, the age of a brain plane, or of any. */
+async function read({ id, frame, pixelSize, everyAge }) {
   const pixels = await pixelsOf(frame);
   const embedding = await embed(inputOf(pixels));
   const classes = demo.benchmarks.filter(({ name }) => name in heads).map((benchmark) => ({
@@ -115,7 +115,7 @@ async function read({ id, frame, pixelSize }) {
   }));
   const brain = !classes.some(({ key, answer }) => key === demo.brain.key && answer !== demo.brain.label);
   let age = null;
-  if (brain && pixelSize && heads.ages) {
+  if ((brain || everyAge) && pixelSize && heads.ages) {
     const spacing = (Math.max(pixels.width, pixels.height) / side) * pixelSize;
     age = estimateAge(ageProfile(embedding, heads.ages, spacing), demo.top_ages, limits.age_drop);
     Object.assign(age, { coverage: age.low === null ? null : limits.coverage, far: Math.abs(age.spacing - spacing) > FAR * spacing });

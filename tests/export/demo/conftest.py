@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,29 +9,20 @@ from threading import Thread
 
 import pytest
 
-from datamodules.pairs.image_reading import read_image
 from export import Export
-from export.demo.build import DEMO, STATIC, build_demo
+from export.demo.build import STATIC, build_demo
 from export.demo.runtime import runtime_files
 from export.demo.server import server_of
-from models import load_student
 
 
 @pytest.fixture(scope="session")
 def built(exported: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of `exported`. It was not trained: the plane that it sees most often stands for the brain."""
+    """The page of `exported`."""
     try:
         runtime_files()
     except ValueError as error:
         pytest.skip(f"no runtime: {error}")
-    page = build_demo(exported.folder, tmp_path_factory.mktemp("demo") / "page")
-    facts = json.loads((page / DEMO).read_text())
-    student = load_student(exported.folder)
-    files = [page / sample["file"] for sample in facts["samples"]]
-    planes = [row["plane"] for row in student.planes([read_image(file) for file in files])]
-    facts["brain"]["label"] = max(set(planes), key=planes.count)
-    (page / DEMO).write_text(json.dumps(facts))
-    return page
+    return build_demo(exported.folder, tmp_path_factory.mktemp("demo") / "page")
 
 
 @pytest.fixture

@@ -170,16 +170,17 @@ def test_the_first_sample_is_read_at_once(visit):
     assert visit.page.inner_text(".caution") == "Research software. Not a medical device."
 
 
-def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, built, tmp_path):
+def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_path):
     visit.page.fill("#pixel-size", str(PIXEL_SIZE))
+    visit.page.check("#every-age")  # the untrained student may see no brain
     visit.after(lambda: visit.page.set_input_files("#files", frames), 50)
+    visit.page.uncheck("#every-age")
     with visit.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[-50:]
     assert [row["image"] for row in rows] == [frame.name for frame in frames]
     student = load_student(exported.folder)
     images = [np.asarray(Image.open(frame)) for frame in frames]
     ages = student.gestational_age(images, PIXEL_SIZE)
-    with_age = json.loads((built / "demo.json").read_text())["brain"]["label"]
     embeddings, vectors = student.embed(images), student.age_vectors(0.3)[2]
     same = {"plane": 0, "age": 0}
     for row, wanted, age, embedding in zip(rows, student.planes(images), ages, embeddings, strict=True):
@@ -192,14 +193,13 @@ def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, built,
         if first - second > 1e-3:
             assert row["plane"] == wanted["plane"]
             same["plane"] += 1
-        assert (row["ga_days"] != "") == (row["plane"] == with_age)
         similarity = np.sort(student.cosine_scale * vectors @ embedding)
-        if row["ga_days"] and similarity[-15] - similarity[-16] > 1e-3:
+        if similarity[-15] - similarity[-16] > 1e-3:
             assert int(row["ga_days"]) == age["ga_days"]
             assert float(row["ga_spacing_mm"]) == age["ga_spacing_mm"] == 0.3
             same["age"] += 1
     assert same["plane"] >= 45
-    assert same["age"] >= 25
+    assert same["age"] >= 40
 
 
 def test_drop_and_paste(visit, frames):
