@@ -2,6 +2,7 @@
 import { ageText } from "./answers.js";
 import { Ruler } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
+import { keepOffline, openDocuments } from "./shell.js";
 import { Live, sortFiles, sourceError, watchDrops } from "./sources.js";
 import { ClassCards, GrowthChart, drawHistory, showAge } from "./view.js";
 
@@ -20,6 +21,7 @@ let engine = {
 let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
 let pending = null, queue = [], late = false, again = false, frozen = false, number = 0, dropped = 0;
 let still = null, last = null, readings = [], spokenAt = 0;
+let region = null; // part of a live picture that is read: x, y, width, height as shares of its size
 const frame = $("frame"), video = $("video");
 const cards = new ClassCards($("classes")), chart = new GrowthChart($("chart"), demo.chart);
 const live = new Live(video, onLiveFrame, stopLive);
@@ -27,8 +29,7 @@ const ruler = new Ruler($("ruler"), measured);
 const pixelSize = () => (Number($("pixel-size").value) > 0 ? Number($("pixel-size").value) : null);
 
 function notice(text) {
-  $("notice").textContent = text;
-  $("notice").hidden = !text;
+  Object.assign($("notice"), { textContent: text, hidden: !text });
 }
 
 // --- the engine: a worker that proves itself before it answers ---
@@ -49,9 +50,7 @@ function onProgress({ loaded, total }) {
   $("bytes").textContent = `${megabytes(loaded)} of ${megabytes(total)} MB`;
 }
 
-function onStage({ text }) {
-  $("stage-text").textContent = text;
-}
+const onStage = ({ text }) => { $("stage-text").textContent = text; };
 
 function onReady(facts) {
   [ready, working] = [facts, engine];
@@ -131,11 +130,10 @@ async function onLiveFrame() {
   pending = { id: -1 }; // taken, until the bitmap is there
   const seconds = video.currentTime;
   try {
-    const bitmap = await createImageBitmap(video);
-    if (!live.running || !ready) {
-      pending = null;
-      return;
-    }
+    const { videoWidth: wide, videoHeight: high } = video, [x, y, w, h] = region ?? [0, 0, 1, 1];
+    const bitmap = await createImageBitmap(video, x * wide, y * high, Math.max(1, w * wide), Math.max(1, h * high));
+    pending = null;
+    if (!live.running || !ready) return;
     keep(bitmap);
     send(bitmap, { source: $("source-name").textContent, seconds: seconds.toFixed(3) });
   } catch {
@@ -217,14 +215,14 @@ setInterval(() => {
 // --- sources ---
 
 function name(text) {
-  $("source-name").textContent = text;
-  $("source-name").hidden = !text;
+  Object.assign($("source-name"), { textContent: text, hidden: !text });
 }
 
 function stopLive() {
   if (live.running) live.stop();
   setFrozen(false);
-  for (const id of ["stop", "play", "video"]) $(id).hidden = true;
+  setRegion(null);
+  for (const id of ["stop", "play", "crop", "devices", "video"]) $(id).hidden = true;
   frame.hidden = false;
   $("freeze").disabled = true;
   document.body.dataset.live = "";
@@ -249,12 +247,20 @@ async function startLive(kind, label, begin) {
     notice(`${label}: ${sourceError(error)}`);
     return;
   }
-  video.hidden = false;
-  frame.hidden = true;
-  for (const id of ["stop", "play"]) $(id).hidden = id === "play" && kind !== "video";
+  for (const id of ["stop", "crop", "play"]) $(id).hidden = id === "play" && kind !== "video";
+  showLive();
+  if (kind === "camera") fillDevices();
   $("play").textContent = "Pause";
   $("freeze").disabled = false;
   document.body.dataset.live = kind;
+}
+
+/** Let the user choose between several cameras and capture cards; their names are known once one is allowed. */
+async function fillDevices() {
+  const found = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
+  const used = live.stream?.getVideoTracks()[0].getSettings().deviceId;
+  $("device").replaceChildren(...found.map(({ label, deviceId }) => new Option(label, deviceId, false, deviceId === used)));
+  $("devices").hidden = found.length < 2 || !live.stream;
 }
 
 function take(files) {
@@ -268,7 +274,7 @@ function take(files) {
   if (others.length) notice(`${others.map((file) => file.name).join(", ")}: neither a picture nor a video.`);
 }
 
-const pictures = new Map(), documents = new Map();
+const pictures = new Map();
 const fetched = (file) => fetch(`${file}?v=${demo.files[file].sha256}`);
 async function showSample(sample) {
   newSource();
@@ -294,7 +300,9 @@ async function fillSamples() {
 
 $("open").addEventListener("click", () => $("files").click());
 $("files").addEventListener("change", () => { take($("files").files); $("files").value = ""; });
-$("camera").addEventListener("click", () => startLive("camera", "Camera", () => live.camera()));
+const openCamera = (device) => startLive("camera", "Camera", () => live.camera(device));
+$("camera").addEventListener("click", () => openCamera());
+$("device").addEventListener("change", () => openCamera($("device").value));
 $("screen").addEventListener("click", () => startLive("screen", "Screen", () => live.screen()));
 $("stop").addEventListener("click", stopLive);
 $("play").addEventListener("click", () => {
@@ -308,7 +316,17 @@ function setFrozen(value) {
   frozen = value;
   $("freeze").setAttribute("aria-pressed", value);
   $("freeze").textContent = value ? "Unfreeze" : "Freeze";
-  if (live.running) [video.hidden, frame.hidden] = [value, !value];
+  showLive();
+}
+/** Of a live source the picture moves, except where a frozen or a cropped frame is shown. */
+function showLive() {
+  if (live.running) [video.hidden, frame.hidden] = [frozen || region !== null, !frozen && region === null];
+}
+function setRegion(value) {
+  region = value;
+  $("crop").setAttribute("aria-pressed", value !== null);
+  $("crop").textContent = value ? "Whole picture" : "Crop";
+  showLive();
 }
 $("freeze").addEventListener("click", () => { endRuler(); setFrozen(!frozen); });
 
@@ -335,12 +353,25 @@ $("measure").addEventListener("click", () => {
   if (!last) return;
   if (live.running) setFrozen(true);
   $("scale-text").textContent = "Click two points whose distance you know.";
-  ruler.begin(frame.width, frame.height);
+  ruler.begin(frame.width, frame.height, false);
+});
+$("crop").addEventListener("click", () => {
+  if (region || !last) return setRegion(null);
+  endRuler();
+  setFrozen(true);
+  ruler.begin(frame.width, frame.height, true);
 });
 let span = null;
-function measured(pixels) {
-  if (pixels === null) return endRuler();
-  span = pixels;
+function measured(points) {
+  if (points === null) return endRuler();
+  const [a, b] = points;
+  if (ruler.area) {
+    const { width, height } = frame;
+    setRegion([Math.min(a.x, b.x) / width, Math.min(a.y, b.y) / height, Math.abs(a.x - b.x) / width, Math.abs(a.y - b.y) / height]);
+    endRuler();
+    return setFrozen(false);
+  }
+  span = Math.hypot(a.x - b.x, a.y - b.y);
   $("distance").hidden = false;
   $("millimetres").focus();
 }
@@ -357,30 +388,10 @@ $("distance").addEventListener("submit", (event) => {
   readStill();
 });
 
-// --- saving, documents ---
-
 $("save-picture").addEventListener("click", () => savePicture(frame, last, demo.model.slice(0, 12)));
 $("save-table").addEventListener("click", () => saveTable(readings));
-for (const button of document.querySelectorAll("[data-document]")) {
-  button.addEventListener("click", async () => {
-    $("document-text").textContent = (await documents.get(button.dataset.document)).replace(/^---\n[\s\S]*?\n---\n/, ""); // without the card's metadata
-    $("document").showModal();
-  });
-}
 
-// --- the service worker first, so that what is fetched once is kept ---
-
-async function keepOffline() {
-  if (!navigator.serviceWorker) return;
-  navigator.serviceWorker.register("sw.js").catch(() => {});
-  const controlled = navigator.serviceWorker.controller ?? new Promise((resolve) => {
-    navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true });
-  });
-  await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 3000))]);
-  const hashes = Object.values(demo.files).map(({ sha256 }) => sha256);
-  navigator.serviceWorker.controller?.postMessage({ hashes });
-}
-await keepOffline();
+await keepOffline(demo); // first, so that what is fetched once is kept
 startEngine();
 fillSamples();
-for (const file of ["MODEL_CARD.md", "LICENCES.md"]) documents.set(file, fetched(file).then((response) => response.text()));
+openDocuments(fetched);

@@ -1,11 +1,11 @@
-// Pixel size measured on the picture: two points and their distance in mm. By pointer, or by arrow keys and Enter.
+// Two points on the picture: ends of a known distance, or corners of an area. By pointer, or by arrow keys and Enter.
 
 const SPACE = "http://www.w3.org/2000/svg";
 
 export class Ruler {
   /**
    * @param svg overlay that covers the picture
-   * @param done called with the distance of the two points in pixels of the picture, or null when cancelled
+   * @param done called with the two points in pixels of the picture, or null when cancelled
    */
   constructor(svg, done) {
     Object.assign(this, { svg, done, points: [], cursor: { x: 0, y: 0 }, width: 1, height: 1 });
@@ -14,8 +14,8 @@ export class Ruler {
     svg.addEventListener("keydown", (event) => this.key(event));
   }
 
-  begin(width, height) {
-    Object.assign(this, { width, height, points: [], cursor: { x: width / 2, y: height / 2 } });
+  begin(width, height, area) {
+    Object.assign(this, { width, height, area, points: [], cursor: { x: width / 2, y: height / 2 } });
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.removeAttribute("hidden");
     this.svg.focus();
@@ -42,9 +42,9 @@ export class Ruler {
     this.points.push({ ...this.cursor });
     this.draw();
     if (this.points.length < 2) return;
-    const [a, b] = this.points, pixels = Math.hypot(a.x - b.x, a.y - b.y);
-    if (pixels < 1) this.points.pop(); // a double click
-    else this.done(pixels);
+    const [a, b] = this.points;
+    if (Math.hypot(a.x - b.x, a.y - b.y) < 1) this.points.pop(); // a double click
+    else this.done(this.points);
   }
 
   key(event) {
@@ -69,7 +69,8 @@ export class Ruler {
     const arm = this.width / 40;
     const marks = shown.map(({ x, y }) => make("path", { d: `M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}` }));
     const [a, b] = shown;
-    if (b) marks.unshift(make("path", { d: `M${a.x} ${a.y}L${b.x} ${b.y}`, class: "line" }));
+    const line = b && (this.area ? `M${a.x} ${a.y}H${b.x}V${b.y}H${a.x}Z` : `M${a.x} ${a.y}L${b.x} ${b.y}`);
+    if (b) marks.unshift(make("path", { d: line, class: "line" }));
     this.svg.replaceChildren(...marks);
   }
 }

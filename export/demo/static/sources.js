@@ -12,8 +12,9 @@ export class Live {
     Object.assign(this, { video, onFrame, onEnd, stream: null, url: null, generation: 0 });
   }
 
-  async camera() {
-    const wanted = { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 720 } };
+  async camera(deviceId) {
+    const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "environment" };
+    const wanted = { ...which, width: { ideal: 1280 }, height: { ideal: 720 } };
     await this.show(await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false }));
   }
 

@@ -171,12 +171,12 @@ def test_the_first_sample_is_read_at_once(visit):
 
 
 def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_path):
-    visit.page.fill("#pixel-size", str(PIXEL_SIZE))
-    visit.page.check("#every-age")  # the untrained student may see no brain
+    visit.after(lambda: visit.page.fill("#pixel-size", str(PIXEL_SIZE)))
+    visit.after(lambda: visit.page.check("#every-age"))  # the untrained student may see no brain
     visit.after(lambda: visit.page.set_input_files("#files", frames), 50)
-    visit.page.uncheck("#every-age")
     with visit.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[-50:]
+    visit.after(lambda: visit.page.uncheck("#every-age"))
     assert [row["image"] for row in rows] == [frame.name for frame in frames]
     student = load_student(exported.folder)
     images = [np.asarray(Image.open(frame)) for frame in frames]
@@ -258,6 +258,25 @@ def test_camera_freeze_and_picture(visit, tmp_path):
     visit.page.click("#stop")
     assert not visit.page.is_visible("#video")
     assert visit.page.is_disabled("#freeze")
+
+
+def test_a_part_of_a_live_picture_is_read(visit):
+    visit.after(lambda: visit.page.click("#camera"), 2)
+    visit.page.click("#crop")
+    for corner in (0, 10):  # by keyboard, 100 pixels to the right of the middle and 50 down
+        for _ in range(corner):
+            visit.page.keyboard.press("Shift+ArrowRight")
+        for _ in range(corner // 2):
+            visit.page.keyboard.press("Shift+ArrowDown")
+        visit.page.keyboard.press("Enter")
+    visit.after(lambda: None, 3)
+    frame = "(({ width, height }) => [width, height])(document.getElementById('frame'))"
+    width, height = visit.page.evaluate(frame)
+    whole = visit.page.evaluate("document.getElementById('video').videoWidth")
+    assert (width, height) == pytest.approx((100, 50), abs=1)
+    visit.after(lambda: visit.page.click("#crop"), 3)
+    assert visit.page.evaluate(frame)[0] == whole
+    visit.page.click("#stop")
 
 
 @pytest.mark.slow
