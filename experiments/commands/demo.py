@@ -13,6 +13,7 @@ newest student in outputs.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> int:
         print(
             f"demo: http://{options.host}:{server.server_port}/ serves {folder}; Ctrl-C stops it", flush=True
         )
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
     return 0
 
 

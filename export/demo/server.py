@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,6 +40,12 @@ class _Handler(SimpleHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a visitor who leaves while a file is sent
+            super().handle_error(request, client_address)
+
+
 def server_of(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
     """Return a server of a folder's files that is bound, but does not serve yet; port 0 takes a free one.
 
@@ -46,7 +53,7 @@ def server_of(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
         ValueError: The address cannot be used.
     """
     try:
-        return ThreadingHTTPServer((host, port), partial(_Handler, directory=str(folder)))
+        return _Server((host, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         reason = "in use" if error.errno == errno.EADDRINUSE else error.strerror
         raise ValueError(f"--port={port}: {reason}; choose another, or --port=0 for a free one") from error
