@@ -20,7 +20,7 @@ export function readHeads(buffer) {
       const part = numbers.subarray(first, first + length);
       return dtype === "F16" ? Float32Array.from(part, (bits) => HALF[bits]) : part;
     };
-    return [name, { ...JSON.parse(texts[name]), shape, row }];
+    return [name, { ...JSON.parse(texts[name] ?? "{}"), shape, row }];
   }));
 }
 
@@ -49,14 +49,18 @@ export function classify(embedding, head, noneBelow) {
 
 /**
  * Similarity of an embedding with every age in the age table's row for an input's pixel spacing in mm.
- * @returns spacing of the row, first age in days, and the similarities; the only place that knows how the table is stored
+ * @returns spacing of the row, first age in days, and the similarities; null where the table has no such row.
+ * The only place that knows how the table is stored: vectors, or coordinates in a basis.
  */
-export function ageProfile(embedding, ages, spacing) {
-  const known = ages.spacings_mm_per_px.map(Number);
+export function ageProfile(embedding, heads, spacing) {
+  const { ages } = heads, basis = heads[ages.basis], known = ages.spacings_mm_per_px.map(Number);
   const nearest = known.reduce((best, value, index) =>
     Math.abs(value - spacing) < Math.abs(known[best] - spacing) ? index : best, 0);
+  // A basis comes with a full table, whose prompts print two decimals: another row would be off by days.
+  if (basis && known[nearest].toFixed(2) !== spacing.toFixed(2)) return null;
+  const point = basis ? similarities(embedding, basis.row(0, basis.shape[0] * basis.shape[1]), 1) : embedding;
   const length = ages.shape[1] * ages.shape[2];
-  const profile = similarities(embedding, ages.row(nearest * length, length), ages.cosine_scale);
+  const profile = similarities(point, ages.row(nearest * length, length), ages.cosine_scale);
   return { spacing: known[nearest], firstDay: ages.ages_days[0], profile };
 }
 

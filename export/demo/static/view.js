@@ -110,12 +110,13 @@ export class GrowthChart {
 }
 
 /** The card of the age: its text says why there is none. */
-export function showAge(chart, { age, brain }, hasAges, pixelSize) {
+export function showAge(chart, { age, brain, noRow }, hasAges, pixelSize) {
   $("age-card").hidden = !hasAges;
   chart.show(age);
   $("age").textContent = age ? ageText(age.days) : "–";
   const text = [];
-  if (!age) text.push(brain || pixelSize === null ? "Needs the pixel size of the picture." : "The plane is not the brain.");
+  if (noRow) text.push(`The export's age table has no row for ${noRow} mm, the pixel spacing of the student's input.`);
+  else if (!age) text.push(brain || pixelSize === null ? "Needs the pixel size of the picture." : "The plane is not the brain.");
   else {
     if (age.low !== null) text.push(`${ageText(age.low)} to ${ageText(age.high)}; such intervals hold the age of ${percent(age.coverage)} of patients.`);
     text.push(chart.expected);

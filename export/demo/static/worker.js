@@ -62,19 +62,21 @@ async function embed(input) {
 const inputOf = ({ rgba, width, height }) => toInput(rgba, width, height, side, kernel);
 
 /** Run the golden frames through this page's own path; refuse to answer when an embedding is not the exporter's. */
-async function selfTest(golden, files) {
+async function selfTest(golden, weights, files) {
   const least = { input: 1, frame: 1, resize: 0 };
-  for (const row of golden.rows) {
+  const own = golden.variants?.[weights] ?? golden; // smaller weights may have limits and answers of their own
+  for (const [number, row] of golden.rows.entries()) {
+    const { embedding } = own.rows[number];
     const [input, frame] = await Promise.all(["input", "frame"].map(async (kind) =>
       inputOf(await pixelsOf(new Blob([files[`golden/${row[kind]}`]])))));
     const difference = input.reduce((most, value, index) => Math.max(most, Math.abs(value - frame[index])), 0);
-    const fromInput = cosine(await embed(input), row.embedding);
+    const fromInput = cosine(await embed(input), embedding);
     // Equal pixels have equal embeddings: the second run is left out.
-    const fromFrame = difference === 0 ? fromInput : cosine(await embed(frame), row.embedding);
+    const fromFrame = difference === 0 ? fromInput : cosine(await embed(frame), embedding);
     least.resize = Math.max(least.resize, difference);
     for (const [kind, value] of [["input", fromInput], ["frame", fromFrame]]) {
       least[kind] = Math.min(least[kind], value);
-      const limit = golden[`cosine_min_from_${kind}`];
+      const limit = own[`cosine_min_from_${kind}`];
       if (!(value >= limit)) {
         throw new Error(`self-test failed: ${row[kind]} has cosine ${value.toFixed(4)} with the exported embedding, `
           + `at least ${limit} is needed. This browser computes something else than the trained student`);
@@ -102,7 +104,7 @@ async function start(options) {
   session = await ort.InferenceSession.create(files[model], { executionProviders: [options.runtime] });
   [output] = session.outputNames;
   tell("stage", { text: "Self-test on the golden frames" });
-  const tested = await selfTest(json(files["golden/golden.json"]), files);
+  const tested = await selfTest(json(files["golden/golden.json"]), options.weights, files);
   tell("ready", { tested, milliseconds: performance.now() - begun, side, calibrated: Boolean(manifest.answers), hasAges: "ages" in heads });
 }
 
@@ -114,14 +116,18 @@ async function read({ id, frame, pixelSize, everyAge }) {
     ...benchmark, ...classify(embedding, heads[benchmark.name], limits.none_below[benchmark.name]),
   }));
   const brain = !classes.some(({ key, answer }) => key === demo.brain.key && answer !== demo.brain.label);
-  let age = null;
+  let age = null, noRow = null;
   if ((brain || everyAge) && pixelSize && heads.ages) {
     const spacing = (Math.max(pixels.width, pixels.height) / side) * pixelSize;
-    age = estimateAge(ageProfile(embedding, heads.ages, spacing), demo.top_ages, limits.age_drop);
-    Object.assign(age, { coverage: age.low === null ? null : limits.coverage, far: Math.abs(age.spacing - spacing) > FAR * spacing });
+    const row = ageProfile(embedding, heads, spacing);
+    noRow = row === null ? spacing.toFixed(2) : null;
+    if (row) {
+      age = estimateAge(row, demo.top_ages, limits.age_drop);
+      Object.assign(age, { coverage: age.low === null ? null : limits.coverage, far: Math.abs(age.spacing - spacing) > FAR * spacing });
+    }
   }
   const { width, height } = pixels;
-  tell("answer", { id, classes: classes.filter(({ ofBrain }) => brain || !ofBrain), age, brain, width, height });
+  tell("answer", { id, classes: classes.filter(({ ofBrain }) => brain || !ofBrain), age, brain, noRow, width, height });
 }
 
 onmessage = async ({ data }) => {

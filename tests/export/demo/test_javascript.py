@@ -96,7 +96,7 @@ def test_the_age_table_of_an_export(modules, exported):
     script = """import { ageProfile, readHeads } from "./answers.js";
     const file = readFileSync(given.heads);
     const heads = readHeads(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
-    console.log(JSON.stringify(given.embeddings.map((one) => ageProfile(one, heads.ages, 0.3))));"""
+    console.log(JSON.stringify(given.embeddings.map((one) => ageProfile(one, heads, 0.3))));"""
     for found, embedding in zip(node(modules, script, given), embeddings, strict=True):
         assert (found["spacing"], found["firstDay"]) == (used, days[0])
         wanted = student.cosine_scale * vectors @ embedding
