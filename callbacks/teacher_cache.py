@@ -14,10 +14,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from callbacks.evaluation.age_table_cache import weights_digest
 from callbacks.tracking.console import progress_bar
 from datamodules import FetalDataModule, PairShardsDataModule
 from datamodules.pairs.stores import TeacherStore
+from models.age_table_cache import weights_digest
 from models.files import digest
 
 CHECKED = 8

@@ -16,7 +16,7 @@ import numpy as np
 from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from export.graphs.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
-from export.graphs.heads import build_heads, write_heads
+from export.graphs.heads import build_heads, describe_heads, grid, ship, write_heads
 from export.graphs.onnx_graph import quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import text_reference, write_text_encoder
@@ -34,6 +34,7 @@ from export.options import GROUPS, Options
 from export.package.golden import write_golden
 from export.package.manifest import MANIFEST, PACKAGES, Export, read_export, write_manifest
 from export.package.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
+from export.package.readme import CLIENTS, LICENCE_TEXT, README, licence_text, write_readme
 from export.parity.frames import calibration_pixels, corpus_spacings, evaluation_frames
 from export.parity.ledger import (
     DROPPED,
@@ -49,13 +50,21 @@ from export.parity.ledger import (
     read_gates,
 )
 from export.parity.measure import measure, text_row
-from export.variants import ExportContext, Variant, torch_runner, write_coreml_variants, write_onnx_variants
+from export.variants import (
+    ExportContext,
+    Variant,
+    torch_runner,
+    write_coreml_variants,
+    write_litert_variants,
+    write_onnx_variants,
+    write_resize_variant,
+)
 from models import DualEncoder, QuantisedStudent, fused_copy
 from models.files import package_versions, write_json
 from models.student.base import ANSWERS
+from models.student.manifest import without_prompts
 from models.student.onnx_files import HEADS, onnx_runner
 
-VERIFY = Path(__file__).parent / "parity" / "verify_coreml.py"
 LEDGER = "parity.json"
 FIRST_FRAMES = 8  # on which the fused model is compared before anything is converted
 NOISE_FRAMES = 4  # that calibrate int8 for timing
@@ -178,12 +187,12 @@ def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> li
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
     shipped = set(options.printed_spacings)
     if not options.only_spacings:
-        shipped.update(corpus_spacings(data, student.preprocessing))
+        shipped |= grid(corpus_spacings(data, student.preprocessing))
     # HC18's frames are judged with their own spacings, shipped or not; not for random weights, whose scores are noise.
     _say("embedding prompts")
     scored = {spacing for printed in frames.spacings().values() for spacing in printed} if trained else set()
-    heads, ages = build_heads(student, subject.protocol, shipped | scored)
-    shipped_ages = ages.only(shipped) if ages is not None and shipped else None
+    cache = None if options.age_cache is None else Path(options.age_cache)
+    heads, ages = build_heads(student, subject.protocol, shipped | scored, cache)
     metadata = metadata_of(student) | {METADATA_LICENCE: " ".join(weight_origin(subject.source))}
     context = ExportContext(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
@@ -195,9 +204,11 @@ def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> li
             f"export: {different} on the first {len(first.records)} frames; the fused student does not compute what "
             "the trained one computes, so nothing was converted"
         )
+    small = None if ages is None else ship(ages, *frames.embedded_heads(reference if trained else None))
     _write_models(context, subject, options)
     _say("measuring parity")
-    rows = measure(reference, [fused, *context.variants], frames, heads, ages, gates, trained=trained)
+    variants = [fused, *context.variants]
+    rows = measure(reference, variants, frames, heads, ages, gates, trained=trained, shipped=small)
     rows += [*context.not_run, *coreml_rows(context.artifacts, gates, trained=trained)]
     rows = [_dropped_if_missed(row) for row in rows]
     _say("timing int8 against float32")
@@ -208,10 +219,11 @@ def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> li
     if options.text_encoder:
         run = onnx_runner(folder / context.artifacts["onnx-text"]["file"])
         rows.append(text_row(*text_reference(student), run, gates))
+    shipped_ages = small.only(shipped) if small is not None and shipped else None
     write_heads(folder / HEADS, heads, shipped_ages, ties_of(metadata))
-    write_golden(folder / "golden", student.preprocessing, reference, heads, shipped_ages)
-    shutil.copyfile(VERIFY, folder / VERIFY.name)
-    _describe(context, subject, rows)
+    kept = [one for one in context.variants if one.name in context.artifacts and one.head is None]
+    write_golden(folder / "golden", student.preprocessing, reference, kept, heads, shipped_ages)
+    _describe(context, subject, rows, describe_heads(heads, shipped_ages), gates)
     return rows
 
 
@@ -239,6 +251,8 @@ def _write_models(context: ExportContext, subject: _Subject, options: Options) -
     """Write all models, with a row for each that cannot run here."""
     with _step(context, "writing ONNX"):
         write_onnx_variants(context, options.dynamic_batch)
+        if options.with_resize:
+            write_resize_variant(context)
         if BFLOAT16 not in options.left_out:
             enter_bfloat16(context)
     wanted = [name for name in INT8_VARIANTS if name not in options.left_out]
@@ -252,25 +266,34 @@ def _write_models(context: ExportContext, subject: _Subject, options: Options) -
     context.not_run += [
         Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in wanted if name not in int8
     ]
+    if not GROUPS["litert"] <= options.left_out:
+        with _step(context, "converting to LiteRT"):
+            write_litert_variants(context, options.left_out)
     if not GROUPS["coreml"] <= options.left_out:
         with _step(context, "converting to Core ML"):
             write_coreml_variants(context, options.left_out)
     if options.text_encoder:
         with _step(context, "writing the text tower"):
-            path, files = write_text_encoder(subject.student, context.folder / "text", context.metadata)
+            path, files = write_text_encoder(
+                subject.student, context.folder / "text", context.tied("onnx-text")
+            )
             context.add("onnx-text", path, "onnx", batch="any", output=TEXT_EMBEDDING_NAME)
             for file in files:
                 # By its path: tokenizer.json and tokenizer.model share a stem.
                 context.add(file.relative_to(context.folder).as_posix(), file, "text")
 
 
-def _describe(context: ExportContext, subject: _Subject, rows: list[Row]) -> None:
-    """Write parity ledger, licences, model card and, last, the manifest.
-
-    The manifest hashes every file except the ledger, which `export.parity.verify_coreml` finishes on a Mac.
-    """
+def _describe(
+    context: ExportContext,
+    subject: _Subject,
+    rows: list[Row],
+    heads: Mapping[str, Mapping[str, Any]],
+    gates: Gates,
+) -> None:
+    """Write parity ledger, documents and, last, the manifest, which hashes every other file."""
     folder, student, source = context.folder, subject.student, subject.source
     protocol = subject.protocol.digest
+    own_gates = {} if gates == read_gates() else gates
     context.add("heads", folder / HEADS, "heads")
     context.add("golden", folder / "golden", "golden")
     facts: dict[str, Any] = {
@@ -279,27 +302,42 @@ def _describe(context: ExportContext, subject: _Subject, rows: list[Row]) -> Non
         "protocol": protocol,
         "warnings": context.warnings,
     }
-    write_json(folder / LEDGER, {**facts, "rows": [row.to_dict() for row in rows]})
+    write_json(folder / LEDGER, {**facts, "custom_gates": own_gates, "rows": [row.to_dict() for row in rows]})
+    context.add("parity", folder / LEDGER, "ledger")
     write_licences(folder / LICENCES, source, protocol)
-    side, artifacts = student.preprocessing.image_size, context.artifacts
+    (folder / LICENCE_TEXT).write_text(licence_text(), encoding="utf-8")
+    contract = contract_of(student.preprocessing)
+    for path in CLIENTS:
+        shutil.copyfile(path, folder / path.name)
+    write_readme(folder / README, contract=contract, heads=heads, artifacts=context.artifacts)
     write_model_card(
-        folder / MODEL_CARD, source=source, side=side, artifacts=artifacts, rows=rows, protocol=protocol
+        folder / MODEL_CARD,
+        source=source,
+        side=student.preprocessing.image_size,
+        artifacts=context.artifacts,
+        rows=rows,
+        protocol=protocol,
+        custom_gates=own_gates,
     )
-    for name in (MODEL_CARD, LICENCES, VERIFY.name):
+    for name in (README, MODEL_CARD, LICENCES, LICENCE_TEXT, *(path.name for path in CLIENTS)):
         context.add(name, folder / name, "document")
     if subject.calibration is not None:
         facts[ANSWERS] = {**subject.calibration, "prompts": {}}  # heads.safetensors holds them
-    _write_manifest(context, student, source, **facts)
+    _write_manifest(context, student, source, heads, **facts)
 
 
 def _write_manifest(
-    context: ExportContext, student: DualEncoder, source: Mapping[str, Any], **facts: Any
+    context: ExportContext,
+    student: DualEncoder,
+    source: Mapping[str, Any],
+    heads: Mapping[str, Mapping[str, Any]],
+    **facts: Any,
 ) -> None:
-    contract = contract_of(student.preprocessing)
     own = {
         "source": source,
-        "contract": contract,
+        "contract": contract_of(student.preprocessing),
         "embed_dim": student.embed_dim,
+        "heads": {name: without_prompts(head) for name, head in heads.items()},
         "artifacts": context.artifacts,
     }
     write_manifest(context.folder, {**facts, **ties_of(context.metadata), **own})
@@ -317,7 +355,9 @@ def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, 
             shape = (NOISE_FRAMES, 3, context.side, context.side)
             noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
             write_int8_variants(context, [name for name in INT8_VARIANTS if runs_here(name)], noise)
-    write_heads(folder / HEADS, build_heads(student, protocol, set())[0], None, ties_of(context.metadata))
+    heads = build_heads(student, protocol, set())[0]
+    write_heads(folder / HEADS, heads, None, ties_of(context.metadata))
     context.add("heads", folder / HEADS, "heads")
-    _write_manifest(context, student, {"weights": "for timing only", "recipe": student.recipe()})
+    source = {"weights": "for timing only", "recipe": student.recipe()}
+    _write_manifest(context, student, source, describe_heads(heads, None))
     return read_export(folder)

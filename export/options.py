@@ -11,11 +11,12 @@ from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from export.int8.variants import INT8_VARIANTS
 from export.latency.backends import BFLOAT16
-from export.variants import COREML
+from export.variants import COREML, LITERT
 
-VARIANTS = (BFLOAT16, *INT8_VARIANTS, *COREML)
+VARIANTS = (BFLOAT16, *INT8_VARIANTS, *LITERT, *COREML)
 GROUPS = {
     "coreml": frozenset(COREML),
+    "litert": frozenset(LITERT),
     "int8": frozenset(name for name in VARIANTS if name.endswith("-int8")),
 }
 SKIPPABLE = (*GROUPS, *VARIANTS)
@@ -32,6 +33,7 @@ class Options:
 
     dynamic_batch: bool = False
     text_encoder: bool = False
+    with_resize: bool = False
     spacings: list[PixelSpacing] | None = None  # type: ignore[valid-type]
     only_spacings: bool = False
     skip: Sequence[str] = ()
@@ -41,6 +43,7 @@ class Options:
     gates: str | None = None
     keep_slow_int8: bool = False
     int8_from: str | None = None
+    age_cache: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.skip:

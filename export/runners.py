@@ -1,4 +1,4 @@
-"""ONNX files as functions on arrays in OpenVINO (`models.student.onnx_files` has ONNX Runtime's).
+"""Files as functions on arrays in OpenVINO and LiteRT (`models.student.onnx_files` has ONNX Runtime's).
 
 No PyTorch here, and each runtime is imported where it is used: a latency worker measures cold start and peak memory.
 """
@@ -6,8 +6,11 @@ No PyTorch here, and each runtime is imported where it is used: a latency worker
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from models.student.onnx_files import Run, batched
+from numpy.typing import NDArray
+
+from models.student.onnx_files import Floats, Run, batched
 
 
 def openvino_runner(
@@ -34,3 +37,20 @@ def openvino_runner(
     compiled = core.compile_model(model, "CPU", settings)
     # OpenVINO reuses the memory of an output.
     return batched(lambda part: compiled({0: part})[0].copy(), batch)
+
+
+def litert_runner(path: Path | str, threads: int = 0) -> Run:
+    """Load a ``.tflite`` file of one input, batch one, in LiteRT on the CPU (XNNPACK); `threads` as for OpenVINO."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=threads or None)
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def call(part: NDArray[Any]) -> Floats:
+        interpreter.set_tensor(source["index"], part)
+        interpreter.invoke()
+        found: Floats = interpreter.get_tensor(target["index"])
+        return found
+
+    return batched(call, 1)

@@ -14,6 +14,7 @@ import torch
 from export.graphs.contract import (
     EMBEDDING_NAME,
     INPUT_NAME,
+    METADATA_ARTIFACT,
     METADATA_DIGEST,
     METADATA_LABELS,
     PROBABILITIES_NAME,
@@ -21,15 +22,17 @@ from export.graphs.contract import (
 from export.graphs.coreml_inspection import inspect_package
 from export.graphs.coreml_package import COMPRESSIONS, Compression, Package, compress_package, write_package
 from export.graphs.heads import ClassHead
-from export.graphs.onnx_graph import append_classifier, weight_count, write_onnx
+from export.graphs.litert_file import NO_LITERT, litert_installed, quantise_litert, write_litert
+from export.graphs.onnx_graph import append_classifier, prepend_resize, weight_count, write_onnx
 from export.graphs.pixel_graph import PixelClassifier, PixelEncoder
 from export.package.manifest import artifact_entry
 from export.parity.ledger import NOT_RUN, Row
+from export.runners import litert_runner
 from metrics.benchmarks import BENCHMARKS
 from models.student.onnx_files import Floats, Run, onnx_runner
 from models.zero_shot import COSINE_SCALE
 
-ENCODER_FILE = "image_encoder.onnx"
+ENCODER_FILE, RESIZE_FILE = "image_encoder.onnx", "image_encoder_resize.onnx"
 SOURCE = "coreml-fp16"  # of the packages with smaller weights
 
 
@@ -65,6 +68,12 @@ def _coreml_table() -> dict[str, CoremlVariant]:
     return table
 
 
+# name -> file and gate
+LITERT = {
+    "litert-fp32": ("image_encoder.tflite", "float32"),
+    "litert-int8": ("image_encoder_int8.tflite", "compressed"),
+}
+LITERT_OUTPUT = "output_0"  # the converter names it
 COREML = _coreml_table()
 """Every Core ML package, by name."""
 
@@ -76,6 +85,7 @@ class Variant:
     Attributes:
         run: From pixel values [N, 3, S, S] to embeddings [N, D], or probabilities [N, C] for a classifier.
         head: Benchmark of a classifier, None for an encoder.
+        whole: `run` takes one frame as it is, uint8 RGB [H, W, 3], and returns [1, D].
     """
 
     name: str
@@ -83,6 +93,7 @@ class Variant:
     gate: str
     run: Run
     head: str | None = None
+    whole: bool = False
 
 
 @dataclass
@@ -113,6 +124,10 @@ class ExportContext:
     def side(self) -> int:
         """Side of the frame, in pixels."""
         return self.encoder.model.preprocessing.image_size
+
+    def tied(self, name: str) -> dict[str, str]:
+        """Return the metadata of an ONNX file: those of every artifact, and its name."""
+        return {**self.metadata, METADATA_ARTIFACT: name}
 
     def add(self, name: str, path: Path, kind: str, **facts: Any) -> None:
         """Add a written file or package to the manifest."""
@@ -145,7 +160,7 @@ def write_onnx_variants(context: ExportContext, dynamic_batch: bool) -> None:
         encoder,
         input_name=INPUT_NAME,
         output_name=EMBEDDING_NAME,
-        metadata=context.metadata,
+        metadata=context.tied("onnx-fp32"),
         dynamic_batch=dynamic_batch,
     )
     batch = "any" if dynamic_batch else 1
@@ -155,9 +170,45 @@ def write_onnx_variants(context: ExportContext, dynamic_batch: bool) -> None:
         path = context.folder / f"{name}_classifier.onnx"
         weights = (COSINE_SCALE * head.vectors).numpy()
         labels = {METADATA_LABELS: json.dumps(head.labels, ensure_ascii=False)}
-        append_classifier(encoder, path, weights, PROBABILITIES_NAME, {**context.metadata, **labels})
+        append_classifier(
+            encoder, path, weights, PROBABILITIES_NAME, {**context.tied(f"onnx-{name}"), **labels}
+        )
         context.add(f"onnx-{name}", path, "onnx", batch=batch, output=PROBABILITIES_NAME)
         context.variants.append(Variant(f"onnx-{name}", how, "float32-classifier", onnx_runner(path), name))
+
+
+def write_resize_variant(context: ExportContext) -> None:
+    """Write the float32 encoder with padding and resize inside, batch one."""
+    path, preprocessing = context.folder / RESIZE_FILE, context.encoder.model.preprocessing
+    name, kernel = "onnx-resize", preprocessing.interpolation
+    prepend_resize(context.folder / ENCODER_FILE, path, context.side, kernel, context.tied(name))
+    context.add(name, path, "onnx", batch=context.artifacts["onnx-fp32"]["batch"], output=EMBEDDING_NAME)
+    how = "ONNX Runtime, CPU; whole frames, resized in the graph"
+    context.variants.append(Variant(name, how, "resized", onnx_runner(path), whole=True))
+
+
+def write_litert_variants(context: ExportContext, skip: Collection[str]) -> None:
+    """Write the encoder for LiteRT, and from it the copy with int8 weights."""
+    if not litert_installed():
+        context.not_run += [
+            Row(name, "-", status=NOT_RUN, note=NO_LITERT) for name in LITERT if name not in skip
+        ]
+        return
+    source = context.folder / LITERT["litert-fp32"][0]
+    if "litert-fp32" in skip:
+        note = "it is made from litert-fp32, which --skip leaves out"
+        context.not_run.append(Row("litert-int8", "-", status=NOT_RUN, note=note))
+        return
+    for name, (file, gate) in LITERT.items():
+        if name in skip:
+            continue
+        path = context.folder / file
+        if path == source:
+            write_litert(context.encoder, path, context.side)
+        else:
+            quantise_litert(source, path)
+        context.add(name, path, "litert", batch=1, output=LITERT_OUTPUT)
+        context.variants.append(Variant(name, "LiteRT, CPU", gate, litert_runner(path)))
 
 
 def write_coreml_variants(context: ExportContext, skip: Collection[str]) -> None:

@@ -157,7 +157,8 @@ NOT_IMPORTED = {
 }  # fmt: skip
 IMPORT_NAMES = {
     "opencv-python-headless": "cv2", "open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml",
-    "pytest-xdist": "xdist", "scikit-learn": "sklearn",
+    "pytest-xdist": "xdist", "scikit-learn": "sklearn", "litert-torch": "litert_torch",
+    "ai-edge-litert": "ai_edge_litert", "ai-edge-quantizer": "ai_edge_quantizer",
 }  # fmt: skip
 
 

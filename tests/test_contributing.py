@@ -20,6 +20,7 @@ from experiments.config import resolve
 from experiments.sweep.local_settings import local_settings
 from experiments.sweep.sweep_file import read_sweep
 from export.graphs.contract import EMBEDDING_NAME
+from export.graphs.onnx_graph import add_metadata
 from export.graphs.pixel_graph import PixelEncoder
 from export.parity.ledger import embedding_figures, read_gates
 from export.variants import ENCODER_FILE, ExportContext, Variant, write_onnx_variants
@@ -106,7 +107,12 @@ def test_a_sweep_runs_here_with_options_that_exist(tmp_path):
 
 def test_an_export_variant_is_written_and_runs(tmp_path):
     names = {"onnx": onnx, "convert_float_to_float16": convert_float_to_float16, "Variant": Variant}
-    names |= {"ENCODER_FILE": ENCODER_FILE, "EMBEDDING_NAME": EMBEDDING_NAME, "onnx_runner": onnx_runner}
+    names |= {
+        "ENCODER_FILE": ENCODER_FILE,
+        "EMBEDDING_NAME": EMBEDDING_NAME,
+        "onnx_runner": onnx_runner,
+        "add_metadata": add_metadata,
+    }
     exec(f"from __future__ import annotations\n{recipe('export variant')}", names)
     context = ExportContext(tmp_path, PixelEncoder(fastvit([24, 96])).eval(), {}, {})
     write_onnx_variants(context, dynamic_batch=False)

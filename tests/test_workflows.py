@@ -115,7 +115,7 @@ def test_every_dependency_has_a_floor_that_ci_installs():
     steps = yaml.safe_load(WORKFLOWS[0].read_text())["jobs"]["floors"]["steps"]
     (install,) = (step["run"] for step in steps if "lowest-direct" in step.get("run", ""))
     (compiled,) = (line for line in install.replace("\\\n", "").splitlines() if "lowest-direct" in line)
-    assert set(re.findall(r"--extra (\w+)", compiled)) == set(extras)
+    assert set(re.findall(r"--extra (\w+)", compiled)) == set(extras) - {"litert"}, "it pins pydantic"
     assert steps[-1]["run"] == "make test"
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation.age_table_cache import AgeTableCache
 from callbacks.evaluation.input_ablations import Inputs, ablated_inputs
 from callbacks.evaluation.zero_shot_evaluation import (
     Details,
@@ -41,6 +40,7 @@ from metrics.growth_chart import LOWER, MEDIAN, UPPER, head_circumference_mm
 from metrics.names import CONSTANT, PIXEL_SIZE, STUDENT, interval_names
 from metrics.subgroups import RESAMPLES, age_band, subgroup_scores, thirds
 from models import DualEncoder
+from models.age_table_cache import AgeTableCache
 from models.zero_shot import AgeTable, age_embeddings, encode_images
 
 

@@ -1,4 +1,4 @@
-"""Write a student's ONNX and Core ML files, heads, golden files and model card, with their proof of parity.
+"""Write a student's ONNX, LiteRT and Core ML files, heads, golden files and model card, with their proof of parity.
 
 usage: sonodistill export CKPT [options]
 
@@ -10,14 +10,16 @@ CKPT is a checkpoint, or random:NAME for an open_clip architecture with random w
   --protocol=FILE              prompts of the zero-shot heads
   --spacings=[0.21,0.34]       pixel spacings (mm) of the age table, beside those of the corpus
   --only_spacings=true         only these spacings
-  --skip=coreml,int8           variants to leave out: rows of parity.json, or all coreml-*, or all *-int8
+  --skip=coreml,int8           variants to leave out: rows of parity.json, all coreml-*, litert-*, *-int8
   --text_encoder=true          export the text tower too
+  --with_resize=true           export an ONNX file that pads and resizes a frame of any size itself
   --dynamic_batch=true         leave the batch axis of the ONNX files open
   --int8_from=CKPT             weights and ranges of a quantisation-aware training (EXP=srkd-qat)
   --keep_slow_int8=true        keep an int8 file that is slower than float32 here
   --split=test                 evaluation frames: test, val or all
   --frames=N                   at most so many evaluation frames a benchmark
   --calibration_frames=64      training frames that calibrate int8
+  --age_cache=FOLDER           where age tables are kept for the next export; default: data/cache/ages (null: nowhere)
   --gates=FILE                 parity gates; default: export/parity/gates.yaml
   --trust                      build classes of other packages that the checkpoint names
 """
@@ -54,6 +56,7 @@ EXPORT_HINT = "give the folder that make export CKPT=... wrote"
 PROGRAM = ".venv/bin/python -m experiments export"
 LISTS = ("skip", "spacings")  # options that take several values
 RANDOM_SPACING = 0.30
+AGE_CACHE = "data/cache/ages"
 RANDOM_FRAMES = (
     48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
 )
@@ -200,7 +203,7 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_argument("--protocol", type=str | None, default=None)
     parser.add_class_arguments(Options, None)
     parser.add_subclass_arguments(FetalDataModule, "data")
-    parser.set_defaults({"data": data})
+    parser.set_defaults({"data": data, "age_cache": AGE_CACHE})
     parsed = parser.parse_args([*data_arguments(preset), *argv])
     options_of(parsed)
     return parsed

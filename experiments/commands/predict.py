@@ -45,13 +45,13 @@ from experiments.process import Parser
 from figures.annotated import annotated, heat_over
 from models import load_student
 from models.student.base import AT_ONCE, BRAIN, NONE, Row, Student
+from models.student.onnx_files import SpacingNotInTableError
 
 OUT = Path("outputs/predictions")
 TABLE = "predictions.csv"
 WRITTEN = {TABLE, "predictions.parquet", "embeddings.npz", "annotated", "saliency"}
 TEXTS = ("image", "plane", "brain_plane", "ga", "error")
 QUIET_SECONDS, TERMINAL_SECONDS, LOG_SECONDS = 5.0, 0.2, 30.0
-FAR = 0.05  # relative distance of an image's pixel spacing from the export's nearest one that is reported
 SHOWN = 5
 
 
@@ -207,8 +207,9 @@ def _answers(
                 _, vector, row = next(answers)
                 if one.pixel_size_mm is not None and (options.ages == "all" or row.get("plane") == BRAIN):
                     spacing = student.spacing((image.shape[1], image.shape[0]), one.pixel_size_mm)
-                    row |= student.ages(vector[None], [spacing])[0]
-                    if abs(row["ga_spacing_mm"] - spacing) > FAR * spacing:
+                    try:
+                        row |= student.ages(vector[None], [spacing])[0]
+                    except SpacingNotInTableError:
                         far.append(spacing)
                 rows.append({"image": one.name, **row})
             yield rows, images, embedded
@@ -287,9 +288,7 @@ def _say(
         print("no ages: they need the pixel size (PIXEL_SIZE=0.2, or a column pixel_size_mm)")
     if far:
         sizes = ", ".join(sorted({f"{spacing:.2f}" for spacing in far})[:SHOWN])
-        print(
-            f"warning: {len(far)} ages use a far pixel spacing of the export's table; export with --spacings={sizes}"
-        )
+        print(f"warning: {len(far)} images without an age: export again with --spacings={sizes}")
     print(f"predictions: {target / TABLE} and predictions.parquet")
     if failed:
         more = f" and {len(failed) - SHOWN} more (column error)" if len(failed) > SHOWN else ""

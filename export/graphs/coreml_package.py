@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_LICENCE
 from export.graphs.onnx_graph import one_line
+from models.files import package_versions
 
 LABEL_NAME = "label"
 # Rounding these to half precision would cost digits of the embedding's direction and, in the softmax, of
@@ -112,8 +113,9 @@ def write_package(module: nn.Module, path: Path, package: Package, metadata: Map
     colour = "Gray" if package.gray else "RGB"
     model.input_description[INPUT_NAME] = f"{colour} frame, {package.side} x {package.side} pixels"
     model.license = metadata.get(METADATA_LICENCE, "")
+    model.author, model.version = "SonoDistill", package_versions("sonodistill")["sonodistill"]
     model.user_defined_metadata.update(metadata)
-    model.save(str(path))
+    _save(model, path)
 
 
 def _convert(module: nn.Module, example: Tensor, name: str, settings: Callable[[], dict[str, Any]]) -> Any:
@@ -149,4 +151,11 @@ def compress_package(source: Path, target: Path, compression: Compression) -> No
     else:
         palette = optimize.OpPalettizerConfig(nbits=compression.bits, mode=compression.mode)
         smaller = optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=palette))
-    smaller.save(str(target))
+    _save(smaller, target)
+
+
+def _save(model: Any, path: Path) -> None:
+    """Save a package without the table that coremltools adds for ExecuTorch's debugger, which no app reads."""
+    model.save(str(path))
+    for table in path.rglob("executorch_debug_handle_mapping.json"):
+        table.unlink()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,25 @@ from tqdm import tqdm
 from datamodules.evaluation.protocol import Protocol
 from metrics import AGES_DAYS
 from metrics.benchmarks import BENCHMARKS
+from metrics.biometry import predicted_age_days
 from models import DualEncoder
-from models.student.onnx_files import AGES
+from models.age_table_cache import AgeTableCache
+from models.student.onnx_files import AGES, BASIS
 from models.zero_shot import COSINE_SCALE, AgeTable, age_embeddings, class_embeddings
 
 QUIET_SECONDS = 5.0  # shorter computations show no progress bar
 LOG_SECONDS = 30.0  # between two lines of a log file
+RANKS = (16, 32, 48, 64, 96, 128, 192)
+# Two days are what rounding to float16 alone moves some heads whose fifteenth and sixteenth ages nearly tie.
+DAYS, SHARE_WITHIN = 2, 0.99
+HEADS_AT_ONCE = 64
+WIDEST_GRID = 400  # hundredths of a millimetre
+CLASS_FORMULA = "probabilities = softmax(cosine_scale * vectors @ embedding)"
+AGE_FORMULA = (
+    "take the row whose spacing is longer_side / input_side * pixel_size_mm, printed with two decimals (there is no "
+    "age at other spacings); similarity = coordinates @ (ages_basis @ embedding); the age is the middle one, in days, "
+    "of the 15 ages of highest similarity, of equal ones the younger first"
+)
 
 
 @dataclass(frozen=True)
@@ -51,24 +64,95 @@ class AgeHead:
     templates: Sequence[str]
     table: AgeTable
 
-    def only(self, spacings: Iterable[str]) -> AgeHead:
-        """Return the head with only the rows of these printed spacings."""
-        chosen = tuple(sorted(set(spacings)))
-        rows = [self.table.spacings.index(spacing) for spacing in chosen]
-        return AgeHead(self.templates, AgeTable(chosen, self.table.vectors[rows]))
 
-    def rounded(self) -> AgeHead:
-        """Return the head as it ships: stored in float16."""
-        return AgeHead(self.templates, AgeTable(self.table.spacings, self.table.vectors.half().float()))
+@dataclass(frozen=True)
+class ShippedAges:
+    """The age table as it ships: a few coordinates of each age, which cost a fraction of its vectors.
+
+    Only differences between the ages of one spacing decide an age, so each spacing's mean is left out. Spacings are not
+    thinned: a text tower reads digits, and between 0.99 and 1.00 mm an interpolated age was up to 27 days off.
+
+    Attributes:
+        templates: The prompts' templates.
+        spacings: S printed spacings.
+        coordinates: [S, 175, R], float16.
+        basis: Orthonormal [R, D], float32.
+        check: ``heads`` compared with the full float32 table, ``days_off_max`` and ``share_within_2_days``.
+    """
+
+    templates: Sequence[str]
+    spacings: tuple[str, ...]
+    coordinates: Tensor
+    basis: Tensor
+    check: Mapping[str, float]
+
+    def table(self) -> AgeTable:
+        """Return what an app computes with: vectors [S, 175, D] up to a constant of each spacing."""
+        return AgeTable(self.spacings, self.coordinates.float() @ self.basis)
+
+    def only(self, spacings: Iterable[str]) -> ShippedAges:
+        """Return the head with only the rows of these printed spacings."""
+        chosen = tuple(sorted(set(spacings), key=float))
+        rows = [self.spacings.index(spacing) for spacing in chosen]
+        return replace(self, spacings=chosen, coordinates=self.coordinates[rows])
+
+
+def ship(ages: AgeHead, embeddings: Tensor, spacings: Sequence[str]) -> ShippedAges:
+    """Shrink the table to the fewest coordinates with which the ages of almost all heads stay.
+
+    Args:
+        ages: The full table.
+        embeddings: Evaluation heads by the trained model, [N, D]; without any, all D coordinates are kept.
+        spacings: The N printed spacings of their inputs.
+    """
+    table = ages.table
+    centred = (table.vectors - table.vectors.mean(dim=1, keepdim=True)).double()
+    flat = centred.reshape(-1, centred.shape[-1])
+    basis = torch.linalg.eigh(flat.T @ flat).eigenvectors.flip(1).T  # by falling share of the variance
+    exact = _ages(table, embeddings, spacings) if len(embeddings) else None
+    ranks = [rank for rank in RANKS if rank < len(basis)] if exact is not None else []
+    for rank in (*ranks, len(basis)):
+        part = basis[:rank]
+        coordinates = (centred @ part.T).half()
+        found = ShippedAges(ages.templates, table.spacings, coordinates, part.float().contiguous(), {})
+        if exact is None:
+            break
+        off = (_ages(found.table(), embeddings, spacings) - exact).abs()
+        within = float((off <= DAYS).double().mean())
+        check = {"heads": len(off), "days_off_max": int(off.max()), f"share_within_{DAYS}_days": within}
+        found = replace(found, check=check)
+        if within >= SHARE_WITHIN:
+            break
+    return found
+
+
+def _ages(table: AgeTable, embeddings: Tensor, spacings: Sequence[str]) -> Tensor:
+    """Return ages in days [N], some heads at a time: N x 175 x D numbers would not fit."""
+    return torch.cat(
+        [
+            predicted_age_days(table.similarity(embeddings[rows], [spacings[row] for row in rows.tolist()]))
+            for rows in torch.arange(len(spacings)).split(HEADS_AT_ONCE)
+        ]
+    )
+
+
+def grid(spacings: Iterable[str]) -> set[str]:
+    """Return every printed spacing from the smallest to the largest; of a very wide range, the given ones alone."""
+    given = set(spacings)
+    hundredths = [round(100 * float(spacing)) for spacing in given]
+    if not given or max(hundredths) - min(hundredths) >= WIDEST_GRID:
+        return given
+    return {f"{number / 100:.2f}" for number in range(min(hundredths), max(hundredths) + 1)}
 
 
 @torch.no_grad()
 def build_heads(
-    model: DualEncoder, protocol: Protocol, spacings: set[str]
+    model: DualEncoder, protocol: Protocol, spacings: set[str], cache: Path | None = None
 ) -> tuple[dict[str, ClassHead], AgeHead | None]:
     """Embed all prompts: a head for each classification benchmark, and the ages (None without any spacing).
 
-    With a full-size text tower the ages take minutes to an hour; a progress bar shows the time left.
+    With a full-size text tower the ages take minutes to an hour; a progress bar shows the time left, and `cache` keeps
+    them for the next export of the same weights and prompts.
 
     Raises:
         ValueError: The prompt file lacks the prompts of a benchmark.
@@ -87,37 +171,43 @@ def build_heads(
             bar.total = total
             bar.update(done - bar.n)
 
-        return heads, AgeHead(
-            protocol.biometry, age_embeddings(model, protocol.biometry, spacings, progress=show)
-        )
+        embed = age_embeddings if cache is None else AgeTableCache(cache).get
+        return heads, AgeHead(protocol.biometry, embed(model, protocol.biometry, spacings, progress=show))
 
 
-def write_heads(
-    path: Path, heads: Mapping[str, ClassHead], ages: AgeHead | None, ties: Mapping[str, str]
-) -> None:
-    """Write class vectors as float32 and ages as float16, tied to their student (`export.graphs.contract.ties_of`)."""
-    tensors = {name: head.vectors.numpy() for name, head in heads.items()}
+def describe_heads(heads: Mapping[str, ClassHead], ages: ShippedAges | None) -> dict[str, dict[str, Any]]:
+    """Return the description of every head, for heads.safetensors and the manifest: labels, scale, formula, prompts."""
     descriptions: dict[str, dict[str, Any]] = {
         name: {
             "kind": "classes",
             "labels": head.labels,
             "cosine_scale": COSINE_SCALE,
-            "use": "probabilities = softmax(cosine_scale * vectors @ embedding)",
+            "use": CLASS_FORMULA,
             "prompts": {label: list(texts) for label, texts in head.prompts.items()},
         }
         for name, head in heads.items()
     }
     if ages is not None:
-        tensors[AGES] = ages.table.vectors.half().numpy()
         descriptions[AGES] = {
             "kind": "ages",
-            "spacings_mm_per_px": list(ages.table.spacings),
+            "spacings_mm_per_px": list(ages.spacings),
             "ages_days": [AGES_DAYS[0], AGES_DAYS[-1]],
             "cosine_scale": COSINE_SCALE,
-            "use": "take the rows of the spacing nearest to longer_side / input_side * pixel_size_mm; the "
-            "age is the middle one, in days, of the 15 ages with the highest vectors @ embedding",
+            "basis": BASIS,
+            "use": AGE_FORMULA,
+            "checked_against_full_table": dict(ages.check),
             "prompts": list(ages.templates),
         }
-    texts = {name: json.dumps(description, ensure_ascii=False) for name, description in descriptions.items()}
+    return descriptions
+
+
+def write_heads(
+    path: Path, heads: Mapping[str, ClassHead], ages: ShippedAges | None, ties: Mapping[str, str]
+) -> None:
+    """Write class vectors as float32 and ages as float16, tied to their student (`export.graphs.contract.ties_of`)."""
+    tensors = {name: head.vectors.numpy() for name, head in heads.items()}
+    if ages is not None:
+        tensors |= {AGES: ages.coordinates.numpy(), BASIS: ages.basis.numpy()}
+    texts = {name: json.dumps(one, ensure_ascii=False) for name, one in describe_heads(heads, ages).items()}
     tensors = {name: np.ascontiguousarray(vectors) for name, vectors in tensors.items()}
     save_file(tensors, path, metadata={**ties, **texts})

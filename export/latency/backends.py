@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import platform
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runners import openvino_runner
+from export.runners import litert_runner, openvino_runner
 from models.student.onnx_files import CPU, Floats, Run, onnx_runner
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ PROVIDERS = {
     "onnxruntime-cuda": "CUDAExecutionProvider",
 }
 BFLOAT16 = "openvino-bf16"
+LITERT = "litert"
 OPENVINO_PRECISIONS = {"openvino": "f32", BFLOAT16: "bf16"}
 COREML_UNITS = {
     "coreml-all": "ALL",
@@ -41,7 +43,11 @@ COREML_UNITS = {
     "coreml-cpu": "CPU_ONLY",
 }
 # Artifact with smaller weights -> the backend that runs it, beside that backend's float file.
-INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
+INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino", "litert-int8": LITERT}
+# Their processor time is not their work.
+ACCELERATED = (*COREML_UNITS, "onnxruntime-coreml", "onnxruntime-cuda")
+# Backend -> the float artifact that it runs; of all others: onnx-fp32.
+ARTIFACTS = {LITERT: "litert-fp32", **dict.fromkeys(COREML_UNITS, "coreml-fp16")}
 LIVE_ENCODERS = ("onnxruntime", "coreml-all", "coreml-ane")  # of the end-to-end stages and live scans
 
 FRAME_WIDTH, FRAME_HEIGHT = 800, 540  # an HC18 frame
@@ -73,6 +79,7 @@ def available() -> dict[str, str]:
         answers |= {"openvino": "yes", BFLOAT16: bfloat16}
     except ImportError:
         answers |= dict.fromkeys(OPENVINO_PRECISIONS, "openvino is not installed")
+    answers[LITERT] = "yes" if find_spec("ai_edge_litert") else "litert is not installed"
     mac = "yes" if platform.system() == "Darwin" else "Core ML predicts on macOS only"
     return answers | dict.fromkeys(COREML_UNITS, mac)
 
@@ -92,7 +99,7 @@ def backend_specs(
     if torch_absent:
         specs, absent = {}, dict.fromkeys(TORCH, torch_absent)
     for name, state in available().items():
-        artifact = "coreml-fp16" if name in COREML_UNITS else "onnx-fp32"
+        artifact = ARTIFACTS.get(name, "onnx-fp32")
         if state == "yes" and artifact in artifacts:
             specs[name] = {"backend": name, "path": str(export.artifact(artifact).resolve()), **common}
         else:
@@ -163,6 +170,8 @@ def _exported(spec: Spec) -> Call:
 def _runner(spec: Spec, backend: str) -> Run:
     if backend in PROVIDERS:
         return onnx_runner(spec["path"], spec["threads"], PROVIDERS[backend])
+    if backend == LITERT:
+        return litert_runner(spec["path"], spec["threads"])
     return openvino_runner(
         spec["path"], spec["side"], OPENVINO_PRECISIONS[backend], spec["threads"], spec["batch"]
     )
@@ -227,10 +236,10 @@ def _answers(export: Export) -> Callable[[Floats], dict[str, Floats]]:
     """Return the function from an embedding [D] to the probabilities of every head, ages at one spacing."""
     from models.student.onnx_files import read_heads
 
-    tables = {
-        name: head.description["cosine_scale"] * head.vectors.reshape(-1, *head.vectors.shape[-2:])[0]
-        for name, head in read_heads(export.artifact("heads")).items()
-    }
+    tables = {}
+    for name, head in read_heads(export.artifact("heads")).items():
+        rows = head.vectors if head.basis is None else head.vectors[0] @ head.basis
+        tables[name] = head.description["cosine_scale"] * rows
 
     def answer(embedding: Floats) -> dict[str, Floats]:
         weights = {name: np.exp(table @ embedding - 100) for name, table in tables.items()}
@@ -266,7 +275,7 @@ def _matmul(spec: Spec) -> Call:
 
 LOADERS: dict[str, Callable[[Spec], Call]] = {
     **dict.fromkeys(TORCH, _torch),
-    **dict.fromkeys((*PROVIDERS, *OPENVINO_PRECISIONS), _exported),
+    **dict.fromkeys((*PROVIDERS, *OPENVINO_PRECISIONS, LITERT), _exported),
     **dict.fromkeys(COREML_UNITS, _coreml),
     **dict.fromkeys(("preprocess", "heads", "end-to-end"), _stage),
     "matmul": _matmul,

@@ -10,16 +10,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from export.latency.backends import COREML_UNITS, OPENVINO_PRECISIONS, PROVIDERS, TORCH, smaller
+from export.latency.backends import COREML_UNITS, INT8, LITERT, OPENVINO_PRECISIONS, PROVIDERS, TORCH, smaller
 from export.latency.coreml_tools import FAILED, MAC
-from export.latency.machine import bottlenecks
-from export.user_files import read_yaml
+from export.latency.machine import FLOAT32, bottlenecks
+from models.user_files import read_yaml
 
 OK, OVER, NOT_APPLICABLE = "ok", "OVER BUDGET", "not applicable"
+NOT_DECIDABLE = "NOT DECIDABLE"
+WIDE = 0.5  # distance of the quartiles, as a share of the median, from which a ratio says nothing
 
 
 def _known(name: str) -> str:
-    backends = (*TORCH, *PROVIDERS, *OPENVINO_PRECISIONS, *COREML_UNITS, *smaller())
+    backends = (*TORCH, *PROVIDERS, *OPENVINO_PRECISIONS, LITERT, *COREML_UNITS, *smaller())
     if name not in backends:
         raise ValueError(f"no backend {name!r}; choose from {', '.join(backends)}")
     return name
@@ -46,10 +48,14 @@ class Protocol(_Section):
 
 
 class RatioLimit(_Section):
-    """How many times faster than the yardstick a backend must be, and the target that it is to reach."""
+    """How many times faster than the yardstick a backend must be, and the target that it is to reach.
+
+    `of_float32` is how many times faster than float32 in the same runtime an int8 file must be.
+    """
 
     at_least: Positive
     reach: Positive | None = None
+    of_float32: Positive | None = None
 
 
 class DeviceLimit(_Section):
@@ -105,13 +111,19 @@ def check_budgets(budgets: Budgets, record: Mapping[str, Any]) -> list[Verdict]:
         text = f"{name}: at least {limit.at_least:g} times {budgets.yardstick}"
         row, note = rows.get(name, {}), reasons.get(name, "")
         ratio = row["ratio"]["median"] if "ratio" in row else None
+        if limit.of_float32 is not None and "of_float32" in row:
+            own = f"{name}: at least {limit.of_float32:g} times float32 in {INT8[name]}"
+            verdicts.append(_of_ratio(own, row["of_float32"], row, limit.of_float32, ""))
         if row and ratio is None:
             note = f"no {budgets.yardstick} to compare with"
         elif ratio is not None:
             missed = limit.reach is not None and ratio < limit.reach
             note = "; ".join(filter(None, ["missed", note])) if missed else "met"
             note = "" if limit.reach is None else f"reach target {limit.reach:g}: {note}"
-        verdicts.append(_judge(text, ratio, row.get("error"), note, least=limit.at_least))
+        if ratio is None or "error" in row:
+            verdicts.append(_judge(text, None, row.get("error"), note))
+        else:
+            verdicts.append(_of_ratio(text, row["ratio"], row, limit.at_least, note))
     verdicts += [_on_device(limit, record) for limit in budgets.absolute]
     for scan in record["scenes"]:
         most = budgets.scene.rates.get(scan["frames_per_second"])
@@ -125,6 +137,23 @@ def check_budgets(budgets: Budgets, record: Mapping[str, Any]) -> list[Verdict]:
     if coreml["status"] == FAILED:
         verdicts.append(Verdict("the attached phone is timed", None, FAILED, coreml["reason"]))
     return verdicts
+
+
+def _of_ratio(
+    budget: str, ratio: Mapping[str, float], row: Mapping[str, Any], least: float, note: str
+) -> Verdict:
+    """Judge a ratio, unless its quartiles or an impossible speed show that the machine was too busy to measure it."""
+    low, high, median = ratio["low"], ratio["high"], ratio["median"]
+    doubts = []
+    if row.get("share_of_matmul_peak", 0.0) > 1 and row.get("arithmetic") == FLOAT32:
+        doubts.append(f"{row['share_of_matmul_peak']:.0%} of the matmul peak is impossible")
+    if high - low > WIDE * median:
+        doubts.append(f"the quartiles {low:.3g} and {high:.3g} are too far apart")
+    elif low < least <= high:
+        doubts.append(f"the quartiles {low:.3g} and {high:.3g} lie on both sides")
+    if doubts:
+        return Verdict(budget, median, NOT_DECIDABLE, "; ".join([*doubts, "repeat it on an idle machine"]))
+    return _judge(budget, median, None, note, least=least)
 
 
 def _on_device(limit: DeviceLimit, record: Mapping[str, Any]) -> Verdict:
@@ -161,3 +190,8 @@ def over_budget(verdicts: Sequence[Verdict]) -> str:
     """Return one line that names every number over its budget and what broke; empty when there is none."""
     lines = [f"{v.budget}, measured {v.figure:.3g}" for v in verdicts if v.status == OVER]
     return "; ".join(lines + [f"{v.budget}: {v.note}" for v in verdicts if v.status == FAILED])
+
+
+def undecided(verdicts: Sequence[Verdict]) -> str:
+    """Return one line that names every budget that could not be decided; empty when there is none."""
+    return "; ".join(f"{v.budget}: {v.note}" for v in verdicts if v.status == NOT_DECIDABLE)

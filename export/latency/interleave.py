@@ -23,14 +23,21 @@ class Timing:
     Attributes:
         spec: What was timed.
         rounds: Milliseconds of each call, by round.
+        cpu_rounds: Processor time of each call, all threads together: other programs change it little.
         facts: ``cold_start_ms``, ``load_ms`` and ``first_call_ms`` (see `Worker`), and ``peak_mb`` of its process.
         error: Why it could not be timed; then there are no rounds.
     """
 
     spec: Spec
     rounds: list[list[float]] = field(default_factory=list)
+    cpu_rounds: list[list[float]] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
     error: str = ""
+
+    @property
+    def cpu_p50_ms(self) -> float:
+        """Median processor time of a call."""
+        return float(np.median([value for times in self.cpu_rounds for value in times]))
 
     @property
     def calls_ms(self) -> list[float]:
@@ -52,11 +59,13 @@ class Ratio(NamedTuple):
     high: float
 
 
-def speed_ratio(slow: Timing, fast: Timing) -> Ratio:
-    """Compare the median times per image of two backends, the yardstick first, that were timed in the same rounds."""
-    each = [
-        np.median(yardstick) / np.median(own) for yardstick, own in zip(slow.rounds, fast.rounds, strict=True)
-    ]
+def speed_ratio(slow: Timing, fast: Timing, *, cpu: bool = False) -> Ratio:
+    """Compare the median times per image of two backends, the yardstick first, that were timed in the same rounds.
+
+    `cpu` compares processor times, which is fair for backends that were given one thread.
+    """
+    rounds = (slow.cpu_rounds, fast.cpu_rounds) if cpu else (slow.rounds, fast.rounds)
+    each = [np.median(yardstick) / np.median(own) for yardstick, own in zip(*rounds, strict=True)]
     scale = fast.spec["batch"] / slow.spec["batch"]
     low, median, high = (scale * np.percentile(each, [25, 50, 75])).tolist()
     return Ratio(median, low, high)
@@ -87,6 +96,7 @@ def time_interleaved(specs: Mapping[str, Spec], rounds: int, repeats: int) -> di
                     del workers[name]
                     continue
                 timings[name].rounds.append(answer["ms"])
+                timings[name].cpu_rounds.append(answer["cpu_ms"])
                 timings[name].facts["peak_mb"] = answer["peak_mb"]
     return timings
 

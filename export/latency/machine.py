@@ -63,10 +63,10 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def matmul_specs(threads: int) -> dict[str, Spec]:
-    """Return the matrix products that are timed beside the backends, one of each arithmetic."""
+def matmul_specs() -> dict[str, Spec]:
+    """Return the matrix products of one thread that are timed beside the backends, one of each arithmetic."""
     arithmetics = (FLOAT32, *dict.fromkeys(ARITHMETIC.values()))
-    common = {"backend": "matmul", "threads": threads, "batch": 1}
+    common = {"backend": "matmul", "threads": 1, "batch": 1}
     return {f"matmul-{arithmetic}": {**common, "arithmetic": arithmetic} for arithmetic in arithmetics}
 
 
@@ -76,19 +76,19 @@ def matmul_gflops(p50_ms: float) -> float:
 
 
 def matmul_peaks(timings: Mapping[str, Timing]) -> dict[str, float]:
-    """Return `matmul_gflops` by arithmetic, for those that PyTorch has on this machine."""
+    """Return `matmul_gflops` of one thread by arithmetic, for those that PyTorch has on this machine."""
     return {
-        str(timing.spec["arithmetic"]): matmul_gflops(timing.percentiles()["p50_ms"])
+        str(timing.spec["arithmetic"]): matmul_gflops(timing.cpu_p50_ms)
         for timing in timings.values()
         if not timing.error
     }
 
 
-def share_of_peak(name: str, p50_ms: float, gmacs: float, peaks: Mapping[str, float]) -> dict[str, Any]:
+def share_of_peak(name: str, cpu_ms: float, gmacs: float, peaks: Mapping[str, float]) -> dict[str, Any]:
     """Return a backend's ``share_of_matmul_peak`` and the ``arithmetic`` of that peak: its own if it was timed."""
     own = ARITHMETIC.get(name, FLOAT32)
     arithmetic = own if own in peaks else FLOAT32
-    share = 2 * gmacs / (p50_ms / 1e3) / peaks[arithmetic]
+    share = 2 * gmacs / (cpu_ms / 1e3) / peaks[arithmetic]
     return {"arithmetic": arithmetic, "share_of_matmul_peak": share}
 
 

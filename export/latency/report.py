@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from export.latency.budgets import OVER
+from export.latency.budgets import NOT_DECIDABLE, OVER
 from export.latency.coreml_tools import FAILED
 from export.parity.ledger import markdown_table
 
@@ -34,7 +34,9 @@ def markdown(record: Record, ratios_before: Mapping[str, float] | None = None) -
         [
             verdict["budget"],
             "-" if verdict["figure"] is None else f"{verdict['figure']:.3g}",
-            f"**{verdict['status']}**" if verdict["status"] in (OVER, FAILED) else verdict["status"],
+            f"**{verdict['status']}**"
+            if verdict["status"] in (OVER, FAILED, NOT_DECIDABLE)
+            else verdict["status"],
             verdict["note"],
         ]
         for verdict in record["verdicts"]
@@ -65,10 +67,10 @@ def _subject(record: Record) -> str:
     cost = "Image tower that cannot be built here, not counted,"
     if "gmacs" in model:
         cost = f"Image tower {model['parameters_m']:.2f} M parameters, {model['gmacs']:.2f} GMACs"
-    models = ("onnx", "openvino", "coreml")
+    models = ("onnx", "openvino", "litert", "coreml")
     sizes = [f"{name} {size / 1e6:.1f}" for name, size in record["files"].items() if name.startswith(models)]
     text = (
-        f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads; matrix product "
+        f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads; matrix product of one "
         f"{', '.join(peaks)}. {cost} at {model['side']} x {model['side']}. MB: {', '.join(sizes)}."
     )
     if machine["load_average"] <= machine["cores"]:
@@ -78,13 +80,14 @@ def _subject(record: Record) -> str:
 
 
 def _backends(record: Record, ratios_before: Mapping[str, float] | None) -> str:
-    head = ["encode, batch 1", "p50 ms", "p90", "p95", "p99", f"times {record['yardstick']} (quartiles)"]
-    head += ["of matmul peak", "cold start ms", "peak MB"]
+    head = ["encode, batch 1", "p50 ms", "p90", "p95", "p99", "one thread, CPU ms"]
+    head += [f"times {record['yardstick']} (quartiles)", "of matmul peak", "cold start ms", "peak MB"]
     rows = []
     for name, row in record["backends"].items():
         cells = [name, *_cells(row, *PERCENTILES)]
         if "error" not in row:
             ratio, share = row.get("ratio"), row.get("share_of_matmul_peak")
+            cells += [f"{row['cpu_ms']:.2f}" if "cpu_ms" in row else "-"]
             cells += ["{median:.2f} ({low:.2f}-{high:.2f})".format(**ratio) if ratio else "-"]
             cells += [f"{share:.0%} ({row['arithmetic']})" if share is not None else "-"]
             cells += [f"{row[key]:.0f}" for key in ("cold_start_ms", "peak_mb")]

@@ -58,12 +58,14 @@ def _execute(call: Call, command: dict[str, Any]) -> dict[str, Any]:
     if "frames_per_second" in command:
         return play_scan(call, command["frames_per_second"], command["seconds"])
     times: list[float] = []
+    cpu: list[float] = []
     end = time.perf_counter() + command.get("seconds", 0.0)
     while len(times) < command.get("repeats", 0) or time.perf_counter() < end:
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         call()
+        cpu.append(1e3 * (time.process_time() - worked))
         times.append(1e3 * (time.perf_counter() - begun))
-    return {"ms": times, "peak_mb": _peak_memory_mb()}
+    return {"ms": times, "cpu_ms": cpu, "peak_mb": _peak_memory_mb()}
 
 
 def play_scan(
@@ -143,7 +145,8 @@ class Worker:
         """Time calls (``repeats`` or ``seconds``), or simulate a live scan (``frames_per_second`` and ``seconds``).
 
         Returns:
-            ``ms`` of each call and ``peak_mb``, the process's peak resident memory; or what `play_scan` returns.
+            ``ms`` of each call, ``cpu_ms``, the processor time of all its threads, and ``peak_mb``, the process's peak
+            resident memory; or what `play_scan` returns.
         """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead, which `_answer` reports

@@ -5,46 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from google.protobuf.message import DecodeError
 from safetensors import safe_open
 
 from export.graphs.contract import METADATA_PREFIX, TIES, contract_digest
-from export.graphs.onnx_graph import onnx_metadata
-from export.user_files import problems
+from export.graphs.onnx_graph import one_line, onnx_interface
 from models import Preprocessing
 from models.files import sha256, write_json
-from models.student.onnx_files import Head, read_heads
+from models.student.manifest import FORMAT, MANIFEST, artifact_path, checked_heads, read_manifest, seal
+from models.student.onnx_files import Head
 
-MANIFEST = "manifest.json"
 PACKAGES = (
-    "torch", "timm", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "openvino", "numpy"
+    "torch", "timm", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "coremltools", "openvino", "numpy",
+    "litert-torch", "ai-edge-quantizer", "ai-edge-litert",
 )  # fmt: skip
 """Distributions whose versions a manifest records."""
 
 TIED_KINDS = ("onnx", "coreml", "heads")
 """Kinds of artifacts whose metadata hold the ties to contract and student."""
-
-
-class Artifact(BaseModel, extra="allow"):
-    """A file or package of an export: place, size in bytes, hash, and further facts of its kind."""
-
-    file: str
-    bytes: int
-    sha256: str
-    kind: str
-
-
-class Manifest(BaseModel, extra="allow"):
-    """The keys that the reader needs; the exporter writes more."""
-
-    format: Literal[2]
-    contract: dict[str, Any]
-    contract_sha256: str
-    model_sha256: str
-    source: dict[str, Any]
-    artifacts: dict[str, Artifact]
 
 
 def artifact_entry(path: Path, root: Path, **facts: Any) -> dict[str, Any]:
@@ -55,8 +35,8 @@ def artifact_entry(path: Path, root: Path, **facts: Any) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write manifest.json."""
-    write_json(folder / MANIFEST, Manifest(format=2, **content).model_dump())
+    """Write manifest.json, sealed."""
+    write_json(folder / MANIFEST, seal({"format": FORMAT, **content}))
 
 
 @dataclass(frozen=True)
@@ -89,7 +69,7 @@ class Export:
 
     def head(self, name: str) -> Head:
         """Return a zero-shot head: description and vectors of a classification benchmark, or of ``ages``."""
-        return read_heads(self.artifact("heads"))[name]
+        return checked_heads(self.folder, self.manifest)[name]
 
 
 def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Export:
@@ -104,18 +84,16 @@ def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Ex
         ValueError: A file was changed after the export, or a contract differs.
     """
     folder = Path(folder)
+    manifest = read_manifest(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the folder that `make export CKPT=...` wrote")
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes()).model_dump()
-    except ValidationError as error:
-        raise ValueError(f"{path}: {problems(error)}; export again") from error
     if contract_digest(manifest["contract"]) != manifest["contract_sha256"]:
         raise ValueError(f"{path}: the preprocessing contract was edited after the export; export again")
     export = Export(folder, manifest)
-    for name in manifest["artifacts"]:
-        _check_artifact(export, name)
+    checked_heads(folder, manifest)  # before their metadata are read
+    for name, entry in manifest["artifacts"].items():
+        artifact_path(folder, manifest, name)
+        if entry["kind"] in TIED_KINDS:
+            _check_ties(export, name)
     if expected is not None and expected != export.preprocessing:
         theirs, ours = expected.to_dict(), export.preprocessing.to_dict()
         differing = [f"{key} is {ours[key]}, not {theirs[key]}" for key in ours if ours[key] != theirs[key]]
@@ -123,28 +101,30 @@ def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Ex
     return export
 
 
-def _check_artifact(export: Export, name: str) -> None:
-    path = export.artifact(name)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: missing, though manifest.json lists it; export again")
-    if sha256(path) != export.manifest["artifacts"][name]["sha256"]:
-        raise ValueError(
-            f"{path}: its hash is not the manifest's, so the file was changed or replaced; export again"
-        )
-    if export.manifest["artifacts"][name]["kind"] not in TIED_KINDS:
-        return
-    for key in _missing_ties(path, {key: str(export.manifest[key]) for key in TIES}):
-        raise ValueError(f"{path}: {TIES[key]}; export again")
-
-
-def _missing_ties(path: Path, ties: Mapping[str, str]) -> list[str]:
-    """Return the ties of a manifest that the metadata of a model or of the heads lack."""
+def _check_ties(export: Export, name: str) -> None:
+    """Check the hashes in an artifact's metadata, and that a graph is the one of its name, output and batch."""
+    path, entry = export.artifact(name), export.manifest["artifacts"][name]
+    ties = {key: str(export.manifest[key]) for key in TIES}
     if path.suffix == ".mlpackage":
         # Read without coremltools: each tie is a SHA-256, so its text occurs in no other specification.
         content = b"".join(file.read_bytes() for file in path.rglob("*.mlmodel"))
-        return [key for key, value in ties.items() if value.encode() not in content]
-    if path.suffix == ".safetensors":
+        found = {key: value for key, value in ties.items() if value.encode() in content}
+    elif path.suffix == ".safetensors":
         with safe_open(path, "np") as file:
-            return [key for key, value in ties.items() if (file.metadata() or {}).get(key) != value]
-    metadata = onnx_metadata(path)
-    return [key for key, value in ties.items() if metadata.get(METADATA_PREFIX + key) != value]
+            found = file.metadata() or {}
+    else:
+        try:
+            metadata, (output, batch) = onnx_interface(path)
+        except (DecodeError, ValueError) as error:
+            raise ValueError(f"{path}: not an ONNX file ({one_line(error)}); export again") from error
+        found = {key: metadata.get(METADATA_PREFIX + key, "") for key in (*TIES, "artifact")}
+        own = {"artifact": (found["artifact"], name), "output": (output, entry.get("output")),
+               "batch": (batch or "any", entry.get("batch"))}  # fmt: skip
+        for key, (real, said) in own.items():
+            if real != said:
+                raise ValueError(
+                    f"{path}: its {key} is {real!r}, not {said!r} as in {MANIFEST}; export again"
+                )
+    for key, value in ties.items():
+        if found.get(key) != value:
+            raise ValueError(f"{path}: {TIES[key]}; export again")

@@ -23,6 +23,10 @@ METHODS = {
 }
 """Loss -> method and paper."""
 MODEL_CARD, LICENCES = "MODEL_CARD.md", "LICENCES.md"
+LICENCE_LINKS = {
+    name: f"https://creativecommons.org/licenses/{path}/4.0/legalcode"
+    for name, path in (("CC BY 4.0", "by"), ("CC BY-NC 4.0", "by-nc"))
+}
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 # data preset -> terms; a preset of one public corpus has its name
 DATA_TERMS = {"phantom": "Phantom: simulated by this project, free of patients; Apache-2.0"} | {
@@ -100,11 +104,14 @@ def prompt_terms(protocol: str) -> str:
 def write_licences(path: Path, source: Source, protocol: str) -> None:
     """Write LICENCES.md: the terms of code, weights, prompts (by the digest of their protocol) and data."""
     sections = {
-        "Code": ["SonoDistill, and this folder's scripts: Apache-2.0."],
+        "Code": ["SonoDistill, and this folder's programs: Apache-2.0 (LICENSE-APACHE-2.0.txt)."],
         "Weights": weight_origin(source),
         "Prompts": [prompt_terms(protocol)],
         "Data": [*data_terms(source), "The golden frames are simulated."],
     }
+    named = " ".join(line for lines in sections.values() for line in lines)
+    if links := [f"{name}: {link}" for name, link in LICENCE_LINKS.items() if name in named]:
+        sections["Texts"] = links
     parts = ["# Licences"]
     parts += [
         f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items()
@@ -120,6 +127,7 @@ def write_model_card(
     artifacts: Mapping[str, Mapping[str, Any]],
     rows: Sequence[Row],
     protocol: str,
+    custom_gates: Mapping[str, Any],
 ) -> None:
     """Write MODEL_CARD.md, with the metadata that the Hugging Face Hub reads.
 
@@ -130,6 +138,7 @@ def write_model_card(
         artifacts: The manifest's artifacts.
         rows: The parity ledger.
         protocol: Digest of the zero-shot protocol.
+        custom_gates: The limits, where they are not this project's own.
     """
     tower, trained = architecture_of(source["recipe"]), source["weights"] == "trained"
     scores = next((row.tasks for row in rows if row.variant == "onnx-fp32"), {}) if trained else {}
@@ -157,6 +166,7 @@ def write_model_card(
         source=source,
         training=training_lines(source),
         protocol=protocol,
+        custom_gates=custom_gates,
         ledger=markdown_ledger(rows),
         artifacts=artifacts,
         licences=[*weight_origin(source), prompt_terms(protocol)],

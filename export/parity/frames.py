@@ -12,9 +12,11 @@ from torch import Tensor
 
 from datamodules import FetalDataModule, Record
 from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation, printed_spacing
+from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.loaders import PlainErrorLoader
 from metrics.benchmarks import BENCHMARKS
 from models import Preprocessing
+from models.student.onnx_files import Run
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class EvaluationFrames:
         for batch in loader:
             yield (batch["image"] * 255).round().numpy()
 
+    def whole(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames as they are, RGB [H, W, 3], in order."""
+        for record in self.records:
+            image = read_image(record.image)
+            yield image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+
     def first(self, count: int) -> EvaluationFrames:
         """Return the first frames, without their benchmarks."""
         return replace(self, records=self.records[:count], rows={})
@@ -56,6 +64,19 @@ class EvaluationFrames:
     def head_circumferences_mm(self, benchmark: str) -> Tensor:
         """Return the true head circumferences of a biometry benchmark's frames, float64."""
         return torch.tensor([self.records[row].hc_mm for row in self.rows[benchmark]], dtype=torch.float64)
+
+    def embedded_heads(self, embed: Run | None) -> tuple[Tensor, list[str]]:
+        """Return embeddings [N, D] and printed spacings of all biometry frames; of none without `embed`."""
+        printed = {
+            row: one
+            for name, own in self.spacings().items()
+            for row, one in zip(self.rows[name], own, strict=True)
+        }
+        if embed is None or not printed:
+            return torch.empty(0, 0), []
+        heads = replace(self, records=[self.records[row] for row in printed], rows={})
+        found = np.concatenate([embed(pixels) for pixels in heads.batches()])
+        return torch.from_numpy(found), list(printed.values())
 
     def spacings(self) -> dict[str, list[str]]:
         """Return the printed pixel spacing of each frame of each biometry benchmark."""

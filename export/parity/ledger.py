@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.parity.verify_coreml import verdict
-from export.user_files import read_yaml
 from metrics.benchmarks import BENCHMARKS
+from models.user_files import read_yaml
 
 DEFAULT_GATES = Path(__file__).parent / "gates.yaml"
 OK, FAILED, NOT_RUN, DROPPED = "ok", "FAILED", "NOT RUN", "DROPPED"
@@ -144,6 +144,20 @@ def failures(rows: Sequence[Row]) -> str:
     return "; ".join(f"row {row.variant}: {row.note}" for row in rows if row.status == FAILED)
 
 
+def _merged(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with those that did not run for one reason as one row."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status == NOT_RUN:
+            names.setdefault(row.note, []).append(row.variant)
+    first = {own[0]: ", ".join(own) for own in names.values()}
+    return [
+        replace(row, variant=first[row.variant]) if row.variant in first else row
+        for row in rows
+        if row.status != NOT_RUN or row.variant in first
+    ]
+
+
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the ledger as a table; a benchmark's headline has a column."""
     figures = {"cosine min": ("cosine_min", ".6f"), "diff max": ("difference_max", ".1e"),
@@ -160,7 +174,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         [
             row.variant,
             row.status,
-            str(row.frames or "-"),
+            f"{row.frames}{'' if row.frames == rows[0].frames else ' *'}" if row.frames else "-",
             *(number(row.figures, *column) for column in figures.values()),
             *(number(row.tasks, *column) for column in scores.values()),
             row.note,
@@ -171,8 +185,8 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown_ledger(rows: Sequence[Row]) -> str:
-    """Return the ledger as a Markdown table."""
-    return markdown_table(*_cells(rows))
+    """Return the ledger as a Markdown table; ``*`` marks rows of other frames than the reference's, the first row."""
+    return markdown_table(*_cells(_merged(rows)))
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

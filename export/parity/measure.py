@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from export.graphs.heads import AgeHead, ClassHead
+from export.graphs.heads import AgeHead, ClassHead, ShippedAges
 from export.parity.frames import EvaluationFrames
 from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
 from export.variants import Variant
 from metrics import biometry_scores, classification_scores, predicted_age_days
 from metrics.benchmarks import BENCHMARKS
 from models.student.onnx_files import Floats, Run
-from models.zero_shot import class_logits
+from models.zero_shot import AgeTable, class_logits
 
 REFERENCE = "torch-eager"
 
@@ -32,6 +32,7 @@ def measure(
     gates: Gates,
     *,
     trained: bool,
+    shipped: ShippedAges | None = None,
 ) -> list[Row]:
     """Measure variants against the trained model.
 
@@ -40,23 +41,28 @@ def measure(
         variants: What to measure.
         frames: The frames.
         heads: Class heads by benchmark.
-        ages: The age head with exact vectors; variants are scored with the float16 vectors that ship.
+        ages: The full age head, for the trained model.
         gates: The limits.
         trained: Whether task metrics mean anything.
+        shipped: The age head that ships, for the variants.
 
     Returns:
         A row for the reference, then one a variant.
     """
-    found = _outputs({REFERENCE: reference, **{variant.name: variant.run for variant in variants}}, frames)
+    prepared = {variant.name: variant.run for variant in variants if not variant.whole}
+    found = _outputs({REFERENCE: reference, **prepared}, frames)
+    for variant in variants:
+        if variant.whole:
+            found[variant.name] = np.concatenate([variant.run(frame) for frame in frames.whole()])
     exact = found[REFERENCE]
-    tasks = task_scores(exact, frames, heads, ages)
+    tasks = task_scores(exact, frames, heads, ages and ages.table)
     rows = [Row(REFERENCE, "PyTorch, not fused: the reference", status=OK, frames=len(exact), tasks=tasks)]
-    shipped = None if ages is None else ages.rounded()
+    table = shipped and shipped.table()
     for variant in variants:
         row, output = Row(variant.name, variant.how, variant.gate, frames=len(exact)), found[variant.name]
         if variant.head is None:
             row.figures = _figures(exact, output, heads)
-            row.reference_tasks, row.tasks = tasks, task_scores(output, frames, heads, shipped)
+            row.reference_tasks, row.tasks = tasks, task_scores(output, frames, heads, table)
         else:
             head = heads[variant.head]
             expected = class_logits(torch.from_numpy(exact), head.vectors).softmax(dim=1).numpy()
@@ -98,20 +104,20 @@ def class_predictions(embeddings: Floats, heads: Mapping[str, ClassHead]) -> NDA
 
 
 def task_scores(
-    embeddings: Floats, frames: EvaluationFrames, heads: Mapping[str, ClassHead], ages: AgeHead | None
+    embeddings: Floats, frames: EvaluationFrames, heads: Mapping[str, ClassHead], ages: AgeTable | None
 ) -> dict[str, float]:
     """Score the frames' unit-length embeddings [N, D] on every benchmark: ``{"planes/f1": 0.91, ...}``.
 
-    Without an age head, or without the frames' spacings in it, biometry is not scored.
+    Without an age table, or without the frames' spacings in it, biometry is not scored.
     """
     images = torch.from_numpy(embeddings)
     scores: dict[str, float] = {}
     for head in heads.values():
         scores |= _class_scores(class_logits(images, head.vectors), frames, head)
     for name, spacings in frames.spacings().items():
-        if ages is None or not set(spacings) <= set(ages.table.spacings):
+        if ages is None or not set(spacings) <= set(ages.spacings):
             continue
-        age_days = predicted_age_days(ages.table.similarity(images[frames.rows[name]], spacings))
+        age_days = predicted_age_days(ages.similarity(images[frames.rows[name]], spacings))
         found = biometry_scores(age_days, frames.head_circumferences_mm(name))
         scores |= _headline(name, found)
     return scores

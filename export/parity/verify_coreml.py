@@ -16,6 +16,7 @@ export folder); 3 no row failed but one is still NOT RUN.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import operator
@@ -28,6 +29,7 @@ from typing import Any
 
 PINS = '"coremltools>=9.0" "numpy<2.4" pillow'
 UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
+SEAL = "manifest_sha256"  # the manifest's digest of its other keys
 FILES = {
     "manifest.json": "artifacts",
     "parity.json": "rows",
@@ -172,6 +174,19 @@ def verify(
         return {"status": "FAILED", "note": f"Core ML did not run it: {describe(error)}", "figures": {}}
 
 
+def save(folder: Path, manifest: dict[str, Any], parity: dict[str, Any]) -> None:
+    """Write parity.json and, with its new hash, the manifest; each is replaced atomically."""
+    content = (json.dumps(parity, indent=1) + "\n").encode()
+    manifest["artifacts"]["parity"].update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    plain = {key: value for key, value in manifest.items() if key != SEAL}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    sealed = json.dumps({**plain, SEAL: hashlib.sha256(text.encode()).hexdigest()}, indent=2) + "\n"
+    for name, data in (("parity.json", content), ("manifest.json", sealed.encode())):
+        partial = folder / f".{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(folder / name)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Verify every Core ML package of the folder that holds this script."""
     parser = argparse.ArgumentParser(
@@ -203,10 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         result = verify({**entry, "name": name}, golden["rows"], folder, ct, options.units)
         rows.setdefault(name, {"variant": name}).update(result, how=system)
-        partial = folder / ".parity.json.partial"  # replaced atomically, after every package
-        content = json.dumps({**parity, "rows": list(rows.values())}, indent=1) + "\n"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(folder / "parity.json")
+        save(folder, manifest, {**parity, "rows": list(rows.values())})
         found.add(result["status"])
         print(f"{name:32} {result['status']:8} {result['note']}", flush=True)
     if "FAILED" in found:

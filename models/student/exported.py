@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metrics.benchmarks import BENCHMARKS
-from models.files import sha256
 from models.preprocessing import Preprocessing
 from models.student.base import ANSWERS, Calibration, Floats, Student
-from models.student.onnx_files import AGES, onnx_runner, read_heads
-
-MANIFEST, FORMAT = "manifest.json", 2
+from models.student.manifest import artifact_path, checked_heads, read_manifest
+from models.student.onnx_files import AGES, age_row, onnx_runner
 
 
 class ExportedStudent(Student):
@@ -31,9 +27,9 @@ class ExportedStudent(Student):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        manifest = _manifest(folder / MANIFEST)
+        manifest = read_manifest(folder)
         self.preprocessing = Preprocessing.from_dict(manifest["contract"]["preprocessing"])
-        heads = read_heads(_checked(folder, manifest, "heads"))
+        heads = checked_heads(folder, manifest)
         self._ages = heads.pop(AGES, None)
         order = [*BENCHMARKS]
         self.classes = {
@@ -43,47 +39,25 @@ class ExportedStudent(Student):
         self.cosine_scale = float(next(iter(heads.values())).description["cosine_scale"])
         answers = manifest.get(ANSWERS)
         self.calibration = None if answers is None else Calibration(**answers)
-        self._run = onnx_runner(_checked(folder, manifest, "onnx-fp32"))
+        self._run = onnx_runner(artifact_path(folder, manifest, "onnx-fp32"))
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
         """Embed prepared RGB images [N, S, S, 3]: unit-length [N, D], float32."""
         return self._run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))
 
     def age_vectors(self, spacing: float) -> tuple[float, NDArray[np.int64], Floats]:
-        """Return the vectors of the spacing in the age table that is nearest.
+        """Return the vectors of a spacing, a row of the age table.
 
         Raises:
             ValueError: The export has no age table.
+            SpacingNotInTableError: The table has no such row.
         """
-        if self._ages is None:
+        if self._ages is None or self._ages.basis is None:
             raise ValueError(
-                f"{self.folder}: exported without an age table; export again with --spacings=[0.21]"
+                f"{self.folder}: exported without an age table; export again with --spacings=[{spacing:.2f}]"
             )
-        known = np.array([float(text) for text in self._ages.description["spacings_mm_per_px"]])
-        row = int(np.abs(known - spacing).argmin())
-        first, last = self._ages.description["ages_days"]
-        return float(known[row]), np.arange(first, last + 1), self._ages.vectors[row]
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the manifest of an export; export again") from error
-    if found != FORMAT:
-        raise ValueError(f"{path}: format {found}, expected {FORMAT}; export again")
-    return manifest
-
-
-def _checked(folder: Path, manifest: dict[str, Any], name: str) -> Path:
-    """Return the path of an artifact whose hash is the manifest's."""
-    entry = manifest["artifacts"].get(name)
-    if entry is None:
-        raise ValueError(f"{folder}: the export has no {name}; export again without --skip={name}")
-    path = folder / str(entry["file"])
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: missing, though {MANIFEST} lists it; export again")
-    if sha256(path) != entry["sha256"]:
-        raise ValueError(f"{path}: its hash is not the manifest's, so the file was changed; export again")
-    return path
+        description = self._ages.description
+        row = age_row(description, spacing)
+        first, last = description["ages_days"]
+        vectors: Floats = self._ages.vectors[row] @ self._ages.basis
+        return float(description["spacings_mm_per_px"][row]), np.arange(first, last + 1), vectors

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from models.student.base import ANSWERS, DEFAULT_PROMPTS, Calibration, Student
-from models.student.exported import MANIFEST, ExportedStudent
+from models.student.exported import ExportedStudent
+from models.student.manifest import MANIFEST
 
 
 def load_student(

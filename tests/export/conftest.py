@@ -66,6 +66,7 @@ def exported(
     target = tmp_path_factory.mktemp("run") / "export"
     options = Options(
         text_encoder=True,
+        with_resize=True,
         skip=SKIP,
         frames=12,
         calibration_frames=4,

@@ -4,7 +4,16 @@ import pytest
 import yaml
 
 from experiments.recipe_files import LATENCY
-from export.latency.budgets import NOT_APPLICABLE, OVER, check_budgets, over_budget, read_budgets
+from export.latency.budgets import (
+    NOT_APPLICABLE,
+    NOT_DECIDABLE,
+    OK,
+    OVER,
+    check_budgets,
+    over_budget,
+    read_budgets,
+    undecided,
+)
 from export.latency.machine import bottlenecks
 
 MISSING = object()
@@ -75,10 +84,14 @@ def test_our_own_budgets_pass_and_ci_is_the_short_protocol(budgets):
     assert budgets.ci.scene_s < budgets.scene.seconds
 
 
+def quartiles(median, spread=0.0):
+    return {"median": median, "low": median - spread, "high": median + spread}
+
+
 def made(device="x", scans=(), absent=(), watched=(), **backends):
     """Return a latency record of these backends: a ratio to the yardstick, or a row."""
     rows = {
-        name.replace("_", "-"): row if isinstance(row, dict) else {"ratio": {"median": row}}
+        name.replace("_", "-"): row if isinstance(row, dict) else {"ratio": quartiles(row)}
         for name, row in backends.items()
     }
     stopwatch = {"status": "ok", "rows": list(watched)}
@@ -137,7 +150,7 @@ def test_an_installed_backend_that_breaks_is_a_failure(budgets):
 def test_a_missed_reach_target_names_the_bottleneck(budgets, monkeypatch):
     rows = {
         "onnx-int8": {"share_of_matmul_peak": 0.9, "arithmetic": "int8"},
-        "onnxruntime": {"share_of_matmul_peak": 0.5, "arithmetic": "float32", "ratio": {"median": 2.0}},
+        "onnxruntime": {"share_of_matmul_peak": 0.5, "arithmetic": "float32", "ratio": quartiles(2.0)},
         "openvino": {"error": "broken"},
     }
     monkeypatch.setattr("export.latency.machine.instructions", lambda: ["avx2"])
@@ -160,3 +173,32 @@ def test_dropped_frames_can_have_a_budget(budgets):
     found = over_budget(check(budgets, scans=[scan, broken]))
     assert "live scan at 30 frames/s with a: at most 10% dropped, measured 0.333" in found
     assert "live scan at 30 frames/s with b: at most 10% dropped: it died" in found
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "reason"),
+    [
+        ({"ratio": quartiles(5.0, 0.2)}, OK, ""),
+        ({"ratio": quartiles(1.0, 0.2)}, OVER, ""),
+        ({"ratio": quartiles(2.1, 0.2)}, NOT_DECIDABLE, "1.9 and 2.3 lie on both sides"),
+        ({"ratio": quartiles(2180.0, 900.0)}, NOT_DECIDABLE, "too far apart"),
+        ({"ratio": quartiles(5.0), "share_of_matmul_peak": 6.35, "arithmetic": "float32"}, NOT_DECIDABLE, "635%"),
+        ({"ratio": quartiles(5.0), "share_of_matmul_peak": 1.4, "arithmetic": "int8"}, OK, ""),
+    ],
+)  # fmt: skip
+def test_a_busy_machine_decides_nothing(budgets, row, status, reason):
+    """An int8 product of PyTorch may be slower than a runtime's convolutions: its peak is no limit."""
+    budgets.ratios = {"onnxruntime": budgets.ratios["onnxruntime"].model_copy(update={"at_least": 2.0})}
+    (verdict, *_) = check(budgets, onnxruntime=row)
+    assert verdict.status == status
+    assert reason in verdict.note
+    assert bool(undecided([verdict])) == (status == NOT_DECIDABLE)
+    assert bool(over_budget([verdict])) == (status == OVER)
+
+
+def test_int8_has_a_budget_against_float32_of_its_runtime(budgets):
+    limit = budgets.ratios["onnx-int8"]
+    assert limit.of_float32 is not None
+    slow = {"ratio": quartiles(limit.at_least + 9), "of_float32": quartiles(limit.of_float32 - 0.2)}
+    found = {v.budget.split(":")[0]: v for v in check(budgets, onnx_int8=slow) if v.status == OVER}
+    assert "times float32 in onnxruntime" in found["onnx-int8"].budget

@@ -14,6 +14,8 @@ def test_ratio_is_the_median_over_rounds_despite_a_busy_one():
     slow = timing([[40.0] * 3, [400.0] * 3, [44.0] * 3])
     fast = timing([[10.0] * 3, [10.0] * 3, [11.0] * 3])
     assert speed_ratio(slow, fast).median == pytest.approx(4.0)
+    fast.cpu_rounds, slow.cpu_rounds = [[20.0] * 3] * 3, [[30.0] * 3] * 3
+    assert speed_ratio(slow, fast, cpu=True) == (1.5, 1.5, 1.5)
     batches = timing([[40.0] * 3, [40.0] * 3, [44.0] * 3], batch=4)
     assert speed_ratio(slow, batches).median == pytest.approx(4.0)
 
@@ -33,7 +35,7 @@ def test_a_backend_that_dies_is_an_error_and_the_others_are_timed(monkeypatch):
             self.left -= 1
             if self.left < 0:
                 raise RuntimeError("x: its process ended without an answer")
-            return {"ms": [1.0] * repeats, "peak_mb": 1.0}
+            return {"ms": [1.0] * repeats, "cpu_ms": [2.0] * repeats, "peak_mb": 1.0}
 
         def __enter__(self):
             return self
@@ -45,6 +47,7 @@ def test_a_backend_that_dies_is_an_error_and_the_others_are_timed(monkeypatch):
     timings = time_interleaved({"a": {"lives": 9}, "b": {"lives": 1}}, rounds=3, repeats=2)
     assert (timings["b"].error, timings["b"].rounds) == ("x: its process ended without an answer", [])
     assert [len(times) for times in timings["a"].rounds] == [2, 2, 2]
+    assert timings["a"].cpu_p50_ms == 2.0
 
 
 def test_a_real_backend_is_timed_beside_one_that_cannot_load(exported):

@@ -13,6 +13,7 @@ from datamodules.pairs.image_reading import read_image
 from models import load_student
 from models.student.base import Calibration
 from models.student.checkpoint import CheckpointStudent
+from models.student.manifest import seal
 
 ROOT = Path(__file__).resolve().parents[3]
 WITHOUT_TORCH = """
@@ -55,13 +56,18 @@ def test_a_calibration_comes_from_the_manifest(copied):
     manifest["answers"] = {
         "prompts": {}, "none_below": {"planes": 1e6}, "age_drop": 1.0, "coverage": 0.9, "counts": {},
     }  # fmt: skip
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(seal(manifest)))
     image = read_image(copied / "golden" / "frame_0.png")
     student = load_student(copied)
     assert student.planes([image])[0]["plane"] == "none"
-    (age,) = student.gestational_age([image], 0.2)
+    size = 0.3 * student.preprocessing.image_size / max(image.shape[:2])
+    (age,) = student.gestational_age([image], size)
     assert age["ga_low_days"] <= age["ga_days"] <= age["ga_high_days"]
     assert age["ga_coverage"] == 0.9
+    with pytest.raises(
+        ValueError, match=r"spacing 0\.60 mm .* is not in the export's age table .*--spacings=0\.60"
+    ):
+        student.gestational_age([image], 2 * size)
     with (copied / "heads.safetensors").open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(ValueError, match="its hash is not the manifest's"):

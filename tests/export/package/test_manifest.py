@@ -9,18 +9,26 @@ from dataclasses import replace
 import onnx
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from export import read_export
 from export.graphs.contract import contract_digest, metadata_of, ties_of
 from export.graphs.heads import ClassHead, write_heads
+from models import load_student
 from models.files import sha256
+from models.student.manifest import seal, without_prompts
+from models.student.onnx_files import read_heads
+
+KEPT = ("image_encoder.onnx", "parity.json")
 
 
 def edit(folder, change):
+    """Change the manifest as an attacker would, with a new seal: the checks behind it are tested."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(seal(manifest)))
 
 
 def other_students(copied, student):
@@ -37,7 +45,9 @@ def other_students(copied, student):
 
 def test_a_head_of_another_student_is_refused(copied, student):
     path = other_students(copied, student)
+    described = {name: without_prompts(head.description) for name, head in read_heads(path).items()}
     edit(copied, lambda manifest: manifest["artifacts"]["heads"].update(sha256=sha256(path)))
+    edit(copied, lambda manifest: manifest.update(heads=described))
     with pytest.raises(
         ValueError, match=r"heads\.safetensors: it was made from another student; export again$"
     ):
@@ -48,7 +58,9 @@ def test_a_head_of_another_student_is_refused(copied, student):
 def test_every_kind_of_artifact_knows_its_student(copied, name):
     edit(copied, lambda manifest: manifest.update(model_sha256="0" * 64))
     manifest = json.loads((copied / "manifest.json").read_text())
-    edit(copied, lambda m: m.update(artifacts={name: manifest["artifacts"][name]}))
+    edit(
+        copied, lambda m: m.update(artifacts={kept: manifest["artifacts"][kept] for kept in (name, "heads")})
+    )
     with pytest.raises(ValueError, match="made from another student"):
         read_export(copied)
 
@@ -59,15 +71,15 @@ def test_every_kind_of_artifact_knows_its_student(copied, name):
         ("{", "Invalid JSON"),
         ("[]", "Input should be an object"),
         ("{}", "format: Field required"),
-        ('{"format": 3}', "format: Input should be 2, not 3"),
-        ('{"format": 2}', "contract: Field required"),
+        ('{"format": 2}', "format: Input should be 3, not 2"),
+        ('{"format": 3}', "contract: Field required"),
         (
-            '{"format": 2, "contract": {}, "contract_sha256": 3}',
+            '{"format": 3, "contract": {"preprocessing": {}}, "contract_sha256": 3}',
             "contract_sha256: Input should be a valid string",
         ),
         (
-            '{"format": 2, "contract": {}, "contract_sha256": "", "model_sha256": "", "source": {}, '
-            '"artifacts": {"onnx-fp32": {"file": "x"}}}',
+            '{"format": 3, "contract": {"preprocessing": {}}, "contract_sha256": "", "model_sha256": "", '
+            '"embed_dim": 1, "source": {"recipe": {}}, "artifacts": {"onnx-fp32": {"file": "x"}}}',
             "artifacts.onnx-fp32.bytes: Field required",
         ),
     ],
@@ -79,11 +91,100 @@ def test_a_damaged_manifest_is_one_line_with_file_and_key(tmp_path, content, ans
 
 
 def test_a_changed_card_is_refused(copied):
-    (copied / "parity.json").write_text("{}")  # finished on a Mac
-    read_export(copied)
     (copied / "MODEL_CARD.md").write_text("approved")
     with pytest.raises(ValueError, match=r"MODEL_CARD\.md: its hash"):
         read_export(copied)
+
+
+def swap_heads(manifest):
+    heads = manifest["heads"]
+    heads["planes"], heads["subplanes"] = heads["subplanes"], heads["planes"]
+
+
+def at_int8(manifest):
+    manifest["artifacts"]["onnx-fp32"] = manifest["artifacts"]["onnx-int8"]
+
+
+@pytest.mark.parametrize(
+    ("change", "resealed"),
+    [
+        (lambda m: m["source"].update(checkpoint="other.ckpt"), None),
+        (lambda m: m.update(embed_dim=33), "head '.*' is for embeddings of 32 numbers, not 33"),
+        (lambda m: m["artifacts"]["onnx-fp32"].update(output="logits"), "its output is 'embedding', not 'logits'"),
+        (lambda m: m["artifacts"]["onnx-fp32"].update(batch=8), "its batch is 1, not 8"),
+        (swap_heads, "head 'planes' is not the one"),
+        (at_int8, "image_encoder_int8.onnx: its artifact is 'onnx-int8', not 'onnx-fp32'"),
+        (lambda m: m["artifacts"]["onnx-fp32"].update(file="../x.onnx"), "'../x.onnx' is not a path inside"),
+        (lambda m: m["artifacts"]["onnx-fp32"].update(file="/x.onnx"), "'/x.onnx' is not a path inside"),
+        (lambda m: m.update(answers={"none_below": 3}), "answers.none_below: Input should be an object"),
+    ],
+)  # fmt: skip
+def test_an_edited_manifest_is_refused_by_its_seal_and_behind_it(copied, change, resealed):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest\.json: ") as error:
+        read_export(copied)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"manifest\.json: "):
+        load_student(copied)
+    path.write_text(json.dumps(seal(manifest)))
+    if resealed is not None:  # what only the seal protects has no other witness
+        with pytest.raises(ValueError, match=resealed):
+            read_export(copied)
+
+
+def test_a_changed_ledger_is_refused(copied):
+    path = copied / "parity.json"
+    path.write_text(path.read_text().replace("NOT RUN", "ok"))
+    with pytest.raises(ValueError, match=r"parity\.json: its hash"):
+        read_export(copied)
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 2), st.floats(), st.text(max_size=3), st.just([]), st.just({})
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_is_one_line_whatever_it_is(exported, tmp_path_factory, data):
+    """Replace or remove any value of the manifest, or bytes of the heads, with hashes that fit."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    for name in (*KEPT, "golden", "text"):
+        (folder / name).symlink_to(exported.folder / name)
+    manifest = json.loads(json.dumps(exported.manifest))
+    manifest["artifacts"] = {
+        name: entry
+        for name, entry in manifest["artifacts"].items()
+        if entry["file"] in KEPT or name == "heads"
+    }
+    content = bytearray(exported.artifact("heads").read_bytes())
+    if data.draw(st.booleans(), "damage the heads"):
+        for _ in range(data.draw(st.integers(1, 3))):
+            place = data.draw(st.integers(0, min(len(content) - 1, 4000)))
+            content[place] = data.draw(st.integers(0, 255))
+        content = content[: data.draw(st.sampled_from([len(content), len(content) // 2, 7, 0]))]
+    (folder / "heads.safetensors").write_bytes(content)
+    manifest["artifacts"]["heads"]["sha256"] = sha256(folder / "heads.safetensors")
+    place = manifest
+    if data.draw(st.booleans(), "damage the manifest"):
+        while True:
+            key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+            if isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
+                place = place[key]
+                continue
+            place[key] = data.draw(JUNK)
+            break
+    (folder / "manifest.json").write_text(json.dumps(seal(manifest)))
+    for read in (read_export, load_student):
+        message = ""
+        try:
+            read(folder)
+        except (ValueError, FileNotFoundError) as error:
+            message = str(error)
+        assert "\n" not in message
 
 
 def test_a_good_folder_is_read(copied, student):
@@ -122,7 +223,8 @@ def test_a_file_exported_under_another_contract_is_refused(copied):
     """Someone copies a file from another export and updates the hash: its own metadata give it away."""
     path = copied / "image_encoder.onnx"
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"sonodistill.contract_sha256": "0" * 64})
+    own = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**own, "sonodistill.contract_sha256": "0" * 64})
     onnx.save(model, path)
     edit(copied, lambda manifest: manifest["artifacts"]["onnx-fp32"].update(sha256=sha256(path)))
     with pytest.raises(ValueError, match="another preprocessing contract"):
@@ -160,6 +262,9 @@ def test_missing_parts_are_named(copied, tmp_path):
     shutil.rmtree(copied / "image_encoder.mlpackage")
     with pytest.raises(FileNotFoundError, match=r"image_encoder\.mlpackage"):
         read_export(copied)
+    (copied / "heads.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"heads\.safetensors: missing"):
+        load_student(copied)
     with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
         read_export(tmp_path)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export import read_export
 from export.parity import verify_coreml
 from export.parity.ledger import coreml_rows, read_gates
 
@@ -112,6 +113,7 @@ def test_a_package_that_core_ml_cannot_load_fails_alone_with_its_message(copied,
     assert found.pop("coreml-fp16") == ("FAILED", wanted)
     assert found
     assert {status for status, _ in found.values()} == {"ok"}
+    read_export(copied)  # the script seals the folder again
 
 
 def test_the_rows_of_a_run_that_is_broken_off_stay(copied, on_a_mac, monkeypatch):
@@ -150,8 +152,9 @@ def test_a_folder_that_is_not_whole_is_named_in_one_line(copied, on_a_mac, capsy
 def test_the_model_card_sends_its_reader_to_the_ledger_for_a_devices_verdict(exported):
     lines = (exported.folder / "MODEL_CARD.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| coreml-") and "NOT RUN" in line]
-    assert len(rows) == 4
-    assert all("parity.json" in row for row in rows)
+    (row,) = rows
+    assert row.startswith("| coreml-fp16, coreml-gray, coreml-int8, coreml-planes | NOT RUN")
+    assert "parity.json" in row
 
 
 def test_the_mac_script_takes_its_limits_from_the_export(copied, monkeypatch):

@@ -13,7 +13,7 @@ from lightning.fabric.utilities import rank_zero_warn
 from torch import nn
 
 from metrics import AGES_DAYS
-from models import DualEncoder
+from models.encoders.dual_encoder import DualEncoder
 from models.files import atomic, digest
 from models.zero_shot import AgeTable, Progress, age_embeddings, age_prompts, encode_prompts
 

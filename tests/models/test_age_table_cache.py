@@ -8,8 +8,8 @@ import torch
 from lightning import Trainer
 
 from callbacks import BiometryEvaluation
-from callbacks.evaluation.age_table_cache import AgeTableCache, weights_digest
 from models import freeze
+from models.age_table_cache import AgeTableCache, weights_digest
 from models.zero_shot import age_embeddings
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 

@@ -1,0 +1,53 @@
+"""Write the image encoder for LiteRT (``.tflite``): float32, and with int8 weights.
+
+In the int8 file the activations stay float32 and are quantised while it runs, by their own range: no calibration.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.graphs.contract import INPUT_NAME
+from export.graphs.onnx_graph import one_line
+
+NO_LITERT = "litert-torch is not installed: uv pip install --python .venv '.[litert]'"
+
+
+def litert_installed() -> bool:
+    """Return whether LiteRT files can be written and run here."""
+    return all(
+        find_spec(name) is not None for name in ("litert_torch", "ai_edge_quantizer", "ai_edge_litert")
+    )
+
+
+def write_litert(module: nn.Module, path: Path, side: int) -> None:
+    """Convert a `PixelEncoder` to a float32 file with the signature ``image`` [1, 3, S, S] to ``output_0`` [1, D].
+
+    Raises:
+        ValueError: The module cannot be converted.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import litert_torch
+
+    example = torch.rand(1, 3, side, side) * 255
+    try:
+        with torch.no_grad():
+            litert_torch.convert(module, sample_kwargs={INPUT_NAME: example}).export(str(path))
+    except Exception as error:  # any failure of the converter has the same remedy
+        raise ValueError(
+            f"{path.name}: not written ({one_line(error)}); leave it out with --skip=litert"
+        ) from error
+
+
+def quantise_litert(source: Path, target: Path) -> None:
+    """Write a copy of a float32 file with int8 weights, one scale a channel."""
+    from ai_edge_quantizer import quantizer, recipe
+
+    work: Any = quantizer.Quantizer(str(source), recipe.dynamic_wi8_afp32())
+    work.quantize(serialize_to_path=str(target), enable_progress_report=False)

@@ -1,0 +1,58 @@
+"""README.md, licence text and example programs of an export folder, so that it stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from metrics.biometry import HIGHEST_HC_MM, LOWEST_HC_MM
+from models.student.onnx_files import AGES
+
+HERE = Path(__file__).parent
+README, LICENCE_TEXT = "README.md", "LICENSE-APACHE-2.0.txt"
+CLIENTS = (
+    HERE.parent / "parity" / "verify_coreml.py",
+    *(
+        HERE / "clients" / name
+        for name in ("example_client.py", "reader.mjs", "StudentReader.kt", "StudentReader.swift")
+    ),
+)
+"""Programs that are copied into the folder."""
+
+
+def licence_text() -> str:
+    """Return the text of Apache-2.0, from the repository or the installed distribution."""
+    own = HERE.parents[1] / "LICENSE"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    return distribution("sonodistill").read_text("licenses/LICENSE") or ""
+
+
+def write_readme(
+    path: Path,
+    *,
+    contract: Mapping[str, Any],
+    heads: Mapping[str, Mapping[str, Any]],
+    artifacts: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write README.md: the contract, the formulas and a start in four languages.
+
+    Args:
+        path: File to write.
+        contract: The preprocessing contract.
+        heads: Head -> description (`export.graphs.heads.describe_heads`).
+        artifacts: The manifest's artifacts.
+    """
+    template = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    ).from_string((HERE / "readme.md.jinja").read_text(encoding="utf-8"))
+    classes = {name: head for name, head in heads.items() if name != AGES}
+    text = template.render(
+        contract=contract, side=contract["input"]["shape"][3], heads=classes, ages=heads.get(AGES), artifacts=artifacts,
+        lowest=LOWEST_HC_MM, highest=HIGHEST_HC_MM,
+    )  # fmt: skip
+    path.write_text(text, encoding="utf-8")

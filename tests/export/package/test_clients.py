@@ -1,0 +1,135 @@
+"""The programs in an export folder do what the contract says, bit by bit where it is about pixels."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models import Preprocessing, load_student
+from models.preprocessing import resize_padded
+
+SIDE = 48
+# Shapes that shrink a lot, little, grow, are square, and of odd differences, with every extreme of pixel values.
+SHAPES = [(541, 800), (300, 99), (97, 97), (48, 48), (20, 33), (1, 64), (1080, 1920)]
+
+
+def frames():
+    generator = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SHAPES):
+        noise = generator.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        yield np.where(noise > 127, 255, 0).astype(np.uint8) if number % 2 else noise
+
+
+@pytest.fixture(scope="module")
+def example(exported):
+    """The reference client, imported from the folder."""
+    sys.path.insert(0, str(exported.folder))
+    import example_client
+
+    yield example_client
+    sys.path.remove(str(exported.folder))
+    del sys.modules["example_client"]
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_python_resizes_as_pillow_does(example, kernel):
+    contract = Preprocessing(SIDE, (0.0,) * 3, (1.0,) * 3, interpolation=kernel)
+    for frame in frames():
+        np.testing.assert_array_equal(
+            example.prepare(frame, SIDE, kernel == "bicubic"), resize_padded(frame, contract)
+        )
+
+
+def test_the_reference_client_answers_as_the_student_does(exported, example):
+    own, student = example.Student(exported.folder), load_student(exported.folder)
+    for row in json.loads((exported.folder / "golden" / "golden.json").read_text())["rows"]:
+        frame = np.asarray(Image.open(exported.folder / "golden" / row["frame"]).convert("RGB"))
+        embedding = own.embed(frame)
+        np.testing.assert_allclose(embedding, student.embed([frame])[0], atol=1e-5)
+        assert own.classify(embedding, "planes") == pytest.approx(row["planes"], abs=1e-3)
+        if "ages" in row:
+            (answer,) = student.ages(embedding[None], [float(row["ages"]["spacing_mm_per_px"])])
+            assert own.read(frame, row["ages"]["pixel_size_mm"])["age"] == (answer["ga_days"], None, None)
+    with pytest.raises(ValueError, match=r"spacing 0\.31 mm is not in"):
+        own.age(embedding, 0.31)
+
+
+def test_the_reference_client_knows_thresholds_and_intervals(copied, example):
+    own = example.Student(copied)
+    embedding = own.embed(np.full((50, 40, 3), 99, np.uint8))
+    own.manifest["answers"] = {"none_below": {"planes": 1e6}, "age_drop": 1e6}
+    assert own.classify(embedding, "planes") is None
+    assert own.classify(embedding, "subplanes") is not None
+    days, low, high = own.age(embedding, 0.30)
+    assert (low, high) == (98, 272)
+    assert low <= days <= high
+
+
+def test_the_command_of_the_readme_answers(exported):
+    command = [sys.executable, "example_client.py", "golden/frame_0.png"]
+    done = subprocess.run(command, cwd=exported.folder, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == {"planes", "subplanes"}
+
+
+RUN_JAVASCRIPT = """
+import { readFileSync } from "node:fs";
+import { age, classify, cosine, planar, readHeads, resized } from "./reader.mjs";
+const tasks = JSON.parse(readFileSync("tasks.json"));
+const file = readFileSync(tasks.heads);
+const heads = readHeads(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
+let refused = false;
+try { age(tasks.rows[0].embedding, heads, 0.31); } catch (error) { refused = error instanceof RangeError; }
+console.log(JSON.stringify({
+  pixels: tasks.frames.map(({ file, width, height }) =>
+    Array.from(planar(resized(new Uint8ClampedArray(readFileSync(file)), width, height, tasks.side), tasks.side))),
+  planes: tasks.rows.map((row) => classify(row.embedding, heads.planes)),
+  days: tasks.rows.map((row) => age(row.embedding, heads, tasks.spacing)),
+  same: cosine(tasks.rows[0].embedding, tasks.rows[0].embedding), refused,
+}));
+"""
+
+
+def tasks(exported, folder, channels):
+    """Write raw frames of so many channels and return the tasks of a client in another language."""
+    named = []
+    for number, frame in enumerate(frames()):
+        opaque = np.concatenate([frame, np.full_like(frame[..., :1], 255)], axis=2)
+        path = folder / f"{number}.raw"
+        path.write_bytes(opaque[..., channels].tobytes())
+        named.append({"file": str(path), "width": frame.shape[1], "height": frame.shape[0]})
+    rows = json.loads((exported.folder / "golden" / "golden.json").read_text())["rows"]
+    return {
+        "frames": named, "side": SIDE, "spacing": 0.3, "heads": str(exported.artifact("heads")),
+        "rows": [{"embedding": row["embedding"], "planes": row["planes"]} for row in rows],
+    }  # fmt: skip
+
+
+def judge(answer, asked, exported):
+    contract = Preprocessing(SIDE, (0.0,) * 3, (1.0,) * 3)
+    for pixels, frame in zip(answer["pixels"], frames(), strict=True):
+        wanted = resize_padded(frame, contract).transpose(2, 0, 1).reshape(-1)
+        np.testing.assert_array_equal(np.array(pixels), wanted)
+    embeddings = np.array([row["embedding"] for row in asked["rows"]], np.float32)
+    expected = load_student(exported.folder).ages(embeddings, [0.3] * len(embeddings))
+    for row, planes, days, age in zip(asked["rows"], answer["planes"], answer["days"], expected, strict=True):
+        assert planes == pytest.approx(row["planes"], abs=1e-4)
+        assert abs(days - age["ga_days"]) <= 1, "sums in float64, not float32: two ages may tie"
+    assert answer["refused"] is True
+
+
+def test_javascript_is_exact(exported, tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    shutil.copy(exported.folder / "reader.mjs", tmp_path)
+    asked = tasks(exported, tmp_path, [0, 1, 2, 3])
+    (tmp_path / "tasks.json").write_text(json.dumps(asked))
+    (tmp_path / "run.mjs").write_text(RUN_JAVASCRIPT)
+    done = subprocess.run(["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["same"] == pytest.approx(1)
+    judge(answer, asked, exported)

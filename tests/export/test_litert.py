@@ -1,0 +1,52 @@
+"""LiteRT files: converted, run by the interpreter, measured and timed, where the extra `litert` is installed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from datamodules.evaluation.protocol import Protocol
+from export import Options, export_student
+from export.graphs.litert_file import NO_LITERT, litert_installed
+from export.latency.backends import backend_specs, load
+from export.parity.ledger import NOT_RUN, OK
+from export.runners import litert_runner
+from export.variants import ExportContext, write_litert_variants
+
+OPTIONS = Options(
+    skip=["coreml", "onnx-int8", "openvino-int8"], frames=6, spacings=[0.30], only_spacings=True, keep_slow_int8=True
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("skip", [[], ["litert-fp32"]])
+def test_what_cannot_be_written_says_why(tmp_path, monkeypatch, skip):
+    monkeypatch.setattr("export.variants.litert_installed", lambda: bool(skip))
+    context = ExportContext(tmp_path, None, {}, {})
+    write_litert_variants(context, skip)
+    left = {row.variant: row for row in context.not_run}
+    assert set(left) == {"litert-fp32", "litert-int8"} - set(skip)
+    assert left["litert-int8"].status == NOT_RUN
+    assert left["litert-int8"].note == (
+        "it is made from litert-fp32, which --skip leaves out" if skip else NO_LITERT
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not litert_installed(), reason=NO_LITERT)
+def test_files_give_the_golden_answers_and_have_rows_and_backends(student, corpus, source, tmp_path):
+    export = export_student(student, corpus, Protocol.load(), tmp_path / "export", OPTIONS, dict(source))
+    rows = {row["variant"]: row for row in json.loads((export.folder / "parity.json").read_text())["rows"]}
+    assert rows["litert-fp32"]["status"] == rows["litert-int8"]["status"] == OK
+    assert rows["litert-fp32"]["figures"]["cosine_min"] > 0.99999
+    assert 0.9 < rows["litert-int8"]["figures"]["cosine_min"] < 0.99999
+    assert "times as fast as float32 in litert" in rows["litert-int8"]["note"]
+    entries = export.manifest["artifacts"]
+    assert entries["litert-int8"]["bytes"] < 0.6 * entries["litert-fp32"]["bytes"]
+    golden = json.loads((export.folder / "golden" / "golden.json").read_text())
+    specs, _ = backend_specs(export, threads=1)
+    assert specs["litert"]["path"].endswith("image_encoder.tflite")
+    assert specs["litert-int8"]["path"].endswith("image_encoder_int8.tflite")
+    assert load(specs["litert"])().shape == (1, 32)
+    run = litert_runner(export.artifact("litert-fp32"))
+    assert run(np.zeros((2, 3, 64, 64), np.float32)).shape == (2, 32), "frames one by one"
+    assert set(golden["variants"]) == {"litert-int8"}
