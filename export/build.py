@@ -139,6 +139,8 @@ def export_student(
                 f"export: {failed}; the files and {LEDGER} are kept in {kept} for inspection, not for shipping; "
                 "leave a variant out with --skip, or train longer"
             )
+        for file in partial.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # some writers keep their files to themselves
         read_export(partial, student.preprocessing)
         _replace(partial, target)
         shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt

@@ -6,7 +6,10 @@ In the int8 file the activations stay float32 and are quantised while it runs, b
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +35,8 @@ def write_litert(module: nn.Module, path: Path, side: int) -> None:
     Raises:
         ValueError: The module cannot be converted.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import litert_torch
-
-    example = torch.rand(1, 3, side, side) * 255
     try:
-        with torch.no_grad():
-            litert_torch.convert(module, sample_kwargs={INPUT_NAME: example}).export(str(path))
+        _in_a_process(_convert, module, path, side)
     except Exception as error:  # any failure of the converter has the same remedy
         raise ValueError(
             f"{path.name}: not written ({one_line(error)}); leave it out with --skip=litert"
@@ -47,6 +45,30 @@ def write_litert(module: nn.Module, path: Path, side: int) -> None:
 
 def quantise_litert(source: Path, target: Path) -> None:
     """Write a copy of a float32 file with int8 weights, one scale a channel."""
+    _in_a_process(_quantise, source, target)
+
+
+def _in_a_process(work: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in a process of its own: the converter starts JAX's threads, after which a fork may hang."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_silent) as pool:
+        pool.submit(work, *arguments).result()
+
+
+def _silent() -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+
+def _convert(module: nn.Module, path: Path, side: int) -> None:
+    import litert_torch
+
+    example = torch.rand(1, 3, side, side) * 255
+    with torch.no_grad():
+        litert_torch.convert(module, sample_kwargs={INPUT_NAME: example}).export(str(path))
+
+
+def _quantise(source: Path, target: Path) -> None:
     from ai_edge_quantizer import quantizer, recipe
 
     work: Any = quantizer.Quantizer(str(source), recipe.dynamic_wi8_afp32())

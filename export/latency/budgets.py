@@ -17,6 +17,7 @@ from models.user_files import read_yaml
 
 OK, OVER, NOT_APPLICABLE = "ok", "OVER BUDGET", "not applicable"
 NOT_DECIDABLE = "NOT DECIDABLE"
+SMALL_GMACS = 0.1
 WIDE = 0.5  # distance of the quartiles, as a share of the median, from which a ratio says nothing
 
 
@@ -50,11 +51,13 @@ class Protocol(_Section):
 class RatioLimit(_Section):
     """How many times faster than the yardstick a backend must be, and the target that it is to reach.
 
+    `small` replaces `at_least` for students below `SMALL_GMACS`, where PyTorch spends most of its time between layers;
     `of_float32` is how many times faster than float32 in the same runtime an int8 file must be.
     """
 
     at_least: Positive
     reach: Positive | None = None
+    small: Positive | None = None
     of_float32: Positive | None = None
 
 
@@ -104,11 +107,12 @@ def check_budgets(budgets: Budgets, record: Mapping[str, Any]) -> list[Verdict]:
 
     The budget of an absent backend is not applicable, that of a broken one failed.
     """
-    rows = record["backends"]
+    rows, gmacs = record["backends"], record["model"].get("gmacs", math.inf)
     reasons = {**record["absent"], **bottlenecks(rows)}
     verdicts = []
     for name, limit in budgets.ratios.items():
-        text = f"{name}: at least {limit.at_least:g} times {budgets.yardstick}"
+        least = limit.small if limit.small is not None and gmacs < SMALL_GMACS else limit.at_least
+        text = f"{name}: at least {least:g} times {budgets.yardstick}"
         row, note = rows.get(name, {}), reasons.get(name, "")
         ratio = row["ratio"]["median"] if "ratio" in row else None
         if limit.of_float32 is not None and "of_float32" in row:
@@ -123,7 +127,7 @@ def check_budgets(budgets: Budgets, record: Mapping[str, Any]) -> list[Verdict]:
         if ratio is None or "error" in row:
             verdicts.append(_judge(text, None, row.get("error"), note))
         else:
-            verdicts.append(_of_ratio(text, row["ratio"], row, limit.at_least, note))
+            verdicts.append(_of_ratio(text, row["ratio"], row, least, note))
     verdicts += [_on_device(limit, record) for limit in budgets.absolute]
     for scan in record["scenes"]:
         most = budgets.scene.rates.get(scan["frames_per_second"])

@@ -70,7 +70,7 @@ def _subject(record: Record) -> str:
     models = ("onnx", "openvino", "litert", "coreml")
     sizes = [f"{name} {size / 1e6:.1f}" for name, size in record["files"].items() if name.startswith(models)]
     text = (
-        f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads; matrix product of one "
+        f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads; matrix product of one thread "
         f"{', '.join(peaks)}. {cost} at {model['side']} x {model['side']}. MB: {', '.join(sizes)}."
     )
     if machine["load_average"] <= machine["cores"]:

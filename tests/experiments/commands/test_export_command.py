@@ -278,7 +278,7 @@ def test_a_missed_gate_ends_with_status_1_and_no_usage_error(tmp_path, monkeypat
 
 
 def test_a_group_leaves_out_all_its_variants():
-    assert Options(skip=["int8"]).left_out == {"onnx-int8", "openvino-int8", "coreml-int8"}
+    assert Options(skip=["int8"]).left_out == {"onnx-int8", "openvino-int8", "litert-int8", "coreml-int8"}
     left_out = Options(skip=["coreml", "openvino-bf16"]).left_out
     assert {"coreml-fp16", "coreml-planes", "coreml-palette8", "openvino-bf16"} < left_out
     assert not {"onnx-int8", "onnx-fp32"} & left_out
