@@ -32,7 +32,7 @@ from export.int8.variants import (
 from export.latency.backends import BFLOAT16
 from export.options import GROUPS, Options
 from export.package.golden import write_golden
-from export.package.manifest import MANIFEST, PACKAGES, Export, read_export, write_manifest
+from export.package.manifest import PACKAGES, Export, read_export, write_manifest
 from export.package.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
 from export.package.readme import CLIENTS, LICENCE_TEXT, README, licence_text, write_readme
 from export.parity.frames import calibration_pixels, corpus_spacings, evaluation_frames
@@ -62,7 +62,7 @@ from export.variants import (
 from models import DualEncoder, QuantisedStudent, fused_copy
 from models.files import package_versions, write_json
 from models.student.base import ANSWERS
-from models.student.manifest import without_prompts
+from models.student.manifest import MANIFEST, without_prompts
 from models.student.onnx_files import HEADS, onnx_runner
 
 LEDGER = "parity.json"

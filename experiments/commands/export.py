@@ -44,13 +44,13 @@ from experiments.runs.plain_errors import PlainErrorParser
 from experiments.runs.run_record import RANDOM, preset_of, read_record, run_config, training_facts
 from export import Options, export_student
 from export.build import require_replaceable
-from export.package.manifest import MANIFEST
 from export.parity.ledger import GateFailedError
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 from models.checkpoints.trust import TRUST, check_classes, settle_trust
 from models.checkpoints.weights import read_entry
 from models.files import sha256
 from models.student.base import ANSWERS
+from models.student.manifest import MANIFEST
 
 EXPORT_HINT = "give the folder that make export CKPT=... wrote"
 PROGRAM = ".venv/bin/python -m experiments export"

@@ -31,12 +31,12 @@ from export.build import write_timing_export
 from export.latency.budgets import Verdict, over_budget, read_budgets, undecided
 from export.latency.report import markdown
 from export.latency.session import run_session
-from export.package.manifest import MANIFEST
 from figures.latency import latency as latency_figure
 from figures.style import save_png
 from models import DualEncoder, build
 from models.checkpoints.trust import TRUST, settle_trust
 from models.files import write_json, write_text
+from models.student.manifest import MANIFEST
 
 DEFAULT_MODEL = "random:MobileCLIP2-S0"
 NOT_DECIDED = 3  # exit status

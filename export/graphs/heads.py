@@ -33,7 +33,6 @@ LOG_SECONDS = 30.0  # between two lines of a log file
 RANKS = (16, 32, 48, 64, 96, 128, 192)
 # Two days are what rounding to float16 alone moves some heads whose fifteenth and sixteenth ages nearly tie.
 DAYS, SHARE_WITHIN = 2, 0.99
-HEADS_AT_ONCE = 64
 WIDEST_GRID = 400  # hundredths of a millimetre
 CLASS_FORMULA = "probabilities = softmax(cosine_scale * vectors @ embedding)"
 AGE_FORMULA = (
@@ -109,7 +108,7 @@ def ship(ages: AgeHead, embeddings: Tensor, spacings: Sequence[str]) -> ShippedA
     centred = (table.vectors - table.vectors.mean(dim=1, keepdim=True)).double()
     flat = centred.reshape(-1, centred.shape[-1])
     basis = torch.linalg.eigh(flat.T @ flat).eigenvectors.flip(1).T  # by falling share of the variance
-    exact = _ages(table, embeddings, spacings) if len(embeddings) else None
+    exact = predicted_age_days(table.similarity(embeddings, spacings)) if len(embeddings) else None
     ranks = [rank for rank in RANKS if rank < len(basis)] if exact is not None else []
     for rank in (*ranks, len(basis)):
         part = basis[:rank]
@@ -117,23 +116,13 @@ def ship(ages: AgeHead, embeddings: Tensor, spacings: Sequence[str]) -> ShippedA
         found = ShippedAges(ages.templates, table.spacings, coordinates, part.float().contiguous(), {})
         if exact is None:
             break
-        off = (_ages(found.table(), embeddings, spacings) - exact).abs()
+        off = (predicted_age_days(found.table().similarity(embeddings, spacings)) - exact).abs()
         within = float((off <= DAYS).double().mean())
         check = {"heads": len(off), "days_off_max": int(off.max()), f"share_within_{DAYS}_days": within}
         found = replace(found, check=check)
         if within >= SHARE_WITHIN:
             break
     return found
-
-
-def _ages(table: AgeTable, embeddings: Tensor, spacings: Sequence[str]) -> Tensor:
-    """Return ages in days [N], some heads at a time: N x 175 x D numbers would not fit."""
-    return torch.cat(
-        [
-            predicted_age_days(table.similarity(embeddings[rows], [spacings[row] for row in rows.tolist()]))
-            for rows in torch.arange(len(spacings)).split(HEADS_AT_ONCE)
-        ]
-    )
 
 
 def grid(spacings: Iterable[str]) -> set[str]:

@@ -169,7 +169,7 @@ def prepend_resize(
         numpy_helper.from_array(np.array(value, np.int64), f"resize_{name}")
         for name, value in constants.items()
     )
-    steps = [
+    steps: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ("Shape", [FRAME_NAME], ["size"], {"start": 0, "end": 2}),
         ("ReduceMax", ["size"], ["longer"], {"keepdims": 1}),
         ("Sub", ["longer", "size"], ["missing"], {}),

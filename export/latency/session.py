@@ -72,7 +72,7 @@ def run_session(
         count = image_cost(fused)
         cost = {"parameters_m": count.image_parameters / 1e6, "gmacs": count.gmacs}
     machine = machine_facts() | {"threads": threads}
-    record = {
+    record: dict[str, Any] = {
         "machine": machine | ({"device": device} if device else {}),
         "model": {**cost, "source": export.manifest["source"], "side": export.preprocessing.image_size},
         "files": {key: entry["bytes"] for key, entry in export.manifest["artifacts"].items()},

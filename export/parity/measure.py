@@ -55,9 +55,9 @@ def measure(
         if variant.whole:
             found[variant.name] = np.concatenate([variant.run(frame) for frame in frames.whole()])
     exact = found[REFERENCE]
-    tasks = task_scores(exact, frames, heads, ages and ages.table)
+    tasks = task_scores(exact, frames, heads, None if ages is None else ages.table)
     rows = [Row(REFERENCE, "PyTorch, not fused: the reference", status=OK, frames=len(exact), tasks=tasks)]
-    table = shipped and shipped.table()
+    table = None if shipped is None else shipped.table()
     for variant in variants:
         row, output = Row(variant.name, variant.how, variant.gate, frames=len(exact)), found[variant.name]
         if variant.head is None:

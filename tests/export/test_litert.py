@@ -36,7 +36,8 @@ def test_what_cannot_be_written_says_why(tmp_path, monkeypatch, skip):
 def test_files_give_the_golden_answers_and_have_rows_and_backends(student, corpus, source, tmp_path):
     export = export_student(student, corpus, Protocol.load(), tmp_path / "export", OPTIONS, dict(source))
     rows = {row["variant"]: row for row in json.loads((export.folder / "parity.json").read_text())["rows"]}
-    assert rows["litert-fp32"]["status"] == rows["litert-int8"]["status"] == OK
+    assert rows["litert-fp32"]["status"] == OK
+    assert rows["litert-int8"]["note"].startswith("task metrics not judged: the weights are random")
     assert rows["litert-fp32"]["figures"]["cosine_min"] > 0.99999
     assert 0.9 < rows["litert-int8"]["figures"]["cosine_min"] < 0.99999
     assert "times as fast as float32 in litert" in rows["litert-int8"]["note"]
