@@ -79,6 +79,7 @@ def test_a_requested_phone_that_breaks_fails_the_command(tools, fault, reason):
     assert len(found["rows"]) == 4, "this Mac's"
     record = {
         "machine": {"device": "Mac"},
+        "model": {},
         "backends": {},
         "absent": {},
         "scenes": [],
