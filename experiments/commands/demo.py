@@ -20,8 +20,9 @@ from typing import Any
 from experiments.process import Parser
 from export.demo.build import build_demo
 from export.demo.server import server_of
-from export.package.manifest import MANIFEST, read_export
+from export.package.manifest import read_export
 from models.files import sha256
+from models.student.manifest import MANIFEST
 
 STUDENTS = "*/*/checkpoints/best.ckpt"
 

@@ -15,12 +15,13 @@ from datamodules import PhantomDataModule, Record
 from datamodules.pairs.image_reading import read_image
 from datamodules.phantom import PhantomSettings, read_truth
 from export.demo.runtime import VERSION, WEBGPU, runtime_files
-from export.package.manifest import MANIFEST, Export, read_export
+from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
 from metrics.growth_chart import COEFFICIENTS
 from models.files import sha256, write_json
 from models.student.base import BRAIN, TOP_AGES
+from models.student.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
 DEMO = "demo.json"

@@ -88,7 +88,7 @@ class Budgets(_Section):
 
 
 def read_budgets(path: str | Path) -> Budgets:
-    """Read a budget file; see `export.user_files.read_yaml` for what is raised."""
+    """Read a budget file; see `models.user_files.read_yaml` for what is raised."""
     return read_yaml(Path(path), Budgets, "experiments/recipes/latency.yaml")
 
 
