@@ -94,7 +94,7 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	$(DO)echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
 	$(DO)"$(UV)" venv --quiet --clear --python $(PYTHON_VERSION) .venv
 	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
-	$(DO)"$(UV)" pip install --quiet --python .venv --no-deps --editable .
+	$(DO)"$(UV)" pip install --quiet --python .venv --no-deps --config-settings editable_mode=compat --editable .
 	$(DO)echo "$(WANTED)" > $@
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)

@@ -85,9 +85,12 @@ def test_no_circular_imports_inside_a_room(room: str) -> None:
     for name, path in modules.items():
         found: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                deeper = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= (deeper & set(modules)) or ({node.module} & set(modules))
+            if isinstance(node, ast.ImportFrom):
+                around = name.split(".") + ["__init__"] * (path.name == "__init__.py")
+                above = ".".join(around[: -node.level]) if node.level else ""
+                module = ".".join(filter(None, (above, node.module)))
+                deeper = {f"{module}.{alias.name}" for alias in node.names}
+                found |= (deeper & set(modules)) or ({module} & set(modules))
             elif isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names} & set(modules)
         graph[name] = found - {name}
@@ -126,9 +129,9 @@ def test_no_function_body_is_written_twice() -> None:
 
 
 def test_every_room_is_packaged_and_none_is_ignored() -> None:
-    settings = (ROOT / "pyproject.toml").read_text()
+    settings = (ROOT / "setup.py").read_text()
     for room in FLOORS:
-        assert f'"{room}*"' in settings
+        assert f'"{room}"' in settings
         assert (ROOT / room / "__init__.py").is_file()
     for line in (ROOT / ".gitignore").read_text().split():
         if line.endswith("/") and "." not in line and "__pycache__" not in line:
