@@ -155,10 +155,12 @@ def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
 # Needed without an import of ours: tools, stubs, and what another package imports when it is asked to.
 NOT_IMPORTED = {
     "mypy", "ruff", "types-PyYAML", "types-tqdm", "mkdocs-material", "mkdocstrings",
+    "ipykernel",  # runs the notebook
     "onnxscript",  # torch.onnx writes graphs with it
     "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",  # decoders of pydicom
 }  # fmt: skip
 IMPORT_NAMES = {
+    "mlflow-skinny": "mlflow",
     "opencv-python-headless": "cv2", "open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml",
     "pytest-xdist": "xdist", "scikit-learn": "sklearn",
 }  # fmt: skip

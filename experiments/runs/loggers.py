@@ -112,6 +112,12 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
     checkpoint = config.get("ckpt_path")
     if "save_dir" in arguments and arguments.save_dir in (None, RUN_FOLDER):
         arguments.save_dir = str(folder)
+    if logger.class_path.endswith("MLFlowLogger"):
+        # The store of plain files, which mlflow-skinny has without a database.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        if arguments.save_dir == str(folder):
+            arguments.save_dir = str(folder / "mlruns")
+        arguments.run_name = arguments.get("run_name") or f"{config.experiment}/{folder.name}"
     if logger.class_path.endswith("WandbLogger"):
         arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
         if resumed and checkpoint and Path(checkpoint).is_file():
