@@ -94,7 +94,7 @@ def test_from_an_archive_to_an_export(tmp_path_factory):
     assert said.count("was trained on simulated images only") == 2, "the teacher; before and after"
     assert "where they share patients" not in said
     checkpoint = folder / "checkpoints" / "best.ckpt"
-    said = command(place, "predict", checkpoint, "clinic/table.csv", "--annotate")
+    said = command(place, "predict", checkpoint, "clinic/table.csv", "--annotate", "--ages=all")
     printed.append(said)
     answers = pd.read_csv(place / "outputs" / "predictions" / "table" / "predictions.csv")
     assert list(answers["image"]) == list(table["image"])
