@@ -19,6 +19,14 @@ from datamodules.phantom.renderer import render
 
 BANNER = 40  # rows above the region, with the patient's name
 MARGIN = 24  # columns on its left
+# One secret of each kind that a user's environment may hold; the last is that of `data ingest`.
+SECRETS = {
+    "WANDB_API_KEY": "5ec4e7" + 34 * "a",
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDSECRETID1",
+    "AWS_SECRET_ACCESS_KEY": "Pl4ntedAwsSecretAccessKeyOfFortySigns00",
+    "HF_TOKEN": "hf_Pl4ntedHubToken",
+    "SONODISTILL_SECRET": "a secret of twenty-eight signs",
+}
 BIRTH_DATE, EXAM_DATE = "19910417", "20240229"
 
 

@@ -15,17 +15,22 @@ import pytest
 
 from experiments.__main__ import run
 from tests.conftest import write_image
-from tests.dicom_archive import planted, texts_in, write_archive
+from tests.dicom_archive import SECRETS, planted, texts_in, write_archive
 
 ROOT = Path(__file__).resolve().parent.parent
-SECRET = "a secret of twenty-eight signs"
 PLANES = ("brain", "abdomen", "heart", "femur", "cervix")
 
 
 def command(place, *words, code=0, **environment):
     """Run a command of the page in a folder, and return what it printed."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    own |= {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **environment}
+    own |= {
+        "PYTHONPATH": str(ROOT),
+        "WANDB_MODE": "offline",
+        "OMP_NUM_THREADS": "1",
+        **SECRETS,
+        **environment,
+    }
     own |= {name: str(place / "home") for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     start = time.monotonic()
     done = subprocess.run(
@@ -43,17 +48,13 @@ def test_from_an_archive_to_an_export(tmp_path_factory):
     place = tmp_path_factory.mktemp("work")
     (place / "home").mkdir()
     truth = write_archive(archive, patients=60, frames=2, corpus="planes")
-    secret = archive.parent / "secret"
-    secret.write_text(SECRET)
     truth["caption"] = [f"Ultrasound image of a fetal {row.plane}." for row in truth.itertuples()]
     labels = archive.parent / "labels.csv"
     truth[["file", "plane", "brain_plane", "hc_mm", "caption"]].to_csv(labels, index=False)
     (archive / "Planted001_broken.dcm").write_bytes((archive / truth["file"][0]).read_bytes()[:4000])
     printed = []
 
-    said = command(
-        place, "data", "ingest", archive, "clinic", f"--secret-file={secret}", f"--labels={labels}"
-    )
+    said = command(place, "data", "ingest", archive, "clinic", f"--labels={labels}")
     printed.append(said)
     table = pd.read_csv(place / "clinic" / "table.csv")
     assert 0.8 * len(truth) < len(table) <= len(truth), "all but a few false alarms of text beside the sector"
@@ -107,9 +108,10 @@ def test_from_an_archive_to_an_export(tmp_path_factory):
     manifest = json.loads((folder / "export" / "manifest.json").read_text())
     assert "clinic" in manifest["heads"], manifest["heads"].keys()
 
-    secrets = {text.lower() for text in planted(truth)} | {SECRET, "planted"}
+    secrets = {text.lower() for text in planted(truth)} | {"planted"}
     source = "".join(text for _, text in texts_in(archive)).lower()
-    assert all(text in source for text in secrets - {SECRET}), "the search finds what is there"
+    assert all(text in source for text in secrets), "the search finds what is there"
+    secrets |= {secret.lower() for secret in SECRETS.values()}
     for where, text in [("printed", "\n".join(printed).replace(str(archive.parent), "")), *texts_in(place)]:
         assert not [word for word in secrets if word in text.lower()], where
 

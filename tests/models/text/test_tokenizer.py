@@ -122,7 +122,7 @@ def test_damaged_tokenizer_files_are_named_in_one_line(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["clip", "fetal"])
 def test_a_context_without_room_for_a_word_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^context_length: 1, expected at least 3 \(start, a word, end\)$"):
+    with pytest.raises(ValueError, match=r"^context_length: 1, expected at least 3 \(start, a word, end\)$"):
         build_tokenizer(contract(name, 1))
 
 
