@@ -168,6 +168,17 @@ def test_a_checkpoint_goes_up_with_a_card_and_comes_back(hub, checkpoint, studen
     assert loaded.dimension == 24
 
 
+def test_names_of_a_run_are_no_markup_in_its_card(hub, checkpoint):
+    hostile = "<script>alert(1)</script>\\n# Heading [a](javascript:b)"
+    data = f'{{class_path: datamodules.HC18DataModule, init_args: {{root: "{hostile}"}}}}'
+    (checkpoint.parent.parent / "config.yaml").write_text(f"data: {data}\nmodel: {{}}\n")
+    run(["hub", "push", str(checkpoint), "me/student"])
+    card = hub.files["README.md"].decode()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; # Heading \\[a](javascript:b)" in card
+    assert "<script" not in card
+    assert "\n# Heading" not in card
+
+
 @pytest.mark.parametrize(("data", "option", "pushed"), [
     ("datamodules.TableDataModule", [], False),
     ("datamodules.TableDataModule", ["--with-images"], True),
