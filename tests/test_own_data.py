@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from experiments.__main__ import run
+from export import read_export
 from tests.conftest import write_image
 from tests.dicom_archive import SECRETS, planted, texts_in, write_archive
 
@@ -105,8 +106,9 @@ def test_from_an_archive_to_an_export(tmp_path_factory):
         TABLE="clinic/table.csv",
     )  # fmt: skip
     printed.append(said)
-    manifest = json.loads((folder / "export" / "manifest.json").read_text())
-    assert "clinic" in manifest["heads"], manifest["heads"].keys()
+    head = read_export(folder / "export").head("clinic")
+    assert len(head.vectors) == len(PLANES)
+    assert all(plane in str(head.description) for plane in PLANES)
 
     secrets = {text.lower() for text in planted(truth)} | {"planted"}
     source = "".join(text for _, text in texts_in(archive)).lower()
