@@ -48,10 +48,12 @@ def test_imports_point_to_a_lower_floor(path: Path) -> None:
 
 
 def test_floor_zero_imports_nothing_of_ours() -> None:
+    """Losses and metrics import themselves by relative names: installed, they are `sonodistill.losses`."""
     for path in SOURCES:
         own = path.relative_to(ROOT).parts[0]
         if FLOORS[own] == 0:
-            assert imported_rooms(ast.parse(path.read_text())) <= {own}, path
+            allowed = {"figures"} if own == "figures" else set()
+            assert imported_rooms(ast.parse(path.read_text())) <= allowed, path
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
