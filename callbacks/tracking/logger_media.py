@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from lightning import Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,20 +17,20 @@ from PIL import Image
 Picture = Figure | Image.Image | Path
 
 
-def media_loggers(trainer: Trainer) -> list[Logger]:
+def media_loggers(trainer: Trainer) -> list[Any]:
     """Return the loggers of this process that take pictures, without W&B's; none on ranks above 0."""
     kinds = (TensorBoardLogger, MLFlowLogger)
     return [one for one in trainer.loggers if isinstance(one, kinds)] if trainer.is_global_zero else []
 
 
 def log_pictures(
-    loggers: Sequence[Logger], pictures: Mapping[str, Picture | Sequence[Image.Image]], step: int
+    loggers: Sequence[Any], pictures: Mapping[str, Picture | Sequence[Image.Image]], step: int
 ) -> None:
     """Send pictures, or several of one name, by their names."""
     for name, given in pictures.items():
         several = [_image(one) for one in given] if isinstance(given, Sequence) else [_image(given)]
         for logger in loggers:
-            run: Any = logger.experiment
+            run = logger.experiment
             if isinstance(logger, TensorBoardLogger):
                 run.add_images(name, np.stack([np.asarray(one) for one in several]), step, dataformats="NHWC")
             elif isinstance(logger, MLFlowLogger):
@@ -40,11 +40,11 @@ def log_pictures(
 
 
 def log_table(
-    loggers: Sequence[Logger], name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
+    loggers: Sequence[Any], name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
 ) -> None:
     """Send a table: to TensorBoard as Markdown, to MLflow as a JSON artifact."""
     for logger in loggers:
-        run: Any = logger.experiment
+        run = logger.experiment
         if isinstance(logger, TensorBoardLogger):
             cells = [[_cell(value) for value in row] for row in [columns, ["---"] * len(columns), *rows]]
             run.add_text(name, "\n".join(f"| {' | '.join(row)} |" for row in cells), step)

@@ -25,6 +25,7 @@ from export.package.manifest import MANIFEST, read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
 from models.checkpoints.weights import read_entry
 
+HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]  # that of its client, also when the server cannot be reached
 CARD = "README.md"
 BEST = "checkpoints/best.ckpt"
 OF_A_RUN = ("config.yaml", "results.json", "metrics.csv", "report.html", "plots/*.png", BEST)
@@ -47,7 +48,7 @@ def files_to_push(path: Path, with_images: bool) -> dict[str, Path | bytes]:
         found = [
             file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))
         ]
-        files = {CARD: path / MODEL_CARD, MANIFEST: path / MANIFEST}
+        files: dict[str, Path | bytes] = {CARD: path / MODEL_CARD, MANIFEST: path / MANIFEST}
         simulated = path / "golden"  # the exporter draws them, and the manifest has their hash
         shown = [
             file for file in found if file.suffix.lower() in SHOWS_IMAGES and simulated not in file.parents
@@ -78,7 +79,7 @@ def checkpoint_card(path: Path) -> str:
     if student is None:
         raise ValueError(f"{path}: not a checkpoint that this project has trained")
     config = run_config(str(path))
-    facts = training_facts(config, read_record(path))
+    facts = training_facts(config, read_record(str(path)))
     source: dict[str, Any] = {"weights": "trained", "recipe": student["recipe"], "training": facts}
     source["data"] = preset_of(config) or facts.get("data", "not recorded")
     data = ModelCardData(license="other", license_name="see-card", tags=["medical", "fetal-ultrasound"])
@@ -148,7 +149,7 @@ def main(argv: list[str]) -> int:
             push(options.path, options.repository, options.public, options.with_images)
         else:
             pull(options.repository, options.folder, options.revision)
-    except HfHubHTTPError.__bases__[0] as error:  # also of a server that cannot be reached
+    except HTTP_ERROR as error:
         reason = " ".join(str(error).split())
         raise ConnectionError(
             f"hub: {options.repository}: {reason}; hf auth login, or HF_TOKEN=..."
