@@ -80,7 +80,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-slow lint types check docs bench bench-compare lock clean remake
+.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-slow lint types check audit sbom docs bench bench-compare lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -94,7 +94,7 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	$(DO)echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
 	$(DO)"$(UV)" venv --quiet --clear --python $(PYTHON_VERSION) .venv
 	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
-	$(DO)"$(UV)" pip install --quiet --python .venv --no-deps --editable .
+	$(DO)"$(UV)" pip install --quiet --python .venv --no-deps --config-settings editable_mode=compat --editable .
 	$(DO)echo "$(WANTED)" > $@
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)
@@ -152,6 +152,13 @@ types: $(READY)
 	$(DO)$(PY) -m mypy $(ROOMS)
 
 check: lint test  ## lint, types and tests: run it before a pull request
+
+audit:  ## known vulnerabilities of the pinned packages (asks PyPI), unsafe patterns in our code
+	$(DO)"$(UV)" tool run pip-audit@2.10.1 --requirement requirements.txt --no-deps --disable-pip
+	$(DO)"$(UV)" tool run --from "bandit[toml]==1.9.4" bandit -q -c pyproject.toml -r $(ROOMS) sonodistill benchmarks setup.py
+
+sbom:  ## list the pinned packages as a CycloneDX file: make sbom OUT=sonodistill.cdx.json
+	$(DO)"$(UV)" tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --of JSON -o $(call need,OUT,file)
 
 docs: $(READY)  ## build the documentation site into build/site
 	$(DO)NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet

@@ -84,4 +84,5 @@ class PackedRecords(Sequence[Record]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        return Record(*pickle.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()))
+        # Bytes of this process, never of a file.
+        return Record(*pickle.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()))  # nosec B301

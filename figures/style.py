@@ -76,7 +76,7 @@ def themed_svg(figure: Figure, label: str) -> str:
         figure: A figure of this package.
         label: What it shows; read out by screen readers, and unique on the page: identifiers derive from it.
     """
-    salt = hashlib.sha1(label.encode()).hexdigest()[:8]
+    salt = hashlib.sha1(label.encode(), usedforsecurity=False).hexdigest()[:8]
     stream = io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
         figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})

@@ -1,16 +1,16 @@
 """Losses in pure PyTorch; see docs/losses.md for the catalogue."""
 
-from losses.base import STATISTICS, DistillationLoss, Loss
-from losses.batch import Embeddings, JointBatch
-from losses.combined import CombinedLoss
-from losses.confidence_penalty import ConfidencePenaltyKDLoss
-from losses.contrastive import CLIPLoss
-from losses.coupled import CoupledKDLoss
-from losses.feature import FeatureKDLoss
-from losses.interactive import InteractiveContrastiveLoss
-from losses.relational import ContrastiveRelationalLoss
-from losses.selective import SRKDControlLoss, SRKDLoss
-from losses.sigmoid import SigLIPLoss
+from .base import STATISTICS, DistillationLoss, Loss
+from .batch import Embeddings, JointBatch
+from .combined import CombinedLoss
+from .confidence_penalty import ConfidencePenaltyKDLoss
+from .contrastive import CLIPLoss
+from .coupled import CoupledKDLoss
+from .feature import FeatureKDLoss
+from .interactive import InteractiveContrastiveLoss
+from .relational import ContrastiveRelationalLoss
+from .selective import SRKDControlLoss, SRKDLoss
+from .sigmoid import SigLIPLoss
 
 __all__ = [
     "STATISTICS",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from losses.batch import Embeddings, JointBatch, with_joint_values
-from losses.distributions import contrastive_cross_entropy
+from .batch import Embeddings, JointBatch, with_joint_values
+from .distributions import contrastive_cross_entropy
 
 STATISTICS = ("duplicate_rate",)
 """Keys of a loss's result that are logged but not part of the sum."""

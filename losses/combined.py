@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from losses.base import STATISTICS, Loss
-from losses.batch import Embeddings
+from .base import STATISTICS, Loss
+from .batch import Embeddings
 
 
 class CombinedLoss(Loss):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losses.coupled import CoupledKDLoss
+from .coupled import CoupledKDLoss
 
 
 class ConfidencePenaltyKDLoss(CoupledKDLoss):

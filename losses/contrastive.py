@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losses.base import Loss
-from losses.batch import JointBatch
-from losses.distributions import contrastive_cross_entropy
+from .base import Loss
+from .batch import JointBatch
+from .distributions import contrastive_cross_entropy
 
 
 class CLIPLoss(Loss):

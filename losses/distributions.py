@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.batch import JointBatch
+from .batch import JointBatch
 
 
 def teacher_and_student(

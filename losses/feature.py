@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from losses.base import ProjectedLoss
-from losses.batch import JointBatch
+from .base import ProjectedLoss
+from .batch import JointBatch
 
 
 class FeatureKDLoss(ProjectedLoss):

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from losses.base import ProjectedLoss, require_positive
-from losses.batch import JointBatch
-from losses.distributions import matched_cross_entropy
+from .base import ProjectedLoss, require_positive
+from .batch import JointBatch
+from .distributions import matched_cross_entropy
 
 MAXIMUM_LOGIT_SCALE = 100.0
 """CLIP's clamp (Radford et al. 2021, section 2.5)."""

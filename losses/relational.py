@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.base import DistillationLoss
-from losses.batch import JointBatch
-from losses.distributions import kl_divergence, teacher_and_student
+from .base import DistillationLoss
+from .batch import JointBatch
+from .distributions import kl_divergence, teacher_and_student
 
 
 class ContrastiveRelationalLoss(DistillationLoss):

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from losses.base import DistillationLoss, require_positive
-from losses.batch import JointBatch
-from losses.distributions import diagonal_cross_entropy, off_diagonal_cross_entropy, teacher_and_student
-from losses.kernels.fused import fused_terms
+from .base import DistillationLoss, require_positive
+from .batch import JointBatch
+from .distributions import diagonal_cross_entropy, off_diagonal_cross_entropy, teacher_and_student
+from .kernels.fused import fused_terms
 
 
 class SRKDLoss(DistillationLoss):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from losses.base import Loss
-from losses.batch import JointBatch
+from .base import Loss
+from .batch import JointBatch
 
 
 class SigLIPLoss(Loss):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from metrics.bootstrap import RESAMPLES, f1_interval
+from .bootstrap import RESAMPLES, f1_interval
 
 PLANES, SUBPLANES, HC18 = "planes", "subplanes", "hc18"
 

@@ -17,10 +17,10 @@ from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from metrics.bootstrap import RESAMPLES, mean_interval
-from metrics.calibration import profile_age_days
-from metrics.growth_chart import gestational_age_weeks, within_chart
-from metrics.names import with_interval
+from .bootstrap import RESAMPLES, mean_interval
+from .calibration import profile_age_days
+from .growth_chart import gestational_age_weeks, within_chart
+from .names import with_interval
 
 AGES_DAYS: tuple[int, ...] = tuple(range(14 * 7, 39 * 7))  # 14w0d .. 38w6d, 175 ages
 TOP_AGES = 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from metrics.benchmarks import BENCHMARKS, HC18, HEADLINE, PLANES, SUBPLANES, TITLES
+from .benchmarks import BENCHMARKS, HC18, HEADLINE, PLANES, SUBPLANES, TITLES
 
 __all__ = ["HC18", "HEADLINE", "PLANES", "SUBPLANES", "TITLES"]  # imported with the names built from them
 

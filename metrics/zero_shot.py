@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from metrics.bootstrap import f1_interval, f1_of_confusion
-from metrics.names import with_interval
+from .bootstrap import f1_interval, f1_of_confusion
+from .names import with_interval
 
 TOP_K = (2, 3)
 

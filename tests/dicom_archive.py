@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
 
@@ -17,13 +19,24 @@ from datamodules.phantom.renderer import render
 
 BANNER = 40  # rows above the region, with the patient's name
 MARGIN = 24  # columns on its left
+# One secret of each kind that a user's environment may hold; the last is that of `data ingest`.
+SECRETS = {
+    "WANDB_API_KEY": "5ec4e7" + 34 * "a",
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDSECRETID1",
+    "AWS_SECRET_ACCESS_KEY": "Pl4ntedAwsSecretAccessKeyOfFortySigns00",
+    "HF_TOKEN": "hf_Pl4ntedHubToken",
+    "SONODISTILL_SECRET": "a secret of twenty-eight signs",
+}
 BIRTH_DATE, EXAM_DATE = "19910417", "20240229"
 
 
-def write_archive(root: Path, patients: int = 4, frames: int = 3, seed: int = 0) -> pd.DataFrame:
+def write_archive(
+    root: Path, patients: int = 4, frames: int = 3, seed: int = 0, corpus: str = "hc18"
+) -> pd.DataFrame:
     """Write one multi-frame file for every phantom picture of `patients` patients, in folders named after them.
 
-    The last frame repeats the first. Every picture has a banner with the name above its ultrasound region.
+    The pictures are heads ("hc18") or of all planes ("planes"). The last frame repeats the first. Every picture has a
+    banner with the name above its ultrasound region.
 
     Returns:
         A row for each file: ``file`` (path below `root`), ``patient`` and ``study`` (identifiers in the file), name,
@@ -31,7 +44,7 @@ def write_archive(root: Path, patients: int = 4, frames: int = 3, seed: int = 0)
     """
     rows = []
     pictures = [
-        p for p in list_pictures("hc18", 3 * patients, seed, 1.5, 0.3) if p.patient.number <= patients
+        p for p in list_pictures(corpus, 3 * patients, seed, 1.5, 0.3) if p.patient.number <= patients
     ]
     for picture in pictures:
         number = picture.patient.number
@@ -65,6 +78,23 @@ def planted(truth: pd.DataFrame) -> set[str]:
         "St. Planted Hospital",
         "Secret remark",
     }
+
+
+def texts_in(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and every text of each file: bytes, members of archives, cells of tables."""
+    for path in sorted(folder.rglob("*")):
+        yield str(path.relative_to(folder)), str(path.relative_to(folder))
+        if not path.is_file() or path.is_symlink():
+            continue
+        parts = [path.read_bytes()]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                parts += [archive.read(name) for name in archive.namelist()]
+        for part in parts:
+            yield str(path), part.decode("latin-1")
+            yield str(path), part.decode("utf-16-le", "ignore")
+        if path.suffix == ".parquet":
+            yield str(path), pq.read_table(path).to_pandas().to_csv() + str(pq.read_schema(path).metadata)
 
 
 def moved(still: np.ndarray, step: int, seed: int) -> np.ndarray:

@@ -48,10 +48,12 @@ def test_imports_point_to_a_lower_floor(path: Path) -> None:
 
 
 def test_floor_zero_imports_nothing_of_ours() -> None:
+    """Losses and metrics import themselves by relative names: installed, they are `sonodistill.losses`."""
     for path in SOURCES:
         own = path.relative_to(ROOT).parts[0]
         if FLOORS[own] == 0:
-            assert imported_rooms(ast.parse(path.read_text())) <= {own}, path
+            allowed = {"figures"} if own == "figures" else set()
+            assert imported_rooms(ast.parse(path.read_text())) <= allowed, path
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -85,9 +87,12 @@ def test_no_circular_imports_inside_a_room(room: str) -> None:
     for name, path in modules.items():
         found: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                deeper = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= (deeper & set(modules)) or ({node.module} & set(modules))
+            if isinstance(node, ast.ImportFrom):
+                around = name.split(".") + ["__init__"] * (path.name == "__init__.py")
+                above = ".".join(around[: -node.level]) if node.level else ""
+                module = ".".join(filter(None, (above, node.module)))
+                deeper = {f"{module}.{alias.name}" for alias in node.names}
+                found |= (deeper & set(modules)) or ({module} & set(modules))
             elif isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names} & set(modules)
         graph[name] = found - {name}
@@ -126,9 +131,9 @@ def test_no_function_body_is_written_twice() -> None:
 
 
 def test_every_room_is_packaged_and_none_is_ignored() -> None:
-    settings = (ROOT / "pyproject.toml").read_text()
+    settings = (ROOT / "setup.py").read_text()
     for room in FLOORS:
-        assert f'"{room}*"' in settings
+        assert f'"{room}"' in settings
         assert (ROOT / room / "__init__.py").is_file()
     for line in (ROOT / ".gitignore").read_text().split():
         if line.endswith("/") and "." not in line and "__pycache__" not in line:
@@ -152,10 +157,12 @@ def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
 # Needed without an import of ours: tools, stubs, and what another package imports when it is asked to.
 NOT_IMPORTED = {
     "mypy", "ruff", "types-PyYAML", "types-tqdm", "mkdocs-material", "mkdocstrings",
+    "ipykernel",  # runs the notebook
     "onnxscript",  # torch.onnx writes graphs with it
     "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",  # decoders of pydicom
 }  # fmt: skip
 IMPORT_NAMES = {
+    "mlflow-skinny": "mlflow",
     "opencv-python-headless": "cv2", "open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml",
     "pytest-xdist": "xdist", "scikit-learn": "sklearn", "litert-torch": "litert_torch",
     "ai-edge-litert": "ai_edge_litert", "ai-edge-quantizer": "ai_edge_quantizer",

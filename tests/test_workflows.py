@@ -48,7 +48,7 @@ def lint(tmp_path_factory):
 
 
 def test_workflows_pass_actionlint(lint):
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "latency.yml", "pages.yml"]
+    assert {"ci.yml", "latency.yml", "release.yml"} <= {path.name for path in WORKFLOWS}
     assert lint(*WORKFLOWS) == []
 
 

@@ -1,4 +1,4 @@
-"""Log figures and sample images of every evaluation to W&B."""
+"""Log figures and sample images of every evaluation to W&B, TensorBoard and MLflow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from PIL import Image, ImageOps
 
 from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation
+from callbacks.tracking.logger_media import log_pictures, media_loggers
 from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
@@ -25,7 +26,7 @@ class EvaluationMedia(Callback):
     Args:
         samples: Number of sample images per benchmark; 0 for none.
         upload_images: Whether any part of the run sends images, file names, patient identifiers, results of single
-            images and console output to W&B; null for the phantom only.
+            images and console output to W&B and other loggers; null for the phantom only.
     """
 
     def __init__(self, samples: int = 8, upload_images: bool | None = None) -> None:
@@ -34,8 +35,8 @@ class EvaluationMedia(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the results of this epoch's evaluations."""
-        run = active_run(trainer)
-        if run is None or trainer.sanity_checking:
+        run, others = active_run(trainer), media_loggers(trainer)
+        if (run is None and not others) or trainer.sanity_checking:
             return
         media: dict[str, Any] = {}
         for evaluation in trainer.callbacks:  # type: ignore[attr-defined]
@@ -44,23 +45,33 @@ class EvaluationMedia(Callback):
             for benchmark, details in evaluation.validation[STUDENT].items():
                 if evaluation.figures:
                     title = f"student, {benchmark}, epoch {trainer.current_epoch + 1}"
-                    media[f"evaluation/{benchmark}"] = wandb.Image(evaluation.draw(details, title))
+                    media[f"evaluation/{benchmark}"] = evaluation.draw(details, title)
                 if uploads_images(trainer) and self.samples:
                     data: Any = trainer.datamodule  # type: ignore[attr-defined]
                     records = data.evaluation_records(benchmark, evaluation.selection_split)
                     media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
-        if media:
-            run.log({**media, STEP_AXIS: metrics_step(trainer)})
+        step = metrics_step(trainer)
+        if run is not None and media:
+            sent = {
+                name: [wandb.Image(one, caption=words, file_type="jpg") for one, words in given]
+                if isinstance(given, list)
+                else wandb.Image(given)
+                for name, given in media.items()
+            }
+            run.log({**sent, STEP_AXIS: step})
+        shown = {
+            n: [one for one, _ in given] if isinstance(given, list) else given for n, given in media.items()
+        }
+        log_pictures(others, shown, step)
 
-    def pictures(self, details: Details, records: list[Record]) -> list[wandb.Image]:
-        """Return evenly spaced samples of an evaluation as W&B images with their captions."""
+    def pictures(self, details: Details, records: list[Record]) -> list[tuple[Image.Image, str]]:
+        """Return evenly spaced samples of an evaluation with their captions."""
         rows, record_of = details["samples"], {record.name: record for record in records}
         count = min(self.samples, len(rows))
         pictures = []
         for row in (rows[k * len(rows) // count] for k in range(count)):
             caption = f"{row['name']}: {row['target']}, predicted {row['prediction']}"
-            picture = _thumbnail(record_of[row["name"]])
-            pictures.append(wandb.Image(picture, caption=caption, file_type="jpg"))
+            pictures.append((_thumbnail(record_of[row["name"]]), caption))
         return pictures
 
 

@@ -24,6 +24,7 @@ from callbacks.evaluation.evaluation_mode import (
     half_dtype,
     random_twin,
 )
+from callbacks.tracking.logger_media import log_pictures, media_loggers
 from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record
 from figures.style import save_png
@@ -265,11 +266,12 @@ def check_order(records: list[Record], batch: dict[str, Any]) -> list[Record]:
 
 
 def publish_figure(figure: Figure, trainer: Trainer, name: str) -> Path:
-    """Write a figure to ``plots/NAME.png`` in the run's folder and to every W&B logger; return the file."""
+    """Write a figure to ``plots/NAME.png`` in the run's folder and to every logger of pictures; return the file."""
     path = Path(trainer.default_root_dir) / "plots" / f"{name}.png"
     with atomic(path) as partial:
         save_png(figure, partial)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(f"plots/{name}", [str(path)], step=trainer.global_step)
+    log_pictures(media_loggers(trainer), {f"plots/{name}": path}, trainer.global_step)
     return path

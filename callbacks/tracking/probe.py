@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from callbacks.tracking.logger_media import log_table, media_loggers
 from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from metrics.geometry import logit_correlation
 from metrics.names import CONFUSING_PAIRS, DIAGONAL_CORRELATION, OFF_DIAGONAL_CORRELATION
@@ -140,12 +141,15 @@ class ConfusingPairs(Callback):
         rows = self.rows(pairs, self.probe.student_logits(pl_module))
         named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         self.results = {"confusing_pairs": {"rows": named}}
-        run = active_run(trainer)
-        if run is not None and uploads_images(trainer):
+        if not uploads_images(trainer):
+            return
+        run, step = active_run(trainer), metrics_step(trainer)
+        log_table(media_loggers(trainer), CONFUSING_PAIRS, COLUMNS, rows, step)
+        if run is not None:
             pictures = [[self._picture(i), self._picture(j)] for i, j in pairs]
             data = [[*shown, *row] for shown, row in zip(pictures, rows, strict=True)]
             table = wandb.Table(columns=["picture", "confused_picture", *COLUMNS], data=data)
-            run.log({CONFUSING_PAIRS: table, STEP_AXIS: metrics_step(trainer)})
+            run.log({CONFUSING_PAIRS: table, STEP_AXIS: step})
 
     def rows(self, pairs: list[tuple[int, int]], student_logits: Tensor) -> list[list[Any]]:
         """Return the table's rows, in the order of `COLUMNS`."""

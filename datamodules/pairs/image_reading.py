@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +17,31 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 # Pillow goes by content: for an EPS file named x.png it would start Ghostscript, an interpreter.
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 
+MEGAPIXELS = "SONODISTILL_MAX_MEGAPIXELS"
+"""Environment variable: largest image that is decoded, in millions of pixels (`DEFAULT_MEGAPIXELS`)."""
+DEFAULT_MEGAPIXELS = 50.0  # a file of 160 kB can hold 169 of them
+
 _GRAY_MODES = ("1", "L", "LA")
 _SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 
 
 def open_image(source: Path | str | IO[bytes]) -> Image.Image:
-    """Open an image with Pillow; only content of `IMAGE_FORMATS` is accepted, whatever the file name."""
-    return Image.open(source, formats=IMAGE_FORMATS)
+    """Open an image with Pillow; only content of `IMAGE_FORMATS` is accepted, whatever the file name.
+
+    Raises:
+        ValueError: The image is larger than `MEGAPIXELS` allows; nothing has been decoded.
+    """
+    with warnings.catch_warnings(
+        action="ignore", category=Image.DecompressionBombWarning
+    ):  # our limit is lower
+        image = Image.open(source, formats=IMAGE_FORMATS)
+    found, most = image.width * image.height / 1e6, float(os.environ.get(MEGAPIXELS, DEFAULT_MEGAPIXELS))
+    if found > most:
+        image.close()
+        raise ValueError(
+            f"{found:.0f} megapixels, at most {most:g} are decoded; {MEGAPIXELS}={found + 1:.0f} allows it"
+        )
+    return image
 
 
 def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:

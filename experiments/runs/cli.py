@@ -39,7 +39,7 @@ from callbacks import (
 )
 from callbacks.tracking.console import StartSummary, progress_for
 from datamodules.redaction import check_complete
-from experiments.config import ConfigCLI
+from experiments.config import CAUTION, ConfigCLI
 from experiments.report import report_finished_run
 from experiments.runs import plots, results, wandb_access
 from experiments.runs.early_checks import built, check_run
@@ -122,6 +122,8 @@ class SonoDistillCLI(ConfigCLI):
         check_run(config, str(self.subcommand))
         settle_teachers(config)
         self.record, self.cautions = make_record(config), cautions(config, trains)
+        if self.subcommand == "predict":  # the others are about scores
+            self.cautions = [caution for caution in self.cautions if CAUTION in caution]
         self._warn()
         # Loggers are built last: building W&B's logger starts its run.
         self.asked_loggers, config.trainer.logger = config.trainer.logger, False

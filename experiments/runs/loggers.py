@@ -110,8 +110,13 @@ def _uploads_images(config: Namespace) -> bool:
 def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) -> Namespace:
     arguments = logger.get("init_args") or Namespace()
     checkpoint = config.get("ckpt_path")
+    mlflow = logger.class_path.endswith("MLFlowLogger")
     if "save_dir" in arguments and arguments.save_dir in (None, RUN_FOLDER):
-        arguments.save_dir = str(folder)
+        arguments.save_dir = str(folder / "mlruns" if mlflow else folder)
+    if mlflow:
+        # The store of plain files, which mlflow-skinny has without a database.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        arguments.run_name = arguments.get("run_name") or f"{config.experiment}/{folder.name}"
     if logger.class_path.endswith("WandbLogger"):
         arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
         if resumed and checkpoint and Path(checkpoint).is_file():

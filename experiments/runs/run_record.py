@@ -147,6 +147,7 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
         trains: Whether the student is trained in this run.
     """
     said = [CAUTION] if config.quick else []
+    simulated = "datamodules.PhantomDataModule"
     here = patients(config.data)
     for role in ("teacher",) if trains else ("student", "teacher"):
         path = _file(config.model.get(role))
@@ -161,6 +162,8 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
                 f"{role} {path} was trained on another split of these data: test patients here may be among its "
                 "training patients"
             )
+        elif there.get("class_path") == simulated != here["class_path"]:
+            said.append(f"{role} {path} was trained on simulated images only and knows little of these data")
         else:
             corpora = ", ".join(f"{name} {digest}" for name, digest in there.get("corpora", {}).items())
             source = f"{there.get('class_path')}{f' with {corpora}' if corpora else ''}"

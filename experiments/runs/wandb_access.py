@@ -15,6 +15,7 @@ import wandb
 from lightning import Trainer
 from wandb.sdk import wandb_setup
 
+from callbacks.tracking.logger_media import log_pictures, media_loggers
 from callbacks.tracking.wandb_run import STEP_AXIS, active_run, uploads_images
 from experiments.process import program_here
 from metrics.names import RANDOM, STUDENT, TEACHER
@@ -84,22 +85,25 @@ def _asked() -> str:
 
 
 def publish(trainer: Trainer, folder: Path, record: Mapping[str, Any]) -> None:
-    """Send a run's results to its W&B run, if it has one.
+    """Send a run's plots to its loggers of pictures, and its results to its W&B run, if it has one.
 
     Args:
         trainer: The trainer of the run.
         folder: The run's folder, with ``plots/`` and ``checkpoints/best.ckpt``.
         record: Content of ``results.json``.
     """
-    run = active_run(trainer)
-    if run is None:
+    run, others = active_run(trainer), media_loggers(trainer)
+    if run is None and not others:
         return
-    run.summary.update(dict(record["metrics"]))
     everything = uploads_images(trainer)
     # The evaluations have already sent their figures, which are named after the models.
     drawn = [path for path in sorted((folder / "plots").glob("*.png")) if not path.stem.startswith(MODELS)]
     if not everything:
         drawn = [path for path in drawn if path.stem in CURVES]
+    log_pictures(others, {f"plots/{path.stem}": path for path in drawn}, trainer.global_step)
+    if run is None:
+        return
+    run.summary.update(dict(record["metrics"]))
     if drawn:
         plots = {f"plots/{path.stem}": wandb.Image(str(path)) for path in drawn}
         run.log({**plots, STEP_AXIS: trainer.global_step})

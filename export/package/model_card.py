@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ Source = Mapping[str, Any]
 
 
 def _training(source: Source, key: str) -> str:
-    return str((source.get("training") or {}).get(key, NOT_RECORDED))
+    """Return a fact of the run as text: a path or name of it is no markup, and no further line."""
+    fact = str((source.get("training") or {}).get(key, NOT_RECORDED))
+    return html.escape(" ".join(fact.split()), quote=False).replace("[", "\\[")
 
 
 def training_lines(source: Source) -> list[str]:

@@ -35,8 +35,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.batch import JointBatch, all_agree, gather_rows, sum_over_ranks, world_size
-from losses.distributions import diagonal_cross_entropy, matched_cross_entropy, off_diagonal_cross_entropy
+from ..batch import JointBatch, all_agree, gather_rows, sum_over_ranks, world_size
+from ..distributions import diagonal_cross_entropy, matched_cross_entropy, off_diagonal_cross_entropy
 
 BLOCK_ELEMENTS = 2**21
 """Numbers of a block of rows (8 MiB in float32).

@@ -45,7 +45,7 @@ class TransformersEncoder(DualEncoder):
             raise ValueError(
                 f"{root}: model type {model_type!r} is not supported, only {' and '.join(MODEL_TYPES)}"
             )
-        config = AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)  # nosec B615  # a local folder
         if not pretrained:
             self.model = AutoModel.from_config(config, trust_remote_code=False)
         elif not any(root.glob("*.safetensors")):
@@ -54,7 +54,7 @@ class TransformersEncoder(DualEncoder):
                 "pickled .bin files are not loaded"
             )
         else:
-            self.model = AutoModel.from_pretrained(
+            self.model = AutoModel.from_pretrained(  # nosec B615  # a local folder
                 root, local_files_only=True, use_safetensors=True, trust_remote_code=False
             ).float()
         self.folder = str(folder)

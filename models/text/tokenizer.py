@@ -26,16 +26,17 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """Files of a `transformers` tokenizer; a folder needs one complete set."""
 DIFFERENT_TEXTS = ["brain", "femur"]  # a usable tokenizer tells them apart
+SHORTEST_CONTEXT = 2  # start and end
 
 
 def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
     """Return the tokenizer that a model's contract names: N texts to token ids [N, L], int64, padded and truncated.
 
-    A truncated text keeps its end token.
+    A truncated text keeps its end token. Lone surrogates, which JSON may hold and UTF-8 may not, become ``?``.
 
     Raises:
-        ValueError: The name is none of ``clip``, ``fetal`` and ``hf:FOLDER``, or the tokenizer gives different texts
-            the same tokens.
+        ValueError: The name is none of ``clip``, ``fetal`` and ``hf:FOLDER``, the context is shorter than
+            `SHORTEST_CONTEXT`, or the tokenizer gives different texts the same tokens.
         FileNotFoundError: ``hf:FOLDER`` names a missing folder, or one without tokenizer files.
     """
     return _build(preprocessing.tokenizer, preprocessing.context_length)
@@ -43,6 +44,8 @@ def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
 
 @cache
 def _build(name: str, context_length: int) -> Tokenize:
+    if context_length < SHORTEST_CONTEXT:
+        raise ValueError(f"context_length: {context_length}, expected at least 3 (start, a word, end)")
     if name == "clip":
         # CLIP's byte-pair encoding (Radford et al. 2021); its merges ship with open_clip.
         tokenize: Tokenize = SimpleTokenizer(context_length=context_length)
@@ -58,7 +61,7 @@ def _build(name: str, context_length: int) -> Tokenize:
             f"tokenizer {name!r}, context length {context_length}: {' and '.join(map(repr, DIFFERENT_TEXTS))} give the "
             "same tokens; use a longer context, or a folder with a complete vocabulary"
         )
-    return tokenize
+    return lambda texts: tokenize([text.encode("utf-8", "replace").decode("utf-8") for text in texts])
 
 
 def token_range(name: str) -> tuple[int, int]:
@@ -176,7 +179,7 @@ def _transformers(folder: Path, context_length: int) -> Tokenize:
     from transformers import AutoTokenizer  # slow import, not needed by other tokenizers
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)  # nosec B615  # a local folder
     except Exception as error:  # damaged files can raise anything
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -7,10 +7,10 @@ from pathlib import Path
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 
 
-def guide_code(language, mark=None):
-    """Return the guide's blocks in a language; of those, with `mark`, the ones under ``<!-- mark -->``."""
+def guide_code(language, mark=None, guide=GUIDE):
+    """Return a guide's blocks in a language; of those, with `mark`, the ones under ``<!-- mark -->``."""
     head = "" if mark is None else rf"<!-- {re.escape(mark)} -->\n"
-    return re.findall(rf"{head}```{language}\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(rf"{head}```{language}\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def main(language):

@@ -49,26 +49,24 @@ export function classify(embedding, head, noneBelow) {
 
 /**
  * Similarity of an embedding with every age in the age table's row for an input's pixel spacing in mm.
- * @returns spacing of the row, first age in days, and the similarities; null where the table has no such row.
- * The only place that knows how the table is stored: vectors, or coordinates in a basis.
+ * @returns the first age in days, and the similarities; null where the table has no such row.
+ * The only place that knows how the table is stored: as coordinates in a basis.
  */
 export function ageProfile(embedding, heads, spacing) {
-  const { ages } = heads, basis = heads[ages.basis], known = ages.spacings_mm_per_px.map(Number);
-  const nearest = known.reduce((best, value, index) =>
-    Math.abs(value - spacing) < Math.abs(known[best] - spacing) ? index : best, 0);
-  // A basis comes with a full table, whose prompts print two decimals: another row would be off by days.
-  if (basis && known[nearest].toFixed(2) !== spacing.toFixed(2)) return null;
-  const point = basis ? similarities(embedding, basis.row(0, basis.shape[0] * basis.shape[1]), 1) : embedding;
+  // The prompts print two decimals: the row of another spacing would be off by days.
+  const { ages } = heads, basis = heads[ages.basis], row = ages.spacings_mm_per_px.indexOf(spacing.toFixed(2));
+  if (row < 0) return null;
+  const point = similarities(embedding, basis.row(0, basis.shape[0] * basis.shape[1]), 1);
   const length = ages.shape[1] * ages.shape[2];
-  const profile = similarities(point, ages.row(nearest * length, length), ages.cosine_scale);
-  return { spacing: known[nearest], firstDay: ages.ages_days[0], profile };
+  const profile = similarities(point, ages.row(row * length, length), ages.cosine_scale);
+  return { firstDay: ages.ages_days[0], profile };
 }
 
 /** Gestational age in days: the middle one of the `top` most similar ages; with a `drop` also its interval. */
-export function estimateAge({ spacing, firstDay, profile }, top, drop) {
+export function estimateAge({ firstDay, profile }, top, drop) {
   const order = profile.map((_, index) => index).sort((a, b) => profile[b] - profile[a] || a - b);
   const age = order.slice(0, top).sort((a, b) => a - b)[top >> 1];
-  const answer = { days: firstDay + age, low: null, high: null, spacing };
+  const answer = { days: firstDay + age, low: null, high: null };
   if (drop === null || drop === undefined) return answer;
   const least = profile[order[0]] - drop;
   const low = profile.findIndex((value) => value >= least), high = profile.findLastIndex((value) => value >= least);

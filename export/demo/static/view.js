@@ -120,7 +120,6 @@ export function showAge(chart, { age, brain, noRow }, hasAges, pixelSize) {
   else {
     if (age.low !== null) text.push(`${ageText(age.low)} to ${ageText(age.high)}; such intervals hold the age of ${percent(age.coverage)} of patients.`);
     text.push(chart.expected);
-    if (age.far) text.push(`The pixel spacing is far from the export's nearest one (${age.spacing} mm).`);
   }
   $("age-text").textContent = text.join(" ");
 }

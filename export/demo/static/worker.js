@@ -6,7 +6,6 @@ const RUNTIMES = {
   wasm: ["ort/ort.wasm.bundle.min.mjs", "ort/ort-wasm-simd-threaded.wasm"],
   webgpu: ["ort/ort.webgpu.bundle.min.mjs", "ort/ort-wasm-simd-threaded.asyncify.wasm"],
 };
-const FAR = 0.05; // relative distance of the pixel spacing from the table's nearest one that is reported
 
 let demo, side, kernel, heads, limits, ort, session, output;
 let canvas = null;
@@ -123,7 +122,7 @@ async function read({ id, frame, pixelSize, everyAge }) {
     noRow = row === null ? spacing.toFixed(2) : null;
     if (row) {
       age = estimateAge(row, demo.top_ages, limits.age_drop);
-      Object.assign(age, { coverage: age.low === null ? null : limits.coverage, far: Math.abs(age.spacing - spacing) > FAR * spacing });
+      Object.assign(age, { spacing, coverage: age.low === null ? null : limits.coverage });
     }
   }
   const { width, height } = pixels;

@@ -1,12 +1,17 @@
 """What an evaluation on all benchmarks leaves in W&B's own binary log, with the evaluations' real callbacks."""
 
+import io
 import json
+import os
 from dataclasses import replace
 
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from mlflow import MlflowClient
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from callbacks import (
@@ -20,6 +25,7 @@ from callbacks import (
     Probe,
     WandbRun,
 )
+from callbacks.tracking.logger_media import log_table
 from callbacks.tracking.probe import COLUMNS
 from metrics.benchmarks import BENCHMARKS
 from tests.callbacks.wandb_log import MEDIA, NUMBERS, WandbLog
@@ -66,6 +72,8 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     probe = Probe()
     logger = WandbLogger(project="test", save_dir=folder, offline=True, mode="offline")
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # as experiments.runs.loggers sets it
+    others = [TensorBoardLogger(folder, name="board"), MLFlowLogger(save_dir=str(folder / "mlflow"))]
     trainer = Trainer(
         default_root_dir=folder,
         callbacks=[
@@ -79,7 +87,7 @@ def finished(tmp_path_factory):
             ConfusingPairs(probe, count=CONFUSED),
         ],
         accelerator="cpu",
-        logger=logger,
+        logger=[logger, *others],
         max_epochs=2,
         num_sanity_val_steps=1,
         log_every_n_steps=1,
@@ -139,3 +147,46 @@ def test_the_table_of_confused_pairs_shows_them(finished):
 def test_all_of_it_is_drawn_over_the_optimiser_step(finished):
     axes = finished[1].metric_axes
     assert {axes[f"{key.split('/')[0]}/*"] for key in (*NUMBERS, *MEDIA)} == {"trainer/global_step"}
+
+
+def test_tensorboard_shows_the_pictures_and_the_table(finished):
+    (events,) = (finished[0] / "board").rglob("events.*")
+    board = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+    tags = board.Tags()
+    figures = {f"evaluation/{benchmark}" for benchmark in BENCHMARKS}
+    assert set(tags["images"]) == figures | {f"{name}-samples" for name in figures}
+    for name in tags["images"]:
+        assert [image.step for image in board.Images(name)] == [1, 3], name
+    picture = Image.open(io.BytesIO(board.Images("evaluation/planes")[0].encoded_image_string))
+    assert len(picture.getcolors(10**6)) > 10, "a drawing, not a blank"
+    table = board.Tensors("probe/confusing_pairs/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert len(table.splitlines()) == 2 + CONFUSED
+    assert table.startswith(f"| {COLUMNS[0]} |")
+    assert [event.step for event in board.Scalars("val/planes/f1")] == [1, 3]
+
+
+def test_mlflow_holds_the_pictures_and_the_table(finished):
+    client = MlflowClient(f"file:{finished[0] / 'mlflow'}")
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    pictures = [
+        file.path for file in client.list_artifacts(run.info.run_id, "images") if file.path.endswith(".png")
+    ]
+    for benchmark in BENCHMARKS:
+        own = [path for path in pictures if f"evaluation~{benchmark}+" in path]
+        samples = [path for path in pictures if f"evaluation~{benchmark}-samples~" in path]
+        assert (len(own), len(samples)) == (2, 2 * SAMPLES), pictures
+    tables = sorted(file.path for file in client.list_artifacts(run.info.run_id, "probe"))
+    assert tables == ["probe/confusing_pairs-1.json", "probe/confusing_pairs-3.json"]
+    content = json.loads(next((finished[0] / "mlflow").rglob("confusing_pairs-1.json")).read_text())
+    assert (content["columns"], len(content["data"])) == (list(COLUMNS), CONFUSED)
+    assert [one.step for one in client.get_metric_history(run.info.run_id, "val/planes/f1")] == [1, 3]
+
+
+def test_a_name_of_the_data_is_no_markup_in_a_table(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="")
+    log_table([logger], "t", ["name", "share"], [["<script>a|b</script>\nc", 0.5]], 0)
+    logger.experiment.close()
+    (events,) = tmp_path.rglob("events.*")
+    board = EventAccumulator(str(events)).Reload()
+    text = board.Tensors("t/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.splitlines()[2] == "| &lt;script&gt;a&#124;b&lt;/script&gt; c | 0.5 |"

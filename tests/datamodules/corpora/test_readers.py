@@ -123,6 +123,15 @@ def test_impossible_pixel_sizes_name_the_row(tiny_hc18, value):
         read_hc18(tiny_hc18)
 
 
+def test_a_cell_of_more_than_131072_characters_is_one_line(tiny_hc18):
+    table = tiny_hc18 / "training_set_pixel_size_and_HC.csv"
+    lines = table.read_text().splitlines()
+    lines[3] = f"{'x' * 131_073},0.2,180"
+    table.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"HC.csv: not a readable CSV file \(field larger than field limit"):
+        read_hc18(tiny_hc18)
+
+
 def test_all_missing_images_are_reported_at_once(tiny_hc18):
     for number in (1, 2, 3, 4, 6, 7, 8):
         (tiny_hc18 / "training_set" / f"00{number}_HC.png").unlink()

@@ -121,6 +121,7 @@ HEAD = "image,patient,split,hc_mm,pixel_size_mm,ga_days\n"
     ("text", "message"),
     [
         ("picture,patient\nimg/a.png,1\n", r"table.csv: no column of images \(image, file_name, .* it has picture"),
+        (f"image,text\nimg/a.png,{'x' * 131_073}\n", r"table.csv: not a readable csv file \(field larger than"),
         ("image,image\n", "two columns are called 'image'"),
         ("image,patient\n", "table.csv: no rows"),
         ("image,patient\n,1\n", r"table.csv, row 2: image is empty"),

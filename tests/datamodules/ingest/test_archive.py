@@ -9,13 +9,22 @@ import shutil
 import cv2
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pydicom
 import pytest
 
 from datamodules.ingest.archive import CRASH, IngestSettings, _Job, _results, pseudonym, read_secret
 from experiments.commands.data import main
-from tests.dicom_archive import BANNER, MARGIN, banner, file_of, identify, planted, write, write_archive
+from tests.dicom_archive import (
+    BANNER,
+    MARGIN,
+    banner,
+    file_of,
+    identify,
+    planted,
+    texts_in,
+    write,
+    write_archive,
+)
 
 SECRET = "a secret of twenty-eight signs"
 
@@ -59,17 +68,6 @@ def secret(tmp_path_factory):
     file = tmp_path_factory.mktemp("keys") / "secret"
     file.write_text(SECRET + "\n")
     return f"--secret-file={file}"
-
-
-def texts_in(folder):
-    """Yield the name and every text of each file: bytes, cells of the table, text chunks of pictures."""
-    for path in folder.rglob("*"):
-        yield str(path.relative_to(folder)), str(path.relative_to(folder))
-        if path.is_file():
-            yield str(path), path.read_bytes().decode("latin-1")
-            yield str(path), path.read_bytes().decode("utf-16-le", "ignore")
-        if path.suffix == ".parquet":
-            yield str(path), pq.read_table(path).to_pandas().to_csv() + str(pq.read_schema(path).metadata)
 
 
 def test_nothing_identifying_comes_out(archive, secret, tmp_path, capfd, caplog, monkeypatch):

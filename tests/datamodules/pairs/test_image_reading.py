@@ -74,3 +74,17 @@ def test_formats_are_recognised_by_content(tmp_path, form):
     Image.new("L", (9, 7), 90).save(path, format=form)
     assert abs(int(read_image(path).mean()) - 90) <= 1
     assert image_size(path) == (9, 7)
+
+
+def test_a_small_file_of_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    Image.new("1", (8000, 8000)).save(path)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    allowed = r"64 megapixels, at most 50 are decoded; SONODISTILL_MAX_MEGAPIXELS=65 allows it"
+    for read in (read_image, image_size, lambda file: read_image(file.read_bytes(), str(file))):
+        with pytest.raises(ValueError, match=rf"bomb.png: cannot be read as an image \({allowed}\)"):
+            read(path)
+    monkeypatch.undo()
+    monkeypatch.setenv("SONODISTILL_MAX_MEGAPIXELS", "65")
+    assert read_image(path).shape == (8000, 8000)

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiments.report.read_run import read_run
 from metrics.names import GROUPS
 from tests.callbacks.wandb_log import WandbLog
+from tests.dicom_archive import SECRETS, texts_in
 from tests.experiments.runs.documented import documented_top_level, undocumented_keys, violations
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,7 +50,7 @@ def whole_run(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "fit", *given],
         cwd=place,
-        env=own | {"PYTHONPATH": f"{ROOT}:{place}", "WANDB_MODE": "offline"},
+        env=own | SECRETS | {"PYTHONPATH": f"{ROOT}:{place}", "WANDB_MODE": "offline"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -94,6 +95,21 @@ def test_every_number_and_every_key_of_results_json_is_defined(folder):
         "best/hc18/total",
     ]
     assert len(violations(record | {"seed": "0", "surprise": 1})) == 2
+
+
+def test_no_secret_of_the_environment_is_written_or_printed(folder, printed):
+    sources = [("printed", printed), *texts_in(folder)]
+    assert {Path(where).suffix for where, _ in sources} >= {
+        ".yaml",
+        ".json",
+        ".csv",
+        ".html",
+        ".ckpt",
+        ".wandb",
+    }
+    assert any("TimmEncoder" in text for where, text in sources if where.endswith("best.ckpt"))
+    for where, text in sources:
+        assert not [name for name, secret in SECRETS.items() if secret in text], where
 
 
 def logged(folder):

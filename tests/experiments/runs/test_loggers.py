@@ -45,6 +45,7 @@ class Written(SonoDistillCLI):
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # as `loggers` sets it; taken back after the test
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.setattr("experiments.runs.cli.check_run", lambda *_: None)  # would draw a corpus
@@ -129,10 +130,11 @@ def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
     [
         (["TensorBoardLogger"], {"events", "hparams.yaml"}),
         (["CSVLogger"], {"metrics.csv"}),
+        (["MLFlowLogger"], {"mlruns"}),
         ([WANDB], {"wandb"}),
         (["TensorBoardLogger", "CSVLogger"], {"events", "hparams.yaml", "metrics.csv"}),
     ],
-    ids=["tensorboard", "csv", "wandb", "two"],
+    ids=["tensorboard", "csv", "mlflow", "wandb", "two"],
 )
 def test_every_logger_writes_into_the_runs_folder_and_the_config_lies_there(start, given, files):
     first, *more = (f"--trainer.logger{'+' if number else ''}={name}" for number, name in enumerate(given))

@@ -103,6 +103,14 @@ def test_scores_on_patients_that_a_teacher_may_have_seen_are_told(tiny_hc18, tmp
     assert cautions(settings(tiny_hc18, quick, True, split_seed=0), trains=True) == [CAUTION]
 
 
+def test_a_teacher_of_simulated_images_is_no_leak_but_knows_little(tiny_hc18, tmp_path):
+    phantom = make_record(settings(tiny_hc18))["data"] | {"class_path": "datamodules.PhantomDataModule"}
+    teacher = save(tmp_path / "teacher.ckpt", data=phantom)
+    assert cautions(settings(tiny_hc18, teacher), trains=True) == [
+        f"teacher {teacher} was trained on simulated images only and knows little of these data"
+    ]
+
+
 def licence(path, class_path="models.from_checkpoint", **arguments):
     """Return the licence that a run records for a teacher of this file."""
     arguments |= {"path": str(path)} if path else {}

@@ -118,3 +118,19 @@ def test_damaged_tokenizer_files_are_named_in_one_line(tmp_path) -> None:
     with pytest.raises(ValueError, match=rf"{tmp_path}: the tokenizer files cannot be read") as caught:
         build_tokenizer(contract(f"hf:{tmp_path}", 8))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["clip", "fetal"])
+def test_a_context_without_room_for_a_word_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^context_length: 1, expected at least 3 \(start, a word, end\)$"):
+        build_tokenizer(contract(name, 1))
+
+
+@given(st.text(st.characters(categories=["Cs", "L", "N", "P", "Z", "C"]), max_size=40), st.integers(3, 12))
+@settings(max_examples=200, deadline=None)
+def test_any_text_gives_a_row_of_tokens_lone_surrogates_too(text: str, length: int) -> None:
+    for name in ("clip", "fetal"):
+        tokens = build_tokenizer(contract(name, length))([text, f"\ud800{text}"])
+        assert (tuple(tokens.shape), tokens.dtype) == ((2, length), torch.int64)
+        valid = text.encode("utf-8", "replace").decode("utf-8")
+        assert torch.equal(tokens[1], build_tokenizer(contract(name, length))([f"?{valid}"])[0])
