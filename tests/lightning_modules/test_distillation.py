@@ -188,10 +188,11 @@ def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_pat
         run.fit(built, pairs)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
-def test_gradients_are_clipped_in_every_precision(module, pairs, tmp_path, precision):
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true"])
+def test_gradients_are_clipped_in_every_precision(module, pairs, tmp_path, precision, chunk):
     run = trainer(tmp_path, epochs=1, precision=precision, max_steps=1)
-    run.fit(module(), pairs)
+    run.fit(module(grad_cache_chunk=chunk), pairs)
     assert run.global_step == 1
 
 
