@@ -36,7 +36,7 @@ def make_step(B: int, chunk: int | None) -> Callable[[], None]:
 
 
 def measure(quick: bool) -> list[Row]:
-    B, chunk, rounds = (8, 4, 1) if quick else (512, 32, 5)
+    B, chunk, rounds = (8, 4, 1) if quick else (128, 16, 5)
     ways = {"joint batch": make_step(B, None), "in chunks": make_step(B, chunk)}
     seconds = interleave(ways, rounds)
     peak = {name: 4e-6 * peak_numbers(run) for name, run in ways.items()}
