@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,9 @@ def _passes(model: DualEncoder) -> tuple[AbstractContextManager[None], AbstractC
 @contextmanager
 def _statistics_kept(model: DualEncoder) -> Iterator[None]:
     """Keep the running statistics of batch norms, which have seen the chunk in its first pass."""
-    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    norms: list[Any] = [
+        part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats
+    ]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

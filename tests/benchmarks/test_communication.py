@@ -23,7 +23,9 @@ def count(rank, world, out):
         return gather(parts, mine, *args, **kwargs)
 
     exchanged = []
-    scatter = torch.distributed.scatter  # gloo's way to the gradients: one from each process, its own included
+    scatter = (
+        torch.distributed.scatter
+    )  # gloo's way to the gradients: one from each process, its own included
 
     def counted_scatter(mine, *args, **kwargs):
         exchanged.append(mine.nbytes)
