@@ -181,7 +181,7 @@ bench-compare: $(READY)  ## tell a regression from noise: make bench-compare BAS
 
 # CUDA's own packages stay unpinned: they come with whichever torch TORCH_BACKEND chooses.
 lock:  ## compile requirements.txt from pyproject.toml
-	$(DO)"$(UV)" pip compile pyproject.toml --extra export --extra sweep --extra dicom --extra dev --quiet --universal --upgrade \
+	$(DO)"$(UV)" pip compile pyproject.toml --extra export --extra sweep --extra dicom --extra s3 --extra dev --quiet --universal --upgrade \
 	  --python-version 3.11 --no-emit-index-url --no-annotate --no-header --output-file requirements.all
 	$(DO)grep -vE '^(nvidia-|triton|cuda-)' requirements.all > requirements.txt; rm requirements.all
 

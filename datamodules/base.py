@@ -199,8 +199,9 @@ class FetalDataModule(LightningDataModule):
             sampler = EpochSampler(len(dataset), self.seed)
             epoch, batch = resume_position(self.trainer)
             sampler.start_at(epoch, batch * self.batch_size)
-        order = {"seed": self.seed, "batch_size": self.batch_size, "images": len(dataset)}
-        order["processes"] = sampler.num_replicas
+        # All processes together see the same pairs at each step, however many they are.
+        pairs = self.batch_size * sampler.num_replicas
+        order = {"seed": self.seed, "batch_size x processes": pairs, "images": len(dataset)}
         if self.draws is not None:
             order["draws"] = self.draws
         return ResumableLoader(

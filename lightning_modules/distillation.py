@@ -10,6 +10,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_modules.grad_cache import in_chunks
 from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
 from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
@@ -47,9 +48,12 @@ class DistillationModule(LightningModule):
         compile: Compile both models' forward pass with `torch.compile`: True for its default backend ("inductor",
             which needs Triton on a GPU and a C++ compiler on a CPU), or the name of another one. Weights,
             checkpoints and evaluation do not change.
+        grad_cache_chunk: Pairs that are embedded at a time: memory for the activations of so many, the gradients of the
+            whole batch, one more forward pass of the student. Null embeds the batch at once. See
+            `lightning_modules.grad_cache`.
 
     Raises:
-        ValueError: The loss needs a teacher and none is given.
+        ValueError: The loss needs a teacher and none is given, or the chunk is empty.
     """
 
     def __init__(
@@ -64,8 +68,12 @@ class DistillationModule(LightningModule):
         warmup_steps: int = 500,
         max_logit_scale: float = 100.0,
         compile: bool | str = False,
+        grad_cache_chunk: int | None = None,
     ) -> None:
         super().__init__()
+        if grad_cache_chunk is not None and grad_cache_chunk < 1:
+            raise ValueError(f"model.grad_cache_chunk must be at least 1, not {grad_cache_chunk}")
+        self.grad_cache_chunk = grad_cache_chunk
         self.student = student
         self.teacher = None if teacher is None else freeze(teacher)
         # Channels-last convolutions are faster (measured on a CPU with the phantom's towers).
@@ -104,7 +112,9 @@ class DistillationModule(LightningModule):
         model: DualEncoder = getattr(self, role)
         kept = batch.get(f"{role}_embedding")
         if kept is None:
-            image, text = model(batch[f"{role}_image"], batch[f"{role}_tokens"])
+            image, text = in_chunks(
+                model, batch[f"{role}_image"], batch[f"{role}_tokens"], self.grad_cache_chunk
+            )
         else:
             image, text = kept.unbind(dim=1)
         return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))

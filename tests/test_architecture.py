@@ -159,6 +159,7 @@ NOT_IMPORTED = {
     "mypy", "ruff", "types-PyYAML", "types-tqdm", "mkdocs-material", "mkdocstrings",
     "ipykernel",  # runs the notebook
     "onnxscript",  # torch.onnx writes graphs with it
+    "aiohttp", "s3fs", "gcsfs",  # file systems of fsspec
     "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",  # decoders of pydicom
 }  # fmt: skip
 IMPORT_NAMES = {

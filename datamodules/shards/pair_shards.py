@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from datamodules.pairs.loaders import resume_position
 from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank
 from datamodules.record import Record
+from datamodules.redaction import PIPE, redacted
+from datamodules.shards.manifest import MANIFEST, local_manifest, shard_name
+from datamodules.shards.storage import ShardStorage, is_remote
 from datamodules.shards.stream import ShardLoader, ShardStream
-
-MANIFEST = "manifest.json"
 
 
 class PairShardsDataModule(FetalDataModule):
@@ -31,13 +32,17 @@ class PairShardsDataModule(FetalDataModule):
     ``pixel_size_mm``, ``hc_mm`` and ``ga_days``.
 
     Args:
-        urls: A folder of tar files, or shards such as ``corpus/pairs-{000000..000041}.tar``: paths, ``s3://``
-            (needs the AWS command line) or ``pipe:`` URLs; braces are expanded, ``::`` joins several.
+        urls: A folder of tar files, or shards such as ``corpus/pairs-{000000..000041}.tar``: paths,
+            ``s3://``, ``gs://``, ``https://`` or ``pipe:`` URLs; braces are expanded, ``::`` joins several.
         num_samples: Pairs per epoch over all processes; by default the number in ``manifest.json`` beside the
             shards.
         shuffle_buffer: Encoded samples in the shuffle buffer of each worker.
         planes_root: FETAL_PLANES_DB, for the benchmarks "planes" and "subplanes"; null leaves them out.
         hc18_root: HC18, for the benchmark "hc18"; null leaves it out.
+        shard_cache: Folder in which remote shards are kept and verified before they are read.
+        shard_cache_gb: Its size in GB; the least recently used shards are removed.
+        shard_patience: Seconds for which a store may fail or be silent before the run ends.
+        allow_pipe: Whether ``pipe:`` URLs may run their commands in a shell.
         **kwargs: For `FetalDataModule`.
     """
 
@@ -48,6 +53,10 @@ class PairShardsDataModule(FetalDataModule):
         shuffle_buffer: int = 1000,
         planes_root: str | None = None,
         hc18_root: str | None = None,
+        shard_cache: str = "data/cache/shards",
+        shard_cache_gb: float = 50.0,
+        shard_patience: float = 600.0,
+        allow_pipe: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,7 +65,15 @@ class PairShardsDataModule(FetalDataModule):
                 "data.draws: pairs of a stream have no index; leave it out, or train from image files"
             )
         check_least("data", 1, num_samples=num_samples, shuffle_buffer=shuffle_buffer)
+        check_least("data", 0, shard_cache_gb=shard_cache_gb, shard_patience=shard_patience)
         self.urls = list_shards(urls)
+        pipes = [redacted(url) for url in self.urls if url.startswith(PIPE)]
+        if pipes and not allow_pipe:
+            raise ValueError(
+                f"data: {pipes[0]}: training would run this command in a shell; allow it with --data.allow_pipe=true"
+            )
+        self._remote = [url for url in self.urls if is_remote(url)]
+        self._store = ShardStorage(Path(shard_cache), int(shard_cache_gb * 1e9), shard_patience)
         self.num_samples = num_samples
         self.shuffle_buffer = shuffle_buffer
         sets = ((FetalPlanesDataModule, planes_root), (HC18DataModule, hc18_root))
@@ -67,7 +84,21 @@ class PairShardsDataModule(FetalDataModule):
     def read_records(self) -> list[Record]:
         """Check the shards and read the evaluation sets, whose training images are not used."""
         check_shards(self.urls)
+        _ = self.storage
         return [record for module in self._evaluated for record in module.records]
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest beside the first shard; empty without one."""
+        first = self.urls[0]
+        return self._store.manifest(first) if is_remote(first) else local_manifest(Path(first).parent)
+
+    @cached_property
+    def storage(self) -> ShardStorage:
+        """What opens the shards; every remote one was looked at."""
+        if not self._remote:
+            return self._store
+        return replace(self._store, remote=self._store.looked_up(self._remote, self.manifest))
 
     def check_batches(self) -> None:
         """Check that the shards feed every worker and that their pairs fill a batch."""
@@ -81,7 +112,7 @@ class PairShardsDataModule(FetalDataModule):
                 f"data: {len(self.urls)} shards cannot feed {world} processes with {workers} workers each; "
                 "lower num_workers or write more, smaller shards"
             )
-        sizes = shard_sizes(self.urls, self.num_samples)
+        sizes = shard_sizes(self.urls, self.manifest, self.num_samples)
         samples = self.num_samples or int(sum(sizes[url] for url in self.urls))
         batches = samples // (self.batch_size * world)
         if batches == 0:
@@ -94,7 +125,7 @@ class PairShardsDataModule(FetalDataModule):
         sizes, batches = self._epoch()
         builder = PairBuilder(*self._contracts(), self.augmentation, student_only=not self._asks_teacher)
         stream = ShardStream(
-            self.urls, sizes, builder, fixed=self.overfits,
+            self.urls, self.storage, sizes, builder, fixed=self.overfits,
             start=(0, 0) if self.overfits else resume_position(self.trainer),
             batches=batches, batch_size=self.batch_size, seed=self.seed, on_error=self.on_error,
             shuffle_buffer=self.shuffle_buffer, rank=rank, world=world,
@@ -119,32 +150,31 @@ def list_shards(urls: str) -> list[str]:
 
 
 def check_shards(urls: list[str]) -> None:
-    """Check before training that local shards exist, and the AWS command line for ``s3://``."""
-    local = [url for url in urls if "://" not in url and not url.startswith("pipe:")]
+    """Check before training that local shards exist."""
+    local = [url for url in urls if not is_remote(url) and not url.startswith(PIPE)]
     missing = [url for url in local if not Path(url.removeprefix("file:")).is_file()]
     if missing:
         raise FileNotFoundError(
             f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}; set their folder "
             "with SHARDS=folder, or write them from the public sets with make shards ROOT=... OUT=folder"
         )
-    if any(url.startswith("s3://") for url in urls) and shutil.which("aws") is None:
-        raise FileNotFoundError("data: s3:// shards are read by the AWS command line; install awscli")
 
 
 def read_manifest(urls: list[str]) -> dict[str, Any]:
-    """Return the manifest that ``make shards`` wrote beside the first shard; empty without one."""
-    manifest = Path(urls[0]).parent / MANIFEST
-    return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    """Return the manifest that ``make shards`` wrote beside local shards; empty without one."""
+    return {} if is_remote(urls[0]) else local_manifest(Path(urls[0]).parent)
 
 
-def shard_sizes(urls: list[str], num_samples: int | None = None) -> dict[str, float]:
-    """Return the number of pairs of each shard: from the manifest beside them, else equal shares of `num_samples`."""
-    counts = {shard["name"]: shard["samples"] for shard in read_manifest(urls).get("shards", [])}
-    unknown = [url for url in urls if Path(url).name not in counts]
+def shard_sizes(
+    urls: list[str], manifest: dict[str, Any], num_samples: int | None = None
+) -> dict[str, float]:
+    """Return the number of pairs of each shard: from the manifest, else equal shares of `num_samples`."""
+    counts = {shard["name"]: shard["samples"] for shard in manifest.get("shards", [])}
+    unknown = [url for url in urls if shard_name(url) not in counts]
     if not unknown:
-        return {url: counts[Path(url).name] for url in urls}
+        return {url: counts[shard_name(url)] for url in urls}
     if num_samples is not None:
         return dict.fromkeys(urls, num_samples / len(urls))
     raise ValueError(
-        f"data: no {MANIFEST} beside the shards lists {unknown[0]}; set num_samples, the pairs of an epoch"
+        f"data: no {MANIFEST} beside the shards lists {redacted(unknown[0])}; set num_samples, the pairs of an epoch"
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import re
-import shlex
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from io import IOBase
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ import torch
 import webdataset as wds
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from datamodules.pairs.captions import SPACING
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.pairs.loaders import PlainErrorLoader, SameOrder
 from datamodules.pairs.sample import OnError, PairBuilder
 from datamodules.record import Record
-from datamodules.redaction import redacted
+from datamodules.redaction import PIPE, redacted
+from datamodules.shards.storage import ShardStorage
 
 _ATTEMPTS = 100
 _IMAGE_KEYS = sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
@@ -93,6 +96,7 @@ class ShardStream(IterableDataset):
     deliver the same number of batches, however uneven the shards, so that none waits for another.
 
     Attributes:
+        storage: Opens the shards.
         sizes: Shard -> number of samples it should contain, by which an unreadable one is counted.
         start: Epoch and batch at which the stream starts; later epochs start at batch 0.
         fixed: Stay in that epoch, for ``overfit_batches``.
@@ -102,6 +106,7 @@ class ShardStream(IterableDataset):
     """
 
     urls: list[str]
+    storage: ShardStorage
     sizes: dict[str, float]
     builder: PairBuilder
     start: tuple[int, int]
@@ -173,12 +178,18 @@ class ShardStream(IterableDataset):
                 raise ValueError(f"no readable sample in {', '.join(map(redacted, urls[:3]))}")
 
     def _unpack(self, urls: list[str], skipped: Skipped) -> Iterator[dict[str, Any]]:
-        for url in urls:
+        for url, stream in self.storage.opened(urls):
             errors: list[Exception] = []
             delivered = 0
-            for sample in wds.tarfile_to_samples(handler=partial(_collect, errors))([{"url": openable(url)}]):
-                delivered += 1
-                yield sample
+            if isinstance(stream, Exception):
+                errors.append(stream)
+            else:
+                note = partial(_collect, errors)
+                with stream if isinstance(stream, IOBase) else nullcontext():
+                    members = tar_file_expander([{"url": url, "stream": stream}], handler=note)
+                    for sample in group_by_keys(members, handler=note):
+                        delivered += 1
+                        yield sample
             if errors:  # the first ended the shard or lost a sample, the others follow from it
                 self._skip(_unreadable(url, errors[0]), max(1, round(self.sizes[url] - delivered)), skipped)
 
@@ -219,11 +230,6 @@ class ShardLoader(SameOrder):
         self._loader._iterator = value
 
 
-def openable(url: str) -> str:
-    """Return a URL that webdataset can open: ``s3://`` is read by the AWS command line."""
-    return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
-
-
 def _collect(errors: list[Exception], error: Exception) -> bool:
     """Handler for webdataset: note an error and go on with the next member or shard."""
     errors.append(error)
@@ -235,6 +241,6 @@ def _unreadable(url: str, error: Exception) -> ValueError:
     reason = str(error.args[0] if error.args else error).split(" @ ")[0]
     if ended := _COMMAND_ENDED.match(reason):
         reason = f"its command ended with exit status {ended['status']}"
-    elif reason == "empty file" and openable(url).startswith("pipe:"):
+    elif reason == "empty file" and url.startswith(PIPE):
         reason = "its command wrote nothing"
     return ValueError(redacted(f"{url}: unreadable shard ({reason})"))

@@ -31,7 +31,7 @@ from datamodules.corpora.records import table_records, with_splits
 from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.record import Record
-from datamodules.shards.pair_shards import MANIFEST
+from datamodules.shards.manifest import MANIFEST, parse_manifest
 from models.files import atomic, digest, sha256, write_json
 
 TEXT_IMAGE_SIZE = 224  # model image size, in pixels, that the spacing in ``txt`` captions refers to
@@ -150,14 +150,14 @@ def write_shards(
 
 def verify_shards(out: Path) -> list[str]:
     """Compare written shards with the hashes of their manifest and return the problems."""
-    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    manifest = parse_manifest((out / MANIFEST).read_bytes(), str(out / MANIFEST))
     unfinished = "the corpus is incomplete: run make shards again to finish it"
-    problems = [] if manifest["complete"] else [unfinished]
-    for shard in manifest["shards"]:
+    problems = [] if manifest.get("complete") else [unfinished]
+    for shard in manifest.get("shards", []):
         path = out / shard["name"]
         if not path.is_file():
             problems.append(f"{path} is missing")
-        elif sha256(path) != shard["sha256"]:
+        elif sha256(path) != shard.get("sha256"):
             problems.append(f"{path} has changed since it was written")
     return problems
 
@@ -207,8 +207,8 @@ def _open_manifest(
     ]
     fingerprint = digest([described, settings])
     if (out / MANIFEST).is_file():
-        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["plan"] != fingerprint:
+        manifest = parse_manifest((out / MANIFEST).read_bytes(), str(out / MANIFEST))
+        if manifest.get("plan") != fingerprint:
             raise ValueError(f"{out} has shards of other images or settings; choose another folder")
         return manifest
     if any(out.glob("[!.]*.tar")):

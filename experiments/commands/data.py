@@ -29,7 +29,7 @@ from datamodules.ingest import archive, scans
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
 from datamodules.record import TABLE
-from datamodules.shards.pair_shards import MANIFEST
+from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
 from experiments.process import Parser
 

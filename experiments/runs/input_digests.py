@@ -91,7 +91,7 @@ def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
     if place is None:
         return {}
     return {
-        source["name"]: "train" if source["evaluation_images_left_out"] else "all"
+        source["name"]: "train" if source.get("evaluation_images_left_out") else "all"
         for source in read_manifest(list_shards(place)).get("sources", [])
         if source["name"] in CORPUS_OF.values()
     }

@@ -20,7 +20,7 @@ from tests.callbacks.zero_shot_fakes import (
     head_records,
     picture,
 )
-from tests.metrics.two_processes import run_in_two_processes
+from tests.metrics.two_processes import run_in_processes
 
 
 def run_test(folder, evaluation, module, data):
@@ -113,14 +113,14 @@ def _distributed(rank, module, count, expected):
     assert _score(FakeData(["hc18"], count=count, batch_size=1), module.student, "student") == expected
 
 
-@pytest.mark.parametrize("count", [23, 1])
-def test_two_processes_give_what_one_gives(tmp_path, count):
+@pytest.mark.parametrize(("world", "count"), [(2, 23), (2, 1), (4, 23)])
+def test_several_processes_give_what_one_gives(tmp_path, world, count):
     # With one image the second process has none, and must still join in.
     module = FakeModule()
     # One image at a time: products of the same shapes, and so the same rounding, on any number of processes.
     expected = _score(FakeData(["hc18"], count=count, batch_size=1), module.student, "student")
     assert ("other_image_validity" in expected) == (count > 1)
-    run_in_two_processes(_distributed, tmp_path, module, count, expected)
+    run_in_processes(world, _distributed, tmp_path, module, count, expected)
 
 
 def test_baselines_are_fitted_on_training_patients_and_scored_on_the_models_heads(tmp_path):

@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from callbacks import PlaneEvaluation
 from metrics.names import final_name
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, picture, plane_records
-from tests.metrics.two_processes import run_in_two_processes
+from tests.metrics.two_processes import run_in_processes
 
 
 def trainer_in(folder, *callbacks, **options):
@@ -192,11 +192,12 @@ def _distributed(rank, module, expected):
     assert scored == expected
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+@pytest.mark.parametrize("world", [2, 4])
+def test_several_processes_give_what_one_gives(tmp_path, world):
     module = FakeModule()
     # One image at a time: products of the same shapes, and so the same rounding, on any number of processes.
     expected = _score(FakeData(["planes"], batch_size=1), module.student)
-    run_in_two_processes(_distributed, tmp_path, module, expected)
+    run_in_processes(world, _distributed, tmp_path, module, expected)
 
 
 def test_an_empty_list_of_benchmarks_scores_none(tmp_path):

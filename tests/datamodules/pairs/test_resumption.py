@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import tarfile
 
 import pytest
@@ -10,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from datamodules import HC18DataModule, PairShardsDataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
+from tests.metrics.two_processes import run_in_processes
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
@@ -167,5 +170,29 @@ def test_another_batch_size_within_an_epoch_is_rejected(tiny_hc18, tmp_path):
     path = tmp_path / "interrupted.ckpt"
     with pytest.raises(RuntimeError, match="interrupted"):
         _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 1)])
-    with pytest.raises(ValueError, match="cannot resume within an epoch: batch_size was 5 and is 4"):
+    with pytest.raises(
+        ValueError, match="cannot resume within an epoch: batch_size x processes was 5 and is 4"
+    ):
         _run(tiny_hc18, 0, checkpoint=path, batch_size=4)
+
+
+def _go_on(rank, world, root, path, out):
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
+    seen = _run(root, 0, checkpoint=path, batch_size=4 // world, devices=world, strategy="ddp")
+    (out / f"{rank}.json").write_text(json.dumps(seen))
+
+
+@pytest.mark.parametrize(
+    ("world", "hook", "step"), [(2, "on_train_batch_end", 2), (4, "on_train_epoch_end", None)]
+)
+def test_a_run_goes_on_with_the_same_pairs_on_more_processes(tiny_hc18, tmp_path, world, hook, step):
+    """Within an epoch and at its end, with the same number of pairs in a step."""
+    unbroken = _run(tiny_hc18, 0, batch_size=4)
+    step = len(unbroken) // 3 if step is None else step
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(tiny_hc18, 0, [SaveAt(path, hook, step)], batch_size=4)
+    run_in_processes(world, _go_on, tmp_path, world, tiny_hc18, path, tmp_path)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
+    joint = [sorted(pair for _, pairs in parts for pair in pairs) for parts in zip(*ranks, strict=True)]
+    assert joint == [sorted(map(list, pairs)) for _, pairs in unbroken[step:]]

@@ -1,0 +1,75 @@
+"""Manifest of a folder of shards: what ``make shards`` writes beside them, checked before it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from datamodules.redaction import redacted
+
+MANIFEST = "manifest.json"
+LONGEST_MESSAGE = 500
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]{1,255}$")]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class ShardEntry(BaseModel):
+    """One shard: file name, pairs and, to verify it, size and SHA-256."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: FileName
+    samples: Count
+    bytes: Count | None = None
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class Source(BaseModel):
+    """One corpus that the pairs come from."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str
+    evaluation_images_left_out: Count = 0
+
+
+class ShardManifest(BaseModel):
+    """All shards and their sources; other entries are kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    shards: list[ShardEntry] = []
+    sources: list[Source] = []
+    complete: bool = True
+    plan: str = ""
+
+
+def parse_manifest(content: bytes, place: str) -> dict[str, Any]:
+    """Return the content of a manifest.
+
+    Raises:
+        ValueError: It is not one; the message is one line of at most 500 characters that names `place` and key.
+    """
+    try:
+        return ShardManifest.model_validate_json(content).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = " ".join(f"{key}: {first['msg']}".removeprefix(": ").split())
+        line = f"{redacted(place)[-200:]}: not a manifest of shards: {reason}"
+        raise ValueError(line[: LONGEST_MESSAGE - 4] + "..." * (len(line) > LONGEST_MESSAGE - 4)) from None
+
+
+def local_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest in a folder of shards; empty without one."""
+    path = folder / MANIFEST
+    return parse_manifest(path.read_bytes(), str(path)) if path.is_file() else {}
+
+
+def shard_name(url: str) -> str:
+    """Return the file name of a shard, as its manifest lists it."""
+    return PurePosixPath(urlsplit(url).path).name if "://" in url else Path(url).name

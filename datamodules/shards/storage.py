@@ -1,0 +1,310 @@
+"""Open shards: local files directly, remote objects whole, through a bounded local cache, verified before use.
+
+A remote object is fetched in blocks. A block that fails (5xx, a cut connection, no answer within `BLOCK_SECONDS`) is
+fetched again with exponential back-off, until nothing has come for the time that the user set.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from threading import Thread
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import webdataset as wds
+from fsspec.asyn import sync
+from fsspec.core import url_to_fs
+
+from datamodules.corpora.rows import first_few
+from datamodules.redaction import PIPE, redacted
+from datamodules.shards.manifest import MANIFEST, parse_manifest, shard_name
+from models.files import atomic, digest
+
+T = TypeVar("T")
+
+BLOCK = 8 * 2**20  # bytes
+BLOCK_SECONDS = 60.0  # a block that takes longer is fetched again
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds
+LOOKS = 16  # objects that are looked up at a time
+FETCHES = 3  # of an object whose content is not the manifest's
+
+# Scheme -> extra of pyproject.toml, and options of its file system: the only retries are those of this file, and the
+# proxies are those of the environment.
+SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "s3": ("s3", {"config_kwargs": {"retries": {"total_max_attempts": 1}}}),
+    "gs": ("gs", {}),
+    "https": ("s3", {"client_kwargs": {"trust_env": True}}),
+    "http": ("s3", {"client_kwargs": {"trust_env": True}}),
+}
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError, TypeError)
+# Errors of botocore, which is not imported here, that no second try changes.
+SETTINGS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
+_CHANCE = random.SystemRandom()  # waiting must not advance the generators of the training
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """What a remote object must be: its size in bytes, its SHA-256 if the manifest has it, its version."""
+
+    size: int
+    sha256: str | None
+    version: str
+
+    @property
+    def file_name(self) -> str:
+        """Name in the cache."""
+        return f"{self.sha256 or self.version}.tar"
+
+    def fits(self, stream: BufferedReader) -> bool:
+        """Return whether a file's content is this object's."""
+        if os.fstat(stream.fileno()).st_size != self.size:
+            return False
+        return self.sha256 is None or hashlib.file_digest(stream, "sha256").hexdigest() == self.sha256
+
+
+@dataclass(frozen=True)
+class ShardStorage:
+    """Opens shards by URL.
+
+    Attributes:
+        cache: Folder of remote shards, shared by the processes of a machine.
+        most_bytes: Size of the cache, beside the shards being fetched; the least recently used are removed.
+        patience: Seconds without any success after which a request fails.
+        remote: URL -> what the object must be; other URLs are local or commands.
+    """
+
+    cache: Path = Path("data/cache/shards")
+    most_bytes: int = 50 * 10**9
+    patience: float = 600.0
+    remote: dict[str, RemoteShard] = field(default_factory=dict)
+
+    def opened(self, urls: list[str]) -> Iterator[tuple[str, BinaryIO | Exception]]:
+        """Yield each URL with its stream or its error, while the next one is fetched.
+
+        Raises:
+            OSError: The store does not answer, or refuses.
+        """
+        ahead: Future[BinaryIO] | None = None
+        for url, following in zip(urls, [*urls[1:], None], strict=True):
+            current = ahead or self._start(url)
+            error = current.exception()
+            if error is not None and url in self.remote and not isinstance(error, ValueError):
+                raise error
+            ahead = self._start(following) if following in self.remote else None
+            yield url, error if isinstance(error, Exception) else current.result()
+
+    def _start(self, url: str) -> Future[BinaryIO]:
+        future: Future[BinaryIO] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self.open(url))
+            except Exception as error:
+                future.set_exception(error)
+
+        Thread(target=work, daemon=True).start()  # so that the end of the program does not wait for a fetch
+        return future
+
+    def open(self, url: str) -> BinaryIO:
+        """Open a shard; a remote one after its content was verified.
+
+        Raises:
+            OSError: It cannot be read: no such file, no answer, no permission.
+            ValueError: Its content is not that of the manifest.
+        """
+        if url.startswith(PIPE):
+            stream: BinaryIO = wds.gopen(url)
+            return stream
+        if url not in self.remote:
+            return Path(url.removeprefix("file:")).open("rb")
+        shard = self.remote[url]
+        path = self.cache / shard.file_name
+        for _ in range(FETCHES):
+            if not path.is_file():
+                self._make_room(shard.size)
+                self._fetch(url, shard, path)
+            with suppress(FileNotFoundError):  # another process made room
+                file = path.open("rb")
+                if shard.fits(file):
+                    os.utime(path)
+                    file.seek(0)
+                    return file
+                file.close()
+                path.unlink(missing_ok=True)
+        raise ValueError(f"fetched {FETCHES} times, its content is not that of {MANIFEST} (SHA-256)")
+
+    def _fetch(self, url: str, shard: RemoteShard, path: Path) -> None:
+        try:
+            with atomic(path) as unfinished, unfinished.open("wb") as file:
+                while (start := file.tell()) < shard.size:
+                    end = min(start + BLOCK, shard.size)
+                    file.write(self._patiently(url, partial(_block, url, start, end, shard.size)))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            raise OSError(
+                f"{self.cache}: {error.strerror}; set data.shard_cache to another folder, or lower "
+                "data.shard_cache_gb"
+            ) from error
+
+    def _make_room(self, size: int) -> None:
+        found = []
+        for path in self.cache.glob("[!.]*.tar"):
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        total = size + sum(bytes_ for _, bytes_, _ in found)
+        for _, bytes_, path in sorted(found):
+            if total <= self.most_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= bytes_
+
+    def manifest(self, first: str) -> dict[str, Any]:
+        """Return the manifest beside a remote shard; empty, with a warning, without one."""
+        parts = urlsplit(first)
+        url = parts._replace(path=str(PurePosixPath(parts.path).with_name(MANIFEST))).geturl()
+        try:
+            return parse_manifest(self._patiently(url, partial(_ask, url, "_cat_file")), url)
+        except (FileNotFoundError, PermissionError):
+            warnings.warn(
+                f"{redacted(url)}: not there; the shards are verified by their size only", stacklevel=2
+            )
+            return {}
+
+    def looked_up(self, urls: list[str], manifest: dict[str, Any]) -> dict[str, RemoteShard]:
+        """Look at every remote URL, and return what each object must be.
+
+        Raises:
+            FileNotFoundError: Objects are missing.
+            ValueError: An object's size is not the manifest's, or exceeds the cache.
+        """
+        listed = {entry["name"]: entry for entry in manifest.get("shards", [])}
+        with ThreadPoolExecutor(LOOKS) as pool:
+            found = list(pool.map(self._look, urls))
+        missing = [redacted(url) for url, info in zip(urls, found, strict=True) if info is None]
+        if missing:
+            raise FileNotFoundError(
+                f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}"
+            )
+        shards = {}
+        for url, info in zip(urls, found, strict=True):
+            assert info is not None
+            entry = listed.get(shard_name(url), {})
+            size, told = info.get("size"), entry.get("bytes")
+            if size is None and told is None:
+                raise ValueError(f"data: {redacted(url)}: the server does not tell its size, nor {MANIFEST}")
+            if size is not None and told is not None and size != told:
+                raise ValueError(f"data: {redacted(url)}: {size} bytes, but {told} in {MANIFEST}")
+            size = told if size is None else size
+            if size > self.most_bytes:
+                raise ValueError(f"data: {redacted(url)}: {size} bytes; raise data.shard_cache_gb")
+            marks = {key: str(info[key]) for key in ("ETag", "LastModified", "Last-Modified") if key in info}
+            version = digest([redacted(url), size, marks])
+            shards[url] = RemoteShard(size, entry.get("sha256"), version)
+        return shards
+
+    def _look(self, url: str) -> dict[str, Any] | None:
+        try:
+            info: dict[str, Any] = self._patiently(url, partial(_ask, url, "_info"))
+        except FileNotFoundError:
+            return None
+        return info if info["type"] == "file" else None
+
+    def _patiently(self, url: str, request: Callable[[], T]) -> T:
+        """Make a request until it succeeds, with exponential back-off, for `patience` seconds."""
+        begun, wait = time.monotonic(), FIRST_WAIT
+        while True:
+            try:
+                return request()
+            except Exception as error:
+                reason = _one_line(error)
+                if (kind := _permanent(error)) is not None:
+                    raise kind(f"{redacted(url)}: {reason}") from None
+                if time.monotonic() - begun > self.patience:
+                    raise OSError(
+                        f"{redacted(url)}: no success in {self.patience:g} s (data.shard_patience), at last: {reason}"
+                    ) from None
+                if wait == FIRST_WAIT:
+                    warnings.warn(
+                        f"{redacted(url)}: {reason}; trying again for {self.patience:g} s", stacklevel=2
+                    )
+            time.sleep(wait * _CHANCE.uniform(0.5, 1))
+            wait = min(2 * wait, LONGEST_WAIT)
+
+
+def is_remote(url: str) -> bool:
+    """Return whether a shard is fetched over the network.
+
+    Raises:
+        ValueError: Its scheme is unknown.
+    """
+    scheme, separator, _ = url.partition("://")
+    if url.startswith(PIPE) or not separator or scheme == "file":
+        return False
+    if scheme.lower() not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(
+            f"data: {redacted(url)}: shards are files, {known}, or pipe: with --data.allow_pipe=true"
+        )
+    return True
+
+
+def _ask(url: str, method: str, **options: Any) -> Any:
+    """Call a method of the URL's file system; what takes longer than `BLOCK_SECONDS` is an error."""
+    extra, settings = SCHEMES[url.partition("://")[0].lower()]
+    try:
+        system, path = url_to_fs(url, **settings)
+    except ImportError as error:
+        name = f"'sonodistill[{extra}]'"
+        raise ImportError(f"{' '.join(str(error).split())}: pip install {name}") from None
+    system.retries = 1
+    return sync(system.loop, getattr(system, method), path, timeout=BLOCK_SECONDS, **options)
+
+
+def _block(url: str, start: int, end: int, size: int) -> bytes:
+    block: bytes = _ask(url, "_cat_file", start=start, end=end)
+    whole = start == 0 and len(block) == size  # of a server that knows no ranges
+    if len(block) != end - start and not whole:
+        raise ConnectionError(f"{len(block)} bytes instead of {end - start}")
+    return block
+
+
+def _permanent(error: BaseException) -> type[Exception] | None:
+    """Return the class of an error that further tries do not change; None for the others."""
+    asked: Any = error
+    if isinstance(error, FileNotFoundError) and error.__cause__ and not hasattr(error.__cause__, "response"):
+        asked = error.__cause__  # fsspec's HTTP says "not found" of whatever a request for the size ends with
+    status = getattr(asked, "status", getattr(asked, "code", None))
+    if isinstance(status, int):  # of HTTP
+        if status >= 500 or status in (408, 425, 429):
+            return None
+        return {
+            404: FileNotFoundError,
+            410: FileNotFoundError,
+            401: PermissionError,
+            403: PermissionError,
+        }.get(status, OSError)
+    if isinstance(asked, PERMANENT):
+        return next(kind for kind in PERMANENT if isinstance(asked, kind))
+    if type(asked).__name__ in SETTINGS:
+        return PermissionError
+    lasting = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG)
+    return OSError if isinstance(asked, OSError) and asked.errno in lasting else None
+
+
+def _one_line(error: BaseException) -> str:
+    line: str = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
+    return line[:250]

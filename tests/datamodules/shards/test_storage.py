@@ -1,0 +1,251 @@
+"""Remote shards: the same batches through a store's faults, nothing unverified, one line when it gives up."""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import boto3
+import cv2
+import fsspec
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from datamodules import PairShardsDataModule
+from datamodules.shards import storage
+from models import CLIP_MEAN, CLIP_STD, Preprocessing
+from tests.datamodules.shards.faulty_proxy import FaultyProxy
+
+SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
+URLS = "s3://corpus/deep/pairs-{000000..000003}.tar"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """4 shards of 6 pairs, 60 kB each, with their manifest."""
+    folder, entries = tmp_path_factory.mktemp("shards"), []
+    for shard in range(4):
+        path = folder / f"pairs-{shard:06d}.tar"
+        with tarfile.open(path, "w") as archive:
+            for sample in range(6):
+                noise = np.random.default_rng([shard, sample]).integers(0, 255, (96, 96), dtype=np.uint8)
+                members = {"png": cv2.imencode(".png", noise)[1].tobytes(), "txt": f"pair {sample}".encode()}
+                for suffix, content in members.items():
+                    info = tarfile.TarInfo(f"s{shard}i{sample}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+        content = path.read_bytes()
+        hashed = hashlib.sha256(content).hexdigest()
+        entries.append({"name": path.name, "samples": 6, "bytes": len(content), "sha256": hashed})
+    (folder / "manifest.json").write_text(json.dumps({"shards": entries, "complete": True}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def store(moto, folder, monkeypatch):
+    """A proxy before an S3 server that holds the shards; credentials and endpoint as a user sets them."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto}")
+    client.create_bucket(Bucket="corpus")
+    for path in folder.iterdir():
+        client.upload_file(str(path), "corpus", f"deep/{path.name}")
+    proxy = FaultyProxy(moto)
+    proxy.client = client
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    # Blocks of 20 kB, three for each shard, and short waits.
+    for name, value in {
+        "BLOCK": 20_000,
+        "BLOCK_SECONDS": 20.0,
+        "FIRST_WAIT": 0.01,
+        "LONGEST_WAIT": 0.1,
+    }.items():
+        monkeypatch.setattr(storage, name, value)
+    fsspec.filesystem("s3").clear_instance_cache()  # the endpoint is another one
+    yield proxy
+    proxy.close()
+
+
+def make(urls, cache, **kwargs):
+    settings = {"batch_size": 4, "num_workers": 0, "shuffle_buffer": 8, "shard_patience": 60.0, **kwargs}
+    data = PairShardsDataModule(urls=str(urls), shard_cache=str(cache), **settings)
+    data.setup("fit")
+    data.bind(SMALL, None)
+    return data
+
+
+def epoch(data):
+    return [(batch["name"], float(batch["student_image"].sum())) for batch in data.train_dataloader()]
+
+
+FAULTS = {
+    "none": lambda _: None,
+    "503": lambda number: "503" if 2 <= number < 12 else None,
+    "cut": lambda number: "cut" if number % 2 and number < 20 else None,
+    "stall": lambda number: 20.0 if number == 4 else None,
+    "flip": lambda number: "flip" if number == 5 else None,
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.filterwarnings("ignore:.*trying again")
+def test_faults_change_no_batch(store, folder, tmp_path, monkeypatch, kind):
+    expected = epoch(make(folder, tmp_path))
+    if kind == "stall":
+        monkeypatch.setattr(storage, "BLOCK_SECONDS", 2.0)
+    store.fault = FAULTS[kind]
+    assert epoch(make(URLS, tmp_path / "cache")) == expected
+    assert len(store.faults) == {"none": 0, "503": 10, "cut": 10, "stall": 1, "flip": 1}[kind]
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").iterdir()}
+    assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
+
+
+def test_workers_share_the_cache_and_a_second_run_fetches_nothing(store, folder, tmp_path):
+    expected = epoch(make(folder, tmp_path, num_workers=2))
+    assert epoch(make(URLS, tmp_path / "cache", num_workers=2)) == expected
+    before = len(store.requests)
+    assert epoch(make(URLS, tmp_path / "cache", num_workers=2)) == expected
+    assert all(path.endswith("manifest.json") for path in store.requests[before:])
+
+
+def test_a_cached_shard_that_was_damaged_is_fetched_again(store, folder, tmp_path):
+    expected = epoch(make(URLS, tmp_path / "cache"))
+    damaged = sorted((tmp_path / "cache").iterdir())[0]
+    content = bytearray(damaged.read_bytes())
+    content[700] ^= 4
+    damaged.write_bytes(content)
+    assert epoch(make(URLS, tmp_path / "cache")) == expected
+
+
+def test_the_cache_keeps_to_its_size(store, folder, tmp_path):
+    sizes = sorted(path.stat().st_size for path in folder.glob("*.tar"))
+    data = make(URLS, tmp_path / "cache", shard_cache_gb=(sizes[-1] * 2.5) / 1e9)
+    assert epoch(data) == epoch(make(folder, tmp_path))
+    held = [path.stat().st_size for path in (tmp_path / "cache").iterdir()]
+    assert len(held) == 2
+    with pytest.raises(ValueError, match=r"pairs-00000\d\.tar: \d+ bytes; raise data\.shard_cache_gb$"):
+        make(URLS, tmp_path / "cache", shard_cache_gb=sizes[0] / 2e9)
+
+
+def test_absent_shards_are_an_error_before_the_first_step(store, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"^data: 4 of 6 shards are missing: s3://corpus/deep/pairs-00000[4-9]"
+    ):
+        make("s3://corpus/deep/pairs-{000002..000007}.tar", tmp_path)
+
+
+def test_a_shard_of_another_size_or_content_than_listed_is_named(store, folder, tmp_path):
+    listed = (folder / "pairs-000001.tar").read_bytes()
+    store.client.put_object(Bucket="corpus", Key="deep/pairs-000001.tar", Body=listed[:-512])
+    with pytest.raises(ValueError, match=r"pairs-000001\.tar: \d+ bytes, but \d+ in manifest\.json$"):
+        make(URLS, tmp_path)
+    store.client.put_object(Bucket="corpus", Key="deep/pairs-000001.tar", Body=listed[:-1] + b"x")
+    message = r"^s3://corpus/deep/pairs-000001\.tar: unreadable shard \(fetched 3 times, .*\(SHA-256\)\)$"
+    with pytest.raises(ValueError, match=message):
+        epoch(make(URLS, tmp_path))
+    names = [name for names, _ in epoch(make(URLS, tmp_path, on_error="skip")) for name in names]
+    assert len(names) == 24
+    assert not any(name.startswith("s1") for name in names), "no sample of the changed shard was delivered"
+
+
+@pytest.mark.filterwarnings("ignore:.*trying again")
+def test_a_store_that_stays_away_ends_the_run_with_one_line(store, tmp_path):
+    data = make(URLS, tmp_path, shard_patience=0.5, on_error="skip")
+    store.fault = lambda _: "503"
+    message = r"^s3://corpus/deep/pairs-00000\d\.tar: no success in 0\.5 s \(data\.shard_patience\), at last: [^\n]+$"
+    with pytest.raises(OSError, match=message):
+        epoch(data)
+
+
+def test_refusals_are_not_repeated(store, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="4 of 4 shards are missing"), pytest.warns(match="size only"):
+        make("s3://elsewhere/pairs-{000000..000003}.tar", tmp_path)
+    monkeypatch.setattr(storage, "_ask", lambda *_, **__: (_ for _ in ()).throw(PermissionError("Forbidden")))
+    with pytest.raises(
+        PermissionError, match=r"^s3://corpus/deep/pairs-000000\.tar: PermissionError: Forbidden$"
+    ):
+        make(URLS, tmp_path)
+
+
+def test_without_a_manifest_shards_are_verified_by_size(store, folder, tmp_path):
+    store.client.delete_object(Bucket="corpus", Key="deep/manifest.json")
+    with pytest.warns(UserWarning, match="verified by their size only"):
+        data = make(URLS, tmp_path / "cache", num_samples=24)
+    assert epoch(data) == epoch(make(folder, tmp_path, num_samples=24))
+
+
+@pytest.fixture
+def web(folder, monkeypatch):
+    """A plain web server, which knows no ranges."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore:.*trying again")
+def test_web_servers(web, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
+    urls = f"{web}/pairs-{{000000..000003}}.tar?token=s3cret"
+    assert epoch(make(urls, tmp_path / "cache")) == epoch(make(folder, tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 2 shards are missing: http://[^\n]*0009\.tar\?<redacted>$"
+    ):
+        make(f"{web}/pairs-00000{{1,9}}.tar?token=s3cret", tmp_path)
+    nobody = "http://127.0.0.1:9/a.tar?token=s3cret"
+    with pytest.raises(OSError, match=r"^http://127[^\n]*no success in 0\.1 s[^\n]*$") as caught:
+        make(nobody, tmp_path, shard_patience=0.1, num_samples=4)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_commands_and_other_schemes_are_refused(folder, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^data: pipe:cat [^\n]*shell; allow it with --data\.allow_pipe=true$"
+    ):
+        make(f"pipe:cat {folder}/pairs-000000.tar", tmp_path)
+    with pytest.raises(ValueError, match=r"^data: sftp://host/a\.tar: shards are files, s3://"):
+        make("sftp://host/a.tar", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*trying again")
+@pytest.mark.parametrize("kind", ["503 for 5 minutes", "ten cuts", "stall of 60 s"])
+def test_real_faults_in_real_time(store, folder, tmp_path, monkeypatch, kind):
+    """The limits that ship, with blocks small enough that ten of them can be cut."""
+    for name, value in {"BLOCK_SECONDS": 60.0, "FIRST_WAIT": 1.0, "LONGEST_WAIT": 30.0}.items():
+        monkeypatch.setattr(storage, name, value)
+    expected = epoch(make(folder, tmp_path))
+    data = make(URLS, tmp_path / "cache", shard_patience=600.0)
+    begun = []
+
+    def outage(_):
+        begun.append(storage.time.monotonic())
+        return "503" if begun[-1] - begun[0] < 300 else None
+
+    store.fault = {
+        "503 for 5 minutes": outage,
+        "ten cuts": lambda number: "cut" if number % 2 and number < 22 else None,
+        "stall of 60 s": lambda _: 60.0 if len(store.faults) == 0 else None,
+    }[kind]
+    assert epoch(data) == expected
+    assert store.faults
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").iterdir()}
+    assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
