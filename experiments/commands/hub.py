@@ -21,9 +21,10 @@ from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 from experiments.process import Parser
 from experiments.report.read_run import read_run
 from experiments.runs.run_record import preset_of, read_record, run_config, training_facts
-from export.package.manifest import MANIFEST, read_export
+from export.package.manifest import read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
 from models.checkpoints.weights import read_entry
+from models.student.manifest import MANIFEST
 
 HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]  # that of its client, also when the server cannot be reached
 CARD = "README.md"
