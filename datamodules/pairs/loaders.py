@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 class PlainErrorLoader(DataLoader):
     """A `DataLoader` that raises a worker's ValueError or OSError as its own one-line message.
 
-    Its workers ignore Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes of a run: the main
+    Its workers ignore Ctrl-C, SIGTERM and SIGUSR1, which a terminal or a scheduler sends to all processes: the main
     process stops between two steps, saves a checkpoint, and needs its workers until then.
     """
 
@@ -91,7 +91,7 @@ def resume_position(trainer: Trainer | None) -> tuple[int, int]:
 
 def _start_worker(_worker: int) -> None:
     gc.freeze()  # collecting would write to all objects of the main process, and so copy them into every worker
-    for stop in (signal.SIGINT, signal.SIGTERM):
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(stop, signal.SIG_IGN)
 
 

@@ -77,7 +77,7 @@ def test_it_goes_on_from_its_own_last_checkpoint_in_its_own_folder_and_wandb_run
     assert wandb_id(cli) == "abc"
     assert (INTERRUPTED / "metrics-000.csv").read_text() == "step\n0\n", "Lightning would start the file anew"
     assert not (INTERRUPTED / "metrics.csv").exists()
-    assert f"W&B: this run was requeued; resuming from {LAST}" in capsys.readouterr().out
+    assert f"this run was requeued; resuming from {LAST}" in capsys.readouterr().out
 
 
 def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
