@@ -58,6 +58,7 @@ COMMANDS = {
     "inspect": ("inspect", "describe a checkpoint and print the configuration that loads it"),
     "import-protocol": ("prompts", "read the official prompts from a checkout of FetalCLIP"),
     "bench": ("", "measure every stage against its baseline"),
+    "replay": ("train", "repeat the step at which a run stopped because its loss was not finite"),
     "list": ("train", "print the experiments and data presets"),
 }
 LAST = "--ckpt_path=outputs/EXP/RUN/checkpoints/last.ckpt"
