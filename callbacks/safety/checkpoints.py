@@ -26,7 +26,7 @@ from callbacks.tracking.wandb_run import mark_preempting
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 DEADLINE_S = 120.0
-"""Seconds from SIGTERM or SIGUSR1 to the end of the step; a step that waits for data or for a process may never end."""
+"""Seconds from SIGTERM or SIGUSR1 to the end of a batch; one that waits for data or for a process may never end."""
 PREVIOUS = "previous.ckpt"
 """The checkpoint before ``last.ckpt``, for a run whose last one is damaged."""
 
@@ -136,7 +136,7 @@ class SaveOnInterrupt(Checkpoint):
 
     In a training step, Ctrl-C, SIGTERM and SIGUSR1 are deferred to the end of the optimiser step: before that, weights
     and moments may be half updated, and accumulated gradients would be lost. All processes of a run stop at the same
-    step; if it takes longer than `DEADLINE_S`, the process ends and leaves ``last.ckpt`` as it is, and so does a second
+    step; if a batch takes longer than `DEADLINE_S`, the process ends and leaves ``last.ckpt`` as it is, and so does a second
     Ctrl-C. In an evaluation signals stop at once: `LastCheckpoint` has saved the state before it. After SIGUSR1, which
     SLURM sends ahead of a job's time limit (``sbatch --signal=USR1@300``), the job is requeued. Must be the last
     callback, so that all others see the last batch.
@@ -151,6 +151,7 @@ class SaveOnInterrupt(Checkpoint):
         self._resume = resume
         self._signal = 0
         self._must_save = self._evaluating = self._stopping = False
+        self._moved = 0.0  # time of the signal, or of the last batch since
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for the training; Lightning restores the previous ones at its end.
@@ -168,12 +169,12 @@ class SaveOnInterrupt(Checkpoint):
 
     def _install(self, trainer: Trainer, evaluating: bool) -> None:
         self._signal, self._must_save, self._evaluating = 0, False, evaluating
-        self._stopping = False
+        self._stopping, self._moved = False, 0.0
 
         def handle(signum: int, _: FrameType | None) -> None:
             if signum == signal.SIGINT and (self._signal or self._evaluating):
                 raise KeyboardInterrupt
-            first, self._signal = not self._signal, self._signal or signum
+            self._signal = self._signal or signum
             if signum == signal.SIGINT:
                 print("\nstopping after this step (Ctrl-C again stops at once) ...", flush=True)
                 return
@@ -182,7 +183,8 @@ class SaveOnInterrupt(Checkpoint):
                 if trainer.strategy.launcher is not None:
                     trainer.strategy.launcher.kill(signum)  # forwards the signal to the other processes
                 raise SIGTERMException
-            if first:  # not by `threading`, whose locks the signal may have interrupted
+            if not self._moved:  # not by `threading`, whose locks the signal may have interrupted
+                self._moved = time.monotonic()
                 _thread.start_new_thread(self._end_when_overdue, (trainer,))
 
         if threading.current_thread() is threading.main_thread():
@@ -191,9 +193,10 @@ class SaveOnInterrupt(Checkpoint):
 
     def _end_when_overdue(self, trainer: Trainer) -> None:
         """End this process and its children when the step is overdue: nothing else reaches a blocked read."""
-        time.sleep(DEADLINE_S)
-        if self._stopping:
-            return
+        while (left := self._moved + DEADLINE_S - time.monotonic()) > 0:
+            time.sleep(left)
+            if self._stopping:
+                return
         path = last_checkpoint(trainer)
         resume = f"; resume with: {self._resume(path)}" if path.is_file() else ""
         waited = f"the step did not end within {DEADLINE_S:g} s of {signal.Signals(self._signal).name}"
@@ -225,6 +228,7 @@ class SaveOnInterrupt(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stop here if a signal came in this step."""
+        self._moved = self._moved and time.monotonic()  # of an accumulation every batch counts
         if not _gradients_pending(trainer) and not trainer.fit_loop.epoch_loop._is_training_done:
             self._stop_if_asked(trainer, save=True, logged=False)
 

@@ -25,6 +25,8 @@ from lightning_modules import DistillationModule
 from losses import SRKDLoss
 from tests.lightning_modules.conftest import PairSet
 
+pytestmark = pytest.mark.faults
+
 BATCHES = 6  # of an epoch: 24 pairs in fours
 
 
@@ -262,7 +264,6 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_remembers_its_best(fit, tm
     assert saved(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 3
 
 
-@pytest.mark.faults
 def test_a_run_goes_on_from_the_predecessor_of_its_last_checkpoint_to_the_same_weights(fit, tmp_path):
     whole = fit(tmp_path / "whole", epochs=3)
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -11,6 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 from datamodules import HC18DataModule, PairShardsDataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
 
+pytestmark = pytest.mark.faults
+
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
 

@@ -18,13 +18,17 @@ ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
 LAUNCHERS = ("SLURM", "TORCHELASTIC", "WANDB", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER", RUN_VARIABLE)
 SIGNAL = """
-import os, signal
+import multiprocessing, os, signal
 from lightning import Callback
 
 class Send(Callback):
     def on_before_backward(self, trainer, pl_module, loss):
         if trainer.global_step == 3 and "SEND" in os.environ:
             os.kill(os.getpid(), int(os.environ["SEND"]))
+        if trainer.global_step == 3 and os.environ.get("KILL") == f"rank {trainer.global_rank}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_step == 3 and os.environ.get("KILL") == "worker":
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 """
 
 
@@ -185,6 +189,7 @@ def test_a_slurm_job_is_requeued_and_ends_with_the_weights_of_an_unbroken_one(st
     def job(number, **further):
         common = {
             "SLURM_JOB_ID": str(number), "SLURM_NTASKS": str(tasks), "SLURM_NNODES": str(tasks),
+            "SLURM_NTASKS_PER_NODE": "1",
             "SLURM_JOB_NAME": "train", "SLURM_LOCALID": "0", "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()), **further,
         }  # fmt: skip
@@ -211,6 +216,31 @@ def test_a_slurm_job_is_requeued_and_ends_with_the_weights_of_an_unbroken_one(st
     assert sum("this run was requeued; resuming from" in output for output in outputs) == 1
     assert folders(tmp_path) == ["phantom-s0-slurm100", "phantom-s0-slurm101"]
     assert_same(*(weights(tmp_path, f"phantom-s0-slurm{number}") for number in (100, 101)))
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("victim", ["worker", "rank 0", "rank 1"])
+def test_a_killed_worker_or_rank_ends_the_others_with_one_line(start, tmp_path, victim):
+    ranks = (
+        ["--trainer.strategy=ddp", "--trainer.devices=2"]
+        if victim.startswith("rank")
+        else ["--data.num_workers=1"]
+    )
+    process = start(options=ranks, KILL=victim)
+    output = process.communicate(timeout=580)[
+        0
+    ]  # the end of the output is that of the last process that writes to it
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    last = [
+        line for line in output.splitlines() if line.startswith("error: ") or "terminated with code" in line
+    ]
+    assert len(last) == 1, output[-3000:]
+    assert any(
+        words in last[0]
+        for words in ("a data worker has ended", "another process of this run", "with code -9")
+    )
 
 
 BLOCKED = """
