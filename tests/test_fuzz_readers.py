@@ -31,10 +31,18 @@ many = settings(
     database=None,
 )
 
-primitives = st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=600)
+primitives = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 300)
+    | st.floats()
+    | st.text(max_size=200)
+    | st.just("x" * 600)
+)
 values = st.recursive(
     primitives,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
 )
 NAMES = [
     "visual.trunk.stem.0.weight", "text.positional_embedding", "positional_embedding", "token_embedding.weight",
@@ -131,7 +139,7 @@ def test_checkpoints_of_damaged_bytes(folder, raw, data):
 
 
 yaml_texts = (
-    st.text(max_size=300)
+    st.text(max_size=100)
     | st.binary(max_size=99)
     | values.map(lambda value: yaml.safe_dump(value, allow_unicode=True))
     | mutated({"experiment": "srkd", "data": {"class_path": "datamodules.HC18DataModule"}, "model": {}}).map(
@@ -143,7 +151,7 @@ yaml_texts = (
 
 @many
 @given(text=yaml_texts)
-@example(text="[" * 2000)
+@example(text="[" * 500)
 @example(text="2026-13-45")
 @example(text="a: !!python/object/apply:os.system [ls]")
 @example(text="{}: [&a [*a]]\n? {x: 1}\n: 1")

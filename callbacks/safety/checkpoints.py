@@ -136,10 +136,10 @@ class SaveOnInterrupt(Checkpoint):
 
     In a training step, Ctrl-C, SIGTERM and SIGUSR1 are deferred to the end of the optimiser step: before that, weights
     and moments may be half updated, and accumulated gradients would be lost. All processes of a run stop at the same
-    step; if a batch takes longer than `DEADLINE_S`, the process ends and leaves ``last.ckpt`` as it is, and so does a second
-    Ctrl-C. In an evaluation signals stop at once: `LastCheckpoint` has saved the state before it. After SIGUSR1, which
-    SLURM sends ahead of a job's time limit (``sbatch --signal=USR1@300``), the job is requeued. Must be the last
-    callback, so that all others see the last batch.
+    step. A second Ctrl-C, and a batch that takes longer than `DEADLINE_S`, end the process at once and leave
+    ``last.ckpt`` as it is. In an evaluation signals stop at once: `LastCheckpoint` has saved the state before it. After
+    SIGUSR1, which SLURM sends ahead of a job's time limit (``sbatch --signal=USR1@300``), the job is requeued. Must be
+    the last callback, so that all others see the last batch.
 
     Args:
         resume: Returns the command that resumes, given the path of the checkpoint.
