@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import Dataset
 
 from callbacks import (
+    BestCheckpoint,
     EvaluateLastEpoch,
     LastCheckpoint,
     OffDiagonalSchedule,
@@ -112,7 +112,7 @@ def fit(tiny_encoder):
                 EvaluateLastEpoch(),
                 *extra,
                 Scores(),
-                ModelCheckpoint(
+                BestCheckpoint(
                     folder / "checkpoints", "best", "score", mode="max", enable_version_counter=False
                 ),
                 LastCheckpoint(),
