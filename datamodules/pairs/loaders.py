@@ -7,6 +7,7 @@ import gc
 import signal
 import weakref
 from collections.abc import Iterator
+from multiprocessing import connection
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -105,13 +106,26 @@ def _end_workers(reference: weakref.ref[Any], workers: list[Any]) -> None:
             worker.kill()
 
 
+def _check_workers(batches: Any, patient: bool) -> None:
+    """Raise what torch raises of a worker that was killed, where it is the broken connection that is noticed first."""
+    workers = getattr(batches, "_workers", [])
+    if connection.wait([worker.sentinel for worker in workers], timeout=float(patient)):
+        for worker in workers:
+            if worker.exitcode:
+                message = f"DataLoader worker (pid {worker.pid}) ended with code {worker.exitcode}"
+                raise RuntimeError(message) from None
+
+
 def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
     while True:
         try:
             batch = next(batches)
         except StopIteration:
             return
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError) as error:
+            _check_workers(batches, patient=isinstance(error, ConnectionError | EOFError))
+            if isinstance(error, EOFError):
+                raise
             # A worker's error arrives as a traceback, whose last line is "ValueError: the message".
             line = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
             # Some subclasses need more arguments than a message.

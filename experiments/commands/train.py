@@ -93,14 +93,15 @@ def replay(argv: list[str]) -> int:
     parser.add_argument(TRUST, action="store_true", help="build classes that the run's settings name")
     folder = parser.parse_args(argv).folder
     settle_trust(argv)
-    path = (
-        folder
-        if folder.suffix == ".pt"
-        else folder / ("" if folder.name == CAPTURE else CAPTURE) / "rank0.pt"
-    )
-    step = read_checkpoint(path)
-    settings = path.parent.parent / "config.yaml"
-    model = read_yaml(settings)["model"]
+    if folder.suffix != ".pt":
+        folder = (folder if folder.name == CAPTURE else folder / CAPTURE) / "rank0.pt"
+    path, settings = folder, folder.parent.parent / "config.yaml"
+    step, config = read_checkpoint(path), read_yaml(settings)
+    if not {"student", "random", "batch"} <= set(step):
+        raise ValueError(f"{path}: not a captured step, which a run leaves when its loss is not finite")
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise ValueError(f"{settings}: lacks model, so teacher and loss cannot be built")
+    model = config["model"]
     check_classes(model, str(settings))
     teacher, loss = (Namespace(model[part]) if model.get(part) else None for part in ("teacher", "loss"))
     fabric = Fabric(devices=1, precision=step["precision"])

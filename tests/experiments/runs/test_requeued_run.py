@@ -145,9 +145,9 @@ def test_only_training_goes_on(command):
 
 
 def test_a_callback_that_is_no_list_joins_those_of_every_run(command):
-    cli = command("--trainer.callbacks=lightning.pytorch.callbacks.Timer")
+    cli = command("--trainer.callbacks=lightning.pytorch.callbacks.DeviceStatsMonitor")
     kinds = [type(callback).__name__ for callback in cli.trainer.callbacks]
-    assert {"Timer", "StepSeed", "LastCheckpoint"} <= set(kinds)
+    assert {"DeviceStatsMonitor", "StepSeed", "LastCheckpoint"} <= set(kinds)
 
 
 def test_slurms_own_requeueing_is_off_and_its_job_goes_on_from_a_predecessor(command, monkeypatch, capsys):
