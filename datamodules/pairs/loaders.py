@@ -109,7 +109,7 @@ def _end_workers(reference: weakref.ref[Any], workers: list[Any]) -> None:
 def _check_workers(batches: Any, patient: bool) -> None:
     """Raise what torch raises of a worker that was killed, where it is the broken connection that is noticed first."""
     workers = getattr(batches, "_workers", [])
-    if connection.wait([worker.sentinel for worker in workers], timeout=float(patient)):
+    if connection.wait([worker.sentinel for worker in workers], timeout=5.0 if patient else 0.0):
         for worker in workers:
             if worker.exitcode:
                 message = f"DataLoader worker (pid {worker.pid}) ended with code {worker.exitcode}"
