@@ -7,7 +7,6 @@ import gc
 import signal
 import weakref
 from collections.abc import Iterator
-from multiprocessing import connection
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -106,16 +105,6 @@ def _end_workers(reference: weakref.ref[Any], workers: list[Any]) -> None:
             worker.kill()
 
 
-def _check_workers(batches: Any, patient: bool) -> None:
-    """Raise what torch raises of a worker that was killed, where it is the broken connection that is noticed first."""
-    workers = getattr(batches, "_workers", [])
-    if connection.wait([worker.sentinel for worker in workers], timeout=5.0 if patient else 0.0):
-        for worker in workers:
-            if worker.exitcode:
-                message = f"DataLoader worker (pid {worker.pid}) ended with code {worker.exitcode}"
-                raise RuntimeError(message) from None
-
-
 def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
     while True:
         try:
@@ -123,7 +112,10 @@ def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except (ValueError, OSError, EOFError) as error:
-            _check_workers(batches, patient=isinstance(error, ConnectionError | EOFError))
+            own = "Caught " not in str(error)  # as torch begins an error of a worker's code
+            if own and isinstance(error, ConnectionError | EOFError) and getattr(batches, "_workers", None):
+                # The broken connection of a killed worker is often noticed before its end, which torch reports.
+                raise RuntimeError(f"DataLoader worker: {type(error).__name__} of its connection") from None
             if isinstance(error, EOFError):
                 raise
             # A worker's error arrives as a traceback, whose last line is "ValueError: the message".
