@@ -113,10 +113,10 @@ def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualE
         raise ValueError(f"{source}: {class_path!r} is not a subclass of models.DualEncoder")
     try:
         model: DualEncoder = kind(**arguments)
-    except (ValueError, OSError):
+    except OSError:
         raise
     except Exception as error:  # timm's and open_clip's constructors check nothing
-        raise ValueError(f"{source}: {class_path} rejects its arguments ({one_line(error)})") from error
+        raise ValueError(f"{source}: {class_path} rejects its arguments ({one_line(error, 240)})") from error
     return model
 
 

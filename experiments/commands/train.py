@@ -165,3 +165,4 @@ def main(argv: list[str]) -> int | None:
         sys.exit(128 + signal.SIGTERM)  # not zero, so that a sweep or a scheduler queues the run again
     except MisconfigurationException as error:  # Lightning refuses the trainer's settings
         raise ValueError(" ".join(str(error).split())) from error
+    return None

@@ -16,7 +16,7 @@ import pandas as pd
 import wandb
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger

@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
-import torch.distributed
 from lightning import Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from torch.distributed.rendezvous import rendezvous
 
 from models.files import atomic
 
@@ -53,7 +53,7 @@ def _run_name(preset: str, seed: int) -> str:
     name = "-".join(filter(None, (preset, f"s{seed}", stamp, agent)))
     if job or "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         return name
-    store, rank, _ = next(torch.distributed.rendezvous("env://"))
+    store, rank, _ = next(rendezvous("env://"))
     if rank == 0 and not store.check(
         [RUN_VARIABLE]
     ):  # torchrun keeps the store when it restarts its processes
