@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.checkpoints.integrity import METADATA, DamagedError, check_archive, check_header
-from models.files import atomic
+from models.files import atomic, one_line
 
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""
@@ -198,4 +198,4 @@ def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapp
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(one_line(name, 80) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
