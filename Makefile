@@ -21,6 +21,7 @@ JOBS ?=
 SWEEP_NAME ?=
 ID ?=
 TEST_JOBS ?= 2
+FUZZ_EXAMPLES ?= 10000
 QUICK ?=
 ROOT ?=
 IMAGES ?=
@@ -80,7 +81,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-slow lint types check audit sbom docs bench bench-compare lock clean remake
+.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-faults test-fuzz test-slow lint types check audit sbom docs bench bench-compare lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -140,6 +141,12 @@ report: $(READY)  ## one HTML file about finished runs: make report RUN="outputs
 # One thread a process: threads of several processes that spin on the same cores starve each other.
 test: $(READY)  ## run the test suite (minutes; TEST_JOBS=0 for one process, as a debugger needs)
 	$(DO)OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) $(ARGS)
+
+test-faults: $(READY)  ## damaged files, kill -9, SLURM and torchrun (half an hour; docs/reliability.md)
+	$(DO)OMP_NUM_THREADS=1 $(PY) -m pytest -q -m faults $(ARGS)
+
+test-fuzz: $(READY)  ## random inputs for the readers of files, FUZZ_EXAMPLES of each kind
+	$(DO)FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -q -m fuzz $(ARGS)
 
 test-slow: $(READY)  ## run the slow checks too
 	$(DO)$(PY) -m pytest -q -m slow $(ARGS)

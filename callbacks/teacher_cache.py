@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from callbacks.tracking.console import progress_bar
 from datamodules import FetalDataModule, PairShardsDataModule
 from datamodules.pairs.stores import TeacherStore
-from models.age_table_cache import weights_digest
+from models.checkpoints.integrity import tensors_digest
 from models.files import digest
 
 CHECKED = 8
@@ -110,7 +110,7 @@ class TeacherCache(Callback):
             {
                 "views": [m.preprocessing.to_dict() for m in (module.student, module.teacher)],
                 "recipe": module.teacher.recipe(),
-                "weights": weights_digest(module.teacher),
+                "weights": tensors_digest(module.teacher.state_dict()),
                 "precision": str(trainer.precision),
                 "augmentation": None if data.augmentation is None else asdict(data.augmentation),
                 "seed": data.seed,

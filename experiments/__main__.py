@@ -58,7 +58,16 @@ COMMANDS = {
     "inspect": ("inspect", "describe a checkpoint and print the configuration that loads it"),
     "import-protocol": ("prompts", "read the official prompts from a checkout of FetalCLIP"),
     "bench": ("", "measure every stage against its baseline"),
+    "replay": ("train", "repeat the step at which a run stopped because its loss was not finite"),
     "list": ("train", "print the experiments and data presets"),
+}
+LAST = "--ckpt_path=outputs/EXP/RUN/checkpoints/last.ckpt"
+# What torch says of a process that has ended -> what happened.
+_PEER = "another process of this run has ended, and says why itself unless it was killed"
+LOST = {
+    "DataLoader worker": "a data worker has ended; if memory was short, lower --data.num_workers",
+    "Connection closed by peer": _PEER,
+    "Connection reset by peer": _PEER,
 }
 LIGHTNING = ("fit", "validate", "test")
 COMMANDS_FOLDER = Path(__file__).parent / "commands"
@@ -113,8 +122,11 @@ def _message(error: BaseException) -> str | None:
         where = f" for {error.filename2 or error.filename}" if error.filename else ""
         return (
             f"{error.strerror}{where}; free some space and repeat the command, or resume from the last checkpoint with "
-            "--ckpt_path=outputs/EXP/RUN/checkpoints/last.ckpt"
+            f"{LAST}"
         )
+    if isinstance(error, RuntimeError):
+        cause = next((cause for sign, cause in LOST.items() if sign in text), None)
+        return cause and f"{cause} ({text[:160]}); resume from the last checkpoint with {LAST}"
     return str(error) if isinstance(error, ValueError | OSError) else None
 
 

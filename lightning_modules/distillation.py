@@ -18,6 +18,7 @@ from models import DualEncoder, freeze
 from models.checkpoints.inspection import architecture_of
 from models.checkpoints.weights import mismatch
 from models.encoders.memory_format import compile_model, to_channels_last
+from models.loading import check_vocabulary, student_entry
 from models.zero_shot import encode_images
 
 TEACHER_PREFIX = "teacher."
@@ -199,10 +200,7 @@ class DistillationModule(LightningModule):
         """Remove the teacher; add the run's record and the student's recipe and preprocessing, which rebuild it."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
-        checkpoint["student"] = {
-            "recipe": self.student.recipe(),
-            "preprocessing": self.student.preprocessing.to_dict(),
-        }
+        checkpoint["student"] = student_entry(self.student)
         checkpoint[RUN_RECORD] = self.run_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -215,6 +213,7 @@ class DistillationModule(LightningModule):
             # The length of the cosine requests the training loader before Lightning restores the counters at which
             # the loader resumes (`datamodules.pairs.loaders.resume_position`).
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+        check_vocabulary(checkpoint["student"], "the checkpoint")
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})
         differences = mismatch(own, checkpoint["state_dict"], {})

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from lightning.fabric.utilities import rank_zero_warn
-from torch import nn
 
 from metrics import AGES_DAYS
+from models.checkpoints.integrity import tensors_digest
 from models.encoders.dual_encoder import DualEncoder
 from models.files import atomic, digest
 from models.zero_shot import AgeTable, Progress, age_embeddings, age_prompts, encode_prompts
@@ -62,19 +60,9 @@ class AgeTableCache:
             "preprocessing": model.preprocessing.to_dict(),
             "recipe": model.recipe(),
             "autocast": torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind)),
-            "weights": weights_digest(model),
+            "weights": tensors_digest(model.state_dict()),
         }
         return self.folder / f"ages-{digest(settings)}.npz"
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return 24 hexadecimal digits that change with any weight or buffer of a model."""
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(raw.numpy()))
-    return digest.hexdigest()
 
 
 def _agrees(table: AgeTable, model: DualEncoder, templates: Sequence[str]) -> bool:
@@ -89,7 +77,7 @@ def _read(path: Path, spacings: list[str], device: torch.device) -> AgeTable | N
     """Read a table; None if the file is incomplete."""
     try:
         vectors = np.load(path)["vectors"]
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
+    except Exception as error:  # a damaged archive can raise anything; its CRC-32 is checked
         rank_zero_warn(f"{path}: not a table of ages ({error}); recomputed")
         return None
     return AgeTable(tuple(spacings), torch.from_numpy(vectors).to(device))

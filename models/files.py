@@ -14,6 +14,8 @@ from pathlib import Path
 from platform import node, python_version
 from typing import Any
 
+import yaml
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -51,6 +53,26 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def one_line(text: object, most: int = 160) -> str:
+    """Return the text of an error or of a file's content as one line of at most `most` characters, for messages."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file, as primitives.
+
+    Raises:
+        ValueError: It is not YAML; the message is one line.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise
+    except Exception as error:  # PyYAML raises what int, datetime and the recursion raise
+        raise ValueError(f"{path}: not YAML ({one_line(error)}); restore it, or move it away") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 
 from safetensors.torch import save
 
-from models.checkpoints.inspection import STUDENT, describe
+from models.checkpoints.inspection import STUDENT, describe, recipe_of
+from models.checkpoints.integrity import header
 from models.checkpoints.trust import check_classes, resolve
-from models.checkpoints.weights import METADATA, flatten, load_into, read_checkpoint
+from models.checkpoints.weights import flatten, load_into, read_checkpoint
 from models.encoders.dual_encoder import DualEncoder
 from models.encoders.open_clip_encoder import OpenCLIPEncoder
 from models.encoders.transformers_encoder import TransformersEncoder
-from models.files import atomic
+from models.files import atomic, digest, one_line
 from models.preprocessing import Preprocessing
+from models.text.tokenizer import FETAL_VOCABULARY, fetal_vocabulary
 
 
 def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> DualEncoder:
@@ -42,7 +44,7 @@ def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> 
     if Path(path).is_dir():
         return TransformersEncoder(path)
     content = read_checkpoint(path)
-    if isinstance(content.get(STUDENT), Mapping):
+    if STUDENT in content:
         return _from_own(content, path, strict, untrained)
     if untrained:
         raise ValueError(f"{path}: untrained=true needs a checkpoint of this project")
@@ -70,12 +72,31 @@ def save_half(model: DualEncoder, path: Path, **further: Any) -> None:
         f"{STUDENT}.{name}": (value.half() if value.is_floating_point() else value).cpu().contiguous()
         for name, value in model.state_dict().items()
     }
-    described = {
-        STUDENT: {"recipe": model.recipe(), "preprocessing": model.preprocessing.to_dict()},
-        **further,
-    }
+    described = {STUDENT: student_entry(model), **further}
     with atomic(path) as partial:
-        partial.write_bytes(save(tensors, {METADATA: json.dumps(described)}))
+        partial.write_bytes(save(tensors, header(tensors, json.dumps(described))))
+
+
+def student_entry(model: DualEncoder) -> dict[str, Any]:
+    """Return what rebuilds a model beside its weights: recipe, preprocessing, digest of the compact vocabulary."""
+    entry = {"recipe": model.recipe(), "preprocessing": model.preprocessing.to_dict()}
+    if model.preprocessing.tokenizer == "fetal":
+        entry["vocabulary"] = digest(fetal_vocabulary())
+    return entry
+
+
+def check_vocabulary(entry: Mapping[str, Any], source: str) -> None:
+    """Refuse a `student_entry` whose token ids mean other words here.
+
+    Raises:
+        ValueError: The compact vocabulary is another one.
+    """
+    trained, here = entry.get("vocabulary"), digest(fetal_vocabulary())
+    if trained not in (None, here):
+        raise ValueError(
+            f"{source}: trained with another {FETAL_VOCABULARY.name} (digest {trained}, here {here}), so its token ids "
+            f"mean other words; restore that version of {FETAL_VOCABULARY}"
+        )
 
 
 def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualEncoder:
@@ -92,14 +113,21 @@ def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualE
         raise ValueError(f"{source}: {class_path!r} is not a subclass of models.DualEncoder")
     try:
         model: DualEncoder = kind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{source}: {class_path} rejects its arguments ({error})") from error
+    except OSError:
+        raise
+    except Exception as error:  # timm's and open_clip's constructors check nothing
+        raise ValueError(f"{source}: {class_path} rejects its arguments ({one_line(error, 240)})") from error
     return model
 
 
 def _from_own(content: Mapping[str, Any], path: str, strict: bool, untrained: bool) -> DualEncoder:
-    model = build(content[STUDENT]["recipe"], path)
-    model.preprocessing = Preprocessing.from_dict(content[STUDENT]["preprocessing"])
+    recipe = recipe_of(content, path) or {}
+    check_vocabulary(content[STUDENT], path)
+    model = build(recipe, path)
+    try:
+        model.preprocessing = Preprocessing.from_dict(content[STUDENT]["preprocessing"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error
     if untrained:
         return model
     prefix = f"{STUDENT}."

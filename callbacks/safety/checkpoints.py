@@ -1,9 +1,16 @@
-"""Checkpoints of a run: ``best.ckpt`` is scored, ``last.ckpt`` resumes; Ctrl-C and SIGTERM stop with the latter."""
+"""Checkpoints of a run: ``best.ckpt`` is scored, ``last.ckpt`` resumes; a signal stops with the latter."""
 
 from __future__ import annotations
 
+import _thread
+import multiprocessing
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -17,14 +24,25 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.tracking.wandb_run import mark_preempting
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+DEADLINE_S = 120.0
+"""Seconds from SIGTERM or SIGUSR1 to the end of a batch; one that waits for data or for a process may never end."""
+PREVIOUS = "previous.ckpt"
+"""The checkpoint before ``last.ckpt``, for a run whose last one is damaged."""
+
 
 def last_checkpoint(trainer: Trainer) -> Path:
     """Return the path of a run's ``last.ckpt``."""
     return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
 
 
-def save_atomically(trainer: Trainer, path: Path, weights_only: bool = False) -> None:
-    """Write a checkpoint that replaces `path` only once it is complete; every process has to call it."""
+def save_atomically(
+    trainer: Trainer, path: Path, weights_only: bool = False, predecessor: Path | None = None
+) -> None:
+    """Write a checkpoint that replaces `path` only once it is complete; every process has to call it.
+
+    The replaced one stays as `predecessor`.
+    """
     # Lightning writes to the system's temporary folder first, and moves across file systems by copying.
     partial = path.with_suffix(".partial")
     try:
@@ -33,7 +51,20 @@ def save_atomically(trainer: Trainer, path: Path, weights_only: bool = False) ->
         partial.unlink(missing_ok=True)
         raise
     if trainer.is_global_zero:
+        if predecessor is not None and path.is_file():
+            predecessor.unlink(missing_ok=True)
+            try:
+                predecessor.hardlink_to(path)  # at every moment there is a complete `path`
+            except OSError:  # a file system without links
+                shutil.copyfile(path, predecessor)
         partial.replace(path)
+
+
+def save_last(trainer: Trainer) -> Path:
+    """Write ``last.ckpt``, the former one stays as `PREVIOUS`; every process has to call it."""
+    path = last_checkpoint(trainer)
+    save_atomically(trainer, path, predecessor=path.with_name(PREVIOUS))
+    return path
 
 
 def _gradients_pending(trainer: Trainer) -> bool:
@@ -67,7 +98,8 @@ class LastCheckpoint(Checkpoint):
         """Remove the best weights of a previous run, in case this run never selects any."""
         new = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if new and trainer.is_global_zero:
-            last_checkpoint(trainer).with_name("best.ckpt").unlink(missing_ok=True)
+            for name in ("best.ckpt", PREVIOUS):
+                last_checkpoint(trainer).with_name(name).unlink(missing_ok=True)
 
     def on_validation_batch_start(
         self,
@@ -96,16 +128,18 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_atomically(trainer, last_checkpoint(trainer))
+            save_last(trainer)
 
 
 class SaveOnInterrupt(Checkpoint):
     """Save ``checkpoints/last.ckpt`` when a run is interrupted, and print the command that resumes it.
 
-    In a training step, Ctrl-C and SIGTERM are deferred to the end of the optimiser step: before that, weights and
-    moments may be half updated, and accumulated gradients would be lost. All processes of a run stop at the same step.
-    A second Ctrl-C stops at once and leaves ``last.ckpt`` as it is. In an evaluation both stop at once:
-    `LastCheckpoint` has saved the state before it. Must be the last callback, so that all others see the last batch.
+    In a training step, Ctrl-C, SIGTERM and SIGUSR1 are deferred to the end of the optimiser step: before that, weights
+    and moments may be half updated, and accumulated gradients would be lost. All processes of a run stop at the same
+    step. A second Ctrl-C, and a batch that takes longer than `DEADLINE_S`, end the process at once and leave
+    ``last.ckpt`` as it is. In an evaluation signals stop at once: `LastCheckpoint` has saved the state before it. After
+    SIGUSR1, which SLURM sends ahead of a job's time limit (``sbatch --signal=USR1@300``), the job is requeued. Must be
+    the last callback, so that all others see the last batch.
 
     Args:
         resume: Returns the command that resumes, given the path of the checkpoint.
@@ -116,7 +150,8 @@ class SaveOnInterrupt(Checkpoint):
     ) -> None:
         self._resume = resume
         self._signal = 0
-        self._must_save = self._evaluating = False
+        self._must_save = self._evaluating = self._stopping = False
+        self._moved = 0.0  # time of the signal, or of the last batch since
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for the training; Lightning restores the previous ones at its end.
@@ -134,6 +169,7 @@ class SaveOnInterrupt(Checkpoint):
 
     def _install(self, trainer: Trainer, evaluating: bool) -> None:
         self._signal, self._must_save, self._evaluating = 0, False, evaluating
+        self._stopping, self._moved = False, 0.0
 
         def handle(signum: int, _: FrameType | None) -> None:
             if signum == signal.SIGINT and (self._signal or self._evaluating):
@@ -147,10 +183,31 @@ class SaveOnInterrupt(Checkpoint):
                 if trainer.strategy.launcher is not None:
                     trainer.strategy.launcher.kill(signum)  # forwards the signal to the other processes
                 raise SIGTERMException
+            if not self._moved:  # not by `threading`, whose locks the signal may have interrupted
+                self._moved = time.monotonic()
+                _thread.start_new_thread(self._end_when_overdue, (trainer,))
 
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handle)
-            signal.signal(signal.SIGTERM, handle)
+            for signum in STOPS:
+                signal.signal(signum, handle)
+
+    def _end_when_overdue(self, trainer: Trainer) -> None:
+        """End this process and its children when the step is overdue: nothing else reaches a blocked read."""
+        while (left := self._moved + DEADLINE_S - time.monotonic()) > 0:
+            time.sleep(left)
+            if self._stopping:
+                return
+        path = last_checkpoint(trainer)
+        resume = f"; resume with: {self._resume(path)}" if path.is_file() else ""
+        waited = f"the step did not end within {DEADLINE_S:g} s of {signal.Signals(self._signal).name}"
+        print(
+            f"error: {waited}, it waits for data or for another process{resume}", file=sys.stderr, flush=True
+        )
+        for child in multiprocessing.active_children():
+            child.kill()
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        os._exit(128 + signal.SIGTERM)
 
     def on_validation_batch_start(
         self,
@@ -171,6 +228,7 @@ class SaveOnInterrupt(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stop here if a signal came in this step."""
+        self._moved = self._moved and time.monotonic()  # of an accumulation every batch counts
         if not _gradients_pending(trainer) and not trainer.fit_loop.epoch_loop._is_training_done:
             self._stop_if_asked(trainer, save=True, logged=False)
 
@@ -181,7 +239,7 @@ class SaveOnInterrupt(Checkpoint):
     def _stop_if_asked(self, trainer: Trainer, save: bool, logged: bool = True) -> None:
         if not trainer.strategy.reduce_boolean_decision(self._signal != 0, all=False):
             return
-        self._must_save = save
+        self._must_save, self._stopping = save, True
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         if logged:
@@ -192,9 +250,22 @@ class SaveOnInterrupt(Checkpoint):
         """Save the interrupted run, and print how to resume it."""
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
+        self._stopping = True
         path = last_checkpoint(trainer)
         if self._must_save:
-            save_atomically(trainer, path)
+            save_last(trainer)
         if path.is_file() and trainer.is_global_zero:
             where = f" at step {trainer.global_step}" if self._must_save else ""
             print(f"\ninterrupted{where}; resume with: {self._resume(path)}", flush=True)
+        if self._signal == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and trainer.is_global_zero:
+            requeue(os.environ["SLURM_JOB_ID"])
+
+
+def requeue(job: str) -> None:
+    """Ask SLURM to run a job again; it finds its ``last.ckpt`` by its id. A failure is one line."""
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
+        print(f"requeued SLURM job {job}", flush=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+        print(f"warning: SLURM job {job} was not requeued ({reason})", file=sys.stderr, flush=True)

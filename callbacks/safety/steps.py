@@ -10,6 +10,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from models.checkpoints.integrity import tensors_digest
+from models.files import atomic
+from models.loading import student_entry
+
+CAPTURE = "nonfinite"
+"""Folder of a run with the step that it stopped at."""
+
 
 class StepSeed(Callback):
     """Seed torch before every training batch from (seed, epoch, batch number, rank).
@@ -30,7 +37,19 @@ class StepSeed(Callback):
 
 
 class StopOnNonFiniteLoss(Callback):
-    """Stop when the loss is NaN or infinite, before it reaches the weights."""
+    """Stop when the loss is NaN or infinite, before it reaches the weights, and keep what repeats the step.
+
+    ``nonfinite/rank0.pt`` in the run's folder, one file for each process, holds the batch, the random state, the
+    weights and their digest; ``sonodistill replay FOLDER`` repeats the step.
+    """
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the batch and the random state; must come after `StepSeed`."""
+        self._step = {"batch": batch, "batch_number": batch_idx, "random": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            self._step["random_cuda"] = torch.cuda.get_rng_state_all()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Check the loss before its gradients exist.
@@ -43,8 +62,32 @@ class StopOnNonFiniteLoss(Callback):
         terms: dict[str, Any] = getattr(pl_module, "terms", {})
         listed = ", ".join(f"{name}={float(value.detach()):.4g}" for name, value in terms.items())
         kept = sorted(map(str, Path(trainer.default_root_dir, "checkpoints").glob("[!.]*.ckpt")))
+        folder = Path(trainer.default_root_dir) / CAPTURE
+        self._capture(trainer, pl_module, folder / f"rank{trainer.global_rank}.pt")
         raise ValueError(
             f"the loss is not finite at step {trainer.global_step} ({listed}); "
+            f"sonodistill replay {folder} repeats the step; "
             f"kept checkpoints: {', '.join(kept) or 'none yet'}; "
             "lower --model.learning_rate or the off-diagonal weight, or train with --trainer.precision=bf16-mixed"
         )
+
+    def _capture(self, trainer: Trainer, module: Any, path: Path) -> None:
+        loss = module.loss
+        scheduled = getattr(loss, "scheduled", None) or "off_diagonal_weight"
+        state = {
+            name: value for name, value in module.state_dict().items() if not name.startswith("teacher.")
+        }
+        content = {
+            **self._step,
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "processes": trainer.world_size,
+            "precision": str(trainer.precision),
+            "terms": {name: float(value.detach()) for name, value in module.terms.items()},
+            "scheduled": {scheduled: getattr(loss, scheduled)} if hasattr(loss, scheduled) else {},
+            "student": student_entry(module.student),
+            "state_dict": state,
+            "weights": tensors_digest(state),
+        }
+        with atomic(path) as partial:
+            torch.save(content, partial)

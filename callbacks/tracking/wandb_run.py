@@ -53,9 +53,9 @@ def metrics_step(trainer: Trainer) -> int:
 
 def run_id_of(checkpoint: Path | str) -> str | None:
     """Return the id of the W&B run that wrote a Lightning checkpoint, None without W&B."""
-    states = read_entry(checkpoint, "callbacks") or {}
-    run_id: str | None = states.get(WandbRun.__qualname__, {}).get("run_id")
-    return run_id
+    entry = (read_entry(checkpoint, "callbacks") or {}).get(WandbRun.__qualname__)
+    run_id = entry.get("run_id") if isinstance(entry, dict) else None
+    return run_id if isinstance(run_id, str) else None
 
 
 class WandbRun(Callback):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 class PlainErrorLoader(DataLoader):
     """A `DataLoader` that raises a worker's ValueError or OSError as its own one-line message.
 
-    Its workers ignore Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes of a run: the main
+    Its workers ignore Ctrl-C, SIGTERM and SIGUSR1, which a terminal or a scheduler sends to all processes: the main
     process stops between two steps, saves a checkpoint, and needs its workers until then.
     """
 
@@ -91,7 +91,7 @@ def resume_position(trainer: Trainer | None) -> tuple[int, int]:
 
 def _start_worker(_worker: int) -> None:
     gc.freeze()  # collecting would write to all objects of the main process, and so copy them into every worker
-    for stop in (signal.SIGINT, signal.SIGTERM):
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(stop, signal.SIG_IGN)
 
 
@@ -111,7 +111,13 @@ def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError) as error:
+            own = "Caught " not in str(error)  # as torch begins an error of a worker's code
+            if own and isinstance(error, ConnectionError | EOFError) and getattr(batches, "_workers", None):
+                # The broken connection of a killed worker is often noticed before its end, which torch reports.
+                raise RuntimeError(f"DataLoader worker: {type(error).__name__} of its connection") from None
+            if isinstance(error, EOFError):
+                raise
             # A worker's error arrives as a traceback, whose last line is "ValueError: the message".
             line = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
             # Some subclasses need more arguments than a message.

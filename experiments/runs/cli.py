@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ import pandas as pd
 import wandb
 from jsonargparse import Namespace
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
@@ -57,6 +59,7 @@ from experiments.runs.run_record import cautions, make_record
 from experiments.runs.teachers import publish_teacher, settle_teachers
 from experiments.runs.wandb_access import first_process
 from metrics.names import VAL_COMPOSITE
+from models.checkpoints.integrity import check_archive
 from models.checkpoints.weights import read_entry, write_entry
 from models.files import atomic
 from models.student.base import ANSWERS, Calibration
@@ -101,7 +104,7 @@ class SonoDistillCLI(ConfigCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             if not config.get("ckpt_path") and config.run is None:
-                _go_on_when_requeued(config)
+                _go_on_when_requeued(config, self.recipe.preset)
             check_fit(config)
         self.folder = run_folder(
             config.experiment,
@@ -134,7 +137,8 @@ class SonoDistillCLI(ConfigCLI):
         config = self.config_init[self.subcommand]
         # `trainer.checkpoint_callback` is the first of all, which the user may have added.
         self.selection: BestCheckpoint = config.checkpoint
-        callbacks = list(config.trainer.callbacks or [])
+        given = config.trainer.callbacks or []
+        callbacks = list(given) if isinstance(given, Sequence) else [given]
         self.answers = _answers(self.config[self.subcommand], makes=self.subcommand == "fit")
         if config.schedule is not None:
             callbacks.append(config.schedule)
@@ -153,6 +157,9 @@ class SonoDistillCLI(ConfigCLI):
         scored = [*config.biometry.chosen_of(named), *config.planes.chosen_of(named)]
         if self.subcommand == "fit" and not scored:
             _keep_the_last_as_best(config.checkpoint)
+        if SLURMEnvironment.detect() and not (config.trainer.plugins or "TORCHELASTIC_RUN_ID" in os.environ):
+            # Lightning's own handler of SIGUSR1 would save within a step, and resume without our counters.
+            config.trainer.plugins = [SLURMEnvironment(auto_requeue=False)]
         trainer = super().instantiate_trainer(**kwargs)
         # After the checkpoint of the best weights, whose state these two save.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -195,6 +202,7 @@ class SonoDistillCLI(ConfigCLI):
         if trainer.fast_dev_run or trainer.interrupted:
             return
         best = self.selection.best_model_path or last_as_best(trainer, self.folder)
+        check_archive(Path(best))
         if self.config[self.subcommand].score_test_patients:
             # Our own table replaces Lightning's verbose one; results.json holds everything.
             self.trainer.test(
@@ -301,10 +309,10 @@ def _tracking() -> list[Callback]:
     ]
 
 
-def _go_on_when_requeued(config: Namespace) -> None:
-    """Resume a run that W&B's agent starts again; its command names no checkpoint."""
-    checkpoint = requeued_checkpoint(config.experiment)
+def _go_on_when_requeued(config: Namespace, preset: str) -> None:
+    """Resume a run that SLURM, torchrun or W&B's agent starts again; its command names no checkpoint."""
+    checkpoint = requeued_checkpoint(config.experiment, preset, int(config.seed_everything))
     if checkpoint is not None:
-        config.ckpt_path = str(checkpoint)
+        config.ckpt_path = resumable(str(checkpoint), config.experiment, None)
         if first_process():
-            print(f"W&B: this run was requeued; resuming from {checkpoint}")
+            print(f"this run was requeued; resuming from {config.ckpt_path}", flush=True)

@@ -18,26 +18,30 @@ from datamodules import FetalDataModule
 from experiments.runs.loggers import check_loggers
 from experiments.runs.plain_errors import PlainErrorParser
 from experiments.runs.teachers import preset_behind
-from losses import CLIPLoss
+from losses import CLIPLoss, Loss
 from models import DualEncoder
 
 ACCELERATORS = {"gpu": "GPU", "cuda": "NVIDIA GPU", "mps": "Apple GPU", "tpu": "TPU"}
 
 
-def check_devices(trainer: Namespace) -> None:
+def check_devices(trainer: Namespace) -> int | None:
     """Refuse devices that this machine does not have.
 
     Args:
         trainer: The trainer's settings.
+
+    Returns:
+        The number of processes of the run; None for an accelerator of the user's own.
 
     Raises:
         ValueError: There is no such accelerator, or there are fewer devices.
     """
     asked = trainer.accelerator
     if not isinstance(asked, str):
-        return  # the user's own class
+        return None  # the user's own class
     try:
-        _AcceleratorConnector(devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=asked)
+        found = _AcceleratorConnector(devices=trainer.devices, num_nodes=trainer.num_nodes, accelerator=asked)
+        return len(found._parallel_devices) * int(trainer.num_nodes)
     except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         there = {"mps": MPSAccelerator.is_available(), "cuda": CUDAAccelerator.is_available()}
@@ -67,7 +71,7 @@ def check_run(config: Namespace, stage: str) -> None:
         FileNotFoundError: The corpus's folder or a file that a part names is missing.
         ConnectionError: The run logs to W&B, which cannot be reached.
     """
-    check_devices(config.trainer)
+    processes = check_devices(config.trainer)
     check_loggers(config)
     with isolate_rng(include_cuda=False):
         loss = built(nn.Module, config.model.get("loss")) or CLIPLoss()
@@ -79,6 +83,10 @@ def check_run(config: Namespace, stage: str) -> None:
         data: FetalDataModule = built(FetalDataModule, config.data)
         data.setup("fit")
         if stage == "fit":
+            if isinstance(loss, Loss) and data.batch_size * (processes or 2) < 2:
+                raise ValueError(
+                    "data.batch_size=1: the loss compares the pairs of a batch; give at least --data.batch_size=2"
+                )
             data.check_batches()
         for evaluation in (
             BiometryEvaluation(**config.biometry.as_dict()),

@@ -161,6 +161,8 @@ def quieten_libraries() -> None:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Keep warnings, our own messages, and those of Lightning's callbacks, which a user has turned on."""
+    """Keep warnings, our own messages, those of callbacks, which a user has turned on, and of processes that ended."""
     folders = Path(record.pathname).parts
+    if record.module == "subprocess_script" and "terminated with code" in record.getMessage():
+        return True
     return record.levelno > logging.INFO or "lightning" not in folders or "callbacks" in folders

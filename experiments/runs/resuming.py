@@ -8,14 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from jsonargparse import Namespace
 
+from callbacks.safety.checkpoints import PREVIOUS
 from experiments.config import FOLDERS
 from experiments.process import without_secrets
 from experiments.runs.run_folder import OUTPUTS
+from experiments.runs.wandb_access import first_process
 from lightning_modules.distillation import ENDLESS
+from models.checkpoints.integrity import DamagedError
 from models.checkpoints.weights import read_checkpoint
+from models.files import one_line, read_yaml
 
 CHECKPOINT = "--ckpt_path"
 
@@ -57,13 +60,19 @@ def check_same_run(checkpoint: str, config: Namespace) -> None:
     path = folder.parent / "config.yaml"
     if folder.name != "checkpoints" or not path.is_file():
         return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = read_yaml(path)
+    if not isinstance(before, dict):
+        raise ValueError(f"{path}: not a run's settings; restore it, or move it away")
+    data = before.get("data")
     asked = {"experiment": config.experiment, "data": config.data.class_path}
-    began = {"experiment": before.get("experiment"), "data": (before.get("data") or {}).get("class_path")}
+    began = {
+        "experiment": before.get("experiment"),
+        "data": data.get("class_path") if isinstance(data, dict) else data,
+    }
     for what, name in began.items():
         if name is not None and name != asked[what]:
             raise ValueError(
-                f"{CHECKPOINT}={checkpoint}: this run's {what} is {name}, not {asked[what]}; "
+                f"{CHECKPOINT}={checkpoint}: this run's {what} is {one_line(name)}, not {asked[what]}; "
                 "resume with the EXP= and DATA= that it started with"
             )
 
@@ -77,10 +86,10 @@ def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str |
         run: Value of ``--run``.
 
     Returns:
-        The checkpoint's path; None without a checkpoint.
+        The checkpoint's path, for a damaged ``last.ckpt`` that of its predecessor; None without a checkpoint.
 
     Raises:
-        ValueError: It is a URL or ``hpc``, or the file holds more than tensors and primitives.
+        ValueError: It is a URL or ``hpc``, or the file is damaged or holds more than tensors and primitives.
         FileNotFoundError: There is no such file, or it is a folder.
     """
     if checkpoint is None:
@@ -95,7 +104,18 @@ def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str |
         last = Path(checkpoint) / "checkpoints" / "last.ckpt"
         remedy = f"{CHECKPOINT}={last}" if last.is_file() else "give a checkpoint's file"
         raise FileNotFoundError(f"{CHECKPOINT}={checkpoint}: a folder; {remedy}")
-    read_checkpoint(checkpoint)
+    try:
+        read_checkpoint(checkpoint)
+    except DamagedError as error:
+        before = Path(checkpoint).with_name(PREVIOUS)
+        if Path(checkpoint).name != "last.ckpt" or not before.is_file():
+            raise
+        read_checkpoint(before)
+        if first_process():
+            print(
+                f"warning: {str(error).partition(';')[0]}; resuming from its predecessor {before}", flush=True
+            )
+        return str(before)
     return checkpoint
 
 

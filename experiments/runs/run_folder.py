@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from torch.distributed.rendezvous import rendezvous
 
 from models.files import atomic
 
 OUTPUTS = Path("outputs")
 RUN_VARIABLE = "SONODISTILL_RUN"  # shared by the processes of one run
+NO_ID = "none"  # torchrun's rendezvous id where none is given
 
 
 def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpoint: str | None) -> Path:
@@ -35,12 +39,37 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
         if folder.name == "checkpoints":
             return folder.parent
     if run is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        # Distinguishes runs that several W&B agents start in the same second.
-        agent = os.environ.get("WANDB_RUN_ID", "")
-        name = "-".join(filter(None, (preset, f"s{seed}", stamp, agent)))
-        run = os.environ.setdefault(RUN_VARIABLE, name)
+        run = os.environ.get(RUN_VARIABLE) or _run_name(preset, seed)
+        os.environ[RUN_VARIABLE] = run
     return OUTPUTS / experiment / run
+
+
+def _run_name(preset: str, seed: int) -> str:
+    """Return a new run's name, the same in every process of a job and, of one with an id, when it is started again."""
+    job = job_id()
+    stamp = job or datetime.now().strftime("%Y%m%d-%H%M%S")
+    # Distinguishes runs that several W&B agents start in the same second.
+    agent = os.environ.get("WANDB_RUN_ID", "")
+    name = "-".join(filter(None, (preset, f"s{seed}", stamp, agent)))
+    if job or "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return name
+    store, rank, _ = next(rendezvous("env://"))
+    if rank == 0 and not store.check(
+        [RUN_VARIABLE]
+    ):  # torchrun keeps the store when it restarts its processes
+        store.set(RUN_VARIABLE, name)
+    return str(store.get(RUN_VARIABLE).decode())
+
+
+def job_id() -> str | None:
+    """Return torchrun's rendezvous id or SLURM's number of the job and step; None outside both, or without an id."""
+    job, step = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID", "0")
+    rendezvous = os.environ.get("TORCHELASTIC_RUN_ID", NO_ID)
+    if rendezvous != NO_ID:
+        return re.sub(r"[^\w.-]", "-", rendezvous)
+    if job is None or not SLURMEnvironment.detect():  # an interactive job may hold any number of runs
+        return None
+    return f"slurm{job}" + (f".{step}" if step != "0" else "")
 
 
 def refuse_used(folder: Path) -> None:
@@ -56,21 +85,28 @@ def refuse_used(folder: Path) -> None:
         )
 
 
-def requeued_checkpoint(experiment: str) -> Path | None:
-    """Return the checkpoint from which a W&B sweep's run resumes when its agent starts it again.
+def requeued_checkpoint(experiment: str, preset: str, seed: int) -> Path | None:
+    """Return the checkpoint from which a run resumes when SLURM, torchrun or the agent of a W&B sweep starts it again.
 
-    The agent repeats the same command with the same ``WANDB_RUN_ID``, which is part of the folder's name.
+    They repeat the same command; the job's id or ``WANDB_RUN_ID`` is part of the folder's name.
 
     Args:
         experiment: Name of the experiment.
+        preset: Name of the data preset.
+        seed: Seed of the run.
 
     Returns:
-        ``checkpoints/last.ckpt`` of the unfinished run; None outside a sweep, for a new run, and for a finished one.
+        ``checkpoints/last.ckpt`` of the unfinished run; None outside a job or sweep, for a new run, and for a finished
+        one.
     """
     agent = os.environ.get("WANDB_RUN_ID")
-    if not agent or not os.environ.get("WANDB_SWEEP_ID"):
+    if agent and os.environ.get("WANDB_SWEEP_ID"):
+        name = f"*-{glob.escape(agent)}"
+    elif (job_id() or "TORCHELASTIC_RUN_ID" in os.environ) and RUN_VARIABLE not in os.environ:
+        name = glob.escape(run_folder(experiment, preset, seed, None, None).name)
+    else:
         return None
-    found = (OUTPUTS / experiment).glob(f"*-{glob.escape(agent)}/checkpoints/last.ckpt")
+    found = (OUTPUTS / experiment).glob(f"{name}/checkpoints/last.ckpt")
     unfinished = (path for path in found if not (path.parent.parent / "results.json").is_file())
     return max(unfinished, key=lambda path: path.stat().st_mtime, default=None)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from datamodules.phantom import SIMULATOR_VERSION
@@ -19,7 +18,7 @@ from export.package.model_card import RANDOM_START
 from lightning_modules.distillation import RUN_RECORD
 from models.checkpoints.licences import NOTHING_INHERITED, published_file, unidentified_licence
 from models.checkpoints.weights import read_entry
-from models.files import sha256
+from models.files import read_yaml, sha256
 
 # Data settings that decide which patients are trained on. Not `seed`: runs with several seeds share their test patients
 # and their teacher.
@@ -200,10 +199,7 @@ def run_config(checkpoint: str) -> dict[str, Any] | None:
     folder = Path(checkpoint).resolve().parent
     for path in (folder / "config.yaml", folder.parent / "config.yaml"):
         if path.is_file() and (path.parent == folder or folder.name == "checkpoints"):
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
-                raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from error
+            content = read_yaml(path)
             if isinstance(content, dict) and isinstance(content.get("data"), dict):
                 return content
     return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import open_clip
@@ -21,6 +23,7 @@ from models.checkpoints.layouts import (
 )
 from models.checkpoints.licences import licence_of
 from models.checkpoints.weights import flatten
+from models.files import one_line
 from models.open_clip_config import build_open_clip, resolve_config
 
 STUDENT = "student"
@@ -38,6 +41,7 @@ KNOWN: tuple[dict[str, Any], ...] = (
     {"name": "MobileCLIP2-S0", **APPLE_CONTRACT},
 )
 """Arguments of `OpenCLIPEncoder` for the models whose preprocessing is known."""
+ANOTHER = "give a checkpoint that SonoDistill wrote"
 NEAR = 0.9
 """Likeness above which a file counts as a known model: with a missing or unexpected key it is still recognised, and
 loading it names the key."""
@@ -87,7 +91,8 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
     if layout == SONODISTILL:
         # The file also contains the loss's weights.
         state = {name: value for name, value in state.items() if name.startswith("student.")}
-        candidates = (architecture_of(content[STUDENT]["recipe"]),) if STUDENT in content else ()
+        recipe = recipe_of(content, source)
+        candidates = () if recipe is None else (architecture_of(recipe),)
     elif layout != UNKNOWN:
         nearness, nearest = max(
             ((likeness(state, known), known) for known in KNOWN), key=lambda pair: pair[0]
@@ -112,10 +117,32 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
     )
 
 
+def recipe_of(content: Mapping[str, Any], source: str) -> Mapping[str, Any] | None:
+    """Return the recipe of the student in a checkpoint of this project; None for any other checkpoint.
+
+    Raises:
+        ValueError: It is malformed.
+    """
+    if STUDENT not in content:
+        return None
+    entry = content[STUDENT]
+    recipe = entry.get("recipe") if isinstance(entry, Mapping) else None
+    kinds = {"class_path": str, "init_args": Mapping}
+    if not isinstance(recipe, Mapping) or not all(
+        isinstance(recipe.get(k), kind) for k, kind in kinds.items()
+    ):
+        raise ValueError(
+            f"{source}: its entry {STUDENT!r} has no recipe of class_path and init_args; {ANOTHER}"
+        )
+    if not isinstance(entry.get("preprocessing"), Mapping):
+        raise ValueError(f"{source}: its entry {STUDENT!r} has no preprocessing contract; {ANOTHER}")
+    return recipe
+
+
 def architecture_of(recipe: Mapping[str, Any]) -> str:
     """Return the name of a recipe's image tower."""
     arguments = recipe["init_args"]
-    return str(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
+    return one_line(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
 
 
 def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float:
@@ -126,17 +153,26 @@ def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float
     architecture = resolve_config(**arguments)["model_cfg"]
     if _context_length(state) != architecture["text_cfg"].get("context_length", 77):
         return 0.0
-    with torch.device("meta"):
-        model = build_open_clip(architecture)
+    model = _on_meta(json.dumps(architecture))
     own = {(name, value.shape) for name, value in model.state_dict().items()}
-    theirs = {(name, value.shape) for name, value in to_open_clip(state, model).items()}
+    try:
+        converted = to_open_clip(state, model)
+    except Exception:  # a tensor of a shape that no model of its layout has
+        return 0.0
+    theirs = {(name, value.shape) for name, value in converted.items()}
     return len(own & theirs) / len(own | theirs)
+
+
+@cache
+def _on_meta(architecture: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_open_clip(json.loads(architecture))
 
 
 def _context_length(state: Mapping[str, Tensor]) -> int | None:
     endings = ("positional_embedding", "positional_embedding.pos_embed.pos_embed")
     for name, value in state.items():
-        if name.endswith(endings) and not name.startswith(IMAGE_TOWERS):
+        if value.ndim >= 2 and name.endswith(endings) and not name.startswith(IMAGE_TOWERS):
             return int(value.shape[-2])
     return None
 
@@ -146,6 +182,8 @@ def _open_clip_names(state: Mapping[str, Tensor], layout: str) -> tuple[str, ...
     projection = state.get("text_projection", state.get("text.text_projection"))
     embedding = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
     if layout in (APPLE, RELEASED_STUDENT) or projection is None or embedding is None:
+        return ()
+    if projection.ndim != 2 or embedding.ndim != 2:
         return ()
     names = []
     for name in open_clip.list_models():

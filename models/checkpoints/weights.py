@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.files import atomic
+from models.checkpoints.integrity import METADATA, DamagedError, check_archive, check_header
+from models.files import atomic, one_line
 
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""
@@ -28,8 +29,6 @@ COMPILED = "_orig_mod"
 """Part that torch.compile adds before a name or, for a compiled inner module, inside it."""
 SONOCLIP_STEM = "conv1_alpha.weight"
 """End of a name that only SonoCLIP's image tower has (github.com/Harrison-one/SonoCLIP)."""
-METADATA = "sonodistill"
-"""Key in the header of our safetensors files: JSON of what a checkpoint holds beside its tensors."""
 SHOWN = 5
 """Names of each kind in a message."""
 
@@ -42,6 +41,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The file does not exist.
+        DamagedError: The file is truncated or was changed (see `models.checkpoints.integrity`).
         ValueError: The file holds other Python objects, which only running code could load, or is not a checkpoint.
     """
     path = Path(path)
@@ -49,22 +49,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; give a .safetensors, .pt or .ckpt file")
     try:
         if path.suffix == ".safetensors":
-            return {**load_file(path), **read_metadata(path)}
-        names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+            tensors = load_file(path)
+            with safe_open(path, "pt") as file:
+                check_header(path, tensors, file.metadata() or {})
+            return {**tensors, **read_metadata(path)}
+        names: list[str] = []
+        if zipfile.is_zipfile(path):
+            check_archive(path)
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
         script = any(name.endswith("/constants.pkl") for name in names)
         content = {} if script else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
-            raise ValueError(
-                f"{path}: refused, it is damaged or holds more than tensors and primitives"
-            ) from error
+            raise DamagedError(path, "or it holds more than tensors and primitives") from error
         raise ValueError(
             f"{path}: refused, loading it would run {found[1]}; only tensors and primitives are loaded "
             "(ask its author for a state_dict or a .safetensors file)"
         ) from error
+    except DamagedError:
+        raise
     except Exception as error:  # a damaged file can raise anything in the unpickler
-        raise ValueError(f"{path}: not a readable PyTorch or safetensors file; download it again") from error
+        raise DamagedError(path, "not a readable PyTorch or safetensors file") from error
     if script:
         raise ValueError(
             f"{path}: refused, a TorchScript archive is code; if you trust it, keep its weights alone: "
@@ -191,4 +198,4 @@ def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapp
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(one_line(name, 80) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -15,6 +15,7 @@ from models.checkpoints.layouts import RELEASED_STUDENT, UNKNOWN, detect_layout,
 from models.checkpoints.licences import licence_of
 from models.checkpoints.weights import flatten, load_into, read_checkpoint
 from models.encoders.dual_encoder import DualEncoder
+from models.files import one_line
 from models.open_clip_config import build_open_clip, resolve_config
 from models.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 from models.text.causal_text import end_token_features, end_token_tower, is_tracing, up_to_longest_end
@@ -79,7 +80,10 @@ class OpenCLIPEncoder(DualEncoder):
             ValueError: The weights do not fit.
         """
         state = flatten(content, source)
-        converted = to_open_clip(state, self.model)
+        try:
+            converted = to_open_clip(state, self.model)
+        except Exception as error:  # the converters look at no shapes
+            raise ValueError(f"{source} does not fit {self.name}: {one_line(error)}") from error
         try:
             load_into(self.model, converted, source, strict, names_in(state, converted), self.name)
         except ValueError as error:

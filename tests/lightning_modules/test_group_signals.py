@@ -15,6 +15,8 @@ from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from callbacks import LastCheckpoint, SaveOnInterrupt
 from datamodules.pairs.loaders import PlainErrorLoader
 
+pytestmark = pytest.mark.faults
+
 
 class SignalAll(Callback):
     sent = False

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import Dataset
 
 from callbacks import (
+    BestCheckpoint,
     EvaluateLastEpoch,
     LastCheckpoint,
     OffDiagonalSchedule,
@@ -24,6 +24,8 @@ from datamodules.pairs.sampler import EpochSampler
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
 from tests.lightning_modules.conftest import PairSet
+
+pytestmark = pytest.mark.faults
 
 BATCHES = 6  # of an epoch: 24 pairs in fours
 
@@ -110,7 +112,7 @@ def fit(tiny_encoder):
                 EvaluateLastEpoch(),
                 *extra,
                 Scores(),
-                ModelCheckpoint(
+                BestCheckpoint(
                     folder / "checkpoints", "best", "score", mode="max", enable_version_counter=False
                 ),
                 LastCheckpoint(),
@@ -245,12 +247,13 @@ def test_the_last_checkpoint_holds_the_last_weights_though_the_score_fell(fit, t
     assert_same(own, {name: value for name, value in last["state_dict"].items() if name in own})
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch_and_remembers_its_best(fit, tmp_path):
-    class Die(Callback):
-        def on_train_epoch_start(self, trainer, pl_module):
-            if trainer.current_epoch == 2:
-                raise RuntimeError("out of memory")
+class Die(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            raise RuntimeError("out of memory")
 
+
+def test_a_killed_run_goes_on_from_its_last_epoch_and_remembers_its_best(fit, tmp_path):
     whole = fit(tmp_path / "whole", epochs=3)
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(tmp_path, Die(), epochs=3)
@@ -259,6 +262,20 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_remembers_its_best(fit, tm
     rest = fit(tmp_path, checkpoint=path, epochs=3)
     assert_same(weights(whole), weights(rest))
     assert saved(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 3
+
+
+def test_a_run_goes_on_from_the_predecessor_of_its_last_checkpoint_to_the_same_weights(fit, tmp_path):
+    whole = fit(tmp_path / "whole", epochs=3)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(tmp_path / "cut", Die(), epochs=3)
+    last, previous = (tmp_path / "cut" / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+    assert saved(last)["global_step"] == saved(previous)["global_step"] == 6, (
+        "after and before the evaluation"
+    )
+    assert not last.samefile(previous)
+    last.unlink()
+    rest = fit(tmp_path / "cut", checkpoint=previous, epochs=3)
+    assert_same(weights(whole), weights(rest))
 
 
 def test_an_evaluation_within_an_epoch_leaves_a_last_checkpoint(fit, tmp_path):

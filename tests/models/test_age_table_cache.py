@@ -1,5 +1,6 @@
 """A stored table is the computed one, and only as long as weights, words and code are the same."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ from lightning import Trainer
 
 from callbacks import BiometryEvaluation
 from models import freeze
-from models.age_table_cache import AgeTableCache, weights_digest
+from models.age_table_cache import AgeTableCache, _read
+from models.checkpoints.integrity import tensors_digest
 from models.zero_shot import age_embeddings
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
@@ -82,12 +84,30 @@ def test_a_torn_file_is_noticed_and_replaced(model, tmp_path):
         assert torch.equal(cache.get(model, PROTOCOL.biometry, SPACINGS).vectors, right.vectors)
 
 
+@pytest.mark.faults
+@pytest.mark.filterwarnings("ignore:.*not a table of ages")
+def test_a_flipped_bit_is_noticed_or_changes_nothing(model, tmp_path):
+    cache, noticed = AgeTableCache(tmp_path), 0
+    right = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    (path,) = tmp_path.iterdir()
+    raw, dice = path.read_bytes(), random.Random(0)
+    for flip in range(60):
+        changed = bytearray(raw)
+        place = dice.randrange(len(raw) - 200, len(raw)) if flip % 3 == 0 else dice.randrange(len(raw))
+        changed[place] ^= 1 << dice.randrange(8)
+        path.write_bytes(changed)
+        found = _read(path, sorted(set(SPACINGS)), torch.device("cpu"))
+        assert found is None or torch.equal(found.vectors, right.vectors), place
+        noticed += found is None
+    assert noticed > 30
+
+
 def test_digest_sees_every_buffer_and_dtype():
     module = torch.nn.BatchNorm1d(4)
-    first = weights_digest(module)
+    first = tensors_digest(module.state_dict())
     module.num_batches_tracked += 1
-    assert weights_digest(module) != first
-    assert weights_digest(module.double()) != weights_digest(module.float())
+    assert tensors_digest(module.state_dict()) != first
+    assert tensors_digest(module.double().state_dict()) != tensors_digest(module.float().state_dict())
 
 
 def evaluation_run(tmp_path, cache):

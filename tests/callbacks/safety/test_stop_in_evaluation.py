@@ -12,6 +12,8 @@ from datamodules import HC18DataModule
 from lightning_modules import DistillationModule
 from models import TimmEncoder
 
+pytestmark = pytest.mark.faults
+
 
 class Signalling(TimmEncoder):
     """Sends this process a signal at the first of many batches of age prompts, and counts them."""

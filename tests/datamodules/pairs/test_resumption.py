@@ -14,6 +14,8 @@ from datamodules import HC18DataModule, PairShardsDataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
 from tests.metrics.two_processes import run_in_processes
 
+pytestmark = pytest.mark.faults
+
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
 

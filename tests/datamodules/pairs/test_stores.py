@@ -18,6 +18,8 @@ from datamodules.record import Record
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tests.conftest import write_image
 
+pytestmark = pytest.mark.faults
+
 STUDENT = Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD, tokenizer="fetal", context_length=24)
 TEACHER = Preprocessing(48, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 ROWS = [bytes(range(number, number + 20)) for number in range(3)]

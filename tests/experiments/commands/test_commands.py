@@ -5,12 +5,15 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import Dataset
 
+from datamodules.pairs.loaders import PlainErrorLoader
 from datamodules.shards.pair_shards import PairShardsDataModule
 from experiments import __main__ as command_line
 from experiments.__main__ import COMMANDS, LIGHTNING
@@ -57,6 +60,29 @@ def test_a_user_error_is_one_line(monkeypatch, tmp_path, capsys):
     assert error.startswith("error: ")
     assert "PLANES_ROOT=folder" in error
     assert len(error.strip().splitlines()) == 1
+
+
+class Deadly(Dataset):
+    """Its third image takes the process that reads it."""
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+@pytest.mark.faults
+def test_a_killed_data_worker_is_one_line(monkeypatch, capfd):
+    monkeypatch.setattr(command_line, "run", lambda _: list(PlainErrorLoader(Deadly(), num_workers=1)))
+    assert command(monkeypatch, "train", "srkd", "phantom") == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert line.startswith("error: a data worker has ended; if memory was short, lower --data.num_workers")
+    assert line.endswith(
+        "resume from the last checkpoint with --ckpt_path=outputs/EXP/RUN/checkpoints/last.ckpt"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import pytest
 from callbacks.safety.checkpoints import save_atomically
 from experiments import __main__ as command_line
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
 

@@ -11,6 +11,8 @@ from lightning.pytorch.loggers import WandbLogger
 from experiments.runs.cli import SonoDistillCLI
 from experiments.runs.run_folder import RUN_VARIABLE
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
 INTERRUPTED = Path("outputs/srkd/phantom-s0-20260101-120000-abc")
@@ -77,7 +79,7 @@ def test_it_goes_on_from_its_own_last_checkpoint_in_its_own_folder_and_wandb_run
     assert wandb_id(cli) == "abc"
     assert (INTERRUPTED / "metrics-000.csv").read_text() == "step\n0\n", "Lightning would start the file anew"
     assert not (INTERRUPTED / "metrics.csv").exists()
-    assert f"W&B: this run was requeued; resuming from {LAST}" in capsys.readouterr().out
+    assert f"this run was requeued; resuming from {LAST}" in capsys.readouterr().out
 
 
 def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
@@ -140,3 +142,24 @@ def test_the_checkpoint_of_other_data_is_refused(command):
 
 def test_only_training_goes_on(command):
     assert command(subcommand="test").given["ckpt_path"] is None
+
+
+def test_a_callback_that_is_no_list_joins_those_of_every_run(command):
+    cli = command("--trainer.callbacks=lightning.pytorch.callbacks.DeviceStatsMonitor")
+    kinds = [type(callback).__name__ for callback in cli.trainer.callbacks]
+    assert {"DeviceStatsMonitor", "StepSeed", "LastCheckpoint"} <= set(kinds)
+
+
+def test_slurms_own_requeueing_is_off_and_its_job_goes_on_from_a_predecessor(command, monkeypatch, capsys):
+    for name, value in {"JOB_ID": "42", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name)
+    folder = Path("outputs/srkd/phantom-s0-slurm42")
+    previous = write_checkpoint(folder / "checkpoints" / "previous.ckpt", run_id="own")
+    (folder / "checkpoints" / "last.ckpt").write_bytes(previous.read_bytes()[:-100])
+    cli = command()
+    assert cli.given["ckpt_path"] == str(previous)
+    assert cli.folder == folder.resolve()
+    assert cli.trainer._accelerator_connector.cluster_environment.auto_requeue is False
+    assert "last.ckpt: damaged" in capsys.readouterr().out

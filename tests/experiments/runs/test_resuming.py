@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jsonargparse import Namespace
 
-from experiments.runs.resuming import check_same_run, resume_command
+from experiments.runs.resuming import check_same_run, resumable, resume_command
 
 ROOT = Path(__file__).resolve().parents[3]
 LAST = Path("outputs/no-kd/r/checkpoints/last.ckpt")
@@ -92,3 +93,41 @@ def test_another_experiment_or_other_data_are_refused(checkpoint, other, answer)
     with pytest.raises(ValueError, match=answer) as error:
         check_same_run(checkpoint, asked(**other))
     assert checkpoint in str(error.value)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The last checkpoint of a run and its predecessor."""
+    folder = tmp_path / "outputs" / "srkd" / "r" / "checkpoints"
+    folder.mkdir(parents=True)
+    for step, name in enumerate(("previous", "last", "best")):
+        torch.save({"state_dict": {"w": torch.full((99,), float(step))}}, folder / f"{name}.ckpt")
+    return folder
+
+
+def damage(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.faults
+def test_a_damaged_last_checkpoint_falls_back_on_its_predecessor_in_one_line(saved, capsys):
+    assert resumable(str(saved / "last.ckpt"), "srkd", None) == str(saved / "last.ckpt")
+    assert capsys.readouterr().out == ""
+    damage(saved / "last.ckpt")
+    assert resumable(str(saved / "last.ckpt"), "srkd", None) == str(saved / "previous.ckpt")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"warning: {saved}/last.ckpt: damaged (")
+    assert line.endswith(f"resuming from its predecessor {saved}/previous.ckpt")
+    damage(saved / "previous.ckpt")
+    with pytest.raises(ValueError, match=r"previous\.ckpt: damaged"):
+        resumable(str(saved / "last.ckpt"), "srkd", None)
+
+
+@pytest.mark.faults
+def test_no_other_damaged_checkpoint_is_replaced_by_one(saved):
+    for name in ("best", "previous"):
+        damage(saved / f"{name}.ckpt")
+        with pytest.raises(ValueError, match=rf"^[^\n]*{name}\.ckpt: damaged \([^\n]*$"):
+            resumable(str(saved / f"{name}.ckpt"), "srkd", None)

@@ -109,9 +109,7 @@ def test_a_malicious_pickle_is_rejected_and_not_run(save, tmp_path) -> None:
 @pytest.mark.parametrize("content", [b"x" * 99, b"", b"PK\x03\x04 cut"], ids=["text", "empty", "cut"])
 def test_junk_is_named_in_one_line(name, content, tmp_path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(
-        ValueError, match=rf"{name}: (not a readable PyTorch|refused, it is damaged)"
-    ) as caught:
+    with pytest.raises(ValueError, match=rf"{name}: damaged \(") as caught:
         load_weights(tmp_path / name)
     assert "\n" not in str(caught.value)
 

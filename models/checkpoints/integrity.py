@@ -1,0 +1,73 @@
+"""Detect damaged checkpoints before use: CRC-32 of torch's archives, a digest in the header of safetensors files."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.checkpoints.licences import published_file
+from models.files import one_line
+
+METADATA = "sonodistill"
+"""Key in the header of our safetensors files: JSON of what a checkpoint holds beside its tensors."""
+DIGEST = "digest"
+"""Key in that header: `tensors_digest` of the tensors and of the text under `METADATA`."""
+
+
+class DamagedError(ValueError):
+    """A checkpoint is truncated, or was changed after it was written."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(
+            f"{path}: damaged ({one_line(reason)}); copy or download it again, or repeat the run that wrote it"
+        )
+
+
+def check_archive(path: Path) -> None:
+    """Compare every member of a ``torch.save`` archive with its CRC-32, which torch itself does not read.
+
+    Raises:
+        DamagedError: One differs, or the archive cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except Exception as error:  # a damaged directory can raise anything
+        raise DamagedError(path, f"no readable archive: {error}") from error
+    if changed is not None:
+        raise DamagedError(path, f"{changed} does not match its checksum")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return 24 hexadecimal digits that change with any name, type, shape or number of tensors, and with a text."""
+    digest = hashlib.blake2b(text.encode(), digest_size=12)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def header(tensors: Mapping[str, Tensor], text: str) -> dict[str, str]:
+    """Return the header of a safetensors file of this project, with its digest."""
+    return {METADATA: text, DIGEST: tensors_digest(tensors, text)}
+
+
+def check_header(path: Path, tensors: Mapping[str, Tensor], found: Mapping[str, str]) -> None:
+    """Compare a safetensors file with the digest in its header `found`; a file of another program has none.
+
+    Raises:
+        DamagedError: It differs.
+    """
+    if DIGEST in found:
+        same = tensors_digest(tensors, found.get(METADATA, "")) == found[DIGEST]
+    else:  # a published file of ours has its digest in `PUBLISHED_FILES`
+        same = METADATA not in found or published_file(path) is not None
+    if not same:
+        raise DamagedError(path, "it does not match the digest of its header")

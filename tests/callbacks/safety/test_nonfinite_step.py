@@ -1,0 +1,124 @@
+"""A run that stops on a loss that is not finite leaves the step, and the step can be repeated."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Callback, Trainer
+from torch.utils.data import DataLoader
+
+from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
+from experiments.commands.train import replay
+from lightning_modules import DistillationModule
+from losses import SRKDLoss
+from models import TimmEncoder
+from models.checkpoints.integrity import tensors_digest
+from models.loading import student_entry
+
+TOWERS = {
+    "trunk": "vit_convstem_femto", "trunk_args": {"embed_dim": 32, "depth": 2, "drop_path_rate": 0.5},
+    "embed_dim": 16, "image_size": 32, "context_length": 24, "text_width": 16, "text_layers": 1, "text_heads": 2,
+}  # fmt: skip
+STOPS_AT = 2
+
+
+class Spoil(Callback):
+    """Put one NaN into the images of a batch, and remember the weights that saw it."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == STOPS_AT:
+            batch["student_image"][1, 0, 3, 4] = math.nan
+            self.weights = {
+                f"student.{n}": p.detach().clone() for n, p in pl_module.student.named_parameters()
+            }
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """Train until the loss is not finite; return the run's folder and the message."""
+    pixels = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(12)[:, None].expand(12, 24) % 50 + 4
+    pairs = [
+        {"student_image": i, "teacher_image": i, "student_tokens": t, "teacher_tokens": t, "name": "a"}
+        for i, t in zip(pixels, tokens, strict=True)
+    ]
+    torch.manual_seed(0)
+    teacher = TimmEncoder(**TOWERS)
+    kept = tmp_path / "teacher.ckpt"
+    module = DistillationModule(
+        TimmEncoder(**TOWERS), teacher, SRKDLoss(), learning_rate=1e-2, warmup_steps=0
+    )
+    state = {f"student.{name}": value for name, value in teacher.state_dict().items()}
+    torch.save({"state_dict": state, "student": student_entry(teacher)}, kept)
+    model = {
+        "teacher": {"class_path": "models.from_checkpoint", "init_args": {"path": str(kept)}},
+        "loss": {"class_path": "losses.SRKDLoss"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    spoil = Spoil()
+    trainer = Trainer(
+        default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[OffDiagonalSchedule(), spoil, StepSeed(3), StopOnNonFiniteLoss()],
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"not finite at step 2 .* sonodistill replay \S+/nonfinite repeats"
+    ) as error:
+        trainer.fit(module, DataLoader(pairs, batch_size=4))
+    assert "\n" not in str(error.value)
+    return tmp_path, module, spoil
+
+
+def test_the_captured_step_holds_batch_step_random_state_and_weights(stopped):
+    folder, _, spoil = stopped
+    step = torch.load(folder / "nonfinite" / "rank0.pt", weights_only=True)
+    assert (step["step"], step["epoch"], step["batch_number"]) == (STOPS_AT, 0, STOPS_AT)
+    assert step["batch"]["student_image"].isnan().sum() == 1
+    assert step["weights"] == tensors_digest(step["state_dict"])
+    for name, value in spoil.weights.items():
+        assert torch.equal(step["state_dict"][name], value), f"{name}: no step was made with the loss"
+    assert not any(name.startswith("teacher.") for name in step["state_dict"])
+
+
+def test_replay_repeats_the_step_and_names_what_is_not_finite(stopped, capsys, monkeypatch):
+    folder, module, _ = stopped
+    assert replay([str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert f"step {STOPS_AT} (epoch 0, batch {STOPS_AT}), weights " in printed
+    assert "total: nan, in the run nan" in printed
+    assert "not finite: student_image, 1 of 12288 numbers" in printed
+    # A step with finite numbers shows that stochastic depth and the scheduled weight are repeated, too.
+    path = folder / "nonfinite" / "rank0.pt"
+    step = torch.load(path, weights_only=True)
+    step["batch"]["student_image"] = step["batch"]["student_image"].nan_to_num(0.5)
+    for name, value in step["scheduled"].items():
+        setattr(module.loss, name, value)
+    clean = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in step["state_dict"].items()}
+    module.load_state_dict(clean, strict=False)
+    torch.set_rng_state(step["random"])
+    module.train()
+    step["terms"] = {
+        name: float(value.detach()) for name, value in module.compute_loss(step["batch"]).items()
+    }
+    step["state_dict"], step["weights"] = clean, tensors_digest(clean)
+    torch.save(step, path)
+    assert replay([str(path)]) == 0
+    step["terms"]["total"] += 0.01
+    torch.save(step, path)
+    assert replay([str(path)]) == 1
+
+
+def test_a_folder_without_a_captured_step_is_one_line(tmp_path):
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "replay", str(tmp_path)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(root)}, cwd=tmp_path,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/nonfinite/rank0.pt: no such file")
+    assert done.returncode == 2

@@ -1,0 +1,185 @@
+"""Kill -9 at named and random moments of a run, then the documented resume: the weights of the unbroken run."""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from fsspec.implementations.local import LocalFileOpener
+from lightning import Callback
+
+from tests.lightning_modules.test_resumption import assert_same, fit, saved  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.faults
+EPOCHS = 3
+RANDOM_KILLS = 20
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DieAt(Callback):
+    """Die in the `number`-th call of one hook."""
+
+    def __init__(self, hook, number):
+        self.left = number
+        setattr(self, hook, self._count)
+
+    def _count(self, *_, **__):
+        self.left -= 1
+        if not self.left:
+            die()
+
+
+def wrap(owner, name, number, after):
+    """Die before or after the `number`-th call of a function."""
+    whole, left = getattr(owner, name), [number]
+
+    def counted(*args, **kwargs):
+        left[0] -= 1
+        if not left[0] and not after:
+            die()
+        result = whole(*args, **kwargs)
+        if not left[0]:
+            die()
+        return result
+
+    setattr(owner, name, counted)
+
+
+def half_written(number):
+    """Die when half of a checkpoint's bytes are in the file."""
+    whole, left = LocalFileOpener.write, [number]
+
+    def write(self, content):
+        left[0] -= 1
+        if left[0]:
+            return whole(self, content)
+        whole(self, content[: len(content) // 2])
+        self.f.flush()
+        return die()
+
+    LocalFileOpener.write = write
+
+
+HOOKS = (
+    "on_before_backward",
+    "on_before_optimizer_step",
+    "on_validation_batch_start",
+    "on_validation_epoch_end",
+)
+CALLS = [(Path, "replace"), (Path, "hardlink_to"), (Path, "unlink"), (shutil, "move"), (torch, "save")]
+MOMENTS = [
+    *((f"{hook}-{number}", hook, number) for hook in HOOKS for number in (1, 3)),
+    *((f"{'after' if after else 'before'}-{name}-{number}", (owner, name, after), number)
+      for owner, name in CALLS for after, number in ((False, 2), (True, 3))),
+    *((f"half-written-{number}", None, number) for number in (1, 5)),
+]  # fmt: skip
+
+
+def in_child(task, kill_after=None):
+    """Run a task in a forked process; return whether it was killed."""
+    child = os.fork()
+    if not child:
+        try:
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            task()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.fixture
+def whole(fit, tmp_path):  # noqa: F811
+    began = time.monotonic()
+    assert not in_child(lambda: fit(tmp_path / "whole", epochs=EPOCHS))
+    return saved(tmp_path / "whole/checkpoints/last.ckpt"), time.monotonic() - began
+
+
+def resumed(fit, folder):  # noqa: F811
+    """Resume a killed run from what it left: nothing, or a checkpoint that can be read."""
+    last = folder / "checkpoints" / "last.ckpt"
+    start = last if last.is_file() else None
+    for left in folder.glob("checkpoints/*.ckpt"):
+        assert saved(left), "it is complete"
+    assert not in_child(lambda: fit(folder, epochs=EPOCHS, checkpoint=start))
+    assert not list(folder.glob("checkpoints/.*"))
+    return saved(last)
+
+
+def assert_same_run(one, other):
+    assert one["global_step"] == other["global_step"]
+    assert_same(one["state_dict"], other["state_dict"])
+    moments = [run["optimizer_states"][0]["state"] for run in (one, other)]
+    for key, values in moments[0].items():
+        assert_same(values, moments[1][key])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "number"), [m[1:] for m in MOMENTS], ids=[m[0] for m in MOMENTS])
+def test_a_run_killed_at_a_named_moment(fit, whole, tmp_path, moment, number):  # noqa: F811
+    def task():
+        if moment is None:
+            half_written(number)
+        elif isinstance(moment, tuple):
+            owner, name, after = moment
+            wrap(owner, name, number, after)
+        fit(tmp_path / "cut", *([DieAt(moment, number)] if isinstance(moment, str) else []), epochs=EPOCHS)
+
+    assert in_child(task), "the moment comes"
+    assert_same_run(resumed(fit, tmp_path / "cut"), whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(2, 7))
+def test_checkpoints_are_whole_when_temporary_files_are_on_another_file_system(fit, whole, tmp_path, number):  # noqa: F811
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system")
+    left = [number]
+    copy = shutil.copyfile
+
+    def half_copied(source, target, **settings):
+        left[0] -= 1
+        if left[0]:
+            return copy(source, target, **settings)
+        Path(target).write_bytes(Path(source).read_bytes()[:1000])
+        return die()
+
+    def task():
+        tempfile.tempdir, shutil.copyfile = folder, half_copied
+        fit(tmp_path / "cut", epochs=EPOCHS)
+
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        assert in_child(task), "the moment comes"
+    assert_same_run(resumed(fit, tmp_path / "cut"), whole[0])
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments(fit, whole, tmp_path):  # noqa: F811
+    dice, killed = random.Random(0), 0
+    for number in range(RANDOM_KILLS):
+        folder = tmp_path / f"cut{number}"
+        killed += in_child(lambda: fit(folder, epochs=EPOCHS), whole[1] * dice.uniform(0.05, 0.95))  # noqa: B023
+        assert_same_run(resumed(fit, folder), whole[0])
+    print(f"{killed} of {RANDOM_KILLS} runs were killed before their end", file=sys.stderr)
+    assert killed > RANDOM_KILLS // 2
+
+
+def test_a_run_killed_between_two_steps_goes_on(fit, whole, tmp_path):  # noqa: F811
+    assert in_child(lambda: fit(tmp_path / "cut", DieAt("on_before_backward", 8), epochs=EPOCHS))
+    assert_same_run(resumed(fit, tmp_path / "cut"), whole[0])
