@@ -79,7 +79,7 @@ def save_half(model: DualEncoder, path: Path, **further: Any) -> None:
 
 def student_entry(model: DualEncoder) -> dict[str, Any]:
     """Return what rebuilds a model beside its weights: recipe, preprocessing, digest of the compact vocabulary."""
-    entry = {"recipe": model.recipe(), "preprocessing": model.preprocessing.to_dict()}
+    entry: dict[str, Any] = {"recipe": model.recipe(), "preprocessing": model.preprocessing.to_dict()}
     if model.preprocessing.tokenizer == "fetal":
         entry["vocabulary"] = digest(fetal_vocabulary())
     return entry

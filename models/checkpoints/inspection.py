@@ -166,7 +166,8 @@ def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float
 @cache
 def _on_meta(architecture: str) -> torch.nn.Module:
     with torch.device("meta"):
-        return build_open_clip(json.loads(architecture))
+        model: torch.nn.Module = build_open_clip(json.loads(architecture))
+    return model
 
 
 def _context_length(state: Mapping[str, Tensor]) -> int | None:
