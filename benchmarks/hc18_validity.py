@@ -48,7 +48,7 @@ def measure_model(name: str, model: DualEncoder, count: int, rounds: int) -> Row
     prompts = age_prompts(Protocol.load().biometry, "0.42")[:count]
     # Also warms both ways.
     few = _authors.encode_prompts(model, prompts[:8]) - encode_prompts(model, prompts[:8])
-    product = load(matmul_specs(torch.get_num_threads())[f"matmul-{FLOAT32}"])
+    product = load(matmul_specs()[f"matmul-{FLOAT32}"] | {"threads": torch.get_num_threads()})
     product()
     ways = {
         "authors": lambda: _authors.encode_prompts(model, prompts),

@@ -158,6 +158,7 @@ def test_no_file_shadows_a_third_party_package_or_says_nothing() -> None:
 NOT_IMPORTED = {
     "mypy", "ruff", "types-PyYAML", "types-tqdm", "mkdocs-material", "mkdocstrings",
     "ipykernel",  # runs the notebook
+    "flask", "flask-cors",  # moto's server
     "onnxscript",  # torch.onnx writes graphs with it
     "aiohttp", "s3fs", "gcsfs",  # file systems of fsspec
     "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",  # decoders of pydicom

@@ -21,6 +21,9 @@ MEGAPIXELS = "SONODISTILL_MAX_MEGAPIXELS"
 """Environment variable: largest image that is decoded, in millions of pixels (`DEFAULT_MEGAPIXELS`)."""
 DEFAULT_MEGAPIXELS = 50.0  # a file of 160 kB can hold 169 of them
 
+# Our limit is lower. Not around each image: that would make Python repeat every other warning, too.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
 _GRAY_MODES = ("1", "L", "LA")
 _SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 
@@ -31,10 +34,7 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
     Raises:
         ValueError: The image is larger than `MEGAPIXELS` allows; nothing has been decoded.
     """
-    with warnings.catch_warnings(
-        action="ignore", category=Image.DecompressionBombWarning
-    ):  # our limit is lower
-        image = Image.open(source, formats=IMAGE_FORMATS)
+    image = Image.open(source, formats=IMAGE_FORMATS)
     found, most = image.width * image.height / 1e6, float(os.environ.get(MEGAPIXELS, DEFAULT_MEGAPIXELS))
     if found > most:
         image.close()

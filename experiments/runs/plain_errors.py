@@ -170,7 +170,9 @@ def _reason(message: str, error: BaseException | None) -> str:
     others = [line for line in lines if not EXPECTED.match(line)]
     reason = "; ".join(others) or f"expected {' or '.join(dict.fromkeys(kinds))}"
     path = re.search(r"class_path '([\w.]+)'", text)
-    if path and "has no attribute" in reason:
+    if path and (
+        "has no attribute" in reason or re.search(r"No \w+ attribute", reason)
+    ):  # lazy_loader's words
         public = [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
         reason += _did_you_mean(path[1], {name: name for name in public})
     return reason

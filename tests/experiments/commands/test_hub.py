@@ -13,9 +13,11 @@ import torch
 
 from experiments.__main__ import run
 from export.graphs.contract import contract_digest
+from export.graphs.heads import write_heads
 from export.package.manifest import artifact_entry, read_export, write_manifest
 from export.package.model_card import MODEL_CARD
 from models import TimmEncoder, load_student
+from models.student.onnx_files import HEADS
 from tests.conftest import write_image
 
 TOKEN, COMMIT = "hf_pl4ntedToken", "c0ffee" + 34 * "0"
@@ -113,11 +115,14 @@ def export(student, tmp_path):
     write_image(folder / "thumbnail.png", 1)
     (folder / "model.bin").write_bytes(bytes(range(256)) * 99)
     (folder / MODEL_CARD).write_text("---\nlicense: other\n---\n# A student\n")
-    kinds = {"model.bin": "document", MODEL_CARD: "document", "golden": "golden"}
     contract = {"preprocessing": student.preprocessing.to_dict()}
-    write_manifest(folder, {
-        "contract": contract, "contract_sha256": contract_digest(contract), "model_sha256": "0", "source": {},
-        "artifacts": {name: artifact_entry(folder / name, folder, kind=kind) for name, kind in kinds.items()},
+    ties = {"contract_sha256": contract_digest(contract), "model_sha256": "0"}
+    write_heads(folder / HEADS, {}, None, ties)
+    kinds = {"model.bin": "document", MODEL_CARD: "document", "golden": "golden", HEADS: "heads"}
+    write_manifest(folder, ties | {
+        "contract": contract, "embed_dim": 24, "heads": {}, "source": {"recipe": student.recipe()},
+        "artifacts": {name.partition(".safetensors")[0]: artifact_entry(folder / name, folder, kind=kind)
+                      for name, kind in kinds.items()},
     })  # fmt: skip
     return folder
 

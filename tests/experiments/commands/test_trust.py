@@ -134,13 +134,13 @@ def test_report_runs_no_code_of_the_folder(canary, tmp_path, capsys, part):
     run_folder(tmp_path, data, teacher)
     record = {"experiment": "srkd", "data": "hc18", "metrics": {}, "details": {"student": {}}}
     (tmp_path / "sent" / "results.json").write_text(json.dumps(record))
-    report.main([str(tmp_path / "sent")])
+    report.report([str(tmp_path / "sent")])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "is not a class of this project" in said
     assert "--trust" in said
     assert not canary.exists()
-    report.main([str(tmp_path / "sent"), "--trust"])
+    report.report([str(tmp_path / "sent"), "--trust"])
     assert canary.exists(), "the student is built first"
 
 

@@ -18,7 +18,10 @@ from metrics.names import VAL_COMPOSITE
 
 
 @pytest.fixture
-def after_fit(monkeypatch):
+def after_fit(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, "best.ckpt")
+
     def run(score, experiment, best="best.ckpt"):
         seen = []
         cli = object.__new__(SonoDistillCLI)
@@ -50,16 +53,15 @@ def test_a_teacher_can_be_kept_without_a_look_at_the_test_patients(after_fit):
     assert after_fit(False, "teacher") == ["keep best.ckpt"]
 
 
-def test_without_any_score_the_last_weights_become_the_best(after_fit, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_without_any_score_the_last_weights_become_the_best(after_fit, capsys):
     folder = Path("run") / "checkpoints"
     folder.mkdir(parents=True)
-    (folder / "last.ckpt").write_text("last weights")
+    torch.save({"weights": "last"}, folder / "last.ckpt")
     best = str(folder / "best.ckpt")
     assert after_fit(True, "teacher", best="") == [f"test {best}", f"results {best}", f"keep {best}"]
     told = f"no score was logged to select by: {best} holds the last weights"
     assert told in capsys.readouterr().out
-    assert Path(best).read_text() == "last weights"
+    assert Path(best).read_bytes() == (folder / "last.ckpt").read_bytes()
     assert [path.name for path in sorted(folder.iterdir())] == ["best.ckpt", "last.ckpt"]
 
 

@@ -210,7 +210,8 @@ def test_a_part_that_cannot_be_built_shows_before_the_corpus(train, tmp_path, ex
 def test_a_benchmark_without_test_images_shows_before_the_training(train):
     given = [
         *FEW,
-        "--data.batch_size=1",
+        "--data.batch_size=2",
+        "--data.corpus.num_planes_images=120",
         "--data.val_share=0.5",
         "--trainer.accelerator=cpu",
         "--trainer.logger=false",

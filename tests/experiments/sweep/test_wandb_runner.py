@@ -295,15 +295,15 @@ def sweep_run(tmp_path, monkeypatch):
 
 
 def test_a_requeued_run_resumes_from_its_last_checkpoint(sweep_run, monkeypatch):
-    assert requeued_checkpoint("srkd") == sweep_run
-    assert requeued_checkpoint("no-kd") is None
+    assert requeued_checkpoint("srkd", "phantom", 0) == sweep_run
+    assert requeued_checkpoint("no-kd", "phantom", 0) is None
     monkeypatch.setenv("WANDB_RUN_ID", "bc")
-    assert requeued_checkpoint("srkd") is None, "another run, whose id is a suffix of this one"
+    assert requeued_checkpoint("srkd", "phantom", 0) is None, "another run, whose id is a suffix of this one"
 
 
 def test_a_finished_run_and_one_outside_a_sweep_start_from_scratch(sweep_run, monkeypatch):
     (sweep_run.parent.parent / "results.json").touch()
-    assert requeued_checkpoint("srkd") is None
+    assert requeued_checkpoint("srkd", "phantom", 0) is None
     (sweep_run.parent.parent / "results.json").unlink()
     monkeypatch.delenv("WANDB_SWEEP_ID")
-    assert requeued_checkpoint("srkd") is None
+    assert requeued_checkpoint("srkd", "phantom", 0) is None

@@ -76,7 +76,7 @@ def test_ages_and_intervals(modules):
     profiles[0] = np.round(profiles[0], 1)  # equal similarities: the first ages count
     script = """import { estimateAge } from "./answers.js";
     console.log(JSON.stringify(given.map((profile) => {
-      const row = { spacing: 0.3, firstDay: 98, profile };
+      const row = { firstDay: 98, profile };
       return [estimateAge(row, 15, 0.2), estimateAge(row, 15, null)];
     })));"""
     ages = profile_age_days(profiles, days, 15)
@@ -91,14 +91,14 @@ def test_ages_and_intervals(modules):
 def test_the_age_table_of_an_export(modules, exported):
     student = load_student(exported.folder)
     embeddings = np.random.default_rng(8).normal(size=(5, student.dimension)).astype(np.float32)
-    used, days, vectors = student.age_vectors(0.3)
+    _, days, vectors = student.age_vectors(0.3)
     given = {"heads": str(exported.artifact("heads")), "embeddings": embeddings.tolist()}
     script = """import { ageProfile, readHeads } from "./answers.js";
     const file = readFileSync(given.heads);
     const heads = readHeads(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
     console.log(JSON.stringify(given.embeddings.map((one) => ageProfile(one, heads, 0.3))));"""
     for found, embedding in zip(node(modules, script, given), embeddings, strict=True):
-        assert (found["spacing"], found["firstDay"]) == (used, days[0])
+        assert found["firstDay"] == days[0]
         wanted = student.cosine_scale * vectors @ embedding
         np.testing.assert_allclose(found["profile"], wanted, atol=1e-3)
 
