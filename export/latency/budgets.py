@@ -1,4 +1,4 @@
-"""Latency budgets: the YAML file of budgets and protocol, and verdicts on what was measured."""
+"""Latency budgets: the YAML file of budgets and timing, and verdicts on what was measured."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Protocol(_Section):
+class TimingSettings(_Section):
     """How often and how long to time; ``scene_s`` replaces the scene's own seconds."""
 
     rounds: Count
@@ -77,10 +77,10 @@ class LiveScan(_Section):
 
 
 class Budgets(_Section):
-    """Content of a budget file; ``ci`` is the short protocol."""
+    """Content of a budget file; ``ci`` is the short timing of CI."""
 
-    protocol: Protocol
-    ci: Protocol
+    timing: TimingSettings
+    ci: TimingSettings
     yardstick: Backend
     ratios: dict[Backend, RatioLimit]
     absolute: list[DeviceLimit]

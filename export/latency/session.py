@@ -15,7 +15,7 @@ from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
 from export.graphs.onnx_graph import quiet, write_onnx
 from export.graphs.pixel_graph import PixelEncoder
 from export.latency.backends import ACCELERATED, INT8, LIVE_ENCODERS, Spec, backend_specs, stage_specs
-from export.latency.budgets import Budgets, Protocol, check_budgets, undecided
+from export.latency.budgets import Budgets, TimingSettings, check_budgets, undecided
 from export.latency.coreml_tools import neural_engine_share, stopwatch
 from export.latency.interleave import Timing, live_scans, speed_ratio, thermal_drifts, time_interleaved
 from export.latency.machine import machine_facts, matmul_peaks, matmul_specs, share_of_peak
@@ -41,7 +41,7 @@ def run_session(
         export: The export.
         model: The exported architecture in eval mode, or why it cannot be built here: then only files are timed.
         budgets: The budgets.
-        short: Use the short protocol for CI.
+        short: Use the short timing settings of CI.
         device: Name of the machine in the budgets; None for the processor's own.
         folder: Scratch folder.
         iphone: Name of an iPhone that is attached to this Mac, and the team that signs the runner app.
@@ -53,8 +53,8 @@ def run_session(
         ValueError: The yardstick cannot be timed.
     """
     begun, threads, yardstick = time.monotonic(), usable_cores(), budgets.yardstick
-    protocol = budgets.ci if short else budgets.protocol
-    rates, scan_s = list(budgets.scene.rates), protocol.scene_s or budgets.scene.seconds
+    settings = budgets.ci if short else budgets.timing
+    rates, scan_s = list(budgets.scene.rates), settings.scene_s or budgets.scene.seconds
     package = export.artifact("coreml-fp16") if "coreml-fp16" in export.manifest["artifacts"] else None
     unbuilt, fused = (model, None) if isinstance(model, str) else ("", fused_copy(model))
     specs, absent = backend_specs(export, threads, unbuilt)
@@ -62,7 +62,7 @@ def run_session(
         raise ValueError(f"latency: the yardstick {yardstick} cannot be timed: {absent[yardstick]}")
     coreml = stopwatch(package, *iphone)
     stages = stage_specs(export, specs)
-    timings = time_interleaved({**specs, **stages}, protocol.rounds, protocol.repeats)
+    timings = time_interleaved({**specs, **stages}, settings.rounds, settings.repeats)
     slow = timings.get(yardstick)
     if slow is not None and slow.error:
         raise ValueError(f"latency: the yardstick cannot be timed: {slow.error}")
@@ -76,21 +76,21 @@ def run_session(
         "machine": machine | ({"device": device} if device else {}),
         "model": {**cost, "source": export.manifest["source"], "side": export.preprocessing.image_size},
         "files": {key: entry["bytes"] for key, entry in export.manifest["artifacts"].items()},
-        "protocol": {**protocol.model_dump(), "frames_per_second": rates, "scene_s": scan_s},
+        "timing": {**settings.model_dump(), "frames_per_second": rates, "scene_s": scan_s},
         "yardstick": yardstick,
         "backends": rows,
         "absent": absent,
         "stages": {key: _row(timings[key]) for key in stages},
-        "throughput": _throughput(export, fused, protocol.batches, max(3, protocol.rounds // 3), folder),
+        "throughput": _throughput(export, fused, settings.batches, max(3, settings.rounds // 3), folder),
         "scenes": live_scans(stages, rates, scan_s),
         "sustained": thermal_drifts(
-            {name: specs[name] for name in LIVE_ENCODERS if name in specs}, protocol.sustained_s
+            {name: specs[name] for name in LIVE_ENCODERS if name in specs}, settings.sustained_s
         ),
         "neural_engine": neural_engine_share(package),
         "coreml_stopwatch": coreml,
     }
     for _ in range(ATTEMPTS):
-        peaks = _compare(rows, timings, specs, yardstick, protocol, cost.get("gmacs"))
+        peaks = _compare(rows, timings, specs, yardstick, settings, cost.get("gmacs"))
         record["machine"]["matmul_gflops"] = peaks
         verdicts = check_budgets(budgets, record)
         if not undecided(verdicts):
@@ -110,7 +110,7 @@ def _compare(
     timings: Mapping[str, Timing],
     specs: Mapping[str, Spec],
     yardstick: str,
-    protocol: Protocol,
+    settings: TimingSettings,
     gmacs: float | None,
 ) -> dict[str, float]:
     """Add to the rows the processor time of one thread, ratios of it, and the share of the matrix-product peak.
@@ -123,7 +123,7 @@ def _compare(
     products = matmul_specs()
     own = {name: {**spec, "threads": 1} for name, spec in specs.items() if spec["backend"] not in ACCELERATED}
     own = {name: spec for name, spec in own.items() if "error" not in rows[name]}
-    single = time_interleaved({**own, **products}, protocol.rounds, protocol.repeats)
+    single = time_interleaved({**own, **products}, settings.rounds, settings.repeats)
     peaks = matmul_peaks({name: single[name] for name in products})
     for name, row in rows.items():
         if specs[name]["backend"] in ACCELERATED:

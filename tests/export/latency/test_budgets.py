@@ -28,12 +28,12 @@ def absolute(**values):
     [
         ("ratios", MISSING, "ratios: Field required"),
         ("budget", 1, "budget: Extra inputs are not permitted"),
-        ("protocol.rounds", MISSING, "protocol.rounds: Field required"),
-        ("protocol.round", 3, "protocol.round: Extra inputs"),
-        ("protocol.repeats", 2.5, "protocol.repeats: Input should be a valid integer, not 2.5"),
-        ("protocol.repeats", True, "protocol.repeats: Input should be a valid integer, not True"),
-        ("protocol.batches", [1, 0], "protocol.batches.1: Input should be greater than or equal to 1, not 0"),
-        ("protocol.batches", [], "protocol.batches: List should have at least 1 item"),
+        ("timing.rounds", MISSING, "timing.rounds: Field required"),
+        ("timing.round", 3, "timing.round: Extra inputs"),
+        ("timing.repeats", 2.5, "timing.repeats: Input should be a valid integer, not 2.5"),
+        ("timing.repeats", True, "timing.repeats: Input should be a valid integer, not True"),
+        ("timing.batches", [1, 0], "timing.batches.1: Input should be greater than or equal to 1, not 0"),
+        ("timing.batches", [], "timing.batches: List should have at least 1 item"),
         ("ci.sustained_s", "3", "ci.sustained_s: Input should be a valid number, not '3'"),
         ("ci.scene_s", 0, "ci.scene_s: Input should be greater than 0, not 0"),
         ("yardstick", "torch-eagre", "yardstick: no backend 'torch-eagre'; choose from torch-eager,"),
@@ -80,7 +80,7 @@ def budgets():
 
 
 def test_our_own_budgets_pass_and_ci_is_the_short_protocol(budgets):
-    assert budgets.ci.rounds < budgets.protocol.rounds
+    assert budgets.ci.rounds < budgets.timing.rounds
     assert budgets.ci.scene_s < budgets.scene.seconds
 
 
