@@ -68,7 +68,7 @@ class TeacherCache(Callback):
         store = self._open(trainer, module, data)
         # Every process trains on the stored draws, or none does.
         self.store = store if trainer.strategy.reduce_boolean_decision(store is not None) else None
-        data.taught_by(self.store)
+        data.use_teacher_store(self.store)
         if self.store is not None:
             self._fill(trainer, module, data, self.store)
 

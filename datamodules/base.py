@@ -5,7 +5,7 @@ A training batch is a dict:
     teacher_image   float32 [B, 3, T, T], the same picture normalised for the teacher (absent without a teacher, and in
         training when the loss does not use it)
     teacher_embedding   float32 [B, 2, D], stored image and text embeddings in place of both teacher inputs (see
-        `taught_by`)
+        `use_teacher_store`)
     student_tokens, teacher_tokens   int64 [B, L]; one tensor when text, tokenizer and length agree
     caption_id      int64 [B], hash of the student's caption: equal captions have equal ids
     index           int64 [B], position in the list of training records
@@ -43,11 +43,11 @@ from models import Preprocessing
 SPLITS = ("train", "val", "test")
 
 
-def check_least(room: str, least: int, /, **settings: float | None) -> None:
+def require_at_least(section: str, least: int, /, **settings: float | None) -> None:
     """Raise a ValueError for a setting of "data" or "phantom" below `least`; None passes."""
     for name, value in settings.items():
         if value is not None and value < least:
-            raise ValueError(f"{room}: {name} must be at least {least}, not {value}")
+            raise ValueError(f"{section}: {name} must be at least {least}, not {value}")
 
 
 class FetalDataModule(LightningDataModule):
@@ -101,8 +101,8 @@ class FetalDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
-        check_least("data", 1, **sizes, most_images=most_images, draws=draws)
-        check_least("data", 0, num_workers=num_workers)
+        require_at_least("data", 1, **sizes, most_images=most_images, draws=draws)
+        require_at_least("data", 0, num_workers=num_workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
@@ -125,7 +125,7 @@ class FetalDataModule(LightningDataModule):
         self.own_labels = labels_of(self.own)
         self.benchmarks = (*self.benchmarks, *(benchmark.register() for benchmark in self.own))
         self._own_records: Mapping[str, list[Record]] = {}
-        self._taught: TeacherStore | None = None
+        self._teacher_store: TeacherStore | None = None
         self._asks_teacher = True
 
     @abstractmethod
@@ -189,8 +189,8 @@ class FetalDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of augmented training pairs, at the position where a resumed run continues."""
-        alone = self._taught is not None or not self._asks_teacher
-        dataset = self._pairs("train", self.augmentation, self._taught, student_only=alone)
+        alone = self._teacher_store is not None or not self._asks_teacher
+        dataset = self._pairs("train", self.augmentation, self._teacher_store, student_only=alone)
         self.check_batches()
         sampler: EpochSampler | FixedSampler
         if self.overfits:
@@ -221,9 +221,9 @@ class FetalDataModule(LightningDataModule):
         trainer: Any = self.trainer
         return trainer is not None and bool(trainer.overfit_batches)
 
-    def taught_by(self, store: TeacherStore | None) -> None:
+    def use_teacher_store(self, store: TeacherStore | None) -> None:
         """Train on the teacher embeddings of a store; None for a live teacher."""
-        self._taught = store
+        self._teacher_store = store
 
     def draw_loader(self, keys: list[tuple[int, int]]) -> DataLoader:
         """Return the loader of training pairs of some (draw, index) keys, in order, with the teacher's side."""
@@ -287,13 +287,15 @@ class FetalDataModule(LightningDataModule):
         self,
         split: str,
         augmentation: Augmentation | None,
-        taught: TeacherStore | None = None,
+        teacher_store: TeacherStore | None = None,
         student_only: bool = False,
         on_error: OnError | None = None,
     ) -> PairDataset:
         records, builder = self.split(split), PairBuilder(*self._contracts(), augmentation, student_only)
         cache = open_cache(self.cache, records, builder.working_side, builder.masks_overlays)
-        return PairDataset(records, builder, self.seed, on_error or self.on_error, cache, self.draws, taught)
+        return PairDataset(
+            records, builder, self.seed, on_error or self.on_error, cache, self.draws, teacher_store
+        )
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:
         if self._views is None:

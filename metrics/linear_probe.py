@@ -71,7 +71,7 @@ def fixed_test_probe(
         seeds: Seeds of the resamples.
 
     Returns:
-        As `linear_probe`, and ``f1_whole``, ``untaught`` (classes of test images only), ``n_train`` and ``n_test``.
+        As `linear_probe`, and ``f1_whole``, ``unseen`` (classes of test images only), ``n_train`` and ``n_test``.
 
     Raises:
         ValueError: A patient is on both sides; the message names one.
@@ -87,12 +87,12 @@ def fixed_test_probe(
         raise ValueError(
             f"linear probe: patient {shared[0]} has training and test images ({len(shared)} such patients)"
         )
-    taught, shown = set(y[train].tolist()), set(y[test].tolist())
+    fitted, shown = set(y[train].tolist()), set(y[test].tolist())
     names, patient = np.unique(groups[train], return_inverse=True)
-    if not shown or len(taught) < 2 or len(names) < 2:
+    if not shown or len(fitted) < 2 or len(names) < 2:
         raise UndefinedProbeError(
             "linear probe: needs test images, and two or more classes and patients to learn from; has "
-            f"{int(test.sum())}, {len(taught)} and {len(names)}"
+            f"{int(test.sum())}, {len(fitted)} and {len(names)}"
         )
     splits = {}
     for seed in chosen:
@@ -100,7 +100,7 @@ def fixed_test_probe(
         splits[seed] = np.repeat(train, np.bincount(drawn, minlength=len(names))[patient]), test
     return _scored(x, y, splits) | {
         "f1_whole": _score(x[train], y[train], x[test], y[test]),
-        "untaught": sorted(shown - taught),
+        "unseen": sorted(shown - fitted),
         "n_train": len(train),
         "n_test": int(test.sum()),
     }

@@ -77,8 +77,8 @@ class PairDataset(Dataset):
             at random, and reported under ``skipped``.
         cache: Cache of decoded squares; None decodes every time.
         draws: Epoch e uses draw e modulo `draws`; None draws anew in every epoch.
-        taught: Stored teacher embeddings of these draws: pairs have a ``teacher_embedding`` instead of an image and
-            text for the teacher.
+        teacher_store: Stored teacher embeddings of these draws: pairs have a ``teacher_embedding`` instead of an image
+            and text for the teacher.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PairDataset(Dataset):
         on_error: OnError,
         cache: SquareCache | None = None,
         draws: int | None = None,
-        taught: TeacherStore | None = None,
+        teacher_store: TeacherStore | None = None,
     ) -> None:
         self.records = PackedRecords(records)
         self.builder = builder
@@ -97,7 +97,7 @@ class PairDataset(Dataset):
         self._on_error = on_error
         self._cache = cache
         self._draws = draws
-        self._taught = taught
+        self._teacher_store = teacher_store
 
     def __len__(self) -> int:
         return len(self.records)
@@ -108,8 +108,8 @@ class PairDataset(Dataset):
         kept: dict[str, Any] = {}
         if self._draws is not None:
             epoch %= self._draws
-        if self._taught is not None:
-            kept["teacher_embedding"] = self._taught.get(epoch, index)
+        if self._teacher_store is not None:
+            kept["teacher_embedding"] = self._teacher_store.get(epoch, index)
         rng = np.random.default_rng([self._seed, epoch, index])
         skipped: list[tuple[str, int]] = []
         while len(skipped) < _ATTEMPTS:

@@ -18,7 +18,7 @@ import webdataset as wds
 from filelock import FileLock
 from tqdm import tqdm
 
-from datamodules.base import check_least
+from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.fetal_planes import FETAL_PLANES_IMAGES, FETAL_PLANES_TABLE
 from datamodules.corpora.hc18 import HC18_IMAGES, HC18_TABLE
@@ -74,7 +74,7 @@ class PhantomSettings:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            check_least("phantom", 1 if name.endswith("per_patient") else 0, **{name: value})
+            require_at_least("phantom", 1 if name.endswith("per_patient") else 0, **{name: value})
         if not 0 <= self.test_share < 1:
             raise ValueError(f"phantom: test_share must lie in [0, 1), not {self.test_share}")
 

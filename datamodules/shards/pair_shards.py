@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from webdataset.shardlists import expand_urls
 
-from datamodules.base import FetalDataModule, check_least
+from datamodules.base import FetalDataModule, require_at_least
 from datamodules.corpora.fetal_planes import FetalPlanesDataModule
 from datamodules.corpora.hc18 import HC18DataModule
 from datamodules.corpora.rows import first_few
@@ -64,8 +64,8 @@ class PairShardsDataModule(FetalDataModule):
             raise ValueError(
                 "data.draws: pairs of a stream have no index; leave it out, or train from image files"
             )
-        check_least("data", 1, num_samples=num_samples, shuffle_buffer=shuffle_buffer)
-        check_least("data", 0, shard_cache_gb=shard_cache_gb, shard_patience=shard_patience)
+        require_at_least("data", 1, num_samples=num_samples, shuffle_buffer=shuffle_buffer)
+        require_at_least("data", 0, shard_cache_gb=shard_cache_gb, shard_patience=shard_patience)
         self.urls = list_shards(urls)
         pipes = [redacted(url) for url in self.urls if url.startswith(PIPE)]
         if pipes and not allow_pipe:

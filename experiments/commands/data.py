@@ -19,7 +19,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.base import check_least
+from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
 from datamodules.corpora.check import Finding, benchmark_copies, check_copies, check_corpus, check_tables
@@ -78,7 +78,7 @@ def _check_shards(arguments: argparse.Namespace) -> list[Finding]:
 
 def shards(arguments: argparse.Namespace) -> int:
     """Write the public sets under ``ROOT``, and tables, as shards into ``OUT``."""
-    check_least("shards", 1, samples_per_shard=arguments.samples_per_shard)
+    require_at_least("shards", 1, samples_per_shard=arguments.samples_per_shard)
     if arguments.root is None and not arguments.table:
         raise ValueError("data shards: give ROOT, the folder of the public sets, or --table=TABLE, or both")
     roots = {} if arguments.root is None else find_corpora(arguments.root)

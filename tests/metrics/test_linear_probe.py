@@ -87,7 +87,7 @@ def test_fixed_test_images_are_scored_by_fits_on_bootstraps_of_the_training_pati
     assert result["f1_std"] > 0
     assert result["f1_whole"] == pytest.approx(score(training))
     assert (result["n_train"], result["n_test"], result["total"]) == (75, 75, 150)
-    assert (result["classes"], result["untaught"]) == (["brain", "femur", "heart"], [])
+    assert (result["classes"], result["unseen"]) == (["brain", "femur", "heart"], [])
 
 
 def test_a_patient_on_both_sides_is_named():
@@ -110,7 +110,7 @@ def without_femurs(on_test_side):
 def test_a_class_that_only_test_images_have_counts_as_zero():
     arguments = without_femurs(on_test_side=False)
     result = fixed_test_probe(*arguments)
-    assert result["untaught"] == ["femur"]
+    assert result["unseen"] == ["femur"]
     assert result["classes"] == ["brain", "femur", "heart"]
     tested = [label for label, test in zip(arguments[1], arguments[3], strict=True) if test]
     brains, femurs = tested.count("brain"), tested.count("femur")
@@ -122,7 +122,7 @@ def test_a_class_that_only_test_images_have_counts_as_zero():
 def test_a_class_that_only_training_images_have_takes_no_part_in_the_mean():
     features, labels, patients, is_test = without_femurs(on_test_side=True)
     result = fixed_test_probe(features, labels, patients, is_test)
-    assert (result["classes"], result["untaught"]) == (["brain", "femur", "heart"], [])
+    assert (result["classes"], result["unseen"]) == (["brain", "femur", "heart"], [])
     taught = [label for label, test in zip(labels, is_test, strict=True) if not test]
     assert taught.count("femur") > taught.count("brain") > 0, "so what looks like both is taken for a femur"
     assert result["f1_whole"] == (0 + 1) / 2, "no brain is found, every heart is; no third class in the mean"

@@ -265,7 +265,7 @@ def test_the_student_sees_the_stored_draws_and_embeddings(tiny_hc18, tmp_path, w
     data.bind(STUDENT, TEACHER)
     plain = {key: data.draw_loader([key]) for key in [(0, 1), (1, 0), (1, 1)]}
     expected = {key: next(iter(loader)) for key, loader in plain.items()}
-    data.taught_by(filled_store(tmp_path / "store", 2, len(data.split("train"))))
+    data.use_teacher_store(filled_store(tmp_path / "store", 2, len(data.split("train"))))
     seen = {}
     for epoch in range(4):
         loader = data.train_dataloader()
@@ -291,7 +291,7 @@ def test_the_student_sees_the_stored_draws_and_embeddings(tiny_hc18, tmp_path, w
 def test_validation_uses_the_live_teacher(tiny_hc18, tmp_path):
     data = HC18DataModule(root=str(tiny_hc18), batch_size=6, num_workers=0, draws=2)
     data.bind(STUDENT, TEACHER)
-    data.taught_by(filled_store(tmp_path / "store", 2, len(data.split("train"))))
+    data.use_teacher_store(filled_store(tmp_path / "store", 2, len(data.split("train"))))
     batch = next(iter(data.val_dataloader()))
     assert "teacher_image" in batch
     assert "teacher_embedding" not in batch
