@@ -49,6 +49,7 @@ record = {"metrics": metrics, "details": {"student": details}, "cautions": [f"st
 @pytest.fixture
 def workplace(tmp_path, tiny_hc18, tiny_planes, monkeypatch):
     (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").touch()  # a regular package: comes before the installed one
     (tmp_path / "experiments" / "__main__.py").write_text(EVALUATION)
     for name in ("teacher", "released", "other"):
         (tmp_path / f"{name}.pt").write_text(name)

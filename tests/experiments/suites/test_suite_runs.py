@@ -50,6 +50,7 @@ if behaviour == "wait":
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").touch()  # a regular package: comes before the installed one
     (tmp_path / "experiments" / "__main__.py").write_text(QUICK_TRAINING)
     monkeypatch.chdir(tmp_path)
     return tmp_path
