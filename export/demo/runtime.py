@@ -1,4 +1,4 @@
-"""ONNX Runtime for browsers: one pinned version from the npm registry, verified before it is used."""
+"""ONNX Runtime for browsers: one pinned version, fetched by npm and verified before it is used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import tarfile
-import urllib.request
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from models.files import atomic
 
@@ -19,16 +19,15 @@ PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 WASM = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
-REGISTRY = "https://registry.npmjs.org"
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 300
 
 
 def runtime_files(source: Path | None = None) -> dict[str, bytes]:
     """Return the runtime's files by name.
 
     Args:
-        source: The package's folder (``node_modules/onnxruntime-web``) or its tarball (``npm pack``); None fetches the
-            tarball once and keeps it in the user's cache.
+        source: The package's folder (``node_modules/onnxruntime-web``) or its tarball (``npm pack``); None has npm
+            fetch the tarball once and keeps it in the user's cache.
 
     Raises:
         ValueError: The package is another version, was changed, or cannot be fetched.
@@ -64,35 +63,34 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _cached() -> Path:
-    """Return the tarball in the user's cache, fetched when it is not there or was changed."""
+    """Return the tarball in the user's cache, fetched by npm when it is not there or was changed."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sonodistill"
     path = home / f"{PACKAGE}-{VERSION}.tgz"
     if path.is_file() and _intact(path.read_bytes()):
         return path
-    address = f"{_registry()}/{PACKAGE}/-/{PACKAGE}-{VERSION}.tgz"
-    print(f"demo: fetching {address} (33 MB, once)", flush=True)
-    try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as response:
-            content = response.read()
-    except OSError as error:
-        reason = getattr(error, "reason", error)
+    remedy = (
+        f"give it with --runtime=FOLDER (npm install {PACKAGE}@{VERSION}) or --runtime=FILE.tgz (npm pack)"
+    )
+    npm = shutil.which("npm")
+    if npm is None:
         raise ValueError(
-            f"{address}: cannot be fetched ({reason}); give the package with "
-            f"--runtime=FOLDER (npm install {PACKAGE}@{VERSION}) or --runtime=FILE.tgz (npm pack)"
-        ) from error
+            f"{PACKAGE} {VERSION}: npm, which fetches it, is not installed; install Node.js, or {remedy}"
+        )
+    print(f"demo: fetching {PACKAGE} {VERSION} by npm (33 MB, once)", flush=True)
+    with TemporaryDirectory() as folder:
+        command = [npm, "pack", f"{PACKAGE}@{VERSION}", f"--pack-destination={folder}", "--silent"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
+            )
+            failure = "" if done.returncode == 0 else f"npm pack ended with status {done.returncode}"
+        except subprocess.TimeoutExpired:
+            failure = f"npm pack took longer than {TIMEOUT_SECONDS} s"
+        if failure:
+            raise ValueError(f"{PACKAGE} {VERSION}: cannot be fetched ({failure}); {remedy}")
+        content = (Path(folder) / path.name).read_bytes()
     if not _intact(content):
-        raise ValueError(f"{address}: its SHA-512 differs from the pinned one; nothing was kept")
+        raise ValueError(f"{PACKAGE} {VERSION}: its SHA-512 differs from the pinned one; nothing was kept")
     with atomic(path) as partial:
         partial.write_bytes(content)
     return path
-
-
-def _registry() -> str:
-    """Return npm's registry: from npm's environment variable, its configuration, or the public one."""
-    named = os.environ.get("npm_config_registry")  # noqa: SIM112 - as npm spells it
-    if not named and shutil.which("npm"):
-        done = subprocess.run(
-            ["npm", "config", "get", "registry"], capture_output=True, text=True, check=False
-        )
-        named = done.stdout.strip()
-    return (named if named and named.startswith("http") else REGISTRY).rstrip("/")

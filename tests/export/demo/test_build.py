@@ -1,5 +1,6 @@
 """Building and serving the demo page, without a browser."""
 
+import base64
 import hashlib
 import io
 import json
@@ -33,13 +34,32 @@ def package(version=runtime.VERSION):
 
 @pytest.fixture
 def pinned(monkeypatch, tmp_path):
-    """A tarball whose hash is the pinned one, an empty cache, and what the registry serves."""
+    """A tarball whose hash is the pinned one, an empty cache, and no npm."""
     content = package()
-    digest = runtime.base64.b64encode(hashlib.sha512(content).digest()).decode()
+    digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
     monkeypatch.setattr(runtime, "INTEGRITY", f"sha512-{digest}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("npm_config_registry", "https://registry.example/npm/")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return content
+
+
+@pytest.fixture
+def npm(pinned, tmp_path):
+    """Install a program in place of npm: it packs these bytes, or ends with a status, and notes its arguments."""
+
+    def install(content, status=0):
+        program = tmp_path / "bin" / "npm"
+        program.parent.mkdir(exist_ok=True)
+        (tmp_path / "packed").write_bytes(content)
+        program.write_text(f"""#!/bin/sh
+echo "$1 $2" >> "{tmp_path}/asked"
+[ {status} = 0 ] || exit {status}
+/bin/cp "{tmp_path}/packed" "${{3#--pack-destination=}}/onnxruntime-web-{runtime.VERSION}.tgz"
+""")
+        program.chmod(0o755)
+        return tmp_path / "asked"
+
+    return install
 
 
 @pytest.fixture
@@ -48,21 +68,14 @@ def small(monkeypatch):
     monkeypatch.setattr("export.demo.build.runtime_files", lambda _: CONTENT)
 
 
-def test_the_runtime_is_fetched_once_from_the_configured_registry(pinned, monkeypatch):
-    asked = []
-
-    def urlopen(address, timeout):
-        asked.append(address)
-        return io.BytesIO(pinned)
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+def test_npm_fetches_the_runtime_once(pinned, npm):
+    asked = npm(pinned)
     assert runtime.runtime_files() == runtime.runtime_files() == CONTENT
-    version = runtime.VERSION
-    assert asked == [f"https://registry.example/npm/onnxruntime-web/-/onnxruntime-web-{version}.tgz"]
+    assert asked.read_text() == f"pack onnxruntime-web@{runtime.VERSION}\n"
 
 
-def test_a_changed_package_is_refused_and_not_kept(pinned, monkeypatch, tmp_path):
-    monkeypatch.setattr(urllib.request, "urlopen", lambda _, **__: io.BytesIO(pinned + b" "))
+def test_a_changed_package_is_refused_and_not_kept(pinned, npm, tmp_path):
+    npm(pinned + b" ")
     with pytest.raises(ValueError, match="SHA-512 differs from the pinned one; nothing was kept"):
         runtime.runtime_files()
     assert not list((tmp_path / "cache").rglob("*.tgz"))
@@ -71,14 +84,14 @@ def test_a_changed_package_is_refused_and_not_kept(pinned, monkeypatch, tmp_path
         runtime.runtime_files(tmp_path / "mine.tgz")
 
 
-def test_without_network_one_line_names_the_way_out(pinned, monkeypatch):
-    def urlopen(address, timeout):
-        raise urllib.error.URLError("no route")
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    with pytest.raises(ValueError, match=r"cannot be fetched \(no route\); .*--runtime=FOLDER") as error:
+def test_without_network_or_npm_one_line_names_the_way_out(pinned, npm):
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*npm, which fetches it, is not installed; .*--runtime=FOLDER[^\n]*$"
+    ):
         runtime.runtime_files()
-    assert "\n" not in str(error.value)
+    npm(pinned, status=1)
+    with pytest.raises(ValueError, match=r"^[^\n]*npm pack ended with status 1\); .*--runtime=FOLDER[^\n]*$"):
+        runtime.runtime_files()
 
 
 def test_the_runtime_from_a_folder_or_a_tarball(pinned, tmp_path):
