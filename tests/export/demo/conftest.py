@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
+from PIL import Image
+from playwright.sync_api import sync_playwright
 
+from datamodules.pairs.image_reading import read_image
 from export import Export
 from export.demo.build import STATIC, build_demo
 from export.demo.runtime import runtime_files
 from export.demo.server import server_of
+from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +31,7 @@ def built(exported: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_demo(exported.folder, tmp_path_factory.mktemp("demo") / "page")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def served() -> Iterator[object]:
     """Serve a folder: `served(folder)` returns the server, whose `address` a browser opens."""
     servers = []
@@ -49,3 +55,49 @@ def modules(tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(STATIC, tmp_path / "modules"))
     (folder / "package.json").write_text('{"type": "module"}')
     return folder
+
+
+@pytest.fixture(scope="session")
+def frames(corpus, tmp_path_factory):
+    """Fifty frames of the phantom, all of one size."""
+    folder = tmp_path_factory.mktemp("frames")
+    files = []
+    for number, record in enumerate(corpus.read_records()[-50:]):
+        image = Image.fromarray(read_image(record.image)).convert("L")
+        file = folder / f"frame_{number:02d}.png"
+        image.crop((0, 0, WIDTH, HEIGHT)).save(file)
+        files.append(file)
+    assert len(files) == 50
+    return files
+
+
+@pytest.fixture(scope="session")
+def camera(frames, tmp_path_factory):
+    """What the fake camera plays: a head and another plane in turn."""
+    path = tmp_path_factory.mktemp("camera") / "camera.y4m"
+    with path.open("wb") as file:
+        file.write(f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F30:1 Ip A1:1 C420jpeg\n".encode())
+        for frame in (frames[0], frames[-1]):
+            gray = np.asarray(Image.open(frame)).tobytes() + bytes([128]) * (WIDTH * HEIGHT // 2)
+            file.write((b"FRAME\n" + gray) * 20)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(camera):
+    flags = [
+        "--no-sandbox",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-video-capture={camera}",
+        "--auto-select-desktop-capture-source=Entire screen",
+    ]
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address(built: Path, served: Callable[[Path], ThreadingHTTPServer]) -> str:
+    return served(built).address

@@ -1,60 +1,18 @@
-"""The demo page in headless Chromium, with a fake camera."""
+"""What a visitor does on the demo page, in headless Chromium with a fake camera."""
 
-import base64
 import csv
-import hashlib
-import json
 import re
-import shutil
-import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
-from datamodules.pairs.image_reading import read_image
-from export.demo.server import server_of
 from models import load_student
+from tests.export.demo.visit import HEIGHT, WIDTH, Visit, needs_chromium
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
-WIDTH, HEIGHT = 480, 324
+pytestmark = needs_chromium
 PIXEL_SIZE = 0.30 * 64 / WIDTH  # the table's one spacing
-SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def frames(corpus, tmp_path_factory):
-    """Fifty frames of the phantom, all of one size."""
-    folder = tmp_path_factory.mktemp("frames")
-    files = []
-    for number, record in enumerate(corpus.read_records()[-50:]):
-        image = Image.fromarray(read_image(record.image)).convert("L")
-        file = folder / f"frame_{number:02d}.png"
-        image.crop((0, 0, WIDTH, HEIGHT)).save(file)
-        files.append(file)
-    assert len(files) == 50
-    return files
-
-
-@pytest.fixture(scope="module")
-def camera(frames, tmp_path_factory):
-    """What the fake camera plays: a head and another plane in turn."""
-    path = tmp_path_factory.mktemp("camera") / "camera.y4m"
-    with path.open("wb") as file:
-        file.write(f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F30:1 Ip A1:1 C420jpeg\n".encode())
-        for frame in (frames[0], frames[-1]):
-            gray = np.asarray(Image.open(frame)).tobytes() + bytes([128]) * (WIDTH * HEIGHT // 2)
-            file.write((b"FRAME\n" + gray) * 20)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -66,87 +24,6 @@ def film(frames, tmp_path_factory):
             writer.write(cv2.imread(str(frame)))
     writer.release()
     return path
-
-
-@pytest.fixture(scope="module")
-def browser(camera):
-    flags = [
-        "--no-sandbox",
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-video-capture={camera}",
-        "--auto-select-desktop-capture-source=Entire screen",
-    ]
-    with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield chromium
-        chromium.close()
-
-
-class Visit:
-    """An open page, and what it asked for and complained about."""
-
-    def __init__(self, browser, address, change=None, **settings):
-        self.context = browser.new_context(viewport={"width": 1280, "height": 1000}, **settings)
-        self.page = self.context.new_page()
-        self.requests, self.errors = [], []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on(
-            "console",
-            lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None,
-        )
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        if change:
-            self.page.route("**/*", change)
-        self.page.goto(address)
-
-    def until(self, question):
-        """Wait until a question about the page, in JavaScript, is answered with yes."""
-        end = time.monotonic() + SECONDS
-        while not (answer := self.page.evaluate(question)):
-            assert time.monotonic() < end, f"{question}: {self.page.inner_text('body')}"
-            time.sleep(0.05)
-        return answer
-
-    @property
-    def readings(self):
-        return int(self.page.get_attribute("body", "data-readings") or 0)
-
-    def after(self, act, number=1):
-        """Act, and wait for a number of new readings."""
-        before = self.readings
-        act()
-        self.until(f"Number(document.body.dataset.readings ?? 0) >= {before + number}")
-
-    def saved(self, button, path):
-        with self.page.expect_download() as download:
-            self.page.click(button)
-        download.value.save_as(path)
-        return path
-
-    def give(self, kind, file):
-        """Drop or paste a file."""
-        content = base64.b64encode(Path(file).read_bytes()).decode()
-        self.page.evaluate(
-            """([kind, name, content]) => {
-              const data = new DataTransfer();
-              const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-              data.items.add(new File([bytes], name, { type: "image/png" }));
-              const settings = { bubbles: true, cancelable: true };
-              dispatchEvent(kind === "drop" ? new DragEvent("drop", { ...settings, dataTransfer: data })
-                : new ClipboardEvent("paste", { ...settings, clipboardData: data }));
-            }""",
-            [kind, Path(file).name, content],
-        )
-
-
-@pytest.fixture(scope="module")
-def address(built):
-    server = server_of(built, "127.0.0.1", 0)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -325,111 +202,3 @@ def test_nothing_is_requested_after_load_and_nothing_complains(visit):
     """The last test of this visit."""
     assert [url for url in visit.requests if not url.startswith("blob:")] == []
     assert visit.errors == []
-
-
-def test_the_second_visit_needs_no_network(browser, built, served):
-    server = served(built)
-    found = Visit(browser, server.address)
-    found.until("document.body.dataset.readings")
-    found.page.wait_for_load_state("networkidle")
-    server.shutdown()
-    server.server_close()
-    found.errors.clear()
-    found.page.reload()
-    found.until("document.body.dataset.readings")
-    assert "resize equal to training's" in found.page.inner_text("#facts")
-    found.page.click('[data-document="MODEL_CARD.md"]')
-    found.until("document.getElementById('document-text').textContent.includes('Model card')")
-    assert found.errors == []
-    found.context.close()
-
-
-def changed(name, edit):
-    """Return a route that edits the body of one file."""
-
-    def change(route):
-        path = route.request.url.split("?")[0]
-        if not path.endswith(f"/{name}"):
-            return route.continue_()
-        response = route.fetch()
-        return route.fulfill(response=response, body=edit(response.body()))
-
-    return change
-
-
-def flipped(content):
-    place = len(content) // 2
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-
-
-def test_a_changed_model_is_refused(browser, address):
-    found = Visit(browser, address, changed("image_encoder.onnx", flipped), service_workers="block")
-    found.until("document.body.dataset.state === 'refused'")
-    text = found.page.inner_text("#refused")
-    assert "image_encoder.onnx is not the file of this build: its SHA-256 differs" in text
-    assert not found.page.is_visible("#open")
-    assert found.readings == 0
-    found.context.close()
-
-
-@pytest.mark.slow
-def test_a_failed_self_test_is_refused(browser, address, built):
-    """A build whose golden limit no computation reaches, with digests that are right."""
-    golden = json.loads((built / "golden" / "golden.json").read_text())
-    golden["cosine_min_from_frame"] = 1.5
-    content = json.dumps(golden).encode()
-
-    def change(route):
-        path = route.request.url.split("?")[0]
-        if path.endswith("/golden.json"):
-            return route.fulfill(body=content)
-        if path.endswith("/demo.json"):
-            facts = json.loads((built / "demo.json").read_text())
-            facts["files"]["golden/golden.json"] = {
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-            return route.fulfill(json=facts)
-        return route.continue_()
-
-    found = Visit(browser, address, change, service_workers="block")
-    found.until("document.body.dataset.state === 'refused'")
-    assert "self-test failed: frame_0.png has cosine" in found.page.inner_text("#refused")
-    assert found.readings == 0
-    found.context.close()
-
-
-@pytest.mark.slow
-def test_another_runtime_that_fails_leaves_the_former_in_use(browser, address, built):
-    facts = json.loads((built / "demo.json").read_text())
-    facts["variants"] = {"onnx-fp32": facts["variants"]["onnx-fp32"], "onnx-int8": facts["heads"]}  # no model
-
-    def change(route):
-        route.fulfill(json=facts) if route.request.url.endswith("/demo.json") else route.continue_()
-
-    found = Visit(browser, address, change, service_workers="block")
-    found.until("document.body.dataset.readings")
-    found.page.select_option("#weights", "onnx-int8")
-    found.until("document.getElementById('notice').textContent.includes('The former runtime stays in use')")
-    found.after(lambda: None)
-    assert found.page.input_value("#weights") == "onnx-fp32"
-    found.context.close()
-
-
-@pytest.mark.slow
-def test_without_the_headers_one_thread_is_enough(browser, built, tmp_path):
-    """A static host such as GitHub Pages sets none."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    found = Visit(browser, f"http://127.0.0.1:{server.server_port}/")
-    found.until("document.body.dataset.readings")
-    assert "WebAssembly, 1 thread." in found.page.inner_text("#facts")
-    assert found.errors == []
-    found.context.close()
-    server.shutdown()
-    server.server_close()

@@ -1,0 +1,121 @@
+"""The demo page offline, changed, with a failing self-test, and on a host without the headers."""
+
+import hashlib
+import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from tests.export.demo.visit import Visit, needs_chromium
+
+pytestmark = needs_chromium
+
+
+def test_the_second_visit_needs_no_network(browser, built, served):
+    server = served(built)
+    found = Visit(browser, server.address)
+    found.until("document.body.dataset.readings")
+    found.page.wait_for_load_state("networkidle")
+    server.shutdown()
+    server.server_close()
+    found.errors.clear()
+    found.page.reload()
+    found.until("document.body.dataset.readings")
+    assert "resize equal to training's" in found.page.inner_text("#facts")
+    found.page.click('[data-document="MODEL_CARD.md"]')
+    found.until("document.getElementById('document-text').textContent.includes('Model card')")
+    assert found.errors == []
+    found.context.close()
+
+
+def changed(name, edit):
+    """Return a route that edits the body of one file."""
+
+    def change(route):
+        path = route.request.url.split("?")[0]
+        if not path.endswith(f"/{name}"):
+            return route.continue_()
+        response = route.fetch()
+        return route.fulfill(response=response, body=edit(response.body()))
+
+    return change
+
+
+def flipped(content):
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_a_changed_model_is_refused(browser, address):
+    found = Visit(browser, address, changed("image_encoder.onnx", flipped), service_workers="block")
+    found.until("document.body.dataset.state === 'refused'")
+    text = found.page.inner_text("#refused")
+    assert "image_encoder.onnx is not the file of this build: its SHA-256 differs" in text
+    assert not found.page.is_visible("#open")
+    assert found.readings == 0
+    found.context.close()
+
+
+@pytest.mark.slow
+def test_a_failed_self_test_is_refused(browser, address, built):
+    """A build whose golden limit no computation reaches, with digests that are right."""
+    golden = json.loads((built / "golden" / "golden.json").read_text())
+    golden["cosine_min_from_frame"] = 1.5
+    content = json.dumps(golden).encode()
+
+    def change(route):
+        path = route.request.url.split("?")[0]
+        if path.endswith("/golden.json"):
+            return route.fulfill(body=content)
+        if path.endswith("/demo.json"):
+            facts = json.loads((built / "demo.json").read_text())
+            facts["files"]["golden/golden.json"] = {
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+            return route.fulfill(json=facts)
+        return route.continue_()
+
+    found = Visit(browser, address, change, service_workers="block")
+    found.until("document.body.dataset.state === 'refused'")
+    assert "self-test failed: frame_0.png has cosine" in found.page.inner_text("#refused")
+    assert found.readings == 0
+    found.context.close()
+
+
+@pytest.mark.slow
+def test_another_runtime_that_fails_leaves_the_former_in_use(browser, address, built):
+    facts = json.loads((built / "demo.json").read_text())
+    facts["variants"] = {"onnx-fp32": facts["variants"]["onnx-fp32"], "onnx-int8": facts["heads"]}  # no model
+
+    def change(route):
+        route.fulfill(json=facts) if route.request.url.endswith("/demo.json") else route.continue_()
+
+    found = Visit(browser, address, change, service_workers="block")
+    found.until("document.body.dataset.readings")
+    found.page.select_option("#weights", "onnx-int8")
+    found.until("document.getElementById('notice').textContent.includes('The former runtime stays in use')")
+    found.after(lambda: None)
+    assert found.page.input_value("#weights") == "onnx-fp32"
+    found.context.close()
+
+
+@pytest.mark.slow
+def test_without_the_headers_one_thread_is_enough(browser, built, tmp_path):
+    """A static host such as GitHub Pages sets none."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    found = Visit(browser, f"http://127.0.0.1:{server.server_port}/")
+    found.until("document.body.dataset.readings")
+    assert "WebAssembly, 1 thread." in found.page.inner_text("#facts")
+    assert found.errors == []
+    found.context.close()
+    server.shutdown()
+    server.server_close()
