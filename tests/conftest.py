@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ import pytest
 from jsonargparse import _common
 
 from tests import canary as canary_module
+
+if TYPE_CHECKING:
+    from models import TimmEncoder
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # What `make test ARGS=...` hands down would reach the commands that tests start.
@@ -42,19 +45,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def student_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of a tiny student with random weights; tests must not change it."""
+def tiny_student() -> TimmEncoder:
+    """Return a student with random weights in eval mode; tests must not change it."""
     import torch
 
-    from models import TimmEncoder, save_half
+    from models import TimmEncoder
 
     torch.manual_seed(0)
-    student = TimmEncoder(
+    return TimmEncoder(
         "resnet10t", {"channels": [8, 8, 16, 16], "stem_width": 8}, embed_dim=24, image_size=40,
         text_width=32, text_layers=1, text_heads=2, context_length=40,
     ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def student_checkpoint(tiny_student: TimmEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of `tiny_student`; tests must not change it."""
+    from models import save_half
+
     path = tmp_path_factory.mktemp("student") / "student.safetensors"
-    save_half(student, path)
+    save_half(tiny_student, path)
     return path
 
 

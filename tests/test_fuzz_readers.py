@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from callbacks import run_id_of
 from experiments.runs.resuming import check_same_run
 from experiments.runs.run_record import run_config
-from models import TimmEncoder, from_checkpoint, save_half
+from models import from_checkpoint, save_half
 from models.checkpoints.inspection import describe
 from models.checkpoints.weights import read_checkpoint, read_entry
 from models.loading import student_entry
@@ -78,14 +78,6 @@ def answer(reader, path):
 
 
 @pytest.fixture(scope="module")
-def student():
-    return TimmEncoder(
-        "repvit_m0_9", {"embed_dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]}, embed_dim=16, image_size=32,
-        context_length=24, text_width=16, text_layers=1, text_heads=2,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
@@ -99,10 +91,10 @@ def all_readers(path):
 
 @many
 @given(data=st.data())
-def test_checkpoints_of_any_content(folder, student, data):
+def test_checkpoints_of_any_content(folder, tiny_student, data):
     valid = {
         "state_dict": {"student.scale": torch.zeros(())},
-        "student": student_entry(student),
+        "student": student_entry(tiny_student),
         "callbacks": {"WandbRun": {"run_id": "abc"}},
         "run": {"data": {}},
     }
@@ -113,11 +105,12 @@ def test_checkpoints_of_any_content(folder, student, data):
 
 
 @pytest.fixture(scope="module")
-def raw(folder, student):
+def raw(folder, tiny_student):
     torch.save(
-        {"state_dict": {"student.w": torch.zeros(9)}, "student": student_entry(student)}, folder / "a.ckpt"
+        {"state_dict": {"student.w": torch.zeros(9)}, "student": student_entry(tiny_student)},
+        folder / "a.ckpt",
     )
-    save_half(student, folder / "a.safetensors")
+    save_half(tiny_student, folder / "a.safetensors")
     return {
         ".ckpt": (folder / "a.ckpt").read_bytes(),
         ".safetensors": (folder / "a.safetensors").read_bytes(),

@@ -16,7 +16,7 @@ from export.graphs.contract import contract_digest
 from export.graphs.heads import write_heads
 from export.package.manifest import artifact_entry, read_export, write_manifest
 from export.package.model_card import MODEL_CARD
-from models import TimmEncoder, load_student
+from models import load_student
 from models.student.onnx_files import HEADS
 from tests.conftest import write_image
 
@@ -99,28 +99,19 @@ def hub(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def student():
-    torch.manual_seed(0)
-    return TimmEncoder(
-        "resnet10t", {"channels": [8, 8, 16, 16], "stem_width": 8}, embed_dim=24, image_size=40,
-        text_width=32, text_layers=1, text_heads=2, context_length=40,
-    ).eval()  # fmt: skip
-
-
-@pytest.fixture
-def export(student, tmp_path):
+def export(tiny_student, tmp_path):
     """An export folder with a model, a card and golden frames, and with a picture that its manifest does not list."""
     folder = tmp_path / "export"
     write_image(folder / "golden" / "frame_0.png", 0)
     write_image(folder / "thumbnail.png", 1)
     (folder / "model.bin").write_bytes(bytes(range(256)) * 99)
     (folder / MODEL_CARD).write_text("---\nlicense: other\n---\n# A student\n")
-    contract = {"preprocessing": student.preprocessing.to_dict()}
+    contract = {"preprocessing": tiny_student.preprocessing.to_dict()}
     ties = {"contract_sha256": contract_digest(contract), "model_sha256": "0"}
     write_heads(folder / HEADS, {}, None, ties)
     kinds = {"model.bin": "document", MODEL_CARD: "document", "golden": "golden", HEADS: "heads"}
     write_manifest(folder, ties | {
-        "contract": contract, "embed_dim": 24, "heads": {}, "source": {"recipe": student.recipe()},
+        "contract": contract, "embed_dim": 24, "heads": {}, "source": {"recipe": tiny_student.recipe()},
         "artifacts": {name.partition(".safetensors")[0]: artifact_entry(folder / name, folder, kind=kind)
                       for name, kind in kinds.items()},
     })  # fmt: skip
@@ -128,11 +119,11 @@ def export(student, tmp_path):
 
 
 @pytest.fixture
-def checkpoint(student, tmp_path):
+def checkpoint(tiny_student, tmp_path):
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     path.parent.mkdir(parents=True)
-    state = {f"student.{name}": value for name, value in student.state_dict().items()}
-    made = {"recipe": student.recipe(), "preprocessing": student.preprocessing.to_dict()}
+    state = {f"student.{name}": value for name, value in tiny_student.state_dict().items()}
+    made = {"recipe": tiny_student.recipe(), "preprocessing": tiny_student.preprocessing.to_dict()}
     torch.save({"state_dict": state, "student": made, "run": {"teacher": None}}, path)
     return path
 
@@ -161,7 +152,7 @@ def test_an_export_goes_up_with_its_card_and_comes_back(hub, export, tmp_path, c
     assert TOKEN not in printed.out + printed.err
 
 
-def test_a_checkpoint_goes_up_with_a_card_and_comes_back(hub, checkpoint, student, tmp_path):
+def test_a_checkpoint_goes_up_with_a_card_and_comes_back(hub, checkpoint, tmp_path):
     run(["hub", "push", str(checkpoint), "me/student", "--public"])
     assert set(hub.files) == {"README.md", "best.ckpt"}
     card = hub.files["README.md"].decode()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from models import TimmEncoder, from_checkpoint, load_weights, save_half
+from models import from_checkpoint, load_weights, save_half
 from models.checkpoints.integrity import DamagedError, check_archive
 from models.checkpoints.weights import read_checkpoint, write_entry
 from models.loading import check_vocabulary, student_entry
@@ -17,24 +17,16 @@ from models.loading import check_vocabulary, student_entry
 SHIPPED = Path(models.__file__).parent / "teachers" / "phantom.safetensors"
 
 
-@pytest.fixture(scope="module")
-def student():
-    return TimmEncoder(
-        "repvit_m0_9", {"embed_dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]}, embed_dim=16, image_size=32,
-        context_length=24, text_width=16, text_layers=1, text_heads=2,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=["torch", "safetensors"])
-def written(request, student, tmp_path_factory):
+def written(request, tiny_student, tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     if request.param == "safetensors":
         path = folder / "kept.safetensors"
-        save_half(student, path, run={"seed": 3})
+        save_half(tiny_student, path, run={"seed": 3})
         return path
     path = folder / "last.ckpt"
-    state = {f"student.{name}": value for name, value in student.state_dict().items()}
-    torch.save({"state_dict": state, "student": student_entry(student), "epoch": 3}, path)
+    state = {f"student.{name}": value for name, value in tiny_student.state_dict().items()}
+    torch.save({"state_dict": state, "student": student_entry(tiny_student), "epoch": 3}, path)
     write_entry(path, "answers", {"none_below": 0.25})
     return path
 
@@ -109,8 +101,8 @@ def test_an_archive_of_arrays_is_checked_too(tmp_path):
     check_archive(tmp_path / "a.npz")
 
 
-def test_a_vocabulary_with_two_swapped_lines_is_refused(written, student, tmp_path, monkeypatch):
-    assert from_checkpoint(str(written)).embed_dim == student.embed_dim
+def test_a_vocabulary_with_two_swapped_lines_is_refused(written, tiny_student, tmp_path, monkeypatch):
+    assert from_checkpoint(str(written)).embed_dim == tiny_student.embed_dim
     from models import loading
     from models.text import tokenizer
 
