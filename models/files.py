@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +48,16 @@ def _runs(process: int) -> bool:
     except PermissionError:  # it is somebody else's
         pass
     return True
+
+
+def replace_folder(partial: Path, target: Path) -> None:
+    """Move a finished folder to the place of an older one, which stays until then."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -116,7 +116,7 @@ def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
             own = "Caught " not in str(error)  # as torch begins an error of a worker's code
             if own and isinstance(error, ConnectionError | EOFError) and getattr(batches, "_workers", None):
                 # The broken connection of a killed worker is often noticed before its end, which torch's signal handler
-                # raises: here, and not in the midst of what handles this error.
+                # raises: here, rather than inside the handler of this error.
                 time.sleep(1)
                 raise RuntimeError(f"DataLoader worker: {type(error).__name__} of its connection") from None
             if isinstance(error, EOFError):

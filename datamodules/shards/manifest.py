@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from datamodules.redaction import redacted
+from models.files import one_line
 
 MANIFEST = "manifest.json"
 LONGEST_MESSAGE = 500
@@ -59,9 +60,9 @@ def parse_manifest(content: bytes, place: str) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        reason = " ".join(f"{key}: {first['msg']}".removeprefix(": ").split())
+        reason = f"{key}: {first['msg']}".removeprefix(": ")
         line = f"{redacted(place)[-200:]}: not a manifest of shards: {reason}"
-        raise ValueError(line[: LONGEST_MESSAGE - 4] + "..." * (len(line) > LONGEST_MESSAGE - 4)) from None
+        raise ValueError(one_line(line, LONGEST_MESSAGE)) from None
 
 
 def local_manifest(folder: Path) -> dict[str, Any]:

@@ -90,15 +90,14 @@ class PairShardsDataModule(FetalDataModule):
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The manifest beside the first shard; empty without one."""
-        first = self.urls[0]
-        return self._store.manifest(first) if is_remote(first) else local_manifest(Path(first).parent)
+        return read_manifest(self.urls, self._store)
 
     @cached_property
     def storage(self) -> ShardStorage:
-        """What opens the shards; every remote one was looked at."""
+        """Opens the shards; every remote one has been looked up."""
         if not self._remote:
             return self._store
-        return replace(self._store, remote=self._store.looked_up(self._remote, self.manifest))
+        return replace(self._store, remote=self._store.described(self._remote, self.manifest))
 
     def check_batches(self) -> None:
         """Check that the shards feed every worker and that their pairs fill a batch."""
@@ -160,9 +159,12 @@ def check_shards(urls: list[str]) -> None:
         )
 
 
-def read_manifest(urls: list[str]) -> dict[str, Any]:
-    """Return the manifest that ``make shards`` wrote beside local shards; empty without one."""
-    return {} if is_remote(urls[0]) else local_manifest(Path(urls[0]).parent)
+def read_manifest(urls: list[str], storage: ShardStorage | None = None) -> dict[str, Any]:
+    """Return the manifest beside the first shard; empty without one."""
+    first = urls[0]
+    if is_remote(first):
+        return (storage or ShardStorage(patience=60)).manifest(first)
+    return local_manifest(Path(first.removeprefix("file:")).parent)
 
 
 def shard_sizes(

@@ -30,15 +30,15 @@ from fsspec.core import url_to_fs
 from datamodules.corpora.rows import first_few
 from datamodules.redaction import PIPE, redacted
 from datamodules.shards.manifest import MANIFEST, parse_manifest, shard_name
-from models.files import atomic, digest
+from models.files import atomic, digest, one_line
 
 T = TypeVar("T")
 
 BLOCK = 8 * 2**20  # bytes
 BLOCK_SECONDS = 60.0  # a block that takes longer is fetched again
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds
-LOOKS = 16  # objects that are looked up at a time
-FETCHES = 3  # of an object whose content is not the manifest's
+LOOKUPS_AT_ONCE = 16  # objects that are looked up at a time
+MOST_FETCHES = 3  # of an object whose content is not the manifest's
 
 # Scheme -> extra of pyproject.toml, and options of its file system: the only retries are those of this file, and the
 # proxies are those of the environment.
@@ -48,10 +48,10 @@ SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
     "https": ("s3", {"client_kwargs": {"trust_env": True}}),
     "http": ("s3", {"client_kwargs": {"trust_env": True}}),
 }
-PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError, TypeError)
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, TypeError)
 # Errors of botocore, which is not imported here, that no second try changes.
 SETTINGS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
-_CHANCE = random.SystemRandom()  # waiting must not advance the generators of the training
+_JITTER = random.SystemRandom()  # waiting must not advance the generators of the training
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ShardStorage:
             return Path(url.removeprefix("file:")).open("rb")
         shard = self.remote[url]
         path = self.cache / shard.file_name
-        for _ in range(FETCHES):
+        for _ in range(MOST_FETCHES):
             if not path.is_file():
                 self._make_room(shard.size)
                 self._fetch(url, shard, path)
@@ -143,14 +143,14 @@ class ShardStorage:
                     return file
                 file.close()
                 path.unlink(missing_ok=True)
-        raise ValueError(f"fetched {FETCHES} times, its content is not that of {MANIFEST} (SHA-256)")
+        raise ValueError(f"fetched {MOST_FETCHES} times, its content is not that of {MANIFEST} (SHA-256)")
 
     def _fetch(self, url: str, shard: RemoteShard, path: Path) -> None:
         try:
             with atomic(path) as unfinished, unfinished.open("wb") as file:
                 while (start := file.tell()) < shard.size:
                     end = min(start + BLOCK, shard.size)
-                    file.write(self._patiently(url, partial(_block, url, start, end, shard.size)))
+                    file.write(self._retried(url, partial(_block, url, start, end, shard.size)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise
@@ -175,16 +175,18 @@ class ShardStorage:
     def manifest(self, first: str) -> dict[str, Any]:
         """Return the manifest beside a remote shard; empty, with a warning, without one."""
         parts = urlsplit(first)
+        if not PurePosixPath(parts.path).name:
+            raise ValueError(
+                f"data: {redacted(first)}: not a shard; give s3://bucket/corpus/pairs-{{000000..000041}}.tar"
+            )
         url = parts._replace(path=str(PurePosixPath(parts.path).with_name(MANIFEST))).geturl()
         try:
-            return parse_manifest(self._patiently(url, partial(_ask, url, "_cat_file")), url)
-        except (FileNotFoundError, PermissionError):
-            warnings.warn(
-                f"{redacted(url)}: not there; the shards are verified by their size only", stacklevel=2
-            )
+            return parse_manifest(self._retried(url, partial(_ask, url, "_cat_file")), url)
+        except (FileNotFoundError, PermissionError) as error:
+            warnings.warn(f"{error}; the shards are verified by their size only", stacklevel=2)
             return {}
 
-    def looked_up(self, urls: list[str], manifest: dict[str, Any]) -> dict[str, RemoteShard]:
+    def described(self, urls: list[str], manifest: dict[str, Any]) -> dict[str, RemoteShard]:
         """Look at every remote URL, and return what each object must be.
 
         Raises:
@@ -192,8 +194,8 @@ class ShardStorage:
             ValueError: An object's size is not the manifest's, or exceeds the cache.
         """
         listed = {entry["name"]: entry for entry in manifest.get("shards", [])}
-        with ThreadPoolExecutor(LOOKS) as pool:
-            found = list(pool.map(self._look, urls))
+        with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as pool:
+            found = list(pool.map(self._lookup, urls))
         missing = [redacted(url) for url, info in zip(urls, found, strict=True) if info is None]
         if missing:
             raise FileNotFoundError(
@@ -203,12 +205,12 @@ class ShardStorage:
         for url, info in zip(urls, found, strict=True):
             assert info is not None
             entry = listed.get(shard_name(url), {})
-            size, told = info.get("size"), entry.get("bytes")
-            if size is None and told is None:
-                raise ValueError(f"data: {redacted(url)}: the server does not tell its size, nor {MANIFEST}")
-            if size is not None and told is not None and size != told:
-                raise ValueError(f"data: {redacted(url)}: {size} bytes, but {told} in {MANIFEST}")
-            size = told if size is None else size
+            size, listed_size = info.get("size"), entry.get("bytes")
+            if size is None and listed_size is None:
+                raise ValueError(f"data: {redacted(url)}: neither the server nor {MANIFEST} gives its size")
+            if size is not None and listed_size is not None and size != listed_size:
+                raise ValueError(f"data: {redacted(url)}: {size} bytes, but {listed_size} in {MANIFEST}")
+            size = listed_size if size is None else size
             if size > self.most_bytes:
                 raise ValueError(f"data: {redacted(url)}: {size} bytes; raise data.shard_cache_gb")
             marks = {key: str(info[key]) for key in ("ETag", "LastModified", "Last-Modified") if key in info}
@@ -216,14 +218,14 @@ class ShardStorage:
             shards[url] = RemoteShard(size, entry.get("sha256"), version)
         return shards
 
-    def _look(self, url: str) -> dict[str, Any] | None:
+    def _lookup(self, url: str) -> dict[str, Any] | None:
         try:
-            info: dict[str, Any] = self._patiently(url, partial(_ask, url, "_info"))
+            info: dict[str, Any] = self._retried(url, partial(_ask, url, "_info"))
         except FileNotFoundError:
             return None
         return info if info["type"] == "file" else None
 
-    def _patiently(self, url: str, request: Callable[[], T]) -> T:
+    def _retried(self, url: str, request: Callable[[], T]) -> T:
         """Make a request until it succeeds, with exponential back-off, for `patience` seconds."""
         begun, wait = time.monotonic(), FIRST_WAIT
         while True:
@@ -235,13 +237,14 @@ class ShardStorage:
                     raise kind(f"{redacted(url)}: {reason}") from None
                 if time.monotonic() - begun > self.patience:
                     raise OSError(
-                        f"{redacted(url)}: no success in {self.patience:g} s (data.shard_patience), at last: {reason}"
+                        f"{redacted(url)}: no success in {self.patience:g} s (data.shard_patience); "
+                        f"last error: {reason}"
                     ) from None
                 if wait == FIRST_WAIT:
                     warnings.warn(
                         f"{redacted(url)}: {reason}; trying again for {self.patience:g} s", stacklevel=2
                     )
-            time.sleep(wait * _CHANCE.uniform(0.5, 1))
+            time.sleep(wait * _JITTER.uniform(0.5, 1))
             wait = min(2 * wait, LONGEST_WAIT)
 
 
@@ -269,7 +272,7 @@ def _ask(url: str, method: str, **options: Any) -> Any:
         system, path = url_to_fs(url, **settings)
     except ImportError as error:
         name = f"'sonodistill[{extra}]'"
-        raise ImportError(f"{' '.join(str(error).split())}: pip install {name}") from None
+        raise ValueError(f"{one_line(error)}: pip install {name}") from None
     system.retries = 1
     return sync(system.loop, getattr(system, method), path, timeout=BLOCK_SECONDS, **options)
 
@@ -306,5 +309,4 @@ def _permanent(error: BaseException) -> type[Exception] | None:
 
 
 def _one_line(error: BaseException) -> str:
-    line: str = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
-    return line[:250]
+    return one_line(redacted(f"{type(error).__name__}: {error}"), 250)

@@ -13,6 +13,7 @@ from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.rows import find_table
 from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
+from datamodules.shards.manifest import shard_name
 from datamodules.shards.pair_shards import check_shards, list_shards, read_manifest
 from experiments.config import FOLDERS, PROTOCOL, named_file, resolve
 from experiments.process import without_secrets
@@ -127,7 +128,7 @@ def _shards_digest(urls: str) -> str:
     shards = list_shards(urls)
     check_shards(shards)
     listed = {shard["name"]: shard for shard in read_manifest(shards).get("shards", [])}
-    return digest([listed.get(Path(shard).name) or _described(shard) for shard in shards])
+    return digest([listed.get(shard_name(shard)) or _described(shard) for shard in shards])
 
 
 def _described(shard: str) -> dict[str, Any]:

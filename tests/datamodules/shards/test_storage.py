@@ -166,7 +166,7 @@ def test_a_shard_of_another_size_or_content_than_listed_is_named(store, folder, 
 def test_a_store_that_stays_away_ends_the_run_with_one_line(store, tmp_path):
     data = make(URLS, tmp_path, shard_patience=0.5, on_error="skip")
     store.fault = lambda _: "503"
-    message = r"^s3://corpus/deep/pairs-00000\d\.tar: no success in 0\.5 s \(data\.shard_patience\), at last: [^\n]+$"
+    message = r"^s3://corpus/deep/pairs-00000\d\.tar: no success in 0\.5 s \(data\.shard_patience\); last error: .+$"
     with pytest.raises(OSError, match=message):
         epoch(data)
 
@@ -179,6 +179,18 @@ def test_refusals_are_not_repeated(store, tmp_path, monkeypatch):
         PermissionError, match=r"^s3://corpus/deep/pairs-000000\.tar: PermissionError: Forbidden$"
     ):
         make(URLS, tmp_path)
+
+
+def test_a_missing_extra_and_a_url_without_a_file_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"^data: s3://corpus: not a shard; give s3://bucket/[^\n]*$"):
+        make("s3://corpus", tmp_path)
+
+    def absent(*_, **__):
+        raise ImportError("Please install gcsfs\nto access Google Storage")
+
+    monkeypatch.setattr(storage, "url_to_fs", absent)
+    with pytest.raises(ValueError, match=r"^gs://[^\n]*install gcsfs [^\n]*pip install 'sonodistill\[gs\]'$"):
+        make("gs://corpus/a.tar", tmp_path)
 
 
 def test_without_a_manifest_shards_are_verified_by_size(store, folder, tmp_path):

@@ -1,7 +1,10 @@
 """What commands write of their own arguments holds no token: requests, journals, and the command that resumes."""
 
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from jsonargparse import Namespace
@@ -39,9 +42,20 @@ def test_a_suite_goes_on_with_another_signature_and_writes_none(tmp_path, monkey
         )
 
 
-def test_shards_are_the_same_under_another_signature():
+def test_shards_are_the_same_under_another_signature(tmp_path):
     apart = ["--data.planes_root=null", "--data.hc18_root=null"]
-    old, new = (corpus_digests("shards", [option(token), *apart]) for token in ("old", "new"))
+    names = [f"pairs-{number:03d}.tar" for number in range(2)]
+    manifest = {"shards": [{"name": name, "samples": 1, "bytes": 10} for name in names]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    with server:
+        old, new = (
+            corpus_digests("shards", [option(token).replace("https://host", place), *apart])
+            for token in ("old", "new")
+        )
+        server.shutdown()
     assert old == new
     assert set(old) == {"SHARDS"}
 
