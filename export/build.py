@@ -60,7 +60,7 @@ from export.variants import (
     write_resize_variant,
 )
 from models import DualEncoder, QuantisedStudent, fused_copy
-from models.files import package_versions, write_json
+from models.files import package_versions, replace_folder, write_json
 from models.student.base import ANSWERS
 from models.student.manifest import MANIFEST, without_prompts
 from models.student.onnx_files import HEADS, onnx_runner
@@ -134,15 +134,17 @@ def export_student(
         failed, kept = failures(rows), failed_folder(target)
         if failed:
             (partial / MANIFEST).unlink()  # so that no reader accepts it
-            _replace(partial, kept)
+            replace_folder(partial, kept)
             raise GateFailedError(
                 f"export: {failed}; the files and {LEDGER} are kept in {kept} for inspection, not for shipping; "
                 "leave a variant out with --skip, or train longer"
             )
         for file in partial.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)  # some writers keep their files to themselves
+            file.chmod(
+                0o755 if file.is_dir() else 0o644
+            )  # some writers create files that only their owner may read
         read_export(partial, student.preprocessing)
-        _replace(partial, target)
+        replace_folder(partial, target)
         shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -171,16 +173,6 @@ def require_replaceable(target: Path) -> None:
         ours = False
     if not ours:
         raise ValueError(f"--out={target}: exists and is not an export; name a new or an empty folder")
-
-
-def _replace(partial: Path, target: Path) -> None:
-    """Move the finished folder to the place of an older one."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> list[Row]:

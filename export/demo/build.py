@@ -14,12 +14,12 @@ from PIL import Image
 from datamodules import PhantomDataModule, Record
 from datamodules.pairs.image_reading import read_image
 from datamodules.phantom import PhantomSettings, read_truth
-from export.demo.runtime import VERSION, WEBGPU, runtime_files
+from export.demo.runtime import VERSION, runtime_files
 from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
 from metrics.growth_chart import COEFFICIENTS
-from models.files import sha256, write_json
+from models.files import replace_folder, sha256, write_json
 from models.student.base import BRAIN, TOP_AGES
 from models.student.manifest import MANIFEST
 
@@ -27,7 +27,8 @@ STATIC = Path(__file__).parent / "static"
 DEMO = "demo.json"
 MODELS = ("onnx-fp32", "onnx-int8")
 """Artifacts that the page offers, the default first; int8 where the export kept it."""
-TITLES = {PLANES: "Plane", SUBPLANES: "Brain sub-plane"}
+KEPT = {".json", ".md", ".onnx", ".png", ".safetensors"}
+"""Suffixes of an export's files on the page: a foreign export must not bring a script."""
 SAMPLES, HEADS = 10, 3
 DAYS_A_WEEK = 7
 
@@ -53,8 +54,7 @@ def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
     partial.chmod(0o755)
     try:
         _fill(partial, export, files)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        replace_folder(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -62,7 +62,9 @@ def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
 
 def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    shell = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js")
+    static_files = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js"
+    )
     (folder / "ort").mkdir()
     for name, file in runtime.items():
         (folder / "ort" / name).write_bytes(file)
@@ -78,25 +80,27 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         path.relative_to(export.folder).as_posix() for path in export.artifact("golden").iterdir()
     )
     for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden):
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(export.folder / name, folder / name)
+        copy = folder / name
+        if copy.exists() or copy.suffix not in KEPT:
+            raise ValueError(f"{export.folder}: {name} cannot be part of the page; export again")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(export.folder / name, copy)
     samples = _write_samples(folder / "samples")
-    kept = [
+    build_files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).as_posix() not in shell
+        if path.is_file() and path.relative_to(folder).as_posix() not in static_files
     ]
     content = {
         "model": export.manifest["model_sha256"],
         "runtime": VERSION,
-        "webgpu": all(name in runtime for name in WEBGPU),
         "variants": variants,
         "heads": heads,
         "benchmarks": [
             {
                 "name": one.name,
                 "key": one.label,
-                "title": TITLES.get(one.name, one.name),
+                "title": "Plane" if one.name == PLANES else one.subject.capitalize(),
                 "ofBrain": one.name == SUBPLANES,
             }
             for one in BENCHMARKS.values()
@@ -106,10 +110,10 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         "chart": {str(centile): values for centile, values in COEFFICIENTS.items()},
         "top_ages": TOP_AGES,
         "samples": samples,
-        "shell": shell,
+        "static_files": static_files,
         "files": {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in kept
+            for path in build_files
         },
     }
     write_json(folder / DEMO, content)

@@ -1,4 +1,7 @@
-"""ONNX Runtime for browsers: one pinned version, fetched by npm and verified before it is used."""
+"""ONNX Runtime for browsers: one pinned version, fetched by npm.
+
+A tarball is verified by its SHA-512, a folder by its version.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +57,12 @@ def _intact(content: bytes) -> bool:
 
 def _from_folder(folder: Path) -> dict[str, bytes]:
     about = folder / "package.json"
-    found = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-    if (found.get("name"), found.get("version")) != (PACKAGE, VERSION):
+    try:
+        found = json.loads(about.read_text(encoding="utf-8"))
+        known = (found["name"], found["version"]) == (PACKAGE, VERSION)
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
         raise ValueError(
             f"--runtime={folder}: not the folder of {PACKAGE} {VERSION} (npm install {PACKAGE}@{VERSION})"
         )

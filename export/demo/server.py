@@ -9,12 +9,19 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from export.demo.build import STATIC
+
+_, _, _POLICY = (
+    (STATIC / "index.html").read_text(encoding="utf-8").partition('"Content-Security-Policy" content="')
+)
+_POLICY = _POLICY.partition('"')[0]
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "frame-ancestors 'none'",
+    # A worker takes its policy from its own response, not from the page's tag.
+    "Content-Security-Policy": f"{_POLICY}; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
 """The first two make a page ``crossOriginIsolated``, which WebAssembly's threads need."""
@@ -56,6 +63,9 @@ def server_of(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
         return _Server((host, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         reason = "in use" if error.errno == errno.EADDRINUSE else error.strerror
-        raise ValueError(f"--port={port}: {reason}; choose another, or --port=0 for a free one") from error
+        remedy = (
+            "; choose another port, or --port=0 for a free one" if error.errno == errno.EADDRINUSE else ""
+        )
+        raise ValueError(f"--host={host} --port={port}: {reason}{remedy}") from error
     except OverflowError:
         raise ValueError(f"--port={port}: expected 0 to 65535") from None

@@ -35,23 +35,27 @@ def write_litert(module: nn.Module, path: Path, side: int) -> None:
     Raises:
         ValueError: The module cannot be converted.
     """
-    try:
-        _in_a_process(_convert, module, path, side)
-    except Exception as error:  # any failure of the converter has the same remedy
-        raise ValueError(
-            f"{path.name}: not written ({one_line(error)}); leave it out with --skip=litert"
-        ) from error
+    _in_a_process(path, "litert", _convert, module, path, side)
 
 
 def quantise_litert(source: Path, target: Path) -> None:
-    """Write a copy of a float32 file with int8 weights, one scale a channel."""
-    _in_a_process(_quantise, source, target)
+    """Write a copy of a float32 file with int8 weights, one scale a channel.
+
+    Raises:
+        ValueError: The file cannot be quantised.
+    """
+    _in_a_process(target, "litert-int8", _quantise, source, target)
 
 
-def _in_a_process(work: Callable[..., None], *arguments: Any) -> None:
+def _in_a_process(path: Path, variant: str, work: Callable[..., None], *arguments: Any) -> None:
     """Run a function in a process of its own: the converter starts JAX's threads, after which a fork may hang."""
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_silent) as pool:
-        pool.submit(work, *arguments).result()
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=_silent) as pool:
+            pool.submit(work, *arguments).result()
+    except Exception as error:  # any failure of the converter has the same remedy
+        raise ValueError(
+            f"{path.name}: not written ({one_line(error)}); leave it out with --skip={variant}"
+        ) from error
 
 
 def _silent() -> None:

@@ -167,7 +167,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         for one in BENCHMARKS.values()
     }
 
-    def number(values: Mapping[str, float], name: str, style: str) -> str:
+    def formatted(values: Mapping[str, float], name: str, style: str) -> str:
         return format(values[name], style) if name in values else "-"
 
     table = [
@@ -175,8 +175,8 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             row.variant,
             row.status,
             f"{row.frames}{'' if row.frames == rows[0].frames else ' *'}" if row.frames else "-",
-            *(number(row.figures, *column) for column in figures.values()),
-            *(number(row.tasks, *column) for column in scores.values()),
+            *(formatted(row.figures, *column) for column in figures.values()),
+            *(formatted(row.tasks, *column) for column in scores.values()),
             row.note,
         ]
         for row in rows

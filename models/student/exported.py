@@ -31,6 +31,8 @@ class ExportedStudent(Student):
         self.preprocessing = Preprocessing.from_dict(manifest["contract"]["preprocessing"])
         heads = checked_heads(folder, manifest)
         self._ages = heads.pop(AGES, None)
+        if not heads:
+            raise ValueError(f"{folder}: the export has no class heads; export again")
         order = [*BENCHMARKS]
         self.classes = {
             name: (heads[name].description["labels"], heads[name].vectors)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from models.files import sha256
+from models.files import one_line, sha256
 from models.preprocessing import Preprocessing
 from models.student.base import Calibration
 from models.student.onnx_files import AGES, HEADS, Head, read_heads
@@ -90,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise ValueError(f"{path}: {problems(error)}; export again") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}; export again") from error
+        raise ValueError(f"{path}: {one_line(error)}; export again") from error
     if seal(manifest)[SEAL] != manifest[SEAL]:
         raise ValueError(f"{path}: it was edited after the export; export again")
     return manifest

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from models.files import one_line
 from models.user_files import problems
 
 Floats = NDArray[np.float32]
@@ -119,6 +120,8 @@ def read_heads(path: Path) -> dict[str, Head]:
             name: Head(json.loads(texts[name]), vectors, basis if name == AGES else None)
             for name, vectors in tensors.items()
         }
+        if basis is not None and (basis.ndim != 2 or not np.isfinite(basis).all()):
+            raise ValueError(f"{BASIS} is not a finite matrix")
         for name, head in heads.items():
             said, shape = HeadDescription.model_validate(head.description), [*head.vectors.shape]
             ages, rank = said.ages_days[1] - said.ages_days[0] + 1, 0 if basis is None else len(basis)
@@ -134,6 +137,6 @@ def read_heads(path: Path) -> dict[str, Head]:
     except ValidationError as error:
         raise ValueError(f"{path}: head {name!r}: {problems(error)}; export again") from error
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
+        message = one_line(f"{type(error).__name__}: {error}")
         raise ValueError(f"{path}: not the heads of an export ({message}); export again") from error
     return heads

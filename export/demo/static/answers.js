@@ -47,6 +47,9 @@ export function classify(embedding, head, noneBelow) {
   return { labels: head.labels, probabilities, best, answer: none ? "none" : head.labels[best] };
 }
 
+/** A spacing with two decimals as Python prints it: of an exact tie, the even digit. */
+export const printed = (spacing) => ((8 * spacing) % 4 === 1 ? spacing - 0.005 : spacing).toFixed(2);
+
 /**
  * Similarity of an embedding with every age in the age table's row for an input's pixel spacing in mm.
  * @returns the first age in days, and the similarities; null where the table has no such row.
@@ -54,7 +57,7 @@ export function classify(embedding, head, noneBelow) {
  */
 export function ageProfile(embedding, heads, spacing) {
   // The prompts print two decimals: the row of another spacing would be off by days.
-  const { ages } = heads, basis = heads[ages.basis], row = ages.spacings_mm_per_px.indexOf(spacing.toFixed(2));
+  const { ages } = heads, basis = heads[ages.basis], row = ages.spacings_mm_per_px.indexOf(printed(spacing));
   if (row < 0) return null;
   const point = similarities(embedding, basis.row(0, basis.shape[0] * basis.shape[1]), 1);
   const length = ages.shape[1] * ages.shape[2];

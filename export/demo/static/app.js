@@ -2,15 +2,19 @@
 import { ageText } from "./answers.js";
 import { Ruler } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
-import { keepOffline, openDocuments } from "./shell.js";
+import { keepOffline } from "./offline.js";
 import { Live, sortFiles, sourceError, watchDrops } from "./sources.js";
-import { ClassCards, GrowthChart, drawHistory, showAge } from "./view.js";
+import { ClassCards, GrowthChart, drawHistory, fillEngine, openDocuments, showAge } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_READINGS = 5000, RECENT = 120, SPOKEN_MS = 2500;
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
-const demo = await (await fetch("demo.json")).json();
+const demo = await fetch("demo.json").then((response) => response.json()).catch(() => null);
+if (!demo) {
+  refuse("demo.json cannot be read. Serve the folder over http(s), or build the page again");
+  throw new Error("demo.json cannot be read");
+}
 const asked = new URLSearchParams(location.search);
 const cores = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
 let engine = {
@@ -32,7 +36,7 @@ function notice(text) {
   Object.assign($("notice"), { textContent: text, hidden: !text });
 }
 
-// --- the engine: a worker that proves itself before it answers ---
+// --- the engine: the worker; it must pass its self-test before it answers ---
 
 function startEngine() {
   worker?.terminate();
@@ -62,7 +66,7 @@ function onReady(facts) {
     + `${Math.min(tested.input, tested.frame).toFixed(6)}, ${tested.resize === 0 ? "resize equal to training's" : `resize at most ${tested.resize} grey levels off`}.`
     + (facts.calibrated ? "" : " Not calibrated: no answer is “none of these”, ages have no interval.");
   $("age-card").hidden = !facts.hasAges;
-  fillEngine();
+  fillEngine(engine, cores, Object.keys(demo.variants));
   document.body.dataset.state = "ready";
   if (still) readStill();
   else if (!live.running && demo.samples.length) showSample(demo.samples[0]);
@@ -71,30 +75,20 @@ function onReady(facts) {
 
 function onRefused({ text }) {
   worker.terminate();
-  if (working) { // another engine was tried
-    notice(`${text}. The former runtime stays in use.`);
+  if (working && engine !== working) { // another engine was tried
+    notice(`${text}. The previous runtime stays in use.`);
     engine = working;
     startEngine();
     return;
   }
   ready = null;
-  $("loading").hidden = true;
-  $("refused").hidden = false;
-  $("refused-text").textContent = `${text}.`;
-  document.body.dataset.state = "refused";
+  refuse(text);
 }
 
-function fillEngine() {
-  const fill = (id, values, chosen) => {
-    $(id).replaceChildren(...values.map(([value, text]) => new Option(text, value, false, String(value) === String(chosen))));
-    $(id).disabled = values.length < 2;
-  };
-  fill("runtime", [["wasm", "WebAssembly"], ...(navigator.gpu && demo.webgpu ? [["webgpu", "WebGPU"]] : [])], engine.runtime);
-  const threads = engine.runtime === "wasm" ? Array.from({ length: cores }, (_, index) => [index + 1, index + 1]) : [[1, "–"]];
-  fill("threads", threads, engine.threads);
-  // Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
-  const weights = Object.keys(demo.variants).filter((name) => engine.runtime === "wasm" || name === "onnx-fp32");
-  fill("weights", weights.map((name) => [name, name.replace("onnx-", "").replace("fp32", "float32")]), engine.weights);
+function refuse(text) {
+  for (const id of ["loading", "refused"]) $(id).hidden = id === "loading";
+  $("refused-text").textContent = `${text}.`;
+  document.body.dataset.state = "refused";
 }
 
 $("engine").addEventListener("change", () => {
@@ -231,6 +225,7 @@ function stopLive() {
 
 function newSource() {
   stopLive();
+  [still, queue, again] = [null, [], false];
   notice("");
   endRuler();
   forgetScale();
@@ -238,7 +233,7 @@ function newSource() {
 
 async function startLive(kind, label, begin) {
   newSource();
-  [still, queue, dropped] = [null, [], 0];
+  dropped = 0;
   name(label);
   try {
     await begin();

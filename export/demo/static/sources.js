@@ -91,7 +91,7 @@ export function watchDrops(cover, take) {
 /** A sentence for an error of a camera, a screen or a video. */
 export function sourceError(error) {
   const known = {
-    NotAllowedError: "Access was not allowed.", NotFoundError: "No camera was found.",
+    NotAllowedError: "Access was denied.", NotFoundError: "No camera was found.",
     NotReadableError: "The camera is in use by another program.", NotSupportedError: "This browser cannot play the video.",
   };
   return known[error.name] ?? String(error.message ?? error);

@@ -17,7 +17,7 @@ async function answer(event) {
     if (found) return found;
   }
   try {
-    const response = await fetch(request);
+    const response = await fetch(request, fixed ? {} : { cache: "no-cache" });
     event.waitUntil(keep(request, response.clone()));
     return response;
   } catch (error) {
@@ -30,8 +30,9 @@ async function answer(event) {
 self.addEventListener("install", (event) => {
   // What the first visit loads before this worker controls it.
   event.waitUntil((async () => {
-    const { shell } = await (await fetch("demo.json")).json();
-    await (await caches.open(CACHE)).addAll(["./", "demo.json", ...shell]);
+    const fresh = (url) => new Request(url, { cache: "no-cache" });
+    const names = (await (await fetch(fresh("demo.json"))).json()).static_files;
+    await (await caches.open(CACHE)).addAll(["./", "demo.json", ...names].map(fresh));
     await self.skipWaiting();
   })());
 });

@@ -164,3 +164,30 @@ export function drawHistory(canvas, legend, readings) {
     return entry;
   }));
 }
+
+/** Fetch the documents, and show the one whose button is pressed. */
+export function openDocuments(fetched) {
+  const dialog = document.getElementById("document"), text = document.getElementById("document-text");
+  for (const button of document.querySelectorAll("[data-document]")) {
+    const content = fetched(button.dataset.document).then((response) => response.text());
+    button.addEventListener("click", async () => {
+      text.textContent = (await content).replace(/^---\n[\s\S]*?\n---\n/, ""); // without the card's metadata
+      dialog.showModal();
+    });
+  }
+}
+
+/** Fill the choices of runtime, threads and weights. */
+export function fillEngine(engine, cores, variants) {
+  const fill = (id, values, chosen) => {
+    const select = document.getElementById(id);
+    select.replaceChildren(...values.map(([value, text]) => new Option(text, value, false, String(value) === String(chosen))));
+    select.disabled = values.length < 2;
+  };
+  fill("runtime", [["wasm", "WebAssembly"], ...(navigator.gpu ? [["webgpu", "WebGPU"]] : [])], engine.runtime);
+  const threads = engine.runtime === "wasm" ? Array.from({ length: cores }, (_, index) => [index + 1, index + 1]) : [[1, "–"]];
+  fill("threads", threads, engine.threads);
+  // Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
+  const weights = variants.filter((name) => engine.runtime === "wasm" || name === "onnx-fp32");
+  fill("weights", weights.map((name) => [name, name.replace("onnx-", "").replace("fp32", "float32")]), engine.weights);
+}

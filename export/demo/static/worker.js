@@ -1,5 +1,5 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
-import { ageProfile, classify, cosine, estimateAge, readHeads } from "./answers.js";
+import { ageProfile, classify, cosine, estimateAge, printed, readHeads } from "./answers.js";
 import { toInput } from "./resize.js";
 
 const RUNTIMES = {
@@ -78,7 +78,7 @@ async function selfTest(golden, weights, files) {
       const limit = own[`cosine_min_from_${kind}`];
       if (!(value >= limit)) {
         throw new Error(`self-test failed: ${row[kind]} has cosine ${value.toFixed(4)} with the exported embedding, `
-          + `at least ${limit} is needed. This browser computes something else than the trained student`);
+          + `at least ${limit} is needed. This browser does not reproduce the trained student's embeddings`);
       }
     }
   }
@@ -119,14 +119,13 @@ async function read({ id, frame, pixelSize, everyAge }) {
   if ((brain || everyAge) && pixelSize && heads.ages) {
     const spacing = (Math.max(pixels.width, pixels.height) / side) * pixelSize;
     const row = ageProfile(embedding, heads, spacing);
-    noRow = row === null ? spacing.toFixed(2) : null;
+    noRow = row === null ? printed(spacing) : null;
     if (row) {
       age = estimateAge(row, demo.top_ages, limits.age_drop);
-      Object.assign(age, { spacing, coverage: age.low === null ? null : limits.coverage });
+      Object.assign(age, { spacing: Number(printed(spacing)), coverage: age.low === null ? null : limits.coverage });
     }
   }
-  const { width, height } = pixels;
-  tell("answer", { id, classes: classes.filter(({ ofBrain }) => brain || !ofBrain), age, brain, noRow, width, height });
+  tell("answer", { id, classes: classes.filter(({ ofBrain }) => brain || !ofBrain), age, brain, noRow });
 }
 
 onmessage = async ({ data }) => {

@@ -1,9 +1,10 @@
 // Frame to model input, and embedding to answers, as the contract of the export wants it. Not a medical device.
 
 import org.json.JSONObject
+import java.math.BigDecimal
+import java.math.RoundingMode
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
-import java.util.Locale
 import kotlin.math.abs
 import kotlin.math.exp
 import kotlin.math.floor
@@ -12,11 +13,11 @@ import kotlin.math.min
 import kotlin.math.pow
 import kotlin.math.truncate
 
-private const val TOP = 15 // the age is the middle one of so many
+private const val TOP = 15 // the age is the median of the TOP most similar ages
 private val UNIT = 2.0.pow(22) // of Pillow's fixed-point weights
 
 /** Reads heads.safetensors; `side` is the model's input side, `bicubic` the contract's interpolation. */
-class StudentReader(heads: ByteArray, private val side: Int, private val bicubic: Boolean = true) {
+class StudentReader(heads: ByteArray, private val side: Int, private val bicubic: Boolean) {
     private val file = ByteBuffer.wrap(heads).order(ByteOrder.LITTLE_ENDIAN)
     private val start = 8 + file.getLong(0).toInt()
     private val header = JSONObject(String(heads, 8, start - 8, Charsets.UTF_8))
@@ -86,7 +87,8 @@ class StudentReader(heads: ByteArray, private val side: Int, private val bicubic
     /** Gestational age in days of a head in a frame of width x height pixels; throws where the table lacks the spacing. */
     fun age(embedding: FloatArray, width: Int, height: Int, pixelSizeMm: Double): Int {
         val about = about("ages")
-        val spacing = String.format(Locale.ROOT, "%.2f", max(width, height).toDouble() / side * pixelSizeMm)
+        val exact = BigDecimal(max(width, height).toDouble() / side * pixelSizeMm)
+        val spacing = exact.setScale(2, RoundingMode.HALF_EVEN).toPlainString()
         val known = about.getJSONArray("spacings_mm_per_px")
         val row = (0 until known.length()).firstOrNull { known.getString(it) == spacing }
         require(row != null) { "pixel spacing $spacing mm is not in the export's age table" }

@@ -35,11 +35,11 @@ struct StudentReader {
         }
     }
 
-    static let top = 15  // the age is the middle one of so many
+    static let top = 15  // the age is the median of the TOP most similar ages
     static let unit = 4_194_304.0  // 2 ^ 22, of Pillow's fixed-point weights
     let side: Int, bicubic: Bool, header: Header, numbers: Data
 
-    init(heads: Data, side: Int, bicubic: Bool = true) throws {
+    init(heads: Data, side: Int, bicubic: Bool) throws {
         let bytes = [UInt8](heads)
         guard bytes.count > 8 else { throw StudentError.badFile("heads.safetensors is too short") }
         let start = 8 + (0..<8).reduce(0) { $0 | Int(bytes[$1]) << (8 * $1) }

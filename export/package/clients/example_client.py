@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 BITS = 22  # of Pillow's fixed-point weights
-TOP = 15  # the age is the middle one of so many
+TOP = 15  # the age is the median of the TOP most similar ages
 
 
 def kernel(x, bicubic):
@@ -89,7 +89,7 @@ class Student:
         return self.session.run(None, {self.manifest["contract"]["input"]["name"]: planes})[0][0]
 
     def classify(self, embedding, name):
-        """Return the probability of each label of a head; None for all of them together means "none of these"."""
+        """Return the probability of each label of a head, or None for "none of these"."""
         head = self.manifest["heads"][name]
         logits = head["cosine_scale"] * self.tensors[name] @ embedding
         lowest = (self.manifest.get("answers") or {}).get("none_below", {}).get(name)

@@ -1,7 +1,7 @@
 /** Frame to model input, and embedding to answers, as the contract of the export wants it. Not a medical device. */
 
 const BITS = 22; // of Pillow's fixed-point weights
-const TOP = 15; // the age is the middle one of so many
+const TOP = 15; // the age is the median of the TOP most similar ages
 
 /** Pillow's bicubic (a = -0.5) or bilinear kernel. */
 function kernel(x, bicubic) {
@@ -44,7 +44,8 @@ function pass(source, target, table, lines, from, to) {
  * A frame's RGBA pixels (getImageData of its own size) padded to a black square and resized exactly as in training:
  * RGBA, side x side.
  */
-export function resized(rgba, width, height, side, bicubic = true) {
+export function resized(rgba, width, height, side, bicubic) {
+  if (bicubic === undefined) throw new TypeError("bicubic: whether the contract's interpolation is bicubic");
   const longer = Math.max(width, height), left = (longer - width) >> 1, top = (longer - height) >> 1;
   const square = new Uint8ClampedArray(4 * longer * longer);
   for (let y = 0; y < height; y++) {
@@ -99,10 +100,13 @@ export function classify(embedding, head) {
   return Object.fromEntries(head.labels.map((label, row) => [label, odds[row] / sum]));
 }
 
+/** A spacing with two decimals as Python prints it: of an exact tie, the even digit. */
+const printed = (spacing) => ((8 * spacing) % 4 === 1 ? spacing - 0.005 : spacing).toFixed(2);
+
 /** Gestational age in days; `spacing` is longer side / S * pixel size in mm. Throws where the table has no such row. */
 export function age(embedding, { ages, ages_basis: basis }, spacing) {
-  const row = ages.spacings_mm_per_px.indexOf(spacing.toFixed(2)), count = ages.shape[1];
-  if (row < 0) throw new RangeError(`pixel spacing ${spacing.toFixed(2)} mm is not in the export's age table`);
+  const text = printed(spacing), row = ages.spacings_mm_per_px.indexOf(text), count = ages.shape[1];
+  if (row < 0) throw new RangeError(`pixel spacing ${text} mm is not in the export's age table`);
   const similarity = product(ages.vectors, row * count, count, product(basis.vectors, 0, basis.shape[0], embedding));
   const order = Array.from(similarity.keys()).sort((a, b) => similarity[b] - similarity[a] || a - b);
   return ages.ages_days[0] + order.slice(0, TOP).sort((a, b) => a - b)[TOP >> 1];

@@ -108,7 +108,7 @@ def test_the_runtime_from_a_folder_or_a_tarball(pinned, tmp_path):
 def test_the_page_lists_its_files_and_replaces_itself_alone(exported, small, tmp_path):
     page = build_demo(exported.folder, tmp_path / "page")
     facts = json.loads((page / "demo.json").read_text())
-    listed = {*facts["files"], *facts["shell"], "sw.js", "demo.json"}
+    listed = {*facts["files"], *facts["static_files"], "sw.js", "demo.json"}
     assert listed == {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
     for name, entry in facts["files"].items():
         content = (page / name).read_bytes()

@@ -151,8 +151,8 @@ def test_a_part_of_a_live_picture_is_read(visit):
     width, height = visit.page.evaluate(frame)
     whole = visit.page.evaluate("document.getElementById('video').videoWidth")
     assert (width, height) == pytest.approx((100, 50), abs=1)
-    visit.after(lambda: visit.page.click("#crop"), 3)
-    assert visit.page.evaluate(frame)[0] == whole
+    visit.page.click("#crop")
+    visit.until(f"{frame}[0] === {whole}")
     visit.page.click("#stop")
 
 

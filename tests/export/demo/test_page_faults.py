@@ -96,7 +96,7 @@ def test_another_runtime_that_fails_leaves_the_former_in_use(browser, address, b
     found = Visit(browser, address, change, service_workers="block")
     found.until("document.body.dataset.readings")
     found.page.select_option("#weights", "onnx-int8")
-    found.until("document.getElementById('notice').textContent.includes('The former runtime stays in use')")
+    found.until("document.getElementById('notice').textContent.includes('The previous runtime stays in use')")
     found.after(lambda: None)
     assert found.page.input_value("#weights") == "onnx-fp32"
     found.context.close()
