@@ -39,7 +39,7 @@ COMMANDS = {
     "validate": ("train", ""),
     "test": ("train", ""),
     "predict": ("predict", "ask a checkpoint or an export about images: planes and ages as a table"),
-    "export": ("export", "write ONNX and Core ML files with their proof of parity"),
+    "export": ("export", "write ONNX, LiteRT and Core ML files with their proof of parity"),
     "demo": ("demo", "open a web page on which a student reads frames in the browser"),
     "latency": ("latency", "time a checkpoint or an export against its budget"),
     "sweep": ("sweep", "search hyper-parameters, on W&B or on this machine (run, agent, report)"),

@@ -15,7 +15,7 @@ from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
 from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
-from models.checkpoints.inspection import architecture_of
+from models.checkpoints.inspection import architecture_of, recipe_of
 from models.checkpoints.weights import mismatch
 from models.encoders.memory_format import compile_model, to_channels_last
 from models.loading import check_vocabulary, student_entry
@@ -213,6 +213,10 @@ class DistillationModule(LightningModule):
             # The length of the cosine requests the training loader before Lightning restores the counters at which
             # the loader resumes (`datamodules.pairs.loaders.resume_position`).
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+        if recipe_of(checkpoint, "the checkpoint") is None:
+            raise ValueError(
+                "the checkpoint was not written by this project; start from its weights with --student=FILE"
+            )
         check_vocabulary(checkpoint["student"], "the checkpoint")
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})

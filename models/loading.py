@@ -94,8 +94,8 @@ def check_vocabulary(entry: Mapping[str, Any], source: str) -> None:
     trained, here = entry.get("vocabulary"), digest(fetal_vocabulary())
     if trained not in (None, here):
         raise ValueError(
-            f"{source}: trained with another {FETAL_VOCABULARY.name} (digest {trained}, here {here}), so its token ids "
-            f"mean other words; restore that version of {FETAL_VOCABULARY}"
+            f"{source}: trained with another {FETAL_VOCABULARY.name} (digest {one_line(trained)}, here {here}), so its "
+            f"token ids mean other words; restore that version of {FETAL_VOCABULARY}"
         )
 
 

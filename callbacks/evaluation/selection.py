@@ -15,7 +15,7 @@ from metrics.names import STUDENT, VAL_COMPOSITE, best_name, headline_directions
 class CompositeScore(Callback):
     """Log ``val/composite`` from the evaluations of the same epoch (see `metrics.composite_score`).
 
-    It is of the benchmarks that the data module names, without those that their evaluation is told to leave out.
+    Covers the benchmarks that the data module names, except those that their evaluation leaves out.
     """
 
     def __init__(self) -> None:

@@ -23,6 +23,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.tracking.wandb_run import mark_preempting
+from models.files import one_line
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 DEADLINE_S = 120.0
@@ -60,11 +61,10 @@ def save_atomically(
         partial.replace(path)
 
 
-def save_last(trainer: Trainer) -> Path:
-    """Write ``last.ckpt``, the former one stays as `PREVIOUS`; every process has to call it."""
+def save_last(trainer: Trainer) -> None:
+    """Write ``last.ckpt`` and keep the former one as `PREVIOUS`; every process has to call it."""
     path = last_checkpoint(trainer)
     save_atomically(trainer, path, predecessor=path.with_name(PREVIOUS))
-    return path
 
 
 def _gradients_pending(trainer: Trainer) -> bool:
@@ -164,7 +164,14 @@ class SaveOnInterrupt(Checkpoint):
         self._install(trainer, evaluating=False)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the handlers for the test."""
+        """Install the handlers for the test.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came after the last step of the training.
+            SIGTERMException: Another signal did.
+        """
+        if self._signal:
+            raise KeyboardInterrupt if self._signal == signal.SIGINT else SIGTERMException
         self._install(trainer, evaluating=True)
 
     def _install(self, trainer: Trainer, evaluating: bool) -> None:
@@ -195,7 +202,7 @@ class SaveOnInterrupt(Checkpoint):
         """End this process and its children when the step is overdue: nothing else reaches a blocked read."""
         while (left := self._moved + DEADLINE_S - time.monotonic()) > 0:
             time.sleep(left)
-            if self._stopping:
+            if self._stopping or not self._moved:
                 return
         path = last_checkpoint(trainer)
         resume = f"; resume with: {self._resume(path)}" if path.is_file() else ""
@@ -267,5 +274,5 @@ def requeue(job: str) -> None:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
         print(f"requeued SLURM job {job}", flush=True)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+        reason = one_line(getattr(error, "stderr", None) or error)
         print(f"warning: SLURM job {job} was not requeued ({reason})", file=sys.stderr, flush=True)

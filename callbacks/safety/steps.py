@@ -51,7 +51,7 @@ class StopOnNonFiniteLoss(Callback):
         if torch.cuda.is_available():
             self._step["random_cuda"] = torch.cuda.get_rng_state_all()
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
         """Check the loss before its gradients exist.
 
         Raises:
@@ -59,14 +59,18 @@ class StopOnNonFiniteLoss(Callback):
         """
         if torch.isfinite(loss):
             return
-        terms: dict[str, Any] = getattr(pl_module, "terms", {})
+        terms: dict[str, Any] = pl_module.terms
         listed = ", ".join(f"{name}={float(value.detach()):.4g}" for name, value in terms.items())
         kept = sorted(map(str, Path(trainer.default_root_dir, "checkpoints").glob("[!.]*.ckpt")))
         folder = Path(trainer.default_root_dir) / CAPTURE
-        self._capture(trainer, pl_module, folder / f"rank{trainer.global_rank}.pt")
+        try:
+            self._capture(trainer, pl_module, folder / f"rank{trainer.global_rank}.pt")
+            repeat = f"sonodistill replay {folder} repeats the step"
+        except OSError as error:
+            repeat = f"the step was not captured ({error})"
         raise ValueError(
             f"the loss is not finite at step {trainer.global_step} ({listed}); "
-            f"sonodistill replay {folder} repeats the step; "
+            f"{repeat}; "
             f"kept checkpoints: {', '.join(kept) or 'none yet'}; "
             "lower --model.learning_rate or the off-diagonal weight, or train with --trainer.precision=bf16-mixed"
         )

@@ -23,7 +23,9 @@ from experiments.report.read_run import read_run
 from experiments.runs.run_record import preset_of, read_record, run_config, training_facts
 from export.package.manifest import read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
+from models.checkpoints.inspection import STUDENT, recipe_of
 from models.checkpoints.weights import read_entry
+from models.files import one_line
 from models.student.manifest import MANIFEST
 
 HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]  # that of its client, also when the server cannot be reached
@@ -43,7 +45,7 @@ def files_to_push(path: Path, with_images: bool) -> dict[str, Path | bytes]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint, export or run")
     if path.is_file():
-        return {CARD: checkpoint_card(path).encode(), path.name: path}
+        return {CARD: checkpoint_card(path, path.name).encode(), path.name: path}
     if (path / MANIFEST).is_file():
         places = [path / str(entry["file"]) for entry in read_export(path).manifest["artifacts"].values()]
         found = [
@@ -56,7 +58,7 @@ def files_to_push(path: Path, with_images: bool) -> dict[str, Path | bytes]:
         ]
     elif (path / BEST).is_file():
         found = [file for pattern in OF_A_RUN for file in sorted(path.glob(pattern))]
-        files = {CARD: checkpoint_card(path / BEST).encode()}
+        files = {CARD: checkpoint_card(path / BEST, BEST).encode()}
         phantom = (path / "results.json").is_file() and read_run(path).is_phantom
         shown = [] if phantom else [file for file in found if file.suffix in (*SHOWS_IMAGES, ".json")]
     else:
@@ -70,8 +72,8 @@ def files_to_push(path: Path, with_images: bool) -> dict[str, Path | bytes]:
     return {**files, **{file.relative_to(path).as_posix(): file for file in found if file.is_file()}}
 
 
-def checkpoint_card(path: Path) -> str:
-    """Return a checkpoint's card: what it was trained from, and the terms that it falls under.
+def checkpoint_card(path: Path, name: str) -> str:
+    """Return a checkpoint's card: what it was trained from, and its terms. `name`: its path in the repository.
 
     Raises:
         ValueError: The file is no student that this project has trained.
@@ -81,12 +83,16 @@ def checkpoint_card(path: Path) -> str:
         raise ValueError(f"{path}: not a checkpoint that this project has trained")
     config = run_config(str(path))
     facts = training_facts(config, read_record(str(path)))
-    source: dict[str, Any] = {"weights": "trained", "recipe": student["recipe"], "training": facts}
+    source: dict[str, Any] = {
+        "weights": "trained",
+        "recipe": recipe_of({STUDENT: student}, str(path)),
+        "training": facts,
+    }
     source["data"] = preset_of(config) or facts.get("data", "not recorded")
     data = ModelCardData(license="other", license_name="see-card", tags=["medical", "fetal-ultrasound"])
     lines = [*training_lines(source), *weight_origin(source), *data_terms(source)]
     listed = "\n".join(f"- {line}" for line in dict.fromkeys(lines))
-    usage = f"```python\nfrom models import load_student\n\nstudent = load_student({path.name!r})\n```"
+    usage = f"```python\nfrom models import load_student\n\nstudent = load_student({name!r})\n```"
     text = f"---\n{data.to_yaml()}\n---\n\n# SonoDistill student\n\nNot a medical device.\n\n{listed}\n\n{usage}\n"
     return str(ModelCard(text))
 
@@ -151,8 +157,7 @@ def main(argv: list[str]) -> int:
         else:
             pull(options.repository, options.folder, options.revision)
     except HTTP_ERROR as error:
-        reason = " ".join(str(error).split())
         raise ConnectionError(
-            f"hub: {options.repository}: {reason}; hf auth login, or HF_TOKEN=..."
+            f"hub: {options.repository}: {one_line(error, 300)}; hf auth login, or HF_TOKEN=..."
         ) from error
     return 0

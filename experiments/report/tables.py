@@ -26,9 +26,9 @@ from metrics.names import (
     STUDENT,
     TEACHER,
     TITLES,
+    formatted,
     interval_names,
     model_titles,
-    number,
 )
 
 VERDICTS = {OK: "good", FAILED: "bad"}  # a variant that did not run has no colour
@@ -70,7 +70,7 @@ def _tone(low: float, high: float) -> str:
     return "good" if low > 0 else "bad" if high < 0 else ""
 
 
-_text = partial(number, nothing=NOTHING)
+_text = partial(formatted, nothing=NOTHING)
 
 
 def signed(value: float, benchmark: str) -> str:

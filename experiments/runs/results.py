@@ -38,10 +38,10 @@ from metrics.names import (
     TITLES,
     final_composite_name,
     final_name,
+    formatted,
     geometry_name,
     interval_names,
     model_titles,
-    number,
     with_interval,
 )
 from models.files import package_versions, without_nan, write_json
@@ -174,10 +174,10 @@ def write(record: Mapping[str, Any], folder: Path) -> Path:
 def _cell(metrics: Metrics, model: str, benchmark: str) -> str:
     value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
     if benchmark != HC18:
-        return number(value)
+        return formatted(value)
     low, high = (metrics.get(final_name(model, benchmark, key)) for key in interval_names("validity"))
-    shown = number(value, 1)
-    return shown if value is None or low is None else f"{shown}  [{number(low, 1)}, {number(high, 1)}]"
+    shown = formatted(value, 1)
+    return shown if value is None or low is None else f"{shown}  [{formatted(low, 1)}, {formatted(high, 1)}]"
 
 
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
@@ -234,23 +234,25 @@ def _remarks(metrics: Metrics, scored: Mapping[str, str]) -> Iterator[str]:
         if final_name(model, HC18, "mae_weeks") in metrics
     }
     if ages:
-        cells = (f"{title} {number(error, 1)}, {number(rank, 2)}" for title, (error, rank) in ages.items())
+        cells = (
+            f"{title} {formatted(error, 1)}, {formatted(rank, 2)}" for title, (error, rank) in ages.items()
+        )
         yield f"mean error of age in weeks, rank correlation with head size: {'; '.join(cells)}"
     eight = {model: get(model, EIGHT_CLASS, "f1", *interval_names("f1")) for model in MODELS}
     eight = {model: f1 for model, f1 in eight.items() if final_name(model, EIGHT_CLASS, "f1") in metrics}
     if eight:
-        cells = ("{} {} [{}, {}]".format(model, *map(number, f1)) for model, f1 in eight.items())
+        cells = ("{} {} [{}, {}]".format(model, *map(formatted, f1)) for model, f1 in eight.items())
         yield f"F1 over eight classes: {', '.join(cells)}"
     between = {title: geometry_name(key) for key, title in BETWEEN.items() if geometry_name(key) in metrics}
     if between:
-        cells = (f"{title} {number(metrics[name])}" for title, name in between.items())
+        cells = (f"{title} {formatted(metrics[name])}" for title, name in between.items())
         yield f"teacher and student: {', '.join(cells)}"
     for name in HEADLINE:
         keys = [f"{name}_{key}" for key in ("auroc", "kept", "false_accept")]
         auroc, kept, accepted = get(STUDENT, NONE_OF_THESE, *keys)
         if auroc is not None:
             yield (
-                f'"none of these", {name}: AUROC {number(auroc)}; {kept:.0%} of known images kept, '
+                f'"none of these", {name}: AUROC {formatted(auroc)}; {kept:.0%} of known images kept, '
                 f'{accepted:.0%} of "other" accepted'
             )
     coverage, width, nominal = get(STUDENT, AGE_INTERVAL, "coverage", "width_days", "nominal")
@@ -286,7 +288,7 @@ def _frozen_embeddings(metrics: Metrics) -> Table:
         for model in (TEACHER, STUDENT):
             full = geometry_name(key, model) if group == GEOMETRY else final_name(model, group, key)
             spread = metrics.get(f"{full}_std")
-            cells.append(number(metrics.get(full)) + ("" if spread is None else f" ± {number(spread)}"))
+            cells.append(formatted(metrics.get(full)) + ("" if spread is None else f" ± {formatted(spread)}"))
         if set(cells) != {"-"}:
             table.add_row(title, *cells)
     return table

@@ -45,7 +45,7 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
 
 
 def _run_name(preset: str, seed: int) -> str:
-    """Return a new run's name, the same in every process of a job and, of one with an id, when it is started again."""
+    """Return a new run's name: equal in every process of a job and, if the job has an id, after a restart."""
     job = job_id()
     stamp = job or datetime.now().strftime("%Y%m%d-%H%M%S")
     # Distinguishes runs that several W&B agents start in the same second.
@@ -102,7 +102,7 @@ def requeued_checkpoint(experiment: str, preset: str, seed: int) -> Path | None:
     agent = os.environ.get("WANDB_RUN_ID")
     if agent and os.environ.get("WANDB_SWEEP_ID"):
         name = f"*-{glob.escape(agent)}"
-    elif (job_id() or "TORCHELASTIC_RUN_ID" in os.environ) and RUN_VARIABLE not in os.environ:
+    elif {"SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID"} & set(os.environ) and RUN_VARIABLE not in os.environ:
         name = glob.escape(run_folder(experiment, preset, seed, None, None).name)
     else:
         return None

@@ -27,7 +27,7 @@ from metrics.names import (
     TEACHER,
     constant_title,
     final_name,
-    number,
+    formatted,
 )
 from models.files import atomic, write_text
 
@@ -112,12 +112,12 @@ def cells(rows: Sequence[Row]) -> pd.DataFrame:
             continue
         part = summary.xs(column, level="column").reindex(lines)
         ours[title] = [
-            number(mean, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
+            formatted(mean, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
             for mean, deviation in zip(part["mean"], part["deviation"], strict=True)
         ]
         if column in PAPER_COLUMNS:
             theirs = [PAPER.get(line, {}).get(column) for line in lines]
-            paper[f"paper: {title}"] = [number(value, digits) for value in theirs]
+            paper[f"paper: {title}"] = [formatted(value, digits) for value in theirs]
     names = {
         "experiment": [line_titles(rows)[line] for line in lines],
         "runs": runs[lines].astype(str).tolist(),

@@ -37,6 +37,8 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged directory can raise anything
         raise DamagedError(path, f"no readable archive: {error}") from error
     if changed is not None:

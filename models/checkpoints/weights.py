@@ -63,12 +63,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
-            raise DamagedError(path, "or it holds more than tensors and primitives") from error
+            raise DamagedError(path, "unreadable, or it holds more than tensors and primitives") from error
         raise ValueError(
             f"{path}: refused, loading it would run {found[1]}; only tensors and primitives are loaded "
             "(ask its author for a state_dict or a .safetensors file)"
         ) from error
-    except DamagedError:
+    except (DamagedError, PermissionError):
         raise
     except Exception as error:  # a damaged file can raise anything in the unpickler
         raise DamagedError(path, "not a readable PyTorch or safetensors file") from error

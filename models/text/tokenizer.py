@@ -26,7 +26,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """Files of a `transformers` tokenizer; a folder needs one complete set."""
 DIFFERENT_TEXTS = ["brain", "femur"]  # a usable tokenizer tells them apart
-SHORTEST_CONTEXT = 2  # start and end
+SHORTEST_CONTEXT = 3  # start, a word, end
 
 
 def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
@@ -45,7 +45,9 @@ def build_tokenizer(preprocessing: Preprocessing) -> Tokenize:
 @cache
 def _build(name: str, context_length: int) -> Tokenize:
     if context_length < SHORTEST_CONTEXT:
-        raise ValueError(f"context_length: {context_length}, expected at least 3 (start, a word, end)")
+        raise ValueError(
+            f"context_length: {context_length}, expected at least {SHORTEST_CONTEXT} (start, a word, end)"
+        )
     if name == "clip":
         # CLIP's byte-pair encoding (Radford et al. 2021); its merges ship with open_clip.
         tokenize: Tokenize = SimpleTokenizer(context_length=context_length)

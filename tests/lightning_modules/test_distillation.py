@@ -79,6 +79,15 @@ def test_a_checkpoint_of_another_student_is_refused_in_one_line(module, pairs, t
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_another_program_is_refused_in_one_line(module, pairs, tmp_path):
+    trainer(tmp_path, epochs=1).fit(module(), pairs)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del saved["student"]
+    torch.save(saved, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"^[^\n]*not written by this project; [^\n]*--student=FILE$"):
+        trainer(tmp_path, epochs=2).fit(module(), pairs, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(module, pairs, tmp_path):
     """Weights, optimiser moments, learning rate and schedule, with dropout in the student."""
     unbroken = module()

@@ -1,5 +1,6 @@
 """A run that stops on a loss that is not finite leaves the step, and the step can be repeated."""
 
+import errno
 import math
 import os
 import subprocess
@@ -13,7 +14,7 @@ from lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
-from experiments.commands.train import replay
+from experiments.replay import replay
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
 from models import TimmEncoder
@@ -40,7 +41,12 @@ class Spoil(Callback):
 
 @pytest.fixture
 def stopped(tmp_path):
-    """Train until the loss is not finite; return the run's folder and the message."""
+    """Train until the loss is not finite; return the run's folder, the module and the callback."""
+    module, spoil = stop(tmp_path, r"not finite at step 2 .* sonodistill replay \S+/nonfinite repeats")
+    return tmp_path, module, spoil
+
+
+def stop(tmp_path, message):
     pixels = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     tokens = torch.arange(12)[:, None].expand(12, 24) % 50 + 4
     pairs = [
@@ -66,12 +72,18 @@ def stopped(tmp_path):
         enable_progress_bar=False, enable_model_summary=False,
         callbacks=[OffDiagonalSchedule(), spoil, StepSeed(3), StopOnNonFiniteLoss()],
     )  # fmt: skip
-    with pytest.raises(
-        ValueError, match=r"not finite at step 2 .* sonodistill replay \S+/nonfinite repeats"
-    ) as error:
+    with pytest.raises(ValueError, match=message) as error:
         trainer.fit(module, DataLoader(pairs, batch_size=4))
     assert "\n" not in str(error.value)
-    return tmp_path, module, spoil
+    return module, spoil
+
+
+def test_a_full_disk_does_not_hide_which_term_was_not_finite(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(StopOnNonFiniteLoss, "_capture", full)
+    stop(tmp_path, r"not finite at step 2 \(total=nan, .*not captured \(.*No space left")
 
 
 def test_the_captured_step_holds_batch_step_random_state_and_weights(stopped):
@@ -111,6 +123,9 @@ def test_replay_repeats_the_step_and_names_what_is_not_finite(stopped, capsys, m
     step["terms"]["total"] += 0.01
     torch.save(step, path)
     assert replay([str(path)]) == 1
+    del step["terms"]["diagonal"]
+    torch.save(step, path)
+    assert replay([str(path)]) == 1, "the loss has other terms than the run's"
 
 
 def test_a_folder_without_a_captured_step_is_one_line(tmp_path):

@@ -207,6 +207,8 @@ def test_mistakes_are_one_line_and_leave_nothing(hub, checkpoint, export, tmp_pa
 
     assert "not found" in refused(OSError, "pull", "me/nothing", "got").lower()
     assert "no such checkpoint" in refused(OSError, "push", "nowhere", "me/student")
+    torch.save({"state_dict": {}, "student": {}}, tmp_path / "other.ckpt")
+    assert "has no recipe" in refused(ValueError, "push", "other.ckpt", "me/student")
     assert "exists already" in refused(ValueError, "pull", "me/student", "run")
     (export / "model.bin").write_bytes(b"changed")
     assert "the file was changed or replaced" in refused(ValueError, "push", str(export), "me/student")
@@ -215,4 +217,4 @@ def test_mistakes_are_one_line_and_leave_nothing(hub, checkpoint, export, tmp_pa
     hub.files.clear()
     hub.files.update({"manifest.json": b"{}"})
     assert "manifest.json" in refused(ValueError, "pull", "me/student", "got")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "other.ckpt", "run"]

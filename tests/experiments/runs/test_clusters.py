@@ -72,6 +72,11 @@ def test_a_requeued_job_finds_its_unfinished_run_and_no_other(no_job, tmp_path):
     last = Path("outputs/srkd/phantom-s0-slurm42/checkpoints/last.ckpt")
     last.parent.mkdir(parents=True)
     last.touch()
+    assert requeued_checkpoint("srkd", "phantom", 0) is None, (
+        "the next command of the same job is another run"
+    )
+    no_job.setenv("SLURM_RESTART_COUNT", "1")
+    no_job.delenv(RUN_VARIABLE, raising=False)
     assert requeued_checkpoint("srkd", "phantom", 0) == last
     for other in (("srkd", "phantom", 1), ("no-kd", "phantom", 0)):
         no_job.delenv(RUN_VARIABLE, raising=False)

@@ -151,7 +151,8 @@ def test_a_callback_that_is_no_list_joins_those_of_every_run(command):
 
 
 def test_slurms_own_requeueing_is_off_and_its_job_goes_on_from_a_predecessor(command, monkeypatch, capsys):
-    for name, value in {"JOB_ID": "42", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+    job = {"JOB_ID": "42", "RESTART_COUNT": "1", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):
         monkeypatch.delenv(name)

@@ -101,16 +101,13 @@ def test_transformers_tokenizer_from_a_folder(tmp_path) -> None:
     assert ids.tolist() == [[2, 3, 0, 0], [3, 3, 2, 1]]
 
 
-@pytest.mark.parametrize("name", ["clip", "fetal", "hf:"])
-def test_a_tokenizer_that_gives_all_texts_the_same_tokens_is_rejected(name, tmp_path) -> None:
+def test_a_tokenizer_that_gives_all_texts_the_same_tokens_is_rejected(tmp_path) -> None:
     save_word_tokenizer(tmp_path, "heart")
-    named = f"hf:{tmp_path}" if name == "hf:" else name
-    length = 8 if name == "hf:" else 2  # two tokens hold the start and the end alone
+    named = f"hf:{tmp_path}"
     with pytest.raises(
-        ValueError, match=rf"'{named}', context length {length}: .* give the same tokens"
-    ) as caught:
-        build_tokenizer(contract(named, length))
-    assert "\n" not in str(caught.value)
+        ValueError, match=rf"^'?[^\n]*{named}', context length 8: [^\n]* give the same tokens[^\n]*$"
+    ):
+        build_tokenizer(contract(named, 8))
 
 
 def test_damaged_tokenizer_files_are_named_in_one_line(tmp_path) -> None:
