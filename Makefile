@@ -171,7 +171,7 @@ docs: $(READY)  ## build the documentation site into build/site
 	$(DO)NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 # Without DATA on the command line the corpus is the one of the checkpoint's own run.
-export: $(READY)  ## write ONNX and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0) DATA=hc18
+export: $(READY)  ## write ONNX, LiteRT and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0) DATA=hc18
 	$(DO)$(PY) -m experiments export $(call need,CKPT,path/to/student.ckpt) $(if $(filter-out file undefined,$(origin DATA)),--preset=$(DATA)) $(call option,protocol,PROTOCOL) $(ARGS)
 
 latency: $(READY)  ## time CKPT=... or EXPORT=outputs/.../export against its budget

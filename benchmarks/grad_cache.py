@@ -45,7 +45,7 @@ def measure(quick: bool) -> list[Row]:
     return [
         Row(
             "gradient cache", case, "times the joint batch's time", seconds["in chunks"] / seconds["joint batch"],
-            better="lower", seconds=seconds, note=f"one more forward pass; {torch.get_num_threads()} threads",
+            better="lower", seconds=seconds, note=f"one more forward pass; threads: {torch.get_num_threads()}",
         ),
         Row(
             "gradient cache", case, "of the joint batch's peak memory", [peak["in chunks"] / peak["joint batch"]],

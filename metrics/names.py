@@ -101,7 +101,7 @@ def model_titles(metrics: Mapping[str, float | None]) -> dict[str, str]:
     return {TEACHER: TEACHER, STUDENT: STUDENT, **titles}
 
 
-def number(value: float | None, digits: int = 3, nothing: str = "-") -> str:
+def formatted(value: float | None, digits: int = 3, nothing: str = "-") -> str:
     """Write a number, or `nothing` for None and NaN."""
     return nothing if value is None or value != value else f"{value:.{digits}f}"
 
