@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jsonargparse import _common
 
+from metrics.benchmarks import BENCHMARKS
 from tests import canary as canary_module
 
 if TYPE_CHECKING:
@@ -163,3 +164,12 @@ def tiny_planes(tmp_path: Path) -> Path:
             )
     (root / "FETAL_PLANES_DB_data.csv").write_text("\n".join(lines) + "\n")
     return root
+
+
+@pytest.fixture
+def registry_as_before():
+    """Forget the benchmarks that a test registers."""
+    known = dict(BENCHMARKS)
+    yield
+    BENCHMARKS.clear()
+    BENCHMARKS.update(known)

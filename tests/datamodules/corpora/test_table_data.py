@@ -23,12 +23,7 @@ from tests.conftest import write_image
 PLANES = ("brain", "Fetal femur", "spine")
 
 
-@pytest.fixture(autouse=True)
-def _registry_as_before():
-    known = dict(benchmarks.BENCHMARKS)
-    yield
-    benchmarks.BENCHMARKS.clear()
-    benchmarks.BENCHMARKS.update(known)
+pytestmark = pytest.mark.usefixtures("registry_as_before")
 
 
 def rows_of(patients=20):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from experiments.suites.documents import DOCUMENTS
 from experiments.suites.paper_costs import explain, published_costs
 from experiments.suites.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
 from experiments.suites.table import cells, line_titles, notes, summarise, to_csv, to_latex, to_markdown
+from metrics.benchmarks import BENCHMARKS, Benchmark
 from models.cost import Cost
 
 HEADS = {"samples": [{"name": "x", "patient": "Ada", "target": "HC", "assessed": True, "correct": True}]}
@@ -111,6 +113,33 @@ def test_data_without_planes_have_no_columns_for_them(outputs, tmp_path):
     header = to_markdown(cells(rows)).splitlines()[0]
     assert "F1" not in header
     assert "validity" in header
+
+
+@pytest.mark.usefixtures("registry_as_before")
+def test_a_users_own_benchmark_has_a_column_also_from_committed_rows(outputs, tmp_path):
+    clinic = Benchmark(
+        "clinic",
+        "clinic F1",
+        "classification",
+        "table",
+        label="ward",
+        prompts="clinic",
+        headline="f1",
+        own=True,
+    )
+    for seed, score in ((1, 0.61), (2, 0.65)):
+        path = outputs / "srkd" / f"reproduce-phantom-s{seed}" / "results.json"
+        own = json.loads(path.read_text())
+        own["metrics"] |= {"student/clinic/f1": score, "teacher/clinic/f1": 0.5}
+        path.write_text(json.dumps(own | {"benchmarks": json.loads(json.dumps([asdict(clinic)]))}))
+    refresh("phantom", outputs, tmp_path / "rows")
+    assert BENCHMARKS.pop("clinic") == clinic
+    table = cells(read_rows(tmp_path / "rows" / "phantom.jsonl")).set_index("experiment")["clinic F1"]
+    assert table.to_dict() == {
+        "Teacher": "0.500", "Selective repulsive (SRKD)": "0.630 ± 0.028", "No KD": "-",
+        "Student, random weights": "-",
+        "Pixel size alone": "-", "Constant age 20w1d, majority class": "-",
+    }  # fmt: skip
 
 
 def test_committed_rows_are_kept_and_repeated_runs_replaced(outputs, tmp_path):
