@@ -1,6 +1,7 @@
 from .base import FetalDataModule
-from .corpora.fetal_planes import FetalPlanesDataModule, read_fetal_planes
-from .corpora.hc18 import HC18DataModule, read_hc18
+from .corpora.catalogue import FetalPlanesDataModule, HC18DataModule
+from .corpora.fetal_planes import read_fetal_planes
+from .corpora.hc18 import read_hc18
 from .corpora.table import read_table
 from .corpora.table_data import TableDataModule
 from .pairs.transforms import Augmentation

@@ -61,7 +61,6 @@ class FetalDataModule(LightningDataModule):
         evaluation_batch_size: Images per batch in validation and evaluation.
         num_workers: Worker processes; 0 reads in the main process.
         augmentation: Random changes of the training images, or null for none.
-        zoom: Overrides `Augmentation.zoom`, the magnification of training images.
         mask_overlays: Overrides `Augmentation.mask_overlays`: remove text, rulers and callipers from training images.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
             the sample and report it). Validation, test and evaluation always raise.
@@ -93,7 +92,6 @@ class FetalDataModule(LightningDataModule):
         seed: int = 0,
         pin_memory: bool = False,
         cache: str | None = None,
-        zoom: float = 0.0,
         most_images: int | None = None,
         draws: int | None = None,
         mask_overlays: bool = False,
@@ -108,10 +106,8 @@ class FetalDataModule(LightningDataModule):
         self.num_workers = num_workers
         if mask_overlays and augmentation is None:
             raise ValueError("data: mask_overlays is part of the augmentation, which is null")
-        self.augmentation = augmentation and replace(
-            augmentation,
-            zoom=zoom or augmentation.zoom,
-            mask_overlays=mask_overlays or augmentation.mask_overlays,
+        self.augmentation = (
+            replace(augmentation, mask_overlays=True) if augmentation and mask_overlays else augmentation
         )
         self.on_error: OnError = on_error
         self.seed = seed
@@ -212,7 +208,7 @@ class FetalDataModule(LightningDataModule):
             drop_last=True,
             persistent_workers=self.num_workers > 0,
             collate_fn=dataset.builder.collate,
-            **self._reading(),
+            **self._loader_options(),
         )
 
     @property
@@ -227,7 +223,7 @@ class FetalDataModule(LightningDataModule):
 
     def draw_loader(self, keys: list[tuple[int, int]]) -> DataLoader:
         """Return the loader of training pairs of some (draw, index) keys, in order, with the teacher's side."""
-        return self._keyed(self._pairs("train", self.augmentation), keys)
+        return self._loader_of_keys(self._pairs("train", self.augmentation), keys)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Return the loader of unaugmented pairs of the validation patients, in a fixed order; see `FixedSampler`."""
@@ -269,7 +265,7 @@ class FetalDataModule(LightningDataModule):
 
     def _evaluation_of(self, records: list[Record], preprocessing: Preprocessing) -> DataLoader:
         dataset = EvaluationDataset(records, preprocessing, *process_rank())
-        reading = {**self._reading(), "num_workers": evaluation_workers(self.num_workers)}
+        reading = {**self._loader_options(), "num_workers": evaluation_workers(self.num_workers)}
         return PlainErrorLoader(
             dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation, **reading
         )
@@ -277,11 +273,13 @@ class FetalDataModule(LightningDataModule):
     def _fixed_pairs(self, split: str) -> DataLoader | list[Any]:
         # Never replace unreadable images here: the loss would be over other images.
         dataset = self._pairs(split, None, on_error="raise")
-        return self._keyed(dataset, FixedSampler(len(dataset)))
+        return self._loader_of_keys(dataset, FixedSampler(len(dataset)))
 
-    def _keyed(self, dataset: PairDataset, keys: Iterable[tuple[int, int]]) -> DataLoader:
+    def _loader_of_keys(self, dataset: PairDataset, keys: Iterable[tuple[int, int]]) -> DataLoader:
         size, collate = self.evaluation_batch_size, dataset.builder.collate
-        return PlainErrorLoader(dataset, sampler=keys, batch_size=size, collate_fn=collate, **self._reading())
+        return PlainErrorLoader(
+            dataset, sampler=keys, batch_size=size, collate_fn=collate, **self._loader_options()
+        )
 
     def _pairs(
         self,
@@ -302,7 +300,7 @@ class FetalDataModule(LightningDataModule):
             raise RuntimeError("call bind(student, teacher) first: pairs depend on the models' contracts")
         return self._views
 
-    def _reading(self) -> dict[str, Any]:
+    def _loader_options(self) -> dict[str, Any]:
         # With its own generator the loader does not advance torch's global one.
         generator = torch.Generator().manual_seed(self.seed)
         return {"num_workers": self.num_workers, "pin_memory": self.pin_memory, "generator": generator}

@@ -1,4 +1,4 @@
-"""Check a corpus on disk: missing and unreadable files, duplicates, leaks between splits, implausible measurements."""
+"""Check a corpus on disk: missing and unreadable files, duplicates, leaks, implausible measurements; contact sheet."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from datamodules.corpora.table import read_table
 from datamodules.pairs.captions import caption_templates
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
+from figures.images import image_figure
+from figures.style import save_png
+from models.files import atomic
 
 Level = Literal["ok", "warning", "error"]
 
@@ -34,6 +37,7 @@ PIXEL_SIZE_RANGE_MM = (0.03, 0.5)
 HC_RANGE_MM = (40.0, 400.0)
 FAINT_CONTRAST = 16
 """Largest minus smallest of 256 values: ultrasound has black surroundings and bright bone, over 200 apart."""
+SHEET_IMAGES = 24
 SIXTEEN_BIT = "; 16-bit pixels are read as 0-65535: files that use only 8 or 12 of the bits must be rescaled"
 
 
@@ -105,13 +109,13 @@ def check_tables(
 
 def check_captions(records: Sequence[Record], context_length: int) -> list[Finding]:
     """Report images for which there is no caption, and captions that a text tower cuts off (CLIP's tokens)."""
-    silent, long = [], []
+    uncaptioned, long = [], []
     encode, tokens = SimpleTokenizer().encode, dict[str, int]()
     for record in records:
         try:
             captions = caption_templates(record)
         except ValueError:
-            silent.append(record.name)
+            uncaptioned.append(record.name)
             continue
         for text in captions:
             if text not in tokens:
@@ -121,7 +125,7 @@ def check_captions(records: Sequence[Record], context_length: int) -> list[Findi
             long.append(f"{record.name} ({longest} tokens)")
     share = f"; {len(long) / max(1, len(records)):.1%} of the images, cut off at {context_length} tokens"
     return [
-        _finding("images without caption", "error", silent),
+        _finding("images without caption", "error", uncaptioned),
         _finding("captions beyond the context length", "warning", long, share),
     ]
 
@@ -130,9 +134,9 @@ def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
     """Decode images in `workers` processes.
 
     Returns:
-        A row for each record: its fields, and ``error`` (why it cannot be read), ``pixels`` (a hash, equal for equal
-        pictures in any file format), ``shows`` (`perceptual_hash`), ``width``, ``height`` and ``contrast`` (largest
-        minus smallest pixel value), missing where they do not apply.
+        A row for each record: its fields, and ``error`` (why it cannot be read), ``pixel_digest`` (equal for equal
+        pictures in any file format), ``perceptual_hash``, ``width``, ``height`` and ``contrast`` (largest minus
+        smallest pixel value), missing where they do not apply.
     """
     bar = partial(tqdm, total=len(records), desc="decoding", unit="image", disable=None)
     if workers <= 1:
@@ -140,7 +144,15 @@ def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
     else:
         with ProcessPoolExecutor(workers) as pool:
             scans = list(bar(pool.map(_scan, records, chunksize=16)))
-    columns = [*Record.__dataclass_fields__, "error", "pixels", "shows", "width", "height", "contrast"]
+    columns = [
+        *Record.__dataclass_fields__,
+        "error",
+        "pixel_digest",
+        "perceptual_hash",
+        "width",
+        "height",
+        "contrast",
+    ]
     return pd.DataFrame(scans, columns=columns)
 
 
@@ -156,7 +168,7 @@ def _scan(record: Record) -> dict[str, Any]:
     height, width = image.shape[:2]
     contrast = int(image.max()) - int(image.min())
     sizes = {"width": width, "height": height, "contrast": contrast}
-    return {**asdict(record), "pixels": pixels, "shows": perceptual_hash(image), **sizes}
+    return {**asdict(record), "pixel_digest": pixels, "perceptual_hash": perceptual_hash(image), **sizes}
 
 
 def benchmark_copies(
@@ -169,11 +181,11 @@ def benchmark_copies(
         benchmarks: Name and folder of each public corpus of which no image may occur.
         workers: Processes that decode the benchmark's images.
     """
-    readable = images.dropna(subset="shows")
+    readable = images.dropna(subset="perceptual_hash")
     found: dict[Any, str] = {}
     for name, root in benchmarks:
-        theirs = scan_images(CORPORA[name].read(root), workers).dropna(subset="shows")
-        nearest = nearest_copies(readable["shows"].tolist(), theirs["shows"].tolist())
+        theirs = scan_images(CORPORA[name].read(root), workers).dropna(subset="perceptual_hash")
+        nearest = nearest_copies(readable["perceptual_hash"].tolist(), theirs["perceptual_hash"].tolist())
         for row, place in zip(readable.index, nearest, strict=True):
             if place is not None:
                 found.setdefault(row, f"{name} {theirs['name'].iloc[place]}")
@@ -207,13 +219,16 @@ def check_files(missing: list[str], images: pd.DataFrame) -> list[Finding]:
 def check_splits(images: pd.DataFrame) -> list[Finding]:
     """Report patients with images in several splits."""
     found = images.groupby("patient", sort=False)["split"].unique()
-    torn = [
+    split_patients = [
         f"patient {patient} ({', '.join(sorted(splits))})"
         for patient, splits in found[found.str.len() > 1].items()
     ]
     sizes = images["split"].value_counts()
     detail = ", ".join(f"{split} {sizes.get(split, 0)}" for split in ("train", "val", "test"))
-    return [Finding("split sizes", "ok", detail), _finding("patients in several splits", "error", torn)]
+    return [
+        Finding("split sizes", "ok", detail),
+        _finding("patients in several splits", "error", split_patients),
+    ]
 
 
 def check_duplicates(images: pd.DataFrame) -> list[Finding]:
@@ -221,8 +236,10 @@ def check_duplicates(images: pd.DataFrame) -> list[Finding]:
     leaks: list[str] = []
     shared: list[str] = []
     copies: list[str] = []
-    readable = images[images["pixels"].notna()]
-    for _, group in readable[readable.duplicated("pixels", keep=False)].groupby("pixels", sort=False):
+    readable = images[images["pixel_digest"].notna()]
+    for _, group in readable[readable.duplicated("pixel_digest", keep=False)].groupby(
+        "pixel_digest", sort=False
+    ):
         found = (
             leaks if group["split"].nunique() > 1 else shared if group["patient"].nunique() > 1 else copies
         )
@@ -271,3 +288,26 @@ def _finding(check: str, level: Level, found: Iterable[str], remark: str = "") -
     if not cases:
         return Finding(check, "ok", "none")
     return Finding(check, level, f"{len(cases)}: {first_few(cases)}{remark}", cases)
+
+
+def write_sheet(images: pd.DataFrame, out: Path) -> Path:
+    """Draw up to `SHEET_IMAGES` readable images (see `scan_images`), the planes as evenly as they allow; return `out`.
+
+    Pictures that are nearly black, or the same as another one, have red titles and come first.
+    """
+    images = images[images["error"].isna()].copy()
+    images["doubt"] = images.duplicated("pixel_digest", keep=False) | (images["contrast"] < 16)
+    turn = images.groupby(images["plane"].fillna("").astype(str)).cumcount()
+    chosen = images.assign(turn=turn).sort_values(["doubt", "turn"], ascending=[False, True], kind="stable")[
+        :SHEET_IMAGES
+    ]
+    titles = [
+        "\n".join(text[-28:] for text in (name, f"{plane} {brain_plane}".strip()) if text)
+        for name, plane, brain_plane in zip(
+            chosen["name"], chosen["plane"].fillna(""), chosen["brain_plane"].fillna(""), strict=True
+        )
+    ]
+    figure = image_figure([read_image(path) for path in chosen["image"]], titles, (~chosen["doubt"]).tolist())
+    with atomic(out) as partial:
+        save_png(figure, partial)
+    return out

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from datamodules.base import FetalDataModule
-from datamodules.corpora.corpus import Corpus, split_by_patient
+from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.rows import Row
 from datamodules.record import BRAIN_PLANES, PLANE_LABELS, Record
-from metrics.benchmarks import benchmarks_of
 
 FETAL_PLANES_TABLE = "FETAL_PLANES_DB_data.csv"
 FETAL_PLANES_IMAGES = "Images"
@@ -53,30 +50,3 @@ FETAL_PLANES = Corpus(
     val_share=0.1,
 )  # fmt: skip
 read_fetal_planes = FETAL_PLANES.read
-
-
-class FetalPlanesDataModule(FetalDataModule):
-    """FETAL_PLANES_DB with its official test set; validation patients come from its training set.
-
-    Args:
-        root: Folder with ``FETAL_PLANES_DB_data.csv`` and ``Images/``.
-        val_share: Share of the training patients for validation.
-        split_seed: Seed of the choice of validation patients, separate from `seed`, which differs between runs that
-            are compared.
-        **kwargs: For `FetalDataModule`.
-    """
-
-    benchmarks = benchmarks_of("planes")
-
-    def __init__(
-        self, root: str, val_share: float = FETAL_PLANES.val_share, split_seed: int = 0, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.root = root
-        self.val_share = val_share
-        self.split_seed = split_seed
-
-    def read_records(self) -> list[Record]:
-        """Read the table and move the validation patients out of the official training set."""
-        records = read_fetal_planes(self.root)
-        return split_by_patient(records, val_share=self.val_share, test_share=0.0, seed=self.split_seed)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from datamodules.base import FetalDataModule
-from datamodules.corpora.corpus import Corpus, split_by_patient
+from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.rows import Row
 from datamodules.record import Record
-from metrics.benchmarks import benchmarks_of
 from metrics.growth_chart import gestational_age_weeks
 
 HC18_TABLE = "training_set_pixel_size_and_HC.csv"
@@ -59,40 +56,3 @@ HC18 = Corpus(
     test_share=0.2,
 )
 read_hc18 = HC18.read
-
-
-class HC18DataModule(FetalDataModule):
-    """HC18's training set, split by patient into training, validation and test.
-
-    The official test set has no published measurements, so the test patients come from the training set.
-
-    Args:
-        root: Folder with ``training_set_pixel_size_and_HC.csv`` and ``training_set/``.
-        val_share: Share of the patients for validation.
-        test_share: Share of the patients for testing.
-        split_seed: Seed of the split. It is separate from `seed`, so that runs with several seeds share their test
-            patients and a teacher is never trained on the test patients of its student.
-        **kwargs: For `FetalDataModule`.
-    """
-
-    benchmarks = benchmarks_of("hc18")
-
-    def __init__(
-        self,
-        root: str,
-        val_share: float = HC18.val_share,
-        test_share: float = HC18.test_share,
-        split_seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.root = root
-        self.val_share = val_share
-        self.test_share = test_share
-        self.split_seed = split_seed
-
-    def read_records(self) -> list[Record]:
-        """Read the table and split it by patient."""
-        return split_by_patient(
-            read_hc18(self.root), val_share=self.val_share, test_share=self.test_share, seed=self.split_seed
-        )

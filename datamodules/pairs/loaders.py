@@ -32,7 +32,7 @@ class PlainErrorLoader(DataLoader):
         return _with_plain_errors(batches)
 
 
-class SameOrder:
+class SampleOrderState:
     """Loader state that checks whether a run resumed within an epoch keeps the order of samples.
 
     The position itself comes from the trainer's counters (`resume_position`). A run resumed with other settings
@@ -63,8 +63,8 @@ class SameOrder:
             )
 
 
-class ResumableLoader(SameOrder, PlainErrorLoader):
-    """Training loader that Lightning recognises as resumable; for `order`, see `SameOrder`."""
+class ResumableLoader(SampleOrderState, PlainErrorLoader):
+    """Training loader that Lightning recognises as resumable; for `order`, see `SampleOrderState`."""
 
     def __init__(self, *args: Any, order: dict[str, int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

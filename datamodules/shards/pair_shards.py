@@ -10,9 +10,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 from webdataset.shardlists import expand_urls
 
-from datamodules.base import FetalDataModule, require_at_least
-from datamodules.corpora.fetal_planes import FetalPlanesDataModule
-from datamodules.corpora.hc18 import HC18DataModule
+from datamodules.base import require_at_least
+from datamodules.corpora.catalogue import ScoredOnPublicSets
 from datamodules.corpora.rows import first_few
 from datamodules.pairs.loaders import resume_position
 from datamodules.pairs.sample import PairBuilder
@@ -24,7 +23,7 @@ from datamodules.shards.storage import ShardStorage, is_remote
 from datamodules.shards.stream import ShardLoader, ShardStream
 
 
-class PairShardsDataModule(FetalDataModule):
+class PairShardsDataModule(ScoredOnPublicSets):
     """Train on tar shards of pairs; select and report on HC18 and FETAL_PLANES_DB where they are given.
 
     A sample is an image member (``png``, ``jpg``, ...) with a ``txt`` caption, or with a ``json`` member
@@ -37,13 +36,11 @@ class PairShardsDataModule(FetalDataModule):
         num_samples: Pairs per epoch over all processes; by default the number in ``manifest.json`` beside the
             shards.
         shuffle_buffer: Encoded samples in the shuffle buffer of each worker.
-        planes_root: FETAL_PLANES_DB, for the benchmarks "planes" and "subplanes"; null leaves them out.
-        hc18_root: HC18, for the benchmark "hc18"; null leaves it out.
         shard_cache: Folder in which remote shards are kept and verified before they are read.
         shard_cache_gb: Its size in GB; the least recently used shards are removed.
         shard_patience: Seconds for which a store may fail or be silent before the run ends.
         allow_pipe: Whether ``pipe:`` URLs may run their commands in a shell.
-        **kwargs: For `FetalDataModule`.
+        **kwargs: For `ScoredOnPublicSets`.
     """
 
     def __init__(
@@ -51,8 +48,6 @@ class PairShardsDataModule(FetalDataModule):
         urls: str,
         num_samples: int | None = None,
         shuffle_buffer: int = 1000,
-        planes_root: str | None = None,
-        hc18_root: str | None = None,
         shard_cache: str = "data/cache/shards",
         shard_cache_gb: float = 50.0,
         shard_patience: float = 600.0,
@@ -76,16 +71,12 @@ class PairShardsDataModule(FetalDataModule):
         self._store = ShardStorage(Path(shard_cache), int(shard_cache_gb * 1e9), shard_patience)
         self.num_samples = num_samples
         self.shuffle_buffer = shuffle_buffer
-        sets = ((FetalPlanesDataModule, planes_root), (HC18DataModule, hc18_root))
-        self._evaluated = [module(root=root) for module, root in sets if root is not None]
-        public = (name for module in self._evaluated for name in module.benchmarks)
-        self.benchmarks = (*public, *self.benchmarks)
 
     def read_records(self) -> list[Record]:
         """Check the shards and read the evaluation sets, whose training images are not used."""
         check_shards(self.urls)
         _ = self.storage
-        return [record for module in self._evaluated for record in module.records]
+        return [record for module in self.public_sets for record in module.records]
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -133,10 +124,10 @@ class PairShardsDataModule(FetalDataModule):
             "seed": self.seed, "batch_size": self.batch_size, "shards": len(self.urls), "processes": world,
             "workers": max(1, self.num_workers), "shuffle_buffer": self.shuffle_buffer,
         }  # fmt: skip
-        return ShardLoader(stream, order, persistent_workers=self.num_workers > 0, **self._reading())
+        return ShardLoader(stream, order, persistent_workers=self.num_workers > 0, **self._loader_options())
 
     def _fixed_pairs(self, split: str) -> DataLoader | list[Any]:
-        return super()._fixed_pairs(split) if self._evaluated else []
+        return super()._fixed_pairs(split) if self.public_sets else []
 
 
 def list_shards(urls: str) -> list[str]:

@@ -22,7 +22,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from datamodules.pairs.captions import SPACING
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
-from datamodules.pairs.loaders import PlainErrorLoader, SameOrder
+from datamodules.pairs.loaders import PlainErrorLoader, SampleOrderState
 from datamodules.pairs.sample import OnError, PairBuilder
 from datamodules.record import Record
 from datamodules.redaction import PIPE, redacted
@@ -201,7 +201,7 @@ class ShardStream(IterableDataset):
             raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {error}")
 
 
-class ShardLoader(SameOrder):
+class ShardLoader(SampleOrderState):
     """Batches of a `ShardStream`, with a length and exact resuming.
 
     Not a `DataLoader`, because Lightning would rebuild one for ``overfit_batches``.

@@ -163,7 +163,7 @@ def verify_shards(out: Path) -> list[str]:
 
 
 def scan_shards(out: Path) -> pd.DataFrame:
-    """Return ``name`` and ``shows`` (`perceptual_hash`) of every image in the tar files of a folder."""
+    """Return ``name`` and ``perceptual_hash`` of every image in the tar files of a folder."""
     rows = []
     for path in sorted(out.glob("[!.]*.tar")):
         with tarfile.open(path) as shard:
@@ -172,7 +172,7 @@ def scan_shards(out: Path) -> pd.DataFrame:
                 if file is not None and Path(member.name).suffix.casefold() in IMAGE_SUFFIXES:
                     name = f"{path.name}/{member.name}"
                     rows.append((name, perceptual_hash(read_image(file.read(), name))))
-    return pd.DataFrame(rows, columns=["name", "shows"])
+    return pd.DataFrame(rows, columns=["name", "perceptual_hash"])
 
 
 def encode_sample(record: Record) -> dict[str, Any]:

@@ -22,8 +22,14 @@ from rich.table import Table
 from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
-from datamodules.corpora.check import Finding, benchmark_copies, check_copies, check_corpus, check_tables
-from datamodules.corpora.sheet import write_sheet
+from datamodules.corpora.check import (
+    Finding,
+    benchmark_copies,
+    check_copies,
+    check_corpus,
+    check_tables,
+    write_sheet,
+)
 from datamodules.corpora.table import read_table
 from datamodules.ingest import archive, scans
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
@@ -147,7 +153,7 @@ def _region(text: str) -> scans.Box | Literal["whole"]:
     return left, top, right, bottom
 
 
-def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+def _loader_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `read_table`."""
     columns = {name: column for name, _, column in (pair.partition("=") for pair in arguments.column)}
     return {"columns": columns, "images": arguments.images, "outside": arguments.outside}

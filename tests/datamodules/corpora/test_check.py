@@ -75,7 +75,7 @@ def test_identical_pictures_are_found_in_any_format(tiny_hc18):
     source, target = by_split["train"][0], by_split["test"][0]
     colour = cv2.imread(str(source.image), cv2.IMREAD_COLOR)
     assert cv2.imwrite(str(target.image), colour, [cv2.IMWRITE_PNG_COMPRESSION, 0])
-    assert _scan([source, target])["pixels"].nunique() == 1
+    assert _scan([source, target])["pixel_digest"].nunique() == 1
     one = next(r for r in by_split["train"] if r.patient != source.patient)
     two = next(r for r in by_split["train"] if r.patient not in (source.patient, one.patient))
     shutil.copy(one.image, two.image)
