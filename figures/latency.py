@@ -41,7 +41,7 @@ def _backends(axes: Axes, record: Mapping[str, Any]) -> None:
         xlabel="ms per frame: median, line to the 95th percentile",
     )
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_title(f"encoder (x: times {record['yardstick']}, one thread)", fontsize=9)
+    axes.set_title(f"encoder (x: times {record['reference']}, one thread)", fontsize=9)
 
 
 def _throughput(axes: Axes, record: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ class TableDataModule(ScoredOnPublicSets):
         if uncaptioned and (self.on_error == "raise" or len(uncaptioned) == len(records)):
             raise ValueError(
                 f"{self.table}: {len(uncaptioned)} of {len(records)} rows, {uncaptioned[0]} the first, have no caption "
-                "(columns caption, captions, text, report or title, or --data.columns.caption=NAME) and no plane to write "
-                f"one from ({', '.join(PLANES)})"
+                "(columns caption, captions, text, report or title, or --data.columns.caption=NAME) and no plane to "
+                f"write one from ({', '.join(PLANES)})"
             )
         return records

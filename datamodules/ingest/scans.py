@@ -183,7 +183,7 @@ def is_colour(picture: Picture) -> bool:
 
 
 @contextlib.contextmanager
-def _loader_options(what: str) -> Iterator[None]:
+def _reading(what: str) -> Iterator[None]:
     """Turn any error into a `ScanError` without its text, and silence libraries: both quote names and values."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -153,7 +153,7 @@ def _region(text: str) -> scans.Box | Literal["whole"]:
     return left, top, right, bottom
 
 
-def _loader_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `read_table`."""
     columns = {name: column for name, _, column in (pair.partition("=") for pair in arguments.column)}
     return {"columns": columns, "images": arguments.images, "outside": arguments.outside}

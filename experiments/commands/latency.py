@@ -86,7 +86,7 @@ def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEnc
 
 
 def read_baseline(path: str) -> dict[str, float] | None:
-    """Read the ratios to the yardstick, by backend, from an earlier latency.json.
+    """Read the ratios to the reference, by backend, from an earlier latency.json.
 
     Returns:
         The ratios; None, with a printed note, for another format: CI compares with the main branch's last file, which

@@ -321,7 +321,7 @@ def latency(run: Run) -> Table | None:
             "backend, one image": Cell(name, str(row.get("error", ""))),
             "median ms": _text(row.get("p50_ms"), 2),
             "p95 ms": _text(row.get("p95_ms"), 2),
-            f"times {run.latency.get('yardstick', 'the yardstick')}": _text(
+            f"times {run.latency.get('reference', 'the reference')}": _text(
                 row.get("ratio", {}).get("median"), 2
             ),
             "peak MB": _text(row.get("peak_mb"), 0),

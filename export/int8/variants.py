@@ -102,19 +102,19 @@ def judge_int8_speed(context: ExportContext, rows: Sequence[Row], *, keep_slow: 
     names = [name for name in names if name in context.artifacts]
     timings = _timings(context, names) if names else {}
     return [
-        _with_speed(row, timings[row.variant], timings[f"{row.variant} yardstick"], keep_slow)
+        _with_speed(row, timings[row.variant], timings[f"{row.variant} reference"], keep_slow)
         if row.variant in names
         else row
         for row in rows
     ]
 
 
-def _with_speed(row: Row, own: Timing, yardstick: Timing, keep_slow: bool) -> Row:
-    broken, high, figures = own.error or yardstick.error, 0.0, row.figures
+def _with_speed(row: Row, own: Timing, reference: Timing, keep_slow: bool) -> Row:
+    broken, high, figures = own.error or reference.error, 0.0, row.figures
     if broken:
         notes = [row.note, f"could not be timed against float32 ({broken})"]
     else:
-        speed, low, high = speed_ratio(yardstick, own, cpu=True)
+        speed, low, high = speed_ratio(reference, own, cpu=True)
         figures = {**figures, "speed": speed, "speed_low": low, "speed_high": high}
         where = f"float32 in {INT8[row.variant]} here (one thread; quartiles {low:.2f} to {high:.2f})"
         notes = [row.note, f"{speed:.2f} times as fast as {where}"]
@@ -134,8 +134,8 @@ def _timings(context: ExportContext, names: Sequence[str]) -> dict[str, Timing]:
     specs: dict[str, dict[str, Any]] = {}
     for name in names:
         common = {"backend": INT8[name], "threads": 1, "batch": 1, "side": context.side}
-        yardstick = context.artifacts[ARTIFACTS.get(INT8[name], "onnx-fp32")]["file"]
-        specs[f"{name} yardstick"] = {**common, "path": str(context.folder / yardstick)}
+        reference = context.artifacts[ARTIFACTS.get(INT8[name], "onnx-fp32")]["file"]
+        specs[f"{name} reference"] = {**common, "path": str(context.folder / reference)}
         specs[name] = {**common, "path": str(context.folder / context.artifacts[name]["file"])}
     try:
         return time_interleaved(specs, ROUNDS, REPEATS)

@@ -39,17 +39,17 @@ class _Section(BaseModel):
 
 
 class TimingSettings(_Section):
-    """How often and how long to time; ``scene_s`` replaces the scene's own seconds."""
+    """How often and how long to time; ``live_scan_s`` replaces the scan's own seconds."""
 
     rounds: Count
     repeats: Count
     batches: Annotated[list[Count], Field(min_length=1)]
     sustained_s: Positive
-    scene_s: Positive | None = None
+    live_scan_s: Positive | None = None
 
 
 class RatioLimit(_Section):
-    """How many times faster than the yardstick a backend must be, and the target that it is to reach.
+    """How many times faster than the reference a backend must be, and the target that it is to reach.
 
     `small` replaces `at_least` for students below `SMALL_GMACS`, where PyTorch spends most of its time between layers;
     `of_float32` is how many times faster than float32 in the same runtime an int8 file must be.
@@ -81,10 +81,10 @@ class Budgets(_Section):
 
     timing: TimingSettings
     ci: TimingSettings
-    yardstick: Backend
+    reference: Backend
     ratios: dict[Backend, RatioLimit]
     absolute: list[DeviceLimit]
-    scene: LiveScan
+    live_scan: LiveScan
 
 
 def read_budgets(path: str | Path) -> Budgets:
@@ -112,14 +112,14 @@ def check_budgets(budgets: Budgets, record: Mapping[str, Any]) -> list[Verdict]:
     verdicts = []
     for name, limit in budgets.ratios.items():
         least = limit.small if limit.small is not None and gmacs < SMALL_GMACS else limit.at_least
-        text = f"{name}: at least {least:g} times {budgets.yardstick}"
+        text = f"{name}: at least {least:g} times {budgets.reference}"
         row, note = rows.get(name, {}), reasons.get(name, "")
         ratio = row["ratio"]["median"] if "ratio" in row else None
         if limit.of_float32 is not None and "of_float32" in row:
             own = f"{name}: at least {limit.of_float32:g} times float32 in {INT8[name]}"
             verdicts.append(_of_ratio(own, row["of_float32"], row, limit.of_float32, ""))
         if row and ratio is None:
-            note = f"no {budgets.yardstick} to compare with"
+            note = f"no {budgets.reference} to compare with"
         elif ratio is not None:
             missed = limit.reach is not None and ratio < limit.reach
             note = "; ".join(filter(None, ["missed", note])) if missed else "met"
@@ -129,8 +129,8 @@ def check_budgets(budgets: Budgets, record: Mapping[str, Any]) -> list[Verdict]:
         else:
             verdicts.append(_of_ratio(text, row["ratio"], row, least, note))
     verdicts += [_on_device(limit, record) for limit in budgets.absolute]
-    for scan in record["scenes"]:
-        most = budgets.scene.rates.get(scan["frames_per_second"])
+    for scan in record["live_scans"]:
+        most = budgets.live_scan.rates.get(scan["frames_per_second"])
         if most is not None:
             where = f"live scan at {scan['frames_per_second']:g} frames/s with {scan['encoder']}"
             share = None if "error" in scan else scan["dropped"] / scan["frames"]

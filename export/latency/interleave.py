@@ -60,12 +60,12 @@ class Ratio(NamedTuple):
 
 
 def speed_ratio(slow: Timing, fast: Timing, *, cpu: bool = False) -> Ratio:
-    """Compare the median times per image of two backends, the yardstick first, that were timed in the same rounds.
+    """Compare the median times per image of two backends, the reference first, that were timed in the same rounds.
 
     `cpu` compares processor times, which is fair for backends that were given one thread.
     """
     rounds = (slow.cpu_rounds, fast.cpu_rounds) if cpu else (slow.rounds, fast.rounds)
-    each = [np.median(yardstick) / np.median(own) for yardstick, own in zip(*rounds, strict=True)]
+    each = [np.median(reference) / np.median(own) for reference, own in zip(*rounds, strict=True)]
     scale = fast.spec["batch"] / slow.spec["batch"]
     low, median, high = (scale * np.percentile(each, [25, 50, 75])).tolist()
     return Ratio(median, low, high)

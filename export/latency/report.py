@@ -18,7 +18,7 @@ def markdown(record: Record, ratios_before: Mapping[str, float] | None = None) -
 
     Args:
         record: What `export.latency.session.run_session` returned.
-        ratios_before: Ratios to the yardstick by backend from an earlier record, to print beside the new ones. Times
+        ratios_before: Ratios to the reference by backend from an earlier record, to print beside the new ones. Times
             are not compared: machines differ, and so does their load.
     """
     stages = [[name, *_cells(row, *PERCENTILES)] for name, row in record["stages"].items()]
@@ -48,9 +48,7 @@ def markdown(record: Record, ratios_before: Mapping[str, float] | None = None) -
         markdown_table(["stage of a camera frame", "p50 ms", "p90", "p95", "p99"], stages),
         markdown_table(["ONNX Runtime", "images/s", "p50 ms a batch"], throughput),
         _live(record),
-        markdown_table(["Core ML's own stopwatch", "p50 ms", "p90", "p99", "load ms"], watched)
-        if watched
-        else "",
+        markdown_table(["MLModelBenchmarker", "p50 ms", "p90", "p99", "load ms"], watched) if watched else "",
         markdown_table(["budget", "measured", "verdict", "note"], verdicts),
         _absent(record),
     ]
@@ -81,7 +79,7 @@ def _subject(record: Record) -> str:
 
 def _backends(record: Record, ratios_before: Mapping[str, float] | None) -> str:
     head = ["encode, batch 1", "p50 ms", "p90", "p95", "p99", "one thread, CPU ms"]
-    head += [f"times {record['yardstick']} (quartiles)", "of matmul peak", "cold start ms", "peak MB"]
+    head += [f"times {record['reference']} (quartiles)", "of matmul peak", "cold start ms", "peak MB"]
     rows = []
     for name, row in record["backends"].items():
         cells = [name, *_cells(row, *PERCENTILES)]
@@ -99,7 +97,7 @@ def _backends(record: Record, ratios_before: Mapping[str, float] | None) -> str:
 
 def _live(record: Record) -> str:
     rows = []
-    for scan in record["scenes"]:
+    for scan in record["live_scans"]:
         cells = [f"{scan['frames_per_second']:.0f} frames/s, {scan['encoder']}"]
         if "error" not in scan:
             cells += [f"{scan['processed']} of {scan['frames']}", str(scan["dropped"])]
@@ -127,5 +125,5 @@ def _absent(record: Record) -> str:
     else:
         lines.append(f"- NOT RUN: share of operations on the Neural Engine ({engine['reason']})")
     if watch["status"] != "ok":
-        lines.append(f"- {watch['status']}: Core ML's own stopwatch ({watch['reason']})")
+        lines.append(f"- {watch['status']}: MLModelBenchmarker ({watch['reason']})")
     return "\n".join(lines)

@@ -50,22 +50,22 @@ def run_session(
         The record, as primitives.
 
     Raises:
-        ValueError: The yardstick cannot be timed.
+        ValueError: The reference cannot be timed.
     """
-    begun, threads, yardstick = time.monotonic(), usable_cores(), budgets.yardstick
+    begun, threads, reference = time.monotonic(), usable_cores(), budgets.reference
     settings = budgets.ci if short else budgets.timing
-    rates, scan_s = list(budgets.scene.rates), settings.scene_s or budgets.scene.seconds
+    rates, scan_s = list(budgets.live_scan.rates), settings.live_scan_s or budgets.live_scan.seconds
     package = export.artifact("coreml-fp16") if "coreml-fp16" in export.manifest["artifacts"] else None
     unbuilt, fused = (model, None) if isinstance(model, str) else ("", fused_copy(model))
     specs, absent = backend_specs(export, threads, unbuilt)
-    if yardstick not in specs and not unbuilt:
-        raise ValueError(f"latency: the yardstick {yardstick} cannot be timed: {absent[yardstick]}")
+    if reference not in specs and not unbuilt:
+        raise ValueError(f"latency: the reference {reference} cannot be timed: {absent[reference]}")
     coreml = stopwatch(package, *iphone)
     stages = stage_specs(export, specs)
     timings = time_interleaved({**specs, **stages}, settings.rounds, settings.repeats)
-    slow = timings.get(yardstick)
+    slow = timings.get(reference)
     if slow is not None and slow.error:
-        raise ValueError(f"latency: the yardstick cannot be timed: {slow.error}")
+        raise ValueError(f"latency: the reference cannot be timed: {slow.error}")
     rows = {name: _row(timings[name]) for name in specs}
     cost = {}
     if fused is not None:
@@ -76,13 +76,13 @@ def run_session(
         "machine": machine | ({"device": device} if device else {}),
         "model": {**cost, "source": export.manifest["source"], "side": export.preprocessing.image_size},
         "files": {key: entry["bytes"] for key, entry in export.manifest["artifacts"].items()},
-        "timing": {**settings.model_dump(), "frames_per_second": rates, "scene_s": scan_s},
-        "yardstick": yardstick,
+        "timing": {**settings.model_dump(), "frames_per_second": rates, "live_scan_s": scan_s},
+        "reference": reference,
         "backends": rows,
         "absent": absent,
         "stages": {key: _row(timings[key]) for key in stages},
         "throughput": _throughput(export, fused, settings.batches, max(3, settings.rounds // 3), folder),
-        "scenes": live_scans(stages, rates, scan_s),
+        "live_scans": live_scans(stages, rates, scan_s),
         "sustained": thermal_drifts(
             {name: specs[name] for name in LIVE_ENCODERS if name in specs}, settings.sustained_s
         ),
@@ -90,7 +90,7 @@ def run_session(
         "coreml_stopwatch": coreml,
     }
     for _ in range(ATTEMPTS):
-        peaks = _compare(rows, timings, specs, yardstick, settings, cost.get("gmacs"))
+        peaks = _compare(rows, timings, specs, reference, settings, cost.get("gmacs"))
         record["machine"]["matmul_gflops"] = peaks
         verdicts = check_budgets(budgets, record)
         if not undecided(verdicts):
@@ -109,7 +109,7 @@ def _compare(
     rows: Mapping[str, dict[str, Any]],
     timings: Mapping[str, Timing],
     specs: Mapping[str, Spec],
-    yardstick: str,
+    reference: str,
     settings: TimingSettings,
     gmacs: float | None,
 ) -> dict[str, float]:
@@ -127,15 +127,15 @@ def _compare(
     peaks = matmul_peaks({name: single[name] for name in products})
     for name, row in rows.items():
         if specs[name]["backend"] in ACCELERATED:
-            if yardstick in timings and "error" not in row:
-                row["ratio"] = speed_ratio(timings[yardstick], timings[name])._asdict()
+            if reference in timings and "error" not in row:
+                row["ratio"] = speed_ratio(timings[reference], timings[name])._asdict()
             continue
         timing = single.get(name)
         if timing is None or timing.error:
             row.setdefault("error", "" if timing is None else timing.error)
             continue
         row["cpu_ms"] = timing.cpu_p50_ms
-        for key, other in (("ratio", yardstick), ("of_float32", INT8.get(name))):
+        for key, other in (("ratio", reference), ("of_float32", INT8.get(name))):
             if other in single and not single[other].error:
                 row[key] = speed_ratio(single[other], timing, cpu=True)._asdict()
         if peaks and gmacs is not None:

@@ -19,49 +19,32 @@ import argparse
 import hashlib
 import json
 import math
-import operator
 import platform
 import sys
-from array import array
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PINS = '"coremltools>=9.0" "numpy<2.4" pillow'
 UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 SEAL = "manifest_sha256"  # the manifest's digest of its other keys
-FILES = {
-    "manifest.json": "artifacts",
-    "parity.json": "rows",
-    "golden/golden.json": "rows",
-}  # with a key of each
-
-Heads = dict[str, tuple[list[str], list["array[float]"]]]
+# File -> a key that it must have.
+FILES = {"manifest.json": "artifacts", "parity.json": "rows", "golden/golden.json": "rows"}
 
 
-def dot(left: Sequence[float], right: Sequence[float]) -> float:
-    """Return the dot product of two vectors of one length."""
-    if len(left) != len(right):
-        raise ValueError(f"vectors of {len(left)} and {len(right)} numbers")
-    return float(sum(map(operator.mul, left, right)))
+def read_heads(path: Path) -> dict[str, tuple[list[str], Any]]:
+    """Read the class vectors of heads.safetensors: head -> labels and vectors [classes, D]."""
+    import numpy as np  # coremltools brings it, whose absence `main` reports
 
-
-def read_heads(path: Path) -> Heads:
-    """Read the class vectors of heads.safetensors: head -> labels and one vector each."""
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    heads: Heads = {}
+    heads = {}
     for name, text in header.pop("__metadata__").items():
         description = json.loads(text) if name in header else {}
         if description.get("kind") == "classes":
-            begin, end = header[name]["data_offsets"]
-            numbers = array("f", content[start + begin : start + end])
-            if sys.byteorder == "big":
-                numbers.byteswap()
-            width = header[name]["shape"][1]
-            rows = [numbers[place : place + width] for place in range(0, len(numbers), width)]
-            heads[name] = (description["labels"], rows)
+            begin, end = (start + offset for offset in header[name]["data_offsets"])
+            vectors = np.frombuffer(content[begin:end], "<f4").reshape(header[name]["shape"])
+            heads[name] = (description["labels"], vectors)
     return heads
 
 
@@ -101,11 +84,10 @@ def verify_package(
             differences.append(max(abs(row[head][label] - float(got[label])) for label in row[head]))
             classes.append((top(row[head]), top(got)))
             continue
-        wanted, embedding = row["embedding"], [float(value) for value in output["embedding"].reshape(-1)]
-        cosines.append(dot(embedding, wanted) / (math.hypot(*embedding) * math.hypot(*wanted)))
+        wanted, embedding = row["embedding"], output["embedding"].reshape(-1).astype(float)
+        cosines.append(float(embedding @ wanted) / (math.hypot(*embedding) * math.hypot(*wanted)))
         for other, (labels, vectors) in heads.items():
-            similarities = [dot(vector, embedding) for vector in vectors]
-            classes.append((top(row[other]), labels[similarities.index(max(similarities))]))
+            classes.append((top(row[other]), labels[int((vectors @ embedding).argmax())]))
     if not classes:
         return {"status": "NOT RUN", "note": "no golden frame fits this package", "figures": {}}
     figures = {"flip_rate": sum(wanted != got for wanted, got in classes) / len(classes)}

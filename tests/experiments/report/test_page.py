@@ -207,7 +207,7 @@ def test_export_and_latency_appear_and_every_verdict_has_its_colour(make_run):
     backends = {"onnxruntime": times, "coreml": {"error": "no Mac"}}
     for name, content in (
         ("export/parity.json", {"rows": rows}),
-        ("latency/latency.json", {"backends": backends, "yardstick": "torch-eager", "machine": {}}),
+        ("latency/latency.json", {"backends": backends, "reference": "torch-eager", "machine": {}}),
     ):
         (folder / name).parent.mkdir()
         (folder / name).write_text(json.dumps(content))

@@ -35,8 +35,8 @@ def absolute(**values):
         ("timing.batches", [1, 0], "timing.batches.1: Input should be greater than or equal to 1, not 0"),
         ("timing.batches", [], "timing.batches: List should have at least 1 item"),
         ("ci.sustained_s", "3", "ci.sustained_s: Input should be a valid number, not '3'"),
-        ("ci.scene_s", 0, "ci.scene_s: Input should be greater than 0, not 0"),
-        ("yardstick", "torch-eagre", "yardstick: no backend 'torch-eagre'; choose from torch-eager,"),
+        ("ci.live_scan_s", 0, "ci.live_scan_s: Input should be greater than 0, not 0"),
+        ("reference", "torch-eagre", "reference: no backend 'torch-eagre'; choose from torch-eager,"),
         ("ratios", [], r"ratios: Input should be a valid dictionary, not \[\]"),
         ("ratios.onxruntime", {"at_least": 99}, "ratios.onxruntime: no backend 'onxruntime'"),
         ("ratios.onnxruntime", {"least": 2}, "at_least: Field required; ratios.onnxruntime.least: Extra"),
@@ -45,9 +45,9 @@ def absolute(**values):
         ("absolute", absolute(ms=1), "absolute.0.ms: Extra"),
         ("absolute", absolute(device=" "), "absolute.0.device: .*, not ' '"),
         ("absolute", absolute(backend="ane"), "absolute.0.backend: no backend 'ane'"),
-        ("scene.rates", [30], r"scene.rates: Input should be a valid dictionary, not \[30\]"),
-        ("scene.rates", {"30": 0.1}, "scene.rates.30: .* valid number, not '30'"),
-        ("scene.rates", {30: 10}, "scene.rates.30.*: .* equal to 1, not 10"),
+        ("live_scan.rates", [30], r"live_scan.rates: Input should be a valid dictionary, not \[30\]"),
+        ("live_scan.rates", {"30": 0.1}, "scan.rates.30: .* valid number, not '30'"),
+        ("live_scan.rates", {30: 10}, "scan.rates.30.*: .* equal to 1, not 10"),
     ],
 )  # fmt: skip
 def test_malformed_budgets_are_rejected_by_name(tmp_path, place, value, message):
@@ -81,7 +81,7 @@ def budgets():
 
 def test_our_own_budgets_pass_and_ci_is_the_short_protocol(budgets):
     assert budgets.ci.rounds < budgets.timing.rounds
-    assert budgets.ci.scene_s < budgets.scene.seconds
+    assert budgets.ci.live_scan_s < budgets.live_scan.seconds
 
 
 def quartiles(median, spread=0.0):
@@ -89,7 +89,7 @@ def quartiles(median, spread=0.0):
 
 
 def made(device="x", gmacs=2.4, scans=(), absent=(), watched=(), **backends):
-    """Return a latency record of these backends: a ratio to the yardstick, or a row."""
+    """Return a latency record of these backends: a ratio to the reference, or a row."""
     rows = {
         name.replace("_", "-"): row if isinstance(row, dict) else {"ratio": quartiles(row)}
         for name, row in backends.items()
@@ -97,7 +97,7 @@ def made(device="x", gmacs=2.4, scans=(), absent=(), watched=(), **backends):
     stopwatch = {"status": "ok", "rows": list(watched)}
     return {
         "machine": {"device": device}, "model": {"gmacs": gmacs}, "backends": rows, "absent": dict(absent),
-        "scenes": list(scans), "coreml_stopwatch": stopwatch,
+        "live_scans": list(scans), "coreml_stopwatch": stopwatch,
     }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_a_missed_reach_target_names_the_bottleneck(budgets, monkeypatch):
 
 
 def test_dropped_frames_can_have_a_budget(budgets):
-    budgets.scene.rates = {30: 0.1}
+    budgets.live_scan.rates = {30: 0.1}
     scan = {"encoder": "a", "frames_per_second": 30.0, "frames": 60, "processed": 40, "dropped": 20}
     broken = {"encoder": "b", "frames_per_second": 30.0, "error": "it died"}
     found = over_budget(check(budgets, scans=[scan, broken]))

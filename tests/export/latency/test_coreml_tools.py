@@ -82,7 +82,7 @@ def test_a_requested_phone_that_breaks_fails_the_command(tools, fault, reason):
         "model": {},
         "backends": {},
         "absent": {},
-        "scenes": [],
+        "live_scans": [],
         "coreml_stopwatch": found,
     }
     verdicts = check_budgets(read_budgets(LATENCY), record)

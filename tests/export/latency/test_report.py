@@ -15,7 +15,7 @@ def record():
         "calls": 90, "share_of_matmul_peak": 0.5, "arithmetic": "float32",
         "ratio": {"median": 3.1, "low": 3.0, "high": 3.2},
     }  # fmt: skip
-    scene = {"encoder": "onnxruntime", "frames_per_second": 30.0, "frames": 60, "processed": 58, "dropped": 2}
+    scan = {"encoder": "onnxruntime", "frames_per_second": 30.0, "frames": 60, "processed": 58, "dropped": 2}
     drift = {"seconds": 3, "calls": 9, "first_fifth_p50_ms": 10, "last_fifth_p50_ms": 11, "drift": 0.1}
     return {
         "machine": {
@@ -26,7 +26,7 @@ def record():
             "load_average": 9.0,
         },
         "model": {"parameters_m": 11.4, "gmacs": 2.4, "side": 256},
-        "yardstick": "torch-eager",
+        "reference": "torch-eager",
         "backends": {
             "torch-eager": {**row, "p50_ms": 31.0, "p95_ms": 33.0},
             "onnxruntime": row,
@@ -36,7 +36,7 @@ def record():
         "stages": {"preprocess": row},
         "throughput": [{"threads": t, "batch": b, **row} for t in (1, 2) for b in (1, 4)],
         "sustained": [{"encoder": "onnxruntime", **drift}, {"encoder": "coreml-ane", "error": "it died"}],
-        "scenes": [{**scene, "delay_p50_ms": 12.0, "delay_p95_ms": 20.0}],
+        "live_scans": [{**scan, "delay_p50_ms": 12.0, "delay_p95_ms": 20.0}],
         "files": {"onnx-fp32": 45_600_000, "golden": 10},
         "coreml_stopwatch": {
             "status": "ok",

@@ -44,9 +44,9 @@ def test_live_scans_and_drift_with_core_ml(mac, exported, monkeypatch):
             pass
 
     monkeypatch.setattr("export.latency.interleave.Worker", Worker)
-    scenes = live_scans(stages, [30, 60], 1.0)
+    played = live_scans(stages, [30, 60], 1.0)
     drifts = thermal_drifts({name: specs[name] for name in ("onnxruntime", "coreml-all", "coreml-ane")}, 1.0)
-    told = [(scene["encoder"], scene["frames_per_second"], scene.get("error", "")) for scene in scenes]
+    told = [(scan["encoder"], scan["frames_per_second"], scan.get("error", "")) for scan in played]
     died = "end-to-end: its process ended without an answer"
     assert told == [
         ("onnxruntime", 30, ""), ("onnxruntime", 60, ""), ("coreml-all", 30, ""), ("coreml-all", 60, died),
@@ -114,12 +114,12 @@ def test_an_export_whose_student_cannot_be_built(from_elsewhere, tmp_path, monke
     assert (tmp_path / "out" / "latency.png").stat().st_size > 1000
 
 
-def test_an_absent_yardstick_is_rejected_before_anything_is_timed(exported, student, tmp_path, monkeypatch):
+def test_an_absent_reference_is_rejected_before_anything_is_timed(exported, student, tmp_path, monkeypatch):
     monkeypatch.setattr("export.latency.session.time_interleaved", lambda *_: pytest.fail("it went on"))
     state = {**available(), "openvino": "not installed"}
     monkeypatch.setattr("export.latency.backends.available", lambda: state)
-    budgets = read_budgets(LATENCY).model_copy(update={"yardstick": "openvino"})
-    with pytest.raises(ValueError, match="the yardstick openvino cannot be timed: not installed"):
+    budgets = read_budgets(LATENCY).model_copy(update={"reference": "openvino"})
+    with pytest.raises(ValueError, match="the reference openvino cannot be timed: not installed"):
         run_session(exported, student, budgets, True, None, tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_decided_is_timed_again_once_and_has_its_own_status(
         facts = {"cold_start_ms": 9.0, "load_ms": 5.0, "first_call_ms": 3.0, "peak_mb": 100.0}
         single = "matmul-float32" in specs
         tries.append(single)
-        noise = [[4.0], [40.0], [400.0], [4.0]]  # a program beside it, of the yardstick's rounds alone
+        noise = [[4.0], [40.0], [400.0], [4.0]]  # a program beside it, of the reference's rounds alone
         found = {name: Timing(dict(spec), [[4.0]] * 4, [[4.0]] * 4, facts) for name, spec in specs.items()}
         if single and sum(tries) <= busy[0]:
             found["torch-eager"].cpu_rounds = noise
@@ -170,7 +170,7 @@ def test_the_whole_command_on_an_export(exported, tmp_path, capsys):
     assert {"preprocess", "heads"} | {f"end-to-end, {name}" for name in ["onnxruntime", *live]} == set(
         record["stages"]
     )
-    assert [scene["frames"] for scene in record["scenes"]] == [60, 120] * (1 + len(live))
+    assert [scan["frames"] for scan in record["live_scans"]] == [60, 120] * (1 + len(live))
     assert "## Latency" in capsys.readouterr().out
     budgets["ratios"]["onnxruntime"]["at_least"] = 1e6
     path.write_text(yaml.safe_dump(budgets))

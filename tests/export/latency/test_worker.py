@@ -26,13 +26,13 @@ class Clock:
 )
 def test_dropped_frames_of_a_live_scan(fps, work_ms, processed):
     clock = Clock()
-    scene = play_scan(lambda: clock.pass_(work_ms / 1e3), fps, 2.0, clock, clock.pass_)
-    assert scene["frames"] == 2 * fps
+    scan = play_scan(lambda: clock.pass_(work_ms / 1e3), fps, 2.0, clock, clock.pass_)
+    assert scan["frames"] == 2 * fps
     # One frame more or less: whether the last one is reached depends on where the busy time ends.
-    assert abs(scene["processed"] - processed) <= 1
-    assert scene["dropped"] == scene["frames"] - scene["processed"]
-    assert scene["delay_p50_ms"] >= work_ms - 1e-6
-    assert scene["delay_p95_ms"] <= work_ms + 1e3 / fps + 1e-6
+    assert abs(scan["processed"] - processed) <= 1
+    assert scan["dropped"] == scan["frames"] - scan["processed"]
+    assert scan["delay_p50_ms"] >= work_ms - 1e-6
+    assert scan["delay_p95_ms"] <= work_ms + 1e3 / fps + 1e-6
 
 
 def test_a_killed_worker_is_reported():

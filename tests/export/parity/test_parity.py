@@ -160,10 +160,10 @@ def int8_context(copied):
 
 
 def timed_as(times):
-    """Stand in for the clock: an int8 file takes these milliseconds by round, its yardstick 10."""
+    """Stand in for the clock: an int8 file takes these milliseconds by round, its reference 10."""
 
     def timed(specs, rounds, repeats):
-        assert specs["onnx-int8 yardstick"]["path"].endswith("image_encoder.onnx")
+        assert specs["onnx-int8 reference"]["path"].endswith("image_encoder.onnx")
         assert {spec["threads"] for spec in specs.values()} == {1}
         found = {name: Timing(dict(spec), cpu_rounds=[[10.0]] * len(times)) for name, spec in specs.items()}
         found["onnx-int8"].cpu_rounds = [[ms] for ms in times]
