@@ -61,6 +61,7 @@ class FetalDataModule(LightningDataModule):
         evaluation_batch_size: Images per batch in validation and evaluation.
         num_workers: Worker processes; 0 reads in the main process.
         augmentation: Random changes of the training images, or null for none.
+        zoom: Overrides `Augmentation.zoom`, the magnification of training images.
         mask_overlays: Overrides `Augmentation.mask_overlays`: remove text, rulers and callipers from training images.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
             the sample and report it). Validation, test and evaluation always raise.
@@ -92,6 +93,7 @@ class FetalDataModule(LightningDataModule):
         seed: int = 0,
         pin_memory: bool = False,
         cache: str | None = None,
+        zoom: float = 0.0,
         most_images: int | None = None,
         draws: int | None = None,
         mask_overlays: bool = False,
@@ -106,8 +108,10 @@ class FetalDataModule(LightningDataModule):
         self.num_workers = num_workers
         if mask_overlays and augmentation is None:
             raise ValueError("data: mask_overlays is part of the augmentation, which is null")
-        self.augmentation = (
-            replace(augmentation, mask_overlays=True) if augmentation and mask_overlays else augmentation
+        self.augmentation = augmentation and replace(
+            augmentation,
+            zoom=zoom or augmentation.zoom,
+            mask_overlays=mask_overlays or augmentation.mask_overlays,
         )
         self.on_error: OnError = on_error
         self.seed = seed

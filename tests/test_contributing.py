@@ -56,7 +56,9 @@ def recipe(title):
 
 def test_every_recipe_is_short_and_tested():
     titles = re.findall(r"## Add an? ([\w ]+)", PAGE)
-    assert titles == ["loss", "callback", "experiment", "sweep", "benchmark", "corpus", "export variant"]
+    assert titles == [
+        "loss", "callback", "experiment", "sweep", "benchmark", "corpus", "export variant", "command",
+    ]  # fmt: skip
     assert all(len(recipe(title).splitlines()) <= 10 for title in titles)
 
 
@@ -105,7 +107,17 @@ def test_a_sweep_runs_here_with_options_that_exist(tmp_path):
     assert config.model.learning_rate == config.model.loss.init_args.temperature == 1
 
 
-def test_an_export_variant_is_written_and_runs(tmp_path):
+def test_a_command_counts_the_weights(tmp_path, capsys):
+    names = {}
+    exec(recipe("command"), names)
+    torch.save({"state_dict": {"a": torch.zeros(2, 3), "b": torch.zeros(4)}}, tmp_path / "x.ckpt")
+    names["main"]([str(tmp_path / "x.ckpt")])
+    assert capsys.readouterr().out == "10\n"
+    assert "usage: sonodistill weigh PATH" in names["__doc__"]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_export_variant_is_written_and_runs(dynamic, tmp_path):
     names = {"onnx": onnx, "convert_float_to_float16": convert_float_to_float16, "Variant": Variant}
     names |= {
         "ENCODER_FILE": ENCODER_FILE,
@@ -115,12 +127,13 @@ def test_an_export_variant_is_written_and_runs(tmp_path):
     }
     exec(f"from __future__ import annotations\n{recipe('export variant')}", names)
     context = ExportContext(tmp_path, PixelEncoder(fastvit([24, 96])).eval(), {}, {})
-    write_onnx_variants(context, dynamic_batch=False)
+    write_onnx_variants(context, dynamic_batch=dynamic)
     names["write_half"](context)
     exact, half = context.variants
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64)).astype(np.float32)
     assert (half.name, half.gate in read_gates()) == ("onnx-fp16", True)
     assert embedding_figures(exact.run(pixels), half.run(pixels))["cosine_min"] > 0.999
+    assert context.artifacts["onnx-fp16"]["batch"] == context.artifacts["onnx-fp32"]["batch"]
     assert context.artifacts["onnx-fp16"]["bytes"] < 0.7 * context.artifacts["onnx-fp32"]["bytes"]
 
 

@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from torch import nn
 
 from callbacks import TeacherCache
-from datamodules import Augmentation, HC18DataModule, PairShardsDataModule
+from datamodules import HC18DataModule, PairShardsDataModule
 from datamodules.pairs.stores import TeacherStore
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, SRKDLoss
@@ -95,14 +95,7 @@ def fit(
     )  # fmt: skip
     draws = draws if cache else None
     trainer.fit(
-        module,
-        datamodule=data(
-            root=str(root),
-            batch_size=6,
-            num_workers=workers,
-            augmentation=Augmentation(zoom=0.2),
-            draws=draws,
-        ),
+        module, datamodule=data(root=str(root), batch_size=6, num_workers=workers, zoom=0.2, draws=draws)
     )
     return losses.values, module
 
