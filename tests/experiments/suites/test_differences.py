@@ -143,7 +143,7 @@ def test_documents_get_the_tables_of_their_data(rows, tmp_path):
     assert "| Static KD over No KD | five-plane F1 | 3 x 50 | +" in (root / "docs/results.md").read_text()
     shutil.rmtree(tables)
     assert fill_documents(rows, "phantom", tables, root) == [], "nothing is left to change"
-    assert fill_documents(rows, "hc18", tables, root) == [], "and tables of other data stay"
+    assert fill_documents(rows, "planes", tables, root) == [], "and tables of other data stay"
 
 
 def test_the_documents_agree_with_the_committed_rows():
