@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import random
 import time
@@ -40,17 +41,22 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds
 LOOKUPS_AT_ONCE = 16  # objects that are looked up at a time
 MOST_FETCHES = 3  # of an object whose content is not the manifest's
 
-# Scheme -> extra of pyproject.toml, and options of its file system: the only retries are those of this file, and the
-# proxies are those of the environment.
+# Scheme -> extra of pyproject.toml, and options of its file system: the only retries are those of this file (gcsfs has
+# five of its own, within a block's time), and the proxies are those of the environment.
 SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
     "s3": ("s3", {"config_kwargs": {"retries": {"total_max_attempts": 1}}}),
-    "gs": ("gs", {}),
+    "gs": ("gs", {"session_kwargs": {"trust_env": True}}),
     "https": ("s3", {"client_kwargs": {"trust_env": True}}),
     "http": ("s3", {"client_kwargs": {"trust_env": True}}),
 }
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, TypeError)
 # Errors of botocore, which is not imported here, that no second try changes.
 SETTINGS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
+# Of S3, web servers and Google: a new mark, a new object.
+MARKS = ("ETag", "LastModified", "Last-Modified", "generation")
+# gcsfs looks for zonal buckets over gRPC, which does not survive the fork of a data worker, and logs tracebacks.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 _JITTER = random.SystemRandom()  # waiting must not advance the generators of the training
 
 
@@ -213,7 +219,7 @@ class ShardStorage:
             size = listed_size if size is None else size
             if size > self.most_bytes:
                 raise ValueError(f"data: {redacted(url)}: {size} bytes; raise data.shard_cache_gb")
-            marks = {key: str(info[key]) for key in ("ETag", "LastModified", "Last-Modified") if key in info}
+            marks = {key: str(info[key]) for key in MARKS if key in info}
             version = digest([redacted(url), size, marks])
             shards[url] = RemoteShard(size, entry.get("sha256"), version)
         return shards
@@ -302,7 +308,8 @@ def _permanent(error: BaseException) -> type[Exception] | None:
         }.get(status, OSError)
     if isinstance(asked, PERMANENT):
         return next(kind for kind in PERMANENT if isinstance(asked, kind))
-    if type(asked).__name__ in SETTINGS:
+    refused = str(asked).startswith("Forbidden: ")  # gcsfs says 403 in words alone
+    if refused or type(asked).__name__ in SETTINGS:
         return PermissionError
     lasting = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG)
     return OSError if isinstance(asked, OSError) and asked.errno in lasting else None

@@ -3,10 +3,12 @@
 import hashlib
 import io
 import json
+import re
 import tarfile
 import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import boto3
 import cv2
@@ -226,6 +228,102 @@ def test_web_servers(web, folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"^http://127[^\n]*no success in 0\.1 s[^\n]*$") as caught:
         make(nobody, tmp_path, shard_patience=0.1, num_samples=4)
     assert "s3cret" not in str(caught.value)
+
+
+class GoogleStorage(BaseHTTPRequestHandler):
+    """The requests of Google Storage's JSON API that read: an object's record, its bytes, the list of a prefix."""
+
+    protocol_version = "HTTP/1.1"
+    folder, generation = None, "1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        url = urlsplit(self.path)
+        bucket, name = re.fullmatch(r"(?:/download)?/storage/v1/b/([^/]+)/o/?(.*)", url.path).groups()
+        file = self.folder / unquote(name).removeprefix("deep/")
+        if bucket.isdigit():
+            return self.answer(int(bucket), b'{"error": {"message": "no storage.objects.get access"}}')
+        if not name:
+            assert "prefix" in parse_qs(url.query)
+            return self.answer(200, b"{}")
+        if not unquote(name).startswith("deep/") or not file.is_file():
+            return self.answer(404, b'{"error": {"code": 404, "message": "No such object"}}')
+        content = file.read_bytes()
+        if not url.path.startswith("/download"):
+            record = {"name": unquote(name), "size": str(len(content)), "generation": self.generation}
+            return self.answer(
+                200, json.dumps({"kind": "storage#object", "bucket": bucket, **record}).encode()
+            )
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if wanted is None:
+            return self.answer(200, content)
+        return self.answer(206, content[int(wanted[1]) : int(wanted[2]) + 1])
+
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def google(folder, monkeypatch):
+    """A proxy before a server that speaks Google Storage's API; endpoint and token as a user sets them."""
+    pytest.importorskip("gcsfs", reason="gs:// needs pip install 'sonodistill[gs]'")
+    handler = type("Handler", (GoogleStorage,), {"folder": folder})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    proxy = FaultyProxy(server.server_port)
+    proxy.handler = handler
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setitem(
+        fsspec.config.conf, "gs", {"token": "anon"}
+    )  # FSSPEC_GS_TOKEN=anon, read at the start
+    for name, value in {"BLOCK": 20_000, "FIRST_WAIT": 0.01}.items():
+        monkeypatch.setattr(storage, name, value)
+    fsspec.filesystem("gs").clear_instance_cache()
+    yield proxy
+    proxy.close()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore:.*trying again")
+def test_google_storage(google, folder, tmp_path, caplog):
+    urls = URLS.replace("s3://", "gs://")
+    due = {1: "503", 4: "cut", 6: "flip"}
+
+    def fault(_):
+        blocks = [path for path in google.requests if path.startswith("/download") and ".tar" in path]
+        return due.pop(len(blocks), None)
+
+    google.fault = fault
+    assert epoch(make(urls, tmp_path / "cache")) == epoch(make(folder, tmp_path))
+    assert google.faults == ["503", "cut", "flip"]
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").iterdir()}
+    assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
+    google.fault = lambda _: None
+    with pytest.raises(
+        FileNotFoundError, match=r"^data: 1 of 2 shards are missing: gs://corpus/deep/pairs-000009\.tar$"
+    ):
+        make("gs://corpus/deep/pairs-00000{1,9}.tar", tmp_path)
+    for status in (401, 403):
+        with pytest.raises(PermissionError, match=rf"^gs://{status}/deep/a\.tar: [^\n]*no storage[^\n]*$"):
+            make(f"gs://{status}/deep/a.tar", tmp_path, num_samples=4)
+    assert "gcsfs" not in caplog.text, "it logs tracebacks"
+
+
+def test_an_object_of_google_storage_that_was_replaced_is_another_one(google, folder):
+    shards = storage.ShardStorage()
+    url = "gs://corpus/deep/pairs-000000.tar"
+    first = shards.described([url], {})[url]
+    assert first == shards.described([url], {})[url]
+    google.handler.generation = "2"
+    assert shards.described([url], {})[url].version != first.version
 
 
 def test_commands_and_other_schemes_are_refused(folder, tmp_path):
