@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from experiments.config import resolve
@@ -65,3 +66,56 @@ def test_the_kubernetes_job():
         volume["name"] for volume in pod["volumes"]
     }
     check_training(container["command"], worker["replicas"], spec["nprocPerNode"])
+
+
+PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float), "object": object}
+
+
+def wrong(value, kind, models, where):
+    """Return what in a value differs from a class of the operator's models: unknown and missing fields, types."""
+    if (container := re.fullmatch(r"(?:list\[|dict\(str, )(.+)[])]", kind)) is not None:
+        if not isinstance(value, list if kind.startswith("list") else dict):
+            return [f"{where}: not a {kind}"]
+        entries = enumerate(value) if isinstance(value, list) else value.items()
+        return [
+            line for key, entry in entries for line in wrong(entry, container[1], models, f"{where}.{key}")
+        ]
+    if kind in PLAIN:
+        fits = isinstance(value, PLAIN[kind]) and not (kind in ("int", "float") and isinstance(value, bool))
+        return [] if fits else [f"{where}: {value!r} is not {kind}"]
+    if not isinstance(value, dict):
+        return [f"{where}: not a {kind}"]
+    model = next(getattr(module, kind) for module in models if hasattr(module, kind))
+    fields = {json: model.openapi_types[name] for name, json in model.attribute_map.items()}
+    found = [f"{where}: no field {key}" for key in value if key not in fields]
+    for key in value.keys() & fields.keys():
+        found += wrong(value[key], fields[key], models, f"{where}.{key}")
+    try:  # fields that are required, as the client's classes check them
+        model(**{name: value.get(json) for name, json in model.attribute_map.items()})
+    except ValueError as error:
+        found.append(f"{where}: {error}")
+    return found
+
+
+# What a cluster would refuse or ignore: text of the file, and a mistake in its place.
+MISTAKES = {
+    "backoffLimit:": "backOffLimit:",
+    'nprocPerNode: "8"': "nprocPerNode: 8",
+    "replicas: 2\n": 'replicas: "2"\n',
+    "workingDir:": "workdir:",
+    "mountPath: /data, ": "",
+    "  runPolicy:\n    cleanPodPolicy: Running\n    backoffLimit: 10\n": "",
+}
+
+
+@pytest.mark.slow
+def test_the_kubernetes_job_fits_the_operators_models():
+    """The classes that Kubeflow's SDK and the Kubernetes client generate from the schemas of both."""
+    operator = pytest.importorskip("kubeflow.training.models", reason="uv pip install kubeflow-training")
+    models = (operator, pytest.importorskip("kubernetes.client"))
+    text = (SCALE / "pytorchjob.yaml").read_text()
+    assert wrong(yaml.safe_load(text), "KubeflowOrgV1PyTorchJob", models, "job") == []
+    for right, mistake in MISTAKES.items():
+        assert text.count(right) == 1, right
+        job = yaml.safe_load(text.replace(right, mistake))
+        assert len(wrong(job, "KubeflowOrgV1PyTorchJob", models, "job")) == 1, right

@@ -40,10 +40,13 @@ DATA_TERMS = {"phantom": "Phantom: simulated by this project, free of patients; 
 Source = Mapping[str, Any]
 
 
+def as_text(words: str) -> str:
+    """Return a name from data as text in Markdown: no markup, no further line."""
+    return html.escape(" ".join(words.split()), quote=False).replace("[", "\\[")
+
+
 def _training(source: Source, key: str) -> str:
-    """Return a fact of the run as text: a path or name of it is no markup, and no further line."""
-    fact = str((source.get("training") or {}).get(key, NOT_RECORDED))
-    return html.escape(" ".join(fact.split()), quote=False).replace("[", "\\[")
+    return as_text(str((source.get("training") or {}).get(key, NOT_RECORDED)))
 
 
 def training_lines(source: Source) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from export.package.model_card import as_text
 from metrics.biometry import HIGHEST_HC_MM, LOWEST_HC_MM
 from models.student.onnx_files import AGES
 
@@ -47,9 +48,11 @@ def write_readme(
         heads: Head -> description (`export.graphs.heads.describe_heads`).
         artifacts: The manifest's artifacts.
     """
-    template = Environment(
+    environment = Environment(  # nosec B701  # Markdown; `as_text` marks what comes from data
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-    ).from_string((HERE / "readme.md.jinja").read_text(encoding="utf-8"))
+    )
+    environment.filters["as_text"] = as_text
+    template = environment.from_string((HERE / "readme.md.jinja").read_text(encoding="utf-8"))
     classes = {name: head for name, head in heads.items() if name != AGES}
     text = template.render(
         contract=contract, side=contract["input"]["shape"][3], heads=classes, ages=heads.get(AGES), artifacts=artifacts,

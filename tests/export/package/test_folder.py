@@ -19,6 +19,7 @@ from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
 from export.int8.variants import write_int8_variants
 from export.package.manifest import artifact_entry
 from export.package.model_card import data_terms, prompt_terms, training_lines, weight_origin
+from export.package.readme import write_readme
 from export.parity.frames import calibration_pixels, evaluation_frames
 from export.variants import ExportContext, write_onnx_variants
 from models import Preprocessing, build_tokenizer, fused_copy
@@ -326,6 +327,18 @@ def test_the_folder_stands_alone(exported):
     links = re.findall(r"\]\(([^)]+)\)", readme) + re.findall(r"^\| `([^`]+)`", readme, flags=re.MULTILINE)
     assert all((exported.folder / link).exists() for link in links), links
     assert "Apache License" in (exported.folder / "LICENSE-APACHE-2.0.txt").read_text()
+
+
+def test_labels_are_text_in_the_readme(exported, tmp_path):
+    heads = json.loads(json.dumps(exported.manifest["heads"]))
+    (name, head), *_ = heads.items()
+    head["labels"] = ['<img src="x">', "[a](b)\n# c"]
+    write_readme(
+        tmp_path / "README.md", contract=exported.manifest["contract"],
+        heads={name: head}, artifacts=exported.manifest["artifacts"],
+    )  # fmt: skip
+    (line,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "(b)" in line]
+    assert '(&lt;img src="x"&gt;, \\[a](b) # c): ' in line
 
 
 def test_manifest_records_versions_and_no_fallback_was_needed(exported):
