@@ -1,31 +1,40 @@
-"""Bytes that a process receives in a training step, and the memory of the loss, by number of processes.
+"""Bytes and seconds of a training step by number of processes: the arithmetic of docs/scale.md.
 
-``python -m benchmarks._communication`` prints the table of docs/scale.md for the published towers.
+``python -m benchmarks._communication`` prints the bytes for the published towers; with ``--pairs-per-second`` and
+``--link``, which are assumptions of yours, the seconds, too. `benchmarks._scaling` checks the arithmetic here.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from benchmarks._material import STUDENT, TEACHER, published
+from experiments.process import Parser
 
 FLOAT, ID = 4, 8  # bytes
-LINK = 25e9  # bytes a second: 200 Gbit/s for each GPU
 
 
-def received(pairs: int, processes: int, student_dim: int, teacher_dim: int) -> dict[str, int]:
-    """Return the bytes that a process receives in the loss and its backward pass, by what they are.
+def received(
+    pairs: int, processes: int, student_dim: int, teacher_dim: int, fused: bool = True
+) -> dict[str, int]:
+    """Return the bytes that a process receives in SRKD and its backward pass, by what they are.
 
     Args:
         pairs: Pairs of each process.
         processes: Number of processes.
         student_dim: Dimensions of the student's embeddings, of image and of text.
         teacher_dim: The teacher's.
+        fused: The kernels ``fused`` and ``chunked``, which gather texts and sums; else ``plain``, as with masked
+            duplicates, which gathers images and texts.
     """
-    rows = pairs * (processes - 1)
+    rows, towers = pairs * (processes - 1), 1 if fused else 2
     return {
-        "student": 2 * rows * student_dim * FLOAT,
-        "teacher": 2 * rows * teacher_dim * FLOAT,
+        "student": towers * rows * student_dim * FLOAT,
+        "teacher": towers * rows * teacher_dim * FLOAT,
         "captions": rows * ID,
-        "gradients of embeddings": 2 * rows * student_dim * FLOAT,
+        "sums": 2 * rows * FLOAT if fused else 0,
+        "reduced sums": 2 * 3 * rows * FLOAT if fused else 0,  # a ring over [3, B]
+        "gradients of embeddings": towers * rows * student_dim * FLOAT,
     }
 
 
@@ -34,22 +43,67 @@ def reduced(parameters: int, processes: int) -> int:
     return 2 * parameters * FLOAT * (processes - 1) // processes
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What a process does in a second.
+
+    Attributes:
+        pairs: Pairs through data, teacher, student and its backward pass.
+        fixed: Seconds of a step that are the same for any number of pairs, the optimiser's among them.
+        link: Bytes received.
+        loss: Floating-point operations of the loss.
+    """
+
+    pairs: float
+    fixed: float
+    link: float
+    loss: float
+
+
+def step_seconds(
+    pairs: int, processes: int, student_dim: int, teacher_dim: int, parameters: int, speed: Speed
+) -> dict[str, float]:
+    """Return the seconds of a step by part, nothing hidden behind anything else; arguments as of `received`."""
+    products = 2 * pairs * pairs * processes * (3 * student_dim + teacher_dim)
+    return {
+        "own pairs": speed.fixed + pairs / speed.pairs,
+        "loss": products / speed.loss,
+        "gathers": sum(received(pairs, processes, student_dim, teacher_dim).values()) / speed.link,
+        "reduction": reduced(parameters, processes) / speed.link,
+    }
+
+
 def main() -> None:
     """Print one row for each number of processes, with 512 pairs in all and with 512 in each."""
+    parser = Parser(prog="python -m benchmarks._communication", description=__doc__)
+    parser.add_argument("--pairs-per-second", type=float, help="of one GPU alone: assumed or measured by you")
+    parser.add_argument("--fixed-ms", type=float, default=0.0, help="of a step, whatever its pairs")
+    parser.add_argument("--link", type=float, default=200.0, help="Gbit/s of each GPU")
+    parser.add_argument("--loss-teraflops", type=float, default=20.0, help="float32 matrix products of a GPU")
+    options = parser.parse_args()
     student = published(STUDENT)
-    parameters, dims = (
-        sum(p.numel() for p in student.parameters()),
-        (student.embed_dim, published(TEACHER, True).embed_dim),
-    )
-    print(f"{parameters / 1e6:.1f} million parameters, dimensions {dims}")
+    parameters = sum(p.numel() for p in student.parameters())
+    dims = student.embed_dim, published(TEACHER, True).embed_dim
+    print(f"{parameters / 1e6:.1f} million parameters, dimensions {dims}; {vars(options)}")
+    link, rate = 1e9 * options.link / 8, options.pairs_per_second or float("nan")
+    speed = Speed(rate, 1e-3 * options.fixed_ms, link, 1e12 * options.loss_teraflops)
     for processes in (1, 8, 64, 512):
         for pairs in sorted({512 // processes, 512}):
             gather = sum(received(pairs, processes, *dims).values())
             ring, matrix = reduced(parameters, processes), pairs * pairs * processes * FLOAT
-            cells = (
+            cells = [
                 processes, pairs, pairs * processes, f"{gather / 1e6:.1f} MB", f"{ring / 1e6:.0f} MB",
-                f"{1e3 * (gather + ring) / LINK:.1f} ms", f"{matrix / 1e6:.1f} MB",
-            )  # fmt: skip
+                f"{1e3 * (gather + ring) / link:.1f} ms", f"{matrix / 1e6:.1f} MB",
+            ]  # fmt: skip
+            if options.pairs_per_second:
+                parts = step_seconds(pairs, processes, *dims, parameters, speed)
+                step = sum(parts.values())
+                cells = [
+                    *cells[:3],
+                    *(f"{1e3 * seconds:.1f}" for seconds in parts.values()),
+                    f"{1e3 * step:.1f}",
+                ]
+                cells += [f"{pairs * processes / step:,.0f}", f"{parts['own pairs'] / step:.0%}"]
             print(f"| {' | '.join(map(str, cells))} |")
 
 

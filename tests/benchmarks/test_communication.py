@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks._communication import received, reduced
+from benchmarks._communication import Speed, received, reduced, step_seconds
 from losses import Embeddings, SRKDLoss
 from tests.losses.loss_cases import STUDENT_DIM, TEACHER_DIM, make_batch, make_teacher
 from tests.metrics.two_processes import run_in_processes
@@ -13,14 +13,18 @@ from tests.metrics.two_processes import run_in_processes
 PAIRS = 3
 
 
-def count(rank, world, out):
+def count(rank, world, out, fused):
     """Count what this process gathers in a loss over 3 pairs of each process, in float32 as in training."""
-    rows = []
-    gather = torch.distributed.all_gather
+    rows, sums = [], []
+    gather, reduce = torch.distributed.all_gather, torch.distributed.all_reduce
 
     def counted(parts, mine, *args, **kwargs):
         rows.append(mine.nbytes)
         return gather(parts, mine, *args, **kwargs)
+
+    def counted_reduce(mine, *args, **kwargs):
+        sums.append(mine.nbytes)
+        return reduce(mine, *args, **kwargs)
 
     exchanged = []
     scatter = (
@@ -32,24 +36,43 @@ def count(rank, world, out):
         return scatter(mine, *args, **kwargs)
 
     torch.distributed.all_gather, torch.distributed.scatter = counted, counted_scatter
+    torch.distributed.all_reduce = counted_reduce
     student = make_batch(PAIRS, dtype=torch.float32, seed=rank)
     teacher = make_teacher(PAIRS, dtype=torch.float32, seed=rank)
     ids = Embeddings(student.image, student.text, student.logit_scale, None, student.caption_id)
-    SRKDLoss(mask_duplicates=True)(ids, teacher)["total"].backward()
-    (out / f"{rank}.json").write_text(json.dumps([rows, exchanged]))
+    SRKDLoss(mask_duplicates=not fused)(ids, teacher)["total"].backward()
+    (out / f"{rank}.json").write_text(json.dumps([rows, exchanged, sums]))
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("world", [2, 4])
-def test_processes_receive_what_the_table_says(tmp_path, world):
-    run_in_processes(world, count, tmp_path, world, tmp_path)
-    said = received(PAIRS, world, STUDENT_DIM, TEACHER_DIM)
-    backward = said.pop("gradients of embeddings")
+def test_processes_receive_what_the_table_says(tmp_path, world, fused):
+    run_in_processes(world, count, tmp_path, world, tmp_path, fused)
+    said = received(PAIRS, world, STUDENT_DIM, TEACHER_DIM, fused)
+    backward, ring = said.pop("gradients of embeddings"), said.pop("reduced sums")
     for rank in range(world):
-        rows, exchanged = json.loads((tmp_path / f"{rank}.json").read_text())
+        rows, exchanged, sums = json.loads((tmp_path / f"{rank}.json").read_text())
         assert (world - 1) * sum(rows) == sum(said.values())
         assert (world - 1) * sum(exchanged) // world == backward
+        large = sum(size for size in sums if size >= 4 * PAIRS * world)  # flags and logged terms are smaller
+        assert 2 * (world - 1) * large // world == ring
 
 
 def test_one_process_receives_nothing():
     assert sum(received(512, 1, 512, 768).values()) == reduced(10**6, 1) == 0
     assert reduced(10**6, 4) == 6 * 10**6
+
+
+def test_the_seconds_of_a_step():
+    """10 pairs of 4 processes, 3 and 2 dimensions, 1,000 parameters, counted by hand."""
+    speed = Speed(pairs=100, fixed=0.5, link=1000, loss=1e4)
+    parts = step_seconds(10, 4, 3, 2, 1000, speed)
+    # Logits of student and teacher, gradients in the student's images and texts: a multiplication and an addition each.
+    products = 2 * 10 * 40 * (3 + 2 + 3 + 3)
+    # From 30 other pairs: texts of 3 and 2 numbers, an id as long as 2, 2 sums, 3 gradients; 3 sums round the ring.
+    numbers = 30 * (3 + 2 + 2 + 2 + 3) + 2 * 3 * 30
+    expected = {"own pairs": 0.6, "loss": products / 1e4, "gathers": 4 * numbers / 1000, "reduction": 6.0}
+    assert parts == pytest.approx(expected)
+    alone = step_seconds(10, 1, 3, 2, 1000, speed)
+    assert (alone["gathers"], alone["reduction"], alone["own pairs"]) == (0, 0, parts["own pairs"])
+    assert alone["loss"] == pytest.approx(parts["loss"] / 4)

@@ -17,7 +17,8 @@ from export.latency.worker import ALLOCATOR
 
 ABSENT = ("this machine has no CUDA device", "this processor has no bfloat16 arithmetic")
 IN_PROCESS = [name for name in NAMES if name != "phantom_speed"]  # starts processes itself
-ALL = [pytest.param(n, marks=pytest.mark.slow) if n == "training_step" else n for n in IN_PROCESS]
+LONG = ("shard_speed", "training_step")
+ALL = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in IN_PROCESS]
 
 
 def bench(monkeypatch, *arguments):
