@@ -21,6 +21,8 @@ from experiments.process import Parser
 from export.demo.build import build_demo
 from export.demo.server import server_of
 from export.package.manifest import read_export
+from models.checkpoints.inspection import STUDENT
+from models.checkpoints.weights import read_entry
 from models.files import sha256
 from models.student.manifest import MANIFEST
 
@@ -97,7 +99,13 @@ def _exported(checkpoint: Path) -> Path | None:
             f"demo: exporting to {target}, without Core ML (make export CKPT={checkpoint} writes everything)",
             flush=True,
         )
-        return None if export_main([str(checkpoint), "--skip=coreml"]) else target
+        options = ["--skip=coreml"]
+        contract = (read_entry(checkpoint, STUDENT) or {}).get("preprocessing", {})
+        if (
+            contract.get("tokenizer") == "fetal"
+        ):  # a small text tower; a full-size one is larger than the page
+            options.append("--text_encoder=true")
+        return None if export_main([str(checkpoint), *options]) else target
     if read_export(target).manifest["source"].get("checkpoint_sha256") != sha256(checkpoint):
         raise ValueError(f"{target}: made from another checkpoint; make export CKPT={checkpoint} first")
     return target

@@ -27,6 +27,8 @@ STATIC = Path(__file__).parent / "static"
 DEMO = "demo.json"
 MODELS = ("onnx-fp32", "onnx-int8")
 """Artifacts that the page offers, the default first; int8 where the export kept it."""
+TEXT = {"model": "onnx-text", "tokenizer": "text/tokenizer.json", "golden": "text/text_golden.json"}
+"""Artifacts of the text tower. A `transformers` tokenizer lies elsewhere, and the page does not read it."""
 KEPT = {".json", ".md", ".onnx", ".png", ".safetensors"}
 """Suffixes of an export's files on the page: a foreign export must not bring a script."""
 SAMPLES, HEADS = 10, 3
@@ -79,7 +81,8 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     golden = sorted(
         path.relative_to(export.folder).as_posix() for path in export.artifact("golden").iterdir()
     )
-    for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden):
+    text = _text_tower(export.manifest["artifacts"])
+    for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden, *(text or {}).values()):
         copy = folder / name
         if copy.exists() or copy.suffix not in KEPT:
             raise ValueError(f"{export.folder}: {name} cannot be part of the page; export again")
@@ -96,6 +99,7 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         "runtime": VERSION,
         "variants": variants,
         "heads": heads,
+        "text": text,
         "benchmarks": [
             {
                 "name": one.name,
@@ -117,6 +121,14 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         },
     }
     write_json(folder / DEMO, content)
+
+
+def _text_tower(artifacts: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the text tower's files by use: None without a text tower, none where its tokenizer is not ours."""
+    if TEXT["model"] not in artifacts:
+        return None
+    known = all(name in artifacts for name in TEXT.values())
+    return {use: str(artifacts[name]["file"]) for use, name in TEXT.items()} if known else {}
 
 
 def _write_samples(folder: Path) -> list[dict[str, Any]]:

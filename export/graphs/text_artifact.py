@@ -25,6 +25,8 @@ GOLDEN_TEXTS = (
     "Trans-thalamic plane; BPD/HC measured (2.5th centile?)",
     "",
 )
+COSINE_MIN = 0.999
+"""Smallest cosine with the golden embedding that an app's own text path must reach; its tokens must be equal."""
 
 
 def write_text_encoder(
@@ -46,7 +48,7 @@ def write_text_encoder(
         {"text": text, "tokens": ids.tolist(), "embedding": vector.tolist()}
         for text, ids, vector in zip(GOLDEN_TEXTS, *text_reference(model), strict=True)
     ]
-    write_json(golden, {"tokenizer": model.preprocessing.tokenizer, "rows": rows})
+    write_json(golden, {"tokenizer": model.preprocessing.tokenizer, "cosine_min": COSINE_MIN, "rows": rows})
     return path, [*tokenizer_files(model.preprocessing, folder), golden]
 
 

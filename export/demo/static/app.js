@@ -1,13 +1,14 @@
 // The page: loads the worker, offers frames to it, shows what it answers.
 import { ageText } from "./answers.js";
+import { OwnClasses } from "./labels.js";
 import { Ruler } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
 import { keepOffline } from "./offline.js";
 import { Live, sortFiles, sourceError, watchDrops } from "./sources.js";
-import { ClassCards, GrowthChart, drawHistory, fillEngine, openDocuments, showAge } from "./view.js";
+import { ClassCards, GrowthChart, drawHistory, fillEngine, openDocuments, showAge, showFacts, speedText } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const MOST_READINGS = 5000, RECENT = 120, SPOKEN_MS = 2500;
+const MOST_READINGS = 5000, SPOKEN_MS = 2500;
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
 const demo = await fetch("demo.json").then((response) => response.json()).catch(() => null);
@@ -30,6 +31,7 @@ const frame = $("frame"), video = $("video");
 const cards = new ClassCards($("classes")), chart = new GrowthChart($("chart"), demo.chart);
 const live = new Live(video, onLiveFrame, stopLive);
 const ruler = new Ruler($("ruler"), measured);
+const own = new OwnClasses(demo, (message) => worker.postMessage(message));
 const pixelSize = () => (Number($("pixel-size").value) > 0 ? Number($("pixel-size").value) : null);
 
 function notice(text) {
@@ -42,8 +44,9 @@ function startEngine() {
   worker?.terminate();
   [ready, pending] = [null, null];
   $("loading").hidden = false;
+  own.wait(true);
   worker = new Worker("worker.js", { type: "module" });
-  worker.onmessage = ({ data }) => ({ progress: onProgress, stage: onStage, ready: onReady, refused: onRefused, answer: onAnswer, failed: onFailed })[data.kind](data);
+  worker.onmessage = ({ data }) => handlers[data.kind](data);
   worker.onerror = (event) => onRefused({ text: event.message || "the worker could not start" });
   worker.postMessage({ kind: "start", demo, ...engine });
 }
@@ -59,16 +62,12 @@ const onStage = ({ text }) => { $("stage-text").textContent = text; };
 function onReady(facts) {
   [ready, working] = [facts, engine];
   for (const id of ["loading", "refused"]) $(id).hidden = true;
-  const runtime = engine.runtime === "wasm" ? `WebAssembly, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}` : "WebGPU";
-  const { tested } = facts;
-  $("facts").textContent = `ONNX Runtime Web ${demo.runtime}, ${runtime}. Student ${demo.model.slice(0, 12)}, ${facts.side} × ${facts.side} pixels, `
-    + `ready after ${(facts.milliseconds / 1000).toFixed(1)} s. Self-test: ${tested.frames} golden frames, cosine at least `
-    + `${Math.min(tested.input, tested.frame).toFixed(6)}, ${tested.resize === 0 ? "resize equal to training's" : `resize at most ${tested.resize} grey levels off`}.`
-    + (facts.calibrated ? "" : " Not calibrated: no answer is “none of these”, ages have no interval.");
+  showFacts(demo, engine, facts);
   $("age-card").hidden = !facts.hasAges;
+  own.onReady();
   fillEngine(engine, cores, Object.keys(demo.variants));
   document.body.dataset.state = "ready";
-  if (still) readStill();
+  if (still) reread();
   else if (!live.running && demo.samples.length) showSample(demo.samples[0]);
   pump();
 }
@@ -90,6 +89,12 @@ function refuse(text) {
   $("refused-text").textContent = `${text}.`;
   document.body.dataset.state = "refused";
 }
+
+const handlers = {
+  progress: onProgress, stage: onStage, ready: onReady, refused: onRefused, answer: onAnswer, failed: onFailed,
+  labelProgress: (data) => own.onProgress(data), unlabelled: (data) => own.onFailed(data),
+  labelled: (data) => { own.onLabelled(data); reread(); },
+};
 
 $("engine").addEventListener("change", () => {
   const runtime = $("runtime").value;
@@ -139,7 +144,7 @@ function pump() {
   if (!ready || pending) return;
   const next = queue.shift();
   if (next) showStill(next);
-  else if (again) readStill();
+  else if (again) reread();
   else if (late && live.running) onLiveFrame();
 }
 
@@ -157,12 +162,18 @@ async function showStill(item) {
   pending = null;
   if (still !== item) return pump(); // another source came meanwhile
   name(item.name);
-  readStill();
+  reread();
 }
 
-function readStill() {
-  again = Boolean(still && pending);
-  if (ready && still && !pending) send(still.blob, { source: still.name });
+/** Read the picture once more: a still one, or the frame that is frozen. */
+async function reread() {
+  again = Boolean((still || frozen) && pending);
+  if (!ready || pending) return;
+  if (still) send(still.blob, { source: still.name });
+  else if (frozen && last) {
+    pending = { id: -1 };
+    send(await createImageBitmap(frame), { source: last.source, seconds: last.seconds });
+  }
 }
 
 function onAnswer(answer) {
@@ -199,11 +210,7 @@ function show() {
 setInterval(() => {
   drawHistory($("history"), $("legend"), readings);
   if (!readings.length) return;
-  const recent = readings.slice(-RECENT), now = performance.now();
-  const times = recent.map(({ milliseconds }) => milliseconds).sort((a, b) => a - b);
-  const quantile = (share) => times[Math.min(times.length - 1, Math.floor(share * times.length))].toFixed(0);
-  const rate = readings.filter(({ at }) => now - at < 2000).length / 2;
-  $("speed").textContent = `${live.running && !frozen ? `${rate.toFixed(1)} frames/s, ${dropped} dropped; ` : ""}latency ${quantile(0.5)} ms (p50), ${quantile(0.95)} ms (p95)`;
+  $("speed").textContent = speedText(readings, live.running && !frozen, dropped);
 }, 250);
 
 // --- sources ---
@@ -340,9 +347,9 @@ function forgetScale() {
 $("pixel-size").addEventListener("input", () => {
   typed = pixelSize() !== null;
   $("scale-text").textContent = typed ? "Typed." : "Needed for the age.";
-  readStill();
+  reread();
 });
-$("every-age").addEventListener("change", readStill);
+$("every-age").addEventListener("change", reread);
 $("scale").addEventListener("submit", (event) => event.preventDefault());
 $("measure").addEventListener("click", () => {
   if (!last) return;
@@ -380,7 +387,7 @@ $("distance").addEventListener("submit", (event) => {
   const millimetres = Number($("millimetres").value);
   setScale((millimetres / span).toPrecision(4), `Measured: ${millimetres} mm are ${span.toFixed(1)} pixels.`);
   endRuler();
-  readStill();
+  reread();
 });
 
 $("save-picture").addEventListener("click", () => savePicture(frame, last, demo.model.slice(0, 12)));

@@ -19,7 +19,7 @@ function draw(name, values, text = "") {
   return element;
 }
 
-/** Cards of the classifications; they are built once for each set of heads and then updated. */
+/** Cards of the classifications; they are built once for each set of labels and then updated. */
 export class ClassCards {
   constructor(parent) {
     Object.assign(this, { parent, cards: new Map() });
@@ -36,7 +36,7 @@ export class ClassCards {
     });
     article.append(heading, answer, list);
     this.parent.append(article);
-    this.cards.set(name, { article, answer, bars });
+    this.cards.set(name, { article, answer, bars, labels });
     return this.cards.get(name);
   }
 
@@ -44,7 +44,11 @@ export class ClassCards {
     const shown = new Set(classes.map(({ name }) => name));
     for (const [name, { article }] of this.cards) article.hidden = !shown.has(name);
     for (const one of classes) {
-      const card = this.cards.get(one.name) ?? this.card(one);
+      let card = this.cards.get(one.name);
+      if (card?.labels.join("\n") !== one.labels.join("\n")) { // new, or the visitor's labels are others
+        card?.article.remove();
+        card = this.card(one);
+      }
       const none = one.answer === "none";
       card.answer.textContent = none ? "none of these" : `${one.answer} `;
       card.answer.classList.toggle("none", none);
@@ -165,6 +169,17 @@ export function drawHistory(canvas, legend, readings) {
   }));
 }
 
+const RECENT = 120;
+
+/** Frames per second of a live source, and latency of the latest readings. */
+export function speedText(readings, live, dropped) {
+  const recent = readings.slice(-RECENT), now = performance.now();
+  const times = recent.map(({ milliseconds }) => milliseconds).sort((a, b) => a - b);
+  const quantile = (share) => times[Math.min(times.length - 1, Math.floor(share * times.length))].toFixed(0);
+  const rate = readings.filter(({ at }) => now - at < 2000).length / 2;
+  return `${live ? `${rate.toFixed(1)} frames/s, ${dropped} dropped; ` : ""}latency ${quantile(0.5)} ms (p50), ${quantile(0.95)} ms (p95)`;
+}
+
 /** Fetch the documents, and show the one whose button is pressed. */
 export function openDocuments(fetched) {
   const dialog = document.getElementById("document"), text = document.getElementById("document-text");
@@ -175,6 +190,16 @@ export function openDocuments(fetched) {
       dialog.showModal();
     });
   }
+}
+
+/** What runs, and how exactly it reproduced the golden frames. */
+export function showFacts(demo, engine, facts) {
+  const { tested } = facts;
+  const runtime = engine.runtime === "wasm" ? `WebAssembly, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}` : "WebGPU";
+  $("facts").textContent = `ONNX Runtime Web ${demo.runtime}, ${runtime}. Student ${demo.model.slice(0, 12)}, ${facts.side} × ${facts.side} pixels, `
+    + `ready after ${(facts.milliseconds / 1000).toFixed(1)} s. Self-test: ${tested.frames} golden frames, cosine at least `
+    + `${Math.min(tested.input, tested.frame).toFixed(6)}, ${tested.resize === 0 ? "resize equal to training's" : `resize at most ${tested.resize} grey levels off`}.`
+    + (facts.calibrated ? "" : " Not calibrated: no answer is “none of these”, ages have no interval.");
 }
 
 /** Fill the choices of runtime, threads and weights. */

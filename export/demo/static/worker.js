@@ -1,6 +1,7 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
 import { ageProfile, classify, cosine, estimateAge, printed, readHeads } from "./answers.js";
 import { toInput } from "./resize.js";
+import { headOf, loadTexts } from "./texts.js";
 
 const RUNTIMES = {
   wasm: ["ort/ort.wasm.bundle.min.mjs", "ort/ort-wasm-simd-threaded.wasm"],
@@ -8,13 +9,18 @@ const RUNTIMES = {
 };
 
 let demo, side, kernel, heads, limits, ort, session, output;
+let texts = null, own = null; // the text tower once it is loaded, and the head of the visitor's labels
 let canvas = null;
 
 const tell = (kind, values) => postMessage({ kind, ...values });
 const hex = (digest) => Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
+let turn = Promise.resolve();
+/** One at a time: calls of the runtime that overlap would share its stack. */
+const exclusive = (task) => (turn = turn.catch(() => {}).then(task));
+
 /** Fetch files of the build with one progress bar; every one must have the SHA-256 that the build recorded. */
-async function download(names) {
+async function download(names, progress = "progress") {
   if (!crypto.subtle) throw new Error("this page needs https or localhost: without them files cannot be verified");
   const total = names.reduce((sum, name) => sum + demo.files[name].bytes, 0);
   let loaded = 0, told = 0;
@@ -28,7 +34,7 @@ async function download(names) {
       if (done) break;
       parts.push(value);
       loaded += value.length;
-      if (loaded - told > 200_000 || loaded === total) tell("progress", { loaded: (told = loaded), total });
+      if (loaded - told > 200_000 || loaded === total) tell(progress, { loaded: (told = loaded), total });
     }
     const buffer = await new Blob(parts).arrayBuffer();
     if (buffer.byteLength !== bytes || hex(await crypto.subtle.digest("SHA-256", buffer)) !== sha256) {
@@ -55,7 +61,7 @@ async function pixelsOf(source) {
 
 async function embed(input) {
   const image = new ort.Tensor("float32", input, [1, 3, side, side]);
-  return (await session.run({ image }))[output].data;
+  return (await exclusive(() => session.run({ image })))[output].data;
 }
 
 const inputOf = ({ rgba, width, height }) => toInput(rgba, width, height, side, kernel);
@@ -115,6 +121,7 @@ async function read({ id, frame, pixelSize, everyAge }) {
     ...benchmark, ...classify(embedding, heads[benchmark.name], limits.none_below[benchmark.name]),
   }));
   const brain = !classes.some(({ key, answer }) => key === demo.brain.key && answer !== demo.brain.label);
+  if (own) classes.push({ name: "own", key: "own", title: "Your own classes", ...classify(embedding, own) });
   let age = null, noRow = null;
   if ((brain || everyAge) && pixelSize && heads.ages) {
     const spacing = (Math.max(pixels.width, pixels.height) / side) * pixelSize;
@@ -128,10 +135,26 @@ async function read({ id, frame, pixelSize, everyAge }) {
   tell("answer", { id, classes: classes.filter(({ ofBrain }) => brain || !ofBrain), age, brain, noRow });
 }
 
+/** Score these labels from now on; none ends it. The text tower is loaded for the first ones. */
+async function label({ labels, prompts }) {
+  const begun = performance.now();
+  if (labels.length === 0) {
+    own = null;
+    return tell("labelled", { labels });
+  }
+  texts ??= await loadTexts(demo.text, ort, (names) => download(names, "labelProgress"), exclusive);
+  const { cosine_scale: scale } = Object.values(heads).find(({ labels: some }) => some);
+  const { head, cut, spelt } = await headOf(labels, prompts, texts, scale);
+  own = head;
+  tell("labelled", { labels, cut, spelt, milliseconds: performance.now() - begun });
+}
+
+const TASKS = { start: [start, "refused"], read: [read, "failed"], label: [label, "unlabelled"] };
 onmessage = async ({ data }) => {
+  const [task, failure] = TASKS[data.kind];
   try {
-    await (data.kind === "start" ? start(data) : read(data));
+    await task(data);
   } catch (error) {
-    tell(data.kind === "start" ? "refused" : "failed", { id: data.id, text: String(error?.message ?? error) });
+    tell(failure, { id: data.id, text: String(error?.message ?? error) });
   }
 };

@@ -3,14 +3,19 @@
 import json
 import shutil
 import subprocess
+from random import Random
 
 import numpy as np
 import pytest
+from ftfy import fix_text
+from tokenizers import Tokenizer
 
+from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
 from metrics.calibration import class_lead, profile_age_days, profile_interval
 from metrics.growth_chart import COEFFICIENTS, head_circumference_mm
 from models import load_student
 from models.preprocessing import Preprocessing, resize_padded
+from models.text.tokenizer import build_tokenizer
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 
@@ -66,6 +71,87 @@ def test_classes_and_none_of_these(modules):
         assert bounded["probabilities"] == pytest.approx(probabilities.tolist())
         assert free["answer"] == best
         assert bounded["answer"] == (best if class_lead(own[None])[0] >= threshold else "none")
+
+
+TEXTS = [
+    *GOLDEN_TEXTS,
+    " It's  a BPD/HC of 21.5mm \u2014 don\u2019t \n Gr\u00f6\u00dfe",
+    "plane " * 60,
+    "x" * 130,
+    "\t\u0085\ufeff\u00a0a\u2003b",
+    "constructor __proto__ toString",
+    "<pad> $& $1 {label}",
+    "24 weeks, 0.21 and 100.5678901234",
+    "\u00c9\u0301\u0130 \ufb01 \u2462 \u1e9b\u0323 \u03a3\u03bf",
+    "\u8d85\u97f3\u6ce2 \U0001f476\U0001f3fd \u0645\u0631\u062d \u0939\u093f",
+    "\ud800 lone \udc00",
+]
+"""Texts of every kind that a visitor may type: none, numbers, names of JavaScript's own, scripts, lone surrogates."""
+
+
+def random_texts(number):
+    """Return texts of characters that were drawn from several blocks of Unicode."""
+    draw = Random(9)
+    blocks = [
+        (32, 127),
+        (32, 127),
+        (160, 592),
+        (0x300, 0x530),
+        (0x2000, 0x2070),
+        (0x4E00, 0x4F00),
+        (0x1F300, 0x1F600),
+    ]
+    return [
+        "".join(chr(draw.randrange(*draw.choice(blocks))) for _ in range(draw.randrange(60)))
+        for _ in range(number)
+    ]
+
+
+@pytest.mark.parametrize("name", ["fetal", "clip"])
+def test_tokens_of_texts(modules, tmp_path, name):
+    contract = Preprocessing(64, (0.0,) * 3, (1.0,) * 3, tokenizer=name, context_length=40)
+    tokenizer_files(contract, tmp_path)
+    texts = [*TEXTS, *random_texts(300)]
+    script = """import { readTokenizer } from "./tokenizer.js";
+    const encode = readTokenizer(JSON.parse(readFileSync(given.file)));
+    console.log(JSON.stringify(given.texts.map(encode)));"""
+    given = {"file": str(tmp_path / "tokenizer.json"), "texts": texts}
+    found = node(modules, script, given)
+    wanted, shipped = build_tokenizer(contract)(texts).tolist(), Tokenizer.from_file(given["file"])
+    for text, one, ids in zip(texts, found, wanted, strict=True):
+        readable = text.encode("utf-8", "replace").decode()
+        # open_clip repairs what looks wrongly decoded, such as ligatures; the shipped file does not.
+        repaired = name == "clip" and fix_text(text) != text
+        assert one["ids"] == (shipped.encode(readable).ids if repaired else ids), ascii(text)
+        shipped.no_truncation()
+        assert one["cut"] == (len(shipped.encode(readable).ids) > 40)
+        shipped.enable_truncation(40)
+    assert sum(one["ids"] == ids for one, ids in zip(found, wanted, strict=True)) > len(texts) // 4
+
+
+def test_words_that_are_spelt_in_letters_are_named(modules, tmp_path):
+    contract = Preprocessing(64, (0.0,) * 3, (1.0,) * 3, tokenizer="fetal", context_length=40)
+    tokenizer_files(contract, tmp_path)
+    script = """import { readTokenizer } from "./tokenizer.js";
+    console.log(JSON.stringify(readTokenizer(JSON.parse(readFileSync(given.file)))(given.text).spelt));"""
+    given = {"file": str(tmp_path / "tokenizer.json"), "text": "Fetal brain of a xylophone, 24.35 mm"}
+    assert node(modules, script, given) == ["xylophone"]
+
+
+def test_an_unknown_part_of_a_tokenizer_is_refused(modules):
+    script = """import { readTokenizer } from "./tokenizer.js";
+    let said = null;
+    try {
+      readTokenizer(given);
+    } catch (error) {
+      said = error.message;
+    }
+    console.log(JSON.stringify(said));"""
+    given = {"model": {"type": "Unigram", "vocab": []}, "normalizer": {"type": "Precompiled"}}
+    given |= {"truncation": {"max_length": 8}, "post_processor": {"single": []}}
+    assert (
+        node(modules, script, given) == "this student's tokenizer is not supported in the page (Precompiled)"
+    )
 
 
 def test_ages_and_intervals(modules):
