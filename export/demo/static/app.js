@@ -93,7 +93,7 @@ function refuse(text) {
 const handlers = {
   progress: onProgress, stage: onStage, ready: onReady, refused: onRefused, answer: onAnswer, failed: onFailed,
   labelProgress: (data) => own.onProgress(data), unlabelled: (data) => own.onFailed(data),
-  labelled: (data) => { own.onLabelled(data); reread(); },
+  labelled: (data) => { own.onLabelled(data); spokenAt = 0; reread(); },
 };
 
 $("engine").addEventListener("change", () => {

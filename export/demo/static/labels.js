@@ -1,13 +1,15 @@
 // The panel "Your own classes": labels that the visitor types. They go to the page's worker and nowhere else.
 
 const $ = (id) => document.getElementById(id);
-const MOST = 50, PLACE = "{label}";
+const MOST = 50, LONGEST = 100, PLACE = "{label}";
 
 /** What is typed as labels, each once, and their prompts; or why it cannot be used. */
 export function labelsOf(typed, template) {
   const labels = [...new Set(typed.split("\n").map((line) => line.trim()).filter(Boolean))];
   if (labels.length < 2) return { error: "Type at least two labels: a probability is a label's share among them." };
   if (labels.length > MOST) return { error: `These are ${labels.length} labels, at most ${MOST} can be scored.` };
+  const long = labels.find((label) => label.length > LONGEST);
+  if (long) return { error: `“${long.slice(0, 30)}…” has more than ${LONGEST} characters.` };
   if (!template.includes(PLACE)) return { error: `The prompt needs ${PLACE}, the place of a label.` };
   return { labels, prompts: labels.map((label) => template.replaceAll(PLACE, () => label)) };
 }
@@ -63,13 +65,13 @@ export class OwnClasses {
     this.say(loaded < total ? `Loading the text tower, ${(loaded / 1e6).toFixed(1)} of ${this.size}` : "Self-test of the text tower");
   }
 
-  onLabelled({ labels, cut, spelt, milliseconds }) {
+  onLabelled({ labels, cut, spelt }) {
     this.wait(false);
     $("own-end").hidden = !labels.length;
     if (!labels.length) return this.say("");
-    const remarks = [`${labels.length} labels are scored, ready after ${(milliseconds / 1000).toFixed(1)} s.`];
-    if (cut.length) remarks.push(`Longer than the student reads, the end was cut off: ${cut.join(", ")}.`);
-    if (spelt.length) remarks.push(`Not in the student's vocabulary, so it never learnt what they mean: ${spelt.join(", ")}.`);
+    const remarks = [`${labels.length} labels are scored. Their probabilities are shares among these labels alone; no answer is “none of these”.`];
+    if (cut.length) remarks.push(`Too long for the student, the end was cut off: ${cut.join(", ")}.`);
+    if (spelt.length) remarks.push(`Not in the student's vocabulary, so it never learnt their meaning: ${spelt.join(", ")}.`);
     this.say(remarks.join(" "));
   }
 

@@ -137,7 +137,6 @@ async function read({ id, frame, pixelSize, everyAge }) {
 
 /** Score these labels from now on; none ends it. The text tower is loaded for the first ones. */
 async function label({ labels, prompts }) {
-  const begun = performance.now();
   if (labels.length === 0) {
     own = null;
     return tell("labelled", { labels });
@@ -146,7 +145,7 @@ async function label({ labels, prompts }) {
   const { cosine_scale: scale } = Object.values(heads).find(({ labels: some }) => some);
   const { head, cut, spelt } = await headOf(labels, prompts, texts, scale);
   own = head;
-  tell("labelled", { labels, cut, spelt, milliseconds: performance.now() - begun });
+  tell("labelled", { labels, cut, spelt });
 }
 
 const TASKS = { start: [start, "refused"], read: [read, "failed"], label: [label, "unlabelled"] };
