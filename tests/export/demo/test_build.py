@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 
 from experiments.commands import demo as command
 from export.demo import runtime
 from export.demo.build import STATIC, build_demo
 from export.demo.server import HEADERS, server_of
+from export.package.manifest import read_export, write_manifest
 
 CONTENT = {name: name.encode() for name in (*runtime.WASM, *runtime.WEBGPU)}
 
@@ -114,6 +116,9 @@ def test_the_page_lists_its_files_and_replaces_itself_alone(exported, small, tmp
         content = (page / name).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name
     assert (page / facts["variants"]["onnx-fp32"]).read_bytes() == exported.artifact("onnx-fp32").read_bytes()
+    assert {use: (page / name).name for use, name in facts["text"].items()} == {
+        "model": "text_encoder.onnx", "tokenizer": "tokenizer.json", "golden": "text_golden.json",
+    }  # fmt: skip
     assert len({sample["title"].split(",")[0] for sample in facts["samples"]}) >= 7
     assert build_demo(exported.folder, page) == page
     other = tmp_path / "other"
@@ -123,6 +128,18 @@ def test_the_page_lists_its_files_and_replaces_itself_alone(exported, small, tmp
         build_demo(exported.folder, other)
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "page"]
+
+
+@pytest.mark.parametrize(("left_out", "text"), [("onnx-text", None), ("text/tokenizer.json", {})])
+def test_the_page_knows_whether_the_export_has_a_text_tower_that_it_can_use(
+    copied, small, tmp_path, left_out, text
+):
+    manifest = read_export(copied).manifest
+    del manifest["artifacts"][left_out], manifest["manifest_sha256"]
+    write_manifest(copied, manifest)
+    page = build_demo(copied, tmp_path / "page")
+    assert json.loads((page / "demo.json").read_text())["text"] == text
+    assert not list(page.rglob("text_encoder.onnx"))
 
 
 def test_the_server_sends_the_headers_and_types(tmp_path, served):
@@ -163,6 +180,15 @@ def test_the_newest_student_is_shown(tmp_path):
         file.touch()
         os.utime(file, (1000 - age, 1000 - age))
     assert command.newest_student(tmp_path) == tmp_path / "srkd" / "new" / "checkpoints" / "best.ckpt"
+
+
+@pytest.mark.parametrize(("tokenizer", "option"), [("fetal", ["--text_encoder=true"]), ("clip", [])])
+def test_a_small_text_tower_is_exported_too(tmp_path, monkeypatch, tokenizer, option):
+    torch.save({"student": {"preprocessing": {"tokenizer": tokenizer}}}, tmp_path / "student.ckpt")
+    asked = []
+    monkeypatch.setattr("experiments.commands.export.main", lambda argv: asked.append(argv) or 1)
+    assert command.main([str(tmp_path / "student.ckpt")]) == 1
+    assert asked == [[str(tmp_path / "student.ckpt"), "--skip=coreml", *option]]
 
 
 def test_the_export_of_a_run_is_used_unless_it_is_another_checkpoints(exported, copied, small, tmp_path):

@@ -17,6 +17,7 @@ def test_the_second_visit_needs_no_network(browser, built, served):
     server = served(built)
     found = Visit(browser, server.address)
     found.until("document.body.dataset.readings")
+    found.after(lambda: found.page.click("#own-score"))
     found.page.wait_for_load_state("networkidle")
     server.shutdown()
     server.server_close()
@@ -24,6 +25,8 @@ def test_the_second_visit_needs_no_network(browser, built, served):
     found.page.reload()
     found.until("document.body.dataset.readings")
     assert "resize equal to training's" in found.page.inner_text("#facts")
+    found.after(lambda: found.page.click("#own-score"))
+    assert "4 labels are scored" in found.page.inner_text("#own-status")
     found.page.click('[data-document="MODEL_CARD.md"]')
     found.until("document.getElementById('document-text').textContent.includes('Model card')")
     assert found.errors == []
