@@ -179,7 +179,7 @@ def test_a_failed_self_test_of_the_text_tower_is_refused(browser, address, built
     found.context.close()
 
 
-@pytest.mark.parametrize("text", [None, {}])
+@pytest.mark.parametrize("text", [None, pytest.param({}, marks=pytest.mark.slow)])
 def test_no_panel_without_a_text_tower_and_no_form_without_a_known_tokenizer(browser, address, built, text):
     facts = json.loads((built / "demo.json").read_text()) | {"text": text}
 
