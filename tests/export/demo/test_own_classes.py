@@ -127,10 +127,9 @@ def test_other_labels_need_no_request_also_by_keyboard_live_and_frozen(visit):
 
 def test_another_runtime_keeps_the_labels_until_they_are_removed(visit, frames):
     visit.after(lambda: visit.page.set_input_files("#files", frames[0]))
-    visit.page.select_option("#threads", "1")
-    visit.until("document.getElementById('facts').textContent.includes('WebAssembly, 1 thread.')")
-    visit.until("document.getElementById('own-status').textContent.startsWith('2 labels are scored')")
-    visit.after(lambda: None)
+    # The picture is read when the new worker is ready, and again when it knows the labels.
+    visit.after(lambda: visit.page.select_option("#threads", "1"), 2)
+    assert "WebAssembly, 1 thread." in visit.page.inner_text("#facts")
     assert own_card(visit) == ["five", "six"]
     visit.after(lambda: visit.page.click("#own-end"))
     assert own_card(visit) == []
