@@ -23,9 +23,9 @@ if not __package__:
 
 from experiments.process import (
     STOPPED,
+    exit_quietly_on_broken_pipe,
     exit_status,
-    quick_when_stopped,
-    readers_may_leave,
+    skip_interpreter_teardown,
     status_for_make,
     without_secrets,
 )
@@ -131,7 +131,7 @@ def _message(error: BaseException) -> str | None:
 
 
 @status_for_make()
-@readers_may_leave()
+@exit_quietly_on_broken_pipe()
 def main() -> None:
     """Run the process's command line; a user's mistake is one line on stderr instead of a traceback."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -162,7 +162,7 @@ def main() -> None:
 
 def program() -> None:
     """Run `main` as the whole of a process."""
-    with quick_when_stopped():
+    with skip_interpreter_teardown():
         main()
 
 

@@ -61,11 +61,11 @@ FOLDERS = {
     "table-small": {"table": "TABLE", "images": "IMAGES"},
     "shards": {"urls": "SHARDS", "planes_root": "PLANES_ROOT", "hc18_root": "HC18_ROOT"},
 }
-TEACHER, STUDENT, PROTOCOL = "--teacher", "--student", "--protocol"
+TEACHER_OPTION, STUDENT_OPTION, PROTOCOL_OPTION = "--teacher", "--student", "--protocol"
 
 QUICK = "--quick=true"
 # Settings of a quick run (QUICK=1). They override presets and experiments; the user's options override them.
-BOUNDS = (
+QUICK_SETTINGS = (
     QUICK,
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=4",
@@ -142,7 +142,7 @@ def data_arguments(preset: str) -> list[str]:
     return [f"--data.init_args.{argument}={folder}" for argument, folder in folders.items() if folder]
 
 
-def spell_out(
+def expand_file_options(
     preset: str, arguments: list[str], scored: str = "student", experiment: str | None = None
 ) -> list[str]:
     """Replace ``--teacher=``, ``--student=`` and ``--protocol=`` by Lightning CLI arguments.
@@ -164,10 +164,10 @@ def spell_out(
             spelt.append(argument)
             continue
         option, value = named
-        if option == PROTOCOL:
+        if option == PROTOCOL_OPTION:
             Protocol.load(value)  # reports a malformed file
             spelt += [f"--biometry.protocol={value}", f"--planes.protocol={value}"]
-        elif option == TEACHER:
+        elif option == TEACHER_OPTION:
             place = "student" if scored == "teacher" else "teacher"
             spelt.append(f"--model.{place}={_loaded(value)}")
         elif experiment == QUANTISED_EXPERIMENT:
@@ -188,7 +188,7 @@ def named_file(argument: str) -> tuple[str, str] | None:
         FileNotFoundError: It names no file.
     """
     option, _, value = argument.partition("=")
-    if option not in (TEACHER, STUDENT, PROTOCOL):
+    if option not in (TEACHER_OPTION, STUDENT_OPTION, PROTOCOL_OPTION):
         return None
     if not value:
         raise ValueError(f"{option}: give a path, {option}=path")
@@ -238,15 +238,15 @@ def whole_counts(config: Namespace) -> Namespace:
     return config
 
 
-def with_bounds(arguments: Sequence[str]) -> list[str]:
-    """Return Lightning CLI arguments with `BOUNDS` inserted behind the last ``--config``."""
+def with_quick_settings(arguments: Sequence[str]) -> list[str]:
+    """Return Lightning CLI arguments with `QUICK_SETTINGS` inserted behind the last ``--config``."""
     place = 1  # behind the subcommand
     for number, argument in enumerate(arguments):
         if argument in ("--config", "-c"):
             place = number + 2
         elif argument.startswith(("--config=", "-c=")):
             place = number + 1
-    return [*arguments[:place], *BOUNDS, *arguments[place:]]
+    return [*arguments[:place], *QUICK_SETTINGS, *arguments[place:]]
 
 
 class ConfigCLI(LightningCLI):
@@ -343,11 +343,11 @@ class ConfigCLI(LightningCLI):
         """Parse the arguments; a quick run is parsed again with its bounds."""
         self.config = parser.parse_args(self.arguments)
         if is_quick(whole_counts(self.config[self.config.subcommand])):
-            self.config = parser.parse_args(with_bounds(self.arguments))
+            self.config = parser.parse_args(with_quick_settings(self.arguments))
             whole_counts(self.config[self.config.subcommand])
 
 
-class _Unrun(ConfigCLI):
+class _ParseOnlyCLI(ConfigCLI):
     """Parses ``fit`` and does nothing else."""
 
     def _set_seed(self) -> None: ...
@@ -371,7 +371,7 @@ def resolve(experiment: str, preset: str, options: Sequence[str] = ()) -> Namesp
         ValueError: There is no such experiment or preset, or an option cannot be used.
         FileNotFoundError: An option names a file that is missing.
     """
-    own = spell_out(preset, list(options), experiment=experiment)
+    own = expand_file_options(preset, list(options), experiment=experiment)
     try:
         return _parsed((*training_arguments(experiment, preset), *data_arguments(preset), *own)).clone()
     except UsageError as error:
@@ -380,5 +380,5 @@ def resolve(experiment: str, preset: str, options: Sequence[str] = ()) -> Namesp
 
 @cache  # about a second; a run resolves the same configuration several times
 def _parsed(arguments: tuple[str, ...]) -> Namespace:
-    config: Namespace = _Unrun(arguments).config.fit
+    config: Namespace = _ParseOnlyCLI(arguments).config.fit
     return config

@@ -6,6 +6,8 @@ sub-planes), of checkpoints selected on the reported images.
 
 from __future__ import annotations
 
+from metrics.names import EIGHT_CLASS, HC18, PLANES, SUBPLANES
+
 SUITES = {
     "main": ("no-kd", "static-kd", "repulsive-r-0.8", "srkd"),
     "ablation": (
@@ -69,16 +71,15 @@ TITLES = {
     "random": "Student, random weights",
 }
 
-VALIDITY, F1 = "hc18", "eight_class"  # as in `metrics.names`
 PAPER: dict[str, dict[str, float]] = {
-    "teacher": {VALIDITY: 83.5, F1: 0.871},
-    "no-kd": {VALIDITY: 71.3, F1: 0.823},
-    "static-kd": {VALIDITY: 79.4, F1: 0.859},
-    "repulsive-r-0.8": {VALIDITY: 84.4, F1: 0.869},
-    "srkd": {VALIDITY: 88.6, F1: 0.886},
+    "teacher": {HC18: 83.5, EIGHT_CLASS: 0.871},
+    "no-kd": {HC18: 71.3, EIGHT_CLASS: 0.823},
+    "static-kd": {HC18: 79.4, EIGHT_CLASS: 0.859},
+    "repulsive-r-0.8": {HC18: 84.4, EIGHT_CLASS: 0.869},
+    "srkd": {HC18: 88.6, EIGHT_CLASS: 0.886},
 }
 PAPER_SUBPLANES = {"teacher": 0.702, "srkd": 0.784}  # brain sub-plane F1, of the paper's abstract
 PAPER_STUDENT_PARAMETERS = "75 M"
 # What the authors' repository github.com/BioMedIA-MBZUAI/FetalCLIP holds beside its code: the results files of
 # zero_shot_planes_db/ and, of zero_shot_hc18/, 679 valid heads of 814. The student's repository has no results.
-RELEASED = {"teacher": {VALIDITY: 100 * 679 / 814, "planes": 0.97275, "subplanes": 0.69293}}
+RELEASED = {"teacher": {HC18: 100 * 679 / 814, PLANES: 0.97275, SUBPLANES: 0.69293}}

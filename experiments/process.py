@@ -54,7 +54,7 @@ def status_for_make() -> Iterator[None]:
 
 
 @contextmanager
-def quick_when_stopped() -> Iterator[None]:
+def skip_interpreter_teardown() -> Iterator[None]:
     """After Ctrl-C or SIGTERM run the exit handlers, W&B's among them, but leave out the interpreter's own clean-up.
 
     With PyTorch loaded that takes two seconds of a CPU and more, and only frees memory.
@@ -77,7 +77,7 @@ def quick_when_stopped() -> Iterator[None]:
 
 
 @contextmanager
-def readers_may_leave() -> Iterator[None]:
+def exit_quietly_on_broken_pipe() -> Iterator[None]:
     """Exit quietly with status 141 when what reads the output has ended, as in ``sonodistill list | head -1``."""
     try:
         try:

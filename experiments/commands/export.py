@@ -41,7 +41,7 @@ from experiments.config import data_arguments
 from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file
 from experiments.runs.early_checks import built
 from experiments.runs.plain_errors import PlainErrorParser
-from experiments.runs.run_record import RANDOM, preset_of, read_record, run_config, training_facts
+from experiments.runs.run_record import RANDOM_PREFIX, preset_of, read_record, run_config, training_facts
 from export import Options, export_student
 from export.build import require_replaceable
 from export.parity.ledger import GateFailedError
@@ -62,7 +62,7 @@ RANDOM_FRAMES = (
 )
 
 
-def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
+def load_model_to_export(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
     """Load what is to be exported.
 
     Args:
@@ -72,9 +72,9 @@ def load_student(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
     Returns:
         The model, and where it comes from (the manifest's ``source``).
     """
-    if checkpoint.startswith(RANDOM):
+    if checkpoint.startswith(RANDOM_PREFIX):
         torch.manual_seed(0)
-        model: DualEncoder = OpenCLIPEncoder(checkpoint.removeprefix(RANDOM))
+        model: DualEncoder = OpenCLIPEncoder(checkpoint.removeprefix(RANDOM_PREFIX))
         return model, {"weights": "random", "checkpoint": None, "checkpoint_sha256": None}
     path = Path(checkpoint)
     require_model(path)
@@ -131,15 +131,15 @@ def load_trained_int8(checkpoint: str) -> QuantisedStudent:
 
 def default_target(checkpoint: str) -> Path:
     """Choose the folder of an export: ``export/`` in the run's folder, beside a checkpoint, or in outputs."""
-    if checkpoint.startswith(RANDOM):
-        return Path("outputs") / f"random-{checkpoint.removeprefix(RANDOM)}" / "export"
+    if checkpoint.startswith(RANDOM_PREFIX):
+        return Path("outputs") / f"random-{checkpoint.removeprefix(RANDOM_PREFIX)}" / "export"
     folder = Path(checkpoint).resolve().parent
     if folder.name == "checkpoints":
         return folder.parent / "export"
     return folder / f"{Path(checkpoint).stem}-export"
 
 
-def spelt_out(argv: list[str]) -> list[str]:
+def normalise_options(argv: list[str]) -> list[str]:
     """Write every option as ``--name=value``: dashes in names, bare flags, values after a blank, and lists.
 
     What is given of a list in several places is joined: ``--skip=int8 --skip coreml`` leaves both out.
@@ -188,8 +188,8 @@ def parse(argv: list[str]) -> Namespace:
         ValueError: There is no such preset, or an option's value cannot be used.
     """
     settle_trust(argv)
-    argv = spelt_out(argv)
-    checkpoint = next((word for word in argv if not word.startswith("-")), RANDOM)
+    argv = normalise_options(argv)
+    checkpoint = next((word for word in argv if not word.startswith("-")), RANDOM_PREFIX)
     named = [word.partition("=")[2] for word in argv if word.startswith("--preset=")]
     config = run_config(checkpoint)
     preset = named[-1] if named else preset_of(config) or DEFAULT_PRESET
@@ -216,7 +216,7 @@ def options_of(config: Namespace) -> Options:
         ValueError: One of them cannot be used.
     """
     values = {name: config[name] for name in Options.__dataclass_fields__}
-    if config.checkpoint.startswith(RANDOM):
+    if config.checkpoint.startswith(RANDOM_PREFIX):
         values["frames"] = RANDOM_FRAMES if values["frames"] is None else values["frames"]
         # Embedding thousands of age prompts with a full-size text tower takes an hour and proves nothing.
         values["spacings"], values["only_spacings"] = values["spacings"] or [RANDOM_SPACING], True
@@ -236,7 +236,7 @@ def prompts_of(checkpoint: str, file: str | None) -> tuple[Protocol, dict[str, A
     protocol = Protocol.load(file)
     if calibration is not None and calibration["prompts"] == protocol.content():
         return protocol, calibration
-    if not checkpoint.startswith(RANDOM):
+    if not checkpoint.startswith(RANDOM_PREFIX):
         print('export: not calibrated for these prompts, so no age has an interval and no image is "none"')
     return protocol, None
 
@@ -251,7 +251,7 @@ def main(argv: list[str]) -> int:
     options = options_of(config)
     target = Path(config.out) if config.out else default_target(config.checkpoint)
     require_replaceable(target.resolve())
-    student, source = load_student(config.checkpoint)
+    student, source = load_model_to_export(config.checkpoint)
     data = built(FetalDataModule, config.data)
     source |= {
         "data": config.preset,

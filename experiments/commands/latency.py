@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.evaluation.protocol import Protocol
-from experiments.commands.export import load_student
+from experiments.commands.export import load_model_to_export
 from experiments.recipe_files import LATENCY
 from experiments.runs.plain_errors import PlainErrorParser
 from export import Export, read_export
@@ -81,7 +81,7 @@ def open_subject(name: str, scratch: Path, short: bool) -> tuple[Export, DualEnc
             return export, build(export.manifest["source"]["recipe"], name).eval()
         except (ValueError, OSError) as error:
             return export, f"the student cannot be rebuilt here: {error}"
-    student = load_student(name)[0].eval()
+    student = load_model_to_export(name)[0].eval()
     return write_timing_export(student, scratch, Protocol.load(), int8=not short), student
 
 

@@ -92,13 +92,13 @@ def main(argv: list[str]) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        failed, planes, far = _write(student, asked, partial, options)
+        failed, planes, missing_spacings = _write(student, asked, partial, options)
         shutil.rmtree(target, ignore_errors=True)
         partial.chmod(0o755)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _say(student, asked, target, planes, far, failed)
+    _say(student, asked, target, planes, missing_spacings, failed)
     return 1 if failed else 0
 
 
@@ -157,14 +157,14 @@ def _write(
     schema = columns(student)
     failed: list[str] = []
     planes: Counter[str] = Counter()
-    far: list[float] = []
+    missing_spacings: list[float] = []
     embeddings: list[NDArray[Any]] = []
     with ExitStack() as stack:
         table = stack.enter_context((folder / TABLE).open("w", newline="", encoding="utf-8"))
         writer = csv.DictWriter(table, schema.names)
         writer.writeheader()
         parquet = stack.enter_context(ParquetWriter(folder / "predictions.parquet", schema))
-        for rows, images, embedded in _answers(student, asked, options, far):
+        for rows, images, embedded in _answers(student, asked, options, missing_spacings):
             writer.writerows(
                 {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
             )
@@ -178,11 +178,11 @@ def _write(
         bad = {error.partition(": ")[0] for error in failed}
         names = [one.name for one in asked if str(one.path) not in bad]
         np.savez(folder / "embeddings.npz", image=np.array(names), embedding=np.concatenate(embeddings))
-    return failed, planes, far
+    return failed, planes, missing_spacings
 
 
 def _answers(
-    student: Student, asked: list[Asked], options: Any, far: list[float]
+    student: Student, asked: list[Asked], options: Any, missing_spacings: list[float]
 ) -> Iterator[tuple[list[Row], list[NDArray[np.uint8]], NDArray[Any]]]:
     """Yield rows of some images at a time, and the images and embeddings of those that could be read."""
     terminal = sys.stderr.isatty()
@@ -210,7 +210,7 @@ def _answers(
                     try:
                         row |= student.ages(vector[None], [spacing])[0]
                     except SpacingNotInTableError:
-                        far.append(spacing)
+                        missing_spacings.append(spacing)
                 rows.append({"image": one.name, **row})
             yield rows, images, embedded
             bar.update(len(batch))
@@ -268,7 +268,7 @@ def _say(
     asked: list[Asked],
     target: Path,
     planes: Counter[str],
-    far: list[float],
+    missing_spacings: list[float],
     failed: list[str],
 ) -> None:
     """Print what was written, what the answers lack, and which images could not be read."""
@@ -286,9 +286,9 @@ def _say(
         )
     if all(one.pixel_size_mm is None for one in asked):
         print("no ages: they need the pixel size (PIXEL_SIZE=0.2, or a column pixel_size_mm)")
-    if far:
-        sizes = ", ".join(sorted({f"{spacing:.2f}" for spacing in far})[:SHOWN])
-        print(f"warning: {len(far)} images without an age: export again with --spacings={sizes}")
+    if missing_spacings:
+        sizes = ", ".join(sorted({f"{spacing:.2f}" for spacing in missing_spacings})[:SHOWN])
+        print(f"warning: {len(missing_spacings)} images without an age: export again with --spacings={sizes}")
     print(f"predictions: {target / TABLE} and predictions.parquet")
     if failed:
         more = f" and {len(failed) - SHOWN} more (column error)" if len(failed) > SHOWN else ""

@@ -37,7 +37,7 @@ def lightning_arguments(argv: list[str]) -> list[str]:
     Raises:
         ValueError: An experiment, preset or file is missing or unknown.
     """
-    from experiments.config import data_arguments, evaluation_arguments, spell_out
+    from experiments.config import data_arguments, evaluation_arguments, expand_file_options
     from experiments.recipe_files import explain_names, training_arguments
     from experiments.runs.run_record import teacher_arguments
     from models.checkpoints.weights import read_checkpoint
@@ -52,7 +52,7 @@ def lightning_arguments(argv: list[str]) -> list[str]:
         raise ValueError(explain_names(command, names))
     if command == "train":
         experiment, preset = names
-        options = spell_out(preset, rest, experiment=experiment)
+        options = expand_file_options(preset, rest, experiment=experiment)
         return [*training_arguments(experiment, preset), *data_arguments(preset), *options]
     preset, model = names
     folders = data_arguments(preset)
@@ -60,7 +60,7 @@ def lightning_arguments(argv: list[str]) -> list[str]:
     if Path(model).is_file():
         read_checkpoint(model)  # a damaged file is reported before anything else happens
     beyond = ["--representation.enabled=true", *teacher_arguments(model, rest)]
-    return [*arguments, *folders, *beyond, *spell_out(preset, rest, scored=model)]
+    return [*arguments, *folders, *beyond, *expand_file_options(preset, rest, scored=model)]
 
 
 def main(argv: list[str]) -> int | None:

@@ -31,8 +31,8 @@ from datamodules.evaluation.dataset import EvaluationDataset
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
-from experiments.report.paired import Pair, Row, agreement, paired
-from experiments.report.read_run import Run
+from experiments.report.paired import Pair, Sample, agreement, paired
+from experiments.report.read_run import FinishedRun
 from figures.annotated import heat_over
 from figures.embeddings import tsne
 from metrics import gestational_age_weeks
@@ -85,7 +85,7 @@ def read_evidence(folder: Path) -> Evidence | None:
         return None
 
 
-def attempt(run: Run, make: Callable[[], Evidence]) -> tuple[Evidence | None, str]:
+def try_collect(run: FinishedRun, make: Callable[[], Evidence]) -> tuple[Evidence | None, str]:
     """Compute and keep evidence; return it, or None and the reason, for a report of the numbers alone."""
     try:
         found = make()
@@ -96,7 +96,9 @@ def attempt(run: Run, make: Callable[[], Evidence]) -> tuple[Evidence | None, st
     return found, ""
 
 
-def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: FetalDataModule) -> Evidence:
+def collect(
+    run: FinishedRun, student: DualEncoder, teacher: DualEncoder | None, data: FetalDataModule
+) -> Evidence:
     """Compute a run's evidence with the models that were scored; `teacher` is None without one.
 
     Raises:
@@ -112,7 +114,7 @@ def collect(run: Run, student: DualEncoder, teacher: DualEncoder | None, data: F
     for benchmark in classified or scored:
         records = data.evaluation_records(benchmark, split)
         labels = [_class(record, benchmark) for record in records]
-        places = evenly(labels, MOST_IMAGES)
+        places = balanced_sample(labels, MOST_IMAGES)
         if len(places) >= 4:
             classes[benchmark] = [labels[place] for place in places]
             chosen = [records[place] for place in places]
@@ -132,7 +134,7 @@ def _class(record: Record, benchmark: str) -> str:
     return str(BENCHMARKS[benchmark].label_of(record))
 
 
-def evenly(classes: Sequence[str], most: int) -> list[int]:
+def balanced_sample(classes: Sequence[str], most: int) -> list[int]:
     """Return the places, rising, of up to `most` images, the classes as evenly as they allow, always the same."""
     shuffled = pd.Series(list(classes)).sample(frac=1, random_state=0)
     turn = shuffled.groupby(shuffled).cumcount()  # every class gives its first image, then its second, ...
@@ -168,21 +170,21 @@ def disputes(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     chosen = {}
     groups = agreement(pairs)
     for side, wrong in (("gained", 0), ("lost", 1)):
-        ordered = sorted(groups[side], key=lambda pair: -gravity(pair[wrong]))
+        ordered = sorted(groups[side], key=lambda pair: -error_severity(pair[wrong]))
         patients = pd.Series([str(pair[wrong]["patient"]) for pair in ordered], dtype=str)
         again = patients.duplicated().sort_values(kind="stable")
         chosen[side] = [ordered[place] for place in again.index[:MOST_DISPUTES]]
     return chosen
 
 
-def gravity(row: Row) -> float:
+def error_severity(row: Sample) -> float:
     """Return how bad an error is: the probability it was given, or for a head the weeks it is off."""
     if "probability" in row:
         return float(row["probability"])
     return abs(float(row["age_days"]) / 7 - float(gestational_age_weeks(row["hc_mm"])))
 
 
-def _thumbnails(run: Run, data: FetalDataModule, split: str) -> dict[str, str]:
+def _thumbnails(run: FinishedRun, data: FetalDataModule, split: str) -> dict[str, str]:
     pictures: dict[str, str] = {}
     for benchmark in run.benchmarks():
         pairs = paired(run.details(TEACHER, benchmark), run.details(STUDENT, benchmark))
@@ -197,7 +199,9 @@ def _thumbnails(run: Run, data: FetalDataModule, split: str) -> dict[str, str]:
     return pictures
 
 
-def _saliency(run: Run, records: Sequence[Record], models: Mapping[str, DualEncoder]) -> list[dict[str, str]]:
+def _saliency(
+    run: FinishedRun, records: Sequence[Record], models: Mapping[str, DualEncoder]
+) -> list[dict[str, str]]:
     """Draw where the similarity with the right class comes from; nothing for towers without a spatial layer."""
     benchmark = next(name for name in run.benchmarks() if BENCHMARKS[name].kind == "classification")
     rows = [row for row in run.details(STUDENT, benchmark)["samples"] if row["correct"]]
@@ -222,7 +226,7 @@ def _saliency(run: Run, records: Sequence[Record], models: Mapping[str, DualEnco
     return cards
 
 
-def _prompts(run: Run) -> Protocol:
+def _prompts(run: FinishedRun) -> Protocol:
     """Return the prompts that the run was scored with; the default ones where their file is gone."""
     file = (run.config.get("planes") or {}).get("protocol")
     return Protocol.load(file if file and Path(file).is_file() else None)
@@ -241,7 +245,7 @@ def _jpeg(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def evidence_from_folder(run: Run) -> Evidence:
+def evidence_from_folder(run: FinishedRun) -> Evidence:
     """Compute the evidence of a run from its checkpoint, its configuration and the data.
 
     Raises:

@@ -17,7 +17,7 @@ from experiments.process import relative
 from experiments.report import pictures, settings, tables, verdict
 from experiments.report.evidence import Evidence, disputes
 from experiments.report.paired import Pair, agreement, paired
-from experiments.report.read_run import Run
+from experiments.report.read_run import FinishedRun
 from experiments.report.reference import reference_of
 from experiments.report.training import dynamics
 from figures.confusion import confusion_change_figure, confusion_figure
@@ -37,7 +37,7 @@ FACTS = {
 class Subject(NamedTuple):
     """A run, its title, unique within the report, and its evidence or why there is none."""
 
-    run: Run
+    run: FinishedRun
     title: str
     evidence: Evidence | None
     lacking: str = ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
-Pair = tuple[Row, Row]
+Sample = Mapping[str, Any]
+Pair = tuple[Sample, Sample]
 
 
 def paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Pair] | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report.read_run import Run
+from experiments.report.read_run import FinishedRun
 from experiments.report.training import REPEL, dynamics, series
 from figures.curves import Curve, Panel, curves_figure
 from figures.style import BLUE, CYCLE, GREEN, INK, MUTED, RED, looks
@@ -29,7 +29,7 @@ TERMS, SCALE = "Loss terms", "Logit scale"
 MOST_POINTS = 400  # of the weight, which is known at every step; more only make the page large
 
 
-def training_panels(run: Run) -> dict[str, Panel]:
+def training_panels(run: FinishedRun) -> dict[str, Panel]:
     """Return the panels of a run's training for which something was logged, by name."""
     found = dynamics(run)
     chosen = np.linspace(0, len(found.steps) - 1, min(len(found.steps), MOST_POINTS)).astype(int)
@@ -76,7 +76,7 @@ def training_panels(run: Run) -> dict[str, Panel]:
     return {name: replace(panels[name], curves=curves) for name, curves in logged.items() if curves}
 
 
-def training_figure(run: Run, *names: str) -> Figure | None:
+def training_figure(run: FinishedRun, *names: str) -> Figure | None:
     """Draw some of the `training_panels` one below the other; None where nothing was logged."""
     panels = training_panels(run)
     shown = [panels[name] for name in names if name in panels]
@@ -85,7 +85,7 @@ def training_figure(run: Run, *names: str) -> Figure | None:
     return curves_figure(shown, float(run.history["step"].max()), dynamics(run).crossing)
 
 
-def comparison_figure(runs: Sequence[Run], titles: Sequence[str]) -> Figure | None:
+def comparison_figure(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Figure | None:
     """Draw the composite score of several runs over steps; None unless two or more have one."""
     curves = []
     for run, title, (colour, line) in zip(runs, titles, looks(*CYCLE), strict=False):

@@ -21,7 +21,7 @@ WITHOUT = "move it away for a report without it"
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One run folder.
 
     Attributes:
@@ -85,7 +85,7 @@ class Run:
         return value
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path) -> FinishedRun:
     """Read ``outputs/<experiment>/<run>``, named by the folder or a file in it.
 
     Raises:
@@ -104,7 +104,7 @@ def read_run(folder: str | Path) -> Run:
         raise ValueError(f"{path / 'results.json'}: lacks {lacking}; {EVALUATE}")
     register_saved(record.get("benchmarks", []))
     history = _read(path / "metrics.csv", _table, WITHOUT)
-    return Run(
+    return FinishedRun(
         path,
         record,
         pd.DataFrame() if history is None else history,

@@ -12,7 +12,7 @@ from typing import Any
 
 import losses
 from experiments.recipe_files import PRESETS, ROOT
-from experiments.report.read_run import Run, read_run
+from experiments.report.read_run import FinishedRun, read_run
 from experiments.report.training import dynamics
 
 STATIC = "static-kd"
@@ -31,12 +31,12 @@ TOWERS = ("student", "teacher")
 WITHOUT_EFFECT = {"num_workers", "workers", "cache", "pin_memory", "evaluation_batch_size", "kernel"}
 
 
-def subject_of(runs: Sequence[Run]) -> Run:
+def subject_of(runs: Sequence[FinishedRun]) -> FinishedRun:
     """Return the run that the report is about: the first that repels, else the first."""
     return next((run for run in runs if dynamics(run).repels), runs[0])
 
 
-def reference_of(runs: Sequence[Run]) -> Run | None:
+def reference_of(runs: Sequence[FinishedRun]) -> FinishedRun | None:
     """Return the run without repulsion to compare with, None when there is none beside the subject.
 
     One that distils is preferred, then ``static-kd``, and then the one with the fewest other settings.
@@ -44,13 +44,15 @@ def reference_of(runs: Sequence[Run]) -> Run | None:
     subject = subject_of(runs)
     candidates = [run for run in runs if run is not subject and not dynamics(run).repels]
 
-    def rank(run: Run) -> tuple[bool, bool, int]:
+    def rank(run: FinishedRun) -> tuple[bool, bool, int]:
         return not distils(run), run.experiment != STATIC, len(differences(subject, run))
 
     return min(candidates, key=rank, default=None)
 
 
-def seed_pairs(runs: Sequence[Run], subject: Run, reference: Run) -> list[tuple[Run, Run]]:
+def seed_pairs(
+    runs: Sequence[FinishedRun], subject: FinishedRun, reference: FinishedRun
+) -> list[tuple[FinishedRun, FinishedRun]]:
     """Return (run, reference) of every seed that both were trained with, in order of the seeds.
 
     Only the seed may differ from `subject` and from `reference`. Where fewer than two seeds are shared, the two alone.
@@ -62,11 +64,11 @@ def seed_pairs(runs: Sequence[Run], subject: Run, reference: Run) -> list[tuple[
     return [(mine[seed], theirs[seed]) for seed in shared] if len(shared) > 1 else [(subject, reference)]
 
 
-def _repeats(run: Run, other: Run) -> bool:
+def _repeats(run: FinishedRun, other: FinishedRun) -> bool:
     return run.experiment == other.experiment and set(differences(run, other)) <= {"seed"}
 
 
-def newest_static(run: Run) -> Run | None:
+def newest_static(run: FinishedRun) -> FinishedRun | None:
     """Return the newest finished ``static-kd`` run under ``outputs/`` with the same data, seed and settings.
 
     None when there is none, or when `run` never repels and needs none.
@@ -85,7 +87,7 @@ def newest_static(run: Run) -> Run | None:
     return max(found, key=lambda candidate: str(candidate.record.get("finished")), default=None)
 
 
-def _part(run: Run, *names: str) -> dict[str, Any]:
+def _part(run: FinishedRun, *names: str) -> dict[str, Any]:
     """Return a part of a run's configuration, empty where it is absent."""
     part = run.config
     for name in names:
@@ -93,11 +95,11 @@ def _part(run: Run, *names: str) -> dict[str, Any]:
     return part
 
 
-def _loss(run: Run) -> str:
+def _loss(run: FinishedRun) -> str:
     return str(_part(run, "model", "loss").get("class_path", "losses.CLIPLoss")).rpartition(".")[2]
 
 
-def distils(run: Run) -> bool:
+def distils(run: FinishedRun) -> bool:
     """Return whether a run's loss uses a teacher, as far as its configuration tells."""
     return bool(_part(run, "model").get("teacher")) and _loss(run) not in WITHOUT_TEACHER
 
@@ -122,7 +124,7 @@ def _brief(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
-def differences(run: Run, reference: Run) -> dict[str, str]:
+def differences(run: FinishedRun, reference: FinishedRun) -> dict[str, str]:
     """Return what two runs should share and do not: name of the setting -> the difference in words."""
     mine, theirs = _shared(run), _shared(reference)
     arguments = [_part(one, "model", "loss", "init_args") for one in (run, reference)]
@@ -139,7 +141,7 @@ def _in_words(name: str, value: Any, other: Any) -> str:
     return title if name in TOWERS else f"{title} ({_brief(value)}, not {_brief(other)})"
 
 
-def _shared(run: Run) -> dict[str, Any]:
+def _shared(run: FinishedRun) -> dict[str, Any]:
     """Return the settings that two runs should share, without the loss's arguments."""
     flat = {name.partition(".")[2]: value for name, value in flatten(run.config).items() if name in SHARED}
     data = flatten(_part(run, "data", "init_args"))
@@ -151,7 +153,7 @@ def _shared(run: Run) -> dict[str, Any]:
     }
 
 
-def loss_in_words(run: Run) -> str:
+def loss_in_words(run: FinishedRun) -> str:
     """Return a run's loss and the weight that it starts from or keeps, as far as its configuration tells."""
     name, schedule = _loss(run), _part(run, "schedule", "init_args")
     if "start" in schedule:
@@ -161,7 +163,7 @@ def loss_in_words(run: Run) -> str:
     return name if value is None else f"{name} at {_brief(value)}"
 
 
-def static_command(run: Run) -> str:
+def static_command(run: FinishedRun) -> str:
     """Return the command that trains `STATIC` with this run's data, seed and options.
 
     Options of the run's own loss and schedule are left out, except loss arguments that both losses have.

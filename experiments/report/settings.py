@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from experiments.process import python_here, relative
-from experiments.report.read_run import Run
+from experiments.report.read_run import FinishedRun
 from experiments.report.reference import flatten, shown
 from experiments.report.tables import NOTHING, Table
 
@@ -30,7 +30,7 @@ KEYS = {
 }
 
 
-def settings(runs: Sequence[Run], titles: Sequence[str]) -> tuple[Table, Table | None]:
+def settings(runs: Sequence[FinishedRun], titles: Sequence[str]) -> tuple[Table, Table | None]:
     """Return the main settings, a column a run, and every setting in which runs differ, None for a single run."""
     flat = [
         {name: shown(value) for name, value in flatten(run.config).items() if value is not None}
@@ -46,7 +46,7 @@ def settings(runs: Sequence[Run], titles: Sequence[str]) -> tuple[Table, Table |
     return Table("Main settings", tables[0]), others
 
 
-def commands(run: Run) -> dict[str, str]:
+def commands(run: FinishedRun) -> dict[str, str]:
     """Return what was run, how to repeat it, and how to write the report again: purpose -> command."""
     folder, python = shlex.quote(relative(run.folder)), python_here()
     found = {}

@@ -7,9 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 from experiments.outcomes import contrast_outcomes, outcomes_of
-from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, PAPER_SUBPLANES, VALIDITY
+from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, PAPER_SUBPLANES
 from experiments.paper import TITLES as EXPERIMENT_TITLES
-from experiments.report.read_run import Run
+from experiments.report.read_run import FinishedRun
 from experiments.report.reference import seed_pairs
 from export.parity.ledger import FAILED, OK
 from metrics.benchmarks import BENCHMARKS, SUBPLANES
@@ -18,6 +18,7 @@ from metrics.names import (
     BLACK_IMAGE,
     CONSTANT,
     EIGHT_CLASS,
+    HC18,
     HEADLINE,
     ONE_PIXEL_SIZE,
     OTHER_IMAGE,
@@ -47,7 +48,7 @@ class Cell(NamedTuple):
     tone: str = ""
 
 
-Row = dict[str, str | Cell]
+TableRow = dict[str, str | Cell]
 
 
 class Table(NamedTuple):
@@ -57,7 +58,7 @@ class Table(NamedTuple):
     """
 
     caption: str
-    rows: Sequence[Row | str]
+    rows: Sequence[TableRow | str]
 
     @property
     def head(self) -> list[str]:
@@ -85,20 +86,22 @@ def _score(get: Callable[[str], float | None], key: str, digits: int = 3) -> Cel
     return Cell(_text(get(key), digits), note)
 
 
-def _scored_on(runs: Sequence[Run]) -> list[str]:
+def _scored_on(runs: Sequence[FinishedRun]) -> list[str]:
     return [name for name in HEADLINE if any(name in run.benchmarks() for run in runs)]
 
 
-def _headline_row(title: str, cells: Row, benchmarks: Sequence[str], parameters: str) -> Row:
+def _headline_row(title: str, cells: TableRow, benchmarks: Sequence[str], parameters: str) -> TableRow:
     columns = {name: TITLES[name] for name in benchmarks}
     columns |= {EIGHT_CLASS: "class F1 (8 classes)", "composite": "composite"}
     named = {text: cells.get(name, NOTHING) for name, text in columns.items()}
     return {"model": title, **named, "parameters": parameters}
 
 
-def _measured(run: Run, model: str, title: str, benchmarks: Sequence[str], best: bool = False) -> Row:
+def _measured(
+    run: FinishedRun, model: str, title: str, benchmarks: Sequence[str], best: bool = False
+) -> TableRow:
     count = run.record.get("parameters", {}).get(STUDENT if model == RANDOM else model)
-    cells: Row = {EIGHT_CLASS: _score(partial(run.metric, model, EIGHT_CLASS), "f1")}
+    cells: TableRow = {EIGHT_CLASS: _score(partial(run.metric, model, EIGHT_CLASS), "f1")}
     for one in (BENCHMARKS[name] for name in benchmarks):
         cells[one.name] = _score(partial(run.metric, model, one.name), one.headline, one.digits)
     cells["composite"] = Cell(_text(run.composite(model)), "highest of the students" if best else "")
@@ -106,26 +109,26 @@ def _measured(run: Run, model: str, title: str, benchmarks: Sequence[str], best:
     return _headline_row(title, cells, benchmarks, parameters)
 
 
-def _paper_rows(experiments: set[str], benchmarks: Sequence[str]) -> list[Row]:
+def _paper_rows(experiments: set[str], benchmarks: Sequence[str]) -> list[TableRow]:
     """Return the paper's teacher, its best student, and the rows of these experiments."""
     rows = []
     for name, values in PAPER.items():
         if name in {TEACHER, PAPER_BEST} | experiments:
-            cells: Row = {VALIDITY: f"{values[VALIDITY]:.1f}", F1: f"{values[F1]:.3f}"}
+            cells: TableRow = {HC18: f"{values[HC18]:.1f}", EIGHT_CLASS: f"{values[EIGHT_CLASS]:.3f}"}
             cells[SUBPLANES] = _text(PAPER_SUBPLANES.get(name))
-            cells["composite"] = _text((values[F1] + values[VALIDITY] / 100) / 2)
+            cells["composite"] = _text((values[EIGHT_CLASS] + values[HC18] / 100) / 2)
             title = "FetalCLIP, the paper's teacher" if name == TEACHER else EXPERIMENT_TITLES[name]
             parameters = "427 M" if name == TEACHER else PAPER_STUDENT_PARAMETERS
             rows.append(_headline_row(title, cells, benchmarks, parameters))
     return rows
 
 
-def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
+def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
     """Return every model's headline scores beside the paper's."""
     benchmarks = _scored_on(runs)
     named = list(zip(runs, titles, strict=True))
     highest = max(run.composite(STUDENT) or 0.0 for run in runs)
-    rows: list[Row | str] = ["Students, measured here"]
+    rows: list[TableRow | str] = ["Students, measured here"]
     for run, title in named:
         best = len(runs) > 1 and (run.composite(STUDENT) or 0.0) == highest
         rows.append(_measured(run, STUDENT, title, benchmarks, best))
@@ -145,19 +148,19 @@ def headline(runs: Sequence[Run], titles: Sequence[str]) -> Table:
     return Table(f"Scores on {where}", rows)
 
 
-def beside(run: Run) -> list[Table]:
+def beside(run: FinishedRun) -> list[Table]:
     """Return each benchmark's score of models and baselines, both intervals, and the errors of ages."""
     tables = []
     for benchmark in run.benchmarks():
         score, digits = HEADLINE[benchmark], BENCHMARKS[benchmark].digits
         columns = {"weeks off": ("mae_weeks", 1), "rank correlation": ("spearman", 2)}
-        rows: list[Row] = []
+        rows: list[TableRow] = []
         titles = model_titles(run.record["metrics"])
         for model in (STUDENT, TEACHER, RANDOM, PIXEL_SIZE, CONSTANT):
             get = partial(run.metric, model, benchmark)
             if get(score) is None:
                 continue
-            row: Row = {"answers by": titles[model], "score": _text(get(score), digits)}
+            row: TableRow = {"answers by": titles[model], "score": _text(get(score), digits)}
             for patients in (False, True):
                 ends = [get(name) for name in interval_names(score, patients)]
                 shown = NOTHING if None in ends else " to ".join(_text(end, digits) for end in ends)
@@ -169,7 +172,7 @@ def beside(run: Run) -> list[Table]:
     return tables
 
 
-def lacking_baselines(run: Run) -> dict[str, str]:
+def lacking_baselines(run: FinishedRun) -> dict[str, str]:
     """Return why a benchmark has no baselines, by its title."""
     found = {TITLES[name]: run.details(CONSTANT, name).get("lacking") for name in run.benchmarks()}
     return {title: str(reason) for title, reason in found.items() if reason}
@@ -182,13 +185,13 @@ ABLATED = {
 }
 
 
-def ablations(run: Run) -> list[Table]:
+def ablations(run: FinishedRun) -> list[Table]:
     """Return the student's scores with one part of its input removed."""
     tables = []
     for benchmark in run.benchmarks():
         get, score = partial(run.metric, STUDENT, benchmark), HEADLINE[benchmark]
         digits, whole = BENCHMARKS[benchmark].digits, get(score)
-        rows: list[Row] = [
+        rows: list[TableRow] = [
             {"input": "image and pixel size", "score": _score(get, score, digits), "change": NOTHING}
         ]
         for name, title in ABLATED.items():
@@ -201,7 +204,9 @@ def ablations(run: Run) -> list[Table]:
     return tables
 
 
-def difference(pairs: Sequence[tuple[Run, Run]], rival: str, benchmark: str) -> Comparison | None:
+def difference(
+    pairs: Sequence[tuple[FinishedRun, FinishedRun]], rival: str, benchmark: str
+) -> Comparison | None:
     """Return the student's score in the first runs minus that of `rival` in the second; None unless on the same images.
 
     Args:
@@ -223,14 +228,16 @@ def in_words(found: Comparison, benchmark: str) -> tuple[str, str]:
     return signed(found.value, benchmark), f"{low} to {high}"
 
 
-def differences(runs: Sequence[Run], titles: Sequence[str], reference: Run | None) -> Table | None:
+def differences(
+    runs: Sequence[FinishedRun], titles: Sequence[str], reference: FinishedRun | None
+) -> Table | None:
     """Return the students' differences from their teachers and from the reference run.
 
     Runs that differ in the seed alone share a line. A cell is coloured where zero is outside of the interval.
     """
     named = list(zip(runs, titles, strict=True))
     compared = [(f"{title} over its teacher", [(run, run)], TEACHER) for run, title in named]
-    seen: list[Run] = (
+    seen: list[FinishedRun] = (
         [] if reference is None else [other for _, other in seed_pairs(runs, reference, reference)]
     )
     for run, title in named:
@@ -242,10 +249,10 @@ def differences(runs: Sequence[Run], titles: Sequence[str], reference: Run | Non
             seen += [one for one, _ in pairs]
             line = f"{run.experiment} over {reference.experiment}, {len(pairs)} seeds"
         compared.append((line, pairs, STUDENT))
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for line, pairs, rival in compared:
         found = {name: difference(pairs, rival, name) for name in _scored_on(runs)}
-        cells: Row = {
+        cells: TableRow = {
             TITLES[name]: NOTHING if one is None else Cell(*in_words(one, name), _tone(one.low, one.high))
             for name, one in found.items()
         }
@@ -254,16 +261,16 @@ def differences(runs: Sequence[Run], titles: Sequence[str], reference: Run | Non
     return Table("Differences on the same images", rows) if rows else None
 
 
-def per_class(run: Run) -> list[Table]:
+def per_class(run: FinishedRun) -> list[Table]:
     """Return F1 by class, student beside teacher, of every benchmark that both were scored on."""
     tables = []
     for benchmark in run.benchmarks():
         mine, theirs = (run.details(model, benchmark).get("per_class", {}) for model in (STUDENT, TEACHER))
-        rows: list[Row] = []
+        rows: list[TableRow] = []
         for name in (name for name in mine if name in theirs):
             before, after = theirs[name]["f1"], mine[name]["f1"]
             change = after - before
-            row: Row = {"class": name, "images": str(mine[name]["support"])}
+            row: TableRow = {"class": name, "images": str(mine[name]["support"])}
             row |= {"teacher": _text(before), "student": _text(after)}
             row["change"] = Cell(signed(change, benchmark), tone=_tone(change - 0.0005, change + 0.0005))
             rows.append(row)
@@ -272,14 +279,14 @@ def per_class(run: Run) -> list[Table]:
     return tables
 
 
-def subgroups(run: Run) -> list[Table]:
+def subgroups(run: FinishedRun) -> list[Table]:
     """Return the scores of every subgroup, student beside teacher."""
     tables = []
     for benchmark in run.benchmarks():
         mine, theirs = (run.details(model, benchmark).get("subgroups", {}) for model in (STUDENT, TEACHER))
         for kind, groups in mine.items():
             score = HEADLINE[benchmark], BENCHMARKS[benchmark].digits
-            rows: list[Row] = [
+            rows: list[TableRow] = [
                 {
                     kind: name,
                     "images": str(scores["count"]),
@@ -293,11 +300,11 @@ def subgroups(run: Run) -> list[Table]:
     return tables
 
 
-def parity(run: Run) -> Table | None:
+def parity(run: FinishedRun) -> Table | None:
     """Return the export's parity ledger, None without an export."""
     if run.parity is None:
         return None
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for row in run.parity.get("rows", []):
         found, status = row.get("figures", {}), str(row.get("status"))
         rows.append(
@@ -312,11 +319,11 @@ def parity(run: Run) -> Table | None:
     return Table("Is the export the same model?", rows)
 
 
-def latency(run: Run) -> Table | None:
+def latency(run: FinishedRun) -> Table | None:
     """Return the times of the image tower by backend, None when nothing was timed."""
     if run.latency is None:
         return None
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         {
             "backend, one image": Cell(name, str(row.get("error", ""))),
             "median ms": _text(row.get("p50_ms"), 2),

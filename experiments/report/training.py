@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from callbacks.off_diagonal_schedule import OffDiagonalSchedule, weight_at
-from experiments.report.read_run import Run
+from experiments.report.read_run import FinishedRun
 from metrics.names import OFF_DIAGONAL_WEIGHT, VAL_COMPOSITE
 
 ATTRACT, REPEL = "attract", "repel"
@@ -20,13 +20,13 @@ NOTABLE_F1 = 0.01
 Floats = NDArray[np.float64]
 
 
-def series(run: Run, name: str) -> tuple[Floats, Floats]:
+def series(run: FinishedRun, name: str) -> tuple[Floats, Floats]:
     """Return steps [N], rising, and values [N] of a logged number; empty where it was never logged."""
     rows = _logged(run, name)
     return rows["step"].to_numpy(dtype=np.float64), rows[name].to_numpy(dtype=np.float64)
 
 
-def _logged(run: Run, *names: str) -> pd.DataFrame:
+def _logged(run: FinishedRun, *names: str) -> pd.DataFrame:
     """Return the rows in which all of these numbers were logged, in order; of a step logged twice the later one."""
     columns = ["step", *names]
     if not set(columns) <= set(run.history.columns):
@@ -47,7 +47,7 @@ def zero_crossing(steps: Sequence[float] | Floats, weights: Sequence[float] | Fl
     return float(x[before] + share * (x[after] - x[before]))
 
 
-class Evaluation(NamedTuple):
+class ScorePoint(NamedTuple):
     """The validation score at one point of training: step, epoch from 1, score, and `ATTRACT`, `REPEL` or nothing."""
 
     step: float
@@ -71,7 +71,7 @@ class Dynamics:
     steps: Floats
     weights: Floats
     crossing: float | None
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[ScorePoint, ...]
 
     @property
     def repels(self) -> bool:
@@ -79,16 +79,16 @@ class Dynamics:
         return bool((self.weights < 0).any())
 
     @property
-    def best(self) -> Evaluation | None:
+    def best(self) -> ScorePoint | None:
         """The evaluation that selected the checkpoint; of equal ones the first."""
         return max(self.evaluations, key=lambda point: point.composite, default=None)
 
-    def of_phase(self, phase: str) -> list[Evaluation]:
+    def of_phase(self, phase: str) -> list[ScorePoint]:
         """Return the evaluations made while the weight attracted or repelled."""
         return [point for point in self.evaluations if point.phase == phase]
 
 
-def dynamics(run: Run) -> Dynamics:
+def dynamics(run: FinishedRun) -> Dynamics:
     """Return a run's dynamics from its schedule and its ``metrics.csv``."""
     schedule, total = _schedule(run), run.record.get("scheduled_steps")
     if schedule is None or not total:
@@ -99,11 +99,11 @@ def dynamics(run: Run) -> Dynamics:
     points = []
     for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
         phase = (REPEL if np.interp(step, steps, weights) < 0 else ATTRACT) if len(steps) else ""
-        points.append(Evaluation(float(step), int(epoch) + 1, float(value), phase))
+        points.append(ScorePoint(float(step), int(epoch) + 1, float(value), phase))
     return Dynamics(steps, weights, zero_crossing(steps, weights), tuple(points))
 
 
-def _schedule(run: Run) -> Callable[[float], float] | None:
+def _schedule(run: FinishedRun) -> Callable[[float], float] | None:
     """Return weight over progress; None where the configuration does not describe our schedule."""
     config = run.config.get("schedule") or {}
     if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
@@ -116,7 +116,7 @@ def _schedule(run: Run) -> Callable[[float], float] | None:
     return schedule
 
 
-def epoch_of(run: Run, step: float) -> float | None:
+def epoch_of(run: FinishedRun, step: float) -> float | None:
     """Return the epoch, counted from 1 with a fraction, in which a step lies; None when epochs are not known."""
     trainer, total = run.config.get("trainer") or {}, run.record.get("scheduled_steps")
     epochs, bound = trainer.get("max_epochs") or 0, trainer.get("max_steps") or -1

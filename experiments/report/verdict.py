@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.process import relative
-from experiments.report.read_run import Run
+from experiments.report.read_run import FinishedRun
 from experiments.report.reference import (
     STATIC,
     differences,
@@ -34,7 +34,7 @@ from experiments.report.training import (
 from metrics.bootstrap import Comparison, holm
 from metrics.names import HEADLINE, STUDENT, TEACHER, TITLES
 
-Pairs = Sequence[tuple[Run, Run]]
+Pairs = Sequence[tuple[FinishedRun, FinishedRun]]
 
 WHETHER, WHERE, WHEN = "Did repulsion help?", "Where?", "At what point of training?"
 
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
     tone: str = ""
 
 
-def answers(runs: Sequence[Run]) -> list[Answer]:
+def answers(runs: Sequence[FinishedRun]) -> list[Answer]:
     """Answer whether repulsion helped, where, and when; over all seeds that subject and reference share."""
     subject, reference = subject_of(runs), reference_of(runs)
     pairs = [] if reference is None else seed_pairs(runs, subject, reference)
@@ -143,7 +143,7 @@ def _not_repulsion(pairs: Pairs, leads: Leads | None, ahead: bool) -> tuple[str,
     return "", ""
 
 
-def _confounders(run: Run, reference: Run) -> tuple[str, list[str]]:
+def _confounders(run: FinishedRun, reference: FinishedRun) -> tuple[str, list[str]]:
     """Return what else could explain the difference: in a few words, empty for nothing, and in sentences."""
     different = differences(run, reference)
     texts = [f"The two also differ in {', '.join(different.values())}."] if different else []
@@ -156,7 +156,7 @@ def _confounders(run: Run, reference: Run) -> tuple[str, list[str]]:
     return ("Confounded with other settings" if set(different) - {"seed"} else ""), texts
 
 
-def _against_teacher(run: Run) -> str:
+def _against_teacher(run: FinishedRun) -> str:
     found = {name: difference([(run, run)], TEACHER, name) for name in HEADLINE}
     listed = [
         f"{TITLES[name]} {in_words(value, name)[0]}" for name, value in found.items() if value is not None
@@ -166,7 +166,7 @@ def _against_teacher(run: Run) -> str:
     return f"Over its teacher, on test patients: {'; '.join(listed)}."
 
 
-def _how_to_compare(run: Run) -> str:
+def _how_to_compare(run: FinishedRun) -> str:
     report = f"make report RUN={shlex.quote(relative(run.folder))}"
     return (
         f"To find out, train {STATIC}, which distils at a constant weight without repulsion, and compare: "
@@ -174,7 +174,7 @@ def _how_to_compare(run: Run) -> str:
     )
 
 
-def _where(pairs: Pairs, subject: Run) -> Answer:
+def _where(pairs: Pairs, subject: FinishedRun) -> Answer:
     rival = STUDENT if pairs else TEACHER
     changes = []
     for benchmark in subject.benchmarks():
@@ -204,7 +204,7 @@ def _where(pairs: Pairs, subject: Run) -> Answer:
     return Answer(WHERE, f"Most for {changes[0][1]}" if up else "Nowhere notable", sentences)
 
 
-def _when(pairs: Pairs, run: Run, leads: Leads | None) -> Answer:
+def _when(pairs: Pairs, run: FinishedRun, leads: Leads | None) -> Answer:
     found = dynamics(run)
     best = found.best
     if best is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from datamodules import FetalDataModule
 from experiments.process import relative
 from experiments.report.evidence import FILE as EVIDENCE_FILE
-from experiments.report.evidence import attempt, collect, evidence_from_folder, read_evidence
+from experiments.report.evidence import collect, evidence_from_folder, read_evidence, try_collect
 from experiments.report.page import Subject, render
 from experiments.report.read_run import read_run
 from experiments.report.reference import newest_static
@@ -24,7 +24,7 @@ COMPARISONS = Path("outputs/reports")
 def report_finished_run(folder: Path, module: DistillationModule, data: FetalDataModule) -> Path:
     """Write ``report.html`` of a run that has just been scored, with the models and data at hand."""
     run = read_run(folder)
-    found = attempt(run, partial(collect, run, module.student, module.teacher, data))
+    found = try_collect(run, partial(collect, run, module.student, module.teacher, data))
     return _write([Subject(run, run.experiment, *found)], run.folder / FILE)
 
 
@@ -45,7 +45,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
     subjects = []
     for run in runs:
         found = read_evidence(run.folder)
-        known = (found, "") if found is not None else attempt(run, partial(evidence_from_folder, run))
+        known = (found, "") if found is not None else try_collect(run, partial(evidence_from_folder, run))
         title = run.experiment if experiments.count(run.experiment) == 1 else run.name
         subjects.append(Subject(run, title, *known))
     comparison = COMPARISONS / f"{datetime.now():%Y%m%d-%H%M%S}.html"

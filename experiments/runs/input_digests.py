@@ -15,7 +15,7 @@ from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
 from datamodules.shards.manifest import shard_name
 from datamodules.shards.pair_shards import check_shards, list_shards, read_manifest
-from experiments.config import FOLDERS, PROTOCOL, named_file, resolve
+from experiments.config import FOLDERS, PROTOCOL_OPTION, named_file, resolve
 from experiments.process import without_secrets
 from experiments.recipe_files import data_class
 from models.files import digest, sha256
@@ -42,7 +42,7 @@ def content_digests(arguments: Iterable[str]) -> dict[str, str]:
     """
     named = dict(found for argument in arguments if (found := named_file(argument)) is not None)
     return {
-        option: Protocol.load(value).digest if option == PROTOCOL else content_digest(Path(value))
+        option: Protocol.load(value).digest if option == PROTOCOL_OPTION else content_digest(Path(value))
         for option, value in named.items()
     }
 

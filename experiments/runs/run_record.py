@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from datamodules.phantom import SIMULATOR_VERSION
 from datamodules.redaction import redacted
-from experiments.config import CAUTION, FOLDERS, TEACHER
+from experiments.config import CAUTION, FOLDERS, TEACHER_OPTION
 from experiments.recipe_files import TEACHER_EXPERIMENT, data_class, preset_names
 from experiments.runs.input_digests import place_digests
 from export.package.model_card import RANDOM_START
@@ -36,7 +36,7 @@ RANDOM_TOWERS = (
     "models.OpenCLIPEncoder",
 )  # start from random weights where no file is named
 REMEDY = "TEACHER=path/to/checkpoint compares with one"
-RANDOM = "random:"
+RANDOM_PREFIX = "random:"
 
 
 def patients(data: Namespace) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:
         model: The checkpoint, or ``teacher``, which is scored alone.
         arguments: The user's options, which may name a teacher.
     """
-    given = any(argument.startswith((TEACHER, "--model.teacher")) for argument in arguments)
+    given = any(argument.startswith((TEACHER_OPTION, "--model.teacher")) for argument in arguments)
     if given or model == TEACHER_EXPERIMENT:
         return []
     record = read_record(model)
@@ -194,7 +194,7 @@ def run_config(checkpoint: str) -> dict[str, Any] | None:
     Raises:
         ValueError: There is a ``config.yaml`` and it cannot be read.
     """
-    if checkpoint.startswith(RANDOM):
+    if checkpoint.startswith(RANDOM_PREFIX):
         return None
     folder = Path(checkpoint).resolve().parent
     for path in (folder / "config.yaml", folder.parent / "config.yaml"):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments.outcomes import BY_SEED, Outcomes, contrast_outcomes
 from experiments.paper import COMPARISONS, STUDENTS, TEACHER_IMAGE_PARAMETERS, TITLES
-from experiments.suites.result_rows import Row
+from experiments.suites.result_rows import ResultRow
 from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import Comparison, holm
 
@@ -21,7 +21,7 @@ OVER = "{} over {}"
 GROWTH = "growth"  # in place of a student: the smallest student's gain minus the largest's
 
 
-def differences(rows: Sequence[Row]) -> pd.DataFrame:
+def differences(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return the differences between methods, as far as two seeds or more of both are among the rows of one table.
 
     Returns:
@@ -37,7 +37,7 @@ def differences(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def capacity(rows: Sequence[Row]) -> pd.DataFrame:
+def capacity(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return SRKD's gains with each student of `STUDENTS`, and how much larger they are with the smallest.
 
     Args:
@@ -63,7 +63,7 @@ def capacity(rows: Sequence[Row]) -> pd.DataFrame:
     return _compared(terms, outcomes)
 
 
-def _by_seed(rows: Sequence[Row], experiment: str, benchmark: str) -> dict[int, Outcomes]:
+def _by_seed(rows: Sequence[ResultRow], experiment: str, benchmark: str) -> dict[int, Outcomes]:
     return {
         row["seed"]: row["outcomes"][benchmark]
         for row in rows

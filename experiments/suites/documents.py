@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.suites.differences import capacity, differences, texts
-from experiments.suites.result_rows import Row
+from experiments.suites.result_rows import ResultRow
 from experiments.suites.table import cells, default_rows, to_markdown
 from models.files import write_text
 
@@ -23,7 +23,7 @@ PLOTS = ("", "-capacity")
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def document_table(rows: Sequence[Row], preset: str, kind: str) -> str:
+def document_table(rows: Sequence[ResultRow], preset: str, kind: str) -> str:
     """Return a Markdown table of committed rows: ``scores``, ``differences`` or ``capacity``.
 
     Only runs without arguments of their own count.
@@ -45,7 +45,7 @@ def document_table(rows: Sequence[Row], preset: str, kind: str) -> str:
     return f"No rows: `make reproduce SUITE={suite} DATA={preset} SEEDS=1,2,3` makes them.\n"
 
 
-def fill(text: str, rows: Sequence[Row], preset: str) -> str:
+def fill(text: str, rows: Sequence[ResultRow], preset: str) -> str:
     """Return a document with the tables of a data preset replaced."""
 
     def table(match: re.Match[str]) -> str:
@@ -55,7 +55,7 @@ def fill(text: str, rows: Sequence[Row], preset: str) -> str:
     return MARKED.sub(table, text)
 
 
-def fill_documents(rows: Sequence[Row], preset: str, tables: Path, root: Path = ROOT) -> list[Path]:
+def fill_documents(rows: Sequence[ResultRow], preset: str, tables: Path, root: Path = ROOT) -> list[Path]:
     """Replace the tables and plots of a data preset in the documents below `root`, and return the files written.
 
     Args:

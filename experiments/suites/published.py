@@ -17,14 +17,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.config import FOLDERS, PROTOCOL, STUDENT, TEACHER
+from experiments.config import FOLDERS, PROTOCOL_OPTION, STUDENT_OPTION, TEACHER_OPTION
 from experiments.paper import PAPER, PAPER_SUBPLANES, RELEASED
 from experiments.process import STOPPED, exit_status, terminable
 from experiments.recipe_files import preset_file
 from experiments.runs.input_digests import content_digest, content_digests, place_digests
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.run_record import run_config
-from experiments.suites.suite_runs import FINISHED, Run, execute_all
+from experiments.suites.suite_runs import FINISHED, SuiteRun, execute_all
 from experiments.suites.table import to_markdown
 from metrics.benchmarks import BENCHMARKS, HC18, PLANES, SUBPLANES, composite_score
 from metrics.names import CONSTANT, EIGHT_CLASS, PIXEL_SIZE, final_name, interval_names
@@ -33,9 +33,9 @@ from models.files import digest, write_text
 CKPT = "--ckpt"
 # Inputs -> where they come from.
 SOURCES = {
-    TEACHER: "FetalCLIP_weights.pt of huggingface.co/numansaeed/fetalclip-model",
-    STUDENT: "mobile_fetal_clip_weights.pt of huggingface.co/numansaeed/MobileFetalCLIP",
-    PROTOCOL: "git clone https://github.com/BioMedIA-MBZUAI/FetalCLIP; make import-protocol FROM=FetalCLIP "
+    TEACHER_OPTION: "FetalCLIP_weights.pt of huggingface.co/numansaeed/fetalclip-model",
+    STUDENT_OPTION: "mobile_fetal_clip_weights.pt of huggingface.co/numansaeed/MobileFetalCLIP",
+    PROTOCOL_OPTION: "git clone https://github.com/BioMedIA-MBZUAI/FetalCLIP; make import-protocol FROM=FetalCLIP "
     "OUT=data/protocol.json",
     CKPT: "make train writes outputs/EXP/RUN/checkpoints/best.ckpt",
 }
@@ -55,7 +55,7 @@ TABLE = OUTPUTS / "tables" / "published.md"
 
 
 @dataclass(frozen=True)
-class Evaluation(Run):
+class EvaluationRun(SuiteRun):
     """One evaluation of the file `model`, in a folder named by the contents of all its inputs."""
 
     model: str = ""
@@ -100,19 +100,19 @@ def _corpus_digest(preset: str) -> dict[str, str]:
     return place_digests({variable: os.environ.get(variable) or own})
 
 
-def plan(files: Mapping[str, str | None], further: Sequence[str]) -> list[Evaluation]:
+def plan(files: Mapping[str, str | None], further: Sequence[str]) -> list[EvaluationRun]:
     """Return the evaluations: of released student and teacher, and of the student trained here, on both corpora."""
     teacher, student, protocol, ckpt = (files[option] for option in SOURCES)
-    models = {"published": (student, [f"{TEACHER}={teacher}"])}
+    models = {"published": (student, [f"{TEACHER_OPTION}={teacher}"])}
     if ckpt:
         models["own"] = (ckpt, ["--model.teacher=null"])
     runs = []
     for name, (model, beside) in models.items():
-        arguments = [*beside, f"{PROTOCOL}={protocol}", *further]
+        arguments = [*beside, f"{PROTOCOL_OPTION}={protocol}", *further]
         weights = {**content_digests(arguments), "scored": content_digest(Path(str(model)))}
         for preset in PRESETS:
             contents = digest([weights, _corpus_digest(preset), list(further)])[:12]
-            runs.append(Evaluation(name, preset, 0, tuple(arguments), model=str(model), contents=contents))
+            runs.append(EvaluationRun(name, preset, 0, tuple(arguments), model=str(model), contents=contents))
     return runs
 
 

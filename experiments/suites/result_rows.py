@@ -20,10 +20,10 @@ WITHOUT_EFFECT = re.compile(
 )
 FILE_OPTIONS = ("--teacher", "--student", "--protocol")
 COPIED = ("metrics", "parameters", "steps", "seconds", "finished", "git_commit", "machine")
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 
 
-def row_of(folder: Path) -> Row:
+def row_of(folder: Path) -> ResultRow:
     """Return the row of a finished run: its metrics, the outcome of every image, and the facts that trace them.
 
     Raises:
@@ -61,7 +61,7 @@ def _portable(argument: str) -> str:
     return f"{option}={Path(value).name}" if equals and option in FILE_OPTIONS else argument
 
 
-def group_of(row: Row) -> tuple[Any, ...]:
+def group_of(row: ResultRow) -> tuple[Any, ...]:
     """Return what the rows of one table share: arguments, student, weights, prompts and data, files by digests."""
     digests = row["digests"]
     named = [(argument.partition("=")[0], argument) for argument in row["arguments"]]
@@ -71,12 +71,12 @@ def group_of(row: Row) -> tuple[Any, ...]:
     return arguments, student, tuple(sorted(row["protocol"].items())), tuple(sorted(data.items()))
 
 
-def identity(row: Row) -> tuple[Any, ...]:
+def identity(row: ResultRow) -> tuple[Any, ...]:
     """Return the key by which a repeated run replaces its earlier row."""
     return row["experiment"], row["seed"], *group_of(row)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[ResultRow]:
     """Read a file of rows; a missing file has none."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:
@@ -88,12 +88,14 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def write_rows(rows: Iterable[Row], path: Path) -> None:
+def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
     """Write rows atomically."""
     write_text(path, "".join(json.dumps(without_nan(row), allow_nan=False) + "\n" for row in rows))
 
 
-def refresh(preset: str, outputs: Path, committed: Path = RESULTS, target: Path | None = None) -> list[Row]:
+def refresh(
+    preset: str, outputs: Path, committed: Path = RESULTS, target: Path | None = None
+) -> list[ResultRow]:
     """Merge the committed rows of a data preset with those of finished runs in `outputs`, write and return them.
 
     A repeated run replaces its row; rows of runs that are no longer in `outputs` are kept. `target` is the folder to

@@ -31,7 +31,7 @@ FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 
 
 @dataclass(frozen=True)
-class Run:
+class SuiteRun:
     """One training of a suite: experiment, data preset, seed and further arguments of ``sonodistill train``.
 
     The seed is that of weights, order and augmentation; all seeds share one split of the patients. `student` is a file
@@ -114,7 +114,7 @@ def has_results(folder: Path) -> bool:
     return not record.get("run", {}).get("quick", False)
 
 
-def execute_all(runs: Sequence[Run]) -> dict[Run, str]:
+def execute_all(runs: Sequence[SuiteRun]) -> dict[SuiteRun, str]:
     """Execute every unfinished run and return the state of all; a failed run does not stop the others."""
     states = dict.fromkeys(runs, FINISHED)
     for number, run in enumerate(runs, start=1):
@@ -166,7 +166,7 @@ def reproduce(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
             f"SUITE={suite}: its students are sized for the shipped teacher; use DATA={' or DATA='.join(SIZED)}"
         )
     runs = [
-        Run(experiment_file(name).stem, preset, seed, tuple(arguments), student)
+        SuiteRun(experiment_file(name).stem, preset, seed, tuple(arguments), student)
         for seed in seeds
         for student in students
         for name in SUITES[suite]

@@ -9,17 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.config import STUDENT as STUDENT_OPTION
-from experiments.config import TEACHER as TEACHER_OPTION
-from experiments.paper import F1, PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES, VALIDITY
+from experiments.config import STUDENT_OPTION, TEACHER_OPTION
+from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES
 from experiments.suites.differences import GROWTH, capacity, differences, student_title, texts
-from experiments.suites.result_rows import Row, group_of
+from experiments.suites.result_rows import ResultRow, group_of
 from figures.capacity import capacity_figure
 from figures.style import save_png
 from figures.suite import suite_figure
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import (
     CONSTANT,
+    EIGHT_CLASS,
+    HC18,
     HEADLINE,
     PIXEL_SIZE,
     RANDOM,
@@ -31,7 +32,7 @@ from metrics.names import (
 )
 from models.files import atomic, write_text
 
-PAPER_COLUMNS = (VALIDITY, F1)
+PAPER_COLUMNS = (HC18, EIGHT_CLASS)
 COMPARISON_NOTE = (
     "Differences are paired by seed and patient: 95 % intervals and p values from a bootstrap over both, the p values "
     "Holm-corrected over all differences from one reference (over the whole table of gains). The smallest detectable "
@@ -46,17 +47,17 @@ def all_columns() -> dict[str, tuple[str, int]]:
     return {
         benchmark.name: (benchmark.title, benchmark.digits)
         for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
-    } | {F1: ("8-class F1", 3)}
+    } | {EIGHT_CLASS: ("8-class F1", 3)}
 
 
-def columns_of(row: Row, model: str) -> dict[str, float]:
+def columns_of(row: ResultRow, model: str) -> dict[str, float]:
     """Return the scores of a model or baseline in one run, by column of the table."""
-    keys = {**HEADLINE, F1: "f1"}
+    keys = {**HEADLINE, EIGHT_CLASS: "f1"}
     values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in keys.items()}
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def scores(rows: Sequence[Row]) -> pd.DataFrame:
+def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return every score of every run in long form.
 
     Returns:
@@ -80,7 +81,7 @@ def scores(rows: Sequence[Row]) -> pd.DataFrame:
     return long
 
 
-def summarise(rows: Sequence[Row]) -> pd.DataFrame:
+def summarise(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return mean, sample deviation, number of runs and the paper's value, indexed by (line, column).
 
     The deviation is NaN for one run and where all runs share one value, as those of one teacher do.
@@ -95,13 +96,13 @@ def summarise(rows: Sequence[Row]) -> pd.DataFrame:
     return summary
 
 
-def line_titles(rows: Sequence[Row]) -> dict[str, str]:
+def line_titles(rows: Sequence[ResultRow]) -> dict[str, str]:
     """Return line -> title; the constant baseline's names its age."""
     answers = sorted({constant_title(row["metrics"]) for row in rows} - {""})
     return TITLES | {PIXEL_SIZE: "Pixel size alone", CONSTANT: " or ".join(answers).capitalize()}
 
 
-def cells(rows: Sequence[Row]) -> pd.DataFrame:
+def cells(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return the table as texts: a row per line, ours in front of the paper's columns."""
     summary = summarise(rows)
     lines = summary.index.unique("line")
@@ -137,12 +138,12 @@ def to_latex(table: pd.DataFrame) -> str:
     return str(table.to_latex(index=False, escape=True, column_format=alignment)).replace("±", r"$\pm$")
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[ResultRow]) -> str:
     """Return one line per number: experiment, metric, mean, deviation, runs and the paper's value."""
     return str(summarise(rows).rename_axis(["experiment", "metric"]).to_csv(lineterminator="\n"))
 
 
-def scored_training_corpora(row: Row) -> list[str]:
+def scored_training_corpora(row: ResultRow) -> list[str]:
     """Return the corpora whose training patients are among the images that a run was scored on."""
     trained_on = row["trained_on"] or dict.fromkeys(OWN_CORPORA.get(row["data"], ()), "train")
     return [
@@ -153,7 +154,7 @@ def scored_training_corpora(row: Row) -> list[str]:
     ]
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
+def notes(rows: Sequence[ResultRow]) -> list[str]:
     """Return the notes below a table: how it was measured and with what it is comparable."""
     students = sorted({row["parameters"]["student"] for row in rows})
     counts = ", ".join(f"{count / 1e6:.2f} M" for count in students)
@@ -181,7 +182,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return [note for note in found if note]
 
 
-def _plot(rows: Sequence[Row], path: Path) -> None:
+def _plot(rows: Sequence[ResultRow], path: Path) -> None:
     """Draw every run's scores beside the paper's, in the columns that the paper has."""
     titles, names = line_titles(rows), {column: title for column, (title, _) in all_columns().items()}
     long = scores(rows).sort_values(["line", "column"], kind="stable")
@@ -211,7 +212,7 @@ def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
         save_png(capacity_figure(drawn, f"DATA={data}: gain of SRKD"), partial)
 
 
-def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> list[str]:
+def write_tables(rows: Sequence[ResultRow], folder: Path, costs: Sequence[str]) -> list[str]:
     """Write the tables of every group of rows (see `group_of`) in every format; return the Markdown texts.
 
     Args:
@@ -255,7 +256,7 @@ def write_tables(rows: Sequence[Row], folder: Path, costs: Sequence[str]) -> lis
     return written
 
 
-def default_rows(rows: Sequence[Row], any_student: bool = False) -> list[Row]:
+def default_rows(rows: Sequence[ResultRow], any_student: bool = False) -> list[ResultRow]:
     """Return the rows of runs without arguments, of the group that was finished last.
 
     Args:
@@ -263,7 +264,7 @@ def default_rows(rows: Sequence[Row], any_student: bool = False) -> list[Row]:
         any_student: Also the rows that differ from them in the student alone.
     """
 
-    def key(row: Row) -> tuple[Any, ...]:
+    def key(row: ResultRow) -> tuple[Any, ...]:
         arguments, student, *rest = group_of(row)
         return (arguments, *rest) if any_student else (arguments, student, *rest)
 

@@ -22,7 +22,7 @@ from experiments.sweep.sweep_file import SweepFile, as_typed, trial_command
 from experiments.sweep.trial_process import TrialProcess, logged, stop_all
 
 POLL_S = 1.0
-HOPELESS = 3  # failed trials before any was trained: their common settings are wrong
+MAX_INITIAL_FAILURES = 3  # failed trials before any was trained: their common settings are wrong
 DONE, FAILED, STOPPED = 0, 1, 130  # exit statuses
 
 
@@ -40,7 +40,7 @@ class LocalRunner:
     @property
     def hopeless(self) -> bool:
         """Whether the first trials of this call all failed, and none of the sweep was ever trained."""
-        return self._failures >= HOPELESS and not self.local.trained()
+        return self._failures >= MAX_INITIAL_FAILURES and not self.local.trained()
 
     def run(self, limit: int) -> None:
         """Run trials until there are `limit`; when asked to stop, end those running and queue their settings again."""
@@ -59,7 +59,7 @@ class LocalRunner:
         finally:
             stop_all([process for _, process in self._active.values()])
             for number in self._active:
-                local.give_back(number)
+                local.requeue(number)
                 print(f"trial {number} interrupted; its settings run again when the sweep is resumed")
 
     def stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -163,7 +163,7 @@ def run_locally(
             print(f"metric.target {local.settings.metric.target:g} is reached: no further trials")
         if runner.hopeless:
             print(
-                f"stopped: the first {HOPELESS} trials failed; fix the errors above and start again "
+                f"stopped: the first {MAX_INITIAL_FAILURES} trials failed; fix the errors above and start again "
                 "(other ARGS need another SWEEP_NAME=...)"
             )
         return DONE if local.trained() else FAILED

@@ -17,7 +17,14 @@ from pydantic import BaseModel, ValidationError
 
 from experiments.sweep.sweep_file import SweepFile
 
-NEVER_SAID = {"command", "program", "name", "description", "project", "entity"}  # have no effect on a search
+IGNORED_KEYS = {
+    "command",
+    "program",
+    "name",
+    "description",
+    "project",
+    "entity",
+}  # have no effect on a search
 
 
 class Metric(BaseModel):
@@ -118,7 +125,7 @@ def local_settings(sweep: SweepFile) -> tuple[LocalSettings, dict[str, BaseDistr
 
 def without_effect(sweep: SweepFile) -> list[str]:
     """Return the keys of a sweep file that act on W&B only."""
-    keys = [key for key in sweep.config if key not in NEVER_SAID | LocalSettings.model_fields.keys()]
+    keys = [key for key in sweep.config if key not in IGNORED_KEYS | LocalSettings.model_fields.keys()]
     return keys + [f"metric.{key}" for key in sweep.config["metric"] if key not in Metric.model_fields]
 
 

@@ -119,7 +119,7 @@ class LocalStudy:
             if "pid" in trial.user_attrs:
                 end_orphan(int(trial.user_attrs["pid"]), opened.run_name(trial.number))
             print(f"trial {trial.number} was interrupted: its settings run again")
-            opened.give_back(trial.number)
+            opened.requeue(trial.number)
         for parameters in grid(space) if settings.method == "grid" else ():
             study.enqueue_trial(parameters, skip_if_exists=True)
         return opened
@@ -152,7 +152,7 @@ class LocalStudy:
             return min(wanted or cells, cells)
         return wanted or TRIALS
 
-    def give_back(self, number: int) -> None:
+    def requeue(self, number: int) -> None:
         """Queue the parameters of an interrupted trial again and mark the trial as failed."""
         # In this order: a kill in between runs settings twice rather than never.
         self.study.enqueue_trial(self.study.get_trials(deepcopy=False)[number].params)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from experiments.config import data_arguments, spell_out
+from experiments.config import data_arguments, expand_file_options
 from experiments.process import python_here
 from experiments.recipe_files import DEFAULT_PRESET, ROOT, choose, preset_file, recipe_of
 
@@ -87,7 +87,7 @@ def trial_arguments(sweep: SweepFile, preset: str, arguments: Sequence[str]) -> 
         FileNotFoundError: An option names no file.
     """
     file = os.path.relpath(preset_file(preset))  # other machines have the checkout elsewhere
-    spelt = spell_out(preset, list(arguments), experiment=recipe_of(sweep.command()).experiment)
+    spelt = expand_file_options(preset, list(arguments), experiment=recipe_of(sweep.command()).experiment)
     return spelt if preset == DEFAULT_PRESET else [f"--config={file}", *data_arguments(preset), *spelt]
 
 

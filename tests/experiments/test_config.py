@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
 from experiments.commands import prompts
 from experiments.commands.train import lightning_arguments
-from experiments.config import data_arguments, spell_out
+from experiments.config import data_arguments, expand_file_options
 from experiments.recipe_files import tower
 from experiments.runs.teachers import check_weights
 
@@ -45,13 +45,15 @@ def test_users_own_arguments_come_last_and_win(monkeypatch):
 def test_weights_and_prompts_are_spelt_out(weights):
     path = str(weights)
     loaded = {"class_path": "models.from_checkpoint", "init_args": {"path": path}}
-    (teacher,) = spell_out("planes", [f"--teacher={path}"])
+    (teacher,) = expand_file_options("planes", [f"--teacher={path}"])
     assert teacher.startswith("--model.teacher=")
     assert json.loads(teacher.partition("=")[2]) == loaded
-    assert spell_out("planes", [f"--student={path}"]) == [f"--model.student.init_args.weights={path}"]
-    (student,) = spell_out("phantom", [f"--student={path}"])
+    assert expand_file_options("planes", [f"--student={path}"]) == [
+        f"--model.student.init_args.weights={path}"
+    ]
+    (student,) = expand_file_options("phantom", [f"--student={path}"])
     assert json.loads(student.partition("=")[2]) == loaded
-    assert spell_out("hc18", [f"--protocol={DEFAULT_PROTOCOL}", "--trainer.max_epochs=1"]) == [
+    assert expand_file_options("hc18", [f"--protocol={DEFAULT_PROTOCOL}", "--trainer.max_epochs=1"]) == [
         f"--biometry.protocol={DEFAULT_PROTOCOL}",
         f"--planes.protocol={DEFAULT_PROTOCOL}",
         "--trainer.max_epochs=1",
@@ -71,9 +73,9 @@ def test_scoring_the_teacher_puts_its_weights_in_the_students_place(weights):
 )
 def test_a_missing_file_is_named_by_its_variable(option, named):
     with pytest.raises(FileNotFoundError, match=named):
-        spell_out("planes", [f"{option}=nowhere.pt"])
+        expand_file_options("planes", [f"{option}=nowhere.pt"])
     with pytest.raises(ValueError, match="give a path"):
-        spell_out("planes", [option])
+        expand_file_options("planes", [option])
 
 
 def test_a_published_teacher_without_weights_is_refused():

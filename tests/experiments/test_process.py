@@ -79,7 +79,7 @@ def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
 
 STOPPED = """
 import atexit, sys
-from experiments.process import quick_when_stopped
+from experiments.process import skip_interpreter_teardown
 
 
 class Loud:
@@ -88,7 +88,7 @@ class Loud:
 
 
 kept = Loud()
-with quick_when_stopped():
+with skip_interpreter_teardown():
     atexit.register(print, "exit handler")
     print("end of main")
     sys.exit(int(sys.argv[1]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from open_clip.model import CLIP
 
-from experiments.config import spell_out
+from experiments.config import expand_file_options
 from models import CLIP_MEAN, CLIP_STD, Preprocessing, from_checkpoint, open_clip_config
 
 REDUCED = {
@@ -45,7 +45,7 @@ def original() -> CLIP:
 
 def teacher_of(path):
     """Build the teacher of a run with ``TEACHER=path``."""
-    (argument,) = spell_out("planes", [f"--teacher={path}"])
+    (argument,) = expand_file_options("planes", [f"--teacher={path}"])
     option, _, value = argument.partition("=")
     settings = json.loads(value)
     assert (option, settings["class_path"]) == ("--model.teacher", "models.from_checkpoint")

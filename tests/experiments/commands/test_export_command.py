@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from datamodules.evaluation.protocol import Protocol
-from experiments.commands.export import load_student, main, options_of, parse, prompts_of
+from experiments.commands.export import load_model_to_export, main, options_of, parse, prompts_of
 from experiments.commands.latency import open_subject
 from experiments.runs.plain_errors import UsageError
 from experiments.runs.run_record import run_config, training_facts
@@ -116,7 +116,7 @@ def test_a_runs_folder_in_the_place_of_its_export_is_told_apart(checkpoint):
     (run / "export").mkdir()
     (run / "export" / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match=r"EXPORT=.*run/export$"):
-        load_student(str(run))
+        load_model_to_export(str(run))
 
 
 @pytest.mark.parametrize("inside", ["", "checkpoints"])
@@ -128,7 +128,7 @@ def test_a_runs_folder_is_answered_with_its_checkpoint_and_its_export(checkpoint
         (run / "export").mkdir()
         (run / "export" / "manifest.json").write_text("{}")
         line += f" or its export, EXPORT={run / 'export'}"
-    for command in (load_student, lambda name: open_subject(name, tmp_path, True)):
+    for command in (load_model_to_export, lambda name: open_subject(name, tmp_path, True)):
         with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
             command(str(run / inside))
 
@@ -154,7 +154,7 @@ def test_what_is_no_export_and_no_checkpoint_is_one_line(tmp_path, monkeypatch, 
 def test_an_export_is_no_checkpoint(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match=r"^CKPT=.*: an export; give the checkpoint that it was made from$"):
-        load_student(str(tmp_path))
+        load_model_to_export(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_missed_gate_ends_with_status_1_and_no_usage_error(tmp_path, monkeypat
         raise GateFailedError("export: row onnx-fp32: cosine 0.9")
 
     monkeypatch.setattr("experiments.commands.export.export_student", missed)
-    monkeypatch.setattr("experiments.commands.export.load_student", lambda _: (None, {}))
+    monkeypatch.setattr("experiments.commands.export.load_model_to_export", lambda _: (None, {}))
     assert main(["random:MobileCLIP2-S0", f"--out={tmp_path / 'new'}"]) == 1
     assert capsys.readouterr().err == "error: export: row onnx-fp32: cosine 0.9\n"
 

@@ -14,14 +14,14 @@ from datamodules import FetalPlanesDataModule
 from datamodules.evaluation.dataset import EvaluationDataset
 from experiments.report import write, write_report
 from experiments.report.evidence import (
-    attempt,
+    balanced_sample,
     collect,
     disputes,
-    evenly,
-    gravity,
+    error_severity,
     project,
     read_evidence,
     thumbnail,
+    try_collect,
 )
 from experiments.report.read_run import read_run
 from models import TimmEncoder, freeze
@@ -60,7 +60,7 @@ def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, stu
         record["details"][model] = {"planes": {"samples": scored(data, wrong), "split": "test"}}
     (folder / "results.json").write_text(json.dumps(record))
     run = read_run(folder)
-    found, lacking = attempt(run, lambda: collect(run, student, freeze(student), data))
+    found, lacking = try_collect(run, lambda: collect(run, student, freeze(student), data))
     assert not lacking
     names = [row["name"] for row in scored(data, set())]
     assert set(found.thumbnails) == {names[n] for n in (0, 1, 2, 4)}
@@ -108,13 +108,13 @@ def test_embeddings_are_the_models_own_in_the_order_of_the_records(data, student
 
 def test_classes_are_drawn_as_evenly_as_they_allow():
     classes = ["a"] * 50 + ["b"] * 3 + ["c"] * 50
-    chosen = evenly(classes, 20)
+    chosen = balanced_sample(classes, 20)
     counts = {name: sum(classes[n] == name for n in chosen) for name in "abc"}
     assert counts["b"] == 3
     assert abs(counts["a"] - counts["c"]) <= 1
     assert len(chosen) == len(set(chosen)) == 20
-    assert chosen == evenly(classes, 20)
-    assert evenly(["a", "b", "a"], 20) == [0, 1, 2]
+    assert chosen == balanced_sample(classes, 20)
+    assert balanced_sample(["a", "b", "a"], 20) == [0, 1, 2]
 
 
 def test_what_collapsed_embeddings_leave_undefined_is_none():
@@ -145,10 +145,10 @@ def test_the_gravest_errors_come_first_and_other_patients_before_repeats():
 
 
 def test_a_heads_error_is_measured_in_weeks():
-    assert gravity({"hc_mm": 175.0, "age_days": 20 * 7}) == pytest.approx(
+    assert error_severity({"hc_mm": 175.0, "age_days": 20 * 7}) == pytest.approx(
         0, abs=0.2
     )  # the median at 20 weeks
-    assert gravity({"hc_mm": 175.0, "age_days": 25 * 7}) == pytest.approx(5, abs=0.2)
+    assert error_severity({"hc_mm": 175.0, "age_days": 25 * 7}) == pytest.approx(5, abs=0.2)
 
 
 def test_thumbnails_are_small_and_keep_their_shape(tmp_path):

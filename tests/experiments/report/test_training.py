@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.report.read_run import Run, read_run
+from experiments.report.read_run import FinishedRun, read_run
 from experiments.report.training import dynamics, epoch_of, series, zero_crossing
 
 
@@ -51,13 +51,15 @@ def test_epoch_of_a_step(make_run):
     run = read_run(make_run())
     assert epoch_of(run, 0) == 1
     assert epoch_of(run, 50) == pytest.approx(3)  # 8 epochs of 25 steps
-    assert epoch_of(Run(run.folder, run.record, run.history, {}), 50) is None
+    assert epoch_of(FinishedRun(run.folder, run.record, run.history, {}), 50) is None
 
 
 def test_of_a_step_logged_twice_the_later_entry_counts(make_run):
     run = read_run(make_run())
     again = pd.DataFrame({"step": [5, 10], "epoch": [0, 0], "train/loss/total": [50.0, 100.0]})
-    joined = Run(run.folder, run.record, pd.concat([run.history, again], ignore_index=True), run.config)
+    joined = FinishedRun(
+        run.folder, run.record, pd.concat([run.history, again], ignore_index=True), run.config
+    )
     steps, values = series(joined, "train/loss/total")
     assert list(steps) == list(range(0, 200, 5))
     assert list(values[1:3]) == [50.0, 100.0]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from callbacks import OffDiagonalSchedule
-from experiments.report.read_run import Run, read_run
+from experiments.report.read_run import FinishedRun, read_run
 from experiments.report.reference import reference_of, static_command, subject_of
 from experiments.report.training import dynamics
 from experiments.report.verdict import answers
@@ -225,7 +225,7 @@ def scheduled(run, shape, total=200, every=10, taken=None):
     history = history[history["step"] < taken]
     logged = pd.DataFrame({"step": steps, "epoch": steps // 25, "train/off_diagonal_weight": weights})
     record = run.record | {"steps": taken, "scheduled_steps": total}
-    return Run(run.folder, record, pd.concat([history, logged]), config)
+    return FinishedRun(run.folder, record, pd.concat([history, logged]), config)
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "exponential", "hold-linear", "step"])

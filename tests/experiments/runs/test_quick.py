@@ -11,7 +11,7 @@ from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom import PhantomSettings
 from datamodules.record import Record, first_of_each_split
 from experiments import __main__ as command_line
-from experiments.config import BOUNDS, CAUTION, resolve, whole_counts, with_bounds
+from experiments.config import CAUTION, QUICK_SETTINGS, resolve, whole_counts, with_quick_settings
 from experiments.suites.suite_runs import has_results
 from models import zero_shot
 from tests.experiments.commands.test_commands import make
@@ -66,7 +66,7 @@ def test_a_number_of_batches_is_an_integer_whatever_was_imported_first():
 
 def test_bounds_stand_behind_the_files_and_before_the_users_options():
     for config in (["--config=a.yaml"], ["-c", "a.yaml"], ["--config", "a.yaml"], []):
-        assert with_bounds(["fit", *config, "--x=1"]) == ["fit", *config, *BOUNDS, "--x=1"]
+        assert with_quick_settings(["fit", *config, "--x=1"]) == ["fit", *config, *QUICK_SETTINGS, "--x=1"]
 
 
 def test_make_hands_it_on():

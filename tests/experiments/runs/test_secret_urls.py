@@ -13,7 +13,7 @@ from datamodules.redaction import MARK
 from experiments.runs.input_digests import corpus_digests
 from experiments.runs.resuming import resume_command
 from experiments.runs.run_record import patients
-from experiments.suites.suite_runs import REQUEST, Run
+from experiments.suites.suite_runs import REQUEST, SuiteRun
 from experiments.sweep import wandb_runner
 from experiments.sweep.local_study import LocalStudy
 from experiments.sweep.sweep_file import read_sweep, sweep_path
@@ -27,7 +27,7 @@ def option(token):
 
 def test_a_suite_goes_on_with_another_signature_and_writes_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = Run("srkd", "shards", 1, (option(TOKEN), "--trainer.max_epochs=1"))
+    run = SuiteRun("srkd", "shards", 1, (option(TOKEN), "--trainer.max_epochs=1"))
     run.claim({}, {})
     assert TOKEN not in (run.folder / REQUEST).read_text()
     assert json.loads((run.folder / REQUEST).read_text())["arguments"] == [
@@ -35,9 +35,9 @@ def test_a_suite_goes_on_with_another_signature_and_writes_none(tmp_path, monkey
         run.arguments[1],
     ]
     assert any(TOKEN in word for word in run.command()), "training itself gets the whole URL"
-    Run("srkd", "shards", 1, (option("n3wer"), "--trainer.max_epochs=1")).claim({}, {})
+    SuiteRun("srkd", "shards", 1, (option("n3wer"), "--trainer.max_epochs=1")).claim({}, {})
     with pytest.raises(ValueError, match="other arguments"):
-        Run("srkd", "shards", 1, ("--data.urls=https://host/other.tar", "--trainer.max_epochs=1")).claim(
+        SuiteRun("srkd", "shards", 1, ("--data.urls=https://host/other.tar", "--trainer.max_epochs=1")).claim(
             {}, {}
         )
 

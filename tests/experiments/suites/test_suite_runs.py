@@ -16,7 +16,7 @@ from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.commands.reproduce import main
 from experiments.paper import PAPER, STUDENTS, SUITES, TEACHER_IMAGE_PARAMETERS, TITLES
 from experiments.recipe_files import experiment_names, preset_file, student_file, teacher_towers
-from experiments.suites.suite_runs import Run, parse_seeds
+from experiments.suites.suite_runs import SuiteRun, parse_seeds
 from models import TimmEncoder
 from models.cost import image_cost
 
@@ -212,7 +212,7 @@ def test_suites_name_experiments_that_exist():
 
 
 def test_the_command_is_that_of_make_train():
-    command = Run("srkd", "hc18", 7, ("--trainer.max_epochs=2",)).command()
+    command = SuiteRun("srkd", "hc18", 7, ("--trainer.max_epochs=2",)).command()
     assert command[:6] == [sys.executable, "-m", "experiments", "train", "srkd", "hc18"]
     assert "--run=reproduce-hc18-s7" in command
 
@@ -228,7 +228,7 @@ def test_an_option_set_by_the_suite_is_rejected(workplace, option):
 
 
 def test_a_config_file_cannot_override_the_suites_options():
-    command = Run("srkd", "hc18", 7, ("--config=mine.yaml",)).command()
+    command = SuiteRun("srkd", "hc18", 7, ("--config=mine.yaml",)).command()
     own = ["--seed_everything=7", "--run=reproduce-hc18-s7", "--score_test_patients=true"]
     assert all(command.index(option) > command.index("--config=mine.yaml") for option in own)
 

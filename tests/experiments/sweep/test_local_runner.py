@@ -93,7 +93,9 @@ def test_a_missing_program_fails_the_trial(capsys):
     folder = Path("outputs/sweeps/tiny")
     assert run_locally(read_sweep(Path("tiny.yaml")), folder, None, 1, []) == 1
     trials = load(folder).trials
-    assert [trial.state.name for trial in trials] == ["FAIL"] * local_runner.HOPELESS + ["WAITING"]
+    assert [trial.state.name for trial in trials] == ["FAIL"] * local_runner.MAX_INITIAL_FAILURES + [
+        "WAITING"
+    ]
     assert not any(was_interrupted(trial) for trial in trials)
     reason = "command: nopython: No such file or directory"
     assert trials[0].user_attrs["reason"] == reason
