@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from lightning import Callback, LightningModule, Trainer
 
-from metrics.names import OFF_DIAGONAL_PHASE, OFF_DIAGONAL_WEIGHT
+from metrics.names import OFF_DIAGONAL_PHASE, weight_name
 
 Shape = Literal["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
@@ -112,9 +112,9 @@ class OffDiagonalSchedule(Callback):
         Raises:
             ValueError: It has none.
         """
-        if not hasattr(loss, _scheduled(loss)):
+        if not hasattr(loss, scheduled_weight(loss)):
             raise ValueError(
-                f"schedule: {type(loss).__name__} has no off_diagonal_weight to schedule; remove the "
+                f"schedule: {type(loss).__name__} has no {scheduled_weight(loss)} to schedule; remove the "
                 "schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
             )
 
@@ -122,15 +122,15 @@ class OffDiagonalSchedule(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set and log the weight of this step."""
-        loss: Any = pl_module.loss
+        name = scheduled_weight(pl_module.loss)
         self.total_steps = int(trainer.estimated_stepping_batches)
         weight = self.weight(trainer.global_step, self.total_steps)
-        setattr(loss, _scheduled(loss), weight)
-        pl_module.log(OFF_DIAGONAL_WEIGHT, weight, prog_bar=True, batch_size=1)
+        setattr(pl_module.loss, name, weight)
+        pl_module.log(weight_name(name), weight, prog_bar=True, batch_size=1)
 
 
 class OffDiagonalPhase(Callback):
-    """Log the sign of the loss's off-diagonal weight: 1 attracts, 0 is neutral, -1 repels.
+    """Log the sign of the loss's scheduled weight: 1 attracts, 0 is neutral, -1 repels.
 
     Must come after the schedule, which logs the weight; without a schedule it also logs the weight. A loss without
     such a weight logs nothing.
@@ -140,15 +140,15 @@ class OffDiagonalPhase(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log the phase of this step."""
-        loss: Any = pl_module.loss
-        weight = getattr(loss, _scheduled(loss), None)
+        name = scheduled_weight(pl_module.loss)
+        weight: Any = getattr(pl_module.loss, name, None)
         if weight is None:
             return
         pl_module.log(OFF_DIAGONAL_PHASE, float((weight > 0) - (weight < 0)), batch_size=1)
         if not any(isinstance(callback, OffDiagonalSchedule) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            pl_module.log(OFF_DIAGONAL_WEIGHT, float(weight), batch_size=1)
+            pl_module.log(weight_name(name), float(weight), batch_size=1)
 
 
-def _scheduled(loss: Any) -> str:
+def scheduled_weight(loss: Any) -> str:
     """Return the name of the loss's scheduled attribute; that of a user's own loss is optional."""
     return getattr(loss, "scheduled", None) or "off_diagonal_weight"

@@ -59,7 +59,7 @@ COMMANDS = {
     "import-protocol": ("prompts", "read the official prompts from a checkout of FetalCLIP"),
     "bench": ("", "measure every stage against its baseline"),
     "replay": ("train", "repeat the step at which a run stopped because its loss was not finite"),
-    "list": ("train", "print the experiments and data presets"),
+    "list": ("", "print the experiments and data presets"),
 }
 LAST = "--ckpt_path=outputs/EXP/RUN/checkpoints/last.ckpt"
 # What torch says of a process that has ended -> what happened.

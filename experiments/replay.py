@@ -20,6 +20,7 @@ from models.checkpoints.integrity import tensors_digest
 from models.checkpoints.trust import TRUST, check_classes, settle_trust
 from models.checkpoints.weights import load_into, read_checkpoint
 from models.files import read_yaml
+from models.loading import TEACHER_PREFIX
 
 
 def replay(argv: list[str]) -> int:
@@ -55,7 +56,7 @@ def replay(argv: list[str]) -> int:
         built(nn.Module, loss),
         grad_cache_chunk=model.get("grad_cache_chunk"),
     )
-    own = {name: value for name, value in module.state_dict().items() if name.startswith("teacher.")}
+    own = {name: value for name, value in module.state_dict().items() if name.startswith(TEACHER_PREFIX)}
     load_into(module, {**step["state_dict"], **own}, str(path))
     for name, value in step["scheduled"].items():
         setattr(module.loss, name, value)

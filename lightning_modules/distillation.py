@@ -18,10 +18,9 @@ from models import DualEncoder, freeze
 from models.checkpoints.inspection import architecture_of, recipe_of
 from models.checkpoints.weights import mismatch
 from models.encoders.memory_format import compile_model, to_channels_last
-from models.loading import check_vocabulary, student_entry
+from models.loading import TEACHER_PREFIX, check_vocabulary, student_entry
 from models.zero_shot import encode_images
 
-TEACHER_PREFIX = "teacher."
 RUN_RECORD = "run"
 """Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
 ENDLESS = (

@@ -50,6 +50,11 @@ def loss_name(stage: str, term: str) -> str:
     return f"{stage}/duplicate_captions" if term == "duplicate_rate" else f"{stage}/loss/{term}"
 
 
+def weight_name(attribute: str) -> str:
+    """Return the name of a scheduled weight: ``train/off_diagonal_weight`` or ``train/distillation_weight``."""
+    return f"train/{attribute}"
+
+
 def validation_name(model: str, benchmark: str, key: str) -> str:
     """Return the name of a validation score: ``val/planes/f1``, for the teacher ``val/teacher/planes/f1``."""
     prefix = "val" if model == STUDENT else f"val/{model}"

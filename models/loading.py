@@ -20,6 +20,8 @@ from models.files import atomic, digest, one_line
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import FETAL_VOCABULARY, fetal_vocabulary
 
+TEACHER_PREFIX = "teacher."  # of the names of its weights in a training module
+
 
 def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> DualEncoder:
     """Rebuild a model, its weights and its preprocessing contract from a path.

@@ -10,9 +10,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.off_diagonal_schedule import scheduled_weight
 from models.checkpoints.integrity import tensors_digest
 from models.files import atomic
-from models.loading import student_entry
+from models.loading import TEACHER_PREFIX, student_entry
 
 CAPTURE = "nonfinite"
 """Folder of a run with the step that it stopped at."""
@@ -76,11 +77,8 @@ class StopOnNonFiniteLoss(Callback):
         )
 
     def _capture(self, trainer: Trainer, module: Any, path: Path) -> None:
-        loss = module.loss
-        scheduled = getattr(loss, "scheduled", None) or "off_diagonal_weight"
-        state = {
-            name: value for name, value in module.state_dict().items() if not name.startswith("teacher.")
-        }
+        scheduled = scheduled_weight(module.loss)
+        state = {k: v for k, v in module.state_dict().items() if not k.startswith(TEACHER_PREFIX)}
         content = {
             **self._step,
             "step": trainer.global_step,
@@ -88,7 +86,7 @@ class StopOnNonFiniteLoss(Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "terms": {name: float(value.detach()) for name, value in module.terms.items()},
-            "scheduled": {scheduled: getattr(loss, scheduled)} if hasattr(loss, scheduled) else {},
+            "scheduled": {scheduled: getattr(module.loss, scheduled)} if hasattr(module.loss, scheduled) else {},
             "student": student_entry(module.student),
             "state_dict": state,
             "weights": tensors_digest(state),

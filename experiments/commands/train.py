@@ -64,17 +64,11 @@ def lightning_arguments(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> int | None:
-    """Run one Lightning command, or print the names that ``EXP=`` and ``DATA=`` take.
+    """Run one Lightning command, or repeat a step.
 
     Raises:
         ValueError: The command, its files or its settings cannot be used.
     """
-    if argv[0] == "list":
-        from experiments.recipe_files import experiment_choices, preset_names
-
-        print("experiments (EXP=):", *experiment_choices())
-        print("data presets (DATA=):", *preset_names())
-        return None
     if argv[0] == "replay":
         from experiments.replay import replay
 

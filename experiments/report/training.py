@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,12 +59,12 @@ class ScorePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Off-diagonal weight and validation scores over a run's training.
+    """The scheduled weight and validation scores over a run's training.
 
     Attributes:
         steps: Steps at which the weight is known, rising, [N]: every one where the schedule is known, else those
             logged; empty without a schedule.
-        weights: The off-diagonal weight at each, [N].
+        weights: The scheduled weight at each, [N].
         crossing: Step at which the weight crosses zero; None when it never does.
         evaluations: Scores on validation patients, in order.
     """
@@ -92,7 +93,8 @@ def dynamics(run: FinishedRun) -> Dynamics:
     """Return a run's dynamics from its schedule and its ``metrics.csv``."""
     schedule, total = _schedule(run), run.record.get("scheduled_steps")
     if schedule is None or not total:
-        steps, weights = series(run, OFF_DIAGONAL_WEIGHT)
+        names = [str(name) for name in run.history if re.fullmatch(r"train/\w+_weight", str(name))]
+        steps, weights = series(run, names[0] if names else OFF_DIAGONAL_WEIGHT)
     else:  # up to the end of the last step, so that a whole run ends with the schedule's last weight
         steps = np.arange(run.record["steps"] + 1, dtype=np.float64)
         weights = np.array([schedule(step / total) for step in steps], dtype=np.float64)

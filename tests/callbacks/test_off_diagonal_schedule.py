@@ -11,9 +11,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
-from callbacks import OffDiagonalSchedule
+from callbacks import OffDiagonalPhase, OffDiagonalSchedule
 from callbacks.off_diagonal_schedule import weight_at
-from losses import CLIPLoss, SRKDLoss
+from losses import CLIPLoss, CoupledKDLoss, SRKDLoss
 
 SHAPES = ["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
@@ -76,14 +76,20 @@ def test_sets_and_logs_the_weight_from_the_global_step():
 
 
 def test_drives_the_attribute_that_the_loss_names():
-    loss = SimpleNamespace(scheduled="distillation_weight", distillation_weight=1.0)
-    step(OffDiagonalSchedule(start=1.0, end_ratio=-0.5), loss, 100, 100)
+    loss = CoupledKDLoss()
+    logged = step(OffDiagonalSchedule(start=1.0, end_ratio=-0.5), loss, 100, 100)
     assert loss.distillation_weight == pytest.approx(-0.5)
+    assert logged == {"train/distillation_weight": pytest.approx(-0.5)}
+    log = SimpleNamespace(loss=loss, log=lambda name, value, **_: logged.update({name: value}))
+    OffDiagonalPhase().on_train_batch_start(SimpleNamespace(callbacks=[]), log, None, 0)
+    assert logged == {"train/distillation_weight": pytest.approx(-0.5), "train/off_diagonal_phase": -1.0}
 
 
 def test_refuses_a_loss_without_a_weight():
     with pytest.raises(ValueError, match="CLIPLoss has no off_diagonal_weight"):
         step(OffDiagonalSchedule(), CLIPLoss(), 0, 10)
+    with pytest.raises(ValueError, match="SimpleNamespace has no attraction"):
+        step(OffDiagonalSchedule(), SimpleNamespace(scheduled="attraction"), 0, 10)
 
 
 @pytest.mark.parametrize(("key", "value"), [("shape", "zigzag"), ("hold", 0.0), ("hold", 1.5)])

@@ -197,9 +197,10 @@ def test_the_reference_distils_is_static_and_has_the_same_settings(make_run):
     assert reference_of(runs) is rivals[1]
 
 
-def test_a_weight_that_is_negative_throughout_repels(make_run):
+@pytest.mark.parametrize("weight", ["off_diagonal_weight", "distillation_weight"])
+def test_a_weight_that_is_negative_throughout_repels(make_run, weight):
     run = read_run(make_run(weights=(1, 1)))
-    history = run.history.assign(**{"train/off_diagonal_weight": -0.8})
+    history = run.history.assign(**{f"train/{weight}": -0.8})
     whether, _, when = answers([replace(run, history=history)])
     assert whether.short == "One run cannot tell"
     assert "the weight was negative from the start" in when.sentences[0]
