@@ -35,8 +35,8 @@ class FinishedRun:
 
     folder: Path
     record: dict[str, Any]
-    history: pd.DataFrame = field(repr=False)
-    config: dict[str, Any]
+    history: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    config: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
 

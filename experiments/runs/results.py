@@ -13,11 +13,14 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from callbacks import OffDiagonalSchedule
 from datamodules.redaction import redacted
 from experiments.process import arguments_here
+from experiments.report.read_run import FinishedRun
+from experiments.report.tables import Table as ReportTable
+from experiments.report.tables import beside
 from lightning_modules import DistillationModule
 from metrics.benchmarks import BENCHMARKS, composite_score, eight_class_interval, own_benchmarks
 from metrics.names import (
@@ -25,7 +28,6 @@ from metrics.names import (
     CONSTANT,
     EIGHT_CLASS,
     GEOMETRY,
-    HC18,
     HEADLINE,
     NONE_OF_THESE,
     PLANES,
@@ -171,95 +173,77 @@ def write(record: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def _cell(metrics: Metrics, model: str, benchmark: str) -> str:
-    value = metrics.get(final_name(model, benchmark, HEADLINE[benchmark]))
-    if benchmark != HC18:
-        return formatted(value)
-    low, high = (metrics.get(final_name(model, benchmark, key)) for key in interval_names("validity"))
-    shown = formatted(value, 1)
-    return shown if value is None or low is None else f"{shown}  [{formatted(low, 1)}, {formatted(high, 1)}]"
-
-
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
     """Print the scores of the models and of the baselines without an image, and the run's folder."""
-    metrics = record["metrics"]
-    benchmarks = [name for name in HEADLINE if final_name(STUDENT, name, HEADLINE[name]) in metrics]
-    if not benchmarks:
+    run = FinishedRun(folder, dict(record))
+    names, metrics = run.benchmarks(), record["metrics"]
+    if not names:
         print(f"nothing scored: {record['data']} has no benchmark (docs/own-data.md adds one)\nrun: {folder}")
         return
-    table = Table(title=f"{record['experiment']} on {record['data']}: {scored_images(record)}")
-    table.add_column("model")
-    for name in benchmarks:
-        table.add_column(TITLES[name], justify="right", no_wrap=True)
+    splits = sorted({run.details(STUDENT, name)["split"] for name in names})
+    images = " and ".join(SPLITS.get(split, split) for split in splits)
+    columns = [Column(TITLES[name], justify="right", no_wrap=True) for name in names]
+    table = Table("model", *columns, title=f"{record['experiment']} on {record['data']}: {images}")
     logged = {name.partition("/")[0] for name in metrics}
-    scored = {model: title for model, title in model_titles(metrics).items() if model in logged}
-    for model, title in scored.items():
-        table.add_row(title, *(_cell(metrics, model, name) for name in benchmarks))
-    console = Console()
-    console.print(table)
-    frozen = _frozen_embeddings(metrics)
-    if frozen.row_count:
-        console.print(frozen)
-    counts = [f"{name} {int(metrics[final_name(STUDENT, name, 'n_scored')])}" for name in benchmarks]
+    titles = {model: title for model, title in model_titles(metrics).items() if model in logged}
+    for model, title in titles.items():
+        scores = (run.metric(model, name, HEADLINE[name]) for name in names)
+        table.add_row(title, *map(formatted, scores, (BENCHMARKS[name].digits for name in names)))
+    tables = zip(names, beside(run), strict=True)
+    ages = [_rich(one) for name, one in tables if BENCHMARKS[name].kind == "biometry"]
+    for shown in (table, *ages, _frozen_embeddings(metrics)):
+        if shown.row_count:
+            Console().print(shown)
+    counts = [f"{name} {int(metrics[final_name(STUDENT, name, 'n_scored')])}" for name in names]
     print(
-        *_remarks(metrics, scored),
+        *_remarks(run),
         f"images scored: {', '.join(counts)}; 95 % bootstrap interval over images in brackets",
         f"results, checkpoints and plots: {folder}",
         sep="\n",
     )
 
 
-def scored_images(record: Mapping[str, Any]) -> str:
-    """Return which images the student was scored on, for titles."""
-    scored = record["details"].get(STUDENT, {})
-    splits = sorted({scored[name]["split"] for name in HEADLINE if name in scored})
-    if splits == ["test"]:
-        return "test patients, seen once"
-    return (
-        "all images, training images included"
-        if splits == ["all"]
-        else " and ".join(splits) or "no benchmark"
-    )
+def _rich(table: ReportTable) -> Table:
+    columns = (Column(name, justify="right" if number else "left") for number, name in enumerate(table.head))
+    shown = Table(*columns, title=table.caption)
+    for row in table.rows:
+        shown.add_row(*map(str, row.values() if isinstance(row, dict) else [row]))
+    return shown
 
 
-def _remarks(metrics: Metrics, scored: Mapping[str, str]) -> Iterator[str]:
-    """Yield further scores, a line each: ages, the paper's eight classes, embeddings, "none of these", intervals."""
-
-    def get(model: str, benchmark: str, *keys: str) -> list[float | None]:
-        return [metrics.get(final_name(model, benchmark, key)) for key in keys]
-
-    ages = {
-        title: get(model, HC18, "mae_weeks", "spearman")
-        for model, title in scored.items()
-        if final_name(model, HC18, "mae_weeks") in metrics
-    }
-    if ages:
-        cells = (
-            f"{title} {formatted(error, 1)}, {formatted(rank, 2)}" for title, (error, rank) in ages.items()
+def _remarks(run: FinishedRun) -> Iterator[str]:
+    """Yield more scores, a line each: the paper's eight classes, embeddings, "none of these", age intervals."""
+    metrics = run.record["metrics"]
+    cells = [
+        "{} {} [{}, {}]".format(
+            model, *(formatted(run.metric(model, EIGHT_CLASS, key)) for key in EIGHT_KEYS)
         )
-        yield f"mean error of age in weeks, rank correlation with head size: {'; '.join(cells)}"
-    eight = {model: get(model, EIGHT_CLASS, "f1", *interval_names("f1")) for model in MODELS}
-    eight = {model: f1 for model, f1 in eight.items() if final_name(model, EIGHT_CLASS, "f1") in metrics}
-    if eight:
-        cells = ("{} {} [{}, {}]".format(model, *map(formatted, f1)) for model, f1 in eight.items())
+        for model in MODELS
+        if final_name(model, EIGHT_CLASS, "f1") in metrics
+    ]
+    if cells:
         yield f"F1 over eight classes: {', '.join(cells)}"
     between = {title: geometry_name(key) for key, title in BETWEEN.items() if geometry_name(key) in metrics}
     if between:
-        cells = (f"{title} {formatted(metrics[name])}" for title, name in between.items())
-        yield f"teacher and student: {', '.join(cells)}"
+        yield "teacher and student: " + ", ".join(
+            f"{t} {formatted(metrics[name])}" for t, name in between.items()
+        )
     for name in HEADLINE:
         keys = [f"{name}_{key}" for key in ("auroc", "kept", "false_accept")]
-        auroc, kept, accepted = get(STUDENT, NONE_OF_THESE, *keys)
+        auroc, kept, accepted = (run.metric(STUDENT, NONE_OF_THESE, key) for key in keys)
         if auroc is not None:
             yield (
                 f'"none of these", {name}: AUROC {formatted(auroc)}; {kept:.0%} of known images kept, '
                 f'{accepted:.0%} of "other" accepted'
             )
-    coverage, width, nominal = get(STUDENT, AGE_INTERVAL, "coverage", "width_days", "nominal")
+    keys = ["coverage", "width_days", "nominal"]
+    coverage, width, nominal = (run.metric(STUDENT, AGE_INTERVAL, key) for key in keys)
     if coverage is not None:
         yield f"age intervals for {nominal:.0%} of patients: {coverage:.0%} of heads covered, {width:.0f} days wide"
 
 
+SPLITS = {"test": "test patients, seen once", "all": "all images, training images included"}
+EIGHT_KEYS = ("f1", *interval_names("f1"))
 BETWEEN = {
     "cka": "linear CKA",
     "diagonal_correlation": "correlation of diagonal logits",

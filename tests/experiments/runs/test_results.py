@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from experiments.report.read_run import read_run
 from experiments.runs import results
+from metrics.benchmarks import BENCHMARKS
 from metrics.names import STUDENT, TEACHER, final_name, geometry_name
 
 NAN = float("nan")
@@ -74,15 +76,32 @@ def test_a_table_shows_dashes(record, tmp_path, capsys):
     assert [cell.strip() for cell in row.split("│")[2:-1]] == ["-", "1.250"]
 
 
-def test_a_table_with_validity_has_its_baselines(record, tmp_path, capsys):
+def test_a_table_with_validity_has_its_baselines(record, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     results.print_table(record, tmp_path)
     printed = capsys.readouterr().out
-    rows = [line for line in printed.splitlines() if line.startswith(("│ constant age", "│ pixel size"))]
-    assert [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows] == [
-        ["pixel size alone", "64.1"],
-        ["constant age 20w1d", "59.1  [55.8, 62.5]"],
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
+    scores, ages = [[row for row in lines if len(row) == width] for width in (2, 6)]
+    assert scores == [["student", "-"], ["pixel size alone", "64.1"], ["constant age 20w1d", "59.1"]]
+    assert ages == [
+        ["pixel size alone", "64.1", *"\N{EN DASH}" * 4],
+        ["constant age 20w1d", "59.1", "55.8 to 62.5", "\N{EN DASH}", "3.2", "0.00"],
     ]
-    assert "rank correlation with head size: constant age 20w1d 3.2, 0.00" in printed
+
+
+def test_a_biometry_of_the_users_own_is_printed_as_hc18_is(record, tmp_path, capsys, monkeypatch):
+    own = replace(BENCHMARKS["hc18"], name="clinic", title="clinic validity, %", own=True)
+    monkeypatch.setitem(BENCHMARKS, "clinic", own)
+    record["metrics"] = {
+        name.replace("hc18", "clinic"): value for name, value in record["metrics"].items()
+    } | {final_name(STUDENT, "clinic", "validity"): 81.25}
+    record["details"][STUDENT] = {"clinic": {"split": "all"}}
+    results.print_table(record, tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "srkd on hc18: all images, training images included" in printed
+    assert "clinic validity, %, beside answers without an image" in printed
+    assert "│ student │ 81.2 │" in printed
+    assert "55.8 to 62.5" in printed
 
 
 def test_joint_scores_of_models_have_intervals_over_images_and_patients_and_constants_none():
