@@ -103,15 +103,10 @@ class OffDiagonalSchedule(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the loss has a scheduled weight."""
         self.check(pl_module.loss)
 
     def check(self, loss: Any) -> None:
-        """Check that a loss has a scheduled weight.
-
-        Raises:
-            ValueError: It has none.
-        """
+        """Check that a loss has a scheduled weight."""
         if not hasattr(loss, scheduled_weight(loss)):
             raise ValueError(
                 f"schedule: {type(loss).__name__} has no {scheduled_weight(loss)} to schedule; remove the "
@@ -121,7 +116,6 @@ class OffDiagonalSchedule(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set and log the weight of this step."""
         name = scheduled_weight(pl_module.loss)
         self.total_steps = int(trainer.estimated_stepping_batches)
         weight = self.weight(trainer.global_step, self.total_steps)
@@ -139,7 +133,6 @@ class OffDiagonalPhase(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Log the phase of this step."""
         name = scheduled_weight(pl_module.loss)
         weight: Any = getattr(pl_module.loss, name, None)
         if weight is None:

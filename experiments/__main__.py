@@ -43,9 +43,9 @@ COMMANDS = {
     "demo": ("demo", "open a web page on which a student reads frames in the browser"),
     "latency": ("latency", "time a checkpoint or an export against its budget"),
     "sweep": ("sweep", "search hyper-parameters, on W&B or on this machine (run, agent, report)"),
-    "report": ("report", "write one HTML file about finished runs"),
-    "reproduce": ("reproduce", "train a suite of experiments over seeds; continues where it stopped"),
-    "table": ("report", "print results of a suite beside the paper's"),
+    "report": ("results", "write one HTML file about finished runs"),
+    "reproduce": ("results", "train a suite of experiments over seeds; continues where it stopped"),
+    "table": ("results", "print results of a suite beside the paper's"),
     "data": (
         "data",
         "check a corpus, write shards, ingest DICOM, or simulate (check, shards, ingest, phantom)",
@@ -83,11 +83,7 @@ def usage() -> str:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line and return its exit status.
-
-    Raises:
-        ValueError: The command, a file or a setting cannot be used; the message is one line.
-    """
+    """Run one command line and return its exit status."""
     if argv[0] not in COMMANDS:
         raise ValueError(f"{argv[0]}: no such command; one of {', '.join(COMMANDS)}")
     if argv[0] == "list":
@@ -108,13 +104,13 @@ def run(argv: list[str]) -> int:
             return 0
     module = importlib.import_module(f"experiments.commands.{name}")
     # Commands that share a module: it needs the command's name.
-    return int(module.main(argv if name in ("train", "prompts", "report") else argv[1:]) or 0)
+    return int(module.main(argv if name in ("train", "prompts", "results") else argv[1:]) or 0)
 
 
 def _message(error: BaseException) -> str | None:
     """Return the one line that explains a user's mistake; None for a defect, which keeps its traceback."""
     if isinstance(error, SystemExit):
-        return getattr(error, "message", None)  # of experiments.runs.plain_errors.UsageError
+        return getattr(error, "message", None)  # of experiments.plain_errors.UsageError
     text = " ".join(str(error).split())
     if type(error).__module__.startswith("wandb."):  # named by its module: importing W&B takes a second
         return f"W&B: {text}; without network: WANDB_MODE=offline"

@@ -32,6 +32,7 @@ from callbacks import (
 )
 from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
+from experiments.plain_errors import PlainErrorParser, UsageError
 from experiments.recipe_files import (
     ALIASES,
     QUANTISED_EXPERIMENT,
@@ -42,7 +43,6 @@ from experiments.recipe_files import (
     tower,
     training_arguments,
 )
-from experiments.runs.plain_errors import PlainErrorParser, UsageError
 from lightning_modules import DistillationModule
 from metrics.names import VAL_COMPOSITE
 from models.checkpoints.trust import TRUST
@@ -90,10 +90,6 @@ def evaluation_arguments(preset: str, model: str, options: Sequence[str] = ()) -
             teacher.
         options: The user's other options. They are part of the run's name, so that evaluations with different
             teachers, prompts or splits do not overwrite each other.
-
-    Raises:
-        ValueError: There is no such preset.
-        FileNotFoundError: There is no such checkpoint, or it is a run's folder.
     """
     config = preset_file(preset)
     if model == TEACHER_EXPERIMENT:
@@ -152,41 +148,32 @@ def expand_file_options(
         arguments: The user's arguments.
         scored: Model that an evaluation scores; "teacher" puts the teacher in the student's place.
         experiment: Experiment that is trained; ``srkd-qat`` continues from a student's checkpoint.
-
-    Raises:
-        ValueError: One of the three has no value, or the protocol file is malformed.
-        FileNotFoundError: One of the three names no file.
     """
-    spelt: list[str] = []
+    expanded: list[str] = []
     for argument in arguments:
         named = named_file(argument)
         if named is None:
-            spelt.append(argument)
+            expanded.append(argument)
             continue
         option, value = named
         if option == PROTOCOL_OPTION:
             Protocol.load(value)  # reports a malformed file
-            spelt += [f"--biometry.protocol={value}", f"--planes.protocol={value}"]
+            expanded += [f"--biometry.protocol={value}", f"--planes.protocol={value}"]
         elif option == TEACHER_OPTION:
             place = "student" if scored == "teacher" else "teacher"
-            spelt.append(f"--model.{place}={_loaded(value)}")
+            expanded.append(f"--model.{place}={_loaded(value)}")
         elif experiment == QUANTISED_EXPERIMENT:
-            spelt.append(f"--model.student.init_args.checkpoint={value}")
+            expanded.append(f"--model.student.init_args.checkpoint={value}")
         elif tower(preset, "student")["class_path"] == "models.OpenCLIPEncoder":
             # Weights only: the preset sets normalisation statistics and context length.
-            spelt.append(f"--model.student.init_args.weights={value}")
+            expanded.append(f"--model.student.init_args.weights={value}")
         else:
-            spelt.append(f"--model.student={_loaded(value)}")
-    return spelt
+            expanded.append(f"--model.student={_loaded(value)}")
+    return expanded
 
 
 def named_file(argument: str) -> tuple[str, str] | None:
-    """Return option and path of ``--teacher``, ``--student`` or ``--protocol``; None for any other argument.
-
-    Raises:
-        ValueError: It has no value.
-        FileNotFoundError: It names no file.
-    """
+    """Return option and path of ``--teacher``, ``--student`` or ``--protocol``; None for any other argument."""
     option, _, value = argument.partition("=")
     if option not in (TEACHER_OPTION, STUDENT_OPTION, PROTOCOL_OPTION):
         return None
@@ -365,11 +352,7 @@ def resolve(experiment: str, preset: str, options: Sequence[str] = ()) -> Namesp
     Args:
         experiment: Name of the experiment.
         preset: Name of the data preset.
-        options: Further options of ``sonodistill train``.
-
-    Raises:
-        ValueError: There is no such experiment or preset, or an option cannot be used.
-        FileNotFoundError: An option names a file that is missing.
+        options: Other options of ``sonodistill train``.
     """
     own = expand_file_options(preset, list(options), experiment=experiment)
     try:

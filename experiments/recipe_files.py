@@ -58,21 +58,13 @@ def explain_names(command: str, names: Sequence[str]) -> str:
 
 
 def experiment_file(name: str) -> Path:
-    """Return the YAML file of an experiment or of an alias.
-
-    Raises:
-        ValueError: No experiment has that name; the message lists them.
-    """
+    """Return the YAML file of an experiment or of an alias."""
     chosen = choose("experiment", "EXP", name, [*experiment_names(), *ALIASES])
     return ROOT / f"{ALIASES.get(chosen, chosen)}.yaml"
 
 
 def preset_file(name: str) -> Path:
-    """Return the YAML file of a data preset.
-
-    Raises:
-        ValueError: No preset has that name; the message lists them.
-    """
+    """Return the YAML file of a data preset."""
     return PRESETS / f"{choose('data preset', 'DATA', name, preset_names())}.yaml"
 
 
@@ -133,11 +125,7 @@ def recipe_of(argv: list[str]) -> Recipe:
 
 
 def teacher_towers(preset: str) -> Path:
-    """Return the YAML file of a preset's own teacher.
-
-    Raises:
-        ValueError: The preset has a published teacher.
-    """
+    """Return the YAML file of a preset's own teacher."""
     towers = TEACHER_TOWERS / f"{preset}.yaml"
     if not towers.is_file():
         raise ValueError(
@@ -148,31 +136,19 @@ def teacher_towers(preset: str) -> Path:
 
 
 def tower(preset: str, role: str) -> dict[str, Any]:
-    """Return ``class_path`` and ``init_args`` of a preset's "student" or "teacher" (default: the base's).
-
-    Raises:
-        ValueError: There is no such preset.
-    """
+    """Return ``class_path`` and ``init_args`` of a preset's "student" or "teacher" (default: the base's)."""
     files = (preset_file(preset), BASE)
     own, base = (yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}) for path in files)
     return dict(own.get(role) or base[role])
 
 
 def data_class(preset: str) -> str:
-    """Return the ``class_path`` of a preset's data module.
-
-    Raises:
-        ValueError: There is no such preset.
-    """
+    """Return the ``class_path`` of a preset's data module."""
     return str(yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))["data"]["class_path"])
 
 
 def training_arguments(experiment: str, preset: str) -> list[str]:
-    """Return the Lightning CLI arguments of ``train EXPERIMENT PRESET``.
-
-    Raises:
-        ValueError: There is no such experiment or preset.
-    """
+    """Return the Lightning CLI arguments of ``train EXPERIMENT PRESET``."""
     files = [preset_file(preset), experiment_file(experiment)]
     if experiment == TEACHER_EXPERIMENT:
         files.insert(1, teacher_towers(preset))

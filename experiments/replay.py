@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jsonargparse import Namespace
 from lightning import Fabric
 from torch import nn
 
 from callbacks.safety.steps import CAPTURE
+from experiments.plain_errors import built
 from experiments.process import Parser
-from experiments.runs.early_checks import built
 from lightning_modules import DistillationModule
 from models import DualEncoder, build
 from models.checkpoints.integrity import tensors_digest
@@ -24,12 +23,7 @@ from models.loading import TEACHER_PREFIX
 
 
 def replay(argv: list[str]) -> int:
-    """Repeat a step whose loss was not finite (see `callbacks.StopOnNonFiniteLoss`); 0 if its terms are the same.
-
-    Raises:
-        ValueError: The run's settings or the captured step cannot be used.
-        FileNotFoundError: There is no captured step.
-    """
+    """Repeat a step whose loss was not finite (see `callbacks.StopOnNonFiniteLoss`); 0 if its terms are the same."""
     parser = Parser(prog="sonodistill replay", description=replay.__doc__)
     parser.add_argument("folder", type=Path, help=f"the run's folder, its {CAPTURE}/ or a file there")
     parser.add_argument(TRUST, action="store_true", help="build classes that the run's settings name")
@@ -47,13 +41,12 @@ def replay(argv: list[str]) -> int:
         raise ValueError(f"{settings}: lacks model, so teacher and loss cannot be built")
     model = config["model"]
     check_classes(model, str(settings))
-    teacher, loss = (Namespace(model[part]) if model.get(part) else None for part in ("teacher", "loss"))
     fabric = Fabric(devices=1, precision=step["precision"])
     student = build(step["student"]["recipe"], str(path))
     module = DistillationModule(
         student,
-        built(DualEncoder, teacher),
-        built(nn.Module, loss),
+        built(DualEncoder, model.get("teacher")),
+        built(nn.Module, model.get("loss")),
         grad_cache_chunk=model.get("grad_cache_chunk"),
     )
     own = {name: value for name, value in module.state_dict().items() if name.startswith(TEACHER_PREFIX)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.encoders.dual_encoder import DualEncoder
@@ -48,7 +50,14 @@ def image_cost(model: DualEncoder) -> Cost:
         if any(part in str(operation) for part in ACTIVATION_PRODUCTS)
     )
     parameters = list(model.parameters())
-    gradients = torch.autograd.grad(embedding.sum(), parameters, allow_unused=True)
-    used = sum(p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
+    used = sum(parameter.numel() for parameter in used_parameters(embedding, parameters))
     total = sum(parameter.numel() for parameter in parameters)
     return Cost(total, used, counter.get_total_flops() / 2e9, products / 2e9)
+
+
+def used_parameters(output: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the parameters that a tensor was computed from."""
+    if not output.requires_grad:
+        return []
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

@@ -50,39 +50,38 @@ class AnswerCalibration(Callback):
     Must come after the evaluations, whose prompts and benchmarks it takes.
 
     Args:
-        known: A calibration to score, that of the checkpoint; None makes one if `makes` is set.
-        makes: Whether to calibrate: after a training, with its selected weights.
+        stored: A calibration to score, that of the checkpoint; None makes one if `create` is set.
+        create: Whether to calibrate: after a training, with its selected weights.
 
     Attributes:
-        calibration: What was made, or `known`; None where images or prompts do not allow it.
+        calibration: What was made, or `stored`; None where images or prompts do not allow it.
         final_metrics: The scores by logged name.
     """
 
-    def __init__(self, known: Calibration | None = None, makes: bool = True) -> None:
-        self.known = known
-        self.makes = makes
+    def __init__(self, stored: Calibration | None = None, create: bool = True) -> None:
+        self.stored = stored
+        self.create = create
         self.calibration: Calibration | None = None
         self.final_metrics: dict[str, float] = {}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Calibrate and score."""
         self.final_metrics, self.calibration = {}, None
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         planes = next((one for one in callbacks if isinstance(one, PlaneEvaluation)), None)
-        heads = next((one for one in callbacks if isinstance(one, BiometryEvaluation)), None)
-        if planes is None or heads is None or not (self.makes or self.known):
+        biometry = next((one for one in callbacks if isinstance(one, BiometryEvaluation)), None)
+        if planes is None or biometry is None or not (self.create or self.stored):
             return
-        prompts = {**planes.protocol.content(), "biometry": list(heads.protocol.biometry)}
+        prompts = {**planes.protocol.content(), "biometry": list(biometry.protocol.biometry)}
         module: Any = pl_module
         with evaluation_mode(module.student) as used:
-            answers = _Answers(used, trainer.datamodule, planes, heads)  # type: ignore[attr-defined]
-            if self.makes:
+            answers = _Answers(used, trainer.datamodule, planes, biometry)  # type: ignore[attr-defined]
+            if self.create:
                 self.calibration = answers.calibrate(prompts)
-            elif self.known is not None and self.known.prompts == prompts:
-                self.calibration = self.known
+            elif self.stored is not None and self.stored.prompts == prompts:
+                self.calibration = self.stored
             if self.calibration is None:
                 return
-            details = answers.score(self.calibration, heads.test_split)
+            details = answers.score(self.calibration, biometry.test_split)
         for group, scores in details.items():
             for key, value in scores.items():
                 self.final_metrics[final_name(STUDENT, group, key)] = value
@@ -93,9 +92,9 @@ class _Answers:
     """Scores of one model's answers on the images of a data module."""
 
     def __init__(
-        self, model: DualEncoder, data: Any, planes: PlaneEvaluation, heads: BiometryEvaluation
+        self, model: DualEncoder, data: Any, planes: PlaneEvaluation, biometry: BiometryEvaluation
     ) -> None:
-        self.model, self.data, self.planes, self.heads = model, data, planes, heads
+        self.model, self.data, self.planes, self.biometry = model, data, planes, biometry
 
     def calibrate(self, prompts: dict[str, Any]) -> Calibration | None:
         none_below: dict[str, float] = {}
@@ -106,7 +105,7 @@ class _Answers:
             if min(len(known), len(other)) >= LEAST:
                 none_below[benchmark] = rejection_threshold(known, other)
                 counts[benchmark] = {"known": len(known), "other": len(other)}
-        if HC18 in self.heads.benchmarks and any(map(BENCHMARKS[HC18].scores, self.images("val"))):
+        if HC18 in self.biometry.benchmarks and any(map(BENCHMARKS[HC18].scores, self.images("val"))):
             records, similarity, true = self.profiles("val")
             drops = pd.Series(profile_drop(similarity, AGES, true))
             by_patient = drops.groupby([record.patient for record in records]).max()
@@ -126,7 +125,7 @@ class _Answers:
                     details.setdefault(NONE_OF_THESE, {}).update(
                         {f"{benchmark}_{key}": value for key, value in scores.items()}
                     )
-        if calibration.age_drop is not None and HC18 in self.heads.benchmarks:
+        if calibration.age_drop is not None and HC18 in self.biometry.benchmarks:
             _, similarity, true = self.profiles(split)
             low, high = profile_interval(similarity, AGES, calibration.age_drop)
             inside = (low <= np.clip(true, AGES[0], AGES[-1])) & (np.clip(true, AGES[0], AGES[-1]) <= high)
@@ -152,7 +151,7 @@ class _Answers:
         """Return the heads of a split, their similarity with each age [N, 175], and their ages in days [N]."""
         records = self.data.evaluation_records(HC18, split)
         spacings = [printed_spacing(record, self.model.preprocessing) for record in records]
-        table = self.heads.table(self.model, spacings)
+        table = self.biometry.table(self.model, spacings)
         similarity = table.similarity(self.embedded(records).to(table.vectors.device), spacings)
         return records, similarity.cpu().numpy(), np.array(list(_ages(records)))
 

@@ -63,7 +63,6 @@ class BiometryEvaluation(ZeroShotEvaluation):
         self.training = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the benchmarks of the data, and whether the student is being trained."""
         super().setup(trainer, pl_module, stage)
         self.training = stage == TrainerFn.FITTING
 
@@ -128,9 +127,9 @@ class BiometryEvaluation(ZeroShotEvaluation):
 
     def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return what too few heads leave undefined."""
-        lacking = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
-        if lacking:
-            raise ValueError(f"benchmark {benchmark}: no head circumference or pixel size for {lacking[:3]}")
+        missing = [record.name for record in records if record.hc_mm is None or record.pixel_size_mm is None]
+        if missing:
+            raise ValueError(f"benchmark {benchmark}: no head circumference or pixel size for {missing[:3]}")
         hc_mm = [record.hc_mm for record in records if record.hc_mm is not None]
         assessed = [hc for hc in hc_mm if in_reference_range(hc)]
         if not assessed:

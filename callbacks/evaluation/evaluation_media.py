@@ -34,7 +34,6 @@ class EvaluationMedia(Callback):
         self.upload_images = upload_images
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the results of this epoch's evaluations."""
         run, others = active_run(trainer), media_loggers(trainer)
         if (run is None and not others) or trainer.sanity_checking:
             return

@@ -57,11 +57,7 @@ def half_dtype(trainer: Trainer) -> torch.dtype | None:
 
 
 def check_half_precision(asker: str, full_precision: bool, trainer: Trainer) -> None:
-    """Check that training has the half precision that evaluation asks for.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """Check that training has the half precision that evaluation asks for."""
     if not full_precision and half_dtype(trainer) is None:
         raise ValueError(
             f"{asker}: full_precision=false evaluates in training's half precision, and "

@@ -53,23 +53,21 @@ def ablated_inputs(
         BLACK_IMAGE: Inputs(embedded.expand(len(images), -1), spacings),
         ONE_PIXEL_SIZE: Inputs(images, [middle] * len(spacings)),
     }
-    givers = other_patients([record.patient for record in records])
-    if givers is not None:
-        swapped = everyone["image"][torch.from_numpy(givers[list(indices)])]
+    donors = other_patients([record.patient for record in records])
+    if donors is not None:
+        swapped = everyone["image"][torch.from_numpy(donors[list(indices)])]
         changed[OTHER_IMAGE] = Inputs(swapped.to(images.device), spacings)
     return changed
 
 
-def other_patients(patients: Sequence[str], seed: int = SEED) -> np.ndarray | None:
+def other_patients(patients: Sequence[str]) -> np.ndarray | None:
     """Return a permutation [N] of the images that gives each one of another patient; None where there is none."""
     largest = max(Counter(patients).values())
     if 2 * largest > len(patients):
         return None
-    names = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
+    names = np.random.default_rng(SEED).permutation(sorted(set(patients))).tolist()
     turn = {name: position for position, name in enumerate(names)}
     order = np.array(sorted(range(len(patients)), key=lambda row: turn[patients[row]]))
-    givers = np.empty_like(order)
-    givers[order] = np.roll(
-        order, largest
-    )  # a patient's images stand together: `largest` further is another's
-    return givers
+    donors = np.empty_like(order)
+    donors[order] = np.roll(order, largest)  # a patient's images stand together: those beyond are another's
+    return donors

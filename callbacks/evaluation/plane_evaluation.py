@@ -94,11 +94,11 @@ class PlaneEvaluation(ZeroShotEvaluation):
     def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return what images of a single class or patient leave undefined."""
         classes = set(_truth(records, benchmark))
-        lacking = sorted(classes - set(self._prompts(benchmark)))
-        if lacking:
+        missing = sorted(classes - set(self._prompts(benchmark)))
+        if missing:
             raise ValueError(
-                f"benchmark {benchmark}: the prompt file has no prompts for {lacking}, labels of the images "
-                f"({next(r.name for r in records if BENCHMARKS[benchmark].label_of(r) in lacking)} is one); add them, "
+                f"benchmark {benchmark}: the prompt file has no prompts for {missing}, labels of the images "
+                f"({next(r.name for r in records if BENCHMARKS[benchmark].label_of(r) in missing)} is one); add them, "
                 "or leave the labels out with exclude"
             )
         if len(classes) == 1:

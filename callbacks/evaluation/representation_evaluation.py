@@ -89,11 +89,7 @@ class RepresentationEvaluation(Callback):
         self.undefined: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the precision, and whether the images allow each probe.
-
-        Raises:
-            ValueError: Half precision is wanted where training has none, or the official split divides a patient.
-        """
+        """Check the precision, and whether the images allow each probe."""
         if not self.enabled:
             return
         check_half_precision(type(self).__name__, self.full_precision, trainer)
@@ -106,7 +102,6 @@ class RepresentationEvaluation(Callback):
                 rank_zero_warn(f"probe of {task}, {self.probe_split} patients: no score is computed: {error}")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Embed the test data with every model and score it."""
         self.results, self.final_metrics = {}, {}
         if not self.enabled:
             return

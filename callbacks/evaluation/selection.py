@@ -34,14 +34,13 @@ class CompositeScore(Callback):
             raise ValueError("CompositeScore must come after the evaluations in trainer.callbacks")
         named = getattr(getattr(trainer, "datamodule", None), "benchmarks", ())
         scored = {name for evaluation in self.evaluations for name in evaluation.benchmarks}
-        left_out = {name for evaluation in self.evaluations for name in evaluation.known()} - scored
+        left_out = {name for evaluation in self.evaluations for name in evaluation.benchmark_names()} - scored
         self.benchmarks = tuple(set(named) - left_out)
-        lacking = sorted(set(self.benchmarks) - scored)
-        if lacking:
-            raise ValueError(f"composite score: no evaluation scores the benchmarks {lacking}")
+        missing = sorted(set(self.benchmarks) - scored)
+        if missing:
+            raise ValueError(f"composite score: no evaluation scores the benchmarks {missing}")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the score of this epoch."""
         if trainer.sanity_checking or not self.benchmarks:
             return
         parts = {
@@ -63,7 +62,6 @@ class BestMetrics(Callback):
         self.best: dict[str, float] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Update and log the best values."""
         if trainer.sanity_checking:
             return
         for name, direction in headline_directions().items():
@@ -78,11 +76,9 @@ class BestMetrics(Callback):
                 pl_module.log(best_name(name), self.best[name], batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best values."""
         return {"best": dict(self.best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best values."""
         self.best = dict(state_dict["best"])
 
 
@@ -98,7 +94,6 @@ class EvaluateLastEpoch(Callback):
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Request an evaluation at the end of the last epoch."""
         if trainer.check_val_every_n_epoch and trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 

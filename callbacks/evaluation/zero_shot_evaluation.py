@@ -76,9 +76,9 @@ class ZeroShotEvaluation(Callback):
         name = type(self).__name__
         if most_prompts is not None and most_prompts < 1:
             raise ValueError(f"{name}: most_prompts must be 1 or more, not {most_prompts}")
-        unknown = sorted(set(benchmarks or ()) - set(self.known()))
+        unknown = sorted(set(benchmarks or ()) - set(self.benchmark_names()))
         if unknown:
-            raise ValueError(f"{name} scores {self.known()}, not {unknown}")
+            raise ValueError(f"{name} scores {self.benchmark_names()}, not {unknown}")
         if not isinstance(protocol, Protocol):
             protocol = Protocol.load(protocol)
         self.protocol = protocol if most_prompts is None else protocol.first(most_prompts)
@@ -124,7 +124,7 @@ class ZeroShotEvaluation(Callback):
         return {"": self.draw(details, title)}
 
     @classmethod
-    def known(cls) -> list[str]:
+    def benchmark_names(cls) -> list[str]:
         """Return the names of the benchmarks of this kind."""
         return [benchmark.name for benchmark in BENCHMARKS.values() if benchmark.kind == cls.KIND]
 
@@ -144,10 +144,10 @@ class ZeroShotEvaluation(Callback):
                 the prompts of a class are missing.
         """
         named = getattr(data, "benchmarks", ())
-        lacking = [name for name in self.wanted or () if name not in named]
-        if lacking:
+        missing = [name for name in self.wanted or () if name not in named]
+        if missing:
             name = type(data).__name__
-            raise ValueError(f"{type(self).__name__}: {name} has the benchmarks {list(named)}, not {lacking}")
+            raise ValueError(f"{type(self).__name__}: {name} has the benchmarks {list(named)}, not {missing}")
         undefined = []
         for split in splits:
             for benchmark in self.chosen_of(named):
@@ -159,7 +159,7 @@ class ZeroShotEvaluation(Callback):
     def chosen_of(self, named: Sequence[str]) -> tuple[str, ...]:
         """Return which of a data module's benchmarks are scored."""
         wanted = named if self.wanted is None else self.wanted
-        return tuple(name for name in self.known() if name in wanted)
+        return tuple(name for name in self.benchmark_names() if name in wanted)
 
     def splits(self, stage: str, *, validates: bool) -> list[str]:
         """Return the splits that a stage ("fit", "validate", "test" or "predict"), and the test after it, score."""
@@ -169,7 +169,6 @@ class ZeroShotEvaluation(Callback):
         return [*selection, self.test_split] if self.test_follows else selection
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the student on validation patients, and the first time also the teacher."""
         if trainer.sanity_checking or not self.benchmarks:
             return
         for name, model in _models(pl_module).items():
@@ -180,7 +179,6 @@ class ZeroShotEvaluation(Callback):
                     pl_module.log(validation_name(name, benchmark, key), value, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score student, teacher, random weights and the baselines without an image on test patients."""
         self.final_metrics, self.results = {}, {}
         if not self.benchmarks:
             return

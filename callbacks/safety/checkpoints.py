@@ -151,7 +151,7 @@ class SaveOnInterrupt(Checkpoint):
         self._resume = resume
         self._signal = 0
         self._must_save = self._evaluating = self._stopping = False
-        self._moved = 0.0  # time of the signal, or of the last batch since
+        self._last_progress_s = 0.0  # clock at the signal, or at the end of the last batch since
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for the training; Lightning restores the previous ones at its end.
@@ -176,7 +176,7 @@ class SaveOnInterrupt(Checkpoint):
 
     def _install(self, trainer: Trainer, evaluating: bool) -> None:
         self._signal, self._must_save, self._evaluating = 0, False, evaluating
-        self._stopping, self._moved = False, 0.0
+        self._stopping, self._last_progress_s = False, 0.0
 
         def handle(signum: int, _: FrameType | None) -> None:
             if signum == signal.SIGINT and (self._signal or self._evaluating):
@@ -190,8 +190,8 @@ class SaveOnInterrupt(Checkpoint):
                 if trainer.strategy.launcher is not None:
                     trainer.strategy.launcher.kill(signum)  # forwards the signal to the other processes
                 raise SIGTERMException
-            if not self._moved:  # not by `threading`, whose locks the signal may have interrupted
-                self._moved = time.monotonic()
+            if not self._last_progress_s:  # not by `threading`, whose locks the signal may have interrupted
+                self._last_progress_s = time.monotonic()
                 _thread.start_new_thread(self._end_when_overdue, (trainer,))
 
         if threading.current_thread() is threading.main_thread():
@@ -200,9 +200,9 @@ class SaveOnInterrupt(Checkpoint):
 
     def _end_when_overdue(self, trainer: Trainer) -> None:
         """End this process and its children when the step is overdue: nothing else reaches a blocked read."""
-        while (left := self._moved + DEADLINE_S - time.monotonic()) > 0:
+        while (left := self._last_progress_s + DEADLINE_S - time.monotonic()) > 0:
             time.sleep(left)
-            if self._stopping or not self._moved:
+            if self._stopping or not self._last_progress_s:
                 return
         path = last_checkpoint(trainer)
         resume = f"; resume with: {self._resume(path)}" if path.is_file() else ""
@@ -235,7 +235,8 @@ class SaveOnInterrupt(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stop here if a signal came in this step."""
-        self._moved = self._moved and time.monotonic()  # of an accumulation every batch counts
+        # Of an accumulation every batch counts.
+        self._last_progress_s = self._last_progress_s and time.monotonic()
         if not _gradients_pending(trainer) and not trainer.fit_loop.epoch_loop._is_training_done:
             self._stop_if_asked(trainer, save=True, logged=False)
 

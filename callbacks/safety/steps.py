@@ -86,7 +86,9 @@ class StopOnNonFiniteLoss(Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "terms": {name: float(value.detach()) for name, value in module.terms.items()},
-            "scheduled": {scheduled: getattr(module.loss, scheduled)} if hasattr(module.loss, scheduled) else {},
+            "scheduled": {scheduled: getattr(module.loss, scheduled)}
+            if hasattr(module.loss, scheduled)
+            else {},
             "student": student_entry(module.student),
             "state_dict": state,
             "weights": tensors_digest(state),

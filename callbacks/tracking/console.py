@@ -40,7 +40,6 @@ class TerminalProgress(TQDMProgressBar):
     """A bar on one line."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the metrics that fit beside the bar."""
         return _shown(super().get_metrics(trainer, pl_module))
 
 
@@ -48,16 +47,13 @@ class LogProgress(ProgressBar):
     """A plain line after every epoch, and every half minute within a long one."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
         self._started = self._said = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Write a line half a minute after the last one."""
         if time.monotonic() - self._said >= LOG_SECONDS:
             self._say(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the line of the epoch."""
         self._say(trainer, pl_module)
 
     @rank_zero_only
@@ -88,7 +84,6 @@ class StartSummary(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Print it."""
         config = self.config
         on = f"{trainer.world_size} x {pl_module.device.type}, {trainer.precision}"
         print(f"training {config.experiment} on {self.preset} (seed {config.seed_everything}, {on})")
@@ -145,12 +140,12 @@ def progress_bar(what: str, unit: str) -> Iterator[Progress]:
 
     `unit` is plural, with a leading space.
     """
-    silent = getattr(rank_zero_only, "rank", 0) != 0
+    quiet = getattr(rank_zero_only, "rank", 0) != 0
     if not sys.stderr.isatty():
-        yield _lines(what, unit, silent)
+        yield _lines(what, unit, quiet)
         return
     with tqdm(
-        desc=what, unit=unit, delay=QUIET_SECONDS, mininterval=TERMINAL_SECONDS, leave=False, disable=silent
+        desc=what, unit=unit, delay=QUIET_SECONDS, mininterval=TERMINAL_SECONDS, leave=False, disable=quiet
     ) as bar:
 
         def update(done: int, total: int) -> None:
@@ -160,13 +155,13 @@ def progress_bar(what: str, unit: str) -> Iterator[Progress]:
         yield update
 
 
-def _lines(what: str, unit: str, silent: bool) -> Progress:
+def _lines(what: str, unit: str, quiet: bool) -> Progress:
     started = said = time.monotonic()
 
     def update(done: int, total: int) -> None:
         nonlocal said
         now = time.monotonic()
-        if now - said >= LOG_SECONDS and not silent:
+        if now - said >= LOG_SECONDS and not quiet:
             said = now
             left = (now - started) * (total - done) / max(done, 1)
             print(f"{what}: {done} of {total}{unit}, {left:.0f} s left", file=sys.stderr, flush=True)

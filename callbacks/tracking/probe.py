@@ -89,14 +89,12 @@ class LogitCorrelation(Callback):
         self.probe = probe
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fetch the probe batch, and log the initial correlation."""
         self.probe.prepare(trainer, pl_module)
         if self.probe.ready:
             for logger in trainer.loggers:
                 logger.log_metrics(self._values(pl_module), step=trainer.global_step)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the correlation of this evaluation."""
         if self.probe.ready and not trainer.sanity_checking:
             pl_module.log_dict(self._values(pl_module), batch_size=1, rank_zero_only=True)
 
@@ -134,7 +132,6 @@ class ConfusingPairs(Callback):
         self.results: dict[str, Any] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill and log the table."""
         if trainer.sanity_checking or not self.probe.ready:
             return
         pairs = most_confused(self.probe.teacher_logits.softmax(dim=1), self.probe.same_caption(), self.count)

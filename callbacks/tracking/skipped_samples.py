@@ -32,7 +32,6 @@ class SkippedSamples(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the replaced samples of this batch."""
         skipped = {digest(message): (message, count) for message, count in batch.get("skipped", ())}
         new = {key: skipped[key] for key in skipped if key not in self.counts}
         for message, _ in new.values():
@@ -50,9 +49,7 @@ class SkippedSamples(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the bad samples so far."""
         return {"counts": dict(self.counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the bad samples so far."""
         self.counts = dict(state_dict["counts"])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metrics.names import DATA_WAIT_SHARE, IMAGES_PER_SECOND, gradient_norm_name
+from models.cost import used_parameters
 
 
 def towers(student: Any) -> dict[str, list[nn.Parameter]]:
@@ -28,11 +29,7 @@ def towers(student: Any) -> dict[str, list[nn.Parameter]]:
     found = {}
     with torch.enable_grad():
         for tower, value in (("image", image), ("text", tokens)):
-            total = getattr(student, f"encode_{tower}")(value).sum()
-            gradients: tuple[Any, ...] = (None,) * len(parameters)
-            if total.requires_grad:
-                gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-            found[tower] = [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
+            found[tower] = used_parameters(getattr(student, f"encode_{tower}")(value), parameters)
     student.train(training)
     return found
 
@@ -41,7 +38,6 @@ class GradientNorms(Callback):
     """Log the L2 norm of the gradients of the image tower, the text tower and all parameters, before clipping."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the towers."""
         self._parts = {**towers(pl_module.student), "all": list(pl_module.parameters())}
 
     def on_before_optimizer_step(
@@ -74,13 +70,11 @@ class Throughput(Callback):
     on_train_start = on_train_epoch_start = on_validation_end = _restart
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
-        """Record when the batch arrived."""
         self._arrived = perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the means up to this batch."""
         now = perf_counter()
         self._batches.append((len(batch["student_image"]), self._arrived - self._left, now - self._left))
         self._left = now

@@ -31,9 +31,12 @@ def uploads_images(trainer: Trainer) -> bool:
     """Return whether images, and results of single images and patients, may go to W&B; see `EvaluationMedia`."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     asked = next((c.upload_images for c in callbacks if hasattr(c, "upload_images")), None)
-    if asked is None:
-        return bool(getattr(getattr(trainer, "datamodule", None), "simulated", False))
-    return bool(asked)
+    return may_upload_images(asked, getattr(trainer, "datamodule", None))
+
+
+def may_upload_images(asked: bool | None, data: Any) -> bool:
+    """Return what the user said of a data module or its class, by default whether its images are simulated."""
+    return bool(getattr(data, "simulated", False) if asked is None else asked)
 
 
 def mark_preempting(trainer: Trainer) -> None:
@@ -69,7 +72,6 @@ class WandbRun(Callback):
         self.run_id: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Define the step axes."""
         run = active_run(trainer)
         if run is None:
             return
@@ -79,11 +81,9 @@ class WandbRun(Callback):
             run.define_metric(f"{group}/*", step_metric=STEP_AXIS)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the run's id."""
         return {"run_id": self.run_id}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Mark the run as preempted."""
         if isinstance(exception, SIGTERMException):
             run = active_run(trainer)
             if run is not None:

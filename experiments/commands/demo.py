@@ -41,12 +41,7 @@ def parse(argv: list[str]) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command line.
-
-    Raises:
-        ValueError: A file or setting cannot be used.
-        FileNotFoundError: There is no such student.
-    """
+    """Run one command line."""
     options = parse(argv)
     if options.runtime is not None and not options.runtime.exists():
         raise FileNotFoundError(f"--runtime={options.runtime}: no such file or folder")
@@ -68,11 +63,7 @@ def main(argv: list[str]) -> int:
 
 
 def newest_student(outputs: Path) -> Path:
-    """Return the newest checkpoint of a student in the runs' folder.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
+    """Return the newest checkpoint of a student in the runs' folder."""
     found = [path for path in outputs.glob(STUDENTS) if path.parts[-4] != "teacher"]
     if not found:
         raise FileNotFoundError(
@@ -84,11 +75,7 @@ def newest_student(outputs: Path) -> Path:
 
 
 def _exported(checkpoint: Path) -> Path | None:
-    """Return the export of a checkpoint, written where its run has none; None when it missed its gates.
-
-    Raises:
-        ValueError: The run's export was made from another checkpoint.
-    """
+    """Return the export of a checkpoint, written where its run has none; None when it missed its gates."""
     from experiments.commands.export import default_target, require_model
     from experiments.commands.export import main as export_main
 

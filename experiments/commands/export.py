@@ -38,9 +38,8 @@ from jsonargparse import Namespace
 from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from experiments.config import data_arguments
+from experiments.plain_errors import PlainErrorParser, built
 from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file
-from experiments.runs.early_checks import built
-from experiments.runs.plain_errors import PlainErrorParser
 from experiments.runs.run_record import RANDOM_PREFIX, preset_of, read_record, run_config, training_facts
 from export import Options, export_student
 from export.build import require_replaceable
@@ -57,9 +56,7 @@ PROGRAM = ".venv/bin/python -m experiments export"
 LISTS = ("skip", "spacings")  # options that take several values
 RANDOM_SPACING = 0.30
 AGE_CACHE = "data/cache/ages"
-RANDOM_FRAMES = (
-    48  # a randomly initialised model is exported for its size and speed; a few frames prove the graph
-)
+RANDOM_FRAMES = 48  # a model with random weights is exported for its speed; a few frames prove the graph
 
 
 def load_model_to_export(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
@@ -89,12 +86,7 @@ def load_model_to_export(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
 
 
 def require_model(path: Path) -> None:
-    """Check that a path may hold a model: a file, or a folder that `transformers` saved.
-
-    Raises:
-        FileNotFoundError: There is nothing.
-        ValueError: It is a folder without a model of its own; the message names what is to be given instead.
-    """
+    """Check that a path may hold a model: a file, or a folder that `transformers` saved."""
     if not path.exists() and path.name == "export":
         raise FileNotFoundError(f"EXPORT={path}: no such folder; {EXPORT_HINT}")
     if not path.exists():
@@ -113,12 +105,7 @@ def require_model(path: Path) -> None:
 
 
 def load_trained_int8(checkpoint: str) -> QuantisedStudent:
-    """Load what ``--int8_from`` names.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It was not trained with int8 in the loop.
-    """
+    """Load what ``--int8_from`` names."""
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"--int8_from={checkpoint}: no such checkpoint")
     student = from_checkpoint(checkpoint)
@@ -147,13 +134,13 @@ def normalise_options(argv: list[str]) -> list[str]:
     flags = {name for name, field in Options.__dataclass_fields__.items() if field.default is False} | {
         "trust"
     }
-    spelt: list[str] = []
+    normalised: list[str] = []
     lists: dict[str, list[str]] = {}
     left = deque(argv)
     while left:
         option, equals, value = left.popleft().partition("=")
         if not option.startswith("--"):
-            spelt.append(option + equals + value)
+            normalised.append(option + equals + value)
             continue
         name = option.removeprefix("--").replace("-", "_")
         if not equals and name in flags and (not left or left[0] not in ("true", "false")):
@@ -163,8 +150,8 @@ def normalise_options(argv: list[str]) -> list[str]:
         if name in LISTS and equals:
             lists.setdefault(name, []).append(value.removeprefix("[").removesuffix("]"))
         else:
-            spelt.append(f"--{name}{equals}{value}")
-    return spelt + [f"--{name}=[{','.join(filter(None, values))}]" for name, values in lists.items()]
+            normalised.append(f"--{name}{equals}{value}")
+    return normalised + [f"--{name}=[{','.join(filter(None, values))}]" for name, values in lists.items()]
 
 
 def default_data(preset: str, config: dict[str, Any] | None) -> dict[str, Any]:
@@ -183,9 +170,6 @@ def parse(argv: list[str]) -> Namespace:
 
     The corpus is the preset's that it names, else the one that the checkpoint's run was trained on, else the
     phantom. ``HC18_ROOT``, ``PLANES_ROOT`` and ``SHARDS`` are the data folders, as in training.
-
-    Raises:
-        ValueError: There is no such preset, or an option's value cannot be used.
     """
     settle_trust(argv)
     argv = normalise_options(argv)
@@ -210,11 +194,7 @@ def parse(argv: list[str]) -> Namespace:
 
 
 def options_of(config: Namespace) -> Options:
-    """Return the options that a command line asks for.
-
-    Raises:
-        ValueError: One of them cannot be used.
-    """
+    """Return the options that a command line asks for."""
     values = {name: config[name] for name in Options.__dataclass_fields__}
     if config.checkpoint.startswith(RANDOM_PREFIX):
         values["frames"] = RANDOM_FRAMES if values["frames"] is None else values["frames"]
@@ -242,11 +222,7 @@ def prompts_of(checkpoint: str, file: str | None) -> tuple[Protocol, dict[str, A
 
 
 def main(argv: list[str]) -> int:
-    """Run one command line and return its exit status: 1 if an exact variant missed its gate.
-
-    Raises:
-        ValueError: A file or setting cannot be used.
-    """
+    """Run one command line and return its exit status: 1 if an exact variant missed its gate."""
     config = parse(argv)
     options = options_of(config)
     target = Path(config.out) if config.out else default_target(config.checkpoint)

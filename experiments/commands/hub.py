@@ -36,12 +36,7 @@ SHOWS_IMAGES = {*IMAGE_SUFFIXES, ".html", ".pdf"}
 
 
 def files_to_push(path: Path, with_images: bool) -> dict[str, Path | bytes]:
-    """Return what is pushed: name in the repository -> file or content.
-
-    Raises:
-        FileNotFoundError: There is no such path.
-        ValueError: It is none of the three, was changed after its export, or shows images of patients.
-    """
+    """Return what is pushed: name in the repository -> file or content."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint, export or run")
     if path.is_file():
@@ -73,11 +68,7 @@ def files_to_push(path: Path, with_images: bool) -> dict[str, Path | bytes]:
 
 
 def checkpoint_card(path: Path, name: str) -> str:
-    """Return a checkpoint's card: what it was trained from, and its terms. `name`: its path in the repository.
-
-    Raises:
-        ValueError: The file is no student that this project has trained.
-    """
+    """Return a checkpoint's card: what it was trained from, and its terms. `name`: its path in the repository."""
     student = read_entry(path, "student")
     if student is None:
         raise ValueError(f"{path}: not a checkpoint that this project has trained")
@@ -108,11 +99,7 @@ def push(path: Path, repository: str, public: bool, with_images: bool) -> None:
 
 
 def pull(repository: str, folder: Path, revision: str | None) -> None:
-    """Download one commit into a new folder, and check an export's hashes.
-
-    Raises:
-        ValueError: The folder exists, a name leaves it, or an export does not fit its manifest.
-    """
+    """Download one commit into a new folder, and check an export's hashes."""
     if folder.exists():
         raise ValueError(f"{folder}: exists already; name a new folder")
     info = HfApi().model_info(repository, revision=revision)
@@ -133,12 +120,7 @@ def pull(repository: str, folder: Path, revision: str | None) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the two.
-
-    Raises:
-        ValueError: A file or the repository cannot be used.
-        ConnectionError: The server refuses, or cannot be reached.
-    """
+    """Run one of the two."""
     parser = Parser(prog="sonodistill hub", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull")
     one = commands.add_parser("push")

@@ -22,12 +22,7 @@ FILL_IN = dict.fromkeys(("mean", "std", "interpolation"), "FILL IN")
 
 
 def main(argv: list[str]) -> None:
-    """Print the description.
-
-    Raises:
-        ValueError: The file is damaged or not a checkpoint.
-        FileNotFoundError: The file does not exist.
-    """
+    """Print the description."""
     parser = Parser(prog="sonodistill inspect", description=__doc__)
     parser.add_argument(
         "path", help="a .ckpt, .pt or .safetensors file, or a folder that save_pretrained wrote"

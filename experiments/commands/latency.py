@@ -24,8 +24,8 @@ from typing import Any
 
 from datamodules.evaluation.protocol import Protocol
 from experiments.commands.export import load_model_to_export
+from experiments.plain_errors import PlainErrorParser
 from experiments.recipe_files import LATENCY
-from experiments.runs.plain_errors import PlainErrorParser
 from export import Export, read_export
 from export.build import write_timing_export
 from export.latency.budgets import Verdict, over_budget, read_budgets, undecided
@@ -91,9 +91,6 @@ def read_baseline(path: str) -> dict[str, float] | None:
     Returns:
         The ratios; None, with a printed note, for another format: CI compares with the main branch's last file, which
         must not fail the commit that changes the format.
-
-    Raises:
-        FileNotFoundError: There is no such file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"--baseline {path}: no such file")
@@ -115,11 +112,7 @@ def write_report(record: dict[str, Any], folder: Path, ratios_before: dict[str, 
 
 
 def main(argv: list[str]) -> int:
-    """Run one command line; the exit status is 1 when a number is over its budget, 3 when one cannot be decided.
-
-    Raises:
-        ValueError: A file cannot be used.
-    """
+    """Run one command line; the exit status is 1 when a number is over its budget, 3 when one cannot be decided."""
     settle_trust(argv)
     options = parse(argv)
     budgets = read_budgets(options.budgets)

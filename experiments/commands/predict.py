@@ -73,12 +73,7 @@ def parse(argv: list[str]) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command line; the exit status is 1 when images could not be read.
-
-    Raises:
-        ValueError: A file or setting cannot be used.
-        FileNotFoundError: There is no such student, or no images.
-    """
+    """Run one command line; the exit status is 1 when images could not be read."""
     options = parse(argv)
     if options.pixel_size is not None and not options.pixel_size > 0:
         raise ValueError(f"--pixel_size={options.pixel_size}: expected millimetres, a positive number")

@@ -87,12 +87,7 @@ def import_official(argv: list[str]) -> int:
 
 
 def check(argv: list[str]) -> int:
-    """Print what was found, and return 1 if there is anything.
-
-    Raises:
-        ValueError: A file is malformed, or the table has no such column.
-        FileNotFoundError: A file is missing.
-    """
+    """Print what was found, and return 1 if there is anything."""
     parser = Parser(prog="sonodistill prompts", description=__doc__.partition("\n")[0])
     one = parser.add_subparsers(required=True, metavar="check").add_parser(
         "check", help="check a prompt file"

@@ -33,9 +33,6 @@ def lightning_arguments(argv: list[str]) -> list[str]:
 
     Args:
         argv: Command and arguments; ``train`` and ``evaluate`` are expanded, any other command is returned as it is.
-
-    Raises:
-        ValueError: An experiment, preset or file is missing or unknown.
     """
     from experiments.config import data_arguments, evaluation_arguments, expand_file_options
     from experiments.recipe_files import explain_names, training_arguments
@@ -64,11 +61,7 @@ def lightning_arguments(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> int | None:
-    """Run one Lightning command, or repeat a step.
-
-    Raises:
-        ValueError: The command, its files or its settings cannot be used.
-    """
+    """Run one Lightning command, or repeat a step."""
     if argv[0] == "replay":
         from experiments.replay import replay
 

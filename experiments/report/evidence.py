@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,6 +29,7 @@ from datamodules.evaluation.dataset import EvaluationDataset
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
+from experiments.plain_errors import UsageError, built
 from experiments.report.paired import Pair, Sample, agreement, paired
 from experiments.report.read_run import FinishedRun
 from figures.annotated import heat_over
@@ -41,8 +40,8 @@ from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from metrics.names import RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
 from models import DualEncoder, FrozenTeacher, freeze, from_checkpoint
-from models.checkpoints.trust import check_classes, refused
-from models.files import write_text
+from models.checkpoints.trust import check_classes
+from models.files import one_line, write_text
 from models.student.saliency import grad_cam
 from models.zero_shot import class_embeddings
 
@@ -253,9 +252,9 @@ def evidence_from_folder(run: FinishedRun) -> Evidence:
         ValueError: The configuration is absent, incomplete or cannot be built.
     """
     path = run.folder / "config.yaml"
-    lacking = [name for name in ("model", "data") if not isinstance(run.config.get(name), dict)]
-    if lacking:
-        raise ValueError(f"{path}: lacks {lacking}, so models and data cannot be built")
+    missing = [name for name in ("model", "data") if not isinstance(run.config.get(name), dict)]
+    if missing:
+        raise ValueError(f"{path}: lacks {missing}, so models and data cannot be built")
     # The checkpoint that was scored: in the run's folder, or where results.json says.
     recorded = str(run.record.get("selection", {}).get("checkpoint") or "")
     places = [run.folder / "checkpoints" / (Path(recorded).name or "best.ckpt"), Path(recorded)]
@@ -265,19 +264,16 @@ def evidence_from_folder(run: FinishedRun) -> Evidence:
     student = from_checkpoint(str(checkpoint)).eval()
     tower = run.config["model"].get("teacher")
     check_classes([tower, run.config["data"]], str(path))
-    teacher = None if tower is None else freeze(_build("teacher", DualEncoder, tower))
-    return collect(run, student, teacher, _build("data", FetalDataModule, run.config["data"]))
+    teacher = None if tower is None else freeze(_built("teacher", DualEncoder, tower))
+    return collect(run, student, teacher, _built("data", FetalDataModule, run.config["data"]))
 
 
-def _build(name: str, kind: type, content: dict[str, Any]) -> Any:
-    """Instantiate one part of a configuration, as the Lightning CLI does."""
-    parser = ArgumentParser(exit_on_error=False, logger=logging.getLogger("null"))
-    parser.add_argument(f"--{name}", type=kind)
+def _built(name: str, kind: type, settings: dict[str, Any]) -> Any:
+    """Build one part of a configuration; a part that cannot be built leaves the report without evidence."""
     try:
-        return parser.instantiate(Namespace(parser.parse_object({name: content})))[name]
+        return built(kind, settings)
     except FileNotFoundError:
         raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = refused(error) or lines[-1].strip()
+    except (Exception, UsageError) as error:
+        reason = getattr(error, "message", None) or one_line(error) or type(error).__name__
         raise ValueError(f"config.yaml, {name}: cannot be built ({reason})") from error

@@ -40,7 +40,7 @@ class Subject(NamedTuple):
     run: FinishedRun
     title: str
     evidence: Evidence | None
-    lacking: str = ""
+    reason: str = ""
 
 
 class Picture(NamedTuple):

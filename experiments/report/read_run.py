@@ -99,9 +99,9 @@ def read_run(folder: str | Path) -> FinishedRun:
     record = _read(path / "results.json", json.loads, EVALUATE)
     if record is None:
         raise FileNotFoundError(f"RUN={folder}: no results.json; it is written when a run finishes")
-    lacking = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
-    if lacking:
-        raise ValueError(f"{path / 'results.json'}: lacks {lacking}; {EVALUATE}")
+    missing = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
+    if missing:
+        raise ValueError(f"{path / 'results.json'}: lacks {missing}; {EVALUATE}")
     register_saved(record.get("benchmarks", []))
     history = _read(path / "metrics.csv", _table, WITHOUT)
     return FinishedRun(

@@ -148,7 +148,7 @@ def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
     return Table(f"Scores on {where}", rows)
 
 
-def beside(run: FinishedRun) -> list[Table]:
+def baseline_tables(run: FinishedRun) -> list[Table]:
     """Return each benchmark's score of models and baselines, both intervals, and the errors of ages."""
     tables = []
     for benchmark in run.benchmarks():
@@ -172,7 +172,7 @@ def beside(run: FinishedRun) -> list[Table]:
     return tables
 
 
-def lacking_baselines(run: FinishedRun) -> dict[str, str]:
+def missing_baselines(run: FinishedRun) -> dict[str, str]:
     """Return why a benchmark has no baselines, by its title."""
     found = {TITLES[name]: run.details(CONSTANT, name).get("lacking") for name in run.benchmarks()}
     return {title: str(reason) for title, reason in found.items() if reason}

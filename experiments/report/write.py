@@ -33,10 +33,6 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
 
     `out` is the file; None for ``report.html`` in the folder of a single run, and for a file named by the time under
     ``outputs/reports/`` for several.
-
-    Raises:
-        FileNotFoundError: A folder is absent or its run has not finished.
-        ValueError: A file in it is damaged, or `out` is a folder.
     """
     if out is not None and Path(out).is_dir():
         raise ValueError(f"OUT={out}: a folder; name the file, such as OUT={Path(out) / FILE}")
@@ -61,7 +57,7 @@ def _write(subjects: list[Subject], path: Path) -> Path:
         print(f"note: the report compares with {folder}, the newest run without repulsion that fits")
         title = found.name if found.experiment == subjects[0].title else found.experiment
         evidence = read_evidence(found.folder)
-        lacking = f"{EVIDENCE_FILE} is absent or damaged; make report RUN={folder} writes it"
-        subjects = [*subjects, Subject(found, title, evidence, "" if evidence is not None else lacking)]
+        reason = f"{EVIDENCE_FILE} is absent or damaged; make report RUN={folder} writes it"
+        subjects = [*subjects, Subject(found, title, evidence, "" if evidence is not None else reason)]
     write_text(path, render(subjects))
     return Path(relative(path.absolute()))

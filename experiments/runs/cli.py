@@ -42,9 +42,10 @@ from callbacks import (
 from callbacks.tracking.console import StartSummary, progress_for
 from datamodules.redaction import check_complete
 from experiments.config import CAUTION, ConfigCLI
+from experiments.plain_errors import built
 from experiments.report import report_finished_run
 from experiments.runs import plots, results, wandb_access
-from experiments.runs.early_checks import built, check_run
+from experiments.runs.early_checks import check_run
 from experiments.runs.loggers import settled_loggers
 from experiments.runs.resuming import check_fit, resumable, resume_command
 from experiments.runs.run_folder import (
@@ -80,13 +81,7 @@ class SonoDistillCLI(ConfigCLI):
         super().__init__(arguments)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments, and check the checkpoint that they name before anything reads it.
-
-        Raises:
-            ValueError: The checkpoint is a URL, or holds more than tensors and primitives; or a setting is a URL that
-                was redacted when an earlier run wrote it.
-            FileNotFoundError: There is no such checkpoint, or it is a folder.
-        """
+        """Parse the arguments, and check the checkpoint that they name before anything reads it."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         check_complete(dict(config.items()))
@@ -95,12 +90,7 @@ class SonoDistillCLI(ConfigCLI):
             config.weights_only = True  # Lightning's own default runs what a pickle says
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder, and check settings, data and teacher.
-
-        Raises:
-            ValueError: Settings or data are invalid, or the folder already holds a run.
-            FileNotFoundError: A file or folder in the settings is missing.
-        """
+        """Choose the run's folder, and check settings, data and teacher."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             if not config.get("ckpt_path") and config.run is None:
@@ -139,7 +129,7 @@ class SonoDistillCLI(ConfigCLI):
         self.selection: BestCheckpoint = config.checkpoint
         given = config.trainer.callbacks or []
         callbacks = list(given) if isinstance(given, Sequence) else [given]
-        self.answers = _answers(self.config[self.subcommand], makes=self.subcommand == "fit")
+        self.answers = _answers(self.config[self.subcommand], create=self.subcommand == "fit")
         if config.schedule is not None:
             callbacks.append(config.schedule)
         callbacks += [
@@ -220,9 +210,9 @@ class SonoDistillCLI(ConfigCLI):
         """Write the answers of Lightning's ``predict`` to ``predictions.csv``, one file for each process."""
         config = self.config_init[self.subcommand]
         prompts = {**config.planes.protocol.content(), "biometry": config.biometry.protocol.biometry}
-        known = self.answers.known
-        known = known if known is not None and known.prompts == prompts else None
-        student = CheckpointStudent(self.model.student, prompts, known)
+        stored = self.answers.stored
+        fits = stored is not None and stored.prompts == prompts
+        student = CheckpointStudent(self.model.student, prompts, stored if fits else None)
         rows = [
             {"image": name, **row}
             for batch in self.trainer.predict_loop.predictions
@@ -240,7 +230,7 @@ class SonoDistillCLI(ConfigCLI):
         """Write results.json, plots and report, print the table, and send the results to W&B last."""
         if not self.trainer.is_global_zero:
             return
-        if self.answers.makes and self.answers.calibration is not None:
+        if self.answers.create and self.answers.calibration is not None:
             write_entry(Path(checkpoint), ANSWERS, asdict(self.answers.calibration))
         config = self.config[self.subcommand]
         record = results.collect(
@@ -289,11 +279,11 @@ def _keep_the_last_as_best(checkpoint: BestCheckpoint) -> None:
         rank_zero_info("no benchmark to select by: best.ckpt holds the last weights")
 
 
-def _answers(config: Namespace, makes: bool) -> AnswerCalibration:
+def _answers(config: Namespace, create: bool) -> AnswerCalibration:
     """Return the callback that calibrates a trained student, or that scores the calibration of an evaluated one."""
     path = config.get("ckpt_path") or str((config.model.student.get("init_args") or {}).get("path"))
-    stored = None if makes else read_entry(path, ANSWERS)
-    return AnswerCalibration(None if stored is None else Calibration(**stored), makes)
+    stored = None if create else read_entry(path, ANSWERS)
+    return AnswerCalibration(None if stored is None else Calibration(**stored), create)
 
 
 def _tracking() -> list[Callback]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jsonargparse import Namespace
 from lightning import Callback
@@ -15,8 +13,8 @@ from torch import nn
 
 from callbacks import BiometryEvaluation, OffDiagonalSchedule, PlaneEvaluation
 from datamodules import FetalDataModule
+from experiments.plain_errors import built
 from experiments.runs.loggers import check_loggers
-from experiments.runs.plain_errors import PlainErrorParser
 from experiments.runs.teachers import preset_behind
 from losses import CLIPLoss, Loss
 from models import DualEncoder
@@ -32,9 +30,6 @@ def check_devices(trainer: Namespace) -> int | None:
 
     Returns:
         The number of processes of the run; None for an accelerator of the user's own.
-
-    Raises:
-        ValueError: There is no such accelerator, or there are fewer devices.
     """
     asked = trainer.accelerator
     if not isinstance(asked, str):
@@ -95,18 +90,3 @@ def check_run(config: Namespace, stage: str) -> None:
             evaluation.test_follows = stage == "fit" and config.score_test_patients
             evaluation.check(data, evaluation.splits(stage, validates=config.trainer.limit_val_batches != 0))
         data.check_images()
-
-
-def built(kind: Any, settings: Any) -> Any:
-    """Build an object from class_path and init_args; None for null.
-
-    Args:
-        kind: Base class, or ``list[Base]`` for a list of such settings.
-        settings: The settings.
-    """
-    if not settings:
-        return None
-    parser = PlainErrorParser()  # the run's own parser would build the teacher too
-    parser.add_argument("--part", type=kind)
-    part = settings if isinstance(settings, list) else settings.as_dict()
-    return parser.instantiate(parser.parse_object({"part": part})).part

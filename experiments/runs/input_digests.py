@@ -35,10 +35,6 @@ def content_digests(arguments: Iterable[str]) -> dict[str, str]:
     Returns:
         ``--teacher``, ``--student`` or ``--protocol`` -> `content_digest`, for prompts `Protocol.digest`. The last
         of repeated options counts.
-
-    Raises:
-        ValueError: An option has no value, or the prompts are malformed.
-        FileNotFoundError: A file does not exist.
     """
     named = dict(found for argument in arguments if (found := named_file(argument)) is not None)
     return {
@@ -53,9 +49,6 @@ def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
     Args:
         preset: Name of the data preset.
         arguments: Arguments of ``sonodistill train``.
-
-    Raises:
-        FileNotFoundError: A table or a shard does not exist.
     """
     return place_digests(data_places(preset, arguments))
 
@@ -69,9 +62,6 @@ def place_digests(places: Mapping[str, str]) -> dict[str, str]:
     Args:
         places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS`` or ``TABLE`` -> file, folder or URLs; the ``IMAGES`` of a
             table do not count.
-
-    Raises:
-        FileNotFoundError: A table or a shard does not exist.
     """
     kinds = {SHARDS: _shards_digest, TABLE: _own_digest}
     return {
@@ -99,11 +89,7 @@ def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
 
 
 def data_places(preset: str, arguments: Sequence[str]) -> dict[str, str]:
-    """Return where a run reads its data: variable -> folder or URLs; empty for a data module of the user's own.
-
-    Raises:
-        ValueError: An argument cannot be used.
-    """
+    """Return where a run reads its data: variable -> folder or URLs; empty for a data module of the user's own."""
     data = resolve("srkd", preset, arguments).data  # the experiment does not change the data
     if data.class_path != data_class(preset):
         return {}

@@ -6,9 +6,9 @@ import logging
 import os
 import sys
 import warnings
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import wandb
@@ -18,9 +18,10 @@ from lightning.pytorch.loggers import Logger
 from wandb.sdk import wandb_setup
 
 from callbacks import run_id_of
+from callbacks.tracking.wandb_run import may_upload_images
 from datamodules.redaction import redacted
+from experiments.plain_errors import RUN_FOLDER, PlainErrorParser
 from experiments.recipe_files import BASE
-from experiments.runs.plain_errors import RUN_FOLDER, PlainErrorParser
 from experiments.runs.wandb_access import (
     check_server,
     first_process,
@@ -57,12 +58,7 @@ def settled_loggers(config: Namespace, folder: Path, resumed: bool) -> list[Name
 
 
 def check_loggers(config: Namespace) -> None:
-    """Check that W&B can be reached if a logger of the run needs it.
-
-    Raises:
-        ConnectionError: W&B cannot be reached.
-        ValueError: A logger's package is not installed.
-    """
+    """Check that W&B can be reached if a logger of the run needs it."""
     settings = [
         logger.get("init_args") or Namespace()
         for logger in _as_list(config.trainer.logger)
@@ -98,15 +94,6 @@ def _listed(asked: Any) -> list[Namespace]:
     return list(asked or [])
 
 
-def _uploads_images(config: Namespace) -> bool:
-    """Return what `callbacks.tracking.wandb_run.uploads_images` will return once there is a trainer."""
-    asked = config.media.upload_images
-    if asked is not None:
-        return bool(asked)
-    module, _, name = config.data.class_path.rpartition(".")
-    return bool(getattr(getattr(import_module(module), name), "simulated", False))
-
-
 def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) -> Namespace:
     arguments = logger.get("init_args") or Namespace()
     checkpoint = config.get("ckpt_path")
@@ -123,7 +110,7 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
             arguments.id = arguments.get("id") or run_id_of(checkpoint)
         given = arguments.get("settings")
         settings: dict[str, Any] = {}
-        if not _uploads_images(config):
+        if not may_upload_images(config.media.upload_images, locate(config.data.class_path)):
             settings["console"] = "off"  # the console names files and patients
         if redacted(sys.argv) != sys.argv:
             settings["x_disable_meta"] = True  # the metadata holds the command line
@@ -137,9 +124,8 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
                 print(f"W&B: {why_not_online()}, so logging offline; later: {later}")
         if given:
             given.update(settings)
-        elif (
-            settings
-        ):  # an object: jsonargparse would add defaults to a dictionary, which override W&B's variables
+        elif settings:
+            # An object: jsonargparse would add defaults to a dictionary, which override W&B's variables.
             arguments.settings = wandb.Settings(**settings)
     return logger
 

@@ -20,7 +20,7 @@ from datamodules.redaction import redacted
 from experiments.process import arguments_here
 from experiments.report.read_run import FinishedRun
 from experiments.report.tables import Table as ReportTable
-from experiments.report.tables import beside
+from experiments.report.tables import baseline_tables
 from lightning_modules import DistillationModule
 from metrics.benchmarks import BENCHMARKS, composite_score, eight_class_interval, own_benchmarks
 from metrics.names import (
@@ -151,9 +151,8 @@ def collect(
         },
         "parameters": parameter_counts(module),
         "steps": trainer.global_step,
-        "scheduled_steps": next(
-            (one.total_steps for one in schedules), None
-        ),  # length of the weight schedule
+        # Length of the weight schedule.
+        "scheduled_steps": next((one.total_steps for one in schedules), None),
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": arguments_here(),
@@ -189,7 +188,7 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     for model, title in titles.items():
         scores = (run.metric(model, name, HEADLINE[name]) for name in names)
         table.add_row(title, *map(formatted, scores, (BENCHMARKS[name].digits for name in names)))
-    tables = zip(names, beside(run), strict=True)
+    tables = zip(names, baseline_tables(run), strict=True)
     ages = [_rich(one) for name, one in tables if BENCHMARKS[name].kind == "biometry"]
     for shown in (table, *ages, _frozen_embeddings(metrics)):
         if shown.row_count:

@@ -132,11 +132,7 @@ def _of_run(word: str, experiment: str, run: str | None) -> str:
 
 
 def check_fit(config: Namespace) -> None:
-    """Check the length of a training and the run that it resumes.
-
-    Raises:
-        ValueError: The training has no end or no step, or resumes from the checkpoint of another run.
-    """
+    """Check the length of a training and the run that it resumes."""
     if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
         raise ValueError(ENDLESS)
     for name in ("max_epochs", "max_steps", "limit_train_batches"):

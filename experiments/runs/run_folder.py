@@ -54,9 +54,7 @@ def _run_name(preset: str, seed: int) -> str:
     if job or "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         return name
     store, rank, _ = next(rendezvous("env://"))
-    if rank == 0 and not store.check(
-        [RUN_VARIABLE]
-    ):  # torchrun keeps the store when it restarts its processes
+    if rank == 0 and not store.check([RUN_VARIABLE]):  # torchrun keeps the store over restarts
         store.set(RUN_VARIABLE, name)
     return str(store.get(RUN_VARIABLE).decode())
 
@@ -73,11 +71,7 @@ def job_id() -> str | None:
 
 
 def refuse_used(folder: Path) -> None:
-    """Refuse to start a run in a folder with checkpoints or results of another run.
-
-    Raises:
-        ValueError: The folder holds a run.
-    """
+    """Refuse to start a run in a folder with checkpoints or results of another run."""
     if (folder / "results.json").exists() or (folder / "checkpoints" / "last.ckpt").exists():
         raise ValueError(
             f"--run={folder.name}: {folder} already holds a run; choose another --run=NAME, or "

@@ -24,27 +24,16 @@ from models.files import read_yaml, sha256
 # and their teacher.
 SPLIT = ("corpus", "split_seed", "val_share", "test_share", "hc18_test_share")
 LOADER = "models.from_checkpoint"
-WEIGHTS = (
-    "path",
-    "weights",
-    "checkpoint",
-    "trunk_weights",
-    "folder",
-)  # arguments of towers that name a file or folder
-RANDOM_TOWERS = (
-    "models.TimmEncoder",
-    "models.OpenCLIPEncoder",
-)  # start from random weights where no file is named
+# Arguments of towers that name a file or folder.
+WEIGHTS = ("path", "weights", "checkpoint", "trunk_weights", "folder")
+# Towers that start from random weights where no file is named.
+RANDOM_TOWERS = ("models.TimmEncoder", "models.OpenCLIPEncoder")
 REMEDY = "TEACHER=path/to/checkpoint compares with one"
 RANDOM_PREFIX = "random:"
 
 
 def patients(data: Namespace) -> dict[str, Any]:
-    """Return what decides which patients a run trains on; corpora are identified by content, since folders move.
-
-    Raises:
-        FileNotFoundError: A corpus is not where the settings say.
-    """
+    """Return what decides which patients a run trains on; corpora are identified by content, since folders move."""
     settings = (data.get("init_args") or Namespace()).as_dict()
     preset = preset_of({"data": {"class_path": data.class_path}})
     chosen = settings if preset is None else {name: settings[name] for name in SPLIT if name in settings}
@@ -63,9 +52,6 @@ def make_record(config: Namespace) -> dict[str, Any]:
 
     Args:
         config: The resolved configuration, the paths of its towers settled.
-
-    Raises:
-        FileNotFoundError: A corpus is not where the settings say.
     """
     return {
         "data": patients(config.data),
@@ -123,18 +109,18 @@ def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:
     own = record.get("teacher") or {}
     path = Path(str(own.get("path")))
     if "teacher" not in record:
-        lacking = "the checkpoint records none"
+        reason = "the checkpoint records none"
     elif not own:
-        lacking = "the checkpoint's run had none"
+        reason = "the checkpoint's run had none"
     elif own.get("class_path") != LOADER or not own.get("path"):
-        lacking = f"that of the checkpoint's run was built by {own.get('class_path')}"
+        reason = f"that of the checkpoint's run was built by {own.get('class_path')}"
     elif not path.exists():
-        lacking = f"{path}, that of the checkpoint's run, is not there"
+        reason = f"{path}, that of the checkpoint's run, is not there"
     elif sha256(path) != own.get("sha256"):
-        lacking = f"{path} has changed since the checkpoint's run"
+        reason = f"{path} has changed since the checkpoint's run"
     else:
         return [f"--model.teacher={json.dumps({'class_path': LOADER, 'init_args': {'path': str(path)}})}"]
-    print(f"no teacher is scored: {lacking}; {REMEDY}")
+    print(f"no teacher is scored: {reason}; {REMEDY}")
     return ["--model.teacher=null"]
 
 
@@ -190,9 +176,6 @@ def run_config(checkpoint: str) -> dict[str, Any] | None:
 
     Args:
         checkpoint: A checkpoint in ``checkpoints/`` of a run's folder, or beside a copy of the ``config.yaml``.
-
-    Raises:
-        ValueError: There is a ``config.yaml`` and it cannot be read.
     """
     if checkpoint.startswith(RANDOM_PREFIX):
         return None

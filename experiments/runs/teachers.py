@@ -49,10 +49,6 @@ def settle_teachers(config: Namespace) -> None:
 
     Args:
         config: The resolved configuration of the run, which is changed.
-
-    Raises:
-        ValueError: The teacher is a published model without its weights.
-        FileNotFoundError: The preset's teacher has not been trained.
     """
     check_weights(config.model.get("teacher"))
     if not config.get("ckpt_path"):
@@ -102,11 +98,7 @@ def _decisive(config: Namespace) -> dict[str, Any]:
 
 
 def check_weights(teacher: Any) -> None:
-    """Refuse a published teacher with random weights.
-
-    Raises:
-        ValueError: The teacher's weights are not given.
-    """
+    """Refuse a published teacher with random weights."""
     if teacher and lacks_weights(teacher.as_dict()):
         raise ValueError(
             f"model.teacher: {teacher['init_args']['name']} needs its weights: TEACHER=path/to/weights "

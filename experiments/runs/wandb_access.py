@@ -43,9 +43,6 @@ def check_server() -> None:
     """Connect once to W&B's server; its own logger gives up only after a minute or two.
 
     Skipped behind a proxy, where the server cannot be reached directly.
-
-    Raises:
-        ConnectionError: The server cannot be reached.
     """
     settings = wandb_setup.singleton().settings  # unlike wandb.setup(), starts no process
     if settings.http_proxy or settings.https_proxy or getproxies().keys() & {"http", "https", "all"}:

@@ -27,9 +27,6 @@ def document_table(rows: Sequence[ResultRow], preset: str, kind: str) -> str:
     """Return a Markdown table of committed rows: ``scores``, ``differences`` or ``capacity``.
 
     Only runs without arguments of their own count.
-
-    Raises:
-        ValueError: There is no such kind of table.
     """
     if kind == "scores":
         found = cells(default_rows(rows)) if rows else pd.DataFrame()

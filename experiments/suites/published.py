@@ -100,38 +100,35 @@ def _corpus_digest(preset: str) -> dict[str, str]:
     return place_digests({variable: os.environ.get(variable) or own})
 
 
-def plan(files: Mapping[str, str | None], further: Sequence[str]) -> list[EvaluationRun]:
+def plan(files: Mapping[str, str | None], options: Sequence[str]) -> list[EvaluationRun]:
     """Return the evaluations: of released student and teacher, and of the student trained here, on both corpora."""
     teacher, student, protocol, ckpt = (files[option] for option in SOURCES)
     models = {"published": (student, [f"{TEACHER_OPTION}={teacher}"])}
     if ckpt:
         models["own"] = (ckpt, ["--model.teacher=null"])
     runs = []
-    for name, (model, beside) in models.items():
-        arguments = [*beside, f"{PROTOCOL_OPTION}={protocol}", *further]
+    for name, (model, own) in models.items():
+        arguments = [*own, f"{PROTOCOL_OPTION}={protocol}", *options]
         weights = {**content_digests(arguments), "scored": content_digest(Path(str(model)))}
         for preset in PRESETS:
-            contents = digest([weights, _corpus_digest(preset), list(further)])[:12]
+            contents = digest([weights, _corpus_digest(preset), list(options)])[:12]
             runs.append(EvaluationRun(name, preset, 0, tuple(arguments), model=str(model), contents=contents))
     return runs
 
 
-def compare(files: Mapping[str, str | None], further: Sequence[str] = ()) -> int:
+def compare(files: Mapping[str, str | None], options: Sequence[str] = ()) -> int:
     """Evaluate what has not been evaluated, print the comparison and write it to `TABLE`.
 
     Args:
         files: Options of `SOURCES` -> path; None where none was given.
-        further: Further options of ``sonodistill evaluate``.
+        options: Options of ``sonodistill evaluate``.
 
     Returns:
         0, 1 when an evaluation failed, 130 or 143 after an interruption.
-
-    Raises:
-        ValueError: An input is missing; a line for each says where it comes from.
     """
     if lines := missing_inputs(files):
         raise ValueError("\nerror: ".join(lines))
-    runs = plan(files, further)
+    runs = plan(files, options)
     try:
         with terminable():
             states = execute_all(runs)

@@ -32,7 +32,7 @@ FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """One training of a suite: experiment, data preset, seed and further arguments of ``sonodistill train``.
+    """One training of a suite: experiment, data preset, seed and other arguments of ``sonodistill train``.
 
     The seed is that of weights, order and augmentation; all seeds share one split of the patients. `student` is a file
     of ``recipes/students`` (see `student_file`) that replaces the preset's student.
@@ -90,12 +90,7 @@ class SuiteRun:
             )
 
     def execute(self) -> str:
-        """Train and test in a child process, and return `FINISHED`, `FAILED` or `INTERRUPTED`.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C; the child was given time to save its checkpoint.
-            TerminatedError: SIGTERM; likewise.
-        """
+        """Train and test in a child process, and return `FINISHED`, `FAILED` or `INTERRUPTED`."""
         environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
         status = run_child(self.command(), environment)
         if has_results(self.folder):
@@ -131,27 +126,18 @@ def execute_all(runs: Sequence[SuiteRun]) -> dict[SuiteRun, str]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Parse distinct non-negative numbers, such as ``1,2,3``.
-
-    Raises:
-        ValueError: They are none.
-    """
+    """Parse distinct non-negative numbers, such as ``1,2,3``."""
     parts = text.split(",")
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
         raise ValueError(f"SEEDS={text}: expected different numbers with commas, such as 1,2,3")
     return [int(part) for part in parts]
 
 
-def reproduce(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str]) -> int:
+def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str]) -> int:
     """Run every experiment of a suite (of `SUITES`) with every seed, and print the state of all runs.
 
     Returns:
         0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
-
-    Raises:
-        ValueError: The preset is unknown or unfit for the suite, the suite sets an option itself, or a folder holds a
-            run with other arguments or contents.
-        FileNotFoundError: Weights, prompts or data named by the arguments do not exist.
     """
     for option in (argument.partition("=")[0] for argument in arguments):
         if option in OWN_OPTIONS:

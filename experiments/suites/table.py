@@ -13,6 +13,7 @@ from experiments.config import STUDENT_OPTION, TEACHER_OPTION
 from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES
 from experiments.suites.differences import GROWTH, capacity, differences, student_title, texts
 from experiments.suites.result_rows import ResultRow, group_of
+from export.parity.ledger import markdown_table
 from figures.capacity import capacity_figure
 from figures.style import save_png
 from figures.suite import suite_figure
@@ -128,8 +129,7 @@ def cells(rows: Sequence[ResultRow]) -> pd.DataFrame:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Return `cells` as a Markdown table."""
-    lines = [[*table.columns], ["---", *["---:"] * (len(table.columns) - 1)], *table.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table([*table.columns], table.to_numpy().tolist()) + "\n"
 
 
 def to_latex(table: pd.DataFrame) -> str:

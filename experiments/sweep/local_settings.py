@@ -17,14 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from experiments.sweep.sweep_file import SweepFile
 
-IGNORED_KEYS = {
-    "command",
-    "program",
-    "name",
-    "description",
-    "project",
-    "entity",
-}  # have no effect on a search
+# Keys without effect on a search.
+IGNORED_KEYS = {"command", "program", "name", "description", "project", "entity"}
 
 
 class Metric(BaseModel):

@@ -35,11 +35,7 @@ def was_interrupted(trial: FrozenTrial) -> bool:
 
 
 def sweep_folder(name: str) -> Path:
-    """Return the folder of a local sweep.
-
-    Raises:
-        ValueError: The name cannot be that of a folder; the runs of its trials are named after it, too.
-    """
+    """Return the folder of a local sweep."""
     if not NAME.fullmatch(name):
         raise ValueError(
             f"SWEEP_NAME={name}: not a folder name under {OUTPUTS / 'sweeps'}; use letters, digits, '.', '_', '+' "
@@ -57,11 +53,7 @@ def _storage(folder: Path) -> tuple[JournalStorage, str | None]:
 
 
 def load(folder: Path) -> optuna.Study:
-    """Open the study of a finished or interrupted sweep.
-
-    Raises:
-        FileNotFoundError: It has no trials.
-    """
+    """Open the study of a finished or interrupted sweep."""
     if (folder / "journal.log").is_file():
         storage, study = _storage(folder)
         if study is not None:

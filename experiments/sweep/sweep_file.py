@@ -45,11 +45,7 @@ def sweep_names() -> list[str]:
 
 
 def sweep_path(name: str) -> Path:
-    """Return the sweep file of a name, or the path itself if a YAML file is named.
-
-    Raises:
-        ValueError: There is no such sweep; the message lists them.
-    """
+    """Return the sweep file of a name, or the path itself if a YAML file is named."""
     if name.endswith(YAML):
         return Path(name)
     return SWEEPS / f"{choose('sweep', 'SWEEP', name, sweep_names())}.yaml"
@@ -81,21 +77,17 @@ def trial_arguments(sweep: SweepFile, preset: str, arguments: Sequence[str]) -> 
         sweep: The sweep file.
         preset: Name of the data preset; the default preset adds nothing.
         arguments: The user's arguments, with ``--teacher=``, ``--student=`` and ``--protocol=``.
-
-    Raises:
-        ValueError: There is no such preset, or an option has no value.
-        FileNotFoundError: An option names no file.
     """
     file = os.path.relpath(preset_file(preset))  # other machines have the checkout elsewhere
-    spelt = expand_file_options(preset, list(arguments), experiment=recipe_of(sweep.command()).experiment)
-    return spelt if preset == DEFAULT_PRESET else [f"--config={file}", *data_arguments(preset), *spelt]
+    own = expand_file_options(preset, list(arguments), experiment=recipe_of(sweep.command()).experiment)
+    return own if preset == DEFAULT_PRESET else [f"--config={file}", *data_arguments(preset), *own]
 
 
 def trial_command(command: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
-    """Return the command line of one trial, its parameters spelt as W&B's agent spells them."""
+    """Return the command line of one trial, its parameters written as W&B's agent spells them."""
     place = list(command).index(ARGS)
-    spelt = [f"--{name}={value}" for name, value in parameters.items()]
-    return [*command[:place], *spelt, *command[place + 1 :]]
+    options = [f"--{name}={value}" for name, value in parameters.items()]
+    return [*command[:place], *options, *command[place + 1 :]]
 
 
 def as_typed(command: Sequence[str]) -> str:

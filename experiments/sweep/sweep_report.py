@@ -82,11 +82,7 @@ def write_plots(study: optuna.Study, finished: Sequence[FrozenTrial], folder: Pa
 
 
 def report(folder: Path) -> None:
-    """Print the results of a sweep, and write trials.csv and its plots beside the journal.
-
-    Raises:
-        FileNotFoundError: There is no such sweep, or it has no trials yet.
-    """
+    """Print the results of a sweep, and write trials.csv and its plots beside the journal."""
     study = load(folder)
     trials = ranked(study)
     table = trial_table(trials, study.user_attrs["metric"])

@@ -25,9 +25,6 @@ def create_sweep(
         arguments: Extra arguments of every trial.
         name: Name of the sweep; None for the file's.
         count: Runs of this machine; a smaller ``run_cap`` is raised to it.
-
-    Raises:
-        ValueError: An argument holds a secret, which the server would store with the sweep's command.
     """
     command = sweep.command(arguments)
     secret = next((word for word in command if without_secrets(word) != word), None)

@@ -180,9 +180,9 @@ def test_ablations_of_the_tested_student_equal_naive_ones_and_add_one_image(tmp_
     records, model = head_records(9, seed=len("test")), module.student
     hc_mm = [record.hc_mm for record in records]
     sizes = sorted(record.pixel_size_mm for record in records)
-    givers = other_patients([record.patient for record in records])
+    donors = other_patients([record.patient for record in records])
     changed = {
-        "other_image": [(own, records[giver]) for own, giver in zip(records, givers, strict=True)],
+        "other_image": [(own, records[giver]) for own, giver in zip(records, donors, strict=True)],
         "one_pixel_size": [(replace(own, pixel_size_mm=sizes[4]), own) for own in records],
     }
     found = evaluation.results["student"]["hc18"]
@@ -221,10 +221,10 @@ def test_black_is_zero_before_normalisation():
 def test_every_image_is_given_once_to_another_patient(sizes):
     patients = [f"p{number}" for number, size in enumerate(sizes) for _ in range(size)]
     patients = np.random.default_rng(3).permutation(patients).tolist()
-    givers = other_patients(patients)
-    assert sorted(givers) == list(range(len(patients)))
-    assert all(patients[giver] != own for giver, own in zip(givers, patients, strict=True))
-    assert other_patients(patients).tolist() == givers.tolist()
+    donors = other_patients(patients)
+    assert sorted(donors) == list(range(len(patients)))
+    assert all(patients[giver] != own for giver, own in zip(donors, patients, strict=True))
+    assert other_patients(patients).tolist() == donors.tolist()
 
 
 def test_no_other_patient_where_one_has_most_images():

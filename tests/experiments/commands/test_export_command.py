@@ -13,7 +13,7 @@ import yaml
 from datamodules.evaluation.protocol import Protocol
 from experiments.commands.export import load_model_to_export, main, options_of, parse, prompts_of
 from experiments.commands.latency import open_subject
-from experiments.runs.plain_errors import UsageError
+from experiments.plain_errors import UsageError
 from experiments.runs.run_record import run_config, training_facts
 from export import Options
 from export.parity.ledger import GateFailedError

@@ -12,9 +12,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import SaveResolvedConfig
+from experiments.plain_errors import PlainErrorParser
 from experiments.runs import loggers
 from experiments.runs.cli import SonoDistillCLI
-from experiments.runs.plain_errors import PlainErrorParser
 from experiments.runs.run_folder import RUN_VARIABLE
 from experiments.runs.run_record import run_config
 from tests.callbacks.wandb_log import WandbLog

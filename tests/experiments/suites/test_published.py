@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
-from experiments.commands.reproduce import main
+from experiments.commands.results import reproduce as main
 from models import OpenCLIPEncoder
 from tests.models.checkpoints.apple_layout import to_released_student
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
-from experiments.commands.reproduce import main
+from experiments.commands.results import reproduce as main
 from experiments.paper import PAPER, STUDENTS, SUITES, TEACHER_IMAGE_PARAMETERS, TITLES
 from experiments.recipe_files import experiment_names, preset_file, student_file, teacher_towers
 from experiments.suites.suite_runs import SuiteRun, parse_seeds

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.commands import report
-from experiments.commands.report import table as main
+from experiments.commands import results
+from experiments.commands.results import table as main
 from experiments.runs.input_digests import content_digests
 from experiments.suites.documents import DOCUMENTS
 from experiments.suites.paper_costs import explain, published_costs
@@ -187,7 +187,7 @@ def test_rows_keep_outcomes_and_the_student_but_no_folder_and_no_patient(outputs
 
 def test_runs_with_other_arguments_have_a_table_of_their_own(outputs, tmp_path, monkeypatch, capsys):
     put(outputs, "static-kd", 1, 55.0, 0.9, 0.7, arguments=["--trainer.max_epochs=1"])
-    monkeypatch.setattr(report, "published_costs", lambda: COSTS)
+    monkeypatch.setattr(results, "published_costs", lambda: COSTS)
     assert main(["phantom", f"--outputs={outputs}", f"--results={tmp_path / 'rows'}"]) == 0
     printed = capsys.readouterr().out
     assert "### DATA=phantom, --trainer.max_epochs=1" in printed
@@ -203,7 +203,7 @@ def test_rows_are_committed_only_on_request(outputs, tmp_path, monkeypatch, caps
     refresh("phantom", outputs, committed.parent)
     before = committed.read_text()
     put(outputs, "no-kd", 9, 1.0, 0.1, 0.1)  # a try
-    monkeypatch.setattr(report, "published_costs", lambda: COSTS)
+    monkeypatch.setattr(results, "published_costs", lambda: COSTS)
     command = ["phantom", f"--outputs={outputs}", f"--results={committed.parent}"]
     assert main(command) == 0
     assert committed.read_text() == before
@@ -230,7 +230,7 @@ def test_two_prompt_files_of_one_name_have_two_tables(outputs, tmp_path, monkeyp
     refresh("phantom", outputs, rows)
     path = outputs / "srkd" / "reproduce-phantom-s1" / "results.json"
     path.write_text(path.read_text().replace('"protocol": "abc"', '"protocol": "def"'))
-    monkeypatch.setattr(report, "published_costs", lambda: COSTS)
+    monkeypatch.setattr(results, "published_costs", lambda: COSTS)
     assert main(["phantom", f"--outputs={outputs}", f"--results={rows}"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("### DATA=phantom, --protocol=protocol.json") == 2
@@ -257,7 +257,7 @@ def test_two_weights_of_one_name_have_two_tables(outputs, tmp_path, monkeypatch,
     assert scores == {60.0, 70.0}, "the second does not replace the first"
     names = [row["arguments"][0] for row in found if row["digests"]]
     assert names == ["--teacher=weights.pt"] * 2, "the rows name no folder"
-    monkeypatch.setattr(report, "published_costs", lambda: COSTS)
+    monkeypatch.setattr(results, "published_costs", lambda: COSTS)
     assert main(["phantom", f"--outputs={outputs}", f"--results={rows}"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("### DATA=phantom, --teacher=weights.pt --trainer.max_epochs=2") == 2
@@ -317,7 +317,7 @@ def test_other_data_have_a_table_of_their_own(outputs, tmp_path, monkeypatch, ca
         put(outputs, "srkd", seed, 60.0, 0.9, 0.7, digests={"HC18_ROOT": digest})
     rows = refresh("phantom", outputs, tmp_path / "rows")
     assert len({group_of(row) for row in rows}) == 3, "and the row without data is a third"
-    monkeypatch.setattr(report, "published_costs", lambda: COSTS)
+    monkeypatch.setattr(results, "published_costs", lambda: COSTS)
     assert main(["phantom", f"--outputs={outputs}", f"--results={tmp_path / 'rows'}"]) == 0
     printed = capsys.readouterr().out
     assert "Data given (SHA-256): HC18_ROOT one." in printed

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.commands import latency
 from experiments.commands.latency import parse, read_baseline, write_report
-from experiments.runs.plain_errors import UsageError
+from experiments.plain_errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
 

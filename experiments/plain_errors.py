@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
@@ -112,11 +113,7 @@ class PlainErrorParser(LightningArgumentParser):
         raise UsageError(" ".join(message.split()))
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Any:
-        """Build what a configuration describes.
-
-        Raises:
-            ValueError: A class refuses its settings; the message is one line.
-        """
+        """Build what a configuration describes."""
         try:
             return super().instantiate(*args, **kwargs)
         except ValueError as error:
@@ -149,6 +146,21 @@ class PlainErrorParser(LightningArgumentParser):
         )
 
 
+def built(kind: Any, settings: Any) -> Any:
+    """Build an object from class_path and init_args; None for null.
+
+    Args:
+        kind: Base class, or ``list[Base]`` for a list of such settings.
+        settings: The settings, a dictionary, a namespace or a list of these.
+    """
+    if not settings:
+        return None
+    parser = PlainErrorParser()  # the run's own parser would build the teacher too
+    parser.add_argument("--part", type=kind)
+    part = settings.as_dict() if isinstance(settings, Namespace) else settings
+    return parser.instantiate(parser.parse_object({"part": part})).part
+
+
 def _did_you_mean(word: str, known: Mapping[str, str]) -> str:
     """Suggest the value of the key of `known` that is nearest to a word."""
     close = difflib.get_close_matches(word, known, n=1)
@@ -170,9 +182,7 @@ def _reason(message: str, error: BaseException | None) -> str:
     others = [line for line in lines if not EXPECTED.match(line)]
     reason = "; ".join(others) or f"expected {' or '.join(dict.fromkeys(kinds))}"
     path = re.search(r"class_path '([\w.]+)'", text)
-    if path and (
-        "has no attribute" in reason or re.search(r"No \w+ attribute", reason)
-    ):  # lazy_loader's words
+    if path and re.search(r"has no attribute|No \w+ attribute", reason):  # lazy_loader's words
         public = [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
         reason += _did_you_mean(path[1], {name: name for name in public})
     return reason

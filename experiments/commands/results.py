@@ -1,36 +1,62 @@
-"""Show results: one HTML file about finished runs, or a suite's results beside the paper's.
+"""Train a suite over seeds, and show results: a suite's beside the paper's, or one HTML file about finished runs.
 
-usage: sonodistill report RUN... [--out=FILE] [--trust]
+usage: sonodistill reproduce main|ablation|controls|capacity DATA [--seeds=1,2,3] [options of train]
+       sonodistill reproduce published --teacher=FILE --student=FILE --protocol=FILE [--ckpt=FILE] [options of evaluate]
        sonodistill table DATA [options]
+       sonodistill report RUN... [--out=FILE] [--trust]
 
-report
-  RUN                 folder of a finished run: outputs/EXP/RUN
-  --out=FILE          file to write; default: report.html in the run's folder, or outputs/reports/
-  --trust             build classes of other packages that a run's files name
+reproduce: the experiments of the paper's tables, or ``published``: the published teacher, the released student and,
+with --ckpt, one trained here, scored on all images of HC18_ROOT and PLANES_ROOT beside paper and released code
+  --seeds=1,2,3       one run per experiment and seed; all other options go to every run
+  Finished runs are skipped, interrupted ones resume: repeat the command to continue.
 
 table: our results and the methods' differences as Markdown, CSV, LaTeX and plots
   --commit            write the rows into --results, not into --outputs, and tables into README.md and docs/results.md
   --outputs=FOLDER    folder of all runs
   --results=FOLDER    folder of the committed rows
   --documents=FOLDER  folder of README.md and docs/
+
+report
+  RUN                 folder of a finished run: outputs/EXP/RUN
+  --out=FILE          file to write; default: report.html in the run's folder, or outputs/reports/
+  --trust             build classes of other packages that a run's files name
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.paper import SUITES
 from experiments.process import Parser
 from experiments.recipe_files import preset_file
 from experiments.runs.run_folder import OUTPUTS
 from experiments.suites.documents import ROOT, fill_documents
 from experiments.suites.paper_costs import explain, published_costs
+from experiments.suites.published import SOURCES, compare
 from experiments.suites.result_rows import RESULTS, refresh
+from experiments.suites.suite_runs import parse_seeds, run_suite
 from experiments.suites.table import write_tables
 
 
 def main(argv: list[str]) -> int:
     """Run one command line, whose first word is the command."""
-    return table(argv[1:]) if argv[0] == "table" else report(argv[1:])
+    return {"reproduce": reproduce, "table": table, "report": report}[argv[0]](argv[1:])
+
+
+def reproduce(argv: list[str]) -> int:
+    """Run a suite, or score the published models."""
+    if argv[:1] == ["published"]:
+        parser = Parser(prog="sonodistill reproduce published")
+        for option in SOURCES:
+            parser.add_argument(option)
+        files, rest = parser.parse_known_args(argv[1:])
+        return compare({option: getattr(files, option.removeprefix("--")) for option in SOURCES}, rest)
+    parser = Parser(prog="sonodistill reproduce")
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("data")
+    parser.add_argument("--seeds", default="1,2,3")
+    options, rest = parser.parse_known_args(argv)
+    return run_suite(options.suite, options.data, parse_seeds(options.seeds), rest)
 
 
 def report(argv: list[str]) -> int:
@@ -49,11 +75,7 @@ def report(argv: list[str]) -> int:
 
 
 def table(argv: list[str]) -> int:
-    """Collect the rows of the finished runs, and print and write the tables.
-
-    Raises:
-        ValueError: There is no finished run of a suite on this data.
-    """
+    """Collect the rows of the finished runs, and print and write the tables."""
     parser = Parser(prog="sonodistill table")
     parser.add_argument("data")
     parser.add_argument("--outputs", type=Path, default=OUTPUTS)

@@ -11,10 +11,10 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAA
 
 from datamodules.phantom import PhantomSettings
 from experiments import __main__ as command_line
+from experiments.plain_errors import SYNONYMS, PlainErrorParser, UsageError
 from experiments.recipe_files import training_arguments
 from experiments.runs.cli import SonoDistillCLI
 from experiments.runs.early_checks import check_devices
-from experiments.runs.plain_errors import SYNONYMS, PlainErrorParser, UsageError
 from tests.models.checkpoints.test_weights import Malicious
 
 
