@@ -31,11 +31,10 @@ from experiments.process import Parser
 from experiments.recipe_files import preset_file
 from experiments.runs.run_folder import OUTPUTS
 from experiments.suites.documents import ROOT, fill_documents
-from experiments.suites.paper_costs import explain, published_costs
 from experiments.suites.published import SOURCES, compare
 from experiments.suites.result_rows import RESULTS, refresh
 from experiments.suites.suite_runs import parse_seeds, run_suite
-from experiments.suites.table import write_tables
+from experiments.suites.table import explain_costs, published_costs, write_tables
 
 
 def main(argv: list[str]) -> int:
@@ -91,7 +90,7 @@ def table(argv: list[str]) -> int:
         raise ValueError(
             f"no finished run of a suite on DATA={options.data}: make reproduce DATA={options.data}"
         )
-    for text in write_tables(rows, folder, explain(published_costs())):
+    for text in write_tables(rows, folder, explain_costs(published_costs())):
         print(text)
     print(f"Markdown, CSV, LaTeX and plots: {folder}; rows: {target / options.data}.jsonl")
     if options.commit:

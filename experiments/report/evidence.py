@@ -30,7 +30,6 @@ from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from experiments.plain_errors import UsageError, built
-from experiments.report.paired import Pair, Sample, agreement, paired
 from experiments.report.read_run import FinishedRun
 from figures.annotated import heat_over
 from figures.embeddings import tsne
@@ -50,6 +49,9 @@ MOST_IMAGES = 300  # of one map; more only crowd it
 MOST_DISPUTES = 6  # of a benchmark and direction
 THUMBNAIL_PX = 160
 BATCH_SIZE = 64
+
+Sample = Mapping[str, Any]
+Pair = tuple[Sample, Sample]
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,32 @@ def project(
             key: round(value, 4) if math.isfinite(value) else None for key, value in numbers.items()
         }
     return found
+
+
+def paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Pair] | None:
+    """Join the details of two evaluations image by image.
+
+    Returns:
+        Rows (first, second) of every image that counts; None unless both scored the very same images with the
+        same truth.
+    """
+    if not (first and second):
+        return None
+    rows, others = (
+        {str(row["name"]): row for row in details["samples"] if row.get("assessed", True)}
+        for details in (first, second)
+    )
+    if rows.keys() != others.keys() or any(rows[name]["target"] != others[name]["target"] for name in rows):
+        return None
+    return [(rows[name], others[name]) for name in rows]
+
+
+def agreement(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Sort images by who is right: ``both``, ``neither``, ``gained`` (only the second), ``lost`` (only the first)."""
+    groups: dict[str, list[Pair]] = {"neither": [], "gained": [], "lost": [], "both": []}
+    for first, second in pairs:
+        groups[[*groups][2 * bool(first["correct"]) + bool(second["correct"])]].append((first, second))
+    return groups
 
 
 def disputes(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

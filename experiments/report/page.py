@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from callbacks.evaluation.biometry_evaluation import draw_ages
 from experiments.process import relative
 from experiments.report import pictures, settings, tables, verdict
-from experiments.report.evidence import Evidence, disputes
-from experiments.report.paired import Pair, agreement, paired
+from experiments.report.evidence import Evidence, Pair, agreement, disputes, paired
 from experiments.report.read_run import FinishedRun
 from experiments.report.reference import reference_of
 from experiments.report.training import dynamics

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from experiments.outcomes import contrast_outcomes, outcomes_of
-from experiments.report.paired import agreement, paired
+from experiments.report.evidence import agreement, paired
 
 
 def rows(target, prediction, patients):

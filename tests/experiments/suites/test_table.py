@@ -13,9 +13,18 @@ from experiments.commands import results
 from experiments.commands.results import table as main
 from experiments.runs.input_digests import content_digests
 from experiments.suites.documents import DOCUMENTS
-from experiments.suites.paper_costs import explain, published_costs
 from experiments.suites.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
-from experiments.suites.table import cells, line_titles, notes, summarise, to_csv, to_latex, to_markdown
+from experiments.suites.table import (
+    cells,
+    explain_costs,
+    line_titles,
+    notes,
+    published_costs,
+    summarise,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from metrics.benchmarks import BENCHMARKS, Benchmark
 from models.cost import Cost
 
@@ -373,7 +382,7 @@ def test_the_papers_towers_cost_what_other_counters_say():
     assert student.parameters == pytest.approx(75e6, rel=0.01)
     assert student.gmacs == pytest.approx(2.39, rel=0.01)
     assert teacher.gmacs - teacher.attention_gmacs == pytest.approx(77.8, rel=0.01)
-    text = "\n".join(explain(published_costs()))
+    text = "\n".join(explain_costs(published_costs()))
     assert "1.2" in text
     assert "38.9" in text
     assert "half" in text
