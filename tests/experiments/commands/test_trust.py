@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from experiments import __main__ as command_line
-from experiments.commands import export, latency, report
+from experiments.commands import export, latency, results
 from tests.canary import foreign_checkpoint
 from tests.experiments.runs.test_evaluate_pair import SMALL
 
@@ -134,13 +134,13 @@ def test_report_runs_no_code_of_the_folder(canary, tmp_path, capsys, part):
     run_folder(tmp_path, data, teacher)
     record = {"experiment": "srkd", "data": "hc18", "metrics": {}, "details": {"student": {}}}
     (tmp_path / "sent" / "results.json").write_text(json.dumps(record))
-    report.report([str(tmp_path / "sent")])
+    results.report([str(tmp_path / "sent")])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "is not a class of this project" in said
     assert "--trust" in said
     assert not canary.exists()
-    report.report([str(tmp_path / "sent"), "--trust"])
+    results.report([str(tmp_path / "sent"), "--trust"])
     assert canary.exists(), "the student is built first"
 
 
