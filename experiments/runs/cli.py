@@ -62,7 +62,7 @@ from experiments.runs.wandb_access import first_process
 from metrics.names import VAL_COMPOSITE
 from models.checkpoints.integrity import check_archive
 from models.checkpoints.weights import read_entry, write_entry
-from models.files import atomic
+from models.files import atomic, write_json
 from models.student.base import ANSWERS, Calibration
 from models.student.checkpoint import CheckpointStudent
 
@@ -244,7 +244,7 @@ class SonoDistillCLI(ConfigCLI):
             seconds=time.monotonic() - self.started,
         )
         record |= {"run": self.record, "cautions": self.cautions}
-        results.write(record, self.folder)
+        write_json(self.folder / "results.json", record)
         join_metrics(self.folder)
         plots.write_all(self.folder, self.datamodule)
         results.print_table(record, self.folder)

@@ -46,7 +46,7 @@ from metrics.names import (
     model_titles,
     with_interval,
 )
-from models.files import package_versions, without_nan, write_json
+from models.files import package_versions, without_nan
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "timm", "open_clip_torch", "transformers", "torchmetrics", "numpy",
@@ -163,13 +163,6 @@ def collect(
         "benchmarks": own_benchmarks([name for name in HEADLINE if name in details.get(STUDENT, {})]),
     }
     return dict(redacted(without_nan(record)))
-
-
-def write(record: Mapping[str, Any], folder: Path) -> Path:
-    """Write results.json atomically and return its path."""
-    path = folder / "results.json"
-    write_json(path, record)
-    return path
 
 
 def print_table(record: Mapping[str, Any], folder: Path) -> None:

@@ -14,6 +14,7 @@ from experiments.report.read_run import read_run
 from experiments.runs import results
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import STUDENT, TEACHER, final_name, geometry_name
+from models.files import write_json
 
 NAN = float("nan")
 METRICS = {
@@ -57,8 +58,8 @@ def refuse(constant):
 
 
 def test_what_is_not_a_number_is_null(record, tmp_path):
-    path = results.write(record, tmp_path)
-    content = json.loads(path.read_text(), parse_constant=refuse)
+    write_json(tmp_path / "results.json", record)
+    content = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
     assert content == record
     assert content["metrics"][geometry_name("cka")] is None
     assert content["selection"]["score"] is None
