@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,12 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from callbacks.tracking.wandb_run import active_run
-from models.zero_shot import Progress
+from datamodules.progress import LOG_SECONDS, Progress, show_progress
 
 SHOWN = ("loss", "val/composite")  # metrics beside the progress; more would wrap the line
 NAMES = ("trunk", "name", "folder")  # constructor arguments of our encoders that name an architecture
-QUIET_SECONDS = 5.0  # evaluations that take less show no bar
-TERMINAL_SECONDS, LOG_SECONDS = 0.2, 30.0  # between two updates of a bar, and between two lines of a log
 
 
 def progress_for(callbacks: list[Callback], enabled: bool | None) -> list[Callback]:
@@ -134,39 +131,9 @@ def _named(logger: Any, trainer: Trainer) -> str:
     return type(logger).__name__.removesuffix("Logger")
 
 
-@contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Progress]:
-    """Yield a function of (done, total) that shows the progress and the time left, on the first process only.
-
-    `unit` is plural, with a leading space.
-    """
-    quiet = getattr(rank_zero_only, "rank", 0) != 0
-    if not sys.stderr.isatty():
-        yield _lines(what, unit, quiet)
-        return
-    with tqdm(
-        desc=what, unit=unit, delay=QUIET_SECONDS, mininterval=TERMINAL_SECONDS, leave=False, disable=quiet
-    ) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield update
-
-
-def _lines(what: str, unit: str, quiet: bool) -> Progress:
-    started = said = time.monotonic()
-
-    def update(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said >= LOG_SECONDS and not quiet:
-            said = now
-            left = (now - started) * (total - done) / max(done, 1)
-            print(f"{what}: {done} of {total}{unit}, {left:.0f} s left", file=sys.stderr, flush=True)
-
-    return update
+def progress_bar(what: str, unit: str) -> AbstractContextManager[Progress]:
+    """Show the progress (see `show_progress`) on the first process only."""
+    return show_progress(what, unit, quiet=getattr(rank_zero_only, "rank", 0) != 0)
 
 
 def with_progress(loader: DataLoader, what: str) -> Iterator[dict[str, Any]]:

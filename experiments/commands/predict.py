@@ -28,7 +28,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,11 +35,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow.parquet import ParquetWriter
-from tqdm import tqdm
 
 from datamodules.cores import usable_cores
 from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
+from datamodules.progress import show_progress
 from experiments.process import Parser
 from figures.annotated import annotated, heat_over
 from models import load_student
@@ -51,7 +50,6 @@ OUT = Path("outputs/predictions")
 TABLE = "predictions.csv"
 WRITTEN = {TABLE, "predictions.parquet", "embeddings.npz", "annotated", "saliency"}
 TEXTS = ("image", "plane", "brain_plane", "ga", "error")
-QUIET_SECONDS, TERMINAL_SECONDS, LOG_SECONDS = 5.0, 0.2, 30.0
 SHOWN = 5
 
 
@@ -180,16 +178,9 @@ def _answers(
     student: Student, asked: list[Asked], options: Any, missing_spacings: list[float]
 ) -> Iterator[tuple[list[Row], list[NDArray[np.uint8]], NDArray[Any]]]:
     """Yield rows of some images at a time, and the images and embeddings of those that could be read."""
-    terminal = sys.stderr.isatty()
-    interval = TERMINAL_SECONDS if terminal else LOG_SECONDS
-    left = iter(asked)
-    with (
-        ThreadPoolExecutor(usable_cores()) as pool,
-        tqdm(
-            total=len(asked), desc="predict", unit="image", delay=QUIET_SECONDS, mininterval=interval
-        ) as bar,
-    ):
-        while batch := list(islice(left, AT_ONCE)):
+    with ThreadPoolExecutor(usable_cores()) as pool, show_progress("predict", " images") as progress:
+        for start in range(0, len(asked), AT_ONCE):
+            batch = asked[start : start + AT_ONCE]
             read = list(pool.map(_read, batch))
             images = [image for image in read if not isinstance(image, str)]
             embedded = student.embed(images)
@@ -208,7 +199,7 @@ def _answers(
                         missing_spacings.append(spacing)
                 rows.append({"image": one.name, **row})
             yield rows, images, embedded
-            bar.update(len(batch))
+            progress(start + len(batch), len(asked))
 
 
 def _read(one: Asked) -> NDArray[np.uint8] | str:

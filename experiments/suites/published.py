@@ -27,7 +27,7 @@ from experiments.runs.run_record import run_config
 from experiments.suites.suite_runs import FINISHED, SuiteRun, execute_all
 from experiments.suites.table import to_markdown
 from metrics.benchmarks import BENCHMARKS, HC18, PLANES, SUBPLANES, composite_score
-from metrics.names import CONSTANT, EIGHT_CLASS, PIXEL_SIZE, final_name, interval_names
+from metrics.names import CONSTANT, EIGHT_CLASS, PIXEL_SIZE, final_name, formatted, interval_names
 from models.files import digest, write_text
 
 CKPT = "--ckpt"
@@ -198,11 +198,8 @@ def _cells(
 ) -> tuple[str, ...]:
     title, key, digits = SCORES[score]
     values = [found.get(final_name(model, score, name)) for name in (key, *interval_names(key))]
-    paper_text, released_text, here, low, high = (
-        "-" if value is None else f"{value:.{digits}f}"
-        for value in (paper.get(score), released.get(score), *values)
-    )
-    return title, paper_text, released_text, here, f"{low} to {high}"
+    *texts, low, high = (formatted(one, digits) for one in (paper.get(score), released.get(score), *values))
+    return title, *texts, f"{low} to {high}"
 
 
 def notes(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

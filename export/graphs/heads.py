@@ -7,7 +7,6 @@ They ship in one file, heads.safetensors. Swift, Kotlin, JavaScript and `verify_
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.evaluation.protocol import Protocol
+from datamodules.progress import show_progress
 from metrics import AGES_DAYS
 from metrics.benchmarks import BENCHMARKS
 from metrics.biometry import predicted_age_days
@@ -28,8 +27,6 @@ from models.age_table_cache import AgeTableCache
 from models.student.onnx_files import AGES, BASIS
 from models.zero_shot import COSINE_SCALE, AgeTable, age_embeddings, class_embeddings
 
-QUIET_SECONDS = 5.0  # shorter computations show no progress bar
-LOG_SECONDS = 30.0  # between two lines of a log file
 RANKS = (16, 32, 48, 64, 96, 128, 192)
 # Two days are what rounding to float16 alone moves some heads whose fifteenth and sixteenth ages nearly tie.
 DAYS, SHARE_WITHIN = 2, 0.99
@@ -153,15 +150,9 @@ def build_heads(
             heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
     if not spacings:
         return heads, None
-    interval = 0.2 if sys.stderr.isatty() else LOG_SECONDS
-    with tqdm(desc="ages", unit="prompt", delay=QUIET_SECONDS, mininterval=interval, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        embed = age_embeddings if cache is None else AgeTableCache(cache).get
-        return heads, AgeHead(protocol.biometry, embed(model, protocol.biometry, spacings, progress=show))
+    embed = age_embeddings if cache is None else AgeTableCache(cache).get
+    with show_progress("ages", " prompts") as progress:
+        return heads, AgeHead(protocol.biometry, embed(model, protocol.biometry, spacings, progress=progress))
 
 
 def describe_heads(heads: Mapping[str, ClassHead], ages: ShippedAges | None) -> dict[str, dict[str, Any]]:

@@ -4,16 +4,17 @@ import pytest
 
 from callbacks.tracking import console
 from callbacks.tracking.console import progress_bar
+from datamodules import progress as module
 
 
 @pytest.fixture
 def at_once(monkeypatch):
-    monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(module, "QUIET_SECONDS", 0.0)
 
 
 def test_a_bar_states_what_how_far_and_how_long(at_once, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr(console, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "TERMINAL_SECONDS", 0.0)
     with progress_bar("age prompts", " prompts") as progress:
         for done in (100, 200, 350):
             progress(done, 350)
@@ -24,7 +25,7 @@ def test_a_bar_states_what_how_far_and_how_long(at_once, capsys, monkeypatch):
 
 
 def test_a_log_file_gets_plain_lines(capsys, monkeypatch):
-    monkeypatch.setattr(console, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
     with progress_bar("age prompts", " prompts") as progress:
         progress(100, 350)
         progress(350, 350)
