@@ -13,7 +13,7 @@ from lightning import Callback
 # Not forked from this process: after some backward passes torch refuses to run one in a fork.
 CONTEXT = multiprocessing.get_context("forkserver")
 multiprocessing.set_forkserver_preload(
-    ["torch", "lightning", "lightning_modules", "callbacks", "datamodules"]
+    ["lightning_modules", "callbacks", "experiments.commands.data", "experiments.sweep.local_runner"]
 )
 
 
