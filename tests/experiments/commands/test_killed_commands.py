@@ -166,13 +166,13 @@ def test_the_workers_of_a_killed_ingest_end_with_it(ingest, tmp_path):
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
 
 
-def sweep_in(folder, method="grid"):
+def sweep_in(folder, method="grid", *options):
     """Write a sweep of four trials, and return a function that returns the task of running it."""
     space = {"values": [1.0, 2.0, 3.0, 4.0]} if method == "grid" else {"min": 0.0, "max": 5.0}
     folder.mkdir(parents=True)
     (folder / "tiny.yaml").write_text(yaml.safe_dump({
         "method": method, "metric": {"name": "best/composite", "goal": "maximize"},
-        "command": ["python", str(TRIAL), "${args}"], "parameters": {"model.x": space},
+        "command": ["python", str(TRIAL), *options, "${args}"], "parameters": {"model.x": space},
     }))  # fmt: skip
     return partial(command, folder, "sweep", "run", "tiny.yaml", "--local", "--count=4")
 
@@ -236,6 +236,15 @@ def test_a_sweep_killed_twice_runs_no_settings_twice(tmp_path):
     assert in_child(run(moment=partial(wrap, Study, "enqueue_trial", 1, after=True)))
     assert not in_child(run())
     assert len(set(done(tmp_path / "one"))) == 4
+
+
+def test_a_trial_whose_process_no_runner_has_noted_ends_when_the_sweep_goes_on(tmp_path):
+    folder = tmp_path / "one"
+    run = sweep_in(folder, "grid", "--mode=wait-at-3")
+    assert in_child(run(moment=partial(wrap, TrialProcess, "__init__", 3, after=True)))
+    (folder / "go").touch()
+    assert not in_child(run())
+    assert done(folder) == [1, 2, 3, 4]
 
 
 def test_a_sweep_killed_at_random_moments(tmp_path):
