@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import cloudpickle
@@ -94,3 +95,11 @@ def in_child(task, kill_after=None):
     status, output = Child(task).end(kill_after)
     assert status in (0, -signal.SIGKILL), output
     return status != 0
+
+
+def seconds_of(task):
+    """Run a task to its end; return how long it took, without the start of the server that forks."""
+    assert not in_child(lambda: None)
+    began = time.monotonic()
+    assert not in_child(task)
+    return time.monotonic() - began

@@ -3,7 +3,6 @@
 import os
 import random
 import sys
-import time
 from functools import partial
 from itertools import product
 
@@ -13,7 +12,7 @@ import torch
 from datamodules import HC18DataModule
 from datamodules.pairs.stores import RowStore, TeacherStore
 from tests.callbacks.test_teacher_cache import REFILLED, cache_in, fit
-from tests.kills import die, in_child, wrap
+from tests.kills import die, in_child, seconds_of, wrap
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 DRAWS, DIM = 2, 28
@@ -76,10 +75,7 @@ def test_killed_while_the_cache_is_filled(tiny_hc18, tmp_path):
         "half a checksum": partial(half_a_row, 16),
         "last batch": partial(wrap, TeacherStore, "put", 4, after=True),
     }
-    assert not in_child(lambda: None), "the server of forks has its imports done"
-    began = time.monotonic()
-    assert not in_child(run(tiny_hc18, tmp_path / "whole"))
-    seconds, dice, killed, same = time.monotonic() - began, random.Random(0), 0, 0
+    seconds, dice, killed, same = seconds_of(run(tiny_hc18, tmp_path / "whole")), random.Random(0), 0, 0
     for name, moment in moments.items():
         assert in_child(run(tiny_hc18, tmp_path / name, moment)), f"{name}: the moment comes"
         same += check_next_run(tiny_hc18, tmp_path / name, tmp_path / "whole")

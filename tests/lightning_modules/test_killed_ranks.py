@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from lightning import Trainer
+from lightning import Callback, Trainer
 
 from experiments import __main__ as front_door
 from tests.kills import Child, DieAt, half_written, wrap
@@ -43,6 +43,24 @@ HOOKS = {
 }
 
 
+class Joined(Callback):
+    """Leave a file once both processes have met; before that, only a launcher could end the one that waits."""
+
+    def __init__(self, folder, rank):
+        self.file = folder.with_name(f"{folder.name}.{rank}")
+
+    def on_fit_start(self, trainer, pl_module):
+        self.file.touch()
+
+
+def met(folder, children):
+    """Wait until both processes have met; return the time."""
+    while len(list(folder.parent.glob(f"{folder.name}.[01]"))) < 2:
+        assert all(child.process.is_alive() for child in children)
+        time.sleep(0.01)
+    return time.monotonic()
+
+
 @pytest.fixture
 def start(fit):  # noqa: F811
     """Start both processes of a run, as a launcher does, behind the front door's handler of errors."""
@@ -53,9 +71,9 @@ def start(fit):  # noqa: F811
         def task(rank):
             os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2"}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            extra = []
+            extra = [Joined(folder, rank)]
             if rank in dying:
-                extra = [DieAt(*HOOKS[moment])] if HOOKS[moment] else checkpoint(rank) or []
+                extra += [DieAt(*HOOKS[moment])] if HOOKS[moment] else checkpoint(rank) or []
             settings = {"epochs": EPOCHS, "checkpoint": resume, "devices": 2, "strategy": "ddp"}
             front_door.run = lambda _: fit(folder, *extra, **settings) and 0
             sys.argv = ["experiments", "fit"]
@@ -86,8 +104,9 @@ def finished(children):
 
 @pytest.fixture
 def whole(start, tmp_path):
-    began = time.monotonic()
-    finished(start(tmp_path / "whole"))
+    children = start(tmp_path / "whole")
+    began = met(tmp_path / "whole", children)
+    finished(children)
     return saved(tmp_path / "whole/checkpoints/last.ckpt"), time.monotonic() - began
 
 
@@ -116,7 +135,8 @@ def test_killed_at_random_moments(start, whole, tmp_path):
     dice, killed = random.Random(0), 0
     for number in range(RANDOM_KILLS):
         children = start(tmp_path / str(number))
-        time.sleep(whole[1] * dice.uniform(0.1, 0.9))
+        met(tmp_path / str(number), children)
+        time.sleep(whole[1] * dice.uniform(0, 0.9))
         for child in dice.choice((children, children[:1], children[1:])):
             killed += child.process.is_alive()
             child.process.kill()

@@ -4,13 +4,12 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.kills import DieAt, die, half_written, in_child, wrap
+from tests.kills import DieAt, die, half_written, in_child, seconds_of, wrap
 from tests.lightning_modules.test_resumption import assert_same, fit, saved  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.faults
@@ -34,9 +33,8 @@ MOMENTS = [
 
 @pytest.fixture
 def whole(fit, tmp_path):  # noqa: F811
-    began = time.monotonic()
-    assert not in_child(lambda: fit(tmp_path / "whole", epochs=EPOCHS))
-    return saved(tmp_path / "whole/checkpoints/last.ckpt"), time.monotonic() - began
+    seconds = seconds_of(lambda: fit(tmp_path / "whole", epochs=EPOCHS))
+    return saved(tmp_path / "whole/checkpoints/last.ckpt"), seconds
 
 
 def resumed(fit, folder):  # noqa: F811

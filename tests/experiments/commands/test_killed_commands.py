@@ -24,7 +24,7 @@ from experiments.sweep.local_study import load
 from experiments.sweep.trial_process import TrialProcess
 from models.files import sha256
 from tests.dicom_archive import write_archive
-from tests.kills import die, in_child, wrap
+from tests.kills import die, in_child, seconds_of, wrap
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 TRIAL = Path(__file__).parents[1] / "sweep" / "tiny_trial.py"
@@ -65,10 +65,7 @@ def check_kills(tmp_path, run, moments, randomly):
 
     `run` returns the task that writes into a folder, given the folder and what to do before.
     """
-    assert not in_child(lambda: None), "the server of forks has its imports done"
-    began = time.monotonic()
-    assert not in_child(run(tmp_path / "whole"))
-    seconds, right, dice = time.monotonic() - began, digests(tmp_path / "whole"), random.Random(0)
+    seconds, right, dice = seconds_of(run(tmp_path / "whole")), digests(tmp_path / "whole"), random.Random(0)
     assert right
     for name, moment in moments.items():
         out = tmp_path / name.replace(" ", "-")
@@ -210,7 +207,6 @@ def torn(number):
 
 
 def test_a_sweep_killed_around_each_kind_of_entry_in_its_journal(tmp_path):
-    entries = []
     whole = sweep_in(tmp_path / "whole")
     assert not in_child(whole())
     assert done(tmp_path / "whole") == [1, 2, 3, 4]
@@ -248,10 +244,7 @@ def test_a_trial_whose_process_no_runner_has_noted_ends_when_the_sweep_goes_on(t
 
 
 def test_a_sweep_killed_at_random_moments(tmp_path):
-    assert not in_child(lambda: None)
-    dice, began = random.Random(0), time.monotonic()
-    assert not in_child(sweep_in(tmp_path / "whole")())
-    seconds, killed = time.monotonic() - began, 0
+    dice, seconds, killed = random.Random(0), seconds_of(sweep_in(tmp_path / "whole")()), 0
     for number in range(5):
         run = sweep_in(tmp_path / str(number))
         killed += in_child(run(), seconds * dice.uniform(0.1, 0.9))
