@@ -248,6 +248,9 @@ def test_a_sweep_killed_at_random_moments(tmp_path):
     for number in range(5):
         run = sweep_in(tmp_path / str(number))
         killed += in_child(run(), seconds * dice.uniform(0.1, 0.9))
+        time.sleep(
+            1
+        )  # a new Python takes longer; until its exec, a trial's process does not bear the run's name
         assert not in_child(run())
         assert done(tmp_path / str(number)) == [1, 2, 3, 4]
     print(f"{killed} of 5 random kills before the end", file=sys.stderr)
