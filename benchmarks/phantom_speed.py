@@ -5,13 +5,12 @@ Pictures of the planes are 256-307 pixels wide; those of the HC18 type have 480 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 
 import cv2
 
 from benchmarks._record import Row, interleave
+from datamodules.cores import worker_pool
 from datamodules.phantom.corpus import PNG_COMPRESSION
 from datamodules.phantom.patients import Picture, list_pictures
 from datamodules.phantom.renderer import render
@@ -27,9 +26,8 @@ def draw(picture: Picture) -> int:
 
 def measure(quick: bool) -> list[Row]:
     workers, images = (1, 8) if quick else (os.cpu_count() or 1, 200)
-    context = multiprocessing.get_context("spawn")
     rows = []
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
+    with worker_pool(workers) as pool:
         for corpus, target in TARGETS.items():
             pictures = list_pictures(corpus, images, 0, 6.9, 0.3)
             sizes = [*pool.map(draw, pictures[: 16 * workers], chunksize=8)]  # also warms the pool

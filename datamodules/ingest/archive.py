@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from datamodules.cores import worker_pool
 from datamodules.ingest.overlays import Picture, find_sector, find_text
 from datamodules.ingest.scans import (
     BURNED_IN,
@@ -158,7 +157,7 @@ def _open_journal(out: Path, secret: str, settings: IngestSettings) -> dict[str,
     head = {"settings": json.loads(json.dumps(asdict(settings))), "secret": pseudonym(secret, "check", "")}
     path = out / JOURNAL
     if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(out.glob("[!.]*")):  # hidden: a killed process's partial file
             raise ValueError(f"{out}: is not empty and no earlier output of this command; give a new folder")
         write_text(path, json.dumps(head) + "\n")
         return {}
@@ -180,9 +179,8 @@ def _results(work: Any, jobs: list[_Job], workers: int) -> Iterator[tuple[str, d
         return
     waiting, alone = list(jobs), False
     while waiting:
-        spawn = multiprocessing.get_context("spawn")  # a fork of a process with running OpenCV threads hangs
         crashed = False
-        with ProcessPoolExecutor(1 if alone else workers, spawn, cv2.setNumThreads, (1,)) as pool:
+        with worker_pool(1 if alone else workers) as pool:
             batch = waiting[:1] if alone else waiting
             futures = [(job, pool.submit(work, job)) for job in batch]
             finished = set()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from datamodules.base import require_at_least
-from datamodules.cores import usable_cores
+from datamodules.cores import usable_cores, worker_pool
 from datamodules.corpora.fetal_planes import FETAL_PLANES_IMAGES, FETAL_PLANES_TABLE
 from datamodules.corpora.hc18 import HC18_IMAGES, HC18_TABLE
 from datamodules.pairs.captions import caption_templates
@@ -138,9 +136,7 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
     if workers == 1 or len(pictures) < IN_PROCESS:
         truths = list(bar(map(draw, pictures)))
     else:
-        # Fresh interpreters: a fork of a process with running OpenCV threads hangs.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        with worker_pool(workers) as pool:
             truths = list(bar(pool.map(draw, pictures, chunksize=8)))
     write_tables(folder, pictures, truths)
     write_json(folder / "settings.json", {"simulator": SIMULATOR_VERSION, **asdict(settings)})

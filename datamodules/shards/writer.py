@@ -206,13 +206,20 @@ def _open_manifest(
         for shard in plan
     ]
     fingerprint = digest([described, settings])
+    manifest = {
+        "plan": fingerprint,
+        "complete": False,
+        "settings": settings,
+        "sources": sources,
+        "shards": [],
+    }
     if (out / MANIFEST).is_file():
-        manifest = parse_manifest((out / MANIFEST).read_bytes(), str(out / MANIFEST))
-        if manifest.get("plan") != fingerprint:
+        found = parse_manifest((out / MANIFEST).read_bytes(), str(out / MANIFEST))
+        if found.get("plan") == fingerprint:
+            return {**manifest, "shards": found.get("shards", [])}
+        if found.get("shards"):
             raise ValueError(f"{out} has shards of other images or settings; choose another folder")
-        return manifest
-    if any(out.glob("[!.]*.tar")):
+    elif any(out.glob("[!.]*.tar")):
         raise ValueError(f"{out} has tar files without a {MANIFEST}; choose an empty folder")
-    return {
-        "plan": fingerprint, "complete": False, "settings": settings, "sources": sources, "shards": [],
-    }  # fmt: skip
+    write_json(out / MANIFEST, manifest)  # before any shard, which a killed call would else leave without one
+    return manifest

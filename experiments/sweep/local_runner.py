@@ -85,7 +85,6 @@ class LocalRunner:
         except OSError as error:  # as a rule the program does not exist
             self._fail(trial, f"command: {error.filename or command[0]}: {error.strerror}")
             return
-        trial.set_user_attr("pid", process.pid)
         self._active[trial.number] = trial, process
         print(f"[{local.counted()}/{limit}] trial {trial.number}: {as_typed(shown)}", flush=True)
 

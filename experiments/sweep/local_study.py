@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from experiments.sweep.trial_process import end_orphan
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 TRIALS = 20  # without COUNT and run_cap
 RANDOM_TRIALS = 6  # before TPE models them; Optuna's default is 10
+QUEUED = "fixed_params"  # Optuna's attribute of a trial that was queued: its parameters
 REASON = "reason"  # attribute of a trial that failed by itself
 
 
@@ -50,6 +52,16 @@ def _storage(folder: Path) -> tuple[JournalStorage, str | None]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     return storage, next(iter(optuna.get_all_study_names(storage)), None)
+
+
+def _mend(journal: Path) -> None:
+    """Remove what a runner leaves that is killed in the act of writing; only for its successor, which has its lock.
+
+    Optuna waits 30 s for a lock that nobody holds, and reads no journal that goes on behind half a line.
+    """
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.is_file():
+        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
 
 
 def load(folder: Path) -> optuna.Study:
@@ -82,6 +94,7 @@ class LocalStudy:
             ValueError: The folder holds trials of other settings, or the sweep file cannot be used here.
         """
         settings, space = local_settings(sweep)
+        _mend(folder / "journal.log")
         storage, name = _storage(folder)
         study = optuna.create_study(
             study_name=name or f"{folder.name}-{datetime.now():%Y%m%d-%H%M%S}",
@@ -108,8 +121,7 @@ class LocalStudy:
             study.sampler = RandomSampler(seed=seed)
         opened = cls(settings, folder, study, space)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a killed runner
-            if "pid" in trial.user_attrs:
-                end_orphan(int(trial.user_attrs["pid"]), opened.run_name(trial.number))
+            end_orphan(opened.run_name(trial.number))
             print(f"trial {trial.number} was interrupted: its settings run again")
             opened.requeue(trial.number)
         for parameters in grid(space) if settings.method == "grid" else ():
@@ -146,6 +158,11 @@ class LocalStudy:
 
     def requeue(self, number: int) -> None:
         """Queue the parameters of an interrupted trial again and mark the trial as failed."""
-        # In this order: a kill in between runs settings twice rather than never.
-        self.study.enqueue_trial(self.study.get_trials(deepcopy=False)[number].params)
+        trials = self.study.get_trials(deepcopy=False)
+        # Killed as it was taken from the queue, it lacks parameters of its own.
+        parameters = {**trials[number].system_attrs.get(QUEUED, {}), **trials[number].params}
+        waiting = [trial.system_attrs[QUEUED] for trial in trials if trial.state == TrialState.WAITING]
+        # In this order: after a kill in between they are queued already.
+        if parameters not in waiting:
+            self.study.enqueue_trial(parameters)
         self.study.tell(number, state=TrialState.FAIL)

@@ -118,11 +118,12 @@ def stop_all(trials: Sequence[TrialProcess]) -> None:
         trial.end(deadline - time.monotonic())
 
 
-def end_orphan(pid: int, run: str) -> None:
-    """Kill a trial that outlived its runner, identified by process id and run name."""
-    with contextlib.suppress(psutil.Error):
-        if psutil.Process(pid).environ().get(RUN_VARIABLE) == run:
-            _signal_group(pid, signal.SIGKILL)
+def end_orphan(run: str) -> None:
+    """Kill a trial that outlived its runner, workers included: they have the run's name in their environment."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(RUN_VARIABLE) == run:
+                process.kill()
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
 RUN = """
 import os, subprocess, sys, time
 from lightning import Callback, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from callbacks import LastCheckpoint, SaveOnInterrupt
 from datamodules.pairs.loaders import PlainErrorLoader
-
-pytestmark = pytest.mark.faults
 
 
 class SignalAll(Callback):
@@ -69,7 +69,6 @@ def runs(tmp_path):
         process.kill()
 
 
-@pytest.mark.slow
 def test_it_is_the_main_process_that_stops_and_its_workers_end_with_it(runs):
     for folder, process in runs.items():
         out, err = process.communicate(timeout=100)

@@ -1,76 +1,20 @@
 """Kill -9 at named and random moments of a run, then the documented resume: the weights of the unbroken run."""
 
-import multiprocessing
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import cloudpickle
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileOpener
-from lightning import Callback
 
+from tests.kills import DieAt, die, half_written, in_child, seconds_of, wrap
 from tests.lightning_modules.test_resumption import assert_same, fit, saved  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.faults
 EPOCHS = 3
 RANDOM_KILLS = 20
-CONTEXT = multiprocessing.get_context("forkserver")
-
-
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class DieAt(Callback):
-    """Die in the `number`-th call of one hook."""
-
-    def __init__(self, hook, number):
-        self.left = number
-        setattr(self, hook, self._count)
-
-    def _count(self, *_, **__):
-        self.left -= 1
-        if not self.left:
-            die()
-
-
-def wrap(owner, name, number, after):
-    """Die before or after the `number`-th call of a function."""
-    whole, left = getattr(owner, name), [number]
-
-    def counted(*args, **kwargs):
-        left[0] -= 1
-        if not left[0] and not after:
-            die()
-        result = whole(*args, **kwargs)
-        if not left[0]:
-            die()
-        return result
-
-    setattr(owner, name, counted)
-
-
-def half_written(number):
-    """Die when half of a checkpoint's bytes are in the file."""
-    whole, left = LocalFileOpener.write, [number]
-
-    def write(self, content):
-        left[0] -= 1
-        if left[0]:
-            return whole(self, content)
-        whole(self, content[: len(content) // 2])
-        self.f.flush()
-        return die()
-
-    LocalFileOpener.write = write
-
 
 HOOKS = (
     "on_before_backward",
@@ -87,34 +31,10 @@ MOMENTS = [
 ]  # fmt: skip
 
 
-def child(task, log):
-    with Path(log).open("w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    cloudpickle.loads(task)()
-
-
-def in_child(task, kill_after=None):
-    """Run a task in a process of its own; return whether it was killed.
-
-    Not forked from this one: after some backward passes torch refuses to run one in a fork.
-    """
-    with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
-        process = CONTEXT.Process(target=child, args=(cloudpickle.dumps(task), log.name))
-        process.start()
-        process.join(kill_after)
-        if kill_after is not None:
-            process.kill()
-            process.join()
-        assert process.exitcode in (0, -signal.SIGKILL), log.read()
-    return process.exitcode != 0
-
-
 @pytest.fixture
 def whole(fit, tmp_path):  # noqa: F811
-    began = time.monotonic()
-    assert not in_child(lambda: fit(tmp_path / "whole", epochs=EPOCHS))
-    return saved(tmp_path / "whole/checkpoints/last.ckpt"), time.monotonic() - began
+    seconds = seconds_of(lambda: fit(tmp_path / "whole", epochs=EPOCHS))
+    return saved(tmp_path / "whole/checkpoints/last.ckpt"), seconds
 
 
 def resumed(fit, folder):  # noqa: F811

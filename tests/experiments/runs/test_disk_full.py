@@ -1,4 +1,4 @@
-"""Training on a full disk: one line, whatever W&B's threads say, and no half-written checkpoint."""
+"""Training on a full disk, or whose folder is lost: one line, whatever W&B's threads say, no half checkpoint."""
 
 import errno
 import os
@@ -34,22 +34,69 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_training_on_a_full_disk_ends_in_one_line(small_disk, tmp_path):
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tmp_path_factory.mktemp("corpus")
+
+
+def train(folder, corpus, *options):
+    """Train a small run in a folder; return what the command did."""
     command = [sys.executable, "-m", "experiments", "fit", f"--config={ROOT}/experiments/recipes/no-kd.yaml"]
     command += [f"--config={SMALL}", "--run=r", "--model.teacher=null", "--biometry.benchmarks=[]"]
     command += ["--data.corpus.num_planes_images=120", "--data.corpus.num_hc18_images=12"]
-    command += [f"--data.root={tmp_path}/phantom", "--data.batch_size=16", "--data.cache=null"]
+    command += [f"--data.root={corpus}", "--data.batch_size=16", "--data.cache=null", *options]
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    environment = own | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=small_disk, env=environment, capture_output=True, text=True, check=False
-    )
+    environment = own | {"PYTHONPATH": f"{ROOT}:{corpus}", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_training_on_a_full_disk_ends_in_one_line(small_disk, corpus):
+    done = train(small_disk, corpus)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: No space left on device")
     assert "--ckpt_path=" in line
     assert done.returncode == 2
     assert "Traceback" not in done.stdout
     assert not list(small_disk.glob("outputs/*/r/checkpoints/*")), "no part of a checkpoint is left"
+
+
+LOSE = """
+import os, shutil, subprocess
+from pathlib import Path
+from lightning import Callback
+
+class Lose(Callback):
+    def __init__(self, how: str):
+        self.how = how
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        folder = Path(trainer.default_root_dir).resolve()
+        if batch_idx != 1 or not folder.is_dir():
+            return
+        if self.how == "read-only":
+            # Over itself: the file system under it cannot change while W&B has files open for writing.
+            subprocess.run(["mount", "--bind", folder, folder], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        else:
+            shutil.rmtree(folder)
+        if self.how == "a file":
+            folder.touch()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["gone", "a file", "read-only"])
+def test_a_run_folder_lost_while_training_ends_in_one_line(how, corpus, tmp_path, request):
+    (corpus / "lose.py").write_text(LOSE)
+    folder = request.getfixturevalue("small_disk") if how == "read-only" else tmp_path
+    if how == "read-only":
+        subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
+    done = train(folder, corpus, "--trainer.callbacks+=lose.Lose", f"--trainer.callbacks.how={how}")
+    print(done.stderr, file=sys.stderr)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "outputs/no-kd/r" in line
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_former_one(tmp_path):

@@ -80,12 +80,12 @@ def test_trials_are_interrupted_together_with_one_period_of_grace(start, monkeyp
 
 def test_an_orphan_is_identified_by_its_run(start):
     trial = start(SLOW_TO_END, "a")
-    end_orphan(trial.pid, "run-b")
+    end_orphan("run-b")
     assert trial.exit_status() is None
-    end_orphan(trial.pid, "run-a")
+    end_orphan("run-a")
     trial.end(10)
     assert trial.exit_status() == -9
-    end_orphan(trial.pid, "run-a")  # long gone
+    end_orphan("run-a")  # long gone
 
 
 def test_parallel_trials_share_the_cores_unless_the_user_decides(monkeypatch):
