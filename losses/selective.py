@@ -115,26 +115,28 @@ class SRKDControlLoss(SRKDLoss):
         shuffle: Permute each row's off-diagonal teacher probabilities at random in every step: the values are kept, the
             pairs that they belong to change. If SRKD acts through the teacher's own confusions, this loses its gain; if
             it acts as a regulariser, this keeps it.
-        spare_above: While the weight is negative, leave out pairs whose captions the teacher embeds with at least this
-            cosine, such as neighbouring gestational ages, which are ordered, not confused. None excludes no pair.
+        exclude_above_cosine: While the weight is negative, leave out pairs whose captions the teacher embeds with at
+            least this cosine, such as neighbouring gestational ages: ordered, not confused. None excludes no pair.
         **kwargs: For `SRKDLoss`, but `kernel`.
 
     Raises:
-        ValueError: `spare_above` is not between -1 and 1, or a setting of `SRKDLoss` is wrong.
+        ValueError: `exclude_above_cosine` is not between -1 and 1, or a setting of `SRKDLoss` is wrong.
     """
 
-    def __init__(self, shuffle: bool = False, spare_above: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, shuffle: bool = False, exclude_above_cosine: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs, kernel="plain")
-        if spare_above is not None and not -1 <= spare_above <= 1:
-            raise ValueError(f"spare_above must lie between -1 and 1, not {spare_above}")
+        if exclude_above_cosine is not None and not -1 <= exclude_above_cosine <= 1:
+            raise ValueError(f"exclude_above_cosine must lie between -1 and 1, not {exclude_above_cosine}")
         self.shuffle = shuffle
-        self.spare_above = spare_above
+        self.exclude_above_cosine = exclude_above_cosine
 
     def excluded(self, student: JointBatch, teacher: JointBatch) -> Tensor | None:
         """Add near captions to the pairs left out, while the weight is negative."""
         excluded = super().excluded(student, teacher)
-        if self.spare_above is not None and self.off_diagonal_weight < 0:
-            near = teacher.local.text @ teacher.all_text.T >= self.spare_above
+        if self.exclude_above_cosine is not None and self.off_diagonal_weight < 0:
+            near = teacher.local.text @ teacher.all_text.T >= self.exclude_above_cosine
             excluded = near if excluded is None else excluded | near
         return excluded
 

@@ -74,14 +74,14 @@ def naive_off_diagonal(student, teacher, temperature, threshold):
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.4, 1.0])
 def test_repulsion_spares_near_captions_and_imitation_does_not(threshold):
     student, teacher = embeddings(0), embeddings(1)
-    repelled = SRKDControlLoss(spare_above=threshold, off_diagonal_weight=-0.8)(student, teacher)
+    repelled = SRKDControlLoss(exclude_above_cosine=threshold, off_diagonal_weight=-0.8)(student, teacher)
     expected = naive_off_diagonal(student, teacher, 5.0, threshold)
     assert float(repelled["off_diagonal"]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    imitated = SRKDControlLoss(spare_above=threshold, off_diagonal_weight=2.0)(student, teacher)
+    imitated = SRKDControlLoss(exclude_above_cosine=threshold, off_diagonal_weight=2.0)(student, teacher)
     whole = SRKDLoss(kernel="plain")(student, teacher)
     torch.testing.assert_close(imitated["off_diagonal"], whole["off_diagonal"], rtol=1e-12, atol=0)
 
 
 def test_a_threshold_that_no_cosine_has_is_refused():
-    with pytest.raises(ValueError, match="spare_above"):
-        SRKDControlLoss(spare_above=2.0)
+    with pytest.raises(ValueError, match="exclude_above_cosine"):
+        SRKDControlLoss(exclude_above_cosine=2.0)
