@@ -107,19 +107,20 @@ class OffDiagonalSchedule(Callback):
 
     def check(self, loss: Any) -> None:
         """Check that a loss has a scheduled weight."""
-        if not hasattr(loss, scheduled_weight(loss)):
+        part, name = scheduled_weight(loss)
+        if not hasattr(part, name):
             raise ValueError(
-                f"schedule: {type(loss).__name__} has no {scheduled_weight(loss)} to schedule; remove the "
+                f"schedule: {type(loss).__name__} has no {name} to schedule; remove the "
                 "schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
             )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        name = scheduled_weight(pl_module.loss)
+        part, name = scheduled_weight(pl_module.loss)
         self.total_steps = int(trainer.estimated_stepping_batches)
         weight = self.weight(trainer.global_step, self.total_steps)
-        setattr(pl_module.loss, name, weight)
+        setattr(part, name, weight)
         pl_module.log(weight_name(name), weight, prog_bar=True, batch_size=1)
 
 
@@ -133,8 +134,8 @@ class OffDiagonalPhase(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        name = scheduled_weight(pl_module.loss)
-        weight: Any = getattr(pl_module.loss, name, None)
+        part, name = scheduled_weight(pl_module.loss)
+        weight = getattr(part, name, None)
         if weight is None:
             return
         pl_module.log(OFF_DIAGONAL_PHASE, float((weight > 0) - (weight < 0)), batch_size=1)
@@ -142,6 +143,7 @@ class OffDiagonalPhase(Callback):
             pl_module.log(weight_name(name), float(weight), batch_size=1)
 
 
-def scheduled_weight(loss: Any) -> str:
-    """Return the name of the loss's scheduled attribute; that of a user's own loss is optional."""
-    return getattr(loss, "scheduled", None) or "off_diagonal_weight"
+def scheduled_weight(loss: Any) -> tuple[Any, str]:
+    """Return the part of a loss that a schedule sets and its attribute, which a user's own loss need not name."""
+    part = getattr(loss, "scheduled_part", loss)
+    return part, getattr(part, "scheduled", None) or "off_diagonal_weight"

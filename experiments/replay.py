@@ -10,6 +10,7 @@ import torch
 from lightning import Fabric
 from torch import nn
 
+from callbacks.off_diagonal_schedule import scheduled_weight
 from callbacks.safety.steps import CAPTURE
 from experiments.plain_errors import built
 from experiments.process import Parser
@@ -52,7 +53,7 @@ def replay(argv: list[str]) -> int:
     own = {name: value for name, value in module.state_dict().items() if name.startswith(TEACHER_PREFIX)}
     load_into(module, {**step["state_dict"], **own}, str(path))
     for name, value in step["scheduled"].items():
-        setattr(module.loss, name, value)
+        setattr(scheduled_weight(module.loss)[0], name, value)
     module.to(fabric.device).train()
     torch.set_rng_state(step["random"])
     if "random_cuda" in step and torch.cuda.is_available():

@@ -3,12 +3,10 @@
 from .base import STATISTICS, DistillationLoss, Loss
 from .batch import Embeddings, JointBatch
 from .combined import CombinedLoss
-from .confidence_penalty import ConfidencePenaltyKDLoss
 from .contrastive import CLIPLoss
-from .coupled import CoupledKDLoss
+from .coupled import ConfidencePenaltyKDLoss, ContrastiveRelationalLoss, CoupledKDLoss
 from .feature import FeatureKDLoss
 from .interactive import InteractiveContrastiveLoss
-from .relational import ContrastiveRelationalLoss
 from .selective import SRKDControlLoss, SRKDLoss
 from .sigmoid import SigLIPLoss
 

@@ -15,7 +15,7 @@ class CombinedLoss(Loss):
     """``L = sum_k weight_k L_k`` over named losses.
 
     Terms: ``NAME/TERM`` for every term of every loss, unweighted, ``NAME/total`` among them. A loss of weight 0 is
-    not computed. If one part can be scheduled, so can the sum: the scheduled attribute is that part's.
+    not computed. If one part can be scheduled, so can the sum: `scheduled` names an attribute of `scheduled_part`.
 
     Args:
         losses: Losses by name: the classes of this package or modules with the same call.
@@ -33,15 +33,21 @@ class CombinedLoss(Loss):
         unknown = sorted(set(weights) - set(losses))
         if unknown:
             raise ValueError(f"CombinedLoss: weights {unknown} name no loss; the losses are {sorted(losses)}")
-        driven = [name for name, loss in losses.items() if getattr(loss, "scheduled", None)]
-        if len(driven) > 1:
-            raise ValueError(f"CombinedLoss: a schedule can set one loss only, not all of {driven}")
+        scheduled = [name for name, loss in losses.items() if getattr(loss, "scheduled", None)]
+        if len(scheduled) > 1:
+            raise ValueError(f"CombinedLoss: a schedule can set one loss only, not all of {scheduled}")
         self.part_weights = {name: float(weights.get(name, 1.0)) for name in losses}
         self.needs_teacher = any(getattr(loss, "needs_teacher", False) for loss in losses.values())
         self.parts = nn.ModuleDict(losses)
-        self.driven_part = driven[0] if driven else ""
-        # Last: from here on, this attribute is read from and written to the part.
-        self.scheduled = str(losses[driven[0]].scheduled) if driven else None
+        self.scheduled = str(losses[scheduled[0]].scheduled) if scheduled else None
+
+    @property
+    def scheduled_part(self) -> nn.Module:
+        """The loss whose attribute a schedule sets; this one if there is none."""
+        for part in self.parts.values():
+            if getattr(part, "scheduled", None):
+                return part.scheduled_part if isinstance(part, CombinedLoss) else part
+        return self
 
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
         """Build every part."""
@@ -64,14 +70,3 @@ class CombinedLoss(Loss):
             result.update({key: terms.pop(key) for key in STATISTICS if key in terms})
             result.update({f"{name}/{term}": value for term, value in terms.items()})
         return {"total": total, **result}
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self.__dict__.get("scheduled"):
-            return getattr(self.parts[self.driven_part], name)
-        return super().__getattr__(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == self.__dict__.get("scheduled"):
-            setattr(self.parts[self.driven_part], name, value)
-        else:
-            super().__setattr__(name, value)

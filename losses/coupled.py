@@ -1,6 +1,8 @@
-"""Coupled knowledge distillation: one weight on the whole divergence from the teacher."""
+"""Coupled knowledge distillation, one weight on the whole divergence from the teacher, and its special cases."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class CoupledKDLoss(DistillationLoss):
     """
 
     scheduled: str | None = "distillation_weight"
+    term = "distillation"
 
     def __init__(
         self,
@@ -56,13 +59,57 @@ class CoupledKDLoss(DistillationLoss):
 
     def weights(self) -> dict[str, float]:
         """Return the weights of both terms."""
-        return {**super().weights(), "distillation": self.distillation_weight}
+        return {**super().weights(), self.term: self.distillation_weight}
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
-        """Return ``distillation``."""
+        """Return the divergence."""
         if self.distillation_weight == 0:
             return {}
         directions = teacher_and_student(student, teacher, self.temperature, self.standardize)
         excluded = student.other_same_caption if self.mask_duplicates else None
         divergences = [kl_divergence(self.targets(p), log_q, excluded) for p, log_q in directions]
-        return {"distillation": torch.stack(divergences).mean()}
+        return {self.term: torch.stack(divergences).mean()}
+
+
+class ConfidencePenaltyKDLoss(CoupledKDLoss):
+    """`CoupledKDLoss` with the teacher's targets smoothed towards the uniform distribution over the B columns.
+
+    ``p'_ij = (1 - epsilon) p_ij + epsilon / B``, as in label smoothing (Szegedy et al., CVPR 2016, section 7).
+
+    Args:
+        smoothing: epsilon in [0, 1].
+        **kwargs: For `CoupledKDLoss`.
+
+    Raises:
+        ValueError: The smoothing is outside [0, 1] or the temperature is not above 0.
+    """
+
+    def __init__(self, smoothing: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= smoothing <= 1:
+            raise ValueError(f"smoothing must be in [0, 1], not {smoothing}")
+        self.smoothing = smoothing
+
+    def targets(self, p: Tensor) -> Tensor:
+        """Return the smoothed distribution [b, B]."""
+        return (1 - self.smoothing) * p + self.smoothing / p.shape[1]
+
+
+class ContrastiveRelationalLoss(CoupledKDLoss):
+    """`CoupledKDLoss` at T = 1 without a schedule (CRD of CLIP-KD, Yang et al., CVPR 2024, equations 3-5).
+
+    Terms: ``contrastive``, ``relational``; a term of weight 0 is not computed.
+
+    Args:
+        relational_weight: Weight of the divergence.
+        contrastive_weight: Weight of CLIP's loss.
+        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
+    """
+
+    scheduled = None
+    term = "relational"
+
+    def __init__(
+        self, relational_weight: float = 1.0, contrastive_weight: float = 1.0, multi_positive: bool = False
+    ) -> None:
+        super().__init__(1.0, relational_weight, contrastive_weight, multi_positive)

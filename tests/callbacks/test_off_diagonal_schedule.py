@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import OffDiagonalPhase, OffDiagonalSchedule
 from callbacks.off_diagonal_schedule import weight_at
-from losses import CLIPLoss, CoupledKDLoss, SRKDLoss
+from losses import CLIPLoss, CombinedLoss, CoupledKDLoss, SRKDLoss
 
 SHAPES = ["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
@@ -83,6 +83,12 @@ def test_drives_the_attribute_that_the_loss_names():
     log = SimpleNamespace(loss=loss, log=lambda name, value, **_: logged.update({name: value}))
     OffDiagonalPhase().on_train_batch_start(SimpleNamespace(callbacks=[]), log, None, 0)
     assert logged == {"train/distillation_weight": pytest.approx(-0.5), "train/off_diagonal_phase": -1.0}
+
+
+def test_sets_the_part_of_a_sum():
+    part = SRKDLoss()
+    step(OffDiagonalSchedule(start=-0.7), CombinedLoss({"task": CLIPLoss(), "kd": part}), 0, 100)
+    assert part.off_diagonal_weight == pytest.approx(-0.7)
 
 
 def test_refuses_a_loss_without_a_weight():
