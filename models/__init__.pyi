@@ -1,9 +1,8 @@
 from .checkpoints.weights import load_into, load_weights
-from .encoders.dual_encoder import DualEncoder
+from .encoders.dual_encoder import DualEncoder, freeze
 from .encoders.open_clip_encoder import OpenCLIPEncoder
 from .encoders.timm_encoder import TimmEncoder
 from .encoders.transformers_encoder import TransformersEncoder
-from .frozen import FrozenTeacher, freeze
 from .loading import build, from_checkpoint, save_half
 from .preprocessing import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from .quantised import QuantisedStudent
@@ -18,7 +17,6 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "DualEncoder",
-    "FrozenTeacher",
     "OpenCLIPEncoder",
     "Preprocessing",
     "QuantisedStudent",

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from models.encoders.dual_encoder import DualEncoder
-from models.frozen import WrappedEncoder
 from models.loading import build, from_checkpoint
 from models.reparameterize import fused_copy
 
@@ -85,7 +84,7 @@ def rounded_weight(weight: Tensor) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS)
 
 
-class QuantisedStudent(WrappedEncoder):
+class QuantisedStudent(DualEncoder):
     """Fused student whose image tower continues training with int8 rounding.
 
     The text tower and the logit scale stay frozen, so that the heads of the float student remain valid. Batch norms
@@ -105,12 +104,36 @@ class QuantisedStudent(WrappedEncoder):
         base = build(recipe) if recipe is not None else from_checkpoint(str(checkpoint))
         if isinstance(base, QuantisedStudent):
             raise ValueError(f"{checkpoint}: already trained with int8 rounding; start from a float student")
-        super().__init__(fused_copy(base))
+        super().__init__()
+        self.model = fused_copy(base)
+        self.preprocessing, self.embed_dim = base.preprocessing, base.embed_dim
         self._recipe = base.recipe()
         for name in image_layers(self.model):
             layer: Any = self.model.get_submodule(name)
             layer.requires_grad_(True)
             _replace(self.model, name, QuantisedLayer(layer))
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
+        return self.model.image_features(image)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
+        return self.model.text_features(tokens)
+
+    def columns_of(self, tokens: Tensor) -> int:
+        """Return how many columns of `tokens` [B, L] the text tower computes."""
+        return self.model.columns_of(tokens)
+
+    @property
+    def log_logit_scale(self) -> nn.Parameter:
+        """Logarithm of the logit scale."""
+        return self.model.log_logit_scale
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """Bias on the logits, or None."""
+        return self.model.logit_bias
 
     def train(self, mode: bool = True) -> Self:
         """Enable or disable updates of the activation ranges; the fused tower itself stays in eval mode."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from lightning import Trainer
 
-from models import DualEncoder, FrozenTeacher
+from models import DualEncoder
 from models.zero_shot import without_tf32
 
 
@@ -45,9 +45,8 @@ def evaluation_mode(
 
 
 def _in_float32(model: DualEncoder) -> DualEncoder:
-    inner = model.model if isinstance(model, FrozenTeacher) else model
-    half = any(p.is_floating_point() and p.dtype != torch.float32 for p in inner.parameters())
-    return copy.deepcopy(inner).float() if half else inner
+    half = any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters())
+    return copy.deepcopy(model).float() if half else model
 
 
 def half_dtype(trainer: Trainer) -> torch.dtype | None:

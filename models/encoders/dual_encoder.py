@@ -19,12 +19,14 @@ class DualEncoder(nn.Module, ABC):
     """Image tower and text tower that embed into one space of `embed_dim` dimensions.
 
     Subclasses set `preprocessing` and `embed_dim` and implement `image_features`, `text_features`,
-    `log_logit_scale` and `init_args`. `fused` tells whether the image tower is reparameterised (`models.fused_copy`).
+    `log_logit_scale` and `init_args`. `fused` tells whether the image tower is reparameterised (`models.fused_copy`),
+    `frozen` whether the model stays in eval mode (`freeze`).
     """
 
     preprocessing: Preprocessing
     embed_dim: int
     fused: bool = False
+    frozen: bool = False
 
     @abstractmethod
     def image_features(self, image: Tensor) -> Tensor:
@@ -54,11 +56,12 @@ class DualEncoder(nn.Module, ABC):
         return self.log_logit_scale.exp().reshape(())  # some checkpoints store one-element vectors
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or eval mode.
+        """Set training or eval mode; a frozen model stays in eval mode when its parent trains.
 
         Raises:
             ValueError: A fused model is asked to train.
         """
+        mode = mode and not self.frozen
         if mode and self.fused:
             raise ValueError(
                 "a fused model cannot be trained: it has no branches and batch norms left; "
@@ -100,6 +103,12 @@ class DualEncoder(nn.Module, ABC):
         public = getattr(sys.modules["models"], kind.__qualname__, None) is kind
         module = "models" if public else kind.__module__
         return {"class_path": f"{module}.{kind.__qualname__}", "init_args": self.init_args()}
+
+
+def freeze(model: DualEncoder) -> DualEncoder:
+    """Freeze a teacher in place: eval mode whatever its parent's mode, no gradients of its parameters."""
+    model.frozen = True
+    return model.requires_grad_(False).eval()
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -32,12 +32,12 @@ class LetterEncoder(DualEncoder):
         generator = torch.Generator().manual_seed(seed) if seed else None
         self.letters = nn.Parameter(torch.randn(128, LENGTH, DIM, generator=generator))
         self.scale = nn.Parameter(torch.zeros(()))
-        self.dropout, self.frozen = nn.Dropout(0.5), nn.Dropout(0.5)
+        self.dropout, self.still = nn.Dropout(0.5), nn.Dropout(0.5)
         self.image_calls = 0
 
     def image_features(self, image):
         self.image_calls += 1
-        return self.frozen(self.dropout(image.flatten(1)[:, :DIM])) + 0 * self.letters[0, 0]
+        return self.still(self.dropout(image.flatten(1)[:, :DIM])) + 0 * self.letters[0, 0]
 
     def text_features(self, tokens):
         return self.dropout(self.letters[tokens, torch.arange(LENGTH)].sum(dim=1))

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from models.files import atomic, digest, package_versions, sha256, write_json
+from models.files import atomic, atomic_folder, digest, package_versions, sha256, write_json
 
 
 def fail_half_way(path):
@@ -38,6 +38,17 @@ def test_what_a_killed_process_left_is_removed_and_nothing_of_a_live_one(tmp_pat
     live.touch()
     write_json(tmp_path / "a.json", {})
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.json", live, other])
+
+
+def test_a_folder_is_replaced_only_when_it_is_finished(tmp_path):
+    target = tmp_path / "new" / "page"
+    for text in ("old", "new"):
+        with atomic_folder(target) as partial:
+            (partial / text).touch()
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as partial:
+        (partial / "absent" / "half").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_json_has_no_nan(tmp_path):

@@ -41,7 +41,7 @@ def test_autocast_and_tf32_are_off_inside_and_back_afterwards():
 
 def test_modes_come_back_after_an_error():
     model = LetterEncoder(seed=1).train()
-    model.frozen.eval()
+    model.still.eval()
 
     def fail():
         with evaluation_mode(model):
@@ -52,7 +52,7 @@ def test_modes_come_back_after_an_error():
         fail()
     assert model.training
     assert model.dropout.training
-    assert not model.frozen.training
+    assert not model.still.training
 
 
 def test_random_twin_has_the_architecture_and_other_weights():

@@ -111,11 +111,11 @@ def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path
 def test_training_is_left_as_it_was(tmp_path):
     evaluation, module = PlaneEvaluation(protocol=PROTOCOL), FakeModule()
     module.student.train()
-    module.student.frozen.eval()
+    module.student.still.eval()
     trainer = trainer_in(tmp_path, evaluation)
     trainer.test(module, datamodule=FakeData(["planes"]), verbose=False)
     assert module.student.dropout.training
-    assert not module.student.frozen.training
+    assert not module.student.still.training
     assert module.student.letters.requires_grad
 
 
