@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,7 +59,7 @@ from export.variants import (
     write_resize_variant,
 )
 from models import DualEncoder, QuantisedStudent, fused_copy
-from models.files import package_versions, replace_folder, write_json
+from models.files import atomic_folder, package_versions, replace_folder, write_json
 from models.student.base import ANSWERS
 from models.student.manifest import MANIFEST, without_prompts
 from models.student.onnx_files import HEADS, onnx_runner
@@ -120,10 +119,8 @@ def export_student(
     gates = read_gates(options.gates)
     if trained_int8 is not None:
         check_compatible(student, trained_int8.eval())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    partial.chmod(0o755)
-    try:
+    kept = failed_folder(target)
+    with atomic_folder(target) as partial:
         source = {**source, "recipe": student.recipe(), "split": options.split}
         subject = _Subject(student, data, protocol, source, trained_int8, calibration)
         rows = _fill(partial, subject, options, gates)
@@ -131,8 +128,7 @@ def export_student(
         for row in rows:
             if row.status == DROPPED:
                 print(f"export: left out {row.variant}: {row.note}")
-        failed, kept = failures(rows), failed_folder(target)
-        if failed:
+        if failed := failures(rows):
             (partial / MANIFEST).unlink()  # so that no reader accepts it
             replace_folder(partial, kept)
             raise GateFailedError(
@@ -140,14 +136,10 @@ def export_student(
                 "leave a variant out with --skip, or train longer"
             )
         for file in partial.rglob("*"):
-            file.chmod(
-                0o755 if file.is_dir() else 0o644
-            )  # some writers create files that only their owner may read
+            # Some writers create files that only their owner may read.
+            file.chmod(0o755 if file.is_dir() else 0o644)
         read_export(partial, student.preprocessing)
-        replace_folder(partial, target)
-        shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
     return read_export(target)
 
 

@@ -31,7 +31,7 @@ def annotated(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
     return strip
 
 
-def heat_over(image: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
+def overlay_heatmap(image: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Blend a heat map [S, S] in [0, 1] over an image, uint8 [H, W] or [H, W, 3].
 
     The map is that of the image padded to a square and resized to S; the opacity grows with the heat.

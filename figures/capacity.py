@@ -26,9 +26,8 @@ def capacity_figure(gains: pd.DataFrame, title: str) -> Figure:
         own = gains[gains["score"] == score]
         for number, (reference, colour) in enumerate(zip(references, (ORANGE, BLUE), strict=False)):
             line = own[own["over"] == reference].sort_values("parameters", ascending=False)
-            place = line["parameters"] * (
-                1.04 if number else 0.96
-            )  # so that intervals do not hide each other
+            # Side by side, so that intervals do not hide each other.
+            place = line["parameters"] * (1.04 if number else 0.96)
             ends = [line["value"] - line["low"], line["high"] - line["value"]]
             axis.errorbar(
                 place, line["value"], yerr=ends, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.4,

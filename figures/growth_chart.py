@@ -62,7 +62,9 @@ def growth_chart_figure(
             )  # fmt: skip
     for limit in chart.assessed_mm:
         axis.axhline(limit, color=MUTED, linewidth=0.7, linestyle=":")
-    axis.axvspan(*chart.offered_weeks, ymax=0.012, color=MUTED, alpha=0.6, linewidth=0, label="ages on offer")
+    axis.axvspan(
+        *chart.offered_weeks, ymax=0.012, color=MUTED, alpha=0.6, linewidth=0, label="selectable ages"
+    )
     axis.set(
         xlim=(chart.weeks[0], chart.weeks[-1]),
         ylim=(min(60.0, float(hc_mm.min()) - 10), max(370.0, float(hc_mm.max()) + 10)),

@@ -12,7 +12,7 @@ from figures.style import BLUE, new_figure, styled
 
 
 @styled
-def latency(record: Mapping[str, Any]) -> Figure:
+def latency_figure(record: Mapping[str, Any]) -> Figure:
     """Draw the content of latency.json."""
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])

@@ -15,7 +15,7 @@ from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
 from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
 from models import DualEncoder, freeze
-from models.checkpoints.inspection import architecture_of, recipe_of
+from models.checkpoints.inspection import student_architecture, tower_name
 from models.checkpoints.weights import mismatch
 from models.encoders.memory_format import compile_model, to_channels_last
 from models.loading import TEACHER_PREFIX, check_vocabulary, student_entry
@@ -23,7 +23,7 @@ from models.zero_shot import encode_images
 
 RUN_RECORD = "run"
 """Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
-ENDLESS = (
+NO_STEP_LIMIT = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
 
@@ -51,9 +51,6 @@ class DistillationModule(LightningModule):
         grad_cache_chunk: Pairs that are embedded at a time: memory for the activations of so many, the gradients of the
             whole batch, one more forward pass of the student. Null embeds the batch at once. See
             `lightning_modules.grad_cache`.
-
-    Raises:
-        ValueError: The loss needs a teacher and none is given, or the chunk is empty.
     """
 
     def __init__(
@@ -172,14 +169,10 @@ class DistillationModule(LightningModule):
         self.student.clamp_logit_scale(self.max_logit_scale)
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with a warm-up and cosine schedule per optimiser step.
-
-        Raises:
-            ValueError: The number of training steps is unlimited.
-        """
+        """Return AdamW with a warm-up and cosine schedule per optimiser step."""
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == float("inf"):
-            raise ValueError(ENDLESS)
+            raise ValueError(NO_STEP_LIMIT)
         optimizer = torch.optim.AdamW(
             parameter_groups([self.student, self.loss], self.weight_decay),
             lr=self.learning_rate,
@@ -203,16 +196,12 @@ class DistillationModule(LightningModule):
         checkpoint[RUN_RECORD] = self.run_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the teacher's weights to the checkpoint, which is saved without them.
-
-        Raises:
-            ValueError: The checkpoint belongs to another student or loss.
-        """
+        """Add the teacher's weights to the checkpoint, which is saved without them."""
         if self.trainer.state.fn == "fit":
             # The length of the cosine requests the training loader before Lightning restores the counters at which
             # the loader resumes (`datamodules.pairs.loaders.resume_position`).
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
-        if recipe_of(checkpoint, "the checkpoint") is None:
+        if student_architecture(checkpoint, "the checkpoint") is None:
             raise ValueError(
                 "the checkpoint was not written by this project; start from its weights with --student=FILE"
             )
@@ -221,7 +210,7 @@ class DistillationModule(LightningModule):
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})
         differences = mismatch(own, checkpoint["state_dict"], {})
         if differences:
-            held, mine = map(architecture_of, (checkpoint["student"]["recipe"], self.student.recipe()))
+            held, mine = map(tower_name, (checkpoint["student"]["recipe"], self.student.recipe()))
             raise ValueError(
                 f"the checkpoint (student {held}) does not fit this run (student {mine}): {differences}"
             )

@@ -38,7 +38,7 @@ def in_chunks(model: DualEncoder, image: Tensor, tokens: Tensor, size: int | Non
     if size is None or len(image) <= size:
         embedded: tuple[Tensor, Tensor] = model(image, tokens)
         return embedded
-    passes = partial(_passes, model)
+    passes = partial(_checkpoint_contexts, model)
     parts = [
         checkpoint(model, *part, use_reentrant=False, context_fn=passes)
         for part in zip(image.split(size), tokens.split(size), strict=True)
@@ -47,13 +47,15 @@ def in_chunks(model: DualEncoder, image: Tensor, tokens: Tensor, size: int | Non
     return torch.cat(images), torch.cat(texts)
 
 
-def _passes(model: DualEncoder) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _checkpoint_contexts(
+    model: DualEncoder,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the contexts of the first and of the second pass over a chunk."""
-    return nullcontext(), _statistics_kept(model)
+    return nullcontext(), _batch_norm_frozen(model)
 
 
 @contextmanager
-def _statistics_kept(model: DualEncoder) -> Iterator[None]:
+def _batch_norm_frozen(model: DualEncoder) -> Iterator[None]:
     """Keep the running statistics of batch norms, which have seen the chunk in its first pass."""
     norms: list[Any] = [
         part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats

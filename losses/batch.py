@@ -30,9 +30,6 @@ class Embeddings:
         logit_scale: Factor on the cosines, a scalar tensor, already exponentiated.
         logit_bias: Scalar added to the logits (sigmoid losses only), or None.
         caption_id: int64 [b], equal where two captions are equal, or None when unknown.
-
-    Raises:
-        ValueError: The shapes do not match.
     """
 
     image: Tensor

@@ -1,4 +1,4 @@
-"""Coupled knowledge distillation, one weight on the whole divergence from the teacher, and its special cases."""
+"""Coupled knowledge distillation, one weight on the full divergence from the teacher, and its special cases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .distributions import kl_divergence, teacher_and_student
 
 
 class CoupledKDLoss(DistillationLoss):
-    """Imitate the teacher's whole similarity distribution, or repel from it with a negative weight.
+    """Imitate the teacher's full similarity distribution, or repel from it with a negative weight.
 
     ``L = w L_contrastive + lambda(t) KL(p || q)``, ``KL = (1/B) sum_ij p_ij (log p_ij - log q_ij)``,
     averaged over image-to-text and text-to-image; p and q as in `SRKDLoss`. Matched and mismatched pairs share one
@@ -30,9 +30,6 @@ class CoupledKDLoss(DistillationLoss):
         standardize: As in `SRKDLoss`.
         mask_duplicates: Leave mismatched pairs of equal captions out of the sum over j, so that a negative weight
             does not repel the student from correct similarities; needs caption ids.
-
-    Raises:
-        ValueError: The temperature is not above 0.
     """
 
     scheduled: str | None = "distillation_weight"
@@ -79,9 +76,6 @@ class ConfidencePenaltyKDLoss(CoupledKDLoss):
     Args:
         smoothing: epsilon in [0, 1].
         **kwargs: For `CoupledKDLoss`.
-
-    Raises:
-        ValueError: The smoothing is outside [0, 1] or the temperature is not above 0.
     """
 
     def __init__(self, smoothing: float = 0.1, **kwargs: Any) -> None:

@@ -88,7 +88,7 @@ def off_diagonal_cross_entropy(
 ) -> Tensor:
     """Return ``-(1/b) sum_{i, j != i} p_ij log q_ij``, a scalar: agreement on the confusions.
 
-    `excluded`, bool [b, B], marks further pairs to leave out (equal captions).
+    `excluded`, bool [b, B], marks other pairs to leave out (equal captions).
     """
     if excluded is None:
         excluded = torch.zeros_like(p, dtype=torch.bool)

@@ -24,9 +24,6 @@ class FeatureKDLoss(ProjectedLoss):
         feature_weight: lambda; 2000 in CLIP-KD, for ``mse``.
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
-
-    Raises:
-        ValueError: The distance is unknown.
     """
 
     def __init__(

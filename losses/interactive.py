@@ -29,9 +29,6 @@ class InteractiveContrastiveLoss(ProjectedLoss):
         initial_logit_scale: Start of s, at most 100.
         contrastive_weight: w, weight of CLIP's loss.
         multi_positive: Count equal captions as matches in both terms; needs caption ids.
-
-    Raises:
-        ValueError: The initial scale is not above 0.
     """
 
     def __init__(

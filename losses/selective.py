@@ -41,9 +41,6 @@ class SRKDLoss(DistillationLoss):
         kernel: ``fused`` is fastest and keeps 2 B x B numbers for the backward pass; ``chunked`` recomputes them;
             ``plain`` computes term by term. All give the same numbers. The three options above, and logits for which
             the fused form would lose precision, use ``plain`` in any case.
-
-    Raises:
-        ValueError: The temperature is not above 0 or the kernel is unknown.
     """
 
     scheduled: str | None = "off_diagonal_weight"
@@ -118,9 +115,6 @@ class SRKDControlLoss(SRKDLoss):
         exclude_above_cosine: While the weight is negative, leave out pairs whose captions the teacher embeds with at
             least this cosine, such as neighbouring gestational ages: ordered, not confused. None excludes no pair.
         **kwargs: For `SRKDLoss`, but `kernel`.
-
-    Raises:
-        ValueError: `exclude_above_cosine` is not between -1 and 1, or a setting of `SRKDLoss` is wrong.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ from .growth_chart import gestational_age_weeks, within_chart
 from .names import with_interval
 
 AGES_DAYS: tuple[int, ...] = tuple(range(14 * 7, 39 * 7))  # 14w0d .. 38w6d, 175 ages
-TOP_AGES = 15
 LOWEST_HC_MM, HIGHEST_HC_MM = 100.0, 342.0  # the chart's median at 14 and at 40 weeks
 
 
@@ -40,7 +39,7 @@ def predicted_age_days(similarity: Tensor) -> Tensor:
     if not torch.isfinite(similarity).all():
         row = int((~torch.isfinite(similarity)).any(dim=1).nonzero()[0])
         raise ValueError(f"biometry: the similarities of row {row} are not finite; the model has diverged")
-    ages = profile_age_days(similarity.detach().cpu().double().numpy(), np.array(AGES_DAYS), TOP_AGES)
+    ages = profile_age_days(similarity.detach().cpu().double().numpy(), np.array(AGES_DAYS))
     return torch.from_numpy(ages).to(similarity.device)
 
 

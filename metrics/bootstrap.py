@@ -63,9 +63,6 @@ def mean_interval(
     """Return the 95 % bootstrap interval of the mean of values [N]; their order takes part in the draw.
 
     With the patient of each value, whole patients are resampled; values are then 0 or 1.
-
-    Raises:
-        ValueError: There are no values.
     """
     samples = np.asarray(values, dtype=np.float64)
     if samples.size == 0:
@@ -95,9 +92,6 @@ def f1_interval(
         num_classes: Number C of classes that can be predicted.
         resamples: Number of resamples.
         patients: Patient of each image, N names, to resample whole patients; None resamples images.
-
-    Raises:
-        ValueError: There are no samples.
     """
     truth, guess = np.asarray(target, dtype=np.int64), np.asarray(prediction, dtype=np.int64)
     if truth.size == 0:

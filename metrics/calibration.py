@@ -13,19 +13,19 @@ from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score, roc_curve
 
 BINS = 15
+TOP_AGES = 15  # ages of highest similarity, whose median is predicted
 LOG_TEMPERATURES = (-4.0, 6.0)  # bounds of the fit: factors of 0.02 to 400
 
 
-def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> dict[str, Any]:
+def reliability(confidence: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
     """Return the expected calibration error and the reliability curve (Guo et al., ICML 2017, arXiv:1706.04599, eq. 3).
 
-    The error is the mean over equally wide bins of |accuracy - confidence|, weighted by the share of samples. A bin
+    The error is the mean over 15 equally wide bins of |accuracy - confidence|, weighted by the share of samples. A bin
     includes its upper end, the first also 0.
 
     Args:
         confidence: Probability of each prediction, [N], in [0, 1].
         correct: Whether each prediction is right, [N].
-        bins: Number of bins.
 
     Returns:
         ``ece`` in [0, 1] and ``bins``, a list of ``confidence``, ``accuracy`` and ``count`` of each bin with samples.
@@ -40,8 +40,8 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
         )
     if not ((probability >= 0) & (probability <= 1)).all():
         raise ValueError("calibration: confidences must be between 0 and 1")
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, bins - 1)
+    edges = np.linspace(0, 1, BINS + 1)
+    place = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, BINS - 1)
     filled = [place == number for number in np.unique(place)]
     curve = [
         {
@@ -56,11 +56,7 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
 
 
 def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
-    """Return the temperature of maximum likelihood, by which logits [N, C] are divided (Guo et al. 2017, section 4.2).
-
-    Raises:
-        ValueError: There are no samples.
-    """
+    """Return the temperature of maximum likelihood that divides logits [N, C] (Guo et al. 2017, section 4.2)."""
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(target, dtype=np.int64)
     if truth.size == 0:
         raise ValueError("calibration: fitting a temperature needs at least one sample")
@@ -91,7 +87,7 @@ def cross_fitted_confidence(
     return confidence
 
 
-def class_lead(logits: NDArray[Any]) -> NDArray[Any]:
+def max_minus_mean_logit(logits: NDArray[Any]) -> NDArray[Any]:
     """Return by how much the best class leads the mean of all classes: logits [N, C] to [N].
 
     On images of unknown classes it separates better than the largest probability or similarity (docs/metrics.md).
@@ -125,7 +121,7 @@ def rejection_scores(known: ArrayLike, other: ArrayLike, threshold: float) -> di
     }
 
 
-def profile_age_days(similarity: NDArray[Any], ages_days: NDArray[Any], top: int) -> NDArray[Any]:
+def profile_age_days(similarity: NDArray[Any], ages_days: NDArray[Any], top: int = TOP_AGES) -> NDArray[Any]:
     """Return the median [N] of the `top` ages [A] of highest similarity [N, A]; of equal ones the first counts."""
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
     return np.asarray(ages_days)[np.sort(order, axis=1)[:, top // 2]]
@@ -140,7 +136,9 @@ def profile_interval(
     return ages[near.argmax(axis=1)], ages[::-1][near[:, ::-1].argmax(axis=1)]
 
 
-def profile_drop(similarity: NDArray[Any], ages_days: NDArray[Any], true_days: NDArray[Any]) -> NDArray[Any]:
+def age_similarity_gap(
+    similarity: NDArray[Any], ages_days: NDArray[Any], true_days: NDArray[Any]
+) -> NDArray[Any]:
     """Return how far the similarity at the true age [N] is below the highest of the profile [N, A].
 
     True ages beyond the profile's count as its first or last.

@@ -14,9 +14,6 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
 
     Kornblith et al., ICML 2019, arXiv:1905.00414, section 3: ``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` of centred
     columns; NaN when one model maps all samples to one point.
-
-    Raises:
-        ValueError: The numbers of samples differ.
     """
     if len(first) != len(second):
         raise ValueError(
@@ -77,9 +74,6 @@ def logit_correlation(
         student: Logits [B, B], row i an image, column j a text; pair i = j is matched.
         teacher: Logits [B, B] of the same images and texts.
         excluded: Boolean [B, B], True for mismatched pairs to leave out, such as equal captions.
-
-    Raises:
-        ValueError: The matrices are not square, or differ in shape.
     """
     if student.shape != teacher.shape or student.ndim != 2 or student.shape[0] != student.shape[1]:
         raise ValueError(

@@ -23,11 +23,7 @@ LOWEST_WEEKS, HIGHEST_WEEKS = 0.0, 45.0  # range of the inversion; the median ri
 
 
 def head_circumference_mm(ga_weeks: ArrayLike, centile: float = MEDIAN) -> Floats:
-    """Return the chart's head circumference in mm at ages in weeks, for the centile 2.5, 50 or 97.5.
-
-    Raises:
-        ValueError: The chart has no such centile.
-    """
+    """Return the chart's head circumference in mm at ages in weeks, for the centile 2.5, 50 or 97.5."""
     if centile not in COEFFICIENTS:
         raise ValueError(f"growth chart: no centile {centile}; choose one of {sorted(COEFFICIENTS)}")
     weeks = np.asarray(ga_weeks, dtype=np.float64)

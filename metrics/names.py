@@ -15,14 +15,11 @@ STUDENT, TEACHER, RANDOM = "student", "teacher", "random"
 CONSTANT, PIXEL_SIZE = "constant", "pixel_size"
 # Input ablations of the tested student: `student/hc18/black_image_validity`.
 BLACK_IMAGE, OTHER_IMAGE, ONE_PIXEL_SIZE = ABLATIONS = "black_image", "other_image", "one_pixel_size"
-EIGHT_CLASS = (
-    "eight_class"  # planes and sub-planes together, as the paper reports F1: `student/eight_class/f1`
-)
+# Planes and sub-planes together, as the paper reports F1: `student/eight_class/f1`.
+EIGHT_CLASS = "eight_class"
 PROBE, RETRIEVAL, GEOMETRY = "probe", "retrieval", "geometry"  # `student/probe/views_f1`, `geometry/cka`
-NONE_OF_THESE, AGE_INTERVAL = (
-    "none",
-    "age_interval",
-)  # `student/none/planes_auroc`, `student/age_interval/coverage`
+# `student/none/planes_auroc`, `student/age_interval/coverage`.
+NONE_OF_THESE, AGE_INTERVAL = "none", "age_interval"
 VAL_COMPOSITE = "val/composite"
 
 OFF_DIAGONAL_WEIGHT = "train/off_diagonal_weight"

@@ -38,9 +38,6 @@ def retrieval_scores(image: Tensor, text: Tensor, caption_id: Tensor | None = No
         image: Unit-length image embeddings [N, D].
         text: Unit-length caption embeddings [N, D], row by row those of the images.
         caption_id: Number of each caption [N], equal for equal captions: retrieving any copy is correct.
-
-    Raises:
-        ValueError: The shapes differ or there are no pairs.
     """
     if image.shape != text.shape or image.ndim != 2 or len(image) == 0:
         raise ValueError(

@@ -16,19 +16,17 @@ AGE_BANDS_WEEKS: tuple[tuple[int, int], ...] = ((14, 20), (20, 26), (26, 32), (3
 def subgroup_scores(
     groups: Sequence[str | None],
     score: Callable[[NDArray[np.int64]], Mapping[str, float]],
-    smallest: int = SMALLEST,
 ) -> dict[str, dict[str, float]]:
-    """Score every group of samples separately: group -> scores and ``count``, sorted by name.
+    """Score every group of samples separately: group -> ``count`` and, from 10 samples on, scores; sorted by name.
 
     Args:
         groups: Group of each sample, N names; None for samples of no known group, which are left out.
         score: Takes row numbers and returns scores by name.
-        smallest: Groups of fewer samples report their ``count`` and no scores.
     """
     results: dict[str, dict[str, float]] = {}
     for name in sorted({group for group in groups if group is not None}):
         rows = np.array([row for row, group in enumerate(groups) if group == name], dtype=np.int64)
-        results[name] = {"count": len(rows)} | (dict(score(rows)) if len(rows) >= smallest else {})
+        results[name] = {"count": len(rows)} | (dict(score(rows)) if len(rows) >= SMALLEST else {})
     return results
 
 

@@ -8,7 +8,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +21,7 @@ import yaml
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of the same suffix, which replaces `path` when the block succeeds.
+    """Yield a temporary path next to `path`, of the same suffix, which replaces `path` when the block succeeds.
 
     The folder is created. After an error `path` is as it was, and the temporary file is removed; one that a killed
     process of this machine has left is removed, too.
@@ -30,7 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
     for other in path.parent.glob(
         f".{glob.escape(f'{path.stem}.{node()}')}-*.partial{glob.escape(path.suffix)}"
     ):
-        if not _runs(int(other.name.removesuffix(f".partial{path.suffix}").rpartition("-")[2])):
+        if not _is_alive(int(other.name.removesuffix(f".partial{path.suffix}").rpartition("-")[2])):
             other.unlink(missing_ok=True)
     try:
         yield partial
@@ -39,7 +40,7 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     """Return whether a process of this machine is alive."""
     try:
         os.kill(process, 0)
@@ -60,6 +61,19 @@ def replace_folder(partial: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder next to `target`, which replaces `target` when the block succeeds and else is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        replace_folder(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as partial:
@@ -70,6 +84,16 @@ def one_line(text: object, most: int = 160) -> str:
     """Return the text of an error or of a file's content as one line of at most `most` characters, for messages."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+def error_line(error: BaseException) -> str:
+    """Return the kind and the message of an error on one line."""
+    return one_line(f"{type(error).__name__}: {error}", 300)
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Join the first names of a list that may be long, for messages."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def read_yaml(path: Path) -> Any:
@@ -83,7 +107,9 @@ def read_yaml(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # PyYAML raises what int, datetime and the recursion raise
-        raise ValueError(f"{path}: not YAML ({one_line(error)}); restore it, or move it away") from error
+        raise ValueError(
+            f"{path}: not YAML ({one_line(error)}); correct it, restore it, or move it away"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -101,11 +127,7 @@ def without_nan(value: Any) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder by the names and contents of its files; hidden ones do not count.
-
-    Raises:
-        FileNotFoundError: There is neither.
-    """
+    """Return the SHA-256 of a file, or of a folder by the names and contents of its files; hidden ones do not count."""
     if path.is_dir():
         total = hashlib.sha256()
         for name in sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file()):

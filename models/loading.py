@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from models.checkpoints.inspection import STUDENT, describe, recipe_of
+from models.checkpoints.inspection import STUDENT, describe, student_architecture
 from models.checkpoints.integrity import header
 from models.checkpoints.trust import check_classes, resolve
 from models.checkpoints.weights import flatten, load_into, read_checkpoint
@@ -62,25 +62,25 @@ def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> 
     return model
 
 
-def save_half(model: DualEncoder, path: Path, **further: Any) -> None:
+def save_half(model: DualEncoder, path: Path, **extra: Any) -> None:
     """Save a model in half precision as one safetensors file, which `from_checkpoint` loads.
 
     Args:
         model: The model, on any device; it is not changed.
         path: A ``.safetensors`` file, written atomically.
-        **further: JSON values to keep in the file's header, as a checkpoint keeps them at its top level.
+        **extra: JSON values to keep in the file's header, as a checkpoint keeps them at its top level.
     """
     tensors = {
         f"{STUDENT}.{name}": (value.half() if value.is_floating_point() else value).cpu().contiguous()
         for name, value in model.state_dict().items()
     }
-    described = {STUDENT: student_entry(model), **further}
+    described = {STUDENT: student_entry(model), **extra}
     with atomic(path) as partial:
         partial.write_bytes(save(tensors, header(tensors, json.dumps(described))))
 
 
 def student_entry(model: DualEncoder) -> dict[str, Any]:
-    """Return what rebuilds a model beside its weights: recipe, preprocessing, digest of the compact vocabulary."""
+    """Return what rebuilds a model besides its weights: recipe, preprocessing, digest of the compact vocabulary."""
     entry: dict[str, Any] = {"recipe": model.recipe(), "preprocessing": model.preprocessing.to_dict()}
     if model.preprocessing.tokenizer == "fetal":
         entry["vocabulary"] = digest(fetal_vocabulary())
@@ -123,7 +123,7 @@ def build(recipe: Mapping[str, Any], source: str = "checkpoint recipe") -> DualE
 
 
 def _from_own(content: Mapping[str, Any], path: str, strict: bool, untrained: bool) -> DualEncoder:
-    recipe = recipe_of(content, path) or {}
+    recipe = student_architecture(content, path) or {}
     check_vocabulary(content[STUDENT], path)
     model = build(recipe, path)
     try:

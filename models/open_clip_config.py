@@ -27,10 +27,6 @@ def resolve_config(
     """Return a configuration with overrides applied: ``model_cfg`` and ``preprocess_cfg``.
 
     The arguments are those of `models.OpenCLIPEncoder`; None keeps the configuration's value.
-
-    Raises:
-        ValueError: The configuration is unknown or unsuitable.
-        FileNotFoundError: `name` ends in ``.json`` and the file does not exist.
     """
     config = read_config(name) if configuration is None else copy.deepcopy(configuration)
     architecture, contract = config["model_cfg"], config.setdefault("preprocess_cfg", {})

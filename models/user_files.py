@@ -6,8 +6,9 @@ import reprlib
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
+
+from models.files import read_yaml
 
 T = TypeVar("T")
 
@@ -24,8 +25,8 @@ def problems(error: ValidationError) -> str:
     return " ".join("; ".join(lines).split())
 
 
-def read_yaml(path: Path, kind: type[T], example: str) -> T:
-    """Read a YAML file.
+def read_settings(path: Path, kind: type[T], example: str) -> T:
+    """Read a YAML file and check its content.
 
     Args:
         path: The file.
@@ -39,8 +40,6 @@ def read_yaml(path: Path, kind: type[T], example: str) -> T:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; example: {example}")
     try:
-        return TypeAdapter(kind).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return TypeAdapter(kind).validate_python(read_yaml(path))
     except ValidationError as error:
         raise ValueError(f"{path}: {problems(error)} (example: {example})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error

@@ -20,9 +20,9 @@ from datamodules.record import Record
 from metrics import AGES_DAYS, gestational_age_weeks
 from metrics.benchmarks import BENCHMARKS, HC18
 from metrics.calibration import (
-    class_lead,
+    age_similarity_gap,
     conformal_quantile,
-    profile_drop,
+    max_minus_mean_logit,
     profile_interval,
     rejection_scores,
     rejection_threshold,
@@ -42,7 +42,7 @@ class AnswerCalibration(Callback):
     """Calibrate the tested student's answers on validation patients, and score them on the test patients.
 
     - "None of these": of each classification benchmark that leaves labels out ("other"), the threshold of
-      `metrics.calibration.class_lead` with the highest balanced accuracy. The benchmark itself does not change.
+      `metrics.calibration.max_minus_mean_logit` of highest balanced accuracy. The benchmark itself does not change.
     - Age interval: the similarity below the highest that is not exceeded at the true age, for all images of 90 % of the
       patients (split conformal prediction). True is the age of the record, by default that whose median is the head
       circumference.
@@ -107,7 +107,7 @@ class _Answers:
                 counts[benchmark] = {"known": len(known), "other": len(other)}
         if HC18 in self.biometry.benchmarks and any(map(BENCHMARKS[HC18].scores, self.images("val"))):
             records, similarity, true = self.profiles("val")
-            drops = pd.Series(profile_drop(similarity, AGES, true))
+            drops = pd.Series(age_similarity_gap(similarity, AGES, true))
             by_patient = drops.groupby([record.patient for record in records]).max()
             drop = conformal_quantile(by_patient, COVERAGE)
             counts["patients"] = len(by_patient)
@@ -136,7 +136,7 @@ class _Answers:
         return details
 
     def leads(self, benchmark: str, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return `class_lead` of the images that a benchmark scores, and of those whose label it leaves out."""
+        """Return `max_minus_mean_logit` of images that a benchmark scores, and of those whose label it excludes."""
         one = BENCHMARKS[benchmark]
         images = self.images(split)
         known = [record for record in images if one.scores(record)]
@@ -144,7 +144,7 @@ class _Answers:
         if not known or not other:
             return np.empty(0), np.empty(0)
         vectors = class_embeddings(self.model, self.planes.protocol.prompts_of(one)).cpu()
-        lead = class_lead(class_logits(self.embedded([*known, *other]), vectors).numpy())
+        lead = max_minus_mean_logit(class_logits(self.embedded([*known, *other]), vectors).numpy())
         return lead[: len(known)], lead[len(known) :]
 
     def profiles(self, split: str) -> tuple[list[Record], NDArray[Any], NDArray[Any]]:

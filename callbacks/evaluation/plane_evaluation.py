@@ -25,7 +25,7 @@ from figures.reliability import reliability_figure
 from metrics import classification_scores
 from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import f1_interval
-from metrics.calibration import calibration, cross_fitted_confidence
+from metrics.calibration import cross_fitted_confidence, reliability
 from metrics.names import CONSTANT, interval_names, with_interval
 from metrics.subgroups import RESAMPLES, subgroup_scores
 from models import DualEncoder
@@ -66,13 +66,13 @@ class PlaneEvaluation(ZeroShotEvaluation):
         right = [row["correct"] for row in samples]
         patients = [row["patient"] for row in samples]
         over_patients = f1_interval(target, every.argmax(axis=1), len(classes), patients=patients)
-        reliability = calibration([row["probability"] for row in samples], right)
+        curve = reliability([row["probability"] for row in samples], right)
         fitted = cross_fitted_confidence(every, target, patients)
         return classification_scores(every, target, classes, interval=True) | {
             **dict(zip(interval_names("f1", patients=True), over_patients, strict=True)),
-            "ece": reliability["ece"],
-            **({} if fitted is None else {"ece_fitted": calibration(fitted, right)["ece"]}),
-            "reliability": reliability["bins"],
+            "ece": curve["ece"],
+            **({} if fitted is None else {"ece_fitted": reliability(fitted, right)["ece"]}),
+            "reliability": curve["bins"],
             "subgroups": _subgroups(every, target, records, classes),
             "n_scored": len(samples),
             "samples": samples,
@@ -119,8 +119,8 @@ class PlaneEvaluation(ZeroShotEvaluation):
     def draw_all(self, details: Details, title: str) -> dict[str, Figure]:
         """Draw the confusion matrix and the reliability diagram."""
         title_with_error = f"{title}\nexpected calibration error {details['ece']:.3f}"
-        reliability = reliability_figure({"predictions": details["reliability"]}, title_with_error)
-        return super().draw_all(details, title) | {"-reliability": reliability}
+        figure = reliability_figure({"predictions": details["reliability"]}, title_with_error)
+        return super().draw_all(details, title) | {"-reliability": figure}
 
 
 def _subgroups(

@@ -21,14 +21,13 @@ from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.copies import nearest_copies, perceptual_hash
 from datamodules.corpora.corpus import counts, split_by_patient
 from datamodules.corpora.records import table_records
-from datamodules.corpora.rows import first_few
 from datamodules.corpora.table import read_table
 from datamodules.pairs.captions import caption_templates
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from figures.images import image_figure
 from figures.style import save_png
-from models.files import atomic
+from models.files import atomic, first_few
 
 Level = Literal["ok", "warning", "error"]
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
-
-_SHOWN = 5
+from models.files import first_few
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,6 @@ def find_images(
         if len(several) > 1:
             raise ValueError(f"{table}: {name} fits several files, keep one of {[str(p) for p in several]}")
     return {name: several[0] for name, several in found.items()}
-
-
-def first_few(names: Sequence[str]) -> str:
-    """Join the first names of a list that may be long."""
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _stem(name: str) -> str:

@@ -17,8 +17,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.corpora.rows import first_few, separated
+from datamodules.corpora.rows import separated
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
+from models.files import first_few
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 # Column -> its usual names, the preferred first; letter case, blanks and hyphens do not matter.

@@ -12,7 +12,6 @@ from webdataset.shardlists import expand_urls
 
 from datamodules.base import require_at_least
 from datamodules.corpora.catalogue import ScoredOnPublicSets
-from datamodules.corpora.rows import first_few
 from datamodules.pairs.loaders import resume_position
 from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank
@@ -21,6 +20,7 @@ from datamodules.redaction import PIPE, redacted
 from datamodules.shards.manifest import MANIFEST, local_manifest, shard_name
 from datamodules.shards.storage import ShardStorage, is_remote
 from datamodules.shards.stream import ShardLoader, ShardStream
+from models.files import first_few
 
 
 class PairShardsDataModule(ScoredOnPublicSets):

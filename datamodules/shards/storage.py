@@ -28,10 +28,9 @@ import webdataset as wds
 from fsspec.asyn import sync
 from fsspec.core import url_to_fs
 
-from datamodules.corpora.rows import first_few
 from datamodules.redaction import PIPE, redacted
 from datamodules.shards.manifest import MANIFEST, parse_manifest, shard_name
-from models.files import atomic, digest, one_line
+from models.files import atomic, digest, first_few, one_line
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from experiments.report.read_run import read_run
 from experiments.runs.run_record import preset_of, read_record, run_config, training_facts
 from export.package.manifest import read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
-from models.checkpoints.inspection import STUDENT, recipe_of
+from models.checkpoints.inspection import STUDENT, student_architecture
 from models.checkpoints.weights import read_entry
 from models.files import one_line
 from models.student.manifest import MANIFEST
@@ -76,7 +76,7 @@ def checkpoint_card(path: Path, name: str) -> str:
     facts = training_facts(config, read_record(str(path)))
     source: dict[str, Any] = {
         "weights": "trained",
-        "recipe": recipe_of({STUDENT: student}, str(path)),
+        "recipe": student_architecture({STUDENT: student}, str(path)),
         "training": facts,
     }
     source["data"] = preset_of(config) or facts.get("data", "not recorded")

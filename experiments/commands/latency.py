@@ -31,7 +31,7 @@ from export.build import write_timing_export
 from export.latency.budgets import Verdict, over_budget, read_budgets, undecided
 from export.latency.report import markdown
 from export.latency.session import run_session
-from figures.latency import latency as latency_figure
+from figures.latency import latency_figure
 from figures.style import save_png
 from models import DualEncoder, build
 from models.checkpoints.trust import TRUST, settle_trust

@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
 import sys
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -41,9 +39,10 @@ from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.progress import show_progress
 from experiments.process import Parser
-from figures.annotated import annotated, heat_over
+from figures.annotated import annotated, overlay_heatmap
 from models import load_student
-from models.student.base import AT_ONCE, BRAIN, NONE, Row, Student
+from models.files import atomic_folder
+from models.student.base import BATCH_SIZE, BRAIN, NONE, Row, Student
 from models.student.onnx_files import SpacingNotInTableError
 
 OUT = Path("outputs/predictions")
@@ -82,15 +81,8 @@ def main(argv: list[str]) -> int:
     student = _open(options)
     if options.saliency is not None:
         student.saliency([np.zeros((8, 8), np.uint8)])  # an export is refused before anything is computed
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with atomic_folder(target) as partial:
         failed, planes, missing_spacings = _write(student, asked, partial, options)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.chmod(0o755)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     _say(student, asked, target, planes, missing_spacings, failed)
     return 1 if failed else 0
 
@@ -179,8 +171,8 @@ def _answers(
 ) -> Iterator[tuple[list[Row], list[NDArray[np.uint8]], NDArray[Any]]]:
     """Yield rows of some images at a time, and the images and embeddings of those that could be read."""
     with ThreadPoolExecutor(usable_cores()) as pool, show_progress("predict", " images") as progress:
-        for start in range(0, len(asked), AT_ONCE):
-            batch = asked[start : start + AT_ONCE]
+        for start in range(0, len(asked), BATCH_SIZE):
+            batch = asked[start : start + BATCH_SIZE]
             read = list(pool.map(_read, batch))
             images = [image for image in read if not isinstance(image, str)]
             embedded = student.embed(images)
@@ -219,7 +211,7 @@ def _draw(
     if options.saliency is not None and images:
         prompt = options.saliency or None
         for row, image, heat in zip(rows, images, student.saliency(images, prompt), strict=True):
-            seen = annotated(heat_over(image, heat), [prompt or lines_of(row)[0]])
+            seen = annotated(overlay_heatmap(image, heat), [prompt or lines_of(row)[0]])
             _save(seen, folder / "saliency", row["image"])
 
 

@@ -31,14 +31,14 @@ from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from experiments.plain_errors import UsageError, built
 from experiments.report.read_run import FinishedRun
-from figures.annotated import heat_over
+from figures.annotated import overlay_heatmap
 from figures.embeddings import tsne
 from metrics import gestational_age_weeks
 from metrics.benchmarks import BENCHMARKS
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from metrics.names import RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
-from models import DualEncoder, FrozenTeacher, freeze, from_checkpoint
+from models import DualEncoder, freeze, from_checkpoint
 from models.checkpoints.trust import check_classes
 from models.files import one_line, write_text
 from models.student.saliency import grad_cam
@@ -239,15 +239,14 @@ def _saliency(
     cards = [{"name": str(row["name"]), "truth": str(row["target"])} for row in chosen]
     for name, model in models.items() if cards else ():
         dataset = EvaluationDataset([by_name[card["name"]] for card in cards], model.preprocessing)
-        thawed = model.model if isinstance(model, FrozenTeacher) else model  # a frozen one gives no gradients
         try:
-            with evaluation_mode(thawed) as used:
+            with evaluation_mode(model) as used:
                 device = next(used.parameters()).device
                 vectors = class_embeddings(used, {card["truth"]: prompts[card["truth"]] for card in cards})
                 for number, card in enumerate(cards):
                     image = dataset[number]["image"][None].to(device)
                     heat = grad_cam(used, image, vectors[number : number + 1])[0].cpu().numpy()
-                    card[name] = _jpeg(heat_over(read_image(by_name[card["name"]].image), heat))
+                    card[name] = _jpeg(overlay_heatmap(read_image(by_name[card["name"]].image), heat))
         except ValueError as error:
             print(f"note: {error}", file=sys.stderr)
     return cards

@@ -15,7 +15,7 @@ from experiments.config import FOLDERS
 from experiments.process import without_secrets
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.wandb_access import first_process
-from lightning_modules.distillation import ENDLESS
+from lightning_modules.distillation import NO_STEP_LIMIT
 from models.checkpoints.integrity import DamagedError
 from models.checkpoints.weights import read_checkpoint
 from models.files import one_line, read_yaml
@@ -134,7 +134,7 @@ def _of_run(word: str, experiment: str, run: str | None) -> str:
 def check_fit(config: Namespace) -> None:
     """Check the length of a training and the run that it resumes."""
     if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
-        raise ValueError(ENDLESS)
+        raise ValueError(NO_STEP_LIMIT)
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if config.trainer.get(name) == 0:
             raise ValueError(f"trainer.{name}=0 trains nothing; to score a model: make evaluate CKPT=...")

@@ -18,9 +18,10 @@ from export.demo.runtime import VERSION, runtime_files
 from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
+from metrics.calibration import TOP_AGES
 from metrics.growth_chart import COEFFICIENTS
-from models.files import replace_folder, sha256, write_json
-from models.student.base import BRAIN, TOP_AGES
+from models.files import atomic_folder, sha256, write_json
+from models.student.base import BRAIN
 from models.student.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
@@ -51,14 +52,8 @@ def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / DEMO).is_file())):
         raise ValueError(f"--build={target}: exists and is not such a page; name a new or an empty folder")
     files = runtime_files(runtime)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    partial.chmod(0o755)
-    try:
+    with atomic_folder(target) as partial:
         _fill(partial, export, files)
-        replace_folder(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

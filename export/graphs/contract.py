@@ -7,9 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from models import DualEncoder, Preprocessing
+from models.checkpoints.integrity import tensors_digest
 
 INPUT_NAME, EMBEDDING_NAME, PROBABILITIES_NAME = "image", "embedding", "probabilities"
 TOKENS_NAME, TEXT_EMBEDDING_NAME = "tokens", "text_embedding"
@@ -57,22 +56,13 @@ def contract_digest(contract: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_digest(model: DualEncoder) -> str:
-    """Return the SHA-256 of a model's weights and buffers: names, types, shapes and numbers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def metadata_of(model: DualEncoder) -> dict[str, str]:
     """Return the texts that go into the metadata of an ONNX file or a Core ML package."""
     contract = contract_of(model.preprocessing)
     return {
         METADATA_CONTRACT: json.dumps(contract, sort_keys=True),
         METADATA_DIGEST: contract_digest(contract),
-        f"{METADATA_PREFIX}model_sha256": model_digest(model),
+        f"{METADATA_PREFIX}model_sha256": tensors_digest(model.state_dict(), hashed=hashlib.sha256),
         f"{METADATA_PREFIX}note": "Research software, not a medical device.",
     }
 

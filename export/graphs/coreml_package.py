@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_LICENCE
-from export.graphs.onnx_graph import one_line
-from models.files import package_versions
+from models.files import error_line, package_versions
 
 LABEL_NAME = "label"
 # Rounding these to half precision would cost digits of the embedding's direction and, in the softmax, of
@@ -128,14 +127,14 @@ def _convert(module: nn.Module, example: Tensor, name: str, settings: Callable[[
     try:
         return ct.convert(torch.export.export(module, (example,)).run_decompositions({}), **settings())
     except Exception as error:  # any failure of exporter or converter has the same remedy
-        exported = one_line(error)
+        exported = error_line(error)
         log.warning("%s: torch.export failed, traced instead: %s", name, exported)
     try:
         return ct.convert(torch.jit.trace(module, example), **settings())
     except Exception as error:
         raise ValueError(
             f"{name}: Core ML cannot be written, neither by torch.export ({exported}) nor by torch.jit.trace "
-            f"({one_line(error)}); leave it out with --skip=coreml"
+            f"({error_line(error)}); leave it out with --skip=coreml"
         ) from error
 
 

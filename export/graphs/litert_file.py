@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from export.graphs.contract import INPUT_NAME
-from export.graphs.onnx_graph import one_line
+from models.files import error_line
 
 NO_LITERT = "litert-torch is not installed: uv pip install --python .venv '.[litert]'"
 
@@ -54,7 +54,7 @@ def _in_a_process(path: Path, variant: str, work: Callable[..., None], *argument
             pool.submit(work, *arguments).result()
     except Exception as error:  # any failure of the converter has the same remedy
         raise ValueError(
-            f"{path.name}: not written ({one_line(error)}); leave it out with --skip={variant}"
+            f"{path.name}: not written ({error_line(error)}); leave it out with --skip={variant}"
         ) from error
 
 

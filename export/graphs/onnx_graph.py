@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.files import error_line, one_line
+
 OPSET = 20  # the first with a Gelu operator; composed of Erf, it cost ONNX Runtime a quarter of the time
 FRAME_NAME = "frame"
 LARGEST_BATCH = 1024
-LONGEST_MESSAGE = 300
 log = logging.getLogger(__name__)
 
 
@@ -38,15 +39,9 @@ def quiet(messages: list[str]) -> Iterator[None]:
         root.handlers = before
     found = [f"{item.category.__name__}: {item.message}" for item in caught]
     found += [f"{record.name}: {record.getMessage()}" for record in handler.buffer]
-    lines = dict.fromkeys(one_line(text) for text in found)
+    lines = dict.fromkeys(one_line(text, 300) for text in found)
     # Outside macOS coremltools warns that it cannot predict, which the ledger states anyway.
     messages += [line for line in lines if line not in messages and "Failed to load _ML" not in line]
-
-
-def one_line(error: Exception | str) -> str:
-    """Return a message, or the kind and message of an error, on one short line."""
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:LONGEST_MESSAGE]
 
 
 def write_onnx(
@@ -98,7 +93,7 @@ def write_onnx(
             assert program is not None
             program.save(str(path), external_data=False)
         except Exception as error:  # any failure of the exporter has the same remedy
-            log.warning("%s: torch.export failed, traced instead: %s", path.name, one_line(error))
+            log.warning("%s: torch.export failed, traced instead: %s", path.name, error_line(error))
             torch.onnx.export(module, (example,), str(path), dynamo=False, dynamic_axes=axes, **names)
     add_metadata(path, metadata)
 

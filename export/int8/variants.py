@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from export.graphs.contract import EMBEDDING_NAME
-from export.graphs.onnx_graph import one_line
 from export.graphs.text_artifact import text_reference
 from export.int8.onnx_int8 import quantise, write_trained_int8
 from export.latency.backends import ARTIFACTS, BFLOAT16, INT8, OPENVINO_PRECISIONS, available
@@ -23,6 +22,7 @@ from export.parity.ledger import DROPPED, FAILED, NOT_RUN, Row
 from export.runners import openvino_runner
 from export.variants import ENCODER_FILE, ExportContext, Variant
 from models import DualEncoder, QuantisedStudent
+from models.files import error_line
 from models.student.onnx_files import Floats, onnx_runner
 
 INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too
@@ -140,4 +140,4 @@ def _timings(context: ExportContext, names: Sequence[str]) -> dict[str, Timing]:
     try:
         return time_interleaved(specs, ROUNDS, REPEATS)
     except (RuntimeError, OSError) as error:  # a runtime's process ended in the middle
-        return {name: Timing(spec, error=one_line(error)) for name, spec in specs.items()}
+        return {name: Timing(spec, error=error_line(error)) for name, spec in specs.items()}

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from export.graphs.onnx_graph import one_line
 from export.latency.backends import COREML_UNITS
+from models.files import error_line
 
 ITERATIONS = 100
 MAC = "this Mac"
@@ -75,7 +75,7 @@ async def _timed(package: Path, name: str, phone: Any, team: str | None) -> tupl
             credentials = AppSigningCredentials(development_team=team)
             device = await phone.prepare_for_model_debugging(credentials)
     except Exception as error:  # Apple's tools raise bare exceptions
-        return [], one_line(error)
+        return [], error_line(error)
     for backend, units in COREML_UNITS.items():
         try:
             model = ct.models.MLModel(str(package), compute_units=getattr(ct.ComputeUnit, units))
@@ -83,7 +83,7 @@ async def _timed(package: Path, name: str, phone: Any, team: str | None) -> tupl
             load = await benchmarker.benchmark_load(iterations=1)
             predict = await benchmarker.benchmark_predict(iterations=ITERATIONS, warmup=True)
         except Exception as error:
-            reasons.setdefault(one_line(error), []).append(backend)
+            reasons.setdefault(error_line(error), []).append(backend)
             continue
         p50, p90, p99 = np.percentile(predict.samples, [50, 90, 99]).tolist()
         facts = {"device": name, "backend": backend, "load_ms": float(load.samples[0])}
@@ -98,7 +98,7 @@ def _attached_phone() -> Any:
     try:
         phones = Device.get_connected_devices(DeviceType.IPHONE)
     except Exception as error:
-        raise ValueError(f"latency: --iphone: Xcode's tools list no devices: {one_line(error)}") from error
+        raise ValueError(f"latency: --iphone: Xcode's tools list no devices: {error_line(error)}") from error
     if len(phones) != 1:
         raise ValueError(f"latency: --iphone needs exactly one attached iPhone, found {len(phones)}")
     return phones[0]
@@ -115,7 +115,7 @@ def neural_engine_share(package: Path | None) -> dict[str, Any]:
     try:
         return _planned(str(package))
     except Exception as error:  # an older macOS has no compute plan, a virtual machine no Neural Engine
-        return {"status": NOT_RUN, "reason": f"MLComputePlan: {one_line(error)}"}
+        return {"status": NOT_RUN, "reason": f"MLComputePlan: {error_line(error)}"}
 
 
 def _planned(package: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from safetensors import safe_open
 
 from export.graphs.contract import METADATA_PREFIX, TIES, contract_digest
-from export.graphs.onnx_graph import one_line, onnx_interface
+from export.graphs.onnx_graph import onnx_interface
 from models import Preprocessing
-from models.files import sha256, write_json
+from models.files import error_line, sha256, write_json
 from models.student.manifest import FORMAT, MANIFEST, artifact_path, checked_heads, read_manifest, seal
 from models.student.onnx_files import Head
 
@@ -116,7 +116,7 @@ def _check_ties(export: Export, name: str) -> None:
         try:
             metadata, (output, batch) = onnx_interface(path)
         except (DecodeError, ValueError) as error:
-            raise ValueError(f"{path}: not an ONNX file ({one_line(error)}); export again") from error
+            raise ValueError(f"{path}: not an ONNX file ({error_line(error)}); export again") from error
         found = {key: metadata.get(METADATA_PREFIX + key, "") for key in (*TIES, "artifact")}
         own = {"artifact": (found["artifact"], name), "output": (output, entry.get("output")),
                "batch": (batch or "any", entry.get("batch"))}  # fmt: skip

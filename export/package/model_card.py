@@ -13,7 +13,7 @@ from datamodules.corpora.catalogue import CORPORA
 from datamodules.evaluation.protocol import Protocol
 from export.parity.ledger import Row, markdown_ledger
 from metrics.benchmarks import BENCHMARKS
-from models.checkpoints.inspection import architecture_of
+from models.checkpoints.inspection import tower_name
 from models.checkpoints.licences import FETALCLIP_PROMPTS, unidentified_licence
 
 NOT_RECORDED = "not recorded"
@@ -61,7 +61,7 @@ def training_lines(source: Source) -> list[str]:
 
 def weight_origin(source: Source) -> list[str]:
     """Return the terms that the weights fall under, line by line."""
-    name = architecture_of(source["recipe"])
+    name = tower_name(source["recipe"])
     if source["weights"] != "trained":
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
     start, teacher = _training(source, "start"), _training(source, "teacher")
@@ -146,7 +146,7 @@ def write_model_card(
         protocol: Digest of the zero-shot protocol.
         custom_gates: The limits, where they are not this project's own.
     """
-    tower, trained = architecture_of(source["recipe"]), source["weights"] == "trained"
+    tower, trained = tower_name(source["recipe"]), source["weights"] == "trained"
     scores = next((row.tasks for row in rows if row.variant == "onnx-fp32"), {}) if trained else {}
     results = [
         EvalResult("zero-shot-image-classification", source["data"], source["data"], name, round(value, 4))

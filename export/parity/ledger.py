@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.parity.verify_coreml import verdict
 from metrics.benchmarks import BENCHMARKS
-from models.user_files import read_yaml
+from models.user_files import read_settings
 
 DEFAULT_GATES = Path(__file__).parent / "gates.yaml"
 OK, FAILED, NOT_RUN, DROPPED = "ok", "FAILED", "NOT RUN", "DROPPED"
@@ -93,7 +93,7 @@ def read_gates(path: str | Path | None = None) -> Gates:
         FileNotFoundError: The file is absent.
         ValueError: It is not a mapping of the known gates to known limits.
     """
-    gates = read_yaml(Path(path or DEFAULT_GATES), Gates, str(DEFAULT_GATES))
+    gates = read_settings(Path(path or DEFAULT_GATES), Gates, str(DEFAULT_GATES))
     if path is not None and gates.keys() != (known := read_gates()).keys():
         raise ValueError(f"{path}: expected the gates {sorted(known)}")
     return gates

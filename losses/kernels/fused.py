@@ -239,7 +239,7 @@ def _gradients(
 def _differentiable_gradients(
     problem: Problem, image: Tensor, all_text: Tensor, scale: Tensor, upstream: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result of `_gradients` from whole matrices, differentiable any number of times."""
+    """Return the result of `_gradients` from full matrices, differentiable any number of times."""
     teacher = problem.teacher_scale * gather_rows(problem.teacher_image) @ problem.teacher_all_text.T
     student = scale * gather_rows(image) @ all_text.T
     terms = []

@@ -41,7 +41,7 @@ KNOWN: tuple[dict[str, Any], ...] = (
     {"name": "MobileCLIP2-S0", **APPLE_CONTRACT},
 )
 """Arguments of `OpenCLIPEncoder` for the models whose preprocessing is known."""
-ANOTHER = "give a checkpoint that SonoDistill wrote"
+REMEDY = "give a checkpoint that SonoDistill wrote"
 NEAR = 0.9
 """Likeness above which a file counts as a known model: with a missing or unexpected key it is still recognised, and
 loading it names the key."""
@@ -79,11 +79,7 @@ class Description:
 
 
 def describe(content: Mapping[str, Any], source: str) -> Description:
-    """Describe a checkpoint by its top level (from `read_checkpoint`).
-
-    Raises:
-        ValueError: It has no tensors.
-    """
+    """Describe a checkpoint by its top level (from `read_checkpoint`)."""
     state = flatten(content, source)
     layout = detect_layout(state)
     arguments: dict[str, Any] | None = None
@@ -91,8 +87,8 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
     if layout == SONODISTILL:
         # The file also contains the loss's weights.
         state = {name: value for name, value in state.items() if name.startswith("student.")}
-        recipe = recipe_of(content, source)
-        candidates = () if recipe is None else (architecture_of(recipe),)
+        recipe = student_architecture(content, source)
+        candidates = () if recipe is None else (tower_name(recipe),)
     elif layout != UNKNOWN:
         nearness, nearest = max(
             ((likeness(state, known), known) for known in KNOWN), key=lambda pair: pair[0]
@@ -117,12 +113,8 @@ def describe(content: Mapping[str, Any], source: str) -> Description:
     )
 
 
-def recipe_of(content: Mapping[str, Any], source: str) -> Mapping[str, Any] | None:
-    """Return the recipe of the student in a checkpoint of this project; None for any other checkpoint.
-
-    Raises:
-        ValueError: It is malformed.
-    """
+def student_architecture(content: Mapping[str, Any], source: str) -> Mapping[str, Any] | None:
+    """Return class path and arguments of the student in a checkpoint of ours; None for any other checkpoint."""
     if STUDENT not in content:
         return None
     entry = content[STUDENT]
@@ -132,17 +124,17 @@ def recipe_of(content: Mapping[str, Any], source: str) -> Mapping[str, Any] | No
         isinstance(recipe.get(k), kind) for k, kind in kinds.items()
     ):
         raise ValueError(
-            f"{source}: its entry {STUDENT!r} has no recipe of class_path and init_args; {ANOTHER}"
+            f"{source}: its entry {STUDENT!r} has no recipe of class_path and init_args; {REMEDY}"
         )
     if not isinstance(entry.get("preprocessing"), Mapping):
-        raise ValueError(f"{source}: its entry {STUDENT!r} has no preprocessing contract; {ANOTHER}")
+        raise ValueError(f"{source}: its entry {STUDENT!r} has no preprocessing contract; {REMEDY}")
     return recipe
 
 
-def architecture_of(recipe: Mapping[str, Any]) -> str:
-    """Return the name of a recipe's image tower."""
-    arguments = recipe["init_args"]
-    return one_line(arguments.get("name", arguments.get("trunk", recipe["class_path"])))
+def tower_name(architecture: Mapping[str, Any]) -> str:
+    """Return the name of an architecture's image tower."""
+    arguments = architecture["init_args"]
+    return one_line(arguments.get("name", arguments.get("trunk", architecture["class_path"])))
 
 
 def likeness(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> float:

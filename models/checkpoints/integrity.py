@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +16,11 @@ from models.checkpoints.licences import published_file
 from models.files import one_line
 
 METADATA = "sonodistill"
-"""Key in the header of our safetensors files: JSON of what a checkpoint holds beside its tensors."""
+"""Key in the header of our safetensors files: JSON of what a checkpoint holds besides its tensors."""
 DIGEST = "digest"
 """Key in that header: `tensors_digest` of the tensors and of the text under `METADATA`."""
+
+_SHORT = partial(hashlib.blake2b, digest_size=12)
 
 
 class DamagedError(ValueError):
@@ -45,15 +49,20 @@ def check_archive(path: Path) -> None:
         raise DamagedError(path, f"{changed} does not match its checksum")
 
 
-def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """Return 24 hexadecimal digits that change with any name, type, shape or number of tensors, and with a text."""
-    digest = hashlib.blake2b(text.encode(), digest_size=12)
+def tensors_digest(
+    tensors: Mapping[str, Tensor], text: str = "", hashed: Callable[[bytes], Any] = _SHORT
+) -> str:
+    """Return hexadecimal digits that change with any name, type, shape or number of tensors, and with a text.
+
+    24 digits of BLAKE2b, or those of another constructor of `hashlib`.
+    """
+    digest = hashed(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def header(tensors: Mapping[str, Tensor], text: str) -> dict[str, str]:
@@ -62,11 +71,7 @@ def header(tensors: Mapping[str, Tensor], text: str) -> dict[str, str]:
 
 
 def check_header(path: Path, tensors: Mapping[str, Tensor], found: Mapping[str, str]) -> None:
-    """Compare a safetensors file with the digest in its header `found`; a file of another program has none.
-
-    Raises:
-        DamagedError: It differs.
-    """
+    """Compare a safetensors file with the digest in its header `found`; a file of another program has none."""
     if DIGEST in found:
         same = tensors_digest(tensors, found.get(METADATA, "")) == found[DIGEST]
     else:  # a published file of ours has its digest in `PUBLISHED_FILES`

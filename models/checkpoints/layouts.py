@@ -49,7 +49,7 @@ APPLE_TEXT = {
 }
 """Rest of the text tower. Names ending in a dot are prefixes of ``weight`` and ``bias``."""
 OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
-"""Numbers beside the weights in OpenAI's CLIP files, otherwise of open_clip's layout."""
+"""Numbers besides the weights in OpenAI's CLIP files, otherwise of open_clip's layout."""
 
 
 def detect_layout(names: Iterable[str]) -> str:

@@ -63,11 +63,7 @@ def check_classes(content: Any, source: str) -> None:
 
 
 def resolve(class_path: str, source: str) -> Any:
-    """Import the class or function that a file names.
-
-    Raises:
-        ValueError: It is not trusted (`check_classes`) or does not exist.
-    """
+    """Import the class or function that a file names."""
     check_classes({"class_path": class_path}, source)
     module, _, name = class_path.rpartition(".")
     try:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.checkpoints.integrity import METADATA, DamagedError, check_archive, check_header
-from models.files import atomic, one_line
+from models.files import atomic, first_few, one_line
 
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""
@@ -29,8 +29,6 @@ COMPILED = "_orig_mod"
 """Part that torch.compile adds before a name or, for a compiled inner module, inside it."""
 SONOCLIP_STEM = "conv1_alpha.weight"
 """End of a name that only SonoCLIP's image tower has (github.com/Harrison-one/SonoCLIP)."""
-SHOWN = 5
-"""Names of each kind in a message."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -83,7 +81,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what a safetensors file of this project holds beside its tensors; empty for any other such file."""
+    """Return what a safetensors file of this project holds besides its tensors; empty for any other such file."""
     with safe_open(path, "pt") as file:
         return dict(json.loads((file.metadata() or {}).get(METADATA, "{}")))
 
@@ -198,4 +196,4 @@ def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapp
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(one_line(name, 80) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return first_few([one_line(name, 80) for name in names])

@@ -30,9 +30,6 @@ def vit_convstem_femto(
 
     Xiao et al., "Early convolutions help transformers see better", NeurIPS 2021; the hybrid of Dosovitskiy et
     al. 2021, section 3.1, at a hundredth of its size. A token covers 2^(stem_stages + 1) pixels a side.
-
-    Raises:
-        ValueError: `pretrained` is true.
     """
     if pretrained:
         raise ValueError("vit_convstem_femto: there are no pretrained weights; leave trunk_weights out")

@@ -74,11 +74,7 @@ class OpenCLIPEncoder(DualEncoder):
             self.load(read_checkpoint(weights), weights, strict)
 
     def load(self, content: Mapping[str, Any], source: str, strict: bool = True) -> None:
-        """Load a checkpoint (from `read_checkpoint`) of any known layout and log the licence of published weights.
-
-        Raises:
-            ValueError: The weights do not fit.
-        """
+        """Load a checkpoint (from `read_checkpoint`) of any known layout and log the licence of published weights."""
         state = flatten(content, source)
         try:
             converted = to_open_clip(state, self.model)

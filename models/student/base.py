@@ -15,15 +15,14 @@ from PIL import Image
 from scipy.special import softmax
 
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
-from metrics.calibration import class_lead, profile_age_days, profile_interval
+from metrics.calibration import max_minus_mean_logit, profile_age_days, profile_interval
 from models.preprocessing import Preprocessing, input_spacing, resize_padded
 
 DEFAULT_PROMPTS = Path(__file__).parent.parent / "text" / "prompts.json"
 ANSWERS = "answers"
 """Key of a `Calibration` in checkpoints and in an export's manifest."""
 NONE, BRAIN = "none", "brain"
-TOP_AGES = 15
-AT_ONCE = 32
+BATCH_SIZE = 32
 """Images of one call of the model."""
 
 Floats = NDArray[np.floating[Any]]
@@ -37,7 +36,7 @@ class Calibration:
 
     Attributes:
         prompts: Content of the prompt file.
-        none_below: Benchmark -> threshold of `metrics.calibration.class_lead`; an image below it is "none of these".
+        none_below: Benchmark -> threshold of `metrics.calibration.max_minus_mean_logit`; an image below is "none".
         age_drop: Similarity below the highest that the interval of the gestational age admits; None without one.
         coverage: Share of patients whose true age such intervals contain.
         counts: Numbers of validation images of each threshold, and of patients of the interval.
@@ -152,7 +151,7 @@ class Student(ABC):
             logits = self.cosine_scale * embeddings.astype(np.float32) @ vectors.T
             probabilities = softmax(logits.astype(np.float64), axis=1)
             lowest = None if self.calibration is None else self.calibration.none_below.get(benchmark)
-            for row, lead, own in zip(rows, class_lead(logits), probabilities, strict=True):
+            for row, lead, own in zip(rows, max_minus_mean_logit(logits), probabilities, strict=True):
                 best = int(own.argmax())
                 answer = NONE if lowest is not None and lead < lowest else labels[best]
                 values = {key: answer, f"{key}_probability": float(own[best])}
@@ -173,7 +172,7 @@ class Student(ABC):
         for embedding, spacing in zip(embeddings, spacings, strict=True):
             used, days, vectors = self.age_vectors(spacing)
             similarity = self.cosine_scale * (vectors @ embedding.astype(np.float32))[None]
-            age = int(profile_age_days(similarity, days, TOP_AGES)[0])
+            age = int(profile_age_days(similarity, days)[0])
             row: Row = {"ga_days": age, "ga": f"{age // 7} w {age % 7} d"}
             row |= dict.fromkeys(("ga_low_days", "ga_high_days", "ga_coverage"))
             if drop is not None and self.calibration is not None:
@@ -184,12 +183,8 @@ class Student(ABC):
         return rows
 
 
-def batches(images: Iterable[Picture], size: int = AT_ONCE) -> Iterator[list[Picture]]:
-    """Yield lists of at most `size` images.
-
-    Raises:
-        ValueError: One image is given where several are expected.
-    """
+def batches(images: Iterable[Picture], size: int = BATCH_SIZE) -> Iterator[list[Picture]]:
+    """Yield lists of at most `size` images."""
     if isinstance(images, np.ndarray | Image.Image | str | Path):
         raise ValueError("images: give a list of images, [image], not one image or a path")
     left = iter(images)
@@ -198,11 +193,7 @@ def batches(images: Iterable[Picture], size: int = AT_ONCE) -> Iterator[list[Pic
 
 
 def as_array(image: Any) -> NDArray[np.uint8]:
-    """Return an image as uint8 [H, W] or RGB [H, W, 3].
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Return an image as uint8 [H, W] or RGB [H, W, 3]."""
     if isinstance(image, Image.Image):
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
             raise ValueError(

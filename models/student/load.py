@@ -21,10 +21,6 @@ def load_student(
         path: A checkpoint (see `models.from_checkpoint`), or an export folder, which is read without PyTorch.
         prompts: A prompt file or its content, for a checkpoint; None for those of its calibration, else the default.
         device: Device of a checkpoint's model.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: It cannot be used.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from models.files import one_line
+from models.files import error_line
 from models.user_files import problems
 
 Floats = NDArray[np.float32]
@@ -137,6 +137,5 @@ def read_heads(path: Path) -> dict[str, Head]:
     except ValidationError as error:
         raise ValueError(f"{path}: head {name!r}: {problems(error)}; export again") from error
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        message = one_line(f"{type(error).__name__}: {error}")
-        raise ValueError(f"{path}: not the heads of an export ({message}); export again") from error
+        raise ValueError(f"{path}: not the heads of an export ({error_line(error)}); export again") from error
     return heads

@@ -4,16 +4,16 @@ import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
 from metrics.calibration import (
-    calibration,
-    class_lead,
+    age_similarity_gap,
     conformal_quantile,
     cross_fitted_confidence,
     fit_temperature,
+    max_minus_mean_logit,
     profile_age_days,
-    profile_drop,
     profile_interval,
     rejection_scores,
     rejection_threshold,
+    reliability,
 )
 
 
@@ -30,11 +30,12 @@ def naive_ece(confidence, correct, bins):
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
-def test_equals_the_definition(bins):
+def test_equals_the_definition(bins, monkeypatch):
+    monkeypatch.setattr("metrics.calibration.BINS", bins)
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.01, 0.99, 300)
     correct = rng.random(300) < confidence**2
-    result = calibration(confidence, correct, bins)
+    result = reliability(confidence, correct)
     assert result["ece"] == pytest.approx(naive_ece(confidence, correct, bins), abs=1e-12)
     library = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct).int(), n_bins=bins)
     if bins > 1:  # on a binary task the library measures the same gap
@@ -43,23 +44,23 @@ def test_equals_the_definition(bins):
 
 
 def test_perfect_and_overconfident():
-    assert calibration([1.0, 1.0], [True, True])["ece"] == 0.0
-    assert calibration([1.0, 1.0, 0.0], [False, True, False])["ece"] == pytest.approx(1 / 3)
+    assert reliability([1.0, 1.0], [True, True])["ece"] == 0.0
+    assert reliability([1.0, 1.0, 0.0], [False, True, False])["ece"] == pytest.approx(1 / 3)
 
 
 def test_curve_rises_and_leaves_out_empty_bins():
-    curve = calibration([0.95, 0.05, 0.06], [True, False, False], 10)["bins"]
+    curve = reliability([0.95, 0.05, 0.06], [True, False, False])["bins"]
     assert [point["count"] for point in curve] == [2, 1]
     assert curve[0]["confidence"] == pytest.approx(0.055)
 
 
 def test_wrong_input():
     with pytest.raises(ValueError, match="got 0 and 0"):
-        calibration([], [])
+        reliability([], [])
     with pytest.raises(ValueError, match="got 2 and 1"):
-        calibration([0.1, 0.2], [True])
+        reliability([0.1, 0.2], [True])
     with pytest.raises(ValueError, match="between 0 and 1"):
-        calibration([1.1], [True])
+        reliability([1.1], [True])
 
 
 def drawn(scale, count=4000, seed=0):
@@ -82,8 +83,8 @@ def test_fitting_on_other_patients_mends_an_overconfident_model():
     patients = [str(row // 4) for row in range(len(target))]
     stated = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
     fitted = cross_fitted_confidence(logits, target, patients)
-    assert calibration(stated, right)["ece"] > 0.1
-    assert calibration(fitted, right)["ece"] < 0.03
+    assert reliability(stated, right)["ece"] > 0.1
+    assert reliability(fitted, right)["ece"] < 0.03
 
 
 def test_a_patient_never_sets_its_own_temperature():
@@ -104,7 +105,7 @@ def test_one_patient_and_no_samples():
 
 
 def test_the_lead_is_over_the_mean_of_all_classes():
-    np.testing.assert_allclose(class_lead(np.array([[3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])), [2.0, 0.0])
+    np.testing.assert_allclose(max_minus_mean_logit(np.array([[3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])), [2.0, 0.0])
 
 
 def test_separated_scores_are_divided_in_the_middle():
@@ -135,7 +136,7 @@ def test_interval_and_drop_follow_their_definitions():
     rng = np.random.default_rng(1)
     ages, similarity = np.arange(98, 128), rng.normal(size=(7, 30))
     true = np.array([90.0, 98.0, 105.4, 110.0, 120.0, 127.0, 300.0])
-    drops = profile_drop(similarity, ages, true)
+    drops = age_similarity_gap(similarity, ages, true)
     for row, age, drop in zip(similarity, true, drops, strict=True):
         nearest = min(ages, key=lambda known: abs(known - age))
         assert drop == pytest.approx(row.max() - row[list(ages).index(nearest)], abs=1e-12)

@@ -4,10 +4,11 @@ import pytest
 from metrics.subgroups import age_band, subgroup_scores, thirds
 
 
-def test_each_group_is_scored_on_its_own_rows():
+def test_each_group_is_scored_on_its_own_rows(monkeypatch):
+    monkeypatch.setattr("metrics.subgroups.SMALLEST", 2)
     values = np.arange(8.0)
     groups = ["b", "a", "b", None, "a", "b", "a", "c"]
-    result = subgroup_scores(groups, lambda rows: {"mean": float(values[rows].mean())}, smallest=2)
+    result = subgroup_scores(groups, lambda rows: {"mean": float(values[rows].mean())})
     assert list(result) == ["a", "b", "c"]
     assert result["a"] == {"count": 3, "mean": pytest.approx((1 + 4 + 6) / 3)}
     assert result["b"] == {"count": 3, "mean": pytest.approx((0 + 2 + 5) / 3)}

@@ -21,7 +21,7 @@ from experiments.report import write_report
 from metrics import classification_scores, gestational_age_weeks, within_chart
 from metrics.benchmarks import composite_score
 from metrics.biometry import best_constant_age, biometry_scores, in_reference_range
-from metrics.calibration import calibration
+from metrics.calibration import reliability
 from metrics.names import EIGHT_CLASS, HEADLINE, final_composite_name, final_name, scalars
 from metrics.subgroups import subgroup_scores
 
@@ -48,7 +48,7 @@ def classified(classes: tuple[str, ...], count: int, skill: float, seed: int) ->
         }
         for row in range(count)
     ]
-    curve = calibration([row["probability"] for row in samples], [row["correct"] for row in samples])
+    curve = reliability([row["probability"] for row in samples], [row["correct"] for row in samples])
 
     def score(part: np.ndarray) -> dict[str, float]:
         f1 = classification_scores(logits[part], target[part], classes)["f1"]

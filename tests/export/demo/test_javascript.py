@@ -11,7 +11,7 @@ from ftfy import fix_text
 from tokenizers import Tokenizer
 
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
-from metrics.calibration import class_lead, profile_age_days, profile_interval
+from metrics.calibration import max_minus_mean_logit, profile_age_days, profile_interval
 from metrics.growth_chart import COEFFICIENTS, head_circumference_mm
 from models import load_student
 from models.preprocessing import Preprocessing, resize_padded
@@ -59,7 +59,7 @@ def test_classes_and_none_of_these(modules):
     random = np.random.default_rng(6)
     vectors, embeddings = random.normal(size=(4, 8)), random.normal(size=(20, 8))
     logits = 3 * embeddings @ vectors.T
-    threshold = float(np.median(class_lead(logits)))
+    threshold = float(np.median(max_minus_mean_logit(logits)))
     given = {"vectors": vectors.ravel().tolist(), "embeddings": embeddings.tolist(), "threshold": threshold}
     script = """import { classify } from "./answers.js";
     const head = { labels: ["a", "b", "c", "d"], shape: [4, 8], cosine_scale: 3, row: () => given.vectors };
@@ -70,7 +70,7 @@ def test_classes_and_none_of_these(modules):
         probabilities = np.exp(own - own.max()) / np.exp(own - own.max()).sum()
         assert bounded["probabilities"] == pytest.approx(probabilities.tolist())
         assert free["answer"] == best
-        assert bounded["answer"] == (best if class_lead(own[None])[0] >= threshold else "none")
+        assert bounded["answer"] == (best if max_minus_mean_logit(own[None])[0] >= threshold else "none")
 
 
 TEXTS = [

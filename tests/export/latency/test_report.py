@@ -4,7 +4,7 @@ from matplotlib.image import imread
 
 from export.latency.budgets import OVER
 from export.latency.report import markdown
-from figures.latency import latency
+from figures.latency import latency_figure
 from figures.style import save_png
 
 
@@ -71,7 +71,7 @@ def test_report_says_over_budget_not_run_busy_and_before():
 
 
 def test_plot_is_drawn(tmp_path):
-    save_png(latency(record()), tmp_path / "latency.png")
+    save_png(latency_figure(record()), tmp_path / "latency.png")
     image = imread(tmp_path / "latency.png")
     assert image.shape[0] > 400
     assert image[..., :3].std() > 0.05
