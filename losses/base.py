@@ -138,7 +138,6 @@ class ProjectedLoss(DistillationLoss):
         self.heads: nn.ModuleDict | None = None
 
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        """Create the heads."""
         if teacher_dim is None:
             raise ValueError(f"{type(self).__name__} needs a teacher: its embedding dimension is unknown")
         same = student_dim == teacher_dim

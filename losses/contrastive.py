@@ -29,5 +29,4 @@ class CLIPLoss(Loss):
         self.multi_positive = multi_positive
 
     def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return ``contrastive``."""
         return {"contrastive": contrastive_cross_entropy(student, self.multi_positive)}

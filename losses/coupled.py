@@ -55,11 +55,9 @@ class CoupledKDLoss(DistillationLoss):
         return p
 
     def weights(self) -> dict[str, float]:
-        """Return the weights of both terms."""
         return {**super().weights(), self.term: self.distillation_weight}
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
-        """Return the divergence."""
         if self.distillation_weight == 0:
             return {}
         directions = teacher_and_student(student, teacher, self.temperature, self.standardize)

@@ -40,11 +40,9 @@ class FeatureKDLoss(ProjectedLoss):
         self.feature_weight = feature_weight
 
     def weights(self) -> dict[str, float]:
-        """Return the weights of both terms."""
         return {**super().weights(), "feature": self.feature_weight}
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
-        """Return ``feature``."""
         if self.feature_weight == 0:
             return {}
         image, text = self.projected(student.local)

@@ -44,11 +44,9 @@ class InteractiveContrastiveLoss(ProjectedLoss):
         self.log_logit_scale = nn.Parameter(torch.tensor(start))
 
     def weights(self) -> dict[str, float]:
-        """Return the weights of both terms."""
         return {**super().weights(), "interactive": self.interactive_weight}
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
-        """Return ``interactive``."""
         if self.interactive_weight == 0:
             return {}
         image, text = self.projected(student.local)

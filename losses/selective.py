@@ -69,7 +69,6 @@ class SRKDLoss(DistillationLoss):
         return {**super().weights(), "off_diagonal": self.off_diagonal_weight}
 
     def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
-        """Return the terms whose weight is not 0."""
         assert teacher is not None, "Loss.forward raises when the teacher is missing"
         fused = None
         if self.kernel != "plain" and not (self.multi_positive or self.mask_duplicates or self.standardize):
@@ -80,7 +79,6 @@ class SRKDLoss(DistillationLoss):
         return {name: term for name, term in fused.items() if weights.get(name, 1.0) != 0}
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
-        """Return ``diagonal`` and ``off_diagonal``."""
         first, excluded = student.first_row, self.excluded(student, teacher)
         diagonal, off_diagonal = [], []
         for p, log_q in teacher_and_student(student, teacher, self.temperature, self.standardize):

@@ -32,7 +32,6 @@ class SigLIPLoss(Loss):
         self.multi_positive = multi_positive
 
     def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return ``sigmoid``."""
         learned, of_student = self.bias, student.local.logit_bias
         if learned is not None and of_student is not None:
             raise ValueError("SigLIPLoss: the student has a logit_bias; remove initial_bias")

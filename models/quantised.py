@@ -114,25 +114,20 @@ class QuantisedStudent(DualEncoder):
             _replace(self.model, name, QuantisedLayer(layer))
 
     def image_features(self, image: Tensor) -> Tensor:
-        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
         return self.model.image_features(image)
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
         return self.model.text_features(tokens)
 
     def columns_of(self, tokens: Tensor) -> int:
-        """Return how many columns of `tokens` [B, L] the text tower computes."""
         return self.model.columns_of(tokens)
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
-        """Logarithm of the logit scale."""
         return self.model.log_logit_scale
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """Bias on the logits, or None."""
         return self.model.logit_bias
 
     def train(self, mode: bool = True) -> Self:
@@ -144,7 +139,6 @@ class QuantisedStudent(DualEncoder):
         return self
 
     def init_args(self) -> dict[str, Any]:
-        """Return the constructor arguments, as primitives, that rebuild the architecture without weights."""
         return {"recipe": self._recipe}
 
     def layers(self) -> Iterator[tuple[str, QuantisedLayer]]:

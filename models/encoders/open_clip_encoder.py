@@ -91,7 +91,6 @@ class OpenCLIPEncoder(DualEncoder):
         rank_zero_info(f"{source}: licence of the published {published} weights: {licence_of(published)}")
 
     def image_features(self, image: Tensor) -> Tensor:
-        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
         features: Tensor = self.model.encode_image(image)
         return features
 
@@ -115,16 +114,13 @@ class OpenCLIPEncoder(DualEncoder):
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
-        """The learned scalar whose exponential multiplies cosines."""
         scale: nn.Parameter = self.model.logit_scale
         return scale
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """The learned scalar added to the logits (SigLIP configurations), or None."""
         bias: Tensor | None = self.model.logit_bias
         return bias
 
     def init_args(self) -> dict[str, Any]:
-        """Return the constructor arguments, as primitives, that rebuild the architecture without weights."""
         return {"name": self.name, "configuration": copy.deepcopy(self.configuration)}

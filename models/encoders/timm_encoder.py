@@ -100,12 +100,10 @@ class TimmEncoder(DualEncoder):
         self.bias = None if init_logit_bias is None else nn.Parameter(torch.tensor(float(init_logit_bias)))
 
     def image_features(self, image: Tensor) -> Tensor:
-        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
         features: Tensor = self.image_projection(self.trunk(image))
         return features
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] (int64) to unnormalised features [B, D]."""
         features: Tensor = self.text(self._without_common_padding(tokens))
         return features
 
@@ -118,16 +116,13 @@ class TimmEncoder(DualEncoder):
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
-        """The learned scalar whose exponential multiplies cosines."""
         return self.scale
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """The learned scalar added to the logits, or None."""
         return self.bias
 
     def init_args(self) -> dict[str, Any]:
-        """Return the constructor arguments, as primitives, that rebuild the architecture without weights."""
         return dict(self._init_args)
 
 

@@ -64,7 +64,6 @@ class TransformersEncoder(DualEncoder):
         build_tokenizer(self.preprocessing)  # reject a folder without a usable tokenizer now
 
     def image_features(self, image: Tensor) -> Tensor:
-        """Map images [B, 3, S, S] to unnormalised features [B, D]."""
         return _pooled(self.model.get_image_features(pixel_values=image))
 
     def text_features(self, tokens: Tensor) -> Tensor:
@@ -82,13 +81,11 @@ class TransformersEncoder(DualEncoder):
 
     @property
     def log_logit_scale(self) -> nn.Parameter:
-        """The learned scalar whose exponential multiplies cosines."""
         scale: nn.Parameter = self.model.logit_scale
         return scale
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """The learned scalar added to the logits (SigLIP), or None."""
         bias: Tensor | None = getattr(self.model, "logit_bias", None)
         return None if bias is None else bias.reshape(())
 
