@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -82,25 +82,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
     )
 }  # fmt: skip
-
-
-class _Attribute(Mapping[str, str]):
-    """Benchmark -> one of its attributes, also of benchmarks that are registered later."""
-
-    def __init__(self, attribute: str) -> None:
-        self.attribute = attribute
-
-    def __getitem__(self, name: str) -> str:
-        return str(getattr(BENCHMARKS[name], self.attribute))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(BENCHMARKS)
-
-    def __len__(self) -> int:
-        return len(BENCHMARKS)
-
-
-HEADLINE, TITLES = _Attribute("headline"), _Attribute("title")
 
 
 def register(benchmark: Benchmark) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .benchmarks import BENCHMARKS, HC18, HEADLINE, PLANES, SUBPLANES, TITLES
+from .benchmarks import BENCHMARKS, HC18, PLANES, SUBPLANES
 
-__all__ = ["HC18", "HEADLINE", "PLANES", "SUBPLANES", "TITLES"]  # imported with the names built from them
+__all__ = ["HC18", "PLANES", "SUBPLANES"]  # imported with the names built from them
 
 STUDENT, TEACHER, RANDOM = "student", "teacher", "random"
 # Baselines without an image, fitted on training patients: the best constant answer, `constant/hc18/validity` and

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from metrics.benchmarks import register_saved
-from metrics.names import HEADLINE, STUDENT, final_composite_name, final_name
+from metrics.benchmarks import BENCHMARKS, register_saved
+from metrics.names import STUDENT, final_composite_name, final_name
 
 Details = dict[str, Any]
 EVALUATE = "evaluate the checkpoint again (make evaluate)"
@@ -57,7 +57,7 @@ class FinishedRun:
 
     def benchmarks(self) -> list[str]:
         """Return the benchmarks that the student was scored on, in the order of the report."""
-        return [name for name in HEADLINE if name in self.record["details"].get(STUDENT, {})]
+        return [name for name in BENCHMARKS if name in self.record["details"].get(STUDENT, {})]
 
     def split(self) -> str:
         """Return the split that the student was scored on."""
@@ -76,7 +76,7 @@ class FinishedRun:
 
     def headline(self, model: str) -> dict[str, float]:
         """Return benchmark -> headline score of a model."""
-        values = {name: self.metric(model, name, key) for name, key in HEADLINE.items()}
+        values = {b.name: self.metric(model, b.name, b.headline) for b in BENCHMARKS.values()}
         return {name: value for name, value in values.items() if value is not None}
 
     def composite(self, model: str) -> float | None:

@@ -19,14 +19,12 @@ from metrics.names import (
     CONSTANT,
     EIGHT_CLASS,
     HC18,
-    HEADLINE,
     ONE_PIXEL_SIZE,
     OTHER_IMAGE,
     PIXEL_SIZE,
     RANDOM,
     STUDENT,
     TEACHER,
-    TITLES,
     formatted,
     interval_names,
     model_titles,
@@ -87,11 +85,11 @@ def _score(get: Callable[[str], float | None], key: str, digits: int = 3) -> Cel
 
 
 def _scored_on(runs: Sequence[FinishedRun]) -> list[str]:
-    return [name for name in HEADLINE if any(name in run.benchmarks() for run in runs)]
+    return [name for name in BENCHMARKS if any(name in run.benchmarks() for run in runs)]
 
 
 def _headline_row(title: str, cells: TableRow, benchmarks: Sequence[str], parameters: str) -> TableRow:
-    columns = {name: TITLES[name] for name in benchmarks}
+    columns = {name: BENCHMARKS[name].title for name in benchmarks}
     columns |= {EIGHT_CLASS: "class F1 (8 classes)", "composite": "composite"}
     named = {text: cells.get(name, NOTHING) for name, text in columns.items()}
     return {"model": title, **named, "parameters": parameters}
@@ -152,7 +150,7 @@ def baseline_tables(run: FinishedRun) -> list[Table]:
     """Return each benchmark's score of models and baselines, both intervals, and the errors of ages."""
     tables = []
     for benchmark in run.benchmarks():
-        score, digits = HEADLINE[benchmark], BENCHMARKS[benchmark].digits
+        score, digits = BENCHMARKS[benchmark].headline, BENCHMARKS[benchmark].digits
         columns = {"weeks off": ("mae_weeks", 1), "rank correlation": ("spearman", 2)}
         rows: list[TableRow] = []
         titles = model_titles(run.record["metrics"])
@@ -168,13 +166,13 @@ def baseline_tables(run: FinishedRun) -> list[Table]:
             if BENCHMARKS[benchmark].kind == "biometry":
                 row |= {title: _text(get(key), places) for title, (key, places) in columns.items()}
             rows.append(row)
-        tables.append(Table(f"{TITLES[benchmark]}, beside answers without an image", rows))
+        tables.append(Table(f"{BENCHMARKS[benchmark].title}, beside answers without an image", rows))
     return tables
 
 
 def missing_baselines(run: FinishedRun) -> dict[str, str]:
     """Return why a benchmark has no baselines, by its title."""
-    found = {TITLES[name]: run.details(CONSTANT, name).get("lacking") for name in run.benchmarks()}
+    found = {BENCHMARKS[name].title: run.details(CONSTANT, name).get("lacking") for name in run.benchmarks()}
     return {title: str(reason) for title, reason in found.items() if reason}
 
 
@@ -189,7 +187,7 @@ def ablations(run: FinishedRun) -> list[Table]:
     """Return the student's scores with one part of its input removed."""
     tables = []
     for benchmark in run.benchmarks():
-        get, score = partial(run.metric, STUDENT, benchmark), HEADLINE[benchmark]
+        get, score = partial(run.metric, STUDENT, benchmark), BENCHMARKS[benchmark].headline
         digits, whole = BENCHMARKS[benchmark].digits, get(score)
         rows: list[TableRow] = [
             {"input": "image and pixel size", "score": _score(get, score, digits), "change": NOTHING}
@@ -200,7 +198,7 @@ def ablations(run: FinishedRun) -> list[Table]:
                 cell = _score(get, f"{name}_{score}", digits)
                 rows.append({"input": title, "score": cell, "change": signed(changed - whole, benchmark)})
         if len(rows) > 1:
-            tables.append(Table(f"{TITLES[benchmark]}, student with part of its input", rows))
+            tables.append(Table(f"{BENCHMARKS[benchmark].title}, student with part of its input", rows))
     return tables
 
 
@@ -253,7 +251,9 @@ def differences(
     for line, pairs, rival in compared:
         found = {name: difference(pairs, rival, name) for name in _scored_on(runs)}
         cells: TableRow = {
-            TITLES[name]: NOTHING if one is None else Cell(*in_words(one, name), _tone(one.low, one.high))
+            BENCHMARKS[name].title: NOTHING
+            if one is None
+            else Cell(*in_words(one, name), _tone(one.low, one.high))
             for name, one in found.items()
         }
         if rival == STUDENT or any(one is not None for one in found.values()):
@@ -285,7 +285,7 @@ def subgroups(run: FinishedRun) -> list[Table]:
     for benchmark in run.benchmarks():
         mine, theirs = (run.details(model, benchmark).get("subgroups", {}) for model in (STUDENT, TEACHER))
         for kind, groups in mine.items():
-            score = HEADLINE[benchmark], BENCHMARKS[benchmark].digits
+            score = BENCHMARKS[benchmark].headline, BENCHMARKS[benchmark].digits
             rows: list[TableRow] = [
                 {
                     kind: name,
@@ -296,7 +296,7 @@ def subgroups(run: FinishedRun) -> list[Table]:
                 for name, scores in groups.items()
             ]
             if rows:
-                tables.append(Table(f"{TITLES[benchmark]} by {kind}", rows))
+                tables.append(Table(f"{BENCHMARKS[benchmark].title} by {kind}", rows))
     return tables
 
 

@@ -31,8 +31,9 @@ from experiments.report.training import (
     epoch_of,
     leads_over,
 )
+from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import Comparison, holm
-from metrics.names import HEADLINE, STUDENT, TEACHER, TITLES
+from metrics.names import STUDENT, TEACHER
 
 Pairs = Sequence[tuple[FinishedRun, FinishedRun]]
 
@@ -74,7 +75,7 @@ def _mean_leads(pairs: Pairs) -> Leads | None:
 
 def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
     run, reference = pairs[0]
-    found = {name: difference(pairs, STUDENT, name) for name in HEADLINE}
+    found = {name: difference(pairs, STUDENT, name) for name in BENCHMARKS}
     known = {name: value for name, value in found.items() if value is not None}
     if not known:
         text = (
@@ -82,7 +83,9 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
         )
         return Answer(WHETHER, "Not comparable", [text])
     corrected = dict(zip(known, holm([value.p for value in known.values()]).tolist(), strict=True))
-    listed = ["{} {} ({})".format(TITLES[name], *in_words(value, name)) for name, value in known.items()]
+    listed = [
+        "{} {} ({})".format(BENCHMARKS[name].title, *in_words(value, name)) for name, value in known.items()
+    ]
     sentences = [f"Over {reference.experiment}, on the same test images: {'; '.join(listed)}."]
     sentences += _design(known, corrected, len(pairs))
     confounded, texts = _confounders(run, reference)
@@ -106,8 +109,10 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
 
 def _design(found: Mapping[str, Comparison], corrected: Mapping[str, float], seeds: int) -> list[str]:
     """Return what a comparison is over, its corrected p values, and the smallest difference that it could find."""
-    chances = ", ".join(f"{TITLES[name]} {p:.3f}" for name, p in corrected.items())
-    reach = ", ".join(f"{TITLES[name]} {signed(value.detectable, name)[1:]}" for name, value in found.items())
+    chances = ", ".join(f"{BENCHMARKS[name].title} {p:.3f}" for name, p in corrected.items())
+    reach = ", ".join(
+        f"{BENCHMARKS[name].title} {signed(value.detectable, name)[1:]}" for name, value in found.items()
+    )
     over = f"{seeds} seeds and the test patients together" if seeds > 1 else "patients"
     texts = [
         f"Intervals are 95 % over {over}; p, corrected for the number of scores (Holm): {chances}.",
@@ -157,9 +162,11 @@ def _confounders(run: FinishedRun, reference: FinishedRun) -> tuple[str, list[st
 
 
 def _against_teacher(run: FinishedRun) -> str:
-    found = {name: difference([(run, run)], TEACHER, name) for name in HEADLINE}
+    found = {name: difference([(run, run)], TEACHER, name) for name in BENCHMARKS}
     listed = [
-        f"{TITLES[name]} {in_words(value, name)[0]}" for name, value in found.items() if value is not None
+        f"{BENCHMARKS[name].title} {in_words(value, name)[0]}"
+        for name, value in found.items()
+        if value is not None
     ]
     if not listed:
         return "There is no teacher to compare with."

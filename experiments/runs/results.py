@@ -28,7 +28,6 @@ from metrics.names import (
     CONSTANT,
     EIGHT_CLASS,
     GEOMETRY,
-    HEADLINE,
     NONE_OF_THESE,
     PLANES,
     PROBE,
@@ -37,7 +36,6 @@ from metrics.names import (
     STUDENT,
     SUBPLANES,
     TEACHER,
-    TITLES,
     final_composite_name,
     final_name,
     formatted,
@@ -95,7 +93,11 @@ def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
         model: "student", "teacher", "random" or "constant", whose images have no predictions and no such interval.
         details: Benchmark -> details of its evaluation.
     """
-    scores = {name: details[name][key] for name, key in HEADLINE.items() if key in details.get(name, {})}
+    scores = {
+        b.name: details[b.name][b.headline]
+        for b in BENCHMARKS.values()
+        if b.headline in details.get(b.name, {})
+    }
     if not scores:
         return {}
     found = {final_composite_name(model): composite_score(scores)}
@@ -160,7 +162,7 @@ def collect(
         "versions": package_versions(*PACKAGES),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(module.device)},
         "details": details,
-        "benchmarks": own_benchmarks([name for name in HEADLINE if name in details.get(STUDENT, {})]),
+        "benchmarks": own_benchmarks([name for name in BENCHMARKS if name in details.get(STUDENT, {})]),
     }
     return dict(redacted(without_nan(record)))
 
@@ -174,12 +176,12 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
         return
     splits = sorted({run.details(STUDENT, name)["split"] for name in names})
     images = " and ".join(SPLITS.get(split, split) for split in splits)
-    columns = [Column(TITLES[name], justify="right", no_wrap=True) for name in names]
+    columns = [Column(BENCHMARKS[name].title, justify="right", no_wrap=True) for name in names]
     table = Table("model", *columns, title=f"{record['experiment']} on {record['data']}: {images}")
     logged = {name.partition("/")[0] for name in metrics}
     titles = {model: title for model, title in model_titles(metrics).items() if model in logged}
     for model, title in titles.items():
-        scores = (run.metric(model, name, HEADLINE[name]) for name in names)
+        scores = (run.metric(model, name, BENCHMARKS[name].headline) for name in names)
         table.add_row(title, *map(formatted, scores, (BENCHMARKS[name].digits for name in names)))
     tables = zip(names, baseline_tables(run), strict=True)
     ages = [_rich(one) for name, one in tables if BENCHMARKS[name].kind == "biometry"]
@@ -220,7 +222,7 @@ def _remarks(run: FinishedRun) -> Iterator[str]:
         yield "teacher and student: " + ", ".join(
             f"{t} {formatted(metrics[name])}" for t, name in between.items()
         )
-    for name in HEADLINE:
+    for name in BENCHMARKS:
         keys = [f"{name}_{key}" for key in ("auroc", "kept", "false_accept")]
         auroc, kept, accepted = (run.metric(STUDENT, NONE_OF_THESE, key) for key in keys)
         if auroc is not None:

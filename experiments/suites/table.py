@@ -23,7 +23,6 @@ from metrics.names import (
     CONSTANT,
     EIGHT_CLASS,
     HC18,
-    HEADLINE,
     PIXEL_SIZE,
     RANDOM,
     STUDENT,
@@ -58,7 +57,7 @@ def all_columns() -> dict[str, tuple[str, int]]:
 
 def columns_of(row: ResultRow, model: str) -> dict[str, float]:
     """Return the scores of a model or baseline in one run, by column of the table."""
-    keys = {**HEADLINE, EIGHT_CLASS: "f1"}
+    keys = {**{b.name: b.headline for b in BENCHMARKS.values()}, EIGHT_CLASS: "f1"}
     values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in keys.items()}
     return {name: float(value) for name, value in values.items() if value is not None}
 

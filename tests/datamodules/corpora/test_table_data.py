@@ -172,7 +172,7 @@ def test_a_benchmark_of_the_training_table_scores_its_patients(tmp_path):
     saved = benchmarks.own_benchmarks(["clinic", "planes"])
     del benchmarks.BENCHMARKS["clinic"]
     benchmarks.register_saved(json.loads(json.dumps(saved)))
-    assert benchmarks.TITLES["clinic"] == "clinic F1"
+    assert benchmarks.BENCHMARKS["clinic"].title == "clinic F1"
 
 
 def test_a_benchmark_of_another_table_never_scores_trained_patients(tmp_path):

@@ -19,10 +19,10 @@ from scipy.special import softmax
 
 from experiments.report import write_report
 from metrics import classification_scores, gestational_age_weeks, within_chart
-from metrics.benchmarks import composite_score
+from metrics.benchmarks import BENCHMARKS, composite_score
 from metrics.biometry import best_constant_age, biometry_scores, in_reference_range
 from metrics.calibration import reliability
-from metrics.names import EIGHT_CLASS, HEADLINE, final_composite_name, final_name, scalars
+from metrics.names import EIGHT_CLASS, final_composite_name, final_name, scalars
 from metrics.subgroups import subgroup_scores
 
 PLANES = ("abdomen", "brain", "femur", "heart", "cervix")
@@ -171,12 +171,12 @@ def write_run() -> RunMaker:
             for key, value in scalars(scores).items()
         }
         for model in ("student", "teacher", "random"):
-            scores = {name: metrics[final_name(model, name, key)] for name, key in HEADLINE.items()}
+            scores = {b.name: metrics[final_name(model, b.name, b.headline)] for b in BENCHMARKS.values()}
             metrics[final_composite_name(model)] = composite_score(scores)
             metrics[final_name(model, EIGHT_CLASS, "f1")] = composite_score(
                 {name: score for name, score in scores.items() if name != "hc18"}
             )
-        assert all(final_name("student", name, key) in metrics for name, key in HEADLINE.items())
+        assert all(final_name("student", b.name, b.headline) in metrics for b in BENCHMARKS.values())
         record = {
             "experiment": experiment, "data": "phantom", "seed": 0, "metrics": metrics,
             "command": ["train", experiment, "phantom", "--run=made up"],
