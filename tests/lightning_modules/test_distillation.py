@@ -52,9 +52,9 @@ def test_the_teacher_stays_in_eval_mode_without_gradients(module):
 
 def test_the_teachers_batch_norm_keeps_its_statistics(module, pairs):
     built = module().train()
-    before = built.teacher.state_dict()["model.image.1.running_mean"].clone()
+    before = built.teacher.state_dict()["image.1.running_mean"].clone()
     built.compute_loss(next(iter(pairs)))
-    assert torch.equal(before, built.teacher.state_dict()["model.image.1.running_mean"])
+    assert torch.equal(before, built.teacher.state_dict()["image.1.running_mean"])
 
 
 def test_checkpoints_hold_no_teacher_and_say_how_to_rebuild_the_student(module, pairs, tmp_path):
