@@ -148,7 +148,7 @@ test-faults: $(READY)  ## damaged files, kill -9, SLURM and torchrun (half an ho
 test-fuzz: $(READY)  ## random inputs for the readers of files, FUZZ_EXAMPLES of each kind
 	$(DO)FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -q -m fuzz $(ARGS)
 
-test-slow: $(READY)  ## run the slow checks too
+test-slow: $(READY)  ## run the slow checks
 	$(DO)$(PY) -m pytest -q -m slow $(ARGS)
 
 lint: $(READY)  ## ruff and mypy

@@ -141,7 +141,7 @@ def data_arguments(preset: str) -> list[str]:
 def expand_file_options(
     preset: str, arguments: list[str], scored: str = "student", experiment: str | None = None
 ) -> list[str]:
-    """Replace ``--teacher=``, ``--student=`` and ``--protocol=`` by Lightning CLI arguments.
+    """Replace ``--teacher=``, ``--student=``, ``--protocol=`` and the seed by Lightning CLI arguments.
 
     Args:
         preset: Name of the data preset.
@@ -149,7 +149,11 @@ def expand_file_options(
         scored: Model that an evaluation scores; "teacher" puts the teacher in the student's place.
         experiment: Experiment that is trained; ``srkd-qat`` continues from a student's checkpoint.
     """
-    expanded: list[str] = []
+    # One seed for weights and data, unless the user gives the data one of its own.
+    seeds = [
+        argument.partition("=")[2] for argument in arguments if argument.startswith("--seed_everything=")
+    ]
+    expanded = [f"--data.init_args.seed={seeds[-1]}"] if seeds and seeds[-1].isdigit() else []
     for argument in arguments:
         named = named_file(argument)
         if named is None:

@@ -98,7 +98,7 @@ class PlainErrorParser(LightningArgumentParser):
         missing = re.match(r"argument (--[\w.]+)\S*: expected", message)
         if missing:  # argparse names --data for a setting of the data
             following = zip(sys.argv[1:], [*sys.argv[2:], "--"], strict=False)
-            candidates = (word for word, after in following if after.startswith("--"))
+            candidates = (word for word, after in following if "=" not in word and after.startswith("--"))
             option = next(
                 (word for word in candidates if f"{word}.".startswith(f"{missing[1]}.")), missing[1]
             )

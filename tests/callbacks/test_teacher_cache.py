@@ -129,17 +129,17 @@ def test_mixed_precision_losses_agree_too(tiny_hc18, tmp_path):
 
 def test_a_second_run_asks_the_teacher_only_for_the_probe(tiny_hc18, tmp_path):
     first, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    asked = module.teacher.model.images_seen
+    asked = module.teacher.images_seen
     second, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     assert second == first
-    assert module.teacher.model.images_seen == 8 < asked
+    assert module.teacher.images_seen == 8 < asked
     assert asked % 2 == 0  # two draws of every image
 
 
 def _fill(rank, root, tmp_path):
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
     _, module = fit(root, tmp_path, cache_in(tmp_path), epochs=1, devices=2, strategy="ddp")
-    (tmp_path / str(rank)).write_text(str(module.teacher.model.images_seen))
+    (tmp_path / str(rank)).write_text(str(module.teacher.images_seen))
 
 
 def test_two_processes_share_the_work(tiny_hc18, tmp_path):
@@ -158,11 +158,11 @@ def change(tmp_path, function):
 
 def test_an_interrupted_store_is_completed(tiny_hc18, tmp_path):
     whole, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    asked = module.teacher.model.images_seen
+    asked = module.teacher.images_seen
     change(tmp_path, lambda raw: raw[: len(raw) // asked * 10])
     again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     assert again == pytest.approx(whole, **REFILLED)
-    assert module.teacher.model.images_seen == 8 + asked - 10
+    assert module.teacher.images_seen == 8 + asked - 10
 
 
 def test_a_damaged_row_is_embedded_again(tiny_hc18, tmp_path):
@@ -172,7 +172,7 @@ def test_a_damaged_row_is_embedded_again(tiny_hc18, tmp_path):
     with pytest.warns(UserWarning, match=rf"{path.name}: row \d+ is damaged"):
         again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     assert again == pytest.approx(right, **REFILLED)
-    assert module.teacher.model.images_seen == 8 + 1
+    assert module.teacher.images_seen == 8 + 1
     assert fit(tiny_hc18, tmp_path, cache_in(tmp_path))[0] == again
 
 

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
 from experiments.commands import prompts
 from experiments.commands.train import lightning_arguments
-from experiments.config import data_arguments, expand_file_options
+from experiments.config import data_arguments, expand_file_options, resolve
 from experiments.recipe_files import tower
 from experiments.runs.teachers import check_weights
 
@@ -40,6 +40,14 @@ def test_users_own_arguments_come_last_and_win(monkeypatch):
     monkeypatch.setenv("PLANES_ROOT", "/x/planes")
     arguments = lightning_arguments(["train", "srkd", "planes", "--data.init_args.root=/y"])
     assert arguments.index("--data.init_args.root=/x/planes") < arguments.index("--data.init_args.root=/y")
+
+
+def test_one_option_seeds_weights_and_data_unless_the_data_has_a_seed_of_its_own():
+    for own, seeds in (([], (3, 3)), (["--data.seed=5"], (3, 5)), (["--data.init_args.seed=5"], (3, 5))):
+        config = resolve("srkd", "phantom", ["--seed_everything=3", *own])
+        assert (config.seed_everything, config.data.init_args.seed) == seeds
+    config = resolve("srkd", "phantom", [])
+    assert (config.seed_everything, config.data.init_args.seed) == (0, 0)
 
 
 def test_weights_and_prompts_are_spelt_out(weights):
