@@ -1,6 +1,6 @@
 """Random files for the readers of checkpoints and run folders: a value, or one line that names the file.
 
-`FUZZ_EXAMPLES` is the number of inputs of each reader (50 in the ordinary suite; `make test-fuzz` sets more).
+`FUZZ_EXAMPLES` is the number of inputs of each reader (25 in the ordinary suite; `make test-fuzz` sets more).
 """
 
 import os
@@ -24,7 +24,7 @@ from models.loading import student_entry
 pytestmark = pytest.mark.fuzz
 MOST = 500
 many = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "50")),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "25")),
     derandomize="FUZZ_EXAMPLES" not in os.environ,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datamodules.corpora.rows import Row, find_images, find_table, read_rows
 from datamodules.record import Record
+from models.files import one_line
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Corpus:
         for row in read_rows(table, self.columns):
             name = row.text(self.columns[0])
             if name in rows:
-                raise ValueError(f"{row.where}: {name} appears twice")
+                raise ValueError(f"{row.where}: {one_line(name, 80)} appears twice")
             rows[name] = row
         if not rows:
             raise ValueError(f"{table}: no rows")

@@ -9,6 +9,7 @@ from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.rows import Row
 from datamodules.record import Record
 from metrics.growth_chart import gestational_age_weeks
+from models.files import one_line
 
 HC18_TABLE = "training_set_pixel_size_and_HC.csv"
 HC18_IMAGES = "training_set"
@@ -21,7 +22,8 @@ def _record(row: Row, image: Path) -> Record:
     name, hc_mm = row.values["filename"], row.number("head circumference (mm)")
     match = _NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"{row.where}: file name {name!r} does not look like 010_HC.png or 010_2HC.png")
+        shown = one_line(repr(name), 80)
+        raise ValueError(f"{row.where}: file name {shown} does not look like 010_HC.png or 010_2HC.png")
     try:
         ga_days = round(7 * float(gestational_age_weeks(hc_mm)))
     except ValueError as error:

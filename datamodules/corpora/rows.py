@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
-from models.files import first_few
+from models.files import first_few, one_line
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,18 @@ class Row:
         except ValueError:
             value = 0.0
         if not 0 < value < float("inf"):
-            raise ValueError(f"{self.where}: {column} is {text!r}, expected a positive finite number")
+            raise ValueError(
+                f"{self.where}: {column} is {one_line(repr(text), 80)}, expected a positive finite number"
+            )
         return value
 
     def label(self, column: str, known: Mapping[str, str | None]) -> str | None:
         """Translate a label, in any letter case, that must be one of the `known`."""
         value = self.values[column]
         if value.casefold() not in known:
-            raise ValueError(f"{self.where}: {column} is {value!r}, expected one of {list(known)}")
+            raise ValueError(
+                f"{self.where}: {column} is {one_line(repr(value), 80)}, expected one of {list(known)}"
+            )
         return known[value.casefold()]
 
 
@@ -127,7 +131,9 @@ def find_images(
         )
     for name, several in found.items():
         if len(several) > 1:
-            raise ValueError(f"{table}: {name} fits several files, keep one of {[str(p) for p in several]}")
+            raise ValueError(
+                f"{table}: {one_line(name, 80)} fits several files, keep one of {[str(p) for p in several]}"
+            )
     return {name: several[0] for name, several in found.items()}
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from datamodules.corpora.rows import separated
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
-from models.files import first_few
+from models.files import first_few, one_line
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 # Column -> its usual names, the preferred first; letter case, blanks and hyphens do not matter.
@@ -148,8 +148,10 @@ def _parse(path: Path) -> pd.DataFrame:
         return _json_lines(path) if suffix in (".jsonl", ".ndjson") else separated(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as UTF-8") from None
-    except (pa.ArrowException, csv.Error) as error:
-        raise ValueError(f"{path}: not a readable {suffix[1:]} file ({str(error).splitlines()[0]})") from None
+    except PermissionError:
+        raise
+    except (pa.ArrowException, csv.Error, OSError) as error:  # pyarrow raises OSError for damaged data
+        raise ValueError(f"{path}: not a readable {suffix[1:]} file ({one_line(error)})") from None
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
@@ -183,7 +185,9 @@ def _canonical(raw: pd.DataFrame, path: Path, columns: Mapping[str, str]) -> pd.
     for row, text in table["split"].dropna().items():
         if text.casefold() not in SPLIT_NAMES:
             known = ", ".join(SPLIT_NAMES)
-            raise ValueError(f"{path}, row {row}: {chosen['split']} is {text!r}, expected one of {known}")
+            raise ValueError(
+                f"{path}, row {row}: {chosen['split']} is {one_line(repr(text), 80)}, expected one of {known}"
+            )
     table["split"] = (
         table["split"].str.casefold().map(SPLIT_NAMES).astype(object).where(table["split"].notna(), None)
     )
@@ -206,20 +210,23 @@ def _choose_columns(present: list[str], path: Path, columns: Mapping[str, str]) 
         raise ValueError(f"columns.{unknown[0]}: no such column; one of {', '.join(COLUMNS)}")
     if len(set(present)) < len(present):
         twice = next(name for name in present if present.count(name) > 1)
-        raise ValueError(f"{path}: two columns are called {twice!r}")
+        raise ValueError(f"{path}: two columns are called {one_line(repr(twice), 80)}")
     plain = {re.sub(r"[\W_]+", "_", name.casefold()).strip("_"): name for name in reversed(present)}
     chosen = {}
     for ours, usual in COLUMNS.items():
         given = columns.get(ours)
         if given is not None and given not in present:
-            raise ValueError(f"{path}: no column {given!r} (columns.{ours}); it has {', '.join(present)}")
+            given = one_line(repr(given), 80)
+            raise ValueError(
+                f"{path}: no column {given} (columns.{ours}); it has {one_line(', '.join(present), 200)}"
+            )
         found = [given] if given else [plain[name] for name in usual if name in plain]
         if found:
             chosen[ours] = found[0]
     if "image" not in chosen:
         raise ValueError(
             f"{path}: no column of images ({', '.join(COLUMNS['image'][:4])}, ...); --data.columns.image=NAME says "
-            f"which it is; it has {', '.join(present) or 'no columns'}"
+            f"which it is; it has {one_line(', '.join(present), 200) or 'no columns'}"
         )
     return chosen
 
@@ -257,14 +264,15 @@ def _numbers(cells: pd.Series, name: str, column: str, path: Path) -> pd.Series:
         if not least <= value <= largest:
             hint = f"; is it in {below if value < least else above}?" if value > 0 else ""
             raise ValueError(
-                f"{path}, row {row}: {column} is {text!r}, expected {name} from {least:g} to {largest:g}{hint}"
+                f"{path}, row {row}: {column} is {one_line(repr(text), 80)}, expected {name} from "
+                f"{least:g} to {largest:g}{hint}"
             )
         numbers[row] = value
     values = pd.Series(numbers, dtype=float)
     if name == "ga_days" and values.max() <= PLAUSIBLE["ga_weeks"][1]:
         row = values.idxmax()
         raise ValueError(
-            f"{path}, row {row}: {column} is {cells[row]!r}, and none is larger; is it in weeks?"
+            f"{path}, row {row}: {column} is {one_line(repr(cells[row]), 80)}, and none is larger; is it in weeks?"
         )
     return values.reindex(cells.index)
 
@@ -298,8 +306,8 @@ def _resolve(
         folder, _, file = name.replace("\\", "/").rpartition("/")
         if file.casefold().endswith((".dcm", ".dicom")):
             raise ValueError(
-                f"{table}, row {row}: {name} is a DICOM file; sonodistill data ingest writes images and a table from a "
-                "DICOM folder (docs/own-data.md)"
+                f"{table}, row {row}: {one_line(name, 80)} is a DICOM file; sonodistill data ingest writes images and "
+                "a table from a DICOM folder (docs/own-data.md)"
             )
         if folder not in folders:
             real = Path(os.path.realpath(root / folder))
@@ -311,8 +319,8 @@ def _resolve(
             real = Path(path).parent
         if not (outside or real == base or real.is_relative_to(base)):
             raise ValueError(
-                f"{table}, row {row}: {name} is outside of {root}; IMAGES=folder sets the images' folder, and "
-                "--data.outside=true allows files elsewhere"
+                f"{table}, row {row}: {one_line(name, 80)} is outside of {root}; IMAGES=folder sets the images' "
+                "folder, and --data.outside=true allows files elsewhere"
             )
         paths[row] = path if file in files else None
         if file not in files:

@@ -253,10 +253,10 @@ def _decoded(path: Path, header: Any, numbers: Sequence[int]) -> Iterator[Pictur
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import iter_pixels
 
-    syntax = header.file_meta.TransferSyntaxUID
     source: Any = path
-    if syntax.is_deflated:  # can only be read as a whole
-        with _reading(f"pixel data ({syntax.name})"):
+    with _reading("transfer syntax"):
+        syntax = header.file_meta.TransferSyntaxUID
+        if syntax.is_deflated:  # can only be read as a whole
             source = dcmread(path, specific_tags=[*_TAGS, *_PIXEL_TAGS])
     pixels = iter_pixels(source, indices=[number - 1 for number in numbers])
     kind = str(header.get("PhotometricInterpretation", ""))

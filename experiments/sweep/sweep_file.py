@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.config import data_arguments, expand_file_options
 from experiments.process import python_here
 from experiments.recipe_files import DEFAULT_PRESET, ROOT, choose, preset_file, recipe_of
+from models.files import read_yaml
 
 SWEEPS = ROOT / "sweeps"
 YAML = (".yaml", ".yml")  # endings that distinguish a file from a name
@@ -60,10 +59,7 @@ def read_sweep(path: Path) -> SweepFile:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such sweep file (choose from: {', '.join(sweep_names())})")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    config = read_yaml(path)
     command = config.get("command") if isinstance(config, dict) else None
     if not isinstance(command, list) or ARGS not in command:
         raise ValueError(f"{path}: needs a command, a list of words with {ARGS} for the parameters")

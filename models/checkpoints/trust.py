@@ -11,6 +11,8 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 
+from models.files import one_line
+
 ALLOWED = ("callbacks", "datamodules", "lightning_modules", "losses", "models", "lightning")
 """Packages whose classes are built without `TRUST`: this project's and Lightning."""
 TRUST = "--trust"
@@ -34,7 +36,7 @@ def settle_trust(arguments: Sequence[str], closed: bool = True) -> None:
 def refusal(class_path: object) -> str:
     """Return the one-line message for a class that is not trusted, with the remedy."""
     return (
-        f"{class_path} is not a class of this project or of lightning, and importing it would run its code; "
+        f"{one_line(class_path)} is not a class of this project or of lightning, and importing it would run its code; "
         f"if it is your own or you trust its author, add {TRUST} (ARGS={TRUST})"
     )
 

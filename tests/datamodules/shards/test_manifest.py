@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.shards.manifest import parse_manifest
 from datamodules.shards.pair_shards import shard_sizes
 from datamodules.shards.writer import verify_shards
 from experiments.runs.input_digests import place_digests
+from tests.test_fuzz_readers import many
 
 ENTRY = {"name": "a.tar", "samples": 3, "bytes": 9, "sha256": "0" * 64}
 VALID = {"plan": "x", "complete": True, "shards": [ENTRY], "sources": [{"name": "hc18", "counts": {}}]}
@@ -39,11 +40,7 @@ contents = st.binary(max_size=200) | spoilt() | manifests.map(lambda value: json
 
 
 @pytest.mark.fuzz
-@settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@many
 @given(contents)
 def test_any_content_is_a_manifest_or_one_line(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)

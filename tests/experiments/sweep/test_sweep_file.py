@@ -57,7 +57,7 @@ REFUSED = [
     ("needs a command, a list of words with ${args}", changed(command=["python", "train.py"])),
     ("needs a command, a list of words with ${args}", changed(command=None)),
     ("needs a command, a list of words with ${args}", "[1]"),
-    ("not valid YAML", "a: [1"),
+    ("not YAML", "a: [1"),
     ("metric: Field required", changed(metric=None)),
     ("metric.goal: Input should be 'minimize' or 'maximize'", changed(metric={"name": "a", "goal": "max"})),
     ("parameters.x: Input should be a valid dictionary", changed(parameters={"x": 3})),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export import read_export
@@ -19,6 +19,7 @@ from models import load_student
 from models.files import sha256
 from models.student.manifest import seal, without_prompts
 from models.student.onnx_files import read_heads
+from tests.test_fuzz_readers import many
 
 KEPT = ("image_encoder.onnx", "parity.json")
 
@@ -147,7 +148,8 @@ JUNK = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
+@many
 @given(data=st.data())
 def test_damage_is_one_line_whatever_it_is(exported, tmp_path_factory, data):
     """Replace or remove any value of the manifest, or bytes of the heads, with hashes that fit."""
