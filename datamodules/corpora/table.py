@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -346,5 +347,7 @@ def _list_files(folder: Path) -> dict[str, bool]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return {}
+        raise
