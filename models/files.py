@@ -93,7 +93,7 @@ def error_line(error: BaseException) -> str:
 
 def first_few(names: Sequence[str]) -> str:
     """Join the first names of a list that may be long, for messages."""
-    return ", ".join(one_line(name, 80) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def read_yaml(path: Path) -> Any:

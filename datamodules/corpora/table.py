@@ -325,7 +325,7 @@ def _resolve(
             )
         paths[row] = path if file in files else None
         if file not in files:
-            absent.append(f"{name} (row {row})")
+            absent.append(f"{one_line(name, 80)} (row {row})")
     if missing is not None:
         missing += absent
     elif absent:
