@@ -67,6 +67,13 @@ def damaged(draw, content):
     return bytes(raw[: draw(st.integers(0, len(raw)) | st.just(len(raw)))])
 
 
+def write_mutated(path, valid, dump, data):
+    """Write a mutated value, half of the times with damaged bytes; return the path."""
+    content = dump(data.draw(mutated(valid) | values)).encode()
+    path.write_bytes(data.draw(damaged(content)) if data.draw(st.booleans()) else content)
+    return path
+
+
 @st.composite
 def tables(draw, columns):
     """A CSV file with some of the columns and any cells."""
@@ -123,9 +130,7 @@ def test_the_table_of_the_planes(folder, content):
 @many
 @given(data=st.data())
 def test_prompts(folder, data):
-    content = json.dumps(data.draw(mutated(PROMPTS) | values)).encode()
-    path = folder / "prompts.json"
-    path.write_bytes(data.draw(damaged(content)) if data.draw(st.booleans()) else content)
+    path = write_mutated(folder / "prompts.json", PROMPTS, json.dumps, data)
     answer(lambda: Protocol.load(path), path)
     answer(lambda: read_prompts(path), path)
 
@@ -151,9 +156,7 @@ SWEEP = yaml.safe_load(sweep_path("decay").read_text())
 @many
 @given(data=st.data())
 def test_sweep_files(folder, data):
-    content = yaml.safe_dump(data.draw(mutated(SWEEP) | values)).encode()
-    path = folder / "sweep.yaml"
-    path.write_bytes(data.draw(damaged(content)) if data.draw(st.booleans()) else content)
+    path = write_mutated(folder / "sweep.yaml", SWEEP, yaml.safe_dump, data)
     answer(lambda: local_settings(read_sweep(path)), path)
 
 

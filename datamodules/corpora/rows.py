@@ -125,8 +125,9 @@ def find_images(
     if missing is not None:
         missing += absent
     elif absent:
+        few = first_few([one_line(name, 80) for name in absent])
         raise FileNotFoundError(
-            f"{table}: {len(absent)} of {len(names)} images are missing under {root}: {first_few(absent)}; "
+            f"{table}: {len(absent)} of {len(names)} images are missing under {root}: {few}; "
             f"to list all: make check-data DATA={corpus} ROOT={shlex.quote(str(root))} ARGS=--all"
         )
     for name, several in found.items():

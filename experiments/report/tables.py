@@ -146,6 +146,9 @@ def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
     return Table(f"Scores on {where}", rows)
 
 
+OVER_IMAGES, OVER_PATIENTS = "95 % over images", "95 % over patients"
+
+
 def baseline_tables(run: FinishedRun) -> list[Table]:
     """Return each benchmark's score of models and baselines, both intervals, and the errors of ages."""
     tables = []
@@ -158,12 +161,14 @@ def baseline_tables(run: FinishedRun) -> list[Table]:
             get = partial(run.metric, model, benchmark)
             if get(score) is None:
                 continue
-            row: TableRow = {"answers by": titles[model], "score": _text(get(score), digits)}
-            for patients in (False, True):
-                ends = [get(name) for name in interval_names(score, patients)]
-                shown = NOTHING if None in ends else " to ".join(_text(end, digits) for end in ends)
-                row[f"95 % over {'patients' if patients else 'images'}"] = shown
-            if BENCHMARKS[benchmark].kind == "biometry":
+            biometry = BENCHMARKS[benchmark].kind == "biometry"
+            # "constant age 34w2d, majority class" names the constant answers of both kinds.
+            title = titles[model].partition(",")[0] if biometry else titles[model]
+            row: TableRow = {"answers by": title, "score": _text(get(score), digits)}
+            for patients, name in ((False, OVER_IMAGES), (True, OVER_PATIENTS)):
+                ends = [get(end) for end in interval_names(score, patients)]
+                row[name] = NOTHING if None in ends else " to ".join(_text(end, digits) for end in ends)
+            if biometry:
                 row |= {title: _text(get(key), places) for title, (key, places) in columns.items()}
             rows.append(row)
         tables.append(Table(f"{BENCHMARKS[benchmark].title}, beside answers without an image", rows))

@@ -19,8 +19,8 @@ from callbacks import OffDiagonalSchedule
 from datamodules.redaction import redacted
 from experiments.process import arguments_here
 from experiments.report.read_run import FinishedRun
+from experiments.report.tables import OVER_PATIENTS, baseline_tables
 from experiments.report.tables import Table as ReportTable
-from experiments.report.tables import baseline_tables
 from lightning_modules import DistillationModule
 from metrics.benchmarks import BENCHMARKS, composite_score, eight_class_interval, own_benchmarks
 from metrics.names import (
@@ -184,7 +184,7 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
         scores = (run.metric(model, name, BENCHMARKS[name].headline) for name in names)
         table.add_row(title, *map(formatted, scores, (BENCHMARKS[name].digits for name in names)))
     tables = zip(names, baseline_tables(run), strict=True)
-    ages = [_rich(one) for name, one in tables if BENCHMARKS[name].kind == "biometry"]
+    ages = [_ages(one) for name, one in tables if BENCHMARKS[name].kind == "biometry"]
     for shown in (table, *ages, _frozen_embeddings(metrics)):
         if shown.row_count:
             Console().print(shown)
@@ -197,11 +197,14 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     )
 
 
-def _rich(table: ReportTable) -> Table:
-    columns = (Column(name, justify="right" if number else "left") for number, name in enumerate(table.head))
+def _ages(table: ReportTable) -> Table:
+    """Return a table of `baseline_tables` for a terminal of 80 columns: without the interval over patients."""
+    names = [name for name in table.head if name != OVER_PATIENTS]
+    columns = (Column(name, justify="right" if number else "left") for number, name in enumerate(names))
     shown = Table(*columns, title=table.caption)
     for row in table.rows:
-        shown.add_row(*map(str, row.values() if isinstance(row, dict) else [row]))
+        assert isinstance(row, dict)  # no groups
+        shown.add_row(*(str(row[name]) for name in names))
     return shown
 
 
