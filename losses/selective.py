@@ -11,6 +11,7 @@ from .base import DistillationLoss, require_positive
 from .batch import JointBatch
 from .distributions import diagonal_cross_entropy, off_diagonal_cross_entropy, teacher_and_student
 from .kernels.fused import fused_terms
+from .kernels.tiles import runs_on, tiled_terms
 
 
 class SRKDLoss(DistillationLoss):
@@ -72,7 +73,8 @@ class SRKDLoss(DistillationLoss):
         assert teacher is not None, "Loss.forward raises when the teacher is missing"
         fused = None
         if self.kernel != "plain" and not (self.multi_positive or self.mask_duplicates or self.standardize):
-            fused = fused_terms(student, teacher, self.temperature, keep=self.kernel == "fused")
+            form = tiled_terms if runs_on(student.local.image) else fused_terms
+            fused = form(student, teacher, self.temperature, keep=self.kernel == "fused")
         if fused is None:
             return super().terms(student, teacher)
         weights = self.weights()

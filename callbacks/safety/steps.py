@@ -44,21 +44,37 @@ class StopOnNonFiniteLoss(Callback):
     weights and their digest; ``sonodistill replay FOLDER`` repeats the step.
     """
 
+    _finite: Tensor | None = None
+    _copied: torch.cuda.Event | None = None
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remember the batch and the random state; must come after `StepSeed`."""
+        self._stop_if_not_finite(trainer, pl_module)  # of the batch before, where gradients are accumulated
         self._step = {"batch": batch, "batch_number": batch_idx, "random": torch.get_rng_state()}
         if torch.cuda.is_available():
             self._step["random_cuda"] = torch.cuda.get_rng_state_all()
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Check the loss before its gradients exist.
+        """Check the loss; on a GPU start to copy the answer, which the CPU then need not wait for."""
+        self._finite = torch.isfinite(loss.detach()).to("cpu", non_blocking=True)
+        if loss.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._stop_if_not_finite(trainer, pl_module)
 
-        Raises:
-            ValueError: It is not finite; the message names the step, every term and the checkpoints.
-        """
-        if torch.isfinite(loss):
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Read the answer before gradients reach the weights; the backward pass is queued by now."""
+        self._stop_if_not_finite(trainer, pl_module)
+
+    def _stop_if_not_finite(self, trainer: Trainer, pl_module: Any) -> None:
+        """Raise ValueError if the latest loss is not finite; the message names the step, every term and checkpoints."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        finite, self._finite, self._copied = self._finite, None, None
+        if finite is None or finite:
             return
         terms: dict[str, Any] = pl_module.terms
         listed = ", ".join(f"{name}={float(value.detach()):.4g}" for name, value in terms.items())

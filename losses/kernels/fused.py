@@ -53,7 +53,7 @@ class Problem:
     Attributes:
         image: The student's image embeddings [b, D].
         all_text: The student's text embeddings [B, D].
-        scale: The student's logit scale.
+        scale: The student's logit scale, a float; a tensor in `losses.kernels.tiles`, where reading it would wait for a GPU.
         teacher_image: The teacher's image embeddings [b, D'].
         teacher_all_text: The teacher's text embeddings [B, D'].
         teacher_scale: The teacher's logit scale, divided by the temperature.
@@ -63,10 +63,10 @@ class Problem:
 
     image: Tensor
     all_text: Tensor
-    scale: float
+    scale: Any
     teacher_image: Tensor
     teacher_all_text: Tensor
-    teacher_scale: float
+    teacher_scale: Any
     first_row: int
     keep: bool
 
@@ -141,7 +141,7 @@ def fused_terms(
     finite = torch.isfinite(torch.cat((positive, rows[2], columns[2]))).all()
     if not all_agree(bool(precise & finite)):
         return None
-    terms = _FusedTerms.apply(image, all_text, scale, problem, rows, columns, own_s, matrices)
+    terms = Terms.apply(image, all_text, scale, FusedPass(problem, rows, columns, own_s, matrices))
     return dict(zip(("contrastive", "diagonal", "off_diagonal"), terms, strict=True))
 
 
@@ -255,23 +255,50 @@ def _differentiable_gradients(
     return scale * rows @ all_text, scale * rows.T @ image, (rows * (image @ all_text.T)).sum()
 
 
-class _FusedTerms(torch.autograd.Function):
-    """Autograd function of `_values` and `_gradients`."""
+@dataclass
+class FusedPass:
+    """State between the forward and the backward pass.
+
+    Attributes:
+        problem: Inputs of both passes.
+        rows: Sums over rows [5, b], see `_sums`.
+        columns: Sums over columns [5, B].
+        own_s: The student's logits of the matched pairs [b].
+        kept: E and F, or nothing: they are recomputed.
+    """
+
+    problem: Problem
+    rows: Tensor
+    columns: Tensor
+    own_s: Tensor
+    kept: list[Tensor]
+
+    def values(self) -> tuple[Tensor, ...]:
+        """Return the terms."""
+        first = self.problem.first_row
+        return _values(self.rows, self.columns[:, first : first + len(self.problem.image)], self.own_s)
+
+    def gradients(self, upstream: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients in image, all texts and the logit scale."""
+        return _gradients(self.problem, self.rows, self.columns, self.kept, upstream)
+
+
+class Terms(torch.autograd.Function):
+    """Autograd function of a pass's ``values`` and ``gradients``."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, all_text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        ctx.problem, rows, columns, own_s, kept = rest
-        # Not in save_for_backward: the backward pass overwrites them, and a second one recomputes them.
-        ctx.rows, ctx.columns, ctx.kept = rows, columns, kept
+    def forward(ctx: Any, image: Tensor, all_text: Tensor, scale: Tensor, state: Any) -> tuple[Tensor, ...]:
+        # Its matrices are not in save_for_backward: a backward pass overwrites them, and a second one recomputes them.
+        ctx.state = state
         ctx.save_for_backward(image, all_text, scale)
-        first = ctx.problem.first_row
-        return _values(rows, columns[:, first : first + len(image)], own_s)
+        values: tuple[Tensor, ...] = state.values()
+        return values
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         image, all_text, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: second derivatives
-            gradients = _differentiable_gradients(ctx.problem, image, all_text, scale, upstream)
+            gradients = _differentiable_gradients(ctx.state.problem, image, all_text, scale, upstream)
         else:
-            gradients = _gradients(ctx.problem, ctx.rows, ctx.columns, ctx.kept, upstream)
-        return (*gradients, *[None] * 5)
+            gradients = ctx.state.gradients(upstream)
+        return *gradients, None

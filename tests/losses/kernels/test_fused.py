@@ -227,7 +227,7 @@ def test_no_more_matrices_are_held_at_any_time_than_promised(kernel, matrices, m
 def test_the_matrices_are_freed_by_the_backward_pass_that_reads_them():
     student = make_batch(64)
     terms = fused.fused_terms(JointBatch(student), JointBatch(make_teacher(64)), 5.0, keep=True)
-    held = [weakref.ref(matrix) for matrix in terms["diagonal"].grad_fn.kept]
+    held = [weakref.ref(matrix) for matrix in terms["diagonal"].grad_fn.state.kept]
     assert len(held) == 2
     torch.autograd.grad(terms["diagonal"], student.image, retain_graph=True)
     assert all(matrix() is None for matrix in held)

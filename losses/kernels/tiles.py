@@ -1,0 +1,237 @@
+"""Tiled SRKD for CUDA: the terms and gradients of `losses.kernels.fused`, in two Triton kernels between the products.
+
+Each kernel reads a tile of the student's logits S and of the teacher's T once. The first returns, for every row and
+every column of the tile, a maximum and the sums of exponentials relative to it; merging the tiles' sums is a
+log-sum-exp. The second writes the gradient over S. Every row and column has its own maximum, so no range of logits
+loses precision, and nothing is read back to the CPU: the step needs no synchronisation. Without atomic operations
+results are the same in every run.
+
+Logits are made, and gradients multiplied, by torch's matrix products, in the precision that
+``torch.set_float32_matmul_precision`` chooses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..batch import JointBatch, gather_rows, world_size
+from .fused import Problem, Terms
+
+TALL, WIDE, WARPS = (
+    64,
+    64,
+    8,
+)  # of a tile: 100 registers a thread on sm_90, so two tiles share a multiprocessor
+BLOCK_ELEMENTS = 2**26
+"""Numbers of a block of rows (256 MiB in float32): products that fill the card, in little memory."""
+LOW = -1e30  # a finite "no maximum": its exponential is 0, and differences of two are not NaN
+
+
+def runs_on(x: Tensor) -> bool:
+    """Return whether this form can compute on the device of `x`: CUDA, with Triton installed."""
+    return x.is_cuda and find_spec("triton") is not None
+
+
+class Tiles(Problem):
+    """Inputs of both passes, with logit scales as tensors, and large blocks of rows."""
+
+    def height(self) -> int:
+        b, B = len(self.image), len(self.all_text)
+        return b if self.keep else min(b, max(128, BLOCK_ELEMENTS // B))
+
+    def logits(self, rows: slice, e: Tensor, f: Tensor) -> None:
+        """Write the logits of `rows` [R, B] into `e` (student) and `f` (teacher)."""
+        torch.mm(self.image[rows] * self.scale, self.all_text.T, out=e)
+        torch.mm(self.teacher_image[rows] * self.teacher_scale, self.teacher_all_text.T, out=f)
+
+
+class Direction(NamedTuple):
+    """Softmax quantities of n rows (or columns), each [n].
+
+    Attributes:
+        own_s: The student's logit of the matched pair.
+        other_s: Log-sum-exp of the student's logits of the mismatched pairs.
+        all_s: Log-sum-exp of all of them.
+        all_t: Log-sum-exp of all the teacher's.
+        p_own: The teacher's probability of the matched pair.
+        p_other: Its probability of all others, accurate where it is near 0.
+        expected_s: Sum over mismatched pairs of the teacher's probability times the student's logit.
+    """
+
+    own_s: Tensor
+    other_s: Tensor
+    all_s: Tensor
+    all_t: Tensor
+    p_own: Tensor
+    p_other: Tensor
+    expected_s: Tensor
+
+    @classmethod
+    def of(cls, sums: Tensor, own: Tensor) -> Direction:
+        """Make it from the merged sums [5, n] and the matched pairs' logits of student and teacher [2, n]."""
+        low_s, e, low_t, f, fs = sums
+        own_s, own_t = own
+        other_s, other_t = low_s + e.log(), low_t + f.log()
+        all_t = torch.logaddexp(other_t, own_t)
+        return cls(
+            own_s=own_s,
+            other_s=other_s,
+            all_s=torch.logaddexp(other_s, own_s),
+            all_t=all_t,
+            p_own=torch.sigmoid(own_t - other_t),
+            p_other=torch.sigmoid(other_t - own_t),
+            expected_s=(low_t - all_t).exp() * fs,
+        )
+
+    def values(self, matching: slice) -> Tensor:
+        """Return the three terms [3], means over the pairs `matching`."""
+        surprise = torch.logaddexp(self.other_s - self.own_s, torch.zeros_like(self.own_s))  # -log q_ii
+        off_diagonal = self.p_other * self.all_s - self.expected_s
+        return torch.stack((surprise, self.p_own * surprise, off_diagonal))[:, matching].mean(dim=1)
+
+    def factors(self, upstream: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return the factor of the softmax in the gradient, and the gradient of the matched pairs; each [n]."""
+        contrastive, diagonal, off_diagonal = upstream
+        attraction = contrastive + diagonal * self.p_own
+        imitation = off_diagonal * self.p_other
+        q_own, q_other = torch.sigmoid(self.own_s - self.other_s), torch.sigmoid(self.other_s - self.own_s)
+        return attraction + imitation, imitation * q_own - attraction * q_other
+
+
+@dataclass
+class TiledPass:
+    """State between the forward and the backward pass of `losses.kernels.fused.Terms`."""
+
+    problem: Tiles
+    rows: Direction
+    columns: Direction
+    kept: list[Tensor]
+
+    def values(self) -> tuple[Tensor, ...]:
+        """Return the terms ``contrastive``, ``diagonal`` and ``off_diagonal`` of this process's pairs."""
+        b, first = len(self.problem.image), self.problem.first_row
+        return ((self.rows.values(slice(0, b)) + self.columns.values(slice(first, first + b))) / 2).unbind()
+
+    def gradients(self, upstream: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients in image [b, D], all texts [B, D] and the logit scale; empties `kept`."""
+        problem = self.problem
+        b, first = len(problem.image), problem.first_row
+        k = 1 / (2 * b)
+        scaled = tuple(k * g for g in upstream)
+        (row_factor, own_rows), (column_factor, own_columns) = (
+            direction.factors(scaled) for direction in (self.rows, self.columns)
+        )
+        own = own_rows + own_columns[first : first + b]
+        columns = torch.stack((column_factor, self.columns.all_s, self.columns.all_t))
+        rows = torch.stack((row_factor, self.rows.all_s, self.rows.all_t, own))
+        recompute = not self.kept
+        matrices = self.kept.copy() or problem.matrices()
+        self.kept.clear()
+        image, text = torch.empty_like(problem.image), torch.zeros_like(problem.all_text)
+        for block, s, t in problem.blocks(matrices):
+            if recompute:
+                problem.logits(block, s, t)
+            _run_gradient(s, t, rows[:, block].contiguous(), columns, scaled[2], first + block.start)
+            torch.mm(s, problem.all_text, out=image[block])
+            text.addmm_(s.T, problem.image[block])
+        scale = torch.dot(problem.image.flatten(), image.flatten())
+        return image.mul_(problem.scale), text.mul_(problem.scale), scale
+
+
+def tiled_terms(
+    student: JointBatch, teacher: JointBatch, temperature: float, keep: bool
+) -> dict[str, Tensor]:
+    """Return ``contrastive``, ``diagonal`` and ``off_diagonal`` as `losses.SRKDLoss` defines them.
+
+    Args:
+        student: Embeddings of the student.
+        teacher: Embeddings of the teacher, without gradient.
+        temperature: Divides the teacher's logits.
+        keep: Keep 2 B x B numbers for the backward pass; else recompute them.
+    """
+    image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
+    problem = Tiles(
+        image=image.detach(),
+        all_text=all_text.detach(),
+        scale=scale.detach(),
+        teacher_image=teacher.local.image,
+        teacher_all_text=teacher.all_text,
+        teacher_scale=teacher.local.logit_scale / temperature,
+        first_row=student.first_row,
+        keep=keep and torch.is_grad_enabled(),
+    )
+    with torch.no_grad():
+        state = _forward(problem)
+    terms = Terms.apply(image, all_text, scale, state)
+    return dict(zip(("contrastive", "diagonal", "off_diagonal"), terms, strict=True))
+
+
+def _forward(problem: Tiles) -> TiledPass:
+    b = len(problem.image)
+    matrices = problem.matrices()
+    rows, own = problem.empty(5, b), problem.empty(2, b)
+    columns = None
+    for block, s, t in problem.blocks(matrices):
+        problem.logits(block, s, t)
+        own[0, block], own[1, block] = problem.own(block, s), problem.own(block, t)
+        of_rows, of_columns = _run_sums(s, t, problem.first_row + block.start)
+        rows[:, block] = _merged(of_rows)
+        found = _merged(of_columns)
+        columns = found if columns is None else _merged(torch.stack((columns, found), dim=1))
+    assert columns is not None
+    if world_size() > 1:
+        columns = _merged(gather_rows(columns[None]).transpose(0, 1))
+    joint_own = gather_rows(own.T).T
+    return TiledPass(
+        problem, Direction.of(rows, own), Direction.of(columns, joint_own), matrices if problem.keep else []
+    )
+
+
+def _merged(parts: Tensor) -> Tensor:
+    """Merge the sums of n parts, [5, n, k] to [5, k]: maxima, and sums relative to them."""
+    low_s, e, low_t, f, fs = parts
+    top_s, top_t = low_s.amax(dim=0), low_t.amax(dim=0)
+    by_s, by_t = (low_s - top_s).exp(), (low_t - top_t).exp()
+    return torch.stack((top_s, (e * by_s).sum(0), top_t, (f * by_t).sum(0), (fs * by_t).sum(0)))
+
+
+def _run_sums(s: Tensor, t: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Return the tiles' sums over rows [5, column tiles, R] and over columns [5, row tiles, B]; see `_merged`."""
+    R, B = s.shape
+    down, across = _grid(s)
+    of_rows, of_columns = s.new_empty(5, across, R), s.new_empty(5, down, B)
+    kernel = _kernels().sums[down, across]
+    kernel(s, t, of_rows, of_columns, R, B, offset, LOW=LOW, TALL=TALL, WIDE=WIDE, num_warps=WARPS)
+    return of_rows, of_columns
+
+
+def _run_gradient(
+    s: Tensor, t: Tensor, rows: Tensor, columns: Tensor, off_diagonal: Tensor, offset: int
+) -> None:
+    """Write the gradient over `s` [R, B].
+
+    Args:
+        s: The student's logits.
+        t: The teacher's.
+        rows: Factor of the student's softmax, both log-sum-exps, and the matched pairs' gradient [4, R].
+        columns: The first three for columns [3, B].
+        off_diagonal: Upstream gradient of the off-diagonal term, a scalar.
+        offset: Row i matches column ``offset + i``.
+    """
+    kernel = _kernels().gradient[_grid(s)]
+    kernel(s, t, rows, columns, off_diagonal, *s.shape, offset, TALL=TALL, WIDE=WIDE, num_warps=WARPS)
+
+
+def _grid(s: Tensor) -> tuple[int, int]:
+    return -(-len(s) // TALL), -(-s.shape[1] // WIDE)
+
+
+def _kernels() -> Any:
+    from . import triton_kernels  # needs Triton, which torch brings for CUDA on Linux only
+
+    return triton_kernels
