@@ -23,6 +23,7 @@ from models.zero_shot import encode_images
 
 RUN_RECORD = "run"
 """Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
+COLUMNS = 16
 NO_STEP_LIMIT = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
@@ -115,6 +116,15 @@ class DistillationModule(LightningModule):
         else:
             image, text = kept.unbind(dim=1)
         return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Cut columns of tokens that a text tower on a GPU need not compute; rounded up, to compile few lengths."""
+        if self.device.type != "cpu":
+            for role in ("student", "teacher"):
+                tokens, model = batch.get(f"{role}_tokens"), getattr(self, role)
+                if tokens is not None and model is not None:
+                    batch[f"{role}_tokens"] = tokens[:, : -(-model.columns_of(tokens) // COLUMNS) * COLUMNS]
+        return batch
 
     def on_fit_start(self) -> None:
         """Warn about accumulation: a loss over pairs is not a mean over its batches."""

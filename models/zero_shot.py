@@ -69,7 +69,8 @@ def encode_prompts(
     parts = []
     for start in range(0, len(distinct), batch_size):
         texts = distinct[start : start + batch_size]
-        parts.append(model.encode_text(model.tokenize(texts).to(device)).float())
+        tokens = model.tokenize(texts)
+        parts.append(model.encode_text(tokens[:, : model.columns_of(tokens)].to(device)).float())
         if progress is not None:
             progress(start + len(texts), len(distinct))
     position = {text: row for row, text in enumerate(distinct)}

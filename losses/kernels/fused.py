@@ -53,7 +53,7 @@ class Problem:
     Attributes:
         image: The student's image embeddings [b, D].
         all_text: The student's text embeddings [B, D].
-        scale: The student's logit scale, a float; a tensor in `losses.kernels.tiles`, where reading it would wait for a GPU.
+        scale: The student's logit scale, a float; a tensor in `losses.kernels.tiles`, which never waits for the GPU.
         teacher_image: The teacher's image embeddings [b, D'].
         teacher_all_text: The teacher's text embeddings [B, D'].
         teacher_scale: The teacher's logit scale, divided by the temperature.

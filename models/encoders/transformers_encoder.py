@@ -72,12 +72,18 @@ class TransformersEncoder(DualEncoder):
         No attention mask is passed: CLIP's text tower is causal and pooled at the end token (so only the used columns
         are computed), and SigLIP was trained with visible padding.
         """
+        return _pooled(self.model.get_text_features(input_ids=self._used(tokens)))
+
+    def columns_of(self, tokens: Tensor) -> int:
+        return self._used(tokens).shape[1]
+
+    def _used(self, tokens: Tensor) -> Tensor:
         config = self.model.config
-        if config.model_type == "clip":
-            end_id = config.text_config.eos_token_id
-            # transformers treats id 2 as "not set": such models pool at the largest id.
-            tokens = up_to_longest_end(tokens, None if end_id == 2 else end_id)
-        return _pooled(self.model.get_text_features(input_ids=tokens))
+        if config.model_type != "clip":
+            return tokens
+        end_id = config.text_config.eos_token_id
+        # transformers treats id 2 as "not set": such models pool at the largest id.
+        return up_to_longest_end(tokens, None if end_id == 2 else end_id)
 
     @property
     def log_logit_scale(self) -> nn.Parameter:

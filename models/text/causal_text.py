@@ -31,9 +31,10 @@ def ends(tokens: Tensor, end_id: int | None) -> Tensor:
 def up_to_longest_end(tokens: Tensor, end_id: int | None = None) -> Tensor:
     """Cut columns after the last end token of the batch: [B, L] to [B, M], M <= L.
 
-    Exact for a causal tower with end-token pooling: later columns do not affect the end token.
+    Exact for a causal tower with end-token pooling: later columns do not affect the end token. Tokens on a GPU stay as
+    they are, because reading the longest end would wait for it: cut them before they go there (`columns_of`).
     """
-    if not len(tokens) or is_tracing():
+    if not len(tokens) or tokens.device.type != "cpu" or is_tracing():
         return tokens
     return tokens[:, : int(ends(tokens, end_id).max()) + 1]
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
+from tests.models.text.test_causal_text import encoder as causal_text_tower
 
 
 @pytest.fixture
@@ -235,3 +236,17 @@ def test_the_loss_computes_in_the_towers_precision_but_never_below_float32(modul
     assert all(
         value.dtype == embeddings for name, value in built.compute_loss(batch).items() if "rate" not in name
     )
+
+
+def test_columns_that_no_tower_computes_stay_off_the_gpu(monkeypatch):
+    student, teacher = causal_text_tower(no_causal_mask=True), causal_text_tower()
+    tokens = student.tokenize(["brain", "a fetal brain"])
+    batch = {"student_tokens": tokens, "teacher_tokens": tokens}
+    monkeypatch.setattr("lightning_modules.distillation.COLUMNS", 4)
+    monkeypatch.setattr(DistillationModule, "device", torch.device("cuda"))
+    sent = DistillationModule(student, teacher, SRKDLoss()).on_before_batch_transfer(dict(batch), 0)
+    assert torch.equal(sent["teacher_tokens"], tokens[:, :8]), (
+        "5 columns are used; lengths are multiples of 4"
+    )
+    assert torch.equal(sent["student_tokens"], tokens), "its padding is visible"
+    torch.testing.assert_close(teacher.encode_text(sent["teacher_tokens"]), teacher.encode_text(tokens))
