@@ -297,8 +297,9 @@ class Terms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         image, all_text, scale = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: second derivatives
-            gradients = _differentiable_gradients(ctx.state.problem, image, all_text, scale, upstream)
-        else:
-            gradients = ctx.state.gradients(upstream)
+        with torch.autocast(image.device.type, enabled=False):  # a caller may be in one
+            if torch.is_grad_enabled():  # create_graph: second derivatives
+                gradients = _differentiable_gradients(ctx.state.problem, image, all_text, scale, upstream)
+            else:
+                gradients = ctx.state.gradients(upstream)
         return *gradients, None

@@ -243,3 +243,13 @@ def test_weight_zero_drops_the_term_and_its_gradient():
 def test_unknown_kernel():
     with pytest.raises(ValueError, match="kernel must be fused, chunked or plain, not 'triton'"):
         SRKDLoss(kernel="triton")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_backward_pass_within_autocast_is_in_float32(kernel):
+    student, teacher = make_batch(dtype=torch.float32), make_teacher(dtype=torch.float32)
+    total = SRKDLoss(kernel=kernel)(student, teacher)["total"]
+    outside = torch.autograd.grad(total, leaves(student), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(total, leaves(student))
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
