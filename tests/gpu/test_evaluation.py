@@ -98,9 +98,7 @@ def test_a_trained_module_scores_on_the_device_as_on_the_cpu(build, device, tmp_
     assert probe.ready
 
     scores, answers, others = scored(module, device, tmp_path / "device", corpus)
-    expected, expected_answers, expected_others = scored(
-        copy.deepcopy(module), "cpu", tmp_path / "cpu", corpus
-    )
+    expected, expected_answers, expected_others = scored(module, "cpu", tmp_path / "cpu", corpus)
     assert answers == expected_answers
     assert len(answers) > 3
     exact = [name for name in expected if name.endswith(("/validity", "/f1", "/accuracy"))]
