@@ -16,13 +16,14 @@ def to_channels_last(model: Module) -> Module:
 
     Not converted: strided 1 x 1 convolutions of fewer than 16 channels, such as the stem of MobileCLIP2-S0. On a
     CPU the gradient of their weights is written out of bounds when the feature map is channels-last (oneDNN issue
-    6035; in torch 2.13 and 2.14): training crashes, hangs, or continues with wrong weights.
+    6035; in torch 2.13 and 2.14): training crashes, hangs, or continues with wrong weights. On a GPU their feature maps
+    are channels-last like all others.
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
         if _miscomputed(module):
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            module.register_forward_pre_hook(_contiguous_input)
+            module.register_forward_pre_hook(_safe_input)
     return model
 
 
@@ -44,6 +45,14 @@ def _miscomputed(module: nn.Module) -> bool:
     )
 
 
-def _contiguous_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _safe_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     # torch uses channels-last if either the weight or the feature map has that layout.
-    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
+    return tuple(
+        value.contiguous(memory_format=_layout_on(value.device)) if isinstance(value, Tensor) else value
+        for value in inputs
+    )
+
+
+def _layout_on(device: torch.device) -> torch.memory_format:
+    """Return the layout of narrow strided convolutions; a GPU computes them right, and conversions cost it time."""
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last

@@ -87,9 +87,9 @@ def fit(
     module = DistillationModule(
         Towers(8, 1), Towers(12, teacher_seed), loss or SRKDLoss(), learning_rate=1e-2
     )
-    settings = {"precision": "32-true", **options}
+    settings = {"accelerator": "cpu", "precision": "32-true", **options}
     trainer = Trainer(
-        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
+        max_epochs=epochs, logger=False, enable_checkpointing=False,
         callbacks=[losses, *([cache] if cache else [])], limit_val_batches=0, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path, **settings,
     )  # fmt: skip
