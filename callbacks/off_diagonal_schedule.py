@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.tracking.step_metrics import on_device
 from metrics.names import OFF_DIAGONAL_PHASE, weight_name
 
 Shape = Literal["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
@@ -121,7 +122,7 @@ class OffDiagonalSchedule(Callback):
         self.total_steps = int(trainer.estimated_stepping_batches)
         weight = self.weight(trainer.global_step, self.total_steps)
         setattr(part, name, weight)
-        pl_module.log(weight_name(name), weight, prog_bar=True, batch_size=1)
+        pl_module.log(weight_name(name), on_device(weight, pl_module), prog_bar=True, batch_size=1)
 
 
 class OffDiagonalPhase(Callback):
@@ -138,9 +139,10 @@ class OffDiagonalPhase(Callback):
         weight = getattr(part, name, None)
         if weight is None:
             return
-        pl_module.log(OFF_DIAGONAL_PHASE, float((weight > 0) - (weight < 0)), batch_size=1)
+        sign = float((weight > 0) - (weight < 0))
+        pl_module.log(OFF_DIAGONAL_PHASE, on_device(sign, pl_module), batch_size=1)
         if not any(isinstance(callback, OffDiagonalSchedule) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            pl_module.log(weight_name(name), float(weight), batch_size=1)
+            pl_module.log(weight_name(name), on_device(weight, pl_module), batch_size=1)
 
 
 def scheduled_weight(loss: Any) -> tuple[Any, str]:

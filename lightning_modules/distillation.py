@@ -123,7 +123,9 @@ class DistillationModule(LightningModule):
             for role in ("student", "teacher"):
                 tokens, model = batch.get(f"{role}_tokens"), getattr(self, role)
                 if tokens is not None and model is not None:
-                    batch[f"{role}_tokens"] = tokens[:, : -(-model.columns_of(tokens) // COLUMNS) * COLUMNS]
+                    used = tokens[:, : -(-model.columns_of(tokens) // COLUMNS) * COLUMNS]
+                    # Lightning's copy waits for nothing only from pinned, contiguous memory.
+                    batch[f"{role}_tokens"] = used.contiguous().pin_memory() if tokens.is_pinned() else used
         return batch
 
     def on_fit_start(self) -> None:

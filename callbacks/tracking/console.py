@@ -23,6 +23,7 @@ from callbacks.tracking.wandb_run import active_run
 from datamodules.progress import LOG_SECONDS, Progress, show_progress
 
 SHOWN = ("loss", "val/composite")  # metrics beside the progress; more would wrap the line
+REDRAW_SECONDS = 0.5
 NAMES = ("trunk", "name", "folder")  # constructor arguments of our encoders that name an architecture
 
 
@@ -34,7 +35,14 @@ def progress_for(callbacks: list[Callback], enabled: bool | None) -> list[Callba
 
 
 class TerminalProgress(TQDMProgressBar):
-    """A bar on one line."""
+    """A bar on one line, redrawn twice a second: reading the loss of every step would wait for a GPU."""
+
+    _drawn = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *rest: Any, **more: Any) -> None:
+        if trainer.is_last_batch or time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._drawn = time.monotonic()
+            super().on_train_batch_end(trainer, *rest, **more)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return _shown(super().get_metrics(trainer, pl_module))

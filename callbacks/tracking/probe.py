@@ -73,7 +73,7 @@ class Probe:
     @torch.no_grad()
     def _logits(self, pl_module: LightningModule, role: str) -> Tensor:
         model: Any = getattr(pl_module, role)
-        image = model.encode_image(self.batch[f"{role}_image"].to(pl_module.device))
+        image = model.encode_image(self.batch[f"{role}_image"].to(next(model.parameters())))
         text = model.encode_text(self.batch[f"{role}_tokens"].to(pl_module.device))
         logits: Tensor = model.logit_scale * image @ text.T
         return logits.float().cpu()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metrics.names import DATA_WAIT_SHARE, IMAGES_PER_SECOND, gradient_norm_name
@@ -32,6 +32,11 @@ def towers(student: Any) -> dict[str, list[nn.Parameter]]:
             found[tower] = used_parameters(getattr(student, f"encode_{tower}")(value), parameters)
     student.train(training)
     return found
+
+
+def on_device(value: float, module: LightningModule) -> Tensor:
+    """Return a number as a tensor to log at every step: Lightning would copy a number to a GPU and wait for it."""
+    return torch.full((), float(value), device=module.device)
 
 
 class GradientNorms(Callback):
@@ -79,5 +84,6 @@ class Throughput(Callback):
         self._batches.append((len(batch["student_image"]), self._arrived - self._left, now - self._left))
         self._left = now
         images, waited, total = (sum(column) for column in zip(*self._batches, strict=True))
-        pl_module.log(IMAGES_PER_SECOND, images * trainer.world_size / total, batch_size=1)
-        pl_module.log(DATA_WAIT_SHARE, waited / total, batch_size=1)
+        speed = images * trainer.world_size / total
+        pl_module.log(IMAGES_PER_SECOND, on_device(speed, pl_module), batch_size=1)
+        pl_module.log(DATA_WAIT_SHARE, on_device(waited / total, pl_module), batch_size=1)

@@ -104,15 +104,20 @@ class TimmEncoder(DualEncoder):
         return features
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        features: Tensor = self.text(self._without_common_padding(tokens))
+        features: Tensor = self.text(tokens[:, : self.columns_of(tokens)])
         return features
 
-    def _without_common_padding(self, tokens: Tensor) -> Tensor:
-        """Remove columns that are padding in every row; they are masked anyway."""
-        if self._init_args["causal"] or is_tracing():
-            return tokens  # the causal mask and an exported graph have a fixed shape
-        used = int((tokens != PAD_ID).sum(dim=1).max()) if len(tokens) else 0
-        return tokens[:, : max(1, used)]
+    def columns_of(self, tokens: Tensor) -> int:
+        """Return how many columns of `tokens` [B, L] the text tower computes: those that are not padding in every row.
+
+        All of them on a GPU, where counting would wait for its result (see `up_to_longest_end`).
+        """
+        fixed = (
+            self._init_args["causal"] or is_tracing()
+        )  # the causal mask and an exported graph have a fixed shape
+        if fixed or tokens.device.type != "cpu" or not len(tokens):
+            return tokens.shape[1]
+        return max(1, int((tokens != PAD_ID).sum(dim=1).max()))
 
     @property
     def log_logit_scale(self) -> nn.Parameter:

@@ -59,9 +59,19 @@ def test_the_zero_crossing_of_the_papers_schedule():
     assert sum(weight > 0 for weight in weights) == 715  # step 714 is the last above zero
 
 
+def with_log(loss, logged):
+    """A module that logs into a dictionary; tensors, since Lightning would copy a number to a GPU and wait for it."""
+
+    def log(name, value, **_):
+        assert isinstance(value, torch.Tensor)
+        logged[name] = value.item()
+
+    return SimpleNamespace(loss=loss, device=torch.device("cpu"), log=log)
+
+
 def step(schedule, loss, global_step, total):
     logged = {}
-    module = SimpleNamespace(loss=loss, log=lambda name, value, **_: logged.update({name: value}))
+    module = with_log(loss, logged)
     trainer = SimpleNamespace(global_step=global_step, estimated_stepping_batches=total)
     schedule.on_fit_start(trainer, module)
     schedule.on_train_batch_start(trainer, module, None, 0)
@@ -80,8 +90,7 @@ def test_drives_the_attribute_that_the_loss_names():
     logged = step(OffDiagonalSchedule(start=1.0, end_ratio=-0.5), loss, 100, 100)
     assert loss.distillation_weight == pytest.approx(-0.5)
     assert logged == {"train/distillation_weight": pytest.approx(-0.5)}
-    log = SimpleNamespace(loss=loss, log=lambda name, value, **_: logged.update({name: value}))
-    OffDiagonalPhase().on_train_batch_start(SimpleNamespace(callbacks=[]), log, None, 0)
+    OffDiagonalPhase().on_train_batch_start(SimpleNamespace(callbacks=[]), with_log(loss, logged), None, 0)
     assert logged == {"train/distillation_weight": pytest.approx(-0.5), "train/off_diagonal_phase": -1.0}
 
 
