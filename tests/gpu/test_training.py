@@ -3,15 +3,18 @@
 import copy
 import math
 import shutil
+import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 from lightning import Callback
 from torch import nn
 
+from callbacks import GradientNorms, OffDiagonalPhase, Throughput
 from losses import Embeddings, SRKDLoss
 from models.zero_shot import without_tf32
-from tests.gpu.conftest import ConvolutionalTowers, Pairs, fit, pairs_of, state_of, to_device
+from tests.gpu.conftest import ConvolutionalTowers, Pairs, fit, pairs_of, state_of, to_device, trainer_on
 
 pytestmark = pytest.mark.gpu
 
@@ -70,7 +73,8 @@ def test_a_training_clips_accumulates_and_clamps(build, small_fastvit, device, t
     assert float(module.student.logit_scale.detach()) <= 5.0 + 1e-5, "clamped; it starts at 14"
     assert all(torch.equal(value.cpu(), frozen[name]) for name, value in module.teacher.state_dict().items())
     assert layouts.seen > 0
-    assert layouts.others == set()
+    if precision != "32-true":  # where cuDNN chooses freely
+        assert layouts.others == set()
 
 
 class SkippedSteps(Callback):
@@ -178,6 +182,21 @@ def test_peak_memory_of_the_loss(card, kernel, matrices):
     assert peak <= matrices * 4 * B * B, f"{peak / (4 * B * B):.2f} matrices of B x B"
 
 
+@contextmanager
+def waits():
+    """Yield a list that receives the places at which the CPU waited for the GPU."""
+    places = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            found = [one for one in caught if "called a synchronizing" in str(one.message)]
+            places += [f"{one.filename}:{one.lineno}" for one in found]
+
+
 @pytest.mark.parametrize("kernel", ["fused", "chunked"])
 @pytest.mark.parametrize("chunk", [None, 4])
 def test_the_step_waits_for_no_result(build, card, kernel, chunk):
@@ -197,9 +216,54 @@ def test_the_step_waits_for_no_result(build, card, kernel, chunk):
 
     for _ in range(3):
         step()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits() as places:
+        torch.ones(2, device=card).sum().item()
+    assert places != [], "a wait is noticed"
+    with waits() as places:
         step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert places == []
+
+
+class Watch(Callback):
+    """The waits of all batches but the first two, which allocate; its twin at the end of the callbacks closes it."""
+
+    def __init__(self):
+        self.found, self.context = [], None
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step >= 2:
+            self.context = waits()
+            self.found.append(self.context.__enter__())
+
+
+class EndOfWatch(Callback):
+    def __init__(self, watch):
+        self.watch = watch
+
+    def on_train_batch_end(self, *_):
+        if self.watch.context is not None:
+            self.watch.context.__exit__(None, None, None)
+            self.watch.context = None
+
+
+def test_the_trainer_and_its_callbacks_wait_for_no_result(build, card, tmp_path):
+    """Without the copy of the batch, and between the steps that are logged."""
+    module, watch = build(), Watch()
+    callbacks = [OffDiagonalPhase(), Throughput(), GradientNorms(), EndOfWatch(watch)]
+    trainer = trainer_on(card, tmp_path, "bf16-mixed", callbacks, max_epochs=3, log_every_n_steps=1000)
+    trainer.callbacks.insert(0, watch)
+    trainer.fit(module, Pairs(module, pinned=True))
+    assert len(watch.found) == 4
+    assert [place for places in watch.found for place in places] == []
+
+
+def test_texts_have_the_same_embeddings_whole_and_cut(build, device):
+    """A GPU computes all columns that it is given; the rest is cut on the CPU."""
+    module = build()
+    for model in (module.student.eval(), module.teacher):
+        tokens = model.tokenize(["brain", "the femur of a fetus, 20 mm"])
+        used = tokens[:, : model.columns_of(tokens)]
+        assert used.shape[1] < tokens.shape[1]
+        with torch.no_grad(), without_tf32():
+            one, other = (model.to(device).encode_text(part.to(device)) for part in (tokens, used))
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # matrix products of other shapes
