@@ -50,8 +50,8 @@ class Tiles(Problem):
         torch.mm(self.teacher_image[rows] * self.teacher_scale, self.teacher_all_text.T, out=f)
 
 
-class Direction(NamedTuple):
-    """Softmax quantities of n rows (or columns), each [n].
+class Softmaxes(NamedTuple):
+    """Quantities of the softmaxes over n rows and columns, each [n].
 
     Attributes:
         own_s: The student's logit of the matched pair.
@@ -72,8 +72,8 @@ class Direction(NamedTuple):
     expected_s: Tensor
 
     @classmethod
-    def of(cls, sums: Tensor, own: Tensor) -> Direction:
-        """Make it from the merged sums [5, n] and the matched pairs' logits of student and teacher [2, n]."""
+    def of(cls, sums: Tensor, own: Tensor) -> Softmaxes:
+        """Make them from the merged sums [5, n] and the matched pairs' logits of student and teacher [2, n]."""
         low_s, e, low_t, f, fs = sums
         own_s, own_t = own
         other_s, other_t = low_s + e.log(), low_t + f.log()
@@ -88,11 +88,10 @@ class Direction(NamedTuple):
             expected_s=(low_t - all_t).exp() * fs,
         )
 
-    def values(self, matching: slice) -> Tensor:
-        """Return the three terms [3], means over the pairs `matching`."""
+    def values(self) -> Tensor:
+        """Return each row's and column's part of the three terms [3, n]."""
         surprise = torch.logaddexp(self.other_s - self.own_s, torch.zeros_like(self.own_s))  # -log q_ii
-        off_diagonal = self.p_other * self.all_s - self.expected_s
-        return torch.stack((surprise, self.p_own * surprise, off_diagonal))[:, matching].mean(dim=1)
+        return torch.stack((surprise, self.p_own * surprise, self.p_other * self.all_s - self.expected_s))
 
     def factors(self, upstream: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the factor of the softmax in the gradient, and the gradient of the matched pairs; each [n]."""
@@ -108,27 +107,24 @@ class TiledPass:
     """State between the forward and the backward pass of `losses.kernels.fused.Terms`."""
 
     problem: Tiles
-    rows: Direction
-    columns: Direction
+    softmaxes: Softmaxes  # of the b rows, then of the B columns
     kept: list[Tensor]
 
     def values(self) -> tuple[Tensor, ...]:
         """Return the terms ``contrastive``, ``diagonal`` and ``off_diagonal`` of this process's pairs."""
         b, first = len(self.problem.image), self.problem.first_row
-        return ((self.rows.values(slice(0, b)) + self.columns.values(slice(first, first + b))) / 2).unbind()
+        each = self.softmaxes.values()
+        return ((each[:, :b] + each[:, b + first : 2 * b + first]).mean(dim=1) / 2).unbind()
 
     def gradients(self, upstream: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients in image [b, D], all texts [B, D] and the logit scale; empties `kept`."""
         problem = self.problem
         b, first = len(problem.image), problem.first_row
-        k = 1 / (2 * b)
-        scaled = tuple(k * g for g in upstream)
-        (row_factor, own_rows), (column_factor, own_columns) = (
-            direction.factors(scaled) for direction in (self.rows, self.columns)
-        )
-        own = own_rows + own_columns[first : first + b]
-        columns = torch.stack((column_factor, self.columns.all_s, self.columns.all_t))
-        rows = torch.stack((row_factor, self.rows.all_s, self.rows.all_t, own))
+        *_, off_diagonal = scaled = (torch.stack(upstream) / (2 * b)).unbind()
+        factor, own = self.softmaxes.factors(scaled)
+        vectors = torch.stack((factor, self.softmaxes.all_s, self.softmaxes.all_t, own))
+        vectors[3, :b] += own[b + first : 2 * b + first]
+        rows, columns = vectors[:, :b], vectors[:3, b:].contiguous()
         recompute = not self.kept
         matrices = self.kept.copy() or problem.matrices()
         self.kept.clear()
@@ -136,7 +132,7 @@ class TiledPass:
         for block, s, t in problem.blocks(matrices):
             if recompute:
                 problem.logits(block, s, t)
-            _run_gradient(s, t, rows[:, block].contiguous(), columns, scaled[2], first + block.start)
+            _run_gradient(s, t, rows[:, block].contiguous(), columns, off_diagonal, first + block.start)
             torch.mm(s, problem.all_text, out=image[block])
             text.addmm_(s.T, problem.image[block])
         scale = torch.dot(problem.image.flatten(), image.flatten())
@@ -186,10 +182,9 @@ def _forward(problem: Tiles) -> TiledPass:
     assert columns is not None
     if world_size() > 1:
         columns = _merged(gather_rows(columns[None]).transpose(0, 1))
-    joint_own = gather_rows(own.T).T
-    return TiledPass(
-        problem, Direction.of(rows, own), Direction.of(columns, joint_own), matrices if problem.keep else []
-    )
+    own = torch.cat((own, gather_rows(own.T).T), dim=1)
+    softmaxes = Softmaxes.of(torch.cat((rows, columns), dim=1), own)
+    return TiledPass(problem, softmaxes, matrices if problem.keep else [])
 
 
 def _merged(parts: Tensor) -> Tensor:
