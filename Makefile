@@ -81,7 +81,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-faults test-fuzz test-slow lint types check audit sbom docs bench bench-compare lock clean remake
+.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-faults test-fuzz test-slow lint types check audit sbom docs bench bench-compare gpu-check lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -183,6 +183,9 @@ demo: $(READY)  ## open a page on which a student reads frames in the browser: m
 
 bench: $(READY)  ## measure every stage against its baseline, side by side
 	$(DO)$(PY) -m experiments bench $(ARGS)
+
+gpu-check: $(READY)  ## test and measure a CUDA card in 8 minutes (QUICK=1: the same code on the CPU, small)
+	$(DO)$(PY) -m benchmarks gpu $(if $(BOUNDED),--quick) $(call option,out,OUT) $(ARGS)
 
 bench-compare: $(READY)  ## tell a regression from noise: make bench-compare BASE=commit (ARGS="loss_speed --rounds=5")
 	$(DO)$(PY) -m benchmarks._compare $(call need,BASE,a commit) $(ARGS)

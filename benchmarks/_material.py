@@ -62,18 +62,23 @@ def head_records(folder: Path, count: int) -> tuple[list[Record], str]:
     ], what
 
 
-def published(name: str, quick: bool = False, vision_layers: int | None = None) -> DualEncoder:
+def published(
+    name: str, quick: bool = False, vision_layers: int | None = None, image_size: int | None = None
+) -> DualEncoder:
     """Return an architecture with random weights: STUDENT or TEACHER.
 
     Args:
         name: Its configuration of open_clip.
         quick: Cut it down.
         vision_layers: Layers of the image tower, where that one is not timed.
+        image_size: Side of the images, where it is not the model's own.
     """
     configuration = copy.deepcopy(read_config(name))
     text, vision = configuration["model_cfg"]["text_cfg"], configuration["model_cfg"]["vision_cfg"]
     if vision_layers:
         vision["layers"] = vision_layers
+    if image_size:
+        vision["image_size"] = image_size
     if quick:
         text.update(layers=1, width=64, heads=2)
         if "layers" in vision:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks._record import Row, in_turns, interleave, pool
-from benchmarks._table import BEGIN, END, PAGE, RESULTS, write_page
+from benchmarks._table import BEGIN, END, FIGURE, PAGE, RESULTS, write_page
+from benchmarks.gpu.goals import GOALS
 
 
 def test_turns_alternate_and_return_all_results():
@@ -94,7 +95,22 @@ def test_the_page_is_written_between_its_marks(tmp_path):
     assert lines[-1] == "after"
     assert {line for _, line in LINES} <= set(lines)
     assert "| a | CPU | 2 | 0.5 | default | 2.9 | 0123456789-dirty |" in lines
-    assert "Of 4 targets 2 are missed and 1 could not be measured here." in lines
+    missing = 1 + len(GOALS)  # the card's rows, too
+    assert f"Of {3 + missing} targets 2 are missed and {missing} could not be measured here." in lines
+
+
+def test_the_page_shows_what_a_card_has_measured(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    write_page(page, tmp_path)
+    assert page.read_text().count("**not run**") == len(GOALS)
+    facts = {"device": "H100", "cores": 2, "load_average": 0.5, "allocator": {}, "versions": {"torch": "2.9"}}
+    record = {"benchmark": "gpu", "machine": facts, "commit": "0123", "rows": [vars(LINES[0][0])]}
+    for parts in ({}, {"parts": {"ours": {"copies": 1.0, "loss": 2.5}}}):
+        (tmp_path / "gpu.json").write_text(json.dumps({**record, "facts": parts}))
+        write_page(page, tmp_path)
+        assert "**not run**" not in page.read_text()
+        assert (FIGURE in page.read_text()) == (tmp_path / FIGURE).is_file() == bool(parts)
 
 
 def test_the_page_in_docs_shows_the_stored_results(tmp_path):

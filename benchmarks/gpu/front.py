@@ -1,0 +1,173 @@
+"""Check a card: tests, full-size step, loss and a real training, each in a process of its own with a time limit.
+
+``--quick`` runs the same code at small sizes on the CPU. Results are in FOLDER: NAME.json and NAME.log of each stage,
+and gpu.json of all; the exit status is that of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._record import Row
+from benchmarks._table import HEAD
+from benchmarks.gpu import loss, step, training
+from benchmarks.gpu.goals import GOALS
+from benchmarks.gpu.stage import Stage
+from experiments.process import STOPPED, Parser, exit_status, terminable
+from experiments.runs.results import git_commit
+from export.latency.machine import machine_facts
+from models.files import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = "tests/gpu"
+LIMITS = {"tests": 110.0, "step": 200.0, "loss": 75.0, "training": 150.0}
+"""Seconds of each stage."""
+MEASURED = {"step": step.run, "loss": loss.run, "training": training.run}
+LEFT = 4.0  # seconds that a stage has to write what it has
+
+
+def stages(text: str) -> list[str]:
+    """Return the stages of a list; argparse reports any other."""
+    names = text.split(",")
+    if unknown := set(names) - set(LIMITS):
+        raise argparse.ArgumentTypeError(f"no such stage {min(unknown)}; of {','.join(LIMITS)}")
+    return names
+
+
+def limit(text: str) -> tuple[str, float]:
+    """Parse ``step=240``."""
+    name, _, seconds = text.partition("=")
+    if name not in LIMITS or not seconds.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected STAGE=SECONDS, such as step=240")
+    return name, float(seconds)
+
+
+def run_stage(name: str, options: argparse.Namespace, seconds: float) -> int | None:
+    """Run one stage with everything that it starts; return its exit status, None if the limit ended it."""
+    command = [sys.executable, "-m", "benchmarks", "gpu", f"--out={options.out}", f"--one={name}"]
+    command += [
+        f"--limit={name}={seconds:.0f}",
+        *["--quick"] * options.quick,
+        *["--compile"] * options.compile,
+    ]
+    environment = dict(os.environ)
+    if name == "tests":
+        command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-v", "--durations=10", "-p"]
+        command += ["no:cacheprovider", f"--junitxml={options.out / 'tests.xml'}"]
+        environment |= {"GPU_CHECK_DEVICE": "cpu"} if options.quick else {}
+    with (options.out / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def count_tests(report: Path, stage: Stage) -> None:
+    """Add the row of the tests from pytest's report."""
+    suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
+    total, failed, skipped = (
+        sum(int(suite.get(key, 0)) for key in keys)
+        for keys in (("tests",), ("failures", "errors"), ("skipped",))
+    )
+    if not total - skipped:
+        raise ValueError(f"none of {total} tests ran")
+    note = f"{total} tests in {float(suite.get('time', 0)):.0f} s, {failed} failed, {skipped} skipped"
+    stage.goal("tests", [1 - failed / (total - skipped)], note=note)
+
+
+def merge(out: Path, quick: bool) -> list[Row]:
+    """Write gpu.json, of all stages that the folder has, and return its rows."""
+    parts = {name: json.loads(p.read_text()) for name in LIMITS if (p := out / f"{name}.json").is_file()}
+    machine, facts = machine_facts() | {"allocator": {}}, {}
+    for part in parts.values():
+        facts |= part["facts"]
+    about = facts.get("card", {})
+    machine["device"] = about.get("name", machine["device"])
+    machine["versions"] |= about.get("versions", {})
+    rows = [Row(**row) for part in parts.values() for row in part["rows"]]
+    record: dict[str, Any] = {"benchmark": "gpu", "quick": quick, "machine": machine, "commit": git_commit()}
+    write_json(out / "gpu.json", record | {"facts": facts, "rows": [asdict(row) for row in rows]})
+    return rows
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the options; a machine without a card is reported."""
+    parser = Parser(prog="python -m benchmarks gpu", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes on the CPU: does everything run?")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", default=Path("outputs/gpu"), help="default outputs/gpu"
+    )
+    parser.add_argument("--stages", type=stages, default=[*LIMITS], help=f"default {','.join(LIMITS)}")
+    parser.add_argument("--compile", action="store_true", help="compile the models of the training, too")
+    text = f"STAGE=SECONDS; default {' '.join(f'{k}={v:.0f}' for k, v in LIMITS.items())}"
+    parser.add_argument("--limit", type=limit, action="append", default=[], help=text)
+    parser.add_argument("--one", choices=[*MEASURED], help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if not (options.quick or torch.cuda.is_available()):
+        parser.error("this machine has no CUDA device that torch can use; --quick tries the code on the CPU")
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def measure(options: argparse.Namespace, seconds: float) -> None:
+    """Run one measured stage in this process."""
+    stage = Stage(options.one, options.out, options.quick, seconds - LEFT)
+    more = {"compiled": options.compile} if options.one == "training" else {}
+    MEASURED[options.one](stage, **more)
+
+
+def check(options: argparse.Namespace, limits: dict[str, float]) -> int:
+    """Run the stages one after the other, print the table, and return the exit status."""
+    status = 0
+    for name in options.stages:
+        for old in (f"{name}.json", f"{name}.errors.log", "tests.xml"):
+            (options.out / old).unlink(missing_ok=True)
+        print(f"== {name}, at most {limits[name]:.0f} s", flush=True)
+        code = run_stage(name, options, limits[name])
+        if name == "tests":
+            status = 0 if code == 0 else 1
+            stage = Stage(name, options.out, options.quick, 1.0)
+            stage.measured(GOALS[name], partial(count_tests, options.out / "tests.xml", stage), name)
+        if code != 0:
+            ended = f"ended by its limit of {limits[name]:.0f} s" if code is None else f"exit status {code}"
+            print(f"{name}: {ended}; the end of {options.out / name}.log:")
+            log = (options.out / f"{name}.log").read_text(errors="replace").splitlines()
+            print("\n".join(line[:300] for line in log[-15:]), flush=True)
+    print(*HEAD, *(row.line() for row in merge(options.out, options.quick)), sep="\n", flush=True)
+    print(f"{options.out}/gpu.json")
+    return status
+
+
+def main(argv: list[str]) -> int:
+    """Check a card; see the module."""
+    options = parse(argv)
+    limits = LIMITS | dict(options.limit)
+    if options.one:
+        measure(options, limits[options.one])
+        return 0
+    try:
+        with terminable():
+            return check(options, limits)
+    except STOPPED as stop:
+        return exit_status(stop)
