@@ -62,7 +62,9 @@ def embed(
                 for index, height, width in places
             ]
             tokens = model.tokenize(texts)
-            tensors["text"].append(model.encode_text(tokens[:, : model.columns_of(tokens)].to(device)).float().cpu())
+            tensors["text"].append(
+                model.encode_text(tokens[:, : model.columns_of(tokens)].to(device)).float().cpu()
+            )
             tensors["tokens"].append(tokens)
     own: Pairs = {**{key: torch.cat(parts) for key, parts in tensors.items()}, "index": rows}
     return own if alone else in_order(own)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import warnings
 from itertools import product
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import nn
 
-from callbacks import TeacherCache
+from callbacks import TeacherCache, teacher_cache
 from datamodules import HC18DataModule, PairShardsDataModule
 from datamodules.pairs.stores import TeacherStore
 from lightning_modules import DistillationModule
@@ -227,3 +228,16 @@ def test_the_number_of_draws_is_needed(tiny_hc18, tmp_path):
         fit(tiny_hc18, tmp_path, cache_in(tmp_path), draws=None)
     with pytest.raises(ValueError, match="data: draws must be at least 1, not 0"):
         HC18DataModule(root=str(tiny_hc18), draws=0)
+
+
+@pytest.mark.parametrize(("precision", "recomputed"), [("bf16-mixed", False), ("32-true", True)])
+def test_the_rounding_of_half_precision_is_not_other_code(
+    tiny_hc18, tmp_path, monkeypatch, precision, recomputed
+):
+    """On a GPU a batch of another size is rounded differently: a ViT-L/14 in bfloat16 by 1.5e-3."""
+    _, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision=precision)
+    asked, embed = module.teacher.images_seen, teacher_cache._embed
+    monkeypatch.setattr(teacher_cache, "_embed", lambda *given: tuple(x + 2e-3 for x in embed(*given)))
+    with warnings.catch_warnings(record=True):
+        _, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision=precision)
+    assert module.teacher.images_seen == 8 + (asked if recomputed else 0)

@@ -54,10 +54,16 @@ def card(device):
     return device
 
 
+def without_tf32():
+    """Switch TF32 off by flags that torch.compile can read; within `models.zero_shot.without_tf32` it may fail."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(autouse=True)
 def _settings():
-    """Restore what a check changes for the whole process."""
+    """Compute without TF32, and restore what a check changes for the whole process."""
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    without_tf32()
     torch.manual_seed(0)
     yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags

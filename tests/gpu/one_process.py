@@ -10,19 +10,18 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
-from models.zero_shot import without_tf32
-from tests.gpu.conftest import ConvolutionalTowers, fit
+from tests.gpu.conftest import ConvolutionalTowers, fit, without_tf32
 
 
 def main(device, folder):
+    without_tf32()
     found = {}
     for name in ("alone", "ddp"):
         module = DistillationModule(
             ConvolutionalTowers(1, 16, 8), ConvolutionalTowers(2, 24, 12), SRKDLoss(), learning_rate=1e-3
         )
         strategy = DDPStrategy(process_group_backend="nccl" if device == "cuda" else "gloo")
-        with without_tf32():
-            found[name] = fit(module, device, folder, strategy=strategy if name == "ddp" else "auto")
+        found[name] = fit(module, device, folder, strategy=strategy if name == "ddp" else "auto")
     found["backend"] = dist.get_backend()
     summed = torch.ones(3, device=device)
     dist.all_reduce(summed)

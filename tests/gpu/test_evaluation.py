@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom import PhantomSettings
 from datamodules.phantom.datamodule import PhantomDataModule
+from models.student.checkpoint import CheckpointStudent
 from models.zero_shot import age_embeddings, class_embeddings, class_logits, encode_images
 from tests.gpu.conftest import pairs_of, trainer_on
 
@@ -135,6 +137,23 @@ def test_similarities_are_float32_also_when_tf32_is_switched_on(small_fastvit, t
             assert here.dtype == torch.float32
             torch.testing.assert_close(here, there, rtol=0, atol=COSINES)
     assert [switch.allow_tf32 for switch in switches] == [tf32, tf32]
+
+
+def test_a_student_answers_on_the_device_as_on_the_cpu(small_fastvit, device):
+    """`predict --device=cuda`."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    protocol = Protocol.load().first(1).content()
+    images = [np.random.default_rng(k).integers(0, 256, (90, 120, 3), dtype=np.uint8) for k in range(3)]
+    answers = []
+    for place in ("cpu", device):
+        student = CheckpointStudent(copy.deepcopy(small_fastvit).to(place), protocol)
+        embedded = student.embed_pixels(np.stack([student.prepare(image) for image in images]))
+        classes = np.concatenate([vectors for _, vectors in student.classes.values()])
+        answers.append((embedded, classes, student.age_vectors(0.2)[2], student.saliency(images)))
+    for here, there, tolerance in zip(*answers, (COSINES, COSINES, COSINES, 1e-3), strict=True):
+        np.testing.assert_allclose(
+            there, here, rtol=0, atol=tolerance
+        )  # maps are divided by their largest value
 
 
 def test_tf32_would_be_noticed(teacher, card):

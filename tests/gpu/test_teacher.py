@@ -7,7 +7,6 @@ import torch
 
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from models import freeze
-from models.zero_shot import without_tf32
 from tests.callbacks.test_teacher_cache import LiveOnTwoDraws, cache_in
 from tests.callbacks.test_teacher_cache import fit as fit_hc18
 from tests.gpu.conftest import fit, pairs_of, to_device
@@ -48,7 +47,7 @@ def test_a_half_precision_teacher_is_evaluated_in_full_precision(teacher, device
     widened = copy.deepcopy(halved).float()
     with evaluation_mode(halved) as used:
         found = used(batch["teacher_image"], batch["teacher_tokens"])
-    with torch.no_grad(), without_tf32():
+    with torch.no_grad():
         expected = widened(batch["teacher_image"], batch["teacher_tokens"])
     for here, there in zip(found, expected, strict=True):
         torch.testing.assert_close(here, there, rtol=0, atol=1e-6)  # the same float32 computation
@@ -62,11 +61,10 @@ def test_a_teacher_cache_gives_the_losses_of_a_live_teacher(
     device, tiny_hc18, tmp_path, precision, tolerance
 ):
     options = {"precision": precision, "accelerator": device, "epochs": 3}
-    with without_tf32():
-        live, _ = fit_hc18(tiny_hc18, tmp_path, data=LiveOnTwoDraws, **options)
-        kept, module = fit_hc18(tiny_hc18, tmp_path, cache_in(tmp_path), **options)
-        asked = module.teacher.images_seen
-        again, module = fit_hc18(tiny_hc18, tmp_path, cache_in(tmp_path), **options)
+    live, _ = fit_hc18(tiny_hc18, tmp_path, data=LiveOnTwoDraws, **options)
+    kept, module = fit_hc18(tiny_hc18, tmp_path, cache_in(tmp_path), **options)
+    asked = module.teacher.images_seen
+    again, module = fit_hc18(tiny_hc18, tmp_path, cache_in(tmp_path), **options)
     assert len(kept) >= 9
     assert kept == pytest.approx(live, abs=tolerance, rel=0)
     assert again == pytest.approx(kept, abs=1e-3, rel=0)  # atomic additions of a GPU's backward pass

@@ -13,7 +13,6 @@ from torch import nn
 
 from callbacks import GradientNorms, OffDiagonalPhase, Throughput
 from losses import Embeddings, SRKDLoss
-from models.zero_shot import without_tf32
 from tests.gpu.conftest import ConvolutionalTowers, Pairs, fit, pairs_of, state_of, to_device, trainer_on
 
 pytestmark = pytest.mark.gpu
@@ -59,10 +58,9 @@ def test_a_training_clips_accumulates_and_clamps(build, small_fastvit, device, t
     module, layouts = build(max_logit_scale=5.0, loss=SRKDLoss(off_diagonal_weight=2.0), **towers), Layouts()
     before, frozen = state_of(module), copy.deepcopy(module.teacher.state_dict())
     expected = reference_loss(module)
-    with without_tf32():
-        losses = fit(
-            module, device, tmp_path, [layouts], precision=precision, accumulate_grad_batches=2, max_epochs=3
-        )
+    losses = fit(
+        module, device, tmp_path, [layouts], precision=precision, accumulate_grad_batches=2, max_epochs=3
+    )
     assert len(losses) == 6
     assert all(map(math.isfinite, losses))
     assert losses[0] == pytest.approx(expected, rel=TOLERANCES[precision])
@@ -106,15 +104,17 @@ def test_float16_skips_steps_that_overflow_and_then_trains(build, device, tmp_pa
 
 
 def test_a_compiled_training_has_the_losses_of_an_eager_one(build, device, tmp_path):
-    if device == "cpu" and shutil.which("g++") is None:
-        pytest.skip("inductor needs a C++ compiler on a CPU (Debian: apt-get install g++)")
+    compilers = ("g++",) if device == "cpu" else ("gcc", "clang", "cc")
+    if not any(map(shutil.which, compilers)):
+        pytest.skip(
+            f"inductor needs a compiler (Debian: apt-get install g++): none of {', '.join(compilers)}"
+        )
     towers = {"student": ConvolutionalTowers(1, 16, 8), "teacher": ConvolutionalTowers(2, 24, 12)}
     losses = []
     for compiled in (False, True):
         torch.compiler.reset()
         module = build(**towers, compile=compiled)
-        with without_tf32():
-            losses.append(fit(module, device, tmp_path))
+        losses.append(fit(module, device, tmp_path))
     # Fused kernels add in another order. AdamW's first steps have the size of the learning rate whatever that of the
     # gradient, so weights whose gradient is rounding noise move apart, by 1e-3 a step.
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-5)
@@ -127,10 +127,7 @@ def test_embedding_in_chunks_has_the_same_gradients(build, device):
     for chunk in (None, 4):
         module = build(grad_cache_chunk=chunk).to(device)
         module.student.eval()
-        with without_tf32():
-            module.compute_loss(to_device(pairs_of(module.student, module.teacher), device))[
-                "total"
-            ].backward()
+        module.compute_loss(to_device(pairs_of(module.student, module.teacher), device))["total"].backward()
         gradients.append({n: p.grad for n, p in module.student.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, expected in gradients[0].items():
@@ -264,6 +261,6 @@ def test_texts_have_the_same_embeddings_whole_and_cut(build, device):
         tokens = model.tokenize(["brain", "the femur of a fetus, 20 mm"])
         used = tokens[:, : model.columns_of(tokens)]
         assert used.shape[1] < tokens.shape[1]
-        with torch.no_grad(), without_tf32():
+        with torch.no_grad():
             one, other = (model.to(device).encode_text(part.to(device)) for part in (tokens, used))
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # matrix products of other shapes
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)  # matrix products of other shapes

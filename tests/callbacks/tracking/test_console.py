@@ -1,10 +1,14 @@
 """Long evaluations say how far they are; short ones are silent."""
 
+from types import SimpleNamespace
+
 import pytest
+from lightning import Trainer
 
 from callbacks.tracking import console
 from callbacks.tracking.console import progress_bar
 from datamodules import progress as module
+from tests.callbacks.tiny import TinyData, TinyModule
 
 
 @pytest.fixture
@@ -46,3 +50,21 @@ def test_other_processes_show_nothing(at_once, capsys, monkeypatch):
     with progress_bar("age prompts", " prompts") as progress:
         progress(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_reads_the_loss_of_a_few_steps_only(tmp_path, monkeypatch):
+    """Reading it waits for a GPU; the last batch is always shown."""
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=iter(range(1000)).__next__))
+    monkeypatch.setattr(console, "REDRAW_SECONDS", 5)
+    shown = []
+
+    class Bar(console.TerminalProgress):
+        def get_metrics(self, trainer, module):
+            shown.append(trainer.fit_loop.batch_idx)
+            return {}
+
+    Trainer(
+        default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", logger=False, callbacks=[Bar()],
+        enable_checkpointing=False, enable_model_summary=False, limit_train_batches=3, limit_val_batches=0,
+    ).fit(TinyModule(), TinyData())  # fmt: skip
+    assert shown[:1] == [2], "the loss of two steps is not read"
