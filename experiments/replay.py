@@ -57,7 +57,7 @@ def replay(argv: list[str]) -> int:
     module.to(fabric.device).train()
     torch.set_rng_state(step["random"])
     if "random_cuda" in step and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(step["random_cuda"])
+        torch.cuda.set_rng_state(step["random_cuda"])
     with fabric.autocast():
         terms = module.compute_loss(fabric.to_device(step["batch"]))
     found = {name: float(value.detach()) for name, value in terms.items()}

@@ -23,7 +23,7 @@ from models.zero_shot import encode_images
 
 RUN_RECORD = "run"
 """Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
-COLUMNS = 16
+COLUMNS = 32
 NO_STEP_LIMIT = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
@@ -182,7 +182,8 @@ class DistillationModule(LightningModule):
         return {"name": batch["name"], "embedding": encode_images(self.student, batch["image"])}
 
     def _log_held_out(self, stage: str, batch: dict[str, Any]) -> None:
-        terms = {loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}
+        with torch.compiler.set_stance("force_eager"):  # compiling once more, for eval mode, takes longer
+            terms = {loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}
         self.log_dict(terms, batch_size=batch["student_image"].shape[0], sync_dist=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -200,8 +201,9 @@ class DistillationModule(LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,
-            # In mixed precision, bfloat16 included, Lightning cannot clip gradients for a fused optimiser.
-            fused=not self.trainer.precision.endswith("-mixed"),
+            # In mixed precision, bfloat16 included, Lightning cannot clip gradients for a fused optimiser. False would
+            # also rule out torch's other fast form: 32 ms a step in place of 6 for MobileCLIP2-S0 on an H100.
+            fused=None if self.trainer.precision.endswith("-mixed") else True,
         )
         curve = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=int(total_steps))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, curve)

@@ -53,8 +53,8 @@ class StopOnNonFiniteLoss(Callback):
         """Remember the batch and the random state; must come after `StepSeed`."""
         self._stop_if_not_finite(trainer, pl_module)  # of the batch before, where gradients are accumulated
         self._step = {"batch": batch, "batch_number": batch_idx, "random": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            self._step["random_cuda"] = torch.cuda.get_rng_state_all()
+        if pl_module.device.type == "cuda":
+            self._step["random_cuda"] = torch.cuda.get_rng_state(pl_module.device)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
         """Check the loss; on a GPU start to copy the answer, which the CPU then need not wait for."""

@@ -30,9 +30,12 @@ def to_channels_last(model: Module) -> Module:
 def compile_model(model: nn.Module, backend: str = "inductor") -> None:
     """Compile a model in place with a backend of ``torch.compile``; it keeps the memory layout of `to_channels_last`.
 
-    Otherwise inductor would choose a layout for all convolutions, also for those that stay contiguous.
+    Otherwise inductor would choose a layout for all convolutions, also for those that stay contiguous. Shapes are
+    static: student and teacher share their forward method, so torch would take their two image sizes for one that
+    changes, and compile the second model for any size, which takes minutes.
     """
-    model.compile(backend=backend, options={"layout_optimization": False} if backend == "inductor" else None)
+    options = {"layout_optimization": False} if backend == "inductor" else None
+    model.compile(backend=backend, dynamic=False, options=options)
 
 
 def _miscomputed(module: nn.Module) -> bool:
