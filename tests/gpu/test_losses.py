@@ -44,7 +44,11 @@ def compare(loss, batch, taught, dtype, device):
     for name, value in expected.items():
         rtol = 1e-11 if dtype == torch.float64 else 3e-5
         assert_close(
-            terms[name].cpu().double(), value.double(), rtol=rtol, atol=rtol, msg=lambda m, n=name: f"{n}: {m}"
+            terms[name].cpu().double(),
+            value.double(),
+            rtol=rtol,
+            atol=rtol,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
     for gradient, exact_gradient in zip(gradients, oracle, strict=True):
         error = (gradient.cpu().double() - exact_gradient).abs().max()
