@@ -106,7 +106,7 @@ def merge(out: Path, quick: bool) -> list[Row]:
     rows = [Row(**row) for part in parts.values() for row in part["rows"]]
     have = {(row.stage, row.case, row.measure) for row in rows}
     lost = [row for row in GOALS.values() if (row.stage, row.case, row.measure) not in have]
-    rows += [replace(row, reason="its measurement did not run to its end") for row in lost]
+    rows += [replace(row, reason="not measured in this run") for row in lost]
     record: dict[str, Any] = {"benchmark": "gpu", "quick": quick, "machine": machine, "commit": git_commit()}
     write_json(out / "gpu.json", record | {"facts": facts, "rows": [asdict(row) for row in rows]})
     return rows

@@ -27,7 +27,7 @@ from lightning import Callback
 
 from benchmarks._record import Row
 from benchmarks.gpu.goals import GOALS
-from benchmarks.gpu.stage import Stage, student, teacher
+from benchmarks.gpu.stage import Stage, release, student, teacher
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import TableDataModule
 from datamodules.cores import usable_cores
@@ -267,6 +267,7 @@ def run(stage: Stage, compiled: bool) -> None:
             )
             stage.measured(GOALS["shards"], shards, "shards")
         stage.measured(GOALS["validity"], partial(validity, stage), "validity")
+        release()  # the next training needs the memory
 
         def squares() -> None:
             start = time.monotonic()
