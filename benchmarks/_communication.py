@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks._material import STUDENT, TEACHER, published
 from experiments.process import Parser
@@ -80,14 +82,24 @@ def main() -> None:
     parser.add_argument("--fixed-ms", type=float, default=0.0, help="of a step, whatever its pairs")
     parser.add_argument("--link", type=float, default=200.0, help="Gbit/s of each GPU")
     parser.add_argument("--loss-teraflops", type=float, default=20.0, help="float32 matrix products of a GPU")
+    parser.add_argument(
+        "--gpu", type=Path, metavar="GPU.JSON", help="take the first, second and fourth from a card"
+    )
     options = parser.parse_args()
+    if options.gpu:
+        facts = json.loads(options.gpu.read_text(encoding="utf-8"))["facts"]
+        kind = "compiled" if "live, compiled" in facts["images_per_s"] else "eager"
+        options.fixed_ms = facts["parts"][f"ours, {kind}"]["optimiser"]
+        step_ms = 1e3 * facts["batch"] / facts["images_per_s"][f"live, {kind}"]
+        options.pairs_per_second = 1e3 * facts["batch"] / (step_ms - options.fixed_ms)
+        options.loss_teraflops = facts["peak"]["float32_tflops"]
     student = published(STUDENT)
     parameters = sum(p.numel() for p in student.parameters())
     dims = student.embed_dim, published(TEACHER, True).embed_dim
     print(f"{parameters / 1e6:.1f} million parameters, dimensions {dims}; {vars(options)}")
     link, rate = 1e9 * options.link / 8, options.pairs_per_second or float("nan")
     speed = Speed(rate, 1e-3 * options.fixed_ms, link, 1e12 * options.loss_teraflops)
-    for processes in (1, 8, 64, 512):
+    for processes in (1, 4, 8, 64, 512):
         for pairs in sorted({512 // processes, 512}):
             gather = sum(received(pairs, processes, *dims).values())
             ring, matrix = reduced(parameters, processes), pairs * pairs * processes * FLOAT

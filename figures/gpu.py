@@ -23,19 +23,20 @@ def gpu_step_figure(parts: Mapping[str, Mapping[str, float]], title: str) -> Fig
     axes = figure.subplots()
     longest = max(sum(own.values()) for own in parts.values())
     named: set[str] = set()
-    for way, own in parts.items():
+    for row, own in enumerate(parts.values()):
         left = 0.0
         for part, value in own.items():
             # Parts that a compiled model computes in one have the colour of its image tower.
             label = None if part in named else part
-            axes.barh(way, value, left=left, color=COLOURS[part], edgecolor=LINE, linewidth=0.5, label=label)
+            axes.barh(row, value, left=left, color=COLOURS[part], edgecolor=LINE, linewidth=0.5, label=label)
             if value > LABELLED * longest:
                 axes.text(
-                    left + value / 2, way, f"{value:.0f}", ha="center", va="center", color="white", fontsize=8
+                    left + value / 2, row, f"{value:.0f}", ha="center", va="center", color="white", fontsize=8
                 )
             left += value
             named.add(part)
-        axes.text(left, way, f" {left:.0f} ms", va="center", fontsize=9)
+        axes.text(left, row, f" {left:.0f} ms", va="center", fontsize=9)
+    axes.set_yticks(range(len(parts)), list(parts))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="ms of a step", xlim=(0, 1.12 * longest))

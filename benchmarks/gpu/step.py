@@ -73,7 +73,8 @@ class Steps:
     def module(self, compiled: bool | str) -> Any:
         """Return our module with its optimiser as training makes it."""
         own, taught = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
-        module = DistillationModule(own, taught, SRKDLoss(), compile=compiled).train()
+        module = DistillationModule(own, taught, SRKDLoss(), compile=compiled)
+        module = module.to(self.device).train()
         plan: Any = SimpleNamespace(
             precision="bf16-mixed", estimated_stepping_batches=10_000, gradient_clip_val=1.0
         )
@@ -82,10 +83,11 @@ class Steps:
         return module
 
     def load(self, *left_out: str, wait: bool = False) -> Batch:
-        """Copy the batch to the device."""
-        return {
-            k: v.to(self.device, non_blocking=not wait) for k, v in self.batch.items() if k not in left_out
-        }
+        """Copy the batch to the device: as the authors do, or as our training does, with its texts cut."""
+        batch = {name: value for name, value in self.batch.items() if name not in left_out}
+        if not wait:
+            batch = self.eager.on_before_batch_transfer(batch, 0)
+        return {name: value.to(self.device, non_blocking=not wait) for name, value in batch.items()}
 
     def authors(self, mark: Mark = lambda _: None) -> None:
         """Take the baseline's step."""
@@ -134,8 +136,7 @@ class Steps:
 
     def tflop(self) -> dict[str, float]:
         """Count the 10^12 operations of a batch: the teacher's forward pass, and three of the student's."""
-        few, B = {name: value[:4].to(self.device) for name, value in self.batch.items()}, len(self)
-        found = {}
+        few, found = {name: value[:4] for name, value in self.load().items()}, {}
         for role, model, passes in (("teacher", self.teacher, 1), ("student", self.student, 3)):
             with (
                 torch.no_grad(),
@@ -143,7 +144,7 @@ class Steps:
                 FlopCounterMode(display=False) as counter,
             ):
                 model(few[f"{role}_image"], few[f"{role}_tokens"])
-            found[role] = passes * counter.get_total_flops() / 4e12 * B
+            found[role] = passes * counter.get_total_flops() / 4e12 * len(self)
         return found
 
     def __len__(self) -> int:
@@ -170,6 +171,7 @@ def compare(steps: Steps, kind: str, rounds: int = 4) -> None:
     stage, module = steps.stage, getattr(steps, kind)
     ways = {"authors": steps.authors, **{mode: partial(steps.ours, module, mode) for mode in MODES}}
     times = stage.turns(ways, 2 if stage.quick else rounds, 1 if stage.quick else 2)
+    stage.facts["batch"] = len(steps)
     speeds = stage.facts.setdefault("images_per_s", {})
     speeds |= {
         f"{mode}, {kind}" if mode != "authors" else mode: len(steps) / float(np.median(t))

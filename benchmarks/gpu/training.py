@@ -27,12 +27,13 @@ from lightning import Callback
 
 from benchmarks._record import Row
 from benchmarks.gpu.goals import GOALS
-from benchmarks.gpu.stage import Stage, student, teacher
+from benchmarks.gpu.stage import Stage, release, student, teacher
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import TableDataModule
 from datamodules.cores import usable_cores
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom.corpus import PAIRS_FOLDER, PhantomSettings, make_corpus
+from models import DualEncoder, Preprocessing
 from models.files import write_json
 from models.loading import save_half
 from models.zero_shot import age_embeddings, encode_images
@@ -110,11 +111,10 @@ def write_pairs(folder: Path, pictures: int, pairs: int) -> None:
     pd.DataFrame(rows).to_csv(folder / "files" / "table.csv", index=False)
 
 
-def towers(folder: Path, quick: bool) -> list[str]:
+def towers(folder: Path, own: Any, taught: DualEncoder) -> list[str]:
     """Write the teacher's random weights, which a training must have; return the options of both towers."""
-    made: Any = student(quick)
-    write_json(folder / "student.json", made.configuration)
-    save_half(teacher(quick), folder / "teacher.safetensors")
+    write_json(folder / "student.json", own.configuration)
+    save_half(taught, folder / "teacher.safetensors")
     return [
         f"--teacher={folder}/teacher.safetensors",
         f"--model.student.init_args.name={folder}/student.json",
@@ -159,12 +159,12 @@ def workers_that_fit(batch: int) -> int:
     return max(0, min(usable_cores() - 2, room // (3 * pixels)))  # two batches wait, one is being made
 
 
-def fill_squares(stage: Stage, source: list[str], workers: int) -> None:
+def fill_squares(stage: Stage, source: list[str], views: list[Preprocessing], workers: int) -> None:
     """Fill the cache of squares as a first epoch would."""
     settings = dict(option.removeprefix("--data.").split("=") for option in source if "--data." in option)
     data = TableDataModule(**settings, batch_size=8 if stage.quick else 512, num_workers=workers)
     data.setup("fit")
-    data.bind(student(stage.quick).preprocessing, teacher(stage.quick).preprocessing)
+    data.bind(*views)
     for _ in data.train_dataloader():
         pass
 
@@ -240,11 +240,15 @@ def run(stage: Stage, compiled: bool) -> None:
     pictures, pairs = (16, 64) if stage.quick else (1024, 62 * 512)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        start, both = time.monotonic(), []  # type: ignore[var-annotated]
+        both: list[str] = []
+        views: list[Preprocessing] = []
+        start = time.monotonic()
 
         def prepare() -> None:
             write_pairs(folder, pictures, pairs)
-            both.extend(towers(folder, stage.quick))
+            own, taught = student(stage.quick), teacher(stage.quick)
+            both.extend(towers(folder, own, taught))
+            views.extend((own.preprocessing, taught.preprocessing))
 
         drawn = stage.measured(GOALS["shards"], prepare, "shards", "squares")
         stage.facts["seconds of preparation"] = time.monotonic() - start
@@ -263,10 +267,11 @@ def run(stage: Stage, compiled: bool) -> None:
             )
             stage.measured(GOALS["shards"], shards, "shards")
         stage.measured(GOALS["validity"], partial(validity, stage), "validity")
+        release()  # the next training needs the memory
 
         def squares() -> None:
             start = time.monotonic()
-            fill_squares(stage, sources["squares"], 1 if stage.quick else workers_that_fit(512))
+            fill_squares(stage, sources["squares"], views, 1 if stage.quick else workers_that_fit(512))
             stage.facts["seconds of filling the cache"] = time.monotonic() - start
             one_training(stage, "squares", [*sources["squares"], *both], compiled, folder, costs)
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datamodules.corpora.rows import separated
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
@@ -144,15 +142,25 @@ def _parse(path: Path) -> pd.DataFrame:
     suffix = path.suffix.casefold()
     try:
         if suffix == ".parquet":
-            raw = pd.DataFrame(pq.read_table(path).to_pydict(), dtype=object)
+            raw = _parquet(path)
             return raw.set_index(raw.index + 1)
         return _json_lines(path) if suffix in (".jsonl", ".ndjson") else separated(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as UTF-8") from None
     except PermissionError:
         raise
-    except (pa.ArrowException, csv.Error, OSError) as error:  # pyarrow raises OSError for damaged data
+    except (csv.Error, OSError) as error:  # pyarrow raises OSError for damaged data
         raise ValueError(f"{path}: not a readable {suffix[1:]} file ({one_line(error)})") from None
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    import pyarrow as pa  # the largest package of all, for one kind of table
+    from pyarrow import parquet
+
+    try:
+        return pd.DataFrame(parquet.read_table(path).to_pydict(), dtype=object)
+    except pa.ArrowException as error:
+        raise OSError(error) from error
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
