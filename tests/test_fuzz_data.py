@@ -129,8 +129,13 @@ def test_the_table_of_the_planes(folder, content):
 
 @many
 @given(data=st.data())
+@example(data=None)  # a class whose name is two lines
 def test_prompts(folder, data):
-    path = write_mutated(folder / "prompts.json", PROMPTS, json.dumps, data)
+    path = folder / "prompts.json"
+    if data is None:
+        path.write_text('{"planes": {"a\\nb": null}, "\\n": null}')
+    else:
+        write_mutated(path, PROMPTS, json.dumps, data)
     answer(lambda: Protocol.load(path), path)
     answer(lambda: read_prompts(path), path)
 

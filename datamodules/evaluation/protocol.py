@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from datamodules.record import BRAIN_PLANES, PLANES
 from metrics.benchmarks import BENCHMARKS, Benchmark
-from models.files import write_json
+from models.files import one_line, write_json
 from models.student.base import DEFAULT_PROMPTS
 
 DEFAULT_PROTOCOL = DEFAULT_PROMPTS
@@ -111,7 +111,7 @@ class Protocol:
             first = error.errors()[0]
             place = ": ".join(str(part) for part in first["loc"] if part != "further")
             message = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{source}: {message}, {EXAMPLE}") from None
+            raise ValueError(f"{source}: {one_line(message)}, {EXAMPLE}") from None
 
     def prompts_of(self, benchmark: Benchmark) -> Mapping[str, Sequence[str]]:
         """Return class -> prompts of a classification benchmark; a user's own benchmark may bring them.
@@ -150,9 +150,8 @@ def read_prompts(path: str | Path) -> dict[str, list[str]]:
     except ValidationError as error:
         first = error.errors()[0]
         place = ": ".join(str(part) for part in first["loc"])
-        raise ValueError(
-            f"{path}: {place}{': ' * bool(place)}{first['msg']}; expected class -> list of sentences"
-        ) from None
+        message = one_line(f"{place}{': ' * bool(place)}{first['msg']}")
+        raise ValueError(f"{path}: {message}; expected class -> list of sentences") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

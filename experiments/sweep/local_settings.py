@@ -16,6 +16,7 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from pydantic import BaseModel, ValidationError
 
 from experiments.sweep.sweep_file import SweepFile
+from models.files import one_line
 
 # Keys without effect on a search.
 IGNORED_KEYS = {"command", "program", "name", "description", "project", "entity"}
@@ -105,7 +106,8 @@ def local_settings(sweep: SweepFile) -> tuple[LocalSettings, dict[str, BaseDistr
         settings = LocalSettings.model_validate(sweep.config)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{sweep.path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        message = one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        raise ValueError(f"{sweep.path}: {message}") from None
     space = {}
     for name, parameter in settings.parameters.items():
         try:
