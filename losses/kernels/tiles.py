@@ -31,8 +31,12 @@ LOW = -1e30  # a finite "no maximum": its exponential is 0, and differences of t
 
 
 def runs_on(x: Tensor) -> bool:
-    """Return whether this form can compute on the device of `x`: CUDA, with Triton installed."""
-    return x.is_cuda and find_spec("triton") is not None
+    """Return whether this form can compute on the device of `x`: a card that Triton supports, with Triton installed."""
+    return (
+        x.is_cuda
+        and find_spec("triton") is not None
+        and torch.cuda.get_device_capability(x.device) >= (8, 0)  # older ones use `losses.kernels.fused`
+    )
 
 
 class Tiles(Problem):
