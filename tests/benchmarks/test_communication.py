@@ -1,11 +1,13 @@
 """The bytes of a step, as computed, are those that processes exchange."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from benchmarks._communication import Speed, received, reduced, step_seconds
+from benchmarks._communication import Speed, main, received, reduced, step_seconds
+from benchmarks._table import RESULTS
 from losses import Embeddings, SRKDLoss
 from tests.losses.loss_cases import STUDENT_DIM, TEACHER_DIM, make_batch, make_teacher
 from tests.metrics.two_processes import run_in_processes
@@ -76,3 +78,15 @@ def test_the_seconds_of_a_step():
     alone = step_seconds(10, 1, 3, 2, 1000, speed)
     assert (alone["gathers"], alone["reduction"], alone["own pairs"]) == (0, 0, parts["own pairs"])
     assert alone["loss"] == pytest.approx(parts["loss"] / 4)
+
+
+def test_the_published_card_is_projected(monkeypatch, capsys):
+    """One process with a batch of 512 computes as many images/s as the card did."""
+    path = RESULTS / "gpu.json"
+    measured = json.loads(path.read_text())["facts"]["images_per_s"]["live, eager"]
+    monkeypatch.setattr(sys, "argv", ["_communication", f"--gpu={path}"])
+    main()
+    one = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 | 512 |"))
+    assert int(one.split("|")[-3].replace(",", "")) == pytest.approx(
+        measured, rel=0.02
+    )  # the loss counts twice
