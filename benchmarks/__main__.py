@@ -81,7 +81,7 @@ def measure_and_keep(name: str, commit: str | None) -> list[Row]:
 def main() -> None:
     """Measure the chosen stages one after the other; ``gpu`` is a command of its own."""
     if sys.argv[1:2] == ["gpu"]:
-        sys.exit(importlib.import_module("benchmarks.gpu.front").main(sys.argv[2:]))
+        sys.exit(importlib.import_module("benchmarks.gpu.check").main(sys.argv[2:]))
     parser = Parser(prog="sonodistill bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", type=stage, help=" ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="smoke test at tiny sizes; nothing is kept")

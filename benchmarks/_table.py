@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._record import Row
-from benchmarks.gpu.goals import GOALS
+from benchmarks.gpu.stage import GOALS
 from export.latency.worker import ALLOCATOR
 from figures.gpu import gpu_step_figure
 from figures.style import save_png

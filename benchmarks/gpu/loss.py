@@ -15,16 +15,18 @@ from torch import Tensor
 
 from benchmarks._authors import srkd_loss
 from benchmarks._record import Row
-from benchmarks.gpu.goals import GOALS, LOSS
-from benchmarks.gpu.stage import Stage, release
+from benchmarks.gpu.stage import LOSS, Stage, milliseconds, release, turns
 from benchmarks.loss_speed import KERNELS, LOGIT_SCALE, NOISE, STUDENT_DIM, TEACHER_DIM, make_pair
 from losses import Embeddings, SRKDLoss
 
-PRECISIONS = {"highest": "float32", "high": "TF32"}
-EXACT, FAR, FARTHEST = 4096, 16384, 65536
-PRODUCTS = {"four products": 1, "six products": 2}
-COMPILED, MS = "compiled plain form", "ms, forward and backward"
-Ways = dict[str, Callable[[], Any]]
+PRECISIONS = {"float32": "highest", "TF32": "high"}  # names of torch.set_float32_matmul_precision
+PRODUCTS = {"four products": 1, "six products": 2}  # times that both logits are computed
+COMPILED = "compiled plain form"
+
+
+def sizes(quick: bool) -> tuple[int, int, int]:
+    """Return the batch sizes: errors are measured at the first, the plain form is compiled at the second."""
+    return (16, 32, 64) if quick else (4096, 16384, 65536)
 
 
 class Inputs:
@@ -32,18 +34,22 @@ class Inputs:
 
     def __init__(self, stage: Stage, B: int, dtype: torch.dtype = torch.float32) -> None:
         torch.manual_seed(0)
-        self.stage = stage
 
-        def on(D: int, noise: float) -> tuple[Tensor, Tensor]:
+        def on(D: int, noise: float) -> list[Tensor]:
             with torch.device(stage.device):
-                image, text = make_pair(B, D, noise, torch.float64)
-            return image.to(dtype), text.to(dtype)
+                return [one.to(dtype) for one in make_pair(B, D, noise, torch.float64)]
 
-        image, text = on(STUDENT_DIM, NOISE[0])
         scale = torch.tensor(LOGIT_SCALE, device=stage.device, dtype=dtype)
-        self.own = (image.requires_grad_(), text.requires_grad_(), scale.clone().requires_grad_())
-        self.taught = (*on(TEACHER_DIM, NOISE[1]), scale)
-        self.compiled = torch.compile(partial(self.loss, "plain"), dynamic=False, backend=stage.backend)
+        self.own = [x.requires_grad_() for x in (*on(STUDENT_DIM, NOISE[0]), scale.clone())]
+        self.taught = [*on(TEACHER_DIM, NOISE[1]), scale]
+        self.ways: dict[str, Callable[[], Any]] = {
+            "authors": lambda: self.gradients(srkd_loss(self.own, self.taught)),
+            **{kernel: lambda kernel=kernel: self.gradients(self.loss(kernel)) for kernel in KERNELS},
+        }
+        if sizes(stage.quick)[1] == B:
+            compiled = torch.compile(partial(self.loss, "plain"), dynamic=False, backend=stage.backend)
+            self.ways[COMPILED] = lambda: self.gradients(compiled())
+        self.ways |= {name: partial(self.products, passes) for name, passes in PRODUCTS.items()}
 
     def loss(self, kernel: Any) -> Tensor:
         return SRKDLoss(kernel=kernel)(Embeddings(*self.own), Embeddings(*self.taught))["total"]
@@ -61,125 +67,91 @@ class Inputs:
         _ = logits @ text
         _ = logits.T @ image
 
-    def ways(self) -> Ways:
-        """Return all ways; the plain form is compiled at one size only, which takes about ten seconds."""
-        compiled = {COMPILED: lambda: self.gradients(self.compiled())}
-        return {
-            "authors": lambda: self.gradients(srkd_loss(self.own, self.taught)),
-            **{kernel: lambda kernel=kernel: self.gradients(self.loss(kernel)) for kernel in KERNELS},
-            **(compiled if len(self.own[0]) == sizes(self.stage.quick)[1] else {}),
-            **{name: partial(self.products, passes) for name, passes in PRODUCTS.items()},
-        }
 
+def one_batch(stage: Stage, B: int, precision: str, pair_seconds: dict[int, float]) -> None:
+    """Time all ways that fit at one batch size and one precision of products, and add the rows with a target.
 
-def largest_error(found: tuple[Tensor, ...], exact: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """Return the relative errors of the total and, relative to its largest number, of the image gradient."""
-    total, image = (
-        float(((a.double() - b).abs().max() / b.abs().max()).item())
-        for a, b in zip(found[:2], exact, strict=False)
-    )
-    return total, image
-
-
-def one_batch(stage: Stage, B: int, kind: str, medians: dict[tuple[int, str, str], float]) -> None:
-    """Time all ways at one batch size and one precision of products."""
-    inputs = Inputs(stage, B)
-    ways, precision, usable = inputs.ways(), PRECISIONS[kind], {}
+    Args:
+        stage: Receives the rows.
+        B: Pairs.
+        precision: Key of `PRECISIONS`.
+        pair_seconds: Receives the seconds a pair of the chunked loss by batch size, in float32.
+    """
+    ways = Inputs(stage, B).ways
     peaks: dict[str, float] = {}
-    for name, way in ways.items():  # the first call also tells whether it fits
-        row = Row(LOSS, f"{name}, batch {B:,}, {precision}", MS, [], better="lower")
-        needs = 15 if name == COMPILED and not stage.quick else 0
 
-        def first(name: str = name, way: Callable[[], Any] = way) -> None:
-            way()
-            peaks[name] = stage.peak_gb(way)
+    def first_call(name: str) -> None:
+        ways[name]()  # tells whether it fits
+        peaks[name] = stage.peak_gb(ways[name])
 
-        if stage.measured(row, first, needs=needs):
-            usable[name] = way
-    rounds, repeat = (2, 1) if stage.quick else (3, 1) if B == FARTHEST else (5, 3)
-    times = stage.turns(usable, rounds, repeat)
-    medians |= {(B, precision, name): float(np.median(t)) for name, t in times.items()}
+    def case(name: str) -> str:
+        return f"{name}, batch {B:,}, {precision}"
+
+    usable = {
+        name: way for name, way in ways.items() if stage.measured(case(name), partial(first_call, name))
+    }
+    _, far, farthest = sizes(stage.quick)
+    times = turns(usable, *((2, 1) if stage.quick else (3, 1) if farthest == B else (5, 3)))
     stage.facts.setdefault("loss_gb", {})[f"{B}, {precision}"] = peaks
     for name, seconds in times.items():
-        limit, shown, notes = "six products" if name == "chunked" else "four products", {}, []
+        limit, shown = "six products" if name == "chunked" else "four products", {}
         if name in PRODUCTS:
             work = 2 * B**2 * (PRODUCTS[name] * (STUDENT_DIM + TEACHER_DIM) + 2 * STUDENT_DIM)
             rate = work / float(np.median(seconds)) / 1e12
             stage.facts.setdefault("loss_tflops", {})[f"{B}, {precision}"] = rate
-            notes.append(f"{rate:.3g} TFLOP/s")
+            note = f"{rate:.3g} TFLOP/s"
         else:
-            notes.append(f"peak {peaks[name]:.3g} GB, {peaks[name] * 1e9 / 4 / B**2:.3g} B x B numbers")
+            note = f"peak {peaks[name]:.3g} GB, {peaks[name] * 1e9 / 4 / B**2:.3g} B x B numbers"
             if limit in times:
                 shown = {"limit": f"the {limit}", "times_limit": seconds / times[limit]}
             if "authors" in times:
-                notes.append(f"{float(np.median(times['authors'] / seconds)):.3g} times the authors' speed")
+                note += f"; {float(np.median(times['authors'] / seconds)):.3g} times the authors' speed"
         row = Row(
-            LOSS, f"{name}, batch {B:,}, {precision}", MS, 1e3 * seconds, better="lower",
-            seconds={name: seconds}, note="; ".join(notes), **shown,
+            LOSS, case(name), "ms, forward and backward", 1e3 * seconds, better="lower",
+            seconds={name: seconds}, note=note, **shown,
         )  # fmt: skip
         stage.add(row)
-    goals(stage, B, precision, times, peaks, medians)
-
-
-def goals(
-    stage: Stage, B: int, precision: str, times: dict[str, np.ndarray], peaks: dict[str, float],
-    medians: dict[tuple[int, str, str], float],
-) -> None:  # fmt: skip
-    """Add the rows with a target, which are of plain float32."""
     if precision != "float32":
         return
-    _, far, farthest = sizes(stage.quick)
     if far == B and {"authors", "fused"} <= set(times):
-        note = ", ".join(f"{name} {1e3 * float(np.median(t)):.3g} ms" for name, t in times.items())
-        stage.goal("loss", times["authors"] / times["fused"], seconds=times, note=note)
-    if farthest == B and "chunked" in times:
-        stage.goal("loss memory", [peaks["chunked"]])
-        before = medians.get((far, precision, "chunked"))
-        if before:
-            stage.goal("loss pair", times["chunked"] / B**2 / (before / far**2))
+        ratio = times["authors"] / times["fused"]
+        stage.goal("loss", ratio, seconds=times, note=milliseconds(times))
+    if "chunked" in times:
+        pair_seconds[B] = float(np.median(times["chunked"])) / B**2
+        if farthest == B:
+            stage.goal("loss memory", [peaks["chunked"]])
+            if far in pair_seconds:
+                stage.goal("loss pair", times["chunked"] / B**2 / pair_seconds[far])
 
 
-def errors(stage: Stage) -> None:
+def errors(stage: Stage, precision: str) -> None:
     """Compare every way at the smallest batch with the authors' form in float64 on the same device."""
     B = sizes(stage.quick)[0]
     wide, narrow = Inputs(stage, B, torch.float64), Inputs(stage, B)
-    exact = wide.gradients(srkd_loss(wide.own, wide.taught))
-    # Theirs subtracts the entropy of the teacher's answers, which has no gradient.
-    totals = {True: exact[0], False: wide.loss("plain").detach()}
-    for kind, precision in PRECISIONS.items():
-        torch.set_float32_matmul_precision(kind)
-        for name in ("authors", *KERNELS):
-            total, image = largest_error(narrow.ways()[name](), (totals[name == "authors"], exact[1]))
-            row = Row(
-                LOSS, f"{name}, batch {B:,}, {precision}", "largest relative error of the image gradient",
-                [image], better="lower", note=f"of the total: {total:.2g}; against float64 on the card",
-            )  # fmt: skip
-            stage.add(row)
-    torch.set_float32_matmul_precision("highest")
+    exact, exact_image, *_ = wide.ways["authors"]()
+    plain = wide.loss("plain").detach()  # the authors' total subtracts the entropy of the teacher's answers
 
+    def error(found: Tensor, exact: Tensor) -> float:
+        return float((found.double() - exact).abs().max() / exact.abs().max())
 
-def sizes(quick: bool) -> tuple[int, int, int]:
-    return (16, 32, 64) if quick else (EXACT, FAR, FARTHEST)
+    for name in ("authors", *KERNELS):
+        total, image, *_ = narrow.ways[name]()
+        off = error(total, exact if name == "authors" else plain)
+        row = Row(
+            LOSS, f"{name}, batch {B:,}, {precision}", "largest relative error of the image gradient",
+            [error(image, exact_image)], better="lower", note=f"of the total: {off:.2g}; against float64 on the card",
+        )  # fmt: skip
+        stage.add(row)
 
 
 def run(stage: Stage) -> None:
-    """Measure plain float32 at all sizes first, then TF32, then the errors."""
-    medians: dict[tuple[int, str, str], float] = {}
-    for kind in PRECISIONS:
+    """Measure plain float32 at all sizes first, then TF32; the errors after each."""
+    pair_seconds: dict[int, float] = {}
+    for precision, setting in PRECISIONS.items():
+        torch.set_float32_matmul_precision(setting)
         for B in sizes(stage.quick):
-            torch.set_float32_matmul_precision(kind)
-            row = Row(LOSS, f"batch {B:,}, {PRECISIONS[kind]}", "ms", [])
-            stage.measured(row, partial(one_batch, stage, B, kind, medians), needs=0 if stage.quick else 12)
+            stage.measured(f"batch {B:,}, {precision}", partial(one_batch, stage, B, precision, pair_seconds))
             torch.compiler.reset()
             release()  # the inputs are part of a cycle
-        if kind == "highest":
-            torch.set_float32_matmul_precision(kind)
-            stage.measured(Row(LOSS, "errors", "relative error", []), partial(errors, stage))
-    missing = [name for name in ("loss", "loss memory", "loss pair") if name not in stage.reached]
-    if missing:
-        stage.measured(GOALS[missing[0]], partial(fail, "its ways did not run"), *missing)
-
-
-def fail(reason: str) -> None:
-    """Give the rows of goals their reason."""
-    raise RuntimeError(reason)
+        stage.measured(f"errors, {precision}", partial(errors, stage, precision))
+    torch.set_float32_matmul_precision("highest")

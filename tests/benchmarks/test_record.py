@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks._record import Row, in_turns, interleave, pool
 from benchmarks._table import BEGIN, END, FIGURE, PAGE, RESULTS, write_page
-from benchmarks.gpu.goals import GOALS
+from benchmarks.gpu.stage import GOALS
 
 
 def test_turns_alternate_and_return_all_results():
