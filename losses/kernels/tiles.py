@@ -1,13 +1,11 @@
-"""Tiled SRKD for CUDA: the terms and gradients of `losses.kernels.fused`, in two Triton kernels between the products.
+"""SRKD on CUDA: the terms and gradients of `losses.kernels.fused`, by two Triton kernels and torch's matrix products.
 
-Each kernel reads a tile of the student's logits S and of the teacher's T once. The first returns, for every row and
-every column of the tile, a maximum and the sums of exponentials relative to it; merging the tiles' sums is a
-log-sum-exp. The second writes the gradient over S. Every row and column has its own maximum, so no range of logits
-loses precision, and nothing is read back to the CPU: the step needs no synchronisation. Without atomic operations
-results are the same in every run.
+torch computes the student's logits S and the teacher's T, and multiplies the gradient with the embeddings, in the
+precision of ``torch.set_float32_matmul_precision``. Each kernel reads every tile of S and T once. `sums` reduces the
+rows and columns of a tile to the five sums of `_merged`; `gradient` overwrites S with the gradient.
 
-Logits are made, and gradients multiplied, by torch's matrix products, in the precision that
-``torch.set_float32_matmul_precision`` chooses.
+Every row and column of a tile has its own maximum, so large logits lose no precision. Nothing is read back to the CPU,
+so the step needs no synchronisation. There are no atomic operations, so results are the same in every run.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from torch import Tensor
 from ..batch import JointBatch, gather_rows, world_size
 from .fused import Problem, Terms
 
-# Of a tile: the fastest of nine on an H100. At batch 16,384 the first kernel takes 1.2 ms, and with 64 x 64 in 8 warps
-# 2.5 ms; reading both matrices takes 0.7 ms.
+# Rows, columns and warps of a tile: the fastest of nine on an H100. At batch 16,384 `sums` takes 1.2 ms (64 x 64 in
+# 8 warps: 2.5 ms); reading both matrices takes 0.7 ms.
 TALL, WIDE, WARPS = 64, 32, 4
 BLOCK_ELEMENTS = 2**27
-"""Numbers of a block of rows (512 MiB in float32): products that fill the card. Half as many were 6 % slower."""
+"""Largest block of rows, in numbers (512 MiB in float32). Half of it was 6 % slower on an H100."""
 LOW = -1e30  # a finite "no maximum": its exponential is 0, and differences of two are not NaN
 
 
@@ -39,7 +37,7 @@ def runs_on(x: Tensor) -> bool:
     )
 
 
-class Tiles(Problem):
+class TiledProblem(Problem):
     """Inputs of both passes, with logit scales as tensors, and large blocks of rows."""
 
     def height(self) -> int:
@@ -53,7 +51,7 @@ class Tiles(Problem):
 
 
 class Softmaxes(NamedTuple):
-    """Quantities of the softmaxes over n rows and columns, each [n].
+    """Statistics of the softmaxes over n rows and columns, each [n].
 
     Attributes:
         own_s: The student's logit of the matched pair.
@@ -75,7 +73,7 @@ class Softmaxes(NamedTuple):
 
     @classmethod
     def of(cls, sums: Tensor, own: Tensor) -> Softmaxes:
-        """Make them from the merged sums [5, n] and the matched pairs' logits of student and teacher [2, n]."""
+        """Compute them from the sums of `_merged` [5, n] and the logits of the matched pairs of both models [2, n]."""
         low_s, e, low_t, f, fs = sums
         own_s, own_t = own
         other_s, other_t = low_s + e.log(), low_t + f.log()
@@ -108,7 +106,7 @@ class Softmaxes(NamedTuple):
 class TiledPass:
     """State between the forward and the backward pass of `losses.kernels.fused.Terms`."""
 
-    problem: Tiles
+    problem: TiledProblem
     softmaxes: Softmaxes  # of the b rows, then of the B columns
     kept: list[Tensor]
 
@@ -153,7 +151,7 @@ def tiled_terms(
         keep: Keep 2 B x B numbers for the backward pass; else recompute them.
     """
     image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
-    problem = Tiles(
+    problem = TiledProblem(
         image=image.detach(),
         all_text=all_text.detach(),
         scale=scale.detach(),
@@ -169,7 +167,7 @@ def tiled_terms(
     return dict(zip(("contrastive", "diagonal", "off_diagonal"), terms, strict=True))
 
 
-def _forward(problem: Tiles) -> TiledPass:
+def _forward(problem: TiledProblem) -> TiledPass:
     b = len(problem.image)
     matrices = problem.matrices()
     rows, own = problem.empty(5, b), problem.empty(2, b)
@@ -190,7 +188,10 @@ def _forward(problem: Tiles) -> TiledPass:
 
 
 def _merged(parts: Tensor) -> Tensor:
-    """Merge the sums of n parts, [5, n, k] to [5, k]: maxima, and sums relative to them."""
+    """Merge the five sums of n parts, [5, n, k] to [5, k], over the mismatched pairs of k rows or columns.
+
+    They are max S, sum exp(S - max S), max T, sum exp(T - max T), and sum exp(T - max T) S.
+    """
     low_s, e, low_t, f, fs = parts
     top_s, top_t = low_s.amax(dim=0), low_t.amax(dim=0)
     by_s, by_t = (low_s - top_s).exp(), (low_t - top_t).exp()
@@ -198,7 +199,7 @@ def _merged(parts: Tensor) -> Tensor:
 
 
 def _run_sums(s: Tensor, t: Tensor, offset: int) -> tuple[Tensor, Tensor]:
-    """Return the tiles' sums over rows [5, column tiles, R] and over columns [5, row tiles, B]; see `_merged`."""
+    """Return the five sums of `_merged` of each tile: of rows [5, column tiles, R], of columns [5, row tiles, B]."""
     R, B = s.shape
     down, across = _grid(s)
     of_rows, of_columns = s.new_empty(5, across, R), s.new_empty(5, down, B)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def _part(s, t, other, start, step, inside, axis: tl.constexpr, LOW: tl.constexpr):
-    """Store the five sums of a tile over `axis` at ``start``, ``start + step``, ..."""
+    """Store the five sums of `tiles._merged` of a tile over `axis` at ``start``, ``start + step``, ..."""
     low_s = tl.max(tl.where(other, s, LOW), axis)
     low_t = tl.max(tl.where(other, t, LOW), axis)
     e = tl.where(other, tl.exp(s - tl.expand_dims(low_s, axis)), 0.0)
@@ -35,7 +35,7 @@ def sums(
     TALL: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Reduce a tile of both logits over its rows and its columns, without the matched pairs."""
+    """Reduce a tile of both logits over its rows and its columns, without the matched pairs; see `tiles._run_sums`."""
     down, across = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     row, column = down * TALL + tl.arange(0, TALL), across * WIDE + tl.arange(0, WIDE)
     inside = (row[:, None] < R) & (column[None, :] < B)
@@ -52,7 +52,7 @@ def sums(
 def gradient(
     s_ptr, t_ptr, rows_ptr, columns_ptr, off_ptr, R, B, offset, TALL: tl.constexpr, WIDE: tl.constexpr
 ):
-    """Write the gradient of a tile over the student's logits."""
+    """Overwrite a tile of the student's logits with the gradient; see `tiles._run_gradient`."""
     row = tl.program_id(0).to(tl.int64) * TALL + tl.arange(0, TALL)
     column = tl.program_id(1).to(tl.int64) * WIDE + tl.arange(0, WIDE)
     there, here = row < R, column < B
