@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
-from models.checkpoints.trust import refused
+from models.checkpoints.trust import untrusted_import
 
 RUN_FOLDER = "."  # as a logger's save_dir, stands for the run's folder
 # jsonargparse lists every type that it tried; these lines of it say nothing about the mistake.
@@ -169,7 +169,7 @@ def _did_you_mean(word: str, known: Mapping[str, str]) -> str:
 
 def _reason(message: str, error: BaseException | None) -> str:
     """Return the lines of jsonargparse's message that say something, as one."""
-    if error is not None and (refusal := refused(error)) is not None:
+    if error is not None and (refusal := untrusted_import(error)) is not None:
         return refusal
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", message).replace("NoneType", "null")
     text = re.sub(r"typing\.Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " or "), text)

@@ -17,7 +17,7 @@ from experiments.process import Parser
 from lightning_modules import DistillationModule
 from models import DualEncoder, build
 from models.checkpoints.integrity import tensors_digest
-from models.checkpoints.trust import TRUST, check_classes, settle_trust
+from models.checkpoints.trust import TRUST, apply_trust, check_classes
 from models.checkpoints.weights import load_into, read_checkpoint
 from models.files import read_yaml
 from models.loading import TEACHER_PREFIX
@@ -29,7 +29,7 @@ def replay(argv: list[str]) -> int:
     parser.add_argument("folder", type=Path, help=f"the run's folder, its {CAPTURE}/ or a file there")
     parser.add_argument(TRUST, action="store_true", help="build classes that the run's settings name")
     folder = parser.parse_args(argv).folder
-    settle_trust(argv)
+    apply_trust(argv)
     if folder.suffix != ".pt":
         folder = (folder if folder.name == CAPTURE else folder / CAPTURE) / "rank0.pt"
     path, settings = folder, folder.parent.parent / "config.yaml"

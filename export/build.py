@@ -19,7 +19,7 @@ from export.graphs.heads import build_heads, describe_heads, grid, ship, write_h
 from export.graphs.onnx_graph import quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import text_reference, write_text_encoder
-from export.int8.variants import (
+from export.int8.int8_variants import (
     INT8_VARIANTS,
     NO_OPENVINO,
     check_compatible,

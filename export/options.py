@@ -9,7 +9,7 @@ from typing import Literal
 
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
-from export.int8.variants import INT8_VARIANTS
+from export.int8.int8_variants import INT8_VARIANTS
 from export.latency.backends import BFLOAT16
 from export.variants import COREML, LITERT
 

@@ -45,7 +45,7 @@ from export import Options, export_student
 from export.build import require_replaceable
 from export.parity.ledger import GateFailedError
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
-from models.checkpoints.trust import TRUST, check_classes, settle_trust
+from models.checkpoints.trust import TRUST, apply_trust, check_classes
 from models.checkpoints.weights import read_entry
 from models.files import sha256
 from models.student.base import ANSWERS
@@ -171,7 +171,7 @@ def parse(argv: list[str]) -> Namespace:
     The corpus is the preset's that it names, else the one that the checkpoint's run was trained on, else the
     phantom. ``HC18_ROOT``, ``PLANES_ROOT`` and ``SHARDS`` are the data folders, as in training.
     """
-    settle_trust(argv)
+    apply_trust(argv)
     argv = normalise_options(argv)
     checkpoint = next((word for word in argv if not word.startswith("-")), RANDOM_PREFIX)
     named = [word.partition("=")[2] for word in argv if word.startswith("--preset=")]

@@ -34,7 +34,7 @@ from export.latency.session import run_session
 from figures.latency import latency_figure
 from figures.style import save_png
 from models import DualEncoder, build
-from models.checkpoints.trust import TRUST, settle_trust
+from models.checkpoints.trust import TRUST, apply_trust
 from models.files import write_json, write_text
 from models.student.manifest import MANIFEST
 
@@ -113,7 +113,7 @@ def write_report(record: dict[str, Any], folder: Path, ratios_before: dict[str, 
 
 def main(argv: list[str]) -> int:
     """Run one command line; the exit status is 1 when a number is over its budget, 3 when one cannot be decided."""
-    settle_trust(argv)
+    apply_trust(argv)
     options = parse(argv)
     budgets = read_budgets(options.budgets)
     ratios_before = None if options.baseline is None else read_baseline(options.baseline)

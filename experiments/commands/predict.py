@@ -115,9 +115,9 @@ def asked_images(source: Path, pixel_size_mm: float | None = None) -> list[Asked
 
 def _open(options: Any) -> Student:
     if options.trust:
-        from models.checkpoints.trust import settle_trust
+        from models.checkpoints.trust import apply_trust
 
-        settle_trust(["--trust"])
+        apply_trust(["--trust"])
     prompts = None
     if options.protocol is not None:
         from datamodules.evaluation.protocol import Protocol

@@ -66,9 +66,9 @@ def report(argv: list[str]) -> int:
     parser.add_argument("--trust", action="store_true")
     options = parser.parse_args(argv)
     from experiments.report.write import write_report  # behind the parser: a mistake is named at once
-    from models.checkpoints.trust import settle_trust
+    from models.checkpoints.trust import apply_trust
 
-    settle_trust(argv)
+    apply_trust(argv)
     print(f"report: {write_report(options.runs, options.out)}")
     return 0
 

@@ -56,8 +56,8 @@ def lightning_arguments(argv: list[str]) -> list[str]:
     arguments = evaluation_arguments(preset, model, [*folders, *rest])
     if Path(model).is_file():
         read_checkpoint(model)  # a damaged file is reported before anything else happens
-    beyond = ["--representation.enabled=true", *teacher_arguments(model, rest)]
-    return [*arguments, *folders, *beyond, *expand_file_options(preset, rest, scored=model)]
+    added = ["--representation.enabled=true", *teacher_arguments(model, rest)]
+    return [*arguments, *folders, *added, *expand_file_options(preset, rest, scored=model)]
 
 
 def main(argv: list[str]) -> int | None:
@@ -71,10 +71,10 @@ def main(argv: list[str]) -> int | None:
 
     from experiments.runs.cli import SonoDistillCLI
     from experiments.runs.loggers import quieten_libraries
-    from models.checkpoints.trust import settle_trust
+    from models.checkpoints.trust import apply_trust
 
     quieten_libraries()
-    settle_trust(argv, closed=argv[0] == "evaluate")
+    apply_trust(argv, closed=argv[0] == "evaluate")
     arguments = lightning_arguments(argv)
     try:
         sys.argv[1:] = arguments  # Lightning starts its other processes with these

@@ -20,7 +20,7 @@ DENIED = re.compile(r"Importing '(?P<path>[^']+)' is not allowed")  # message of
 VARIABLE = "SONODISTILL_TRUST"  # an environment variable, so that child processes see it
 
 
-def settle_trust(arguments: Sequence[str], closed: bool = True) -> None:
+def apply_trust(arguments: Sequence[str], closed: bool = True) -> None:
     """Apply ``--trust`` of a command line to this process and its children.
 
     With `closed`, jsonargparse, too, imports only classes of `ALLOWED` without ``--trust``, and of these only loaded
@@ -33,7 +33,7 @@ def settle_trust(arguments: Sequence[str], closed: bool = True) -> None:
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=loaded)
 
 
-def refusal(class_path: object) -> str:
+def untrusted_message(class_path: object) -> str:
     """Return the one-line message for a class that is not trusted, with the remedy."""
     return (
         f"{one_line(class_path)} is not a class of this project or of lightning, and importing it would run its code; "
@@ -41,10 +41,10 @@ def refusal(class_path: object) -> str:
     )
 
 
-def refused(error: BaseException) -> str | None:
-    """Return the `refusal` for an import error of jsonargparse; None for any other error."""
+def untrusted_import(error: BaseException) -> str | None:
+    """Return the `untrusted_message` for an import error of jsonargparse; None for any other error."""
     denied = DENIED.search(str(error))
-    return None if denied is None else refusal(denied["path"])
+    return None if denied is None else untrusted_message(denied["path"])
 
 
 def check_classes(content: Any, source: str) -> None:
@@ -57,7 +57,7 @@ def check_classes(content: Any, source: str) -> None:
         if "class_path" in content:
             package = str(content["class_path"]).partition(".")[0]
             if VARIABLE not in os.environ and not (package in ALLOWED and package in sys.modules):
-                raise ValueError(f"{source}: {refusal(content['class_path'])}")
+                raise ValueError(f"{source}: {untrusted_message(content['class_path'])}")
         content = list(content.values())
     if isinstance(content, list | tuple):
         for part in content:

@@ -129,8 +129,8 @@ def build(tiny_student, teacher):
     def module(**options):
         settings = {"loss": SRKDLoss(), "learning_rate": 1e-3, "warmup_steps": 1, **options}
         towers = settings.pop("student", tiny_student), settings.pop("teacher", teacher)
-        pupil, master = map(copy.deepcopy, towers)
-        return DistillationModule(pupil.train(), master, **settings)
+        own, taught = map(copy.deepcopy, towers)
+        return DistillationModule(own.train(), taught, **settings)
 
     return module
 

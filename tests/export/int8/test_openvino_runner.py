@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.int8.int8_variants import INT8_VARIANTS
 from export.int8.onnx_int8 import quantise
-from export.int8.variants import INT8_VARIANTS
 from export.latency.backends import OPENVINO_PRECISIONS, available
 from export.latency.interleave import time_interleaved
 from export.parity.ledger import embedding_figures

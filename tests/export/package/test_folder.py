@@ -16,7 +16,7 @@ from datamodules.evaluation.protocol import Protocol
 from export.graphs.onnx_graph import onnx_interface, quiet, write_onnx
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
-from export.int8.variants import write_int8_variants
+from export.int8.int8_variants import write_int8_variants
 from export.package.manifest import artifact_entry
 from export.package.model_card import data_terms, prompt_terms, training_lines, weight_origin
 from export.package.readme import write_readme

@@ -15,7 +15,7 @@ from datamodules.evaluation.protocol import Protocol
 from export import Options, export_student
 from export.graphs.heads import AgeHead, grid, ship
 from export.graphs.pixel_graph import PixelEncoder
-from export.int8.variants import enter_bfloat16, judge_int8_speed
+from export.int8.int8_variants import enter_bfloat16, judge_int8_speed
 from export.latency.backends import available
 from export.latency.interleave import Timing
 from export.options import SKIPPABLE
@@ -128,13 +128,13 @@ def test_ledger_has_a_row_a_variant_and_never_says_ok_for_what_did_not_run(expor
 
 def test_bfloat16_says_why_it_did_not_run_or_is_judged_by_the_task(monkeypatch, tmp_path):
     context = ExportContext(tmp_path, None, {}, {})
-    monkeypatch.setattr("export.int8.variants.available", lambda: {"openvino-bf16": "no bfloat16 here"})
+    monkeypatch.setattr("export.int8.int8_variants.available", lambda: {"openvino-bf16": "no bfloat16 here"})
     enter_bfloat16(context)
     assert [(row.variant, row.status, row.note) for row in context.not_run] == [
         ("openvino-bf16", NOT_RUN, "no bfloat16 here")
     ]
-    monkeypatch.setattr("export.int8.variants.available", lambda: {"openvino-bf16": "yes"})
-    monkeypatch.setattr("export.int8.variants.openvino_runner", lambda *given: given)
+    monkeypatch.setattr("export.int8.int8_variants.available", lambda: {"openvino-bf16": "yes"})
+    monkeypatch.setattr("export.int8.int8_variants.openvino_runner", lambda *given: given)
     monkeypatch.setattr(ExportContext, "side", 64)
     enter_bfloat16(context)
     (variant,) = context.variants
@@ -179,7 +179,7 @@ def timed_as(times):
 def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reason(
     int8_context, monkeypatch, keep, status, answer
 ):
-    monkeypatch.setattr("export.int8.variants.time_interleaved", timed_as([15.0] * 5))
+    monkeypatch.setattr("export.int8.int8_variants.time_interleaved", timed_as([15.0] * 5))
     monkeypatch.setattr("export.latency.machine.instructions", lambda: ["avx2"])
     row = Row("onnx-int8", "", "compressed", OK)
     (row,) = judge_int8_speed(int8_context, [row], keep_slow=keep)
@@ -191,7 +191,7 @@ def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reas
 
 
 def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_context, monkeypatch):
-    monkeypatch.setattr("export.int8.variants.time_interleaved", timed_as([5.0] * 5))
+    monkeypatch.setattr("export.int8.int8_variants.time_interleaved", timed_as([5.0] * 5))
     row = Row("onnx-int8", "", "compressed", OK)
     (row,) = judge_int8_speed(int8_context, [row], keep_slow=False)
     assert row.status == OK
@@ -201,7 +201,7 @@ def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_context, monkeypa
 
 
 def test_an_int8_file_whose_speed_cannot_be_told_is_kept_and_says_so(int8_context, monkeypatch):
-    monkeypatch.setattr("export.int8.variants.time_interleaved", timed_as([8.0, 8.0, 10.2, 13.0, 13.0]))
+    monkeypatch.setattr("export.int8.int8_variants.time_interleaved", timed_as([8.0, 8.0, 10.2, 13.0, 13.0]))
     (row,) = judge_int8_speed(int8_context, [Row("onnx-int8", "", "compressed", OK)], keep_slow=False)
     assert row.status == OK
     assert row.note.endswith("kept, unproven: the quartiles lie on both sides of 1")
@@ -217,7 +217,7 @@ def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_context, monkeypatch,
             name: Timing(spec, error="" if "yard" in name else "no kernel") for name, spec in specs.items()
         }
 
-    monkeypatch.setattr("export.int8.variants.time_interleaved", broken)
+    monkeypatch.setattr("export.int8.int8_variants.time_interleaved", broken)
     row = Row("onnx-int8", "", "compressed", OK)
     (row,) = judge_int8_speed(int8_context, [row], keep_slow=False)
     assert row.status == DROPPED

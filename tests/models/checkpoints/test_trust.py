@@ -6,7 +6,7 @@ import pytest
 
 from experiments.commands.inspect import main as models_command
 from models import from_checkpoint
-from models.checkpoints.trust import check_classes, settle_trust
+from models.checkpoints.trust import apply_trust, check_classes
 from tests.canary import foreign_checkpoint as foreign
 
 
@@ -19,13 +19,13 @@ def test_an_untrusted_class_is_rejected_before_its_module_is_imported(canary, tm
 
 
 def test_a_trusted_class_is_built(canary, tmp_path):
-    settle_trust(["--trust"])
+    apply_trust(["--trust"])
     assert type(from_checkpoint(foreign(tmp_path / "best.ckpt"))).__module__ == "canary"
     assert canary.exists()
 
 
 def test_inspect_imports_nothing_trusted_or_not(canary, tmp_path, capsys):
-    settle_trust(["--trust"])
+    apply_trust(["--trust"])
     models_command([foreign(tmp_path / "best.ckpt")])
     assert "layout:" in capsys.readouterr().out
     assert not canary.exists()

@@ -1,4 +1,4 @@
-"""Train with and without DistributedDataParallel in one process: ``python -m tests.gpu.one_process DEVICE FOLDER``."""
+"""Train with and without DistributedDataParallel in one process: ``python -m tests.gpu.ddp_process DEVICE FOLDER``."""
 
 import json
 import sys
