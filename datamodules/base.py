@@ -60,7 +60,7 @@ class FetalDataModule(LightningDataModule):
         batch_size: Training pairs per batch and process.
         evaluation_batch_size: Images per batch in validation and evaluation.
         num_workers: Worker processes; 0 reads in the main process.
-        augmentation: Random changes of the training images, or null for none.
+        augmentation: Random augmentation of the training images; null for none.
         zoom: Overrides `Augmentation.zoom`, the magnification of training images.
         mask_overlays: Overrides `Augmentation.mask_overlays`: remove text, rulers and callipers from training images.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
@@ -71,8 +71,8 @@ class FetalDataModule(LightningDataModule):
             side^2 bytes per image on disk, reserved at the start; without that space, training continues without a
             cache. Null decodes the files in every epoch.
         most_images: Maximum number of images per split, for a quick run; null takes all.
-        draws: Number of different augmentations of each training image: epoch e uses draw e modulo `draws`. Null draws
-            anew in every epoch. See `callbacks.TeacherCache`.
+        draws: Number of different augmentations of each training image: epoch e uses draw e modulo `draws`. Null: new
+            ones in every epoch. See `callbacks.TeacherCache`.
         benchmarks: Benchmarks of your own beside those of the corpus (docs/own-data.md).
 
     Attributes:

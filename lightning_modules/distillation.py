@@ -24,6 +24,7 @@ from models.zero_shot import encode_images
 RUN_RECORD = "run"
 """Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
 COLUMNS = 32
+"""Token columns are cut to a multiple of this on a GPU: few lengths, so few compilations."""
 NO_STEP_LIMIT = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
@@ -118,7 +119,7 @@ class DistillationModule(LightningModule):
         return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Cut columns of tokens that a text tower on a GPU need not compute; rounded up, to compile few lengths."""
+        """On a GPU, cut the token columns behind the longest text, to a multiple of `COLUMNS`."""
         if self.device.type != "cpu":
             for role in ("student", "teacher"):
                 tokens, model = batch.get(f"{role}_tokens"), getattr(self, role)
@@ -129,12 +130,12 @@ class DistillationModule(LightningModule):
         return batch
 
     def on_fit_start(self) -> None:
-        """Choose the precision of the loss's products; warn about accumulation: a loss is no mean over its batches."""
+        """Set the precision of the loss's matrix products; warn that accumulation adds no negatives."""
         self._product_precision = torch.get_float32_matmul_precision()
         half = self.trainer.precision not in ("32-true", "64-true")
         if half and self.device.type == "cuda" and self._product_precision == "highest":
-            # Float32 products remain in the loss alone. TF32's 11 bits round them less than half precision has rounded
-            # its embeddings, and it is 8 times faster on an H100. Evaluations compute without it.
+            # Only the loss still has float32 products. TF32 (11 bits) rounds them less than half precision rounded its
+            # embeddings, and is 8 times faster on an H100. Evaluations compute without it.
             torch.set_float32_matmul_precision("high")
         batches = self.trainer.accumulate_grad_batches
         if batches > 1:

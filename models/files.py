@@ -1,4 +1,4 @@
-"""Write files atomically and identify them by content."""
+"""Files: atomic writes, digests of content, versions of packages; errors and lists as one line of a message."""
 
 from __future__ import annotations
 

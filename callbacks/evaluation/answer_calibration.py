@@ -101,7 +101,7 @@ class _Answers:
         counts: dict[str, Any] = {}
         drop: float | None = None
         for benchmark in self.planes.benchmarks:
-            known, other = self.leads(benchmark, "val")
+            known, other = self.margins(benchmark, "val")
             if min(len(known), len(other)) >= LEAST:
                 none_below[benchmark] = rejection_threshold(known, other)
                 counts[benchmark] = {"known": len(known), "other": len(other)}
@@ -119,7 +119,7 @@ class _Answers:
         details: dict[str, dict[str, float]] = {}
         for benchmark, threshold in calibration.none_below.items():
             if benchmark in self.planes.benchmarks:
-                known, other = self.leads(benchmark, split)
+                known, other = self.margins(benchmark, split)
                 if len(other):
                     scores = rejection_scores(known, other, threshold) | {"other": float(len(other))}
                     details.setdefault(NONE_OF_THESE, {}).update(
@@ -135,7 +135,7 @@ class _Answers:
             }  # fmt: skip
         return details
 
-    def leads(self, benchmark: str, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    def margins(self, benchmark: str, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return `max_minus_mean_logit` of images that a benchmark scores, and of those whose label it excludes."""
         one = BENCHMARKS[benchmark]
         images = self.images(split)
@@ -144,8 +144,8 @@ class _Answers:
         if not known or not other:
             return np.empty(0), np.empty(0)
         vectors = class_embeddings(self.model, self.planes.protocol.prompts_of(one)).cpu()
-        lead = max_minus_mean_logit(class_logits(self.embedded([*known, *other]), vectors).numpy())
-        return lead[: len(known)], lead[len(known) :]
+        margin = max_minus_mean_logit(class_logits(self.embedded([*known, *other]), vectors).numpy())
+        return margin[: len(known)], margin[len(known) :]
 
     def profiles(self, split: str) -> tuple[list[Record], NDArray[Any], NDArray[Any]]:
         """Return the heads of a split, their similarity with each age [N, 175], and their ages in days [N]."""

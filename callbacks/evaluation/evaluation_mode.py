@@ -55,11 +55,11 @@ def half_dtype(trainer: Trainer) -> torch.dtype | None:
     return kinds.get(str(trainer.precision).split("-")[0])
 
 
-def check_half_precision(asker: str, full_precision: bool, trainer: Trainer) -> None:
+def check_half_precision(callback: str, full_precision: bool, trainer: Trainer) -> None:
     """Check that training has the half precision that evaluation asks for."""
     if not full_precision and half_dtype(trainer) is None:
         raise ValueError(
-            f"{asker}: full_precision=false evaluates in training's half precision, and "
+            f"{callback}: full_precision=false evaluates in training's half precision, and "
             f"--trainer.precision={trainer.precision} has none; set --trainer.precision=bf16-mixed, or remove it"
         )
 

@@ -1,4 +1,4 @@
-"""Safety of every training step: random state that resumes exactly, and a stop at a loss that is not finite."""
+"""Callbacks of every training step: a seed that resumes exactly, and a stop at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StopOnNonFiniteLoss(Callback):
     weights and their digest; ``sonodistill replay FOLDER`` repeats the step.
     """
 
-    _finite: Tensor | None = None
+    _finite: Tensor | None = None  # of the latest loss, on the CPU once `_copied` has happened
     _copied: torch.cuda.Event | None = None
 
     def on_train_batch_start(
@@ -57,7 +57,7 @@ class StopOnNonFiniteLoss(Callback):
             self._step["random_cuda"] = torch.cuda.get_rng_state(pl_module.device)
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Check the loss; on a GPU start to copy the answer, which the CPU then need not wait for."""
+        """Check the loss; on a GPU only start to copy the flag, so that the CPU does not wait."""
         self._finite = torch.isfinite(loss.detach()).to("cpu", non_blocking=True)
         if loss.is_cuda:
             self._copied = torch.cuda.Event()
@@ -66,11 +66,11 @@ class StopOnNonFiniteLoss(Callback):
             self._stop_if_not_finite(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
-        """Read the answer before gradients reach the weights; the backward pass is queued by now."""
+        """Check the loss on a GPU, before gradients reach the weights; the backward pass is queued by now."""
         self._stop_if_not_finite(trainer, pl_module)
 
     def _stop_if_not_finite(self, trainer: Trainer, pl_module: Any) -> None:
-        """Raise ValueError if the latest loss is not finite; the message names the step, every term and checkpoints."""
+        """Capture the step and raise ValueError if the latest loss is not finite."""
         if self._copied is not None:
             self._copied.synchronize()
         finite, self._finite, self._copied = self._finite, None, None
@@ -86,8 +86,7 @@ class StopOnNonFiniteLoss(Callback):
         except OSError as error:
             repeat = f"the step was not captured ({error})"
         raise ValueError(
-            f"the loss is not finite at step {trainer.global_step} ({listed}); "
-            f"{repeat}; "
+            f"the loss is not finite at step {trainer.global_step} ({listed}); {repeat}; "
             f"kept checkpoints: {', '.join(kept) or 'none yet'}; "
             "lower --model.learning_rate or the off-diagonal weight, or train with --trainer.precision=bf16-mixed"
         )

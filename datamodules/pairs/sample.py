@@ -76,7 +76,7 @@ class PairDataset(Dataset):
         on_error: With "skip", an unreadable image or an empty caption is replaced by another image drawn
             at random, and reported under ``skipped``.
         cache: Cache of decoded squares; None decodes every time.
-        draws: Epoch e uses draw e modulo `draws`; None draws anew in every epoch.
+        draws: Epoch e uses draw e modulo `draws`; None: a new draw in every epoch.
         teacher_store: Stored teacher embeddings of these draws: pairs have a ``teacher_embedding`` instead of an image
             and text for the teacher.
     """

@@ -29,7 +29,7 @@ Prepare = Callable[[Record], tuple[np.ndarray, tuple[int, int]]]
 
 
 class RowStore:
-    """File of rows of `width` bytes that several processes read and write at once, each row as a whole or not at all.
+    """File of rows of `width` bytes that several processes read and write at once, each row atomically.
 
     Each row has a CRC-32 of its number and its bytes, so that a row that is half written, truncated or changed on disk
     is recognised. Rows are not memory-mapped: a truncated file or a full disk is then a Python error instead of

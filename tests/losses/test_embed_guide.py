@@ -76,10 +76,10 @@ def test_plain_pytorch(batches):
     with torch.no_grad():
         first = by_hand(logits(before), logits(teacher), names["srkd"].off_diagonal_weight)
         last = by_hand(logits(student), logits(teacher), names["srkd"].off_diagonal_weight)
-        learns, knows = (
+        own, target = (
             (m.encode_image(images), m.encode_text(texts), m.logit_scale) for m in (student, teacher)
         )
-        loss = names["srkd"](names["Embeddings"](*learns), names["Embeddings"](*knows))["total"]
+        loss = names["srkd"](names["Embeddings"](*own), names["Embeddings"](*target))["total"]
     assert float(loss) == pytest.approx(float(last), rel=1e-5)  # float32
     assert last < first - 0.1, "it trains"
 
