@@ -184,7 +184,7 @@ demo: $(READY)  ## open a page on which a student reads frames in the browser: m
 bench: $(READY)  ## measure every stage against its baseline, side by side
 	$(DO)$(PY) -m experiments bench $(ARGS)
 
-gpu-check: $(READY)  ## test and measure a CUDA card in 10 minutes (QUICK=1: the same code on the CPU, small)
+gpu-check: $(READY)  ## test and measure a CUDA card in 8 minutes (QUICK=1: the same code on the CPU, small)
 	$(DO)$(PY) -m benchmarks gpu $(if $(BOUNDED),--quick) $(call option,out,OUT) $(ARGS)
 
 bench-compare: $(READY)  ## tell a regression from noise: make bench-compare BASE=commit (ARGS="loss_speed --rounds=5")

@@ -12,7 +12,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ from models.loading import save_half
 from models.zero_shot import age_embeddings, encode_images
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 40  # of a training; the first third is not timed
+STEPS = {"shards": 60, "squares": 40}  # of a training; the first third is not timed
 
 
 class Clock(Callback):
@@ -53,6 +56,27 @@ class Clock(Callback):
 
     def on_train_end(self, *_: Any) -> None:
         write_json(self.path, self.times)
+
+
+@contextmanager
+def sampled_use(samples: list[tuple[float, float]]) -> Iterator[None]:
+    """Sample the share of time in which the card computes, (time, 0-1), ten times a second; nothing on a CPU."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            try:
+                samples.append((time.time(), torch.cuda.utilization() / 100))
+            except Exception as error:  # without NVML the row says nothing about idleness
+                print(f"no utilisation: {error}", flush=True)
+                return
+
+    if torch.cuda.is_available():
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def write_pairs(folder: Path, pictures: int, pairs: int) -> None:
@@ -107,7 +131,7 @@ def fill_squares(stage: Stage, source: list[str], views: list[Preprocessing]) ->
 
 def train(stage: Stage, goal: str, options: list[str], compiled: bool, folder: Path) -> None:
     """Train in one way, and compare with the bare step."""
-    steps, batch, workers = (6 if stage.quick else STEPS), stage.batch, workers_that_fit(stage)
+    steps, batch, workers = (6 if stage.quick else STEPS[goal]), stage.batch, workers_that_fit(stage)
     clock = folder / f"{goal}.clock.json"
     command = [
         sys.executable, "-m", "experiments", "train", "srkd", *options, "--quick=false", f"--run={goal}",
@@ -120,7 +144,11 @@ def train(stage: Stage, goal: str, options: list[str], compiled: bool, folder: P
     ]  # fmt: skip
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "WANDB_MODE": "disabled"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    samples: list[tuple[float, float]] = []
+    with sampled_use(samples):
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
     print(done.stdout[-3000:], done.stderr[-3000:], sep="\n", flush=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip() or "no message").splitlines()[-1])
@@ -132,6 +160,8 @@ def train(stage: Stage, goal: str, options: list[str], compiled: bool, folder: P
     kind = "compiled" if compiled else "eager"
     note = f"{rate:.0f} images/s over the last {steps - first} of {steps} steps, {kind}, batch {batch}, "
     note += f"{workers} workers; between steps {waited:.1%}"
+    if busy := [share for at, share in samples if ends[first - 1] <= at <= ends[-1]]:
+        note += f"; card idle {1 - np.mean(busy):.1%}"
     path = stage.out / "step.json"
     bare = json.loads(path.read_text())["facts"].get("images_per_s", {}) if path.is_file() else {}
     more: dict[str, Any] = {"seconds": {"training": each}, "note": note}
@@ -175,7 +205,7 @@ def run(stage: Stage, compiled: bool) -> None:
     stage.measured("HC18 validity", partial(validity, stage))
     with tempfile.TemporaryDirectory() as name:
         folder, start = Path(name), time.monotonic()
-        write_pairs(folder, *((16, 64) if stage.quick else (1024, (STEPS + 2) * stage.batch)))
+        write_pairs(folder, *((16, 64) if stage.quick else (1024, (max(STEPS.values()) + 2) * stage.batch)))
         own, taught = student(stage.quick), teacher(stage.quick)
         write_json(folder / "student.json", own.configuration)
         save_half(taught, folder / "teacher.safetensors")
