@@ -13,6 +13,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import optuna
 import pandas as pd
+from matplotlib.axes import Axes
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -61,7 +62,9 @@ def write_plots(study: optuna.Study, finished: Sequence[FrozenTrial], folder: Pa
     """Write Optuna's plots of the finished trials, and print their paths, or why there is none."""
     metric = study.user_attrs["metric"]
     plots: dict[str, Callable[[], object]] = {
-        "parallel": lambda: plot_parallel_coordinate(study, target_name=metric),
+        "parallel": lambda: _named_axes(
+            plot_parallel_coordinate(study, target_name=metric), metric, finished
+        ),
         "best-so-far": lambda: plot_optimization_history(study, target_name=metric),
         "importance": lambda: plot_param_importances(
             study, target_name=metric, evaluator=FanovaImportanceEvaluator(seed=0)
@@ -73,12 +76,20 @@ def write_plots(study: optuna.Study, finished: Sequence[FrozenTrial], folder: Pa
         print(f"importance: needs {ENOUGH_FOR_IMPORTANCE} finished trials whose results differ")
     for name, plot in plots.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore")  # experimental; a setting that no finished trial varies
             plot()
         with atomic(folder / f"{name}.png") as partial:
             plt.savefig(partial, dpi=DPI, bbox_inches="tight")
         plt.close()
         print(folder / f"{name}.png")
+
+
+def _named_axes(axes: Axes, metric: str, finished: Sequence[FrozenTrial]) -> None:
+    """Name every axis by its setting's last word: Optuna cuts long names, after which they are alike."""
+    names = sorted({name for trial in finished for name in trial.params})
+    short = [name.rsplit(".", 1)[-1] for name in names]
+    axes.set_xticklabels([metric, *(short if len(set(short)) == len(names) else names)])
+    plt.gcf().set_size_inches(10, 5)
 
 
 def report(folder: Path) -> None:

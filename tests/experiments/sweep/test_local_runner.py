@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import optuna
 import pytest
 import yaml
@@ -308,6 +309,20 @@ def test_the_report_has_table_plots_and_best_command(capsys):
     assert len(scores) == 8
     for name in ("parallel", "best-so-far", "importance"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_axes_of_the_plot_of_all_trials_are_told_apart(monkeypatch):
+    named, savefig = [], plt.savefig
+
+    def seen_savefig(*arguments, **options):
+        named.append([label.get_text() for label in plt.gcf().axes[0].get_xticklabels()])
+        savefig(*arguments, **options)
+
+    monkeypatch.setattr(plt, "savefig", seen_savefig)
+    space = {f"schedule.init_args.{name}": {"values": [1.0, 2.0]} for name in ("start", "end_ratio")}
+    sweep(count=2, parameters=space)
+    report(Path("outputs/sweeps/tiny"))
+    assert named[0] == ["best/composite", "end_ratio", "start"]
 
 
 def test_the_best_command_runs_as_pasted_into_a_shell_without_any_python(capsys):
