@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from experiments.process import Parser
+from experiments.runs.run_record import inherited_licence
+from lightning_modules.distillation import RUN_RECORD
 from models import TransformersEncoder
 from models.checkpoints.inspection import STUDENT, describe
 from models.checkpoints.licences import published_file
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> None:
 def _file(path: str) -> tuple[dict[str, str], str]:
     """Return the description of a checkpoint file, line by line, and the YAML that loads it."""
     content, published = read_checkpoint(path), published_file(path)
-    found = describe(content, path)
+    found, inherited = describe(content, path), inherited_licence(content.get(RUN_RECORD) or {})
     image = "" if found.image_parameters is None else f", image tower {found.image_parameters:,}"
     lines = {
         "file": path,
@@ -49,7 +51,7 @@ def _file(path: str) -> tuple[dict[str, str], str]:
         "architecture": found.architecture + (" (fused: inference only)" if found.fused else ""),
         "parameters": f"{found.parameters:,}{image}",
         "dtype": ", ".join(f"{dtype} ({count} tensors)" for dtype, count in sorted(found.dtypes.items())),
-        "licence": published.licence if published else found.licence,
+        "licence": published.licence if published else inherited or found.licence,
     }
     if found.arguments is not None:
         return lines, _yaml("models.OpenCLIPEncoder", **found.arguments, weights=path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,12 @@ def _weights(tower: Any) -> dict[str, Any] | None:
 
 def _licence(path: str) -> str | None:
     """Return the licence of a published file, or what a checkpoint of this project inherits; None if unknown."""
-    if published := published_file(path):
-        return published.licence
-    record = read_record(path)
+    published = published_file(path)
+    return published.licence if published else inherited_licence(read_record(path))
+
+
+def inherited_licence(record: Mapping[str, Any]) -> str | None:
+    """Return the terms of teacher and initial weights in a run's record; None where it does not name them."""
     if not {"teacher", "start"} <= set(record):
         return None
     sources = (record["teacher"], record["start"])

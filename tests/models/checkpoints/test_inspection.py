@@ -12,10 +12,11 @@ import torch
 import yaml
 
 from experiments.commands.inspect import main
+from lightning_modules.distillation import RUN_RECORD
 from models import OpenCLIPEncoder, fused_copy
 from models.checkpoints import licences
 from models.checkpoints.inspection import describe
-from models.checkpoints.licences import PublishedFile
+from models.checkpoints.licences import NOTHING_INHERITED, PublishedFile
 from tests.models.checkpoints.apple_layout import to_apple, to_released_student
 from tests.models.test_loading import save
 
@@ -96,6 +97,13 @@ def test_our_checkpoint_is_described_with_the_configuration_that_loads_it(vit, t
     assert f"{sum(p.numel() for p in vit.parameters()):,}" in printed
     loads = {"class_path": "models.from_checkpoint", "init_args": {"path": path}}
     assert yaml.safe_load(configuration) == loads
+
+
+def test_our_checkpoint_passes_on_the_terms_of_its_teacher_and_start(vit, tmp_path, capsys) -> None:
+    record = {"teacher": {"licence": "CC BY-NC 4.0"}, "start": {"licence": NOTHING_INHERITED}}
+    for changes, said in (({RUN_RECORD: record}, "CC BY-NC 4.0"), ({}, licences.UNKNOWN_LICENCE)):
+        main([save(vit, tmp_path / "best.ckpt", **changes)])
+        assert f"licence:      {said}\n" in capsys.readouterr().out
 
 
 def test_a_published_file_is_named_by_its_size_and_digest(vit, tmp_path, capsys, monkeypatch) -> None:
