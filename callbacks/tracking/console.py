@@ -126,7 +126,7 @@ class StartSummary(Callback):
 def _steps(trainer: Trainer) -> str:
     epochs, every = trainer.max_epochs or 0, trainer.check_val_every_n_epoch
     text = f"{trainer.estimated_stepping_batches}"
-    text += f" in {epochs} epochs" if epochs > 0 else ""
+    text += f" in {epochs} epoch{'s' * (epochs > 1)}" if epochs > 0 else ""
     return f"{text}, evaluated every {'epoch' if every == 1 else f'{every} epochs'}" if every else text
 
 

@@ -40,6 +40,7 @@ PACKAGES = {
 EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # the frozen teacher
     r"Experiment logs directory .* exists and is not empty",  # config.yaml is written before the metrics
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run continues in its folder
     r"You have overridden `on_before_batch_transfer` in `LightningModule`",  # as meant: the towers know what to cut
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )

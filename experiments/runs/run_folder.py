@@ -14,6 +14,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed.rendezvous import rendezvous
 
+from experiments.process import relative
 from models.files import atomic
 
 OUTPUTS = Path("outputs")
@@ -37,7 +38,7 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
     if checkpoint is not None and run is None:
         folder = Path(checkpoint).resolve().parent
         if folder.name == "checkpoints":
-            return folder.parent
+            return Path(relative(folder.parent))
     if run is None:
         run = os.environ.get(RUN_VARIABLE) or _run_name(preset, seed)
         os.environ[RUN_VARIABLE] = run

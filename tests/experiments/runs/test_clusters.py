@@ -62,6 +62,18 @@ def test_a_job_is_known_by_torchruns_id_or_slurms_number(no_job, variables, foun
     assert job_id() == found
 
 
+def test_a_resumed_run_keeps_its_folder_named_as_from_here(no_job, tmp_path):
+    no_job.chdir(tmp_path)
+    outside = tmp_path.parent / "elsewhere"
+    for run, named in (
+        (Path("outputs/srkd/a"),) * 2,
+        (Path.cwd() / "outputs/srkd/a", Path("outputs/srkd/a")),
+        (outside,) * 2,
+    ):
+        checkpoint = str(run / "checkpoints" / "last.ckpt")
+        assert run_folder.run_folder("srkd", "phantom", 0, None, checkpoint) == named
+
+
 def test_a_requeued_job_finds_its_unfinished_run_and_no_other(no_job, tmp_path):
     no_job.chdir(tmp_path)
     no_job.setenv("SLURM_JOB_ID", "42")
