@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.__main__ import COMMANDS
+from experiments.recipe_files import experiment_choices
+
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -165,3 +168,20 @@ def test_the_package_runs_from_another_folder_by_its_path(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "experiments (EXP=):" in done.stdout
+
+
+FEATURES = re.findall(r"^\|[^|]+\| `([^`|]+)` \|", (ROOT / "docs" / "features.md").read_text(), re.MULTILINE)
+
+
+def test_every_command_of_the_table_of_features_exists():
+    assert len(FEATURES) > 25
+    for command in FEATURES:
+        assert {*re.findall(r"EXP=(\S+)", command)} <= {*experiment_choices()}, command
+        program, *given = shlex.split(command)
+        if program == "make":
+            done = make("-n", *given)
+            assert (done.returncode, done.stderr) == (0, ""), command
+            given = shlex.split(done.stdout.splitlines()[-1])
+            program, *given = given[given.index("experiments") :] if "experiments" in given else [""]
+        if program in ("experiments", ".venv/bin/sonodistill"):
+            assert given[0] in COMMANDS, command
