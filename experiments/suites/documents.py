@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.paper import SUITES
 from experiments.suites.differences import capacity, differences, texts
 from experiments.suites.result_rows import ResultRow
 from experiments.suites.table import cells, default_rows, to_markdown
@@ -20,25 +21,34 @@ from models.files import write_text
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "docs/results.md")
 PLOTS = ("", "-capacity")
+KINDS = ("scores", "differences", "controls", "controls-differences", "capacity")
+SUITES_OF = {"main": ("main", "ablation"), "controls": ("controls",)}  # of the tables
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def document_table(rows: Sequence[ResultRow], preset: str, kind: str) -> str:
-    """Return a Markdown table of committed rows: ``scores``, ``differences`` or ``capacity``.
+    """Return a Markdown table of committed rows, those of runs without arguments of their own.
 
-    Only runs without arguments of their own count.
+    Args:
+        rows: The rows of the data preset.
+        preset: Its name.
+        kind: ``scores`` or ``differences`` of the main and ablation suites, ``controls`` or ``controls-differences`` of
+            the suite of controls, or ``capacity``.
     """
-    if kind == "scores":
-        found = cells(default_rows(rows)) if rows else pd.DataFrame()
-    elif kind == "differences":
-        found = texts(differences(default_rows(rows)))
-    elif kind == "capacity":
+    suite, _, what = kind.rpartition("-")
+    suite = suite or {"controls": "controls", "capacity": "capacity"}.get(kind, "main")
+    names = {name for part in SUITES_OF.get(suite, ()) for name in SUITES[part]}
+    own = [row for row in default_rows(rows) if row["experiment"] in names]
+    if kind == "capacity":
         found = texts(capacity(default_rows(rows, any_student=True)))
+    elif what == "differences":
+        found = texts(differences(own))
+    elif what in ("scores", "controls"):
+        found = cells(own) if own else pd.DataFrame()
     else:
-        raise ValueError(f"table: {preset} {kind}: expected scores, differences or capacity")
+        raise ValueError(f"table: {preset} {kind}: expected {', '.join(KINDS)}")
     if len(found):
         return to_markdown(found.loc[:, [name for name in found if not name.startswith("paper: ")]])
-    suite = "capacity" if kind == "capacity" else "main"
     return f"No rows: `make reproduce SUITE={suite} DATA={preset} SEEDS=1,2,3` makes them.\n"
 
 

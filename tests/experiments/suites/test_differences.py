@@ -146,6 +146,25 @@ def test_documents_get_the_tables_of_their_data(rows, tmp_path):
     assert fill_documents(rows, "planes", tables, root) == [], "and tables of other data stay"
 
 
+def test_controls_have_tables_of_their_own(rows):
+    controls = [row("spare-near", seed, 0.2) for seed in (1, 2, 3)]
+
+    def table(kind):
+        marked = f"<!-- table: phantom {kind} -->\n<!-- end of table -->\n"
+        return fill(marked, [*rows, *controls], "phantom")
+
+    spared, coupled = "SRKD, near captions spared", "Coupled repulsive, r = -0.8"
+    for kind in ("scores", "differences"):
+        assert spared not in table(kind)
+        assert coupled in table(kind)
+    for kind in ("controls", "controls-differences"):
+        assert spared in table(kind)
+        assert coupled not in table(kind)
+    assert f"| {spared} over Selective repulsive (SRKD) | HC18 validity, % | 3 x" in table(
+        "controls-differences"
+    )
+
+
 def test_the_documents_agree_with_the_committed_rows():
     marked = []
     for name in DOCUMENTS:
