@@ -77,6 +77,7 @@ def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
                 TEACHER: TEACHER, row["experiment"]: STUDENT, RANDOM: RANDOM, PIXEL_SIZE: PIXEL_SIZE,
                 CONSTANT: CONSTANT,
             }.items()
+            if (line, row["experiment"]) != (TEACHER, "random-teacher")  # it is not the teacher of the other runs
             for column, value in columns_of(row, model).items()
         ],
         columns=["line", "run", "column", "value"],
