@@ -142,7 +142,7 @@ report: $(READY)  ## one HTML file about finished runs: make report RUN="outputs
 test: $(READY)  ## run the test suite (minutes; TEST_JOBS=0 for one process, as a debugger needs)
 	$(DO)OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) $(ARGS)
 
-test-faults: $(READY)  ## damaged files, kill -9, SLURM and torchrun (half an hour; docs/reliability.md)
+test-faults: $(READY)  ## damaged files, kill -9, SLURM and torchrun (20 minutes; docs/reliability.md)
 	$(DO)OMP_NUM_THREADS=1 $(PY) -m pytest -q -m faults $(ARGS)
 
 test-fuzz: $(READY)  ## random inputs for the readers of files, FUZZ_EXAMPLES of each kind

@@ -91,8 +91,8 @@ def test_the_repeat_of_a_resumed_run_from_its_config_leaves_that_as_it_is_and_be
         again = start(f"--config={first.folder}/config.yaml", *named)
         assert files(first.folder) == before
         assert again.checkpoint is None
-        assert again.folder.resolve().parent == first.folder.parent
-        assert again.folder.resolve() != first.folder
+        assert again.folder.resolve().parent == first.folder.resolve().parent
+        assert again.folder.resolve() != first.folder.resolve()
         assert {path.name for path in again.folder.iterdir()} >= {"config.yaml", "metrics.csv", "wandb"}
         assert WandbLog.only_one(again.folder).run_id != "abc"
         assert wandb_logger(again)._wandb_init["name"] == f"srkd/{again.folder.name}"

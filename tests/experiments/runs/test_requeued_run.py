@@ -74,8 +74,8 @@ def test_it_goes_on_from_its_own_last_checkpoint_in_its_own_folder_and_wandb_run
     cli = command()
     assert cli.given["ckpt_path"] == str(LAST)
     assert cli.given["weights_only"] is True, "a checkpoint runs no code"
-    assert cli.folder == INTERRUPTED.resolve()
-    assert Path(cli.selection.dirpath) == LAST.resolve().parent
+    assert cli.folder.resolve() == INTERRUPTED.resolve()
+    assert Path(cli.selection.dirpath).resolve() == LAST.resolve().parent
     assert wandb_id(cli) == "abc"
     assert (INTERRUPTED / "metrics-000.csv").read_text() == "step\n0\n", "Lightning would start the file anew"
     assert not (INTERRUPTED / "metrics.csv").exists()
@@ -86,7 +86,7 @@ def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
     other = write_checkpoint(Path("outputs/srkd/other/checkpoints/last.ckpt"), run_id="xyz")
     cli = command(f"--ckpt_path={other}")
     assert cli.given["ckpt_path"] == str(other)
-    assert (cli.folder, wandb_id(cli)) == (other.resolve().parents[1], "xyz")
+    assert (cli.folder.resolve(), wandb_id(cli)) == (other.resolve().parents[1], "xyz")
     cli = command("--run=mine")
     assert cli.given["ckpt_path"] is None
     assert cli.folder == Path("outputs/srkd/mine")
@@ -161,6 +161,6 @@ def test_slurms_own_requeueing_is_off_and_its_job_goes_on_from_a_predecessor(com
     (folder / "checkpoints" / "last.ckpt").write_bytes(previous.read_bytes()[:-100])
     cli = command()
     assert cli.given["ckpt_path"] == str(previous)
-    assert cli.folder == folder.resolve()
+    assert cli.folder.resolve() == folder.resolve()
     assert cli.trainer._accelerator_connector.cluster_environment.auto_requeue is False
     assert "last.ckpt: damaged" in capsys.readouterr().out
