@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ElementTree  # nosec B405  # of a report that pytest has just written
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -78,7 +78,7 @@ def run_stage(name: str, options: argparse.Namespace, seconds: float) -> int | N
 
 def count_tests(report: Path, stage: Stage) -> None:
     """Add the row of the tests from pytest's report."""
-    suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
+    suite = next(ElementTree.parse(report).getroot().iter("testsuite"))  # nosec B314
     total, failures, errors, skipped = (
         int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")
     )
