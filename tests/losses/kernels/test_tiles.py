@@ -14,9 +14,22 @@ import pytest
 @pytest.mark.skipif(
     not find_spec("triton"), reason="Triton is not installed: torch brings it for CUDA on Linux"
 )
-def test_the_tiled_form_equals_the_plain_one_in_the_interpreter():
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_tiled_form_equals_the_plain_one_in_the_interpreter(which):
     """In a process of its own: Triton asks for the interpreter when it is first imported."""
     cases = Path(__file__).with_name("tiled_cases.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(cases)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        which,
+        str(cases),
+    ]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout

@@ -112,6 +112,7 @@ def _save(part, out):
     torch.save((run_case("srkd", part), embedding_gradients("srkd", part)), out / f"{part}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_the_joint_batch(tmp_path):
     run_in_two_processes(_save, tmp_path, tmp_path)
     ranks = [torch.load(tmp_path / f"{part}.pt") for part in (0, 1)]
