@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -69,6 +69,25 @@ class Problem:
     teacher_scale: Any
     first_row: int
     keep: bool
+
+    @staticmethod
+    def read(scale: Tensor) -> Any:
+        """Return a logit scale as the matrix products take it."""
+        return scale.item()
+
+    @classmethod
+    def of(cls, student: JointBatch, teacher: JointBatch, temperature: float, keep: bool) -> Self:
+        """Make it from both models' embeddings; nothing is kept where no gradient is wanted."""
+        return cls(
+            image=student.local.image.detach(),
+            all_text=student.all_text.detach(),
+            scale=cls.read(student.local.logit_scale),
+            teacher_image=teacher.local.image,
+            teacher_all_text=teacher.all_text,
+            teacher_scale=cls.read(teacher.local.logit_scale) / temperature,
+            first_row=student.first_row,
+            keep=keep and torch.is_grad_enabled(),
+        )
 
     def height(self) -> int:
         """Return the number of rows of a block; at most half of all, or a quarter if E and F are not kept."""
@@ -122,16 +141,7 @@ def fused_terms(
         This process's unweighted terms, or None if the range of the logits is too large for this form.
     """
     image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
-    problem = Problem(
-        image=image.detach(),
-        all_text=all_text.detach(),
-        scale=scale.item(),
-        teacher_image=teacher.local.image,
-        teacher_all_text=teacher.all_text,
-        teacher_scale=teacher.local.logit_scale.item() / temperature,
-        first_row=student.first_row,
-        keep=keep and torch.is_grad_enabled(),
-    )
+    problem = Problem.of(student, teacher, temperature, keep)
     with torch.no_grad():
         rows, columns, own_s, matrices = _sums(problem)
     # Numbers flushed to zero are below `tiny`; B of them must not matter beside any sum.

@@ -40,6 +40,10 @@ def runs_on(x: Tensor) -> bool:
 class TiledProblem(Problem):
     """Inputs of both passes, with logit scales as tensors, and large blocks of rows."""
 
+    @staticmethod
+    def read(scale: Tensor) -> Any:
+        return scale.detach()  # its number would be waited for
+
     def height(self) -> int:
         b, B = len(self.image), len(self.all_text)
         return b if self.keep else min(b, max(128, BLOCK_ELEMENTS // B))
@@ -151,16 +155,7 @@ def tiled_terms(
         keep: Keep 2 B x B numbers for the backward pass; else recompute them.
     """
     image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
-    problem = TiledProblem(
-        image=image.detach(),
-        all_text=all_text.detach(),
-        scale=scale.detach(),
-        teacher_image=teacher.local.image,
-        teacher_all_text=teacher.all_text,
-        teacher_scale=teacher.local.logit_scale / temperature,
-        first_row=student.first_row,
-        keep=keep and torch.is_grad_enabled(),
-    )
+    problem = TiledProblem.of(student, teacher, temperature, keep)
     with torch.no_grad():
         state = _forward(problem)
     terms = Terms.apply(image, all_text, scale, state)
