@@ -100,13 +100,15 @@ json_rows = st.lists(
 
 @many
 @given(rows=json_rows, damage=st.booleans(), data=st.data())
-def test_tables_of_json_lines_and_parquet(folder, rows, damage, data):
+def test_tables_of_json_lines_parquet_and_excel(folder, rows, damage, data):
     lines = "\n".join(json.dumps(row) for row in rows).encode()
     contents = {"table.jsonl": lines}
-    buffer = io.BytesIO()
-    with suppress(Exception):  # what pyarrow does not write
-        pd.DataFrame([row for row in rows if isinstance(row, dict)]).to_parquet(buffer)
-        contents["table.parquet"] = buffer.getvalue()
+    frame = pd.DataFrame([row for row in rows if isinstance(row, dict)])
+    for name, write in {"table.parquet": frame.to_parquet, "table.xlsx": frame.to_excel}.items():
+        buffer = io.BytesIO()
+        with suppress(Exception):  # what pyarrow or openpyxl does not write
+            write(buffer)
+            contents[name] = buffer.getvalue()
     for name, content in contents.items():
         path = folder / name
         path.write_bytes(data.draw(damaged(content)) if damage else content)

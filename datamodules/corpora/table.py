@@ -1,4 +1,4 @@
-"""Read a user's table of images and captions: CSV, TSV, JSON Lines, Parquet, or an image folder."""
+"""Read a user's table of images and captions: CSV, TSV, Excel, JSON Lines, Parquet, or an image folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from typing import Any
 
 import pandas as pd
 
+from datamodules.corpora import fada
 from datamodules.corpora.rows import separated
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 from models.files import first_few, one_line
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".jsonl", ".ndjson", ".parquet")
 # Column -> its usual names, the preferred first; letter case, blanks and hyphens do not matter.
 COLUMNS = {
     "image": ("image", "file_name", "filename", "path", "filepath", "file_path", "file", "image_path", "image_name"),
@@ -144,6 +145,8 @@ def _parse(path: Path) -> pd.DataFrame:
         if suffix == ".parquet":
             raw = _parquet(path)
             return raw.set_index(raw.index + 1)
+        if suffix == ".xlsx":
+            return _excel(path)
         return _json_lines(path) if suffix in (".jsonl", ".ndjson") else separated(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as UTF-8") from None
@@ -163,6 +166,17 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise OSError(error) from error
 
 
+def _excel(path: Path) -> pd.DataFrame:
+    """Return the first sheet."""
+    try:
+        cells = pd.read_excel(path, header=None, dtype=object, engine="openpyxl")
+    except Exception as error:  # of damaged files openpyxl passes on whatever zip and XML parsers raise
+        raise OSError(error) from error
+    cells = cells.set_index(cells.index + 1).dropna(how="all")
+    header = ["" if pd.isna(name) else str(name).strip() for name in cells.iloc[0]] if len(cells) else []
+    return cells.iloc[1:].set_axis(header, axis=1)
+
+
 def _json_lines(path: Path) -> pd.DataFrame:
     rows: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
@@ -179,8 +193,10 @@ def _json_lines(path: Path) -> pd.DataFrame:
 
 def _canonical(raw: pd.DataFrame, path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """Rename the columns and bring their values into one form; a row number in the index, other columns as text."""
-    chosen = _choose_columns([str(name) for name in raw.columns], path, columns)
     raw.columns = pd.Index([str(name) for name in raw.columns])
+    if fada.is_fada(raw):
+        raw = fada.with_captions(raw)
+    chosen = _choose_columns(list(raw.columns), path, columns)
     table = pd.DataFrame(index=raw.index)
     table["image"] = _texts(raw[chosen["image"]])
     unnamed = table.index[table["image"].isna()]

@@ -30,6 +30,7 @@ from datamodules.corpora.check import (
     check_tables,
     write_sheet,
 )
+from datamodules.corpora.fada import CONTAINS, is_fada
 from datamodules.corpora.table import read_table
 from datamodules.ingest import archive, scans
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
@@ -38,6 +39,7 @@ from datamodules.record import TABLE
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
 from experiments.process import Parser
+from models.files import first_few
 
 SHARDS = "shards"
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -93,7 +95,15 @@ def shards(arguments: argparse.Namespace) -> int:
         name = re.sub(r"[^\w-]+", "_", path.resolve().stem)
         if name in (*tables, *CORPORA):
             raise ValueError(f"--table={path}: there is already a corpus {name}; rename the table")
-        tables[name] = read_table(path, **_reading(arguments))
+        missing: list[str] | None = [] if arguments.skip_missing else None
+        tables[name] = read_table(path, **_reading(arguments), missing=missing)
+        if missing:
+            print(f"{path}: left out for want of an image file: {len(missing)} rows: {first_few(missing)}")
+        if is_fada(tables[name]) and not {*CONTAINS} <= {corpus for corpus, _ in arguments.exclude}:
+            needed = " ".join(f"--exclude={corpus}:FOLDER" for corpus in CONTAINS)
+            raise ValueError(
+                f"--table={path}: FADA has images of the benchmarks; leave them out with {needed}"
+            )
     found = [f"{CORPORA[name].title} in {path}" for name, path in roots.items()]
     print("found", ", ".join([*found, *map(str, arguments.table)]))
     records, sources = collect(roots, arguments.exclude_test, arguments.exclude, arguments.workers, tables)
@@ -240,6 +250,9 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="leave validation and test patients out (the default)",
+    )
+    one.add_argument(
+        "--skip-missing", action="store_true", help="leave out a table's rows without an image file"
     )
     _add_exclude(one, "leave out images of this corpus and their copies, as hc18:FOLDER; may be repeated")
     one.add_argument("--samples-per-shard", type=int, default=500, help="a shard's last patient is complete")

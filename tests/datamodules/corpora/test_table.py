@@ -7,11 +7,14 @@ import os
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from datamodules.corpora.table import read_table
+from datamodules.pairs.image_reading import read_image
+from experiments.commands.data import main
 from tests.conftest import write_image
 
 ROWS = [
@@ -33,6 +36,8 @@ def _write(folder: Path, suffix: str, rows=ROWS, name="table") -> Path:
     frame = pd.DataFrame(rows)
     if suffix == ".parquet":
         frame.to_parquet(path)
+    elif suffix == ".xlsx":
+        frame.to_excel(path, index=False)
     elif suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -46,7 +51,7 @@ def _csv(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".jsonl", ".parquet"])
 def test_every_form_gives_the_same_rows(folder, suffix):
     table = read_table(_write(folder, suffix))
     assert list(table.index) == ["img/a.png", "img/b.png", "img/c.png"]
@@ -180,9 +185,10 @@ def test_unknown_names_are_refused(folder):
         read_table(folder / "nothing.csv")
     with pytest.raises(ValueError, match=r"a.png: not a table; its name must end with one of .csv"):
         read_table(folder / "img" / "a.png")
-    (folder / "broken.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match=r"broken.parquet: not a readable parquet file \("):
-        read_table(folder / "broken.parquet")
+    for suffix in ("parquet", "xlsx"):
+        (folder / f"broken.{suffix}").write_bytes(b"nothing of the kind")
+        with pytest.raises(ValueError, match=rf"broken.{suffix}: not a readable {suffix} file \("):
+            read_table(folder / f"broken.{suffix}")
 
 
 def test_a_hundred_thousand_rows_take_one_listing_a_folder(folder, monkeypatch):
@@ -199,3 +205,45 @@ def test_a_hundred_thousand_rows_take_one_listing_a_folder(folder, monkeypatch):
         table = read_table(_csv(folder, "\n".join(lines)))
     assert len(table) == 1000
     assert listed == [folder / "many"]
+
+
+FADA = {
+    "Folder Name": "Abdomen", "Image Name": "1.png", "Q1: Anatomical Structures": "liver,\n stomach",
+    "Q2: Fetal Orientation": "axial", "Q3: Imaging Plane": "Transverse plane", "Q4: Biometric Measurements": "AC",
+    "Q5: Gestational Age": "20-24 weeks", "Q6: Image Quality": None, "Q7: Normality Assessment": "normal",
+    "Q8: Clinical Recommendations": "monitor growth",
+}  # fmt: skip
+
+
+def test_fadas_answers_become_captions(tmp_path, tiny_hc18, tiny_planes, capsys):
+    write_image(tmp_path / "fada" / "Abdomen" / "1.png", 500)
+    copied = read_image(tiny_hc18 / "training_set" / "001_HC.png")
+    cv2.imwrite(str(tmp_path / "fada" / "Abdomen" / "2.jpg"), copied)
+    rows = [FADA, FADA, FADA | {"Image Name": "2.jpg"}, FADA | {"Image Name": "private.png"}]
+    rows += [FADA | {"Image Name": "3.png", "Q1: Anatomical Structures": " "}]
+    table = _write(tmp_path / "fada", ".xlsx", rows)
+    missing: list[str] = []
+    with pytest.warns(UserWarning, match="no patient column"):
+        read = read_table(table, missing=missing)
+    assert missing == ["Abdomen/private.png (row 5)"]
+    assert dict(read["caption"]) == dict.fromkeys(
+        ["Abdomen/1.png", "Abdomen/2.jpg"],
+        (
+            "Transverse plane; liver, stomach",
+            "Transverse plane; axial; liver, stomach; AC",
+            "Transverse plane; 20-24 weeks; normal",
+        ),
+    )
+    write = ["shards", str(tmp_path / "shards"), f"--table={table}", "--skip-missing", "--no-exclude-test"]
+    with (
+        pytest.warns(UserWarning, match="no patient"),
+        pytest.raises(ValueError, match="--exclude=hc18:FOLDER --exclude=planes:"),
+    ):
+        main(write)
+    without = [f"--exclude=hc18:{tiny_hc18}", f"--exclude=planes:{tiny_planes}", "--workers=1"]
+    with pytest.warns(UserWarning, match="no patient"):
+        assert main([*write, *without]) == 0
+    manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
+    assert [shard["samples"] for shard in manifest["shards"]] == [1]
+    assert manifest["sources"][0]["benchmark_copies_left_out"] == {"hc18": 1}
+    assert "left out for want of an image file: 1 rows: Abdomen/private.png" in capsys.readouterr().out
