@@ -160,6 +160,7 @@ NOT_IMPORTED = {
     "ipykernel",  # runs the notebook
     "flask", "flask-cors",  # moto's server
     "onnxscript",  # torch.onnx writes graphs with it
+    "openpyxl",  # pandas reads Excel files with it
     "aiohttp", "s3fs", "gcsfs",  # file systems of fsspec
     "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",  # decoders of pydicom
 }  # fmt: skip
