@@ -1,4 +1,4 @@
-"""Files: atomic writes, digests of content, versions of packages; errors and lists as one line of a message."""
+"""Files: atomic writes, digests of content, YAML and JSON; versions of packages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import node, python_version
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from models.messages import one_line, problems
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -80,22 +85,6 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def one_line(text: object, most: int = 160) -> str:
-    """Return the text of an error or of a file's content as one line of at most `most` characters, for messages."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= most else f"{line[: most - 4]} ..."
-
-
-def error_line(error: BaseException) -> str:
-    """Return the kind and the message of an error on one line."""
-    return one_line(f"{type(error).__name__}: {error}", 300)
-
-
-def first_few(names: Sequence[str]) -> str:
-    """Join the first names of a list that may be long, for messages."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
 def read_yaml(path: Path) -> Any:
     """Read a YAML file, as primitives.
 
@@ -110,6 +99,26 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(
             f"{path}: not YAML ({one_line(error)}); correct it, restore it, or move it away"
         ) from error
+
+
+def read_settings(path: Path, kind: type[T], example: str) -> T:
+    """Read a YAML file that a user has written and check its content; a mistake is one line that names file and key.
+
+    Args:
+        path: The file.
+        kind: What it holds: a pydantic model, or another type that pydantic can check.
+        example: A file to look at, for the message.
+
+    Raises:
+        FileNotFoundError: It is absent.
+        ValueError: It is not YAML, or not of this kind.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; example: {example}")
+    try:
+        return TypeAdapter(kind).validate_python(read_yaml(path))
+    except ValidationError as error:
+        raise ValueError(f"{path}: {problems(error)} (example: {example})") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,7 +16,8 @@ from models.checkpoints.weights import flatten, load_into, read_checkpoint
 from models.encoders.dual_encoder import DualEncoder
 from models.encoders.open_clip_encoder import OpenCLIPEncoder
 from models.encoders.transformers_encoder import TransformersEncoder
-from models.files import atomic, digest, one_line
+from models.files import atomic, digest
+from models.messages import one_line
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import FETAL_VOCABULARY, fetal_vocabulary
 

@@ -23,7 +23,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.tracking.wandb_run import mark_preempting
-from models.files import one_line
+from models.messages import one_line
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 DEADLINE_S = 120.0

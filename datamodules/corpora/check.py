@@ -27,7 +27,8 @@ from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from figures.images import image_figure
 from figures.style import save_png
-from models.files import atomic, first_few
+from models.files import atomic
+from models.messages import first_few
 
 Level = Literal["ok", "warning", "error"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.corpora.rows import Row, find_images, find_table, read_rows
 from datamodules.record import Record
-from models.files import one_line
+from models.messages import one_line
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.rows import Row
 from datamodules.record import Record
 from metrics.growth_chart import gestational_age_weeks
-from models.files import one_line
+from models.messages import one_line
 
 HC18_TABLE = "training_set_pixel_size_and_HC.csv"
 HC18_IMAGES = "training_set"

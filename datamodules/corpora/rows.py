@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
-from models.files import first_few, one_line
+from models.messages import first_few, one_line
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pandas as pd
 from datamodules.corpora import fada
 from datamodules.corpora.rows import separated
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
-from models.files import first_few, one_line
+from models.messages import first_few, one_line
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".jsonl", ".ndjson", ".parquet")
 # Column -> its usual names, the preferred first; letter case, blanks and hyphens do not matter.

@@ -20,7 +20,8 @@ from pydantic.dataclasses import dataclass
 
 from datamodules.record import BRAIN_PLANES, PLANES
 from metrics.benchmarks import BENCHMARKS, Benchmark
-from models.files import one_line, write_json
+from models.files import write_json
+from models.messages import one_line
 from models.student.base import DEFAULT_PROMPTS
 
 DEFAULT_PROTOCOL = DEFAULT_PROMPTS

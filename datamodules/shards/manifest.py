@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from datamodules.redaction import redacted
-from models.files import one_line
+from models.messages import one_line
 
 MANIFEST = "manifest.json"
 LONGEST_MESSAGE = 500

@@ -20,7 +20,7 @@ from datamodules.redaction import PIPE, redacted
 from datamodules.shards.manifest import MANIFEST, local_manifest, shard_name
 from datamodules.shards.storage import ShardStorage, is_remote
 from datamodules.shards.stream import ShardLoader, ShardStream
-from models.files import first_few
+from models.messages import first_few
 
 
 class PairShardsDataModule(ScoredOnPublicSets):

@@ -30,7 +30,8 @@ from fsspec.core import url_to_fs
 
 from datamodules.redaction import PIPE, redacted
 from datamodules.shards.manifest import MANIFEST, parse_manifest, shard_name
-from models.files import atomic, digest, first_few, one_line
+from models.files import atomic, digest
+from models.messages import first_few, one_line
 
 T = TypeVar("T")
 

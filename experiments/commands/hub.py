@@ -25,7 +25,7 @@ from export.package.manifest import read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
 from models.checkpoints.inspection import STUDENT, student_architecture
 from models.checkpoints.weights import read_entry
-from models.files import one_line
+from models.messages import one_line
 from models.student.manifest import MANIFEST
 
 HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]  # that of its client, also when the server cannot be reached

@@ -40,7 +40,8 @@ from metrics.names import RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
 from models import DualEncoder, freeze, from_checkpoint
 from models.checkpoints.trust import check_classes
-from models.files import one_line, write_text
+from models.files import write_text
+from models.messages import one_line
 from models.student.saliency import grad_cam
 from models.zero_shot import class_embeddings
 

@@ -18,7 +18,8 @@ from experiments.runs.wandb_access import first_process
 from lightning_modules.distillation import NO_STEP_LIMIT
 from models.checkpoints.integrity import DamagedError
 from models.checkpoints.weights import read_checkpoint
-from models.files import one_line, read_yaml
+from models.files import read_yaml
+from models.messages import one_line
 
 CHECKPOINT = "--ckpt_path"
 

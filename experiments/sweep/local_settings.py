@@ -16,7 +16,7 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from pydantic import BaseModel, ValidationError
 
 from experiments.sweep.sweep_file import SweepFile
-from models.files import one_line
+from models.messages import one_line
 
 # Keys without effect on a search.
 IGNORED_KEYS = {"command", "program", "name", "description", "project", "entity"}

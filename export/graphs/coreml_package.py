@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME, METADATA_LICENCE
-from models.files import error_line, package_versions
+from models.files import package_versions
+from models.messages import error_line
 
 LABEL_NAME = "label"
 # Rounding these to half precision would cost digits of the embedding's direction and, in the softmax, of

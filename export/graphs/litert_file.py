@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from export.graphs.contract import INPUT_NAME
-from models.files import error_line
+from models.messages import error_line
 
 NO_LITERT = "litert-torch is not installed: uv pip install --python .venv '.[litert]'"
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.files import error_line, one_line
+from models.messages import error_line, one_line
 
 OPSET = 20  # the first with a Gelu operator; composed of Erf, it cost ONNX Runtime a quarter of the time
 FRAME_NAME = "frame"

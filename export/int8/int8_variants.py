@@ -22,7 +22,7 @@ from export.parity.ledger import DROPPED, FAILED, NOT_RUN, Row
 from export.runners import openvino_runner
 from export.variants import ENCODER_FILE, ExportContext, Variant
 from models import DualEncoder, QuantisedStudent
-from models.files import error_line
+from models.messages import error_line
 from models.student.onnx_files import Floats, onnx_runner
 
 INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from export.latency.backends import COREML_UNITS, INT8, LITERT, OPENVINO_PRECISIONS, PROVIDERS, TORCH, smaller
 from export.latency.coreml_tools import FAILED, MAC
 from export.latency.machine import FLOAT32, bottlenecks
-from models.user_files import read_settings
+from models.files import read_settings
 
 OK, OVER, NOT_APPLICABLE = "ok", "OVER BUDGET", "not applicable"
 NOT_DECIDABLE = "NOT DECIDABLE"
@@ -88,7 +88,7 @@ class Budgets(_Section):
 
 
 def read_budgets(path: str | Path) -> Budgets:
-    """Read a budget file; see `models.user_files.read_settings` for what is raised."""
+    """Read a budget file; see `models.files.read_settings` for what is raised."""
     return read_settings(Path(path), Budgets, "experiments/recipes/latency.yaml")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.latency.backends import COREML_UNITS
-from models.files import error_line
+from models.messages import error_line
 
 ITERATIONS = 100
 MAC = "this Mac"

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from export.graphs.contract import METADATA_PREFIX, TIES, contract_digest
 from export.graphs.onnx_graph import onnx_interface
 from models import Preprocessing
-from models.files import error_line, sha256, write_json
+from models.files import sha256, write_json
+from models.messages import error_line
 from models.student.manifest import FORMAT, MANIFEST, artifact_path, checked_heads, read_manifest, seal
 from models.student.onnx_files import Head
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.parity.verify_coreml import verdict
 from metrics.benchmarks import BENCHMARKS
-from models.user_files import read_settings
+from models.files import read_settings
 
 DEFAULT_GATES = Path(__file__).parent / "gates.yaml"
 OK, FAILED, NOT_RUN, DROPPED = "ok", "FAILED", "NOT RUN", "DROPPED"

@@ -23,7 +23,7 @@ from models.checkpoints.layouts import (
 )
 from models.checkpoints.licences import licence_of
 from models.checkpoints.weights import flatten
-from models.files import one_line
+from models.messages import one_line
 from models.open_clip_config import build_open_clip, resolve_config
 
 STUDENT = "student"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints.licences import published_file
-from models.files import one_line
+from models.messages import one_line
 
 METADATA = "sonodistill"
 """Key in the header of our safetensors files: JSON of what a checkpoint holds besides its tensors."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 
-from models.files import one_line
+from models.messages import one_line
 
 ALLOWED = ("callbacks", "datamodules", "lightning_modules", "losses", "models", "lightning")
 """Packages whose classes are built without `TRUST`: this project's and Lightning."""

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.checkpoints.integrity import METADATA, DamagedError, check_archive, check_header
-from models.files import atomic, first_few, one_line
+from models.files import atomic
+from models.messages import first_few, one_line
 
 ENVELOPES = ("state_dict", "model", "model_state_dict")
 """Keys under which training codes nest the weights of a checkpoint."""

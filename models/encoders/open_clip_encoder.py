@@ -15,7 +15,7 @@ from models.checkpoints.layouts import RELEASED_STUDENT, UNKNOWN, detect_layout,
 from models.checkpoints.licences import licence_of
 from models.checkpoints.weights import flatten, load_into, read_checkpoint
 from models.encoders.dual_encoder import DualEncoder
-from models.files import one_line
+from models.messages import one_line
 from models.open_clip_config import build_open_clip, resolve_config
 from models.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 from models.text.causal_text import end_token_features, end_token_tower, is_tracing, up_to_longest_end

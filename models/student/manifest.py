@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from models.files import one_line, sha256
+from models.files import sha256
+from models.messages import one_line, problems
 from models.preprocessing import Preprocessing
 from models.student.base import Calibration
 from models.student.onnx_files import AGES, HEADS, Head, read_heads
-from models.user_files import problems
 
 MANIFEST, FORMAT = "manifest.json", 3
 SEAL = "manifest_sha256"

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from models.files import error_line
-from models.user_files import problems
+from models.messages import error_line, problems
 
 Floats = NDArray[np.float32]
 Run = Callable[[NDArray[Any]], Floats]
