@@ -39,7 +39,7 @@ from datamodules.record import TABLE
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
 from experiments.process import Parser
-from models.files import first_few
+from models.messages import first_few
 
 SHARDS = "shards"
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
