@@ -25,6 +25,7 @@ SUITES = {
     ),
     # Not of the paper: what does the repulsion act by?
     "controls": (
+        "static-kd",
         "srkd",
         "selective-to-zero",
         "selective-constant",
@@ -43,10 +44,11 @@ TEACHER_IMAGE_PARAMETERS = 2_772_508
 # Reference -> methods whose difference from it answers a question; the differences from one reference are a family.
 COMPARISONS = {
     "no-kd": SUITES["ablation"][1:],  # does distilling in this way help?
-    "static-kd": tuple(
-        name for name in SUITES["ablation"][2:] if name not in ("feature-kd", "confidence-penalty")
+    "static-kd": (
+        *(name for name in SUITES["ablation"][2:] if name not in ("feature-kd", "confidence-penalty")),
+        "selective-constant",
     ),
-    "srkd": SUITES["controls"][1:],  # what does the repulsion act by?
+    "srkd": SUITES["controls"][2:],  # what does the repulsion act by?
 }
 
 TITLES = {
