@@ -38,8 +38,7 @@ def count_spacings(image_size: int) -> int:
     records = read_hc18(root, missing=[]) if root else []
     if len(records) != IMAGES:
         return DISTINCT[image_size]
-    frame = {"width": FRAME[0], "height": FRAME[1], "image_size": image_size}
-    return len({render_spacing(SPACING, **frame, pixel_size_mm=record.pixel_size_mm) for record in records})
+    return len({render_spacing(SPACING, FRAME, image_size, record.pixel_size_mm) for record in records})
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ patient (list of strings), and width and height (int64 [B]) of the original imag
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation, evaluation_workers
-from datamodules.evaluation.own_benchmarks import OwnBenchmark, labels_of, read_own
+from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.loaders import PlainErrorLoader, ResumableLoader, resume_position
 from datamodules.pairs.sample import OnError, PairBuilder, PairDataset
@@ -39,6 +39,7 @@ from datamodules.pairs.transforms import Augmentation
 from datamodules.record import Record, first_of_each_split
 from metrics.benchmarks import BENCHMARKS
 from models import Preprocessing
+from models.messages import count
 
 SPLITS = ("train", "val", "test")
 
@@ -122,9 +123,8 @@ class FetalDataModule(LightningDataModule):
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
         self.own = benchmarks or []
-        self.own_labels = labels_of(self.own)
         self.benchmarks = (*self.benchmarks, *(benchmark.register() for benchmark in self.own))
-        self._own_records: Mapping[str, list[Record]] = {}
+        self._own_records: dict[str, list[Record]] = {}
         self._teacher_store: TeacherStore | None = None
         self._asks_teacher = True
 
@@ -137,13 +137,13 @@ class FetalDataModule(LightningDataModule):
         """All records of the corpus, read once; with `most_images` the first ones of each split."""
         if self._records is None:
             self._records = self.read_records()
-            self._own_records = read_own(self.own, self._records)
-            if self.most_images is not None:
-                self._records = first_of_each_split(self._records, self.most_images)
+            tables = [one for one in self.own if one.table is not None]
+            self._own_records = {one.name: one.read(self._records) for one in tables}
+            if (most := self.most_images) is not None:
                 self._own_records = {
-                    name: first_of_each_split(own, self.most_images)
-                    for name, own in self._own_records.items()
+                    name: first_of_each_split(own, most) for name, own in self._own_records.items()
                 }
+                self._records = first_of_each_split(self._records, most)
         return self._records
 
     def bind(
@@ -174,7 +174,7 @@ class FetalDataModule(LightningDataModule):
         images = len(self.split("train")) // process_rank()[1]
         if images < self.batch_size:
             raise ValueError(
-                f"data: {images} training images for each process do not fill one batch; "
+                f"data: {count(images, 'training image')} for each process cannot fill one batch; "
                 f"lower batch_size ({self.batch_size})"
             )
 
@@ -248,8 +248,7 @@ class FetalDataModule(LightningDataModule):
             raise ValueError(f"{name} has no benchmark {benchmark!r}; it has {list(self.benchmarks)}")
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
-        belongs = BENCHMARKS[benchmark].scores
-        records = self.records
+        belongs, records = BENCHMARKS[benchmark].scores, self.records
         records = self._own_records.get(benchmark, records)
         chosen = [record for record in records if split in ("all", record.split) and belongs(record)]
         if not chosen:

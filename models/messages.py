@@ -36,3 +36,8 @@ def problems(error: ValidationError) -> str:
             message += f", not {reprlib.repr(item['input'])}"
         lines.append(f"{place}: {message}" if place else message)
     return " ".join("; ".join(lines).split())
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: ``"1 image"``, ``"2 images"``; `plural` is for nouns that do not just add an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -170,10 +170,8 @@ def draw_ages(samples: Sequence[Mapping[str, Any]], title: str) -> Figure:
 def _spacings(records: list[Record], batch: dict[str, Tensor], image_size: int) -> list[str]:
     sizes = zip(batch["width"].tolist(), batch["height"].tolist(), strict=True)
     return [
-        render_spacing(
-            SPACING, width=width, height=height, image_size=image_size, pixel_size_mm=record.pixel_size_mm
-        )
-        for record, (width, height) in zip(records, sizes, strict=True)
+        render_spacing(SPACING, size, image_size, record.pixel_size_mm)
+        for record, size in zip(records, sizes, strict=True)
     ]
 
 

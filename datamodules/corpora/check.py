@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,15 +62,10 @@ def check_corpus(
     missing: list[str] = []
     records = corpus.assign_splits(corpus.read(root, missing))
     images = scan_images(records, workers)
-    copies = benchmark_copies(images, benchmarks, workers)
-    return [
-        *check_counts(records, corpus.published),
-        *check_files(missing, images),
-        *check_splits(images),
-        *check_duplicates(images),
-        *check_measurements(images),
-        *([check_copies(copies, images["name"])] if benchmarks else []),
-    ]
+    findings = [*check_counts(records, corpus.published), *check_images(missing, images)]
+    if benchmarks:
+        findings.append(check_copies(benchmark_copies(images, benchmarks, workers), images["name"]))
+    return findings
 
 
 def check_tables(
@@ -98,29 +93,33 @@ def check_tables(
     findings = [
         *(Finding(f"count: {name}", "ok", str(number)) for name, number in counts(records).items()),
         _finding("patients unknown", "warning", [str(warning.message) for warning in noted]),
+        *check_images(missing, images),
+        *check_captions(records, context_length),
+    ]
+    return findings, images
+
+
+def check_images(missing: list[str], images: pd.DataFrame) -> list[Finding]:
+    """Run the checks that corpora and tables share; `images` is of `scan_images`."""
+    return [
         *check_files(missing, images),
         *check_splits(images),
         *check_duplicates(images),
-        *check_captions(records, context_length),
         *check_measurements(images),
     ]
-    return findings, images
 
 
 def check_captions(records: Sequence[Record], context_length: int) -> list[Finding]:
     """Report images for which there is no caption, and captions that a text tower cuts off (CLIP's tokens)."""
     uncaptioned, long = [], []
-    encode, tokens = SimpleTokenizer().encode, dict[str, int]()
+    encode = SimpleTokenizer().encode
+    tokens = cache(lambda text: len(encode(text)) + 2)  # with start and end
     for record in records:
         try:
-            captions = caption_templates(record)
+            longest = max(map(tokens, caption_templates(record)))
         except ValueError:
             uncaptioned.append(record.name)
             continue
-        for text in captions:
-            if text not in tokens:
-                tokens[text] = len(encode(text)) + 2  # with start and end
-        longest = max(tokens[text] for text in captions)
         if longest > context_length:
             long.append(f"{record.name} ({longest} tokens)")
     share = f"; {len(long) / max(1, len(records)):.1%} of the images, cut off at {context_length} tokens"
@@ -144,16 +143,8 @@ def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
     else:
         with ProcessPoolExecutor(workers) as pool:
             scans = list(bar(pool.map(_scan, records, chunksize=16)))
-    columns = [
-        *Record.__dataclass_fields__,
-        "error",
-        "pixel_digest",
-        "perceptual_hash",
-        "width",
-        "height",
-        "contrast",
-    ]
-    return pd.DataFrame(scans, columns=columns)
+    found = ["error", "pixel_digest", "perceptual_hash", "width", "height", "contrast"]
+    return pd.DataFrame(scans, columns=[*Record.__dataclass_fields__, *found])
 
 
 def _scan(record: Record) -> dict[str, Any]:
@@ -195,14 +186,11 @@ def benchmark_copies(
 def check_counts(records: list[Record], published: dict[str, int]) -> list[Finding]:
     """Compare the table with the published numbers; differences are warnings, because subsets are legitimate."""
     found = counts(records)
-    return [
-        Finding(
-            f"count: {name}",
-            "ok" if found.get(name, 0) == expected else "warning",
-            f"{found.get(name, 0)} of {expected} published",
-        )
-        for name, expected in published.items()
-    ]
+    findings = []
+    for name, expected in published.items():
+        level: Level = "ok" if found.get(name, 0) == expected else "warning"
+        findings.append(Finding(f"count: {name}", level, f"{found.get(name, 0)} of {expected} published"))
+    return findings
 
 
 def check_files(missing: list[str], images: pd.DataFrame) -> list[Finding]:
@@ -219,43 +207,32 @@ def check_files(missing: list[str], images: pd.DataFrame) -> list[Finding]:
 def check_splits(images: pd.DataFrame) -> list[Finding]:
     """Report patients with images in several splits."""
     found = images.groupby("patient", sort=False)["split"].unique()
-    split_patients = [
+    several = [
         f"patient {patient} ({', '.join(sorted(splits))})"
-        for patient, splits in found[found.str.len() > 1].items()
+        for patient, splits in found.items()
+        if len(splits) > 1
     ]
     sizes = images["split"].value_counts()
     detail = ", ".join(f"{split} {sizes.get(split, 0)}" for split in ("train", "val", "test"))
-    return [
-        Finding("split sizes", "ok", detail),
-        _finding("patients in several splits", "error", split_patients),
-    ]
+    return [Finding("split sizes", "ok", detail), _finding("patients in several splits", "error", several)]
 
 
 def check_duplicates(images: pd.DataFrame) -> list[Finding]:
     """Report identical pictures: a leak across splits, a wrong label across patients."""
-    leaks: list[str] = []
-    shared: list[str] = []
-    copies: list[str] = []
-    readable = images[images["pixel_digest"].notna()]
-    for _, group in readable[readable.duplicated("pixel_digest", keep=False)].groupby(
-        "pixel_digest", sort=False
-    ):
-        found = (
-            leaks if group["split"].nunique() > 1 else shared if group["patient"].nunique() > 1 else copies
-        )
-        found.append(" = ".join(group["name"]))
+    equal = images[images.duplicated("pixel_digest", keep=False)].groupby("pixel_digest", sort=False)
+    found = equal.agg({"name": " = ".join, "split": "nunique", "patient": "nunique"})
+    leaks, shared = found["split"] > 1, found["patient"] > 1
     return [
-        _finding("identical images across splits", "error", leaks),
-        _finding("identical images of several patients", "warning", shared),
-        _finding("identical images of one patient", "warning", copies),
+        _finding("identical images across splits", "error", found["name"][leaks]),
+        _finding("identical images of several patients", "warning", found["name"][~leaks & shared]),
+        _finding("identical images of one patient", "warning", found["name"][~leaks & ~shared]),
     ]
 
 
 def check_copies(copies: Mapping[Any, str], names: Mapping[Any, str]) -> Finding:
     """Report images that are copies of a benchmark's, by row."""
-    return _finding(
-        "copies of benchmark images", "error", [f"{names[row]} = {copy}" for row, copy in copies.items()]
-    )
+    cases = [f"{names[row]} = {copy}" for row, copy in copies.items()]
+    return _finding("copies of benchmark images", "error", cases)
 
 
 def check_measurements(images: pd.DataFrame) -> list[Finding]:
@@ -270,12 +247,11 @@ def check_measurements(images: pd.DataFrame) -> list[Finding]:
     odd_hc = hc.notna() & ~hc.between(*HC_RANGE_MM)
     diameter = hc / math.pi / size
     misfit = diameter > np.hypot(images["width"].astype(float), images["height"].astype(float))
+    misfits = _measured(images[misfit], diameter.round(), " px")
     return [
         _finding("odd pixel sizes", "warning", _measured(images[odd_size], size, " mm")),
         _finding("odd head circumferences", "warning", _measured(images[odd_hc], hc, " mm")),
-        _finding(
-            "heads larger than their image", "error", _measured(images[misfit], diameter.round(), " px")
-        ),
+        _finding("heads larger than their image", "error", misfits),
     ]
 
 
@@ -296,16 +272,13 @@ def write_sheet(images: pd.DataFrame, out: Path) -> Path:
     Pictures that are nearly black, or the same as another one, have red titles and come first.
     """
     images = images[images["error"].isna()].copy()
-    images["doubt"] = images.duplicated("pixel_digest", keep=False) | (images["contrast"] < 16)
-    turn = images.groupby(images["plane"].fillna("").astype(str)).cumcount()
-    chosen = images.assign(turn=turn).sort_values(["doubt", "turn"], ascending=[False, True], kind="stable")[
-        :SHEET_IMAGES
-    ]
+    images["doubt"] = images.duplicated("pixel_digest", keep=False) | (images["contrast"] < FAINT_CONTRAST)
+    images["title"] = images["plane"].fillna("").str.cat(images["brain_plane"].fillna(""), " ").str.strip()
+    images["turn"] = images.groupby(images["plane"].fillna("").astype(str)).cumcount()
+    order = images.sort_values(["doubt", "turn"], ascending=[False, True], kind="stable")
+    chosen = order[:SHEET_IMAGES]
     titles = [
-        "\n".join(text[-28:] for text in (name, f"{plane} {brain_plane}".strip()) if text)
-        for name, plane, brain_plane in zip(
-            chosen["name"], chosen["plane"].fillna(""), chosen["brain_plane"].fillna(""), strict=True
-        )
+        f"{name[-28:]}\n{title[-28:]}" for name, title in zip(chosen["name"], chosen["title"], strict=True)
     ]
     figure = image_figure([read_image(path) for path in chosen["image"]], titles, (~chosen["doubt"]).tolist())
     with atomic(out) as partial:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from datamodules.corpora.catalogue import ScoredOnPublicSets
-from datamodules.corpora.records import table_records, with_splits
+from datamodules.corpora.corpus import with_splits
+from datamodules.corpora.records import table_records
 from datamodules.corpora.table import read_table
 from datamodules.record import PLANES, Record
+from models.messages import count
 
 
 class TableDataModule(ScoredOnPublicSets):
@@ -47,14 +49,14 @@ class TableDataModule(ScoredOnPublicSets):
         Raises:
             ValueError: Rows have neither a caption nor a plane to write one from.
         """
-        records = with_splits(
-            table_records(read_table(self.table, **self.reading), keep=self.own_labels), **self.shares
-        )
+        labels = [one.label for one in self.own if one.table is None and one.prompts is not None]
+        table = read_table(self.table, **self.reading)
+        records = with_splits(table_records(table, keep=labels), **self.shares)
         uncaptioned = [r.name for r in records if not r.caption and r.plane not in PLANES]
         if uncaptioned and (self.on_error == "raise" or len(uncaptioned) == len(records)):
             raise ValueError(
-                f"{self.table}: {len(uncaptioned)} of {len(records)} rows, {uncaptioned[0]} the first, have no caption "
-                "(columns caption, captions, text, report or title, or --data.columns.caption=NAME) and no plane to "
-                f"write one from ({', '.join(PLANES)})"
+                f"{self.table}: {count(len(uncaptioned), 'row')} of {len(records)}, the first {uncaptioned[0]}, "
+                "without caption (columns caption, captions, text, report or title, or --data.columns.caption=NAME) "
+                f"and without a plane to write one from ({', '.join(PLANES)})"
             )
         return records

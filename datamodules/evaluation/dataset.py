@@ -74,8 +74,4 @@ def printed_spacing(record: Record, preprocessing: Preprocessing) -> str:
     """Return a record's pixel spacing at the model's resolution as prompts print it: ``"0.42"``."""
     if record.pixel_size_mm is None:
         raise ValueError(f"{record.name}: no pixel size, which gestational age needs")
-    width, height = image_size(record.image)
-    side = preprocessing.image_size
-    return render_spacing(
-        SPACING, width=width, height=height, image_size=side, pixel_size_mm=record.pixel_size_mm
-    )
+    return render_spacing(SPACING, image_size(record.image), preprocessing.image_size, record.pixel_size_mm)

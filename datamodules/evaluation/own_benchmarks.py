@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -111,13 +111,3 @@ class OwnBenchmark:
         known = {str(record.image): record.split for record in training}
         known |= {record.patient: record.split for record in training if record.corpus == TABLE}
         return [replace(r, split=known.get(str(r.image)) or known.get(r.patient) or r.split) for r in records]
-
-
-def labels_of(benchmarks: Sequence[OwnBenchmark]) -> tuple[str, ...]:
-    """Return the columns of the training table that have labels of benchmarks with prompts of their own."""
-    return tuple(b.label for b in benchmarks if b.table is None and b.prompts is not None)
-
-
-def read_own(benchmarks: Sequence[OwnBenchmark], training: Sequence[Record]) -> Mapping[str, list[Record]]:
-    """Return the images of every benchmark with a table of its own."""
-    return {one.name: one.read(training) for one in benchmarks if one.table is not None}

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from datamodules.record import BRAIN_PLANES, PLANES
 from metrics.benchmarks import BENCHMARKS, Benchmark
 from models.files import write_json
-from models.messages import one_line
+from models.messages import one_line, problems
 from models.student.base import DEFAULT_PROMPTS
 
 DEFAULT_PROTOCOL = DEFAULT_PROMPTS
@@ -109,10 +109,8 @@ class Protocol:
         try:
             return cls(**own, further=content)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ": ".join(str(part) for part in first["loc"] if part != "further")
-            message = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{source}: {one_line(message)}, {EXAMPLE}") from None
+            found = one_line(problems(error).replace("further.", ""), 300)
+            raise ValueError(f"{source}: {found}, {EXAMPLE}") from None
 
     def prompts_of(self, benchmark: Benchmark) -> Mapping[str, Sequence[str]]:
         """Return class -> prompts of a classification benchmark; a user's own benchmark may bring them.
@@ -149,10 +147,8 @@ def read_prompts(path: str | Path) -> dict[str, list[str]]:
     try:
         return TypeAdapter(Prompts).validate_python(_read_json(Path(path)))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ": ".join(str(part) for part in first["loc"])
-        message = one_line(f"{place}{': ' * bool(place)}{first['msg']}")
-        raise ValueError(f"{path}: {message}; expected class -> list of sentences") from None
+        found = one_line(problems(error), 300)
+        raise ValueError(f"{path}: {found}; expected class -> list of sentences") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -105,16 +105,14 @@ def caption_templates(record: Record) -> tuple[str, ...]:
     return plain + (_HEART_TEMPLATES if record.plane == "heart" else ())
 
 
-def render_spacing(
-    caption: str, *, width: int, height: int, image_size: int, pixel_size_mm: float | None
-) -> str:
+def render_spacing(caption: str, size: tuple[int, int], image_size: int, pixel_size_mm: float | None) -> str:
     """Fill ``{spacing}``, if the caption has it, with the millimetres per pixel at a model's resolution, two decimals.
 
-    The image of `width` x `height` pixels of `pixel_size_mm` is padded to a square and resized to `image_size`, hence
-    spacing = max(width, height) / image_size * pixel_size_mm.
+    The image of `size` (width, height) pixels of `pixel_size_mm` is padded to a square and resized to `image_size`,
+    hence spacing = max(width, height) / image_size * pixel_size_mm.
     """
     if SPACING not in caption:
         return caption
     if pixel_size_mm is None:
         raise ValueError(f"caption {caption!r} needs the pixel size, which this image does not have")
-    return caption.replace(SPACING, f"{input_spacing((width, height), image_size, pixel_size_mm):.2f}")
+    return caption.replace(SPACING, f"{input_spacing(size, image_size, pixel_size_mm):.2f}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -67,12 +69,13 @@ class PairBuilder(TwoViewTransform):
         return batch
 
 
+@dataclass(eq=False)
 class PairDataset(Dataset):
     """Image-caption pairs, addressed by (epoch, index).
 
     A pair is a function of (seed, epoch, index) only: not of workers or of earlier reads.
 
-    Args:
+    Attributes:
         on_error: With "skip", an unreadable image or an empty caption is replaced by another image drawn
             at random, and reported under ``skipped``.
         cache: Cache of decoded squares; None decodes every time.
@@ -81,23 +84,16 @@ class PairDataset(Dataset):
             and text for the teacher.
     """
 
-    def __init__(
-        self,
-        records: list[Record],
-        builder: PairBuilder,
-        seed: int,
-        on_error: OnError,
-        cache: SquareCache | None = None,
-        draws: int | None = None,
-        teacher_store: TeacherStore | None = None,
-    ) -> None:
-        self.records = PackedRecords(records)
-        self.builder = builder
-        self._seed = seed
-        self._on_error = on_error
-        self._cache = cache
-        self._draws = draws
-        self._teacher_store = teacher_store
+    records: Sequence[Record]
+    builder: PairBuilder
+    seed: int
+    on_error: OnError
+    cache: SquareCache | None = None
+    draws: int | None = None
+    teacher_store: TeacherStore | None = None
+
+    def __post_init__(self) -> None:
+        self.records = PackedRecords(self.records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -106,19 +102,19 @@ class PairDataset(Dataset):
         """Return the pair of one epoch and index; with "skip", 20 bad ones in a row are a ValueError."""
         epoch, index = key
         kept: dict[str, Any] = {}
-        if self._draws is not None:
-            epoch %= self._draws
-        if self._teacher_store is not None:
-            kept["teacher_embedding"] = self._teacher_store.get(epoch, index)
-        rng = np.random.default_rng([self._seed, epoch, index])
+        if self.draws is not None:
+            epoch %= self.draws
+        if self.teacher_store is not None:
+            kept["teacher_embedding"] = self.teacher_store.get(epoch, index)
+        rng = np.random.default_rng([self.seed, epoch, index])
         skipped: list[tuple[str, int]] = []
         while len(skipped) < _ATTEMPTS:
             record = self.records[index]
             try:
-                cached = None if self._cache is None else self._cache.get(index, record, self._decode)
+                cached = None if self.cache is None else self.cache.get(index, record, self._decode)
                 sample = self.builder.from_square(record, *(cached or self._decode(record)), rng)
             except (ValueError, OSError) as error:
-                if self._on_error == "raise":
+                if self.on_error == "raise":
                     raise
                 skipped.append((str(error), 1))
                 index = int(rng.integers(len(self.records)))
@@ -167,13 +163,8 @@ def _draw_template(record: Record, rng: np.random.Generator) -> str:
 def _text(
     template: str, record: Record, shape: tuple[int, ...], preprocessing: Preprocessing, zoom: float
 ) -> str:
-    return render_spacing(
-        template,
-        width=shape[1],
-        height=shape[0],
-        image_size=preprocessing.image_size,
-        pixel_size_mm=None if record.pixel_size_mm is None else record.pixel_size_mm / zoom,
-    )
+    pixel_size_mm = None if record.pixel_size_mm is None else record.pixel_size_mm / zoom
+    return render_spacing(template, (shape[1], shape[0]), preprocessing.image_size, pixel_size_mm)
 
 
 def _tokenise(texts: list[str], preprocessing: Preprocessing) -> Tensor:

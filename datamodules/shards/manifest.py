@@ -9,19 +9,20 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from datamodules.redaction import redacted
-from models.messages import one_line
+from models.messages import one_line, problems
 
 MANIFEST = "manifest.json"
-LONGEST_MESSAGE = 500
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]{1,255}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class ShardEntry(BaseModel):
-    """One shard: file name, pairs and, to verify it, size and SHA-256."""
-
+class _Entry(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
+
+
+class ShardEntry(_Entry):
+    """One shard: file name, pairs and, to verify it, size and SHA-256."""
 
     name: FileName
     samples: Count
@@ -29,19 +30,15 @@ class ShardEntry(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
-class Source(BaseModel):
+class Source(_Entry):
     """One corpus that the pairs come from."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     name: str
     evaluation_images_left_out: Count = 0
 
 
-class ShardManifest(BaseModel):
+class ShardManifest(_Entry):
     """All shards and their sources; other entries are kept."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     shards: list[ShardEntry] = []
     sources: list[Source] = []
@@ -58,17 +55,13 @@ def parse_manifest(content: bytes, place: str) -> dict[str, Any]:
     try:
         return ShardManifest.model_validate_json(content).model_dump(exclude_unset=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        reason = f"{key}: {first['msg']}".removeprefix(": ")
-        line = f"{redacted(place)[-200:]}: not a manifest of shards: {reason}"
-        raise ValueError(one_line(line, LONGEST_MESSAGE)) from None
+        line = f"{redacted(place)[-200:]}: not a manifest of shards: {problems(error)}"
+        raise ValueError(one_line(line, 500)) from None
 
 
 def local_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest in a folder of shards; empty without one."""
-    path = folder / MANIFEST
-    return parse_manifest(path.read_bytes(), str(path)) if path.is_file() else {}
+    """Return the manifest in a folder of shards."""
+    return parse_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
 
 
 def shard_name(url: str) -> str:

@@ -17,10 +17,10 @@ from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank
 from datamodules.record import Record
 from datamodules.redaction import PIPE, redacted
-from datamodules.shards.manifest import MANIFEST, local_manifest, shard_name
+from datamodules.shards.manifest import MANIFEST, shard_name
 from datamodules.shards.storage import ShardStorage, is_remote
 from datamodules.shards.stream import ShardLoader, ShardStream
-from models.messages import first_few
+from models.messages import count, first_few
 
 
 class PairShardsDataModule(ScoredOnPublicSets):
@@ -67,7 +67,6 @@ class PairShardsDataModule(ScoredOnPublicSets):
             raise ValueError(
                 f"data: {pipes[0]}: training would run this command in a shell; allow it with --data.allow_pipe=true"
             )
-        self._remote = [url for url in self.urls if is_remote(url)]
         self._store = ShardStorage(Path(shard_cache), int(shard_cache_gb * 1e9), shard_patience)
         self.num_samples = num_samples
         self.shuffle_buffer = shuffle_buffer
@@ -81,14 +80,13 @@ class PairShardsDataModule(ScoredOnPublicSets):
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The manifest beside the first shard; empty without one."""
-        return read_manifest(self.urls, self._store)
+        return self._store.manifest(self.urls[0])
 
     @cached_property
     def storage(self) -> ShardStorage:
         """Opens the shards; every remote one has been looked up."""
-        if not self._remote:
-            return self._store
-        return replace(self._store, remote=self._store.described(self._remote, self.manifest))
+        remote = [url for url in self.urls if is_remote(url)]
+        return replace(self._store, remote=self._store.described(remote, self.manifest) if remote else {})
 
     def check_batches(self) -> None:
         """Check that the shards feed every worker and that their pairs fill a batch."""
@@ -99,14 +97,16 @@ class PairShardsDataModule(ScoredOnPublicSets):
         world, workers = process_rank()[1], max(1, self.num_workers)
         if len(self.urls) < world * workers:
             raise ValueError(
-                f"data: {len(self.urls)} shards cannot feed {world} processes with {workers} workers each; "
-                "lower num_workers or write more, smaller shards"
+                f"data: {count(len(self.urls), 'shard')} cannot feed {count(world, 'process', 'processes')} with "
+                f"{count(workers, 'worker')} each; lower num_workers or write more, smaller shards"
             )
         sizes = shard_sizes(self.urls, self.manifest, self.num_samples)
         samples = self.num_samples or int(sum(sizes[url] for url in self.urls))
         batches = samples // (self.batch_size * world)
         if batches == 0:
-            raise ValueError(f"data: {samples} pairs do not fill a batch of {self.batch_size} x {world}")
+            raise ValueError(
+                f"data: {count(samples, 'pair')} cannot fill a batch of {self.batch_size} x {world}"
+            )
         return sizes, batches
 
     def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
@@ -145,17 +145,9 @@ def check_shards(urls: list[str]) -> None:
     missing = [url for url in local if not Path(url.removeprefix("file:")).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}; set their folder "
+            f"data: {len(missing)} of {count(len(urls), 'shard')} missing: {first_few(missing)}; set their folder "
             "with SHARDS=folder, or write them from the public sets with make shards ROOT=... OUT=folder"
         )
-
-
-def read_manifest(urls: list[str], storage: ShardStorage | None = None) -> dict[str, Any]:
-    """Return the manifest beside the first shard; empty without one."""
-    first = urls[0]
-    if is_remote(first):
-        return (storage or ShardStorage(patience=60)).manifest(first)
-    return local_manifest(Path(first.removeprefix("file:")).parent)
 
 
 def shard_sizes(

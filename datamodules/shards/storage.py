@@ -29,9 +29,9 @@ from fsspec.asyn import sync
 from fsspec.core import url_to_fs
 
 from datamodules.redaction import PIPE, redacted
-from datamodules.shards.manifest import MANIFEST, parse_manifest, shard_name
+from datamodules.shards.manifest import MANIFEST, local_manifest, parse_manifest, shard_name
 from models.files import atomic, digest
-from models.messages import first_few, one_line
+from models.messages import count, first_few, one_line
 
 T = TypeVar("T")
 
@@ -49,8 +49,9 @@ SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
     "https": ("s3", {"client_kwargs": {"trust_env": True}}),
     "http": ("s3", {"client_kwargs": {"trust_env": True}}),
 }
+# Errors that no second try changes: of Python, by the status of HTTP, and of botocore, which is not imported here.
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, TypeError)
-# Errors of botocore, which is not imported here, that no second try changes.
+REFUSALS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError, 410: FileNotFoundError}
 SETTINGS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
 # Of S3, web servers and Google: a new mark, a new object.
 MARKS = ("ETag", "LastModified", "Last-Modified", "generation")
@@ -179,7 +180,10 @@ class ShardStorage:
             total -= bytes_
 
     def manifest(self, first: str) -> dict[str, Any]:
-        """Return the manifest beside a remote shard; empty, with a warning, without one."""
+        """Return the manifest beside a shard; empty without one, with a warning for a remote shard."""
+        if not is_remote(first):
+            folder = Path(first.removeprefix("file:")).parent
+            return local_manifest(folder) if (folder / MANIFEST).is_file() else {}
         parts = urlsplit(first)
         if not PurePosixPath(parts.path).name:
             raise ValueError(
@@ -201,15 +205,13 @@ class ShardStorage:
         """
         listed = {entry["name"]: entry for entry in manifest.get("shards", [])}
         with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as pool:
-            found = list(pool.map(self._lookup, urls))
-        missing = [redacted(url) for url, info in zip(urls, found, strict=True) if info is None]
-        if missing:
+            found = dict(zip(urls, pool.map(self._lookup, urls), strict=True))
+        if missing := [redacted(url) for url, info in found.items() if not info]:
             raise FileNotFoundError(
-                f"data: {len(missing)} of {len(urls)} shards are missing: {first_few(missing)}"
+                f"data: {len(missing)} of {count(len(urls), 'shard')} missing: {first_few(missing)}"
             )
         shards = {}
-        for url, info in zip(urls, found, strict=True):
-            assert info is not None
+        for url, info in found.items():
             entry = listed.get(shard_name(url), {})
             size, listed_size = info.get("size"), entry.get("bytes")
             if size is None and listed_size is None:
@@ -220,16 +222,16 @@ class ShardStorage:
             if size > self.most_bytes:
                 raise ValueError(f"data: {redacted(url)}: {size} bytes; raise data.shard_cache_gb")
             marks = {key: str(info[key]) for key in MARKS if key in info}
-            version = digest([redacted(url), size, marks])
-            shards[url] = RemoteShard(size, entry.get("sha256"), version)
+            shards[url] = RemoteShard(size, entry.get("sha256"), digest([redacted(url), size, marks]))
         return shards
 
-    def _lookup(self, url: str) -> dict[str, Any] | None:
+    def _lookup(self, url: str) -> dict[str, Any]:
+        """Return what the store says of an object; empty if there is none."""
         try:
             info: dict[str, Any] = self._retried(url, partial(_ask, url, "_info"))
         except FileNotFoundError:
-            return None
-        return info if info["type"] == "file" else None
+            return {}
+        return info if info["type"] == "file" else {}
 
     def _retried(self, url: str, request: Callable[[], T]) -> T:
         """Make a request until it succeeds, with exponential back-off, for `patience` seconds."""
@@ -238,7 +240,7 @@ class ShardStorage:
             try:
                 return request()
             except Exception as error:
-                reason = _one_line(error)
+                reason = one_line(redacted(f"{type(error).__name__}: {error}"), 250)
                 if (kind := _permanent(error)) is not None:
                     raise kind(f"{redacted(url)}: {reason}") from None
                 if time.monotonic() - begun > self.patience:
@@ -277,8 +279,7 @@ def _ask(url: str, method: str, **options: Any) -> Any:
     try:
         system, path = url_to_fs(url, **settings)
     except ImportError as error:
-        name = f"'sonodistill[{extra}]'"
-        raise ValueError(f"{one_line(error)}: pip install {name}") from None
+        raise ValueError(f"{one_line(error)}: pip install 'sonodistill[{extra}]'") from None
     system.retries = 1
     return sync(system.loop, getattr(system, method), path, timeout=BLOCK_SECONDS, **options)
 
@@ -300,12 +301,7 @@ def _permanent(error: BaseException) -> type[Exception] | None:
     if isinstance(status, int):  # of HTTP
         if status >= 500 or status in (408, 425, 429):
             return None
-        return {
-            404: FileNotFoundError,
-            410: FileNotFoundError,
-            401: PermissionError,
-            403: PermissionError,
-        }.get(status, OSError)
+        return REFUSALS.get(status, OSError)
     if isinstance(asked, PERMANENT):
         return next(kind for kind in PERMANENT if isinstance(asked, kind))
     refused = str(asked).startswith("Forbidden: ")  # gcsfs says 403 in words alone
@@ -313,7 +309,3 @@ def _permanent(error: BaseException) -> type[Exception] | None:
         return PermissionError
     lasting = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG)
     return OSError if isinstance(asked, OSError) and asked.errno in lasting else None
-
-
-def _one_line(error: BaseException) -> str:
-    return one_line(redacted(f"{type(error).__name__}: {error}"), 250)

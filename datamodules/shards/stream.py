@@ -27,6 +27,7 @@ from datamodules.pairs.sample import OnError, PairBuilder
 from datamodules.record import Record
 from datamodules.redaction import PIPE, redacted
 from datamodules.shards.storage import ShardStorage
+from models.messages import one_line, problems
 
 _ATTEMPTS = 100
 _IMAGE_KEYS = sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
@@ -64,8 +65,7 @@ def decode_sample(raw: dict[str, Any], rng: np.random.Generator) -> tuple[Record
         facts = Facts.model_validate_json(raw.get("json", b"{}"))
         text = raw.get("txt", b"").decode("utf-8").strip()
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{name}: {'.'.join(map(str, first['loc'])) or 'json'}: {first['msg']}") from None
+        raise ValueError(f"{name}: json: {one_line(problems(error), 300)}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: txt: {error}") from None
     captions = facts.captions or [facts.caption or text]

@@ -26,12 +26,12 @@ from tqdm import tqdm
 from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.check import benchmark_copies, scan_images
 from datamodules.corpora.copies import perceptual_hash
-from datamodules.corpora.corpus import counts
-from datamodules.corpora.records import table_records, with_splits
+from datamodules.corpora.corpus import counts, with_splits
+from datamodules.corpora.records import table_records
 from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.record import Record
-from datamodules.shards.manifest import MANIFEST, parse_manifest
+from datamodules.shards.manifest import MANIFEST, local_manifest
 from models.files import atomic, digest, sha256, write_json
 
 TEXT_IMAGE_SIZE = 224  # model image size, in pixels, that the spacing in ``txt`` captions refers to
@@ -122,8 +122,6 @@ def write_shards(
         raise ValueError("shards: no image is left to write")
     plan = plan_shards(records, samples_per_shard, seed)
     manifest = _open_manifest(out, plan, {"samples_per_shard": samples_per_shard, "seed": seed}, sources)
-    for abandoned in out.glob(".pairs-*.partial.tar"):  # of a killed process
-        abandoned.unlink()
     finished = len(manifest["shards"])
     rest = tqdm(plan[finished:], "writing", len(plan), initial=finished, unit="shard", disable=None)
     for number, shard in enumerate(rest, finished):
@@ -150,9 +148,9 @@ def write_shards(
 
 def verify_shards(out: Path) -> list[str]:
     """Compare written shards with the hashes of their manifest and return the problems."""
-    manifest = parse_manifest((out / MANIFEST).read_bytes(), str(out / MANIFEST))
-    unfinished = "the corpus is incomplete: run make shards again to finish it"
-    problems = [] if manifest.get("complete") else [unfinished]
+    manifest, problems = local_manifest(out), []
+    if not manifest.get("complete"):
+        problems.append("the corpus is incomplete: run make shards again to finish it")
     for shard in manifest.get("shards", []):
         path = out / shard["name"]
         if not path.is_file():
@@ -182,8 +180,8 @@ def encode_sample(record: Record) -> dict[str, Any]:
     captions = caption_templates(record)
     own = ("name", "image", "caption", "split", "others", *(() if public else ("patient", "operator")))
     facts = {key: value for key, value in asdict(record).items() if value is not None and key not in own}
-    size = {"height": pixels.shape[0], "width": pixels.shape[1], "image_size": TEXT_IMAGE_SIZE}
-    text = render_spacing(captions[0], **size, pixel_size_mm=record.pixel_size_mm)
+    size = (pixels.shape[1], pixels.shape[0])
+    text = render_spacing(captions[0], size, TEXT_IMAGE_SIZE, record.pixel_size_mm)
     suffix, content = public and _KEPT_SUFFIXES.get(record.image.suffix.casefold()), io.BytesIO()
     if not suffix:
         Image.fromarray(pixels).save(content, format="PNG")
@@ -202,8 +200,7 @@ def _open_manifest(
     """Return the manifest of an interrupted call, or a new one."""
     # Identifies everything that determines the content of the shards, except where the files lie.
     described = [
-        [{**asdict(r), "image": r.image.name, "bytes": r.image.stat().st_size} for r in shard]
-        for shard in plan
+        [asdict(r) | {"image": r.image.name, "bytes": r.image.stat().st_size} for r in s] for s in plan
     ]
     fingerprint = digest([described, settings])
     manifest = {
@@ -214,7 +211,7 @@ def _open_manifest(
         "shards": [],
     }
     if (out / MANIFEST).is_file():
-        found = parse_manifest((out / MANIFEST).read_bytes(), str(out / MANIFEST))
+        found = local_manifest(out)
         if found.get("plan") == fingerprint:
             return {**manifest, "shards": found.get("shards", [])}
         if found.get("shards"):

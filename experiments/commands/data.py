@@ -39,7 +39,7 @@ from datamodules.record import TABLE
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
 from experiments.process import Parser
-from models.messages import first_few
+from models.messages import count, first_few
 
 SHARDS = "shards"
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -98,7 +98,8 @@ def shards(arguments: argparse.Namespace) -> int:
         missing: list[str] | None = [] if arguments.skip_missing else None
         tables[name] = read_table(path, **_reading(arguments), missing=missing)
         if missing:
-            print(f"{path}: left out for want of an image file: {len(missing)} rows: {first_few(missing)}")
+            rows = count(len(missing), "row")
+            print(f"{path}: left out for want of an image file: {rows}: {first_few(missing)}")
         if is_fada(tables[name]) and not {*CONTAINS} <= {corpus for corpus, _ in arguments.exclude}:
             needed = " ".join(f"--exclude={corpus}:FOLDER" for corpus in CONTAINS)
             raise ValueError(
@@ -108,11 +109,12 @@ def shards(arguments: argparse.Namespace) -> int:
     print("found", ", ".join([*found, *map(str, arguments.table)]))
     records, sources = collect(roots, arguments.exclude_test, arguments.exclude, arguments.workers, tables)
     for source in sources:
-        for name, count in source.get("benchmark_copies_left_out", {}).items():
-            print(f"left out of {source['title']}: {count} copies of images of {CORPORA[name].title}")
+        for name, number in source.get("benchmark_copies_left_out", {}).items():
+            copies = count(number, "copy", "copies")
+            print(f"left out of {source['title']}: {copies} of images of {CORPORA[name].title}")
     manifest = write_shards(records, arguments.out, sources, arguments.samples_per_shard, arguments.seed)
-    last = len(manifest["shards"]) - 1
-    print(f"{len(records)} pairs in {last + 1} shards: {arguments.out}/pairs-{{000000..{last:06d}}}.tar")
+    names = f"{arguments.out}/pairs-{{000000..{len(manifest['shards']) - 1:06d}}}.tar"
+    print(f"{count(len(records), 'pair')} in {count(len(manifest['shards']), 'shard')}: {names}")
     return 0
 
 
@@ -138,12 +140,12 @@ def ingest(arguments: argparse.Namespace) -> int:
     )
     files = report["files"]
     print(
-        f"{report['images']} images of {report['patients']} patients from {files['used']} of {files['read']} files"
+        f"{count(report['images'], 'image')} of {count(report['patients'], 'patient')} from {files['used']} of "
+        f"{count(files['read'], 'file')}"
     )
-    for reason, count in files["kept out"].items():
-        print(f"kept out: {count} files: {reason}")
-    for reason, count in report["frames kept out"].items():
-        print(f"kept out: {count} frames: {reason}")
+    for noun, kept_out in (("file", files["kept out"]), ("frame", report["frames kept out"])):
+        for reason, number in kept_out.items():
+            print(f"kept out: {count(number, noun)}: {reason}")
     if scans.NO_REGION in files["kept out"]:
         print(
             "to take files without an ultrasound region: --region=LEFT,TOP,RIGHT,BOTTOM (pixels), or --region=whole"

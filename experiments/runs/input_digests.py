@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpora.catalogue import CORPORA
-from datamodules.corpora.rows import find_table
 from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
 from datamodules.shards.manifest import shard_name
-from datamodules.shards.pair_shards import check_shards, list_shards, read_manifest
+from datamodules.shards.pair_shards import check_shards, list_shards
+from datamodules.shards.storage import ShardStorage
 from experiments.config import FOLDERS, PROTOCOL_OPTION, named_file, resolve
 from experiments.process import without_secrets
 from experiments.recipe_files import data_class
@@ -83,7 +83,7 @@ def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
         return {}
     return {
         source["name"]: "train" if source.get("evaluation_images_left_out") else "all"
-        for source in read_manifest(list_shards(place)).get("sources", [])
+        for source in _manifest(list_shards(place)).get("sources", [])
         if source["name"] in CORPUS_OF.values()
     }
 
@@ -100,9 +100,7 @@ def data_places(preset: str, arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _table_digest(variable: str, root: str) -> str:
-    corpus = CORPORA[CORPUS_OF[variable]]
-    remedy = f"expected {corpus.table} of {corpus.source}; set {variable}=folder"
-    return content_digest(find_table(Path(root), corpus.table, corpus.title, remedy))
+    return content_digest(CORPORA[CORPUS_OF[variable]].find_table(Path(root)))
 
 
 def _own_digest(path: str) -> str:
@@ -113,8 +111,12 @@ def _own_digest(path: str) -> str:
 def _shards_digest(urls: str) -> str:
     shards = list_shards(urls)
     check_shards(shards)
-    listed = {shard["name"]: shard for shard in read_manifest(shards).get("shards", [])}
+    listed = {shard["name"]: shard for shard in _manifest(shards).get("shards", [])}
     return digest([listed.get(shard_name(shard)) or _described(shard) for shard in shards])
+
+
+def _manifest(shards: list[str]) -> dict[str, Any]:
+    return ShardStorage(patience=60).manifest(shards[0])
 
 
 def _described(shard: str) -> dict[str, Any]:

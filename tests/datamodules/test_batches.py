@@ -97,7 +97,7 @@ def test_training_needs_contracts_and_enough_images(tiny_hc18):
     with pytest.raises(RuntimeError, match="bind"):
         data.train_dataloader()
     data.bind(STUDENT)
-    with pytest.raises(ValueError, match=r"do not fill one batch; lower batch_size \(100\)"):
+    with pytest.raises(ValueError, match=r"cannot fill one batch; lower batch_size \(100\)"):
         data.train_dataloader()
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         _hc18(tiny_hc18, batch_size=0)

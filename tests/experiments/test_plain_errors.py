@@ -9,7 +9,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 
-from datamodules.phantom import PhantomSettings
+from datamodules.phantom.corpus import PhantomSettings
 from experiments import __main__ as command_line
 from experiments.plain_errors import SYNONYMS, PlainErrorParser, UsageError
 from experiments.recipe_files import training_arguments
@@ -222,7 +222,7 @@ def test_a_benchmark_without_test_images_shows_before_the_training(train):
 
 def test_a_batch_that_the_corpus_does_not_fill_shows_before_the_training(train):
     line = train("srkd", "phantom", *FEW, "--data.batch_size=4000")
-    assert "training images for each process do not fill one batch; lower batch_size (4000)" in line
+    assert "training images for each process cannot fill one batch; lower batch_size (4000)" in line
 
 
 def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch):

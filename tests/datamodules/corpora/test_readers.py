@@ -137,7 +137,7 @@ def test_all_missing_images_are_reported_at_once(tiny_hc18):
         (tiny_hc18 / "training_set" / f"00{number}_HC.png").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"7 of 36 images are missing under .*: 001_HC.png, 002_HC.png, 003_HC.png, 004",
+        match=r"7 of 36 images missing under .*: 001_HC.png, 002_HC.png, 003_HC.png, 004",
     ) as error:
         read_hc18(tiny_hc18)
     assert str(error.value).endswith(
@@ -149,6 +149,9 @@ def test_an_empty_file_name_names_its_row(tiny_hc18, tiny_planes):
     hc18, planes = tiny_hc18 / "training_set_pixel_size_and_HC.csv", tiny_planes / "FETAL_PLANES_DB_data.csv"
     _rewrite(hc18, lambda text: text.replace("001_HC.png,", ",", 1))
     with pytest.raises(ValueError, match=r"HC.csv, row 4: filename is empty"):
+        read_hc18(tiny_hc18)
+    _rewrite(hc18, lambda text: text.replace("\n,", "\nhead.png,", 1))
+    with pytest.raises(ValueError, match=r"HC.csv, row 4: patient is empty \(head.png\)"):
         read_hc18(tiny_hc18)
     name = planes.read_text().splitlines()[1].split(";")[0]
     _rewrite(planes, lambda text: text.replace(name, " ", 1))

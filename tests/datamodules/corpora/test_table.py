@@ -126,7 +126,7 @@ HEAD = "image,patient,split,hc_mm,pixel_size_mm,ga_days\n"
     ("text", "message"),
     [
         ("picture,patient\nimg/a.png,1\n", r"table.csv: no column of images \(image, file_name, .* it has picture"),
-        (f"image,text\nimg/a.png,{'x' * 131_073}\n", r"table.csv: not a readable csv file \(field larger than"),
+        (f"image,text\nimg/a.png,{'x' * 131_073}\n", r"table.csv: not a readable CSV file \(field larger than"),
         ("image,image\n", "two columns are called 'image'"),
         ("image,patient\n", "table.csv: no rows"),
         ("image,patient\n,1\n", r"table.csv, row 2: image is empty"),
@@ -153,7 +153,9 @@ def test_mistakes_are_one_line_that_names_the_row(folder, text, message):
 
 def test_missing_images_are_counted_or_left_out(folder):
     path = _csv(folder, "image,patient\nimg/a.png,1\nimg/x.png,2\nnowhere/y.png,3\n")
-    message = r"table.csv: 2 of 3 images are missing under .*: img/x.png \(row 3\), nowhere/y.png \(row 4\); IMAGES="
+    message = (
+        r"table.csv: 2 of 3 images missing under .*: img/x.png \(row 3\), nowhere/y.png \(row 4\); IMAGES="
+    )
     with pytest.raises(FileNotFoundError, match=message):
         read_table(path)
     missing = []
@@ -246,4 +248,4 @@ def test_fadas_answers_become_captions(tmp_path, tiny_hc18, tiny_planes, capsys)
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     assert [shard["samples"] for shard in manifest["shards"]] == [1]
     assert manifest["sources"][0]["benchmark_copies_left_out"] == {"hc18": 1}
-    assert "left out for want of an image file: 1 rows: Abdomen/private.png" in capsys.readouterr().out
+    assert "left out for want of an image file: 1 row: Abdomen/private.png" in capsys.readouterr().out

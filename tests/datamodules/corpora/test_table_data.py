@@ -84,7 +84,7 @@ def test_captions_are_written_from_columns(tmp_path):
         record
     )
     rows = [{"image": "a.png", "patient": "1", "plane": "spine"}]
-    with pytest.raises(ValueError, match=r"1 of 1 rows, a.png the first, have no caption \(columns caption"):
+    with pytest.raises(ValueError, match=r"1 row of 1, the first a.png, without caption \(columns caption"):
         _ = TableDataModule(str(write(tmp_path, rows))).records
 
 
@@ -220,6 +220,7 @@ def test_prompts_check_names_labels_and_long_prompts(tmp_path, capsys):
     assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 0
     file.write_text(json.dumps({"brain": "a head", "spine": ["a back"]}))
     with pytest.raises(
-        ValueError, match=r"prompts.json: brain: Input should be a valid list; expected class -> list"
+        ValueError,
+        match=r"prompts.json: brain: Input should be a valid list, not 'a head'; expected class -> list",
     ):
         prompts_command.main(["prompts", "check", str(file)])

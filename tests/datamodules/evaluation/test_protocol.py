@@ -75,13 +75,13 @@ def test_the_digest_depends_on_every_word(tmp_path):
             {"planes": {"brain": ["x"], "abdomen": ["y"]}},
             r"planes: no prompts for \['heart', 'femur', 'cervix'\]",
         ),
-        ({"subplanes": SUBPLANES | {"trans-thalamic": []}}, "subplanes: trans-thalamic: .*at least 1 item"),
-        ({"planes": PLANES | {"brain": [" "]}}, "planes: brain: 0: "),
+        ({"subplanes": SUBPLANES | {"trans-thalamic": []}}, "subplanes.trans-thalamic: .*at least 1 item"),
+        ({"planes": PLANES | {"brain": [" "]}}, "planes.brain.0: "),
         ({"biometry": []}, "biometry: .*at least 1 item"),
-        ({"biometry": [3]}, "biometry: 0: .*string"),
-        ({"biometry": ["{weeks}"]}, r"biometry: 0: .*'{weeks}' has the fields \['weeks'\]"),
+        ({"biometry": [3]}, "biometry.0: .*string"),
+        ({"biometry": ["{weeks}"]}, r"biometry.0: .*'{weeks}' has the fields \['weeks'\]"),
         ({"biometry": ["{weeks} {day}"]}, r"has the fields \['day', 'weeks'\]"),
-        ({"biometry": ["{weeks} {days"]}, "biometry: 0: .*expected '}'"),
+        ({"biometry": ["{weeks} {days"]}, "biometry.0: .*expected '}'"),
     ],
 )
 def test_errors_name_file_and_key(tmp_path, changes, message):

@@ -55,9 +55,9 @@ def test_age_and_spacing_are_written_out():
     dated = [caption for caption in captions if "weeks" in caption]
     assert len(dated) == len(captions) - 2  # the others say only what plane it is
     assert all("23 weeks and 4 days" in caption and SPACING in caption for caption in dated)
-    text = render_spacing(captions[0], width=800, height=540, image_size=256, pixel_size_mm=0.12)
+    text = render_spacing(captions[0], (800, 540), 256, 0.12)
     assert text == "fetal head at 23 weeks and 4 days, pixel spacing 0.38 mm"  # 800 / 256 * 0.12 = 0.375
-    upright = render_spacing(captions[0], width=540, height=800, image_size=224, pixel_size_mm=0.12)
+    upright = render_spacing(captions[0], (540, 800), 224, 0.12)
     assert upright.endswith("0.43 mm")  # 800 / 224 * 0.12 = 0.4286
 
 
@@ -70,7 +70,7 @@ def test_an_age_without_pixel_size_leaves_the_spacing_out():
 def test_a_given_caption_is_the_only_one_and_keeps_its_braces():
     record = replace(RECORD, caption=" Twins {A} ")
     assert caption_templates(record) == ("Twins {A}",)
-    text = render_spacing("Twins {A}", width=8, height=8, image_size=8, pixel_size_mm=None)
+    text = render_spacing("Twins {A}", (8, 8), 8, None)
     assert text == "Twins {A}"
 
 
@@ -88,7 +88,7 @@ def test_a_record_without_facts_is_an_error(record, message):
 
 def test_spacing_needs_a_pixel_size():
     with pytest.raises(ValueError, match="needs the pixel size"):
-        render_spacing("at {spacing} mm", width=8, height=8, image_size=8, pixel_size_mm=None)
+        render_spacing("at {spacing} mm", (8, 8), 8, None)
 
 
 def test_the_compact_vocabulary_knows_every_word():

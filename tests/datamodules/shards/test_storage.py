@@ -145,7 +145,7 @@ def test_the_cache_keeps_to_its_size(store, folder, tmp_path):
 
 def test_absent_shards_are_an_error_before_the_first_step(store, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"^data: 4 of 6 shards are missing: s3://corpus/deep/pairs-00000[4-9]"
+        FileNotFoundError, match=r"^data: 4 of 6 shards missing: s3://corpus/deep/pairs-00000[4-9]"
     ):
         make("s3://corpus/deep/pairs-{000002..000007}.tar", tmp_path)
 
@@ -174,7 +174,7 @@ def test_a_store_that_stays_away_ends_the_run_with_one_line(store, tmp_path):
 
 
 def test_refusals_are_not_repeated(store, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="4 of 4 shards are missing"), pytest.warns(match="size only"):
+    with pytest.raises(FileNotFoundError, match="4 of 4 shards missing"), pytest.warns(match="size only"):
         make("s3://elsewhere/pairs-{000000..000003}.tar", tmp_path)
     monkeypatch.setattr(storage, "_ask", lambda *_, **__: (_ for _ in ()).throw(PermissionError("Forbidden")))
     with pytest.raises(
@@ -221,7 +221,7 @@ def test_web_servers(web, folder, tmp_path, monkeypatch):
     urls = f"{web}/pairs-{{000000..000003}}.tar?token=s3cret"
     assert epoch(make(urls, tmp_path / "cache")) == epoch(make(folder, tmp_path))
     with pytest.raises(
-        FileNotFoundError, match=r"1 of 2 shards are missing: http://[^\n]*0009\.tar\?<redacted>$"
+        FileNotFoundError, match=r"1 of 2 shards missing: http://[^\n]*0009\.tar\?<redacted>$"
     ):
         make(f"{web}/pairs-00000{{1,9}}.tar?token=s3cret", tmp_path)
     nobody = "http://127.0.0.1:9/a.tar?token=s3cret"
@@ -308,7 +308,7 @@ def test_google_storage(google, folder, tmp_path, caplog):
     assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
     google.fault = lambda _: None
     with pytest.raises(
-        FileNotFoundError, match=r"^data: 1 of 2 shards are missing: gs://corpus/deep/pairs-000009\.tar$"
+        FileNotFoundError, match=r"^data: 1 of 2 shards missing: gs://corpus/deep/pairs-000009\.tar$"
     ):
         make("gs://corpus/deep/pairs-00000{1,9}.tar", tmp_path)
     for status in (401, 403):

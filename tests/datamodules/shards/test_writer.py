@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from platform import node
 
 import numpy as np
 import pytest
@@ -127,7 +129,9 @@ def test_an_interrupted_corpus_is_finished_with_equal_bytes(records, tmp_path, m
 
 
 def test_the_partial_shard_of_a_killed_process_is_ignored_and_removed(records, tmp_path):
-    abandoned = tmp_path / ".pairs-000000.99.partial.tar"
+    ended = subprocess.Popen("true")
+    ended.wait()
+    abandoned = tmp_path / f".pairs-000000.{node()}-{ended.pid}.partial.tar"
     abandoned.write_bytes(b"half")
     assert list_shards(str(tmp_path)) == [str(tmp_path / "*.tar")]
     write_shards(records, tmp_path, [], 10)

@@ -122,7 +122,7 @@ def test_shards_of_the_public_sets_are_read_by_their_folder(monkeypatch, tiny_pl
 @pytest.mark.parametrize("folder", ["empty", "nowhere"])
 def test_missing_shards_say_what_writes_them(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"1 of 1 shards are missing.*SHARDS=.*make shards"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 shard missing.*SHARDS=.*make shards"):
         PairShardsDataModule(str(tmp_path / folder)).read_records()
 
 

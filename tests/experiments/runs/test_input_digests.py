@@ -80,7 +80,7 @@ def test_shards_without_a_manifest_are_identified_by_name_and_size(shards, tmp_p
     assert len({corpus_digests("shards", arguments(one))["SHARDS"] for one in piped}) == 2
     (shards["urls"] / "pairs-000000.tar").unlink()
     gone = {**shards, "urls": f"{shards['urls']}/pairs-{{000000..000001}}.tar"}
-    with pytest.raises(FileNotFoundError, match="1 of 2 shards are missing"):
+    with pytest.raises(FileNotFoundError, match="1 of 2 shards missing"):
         corpus_digests("shards", arguments(gone))
 
 
