@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.cores import worker_pool
-from datamodules.ingest.overlays import Picture, find_sector, find_text
+from datamodules.ingest.overlays import Picture, find_sector, find_text, only_within
 from datamodules.ingest.scans import (
     BURNED_IN,
     CINE_SUFFIXES,
@@ -50,7 +50,7 @@ _COLUMNS = (
 )  # fmt: skip
 _LABEL_KEYS = ("file", "patient", "study")
 LABELS = ("caption", "plane", "brain_plane", "ga_days", "ga_weeks", "hc_mm", "split")
-_SHEET_CELLS, _SHEET_COLUMNS, _CELL = 48, 8, (200, 150)
+_SHEET_IMAGES = 48
 
 
 @dataclass(frozen=True)
@@ -177,27 +177,25 @@ def _results(work: Any, jobs: list[_Job], workers: int) -> Iterator[tuple[str, d
     if workers <= 1:
         yield from ((job.key, work(job)) for job in jobs)
         return
-    waiting, alone = list(jobs), False
-    while waiting:
-        crashed = False
+    alone = False  # after a crash, to find out whose it was
+    while jobs:
+        finished = 0
         with worker_pool(1 if alone else workers) as pool:
-            batch = waiting[:1] if alone else waiting
-            futures = [(job, pool.submit(work, job)) for job in batch]
-            finished = set()
+            futures = [(job, pool.submit(work, job)) for job in (jobs[:1] if alone else jobs)]
             try:
                 for job, future in futures:
                     yield job.key, future.result()
-                    finished.add(job.key)
+                    finished += 1
+                alone = False
             except BrokenProcessPool:
-                crashed = True
+                if alone:
+                    yield jobs[0].key, _kept_out(jobs[0], CRASH)
+                    finished = 1
+                alone = not alone
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        if crashed and alone:
-            yield waiting[0].key, _kept_out(waiting[0], CRASH)
-            finished.add(waiting[0].key)
-        waiting = [job for job in waiting if job.key not in finished]
-        alone = crashed and not alone
+        jobs = jobs[finished:]
 
 
 def _kept_out(job: _Job, reason: str, bad: bool = True) -> dict[str, Any]:
@@ -229,9 +227,7 @@ def _convert(out: Path, secret: str, settings: IngestSettings, job: _Job) -> dic
             result["text_cut_off"] |= text_cut_off
             sector = find_sector(picture)
             if settings.burned_in == "mask":
-                picture = np.where(sector if picture.ndim == 2 else sector[:, :, None], picture, 0).astype(
-                    np.uint8
-                )
+                picture = only_within(picture, sector)
             elif settings.burned_in == "drop" and find_text(picture, sector):
                 dropped[TEXT] += 1
                 continue
@@ -245,13 +241,11 @@ def _convert(out: Path, secret: str, settings: IngestSettings, job: _Job) -> dic
                 "source": result["file"],
                 "frame": number,
             }
-            result["rows"].append(
-                {**row, **attributes, "pixel_size_mm": scan.pixel_size_mm, "colour_doppler": doppler}
-            )
+            row |= {"pixel_size_mm": scan.pixel_size_mm, "colour_doppler": doppler, **attributes}
+            result["rows"].append(row)
     except ScanError as error:
-        return _kept_out(
-            job, str(error), bad=str(error) != "no DICOM file" or job.path.suffix.lower() == ".dcm"
-        )
+        bad = str(error) != "no DICOM file" or job.path.suffix.lower() == ".dcm"
+        return _kept_out(job, str(error), bad)
     return {**result, "kept_out": dict(dropped), "reason": "" if result["rows"] else TEXT}
 
 
@@ -275,10 +269,8 @@ def join_labels(table: pd.DataFrame, path: Path, secret: str) -> pd.DataFrame:
         raise ValueError(f"{path}, row {int(np.argmax(row)) + 2}: appears twice by {', '.join(keys)}")
     for key in keys:
         labels[key] = [pseudonym(secret, key, str(value).strip()) for value in labels[key]]
-    labels = labels[[*keys, *taken]].rename(columns={"file": "source"})
-    joined = table.merge(
-        labels, on=["source" if key == "file" else key for key in keys], how="left", indicator=True
-    )
+    labels, keyed = labels[[*keys, *taken]], table.assign(file=table["source"])
+    joined = keyed.merge(labels, on=keys, how="left", indicator=True).drop(columns="file")
     if len(table) and (joined["_merge"] == "left_only").all():
         raise ValueError(f"{path}: none of its rows fits an image by {', '.join(keys)}")
     return joined.drop(columns="_merge")
@@ -299,19 +291,14 @@ def _finish(
     with atomic(out / f"{TABLE}.parquet") as parquet:
         table.to_parquet(parquet, index=False)
     if len(table):
-        _write_png(out / SHEET, contact_sheet([out / name for name in table["image"]]))
+        _write_sheet([out / name for name in table["image"]], out / SHEET)
     else:
         (out / SHEET).unlink(missing_ok=True)
     used = [result for result in results if result["rows"]]
+    kept_out = Counter(result["reason"] for result in results if not result["rows"])
     report = {
         "settings": asdict(settings),
-        "files": {
-            "read": len(results),
-            "used": len(used),
-            "kept out": dict(
-                Counter(result["reason"] for result in results if not result["rows"]).most_common()
-            ),
-        },
+        "files": {"read": len(results), "used": len(used), "kept out": dict(kept_out.most_common())},
         "images": len(table),
         "patients": int(table["patient"].nunique()),
         "images without pixel size": int(table["pixel_size_mm"].isna().sum()),
@@ -328,15 +315,13 @@ def _finish(
     return report
 
 
-def contact_sheet(images: list[Path]) -> Picture:
-    """Return a sheet of at most 48 pictures, evenly spaced over the list."""
-    chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, _SHEET_CELLS).round().astype(int))]
-    width, height = _CELL
-    sheet = np.zeros((-(-len(chosen) // _SHEET_COLUMNS) * height, _SHEET_COLUMNS * width, 3), np.uint8)
-    for place, path in enumerate(chosen):
-        picture = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR))
-        scale = min((width - 4) / picture.shape[1], (height - 4) / picture.shape[0])
-        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        top, left = place // _SHEET_COLUMNS * height, place % _SHEET_COLUMNS * width
-        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small[:, :, ::-1]
-    return sheet
+def _write_sheet(images: list[Path], out: Path) -> None:
+    """Draw at most 48 pictures, evenly spaced over the list."""
+    from figures.images import image_figure  # not in the workers, which import this module
+    from figures.style import save_png
+
+    numbers = np.unique(np.linspace(0, len(images) - 1, _SHEET_IMAGES).round().astype(int))
+    chosen = [images[number] for number in numbers]
+    pictures = [cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2RGB) for path in chosen]
+    with atomic(out) as partial_path:
+        save_png(image_figure(pictures, [path.name for path in chosen], [True] * len(chosen)), partial_path)

@@ -32,10 +32,8 @@ def find_sector(picture: Picture) -> Mask:
     areas = np.bincount(labels[broad > 0], minlength=1)
     sector = np.zeros_like(echoes)
     if areas.any():
-        large = np.flatnonzero(areas >= max(1, 0.03 * areas.max()))
-        cv2.fillConvexPoly(
-            sector, cv2.convexHull(cv2.findNonZero(np.isin(labels, large).astype(np.uint8))), 1
-        )
+        large = np.isin(labels, np.flatnonzero(areas >= max(1, 0.03 * areas.max())))
+        cv2.fillConvexPoly(sector, cv2.convexHull(cv2.findNonZero(large.astype(np.uint8))), 1)
         sector = cv2.dilate(sector, np.ones((3, 3), np.uint8))
     return cv2.resize(sector, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
 
@@ -57,14 +55,11 @@ def find_text(picture: Picture, sector: Mask) -> bool:
     x, y, width, height = x[glyph], y[glyph], width[glyph], height[glyph]
     if not 0 < len(x) <= 3000:  # more are noise of a picture without black surroundings
         return False
-    order = np.argsort(x)
-    x, y, width, height = x[order], y[order], width[order], height[order]
     tall = np.maximum(height[:, None], height[None, :])
     gap = np.maximum(x[None, :] - (x + width)[:, None], x[:, None] - (x + width)[None, :])
     level = np.abs(y[:, None] - y[None, :])
-    near = (
-        (gap < 1.2 * tall) & (level < 0.5 * tall) & (tall <= 2 * np.minimum(height[:, None], height[None, :]))
-    )
+    low = np.minimum(height[:, None], height[None, :])
+    near = (gap < 1.2 * tall) & (level < 0.5 * tall) & (tall <= 2 * low)
     _, lines = connected_components(coo_array(near), directed=False)
     # Letters that touch are one component; a vertical stroke of a ruler is none.
     letters = np.where(width >= 0.3 * height, np.maximum(1, np.round(width / (0.8 * height))), 0)
@@ -81,11 +76,16 @@ def mask_overlays(picture: Picture) -> Picture:
     sector = find_sector(picture)
     if not sector.any():
         return picture
-    masked = np.where(sector if picture.ndim == 2 else sector[:, :, None], picture, 0).astype(np.uint8)
+    masked = only_within(picture, sector)
     spots = find_markers(masked)
     if not spots.any():
         return masked
     return np.asarray(cv2.inpaint(masked, spots.astype(np.uint8), 3, cv2.INPAINT_TELEA), np.uint8)
+
+
+def only_within(picture: Picture, sector: Mask) -> Picture:
+    """Return the picture with black outside the sector."""
+    return np.where(sector if picture.ndim == 2 else sector[:, :, None], picture, 0).astype(np.uint8)
 
 
 def find_markers(picture: Picture) -> Mask:
@@ -96,9 +96,7 @@ def find_markers(picture: Picture) -> Mask:
         coloured = np.ptp(picture, axis=2) > 60
         if coloured.mean() < 0.01:  # else colour Doppler
             spots |= coloured
-    return (
-        cv2.dilate(spots.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) if spots.any() else spots
-    )
+    return cv2.dilate(spots.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
 
 
 def _crosses(gray: Picture) -> Mask:
