@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import FetalDataModule
-from datamodules.corpora.corpus import split_by_patient
-from datamodules.corpora.fetal_planes import read_fetal_planes
-from datamodules.corpora.hc18 import read_hc18
-from datamodules.phantom import (
+from datamodules.corpora.catalogue import FetalPlanesDataModule, HC18DataModule
+from datamodules.phantom.corpus import (
     DEFAULT_ROOT,
     HC18_FOLDER,
     PLANES_FOLDER,
@@ -74,15 +72,13 @@ class PhantomDataModule(FetalDataModule):
     def read_records(self) -> list[Record]:
         """Return the records of the planes and then of the heads; the corpus is made first if it is missing."""
         folder = make_corpus(self.corpus, self.root, self.workers)
-        parts = ((read_fetal_planes, PLANES_FOLDER, 0.0), (read_hc18, HC18_FOLDER, self.hc18_test_share))
-        records = [
-            record
-            for read, name, share in parts
-            for record in split_by_patient(
-                read(folder / name), val_share=self.val_share, test_share=share, seed=self.split_seed
-            )
-        ]
+        planes, heads = str(folder / PLANES_FOLDER), str(folder / HC18_FOLDER)
+        parts = (
+            FetalPlanesDataModule(planes, self.val_share, split_seed=self.split_seed),
+            HC18DataModule(heads, self.val_share, self.hc18_test_share, self.split_seed),
+        )
         truth = read_truth(folder)
+        records = [record for part in parts for record in part.read_records()]
         return [_with_report(record, truth[record.corpus, Path(record.name).stem]) for record in records]
 
 

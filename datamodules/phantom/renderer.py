@@ -20,6 +20,7 @@ from datamodules.phantom.scene import Scene, low_frequency
 from datamodules.phantom.speckle import Receiver, receive
 
 HC18_PIXEL_SIZES_MM = (0.05, 0.39)
+PAINTERS = {"abdomen": paint_abdomen, "heart": paint_thorax, "femur": paint_femur, "other": paint_other}
 HEAD_SHARE = (0.5, 0.95)  # mean head diameter over height; HC18: 10 % below 0.51, 90 % below 0.93
 
 
@@ -97,13 +98,7 @@ def _paint(scene: Scene, picture: Picture, truth: Truth) -> None:
         paint_cervix(scene)
     elif skull is None:
         paint_uterus(scene, (width / 2, height / 2), 0.45 * height)
-        painters = {
-            "abdomen": paint_abdomen,
-            "heart": paint_thorax,
-            "femur": paint_femur,
-            "other": paint_other,
-        }
-        painters[picture.plane](scene)
+        PAINTERS[picture.plane](scene)
     else:
         paint_uterus(scene, (skull.cx, skull.cy), 0.5 * (skull.a + skull.b))
         tissue_db = min(scene.tissue_db, rng.uniform(-43, -36))

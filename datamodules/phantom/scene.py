@@ -30,10 +30,12 @@ def low_frequency(
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+@dataclass
 class Scene:
     """The scanned scene.
 
     Attributes:
+        shape: Height and width in pixels.
         echo: Diffuse echo level [height, width], decibels under a full-scale reflector.
         specular: Amplitude of coherent reflectors [height, width], 0-1.
         attenuation: Decibels lost per pixel of beam path [height, width].
@@ -43,22 +45,16 @@ class Scene:
         rng: Generator for all variation.
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        probe: Probe,
-        pixel_size_mm: float,
-        tissue_db: float,
-        rng: np.random.Generator,
-    ) -> None:
-        self.shape = size
-        self.echo = np.full(size, tissue_db, np.float32)
-        self.specular = np.zeros(size, np.float32)
-        self.attenuation = np.zeros(size, np.float32)
-        self.probe = probe
-        self.pixel_size_mm = pixel_size_mm
-        self.tissue_db = tissue_db
-        self.rng = rng
+    shape: tuple[int, int]
+    probe: Probe
+    pixel_size_mm: float
+    tissue_db: float
+    rng: np.random.Generator
+
+    def __post_init__(self) -> None:
+        self.echo = np.full(self.shape, self.tissue_db, np.float32)
+        self.specular = np.zeros(self.shape, np.float32)
+        self.attenuation = np.zeros(self.shape, np.float32)
 
     def fill(
         self,

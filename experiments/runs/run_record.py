@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from datamodules.phantom import SIMULATOR_VERSION
+from datamodules.phantom.corpus import SIMULATOR_VERSION
 from datamodules.redaction import redacted
 from experiments.config import CAUTION, FOLDERS, TEACHER_OPTION
 from experiments.recipe_files import TEACHER_EXPERIMENT, data_class, preset_names

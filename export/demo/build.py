@@ -13,7 +13,7 @@ from PIL import Image
 
 from datamodules import PhantomDataModule, Record
 from datamodules.pairs.image_reading import read_image
-from datamodules.phantom import PhantomSettings, read_truth
+from datamodules.phantom.corpus import PhantomSettings, read_truth
 from export.demo.runtime import VERSION, runtime_files
 from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD

@@ -15,7 +15,7 @@ from PIL import Image
 from datamodules import PhantomDataModule, Record
 from datamodules.evaluation.dataset import printed_spacing
 from datamodules.pairs.image_reading import image_size, read_image
-from datamodules.phantom import PhantomSettings
+from datamodules.phantom.corpus import PhantomSettings
 from export.graphs.heads import ClassHead, ShippedAges
 from export.parity.frames import EvaluationFrames
 from export.variants import Variant

@@ -10,7 +10,7 @@ import torch
 
 from datamodules import PhantomDataModule
 from datamodules.evaluation.protocol import Protocol
-from datamodules.phantom import PhantomSettings
+from datamodules.phantom.corpus import PhantomSettings
 from export import Export, Options, export_student
 from models import TimmEncoder
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from datamodules import PhantomDataModule
 from datamodules.pairs.image_reading import read_image
-from datamodules.phantom import PhantomSettings
+from datamodules.phantom.corpus import PhantomSettings
 from experiments.commands.export import main
 from export import read_export
 from models import load_student

@@ -27,7 +27,7 @@ from callbacks import (
 )
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules.evaluation.protocol import Protocol
-from datamodules.phantom import PhantomSettings
+from datamodules.phantom.corpus import PhantomSettings
 from datamodules.phantom.datamodule import PhantomDataModule
 from models.student.checkpoint import CheckpointStudent
 from models.zero_shot import age_embeddings, class_embeddings, class_logits, encode_images

@@ -100,9 +100,15 @@ def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, corpus=_hea
     return module.seen["train"]
 
 
+_UNBROKEN = []
+
+
 @pytest.fixture
 def unbroken(tiny_hc18):
-    return _run(tiny_hc18, 0)
+    """The batches of a run that nothing interrupts, which is the same for every test."""
+    if not _UNBROKEN:
+        _UNBROKEN.extend(_run(tiny_hc18, 0))
+    return list(_UNBROKEN)
 
 
 def test_epochs_differ_and_contain_each_image_once(unbroken):

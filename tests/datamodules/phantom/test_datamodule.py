@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.corpora.fetal_planes import read_fetal_planes
 from datamodules.corpora.hc18 import read_hc18
-from datamodules.phantom import PhantomSettings, make_corpus
+from datamodules.phantom.corpus import PhantomSettings, make_corpus
 from datamodules.phantom.datamodule import PhantomDataModule
 from datamodules.shards.pair_shards import PairShardsDataModule
 from models import Preprocessing

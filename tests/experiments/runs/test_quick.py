@@ -8,7 +8,7 @@ import pytest
 from jsonargparse import Namespace
 
 from datamodules.evaluation.protocol import Protocol
-from datamodules.phantom import PhantomSettings
+from datamodules.phantom.corpus import PhantomSettings
 from datamodules.record import Record, first_of_each_split
 from experiments import __main__ as command_line
 from experiments.config import CAUTION, QUICK_SETTINGS, resolve, whole_counts, with_quick_settings

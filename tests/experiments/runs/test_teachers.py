@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules import PhantomDataModule
-from datamodules.phantom import PhantomSettings
+from datamodules.phantom.corpus import PhantomSettings
 from experiments.commands import train as command_line
 from experiments.config import resolve
 from experiments.recipe_files import Recipe
