@@ -91,7 +91,8 @@ def read_table(
     if table.empty and not missing:
         raise ValueError(f"{path}: no rows")
     if unknown := int(table["patient"].isna().sum()):
-        lacking = "no patient column" if unknown == len(table) else f"{unknown} rows have no patient"
+        some = f"{count(unknown, 'row')} without a patient"
+        lacking = "no patient column" if unknown == len(table) else some
         warnings.warn(
             f"{path}: {lacking}; each image counts as a patient of its own, so images of one patient may be in "
             "training and test",

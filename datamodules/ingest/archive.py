@@ -96,7 +96,7 @@ def read_secret(file: Path | None, source: Path, out: Path) -> str:
     secret = (file.read_text(encoding="utf-8") if file else os.environ.get(SECRET_VARIABLE, "")).strip()
     if len(secret) < LEAST_SECRET:
         raise ValueError(
-            f"{file or SECRET_VARIABLE}: the secret has {len(secret)} characters, give at least {LEAST_SECRET}: "
+            f"{file or SECRET_VARIABLE}: the secret has {len(secret)} of at least {LEAST_SECRET} characters: "
             "openssl rand -hex 32 > FILE, then --secret-file=FILE"
         )
     return secret

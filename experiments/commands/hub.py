@@ -25,7 +25,7 @@ from export.package.manifest import read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
 from models.checkpoints.inspection import STUDENT, student_architecture
 from models.checkpoints.weights import read_entry
-from models.messages import one_line
+from models.messages import count, one_line
 from models.student.manifest import MANIFEST
 
 HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]  # that of its client, also when the server cannot be reached
@@ -95,7 +95,7 @@ def push(path: Path, repository: str, public: bool, with_images: bool) -> None:
     api.create_repo(repository, private=not public, exist_ok=True)
     changes = [CommitOperationAdd(name, content) for name, content in files.items()]
     commit = api.create_commit(repository, changes, commit_message=f"Push {path.name}")
-    print(f"{len(files)} files: {commit.commit_url}")
+    print(f"{count(len(files), 'file')}: {commit.commit_url}")
 
 
 def pull(repository: str, folder: Path, revision: str | None) -> None:
@@ -116,7 +116,7 @@ def pull(repository: str, folder: Path, revision: str | None) -> None:
         if (got / MANIFEST).is_file():
             read_export(got)
         got.rename(folder)
-    print(f"{len(names)} files in {folder}, commit {info.sha}")
+    print(f"{count(len(names), 'file')} in {folder}, commit {info.sha}")
 
 
 def main(argv: list[str]) -> int:

@@ -42,6 +42,7 @@ from experiments.process import Parser
 from figures.annotated import annotated, overlay_heatmap
 from models import load_student
 from models.files import atomic_folder
+from models.messages import count
 from models.student.base import BATCH_SIZE, BRAIN, NONE, Row, Student
 from models.student.onnx_files import SpacingNotInTableError
 
@@ -266,11 +267,13 @@ def _say(
         print("no ages: they need the pixel size (PIXEL_SIZE=0.2, or a column pixel_size_mm)")
     if missing_spacings:
         sizes = ", ".join(sorted({f"{spacing:.2f}" for spacing in missing_spacings})[:SHOWN])
-        print(f"warning: {len(missing_spacings)} images without an age: export again with --spacings={sizes}")
+        print(
+            f"warning: {count(len(missing_spacings), 'image')} without an age: export again with --spacings={sizes}"
+        )
     print(f"predictions: {target / TABLE} and predictions.parquet")
     if failed:
         more = f" and {len(failed) - SHOWN} more (column error)" if len(failed) > SHOWN else ""
         print(
-            f"warning: {len(failed)} images could not be read: {'; '.join(failed[:SHOWN])}{more}",
+            f"warning: {count(len(failed), 'image')} could not be read: {'; '.join(failed[:SHOWN])}{more}",
             file=sys.stderr,
         )

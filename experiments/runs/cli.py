@@ -63,6 +63,7 @@ from metrics.names import VAL_COMPOSITE
 from models.checkpoints.integrity import check_archive
 from models.checkpoints.weights import read_entry, write_entry
 from models.files import atomic, write_json
+from models.messages import count
 from models.student.base import ANSWERS, Calibration
 from models.student.checkpoint import CheckpointStudent
 
@@ -224,7 +225,7 @@ class SonoDistillCLI(ConfigCLI):
         path = self.folder / ("predictions.csv" if rank == 0 else f"predictions-{rank}.csv")
         with atomic(path) as partial:
             pd.DataFrame(rows).to_csv(partial, index=False)
-        print(f"predictions of {len(rows)} images: {path}")
+        print(f"predictions of {count(len(rows), 'image')}: {path}")
 
     def finish(self, checkpoint: str) -> None:
         """Write results.json, plots and report, print the table, and send the results to W&B last."""

@@ -27,6 +27,7 @@ from experiments.sweep.local_study import REASON, load, was_interrupted
 from experiments.sweep.sweep_file import as_typed
 from figures.style import DPI
 from models.files import atomic, write_text
+from models.messages import count
 
 ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 SHOWN = 30  # rows of the printed table; trials.csv has all
@@ -98,7 +99,7 @@ def report(folder: Path) -> None:
     trials = ranked(study)
     table = trial_table(trials, study.user_attrs["metric"])
     write_text(folder / "trials.csv", table.to_csv(index=False))
-    print(f"{len(trials)} trials, best first")
+    print(f"{count(len(trials), 'trial')}, best first")
     shown = table.drop(columns=["run", "command", "seconds"], errors="ignore").head(SHOWN).replace({None: ""})
     print(shown.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     if len(trials) > SHOWN:

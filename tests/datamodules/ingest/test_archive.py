@@ -187,7 +187,7 @@ def test_what_is_kept_out_can_be_masked_or_taken(archive, secret, tmp_path, capf
 def test_mistakes_are_one_line(archive, tmp_path, capfd, monkeypatch):
     root, _ = archive
     monkeypatch.delenv("SONODISTILL_SECRET", raising=False)
-    with pytest.raises(ValueError, match="SONODISTILL_SECRET: the secret has 0 characters"):
+    with pytest.raises(ValueError, match="SONODISTILL_SECRET: the secret has 0 of at least 16 characters"):
         run(capfd, root, tmp_path / "out")
     monkeypatch.setenv("SONODISTILL_SECRET", SECRET)
     with pytest.raises(ValueError, match="lies in the source"):
