@@ -322,6 +322,6 @@ def _write_sheet(images: list[Path], out: Path) -> None:
 
     numbers = np.unique(np.linspace(0, len(images) - 1, _SHEET_IMAGES).round().astype(int))
     chosen = [images[number] for number in numbers]
-    pictures = [cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2RGB) for path in chosen]
+    pictures = [np.asarray(cv2.imread(str(path)), np.uint8)[:, :, ::-1] for path in chosen]
     with atomic(out) as partial_path:
         save_png(image_figure(pictures, [path.name for path in chosen], [True] * len(chosen)), partial_path)
