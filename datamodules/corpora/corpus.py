@@ -60,8 +60,11 @@ class Corpus:
             table["patient"] = self.patient(raw)
         for ours in ("patient", "hc_mm", "pixel_size_mm"):
             if ours in ("patient", *self.columns) and (empty := table[ours].isna()).any():
-                row, column = empty.idxmax(), self.columns.get(ours, ours)
-                raise ValueError(f"{path}, row {row}: {column} is empty ({one_line(names[row], 80)})")
+                row = empty.idxmax()
+                fault = (
+                    f"{self.columns[ours]} is empty" if ours in self.columns else "no patient is recognised"
+                )
+                raise ValueError(f"{path}, row {row}: {fault} ({one_line(names[row], 80)})")
         table["image"] = names.map(self._find_images(path, names.tolist(), missing))
         table.loc[table["plane"] != "brain", "brain_plane"] = None
         return table_records(table.set_index(names).dropna(subset="image"), self.name)

@@ -151,7 +151,7 @@ def test_an_empty_file_name_names_its_row(tiny_hc18, tiny_planes):
     with pytest.raises(ValueError, match=r"HC.csv, row 4: filename is empty"):
         read_hc18(tiny_hc18)
     _rewrite(hc18, lambda text: text.replace("\n,", "\nhead.png,", 1))
-    with pytest.raises(ValueError, match=r"HC.csv, row 4: patient is empty \(head.png\)"):
+    with pytest.raises(ValueError, match=r"HC.csv, row 4: no patient is recognised \(head.png\)"):
         read_hc18(tiny_hc18)
     name = planes.read_text().splitlines()[1].split(";")[0]
     _rewrite(planes, lambda text: text.replace(name, " ", 1))
