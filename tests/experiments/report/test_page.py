@@ -13,8 +13,8 @@ import yaml
 from experiments import process
 from experiments.commands.latency import DEFAULT_OUT, default_folder
 from experiments.report import tables, write_report
+from experiments.report.page import commands
 from experiments.report.read_run import read_run
-from experiments.report.settings import commands
 from figures.style import PALETTE
 
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=alert(1)> & $\\frac{1}{0}$'
