@@ -31,8 +31,8 @@ from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from experiments.plain_errors import UsageError, built
 from experiments.report.read_run import FinishedRun
-from figures.annotated import overlay_heatmap
 from figures.embeddings import tsne
+from figures.images import overlay_heatmap
 from metrics import gestational_age_weeks
 from metrics.benchmarks import Benchmark
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka

@@ -15,9 +15,8 @@ from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES
 from experiments.suites.differences import GROWTH, capacity, differences, student_title, texts
 from experiments.suites.result_rows import ResultRow, group_of
 from export.parity.ledger import markdown_table
-from figures.capacity import capacity_figure
 from figures.style import save_png
-from figures.suite import suite_figure
+from figures.suite import capacity_figure, suite_figure
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import (
     CONSTANT,
@@ -47,19 +46,12 @@ COMPARISON_NOTE = (
 OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
 
 
-def all_columns() -> dict[str, tuple[str, int]]:
-    """Return column of the table -> title and digits; gestational age first, as in the paper."""
+def all_columns() -> dict[str, tuple[str, str, int]]:
+    """Return column of the table -> title, key of the score and digits; gestational age first, as in the paper."""
     return {
-        benchmark.name: (benchmark.title, benchmark.digits)
+        benchmark.name: (benchmark.title, benchmark.headline, benchmark.digits)
         for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
-    } | {EIGHT_CLASS: ("8-class F1", 3)}
-
-
-def columns_of(row: ResultRow, model: str) -> dict[str, float]:
-    """Return the scores of a model or baseline in one run, by column of the table."""
-    keys = {**{b.name: b.headline for b in BENCHMARKS.values()}, EIGHT_CLASS: "f1"}
-    values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in keys.items()}
-    return {name: float(value) for name, value in values.items() if value is not None}
+    } | {EIGHT_CLASS: ("8-class F1", "f1", 3)}
 
 
 def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
@@ -71,14 +63,15 @@ def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """
     long = pd.DataFrame(
         [
-            (line, run, column, value)
+            (line, run, column, float(value))
             for run, row in enumerate(rows)
             for line, model in {
                 TEACHER: TEACHER, row["experiment"]: STUDENT, RANDOM: RANDOM, PIXEL_SIZE: PIXEL_SIZE,
                 CONSTANT: CONSTANT,
             }.items()
             if (line, row["experiment"]) != (TEACHER, "random-teacher")  # it is not the teacher of the other runs
-            for column, value in columns_of(row, model).items()
+            for column, (_, key, _) in all_columns().items()
+            if (value := row["metrics"].get(final_name(model, column, key))) is not None
         ],
         columns=["line", "run", "column", "value"],
     )  # fmt: skip
@@ -114,7 +107,7 @@ def cells(rows: Sequence[ResultRow]) -> pd.DataFrame:
     lines = summary.index.unique("line")
     runs = scores(rows).groupby("line", observed=True)["run"].nunique()
     ours, paper = {}, {}
-    for column, (title, digits) in all_columns().items():
+    for column, (title, _, digits) in all_columns().items():
         if column not in summary.index.unique("column"):
             continue
         part = summary.xs(column, level="column").reindex(lines)
@@ -189,19 +182,15 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
 
 def _plot(rows: Sequence[ResultRow], path: Path) -> None:
     """Draw every run's scores beside the paper's, in the columns that the paper has."""
-    titles, names = line_titles(rows), {column: title for column, (title, _) in all_columns().items()}
+    titles, names = line_titles(rows), {column: title for column, (title, *_) in all_columns().items()}
     long = scores(rows).sort_values(["line", "column"], kind="stable")
     long = long[long["column"].isin(PAPER_COLUMNS)].astype({"line": str, "column": str})
     named = long.replace({"line": titles, "column": names})
     paper = {(titles[line], names[key]): value for line, own in PAPER.items() for key, value in own.items()}
     plotted = f"DATA={rows[0]['data']}" + (", own arguments" if rows[0]["arguments"] else "")
+    baselines = [titles[line] for line in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT)]
     with atomic(path) as partial:
-        save_png(
-            suite_figure(
-                named, paper, [titles[line] for line in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT)], plotted
-            ),
-            partial,
-        )
+        save_png(suite_figure(named, paper, baselines, plotted), partial)
 
 
 def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
@@ -236,18 +225,17 @@ def write_tables(rows: Sequence[ResultRow], folder: Path, costs: Sequence[str]) 
         title = ", ".join([f"DATA={data}", *student, *([arguments] if arguments else [])])
         table, compared = cells(own), differences(own)
         remarks = [*notes(own), *costs]
-        written.append(f"### {title}\n\n{to_markdown(table)}\n")
+        files = {".csv": to_csv(own), ".tex": to_latex(table)}
+        text = f"### {title}\n\n{to_markdown(table)}\n"
         if len(compared):
-            written[-1] += to_markdown(texts(compared)) + "\n"
+            text += to_markdown(texts(compared)) + "\n"
             remarks.insert(1, COMPARISON_NOTE)
-            write_text(
-                Path(f"{path}-differences.csv"), str(compared.to_csv(index=False, lineterminator="\n"))
-            )
-            write_text(Path(f"{path}-differences.tex"), to_latex(texts(compared)))
-        written[-1] += "\n".join(f"- {note}" for note in remarks) + "\n"
-        write_text(Path(f"{path}.md"), written[-1])
-        write_text(Path(f"{path}.csv"), to_csv(own))
-        write_text(Path(f"{path}.tex"), to_latex(table))
+            files["-differences.csv"] = str(compared.to_csv(index=False, lineterminator="\n"))
+            files["-differences.tex"] = to_latex(texts(compared))
+        files[".md"] = text + "".join(f"- {note}\n" for note in remarks)
+        written.append(files[".md"])
+        for ending, content in files.items():
+            write_text(Path(f"{path}{ending}"), content)
         _plot(own, Path(f"{path}.png"))
     gains = capacity(default_rows(rows, any_student=True))
     if gains["student"].nunique() > 1:
