@@ -288,16 +288,11 @@ def evidence_from_folder(run: FinishedRun) -> Evidence:
     student = from_checkpoint(str(checkpoint)).eval()
     tower = run.config["model"].get("teacher")
     check_classes([tower, run.config["data"]], str(path))
-    teacher = None if tower is None else freeze(_built("teacher", DualEncoder, tower))
-    return collect(run, student, teacher, _built("data", FetalDataModule, run.config["data"]))
-
-
-def _built(name: str, kind: type, settings: dict[str, Any]) -> Any:
-    """Build one part of a configuration; a part that cannot be built leaves the report without evidence."""
     try:
-        return built(kind, settings)
+        teacher, data = built(DualEncoder, tower), built(FetalDataModule, run.config["data"])
     except FileNotFoundError:
         raise
-    except (Exception, UsageError) as error:
+    except (Exception, UsageError) as error:  # classes and settings of the user's own
         reason = getattr(error, "message", None) or one_line(error) or type(error).__name__
-        raise ValueError(f"config.yaml, {name}: cannot be built ({reason})") from error
+        raise ValueError(f"{path}: teacher or data cannot be built ({reason})") from error
+    return collect(run, student, None if teacher is None else freeze(teacher), data)

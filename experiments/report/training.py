@@ -155,14 +155,17 @@ class Leads(NamedTuple):
         return change if abs(change) >= NOTABLE_F1 else 0.0
 
 
-def leads_over(found: Dynamics, other: Dynamics) -> Leads | None:
-    """Return the leads at epochs at which both runs were evaluated; None without one on each side."""
+def leads_at(found: Dynamics, other: Dynamics) -> list[tuple[ScorePoint, float]]:
+    """Return the evaluations at epochs at which both runs were evaluated, and the lead over the other run at each."""
     rival = {point.epoch: point.composite for point in other.evaluations}
-    before, after = (
-        [point.composite - rival[point.epoch] for point in found.of_phase(phase) if point.epoch in rival]
-        for phase in (ATTRACT, REPEL)
-    )
-    return Leads(before[-1], after[-1]) if before and after else None
+    shared = [point for point in found.evaluations if point.epoch in rival]
+    return [(point, point.composite - rival[point.epoch]) for point in shared]
+
+
+def leads_over(found: Dynamics, other: Dynamics) -> Leads | None:
+    """Return the last leads before and after the crossing; None without one on each side."""
+    last = {point.phase: lead for point, lead in leads_at(found, other)}
+    return Leads(last[ATTRACT], last[REPEL]) if {ATTRACT, REPEL} <= last.keys() else None
 
 
 WEIGHT, SCORES, CORRELATION = "Off-diagonal weight", "Validation scores", "Logit correlation"

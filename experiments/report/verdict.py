@@ -29,6 +29,7 @@ from experiments.report.training import (
     Leads,
     dynamics,
     epoch_of,
+    leads_at,
     leads_over,
 )
 from metrics.benchmarks import BENCHMARKS, Benchmark
@@ -257,12 +258,11 @@ def _phases(found: Dynamics) -> str:
 
 def _ahead_from(found: Dynamics, other: Dynamics, name: str) -> str:
     """Return from which epoch on the validation composite stayed above another run's."""
-    rival = {point.epoch: point.composite for point in other.evaluations}
-    shared = [point for point in found.evaluations if point.epoch in rival]
+    shared = leads_at(found, other)
     if not shared:
         return f"{name} has no validation scores at the same epochs."
-    behind = max((point.epoch for point in shared if point.composite <= rival[point.epoch]), default=0)
-    ahead = next((point for point in shared if point.epoch > behind), None)
+    behind = max((point.epoch for point, lead in shared if lead <= 0), default=0)
+    ahead = next((point for point, _ in shared if point.epoch > behind), None)
     if ahead is None:
         return f"At the last epoch it was not ahead of {name} on validation patients."
     phase = {REPEL: ", while repelling", ATTRACT: ", while still attracting"}.get(ahead.phase, "")

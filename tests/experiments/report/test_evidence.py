@@ -14,10 +14,12 @@ from datamodules import FetalPlanesDataModule
 from datamodules.evaluation.dataset import EvaluationDataset
 from experiments.report import write, write_report
 from experiments.report.evidence import (
+    agreement,
     balanced_sample,
     collect,
     disputes,
     error_severity,
+    paired,
     project,
     read_evidence,
     thumbnail,
@@ -122,6 +124,29 @@ def test_what_collapsed_embeddings_leave_undefined_is_none():
     view = project({"student": same}, ["a"] * 6 + ["b"] * 6)["student"]
     assert view["separation"] is view["rank"] is view["alignment"] is None
     assert np.ptp(view["points"]) == 0
+
+
+def rows(target, prediction, assessed=True):
+    return [
+        {"name": str(n), "target": t, "prediction": g, "correct": t == g, "assessed": assessed or n < 4}
+        for n, (t, g) in enumerate(zip(target, prediction, strict=True))
+    ]
+
+
+def test_agreement_counts_every_assessed_image_once():
+    samples = (rows("aabbc", "abbac", assessed=False), rows("aabbc", "aabaa", assessed=False))
+    found = agreement(paired(*({"samples": one} for one in samples)))
+    assert (len(found["both"]), len(found["neither"])) == (2, 1)
+    assert [a["name"] for a, _ in found["gained"]] == ["1"]
+    assert found["lost"] == []
+
+
+def test_other_images_or_other_truth_are_not_the_same():
+    first, second = rows("aabbc", "abbac"), rows("aabbc", "aabaa")
+    others = {"all": second, "fewer": second[1:], "other truth": [{**second[0], "target": "z"}, *second[1:]]}
+    same = {name: paired({"samples": first}, {"samples": other}) for name, other in others.items()}
+    assert same == {"all": list(zip(first, second, strict=True)), "fewer": None, "other truth": None}
+    assert paired({}, {"samples": second}) is None
 
 
 def test_the_gravest_errors_come_first_and_other_patients_before_repeats():
