@@ -106,28 +106,24 @@ def collect(
     Raises:
         ValueError: The data no longer hold the images that were scored.
     """
-    scored, split = run.benchmarks(), run.split()
-    thumbnails = _thumbnails(run, data, split)  # first: fails early if the data have changed
+    thumbnails = _thumbnails(run, data)  # first: fails early if the data have changed
     teachers = {} if teacher is None else {TEACHER: teacher}
     models = {**teachers, RANDOM: random_twin(student, 0), STUDENT: student}
     classes, projections = {}, {}
-    classified = [benchmark for benchmark in scored if benchmark.kind == "classification"]
-    for benchmark in classified or scored:
-        records = data.evaluation_records(benchmark.name, split)
+    classified = [benchmark for benchmark in run.benchmarks() if benchmark.kind == "classification"]
+    for benchmark in classified or run.benchmarks():
+        records = data.evaluation_records(benchmark.name, run.split())
         labels = [_class(record, benchmark) for record in records]
         places = balanced_sample(labels, MOST_IMAGES)
-        if len(places) >= 4:
-            classes[benchmark.name] = [labels[place] for place in places]
-            chosen = [records[place] for place in places]
-            embeddings = {}
-            for name, model in models.items():
-                with evaluation_mode(model) as used:
-                    embeddings[name] = embed(used, chosen, BATCH_SIZE, 0, alone=True)["image"].numpy()
-            projections[benchmark.name] = project(embeddings, classes[benchmark.name])
-    saliency = []
-    if classified:
-        records = data.evaluation_records(classified[0].name, split)
-        saliency = _saliency(run, classified[0], records, {**teachers, STUDENT: student})
+        if len(places) < 4:
+            continue
+        classes[benchmark.name] = [labels[place] for place in places]
+        chosen, embeddings = [records[place] for place in places], {}
+        for name, model in models.items():
+            with evaluation_mode(model) as used:
+                embeddings[name] = embed(used, chosen, BATCH_SIZE, 0, alone=True)["image"].numpy()
+        projections[benchmark.name] = project(embeddings, classes[benchmark.name])
+    saliency = _saliency(run, data, {**teachers, STUDENT: student})
     return Evidence(classes, projections, thumbnails, saliency)
 
 
@@ -213,29 +209,32 @@ def error_severity(row: Sample) -> float:
     return abs(float(row["age_days"]) / 7 - float(gestational_age_weeks(row["hc_mm"])))
 
 
-def _thumbnails(run: FinishedRun, data: FetalDataModule, split: str) -> dict[str, str]:
+def _thumbnails(run: FinishedRun, data: FetalDataModule) -> dict[str, str]:
     pictures: dict[str, str] = {}
     for name in (benchmark.name for benchmark in run.benchmarks()):
         pairs = paired(run.details(TEACHER, name), run.details(STUDENT, name))
-        records = {record.name: record for record in data.evaluation_records(name, split)}
+        records = {record.name: record for record in data.evaluation_records(name, run.split())}
         for row, _ in (pair for chosen in disputes(pairs or []).values() for pair in chosen):
             if row["name"] not in records:
                 raise ValueError(
                     f"{run.folder / 'results.json'}: image {row['name']!r} of {name} is no longer in the "
-                    f"{split} split; the data have changed: evaluate the checkpoint again (make evaluate)"
+                    f"{run.split()} split; the data have changed: evaluate the checkpoint again (make evaluate)"
                 )
             pictures[row["name"]] = thumbnail(read_image(records[row["name"]].image))
     return pictures
 
 
 def _saliency(
-    run: FinishedRun, benchmark: Benchmark, records: Sequence[Record], models: Mapping[str, DualEncoder]
+    run: FinishedRun, data: FetalDataModule, models: Mapping[str, DualEncoder]
 ) -> list[dict[str, str]]:
     """Draw where the similarity with the right class comes from; nothing for towers without a spatial layer."""
+    benchmark = next((one for one in run.benchmarks() if one.kind == "classification"), None)
+    if benchmark is None:
+        return []
     rows = [row for row in run.details(STUDENT, benchmark.name)["samples"] if row["correct"]]
     best = {row["target"]: row for row in sorted(rows, key=lambda row: float(row["probability"]))}
-    by_name = {record.name: record for record in records}
-    prompts = _prompts(run).classes[benchmark.prompts]
+    by_name = {record.name: record for record in data.evaluation_records(benchmark.name, run.split())}
+    prompts = _prompts(run).prompts_of(benchmark)
     chosen = [best[label] for label in prompts if label in best and best[label]["name"] in by_name]
     cards = [{"name": str(row["name"]), "truth": str(row["target"])} for row in chosen]
     for name, model in models.items() if cards else ():

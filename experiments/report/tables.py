@@ -361,20 +361,21 @@ KEYS = {
 }
 
 
-def settings(runs: Sequence[FinishedRun], titles: Sequence[str]) -> tuple[Table, Table]:
+def settings(runs: Sequence[FinishedRun], titles: Sequence[str]) -> list[Table]:
     """Return the main settings, a column a run, and every setting in which runs differ."""
-    columns = {
-        title: pd.Series(
-            {name: shown(value) for name, value in flatten(run.config).items() if value is not None}
-        )
-        for run, title in zip(runs, titles, strict=True)
-    }
-    frame = pd.DataFrame(columns, dtype=object).fillna(NOTHING).sort_index()
+    flat = [
+        {name: shown(value) for name, value in flatten(run.config).items() if value is not None}
+        for run in runs
+    ]
+    frame = (
+        pd.DataFrame(dict(zip(titles, map(pd.Series, flat), strict=True)), dtype=object)
+        .fillna(NOTHING)
+        .sort_index()
+    )
     own = [f"{name}.".startswith(tuple(f"{key}." for key in OWN)) for name in frame.index]
     main = frame.reindex(KEYS).dropna().rename(index=KEYS)
     differing = frame[(frame.nunique(axis=1) > 1) & ~pd.Series(own, index=frame.index, dtype=bool)]
-    captions = {"Main settings": main, "Settings that differ": differing}
-    return tuple(
-        Table(caption, part.reset_index(names="setting").to_dict("records"))
-        for caption, part in captions.items()
-    )
+    captioned = {"Main settings": main, "Settings that differ": differing}
+    return [
+        Table(name, part.reset_index(names="setting").to_dict("records")) for name, part in captioned.items()
+    ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from experiments.config import STUDENT_OPTION, TEACHER_OPTION
 from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES
@@ -30,13 +29,9 @@ from metrics.names import (
     final_name,
     formatted,
 )
-from models import OpenCLIPEncoder
-from models.cost import Cost, image_cost
 from models.files import atomic, write_text
 
 PAPER_COLUMNS = (HC18, EIGHT_CLASS)
-PAPER_GMACS = {"MobileCLIP2-S0": 1.2, "FetalCLIP": 38.9}
-OTHER_COUNTERS_GMACS = {"MobileCLIP2-S0": 2.39, "FetalCLIP": 77.8}
 COMPARISON_NOTE = (
     "Differences are paired by seed and patient: 95 % intervals and p values from a bootstrap over both, the p values "
     "Holm-corrected over all differences from one reference (over the whole table of gains). The smallest detectable "
@@ -206,14 +201,13 @@ def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
         save_png(capacity_figure(drawn, f"DATA={data}: gain of SRKD"), partial)
 
 
-def write_tables(rows: Sequence[ResultRow], folder: Path, costs: Sequence[str]) -> list[str]:
+def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
     """Write the tables of every group of rows (see `group_of`) in every format; return the Markdown texts.
 
     Args:
         rows: Rows of one data preset.
         folder: Target folder; files are named ``DATA.md``, ``DATA-1.md``, ..., with ``-differences`` for those between
             methods and ``-capacity`` for SRKD's gains by size of the student.
-        costs: Notes on the costs of the towers.
     """
     written = []
     groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
@@ -223,8 +217,7 @@ def write_tables(rows: Sequence[ResultRow], folder: Path, costs: Sequence[str]) 
         path = str(folder / (data + (f"-{place}" if place else "")))
         student = [f"student {student_title(own[0]['student'])}"] if own[0].get("student") else []
         title = ", ".join([f"DATA={data}", *student, *([arguments] if arguments else [])])
-        table, compared = cells(own), differences(own)
-        remarks = [*notes(own), *costs]
+        table, compared, remarks = cells(own), differences(own), notes(own)
         files = {".csv": to_csv(own), ".tex": to_latex(table)}
         text = f"### {title}\n\n{to_markdown(table)}\n"
         if len(compared):
@@ -264,25 +257,3 @@ def default_rows(rows: Sequence[ResultRow], any_student: bool = False) -> list[R
     own = [row for row in rows if not row["arguments"] and (any_student or not row.get("student"))]
     newest = max(own, key=lambda row: str(row["finished"]), default=None)
     return [] if newest is None else [row for row in own if key(row) == key(newest)]
-
-
-def published_costs() -> dict[str, Cost]:
-    """Return the costs of the paper's student and teacher, counted without weights."""
-    with torch.device("meta"):
-        return {name: image_cost(OpenCLIPEncoder(name).eval()) for name in PAPER_GMACS}
-
-
-def explain_costs(costs: Mapping[str, Cost]) -> list[str]:
-    """Return a note per model and one that relates them to the paper's figures."""
-    lines = [
-        f"{name}: {cost.parameters / 1e6:.1f} M parameters (both towers); image tower {cost.gmacs:.2f} GMACs measured, "
-        f"{cost.attention_gmacs:.2f} of them in attention's products of activations, so "
-        f"{cost.gmacs - cost.attention_gmacs:.2f} without (other counters: {OTHER_COUNTERS_GMACS[name]}); "
-        f"the paper prints {PAPER_GMACS[name]}"
-        for name, cost in costs.items()
-    ]
-    return [
-        *lines,
-        "The paper's GMACs are half of the usual count for both models, as if multiply-accumulates had been "
-        "taken for floating-point operations and halved once more. The ratio of the models is the same.",
-    ]

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from callbacks.evaluation.embedding_pass import embed
 from datamodules import FetalPlanesDataModule
 from datamodules.evaluation.dataset import EvaluationDataset
+from datamodules.evaluation.protocol import Protocol
 from experiments.report import write, write_report
 from experiments.report.evidence import (
     agreement,
@@ -26,6 +28,7 @@ from experiments.report.evidence import (
     try_collect,
 )
 from experiments.report.read_run import read_run
+from metrics.benchmarks import BENCHMARKS
 from models import TimmEncoder, freeze
 
 
@@ -55,7 +58,10 @@ def scored(data, wrong):
     ]  # fmt: skip
 
 
-def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, student):
+def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, student, monkeypatch):
+    # With prompts of its own, as a user's benchmark has them.
+    own = replace(BENCHMARKS["planes"], prompts="own", classes=Protocol.load(None).classes["planes"])
+    monkeypatch.setitem(BENCHMARKS, "planes", own)
     folder = make_run(with_evidence=False)
     record = json.loads((folder / "results.json").read_text())
     for model, wrong in (("teacher", {0, 1, 2, 3}), ("student", {3, 4})):

@@ -6,30 +6,24 @@ import json
 from dataclasses import asdict
 
 import pytest
-import torch
 from PIL import Image
 
-from experiments.commands import results
 from experiments.commands.results import table as main
 from experiments.runs.input_digests import content_digests
 from experiments.suites.documents import DOCUMENTS
 from experiments.suites.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
 from experiments.suites.table import (
     cells,
-    explain_costs,
     line_titles,
     notes,
-    published_costs,
     summarise,
     to_csv,
     to_latex,
     to_markdown,
 )
 from metrics.benchmarks import BENCHMARKS, Benchmark
-from models.cost import Cost
 
 HEADS = {"samples": [{"name": "x", "patient": "Ada", "target": "HC", "assessed": True, "correct": True}]}
-COSTS = {"FetalCLIP": Cost(427_000_000, 304_000_000, 81.0, 3.2)}
 
 
 def record(experiment, seed, validity, planes, subplanes):
@@ -78,9 +72,8 @@ def outputs(tmp_path):
 
 
 @pytest.fixture
-def make_table(outputs, tmp_path, monkeypatch, capsys):
+def make_table(outputs, tmp_path, capsys):
     """Return what `make table` prints of the outputs."""
-    monkeypatch.setattr(results, "published_costs", lambda: COSTS)
 
     def make_table(*options):
         assert main(["phantom", f"--outputs={outputs}", f"--results={tmp_path / 'rows'}", *options]) == 0
@@ -377,15 +370,3 @@ def test_a_malformed_file_of_rows_is_named(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a"')
     with pytest.raises(ValueError, match=r"x\.jsonl: a line is not JSON"):
         read_rows(tmp_path / "x.jsonl")
-
-
-def test_the_papers_towers_cost_what_other_counters_say():
-    student, teacher = published_costs().values()
-    assert student.parameters == pytest.approx(75e6, rel=0.01)
-    assert student.gmacs == pytest.approx(2.39, rel=0.01)
-    assert teacher.gmacs - teacher.attention_gmacs == pytest.approx(77.8, rel=0.01)
-    text = "\n".join(explain_costs(published_costs()))
-    assert "1.2" in text
-    assert "38.9" in text
-    assert "half" in text
-    assert torch.get_default_device().type != "meta"
