@@ -37,7 +37,7 @@ from metrics.bootstrap import Comparison, holm
 from metrics.names import STUDENT, TEACHER, formatted
 
 Pairs = Sequence[tuple[FinishedRun, FinishedRun]]
-Differences = Sequence[tuple[Benchmark, Comparison]]
+Differences = Sequence[tuple[Benchmark, Comparison, float]]
 
 WHETHER, WHERE, WHEN = "Did repulsion help?", "Where?", "At what point of training?"
 
@@ -83,15 +83,16 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
             f"{reference.name} was scored on other test images, so no image-by-image comparison is possible."
         )
         return Answer(WHETHER, "Not comparable", [text])
-    corrected = holm([value.p for _, value in known]).tolist()
-    listed = [f"{one.title} {signed(value.value, one)} ({interval_of(value, one)})" for one, value in known]
+    listed = [
+        f"{one.title} {signed(value.value, one)} ({interval_of(value, one)})" for one, value, _ in known
+    ]
     sentences = [f"Over {reference.experiment}, on the same test images: {'; '.join(listed)}."]
-    sentences += _design(known, corrected, len(pairs))
+    sentences += _design(known, len(pairs))
     confounded, texts = _confounders(run, reference)
     sentences += texts
     if confounded:
         return Answer(WHETHER, confounded, [*sentences, _how_to_compare(run)])
-    clear = [value.value for (_, value), p in zip(known, corrected, strict=True) if p < 0.05]
+    clear = [value.value for _, value, p in known if p < 0.05]
     ahead, behind = any(value > 0 for value in clear), any(value < 0 for value in clear)
     if ahead and behind:
         return Answer(WHETHER, "Ahead in one score, behind in another", sentences)
@@ -107,16 +108,18 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
 
 
 def _differences(pairs: Pairs, rival: str) -> Differences:
-    """Return the differences from a rival in every benchmark that both were scored on."""
-    found = [(benchmark, difference(pairs, rival, benchmark)) for benchmark in BENCHMARKS.values()]
-    return [(benchmark, value) for benchmark, value in found if value is not None]
+    """Return the differences from a rival in every benchmark that both were scored on, with p values corrected."""
+    compared = [(benchmark, difference(pairs, rival, benchmark)) for benchmark in BENCHMARKS.values()]
+    known = [(benchmark, value) for benchmark, value in compared if value is not None]
+    corrected = holm([value.p for _, value in known]).tolist()
+    return [(*one, p) for one, p in zip(known, corrected, strict=True)]
 
 
-def _design(found: Differences, corrected: Sequence[float], seeds: int) -> list[str]:
+def _design(found: Differences, seeds: int) -> list[str]:
     """Return what a comparison is over, its corrected p values, and the smallest difference that it could find."""
-    chances = ", ".join(f"{one.title} {p:.3f}" for (one, _), p in zip(found, corrected, strict=True))
+    chances = ", ".join(f"{one.title} {p:.3f}" for one, _, p in found)
     reach = ", ".join(
-        f"{one.title} {formatted(value.detectable, one.digits, 'none')}" for one, value in found
+        f"{one.title} {formatted(value.detectable, one.digits, 'none')}" for one, value, _ in found
     )
     over = f"{seeds} seeds and the test patients together" if seeds > 1 else "patients"
     texts = [
@@ -167,8 +170,9 @@ def _confounders(run: FinishedRun, reference: FinishedRun) -> tuple[str, list[st
 
 
 def _against_teacher(run: FinishedRun) -> str:
-    found = _differences([(run, run)], TEACHER)
-    listed = [f"{one.title} {signed(value.value, one)}" for one, value in found]
+    listed = [
+        f"{one.title} {signed(value.value, one)}" for one, value, _ in _differences([(run, run)], TEACHER)
+    ]
     if not listed:
         return "There is no teacher to compare with."
     return f"Over its teacher, on test patients: {'; '.join(listed)}."

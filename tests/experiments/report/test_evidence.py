@@ -59,9 +59,11 @@ def scored(data, wrong):
 
 
 def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, student, monkeypatch):
-    # With prompts of its own, as a user's benchmark has them.
-    own = replace(BENCHMARKS["planes"], prompts="own", classes=Protocol.load(None).classes["planes"])
-    monkeypatch.setitem(BENCHMARKS, "planes", own)
+    # With prompts of its own, as a user's benchmark has them; one class has none.
+    prompts = {
+        name: texts for name, texts in Protocol.load(None).classes["planes"].items() if name != "brain"
+    }
+    monkeypatch.setitem(BENCHMARKS, "planes", replace(BENCHMARKS["planes"], classes=prompts))
     folder = make_run(with_evidence=False)
     record = json.loads((folder / "results.json").read_text())
     for model, wrong in (("teacher", {0, 1, 2, 3}), ("student", {3, 4})):
@@ -81,6 +83,7 @@ def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, stu
     assert read_evidence(folder) == found
     # Grad-CAM on the right image of each class of which the student is surest: the last ones here.
     right = {row["target"]: row["name"] for row in scored(data, {3, 4}) if row["correct"]}
+    assert right.pop("brain")
     assert {card["truth"]: card["name"] for card in found.saliency} == right
     for card in found.saliency:
         assert card["teacher"] == card["student"]  # the student is its own teacher
