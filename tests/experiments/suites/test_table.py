@@ -233,17 +233,24 @@ def test_rows_are_committed_only_on_request(outputs, tmp_path, make_table):
     assert not local.exists()
 
 
-def test_two_prompt_files_of_one_name_have_two_tables(outputs, tmp_path, make_table):
+def notes_on(rows, word):
+    """Return the notes with a word of each table's group of rows."""
+    groups = {group_of(row): row for row in rows}
+    return [note for row in groups.values() for note in notes([row]) if word in note]
+
+
+def test_two_prompt_files_of_one_name_have_two_tables(outputs, tmp_path):
     rows = tmp_path / "rows"
     given = ["--protocol=/home/ada/protocol.json"]
     put(outputs, "srkd", 1, 60.0, 0.9, 0.7, arguments=given)
     refresh("phantom", outputs, rows)
     path = outputs / "srkd" / "reproduce-phantom-s1" / "results.json"
     path.write_text(path.read_text().replace('"protocol": "abc"', '"protocol": "def"'))
-    printed = make_table()
-    assert printed.count("### DATA=phantom, --protocol=protocol.json") == 2
-    assert "prompts abc" in printed
-    assert "prompts def" in printed
+    found = [row for row in refresh("phantom", outputs, rows) if row["arguments"]]
+    assert [note.rpartition("prompts ")[2] for note in notes_on(found, "with the prompts")] == [
+        "abc.",
+        "def.",
+    ]
 
 
 def weights_in(folder, content, name="weights.pt"):
@@ -318,14 +325,13 @@ def test_committed_rows_are_consistent():
         }
 
 
-def test_other_data_have_a_table_of_their_own(outputs, tmp_path, make_table):
+def test_other_data_have_a_table_of_their_own(outputs, tmp_path):
     for seed, digest in enumerate(("one", "two"), start=1):
         put(outputs, "srkd", seed, 60.0, 0.9, 0.7, digests={"HC18_ROOT": digest})
     rows = refresh("phantom", outputs, tmp_path / "rows")
     assert len({group_of(row) for row in rows}) == 3, "and the row without data is a third"
-    printed = make_table()
-    assert "Data given (SHA-256): HC18_ROOT one." in printed
-    assert "Data given (SHA-256): HC18_ROOT two." in printed
+    given = [f"Data given (SHA-256): HC18_ROOT {digest}." for digest in ("one", "two")]
+    assert notes_on(rows, "Data given") == given
 
 
 @pytest.mark.parametrize(
