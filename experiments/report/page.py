@@ -74,13 +74,13 @@ def training(subject: Subject) -> Iterator[Picture]:
 
 def confusions(subject: Subject, benchmark: Benchmark) -> Iterator[Picture]:
     """Draw the confusions of teacher and student side by side, and what changed between them."""
-    word = f"{benchmark.subject}, {subject.title}"
+    word, titles = f"{benchmark.subject}, {subject.title}", subject.run.titles
     teacher, student = scored = [subject.run.details(name, benchmark.name) for name in (TEACHER, STUDENT)]
     for name, details in zip((TEACHER, STUDENT), scored, strict=True):
         if details:
             f1 = {label: row["f1"] for label, row in details["per_class"].items()}
-            drawn = confusion_figure(details["confusion_matrix"], details["classes"], name, f1)
-            yield picture(drawn, f"Confusion matrix of the {name}, {word}")
+            drawn = confusion_figure(details["confusion_matrix"], details["classes"], titles[name], f1)
+            yield picture(drawn, f"Confusion matrix of the {titles[name]}, {word}")
     if teacher and student and teacher["classes"] == student["classes"]:
         matrices = teacher["confusion_matrix"], student["confusion_matrix"]
         drawn = confusion_change_figure(*matrices, student["classes"], title="student minus teacher, points")
@@ -90,11 +90,11 @@ def confusions(subject: Subject, benchmark: Benchmark) -> Iterator[Picture]:
 
 def growth(subject: Subject, benchmark: Benchmark) -> Iterator[Picture]:
     """Draw the ages predicted by teacher, student and random weights over the growth chart."""
-    for model, name in ((TEACHER, TEACHER), (STUDENT, STUDENT), (RANDOM, "random weights")):
-        details = subject.run.details(model, benchmark.name)
+    for model in (TEACHER, STUDENT, RANDOM):
+        details, name = subject.run.details(model, benchmark.name), subject.run.titles[model]
         if details:
             title = f"{name}: {details['valid']} of {details['total']} valid, {details['validity']:.1f} %"
-            label = f"Growth chart, {benchmark.subject}, {model} of {subject.title}"
+            label = f"Growth chart, {benchmark.subject}, {name} of {subject.title}"
             yield picture(draw_ages(details["samples"], title), label)
 
 
@@ -103,11 +103,11 @@ def reliability(subject: Subject) -> Iterator[Picture]:
     for benchmark in subject.run.benchmarks():
         curves, errors = {}, []
         for model in (STUDENT, TEACHER):
-            details = subject.run.details(model, benchmark.name)
+            details, name = subject.run.details(model, benchmark.name), subject.run.titles[model]
             if details.get("reliability"):
-                curves[model] = details["reliability"]
+                curves[name] = details["reliability"]
                 fitted = f" ({details['ece_fitted']:.3f} after fitting)" if "ece_fitted" in details else ""
-                errors.append(f"{model} {details['ece']:.3f}{fitted}")
+                errors.append(f"{name} {details['ece']:.3f}{fitted}")
         if curves:
             drawn = reliability_figure(curves, benchmark.subject)
             caption = f"Expected calibration error: {', '.join(errors)}."
