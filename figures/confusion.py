@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,8 +10,6 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from figures.style import BLUE, INK, RED, brief, new_figure, styled
-
-Cell = tuple[str, str, float]  # text, colour, strength from 0 to 1
 
 
 @styled
@@ -36,12 +34,11 @@ def confusion_figure(
     if f1 is not None:
         names = [f"{name}\nF1 {f1[classes[row]]:.2f}" for name, row in zip(names, rows, strict=True)]
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> tuple[str, str, float]:
         count, value = matrix[row, column], share[row, column]
         return f"{value:.0%}\n{count}" if count else "", BLUE, value
 
-    cells = [[cell(row, column) for column in columns] for row in rows]
-    return _draw(cells, names, _column_names(classes, rows, columns), title)
+    return _draw(cell, rows, columns, names, classes, title)
 
 
 @styled
@@ -60,14 +57,13 @@ def confusion_change_figure(
     rows, columns = _shown(matrices[0] + matrices[1])
     change = _shares(matrices[1]) - _shares(matrices[0])
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> tuple[str, str, float]:
         value = change[row, column]
         better = value >= 0 if row == column else value <= 0
         text = f"{100 * value:+.0f}".replace("-", "\N{MINUS SIGN}") if abs(value) >= 0.005 else ""
         return text, BLUE if better else RED, min(1.0, 2.5 * abs(value))
 
-    cells = [[cell(row, column) for column in columns] for row in rows]
-    return _draw(cells, brief([classes[row] for row in rows]), _column_names(classes, rows, columns), title)
+    return _draw(cell, rows, columns, brief([classes[row] for row in rows]), classes, title)
 
 
 def _shown(counts: NDArray[np.int64]) -> tuple[list[int], list[int]]:
@@ -80,19 +76,21 @@ def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
-def _column_names(classes: Sequence[str], rows: Sequence[int], columns: Sequence[int]) -> list[str]:
-    names = brief([classes[column] for column in columns])
-    return [*names[: len(rows)], *(f"{name} *" for name in names[len(rows) :])]
-
-
-def _draw(cells: list[list[Cell]], rows: list[str], columns: list[str], title: str) -> Figure:
+def _draw(
+    cell: Callable[[int, int], tuple[str, str, float]], rows: Sequence[int], columns: Sequence[int],
+    row_names: Sequence[str], classes: Sequence[str], title: str,
+) -> Figure:  # fmt: skip
+    """Draw the cells of these classes; `cell` returns text, colour and strength from 0 to 1."""
     figure = new_figure(1.6 + 0.5 * max(len(columns), 5), 1.5 + 0.45 * len(rows), title)
     axis = figure.add_subplot()
-    for y, line in enumerate(cells):
-        for x, (text, colour, strength) in enumerate(line):
+    for y, row in enumerate(rows):
+        for x, column in enumerate(columns):
+            text, colour, strength = cell(row, column)
             box = Rectangle((x - 0.5, y - 0.5), 1, 1, color=colour, alpha=0.7 * strength, linewidth=0)
             axis.add_patch(box)
             axis.text(x, y, text, ha="center", va="center", fontsize=9, color=INK, linespacing=1.1)
+    names = brief([classes[column] for column in columns])
+    names = [name if column in rows else f"{name} *" for name, column in zip(names, columns, strict=True)]
     note = "   (* does not occur)" if len(columns) > len(rows) else ""
     axis.set(
         xlim=(-0.5, len(columns) - 0.5),
@@ -100,7 +98,7 @@ def _draw(cells: list[list[Cell]], rows: list[str], columns: list[str], title: s
         xlabel=f"predicted{note}",
         ylabel="true",
     )
-    axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(rows)), rows)
+    axis.set_xticks(range(len(columns)), names, rotation=35, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(rows)), row_names)
     axis.grid(visible=False)
     return figure

@@ -1,4 +1,4 @@
-"""Scores of an experiment suite: every run a dot, their mean a bar, the paper's value a hollow diamond."""
+"""Scores of an experiment suite, and the gain of one method over others against the size of the student."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from figures.style import BLUE, MUTED, ORANGE, new_figure, styled
 def suite_figure(
     scores: pd.DataFrame, paper: Mapping[tuple[str, str], float], baselines: Sequence[str], title: str
 ) -> Figure:
-    """Draw a panel for each column, with the lines from top to bottom.
+    """Draw every run as a dot, their mean as a bar, the paper's value as a hollow diamond: a panel for each column.
 
     Args:
-        scores: ``line``, ``column`` and ``value`` of every run, lines and columns in the order to draw.
+        scores: ``line``, ``column`` and ``value`` of every run, in the order to draw, lines from top to bottom.
         paper: (line, column) -> the paper's score.
         baselines: Lines in grey; the mean of the first is also a dashed line through all.
         title: What is shown.
@@ -47,5 +47,42 @@ def suite_figure(
     handles, labels = panels[-1].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower right", ncols=3)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+@styled
+def capacity_figure(gains: pd.DataFrame, title: str) -> Figure:
+    """Draw a panel for each score: gains with their 95 % intervals over the image parameters, the smallest gap left.
+
+    Args:
+        gains: ``score``, ``over`` (one of at most two references), ``parameters``, ``size`` (share of the
+            teacher's), ``value``, ``low`` and ``high``, in the order to draw.
+        title: What is shown.
+    """
+    panels, references = list(gains["score"].unique()), list(gains["over"].unique())
+    figure = new_figure(1.0 + 3.6 * len(panels), 3.4)
+    for axis, score in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axis.axhline(0, color=MUTED, linewidth=1)
+        own = gains[gains["score"] == score]
+        for number, (reference, colour) in enumerate(zip(references, (ORANGE, BLUE), strict=False)):
+            line = own[own["over"] == reference].sort_values("parameters", ascending=False)
+            # Side by side, so that intervals do not hide each other.
+            place = line["parameters"] * (1.04 if number else 0.96)
+            ends = [line["value"] - line["low"], line["high"] - line["value"]]
+            axis.errorbar(
+                place, line["value"], yerr=ends, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.4,
+                label=f"over {reference}",
+            )  # fmt: skip
+        sizes = own.drop_duplicates("parameters")
+        axis.set_xscale("log")
+        named = sizes[["parameters", "size"]].itertuples(index=False)
+        axis.set_xticks(sizes["parameters"], [f"{count / 1e3:.0f} k\n{size}" for count, size in named])
+        axis.minorticks_off()
+        axis.invert_xaxis()
+        axis.set_xlabel("image parameters of the student,\nand as a share of the teacher's")
+        axis.set_title(score, fontsize=10)
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower right", ncols=2)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure

@@ -130,7 +130,7 @@ class Comparison(NamedTuple):
 
     ``detectable`` is the smallest true difference that the design finds with 80 % power at a two-sided 5 %:
     ``(t_0.975 + t_0.8) standard errors`` (Bloom 1995, doi:10.1177/0193841X9501900504), which is 2.8 standard errors
-    with many seeds and 5.4 where three seeds make most of the spread.
+    with many seeds and 5.4 where three seeds make most of the spread; NaN where no possible difference is that large.
     """
 
     value: float
@@ -185,7 +185,11 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
     reach = float(stats.t.ppf(0.975, freedom)) * error
     detectable = reach + float(stats.t.ppf(POWER, freedom)) * error
     p = float(2 * stats.t.sf(abs(value) / error, freedom))
-    return Comparison(value, value - reach, value + reach, p, detectable, seeds, patients)
+    # With few patients Student's t reaches beyond what differences of scores can be.
+    largest = 100.0 if methods[0][1].ndim == 3 else 1.0
+    least, most = (largest * sum(end(factor, 0.0) for factor, _ in methods) for end in (min, max))
+    low, high = max(least, value - reach), min(most, value + reach)
+    return Comparison(value, low, high, p, detectable if detectable <= most else np.nan, seeds, patients)
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:

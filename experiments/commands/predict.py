@@ -39,7 +39,7 @@ from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.progress import show_progress
 from experiments.process import Parser
-from figures.annotated import annotated, overlay_heatmap
+from figures.images import annotated, overlay_heatmap
 from models import load_student
 from models.files import atomic_folder
 from models.messages import count

@@ -34,7 +34,7 @@ from experiments.suites.documents import ROOT, fill_documents
 from experiments.suites.published import SOURCES, compare
 from experiments.suites.result_rows import RESULTS, refresh
 from experiments.suites.suite_runs import parse_seeds, run_suite
-from experiments.suites.table import explain_costs, published_costs, write_tables
+from experiments.suites.table import write_tables
 
 
 def main(argv: list[str]) -> int:
@@ -90,7 +90,7 @@ def table(argv: list[str]) -> int:
         raise ValueError(
             f"no finished run of a suite on DATA={options.data}: make reproduce DATA={options.data}"
         )
-    for text in write_tables(rows, folder, explain_costs(published_costs())):
+    for text in write_tables(rows, folder):
         print(text)
     print(f"Markdown, CSV, LaTeX and plots: {folder}; rows: {target / options.data}.jsonl")
     if options.commit:

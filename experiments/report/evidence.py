@@ -31,10 +31,10 @@ from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from experiments.plain_errors import UsageError, built
 from experiments.report.read_run import FinishedRun
-from figures.annotated import overlay_heatmap
 from figures.embeddings import tsne
+from figures.images import overlay_heatmap
 from metrics import gestational_age_weeks
-from metrics.benchmarks import BENCHMARKS
+from metrics.benchmarks import Benchmark
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from metrics.names import RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
@@ -106,34 +106,31 @@ def collect(
     Raises:
         ValueError: The data no longer hold the images that were scored.
     """
-    scored = run.benchmarks()
-    split = run.split()
-    thumbnails = _thumbnails(run, data, split)  # first: fails early if the data have changed
-    models = {} if teacher is None else {TEACHER: teacher}
-    models |= {RANDOM: random_twin(student, 0), STUDENT: student}
+    thumbnails = _thumbnails(run, data)  # first: fails early if the data have changed
+    teachers = {} if teacher is None else {TEACHER: teacher}
+    models = {**teachers, RANDOM: random_twin(student, 0), STUDENT: student}
     classes, projections = {}, {}
-    classified = [name for name in scored if BENCHMARKS[name].kind == "classification"]
-    for benchmark in classified or scored:
-        records = data.evaluation_records(benchmark, split)
+    classified = [benchmark for benchmark in run.benchmarks() if benchmark.kind == "classification"]
+    for benchmark in classified or run.benchmarks():
+        records = data.evaluation_records(benchmark.name, run.split())
         labels = [_class(record, benchmark) for record in records]
         places = balanced_sample(labels, MOST_IMAGES)
-        if len(places) >= 4:
-            classes[benchmark] = [labels[place] for place in places]
-            chosen = [records[place] for place in places]
-            embeddings = {}
-            for name, model in models.items():
-                with evaluation_mode(model) as used:
-                    embeddings[name] = embed(used, chosen, BATCH_SIZE, 0, alone=True)["image"].numpy()
-            projections[benchmark] = project(embeddings, classes[benchmark])
-    seen = {STUDENT: student} if teacher is None else {TEACHER: teacher, STUDENT: student}
-    saliency = _saliency(run, data.evaluation_records(classified[0], split), seen) if classified else []
+        if len(places) < 4:
+            continue
+        classes[benchmark.name] = [labels[place] for place in places]
+        chosen, embeddings = [records[place] for place in places], {}
+        for name, model in models.items():
+            with evaluation_mode(model) as used:
+                embeddings[name] = embed(used, chosen, BATCH_SIZE, 0, alone=True)["image"].numpy()
+        projections[benchmark.name] = project(embeddings, classes[benchmark.name])
+    saliency = _saliency(run, data, {**teachers, STUDENT: student})
     return Evidence(classes, projections, thumbnails, saliency)
 
 
-def _class(record: Record, benchmark: str) -> str:
-    if BENCHMARKS[benchmark].kind == "biometry":
+def _class(record: Record, benchmark: Benchmark) -> str:
+    if benchmark.kind == "biometry":
         return age_band((record.ga_days or 0) / 7) or "age unknown"
-    return str(BENCHMARKS[benchmark].label_of(record))
+    return str(benchmark.label_of(record))
 
 
 def balanced_sample(classes: Sequence[str], most: int) -> list[int]:
@@ -212,30 +209,32 @@ def error_severity(row: Sample) -> float:
     return abs(float(row["age_days"]) / 7 - float(gestational_age_weeks(row["hc_mm"])))
 
 
-def _thumbnails(run: FinishedRun, data: FetalDataModule, split: str) -> dict[str, str]:
+def _thumbnails(run: FinishedRun, data: FetalDataModule) -> dict[str, str]:
     pictures: dict[str, str] = {}
-    for benchmark in run.benchmarks():
-        pairs = paired(run.details(TEACHER, benchmark), run.details(STUDENT, benchmark))
-        records = {record.name: record for record in data.evaluation_records(benchmark, split)}
+    for name in (benchmark.name for benchmark in run.benchmarks()):
+        pairs = paired(run.details(TEACHER, name), run.details(STUDENT, name))
+        records = {record.name: record for record in data.evaluation_records(name, run.split())}
         for row, _ in (pair for chosen in disputes(pairs or []).values() for pair in chosen):
             if row["name"] not in records:
                 raise ValueError(
-                    f"{run.folder / 'results.json'}: image {row['name']!r} of {benchmark} is no longer in the "
-                    f"{split} split; the data have changed: evaluate the checkpoint again (make evaluate)"
+                    f"{run.folder / 'results.json'}: image {row['name']!r} of {name} is no longer in the "
+                    f"{run.split()} split; the data have changed: evaluate the checkpoint again (make evaluate)"
                 )
-            pictures[row["name"]] = thumbnail(records[row["name"]].image)
+            pictures[row["name"]] = thumbnail(read_image(records[row["name"]].image))
     return pictures
 
 
 def _saliency(
-    run: FinishedRun, records: Sequence[Record], models: Mapping[str, DualEncoder]
+    run: FinishedRun, data: FetalDataModule, models: Mapping[str, DualEncoder]
 ) -> list[dict[str, str]]:
     """Draw where the similarity with the right class comes from; nothing for towers without a spatial layer."""
-    benchmark = next(name for name in run.benchmarks() if BENCHMARKS[name].kind == "classification")
-    rows = [row for row in run.details(STUDENT, benchmark)["samples"] if row["correct"]]
+    benchmark = next((one for one in run.benchmarks() if one.kind == "classification"), None)
+    if benchmark is None:
+        return []
+    rows = [row for row in run.details(STUDENT, benchmark.name)["samples"] if row["correct"]]
     best = {row["target"]: row for row in sorted(rows, key=lambda row: float(row["probability"]))}
-    by_name = {record.name: record for record in records}
-    prompts = _prompts(run).classes[BENCHMARKS[benchmark].prompts]
+    by_name = {record.name: record for record in data.evaluation_records(benchmark.name, run.split())}
+    prompts = _prompts(run).prompts_of(benchmark)
     chosen = [best[label] for label in prompts if label in best and best[label]["name"] in by_name]
     cards = [{"name": str(row["name"]), "truth": str(row["target"])} for row in chosen]
     for name, model in models.items() if cards else ():
@@ -247,7 +246,7 @@ def _saliency(
                 for number, card in enumerate(cards):
                     image = dataset[number]["image"][None].to(device)
                     heat = grad_cam(used, image, vectors[number : number + 1])[0].cpu().numpy()
-                    card[name] = _jpeg(overlay_heatmap(read_image(by_name[card["name"]].image), heat))
+                    card[name] = thumbnail(overlay_heatmap(read_image(by_name[card["name"]].image), heat))
         except ValueError as error:
             print(f"note: {error}", file=sys.stderr)
     return cards
@@ -259,12 +258,8 @@ def _prompts(run: FinishedRun) -> Protocol:
     return Protocol.load(file if file and Path(file).is_file() else None)
 
 
-def thumbnail(path: Path) -> str:
+def thumbnail(image: NDArray[np.uint8]) -> str:
     """Return an image as a small JPEG in base64; its longer side has `THUMBNAIL_PX` pixels."""
-    return _jpeg(np.asarray(read_image(path)))
-
-
-def _jpeg(image: NDArray[np.uint8]) -> str:
     picture = Image.fromarray(image)
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     stream = io.BytesIO()
@@ -292,16 +287,11 @@ def evidence_from_folder(run: FinishedRun) -> Evidence:
     student = from_checkpoint(str(checkpoint)).eval()
     tower = run.config["model"].get("teacher")
     check_classes([tower, run.config["data"]], str(path))
-    teacher = None if tower is None else freeze(_built("teacher", DualEncoder, tower))
-    return collect(run, student, teacher, _built("data", FetalDataModule, run.config["data"]))
-
-
-def _built(name: str, kind: type, settings: dict[str, Any]) -> Any:
-    """Build one part of a configuration; a part that cannot be built leaves the report without evidence."""
     try:
-        return built(kind, settings)
+        teacher, data = built(DualEncoder, tower), built(FetalDataModule, run.config["data"])
     except FileNotFoundError:
         raise
-    except (Exception, UsageError) as error:
+    except (Exception, UsageError) as error:  # classes and settings of the user's own
         reason = getattr(error, "message", None) or one_line(error) or type(error).__name__
-        raise ValueError(f"config.yaml, {name}: cannot be built ({reason})") from error
+        raise ValueError(f"{path}: teacher or data cannot be built ({reason})") from error
+    return collect(run, student, None if teacher is None else freeze(teacher), data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,25 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from callbacks.evaluation.biometry_evaluation import draw_ages
-from experiments.process import relative
-from experiments.report import pictures, settings, tables, verdict
+from experiments.process import python_here, relative
+from experiments.report import tables, verdict
 from experiments.report.evidence import Evidence, Pair, agreement, disputes, paired
 from experiments.report.read_run import FinishedRun
 from experiments.report.reference import reference_of
-from experiments.report.training import dynamics
+from experiments.report.training import (
+    CORRELATION,
+    SCORES,
+    TERMS,
+    WEIGHT,
+    comparison_figure,
+    dynamics,
+    training_figure,
+)
 from figures.confusion import confusion_change_figure, confusion_figure
 from figures.embeddings import embedding_figure
 from figures.reliability import reliability_figure
 from figures.style import themed_svg
-from metrics.benchmarks import BENCHMARKS
+from metrics.benchmarks import BENCHMARKS, Benchmark
 from metrics.names import RANDOM, STUDENT, TEACHER
 
 HERE = Path(__file__).parent
@@ -56,22 +65,22 @@ def picture(figure: Figure, label: str, caption: str = "") -> Picture:
 
 def training(subject: Subject) -> Iterator[Picture]:
     """Draw how training went."""
-    for name in (pictures.WEIGHT, pictures.SCORES, pictures.CORRELATION, pictures.TERMS):
-        figure = pictures.training_figure(subject.run, name)
+    for name in (WEIGHT, SCORES, CORRELATION, TERMS):
+        figure = training_figure(subject.run, name)
         if figure is not None:
-            caption = "Circle: the selected checkpoint." if name == pictures.SCORES else ""
+            caption = "Circle: the selected checkpoint." if name == SCORES else ""
             yield picture(figure, f"{name} of {subject.title}", caption)
 
 
-def confusions(subject: Subject, benchmark: str) -> Iterator[Picture]:
+def confusions(subject: Subject, benchmark: Benchmark) -> Iterator[Picture]:
     """Draw the confusions of teacher and student side by side, and what changed between them."""
-    word = f"{BENCHMARKS[benchmark].subject}, {subject.title}"
-    teacher, student = scored = [subject.run.details(name, benchmark) for name in (TEACHER, STUDENT)]
+    word, titles = f"{benchmark.subject}, {subject.title}", subject.run.titles
+    teacher, student = scored = [subject.run.details(name, benchmark.name) for name in (TEACHER, STUDENT)]
     for name, details in zip((TEACHER, STUDENT), scored, strict=True):
         if details:
             f1 = {label: row["f1"] for label, row in details["per_class"].items()}
-            drawn = confusion_figure(details["confusion_matrix"], details["classes"], name, f1)
-            yield picture(drawn, f"Confusion matrix of the {name}, {word}")
+            drawn = confusion_figure(details["confusion_matrix"], details["classes"], titles[name], f1)
+            yield picture(drawn, f"Confusion matrix of the {titles[name]}, {word}")
     if teacher and student and teacher["classes"] == student["classes"]:
         matrices = teacher["confusion_matrix"], student["confusion_matrix"]
         drawn = confusion_change_figure(*matrices, student["classes"], title="student minus teacher, points")
@@ -79,13 +88,13 @@ def confusions(subject: Subject, benchmark: str) -> Iterator[Picture]:
         yield picture(drawn, f"Difference of the confusion matrices, {word}", caption)
 
 
-def growth(subject: Subject, benchmark: str) -> Iterator[Picture]:
+def growth(subject: Subject, benchmark: Benchmark) -> Iterator[Picture]:
     """Draw the ages predicted by teacher, student and random weights over the growth chart."""
-    for model, name in ((TEACHER, TEACHER), (STUDENT, STUDENT), (RANDOM, "random weights")):
-        details = subject.run.details(model, benchmark)
+    for model in (TEACHER, STUDENT, RANDOM):
+        details, name = subject.run.details(model, benchmark.name), subject.run.titles[model]
         if details:
             title = f"{name}: {details['valid']} of {details['total']} valid, {details['validity']:.1f} %"
-            label = f"Growth chart, {BENCHMARKS[benchmark].subject}, {model} of {subject.title}"
+            label = f"Growth chart, {benchmark.subject}, {name} of {subject.title}"
             yield picture(draw_ages(details["samples"], title), label)
 
 
@@ -94,14 +103,15 @@ def reliability(subject: Subject) -> Iterator[Picture]:
     for benchmark in subject.run.benchmarks():
         curves, errors = {}, []
         for model in (STUDENT, TEACHER):
-            details = subject.run.details(model, benchmark)
+            details, name = subject.run.details(model, benchmark.name), subject.run.titles[model]
             if details.get("reliability"):
-                curves[model] = details["reliability"]
+                curves[name] = details["reliability"]
                 fitted = f" ({details['ece_fitted']:.3f} after fitting)" if "ece_fitted" in details else ""
-                errors.append(f"{model} {details['ece']:.3f}{fitted}")
+                errors.append(f"{name} {details['ece']:.3f}{fitted}")
         if curves:
-            word, caption = BENCHMARKS[benchmark].subject, f"Expected calibration error: {', '.join(errors)}."
-            yield picture(reliability_figure(curves, word), f"Reliability, {word}, {subject.title}", caption)
+            drawn = reliability_figure(curves, benchmark.subject)
+            caption = f"Expected calibration error: {', '.join(errors)}."
+            yield picture(drawn, f"Reliability, {benchmark.subject}, {subject.title}", caption)
 
 
 def projections(subject: Subject) -> Iterator[tuple[str, list[Picture]]]:
@@ -122,11 +132,11 @@ def disagreements(subject: Subject) -> Iterator[dict[str, Any]]:
     """Yield the images that only one of teacher and student got right, and counts, by benchmark."""
     images = subject.evidence.thumbnails if subject.evidence else {}
     for benchmark in subject.run.benchmarks():
-        pairs = paired(*(subject.run.details(model, benchmark) for model in (TEACHER, STUDENT)))
+        pairs = paired(*(subject.run.details(model, benchmark.name) for model in (TEACHER, STUDENT)))
         if pairs is not None:
             count = {side: len(found) for side, found in agreement(pairs).items()}
             cards = {side: [_card(pair, images) for pair in found] for side, found in disputes(pairs).items()}
-            yield {"title": BENCHMARKS[benchmark].subject, "count": count, **cards}
+            yield {"title": benchmark.subject, "count": count, **cards}
 
 
 def _card(pair: Pair, images: dict[str, str]) -> dict[str, str]:
@@ -138,11 +148,27 @@ def _card(pair: Pair, images: dict[str, str]) -> dict[str, str]:
     return card
 
 
+def commands(run: FinishedRun) -> dict[str, str]:
+    """Return what was run, how to repeat it, and how to write the report again: purpose -> command."""
+    folder, python = shlex.quote(relative(run.folder)), python_here()
+    found = {}
+    if run.record.get("command"):
+        words = map(str, run.record["command"])
+        found["as it was started"] = shlex.join([python, "-m", "experiments", *words])
+    commit = str(run.record.get("git_commit") or "").removesuffix("-dirty")
+    if commit:
+        found["the same code"] = f"git checkout {shlex.quote(commit)}"
+    if run.config and not run.history.empty:
+        again = f"--config {folder}/config.yaml --run {shlex.quote(f'{run.folder.name}-again')}"
+        found["the same settings"] = f"{shlex.quote(python)} -m experiments fit {again}"
+    return {**found, "this report": f"make report RUN={folder}"}
+
+
 def render(subjects: Sequence[Subject]) -> str:
     """Return the report as one HTML document; everything that comes from data is escaped."""
     runs, titles = [subject.run for subject in subjects], [subject.title for subject in subjects]
     corpora = dict.fromkeys(str(run.record["data"]) for run in runs)
-    overlay = pictures.comparison_figure(runs, titles)
+    overlay = comparison_figure(runs, titles)
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -159,11 +185,10 @@ def render(subjects: Sequence[Subject]) -> str:
         headline=tables.headline(runs, titles),
         differences=tables.differences(runs, titles, reference_of(runs)),
         overlay=[] if overlay is None else [picture(overlay, "Composite score of all runs")],
-        settings=settings.settings(runs, titles),
-        commands=settings.commands,
+        settings=tables.settings(runs, titles),
+        commands=commands,
         relative=relative,
         yaml=partial(yaml.safe_dump, sort_keys=False, allow_unicode=True),
         tables=tables,
-        benchmarks=BENCHMARKS,
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),  # nosec B704  # our own file
     )

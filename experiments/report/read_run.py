@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from metrics.benchmarks import BENCHMARKS, register_saved
-from metrics.names import STUDENT, final_composite_name, final_name
+from metrics.benchmarks import BENCHMARKS, Benchmark, register_saved
+from metrics.names import STUDENT, TEACHER, final_composite_name, final_name, model_titles
 
 Details = dict[str, Any]
 EVALUATE = "evaluate the checkpoint again (make evaluate)"
@@ -51,17 +52,24 @@ class FinishedRun:
         return str(self.record["experiment"])
 
     @property
+    def titles(self) -> dict[str, str]:
+        """Titles of models and baselines; the scored model is "teacher" where one was trained or evaluated alone."""
+        alone = re.match(r"(evaluate/)?teacher[-/]", self.name)
+        return model_titles(self.record["metrics"]) | ({STUDENT: TEACHER} if alone else {})
+
+    @property
     def is_phantom(self) -> bool:
         """Whether the images are simulated."""
         return "Phantom" in str(self.config.get("data", {}).get("class_path", self.record["data"].title()))
 
-    def benchmarks(self) -> list[str]:
+    def benchmarks(self) -> list[Benchmark]:
         """Return the benchmarks that the student was scored on, in the order of the report."""
-        return [name for name in BENCHMARKS if name in self.record["details"].get(STUDENT, {})]
+        scored = self.record["details"].get(STUDENT, {})
+        return [benchmark for name, benchmark in BENCHMARKS.items() if name in scored]
 
     def split(self) -> str:
         """Return the split that the student was scored on."""
-        splits = (self.details(STUDENT, name) for name in self.benchmarks())
+        splits = (self.details(STUDENT, one.name) for one in self.benchmarks())
         return next((str(details["split"]) for details in splits if "split" in details), "test")
 
     def details(self, model: str, benchmark: str) -> Details:

@@ -131,14 +131,13 @@ def differences(run: FinishedRun, reference: FinishedRun) -> dict[str, str]:
     # An argument of only one of the two losses belongs to its class, which is reported separately.
     for name in arguments[0].keys() & arguments[1].keys() - SCHEDULED - WITHOUT_EFFECT:
         mine[name], theirs[name] = (one[name] for one in arguments)
-    different = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
-    return {name: _in_words(name, mine.get(name), theirs.get(name)) for name in different}
-
-
-def _in_words(name: str, value: Any, other: Any) -> str:
-    title = name.replace("_", " ")
-    # A tower is a whole configuration: too long for a sentence.
-    return title if name in TOWERS else f"{title} ({_brief(value)}, not {_brief(other)})"
+    found = {}
+    for name in dict.fromkeys([*mine, *theirs]):
+        value, other, title = mine.get(name), theirs.get(name), name.replace("_", " ")
+        if value != other:
+            # A tower is a whole configuration: too long for a sentence.
+            found[name] = title if name in TOWERS else f"{title} ({_brief(value)}, not {_brief(other)})"
+    return found
 
 
 def _shared(run: FinishedRun) -> dict[str, Any]:

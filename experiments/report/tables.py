@@ -1,18 +1,20 @@
-"""The report's tables of scores."""
+"""The report's tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import pandas as pd
+
 from experiments.outcomes import contrast_outcomes, outcomes_of
-from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, PAPER_SUBPLANES
+from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS
 from experiments.paper import TITLES as EXPERIMENT_TITLES
 from experiments.report.read_run import FinishedRun
-from experiments.report.reference import seed_pairs
+from experiments.report.reference import flatten, seed_pairs, shown
 from export.parity.ledger import FAILED, OK
-from metrics.benchmarks import BENCHMARKS, SUBPLANES
+from metrics.benchmarks import BENCHMARKS, Benchmark
 from metrics.bootstrap import Comparison
 from metrics.names import (
     BLACK_IMAGE,
@@ -27,7 +29,6 @@ from metrics.names import (
     TEACHER,
     formatted,
     interval_names,
-    model_titles,
 )
 
 VERDICTS = {OK: "good", FAILED: "bad"}  # a variant that did not run has no colour
@@ -36,6 +37,7 @@ NOTHING = "\N{EN DASH}"
 
 PAPER_SOURCE = "Saeed et al., arXiv:2603.05421"
 PAPER_BEST = "srkd"
+COMPOSITE = "composite"
 
 
 class Cell(NamedTuple):
@@ -72,59 +74,61 @@ def _tone(low: float, high: float) -> str:
 _text = partial(formatted, nothing=NOTHING)
 
 
-def signed(value: float, benchmark: str) -> str:
+def signed(value: float, benchmark: Benchmark) -> str:
     """Write a difference of scores with its sign: F1 with three decimals, validity in percent with one."""
-    return f"{value:+.{BENCHMARKS[benchmark].digits}f}".replace("-", MINUS)
+    return f"{value:+.{benchmark.digits}f}".replace("-", MINUS)
+
+
+def _interval(get: Callable[[str], float | None], key: str, digits: int, patients: bool = False) -> str:
+    """Return the interval of a score over images or patients, empty without one."""
+    ends = [get(end) for end in interval_names(key, patients)]
+    return "" if None in ends else " to ".join(_text(end, digits) for end in ends)
 
 
 def _score(get: Callable[[str], float | None], key: str, digits: int = 3) -> Cell:
     """Return a score, with its interval below where there is one."""
-    low, high = map(get, interval_names(key))
-    note = "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
-    return Cell(_text(get(key), digits), note)
+    return Cell(_text(get(key), digits), _interval(get, key, digits))
 
 
-def _scored_on(runs: Sequence[FinishedRun]) -> list[str]:
-    return [name for name in BENCHMARKS if any(name in run.benchmarks() for run in runs)]
+def _scored_on(runs: Sequence[FinishedRun]) -> list[Benchmark]:
+    return [one for one in BENCHMARKS.values() if any(one in run.benchmarks() for run in runs)]
 
 
-def _headline_row(title: str, cells: TableRow, benchmarks: Sequence[str], parameters: str) -> TableRow:
-    columns = {name: BENCHMARKS[name].title for name in benchmarks}
-    columns |= {EIGHT_CLASS: "class F1 (8 classes)", "composite": "composite"}
+def _headline_row(title: str, cells: TableRow, benchmarks: Sequence[Benchmark], parameters: str) -> TableRow:
+    columns = {one.name: one.title for one in benchmarks}
+    columns |= {EIGHT_CLASS: "class F1 (8 classes)", COMPOSITE: COMPOSITE}
     named = {text: cells.get(name, NOTHING) for name, text in columns.items()}
     return {"model": title, **named, "parameters": parameters}
 
 
 def _measured(
-    run: FinishedRun, model: str, title: str, benchmarks: Sequence[str], best: bool = False
+    run: FinishedRun, model: str, title: str, benchmarks: Sequence[Benchmark], best: bool = False
 ) -> TableRow:
     count = run.record.get("parameters", {}).get(STUDENT if model == RANDOM else model)
-    cells: TableRow = {EIGHT_CLASS: _score(partial(run.metric, model, EIGHT_CLASS), "f1")}
-    for one in (BENCHMARKS[name] for name in benchmarks):
-        cells[one.name] = _score(partial(run.metric, model, one.name), one.headline, one.digits)
-    cells["composite"] = Cell(_text(run.composite(model)), "highest of the students" if best else "")
+    cells: TableRow = {
+        one.name: _score(partial(run.metric, model, one.name), one.headline, one.digits) for one in benchmarks
+    }
+    cells[EIGHT_CLASS] = _score(partial(run.metric, model, EIGHT_CLASS), "f1")
+    cells[COMPOSITE] = Cell(_text(run.composite(model)), "highest of the students" if best else "")
     parameters = NOTHING if count is None else f"{count / 1e6:.1f} M"
     return _headline_row(title, cells, benchmarks, parameters)
 
 
-def _paper_rows(experiments: set[str], benchmarks: Sequence[str]) -> list[TableRow]:
-    """Return the paper's teacher, its best student, and the rows of these experiments."""
-    rows = []
+def _paper_rows(experiments: set[str], benchmarks: Sequence[Benchmark]) -> Iterator[TableRow]:
+    """Yield the paper's teacher, its best student, and the rows of these experiments."""
     for name, values in PAPER.items():
         if name in {TEACHER, PAPER_BEST} | experiments:
-            cells: TableRow = {HC18: f"{values[HC18]:.1f}", EIGHT_CLASS: f"{values[EIGHT_CLASS]:.3f}"}
-            cells[SUBPLANES] = _text(PAPER_SUBPLANES.get(name))
-            cells["composite"] = _text((values[EIGHT_CLASS] + values[HC18] / 100) / 2)
+            cells: TableRow = {one.name: _text(values.get(one.name), one.digits) for one in benchmarks}
+            cells[EIGHT_CLASS] = _text(values[EIGHT_CLASS])
+            cells[COMPOSITE] = _text((values[EIGHT_CLASS] + values[HC18] / 100) / 2)
             title = "FetalCLIP, the paper's teacher" if name == TEACHER else EXPERIMENT_TITLES[name]
             parameters = "427 M" if name == TEACHER else PAPER_STUDENT_PARAMETERS
-            rows.append(_headline_row(title, cells, benchmarks, parameters))
-    return rows
+            yield _headline_row(title, cells, benchmarks, parameters)
 
 
 def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
     """Return every model's headline scores beside the paper's."""
-    benchmarks = _scored_on(runs)
-    named = list(zip(runs, titles, strict=True))
+    benchmarks, named = _scored_on(runs), list(zip(runs, titles, strict=True))
     highest = max(run.composite(STUDENT) or 0.0 for run in runs)
     rows: list[TableRow | str] = ["Students, measured here"]
     for run, title in named:
@@ -136,8 +140,7 @@ def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
         distinct = {tuple(run.headline(model).items()): (run, title) for run, title in named}
         distinct.pop((), None)
         for run, title in distinct.values():
-            word = model_titles(run.record["metrics"])[model]
-            name = word if len(distinct) == 1 else f"{word} of {title}"
+            name = run.titles[model] if len(distinct) == 1 else f"{run.titles[model]} of {title}"
             rows.append(_measured(run, model, name, benchmarks))
     rows.append("The paper: real ultrasound, all images, private training data")
     rows += _paper_rows({run.experiment for run in runs}, benchmarks)
@@ -149,35 +152,32 @@ def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
 OVER_IMAGES, OVER_PATIENTS = "95 % over images", "95 % over patients"
 
 
-def baseline_tables(run: FinishedRun) -> list[Table]:
-    """Return each benchmark's score of models and baselines, both intervals, and the errors of ages."""
-    tables = []
+def baseline_tables(run: FinishedRun) -> Iterator[Table]:
+    """Yield each benchmark's score of models and baselines, both intervals, and the errors of ages."""
     for benchmark in run.benchmarks():
-        score, digits = BENCHMARKS[benchmark].headline, BENCHMARKS[benchmark].digits
-        columns = {"weeks off": ("mae_weeks", 1), "rank correlation": ("spearman", 2)}
+        score, digits, biometry = benchmark.headline, benchmark.digits, benchmark.kind == "biometry"
         rows: list[TableRow] = []
-        titles = model_titles(run.record["metrics"])
         for model in (STUDENT, TEACHER, RANDOM, PIXEL_SIZE, CONSTANT):
-            get = partial(run.metric, model, benchmark)
+            get = partial(run.metric, model, benchmark.name)
             if get(score) is None:
                 continue
-            biometry = BENCHMARKS[benchmark].kind == "biometry"
             # "constant age 34w2d, majority class" names the constant answers of both kinds.
-            title = titles[model].partition(",")[0] if biometry else titles[model]
+            title = run.titles[model].partition(",")[0] if biometry else run.titles[model]
             row: TableRow = {"answers by": title, "score": _text(get(score), digits)}
-            for patients, name in ((False, OVER_IMAGES), (True, OVER_PATIENTS)):
-                ends = [get(end) for end in interval_names(score, patients)]
-                row[name] = NOTHING if None in ends else " to ".join(_text(end, digits) for end in ends)
+            for patients, name in enumerate((OVER_IMAGES, OVER_PATIENTS)):
+                row[name] = _interval(get, score, digits, bool(patients)) or NOTHING
             if biometry:
-                row |= {title: _text(get(key), places) for title, (key, places) in columns.items()}
+                row |= {
+                    "weeks off": _text(get("mae_weeks"), 1),
+                    "rank correlation": _text(get("spearman"), 2),
+                }
             rows.append(row)
-        tables.append(Table(f"{BENCHMARKS[benchmark].title}, beside answers without an image", rows))
-    return tables
+        yield Table(f"{benchmark.title}, beside answers without an image", rows)
 
 
 def missing_baselines(run: FinishedRun) -> dict[str, str]:
     """Return why a benchmark has no baselines, by its title."""
-    found = {BENCHMARKS[name].title: run.details(CONSTANT, name).get("lacking") for name in run.benchmarks()}
+    found = {one.title: run.details(CONSTANT, one.name).get("lacking") for one in run.benchmarks()}
     return {title: str(reason) for title, reason in found.items() if reason}
 
 
@@ -188,12 +188,15 @@ ABLATED = {
 }
 
 
-def ablations(run: FinishedRun) -> list[Table]:
-    """Return the student's scores with one part of its input removed."""
-    tables = []
+def ablations(run: FinishedRun) -> Iterator[Table]:
+    """Yield the student's scores with one part of its input removed."""
     for benchmark in run.benchmarks():
-        get, score = partial(run.metric, STUDENT, benchmark), BENCHMARKS[benchmark].headline
-        digits, whole = BENCHMARKS[benchmark].digits, get(score)
+        get, score, digits = (
+            partial(run.metric, STUDENT, benchmark.name),
+            benchmark.headline,
+            benchmark.digits,
+        )
+        whole = get(score)
         rows: list[TableRow] = [
             {"input": "image and pixel size", "score": _score(get, score, digits), "change": NOTHING}
         ]
@@ -203,32 +206,30 @@ def ablations(run: FinishedRun) -> list[Table]:
                 cell = _score(get, f"{name}_{score}", digits)
                 rows.append({"input": title, "score": cell, "change": signed(changed - whole, benchmark)})
         if len(rows) > 1:
-            tables.append(Table(f"{BENCHMARKS[benchmark].title}, student with part of its input", rows))
-    return tables
+            yield Table(f"{benchmark.title}, student with part of its input", rows)
 
 
 def difference(
-    pairs: Sequence[tuple[FinishedRun, FinishedRun]], rival: str, benchmark: str
+    pairs: Sequence[tuple[FinishedRun, FinishedRun]], rival: str, benchmark: Benchmark
 ) -> Comparison | None:
     """Return the student's score in the first runs minus that of `rival` in the second; None unless on the same images.
 
     Args:
         pairs: Runs that are compared, a pair a seed.
         rival: "student" or "teacher" of the second runs.
-        benchmark: Name of the benchmark.
+        benchmark: The benchmark.
     """
     terms = []
     for factor, model, runs in zip((1, -1), (STUDENT, rival), zip(*pairs, strict=True), strict=True):
-        details = [run.details(model, benchmark) for run in runs]
+        details = [run.details(model, benchmark.name) for run in runs]
         terms.append((factor, {seed: outcomes_of(one) for seed, one in enumerate(details) if one}))
     complete = all(len(outcomes) == len(pairs) for _, outcomes in terms)
     return contrast_outcomes(*terms) if complete else None
 
 
-def in_words(found: Comparison, benchmark: str) -> tuple[str, str]:
-    """Write a difference, and its interval."""
-    low, high = (signed(end, benchmark) for end in (found.low, found.high))
-    return signed(found.value, benchmark), f"{low} to {high}"
+def interval_of(found: Comparison, benchmark: Benchmark) -> str:
+    """Write the interval of a difference."""
+    return f"{signed(found.low, benchmark)} to {signed(found.high, benchmark)}"
 
 
 def differences(
@@ -240,37 +241,37 @@ def differences(
     """
     named = list(zip(runs, titles, strict=True))
     compared = [(f"{title} over its teacher", [(run, run)], TEACHER) for run, title in named]
-    seen: list[FinishedRun] = (
-        [] if reference is None else [other for _, other in seed_pairs(runs, reference, reference)]
-    )
-    for run, title in named:
-        if reference is None or run is reference or run in seen:
-            continue
-        pairs = seed_pairs(runs, run, reference)
-        line = f"{title} over {titles[list(runs).index(reference)]}"
-        if len(pairs) > 1:
-            seen += [one for one, _ in pairs]
-            line = f"{run.experiment} over {reference.experiment}, {len(pairs)} seeds"
-        compared.append((line, pairs, STUDENT))
+    if reference is not None:
+        seen = [other for _, other in seed_pairs(runs, reference, reference)]
+        for run, title in named:
+            if run is reference or run in seen:
+                continue
+            pairs = seed_pairs(runs, run, reference)
+            line = f"{title} over {titles[list(runs).index(reference)]}"
+            if len(pairs) > 1:
+                seen += [one for one, _ in pairs]
+                line = f"{run.experiment} over {reference.experiment}, {len(pairs)} seeds"
+            compared.append((line, pairs, STUDENT))
     rows: list[TableRow] = []
     for line, pairs, rival in compared:
-        found = {name: difference(pairs, rival, name) for name in _scored_on(runs)}
-        cells: TableRow = {
-            BENCHMARKS[name].title: NOTHING
-            if one is None
-            else Cell(*in_words(one, name), _tone(one.low, one.high))
-            for name, one in found.items()
-        }
-        if rival == STUDENT or any(one is not None for one in found.values()):
+        cells: TableRow = {}
+        for benchmark in _scored_on(runs):
+            one = difference(pairs, rival, benchmark)
+            cells[benchmark.title] = NOTHING
+            if one is not None:
+                tone = _tone(one.low, one.high)
+                cells[benchmark.title] = Cell(signed(one.value, benchmark), interval_of(one, benchmark), tone)
+        if rival == STUDENT or any(cell != NOTHING for cell in cells.values()):
             rows.append({"difference": line, **cells})
     return Table("Differences on the same images", rows) if rows else None
 
 
-def per_class(run: FinishedRun) -> list[Table]:
-    """Return F1 by class, student beside teacher, of every benchmark that both were scored on."""
-    tables = []
+def per_class(run: FinishedRun) -> Iterator[Table]:
+    """Yield F1 by class, student beside teacher, of every benchmark that both were scored on."""
     for benchmark in run.benchmarks():
-        mine, theirs = (run.details(model, benchmark).get("per_class", {}) for model in (STUDENT, TEACHER))
+        mine, theirs = (
+            run.details(model, benchmark.name).get("per_class", {}) for model in (STUDENT, TEACHER)
+        )
         rows: list[TableRow] = []
         for name in (name for name in mine if name in theirs):
             before, after = theirs[name]["f1"], mine[name]["f1"]
@@ -280,17 +281,17 @@ def per_class(run: FinishedRun) -> list[Table]:
             row["change"] = Cell(signed(change, benchmark), tone=_tone(change - 0.0005, change + 0.0005))
             rows.append(row)
         if rows:
-            tables.append(Table(f"F1 by class, {BENCHMARKS[benchmark].subject}", rows))
-    return tables
+            yield Table(f"F1 by class, {benchmark.subject}", rows)
 
 
-def subgroups(run: FinishedRun) -> list[Table]:
-    """Return the scores of every subgroup, student beside teacher."""
-    tables = []
+def subgroups(run: FinishedRun) -> Iterator[Table]:
+    """Yield the scores of every subgroup, student beside teacher."""
     for benchmark in run.benchmarks():
-        mine, theirs = (run.details(model, benchmark).get("subgroups", {}) for model in (STUDENT, TEACHER))
+        mine, theirs = (
+            run.details(model, benchmark.name).get("subgroups", {}) for model in (STUDENT, TEACHER)
+        )
         for kind, groups in mine.items():
-            score = BENCHMARKS[benchmark].headline, BENCHMARKS[benchmark].digits
+            score = benchmark.headline, benchmark.digits
             rows: list[TableRow] = [
                 {
                     kind: name,
@@ -301,8 +302,7 @@ def subgroups(run: FinishedRun) -> list[Table]:
                 for name, scores in groups.items()
             ]
             if rows:
-                tables.append(Table(f"{BENCHMARKS[benchmark].title} by {kind}", rows))
-    return tables
+                yield Table(f"{benchmark.title} by {kind}", rows)
 
 
 def parity(run: FinishedRun) -> Table | None:
@@ -341,3 +341,41 @@ def latency(run: FinishedRun) -> Table | None:
         for name, row in run.latency.get("backends", {}).items()
     ]
     return Table(f"Latency on {run.latency.get('machine', {}).get('device', 'this machine')}", rows)
+
+
+# Names of the run's own folder: they always differ.
+OWN = ("run", "config", "ckpt_path", "trainer.default_root_dir", "trainer.logger", "checkpoint.dirpath")
+KEYS = {
+    "model.loss.class_path": "loss",
+    "model.loss.init_args.temperature": "temperature",
+    "schedule.init_args.start": "weight at the start",
+    "schedule.init_args.end_ratio": "end over start",
+    "schedule.init_args.end": "weight at the end",
+    "schedule.init_args.shape": "shape of the schedule",
+    "trainer.max_epochs": "epochs",
+    "data.init_args.batch_size": "batch size",
+    "model.learning_rate": "learning rate",
+    "trainer.precision": "precision",
+    "seed_everything": "seed",
+    "paper_selection": "selected on the reported images",
+}
+
+
+def settings(runs: Sequence[FinishedRun], titles: Sequence[str]) -> list[Table]:
+    """Return the main settings, a column a run, and every setting in which runs differ."""
+    flat = [
+        {name: shown(value) for name, value in flatten(run.config).items() if value is not None}
+        for run in runs
+    ]
+    frame = (
+        pd.DataFrame(dict(zip(titles, map(pd.Series, flat), strict=True)), dtype=object)
+        .fillna(NOTHING)
+        .sort_index()
+    )
+    own = [f"{name}.".startswith(tuple(f"{key}." for key in OWN)) for name in frame.index]
+    main = frame.reindex(KEYS).dropna().rename(index=KEYS)
+    differing = frame[(frame.nunique(axis=1) > 1) & ~pd.Series(own, index=frame.index, dtype=bool)]
+    captioned = {"Main settings": main, "Settings that differ": differing}
+    return [
+        Table(name, part.reset_index(names="setting").to_dict("records")) for name, part in captioned.items()
+    ]

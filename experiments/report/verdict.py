@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from experiments.report.reference import (
     static_command,
     subject_of,
 )
-from experiments.report.tables import MINUS, difference, in_words, signed
+from experiments.report.tables import MINUS, difference, interval_of, signed
 from experiments.report.training import (
     ATTRACT,
     NOTABLE_F1,
@@ -29,13 +29,15 @@ from experiments.report.training import (
     Leads,
     dynamics,
     epoch_of,
+    leads_at,
     leads_over,
 )
-from metrics.benchmarks import BENCHMARKS
+from metrics.benchmarks import BENCHMARKS, Benchmark
 from metrics.bootstrap import Comparison, holm
-from metrics.names import STUDENT, TEACHER
+from metrics.names import STUDENT, TEACHER, formatted
 
 Pairs = Sequence[tuple[FinishedRun, FinishedRun]]
+Differences = Sequence[tuple[Benchmark, Comparison, float]]
 
 WHETHER, WHERE, WHEN = "Did repulsion help?", "Where?", "At what point of training?"
 
@@ -75,24 +77,22 @@ def _mean_leads(pairs: Pairs) -> Leads | None:
 
 def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
     run, reference = pairs[0]
-    found = {name: difference(pairs, STUDENT, name) for name in BENCHMARKS}
-    known = {name: value for name, value in found.items() if value is not None}
+    known = _differences(pairs, STUDENT)
     if not known:
         text = (
             f"{reference.name} was scored on other test images, so no image-by-image comparison is possible."
         )
         return Answer(WHETHER, "Not comparable", [text])
-    corrected = dict(zip(known, holm([value.p for value in known.values()]).tolist(), strict=True))
     listed = [
-        "{} {} ({})".format(BENCHMARKS[name].title, *in_words(value, name)) for name, value in known.items()
+        f"{one.title} {signed(value.value, one)} ({interval_of(value, one)})" for one, value, _ in known
     ]
     sentences = [f"Over {reference.experiment}, on the same test images: {'; '.join(listed)}."]
-    sentences += _design(known, corrected, len(pairs))
+    sentences += _design(known, len(pairs))
     confounded, texts = _confounders(run, reference)
     sentences += texts
     if confounded:
         return Answer(WHETHER, confounded, [*sentences, _how_to_compare(run)])
-    clear = [value.value for name, value in known.items() if corrected[name] < 0.05]
+    clear = [value.value for _, value, p in known if p < 0.05]
     ahead, behind = any(value > 0 for value in clear), any(value < 0 for value in clear)
     if ahead and behind:
         return Answer(WHETHER, "Ahead in one score, behind in another", sentences)
@@ -107,11 +107,19 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
     return Answer(WHETHER, f"No, it cost accuracy {over or 'here'}", sentences, "bad")
 
 
-def _design(found: Mapping[str, Comparison], corrected: Mapping[str, float], seeds: int) -> list[str]:
+def _differences(pairs: Pairs, rival: str) -> Differences:
+    """Return the differences from a rival in every benchmark that both were scored on, with p values corrected."""
+    compared = [(benchmark, difference(pairs, rival, benchmark)) for benchmark in BENCHMARKS.values()]
+    known = [(benchmark, value) for benchmark, value in compared if value is not None]
+    corrected = holm([value.p for _, value in known]).tolist()
+    return [(*one, p) for one, p in zip(known, corrected, strict=True)]
+
+
+def _design(found: Differences, seeds: int) -> list[str]:
     """Return what a comparison is over, its corrected p values, and the smallest difference that it could find."""
-    chances = ", ".join(f"{BENCHMARKS[name].title} {p:.3f}" for name, p in corrected.items())
+    chances = ", ".join(f"{one.title} {p:.3f}" for one, _, p in found)
     reach = ", ".join(
-        f"{BENCHMARKS[name].title} {signed(value.detectable, name)[1:]}" for name, value in found.items()
+        f"{one.title} {formatted(value.detectable, one.digits, 'none')}" for one, value, _ in found
     )
     over = f"{seeds} seeds and the test patients together" if seeds > 1 else "patients"
     texts = [
@@ -162,11 +170,8 @@ def _confounders(run: FinishedRun, reference: FinishedRun) -> tuple[str, list[st
 
 
 def _against_teacher(run: FinishedRun) -> str:
-    found = {name: difference([(run, run)], TEACHER, name) for name in BENCHMARKS}
     listed = [
-        f"{BENCHMARKS[name].title} {in_words(value, name)[0]}"
-        for name, value in found.items()
-        if value is not None
+        f"{one.title} {signed(value.value, one)}" for one, value, _ in _differences([(run, run)], TEACHER)
     ]
     if not listed:
         return "There is no teacher to compare with."
@@ -187,7 +192,7 @@ def _where(pairs: Pairs, subject: FinishedRun) -> Answer:
     for benchmark in subject.benchmarks():
         scored = [
             [
-                one.details(model, benchmark).get("per_class", {})
+                one.details(model, benchmark.name).get("per_class", {})
                 for one, model in zip(pair, (STUDENT, rival), strict=True)
             ]
             for pair in pairs or [(subject, subject)]
@@ -257,12 +262,11 @@ def _phases(found: Dynamics) -> str:
 
 def _ahead_from(found: Dynamics, other: Dynamics, name: str) -> str:
     """Return from which epoch on the validation composite stayed above another run's."""
-    rival = {point.epoch: point.composite for point in other.evaluations}
-    shared = [point for point in found.evaluations if point.epoch in rival]
+    shared = leads_at(found, other)
     if not shared:
         return f"{name} has no validation scores at the same epochs."
-    behind = max((point.epoch for point in shared if point.composite <= rival[point.epoch]), default=0)
-    ahead = next((point for point in shared if point.epoch > behind), None)
+    behind = max((point.epoch for point, lead in shared if lead <= 0), default=0)
+    ahead = next((point for point, _ in shared if point.epoch > behind), None)
     if ahead is None:
         return f"At the last epoch it was not ahead of {name} on validation patients."
     phase = {REPEL: ", while repelling", ATTRACT: ", while still attracting"}.get(ahead.phase, "")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from datamodules import FetalDataModule
 from datamodules.pairs.image_reading import read_image
-from experiments.report.pictures import CORRELATION, SCALE, SCORES, TERMS, WEIGHT, training_figure
 from experiments.report.read_run import read_run
+from experiments.report.training import CORRELATION, SCALE, SCORES, TERMS, WEIGHT, training_figure
 from figures.images import image_figure
 from figures.style import save_png
 from metrics.names import STUDENT
@@ -42,10 +42,10 @@ def write_all(folder: Path, data: FetalDataModule | None) -> None:
         "training": training_figure(run, WEIGHT, TERMS, SCALE, CORRELATION),
         "validation": training_figure(run, SCORES),
     }
-    for benchmark in run.benchmarks():
-        samples = run.details(STUDENT, benchmark).get("samples")
+    for name in (benchmark.name for benchmark in run.benchmarks()):
+        samples = run.details(STUDENT, name).get("samples")
         if data is not None and samples:
-            drawn[f"samples-{benchmark}"] = samples_figure(data, samples, benchmark)
+            drawn[f"samples-{name}"] = samples_figure(data, samples, name)
     for name, figure in drawn.items():
         if figure is not None:
             with atomic(folder / "plots" / f"{name}.png") as partial:

@@ -41,7 +41,6 @@ from metrics.names import (
     formatted,
     geometry_name,
     interval_names,
-    model_titles,
     with_interval,
 )
 from models.files import package_versions, without_nan
@@ -51,7 +50,6 @@ PACKAGES = (
     "albumentations", "opencv-python-headless", "wandb",
 )  # fmt: skip
 MODELS = (TEACHER, STUDENT, RANDOM)
-Metrics = Mapping[str, float | None]
 
 
 def git_commit() -> str | None:
@@ -170,25 +168,25 @@ def collect(
 def print_table(record: Mapping[str, Any], folder: Path) -> None:
     """Print the scores of the models and of the baselines without an image, and the run's folder."""
     run = FinishedRun(folder, dict(record))
-    names, metrics = run.benchmarks(), record["metrics"]
-    if not names:
+    benchmarks, metrics = run.benchmarks(), record["metrics"]
+    if not benchmarks:
         print(f"nothing scored: {record['data']} has no benchmark (docs/own-data.md adds one)\nrun: {folder}")
         return
-    splits = sorted({run.details(STUDENT, name)["split"] for name in names})
+    splits = sorted({run.details(STUDENT, one.name)["split"] for one in benchmarks})
     images = " and ".join(SPLITS.get(split, split) for split in splits)
-    columns = [Column(BENCHMARKS[name].title, justify="right", no_wrap=True) for name in names]
+    columns = [Column(one.title, justify="right", no_wrap=True) for one in benchmarks]
     table = Table("model", *columns, title=f"{record['experiment']} on {record['data']}: {images}")
     logged = {name.partition("/")[0] for name in metrics}
-    titles = {model: title for model, title in model_titles(metrics).items() if model in logged}
+    titles = {model: title for model, title in run.titles.items() if model in logged}
     for model, title in titles.items():
-        scores = (run.metric(model, name, BENCHMARKS[name].headline) for name in names)
-        table.add_row(title, *map(formatted, scores, (BENCHMARKS[name].digits for name in names)))
-    tables = zip(names, baseline_tables(run), strict=True)
-    ages = [_ages(one) for name, one in tables if BENCHMARKS[name].kind == "biometry"]
-    for shown in (table, *ages, _frozen_embeddings(metrics)):
+        scores = (run.metric(model, one.name, one.headline) for one in benchmarks)
+        table.add_row(title, *map(formatted, scores, (one.digits for one in benchmarks)))
+    tables = zip(benchmarks, baseline_tables(run), strict=True)
+    ages = [_ages(own) for one, own in tables if one.kind == "biometry"]
+    for shown in (table, *ages, _frozen_embeddings(run)):
         if shown.row_count:
             Console().print(shown)
-    counts = [f"{name} {int(metrics[final_name(STUDENT, name, 'n_scored')])}" for name in names]
+    counts = [f"{one.name} {int(metrics[final_name(STUDENT, one.name, 'n_scored')])}" for one in benchmarks]
     print(
         *_remarks(run),
         f"images scored: {', '.join(counts)}; 95 % bootstrap interval over images in brackets",
@@ -213,7 +211,7 @@ def _remarks(run: FinishedRun) -> Iterator[str]:
     metrics = run.record["metrics"]
     cells = [
         "{} {} [{}, {}]".format(
-            model, *(formatted(run.metric(model, EIGHT_CLASS, key)) for key in EIGHT_KEYS)
+            run.titles[model], *(formatted(run.metric(model, EIGHT_CLASS, key)) for key in EIGHT_KEYS)
         )
         for model in MODELS
         if final_name(model, EIGHT_CLASS, "f1") in metrics
@@ -256,9 +254,10 @@ BEYOND = {
 }
 
 
-def _frozen_embeddings(metrics: Metrics) -> Table:
+def _frozen_embeddings(run: FinishedRun) -> Table:
     """Return a table of linear probes, retrieval and geometry; without rows where they were not evaluated."""
-    table = Table("beyond zero-shot", TEACHER, STUDENT, title="frozen embeddings")
+    metrics, models = run.record["metrics"], {run.titles[model]: model for model in (TEACHER, STUDENT)}
+    table = Table("beyond zero-shot", *models, title="frozen embeddings")
     probes = {
         f"{PROBE}/{one.probe or one.name}_f1": f"linear probe, {one.probe or one.name} F1"
         for one in BENCHMARKS.values()
@@ -266,7 +265,7 @@ def _frozen_embeddings(metrics: Metrics) -> Table:
     for name, title in {**probes, **BEYOND}.items():
         group, key = name.split("/")
         cells = []
-        for model in (TEACHER, STUDENT):
+        for model in models.values():
             full = geometry_name(key, model) if group == GEOMETRY else final_name(model, group, key)
             spread = metrics.get(f"{full}_std")
             cells.append(formatted(metrics.get(full)) + ("" if spread is None else f" ± {formatted(spread)}"))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.outcomes import BY_SEED, Outcomes, contrast_outcomes
+from experiments.outcomes import Outcomes, contrast_outcomes
 from experiments.paper import COMPARISONS, STUDENTS, TEACHER_IMAGE_PARAMETERS, TITLES
 from experiments.suites.result_rows import ResultRow
 from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import Comparison, holm
+from metrics.names import formatted
 
 # Columns of the printed table, all texts.
 COMPARED, SCORE, SIZE, DIFFERENCE, INTERVAL, P, DETECTABLE = (
     "compared", "score", "seeds x patients", "difference", "95 % interval", "p (Holm)", "smallest detectable"
 )  # fmt: skip
 OVER = "{} over {}"
+Terms = list[
+    tuple[float, tuple[str, ...]]
+]  # factor and method: its experiment and, where they differ, student
+Family = list[tuple[dict[str, str], Terms]]  # names of the columns that identify a comparison, and its terms
 GROWTH = "growth"  # in place of a student: the smallest student's gain minus the largest's
 
 
@@ -30,10 +34,11 @@ def differences(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """
     parts = []
     for reference, methods in COMPARISONS.items():
-        pairs = [
-            ({"reference": reference, "experiment": name}, [(1, name), (-1, reference)]) for name in methods
+        family: Family = [
+            ({"reference": reference, "experiment": name}, [(1, (name,)), (-1, (reference,))])
+            for name in methods
         ]
-        parts.append(_compared(pairs, lambda name, benchmark: _by_seed(rows, name, benchmark)))
+        parts.append(_compared(rows, family))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -48,38 +53,32 @@ def capacity(rows: Sequence[ResultRow]) -> pd.DataFrame:
         `Comparison`, and ``holm``, corrected over all of them.
     """
     largest, *_, smallest = STUDENTS
-    terms: list[tuple[dict[str, Any], list[tuple[float, Any]]]] = []
+    family: Family = []
     for reference in ("static-kd", "no-kd"):
-        gains: dict[str, list[tuple[float, Any]]]
+        gains: dict[str, Terms]
         gains = {student: [(1, ("srkd", student)), (-1, (reference, student))] for student in STUDENTS}
-        terms += [({"reference": reference, "student": student}, gain) for student, gain in gains.items()]
-        growth = gains[smallest] + [(-factor, method) for factor, method in gains[largest]]
-        terms.append(({"reference": reference, "student": GROWTH}, growth))
-
-    def outcomes(method: tuple[str, str], benchmark: str) -> dict[int, Outcomes]:
-        name, student = method
-        return _by_seed([row for row in rows if row.get("student", "") == student], name, benchmark)
-
-    return _compared(terms, outcomes)
+        gains[GROWTH] = gains[smallest] + [(-factor, method) for factor, method in gains[largest]]
+        family += [({"reference": reference, "student": student}, gain) for student, gain in gains.items()]
+    return _compared(rows, family)
 
 
-def _by_seed(rows: Sequence[ResultRow], experiment: str, benchmark: str) -> dict[int, Outcomes]:
+def _by_seed(
+    rows: Sequence[ResultRow], benchmark: str, experiment: str, student: str | None = None
+) -> dict[int, Outcomes]:
     return {
         row["seed"]: row["outcomes"][benchmark]
         for row in rows
-        if row["experiment"] == experiment and benchmark in row.get("outcomes", {})
+        if row["experiment"] == experiment and student in (None, row.get("student", ""))
+        if benchmark in row.get("outcomes", {})
     }
 
 
-def _compared(
-    family: Sequence[tuple[dict[str, Any], Sequence[tuple[float, Any]]]],
-    outcomes: Callable[[Any, str], BY_SEED],
-) -> pd.DataFrame:
+def _compared(rows: Sequence[ResultRow], family: Family) -> pd.DataFrame:
     """Compare the methods of a family with every benchmark, and correct the p values."""
     found = []
     for benchmark in sorted(BENCHMARKS.values(), key=lambda one: one.kind):
         for names, terms in family:
-            known = [(factor, outcomes(method, benchmark.name)) for factor, method in terms]
+            known = [(factor, _by_seed(rows, benchmark.name, *method)) for factor, method in terms]
             one = contrast_outcomes(*known) if all(by_seed for _, by_seed in known) else None
             if one is not None and one.seeds > 1:
                 found.append(names | {"benchmark": benchmark.name} | one._asdict())
@@ -109,7 +108,7 @@ def texts(found: pd.DataFrame) -> pd.DataFrame:
             {
                 COMPARED: title, SCORE: benchmark.title, SIZE: f"{row['seeds']} x {row['patients']}", DIFFERENCE: value,
                 INTERVAL: f"{low} to {high}", P: "< 0.001" if row["holm"] < 0.001 else f"{row['holm']:.3f}",
-                DETECTABLE: f"{row['detectable']:.{digits}f}",
+                DETECTABLE: formatted(row["detectable"], digits, "none"),
             }
         )  # fmt: skip
     return pd.DataFrame(lines)

@@ -35,18 +35,16 @@ def document_table(rows: Sequence[ResultRow], preset: str, kind: str) -> str:
         kind: ``scores`` or ``differences`` of the main and ablation suites, ``controls`` or ``controls-differences`` of
             the suite of controls, or ``capacity``.
     """
-    suite, _, what = kind.rpartition("-")
-    suite = suite or {"controls": "controls", "capacity": "capacity"}.get(kind, "main")
-    names = {name for part in SUITES_OF.get(suite, ()) for name in SUITES[part]}
-    own = [row for row in default_rows(rows) if row["experiment"] in names]
+    if kind not in KINDS:
+        raise ValueError(f"table: {preset} {kind}: expected {', '.join(KINDS)}")
+    suite = next((name for name in ("controls", "capacity") if kind.startswith(name)), "main")
     if kind == "capacity":
         found = texts(capacity(default_rows(rows, any_student=True)))
-    elif what == "differences":
-        found = texts(differences(own))
-    elif what in ("scores", "controls"):
-        found = cells(own) if own else pd.DataFrame()
     else:
-        raise ValueError(f"table: {preset} {kind}: expected {', '.join(KINDS)}")
+        names = {name for part in SUITES_OF[suite] for name in SUITES[part]}
+        own = [row for row in default_rows(rows) if row["experiment"] in names]
+        scored = cells(own) if own else pd.DataFrame()
+        found = texts(differences(own)) if kind.endswith("differences") else scored
     if len(found):
         return to_markdown(found.loc[:, [name for name in found if not name.startswith("paper: ")]])
     return f"No rows: `make reproduce SUITE={suite} DATA={preset} SEEDS=1,2,3` makes them.\n"

@@ -18,16 +18,15 @@ import pandas as pd
 import yaml
 
 from experiments.config import FOLDERS, PROTOCOL_OPTION, STUDENT_OPTION, TEACHER_OPTION
-from experiments.paper import PAPER, PAPER_SUBPLANES, RELEASED
-from experiments.process import STOPPED, exit_status, terminable
+from experiments.paper import PAPER, RELEASED
 from experiments.recipe_files import preset_file
 from experiments.runs.input_digests import content_digest, content_digests, place_digests
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.run_record import run_config
-from experiments.suites.suite_runs import FINISHED, SuiteRun, execute_all
-from experiments.suites.table import to_markdown
-from metrics.benchmarks import BENCHMARKS, HC18, PLANES, SUBPLANES, composite_score
-from metrics.names import CONSTANT, EIGHT_CLASS, PIXEL_SIZE, final_name, formatted, interval_names
+from experiments.suites.suite_runs import SuiteRun, execute_all
+from experiments.suites.table import all_columns, to_markdown
+from metrics.benchmarks import BENCHMARKS, HC18
+from metrics.names import CONSTANT, PIXEL_SIZE, final_name, formatted, interval_names
 from models.files import digest, write_text
 
 CKPT = "--ckpt"
@@ -44,13 +43,6 @@ PRESETS = ("hc18", "planes")
 AS_THE_PAPER = (
     "--planes.test_split=all", "--biometry.test_split=all", "--representation.enabled=false", "--quick=false",
 )  # fmt: skip
-# Score -> title, key and digits; gestational age first, as in the paper.
-SCORES = {
-    HC18: (BENCHMARKS[HC18].title, "validity", 1),
-    PLANES: (BENCHMARKS[PLANES].title, "f1", 3),
-    SUBPLANES: (BENCHMARKS[SUBPLANES].title, "f1", 3),
-    EIGHT_CLASS: ("8-class F1", "f1", 3),
-}
 TABLE = OUTPUTS / "tables" / "published.md"
 
 
@@ -129,14 +121,8 @@ def compare(files: Mapping[str, str | None], options: Sequence[str] = ()) -> int
     if lines := missing_inputs(files):
         raise ValueError("\nerror: ".join(lines))
     runs = plan(files, options)
-    try:
-        with terminable():
-            states = execute_all(runs)
-    except STOPPED as stop:
-        print("\ninterrupted; the same command goes on with what is missing", file=sys.stderr)
-        return exit_status(stop)
-    if set(states.values()) != {FINISHED}:
-        return 1
+    if status := execute_all(runs):
+        return status
     records: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         record = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
@@ -170,18 +156,17 @@ def table(records: Mapping[str, Sequence[Mapping[str, Any]]], experiment: str | 
         models.append((title, metrics["own"], "student", experiment or ""))
     rows = []
     for title, found, model, line in models:
-        paper = PAPER.get(line, {}) | ({SUBPLANES: PAPER_SUBPLANES[line]} if line in PAPER_SUBPLANES else {})
-        released = dict(RELEASED.get(line, {}) if found is published else {})
-        if {PLANES, SUBPLANES} <= released.keys():
-            released[EIGHT_CLASS] = composite_score({name: released[name] for name in (PLANES, SUBPLANES)})
-        rows += [(title, *_cells(score, paper, released, found, model)) for score in SCORES]
+        released = RELEASED.get(line, {}) if found is published else {}
+        rows += [
+            (title, *_cells(score, PAPER.get(line, {}), released, found, model)) for score in all_columns()
+        ]
     age = "constant age {}w{}d".format(*divmod(int(published[final_name(CONSTANT, HC18, "age_days")]), 7))
     rows += [
         (
             f"no model: {age if score == HC18 else 'most frequent class'}",
             *_cells(score, {}, {}, published, CONSTANT),
         )
-        for score, (_, key, _) in SCORES.items()
+        for score, (_, key, _) in all_columns().items()
         if final_name(CONSTANT, score, key) in published
     ]
     if final_name(PIXEL_SIZE, HC18, "validity") in published:
@@ -196,7 +181,7 @@ def _cells(
     found: Mapping[str, Any],
     model: str,
 ) -> tuple[str, ...]:
-    title, key, digits = SCORES[score]
+    title, key, digits = all_columns()[score]
     values = [found.get(final_name(model, score, name)) for name in (key, *interval_names(key))]
     *texts, low, high = (formatted(one, digits) for one in (paper.get(score), released.get(score), *values))
     return title, *texts, f"{low} to {high}"

@@ -109,20 +109,34 @@ def has_results(folder: Path) -> bool:
     return not record.get("run", {}).get("quick", False)
 
 
-def execute_all(runs: Sequence[SuiteRun]) -> dict[SuiteRun, str]:
-    """Execute every unfinished run and return the state of all; a failed run does not stop the others."""
+def execute_all(runs: Sequence[SuiteRun]) -> int:
+    """Execute every unfinished run, and print the state of all; a failed run does not stop the others.
+
+    Returns:
+        0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
+    """
     states = dict.fromkeys(runs, FINISHED)
-    for number, run in enumerate(runs, start=1):
-        student = run.student and f"student {run.student}, "
-        label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, {student}seed {run.seed}"
-        if has_results(run.folder):
-            print(f"{label}: finished before, skipped", flush=True)
-            continue
-        print(f"{label}: {run.folder}", flush=True)
-        states[run] = run.execute()
-        if states[run] != FINISHED:
-            print(f"{label}: {states[run]}, continuing with the next", file=sys.stderr, flush=True)
-    return states
+    try:
+        with terminable():
+            for number, run in enumerate(runs, start=1):
+                student = run.student and f"student {run.student}, "
+                label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, {student}seed {run.seed}"
+                if has_results(run.folder):
+                    print(f"{label}: finished before, skipped", flush=True)
+                    continue
+                print(f"{label}: {run.folder}", flush=True)
+                states[run] = run.execute()
+                if states[run] != FINISHED:
+                    print(f"{label}: {states[run]}, continuing with the next", file=sys.stderr, flush=True)
+    except STOPPED as stop:
+        print("\ninterrupted; the same command goes on with what is missing", file=sys.stderr)
+        return exit_status(stop)
+    for run, state in states.items():
+        print(f"{state:<12}{run.folder}")
+    if unfinished := sum(state != FINISHED for state in states.values()):
+        counted = f"{unfinished} of {len(states)} runs are not finished"
+        print(f"{counted}; the same command tries them again", file=sys.stderr)
+    return int(unfinished > 0)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -134,11 +148,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str]) -> int:
-    """Run every experiment of a suite (of `SUITES`) with every seed, and print the state of all runs.
-
-    Returns:
-        0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
-    """
+    """Run every experiment of a suite (of `SUITES`) with every seed, and return the exit status of `execute_all`."""
     for option in (argument.partition("=")[0] for argument in arguments):
         if option in OWN_OPTIONS:
             raise ValueError(
@@ -161,17 +171,7 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
     trained_on = shard_corpora(preset, arguments)
     for run in runs:
         run.claim(digests, trained_on)
-    try:
-        with terminable():
-            states = execute_all(runs)
-    except STOPPED as stop:
-        print("\ninterrupted; the same command resumes the suite", file=sys.stderr)
-        return exit_status(stop)
-    for run, state in states.items():
-        print(f"{state:<12}{run.folder}")
-    if unfinished := sum(state != FINISHED for state in states.values()):
-        counted = f"{unfinished} of {len(states)} runs are not finished"
-        print(f"{counted}; the same command tries them again", file=sys.stderr)
-        return 1
-    print(f"all {len(states)} runs are finished; table: make table DATA={preset}")
-    return 0
+    status = execute_all(runs)
+    if status == 0:
+        print(f"all {len(runs)} runs are finished; table: make table DATA={preset}")
+    return status

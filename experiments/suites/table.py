@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from experiments.config import STUDENT_OPTION, TEACHER_OPTION
 from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES
 from experiments.suites.differences import GROWTH, capacity, differences, student_title, texts
 from experiments.suites.result_rows import ResultRow, group_of
 from export.parity.ledger import markdown_table
-from figures.capacity import capacity_figure
 from figures.style import save_png
-from figures.suite import suite_figure
+from figures.suite import capacity_figure, suite_figure
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import (
     CONSTANT,
@@ -31,13 +29,9 @@ from metrics.names import (
     final_name,
     formatted,
 )
-from models import OpenCLIPEncoder
-from models.cost import Cost, image_cost
 from models.files import atomic, write_text
 
 PAPER_COLUMNS = (HC18, EIGHT_CLASS)
-PAPER_GMACS = {"MobileCLIP2-S0": 1.2, "FetalCLIP": 38.9}
-OTHER_COUNTERS_GMACS = {"MobileCLIP2-S0": 2.39, "FetalCLIP": 77.8}
 COMPARISON_NOTE = (
     "Differences are paired by seed and patient: 95 % intervals and p values from a bootstrap over both, the p values "
     "Holm-corrected over all differences from one reference (over the whole table of gains). The smallest detectable "
@@ -47,19 +41,12 @@ COMPARISON_NOTE = (
 OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
 
 
-def all_columns() -> dict[str, tuple[str, int]]:
-    """Return column of the table -> title and digits; gestational age first, as in the paper."""
+def all_columns() -> dict[str, tuple[str, str, int]]:
+    """Return column of the table -> title, key of the score and digits; gestational age first, as in the paper."""
     return {
-        benchmark.name: (benchmark.title, benchmark.digits)
+        benchmark.name: (benchmark.title, benchmark.headline, benchmark.digits)
         for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
-    } | {EIGHT_CLASS: ("8-class F1", 3)}
-
-
-def columns_of(row: ResultRow, model: str) -> dict[str, float]:
-    """Return the scores of a model or baseline in one run, by column of the table."""
-    keys = {**{b.name: b.headline for b in BENCHMARKS.values()}, EIGHT_CLASS: "f1"}
-    values = {name: row["metrics"].get(final_name(model, name, key)) for name, key in keys.items()}
-    return {name: float(value) for name, value in values.items() if value is not None}
+    } | {EIGHT_CLASS: ("8-class F1", "f1", 3)}
 
 
 def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
@@ -71,14 +58,15 @@ def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """
     long = pd.DataFrame(
         [
-            (line, run, column, value)
+            (line, run, column, float(value))
             for run, row in enumerate(rows)
             for line, model in {
                 TEACHER: TEACHER, row["experiment"]: STUDENT, RANDOM: RANDOM, PIXEL_SIZE: PIXEL_SIZE,
                 CONSTANT: CONSTANT,
             }.items()
             if (line, row["experiment"]) != (TEACHER, "random-teacher")  # it is not the teacher of the other runs
-            for column, value in columns_of(row, model).items()
+            for column, (_, key, _) in all_columns().items()
+            if (value := row["metrics"].get(final_name(model, column, key))) is not None
         ],
         columns=["line", "run", "column", "value"],
     )  # fmt: skip
@@ -114,7 +102,7 @@ def cells(rows: Sequence[ResultRow]) -> pd.DataFrame:
     lines = summary.index.unique("line")
     runs = scores(rows).groupby("line", observed=True)["run"].nunique()
     ours, paper = {}, {}
-    for column, (title, digits) in all_columns().items():
+    for column, (title, _, digits) in all_columns().items():
         if column not in summary.index.unique("column"):
             continue
         part = summary.xs(column, level="column").reindex(lines)
@@ -189,19 +177,15 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
 
 def _plot(rows: Sequence[ResultRow], path: Path) -> None:
     """Draw every run's scores beside the paper's, in the columns that the paper has."""
-    titles, names = line_titles(rows), {column: title for column, (title, _) in all_columns().items()}
+    titles, names = line_titles(rows), {column: title for column, (title, *_) in all_columns().items()}
     long = scores(rows).sort_values(["line", "column"], kind="stable")
     long = long[long["column"].isin(PAPER_COLUMNS)].astype({"line": str, "column": str})
     named = long.replace({"line": titles, "column": names})
     paper = {(titles[line], names[key]): value for line, own in PAPER.items() for key, value in own.items()}
     plotted = f"DATA={rows[0]['data']}" + (", own arguments" if rows[0]["arguments"] else "")
+    baselines = [titles[line] for line in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT)]
     with atomic(path) as partial:
-        save_png(
-            suite_figure(
-                named, paper, [titles[line] for line in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT)], plotted
-            ),
-            partial,
-        )
+        save_png(suite_figure(named, paper, baselines, plotted), partial)
 
 
 def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
@@ -217,14 +201,13 @@ def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
         save_png(capacity_figure(drawn, f"DATA={data}: gain of SRKD"), partial)
 
 
-def write_tables(rows: Sequence[ResultRow], folder: Path, costs: Sequence[str]) -> list[str]:
+def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
     """Write the tables of every group of rows (see `group_of`) in every format; return the Markdown texts.
 
     Args:
         rows: Rows of one data preset.
         folder: Target folder; files are named ``DATA.md``, ``DATA-1.md``, ..., with ``-differences`` for those between
             methods and ``-capacity`` for SRKD's gains by size of the student.
-        costs: Notes on the costs of the towers.
     """
     written = []
     groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
@@ -234,20 +217,18 @@ def write_tables(rows: Sequence[ResultRow], folder: Path, costs: Sequence[str]) 
         path = str(folder / (data + (f"-{place}" if place else "")))
         student = [f"student {student_title(own[0]['student'])}"] if own[0].get("student") else []
         title = ", ".join([f"DATA={data}", *student, *([arguments] if arguments else [])])
-        table, compared = cells(own), differences(own)
-        remarks = [*notes(own), *costs]
-        written.append(f"### {title}\n\n{to_markdown(table)}\n")
+        table, compared, remarks = cells(own), differences(own), notes(own)
+        files = {".csv": to_csv(own), ".tex": to_latex(table)}
+        text = f"### {title}\n\n{to_markdown(table)}\n"
         if len(compared):
-            written[-1] += to_markdown(texts(compared)) + "\n"
+            text += to_markdown(texts(compared)) + "\n"
             remarks.insert(1, COMPARISON_NOTE)
-            write_text(
-                Path(f"{path}-differences.csv"), str(compared.to_csv(index=False, lineterminator="\n"))
-            )
-            write_text(Path(f"{path}-differences.tex"), to_latex(texts(compared)))
-        written[-1] += "\n".join(f"- {note}" for note in remarks) + "\n"
-        write_text(Path(f"{path}.md"), written[-1])
-        write_text(Path(f"{path}.csv"), to_csv(own))
-        write_text(Path(f"{path}.tex"), to_latex(table))
+            files["-differences.csv"] = str(compared.to_csv(index=False, lineterminator="\n"))
+            files["-differences.tex"] = to_latex(texts(compared))
+        files[".md"] = text + "".join(f"- {note}\n" for note in remarks)
+        written.append(files[".md"])
+        for ending, content in files.items():
+            write_text(Path(f"{path}{ending}"), content)
         _plot(own, Path(f"{path}.png"))
     gains = capacity(default_rows(rows, any_student=True))
     if gains["student"].nunique() > 1:
@@ -276,25 +257,3 @@ def default_rows(rows: Sequence[ResultRow], any_student: bool = False) -> list[R
     own = [row for row in rows if not row["arguments"] and (any_student or not row.get("student"))]
     newest = max(own, key=lambda row: str(row["finished"]), default=None)
     return [] if newest is None else [row for row in own if key(row) == key(newest)]
-
-
-def published_costs() -> dict[str, Cost]:
-    """Return the costs of the paper's student and teacher, counted without weights."""
-    with torch.device("meta"):
-        return {name: image_cost(OpenCLIPEncoder(name).eval()) for name in PAPER_GMACS}
-
-
-def explain_costs(costs: Mapping[str, Cost]) -> list[str]:
-    """Return a note per model and one that relates them to the paper's figures."""
-    lines = [
-        f"{name}: {cost.parameters / 1e6:.1f} M parameters (both towers); image tower {cost.gmacs:.2f} GMACs measured, "
-        f"{cost.attention_gmacs:.2f} of them in attention's products of activations, so "
-        f"{cost.gmacs - cost.attention_gmacs:.2f} without (other counters: {OTHER_COUNTERS_GMACS[name]}); "
-        f"the paper prints {PAPER_GMACS[name]}"
-        for name, cost in costs.items()
-    ]
-    return [
-        *lines,
-        "The paper's GMACs are half of the usual count for both models, as if multiply-accumulates had been "
-        "taken for floating-point operations and halved once more. The ratio of the models is the same.",
-    ]

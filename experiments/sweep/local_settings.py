@@ -85,11 +85,6 @@ class LocalSettings(BaseModel):
     run_cap: int | None = None
     early_terminate: EarlyTerminate | None = None
 
-    @property
-    def maximize(self) -> bool:
-        """Whether a greater metric is better."""
-        return self.metric.goal == "maximize"
-
     def pruner(self) -> BasePruner:
         """Return Optuna's asynchronous successive halving: one bracket of Hyperband, as on W&B."""
         stop = self.early_terminate

@@ -143,7 +143,7 @@ class LocalStudy:
 
     def reached_target(self) -> bool:
         """Return whether any value of any trial was as good as ``metric.target``; False without one."""
-        target, sign = self.settings.metric.target, 1 if self.settings.maximize else -1
+        target, sign = self.settings.metric.target, 1 if self.settings.metric.goal == "maximize" else -1
         trials = self.study.get_trials(deepcopy=False)
         values = [value for trial in trials for value in trial.intermediate_values.values()]
         return target is not None and any(sign * value >= sign * target for value in values)

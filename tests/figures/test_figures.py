@@ -130,7 +130,8 @@ def test_every_figure_becomes_svg_with_text_in_the_pages_colours(tmp_path):
         assert not colours, (name, colours)
         assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(PALETTE)
         assert "<text" in svg
-        save_png(figure, tmp_path / f"{name}.png")
+    save_png(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["confusion", "growth", "reliability"])

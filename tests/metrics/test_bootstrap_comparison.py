@@ -63,6 +63,16 @@ def test_the_difference_of_f1_and_its_spread_are_those_of_a_loop():
     assert 1.30 < found.detectable / reach < 1.44
 
 
+def test_intervals_of_few_patients_stay_within_what_differences_can_be():
+    first = np.array([[[0, 2], [1, 2], [0, 2]]])  # right and all images of three patients
+    second = np.array([[[2, 2], [2, 2], [0, 2]]])
+    found = compare(first, second)
+    assert found.value == pytest.approx(50)
+    assert found.high == 100
+    assert np.isnan(found.detectable), "not even the largest difference would be found"
+    assert compare(second, first).low == -100
+
+
 def study(generator, seeds, effect, spread_of_seeds, images=3, patients=40):
     """Counts [S, P, 2] of right and all images by two methods, whose skills vary with patient, seed and both."""
     size = (2, seeds, patients, images)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models import TimmEncoder
+from models import OpenCLIPEncoder, TimmEncoder
 from models.cost import image_cost
 
 
@@ -50,6 +50,18 @@ def test_a_vision_transformer():
     head = cost.gmacs * 1e9 - stem - weights - products
     assert cost.attention_gmacs * 1e9 == pytest.approx(products)
     assert head == pytest.approx(width * 16), "the projection to the embedding"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "gmacs"), [("MobileCLIP2-S0", 75e6, 2.39), ("FetalCLIP", 427e6, 77.8)]
+)
+def test_the_papers_towers_cost_what_other_counters_give(name, parameters, gmacs):
+    """Counters of layers with weights leave out FetalCLIP's products of activations (docs/reproduce.md)."""
+    with torch.device("meta"):
+        cost = image_cost(OpenCLIPEncoder(name).eval())
+    assert cost.parameters == pytest.approx(parameters, rel=0.01)
+    omitted = cost.attention_gmacs if name == "FetalCLIP" else 0
+    assert cost.gmacs - omitted == pytest.approx(gmacs, rel=0.01)
 
 
 def test_convolutions(tiny_student):

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from scipy.special import softmax
 
-from experiments.report import write_report
+from experiments.report import page, write_report
 from metrics import classification_scores, gestational_age_weeks, within_chart
 from metrics.benchmarks import BENCHMARKS, composite_score
 from metrics.biometry import best_constant_age, biometry_scores, in_reference_range
@@ -31,6 +31,7 @@ STEPS = 200
 LOSSES = {"no-kd": "losses.CLIPLoss", "static-kd": "losses.CoupledKDLoss"}
 
 
+@cache
 def classified(classes: tuple[str, ...], count: int, skill: float, seed: int) -> dict[str, Any]:
     """Details of a plane benchmark: the same images for every seed, right more often with more skill."""
     target = np.arange(count) % len(classes)
@@ -62,6 +63,7 @@ def classified(classes: tuple[str, ...], count: int, skill: float, seed: int) ->
     }  # fmt: skip
 
 
+@cache
 def aged(count: int, skill: float, seed: int) -> dict[str, Any]:
     hc_mm = np.linspace(90, 345, count)
     error = np.random.default_rng(seed).normal(size=count) * 4 / skill
@@ -128,6 +130,12 @@ def evidence(names: list[str], classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 RunMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def without_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out of pages whose text matters: they take most of the time."""
+    monkeypatch.setattr(page, "themed_svg", lambda *_: "")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from experiments.report.read_run import read_run
 from experiments.runs import cli
 from experiments.runs.cli import SonoDistillCLI
 
+pytestmark = pytest.mark.usefixtures("without_drawings")
+
 
 @pytest.mark.parametrize(
     ("name", "content"),

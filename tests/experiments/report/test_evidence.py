@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,18 +13,22 @@ from PIL import Image
 from callbacks.evaluation.embedding_pass import embed
 from datamodules import FetalPlanesDataModule
 from datamodules.evaluation.dataset import EvaluationDataset
+from datamodules.evaluation.protocol import Protocol
 from experiments.report import write, write_report
 from experiments.report.evidence import (
+    agreement,
     balanced_sample,
     collect,
     disputes,
     error_severity,
+    paired,
     project,
     read_evidence,
     thumbnail,
     try_collect,
 )
 from experiments.report.read_run import read_run
+from metrics.benchmarks import BENCHMARKS
 from models import TimmEncoder, freeze
 
 
@@ -53,7 +58,12 @@ def scored(data, wrong):
     ]  # fmt: skip
 
 
-def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, student):
+def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, student, monkeypatch):
+    # With prompts of its own, as a user's benchmark has them; one class has none.
+    prompts = {
+        name: texts for name, texts in Protocol.load(None).classes["planes"].items() if name != "brain"
+    }
+    monkeypatch.setitem(BENCHMARKS, "planes", replace(BENCHMARKS["planes"], classes=prompts))
     folder = make_run(with_evidence=False)
     record = json.loads((folder / "results.json").read_text())
     for model, wrong in (("teacher", {0, 1, 2, 3}), ("student", {3, 4})):
@@ -73,6 +83,7 @@ def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, stu
     assert read_evidence(folder) == found
     # Grad-CAM on the right image of each class of which the student is surest: the last ones here.
     right = {row["target"]: row["name"] for row in scored(data, {3, 4}) if row["correct"]}
+    assert right.pop("brain")
     assert {card["truth"]: card["name"] for card in found.saliency} == right
     for card in found.saliency:
         assert card["teacher"] == card["student"]  # the student is its own teacher
@@ -124,6 +135,29 @@ def test_what_collapsed_embeddings_leave_undefined_is_none():
     assert np.ptp(view["points"]) == 0
 
 
+def rows(target, prediction, assessed=True):
+    return [
+        {"name": str(n), "target": t, "prediction": g, "correct": t == g, "assessed": assessed or n < 4}
+        for n, (t, g) in enumerate(zip(target, prediction, strict=True))
+    ]
+
+
+def test_agreement_counts_every_assessed_image_once():
+    samples = (rows("aabbc", "abbac", assessed=False), rows("aabbc", "aabaa", assessed=False))
+    found = agreement(paired(*({"samples": one} for one in samples)))
+    assert (len(found["both"]), len(found["neither"])) == (2, 1)
+    assert [a["name"] for a, _ in found["gained"]] == ["1"]
+    assert found["lost"] == []
+
+
+def test_other_images_or_other_truth_are_not_the_same():
+    first, second = rows("aabbc", "abbac"), rows("aabbc", "aabaa")
+    others = {"all": second, "fewer": second[1:], "other truth": [{**second[0], "target": "z"}, *second[1:]]}
+    same = {name: paired({"samples": first}, {"samples": other}) for name, other in others.items()}
+    assert same == {"all": list(zip(first, second, strict=True)), "fewer": None, "other truth": None}
+    assert paired({}, {"samples": second}) is None
+
+
 def test_the_gravest_errors_come_first_and_other_patients_before_repeats():
     def row(name, patient, correct, probability):
         return {
@@ -151,9 +185,7 @@ def test_a_heads_error_is_measured_in_weeks():
     assert error_severity({"hc_mm": 175.0, "age_days": 25 * 7}) == pytest.approx(5, abs=0.2)
 
 
-def test_thumbnails_are_small_and_keep_their_shape(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 600), dtype=np.uint8)).save(
-        tmp_path / "x.png"
-    )
-    picture = Image.open(io.BytesIO(base64.b64decode(thumbnail(tmp_path / "x.png"))))
+def test_thumbnails_are_small_and_keep_their_shape():
+    image = np.random.default_rng(0).integers(0, 255, (300, 600), dtype=np.uint8)
+    picture = Image.open(io.BytesIO(base64.b64decode(thumbnail(image))))
     assert picture.size == (160, 80)

@@ -11,6 +11,7 @@ from experiments.report.read_run import read_run
 from experiments.report.reference import reference_of, seed_pairs, subject_of
 from experiments.report.tables import difference, differences
 from experiments.report.verdict import answers
+from metrics.benchmarks import BENCHMARKS
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_the_table_has_one_line_for_all_seeds(study):
     table = differences(runs, [run.name for run in runs], reference_of(runs))
     lines = [row["difference"] for row in table.rows if "teacher" not in row["difference"]]
     assert lines == ["srkd over static-kd, 2 seeds"]
-    found = difference(seed_pairs(runs, runs[0], runs[2]), "student", "hc18")
+    found = difference(seed_pairs(runs, runs[0], runs[2]), "student", BENCHMARKS["hc18"])
     validity = [run.metric("student", "hc18", "validity") for run in runs]
     assert found.value == pytest.approx(np.mean(validity[:2]) - np.mean(validity[2:]))
     assert found.seeds == 2

@@ -90,6 +90,14 @@ def test_a_table_with_validity_has_its_baselines(record, tmp_path, capsys, monke
     ]
 
 
+def test_a_teacher_that_was_evaluated_alone_is_called_teacher(record, tmp_path, capsys):
+    del record["metrics"][geometry_name("cka")]  # of two models
+    results.print_table(record | {"experiment": "evaluate"}, tmp_path / "teacher-phantom")
+    printed = capsys.readouterr().out
+    assert "teacher" in printed
+    assert "student" not in printed.replace(str(tmp_path), "")
+
+
 def test_a_biometry_of_the_users_own_is_printed_as_hc18_is(record, tmp_path, capsys, monkeypatch):
     own = replace(BENCHMARKS["hc18"], name="clinic", title="clinic validity, %", own=True)
     monkeypatch.setitem(BENCHMARKS, "clinic", own)

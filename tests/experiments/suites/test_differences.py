@@ -102,7 +102,7 @@ def test_gains_grow_with_the_gap_where_they_do():
 
 def test_tables_and_plots_of_students_are_written(rows, tmp_path):
     more = [row(name, seed, skill - 0.1, "hundredth") for name, skill in SKILLS.items() for seed in (1, 2)]
-    written = write_tables(rows + more, tmp_path, ["costs"])
+    written = write_tables(rows + more, tmp_path)
     assert [text.splitlines()[0] for text in written] == [
         "### DATA=phantom",
         "### DATA=phantom, student 1/99 of the teacher",
@@ -134,7 +134,7 @@ def documents(folder):
 def test_documents_get_the_tables_of_their_data(rows, tmp_path):
     root = documents(tmp_path)
     tables = tmp_path / "tables"
-    write_tables(rows, tables, [])
+    write_tables(rows, tables)
     written = fill_documents(rows, "phantom", tables, root)
     assert {path.name for path in written} == {"README.md", "results.md", "results-phantom.png"}
     validity = np.mean([r["metrics"]["student/hc18/validity"] for r in rows if r["experiment"] == "srkd"])

@@ -27,34 +27,33 @@ class ResolvedError(Exception):
 
 
 @pytest.fixture
-def evaluations(monkeypatch):
-    """Return the share of a trial's epochs that lie behind it at each evaluation, from its resolved command line."""
+def trainer_of(monkeypatch):
+    """Return the trainer's settings of a trial, from its resolved command line."""
 
     def stop(cli):
         raise ResolvedError(cli)
 
-    def evaluations(name, preset, *arguments):
+    def trainer_of(name, preset):
         sweep = read_sweep(sweep_path(name))
-        command = sweep.command(trial_arguments(sweep, preset, arguments))
+        command = sweep.command(trial_arguments(sweep, preset, []))
         argv = trial_command(command, {"schedule.init_args.start": 4.0})[3:]
         monkeypatch.setattr(sys, "argv", ["experiments", *argv])
         monkeypatch.setattr(SonoDistillCLI, "before_instantiate_classes", stop)
         with pytest.raises(ResolvedError) as caught:
             SonoDistillCLI(argv, argv)
-        trainer = caught.value.args[0].config.fit.trainer
-        every, last = trainer.check_val_every_n_epoch, trainer.max_epochs
-        return [epoch / last for epoch in sorted({*range(every, last + 1, every), last})]
+        return caught.value.args[0].config.fit.trainer
 
-    return evaluations
+    return trainer_of
 
 
-def settings(name):
-    return local_settings(read_sweep(sweep_path(name)))[0]
+def shares(every, last):
+    """Return the share of a trial's epochs that lie behind it at each evaluation."""
+    return [epoch / last for epoch in sorted({*range(every, last + 1, every), last})]
 
 
 def judged(name, shares):
     """Return the shares of a run after which its trials are compared, while there is training left to save."""
-    stop = settings(name).early_terminate
+    stop = local_settings(read_sweep(sweep_path(name)))[0].early_terminate
     bands = [stop.first * stop.eta**k for k in range(10)]
     return [shares[band - 1] for band in bands if band < len(shares)]
 
@@ -94,36 +93,19 @@ def test_a_shipped_sweep_stops_early():
     assert STOPPING == ["decay"]
 
 
-def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_began(evaluations):
-    shares = evaluations("decay", "phantom")
-    assert shares == [0.25, 0.5, 0.75, 1.0]
-    assert judged("decay", shares) == [0.75]
+def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_began(trainer_of):
+    trainer = trainer_of("decay", "phantom")
+    quarters = shares(trainer.check_val_every_n_epoch, trainer.max_epochs)
+    assert quarters == [0.25, 0.5, 0.75, 1.0]
+    assert judged("decay", quarters) == [0.75]
     recipe = yaml.safe_load(experiment_file("srkd").read_text())["schedule"]["init_args"]
     schedule = OffDiagonalSchedule(**recipe)
     assert schedule.weight(75, 100) < 0 < schedule.weight(50, 100)
 
 
 @pytest.mark.parametrize("preset", sorted({*preset_names()} - {"phantom"}))
-def test_other_presets_are_judged_as_the_phantom_with_a_quarter_of_their_epochs(preset, evaluations):
-    assert judged("decay", evaluations("decay", preset)), "some early stopping by default"
-    quarter = f"--trainer.check_val_every_n_epoch={QUARTERS[preset]}"
-    assert judged("decay", evaluations("decay", preset, quarter)) == [0.75]
-
-
-def test_a_bad_trial_of_the_phantoms_evaluations_is_stopped_and_good_ones_are_not(evaluations):
-    shares = evaluations("decay", "phantom")
-    study = optuna.create_study(direction="maximize", pruner=settings("decay").pruner())
-
-    def evaluations_until_stopped(level):
-        trial = study.ask()
-        for number, share in enumerate(shares, start=1):
-            trial.report(level * share, number)
-            if trial.should_prune():
-                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                return number
-        study.tell(trial, level)
-        return None
-
-    assert [evaluations_until_stopped(level) for level in (0.80, 0.82, 0.84)] == [None, None, None]
-    assert evaluations_until_stopped(0.40) == 3 < len(shares)
-    assert evaluations_until_stopped(0.85) is None
+def test_other_presets_are_judged_as_the_phantom_with_a_quarter_of_their_epochs(preset, trainer_of):
+    trainer = trainer_of("decay", preset)
+    usual = shares(trainer.check_val_every_n_epoch, trainer.max_epochs)
+    assert judged("decay", usual), "some early stopping by default"
+    assert judged("decay", shares(QUARTERS[preset], trainer.max_epochs)) == [0.75]

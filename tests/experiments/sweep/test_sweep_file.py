@@ -38,7 +38,7 @@ def test_the_shipped_sweeps_run_here_and_end_on_wandb():
     for name in sweep_names():
         sweep = read_sweep(sweep_path(name))
         settings, _ = local_settings(sweep)
-        assert (settings.metric.name, settings.maximize) == ("best/composite", True)
+        assert (settings.metric.name, settings.metric.goal) == ("best/composite", "maximize")
         assert sweep.command()[:4] == ["python", "-m", "experiments", "fit"]
         assert settings.method == "grid" or settings.run_cap == 20, "W&B would propose trials without end"
 
