@@ -78,6 +78,20 @@ QUICK_SETTINGS = (
     "--representation.probe_seeds=1",
     "--media.samples=2",
 )
+# Options that are on without a value -> default and help.
+FLAGS = {
+    "--paper_selection": (False, "Select and report on all images, as the paper does. For comparison only."),
+    "--score_test_patients": (
+        True,
+        "Score the selected checkpoint on the test patients and write the report.",
+    ),
+    TRUST: (False, "Build classes that a checkpoint names."),
+    "--quick": (
+        None,
+        "Bound corpus, teacher, epochs and evaluation (QUICK=1); by default where trainer.fast_dev_run, "
+        "overfit_batches or limit_*_batches bounds something.",
+    ),
+}
 CAUTION = "a quick run on a few images, prompts and steps: its numbers mean nothing"
 
 
@@ -279,39 +293,8 @@ class ConfigCLI(LightningCLI):
         parser.add_argument(
             "--schedule", type=Callback | None, default=None, help="Schedule of the off-diagonal weight."
         )
-        parser.add_argument(
-            "--paper_selection",
-            "--paper-selection",
-            type=bool,
-            nargs="?",
-            const=True,
-            default=False,
-            help="Select the checkpoint on all images and report on the same, as the paper does. For comparison "
-            "only.",
-        )
-        parser.add_argument(
-            "--score_test_patients",
-            type=bool,
-            default=True,
-            help="After training, score the selected checkpoint on the test patients and write the report.",
-        )
-        parser.add_argument(
-            TRUST,
-            type=bool,
-            nargs="?",
-            const=True,
-            default=False,
-            help="Build classes that a checkpoint names.",
-        )
-        parser.add_argument(
-            "--quick",
-            type=bool | None,
-            nargs="?",
-            const=True,
-            default=None,
-            help="Bound corpus, teacher, epochs and evaluation (QUICK=1); by default where trainer.fast_dev_run, "
-            "overfit_batches or limit_*_batches bounds something.",
-        )
+        for option, (default, text) in FLAGS.items():
+            parser.add_argument(option, type=bool | None, nargs="?", const=True, default=default, help=text)
         parser.add_lightning_class_args(BiometryEvaluation, "biometry")
         parser.add_lightning_class_args(PlaneEvaluation, "planes")
         parser.add_lightning_class_args(RepresentationEvaluation, "representation")

@@ -18,21 +18,19 @@ CKPT is a checkpoint or an export folder, which needs no PyTorch. IMAGES is a fo
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow.parquet import ParquetWriter
+from pyarrow.parquet import write_table
 
 from datamodules.cores import usable_cores
 from datamodules.corpora.table import read_table
@@ -83,9 +81,9 @@ def main(argv: list[str]) -> int:
     if options.saliency is not None:
         student.saliency([np.zeros((8, 8), np.uint8)])  # an export is refused before anything is computed
     with atomic_folder(target) as partial:
-        failed, planes, missing_spacings = _write(student, asked, partial, options)
-    _say(student, asked, target, planes, missing_spacings, failed)
-    return 1 if failed else 0
+        predictions, missing_spacings = _write(student, asked, partial, options)
+    _say(student, asked, target, predictions, missing_spacings)
+    return int(predictions.error.notna().any())
 
 
 class Asked(NamedTuple):
@@ -138,33 +136,24 @@ def columns(student: Student) -> pa.Schema:
 
 def _write(
     student: Student, asked: list[Asked], folder: Path, options: Any
-) -> tuple[list[str], Counter[str], list[float]]:
-    """Write all files; return the errors, the number of images of each plane, and spacings that an export lacks."""
-    schema = columns(student)
-    failed: list[str] = []
-    planes: Counter[str] = Counter()
+) -> tuple[pd.DataFrame, list[float]]:
+    """Write all files; return the predictions, and the spacings that an export lacks."""
+    rows: list[Row] = []
     missing_spacings: list[float] = []
     embeddings: list[NDArray[Any]] = []
-    with ExitStack() as stack:
-        table = stack.enter_context((folder / TABLE).open("w", newline="", encoding="utf-8"))
-        writer = csv.DictWriter(table, schema.names)
-        writer.writeheader()
-        parquet = stack.enter_context(ParquetWriter(folder / "predictions.parquet", schema))
-        for rows, images, embedded in _answers(student, asked, options, missing_spacings):
-            writer.writerows(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-            )
-            parquet.write_table(pa.Table.from_pylist(rows, schema))
-            failed += [row["error"] for row in rows if row.get("error")]
-            planes.update(row["plane"] for row in rows if row.get("plane"))
-            if options.embeddings:
-                embeddings.append(embedded)
-            _draw(student, folder, options, [row for row in rows if not row.get("error")], images)
+    for answers, images, embedded in _answers(student, asked, options, missing_spacings):
+        rows += answers
+        if options.embeddings:
+            embeddings.append(embedded)
+        _draw(student, folder, options, [row for row in answers if not row.get("error")], images)
+    table = pa.Table.from_pylist(rows, columns(student))
+    write_table(table, folder / "predictions.parquet")
+    predictions = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    predictions.to_csv(folder / TABLE, index=False, float_format="%.6g")
     if options.embeddings:
-        bad = {error.partition(": ")[0] for error in failed}
-        names = [one.name for one in asked if str(one.path) not in bad]
-        np.savez(folder / "embeddings.npz", image=np.array(names), embedding=np.concatenate(embeddings))
-    return failed, planes, missing_spacings
+        names = np.array(predictions.image[predictions.error.isna()], dtype=str)
+        np.savez(folder / "embeddings.npz", image=names, embedding=np.concatenate(embeddings))
+    return predictions, missing_spacings
 
 
 def _answers(
@@ -246,13 +235,14 @@ def _say(
     student: Student,
     asked: list[Asked],
     target: Path,
-    planes: Counter[str],
+    predictions: pd.DataFrame,
     missing_spacings: list[float],
-    failed: list[str],
 ) -> None:
     """Print what was written, what the answers lack, and which images could not be read."""
+    failed = [*predictions.error.dropna()]
+    planes = predictions.plane.value_counts() if "plane" in predictions else {}
     print(
-        f"{len(asked) - len(failed)} images: {', '.join(f'{name} {count}' for name, count in planes.most_common())}"
+        f"{len(asked) - len(failed)} images: {', '.join(f'{name} {count}' for name, count in planes.items())}"
     )
     known = student.calibration
     if known is None:

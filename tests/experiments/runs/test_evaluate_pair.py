@@ -155,7 +155,7 @@ class Settled(Exception):  # noqa: N818
     """The configuration is known, and nothing was built from it yet."""
 
 
-@pytest.mark.parametrize("options", [["--paper-selection"], ["--paper_selection=true"], []])
+@pytest.mark.parametrize("options", [["--paper_selection"], ["--paper_selection=true"], []])
 def test_the_papers_selection_is_on_what_it_reports(workplace, monkeypatch, options):
     found = []
 
