@@ -25,7 +25,6 @@ from experiments.process import (
     STOPPED,
     exit_quietly_on_broken_pipe,
     exit_status,
-    skip_interpreter_teardown,
     status_for_make,
     without_secrets,
 )
@@ -156,11 +155,5 @@ def main() -> None:
         sys.exit(2)
 
 
-def program() -> None:
-    """Run `main` as the whole of a process."""
-    with skip_interpreter_teardown():
-        main()
-
-
 if __name__ == "__main__":
-    program()
+    main()

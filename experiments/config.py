@@ -206,14 +206,6 @@ def _loaded(path: str) -> str:
     return json.dumps({"class_path": "models.from_checkpoint", "init_args": {"path": path}})
 
 
-def lacks_weights(settings: object) -> bool:
-    """Return whether a tower has a published architecture and random weights."""
-    if not isinstance(settings, dict):
-        return False
-    arguments = settings.get("init_args") or {}
-    return settings.get("class_path") == "models.OpenCLIPEncoder" and not arguments.get("weights")
-
-
 def is_quick(config: Namespace) -> bool:
     """Return whether a run is quick: ``--quick``, or by default any of Lightning's limits on batches.
 

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
@@ -18,9 +19,7 @@ from models.checkpoints.trust import untrusted_import
 
 RUN_FOLDER = "."  # as a logger's save_dir, stands for the run's folder
 # jsonargparse lists every type that it tried; these lines of it say nothing about the mistake.
-NOISE = re.compile(
-    r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Problem with given"
-)
+NOISE = re.compile(r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Problem with given")
 EXPECTED = re.compile(r"Expected an? (.+?)(?:[.:] (?:Got value: )?.*)?$")
 # What other frameworks call our options.
 SYNONYMS = {
@@ -87,24 +86,20 @@ class PlainErrorParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a `UsageError` with one line."""
-        unknown = re.match(r"[Uu]nrecognized arguments: ([^\s=]+)", message)
-        if unknown:
+        if unknown := re.match(r"[Uu]nrecognized arguments: ([^\s=]+)", message):
             parser = getattr(ex, "subcommand_parser", None) or self
             raise UsageError(f"{unknown[1]}: no such option{parser._hint(unknown[1])}")
-        setting = re.match(r"Option '([^']+)' is not accepted", message)
-        if setting:
+        if setting := re.match(r"Option '([^']+)' is not accepted", message):
             given = next((word for word in sys.argv if setting[1] in word), setting[1]).split("=")[0]
             raise UsageError(f"{given}: the chosen class has no setting {setting[1]}{self._hint(setting[1])}")
-        missing = re.match(r"argument (--[\w.]+)\S*: expected", message)
-        if missing:  # argparse names --data for a setting of the data
-            following = zip(sys.argv[1:], [*sys.argv[2:], "--"], strict=False)
-            candidates = (word for word, after in following if "=" not in word and after.startswith("--"))
-            option = next(
-                (word for word in candidates if f"{word}.".startswith(f"{missing[1]}.")), missing[1]
-            )
+        if missing := re.match(r"argument (--[\w.]+)\S*: expected", message):
+            # argparse names --data for a setting of the data.
+            lone = [
+                word for word, after in pairwise([*sys.argv, "--"]) if "=" not in word and after[:2] == "--"
+            ]
+            option = next((word for word in lone if f"{word}.".startswith(f"{missing[1]}.")), missing[1])
             raise UsageError(f"{option}: give a value, {option}=VALUE")
-        key = re.match(r'Parser key "([^"]+)"', message)
-        if key:
+        if key := re.match(r'Parser key "([^"]+)"', message):
             given, reason = _given(key[1]), _reason(message, ex)
             value = re.search(r"(?:Got|Given) value: (.*)", message)
             if value and "=" not in given and reason.startswith("expected"):
@@ -123,24 +118,21 @@ class PlainErrorParser(LightningArgumentParser):
 
     def _hint(self, key: str) -> str:
         """Suggest the option that was most likely meant: another framework's name for it, or a typo."""
-        options = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
         word = key.lstrip("-").rpartition(".")[2].replace("-", "_").lower()
-        meant = SYNONYMS.get(word)
-        is_setting = not key.startswith("-")
-        if meant and (is_setting or any(f"{meant}.".startswith(f"{option}.") for option in options)):
+        meant = SYNONYMS.get(word, "")
+        if not key.startswith("-"):
+            known = {name: name for room in ROOMS for name in _settings_of(room) if name != word}
+            return f"; did you mean {meant}?" if meant else _did_you_mean(word, known)
+        options = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
+        if meant and any(f"{meant}.".startswith(f"{option}.") for option in options):
             return f"; did you mean {meant}?"
-        if is_setting:
-            return _did_you_mean(
-                word, {name: name for room in ROOMS for name in _settings_of(room) if name != word}
-            )
         if "--data" in options:  # whose settings are those of its class
             options += [f"--data.{name}" for name in _settings_of("datamodules")]
         by_name = {option.rpartition(".")[2].lstrip("-"): option for option in reversed(options)}
-        if word in by_name:
-            return f"; did you mean {by_name[word]}?"
         whole = {option.lstrip("-"): option for option in options}
         return (
-            _did_you_mean(key.lstrip("-"), whole)
+            _did_you_mean(word, by_name, likeness=1)
+            or _did_you_mean(key.lstrip("-"), whole)
             or _did_you_mean(word, by_name)
             or "; --help lists the options"
         )
@@ -161,9 +153,9 @@ def built(kind: Any, settings: Any) -> Any:
     return parser.instantiate(parser.parse_object({"part": part})).part
 
 
-def _did_you_mean(word: str, known: Mapping[str, str]) -> str:
+def _did_you_mean(word: str, known: Mapping[str, str], likeness: float = 0.6) -> str:
     """Suggest the value of the key of `known` that is nearest to a word."""
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word, known, 1, likeness)
     return f"; did you mean {known[close[0]]}?" if close else ""
 
 
@@ -171,12 +163,10 @@ def _reason(message: str, error: BaseException | None) -> str:
     """Return the lines of jsonargparse's message that say something, as one."""
     if error is not None and (refusal := untrusted_import(error)) is not None:
         return refusal
-    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", message).replace("NoneType", "null")
+    text = re.sub(r'Parser key "[^"]+":', "\n", message).replace('"', "'").replace("NoneType", "null")
+    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " or "), text)
-    lines = [
-        line.strip().removeprefix("- ")
-        for line in text.removeprefix(text.partition('":')[0] + '":').splitlines()
-    ]
+    lines = [line.strip(" -") for line in text.splitlines()]
     lines = list(dict.fromkeys(line for line in lines if line and not NOISE.match(line)))
     kinds = [kind for line in lines if (match := EXPECTED.match(line)) for kind in match[1].split(" or ")]
     others = [line for line in lines if not EXPECTED.match(line)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
 import re
 import select
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,29 +52,6 @@ def status_for_make() -> Iterator[None]:
 
 
 @contextmanager
-def skip_interpreter_teardown() -> Iterator[None]:
-    """After Ctrl-C or SIGTERM run the exit handlers, W&B's among them, but leave out the interpreter's own clean-up.
-
-    With PyTorch loaded that takes two seconds of a CPU and more, and only frees memory.
-    """
-    status: list[int] = []
-
-    def leave() -> None:
-        if status:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status[0])
-
-    atexit.register(leave)  # before any other handler, so that it runs after them
-    try:
-        yield
-    except SystemExit as stop:
-        if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            status.append(int(stop.code))
-        raise
-
-
-@contextmanager
 def exit_quietly_on_broken_pipe() -> Iterator[None]:
     """Exit quietly with status 141 when what reads the output has ended, as in ``sonodistill list | head -1``."""
     try:
@@ -100,9 +75,6 @@ def terminable() -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise TerminatedError
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
@@ -111,17 +83,17 @@ def terminable() -> Iterator[None]:
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command to its end and return its exit status; call it inside `terminable`.
-
-    Raises:
-        KeyboardInterrupt: On Ctrl-C, after the child has saved its checkpoint and ended.
-        TerminatedError: On SIGTERM, which the child gets too, after it has ended.
-    """
+    """Run a command to its end and return its exit status; see `run_children`."""
     return run_children([command], environment)[0]
 
 
 def run_children(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[int]:
-    """Run commands in parallel to their ends, as `run_child` does, and return their exit statuses in order."""
+    """Run commands in parallel to their ends, and return their exit statuses in order; call it inside `terminable`.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C, after the children have saved their checkpoints and ended.
+        TerminatedError: On SIGTERM, which the children get too, after they have ended.
+    """
     processes = [subprocess.Popen(command, env=environment) for command in commands]
     stop: BaseException | None = None
     while True:

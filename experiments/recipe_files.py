@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,12 @@ def tower(preset: str, role: str) -> dict[str, Any]:
 def data_class(preset: str) -> str:
     """Return the ``class_path`` of a preset's data module."""
     return str(yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))["data"]["class_path"])
+
+
+def preset_of(config: Mapping[str, Any] | None) -> str | None:
+    """Return the data preset that a run's configuration reads; None for a data module of the user's own."""
+    kind = None if config is None else config["data"].get("class_path")
+    return next((name for name in preset_names() if data_class(name) == kind), None)
 
 
 def training_arguments(experiment: str, preset: str) -> list[str]:

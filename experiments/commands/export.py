@@ -39,8 +39,8 @@ from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from experiments.config import data_arguments
 from experiments.plain_errors import PlainErrorParser, built
-from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file
-from experiments.runs.run_record import RANDOM_PREFIX, preset_of, read_record, run_config, training_facts
+from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file, preset_of
+from experiments.runs.run_record import RANDOM_PREFIX, read_record, run_config, training_facts
 from export import Options, export_student
 from export.build import require_replaceable
 from export.parity.ledger import GateFailedError

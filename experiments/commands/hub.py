@@ -19,8 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 from experiments.process import Parser
+from experiments.recipe_files import preset_of
 from experiments.report.read_run import read_run
-from experiments.runs.run_record import preset_of, read_record, run_config, training_facts
+from experiments.runs.run_record import read_record, run_config, training_facts
 from export.package.manifest import read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
 from models.checkpoints.inspection import STUDENT, student_architecture

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import wandb
 from jsonargparse import Namespace
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser
@@ -133,11 +133,17 @@ class SonoDistillCLI(ConfigCLI):
         self.answers = _answers(self.config[self.subcommand], create=self.subcommand == "fit")
         if config.schedule is not None:
             callbacks.append(config.schedule)
+        probe = Probe()
         callbacks += [
             StepSeed(int(config.seed_everything)),
             EvaluateLastEpoch(),
             StopOnNonFiniteLoss(),
-            *_tracking(),
+            WandbRun(),
+            OffDiagonalPhase(),  # follows the schedule
+            GradientNorms(),
+            Throughput(),
+            LogitCorrelation(probe),
+            ConfusingPairs(probe),
             StartSummary(self.recipe.preset, self.config[self.subcommand], self.folder),
         ]
         callbacks += progress_for(callbacks, config.trainer.enable_progress_bar)
@@ -234,17 +240,15 @@ class SonoDistillCLI(ConfigCLI):
         if self.answers.create and self.answers.calibration is not None:
             write_entry(Path(checkpoint), ANSWERS, asdict(self.answers.calibration))
         config = self.config[self.subcommand]
-        record = results.collect(
-            self.trainer,
-            self.model,
-            self.selection,
-            experiment=config.experiment,
-            preset=self.recipe.preset,
-            seed=int(config.seed_everything),
-            checkpoint=checkpoint,
-            seconds=time.monotonic() - self.started,
-        )
-        record |= {"run": self.record, "cautions": self.cautions}
+        record = {
+            "experiment": config.experiment,
+            "data": self.recipe.preset,
+            "seed": int(config.seed_everything),
+            "seconds": round(time.monotonic() - self.started, 1),
+            **results.collect(self.trainer, self.model, self.selection, checkpoint),
+            "run": self.record,
+            "cautions": self.cautions,
+        }
         write_json(self.folder / "results.json", record)
         join_metrics(self.folder)
         plots.write_all(self.folder, self.datamodule)
@@ -285,19 +289,6 @@ def _answers(config: Namespace, create: bool) -> AnswerCalibration:
     path = config.get("ckpt_path") or str((config.model.student.get("init_args") or {}).get("path"))
     stored = None if create else read_entry(path, ANSWERS)
     return AnswerCalibration(None if stored is None else Calibration(**stored), create)
-
-
-def _tracking() -> list[Callback]:
-    """Return the tracking callbacks of every run; the phase follows the schedule."""
-    probe = Probe()
-    return [
-        WandbRun(),
-        OffDiagonalPhase(),
-        GradientNorms(),
-        Throughput(),
-        LogitCorrelation(probe),
-        ConfusingPairs(probe),
-    ]
 
 
 def _go_on_when_requeued(config: Namespace, preset: str) -> None:

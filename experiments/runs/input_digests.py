@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
@@ -17,7 +19,7 @@ from datamodules.shards.pair_shards import check_shards, list_shards
 from datamodules.shards.storage import ShardStorage
 from experiments.config import FOLDERS, PROTOCOL_OPTION, named_file, resolve
 from experiments.process import without_secrets
-from experiments.recipe_files import data_class
+from experiments.recipe_files import preset_of
 from models.files import digest, sha256
 
 SHARDS, TABLE, IMAGES = "SHARDS", "TABLE", "IMAGES"
@@ -44,13 +46,20 @@ def content_digests(arguments: Iterable[str]) -> dict[str, str]:
 
 
 def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
-    """Return the digests of the data that a run reads; see `place_digests`.
+    """Return the digests of the data that ``sonodistill train`` reads with these arguments; see `place_digests`."""
+    # The experiment does not change the data.
+    return place_digests(data_places(resolve("srkd", preset, arguments).data))
+
+
+def data_places(data: Namespace) -> dict[str, str]:
+    """Return where a run reads its data: variable -> folder or URLs; empty for a data module of the user's own.
 
     Args:
-        preset: Name of the data preset.
-        arguments: Arguments of ``sonodistill train``.
+        data: ``class_path`` and ``init_args`` of its data module.
     """
-    return place_digests(data_places(preset, arguments))
+    preset, settings = preset_of({"data": data}), data.get("init_args") or Namespace()
+    places = {variable: settings.get(name) for name, variable in FOLDERS.get(str(preset), {}).items()}
+    return {variable: str(place) for variable, place in places.items() if place}
 
 
 def place_digests(places: Mapping[str, str]) -> dict[str, str]:
@@ -78,7 +87,7 @@ def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
         Corpus -> "train" for its training patients only, "all" if test patients are included. Empty without shards
         or without a manifest.
     """
-    place = data_places(preset, arguments).get(SHARDS)
+    place = data_places(resolve("srkd", preset, arguments).data).get(SHARDS)
     if place is None:
         return {}
     return {
@@ -86,17 +95,6 @@ def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
         for source in _manifest(list_shards(place)).get("sources", [])
         if source["name"] in CORPUS_OF.values()
     }
-
-
-def data_places(preset: str, arguments: Sequence[str]) -> dict[str, str]:
-    """Return where a run reads its data: variable -> folder or URLs; empty for a data module of the user's own."""
-    data = resolve("srkd", preset, arguments).data  # the experiment does not change the data
-    if data.class_path != data_class(preset):
-        return {}
-    places = {
-        variable: data.init_args.get(argument) for argument, variable in FOLDERS.get(preset, {}).items()
-    }
-    return {variable: str(place) for variable, place in places.items() if place is not None}
 
 
 def _table_digest(variable: str, root: str) -> str:

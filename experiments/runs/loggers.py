@@ -73,7 +73,12 @@ def check_loggers(config: Namespace) -> None:
 
 def _as_list(asked: Any) -> list[Namespace]:
     """Return ``trainer.logger`` as a list; True and None mean the loggers of ``base.yaml``."""
-    loggers = _listed(asked)
+    if asked is True or asked is None:
+        parser = PlainErrorParser()
+        parser.add_argument("--logger", type=list[Logger])
+        recipe = yaml.safe_load(BASE.read_text(encoding="utf-8"))
+        asked = parser.parse_object({"logger": recipe["trainer"]["logger"]}).logger
+    loggers = [asked] if isinstance(asked, Namespace) else list(asked or [])
     for logger in loggers:
         name = logger.class_path.rpartition(".")[2]
         packages = PACKAGES.get(name, ())
@@ -83,17 +88,6 @@ def _as_list(asked: Any) -> list[Namespace]:
                 f"uv pip install --python .venv {packages[0]}"
             )
     return loggers
-
-
-def _listed(asked: Any) -> list[Namespace]:
-    if asked is True or asked is None:
-        parser = PlainErrorParser()
-        parser.add_argument("--logger", type=list[Logger])
-        recipe = yaml.safe_load(BASE.read_text(encoding="utf-8"))
-        return list(parser.parse_object({"logger": recipe["trainer"]["logger"]}).logger)
-    if isinstance(asked, Namespace):
-        return [asked]
-    return list(asked or [])
 
 
 def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) -> Namespace:

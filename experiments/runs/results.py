@@ -63,14 +63,6 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def parameter_counts(module: DistillationModule) -> dict[str, int]:
-    """Return the number of parameters of the student and of the teacher."""
-    counts = {"student": sum(p.numel() for p in module.student.parameters())}
-    if module.teacher is not None:
-        counts["teacher"] = sum(p.numel() for p in module.teacher.parameters())
-    return counts
-
-
 def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the flat metrics and the details of all evaluation callbacks."""
     metrics: dict[str, float] = {}
@@ -115,45 +107,34 @@ def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
 
 
 def collect(
-    trainer: Trainer,
-    module: DistillationModule,
-    selection: ModelCheckpoint,
-    experiment: str,
-    preset: str,
-    seed: int,
-    checkpoint: str,
-    seconds: float,
+    trainer: Trainer, module: DistillationModule, selection: ModelCheckpoint, checkpoint: str
 ) -> dict[str, Any]:
-    """Return the content of results.json (schema: docs/metrics.md); None replaces NaN.
+    """Return scores and provenance for results.json (schema: docs/metrics.md); None replaces NaN.
 
     Args:
         trainer: The trainer, after its test.
         module: The tested module.
         selection: The callback that selected the checkpoint.
-        experiment: Name of the experiment.
-        preset: Name of the data preset.
-        seed: The run's seed.
         checkpoint: Path of the scored checkpoint; empty for the current weights.
-        seconds: Wall-clock seconds since the command started.
     """
     metrics, details = evaluation_results(trainer)
     schedules = [one for one in trainer.callbacks if isinstance(one, OffDiagonalSchedule)]  # type: ignore[attr-defined]
     best = selection.best_model_score
     record: dict[str, Any] = {
-        "experiment": experiment,
-        "data": preset,
-        "seed": seed,
         "metrics": metrics,
         "selection": {
             "checkpoint": checkpoint,
             "monitor": selection.monitor,
             "score": None if best is None else float(best),
         },
-        "parameters": parameter_counts(module),
+        "parameters": {
+            role: sum(p.numel() for p in model.parameters())
+            for role, model in (("student", module.student), ("teacher", module.teacher))
+            if model is not None
+        },
         "steps": trainer.global_step,
         # Length of the weight schedule.
         "scheduled_steps": next((one.total_steps for one in schedules), None),
-        "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": arguments_here(),
         "git_commit": git_commit(),

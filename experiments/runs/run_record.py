@@ -11,9 +11,9 @@ from jsonargparse import Namespace
 
 from datamodules.phantom.corpus import SIMULATOR_VERSION
 from datamodules.redaction import redacted
-from experiments.config import CAUTION, FOLDERS, TEACHER_OPTION
-from experiments.recipe_files import TEACHER_EXPERIMENT, data_class, preset_names
-from experiments.runs.input_digests import place_digests
+from experiments.config import CAUTION, TEACHER_OPTION
+from experiments.recipe_files import TEACHER_EXPERIMENT, preset_of
+from experiments.runs.input_digests import data_places, place_digests
 from export.package.model_card import RANDOM_START
 from lightning_modules.distillation import RUN_RECORD
 from models.checkpoints.licences import NOTHING_INHERITED, published_file, unidentified_licence
@@ -37,12 +37,11 @@ def patients(data: Namespace) -> dict[str, Any]:
     settings = (data.get("init_args") or Namespace()).as_dict()
     preset = preset_of({"data": {"class_path": data.class_path}})
     chosen = settings if preset is None else {name: settings[name] for name in SPLIT if name in settings}
-    folders = {variable: settings.get(name) for name, variable in FOLDERS.get(str(preset), {}).items()}
     found = {
         "class_path": data.class_path,
         "simulator": SIMULATOR_VERSION,
         "settings": chosen,
-        "corpora": place_digests({variable: str(place) for variable, place in folders.items() if place}),
+        "corpora": place_digests(data_places(data)),
     }
     return dict(redacted(json.loads(json.dumps(found, default=str))))
 
@@ -65,10 +64,9 @@ def _weights(tower: Any) -> dict[str, Any] | None:
     """Return class, file, SHA-256 and licence of the weights that a tower starts from; None without a tower."""
     if not tower:
         return None
-    arguments = tower.get("init_args") or {}
-    path = next((str(arguments[key]) for key in WEIGHTS if arguments.get(key)), None)
+    path = _file(tower)
     digest = sha256(Path(path)) if path and Path(path).exists() else None
-    licence = unidentified_licence(str(arguments.get("name")))
+    licence = unidentified_licence(str((tower.get("init_args") or {}).get("name")))
     if digest is not None:
         licence = _licence(str(path)) or licence
     elif path is None and tower.class_path in RANDOM_TOWERS:
@@ -171,7 +169,7 @@ def _apart(there: dict[str, Any], here: dict[str, Any]) -> bool:
 def _file(tower: Any) -> str | None:
     """Return the file or folder of a tower's weights."""
     arguments = (tower.get("init_args") or {}) if tower else {}
-    return arguments.get("path") or arguments.get("weights")
+    return next((str(arguments[key]) for key in WEIGHTS if arguments.get(key)), None)
 
 
 def run_config(checkpoint: str) -> dict[str, Any] | None:
@@ -189,12 +187,6 @@ def run_config(checkpoint: str) -> dict[str, Any] | None:
             if isinstance(content, dict) and isinstance(content.get("data"), dict):
                 return content
     return None
-
-
-def preset_of(config: dict[str, Any] | None) -> str | None:
-    """Return the data preset that a run was trained on; None if unknown."""
-    kind = None if config is None else config["data"].get("class_path")
-    return next((name for name in preset_names() if data_class(name) == kind), None)
 
 
 def training_facts(config: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, str]:

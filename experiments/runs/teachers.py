@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 import models
-from experiments.config import lacks_weights, resolve
+from experiments.config import resolve
 from experiments.process import relative
 from experiments.recipe_files import TEACHER_EXPERIMENT, Recipe
 from experiments.runs.run_folder import OUTPUTS
@@ -97,9 +97,14 @@ def _decisive(config: Namespace) -> dict[str, Any]:
     return dict(kept.as_dict())
 
 
+def _lacks_weights(tower: Any) -> bool:
+    """Return whether a tower has a published architecture and random weights."""
+    return bool(tower) and tower.class_path == "models.OpenCLIPEncoder" and not tower.init_args.get("weights")
+
+
 def check_weights(teacher: Any) -> None:
     """Refuse a published teacher with random weights."""
-    if teacher and lacks_weights(teacher.as_dict()):
+    if _lacks_weights(teacher):
         raise ValueError(
             f"model.teacher: {teacher['init_args']['name']} needs its weights: TEACHER=path/to/weights "
             "(docs/reproduce.md says where they come from), or ARGS=--model.teacher=null with a loss that "
@@ -110,7 +115,7 @@ def check_weights(teacher: Any) -> None:
 @rank_zero_only
 def warn_of_random_student(student: Any) -> None:
     """Warn that a published student starts from random weights: at its small learning rate it learns little."""
-    if student and lacks_weights(student.as_dict()):
+    if _lacks_weights(student):
         print(
             f"warning: model.student: {student['init_args']['name']} has random weights; STUDENT=path/to/weights "
             "gives it published ones (TEACHER= with EXP=teacher; docs/reproduce.md says where they are)",

@@ -20,14 +20,13 @@ from callbacks.tracking.wandb_run import STEP_AXIS, active_run, uploads_images
 from experiments.process import program_here
 from metrics.names import RANDOM, STUDENT, TEACHER
 
-Mode = Literal["online", "offline", "disabled"]
 PATIENCE_S = 5.0
 MODELS = (STUDENT, TEACHER, RANDOM)
 DETAILS = "details"  # results of single images, with their names and patients
 CURVES = ("training", "validation")  # plots of a run as a whole
 
 
-def wandb_mode() -> Mode:
+def wandb_mode() -> Literal["online", "offline", "disabled"]:
     """Return W&B's mode: that of ``WANDB_MODE``, else online with credentials and offline without.
 
     Neither prompts the user nor uses the network.

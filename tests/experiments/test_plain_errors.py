@@ -1,8 +1,11 @@
 """A user's mistakes on the training command line: one line that names the key and the remedy, and no training."""
 
-import json
+import shlex
+import shutil
+import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +14,34 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAA
 
 from datamodules.phantom.corpus import PhantomSettings
 from experiments import __main__ as command_line
+from experiments.config import _ParseOnlyCLI
 from experiments.plain_errors import SYNONYMS, PlainErrorParser, UsageError
 from experiments.recipe_files import training_arguments
 from experiments.runs.cli import SonoDistillCLI
 from experiments.runs.early_checks import check_devices
 from tests.models.checkpoints.test_weights import Malicious
+
+WORDS = [*training_arguments("no-kd", "phantom"), "--model.teacher=null", "--trainer.accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def parser():
+    """The parser of the training command line, which takes a second to build."""
+    return _ParseOnlyCLI(WORDS).parser
+
+
+@pytest.fixture
+def answer(parser, monkeypatch):
+    """Parse a training without a teacher with more arguments; return the one line of the refusal."""
+
+    def parse(*given):
+        monkeypatch.setattr(sys, "argv", ["experiments", *WORDS, *given])
+        with pytest.raises(UsageError) as refused:
+            parser.parse_args(sys.argv[1:])
+        assert "\n" not in refused.value.message
+        return refused.value.message
+
+    return parse
 
 
 @pytest.fixture
@@ -36,7 +62,7 @@ def train(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "answer"),
+    ("given", "line"),
     [
         ("--trainer.max_epoch=1", "--trainer.max_epoch: no such option; did you mean --trainer.max_epochs?"),
         (
@@ -49,8 +75,8 @@ def train(monkeypatch, tmp_path, capsys):
         ),
     ],
 )
-def test_a_misspelt_option_is_named_with_the_nearest(train, given, answer):
-    assert answer in train("srkd", "phantom", given)
+def test_a_misspelt_option_is_named_with_the_nearest(answer, given, line):
+    assert line in answer(given)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +94,13 @@ def test_a_misspelt_option_is_named_with_the_nearest(train, given, answer):
         ("--max-epoch=1", "--trainer.max_epochs"),
     ],
 )
-def test_what_other_frameworks_call_an_option_is_answered_with_ours(train, given, meant):
+def test_what_other_frameworks_call_an_option_is_answered_with_ours(answer, given, meant):
     key = given.split("=")[0]
-    assert train("srkd", "phantom", given) == f"error: {key}: no such option; did you mean {meant}?"
+    assert answer(given) == f"{key}: no such option; did you mean {meant}?"
 
 
-def test_every_synonym_is_an_option_of_the_command_line(monkeypatch, tmp_path):
+def test_every_synonym_is_an_option_of_the_command_line(parser, monkeypatch):
     """A synonym that the command line refuses would send a user from one error to the next."""
-    monkeypatch.chdir(tmp_path)
     values = {
         "--trainer.accelerator": "cpu",
         "--trainer.precision": "32",
@@ -83,15 +108,9 @@ def test_every_synonym_is_an_option_of_the_command_line(monkeypatch, tmp_path):
         "--ckpt_path": "null",
     }
     given = [f"{meant}={values.get(meant, '1')}" for meant in sorted(set(SYNONYMS.values()))]
-
-    class Parsed(SonoDistillCLI):
-        def before_instantiate_classes(self):
-            raise KeyboardInterrupt
-
     argv = [*training_arguments("srkd", "phantom"), *given]
     monkeypatch.setattr(sys, "argv", ["experiments", *argv])
-    with pytest.raises(KeyboardInterrupt):
-        Parsed(argv, argv)
+    assert parser.parse_args(argv).fit.run == "x"
 
 
 def test_a_synonym_of_no_option_of_this_command_is_not_suggested(capsys):
@@ -103,22 +122,68 @@ def test_a_synonym_of_no_option_of_this_command_is_not_suggested(capsys):
 
 
 @pytest.mark.parametrize(
-    ("asked", "devices", "answer"),
+    ("given", "reason"),
     [
-        ("cuda", "auto", "this machine has no NVIDIA GPU that torch can use; "),
-        ("mps", "auto", "this machine has no Apple GPU that torch can use; "),
-        ("tpu", "auto", "this machine has no TPU that torch can use; "),
-        ("gpu", 4, "this machine has no GPU that torch can use; "),
+        ("--data.batch_size=many", "expected int"),
+        ("--data.on_error=ignore", "expected raise or skip"),
+        ("--trainer.max_epochs=few", "expected int or null"),
+        ("--trainer=5", "Unable to load config '5'"),
+        (
+            "--model.loss=losses.SRKDLos",
+            "module 'losses' has no attribute 'SRKDLos'; did you mean losses.SRKDLoss?",
+        ),
+        (
+            "--model.student=models.TimmEncode",
+            "No models attribute TimmEncode; did you mean models.TimmEncoder?",
+        ),
+        ("--model.loss=mine.Loss", "No module named 'mine'"),
+        ("--model.loss=SRKDLoz", "expected dot import path string or null"),
+        (
+            "--schedule.class_path=callbacks.OffDiagonalSchedul",
+            "module 'callbacks' has no attribute 'OffDiagonalSchedul'; did you mean callbacks.OffDiagonalSchedule?",
+        ),
     ],
 )
-def test_a_device_that_is_not_there_is_named(monkeypatch, asked, devices, answer):
+def test_a_bad_value_is_answered_with_its_reason_alone(answer, given, reason):
+    assert answer(given) == f"{given}: {reason}"
+
+
+def test_the_choices_of_several_types_are_one_list(answer):
+    line = answer("--trainer.precision=17")
+    assert line.startswith("--trainer.precision=17: expected 64 or 32 or 16 or ")
+    assert line.count("64 or ") == 1
+
+
+def test_a_value_inside_another_is_named_by_its_key(answer):
+    loss = '{"class_path": "losses.SRKDLoss", "init_args": {"temperature": "hot"}}'
+    assert answer(f"--model.loss={loss}") == "temperature: expected float, not hot"
+
+
+@pytest.mark.parametrize(
+    ("option", "more"),
+    [("--data.batch_size", []), ("--data.batch_size", ["--seed_everything=3"]), ("--trainer.devices", [])],
+)
+def test_an_option_without_its_value_is_named(answer, option, more):
+    assert answer(option, *more) == f"{option}: give a value, {option}=VALUE"
+
+
+def test_a_setting_of_another_class_is_not_its_own_suggestion(answer):
+    line = answer("--model.student.init_args.pretrained=maybe")
+    assert "the chosen class has no setting pretrained" in line
+    assert "did you mean pretrained?" not in line
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices"), [("cuda", "auto"), ("mps", "auto"), ("tpu", "auto"), ("gpu", 4)]
+)
+def test_a_device_that_is_not_there_is_named(monkeypatch, asked, devices):
     for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator):
         monkeypatch.setattr(kind, "is_available", staticmethod(lambda: False))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(ValueError, match=r"--trainer\.accelerator=auto") as refused:
+    with pytest.raises(ValueError, match=r"^[^\n]*; --trainer\.accelerator=auto [^\n]*$") as refused:
         check_devices(Namespace(accelerator=asked, devices=devices, num_nodes=1))
-    assert str(refused.value).startswith(f"trainer.accelerator={asked}, trainer.devices={devices}: {answer}")
+    assert str(refused.value).startswith(f"trainer.accelerator={asked}, trainer.devices={devices}: ")
     assert ("TORCH_BACKEND=" in str(refused.value)) == (asked in ("cuda", "gpu"))
 
 
@@ -131,36 +196,20 @@ def test_more_gpus_than_there_are_is_one_line(monkeypatch):
     assert "\n" not in str(refused.value)
 
 
-PROMPTS = {
-    "planes": {name: ["x"] for name in ("brain", "abdomen", "heart", "femur", "cervix")},
-    "subplanes": {name: ["x"] for name in ("trans-thalamic", "trans-cerebellum", "trans-ventricular")},
-    "biometry": ["{weeks} weeks and {days} days"],
-}
+FEW = [
+    f"--data.corpus={asdict(PhantomSettings(num_planes_images=12, num_hc18_images=4, num_pair_images=0))}",
+    "--data.root=phantom",
+    "--data.cache=null",
+]
 
 
 @pytest.mark.parametrize("option", ["--protocol", "--planes.protocol"])
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ('{"planes": {', "not a JSON file: Expecting property name"),
-        ("[1]", "expected a JSON object, not list"),
-        (
-            json.dumps(PROMPTS | {"plane": {}}),
-            "['plane'] are not among the keys",
-        ),
-        (json.dumps({key: PROMPTS[key] for key in ("planes", "subplanes")}), "biometry: "),
-        (
-            json.dumps(PROMPTS | {"planes": {"brain": ["x"], "heart": ["x"]}}),
-            "planes: no prompts for ['abdomen', ",
-        ),
-    ],
-)
-def test_a_wrong_protocol_file_is_named_with_its_key(train, tmp_path, option, text, answer):
+def test_a_wrong_protocol_file_is_named_with_its_key(train, tmp_path, option):
     path = tmp_path / "prompts.json"
-    path.write_text(text)
+    path.write_text('{"planes": {')
     given = [*FEW, "--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     line = train("no-kd", "phantom", "--model.teacher=null", *given, f"{option}={path}")
-    assert line.startswith(f"error: {path}: {answer}")
+    assert line.startswith(f"error: {path}: not a JSON file: Expecting property name")
 
 
 def test_a_missing_folder_shows_before_a_missing_teacher(train, monkeypatch, tmp_path):
@@ -175,28 +224,17 @@ def accelerated():
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
-FEW = [
-    f"--data.corpus={asdict(PhantomSettings(num_planes_images=12, num_hc18_images=4, num_pair_images=0))}",
-    "--data.root=phantom",
-    "--data.cache=null",
-]
-
-
 @pytest.mark.parametrize(
     ("experiment", "given", "answer"),
     [
-        (
-            "no-kd",
-            "--schedule=callbacks.OffDiagonalSchedule",
-            "CLIPLoss has no off_diagonal_weight to schedule",
-        ),
+        ("srkd", "--data.batch_size=0", "data: batch_size must be at least 1, not 0"),
         ("srkd", "--schedule.init_args.hold=2", "schedule.hold: must lie between 0 and 1, not 2.0"),
         ("srkd", "--model.student.init_args.trunk=resnet1000", "timm has no model 'resnet1000'"),
         ("srkd", "--model.loss.init_args.temperature=0", "temperature"),
         pytest.param(
             "srkd",
             "--trainer.accelerator=gpu",
-            "this machine has no GPU that torch can use; ",
+            "trainer.accelerator=gpu, trainer.devices=auto: ",
             marks=pytest.mark.skipif(accelerated(), reason="there is a GPU"),
         ),
         ("srkd", "--data.num_workers=-1", "num_workers must be at least 0, not -1"),
@@ -218,11 +256,6 @@ def test_a_benchmark_without_test_images_shows_before_the_training(train):
     ]
     line = train("no-kd", "phantom", "--model.teacher=null", *given, "--data.hc18_test_share=0")
     assert "no image of benchmark 'hc18' in split 'test'" in line
-
-
-def test_a_batch_that_the_corpus_does_not_fill_shows_before_the_training(train):
-    line = train("srkd", "phantom", *FEW, "--data.batch_size=4000")
-    assert "training images for each process cannot fill one batch; lower batch_size (4000)" in line
 
 
 def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch):
@@ -251,60 +284,58 @@ def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
     assert not target.exists()
 
 
-def test_a_checkpoint_is_never_fetched(train):
-    line = train("srkd", "phantom", "--ckpt_path=https://example.org/last.ckpt")
-    assert (
-        line
-        == "error: --ckpt_path=https://example.org/last.ckpt: a URL; download it and give the file's path"
-    )
-
-
 def test_a_missing_checkpoint_shows_before_anything_is_trained(train):
     assert "nowhere.ckpt: no such file" in train("srkd", "phantom", "--ckpt_path=nowhere.ckpt")
 
 
-@pytest.mark.parametrize("word", ["best", "last", "hpc"])
-def test_a_word_for_a_checkpoint_without_its_run_is_refused(train, word):
-    """The run's own folder is new, so that Lightning would find none and begin from nothing."""
-    assert train("srkd", "phantom", f"--ckpt_path={word}").startswith(f"error: --ckpt_path={word}: ")
-
-
-def test_the_named_run_has_to_hold_the_checkpoint(train):
-    line = train("srkd", "phantom", "--ckpt_path=last", "--run=mine")
-    assert line == "error: --ckpt_path=last: there is no outputs/srkd/mine/checkpoints/last.ckpt"
-
-
-def test_a_runs_folder_is_answered_with_its_last_checkpoint(train, tmp_path):
-    folder = tmp_path / "run"
-    (folder / "checkpoints").mkdir(parents=True)
-    line = train("srkd", "phantom", f"--ckpt_path={folder}")
-    assert line == f"error: --ckpt_path={folder}: a folder; give a checkpoint's file"
-    last = folder / "checkpoints" / "last.ckpt"
-    last.touch()
-    line = train("srkd", "phantom", f"--ckpt_path={folder}")
-    assert line == f"error: --ckpt_path={folder}: a folder; --ckpt_path={last}"
-
-
 @pytest.mark.parametrize(
-    ("given", "answer"),
+    ("words", "said"),
     [
-        ("--trainer.max_epochs=-1", "set trainer.max_epochs or trainer.max_steps"),
-        ("--trainer.max_epochs=0", "trainer.max_epochs=0 trains nothing"),
-        ("--trainer.max_steps=0", "trainer.max_steps=0 trains nothing"),
-        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches=0 trains nothing"),
+        (["train", "phantom"], ["train needs EXP=NAME and DATA=NAME", "no-kd", "srkd-qat", "hc18, phantom"]),
+        (
+            ["train", "srkd", "phantom", "max_epochs=1"],
+            ["max_epochs=1: unexpected argument", "--trainer.max_epochs=1"],
+        ),
+        (["evaluate", "phantom"], ["evaluate needs CKPT=path/to/best.ckpt, or EXP=teacher"]),
     ],
 )
-def test_a_training_without_an_end_or_a_step_shows_before_its_teacher_is_trained(train, given, answer):
-    assert answer in train("srkd", "phantom", given)
+def test_a_command_with_other_words_than_its_names_is_told_which(monkeypatch, capsys, words, said):
+    monkeypatch.setattr(sys, "argv", ["experiments", *words])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert all(part in line for part in said)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
-    ("given", "answer"),
-    [
-        ("--trainer.devices=0", "error: "),
-        ("--skipped.max_share=2", "max_share must lie in 0-1"),
-    ],
+    ("given", "model"), [([], ""), (["EXP=teacher"], "teacher"), (["CKPT=a.ckpt", "EXP=srkd"], "a.ckpt")]
 )
-def test_what_lightning_or_a_callback_refuses_is_one_line(train, given, answer):
-    options = ("--quick=true", "--model.teacher=null", "--trainer.accelerator=cpu", given)
-    assert answer in train("no-kd", "phantom", *options)
+def test_make_evaluates_nothing_by_default(given, model):
+    root = Path(command_line.__file__).parents[1]
+    told = subprocess.run(
+        ["make", "--no-print-directory", "-n", "evaluate", *given],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shlex.split(told.stdout.splitlines()[-1])[1:] == [
+        "-m",
+        "experiments",
+        "evaluate",
+        "phantom",
+        *model.split(),
+    ]
+
+
+def test_a_file_that_is_no_checkpoint_shows_before_the_data_are_read(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HC18_ROOT", str(tmp_path / "nowhere"))
+    Path("best.ckpt").write_bytes(b"no model")
+    monkeypatch.setattr(sys, "argv", ["experiments", "evaluate", "hc18", "best.ckpt"])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert capsys.readouterr().err.startswith("error: best.ckpt: damaged")
+    assert not (tmp_path / "outputs").exists()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -75,28 +74,3 @@ def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-STOPPED = """
-import atexit, sys
-from experiments.process import skip_interpreter_teardown
-
-
-class Loud:
-    def __del__(self):
-        print("cleaned up")
-
-
-kept = Loud()
-with skip_interpreter_teardown():
-    atexit.register(print, "exit handler")
-    print("end of main")
-    sys.exit(int(sys.argv[1]))
-"""
-
-
-@pytest.mark.parametrize("status", [0, 2, 130, 143])
-def test_a_stopped_process_runs_its_exit_handlers_and_no_other_clean_up(status):
-    done = subprocess.run([sys.executable, "-c", STOPPED, str(status)], capture_output=True, text=True)
-    lines = ["end of main", "exit handler", *([] if status > 128 else ["cleaned up"])]
-    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (status, lines, "")

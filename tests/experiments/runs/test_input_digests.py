@@ -10,6 +10,7 @@ import pytest
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.commands.data import main
+from experiments.config import resolve
 from experiments.runs.input_digests import (
     content_digest,
     content_digests,
@@ -93,15 +94,19 @@ def test_the_manifest_names_the_corpora_in_the_shards(shards, tmp_path):
     assert shard_corpora("shards", [f"--data.urls={out}"]) == {}
 
 
+def places(preset, given):
+    return data_places(resolve("srkd", preset, given).data)
+
+
 def test_the_last_setting_counts(tmp_path, monkeypatch):
-    assert data_places("hc18", []) == {"HC18_ROOT": "data/HC18"}
+    assert places("hc18", []) == {"HC18_ROOT": "data/HC18"}
     monkeypatch.setenv("HC18_ROOT", "/environment")
-    assert data_places("hc18", []) == {"HC18_ROOT": "/environment"}
+    assert places("hc18", []) == {"HC18_ROOT": "/environment"}
     config = tmp_path / "own.yaml"
     config.write_text("data: {init_args: {root: /config}}\nmodel: {learning_rate: 1.0e-3}")
-    assert data_places("hc18", [f"--config={config}"]) == {"HC18_ROOT": "/config"}
-    assert data_places("hc18", [f"--config={config}", "--data.root=/argument"]) == {"HC18_ROOT": "/argument"}
-    assert data_places("shards", ["--data.planes_root=null"]).keys() == {"SHARDS", "HC18_ROOT"}
+    assert places("hc18", [f"--config={config}"]) == {"HC18_ROOT": "/config"}
+    assert places("hc18", [f"--config={config}", "--data.root=/argument"]) == {"HC18_ROOT": "/argument"}
+    assert places("shards", ["--data.planes_root=null"]).keys() == {"SHARDS", "HC18_ROOT"}
 
 
 @pytest.mark.parametrize("own", ["--data=my.DataModule", "--data.class_path=my.DataModule"])

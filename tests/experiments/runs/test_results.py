@@ -45,7 +45,7 @@ def record():
     trainer = SimpleNamespace(callbacks=[evaluation], global_step=5)
     module = SimpleNamespace(student=nn.Linear(2, 3), teacher=None, device="cpu")
     found["hc18"]["validity"] = NAN
-    return results.collect(trainer, module, checkpoint, "srkd", "hc18", 1, "best.ckpt", 2.0)
+    return {"experiment": "srkd", "data": "hc18", **results.collect(trainer, module, checkpoint, "best.ckpt")}
 
 
 def test_the_command_is_kept(monkeypatch, request):

@@ -10,7 +10,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from experiments.runs.resuming import check_same_run, resumable, resume_command
+from experiments.runs.resuming import check_fit, check_same_run, resumable, resume_command
 
 ROOT = Path(__file__).resolve().parents[3]
 LAST = Path("outputs/no-kd/r/checkpoints/last.ckpt")
@@ -131,3 +131,39 @@ def test_no_other_damaged_checkpoint_is_replaced_by_one(saved):
         damage(saved / f"{name}.ckpt")
         with pytest.raises(ValueError, match=rf"^[^\n]*{name}\.ckpt: damaged \([^\n]*$"):
             resumable(str(saved / f"{name}.ckpt"), "srkd", None)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "run", "line"),
+    [
+        ("https://example.org/last.ckpt", None, "a URL; download it and give the file's path"),
+        ("hpc", None, "not supported; give the file's path"),
+        ("best", None, "no run is named; give outputs/EXP/RUN/checkpoints/best.ckpt, or --run=RUN"),
+        ("last", "mine", "there is no outputs/srkd/mine/checkpoints/last.ckpt"),
+        ("run", None, "a folder; --ckpt_path=run/checkpoints/last.ckpt"),
+        ("run/checkpoints", None, "a folder; give a checkpoint's file"),
+    ],
+)
+def test_what_is_no_file_of_a_checkpoint_is_refused(tmp_path, monkeypatch, checkpoint, run, line):
+    """Lightning would fetch the URL, and begin from nothing where it finds none."""
+    monkeypatch.chdir(tmp_path)
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/last.ckpt").touch()
+    with pytest.raises((ValueError, FileNotFoundError)) as refused:
+        resumable(checkpoint, "srkd", run)
+    assert str(refused.value) == f"--ckpt_path={checkpoint}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer"),
+    [
+        ({"max_epochs": -1}, "set trainer.max_epochs or trainer.max_steps"),
+        ({"max_epochs": 0}, "trainer.max_epochs=0 trains nothing"),
+        ({"max_steps": 0}, "trainer.max_steps=0 trains nothing"),
+        ({"limit_train_batches": 0}, "trainer.limit_train_batches=0 trains nothing"),
+    ],
+)
+def test_a_training_without_an_end_or_a_step_is_refused(setting, answer):
+    trainer = {"max_epochs": 1, "max_steps": -1, "limit_train_batches": 1.0} | setting
+    with pytest.raises(ValueError, match=answer):
+        check_fit(Namespace(trainer=Namespace(trainer)))
