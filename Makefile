@@ -109,7 +109,7 @@ predict: $(READY)  ## ask a checkpoint or an export about images: make predict C
 	$(DO)$(PY) -m experiments predict $(call need,CKPT,path/to/student.ckpt or an export folder) $(call need,IMAGES,folder or table) $(call option,pixel_size,PIXEL_SIZE) $(call option,protocol,PROTOCOL) $(call option,out,OUT) $(ARGS)
 
 reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
-	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(BOUNDED) $(ARGS)
 
 compare-paper: $(READY)  ## published models and CKPT beside the paper: make compare-paper TEACHER=... STUDENT=... PROTOCOL=... CKPT=...
 	$(DO)$(PY) -m experiments reproduce published $(GIVEN) $(call option,ckpt,CKPT) $(ARGS)
@@ -127,7 +127,7 @@ import-protocol: $(READY)  ## read the official prompts out of a checkout: make 
 	$(DO)$(PY) -m experiments import-protocol $(call need,FROM,a checkout of FetalCLIP) $(call option,out,OUT) $(ARGS)
 
 sweep: $(READY)  ## search hyper-parameters, on W&B when logged in, else here: make sweep SWEEP=decay COUNT=20 JOBS=1 DATA=phantom
-	$(DO)$(PY) -m experiments sweep run $(call q,$(SWEEP)) $(call option,count,COUNT) $(call option,jobs,JOBS) $(call option,name,SWEEP_NAME) --data $(DATA) -- $(GIVEN) $(ARGS)
+	$(DO)$(PY) -m experiments sweep run $(call q,$(SWEEP)) $(call option,count,COUNT) $(call option,jobs,JOBS) $(call option,name,SWEEP_NAME) --data $(DATA) -- $(GIVEN) $(BOUNDED) $(ARGS)
 
 sweep-agent: $(READY)  ## work on a W&B sweep made elsewhere: make sweep-agent ID=entity/project/id
 	$(DO)$(PY) -m experiments sweep agent $(call need,ID,entity/project/id as make sweep printed it) $(call option,count,COUNT) $(call option,jobs,JOBS)

@@ -37,6 +37,7 @@ from experiments.recipe_files import (
     ALIASES,
     QUANTISED_EXPERIMENT,
     TEACHER_EXPERIMENT,
+    config_options,
     experiment_names,
     preset_file,
     recipe_of,
@@ -237,12 +238,7 @@ def whole_counts(config: Namespace) -> Namespace:
 
 def with_quick_settings(arguments: Sequence[str]) -> list[str]:
     """Return Lightning CLI arguments with `QUICK_SETTINGS` inserted behind the last ``--config``."""
-    place = 1  # behind the subcommand
-    for number, argument in enumerate(arguments):
-        if argument in ("--config", "-c"):
-            place = number + 2
-        elif argument.startswith(("--config=", "-c=")):
-            place = number + 1
+    place = max((position for position, _ in config_options(arguments)), default=1)  # behind the subcommand
     return [*arguments[:place], *QUICK_SETTINGS, *arguments[place:]]
 
 

@@ -88,15 +88,15 @@ class Recipe:
     config_files: tuple[Path, ...]
 
 
-def config_paths(argv: list[str]) -> list[Path]:
-    """Return the resolved paths of every ``--config`` and ``-c`` of a command line, in order."""
-    paths = []
-    for position, argument in enumerate(argv):
+def config_options(argv: Sequence[str]) -> list[tuple[int, Path]]:
+    """Return each ``--config`` and ``-c`` of a command line: the position behind it, and its resolved path."""
+    found = []
+    for position, argument in enumerate(argv, start=1):
         option, equals, value = argument.partition("=")
         if option in ("--config", "-c"):
-            text = value if equals else (argv[position + 1] if position + 1 < len(argv) else "")
-            paths.append(Path(text).resolve())
-    return paths
+            following = argv[position] if position < len(argv) else ""
+            found.append((position, value) if equals else (position + 1, following))
+    return [(position, Path(text).resolve()) for position, text in found]
 
 
 def recipe_of(argv: list[str]) -> Recipe:
@@ -110,7 +110,7 @@ def recipe_of(argv: list[str]) -> Recipe:
         The recipe; the phantom preset by default. A ``config.yaml`` of an earlier run is complete: only the base is
         read before it.
     """
-    paths = config_paths(argv)
+    paths = [path for _, path in config_options(argv)]
     experiments = [path.stem for path in paths if path.parent == ROOT and path != BASE]
     presets = [path.stem for path in paths if path.parent == PRESETS]
     resolved = any(path.name == "config.yaml" for path in paths)

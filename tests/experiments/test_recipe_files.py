@@ -162,7 +162,3 @@ def test_a_runs_folder_is_answered_with_its_checkpoint(tmp_path, monkeypatch, gi
 def test_an_experiment_is_not_evaluated_without_its_checkpoint():
     with pytest.raises(FileNotFoundError, match=r"EXP=srkd: an experiment to train; give CKPT=outputs/"):
         evaluation_arguments("hc18", "srkd")
-
-
-def test_names_are_file_names():
-    assert all(Path(experiment_file(name)).is_file() for name in experiment_names())

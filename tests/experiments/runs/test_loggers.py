@@ -128,13 +128,12 @@ def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
 @pytest.mark.parametrize(
     ("given", "files"),
     [
-        (["TensorBoardLogger"], {"events", "hparams.yaml"}),
         (["CSVLogger"], {"metrics.csv"}),
         (["MLFlowLogger"], {"mlruns"}),
         ([WANDB], {"wandb"}),
         (["TensorBoardLogger", "CSVLogger"], {"events", "hparams.yaml", "metrics.csv"}),
     ],
-    ids=["tensorboard", "csv", "mlflow", "wandb", "two"],
+    ids=["csv", "mlflow", "wandb", "two"],
 )
 def test_every_logger_writes_into_the_runs_folder_and_the_config_lies_there(start, given, files):
     first, *more = (f"--trainer.logger{'+' if number else ''}={name}" for number, name in enumerate(given))

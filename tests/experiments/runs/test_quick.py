@@ -70,7 +70,7 @@ def test_bounds_stand_behind_the_files_and_before_the_users_options():
 
 
 def test_make_hands_it_on():
-    for target in (["train"], ["evaluate", "CKPT=x.ckpt"]):
+    for target in (["train"], ["evaluate", "CKPT=x.ckpt"], ["sweep"], ["reproduce"]):
         assert "--quick=true" in make(*target, "QUICK=1")
         for off in ("QUICK=0", "QUICK="):
             assert "--quick" not in make(*target, off)
