@@ -51,6 +51,9 @@ class TerminalProgress(TQDMProgressBar):
 class LogProgress(ProgressBar):
     """A plain line after every epoch, and every half minute within a long one."""
 
+    def disable(self) -> None:
+        """Do nothing: Lightning calls this on every process but the first, which alone prints."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = self._said = time.monotonic()
 

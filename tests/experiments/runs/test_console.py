@@ -1,9 +1,11 @@
 """Progress of a run: a bar in a terminal, lines elsewhere, and what of other libraries' messages stays."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.tracking.console import LogProgress, TerminalProgress, progress_for
 from experiments.runs.loggers import _is_wanted
@@ -16,6 +18,14 @@ def test_a_bar_in_a_terminal_and_lines_elsewhere(monkeypatch):
     assert [type(callback) for callback in progress_for([], None)] == [TerminalProgress]
     assert progress_for([], False) == []
     assert progress_for([TQDMProgressBar()], None) == []
+
+
+def test_lines_are_printed_by_the_first_of_several_processes(monkeypatch, capsys):
+    lines = LogProgress()
+    lines.setup(SimpleNamespace(is_global_zero=False), None, "fit")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    lines.on_train_epoch_end(None, None)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_bar_shows_no_more_metrics_than_fit_its_line(monkeypatch):
