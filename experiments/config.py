@@ -211,9 +211,6 @@ def is_quick(config: Namespace) -> bool:
     """Return whether a run is quick: ``--quick``, or by default any of Lightning's limits on batches.
 
     A fraction for ``limit_train_batches`` does not count: learning curves need it.
-
-    Args:
-        config: The resolved configuration of a subcommand.
     """
     if config.quick is not None:
         return bool(config.quick)
@@ -244,9 +241,6 @@ def with_quick_settings(arguments: Sequence[str]) -> list[str]:
 
 class ConfigCLI(LightningCLI):
     """The Lightning CLI with this project's options.
-
-    Beside Lightning's own options it takes ``--experiment``, ``--run``, ``--schedule``, ``--biometry.*``,
-    ``--planes.*``, ``--representation.*``, ``--paper_selection``, ``--score_test_patients``, ``--quick``, ``--trust``.
 
     Args:
         arguments: Arguments as the Lightning CLI takes them, the subcommand first.
@@ -324,10 +318,7 @@ class _ParseOnlyCLI(ConfigCLI):
 def resolve(experiment: str, preset: str, options: Sequence[str] = ()) -> Namespace:
     """Return the resolved configuration of a training; nothing is built, seeded or written.
 
-    Args:
-        experiment: Name of the experiment.
-        preset: Name of the data preset.
-        options: Other options of ``sonodistill train``.
+    `options` are those of ``sonodistill train``.
     """
     own = expand_file_options(preset, list(options), experiment=experiment)
     try:

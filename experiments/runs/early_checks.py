@@ -20,14 +20,7 @@ from models import DualEncoder
 
 
 def check_devices(trainer: Namespace) -> int | None:
-    """Refuse devices that this machine does not have.
-
-    Args:
-        trainer: The trainer's settings.
-
-    Returns:
-        The number of processes of the run; None for an accelerator of the user's own.
-    """
+    """Refuse devices that this machine lacks; return the number of processes, None for the user's own accelerator."""
     asked = trainer.accelerator
     if not isinstance(asked, str):
         return None  # the user's own class
@@ -54,12 +47,6 @@ def check_run(config: Namespace, stage: str) -> None:
     Args:
         config: The resolved configuration of a subcommand.
         stage: The subcommand: "fit", "validate", "test" or "predict".
-
-    Raises:
-        ValueError: A part refuses its settings, the schedule the loss, or the data the batch size; prompts or images
-            are missing or damaged.
-        FileNotFoundError: The corpus's folder or a file that a part names is missing.
-        ConnectionError: The run logs to W&B, which cannot be reached.
     """
     processes = check_devices(config.trainer)
     check_loggers(config)

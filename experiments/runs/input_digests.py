@@ -52,11 +52,7 @@ def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
 
 
 def data_places(data: Namespace) -> dict[str, str]:
-    """Return where a run reads its data: variable -> folder or URLs; empty for a data module of the user's own.
-
-    Args:
-        data: ``class_path`` and ``init_args`` of its data module.
-    """
+    """Return where a data module reads: variable -> folder or URLs; empty for a class of the user's own."""
     preset, settings = preset_of({"data": data}), data.get("init_args") or Namespace()
     places = {variable: settings.get(name) for name, variable in FOLDERS.get(str(preset), {}).items()}
     return {variable: str(place) for variable, place in places.items() if place}

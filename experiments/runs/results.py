@@ -109,13 +109,9 @@ def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
 def collect(
     trainer: Trainer, module: DistillationModule, selection: ModelCheckpoint, checkpoint: str
 ) -> dict[str, Any]:
-    """Return scores and provenance for results.json (schema: docs/metrics.md); None replaces NaN.
+    """Return scores and provenance for results.json after a test (schema: docs/metrics.md); None replaces NaN.
 
-    Args:
-        trainer: The trainer, after its test.
-        module: The tested module.
-        selection: The callback that selected the checkpoint.
-        checkpoint: Path of the scored checkpoint; empty for the current weights.
+    `checkpoint` is the path of the scored checkpoint; empty for the current weights.
     """
     metrics, details = evaluation_results(trainer)
     schedules = [one for one in trainer.callbacks if isinstance(one, OffDiagonalSchedule)]  # type: ignore[attr-defined]

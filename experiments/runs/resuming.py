@@ -25,12 +25,7 @@ CHECKPOINT = "--ckpt_path"
 
 
 def resume_command(command: Sequence[str], checkpoint: Path) -> str:
-    """Return the shell command that resumes a run with the same options, secrets of URLs redacted.
-
-    Args:
-        command: Arguments of ``sonodistill`` that started or resumed the run.
-        checkpoint: Checkpoint to resume from.
-    """
+    """Return the shell command that resumes what these arguments of ``sonodistill`` started; secrets are redacted."""
     kept = without_secrets([*_without_checkpoint(command), f"{CHECKPOINT}={checkpoint}"])
     if kept[0] != "train":
         return shlex.join([sys.executable, "-m", "experiments", *kept])
@@ -48,15 +43,7 @@ def resume_command(command: Sequence[str], checkpoint: Path) -> str:
 
 
 def check_same_run(checkpoint: str, config: Namespace) -> None:
-    """Refuse to resume a run as another experiment or on other data.
-
-    Args:
-        checkpoint: The checkpoint; one outside a run's folder is not checked.
-        config: The resolved configuration of the resuming run.
-
-    Raises:
-        ValueError: The ``config.yaml`` beside the checkpoint is of another experiment or data module.
-    """
+    """Refuse to resume a run as another experiment or on other data; a checkpoint outside a run's folder may be any."""
     folder = Path(checkpoint).resolve().parent
     path = folder.parent / "config.yaml"
     if folder.name != "checkpoints" or not path.is_file():
@@ -83,15 +70,11 @@ def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str |
 
     Args:
         checkpoint: Value of ``--ckpt_path``: a file, or ``best`` or ``last`` of the run that ``--run`` names.
-        experiment: Name of the experiment.
+        experiment: Value of ``--experiment``.
         run: Value of ``--run``.
 
     Returns:
         The checkpoint's path, for a damaged ``last.ckpt`` that of its predecessor; None without a checkpoint.
-
-    Raises:
-        ValueError: It is a URL or ``hpc``, or the file is damaged or holds more than tensors and primitives.
-        FileNotFoundError: There is no such file, or it is a folder.
     """
     if checkpoint is None:
         return None

@@ -23,17 +23,10 @@ NO_ID = "none"  # torchrun's rendezvous id where none is given
 
 
 def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpoint: str | None) -> Path:
-    """Choose the folder of a run.
+    """Return the folder of a run, the same in all its processes; it is not created.
 
-    Args:
-        experiment: Name of the experiment.
-        preset: Name of the data preset.
-        seed: Seed of the run.
-        run: The user's name for the run; None makes one from preset, seed and time.
-        checkpoint: Checkpoint to resume from; a run continues in the run folder that holds it.
-
-    Returns:
-        The folder, not yet created; the same in every process of a run.
+    A run that resumes from a checkpoint continues in the run folder that holds it. Without a name (`run`) one is made
+    from preset, seed and time.
     """
     if checkpoint is not None and run is None:
         folder = Path(checkpoint).resolve().parent
@@ -83,16 +76,8 @@ def refuse_used(folder: Path) -> None:
 def requeued_checkpoint(experiment: str, preset: str, seed: int) -> Path | None:
     """Return the checkpoint from which a run resumes when SLURM, torchrun or the agent of a W&B sweep starts it again.
 
-    They repeat the same command; the job's id or ``WANDB_RUN_ID`` is part of the folder's name.
-
-    Args:
-        experiment: Name of the experiment.
-        preset: Name of the data preset.
-        seed: Seed of the run.
-
-    Returns:
-        ``checkpoints/last.ckpt`` of the unfinished run; None outside a job or sweep, for a new run, and for a finished
-        one.
+    They repeat the same command; the job's id or ``WANDB_RUN_ID`` is part of the folder's name. None outside a job or
+    sweep, for a new run, and for a finished one.
     """
     agent = os.environ.get("WANDB_RUN_ID")
     if agent and os.environ.get("WANDB_SWEEP_ID"):

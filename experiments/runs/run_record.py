@@ -47,11 +47,7 @@ def patients(data: Namespace) -> dict[str, Any]:
 
 
 def make_record(config: Namespace) -> dict[str, Any]:
-    """Return the record of a run: ``data`` (see `patients`), ``teacher``, ``start`` (see `_weights`) and ``quick``.
-
-    Args:
-        config: The resolved configuration, the paths of its towers settled.
-    """
+    """Return the record of a run: ``data`` (see `patients`), ``teacher``, ``start`` (see `_weights`) and ``quick``."""
     return {
         "data": patients(config.data),
         "teacher": _weights(config.model.get("teacher")),
@@ -97,11 +93,8 @@ def read_record(path: str | None) -> dict[str, Any]:
 def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:
     """Return the option that scores the teacher of the checkpoint's own run beside it.
 
-    If that teacher is unavailable, no teacher is scored and one line says why.
-
-    Args:
-        model: The checkpoint, or ``teacher``, which is scored alone.
-        arguments: The user's options, which may name a teacher.
+    If that teacher is unavailable, no teacher is scored and one line says why. Nothing where the user's arguments name
+    a teacher, or `model` is ``teacher``, which is scored alone.
     """
     given = any(argument.startswith((TEACHER_OPTION, "--model.teacher")) for argument in arguments)
     if given or model == TEACHER_EXPERIMENT:
@@ -126,12 +119,7 @@ def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:
 
 
 def cautions(config: Namespace, trains: bool) -> list[str]:
-    """Return warnings about what makes the scores of a run too good or meaningless.
-
-    Args:
-        config: The resolved configuration, the paths of its towers settled.
-        trains: Whether the student is trained in this run.
-    """
+    """Return warnings about what makes the scores of a run, which may train its student, too good or meaningless."""
     said = [CAUTION] if config.quick else []
     simulated = "datamodules.PhantomDataModule"
     here = patients(config.data)
@@ -173,11 +161,7 @@ def _file(tower: Any) -> str | None:
 
 
 def run_config(checkpoint: str) -> dict[str, Any] | None:
-    """Return the resolved configuration of a checkpoint's run; None if there is no ``config.yaml`` beside it.
-
-    Args:
-        checkpoint: A checkpoint in ``checkpoints/`` of a run's folder, or beside a copy of the ``config.yaml``.
-    """
+    """Return the configuration of a checkpoint's run: ``config.yaml`` beside it or above ``checkpoints/``, or None."""
     if checkpoint.startswith(RANDOM_PREFIX):
         return None
     folder = Path(checkpoint).resolve().parent
@@ -190,11 +174,7 @@ def run_config(checkpoint: str) -> dict[str, Any] | None:
 
 
 def training_facts(config: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, str]:
-    """Describe what a student was trained from, as far as its run recorded it.
-
-    Args:
-        config: The run's configuration (see `run_config`).
-        record: The checkpoint's record (see `read_record`).
+    """Describe what a student was trained from, as far as `run_config` and `read_record` know it.
 
     Returns:
         ``data``, ``corpus`` (its preset), ``teacher``, ``loss`` and ``start`` (initial weights), and ``sha256`` and

@@ -45,11 +45,7 @@ def preset_teacher(preset: str) -> Path:
 
 
 def settle_teachers(config: Namespace) -> None:
-    """Replace each ``teacher:PRESET`` by the file of that preset's teacher.
-
-    Args:
-        config: The resolved configuration of the run, which is changed.
-    """
+    """Replace each ``teacher:PRESET`` of a run's configuration by the file of that preset's teacher."""
     check_weights(config.model.get("teacher"))
     if not config.get("ckpt_path"):
         warn_of_random_student(config.model.get("student"))
@@ -70,11 +66,6 @@ def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
     """Keep a trained teacher in half precision where other experiments of its preset find it.
 
     A teacher of other settings than the preset's own is not kept: a trial must not replace a good teacher.
-
-    Args:
-        best: The selected checkpoint of the run.
-        recipe: Files of ours that the run was built on.
-        config: The resolved configuration of the run, the paths of its towers settled.
     """
     own = resolve(TEACHER_EXPERIMENT, recipe.preset)
     settle_teachers(own)

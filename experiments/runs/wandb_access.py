@@ -63,11 +63,7 @@ def why_not_online() -> str:
 
 
 def sync_command(runs: str) -> str:
-    """Return the shell command that uploads offline runs.
-
-    Args:
-        runs: The runs' folders; may hold shell wildcards.
-    """
+    """Return the shell command that uploads offline runs, whose folders may hold shell wildcards."""
     return f"{program_here('wandb')} sync {runs}"
 
 
@@ -82,13 +78,7 @@ def _asked() -> str:
 
 
 def publish(trainer: Trainer, folder: Path, record: Mapping[str, Any]) -> None:
-    """Send a run's plots to its loggers of pictures, and its results to its W&B run, if it has one.
-
-    Args:
-        trainer: The trainer of the run.
-        folder: The run's folder, with ``plots/`` and ``checkpoints/best.ckpt``.
-        record: Content of ``results.json``.
-    """
+    """Send plots of a run's folder to its loggers of pictures; results and best checkpoint to its W&B run, if any."""
     run, others = active_run(trainer), media_loggers(trainer)
     if run is None and not others:
         return
