@@ -193,30 +193,17 @@ def _add_exclude(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def _add_ingest(commands: Any) -> None:
-    one = commands.add_parser(
-        "ingest", help="de-identified pictures and a table from DICOM files and cine loops"
-    )
+    one = commands.add_parser("ingest", help="de-identified pictures and a table from DICOM files and loops")
     one.set_defaults(run=ingest)
     one.add_argument("source", type=Path, help="folder of DICOM, MP4, AVI and MOV files, or one file")
     one.add_argument("out", type=Path, help="new folder, or that of an interrupted run")
     one.add_argument("--frames", default="middle", help="of a loop: middle (the default), every:N, or all")
-    one.add_argument(
-        "--secret-file",
-        type=Path,
-        help=f"file with the secret of the hashes (default: ${archive.SECRET_VARIABLE})",
-    )
-    one.add_argument(
-        "--region",
-        type=_region,
-        metavar="LEFT,TOP,RIGHT,BOTTOM",
-        help="part to keep of files without a region; or whole",
-    )
-    one.add_argument(
-        "--burned-in",
-        choices=["drop", "mask", "keep"],
-        default="drop",
-        help="pictures that may show a name: leave out (default), blacken all but the sector, or keep",
-    )
+    secret = f"file with the secret of the hashes (default: ${archive.SECRET_VARIABLE})"
+    one.add_argument("--secret-file", type=Path, help=secret)
+    region = "part to keep of files without a region: LEFT,TOP,RIGHT,BOTTOM in pixels, or whole"
+    one.add_argument("--region", type=_region, help=region)
+    burned = "pictures that may show a name: leave out (default), blacken all but the sector, or keep"
+    one.add_argument("--burned-in", choices=["drop", "mask", "keep"], default="drop", help=burned)
     one.add_argument("--labels", type=Path, help="CSV file of labels by file, patient or study")
     one.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
     one.add_argument("--which", nargs="+", metavar="ID", help="print the paths of file ids, do nothing else")
@@ -231,31 +218,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("root", type=Path, nargs="+", help="its folder; for table one or more tables")
     _add_table_options(one)
     one.add_argument("--sheet", type=Path, help="draw images of a table into this PNG")
-    one.add_argument(
-        "--context-length", type=int, default=77, help="tokens that a text tower reads (default 77)"
-    )
+    one.add_argument("--context-length", type=int, default=77, help="tokens that a text tower reads (77)")
     one.add_argument("--all", action="store_true", help="list every image found, not only the first few")
     one.add_argument("--strict", action="store_true", help="fail on warnings, too")
     _add_exclude(one, "report images of this corpus and their copies, as hc18:FOLDER; may be repeated")
     one = commands.add_parser("shards", help="write the public sets on disk as WebDataset shards")
     one.set_defaults(run=shards)
-    one.add_argument(
-        "root", type=Path, nargs="?", help="folder with the public sets, at most two levels down"
-    )
+    one.add_argument("root", type=Path, nargs="?", help="folder of the public sets, at most two levels down")
     one.add_argument("out", type=Path, help="folder for the shards")
-    one.add_argument(
-        "--table", type=Path, action="append", default=[], help="a table of your own; repeatable"
-    )
+    one.add_argument("--table", type=Path, action="append", default=[], help="your own table; repeatable")
     _add_table_options(one)
-    one.add_argument(
-        "--exclude-test",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="leave validation and test patients out (the default)",
-    )
-    one.add_argument(
-        "--skip-missing", action="store_true", help="leave out a table's rows without an image file"
-    )
+    everybody = "include validation and test patients"
+    one.add_argument("--no-exclude-test", dest="exclude_test", action="store_false", help=everybody)
+    one.add_argument("--skip-missing", action="store_true", help="leave out a table's rows without an image")
     _add_exclude(one, "leave out images of this corpus and their copies, as hc18:FOLDER; may be repeated")
     one.add_argument("--samples-per-shard", type=int, default=500, help="a shard's last patient is complete")
     one.add_argument("--seed", type=int, default=0, help="seed of the order")
@@ -266,10 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--root", type=Path, default=DEFAULT_ROOT, help="folder of all phantom corpora")
     one.add_argument("--workers", type=int, help="processes (default: all cores)")
     for field in fields(PhantomSettings):
-        flag = "--" + field.name.replace("_", "-")
-        one.add_argument(
-            flag, type=type(field.default), default=field.default, help=f"default {field.default}"
-        )
+        option, value = f"--{field.name.replace('_', '-')}", field.default
+        one.add_argument(option, type=type(value), default=value, help=f"default {value}")
     return parser
 
 

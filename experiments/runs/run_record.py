@@ -181,17 +181,16 @@ def training_facts(config: dict[str, Any] | None, record: dict[str, Any]) -> dic
         ``licence`` of teacher and start (``teacher_licence``), those that are recorded.
     """
     facts = {
-        f"{role}_{key}": str(record[role][key])
+        f"{role}_{key}": str(value)
         for role in ("teacher", "start")
         for key in ("sha256", "licence")
-        if (record.get(role) or {}).get(key)
+        if (value := (record.get(role) or {}).get(key))
     }
     if config is None:
         return facts
     model = config.get("model") or {}
     facts["data"] = _tower(config["data"], ("root", "urls", "planes_root", "hc18_root"))
-    preset = preset_of(config)
-    if preset is not None:
+    if preset := preset_of(config):
         facts["corpus"] = preset
     if isinstance(model.get("loss"), dict):
         facts["loss"] = str(model["loss"].get("class_path"))
@@ -199,8 +198,7 @@ def training_facts(config: dict[str, Any] | None, record: dict[str, Any]) -> dic
     facts["teacher"] = "none" if not teacher else _tower(teacher, ("name", "weights", "path"))
     if isinstance(student, dict):
         arguments = student.get("init_args") or {}
-        given = [arguments.get(key) for key in WEIGHTS]
-        found = [str(value) for value in given if value]
+        found = [str(arguments[key]) for key in WEIGHTS if arguments.get(key)]
         facts["start"] = ", ".join(found) or RANDOM_START
     return facts
 
