@@ -43,6 +43,8 @@ EXPECTED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # a resumed run continues in its folder
     r"You have overridden `on_before_batch_transfer` in `LightningModule`",  # as meant: the towers know what to cut
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"It is recommended to use `self\.log\(.*sync_dist=True",  # all processes log the same, or the first one alone
+    r"torch\.distributed\.nn\.functional\.all_gather is deprecated",  # its successor is private
 )
 WANDB_QUIET = {"WANDB_QUIET": "true", "WANDB_SHOW_INFO": "false", "WANDB_SHOW_WARNINGS": "false"}
 
