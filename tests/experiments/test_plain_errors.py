@@ -203,15 +203,6 @@ FEW = [
 ]
 
 
-@pytest.mark.parametrize("option", ["--protocol", "--planes.protocol"])
-def test_a_wrong_protocol_file_is_named_with_its_key(train, tmp_path, option):
-    path = tmp_path / "prompts.json"
-    path.write_text('{"planes": {')
-    given = [*FEW, "--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    line = train("no-kd", "phantom", "--model.teacher=null", *given, f"{option}={path}")
-    assert line.startswith(f"error: {path}: not a JSON file: Expecting property name")
-
-
 def test_a_missing_folder_shows_before_a_missing_teacher(train, monkeypatch, tmp_path):
     monkeypatch.setenv("HC18_ROOT", str(tmp_path / "nowhere"))
     line = train("srkd", "hc18")
@@ -245,35 +236,49 @@ def test_a_part_that_cannot_be_built_shows_before_the_corpus(train, tmp_path, ex
     assert not (tmp_path / "phantom").exists()
 
 
-def test_a_benchmark_without_test_images_shows_before_the_training(train):
-    given = [
-        *FEW,
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A corpus that several tests read: one that is drawn for each takes seconds."""
+    sizes = PhantomSettings(num_planes_images=120, num_hc18_images=12, num_pair_images=0)
+    root = tmp_path_factory.mktemp("phantom")
+    return [
         "--data.batch_size=2",
-        "--data.corpus.num_planes_images=120",
-        "--data.val_share=0.5",
-        "--trainer.accelerator=cpu",
-        "--trainer.logger=false",
+        "--data.cache=null",
+        f"--data.root={root}",
+        f"--data.corpus={asdict(sizes)}",
     ]
-    line = train("no-kd", "phantom", "--model.teacher=null", *given, "--data.hc18_test_share=0")
+
+
+@pytest.mark.parametrize("option", ["--protocol", "--planes.protocol"])
+def test_a_wrong_protocol_file_is_named_with_its_key(train, tmp_path, drawn, option):
+    path = tmp_path / "prompts.json"
+    path.write_text('{"planes": {')
+    given = [*drawn, "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    line = train("no-kd", "phantom", "--model.teacher=null", *given, f"{option}={path}")
+    assert line.startswith(f"error: {path}: not a JSON file: Expecting property name")
+
+
+def test_a_benchmark_without_test_images_shows_before_the_training(train, drawn):
+    given = ["--data.val_share=0.5", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    line = train("no-kd", "phantom", "--model.teacher=null", *drawn, *given, "--data.hc18_test_share=0")
     assert "no image of benchmark 'hc18' in split 'test'" in line
 
 
-def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch):
+def test_building_the_parts_early_draws_no_random_number(tmp_path, monkeypatch, drawn):
     monkeypatch.chdir(tmp_path)
-    drawn = []
+    numbers = []
 
     class Parsed(SonoDistillCLI):
         def instantiate_classes(self):
-            drawn.append(torch.rand(1))
+            numbers.append(torch.rand(1))
             raise KeyboardInterrupt
 
-    argv = [*training_arguments("srkd", "phantom"), *FEW, "--data.batch_size=2"]
-    argv += ["--data.corpus.num_planes_images=120", "--data.corpus.num_hc18_images=12"]
+    argv = [*training_arguments("srkd", "phantom"), *drawn]
     monkeypatch.setattr(sys, "argv", ["experiments", *argv])
     with pytest.raises(KeyboardInterrupt):
         Parsed(argv, argv)
     torch.manual_seed(0)
-    assert torch.equal(drawn[0], torch.rand(1)), "the first number of the run's seed"
+    assert torch.equal(numbers[0], torch.rand(1)), "the first number of the run's seed"
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
