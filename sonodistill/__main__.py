@@ -5,9 +5,9 @@ import sonodistill.folders  # noqa: F401  # before the folders are imported
 
 def program() -> None:
     """Run one command line."""
-    from experiments.__main__ import main
+    from experiments.__main__ import program as run
 
-    main()
+    run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -74,3 +75,32 @@ def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+STOPPED = """
+import atexit, sys
+from experiments import __main__ as command_line
+
+
+class Loud:
+    def __del__(self):
+        print("cleaned up")
+
+
+def main():
+    atexit.register(print, "exit handler")
+    print("end of main")
+    sys.exit(int(sys.argv[1]))
+
+
+kept = Loud()
+command_line.main = main
+command_line.program()
+"""
+
+
+@pytest.mark.parametrize("status", [2, 130, 143])
+def test_a_stopped_process_runs_its_exit_handlers_and_no_other_clean_up(status):
+    done = subprocess.run([sys.executable, "-c", STOPPED, str(status)], capture_output=True, text=True)
+    lines = ["end of main", "exit handler", *([] if status > 128 else ["cleaned up"])]
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (status, lines, "")
