@@ -29,21 +29,11 @@ from models import Preprocessing
 from models.student.onnx_files import onnx_runner
 from tests.conftest import write_image
 from tests.export.conftest import fastvit
+from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
 PROMPTS = ROOT / "tests/experiments/sweep/phantom_small_prompts.json"
-ROOMS = (
-    "losses",
-    "metrics",
-    "figures",
-    "models",
-    "datamodules",
-    "lightning_modules",
-    "callbacks",
-    "export",
-    "experiments",
-)
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -139,7 +129,7 @@ def test_an_export_variant_is_written_and_runs(dynamic, tmp_path):
 
 def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(tmp_path):
     """The record and its prompts put the benchmark into selection, results.json and the report."""
-    for room in ROOMS:
+    for room in FLOORS:
         if room in ("metrics", "experiments"):
             shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
         else:
