@@ -173,7 +173,8 @@ def program() -> None:
     try:
         main()
     except SystemExit as stop:
-        stopped.extend({stop.code} & {128 + signal.SIGINT, 128 + signal.SIGTERM})
+        if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            stopped.append(int(stop.code))
         raise
 
 
