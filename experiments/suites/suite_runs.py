@@ -95,8 +95,8 @@ class SuiteRun:
         status = run_child(self.command(), environment)
         if has_results(self.folder):
             return FINISHED
-        # An interrupted training exits with status 0 and writes no results.
-        interrupted = status in (0, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
+        # A signal that the child alone was sent: 130 or 143, or its number where it came before the front door.
+        interrupted = status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
         return INTERRUPTED if interrupted else FAILED
 
 

@@ -34,7 +34,7 @@ if behaviour == "fail":
     sys.exit(2)
 if behaviour == "stop":
     (folder / "checkpoints" / "last.ckpt").write_text("half way")
-    sys.exit(0)
+    sys.exit(130)  # as a training after Ctrl-C
 if behaviour == "wait":
     def save(*_):
         (folder / "checkpoints" / "last.ckpt").write_text("half way")
@@ -87,9 +87,10 @@ def test_one_failed_run_does_not_stop_the_rest(workplace, monkeypatch, capfd):
     assert [call[1] for call in calls(workplace)][4:] == ["static-kd"], "only the failed run"
 
 
-def test_an_interrupted_run_resumes_from_its_last_checkpoint(workplace, monkeypatch):
+def test_an_interrupted_run_resumes_from_its_last_checkpoint(workplace, monkeypatch, capfd):
     monkeypatch.setenv("SRKD", "stop")
     assert main(["main", "phantom", "--seeds=1"]) == 1
+    assert "interrupted outputs/srkd/reproduce-phantom-s1" in capfd.readouterr().out
     monkeypatch.delenv("SRKD")
     assert main(["main", "phantom", "--seeds=1"]) == 0
     (again,) = calls(workplace)[4:]
