@@ -73,7 +73,16 @@ def trial_arguments(sweep: SweepFile, preset: str, arguments: Sequence[str]) -> 
         sweep: The sweep file.
         preset: Name of the data preset; the default preset adds nothing.
         arguments: The user's arguments, with ``--teacher=``, ``--student=`` and ``--protocol=``.
+
+    Raises:
+        FileNotFoundError: A recipe that the command names is not in the working directory.
     """
+    named = [word.removeprefix("--config=") for word in sweep.command() if word.startswith("--config=")]
+    if missing := [name for name in named if not Path(name).is_file()]:
+        raise FileNotFoundError(
+            f"{sweep.path}: its command names {missing[0]}, which does not exist in this folder; start the sweep in "
+            "the checkout (make -C CHECKOUT sweep)"
+        )
     file = os.path.relpath(preset_file(preset))  # other machines have the checkout elsewhere
     own = expand_file_options(preset, list(arguments), experiment=recipe_of(sweep.command()).experiment)
     return own if preset == DEFAULT_PRESET else [f"--config={file}", *data_arguments(preset), *own]

@@ -5,7 +5,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from experiments.sweep.local_settings import grid, local_settings, without_effect
-from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path
+from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path, trial_arguments
 
 VALID = {
     "method": "random",
@@ -48,6 +48,14 @@ def test_settings_that_act_on_wandb_only_are_accepted_and_named(read):
     sweep = read(changed(metric=metric, name="a", project="d", scheduler={"engine": "wandb"}))
     local_settings(sweep)
     assert without_effect(sweep) == ["scheduler", "metric.impute"]
+
+
+def test_a_sweep_in_another_folder_is_refused_before_any_trial(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"decay.yaml: its command names experiments/recipes/srkd.yaml, which"
+    ):
+        trial_arguments(read_sweep(sweep_path("decay")), "phantom", [])
 
 
 REFUSED = [
