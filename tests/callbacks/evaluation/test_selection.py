@@ -87,6 +87,7 @@ def test_a_benchmark_added_to_the_list_is_scored_and_selects(tmp_path, monkeypat
     added = Benchmark(
         "views",
         "view F1",
+        "view",
         kind="classification",
         corpus="planes",
         label="plane",
