@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from lightning_modules.grad_cache import in_chunks
 from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
-from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
+from losses.base import scheduled_weight
+from metrics.names import (
+    LEARNING_RATE,
+    LOGIT_SCALE,
+    OFF_DIAGONAL_PHASE,
+    TEACHER_LOGIT_SCALE,
+    loss_name,
+    weight_name,
+)
 from models import DualEncoder, freeze
 from models.checkpoints.inspection import student_architecture, tower_name
 from models.checkpoints.weights import mismatch
@@ -159,13 +167,18 @@ class DistillationModule(LightningModule):
         return terms
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the total loss of one batch and log every term under ``train/``."""
+        """Return the total loss of one batch; log its terms under ``train/``, the scheduled weight and its sign."""
         self.terms = self.compute_loss(batch)
         size = batch["student_image"].shape[0]
         logged = {loss_name("train", name): value.detach() for name, value in self.terms.items()}
         logged[LOGIT_SCALE] = self.student.logit_scale.detach()
         if self.needs_teacher and self.teacher is not None:
             logged[TEACHER_LOGIT_SCALE] = self.teacher.logit_scale.detach()
+        part, name = scheduled_weight(self.loss)
+        if hasattr(part, name):
+            # A tensor: Lightning would copy a number to a GPU and wait for it.
+            weight = torch.full((), float(getattr(part, name)), device=self.device)
+            logged |= {weight_name(name): weight, OFF_DIAGONAL_PHASE: weight.sign()}
         self.log_dict(logged, batch_size=size)
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,12 @@ def require_positive(name: str, value: float) -> float:
     if not value > 0:
         raise ValueError(f"{name} must be above 0, not {value}")
     return value
+
+
+def scheduled_weight(loss: Any) -> tuple[Any, str]:
+    """Return the part of a loss that a schedule sets and its attribute, which a user's own loss need not name."""
+    part = getattr(loss, "scheduled_part", loss)
+    return part, getattr(part, "scheduled", None) or "off_diagonal_weight"
 
 
 class Loss(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.off_diagonal_schedule import scheduled_weight
+from losses.base import scheduled_weight
 from models.checkpoints.integrity import tensors_digest
 from models.files import atomic
 from models.loading import TEACHER_PREFIX, student_entry

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from callbacks.off_diagonal_schedule import OffDiagonalSchedule, weight_at
+from callbacks.off_diagonal_schedule import OffDiagonalSchedule
 from experiments.report.read_run import FinishedRun
 from metrics.names import OFF_DIAGONAL_WEIGHT, VAL_COMPOSITE
 
@@ -110,12 +109,12 @@ def _schedule(run: FinishedRun) -> Callable[[float], float] | None:
     config = run.config.get("schedule") or {}
     if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
         return None
-    schedule: Callable[[float], float] = partial(weight_at, **(config.get("init_args") or {}))
     try:
-        schedule(0.0), schedule(1.0)
-    except (TypeError, ValueError):  # written by hand: unknown or missing keys
+        schedule = OffDiagonalSchedule(**(config.get("init_args") or {}))
+        schedule.weight(0.0), schedule.weight(1.0)
+    except (TypeError, ValueError):  # written by hand: unknown keys or values
         return None
-    return schedule
+    return schedule.weight
 
 
 def epoch_of(run: FinishedRun, step: float) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import wandb
 from jsonargparse import Namespace
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser
@@ -26,14 +26,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks import (
     AnswerCalibration,
     BestCheckpoint,
-    ConfusingPairs,
     EvaluateLastEpoch,
     GradientNorms,
     LastCheckpoint,
-    LogitCorrelation,
-    OffDiagonalPhase,
-    Probe,
-    SaveOnInterrupt,
+    ProbeBatch,
     StepSeed,
     StopOnNonFiniteLoss,
     Throughput,
@@ -137,7 +133,10 @@ class SonoDistillCLI(ConfigCLI):
             StepSeed(int(config.seed_everything)),
             EvaluateLastEpoch(),
             StopOnNonFiniteLoss(),
-            *_tracking(),
+            WandbRun(),
+            GradientNorms(),
+            Throughput(),
+            ProbeBatch(),
             StartSummary(self.recipe.preset, self.config[self.subcommand], self.folder),
         ]
         callbacks += progress_for(callbacks, config.trainer.enable_progress_bar)
@@ -152,13 +151,13 @@ class SonoDistillCLI(ConfigCLI):
             # Lightning's own handler of SIGUSR1 would save within a step, and resume without our counters.
             config.trainer.plugins = [SLURMEnvironment(auto_requeue=False)]
         trainer = super().instantiate_trainer(**kwargs)
-        # After the checkpoint of the best weights, whose state these two save.
+        # After the checkpoint of the best weights, whose state it saves.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         self._begin_folder(trainer)
         callbacks.append(self.answers)
         if trainer.loggers:
             callbacks.insert(0, LearningRateMonitor(logging_interval="step"))
-        callbacks += [LastCheckpoint(), SaveOnInterrupt(partial(resume_command, self.command))]
+        callbacks.append(LastCheckpoint(partial(resume_command, self.command)))
         return trainer
 
     def _begin_folder(self, trainer: Trainer) -> None:
@@ -285,19 +284,6 @@ def _answers(config: Namespace, create: bool) -> AnswerCalibration:
     path = config.get("ckpt_path") or str((config.model.student.get("init_args") or {}).get("path"))
     stored = None if create else read_entry(path, ANSWERS)
     return AnswerCalibration(None if stored is None else Calibration(**stored), create)
-
-
-def _tracking() -> list[Callback]:
-    """Return the tracking callbacks of every run; the phase follows the schedule."""
-    probe = Probe()
-    return [
-        WandbRun(),
-        OffDiagonalPhase(),
-        GradientNorms(),
-        Throughput(),
-        LogitCorrelation(probe),
-        ConfusingPairs(probe),
-    ]
 
 
 def _go_on_when_requeued(config: Namespace, preset: str) -> None:

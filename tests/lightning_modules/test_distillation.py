@@ -2,10 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
@@ -181,8 +184,22 @@ def test_every_term_is_logged_by_name(module, pairs, tmp_path):
     run.fit(module(), pairs)
     logged = set(run.callback_metrics)
     assert {f"train/loss/{term}" for term in ("total", "contrastive", "diagonal", "off_diagonal")} <= logged
-    assert "train/off_diagonal_weight" in logged
     assert {"train/logit_scale", "train/teacher_logit_scale"} <= logged
+
+
+def test_the_weight_and_its_sign_are_logged_at_every_step(module, pairs, tmp_path):
+    """From 1 to -1 in six steps: 1, 2/3, 1/3, 0, -1/3, -2/3; a loss without a weight logs neither."""
+    logger = CSVLogger(tmp_path, name="", version="")
+    schedule = OffDiagonalSchedule(start=1.0, end_ratio=-1.0)
+    run = trainer(tmp_path, callbacks=[schedule], logger=logger, log_every_n_steps=1)
+    run.fit(module(), pairs)
+    steps = pd.read_csv(tmp_path / "metrics.csv").dropna(subset="train/off_diagonal_phase")
+    weights = np.linspace(1, -1, 7)[:6]
+    assert steps["train/off_diagonal_weight"].tolist() == pytest.approx(weights.tolist())
+    assert steps["train/off_diagonal_phase"].tolist() == [1, 1, 1, 0, -1, -1]
+    run = trainer(tmp_path, epochs=1, callbacks=[])
+    run.fit(module(loss=CLIPLoss()), pairs)
+    assert not {name for name in run.callback_metrics if "off_diagonal" in name}
 
 
 def test_a_loss_without_teacher_runs_no_teacher(module, pairs):

@@ -15,7 +15,6 @@ from callbacks import (
     EvaluateLastEpoch,
     LastCheckpoint,
     OffDiagonalSchedule,
-    SaveOnInterrupt,
     StepSeed,
     Throughput,
 )
@@ -116,7 +115,6 @@ def fit(tiny_encoder):
                     folder / "checkpoints", "best", "score", mode="max", enable_version_counter=False
                 ),
                 LastCheckpoint(),
-                SaveOnInterrupt(),
             ],
             **kwargs,
         )
@@ -316,4 +314,4 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_as_it_is(i
 def test_both_signals_are_given_back(fit, tmp_path):
     fit(tmp_path, epochs=1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "SaveOnInterrupt" not in getattr(signal.getsignal(signal.SIGTERM), "__qualname__", "")
+    assert "LastCheckpoint" not in getattr(signal.getsignal(signal.SIGTERM), "__qualname__", "")

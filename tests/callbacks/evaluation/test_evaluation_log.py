@@ -4,6 +4,7 @@ import io
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,11 +19,9 @@ from callbacks import (
     BestMetrics,
     BiometryEvaluation,
     CompositeScore,
-    ConfusingPairs,
     EvaluationMedia,
-    LogitCorrelation,
     PlaneEvaluation,
-    Probe,
+    ProbeBatch,
     WandbRun,
 )
 from callbacks.tracking.logger_media import log_table
@@ -70,7 +69,6 @@ class LossLogged(FakeModule):
 def finished(tmp_path_factory):
     """Two epochs of two steps, each evaluated."""
     folder = tmp_path_factory.mktemp("run")
-    probe = Probe()
     logger = WandbLogger(project="test", save_dir=folder, offline=True, mode="offline")
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # as experiments.runs.loggers sets it
     others = [TensorBoardLogger(folder, name="board"), MLFlowLogger(save_dir=str(folder / "mlflow"))]
@@ -83,8 +81,7 @@ def finished(tmp_path_factory):
             BestMetrics(),
             EvaluationMedia(samples=SAMPLES),
             WandbRun(),
-            LogitCorrelation(probe),
-            ConfusingPairs(probe, count=CONFUSED),
+            ProbeBatch(count=CONFUSED),
         ],
         accelerator="cpu",
         logger=[logger, *others],
@@ -184,7 +181,8 @@ def test_mlflow_holds_the_pictures_and_the_table(finished):
 
 def test_a_name_of_the_data_is_no_markup_in_a_table(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="")
-    log_table([logger], "t", ["name", "share"], [["<script>a|b</script>\nc", 0.5]], 0)
+    trainer = SimpleNamespace(loggers=[logger], is_global_zero=True)
+    log_table(trainer, "t", ["name", "share"], [["<script>a|b</script>\nc", 0.5]], 0)
     logger.experiment.close()
     (events,) = tmp_path.rglob("events.*")
     board = EventAccumulator(str(events)).Reload()

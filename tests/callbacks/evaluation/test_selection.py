@@ -60,16 +60,6 @@ def test_hc18_alone_is_validity(tmp_path):
     }
 
 
-def test_a_benchmark_without_evaluation_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"no evaluation scores the benchmarks \['hc18'\]"):
-        fit(tmp_path, ["planes", "hc18"], PlaneEvaluation(protocol=PROTOCOL), CompositeScore())
-
-
-def test_the_order_of_callbacks_is_checked(tmp_path):
-    with pytest.raises(ValueError, match="CompositeScore must come after the evaluations"):
-        fit(tmp_path, ["planes"], CompositeScore(), PlaneEvaluation(protocol=PROTOCOL))
-
-
 def test_a_benchmark_that_is_left_out_is_not_part_of_the_score(tmp_path):
     logged = fit(
         tmp_path,

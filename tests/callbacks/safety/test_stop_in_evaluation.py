@@ -7,7 +7,7 @@ import pytest
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks import BiometryEvaluation, LastCheckpoint, SaveOnInterrupt
+from callbacks import BiometryEvaluation, LastCheckpoint
 from datamodules import HC18DataModule
 from lightning_modules import DistillationModule
 from models import TimmEncoder
@@ -49,7 +49,7 @@ def test_an_evaluation_is_left_at_once(function, signum, tmp_path, tiny_hc18, ca
     trainer = Trainer(
         default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", logger=False, num_sanity_val_steps=0,
         enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[BiometryEvaluation(), LastCheckpoint(), SaveOnInterrupt()],
+        callbacks=[BiometryEvaluation(), LastCheckpoint()],
     )  # fmt: skip
     data = HC18DataModule(str(tiny_hc18), batch_size=8, num_workers=0)
     with pytest.raises((SystemExit, KeyboardInterrupt, SIGTERMException)):  # whichever Lightning ends with

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +17,9 @@ from wandb.sdk.wandb_run import Run
 
 from callbacks import (
     BestMetrics,
-    ConfusingPairs,
     GradientNorms,
     LastCheckpoint,
-    LogitCorrelation,
-    OffDiagonalPhase,
-    Probe,
-    SaveOnInterrupt,
+    ProbeBatch,
     Throughput,
     WandbRun,
     run_id_of,
@@ -40,8 +37,6 @@ EVALUATION = [
     "best/loss/total",
 ]
 STEP = [
-    "train/off_diagonal_phase",
-    "train/off_diagonal_weight",
     "gradient_norm/image",
     "gradient_norm/text",
     "gradient_norm/all",
@@ -68,21 +63,9 @@ class StopAt(Callback):
             raise SIGTERMException
 
 
-def tracking(probe):
-    return [
-        Scores(),
-        WandbRun(),
-        OffDiagonalPhase(),
-        GradientNorms(),
-        Throughput(),
-        BestMetrics(),
-        LogitCorrelation(probe),
-        ConfusingPairs(probe, count=3),
-    ]
-
-
 def train(folder, epochs=3, extra=(), run_id=None, checkpoint=None, module=None):
-    probe = Probe(size=16)
+    probe = ProbeBatch(size=16, count=3)
+    tracking = [Scores(), WandbRun(), GradientNorms(), Throughput(), BestMetrics(), probe]
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -90,7 +73,7 @@ def train(folder, epochs=3, extra=(), run_id=None, checkpoint=None, module=None)
             CSVLogger(folder, name="", version=""),
             WandbLogger(project="test", save_dir=folder, offline=True, id=run_id),
         ],
-        callbacks=[*tracking(probe), *extra, ModelCheckpoint(folder / "checkpoints", save_last=True)],
+        callbacks=[*tracking, *extra, ModelCheckpoint(folder / "checkpoints", save_last=True)],
         log_every_n_steps=1,
         num_sanity_val_steps=1,
         enable_progress_bar=False,
@@ -149,12 +132,6 @@ def test_the_csv_file_has_the_best_value_too(finished):
     with (finished[0] / "metrics.csv").open() as file:
         values = [row["best/composite"] for row in csv.DictReader(file) if row["best/composite"]]
     assert [float(value) for value in values] == pytest.approx([0.2, 0.6, 0.6])
-
-
-def test_the_phase_is_the_sign_of_the_weight_that_the_step_used(finished):
-    phases = [value for _, value in finished[1].series("train/off_diagonal_phase")]
-    # The tiny module lowers the weight inside its step, so the callback sees the step before's.
-    assert phases == [1, 1, 1, 0] + [-1] * 8
 
 
 def test_throughput_is_a_share_and_a_positive_rate(finished):
@@ -279,21 +256,28 @@ def test_tracking_changes_no_weight(tmp_path):
         assert torch.equal(value, tracked.state_dict()[name]), name
 
 
+class TrainerStub(SimpleNamespace):
+    is_global_zero, loggers = True, ()
+
+    def __init__(self, data):
+        super().__init__(datamodule=data)
+
+
 def test_making_the_probe_draws_no_random_number():
-    module, trainer = TinyModule(), type("T", (), {"is_global_zero": True, "datamodule": TinyData()})()
+    module = TinyModule()
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    Probe(size=4).prepare(trainer, module)
+    ProbeBatch(size=4).on_train_start(TrainerStub(TinyData()), module)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_data_without_validation_pairs_have_no_probe():
     data = TinyData()
     data.val_dataloader = list
-    probe, trainer = Probe(size=4), type("T", (), {"is_global_zero": True, "datamodule": data})()
-    probe.prepare(trainer, TinyModule())
-    assert not probe.ready
+    probe = ProbeBatch(size=4)
+    probe.on_train_start(TrainerStub(data), TinyModule())
+    assert not probe.batch
 
 
 def test_a_run_without_teacher_has_no_probe(tmp_path):
@@ -351,7 +335,7 @@ class TermIn(Callback):
 def test_wandb_hears_of_a_sigterm_within_the_evaluation_in_which_it_comes(tmp_path, marked):
     term = TermIn("on_validation_epoch_end", marked)
     with pytest.raises(SIGTERMException):
-        train(tmp_path, extra=[term, LastCheckpoint(), SaveOnInterrupt()])
+        train(tmp_path, extra=[term, LastCheckpoint()])
     assert term.heard == [True]
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 4, "the epoch is whole"
@@ -366,7 +350,7 @@ def test_wandb_hears_of_a_sigterm_while_test_patients_are_scored(tmp_path, marke
     trainer = Trainer(
         accelerator="cpu",
         logger=WandbLogger(project="test", save_dir=tmp_path, offline=True),
-        callbacks=[WandbRun(), term, SaveOnInterrupt()],
+        callbacks=[WandbRun(), term, LastCheckpoint()],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
