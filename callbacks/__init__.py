@@ -11,10 +11,9 @@ from callbacks.safety.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.safety.steps import StepSeed, StopOnNonFiniteLoss
 from callbacks.teacher_cache import TeacherCache
 from callbacks.tracking.probe import ProbeBatch
-from callbacks.tracking.resolved_config import SaveResolvedConfig
 from callbacks.tracking.skipped_samples import SkippedSamples
 from callbacks.tracking.step_metrics import GradientNorms, Throughput
-from callbacks.tracking.wandb_run import WandbRun, active_run, run_id_of
+from callbacks.tracking.wandb_run import SaveResolvedConfig, WandbRun, active_run, run_id_of
 
 __all__ = [
     "AnswerCalibration",

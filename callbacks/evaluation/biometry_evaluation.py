@@ -145,7 +145,6 @@ class BiometryEvaluation(ZeroShotEvaluation):
         return None
 
     def draw(self, details: Details, title: str) -> Figure:
-        """Draw ages and head circumferences over the growth chart."""
         low, high = (details[key] for key in interval_names("validity"))
         return draw_ages(
             details["samples"],

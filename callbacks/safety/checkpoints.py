@@ -239,7 +239,6 @@ class LastCheckpoint(Checkpoint):
         trainer._signal_connector.received_sigterm = True  # Lightning raises once this batch is logged
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the interrupted run, and print how to resume it."""
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
         self._stopping = True

@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from callbacks import OffDiagonalSchedule
 from losses import CLIPLoss, CombinedLoss, CoupledKDLoss, SRKDLoss
+from tests.callbacks.tiny import quiet_trainer
 
 SHAPES = ["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
@@ -120,9 +121,7 @@ def test_a_step_that_float16_skips_advances_weight_and_learning_rate_all_the_sam
     """As docs/reproduce.md says: Lightning counts the step whether or not its loss scaler took it."""
     module = Skipped()
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
-    Trainer(
-        default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", plugins=[scaled], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[OffDiagonalSchedule(start=2.0, end_ratio=-1.0)],
-    ).fit(module, DataLoader(torch.zeros(4, 1)))  # fmt: skip
+    quiet_trainer(
+        tmp_path, OffDiagonalSchedule(start=2.0, end_ratio=-1.0), max_epochs=1, plugins=[scaled]
+    ).fit(module, DataLoader(torch.zeros(4, 1)))
     assert module.seen == [(1.0, 2.0, 1.0), (0.0, 1.0, 0.75), (0.0, 0.0, 0.5), (-0.5, -1.0, 0.25)]

@@ -3,12 +3,22 @@
 from types import SimpleNamespace
 
 import torch
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 PAIRS, BATCH = 32, 8
+
+
+def quiet_trainer(folder, *callbacks, **options):
+    """Return a trainer on the CPU that neither logs, saves nor prints unless `options` say so."""
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    return Trainer(
+        **{"default_root_dir": folder, "callbacks": list(callbacks), "accelerator": "cpu"} | quiet | options
+    )
 
 
 class TinyTowers(nn.Module):

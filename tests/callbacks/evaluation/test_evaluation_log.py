@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from mlflow import MlflowClient
 from PIL import Image
@@ -27,6 +26,7 @@ from callbacks import (
 from callbacks.tracking.logger_media import log_table
 from callbacks.tracking.probe import COLUMNS
 from metrics.benchmarks import BENCHMARKS
+from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.wandb_log import MEDIA, NUMBERS, WandbLog
 from tests.callbacks.zero_shot_fakes import PROTOCOL, SIZE, FakeData, FakeModule, LetterEncoder
 from tests.conftest import write_image
@@ -72,25 +72,19 @@ def finished(tmp_path_factory):
     logger = WandbLogger(project="test", save_dir=folder, offline=True, mode="offline")
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # as experiments.runs.loggers sets it
     others = [TensorBoardLogger(folder, name="board"), MLFlowLogger(save_dir=str(folder / "mlflow"))]
-    trainer = Trainer(
-        default_root_dir=folder,
-        callbacks=[
-            PlaneEvaluation(protocol=PROTOCOL),
-            BiometryEvaluation(protocol=PROTOCOL),
-            CompositeScore(),
-            BestMetrics(),
-            EvaluationMedia(samples=SAMPLES),
-            WandbRun(),
-            ProbeBatch(count=CONFUSED),
-        ],
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
+        PlaneEvaluation(protocol=PROTOCOL),
+        BiometryEvaluation(protocol=PROTOCOL),
+        CompositeScore(),
+        BestMetrics(),
+        EvaluationMedia(samples=SAMPLES),
+        WandbRun(),
+        ProbeBatch(count=CONFUSED),
         logger=[logger, *others],
         max_epochs=2,
         num_sanity_val_steps=1,
         log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
     )
     trainer.fit(LossLogged(), datamodule=LoggedData(folder))
     logger.experiment.finish()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -27,7 +27,7 @@ from callbacks import (
 from callbacks.tracking.step_metrics import towers
 from metrics.geometry import logit_correlation
 from models import TimmEncoder
-from tests.callbacks.tiny import TinyData, TinyModule
+from tests.callbacks.tiny import TinyData, TinyModule, quiet_trainer
 from tests.callbacks.wandb_log import WandbLog
 
 EVALUATION = [
@@ -63,24 +63,24 @@ class StopAt(Callback):
             raise SIGTERMException
 
 
-def train(folder, epochs=3, extra=(), run_id=None, checkpoint=None, module=None):
+def train(folder, extra=(), run_id=None, checkpoint=None):
     probe = ProbeBatch(size=16, count=3)
     tracking = [Scores(), WandbRun(), GradientNorms(), Throughput(), BestMetrics(), probe]
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
+        *tracking,
+        *extra,
+        ModelCheckpoint(folder / "checkpoints", save_last=True),
+        max_epochs=3,
         logger=[
             CSVLogger(folder, name="", version=""),
             WandbLogger(project="test", save_dir=folder, offline=True, id=run_id),
         ],
-        callbacks=[*tracking, *extra, ModelCheckpoint(folder / "checkpoints", save_last=True)],
         log_every_n_steps=1,
         num_sanity_val_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
+        enable_checkpointing=True,
     )
-    module = module or TinyModule()
+    module = TinyModule()
     try:
         trainer.fit(module, TinyData(), ckpt_path=checkpoint, weights_only=True)
     finally:
@@ -181,18 +181,10 @@ def test_gradient_norms_are_of_the_gradients_before_clipping(tmp_path):
             gradients = [p.grad.double().flatten() for p in pl_module.student.image.parameters()]
             seen[trainer.global_step] = float(torch.cat(gradients).square().sum().sqrt())
 
-    logger = CSVLogger(tmp_path, name="", version="")
-    trainer = Trainer(
-        max_steps=3,
-        accelerator="cpu",
-        logger=logger,
-        callbacks=[Record(), GradientNorms()],
-        log_every_n_steps=1,
-        gradient_clip_val=1e-4,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = quiet_trainer(
+        tmp_path, Record(), GradientNorms(), max_steps=3, log_every_n_steps=1, gradient_clip_val=1e-4,
+        logger=CSVLogger(tmp_path, name="", version=""),
+    )  # fmt: skip
     trainer.fit(TinyModule(), TinyData())
     with (tmp_path / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["gradient_norm/image"]]
@@ -203,16 +195,8 @@ def test_gradient_norms_are_of_the_gradients_before_clipping(tmp_path):
 
 
 def test_no_gradient_norm_is_logged_where_nothing_is_to_be(tmp_path):
-    trainer = Trainer(
-        max_steps=2,
-        accelerator="cpu",
-        logger=CSVLogger(tmp_path, name="", version=""),
-        callbacks=[GradientNorms()],
-        log_every_n_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = quiet_trainer(tmp_path, GradientNorms(), max_steps=2, logger=logger, log_every_n_steps=0)
     trainer.fit(TinyModule(), TinyData())
     assert trainer.global_step == 2
     assert not any(name.startswith("gradient_norm") for name in trainer.callback_metrics)
@@ -243,17 +227,12 @@ def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-def test_tracking_changes_no_weight(tmp_path):
-    _, tracked, _ = train(tmp_path / "tracked")
+def test_tracking_changes_no_weight(finished, tmp_path):
     plain = TinyModule()
-    trainer = Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[Scores()],
-    )  # fmt: skip
     torch.manual_seed(0)
-    trainer.fit(plain, TinyData())
+    quiet_trainer(tmp_path, Scores(), max_epochs=3, num_sanity_val_steps=1).fit(plain, TinyData())
     for name, value in plain.state_dict().items():
-        assert torch.equal(value, tracked.state_dict()[name]), name
+        assert torch.equal(value, finished[3].state_dict()[name]), name
 
 
 class TrainerStub(SimpleNamespace):
@@ -281,10 +260,10 @@ def test_data_without_validation_pairs_have_no_probe():
 
 
 def test_a_run_without_teacher_has_no_probe(tmp_path):
-    train(tmp_path, epochs=1, module=TinyModule(teacher=False))
-    log = WandbLog.only_one(tmp_path)
-    assert log.series("best/composite")
-    assert not any(key.startswith("probe/") for row in log.history for key in row)
+    trainer = quiet_trainer(tmp_path, Scores(), ProbeBatch(), max_epochs=1)
+    trainer.fit(TinyModule(teacher=False), TinyData())
+    assert "val/composite" in trainer.callback_metrics
+    assert not any(name.startswith("probe/") for name in trainer.callback_metrics)
 
 
 def test_sigterm_marks_the_run_preempting_and_resuming_continues_it(tmp_path):
@@ -347,13 +326,13 @@ def test_wandb_hears_of_a_sigterm_while_test_patients_are_scored(tmp_path, marke
             self._loss(batch)
 
     term = TermIn("on_test_epoch_end", marked)
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        tmp_path,
+        WandbRun(),
+        term,
+        LastCheckpoint(),
         logger=WandbLogger(project="test", save_dir=tmp_path, offline=True),
-        callbacks=[WandbRun(), term, LastCheckpoint()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
+        enable_checkpointing=True,
     )
     try:
         with pytest.raises(SIGTERMException):
