@@ -88,39 +88,6 @@ def test_a_checkpoint_of_another_program_is_refused_in_one_line(module, pairs, t
         trainer(tmp_path, epochs=2).fit(module(), pairs, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(module, pairs, tmp_path):
-    """Weights, optimiser moments, learning rate and schedule, with dropout in the student."""
-    unbroken = module()
-    whole = trainer(tmp_path / "a", epochs=4)
-    whole.fit(unbroken, pairs)
-    halting = trainer(tmp_path / "b", epochs=4)
-    halting.callbacks.append(StopAfterEpoch(1))
-    halting.fit(module(), pairs)
-    resumed = module()
-    rest = trainer(tmp_path / "b", epochs=4)
-    rest.fit(resumed, pairs, ckpt_path=tmp_path / "b" / "last.ckpt", weights_only=True)
-    assert rest.global_step == whole.global_step == 12
-    for name, value in unbroken.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert resumed.loss.off_diagonal_weight == unbroken.loss.off_diagonal_weight
-    states = [run.optimizers[0].state_dict()["state"] for run in (whole, rest)]
-    for key, moments in states[0].items():
-        for name, value in moments.items():
-            assert torch.equal(value, states[1][key][name])
-
-
-class StopAfterEpoch(OffDiagonalSchedule):
-    """Ends a run early without changing what it believes its length to be."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch:
-            trainer.should_stop = True
-
-
 def test_a_compiled_step_is_the_same_step_with_the_same_weights(module, pairs, tmp_path):
     from torch._dynamo.utils import counters
 
