@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
 
 from callbacks import BiometryEvaluation
 from models import freeze
 from models.age_table_cache import _read, stored_age_embeddings, table_path
 from models.checkpoints.integrity import tensors_digest
 from models.zero_shot import age_embeddings
+from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
 SPACINGS = ["0.42", "0.10", "0.42"]
@@ -110,10 +110,7 @@ def test_digest_sees_every_buffer_and_dtype():
 
 def evaluation_run(tmp_path, cache):
     evaluation = BiometryEvaluation(protocol=PROTOCOL, figures=False, cache=cache)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, evaluation, max_epochs=1)
     return trainer, evaluation
 
 
