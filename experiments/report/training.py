@@ -110,9 +110,9 @@ def _schedule(run: FinishedRun) -> Callable[[float], float] | None:
     if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
         return None
     try:
-        schedule = OffDiagonalSchedule(**(config.get("init_args") or {}))
+        schedule = OffDiagonalSchedule(**config["init_args"])
         schedule.weight(0.0), schedule.weight(1.0)
-    except (TypeError, ValueError):  # written by hand: unknown keys or values
+    except (KeyError, TypeError, ValueError):  # written by hand: unknown or missing keys
         return None
     return schedule.weight
 
