@@ -6,15 +6,14 @@ from callbacks.evaluation.evaluation_media import EvaluationMedia
 from callbacks.evaluation.plane_evaluation import PlaneEvaluation
 from callbacks.evaluation.representation_evaluation import RepresentationEvaluation
 from callbacks.evaluation.selection import BestMetrics, CompositeScore, EvaluateLastEpoch
-from callbacks.off_diagonal_schedule import OffDiagonalPhase, OffDiagonalSchedule
-from callbacks.safety.checkpoints import BestCheckpoint, LastCheckpoint, SaveOnInterrupt
+from callbacks.off_diagonal_schedule import OffDiagonalSchedule
+from callbacks.safety.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.safety.steps import StepSeed, StopOnNonFiniteLoss
 from callbacks.teacher_cache import TeacherCache
-from callbacks.tracking.probe import ConfusingPairs, LogitCorrelation, Probe
-from callbacks.tracking.resolved_config import SaveResolvedConfig
+from callbacks.tracking.probe import ProbeBatch
 from callbacks.tracking.skipped_samples import SkippedSamples
 from callbacks.tracking.step_metrics import GradientNorms, Throughput
-from callbacks.tracking.wandb_run import WandbRun, active_run, run_id_of
+from callbacks.tracking.wandb_run import SaveResolvedConfig, WandbRun, active_run, run_id_of
 
 __all__ = [
     "AnswerCalibration",
@@ -22,18 +21,14 @@ __all__ = [
     "BestMetrics",
     "BiometryEvaluation",
     "CompositeScore",
-    "ConfusingPairs",
     "EvaluateLastEpoch",
     "EvaluationMedia",
     "GradientNorms",
     "LastCheckpoint",
-    "LogitCorrelation",
-    "OffDiagonalPhase",
     "OffDiagonalSchedule",
     "PlaneEvaluation",
-    "Probe",
+    "ProbeBatch",
     "RepresentationEvaluation",
-    "SaveOnInterrupt",
     "SaveResolvedConfig",
     "SkippedSamples",
     "StepSeed",

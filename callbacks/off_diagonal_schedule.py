@@ -7,24 +7,15 @@ from typing import Any, Literal, get_args
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.tracking.step_metrics import on_device
-from metrics.names import OFF_DIAGONAL_PHASE, weight_name
+from losses.base import scheduled_weight
 
 Shape = Literal["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
 
-def weight_at(
-    progress: float,
-    *,
-    start: float,
-    end_ratio: float = -0.4,
-    end: float | None = None,
-    shape: Shape = "linear",
-    hold: float = 0.5,
-) -> float:
-    """Return the off-diagonal weight beta at `progress` of training.
+class OffDiagonalSchedule(Callback):
+    """Set the loss's scheduled weight at every step; for SRKD the off-diagonal weight beta.
 
-    With ``end = start * end_ratio`` and x = progress (the linear form: paper, section 3.3)::
+    With ``end = start * end_ratio`` and x = progress of training, in [0, 1] (the linear form: paper, section 3.3)::
 
         linear       start + (end - start) x
         cosine       end + (start - end) (1 + cos(pi x)) / 2
@@ -33,29 +24,9 @@ def weight_at(
         constant     start
         hold-linear  start while x < hold, then linear to end
 
-    The exponential decays the difference, not the ratio, because `end` is negative in the paper's runs.
-    """
-    x = min(1.0, max(0.0, progress))
-    if end is None:
-        end = start * end_ratio
-    if shape == "constant":
-        return start
-    if shape == "step":
-        return start if x < hold else end
-    if shape == "cosine":
-        return end + (start - end) * (1.0 + math.cos(math.pi * x)) / 2.0
-    if shape == "exponential":
-        return end + (start - end) * (math.exp(-5.0 * x) - math.exp(-5.0)) / (1.0 - math.exp(-5.0))
-    if shape == "hold-linear":
-        x = 0.0 if x < hold else (x - hold) / (1.0 - hold)
-    return start + (end - start) * x
-
-
-class OffDiagonalSchedule(Callback):
-    """Set the loss's scheduled weight at every step.
-
-    The weight is a function of the global optimiser step alone, so a resumed run continues it exactly and it is
-    constant within an accumulation.
+    The exponential decays the difference, not the ratio, because `end` is negative in the paper's runs. The weight
+    is a function of the global optimiser step alone, so a resumed run continues it exactly and it is constant within
+    an accumulation.
 
     Args:
         start: Weight at the first step (paper's best: 2).
@@ -86,22 +57,25 @@ class OffDiagonalSchedule(Callback):
         if not 0.0 < hold < 1.0:
             raise ValueError(f"schedule.hold: must lie between 0 and 1, not {hold}")
         self.start = start
-        self.end_ratio = end_ratio
-        self.end = end
+        self.end = start * end_ratio if end is None else end
         self.shape: Shape = shape
         self.hold = hold
         self.total_steps: int | None = None
 
-    def weight(self, step: int, total_steps: int) -> float:
-        """Return the weight at optimiser step `step` of `total_steps`."""
-        return weight_at(
-            step / max(1, total_steps),
-            start=self.start,
-            end_ratio=self.end_ratio,
-            end=self.end,
-            shape=self.shape,
-            hold=self.hold,
-        )
+    def weight(self, progress: float) -> float:
+        """Return the weight at a progress of training in [0, 1]."""
+        x, start, end = min(1.0, max(0.0, progress)), self.start, self.end
+        if self.shape == "constant":
+            return start
+        if self.shape == "step":
+            return start if x < self.hold else end
+        if self.shape == "cosine":
+            return end + (start - end) * (1.0 + math.cos(math.pi * x)) / 2.0
+        if self.shape == "exponential":
+            return end + (start - end) * (math.exp(-5.0 * x) - math.exp(-5.0)) / (1.0 - math.exp(-5.0))
+        if self.shape == "hold-linear":
+            x = 0.0 if x < self.hold else (x - self.hold) / (1.0 - self.hold)
+        return start + (end - start) * x
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.check(pl_module.loss)
@@ -120,32 +94,4 @@ class OffDiagonalSchedule(Callback):
     ) -> None:
         part, name = scheduled_weight(pl_module.loss)
         self.total_steps = int(trainer.estimated_stepping_batches)
-        weight = self.weight(trainer.global_step, self.total_steps)
-        setattr(part, name, weight)
-        pl_module.log(weight_name(name), on_device(weight, pl_module), prog_bar=True, batch_size=1)
-
-
-class OffDiagonalPhase(Callback):
-    """Log the sign of the loss's scheduled weight: 1 attracts, 0 is neutral, -1 repels.
-
-    Must come after the schedule, which logs the weight; without a schedule it also logs the weight. A loss without
-    such a weight logs nothing.
-    """
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        part, name = scheduled_weight(pl_module.loss)
-        weight = getattr(part, name, None)
-        if weight is None:
-            return
-        sign = float((weight > 0) - (weight < 0))
-        pl_module.log(OFF_DIAGONAL_PHASE, on_device(sign, pl_module), batch_size=1)
-        if not any(isinstance(callback, OffDiagonalSchedule) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            pl_module.log(weight_name(name), on_device(weight, pl_module), batch_size=1)
-
-
-def scheduled_weight(loss: Any) -> tuple[Any, str]:
-    """Return the part of a loss that a schedule sets and its attribute, which a user's own loss need not name."""
-    part = getattr(loss, "scheduled_part", loss)
-    return part, getattr(part, "scheduled", None) or "off_diagonal_weight"
+        setattr(part, name, self.weight(trainer.global_step / max(1, self.total_steps)))

@@ -10,11 +10,11 @@ import torch
 from lightning import Fabric
 from torch import nn
 
-from callbacks.off_diagonal_schedule import scheduled_weight
 from callbacks.safety.steps import CAPTURE
 from experiments.plain_errors import built
 from experiments.process import Parser
 from lightning_modules import DistillationModule
+from losses.base import scheduled_weight
 from models import DualEncoder, build
 from models.checkpoints.integrity import tensors_digest
 from models.checkpoints.trust import TRUST, apply_trust, check_classes

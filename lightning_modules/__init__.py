@@ -1,6 +1,5 @@
 """LightningModules: training step and optimiser."""
 
-from lightning_modules.distillation import DistillationModule
-from lightning_modules.optimisation import parameter_groups, warmup_cosine
+from lightning_modules.distillation import DistillationModule, parameter_groups, warmup_cosine
 
 __all__ = ["DistillationModule", "parameter_groups", "warmup_cosine"]

@@ -1,7 +1,9 @@
-"""Distillation module: training step of a student, a frozen teacher and a loss."""
+"""Distillation module: training step of a student, a frozen teacher and a loss; optimiser and learning rate."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -11,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.grad_cache import in_chunks
-from lightning_modules.optimisation import parameter_groups, warmup_cosine
 from losses import CLIPLoss, Embeddings
-from metrics.names import LEARNING_RATE, LOGIT_SCALE, TEACHER_LOGIT_SCALE, loss_name
+from losses.base import scheduled_weight
+from metrics import names
 from models import DualEncoder, freeze
 from models.checkpoints.inspection import student_architecture, tower_name
 from models.checkpoints.weights import mismatch
@@ -159,13 +161,18 @@ class DistillationModule(LightningModule):
         return terms
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the total loss of one batch and log every term under ``train/``."""
+        """Return the total loss of one batch; log its terms under ``train/``, the scheduled weight and its sign."""
         self.terms = self.compute_loss(batch)
         size = batch["student_image"].shape[0]
-        logged = {loss_name("train", name): value.detach() for name, value in self.terms.items()}
-        logged[LOGIT_SCALE] = self.student.logit_scale.detach()
+        logged = {names.loss_name("train", name): value.detach() for name, value in self.terms.items()}
+        logged[names.LOGIT_SCALE] = self.student.logit_scale.detach()
         if self.needs_teacher and self.teacher is not None:
-            logged[TEACHER_LOGIT_SCALE] = self.teacher.logit_scale.detach()
+            logged[names.TEACHER_LOGIT_SCALE] = self.teacher.logit_scale.detach()
+        part, name = scheduled_weight(self.loss)
+        if hasattr(part, name):
+            # A tensor: Lightning would copy a number to a GPU and wait for it.
+            weight = torch.full((), float(getattr(part, name)), device=self.device)
+            logged |= {names.weight_name(name): weight, names.OFF_DIAGONAL_PHASE: weight.sign()}
         self.log_dict(logged, batch_size=size)
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]
@@ -184,7 +191,7 @@ class DistillationModule(LightningModule):
 
     def _log_held_out(self, stage: str, batch: dict[str, Any]) -> None:
         with torch.compiler.set_stance("force_eager"):  # compiling once more, for eval mode, takes longer
-            terms = {loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}
+            terms = {names.loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}
         self.log_dict(terms, batch_size=batch["student_image"].shape[0], sync_dist=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -210,7 +217,7 @@ class DistillationModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": LEARNING_RATE},
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": names.LEARNING_RATE},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -239,3 +246,30 @@ class DistillationModule(LightningModule):
             raise ValueError(
                 f"the checkpoint (student {held}) does not fit this run (student {mine}): {differences}"
             )
+
+
+def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Split trainable parameters into decayed matrices and undecayed vectors and scalars: AdamW's groups, none empty.
+
+    Norm gains, biases and logit scales have at most one axis and are not decayed (paper, training details; the
+    convention of CLIP). Convolution kernels and embeddings have two or more. Shared parameters count once.
+    """
+    trainable = [parameter for parameter in nn.ModuleList(modules).parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [one for one in trainable if one.ndim > 1], "weight_decay": weight_decay},
+        {"params": [one for one in trainable if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
+    """Return the learning-rate factor in [0, 1] at optimiser step `step`.
+
+    Rises linearly to 1 over `warmup_steps`, then falls along a half cosine to 0 at `total_steps`. In a run of fewer
+    than twice as many steps the rise takes at most a tenth, so that a smoke run still trains.
+    """
+    warmup = min(warmup_steps, total_steps // 10) if total_steps < 2 * warmup_steps else warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return 0.5 * (1.0 + math.cos(math.pi * progress))

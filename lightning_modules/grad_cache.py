@@ -14,8 +14,7 @@ of the batch for towers without it, or with it in evaluation mode.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,20 +37,14 @@ def in_chunks(model: DualEncoder, image: Tensor, tokens: Tensor, size: int | Non
     if size is None or len(image) <= size:
         embedded: tuple[Tensor, Tensor] = model(image, tokens)
         return embedded
-    passes = partial(_checkpoint_contexts, model)
     parts = [
-        checkpoint(model, *part, use_reentrant=False, context_fn=passes)
+        checkpoint(
+            model, *part, use_reentrant=False, context_fn=lambda: (nullcontext(), _batch_norm_frozen(model))
+        )
         for part in zip(image.split(size), tokens.split(size), strict=True)
     ]
     images, texts = zip(*parts, strict=True)
     return torch.cat(images), torch.cat(texts)
-
-
-def _checkpoint_contexts(
-    model: DualEncoder,
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of the first and of the second pass over a chunk."""
-    return nullcontext(), _batch_norm_frozen(model)
 
 
 @contextmanager

@@ -3,12 +3,10 @@
 from .base import STATISTICS, DistillationLoss, Loss
 from .batch import Embeddings, JointBatch
 from .combined import CombinedLoss
-from .contrastive import CLIPLoss
+from .contrastive import CLIPLoss, SigLIPLoss
 from .coupled import ConfidencePenaltyKDLoss, ContrastiveRelationalLoss, CoupledKDLoss
-from .feature import FeatureKDLoss
-from .interactive import InteractiveContrastiveLoss
+from .projected import FeatureKDLoss, InteractiveContrastiveLoss
 from .selective import SRKDControlLoss, SRKDLoss
-from .sigmoid import SigLIPLoss
 
 __all__ = [
     "STATISTICS",

@@ -1,12 +1,12 @@
-"""Base classes of the losses: a weighted sum of named terms, with a contrastive term, with projection heads."""
+"""Base classes of the losses: a weighted sum of named terms, without and with a contrastive one."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
 
 from .batch import Embeddings, JointBatch, with_joint_values
 from .distributions import contrastive_cross_entropy
@@ -24,6 +24,12 @@ def require_positive(name: str, value: float) -> float:
     if not value > 0:
         raise ValueError(f"{name} must be above 0, not {value}")
     return value
+
+
+def scheduled_weight(loss: Any) -> tuple[Any, str]:
+    """Return the part of a loss that a schedule sets and its attribute, which a user's own loss need not name."""
+    part = getattr(loss, "scheduled_part", loss)
+    return part, getattr(part, "scheduled", None) or "off_diagonal_weight"
 
 
 class Loss(nn.Module):
@@ -98,13 +104,11 @@ class DistillationLoss(Loss):
     """``contrastive_weight * L_contrastive`` plus the terms of a subclass's `distillation_terms`.
 
     Args:
-        contrastive_weight: Weight of CLIP's loss; 0 leaves it out, as within a `CombinedLoss` that has one.
+        contrastive_weight: Weight w of CLIP's loss; 0 leaves it out, as within a `CombinedLoss` that has one.
         multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
     """
 
-    needs_teacher = True
-
-    def __init__(self, contrastive_weight: float, multi_positive: bool) -> None:
+    def __init__(self, contrastive_weight: float = 1.0, multi_positive: bool = False) -> None:
         super().__init__()
         self.contrastive_weight = contrastive_weight
         self.multi_positive = multi_positive
@@ -124,38 +128,3 @@ class DistillationLoss(Loss):
     def weights(self) -> dict[str, float]:
         """Return the weight of ``contrastive``; subclasses add theirs."""
         return {"contrastive": self.contrastive_weight}
-
-
-class ProjectedLoss(DistillationLoss):
-    """Distillation loss with a linear head per tower from the student's space into the teacher's.
-
-    Heads are followed by normalisation, and are the identity where both dimensions agree, as in CLIP-KD (Yang et
-    al., CVPR 2024, section 3.3).
-    """
-
-    def __init__(self, contrastive_weight: float, multi_positive: bool) -> None:
-        super().__init__(contrastive_weight, multi_positive)
-        self.heads: nn.ModuleDict | None = None
-
-    def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        if teacher_dim is None:
-            raise ValueError(f"{type(self).__name__} needs a teacher: its embedding dimension is unknown")
-        same = student_dim == teacher_dim
-        image, text = (nn.Identity() if same else nn.Linear(student_dim, teacher_dim) for _ in range(2))
-        self.heads = nn.ModuleDict({"image": image, "text": text})
-
-    def projected(self, student: Embeddings) -> tuple[Tensor, Tensor]:
-        """Return the image and text embeddings [b, teacher D], unit-length, in the teacher's space."""
-        if self.heads is None:
-            raise ValueError(
-                f"{type(self).__name__} has no projection heads: call build(student_dim, teacher_dim) "
-                "before training"
-            )
-        return _unit(self.heads["image"], student.image), _unit(self.heads["text"], student.text)
-
-
-def _unit(head: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(head, nn.Linear):
-        # Heads kept in half precision still multiply in the precision of the loss.
-        x = linear(x, head.weight.to(x.dtype), head.bias.to(x.dtype))
-    return normalize(x, dim=1)

@@ -50,14 +50,12 @@ class CombinedLoss(Loss):
         return self
 
     def build(self, student_dim: int, teacher_dim: int | None) -> None:
-        """Build every part."""
         for part in self.parts.values():
             build: Any = getattr(part, "build", None)  # a user's own module need not have one
             if build is not None:
                 build(student_dim, teacher_dim)
 
     def forward(self, student: Embeddings, teacher: Embeddings | None = None) -> dict[str, Tensor]:
-        """Compute the loss of a batch: see `Loss.forward`."""
         self._check(student, teacher)
         total: Tensor = torch.zeros((), device=student.image.device)
         result: dict[str, Tensor] = {}

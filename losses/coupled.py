@@ -25,11 +25,10 @@ class CoupledKDLoss(DistillationLoss):
     Args:
         temperature: T > 0, divides the teacher's logits.
         distillation_weight: lambda, which a schedule sets; may be negative.
-        contrastive_weight: w, weight of CLIP's loss.
-        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
         standardize: As in `SRKDLoss`.
         mask_duplicates: Leave mismatched pairs of equal captions out of the sum over j, so that a negative weight
             does not repel the student from correct similarities; needs caption ids.
+        **kwargs: For `DistillationLoss`.
     """
 
     scheduled: str | None = "distillation_weight"
@@ -39,12 +38,11 @@ class CoupledKDLoss(DistillationLoss):
         self,
         temperature: float = 5.0,
         distillation_weight: float = 1.0,
-        contrastive_weight: float = 1.0,
-        multi_positive: bool = False,
         standardize: bool = False,
         mask_duplicates: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(contrastive_weight, multi_positive)
+        super().__init__(**kwargs)
         self.temperature = require_positive("temperature", temperature)
         self.distillation_weight = distillation_weight
         self.standardize = standardize
@@ -83,7 +81,6 @@ class ConfidencePenaltyKDLoss(CoupledKDLoss):
         self.smoothing = smoothing
 
     def targets(self, p: Tensor) -> Tensor:
-        """Return the smoothed distribution [b, B]."""
         return (1 - self.smoothing) * p + self.smoothing / p.shape[1]
 
 
@@ -94,14 +91,11 @@ class ContrastiveRelationalLoss(CoupledKDLoss):
 
     Args:
         relational_weight: Weight of the divergence.
-        contrastive_weight: Weight of CLIP's loss.
-        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
+        **kwargs: For `DistillationLoss`.
     """
 
     scheduled = None
     term = "relational"
 
-    def __init__(
-        self, relational_weight: float = 1.0, contrastive_weight: float = 1.0, multi_positive: bool = False
-    ) -> None:
-        super().__init__(1.0, relational_weight, contrastive_weight, multi_positive)
+    def __init__(self, relational_weight: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(1.0, relational_weight, **kwargs)

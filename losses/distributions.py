@@ -60,12 +60,17 @@ def matched_cross_entropy(log_q: Tensor, first_row: int, positives: Tensor | Non
     return -(share * log_q).sum(dim=1).mean()
 
 
-def contrastive_cross_entropy(batch: JointBatch, multi_positive: bool) -> Tensor:
-    """Return CLIP's loss of `batch`, the mean over both directions: see `losses.CLIPLoss`."""
+def contrastive_cross_entropy(
+    batch: JointBatch, multi_positive: bool, logits: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Return CLIP's loss of `batch`, the mean over both directions: see `losses.CLIPLoss`.
+
+    `logits` [b, B], image-to-text and text-to-image, stand for those of the batch.
+    """
     positives = batch.same_caption if multi_positive else None
     directions = [
-        matched_cross_entropy(torch.log_softmax(logits, dim=1), batch.first_row, positives)
-        for logits in (batch.image_logits, batch.text_logits)
+        matched_cross_entropy(torch.log_softmax(one, dim=1), batch.first_row, positives)
+        for one in logits or (batch.image_logits, batch.text_logits)
     ]
     return (directions[0] + directions[1]) / 2
 

@@ -33,15 +33,14 @@ class SRKDLoss(DistillationLoss):
     Args:
         temperature: T > 0, divides the teacher's logits.
         off_diagonal_weight: beta, which a schedule sets; may be negative.
-        contrastive_weight: w, weight of CLIP's loss.
-        multi_positive: Count equal captions as matches in the contrastive term; needs caption ids.
         mask_duplicates: Leave pairs of equal captions out of the off-diagonal term, so that the student is
             not repelled from correct similarities; needs caption ids.
         standardize: Scale each row of BOTH models' logits to zero mean and unit deviation and divide both
             by T before the softmax of the distillation terms (Sun et al., CVPR 2024); a T near 1 suits it.
         kernel: ``fused`` is fastest and keeps 2 B x B numbers for the backward pass; ``chunked`` recomputes them;
-            ``plain`` computes term by term. All give the same numbers. The three options above, and logits for which
-            the fused form would lose precision, use ``plain`` in any case.
+            ``plain`` computes term by term. All give the same numbers. `multi_positive`, the two options above, and
+            logits for which the fused form would lose precision, use ``plain`` in any case.
+        **kwargs: For `DistillationLoss`.
     """
 
     scheduled: str | None = "off_diagonal_weight"
@@ -50,13 +49,12 @@ class SRKDLoss(DistillationLoss):
         self,
         temperature: float = 5.0,
         off_diagonal_weight: float = 2.0,
-        contrastive_weight: float = 1.0,
-        multi_positive: bool = False,
         mask_duplicates: bool = False,
         standardize: bool = False,
         kernel: Literal["fused", "chunked", "plain"] = "fused",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(contrastive_weight, multi_positive)
+        super().__init__(**kwargs)
         self.temperature = require_positive("temperature", temperature)
         self.off_diagonal_weight = off_diagonal_weight
         self.mask_duplicates = mask_duplicates

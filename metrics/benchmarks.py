@@ -18,6 +18,7 @@ class Benchmark:
     Attributes:
         name: Key in data modules, in names of metrics and in results: ``student/NAME/f1``.
         title: The headline score in tables and figures.
+        subject: What is scored, without the score: "brain sub-plane".
         kind: "classification" (class of highest similarity) or "biometry" (gestational age of a head).
         corpus, label: `Record.corpus` of its images, and the attribute of `Record` with their class or measure.
         prompts: Key of its texts in the prompt file.
@@ -32,6 +33,7 @@ class Benchmark:
 
     name: str
     title: str
+    subject: str
     kind: Literal["classification", "biometry"]
     corpus: str
     label: str
@@ -49,11 +51,6 @@ class Benchmark:
         """Decimals of the headline in tables: 1 for percent, else 3."""
         return 1 if self.scale == 100 else 3
 
-    @property
-    def subject(self) -> str:
-        """The title without its score: "brain sub-plane"."""
-        return self.title.rpartition(" ")[0].removesuffix(" validity,")
-
     def label_of(self, record: Any) -> Any:
         """Return a record's class name or measure, None without one; a column of a user's table comes first."""
         return record.others[self.label] if self.label in record.others else getattr(record, self.label, None)
@@ -69,15 +66,15 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark(
-            name=PLANES, title="five-plane F1", kind="classification", corpus="planes", label="plane",
-            exclude=("other",), probe="views", prompts="planes", headline="f1", weight=5,
+            name=PLANES, title="five-plane F1", subject="five-plane", kind="classification", corpus="planes",
+            label="plane", exclude=("other",), probe="views", prompts="planes", headline="f1", weight=5,
         ),
         Benchmark(
-            name=SUBPLANES, title="brain sub-plane F1", kind="classification", corpus="planes",
-            label="brain_plane", exclude=("other",), prompts="subplanes", headline="f1", weight=3,
+            name=SUBPLANES, title="brain sub-plane F1", subject="brain sub-plane", kind="classification",
+            corpus="planes", label="brain_plane", exclude=("other",), prompts="subplanes", headline="f1", weight=3,
         ),
         Benchmark(
-            name=HC18, title="HC18 validity, %", kind="biometry", corpus="hc18", label="hc_mm",
+            name=HC18, title="HC18 validity, %", subject="HC18", kind="biometry", corpus="hc18", label="hc_mm",
             prompts="biometry", headline="validity", scale=100,
         ),
     )
@@ -149,8 +146,6 @@ def eight_class_interval(
         resamples: Number of resamples.
         patients: Patient of every image of all benchmarks, in that order, to resample whole patients.
     """
-    if any(len(true) != len(predicted) for true, predicted in parts):
-        raise ValueError("eight classes: true and predicted names differ in number")
     truth = [(part, name) for part, (true, _) in enumerate(parts) for name in true]
     guess = [(part, name) for part, (_, predicted) in enumerate(parts) for name in predicted]
     number = {name: position for position, name in enumerate(sorted({*truth, *guess}))}

@@ -65,8 +65,6 @@ def mean_interval(
     With the patient of each value, whole patients are resampled; values are then 0 or 1.
     """
     samples = np.asarray(values, dtype=np.float64)
-    if samples.size == 0:
-        raise ValueError("bootstrap: no values to resample")
     if patients is None:
         means = [samples[rows].mean(axis=1) for rows in _resamples(samples.size, resamples)]
     else:
@@ -94,8 +92,6 @@ def f1_interval(
         patients: Patient of each image, N names, to resample whole patients; None resamples images.
     """
     truth, guess = np.asarray(target, dtype=np.int64), np.asarray(prediction, dtype=np.int64)
-    if truth.size == 0:
-        raise ValueError("bootstrap: no values to resample")
     cells = truth * num_classes + guess
     present = np.unique(truth)
     scores = []

@@ -29,17 +29,8 @@ def reliability(confidence: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
 
     Returns:
         ``ece`` in [0, 1] and ``bins``, a list of ``confidence``, ``accuracy`` and ``count`` of each bin with samples.
-
-    Raises:
-        ValueError: There are no samples, lengths differ, or a confidence is outside of [0, 1].
     """
     probability, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if probability.size == 0 or probability.shape != right.shape:
-        raise ValueError(
-            f"calibration: needs as many confidences as outcomes, got {probability.size} and {right.size}"
-        )
-    if not ((probability >= 0) & (probability <= 1)).all():
-        raise ValueError("calibration: confidences must be between 0 and 1")
     edges = np.linspace(0, 1, BINS + 1)
     place = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, BINS - 1)
     filled = [place == number for number in np.unique(place)]
@@ -58,8 +49,6 @@ def reliability(confidence: ArrayLike, correct: ArrayLike) -> dict[str, Any]:
 def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:
     """Return the temperature of maximum likelihood that divides logits [N, C] (Guo et al. 2017, section 4.2)."""
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(target, dtype=np.int64)
-    if truth.size == 0:
-        raise ValueError("calibration: fitting a temperature needs at least one sample")
 
     def loss(log_temperature: float) -> float:
         chances = log_softmax(scores / np.exp(log_temperature), axis=1)

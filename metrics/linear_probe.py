@@ -23,30 +23,25 @@ class UndefinedProbeError(ValueError):
 
 
 def linear_probe(
-    features: ArrayLike,
-    labels: Sequence[str],
-    patients: Sequence[str],
-    seeds: Iterable[int] = SEEDS,
-    test_share: float = TEST_SHARE,
+    features: ArrayLike, labels: Sequence[str], patients: Sequence[str], seeds: Iterable[int] = SEEDS
 ) -> dict[str, Any]:
-    """Fit logistic regression on standardised features of some patients and score it on the others.
+    """Fit logistic regression on standardised features of 80 % of the patients and score it on the others.
 
     Args:
         features: Frozen image features [N, D].
         labels: Class of each image, N names.
         patients: Patient of each image, N names; no patient is on both sides of a split.
         seeds: Seeds of the splits.
-        test_share: Share of the patients that is held out.
 
     Returns:
         ``f1`` (macro, over the classes among the held-out images; mean over seeds), ``f1_std`` (sample
         deviation, zero for a single seed), ``f1_by_seed``, ``classes`` and ``total``.
 
     Raises:
-        UndefinedProbeError: There are fewer than two patients or classes, also within a split, or no seeds.
+        UndefinedProbeError: There are fewer than two patients or classes, also within a split.
     """
-    x, y, groups, chosen = _checked(features, labels, patients, seeds)
-    splitters = {seed: GroupShuffleSplit(1, test_size=test_share, random_state=seed) for seed in chosen}
+    x, y, groups = _checked(features, labels, patients)
+    splitters = {seed: GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=seed) for seed in seeds}
     return _scored(x, y, {seed: next(one.split(x, y, groups)) for seed, one in splitters.items()})
 
 
@@ -77,9 +72,7 @@ def fixed_test_probe(
         ValueError: A patient is on both sides; the message names one.
         UndefinedProbeError: As `linear_probe`, or there is no test image.
     """
-    x, y, groups, chosen = _checked(features, labels, patients, seeds)
-    if len(is_test) != len(y):
-        raise ValueError(f"linear probe: {len(y)} images, {len(is_test)} values of is_test")
+    x, y, groups = _checked(features, labels, patients)
     test = np.asarray(is_test, dtype=bool)
     train = np.flatnonzero(~test)
     shared = sorted(set(groups[train]) & set(groups[test]))
@@ -95,7 +88,7 @@ def fixed_test_probe(
             f"{int(test.sum())}, {len(fitted)} and {len(names)}"
         )
     splits = {}
-    for seed in chosen:
+    for seed in seeds:
         drawn = np.random.default_rng(seed).integers(len(names), size=len(names))
         splits[seed] = np.repeat(train, np.bincount(drawn, minlength=len(names))[patient]), test
     return _scored(x, y, splits) | {
@@ -107,15 +100,12 @@ def fixed_test_probe(
 
 
 def _checked(
-    features: ArrayLike, labels: Sequence[str], patients: Sequence[str], seeds: Iterable[int]
-) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.str_], list[int]]:
+    features: ArrayLike, labels: Sequence[str], patients: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.str_]]:
     x, y, groups = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(patients)
-    chosen = list(seeds)
-    if not len(x) == len(y) == len(groups):
-        raise ValueError(f"linear probe: {len(x)} features, {len(y)} labels and {len(groups)} patients")
-    if len(set(labels)) < 2 or len(set(patients)) < 2 or not chosen:
-        raise UndefinedProbeError("linear probe: needs two or more classes, two or more patients, and a seed")
-    return x, y, groups, chosen
+    if len(set(labels)) < 2 or len(set(patients)) < 2:
+        raise UndefinedProbeError("linear probe: needs two or more classes and two or more patients")
+    return x, y, groups
 
 
 def _score(

@@ -39,10 +39,6 @@ def retrieval_scores(image: Tensor, text: Tensor, caption_id: Tensor | None = No
         text: Unit-length caption embeddings [N, D], row by row those of the images.
         caption_id: Number of each caption [N], equal for equal captions: retrieving any copy is correct.
     """
-    if image.shape != text.shape or image.ndim != 2 or len(image) == 0:
-        raise ValueError(
-            f"retrieval: needs two [N, D] tensors, got {list(image.shape)} and {list(text.shape)}"
-        )
     directions = {"image_to_text": (image, text), "text_to_image": (text, image)}
     scores = {}
     for name, (query, candidate) in directions.items():

@@ -19,50 +19,51 @@ TOLERANCE = 1e-3
 """Largest difference of the checked vector; rounding of another machine is far smaller."""
 
 
-class AgeTableCache:
-    """Tables of age embeddings by weights, templates, spacings and precision.
+def stored_age_embeddings(
+    folder: str | Path | None,
+    model: DualEncoder,
+    templates: Sequence[str],
+    spacings: Iterable[str],
+    progress: Progress | None = None,
+) -> AgeTable:
+    """Return the table of `models.zero_shot.age_embeddings`, from disk if it is stored.
 
     When a table is read, one vector is recomputed and compared, which detects a change of code or tokenizer.
 
     Args:
-        folder: Folder of the tables, one ``.npz`` each: spacings x 175 x D float32 numbers.
+        folder: Folder of the tables, one ``.npz`` each: spacings x 175 x D float32 numbers. None stores nothing.
+        model: As for `age_embeddings`, as are the others.
+        templates: Texts.
+        spacings: Printed spacings.
+        progress: Called after every batch.
     """
+    if folder is None:
+        return age_embeddings(model, templates, spacings, progress)
+    distinct = sorted(set(spacings))
+    path = table_path(Path(folder), model, templates, distinct)
+    stored = _read(path, distinct, next(model.parameters()).device) if path.is_file() else None
+    if stored is not None:
+        if _agrees(stored, model, templates):
+            return stored
+        rank_zero_warn(f"{path}: written by other code or with another tokenizer; recomputed")
+    table = age_embeddings(model, templates, distinct, progress)
+    with atomic(path) as partial:
+        np.savez(partial, vectors=table.vectors.cpu().numpy())
+    return table
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
 
-    def get(
-        self,
-        model: DualEncoder,
-        templates: Sequence[str],
-        spacings: Iterable[str],
-        progress: Progress | None = None,
-    ) -> AgeTable:
-        """Return the table of `models.zero_shot.age_embeddings` (arguments there), from disk if it is stored."""
-        distinct = sorted(set(spacings))
-        path = self.path(model, templates, distinct)
-        stored = _read(path, distinct, next(model.parameters()).device) if path.is_file() else None
-        if stored is not None:
-            if _agrees(stored, model, templates):
-                return stored
-            rank_zero_warn(f"{path}: written by other code or with another tokenizer; recomputed")
-        table = age_embeddings(model, templates, distinct, progress=progress)
-        with atomic(path) as partial:
-            np.savez(partial, vectors=table.vectors.cpu().numpy())
-        return table
-
-    def path(self, model: DualEncoder, templates: Sequence[str], spacings: Sequence[str]) -> Path:
-        """Return the file of a table."""
-        kind = next(model.parameters()).device.type
-        settings = {
-            "templates": list(templates),
-            "spacings": list(spacings),
-            "preprocessing": model.preprocessing.to_dict(),
-            "recipe": model.recipe(),
-            "autocast": torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind)),
-            "weights": tensors_digest(model.state_dict()),
-        }
-        return self.folder / f"ages-{digest(settings)}.npz"
+def table_path(folder: Path, model: DualEncoder, templates: Sequence[str], spacings: Sequence[str]) -> Path:
+    """Return the file of a table, named by everything that decides its numbers."""
+    kind = next(model.parameters()).device.type
+    settings = {
+        "templates": list(templates),
+        "spacings": list(spacings),
+        "preprocessing": model.preprocessing.to_dict(),
+        "recipe": model.recipe(),
+        "autocast": torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind)),
+        "weights": tensors_digest(model.state_dict()),
+    }
+    return folder / f"ages-{digest(settings)}.npz"
 
 
 def _agrees(table: AgeTable, model: DualEncoder, templates: Sequence[str]) -> bool:

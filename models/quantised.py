@@ -67,7 +67,6 @@ class QuantisedLayer(nn.Module):
         self.output_range = ActivationRange() if isinstance(layer, nn.Conv2d) else None
 
     def forward(self, values: Tensor) -> Tensor:
-        """Run the layer."""
         inputs, weight, bias = self.input_range(values), rounded_weight(self.layer.weight), self.layer.bias
         if not isinstance(self.layer, nn.Conv2d):
             return nn.functional.linear(inputs, weight, bias)
@@ -111,7 +110,7 @@ class QuantisedStudent(DualEncoder):
         for name in image_layers(self.model):
             layer: Any = self.model.get_submodule(name)
             layer.requires_grad_(True)
-            _replace(self.model, name, QuantisedLayer(layer))
+            self.model.set_submodule(name, QuantisedLayer(layer))
 
     def image_features(self, image: Tensor) -> Tensor:
         return self.model.image_features(image)
@@ -152,7 +151,7 @@ class QuantisedStudent(DualEncoder):
         plain = copy.deepcopy(self.model)
         plain.preprocessing = self.preprocessing
         for name, module in self.layers():
-            _replace(plain, name, copy.deepcopy(module.layer))
+            plain.set_submodule(name, copy.deepcopy(module.layer))
         plain.requires_grad_(False)
         return plain
 
@@ -172,8 +171,3 @@ def image_layers(model: DualEncoder) -> list[str]:
     for hook in hooks:
         hook.remove()
     return [name for name, _ in model.named_modules() if name in passed]
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

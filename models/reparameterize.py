@@ -74,5 +74,4 @@ def fold_batch_norms(model: DualEncoder) -> None:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, rest.eval())
+        model.set_submodule(name, rest.eval())

@@ -49,23 +49,17 @@ def prompts_at_once(model: DualEncoder, prompt: str) -> int:
 
 
 @torch.no_grad()
-def encode_prompts(
-    model: DualEncoder,
-    prompts: Sequence[str],
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Tensor:
+def encode_prompts(model: DualEncoder, prompts: Sequence[str], progress: Progress | None = None) -> Tensor:
     """Embed N prompts: unit-length [N, D], float32, on the model's device; repetitions cost nothing.
 
     Args:
         model: The model, in the caller's mode (eval, for evaluation).
         prompts: N texts.
-        batch_size: Texts per forward pass; None for `prompts_at_once`.
         progress: Called after every batch with the number of distinct prompts done and their total.
     """
     distinct = list(dict.fromkeys(prompts))
     device = next(model.parameters()).device
-    batch_size = batch_size or prompts_at_once(model, distinct[0])
+    batch_size = prompts_at_once(model, distinct[0])
     parts = []
     for start in range(0, len(distinct), batch_size):
         texts = distinct[start : start + batch_size]

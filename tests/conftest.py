@@ -133,7 +133,11 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (64, 44)) -> None
 @pytest.fixture
 def tiny_hc18(tmp_path: Path) -> Path:
     """36 images of 30 patients in HC18's official layout."""
-    root = tmp_path / "HC18"
+    return write_hc18(tmp_path / "HC18")
+
+
+def write_hc18(root: Path) -> Path:
+    """Write the corpus of `tiny_hc18`."""
     lines = ["filename,pixel size(mm),head circumference (mm)"]
     for patient in range(30):
         for scan in ("", "2") if patient % 5 == 0 else ("",):
@@ -151,7 +155,11 @@ BRAIN_PLANES = ("Trans-thalamic", "Trans-cerebellum", "Trans-ventricular", "Othe
 @pytest.fixture
 def tiny_planes(tmp_path: Path) -> Path:
     """72 images of 36 patients in FETAL_PLANES_DB's official layout, trailing blanks included."""
-    root = tmp_path / "FETAL_PLANES_DB"
+    return write_planes(tmp_path / "FETAL_PLANES_DB")
+
+
+def write_planes(root: Path) -> Path:
+    """Write the corpus of `tiny_planes`."""
     lines = ["Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train "]
     for patient in range(1, 37):
         for shot in (1, 2):

@@ -81,11 +81,8 @@ class AnswerCalibration(Callback):
                 self.calibration = self.stored
             if self.calibration is None:
                 return
-            details = answers.score(self.calibration, biometry.test_split)
-        for group, scores in details.items():
-            for key, value in scores.items():
-                self.final_metrics[final_name(STUDENT, group, key)] = value
-                pl_module.log(final_name(STUDENT, group, key), value, sync_dist=True)
+            self.final_metrics = answers.score(self.calibration, biometry.test_split)
+        pl_module.log_dict(self.final_metrics, sync_dist=True)
 
 
 class _Answers:
@@ -115,25 +112,27 @@ class _Answers:
             return None
         return Calibration(prompts, none_below, drop, COVERAGE, counts)
 
-    def score(self, calibration: Calibration, split: str) -> dict[str, dict[str, float]]:
-        details: dict[str, dict[str, float]] = {}
+    def score(self, calibration: Calibration, split: str) -> dict[str, float]:
+        """Return the scores by logged name."""
+        found: dict[str, float] = {}
         for benchmark, threshold in calibration.none_below.items():
             if benchmark in self.planes.benchmarks:
                 known, other = self.margins(benchmark, split)
                 if len(other):
                     scores = rejection_scores(known, other, threshold) | {"other": float(len(other))}
-                    details.setdefault(NONE_OF_THESE, {}).update(
-                        {f"{benchmark}_{key}": value for key, value in scores.items()}
-                    )
+                    for key, value in scores.items():
+                        found[final_name(STUDENT, NONE_OF_THESE, f"{benchmark}_{key}")] = value
         if calibration.age_drop is not None and HC18 in self.biometry.benchmarks:
             _, similarity, true = self.profiles(split)
             low, high = profile_interval(similarity, AGES, calibration.age_drop)
             inside = (low <= np.clip(true, AGES[0], AGES[-1])) & (np.clip(true, AGES[0], AGES[-1]) <= high)
-            details[AGE_INTERVAL] = {
-                "coverage": float(inside.mean()), "width_days": float((high - low).mean()),
+            ages = {
+                "coverage": inside.mean(),
+                "width_days": (high - low).mean(),
                 "nominal": calibration.coverage,
-            }  # fmt: skip
-        return details
+            }
+            found |= {final_name(STUDENT, AGE_INTERVAL, key): float(value) for key, value in ages.items()}
+        return found
 
     def margins(self, benchmark: str, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return `max_minus_mean_logit` of images that a benchmark scores, and of those whose label it excludes."""

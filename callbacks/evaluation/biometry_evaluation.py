@@ -40,8 +40,8 @@ from metrics.growth_chart import LOWER, MEDIAN, UPPER, head_circumference_mm
 from metrics.names import CONSTANT, PIXEL_SIZE, STUDENT, interval_names
 from metrics.subgroups import RESAMPLES, age_band, subgroup_scores, thirds
 from models import DualEncoder
-from models.age_table_cache import AgeTableCache
-from models.zero_shot import AgeTable, age_embeddings, encode_images
+from models.age_table_cache import stored_age_embeddings
+from models.zero_shot import AgeTable, encode_images
 
 
 class BiometryEvaluation(ZeroShotEvaluation):
@@ -50,8 +50,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
     Args:
         protocol: Prompt file (see `datamodules.evaluation.protocol`); None for the default prompts. In Python it may be
             a `Protocol`; with that type the command line would parse the file as settings.
-        cache: Folder of the disk cache of age embeddings (see `AgeTableCache`), for the teacher and for models that
-            are not being trained. None computes them every time.
+        cache: Folder of the disk cache of age embeddings (see
+            `models.age_table_cache`), for the teacher and for models that are not being trained. None: no cache.
         **kwargs: See `ZeroShotEvaluation`.
     """
 
@@ -59,7 +59,7 @@ class BiometryEvaluation(ZeroShotEvaluation):
 
     def __init__(self, protocol: str | None = None, cache: str | None = None, **kwargs: Any) -> None:
         super().__init__(protocol=protocol, **kwargs)
-        self.cache = None if cache is None else AgeTableCache(cache)
+        self.cache = cache
         self.training = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -121,9 +121,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
         with progress_bar("age prompts", " prompts") as progress:
             # The weights of a student in training change every time: its tables would only fill the disk.
             changing = self.training and any(p.requires_grad for p in model.parameters())
-            if self.cache is None or changing:
-                return age_embeddings(model, self.protocol.biometry, spacings, progress=progress)
-            return self.cache.get(model, self.protocol.biometry, spacings, progress)
+            folder = None if changing else self.cache
+            return stored_age_embeddings(folder, model, self.protocol.biometry, spacings, progress)
 
     def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return what too few heads leave undefined."""
@@ -146,7 +145,6 @@ class BiometryEvaluation(ZeroShotEvaluation):
         return None
 
     def draw(self, details: Details, title: str) -> Figure:
-        """Draw ages and head circumferences over the growth chart."""
         low, high = (details[key] for key in interval_names("validity"))
         return draw_ages(
             details["samples"],

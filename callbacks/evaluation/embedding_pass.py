@@ -73,8 +73,9 @@ def embed(
 def in_order(own: Pairs) -> Pairs:
     """Join the parts of all processes and sort them by ``index``."""
     every = [own]
-    if dist.is_available() and dist.is_initialized():
-        every = [{} for _ in range(dist.get_world_size())]
+    _, world = process_rank()
+    if world > 1:
+        every = [{} for _ in range(world)]
         dist.all_gather_object(every, own)
     rows = [row for part in every for row in part["index"]]
     order = sorted(range(len(rows)), key=rows.__getitem__)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import wandb
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image, ImageOps
 
 from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation
-from callbacks.tracking.logger_media import log_pictures, media_loggers
-from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
+from callbacks.tracking.logger_media import Samples, log_pictures, takes_pictures
+from callbacks.tracking.wandb_run import metrics_step, uploads_images
 from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from metrics.names import STUDENT
@@ -34,8 +33,7 @@ class EvaluationMedia(Callback):
         self.upload_images = upload_images
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        run, others = active_run(trainer), media_loggers(trainer)
-        if (run is None and not others) or trainer.sanity_checking:
+        if trainer.sanity_checking or not takes_pictures(trainer):
             return
         media: dict[str, Any] = {}
         for evaluation in trainer.callbacks:  # type: ignore[attr-defined]
@@ -49,21 +47,9 @@ class EvaluationMedia(Callback):
                     data: Any = trainer.datamodule  # type: ignore[attr-defined]
                     records = data.evaluation_records(benchmark, evaluation.selection_split)
                     media[f"evaluation/{benchmark}-samples"] = self.pictures(details, records)
-        step = metrics_step(trainer)
-        if run is not None and media:
-            sent = {
-                name: [wandb.Image(one, caption=words, file_type="jpg") for one, words in given]
-                if isinstance(given, list)
-                else wandb.Image(given)
-                for name, given in media.items()
-            }
-            run.log({**sent, STEP_AXIS: step})
-        shown = {
-            n: [one for one, _ in given] if isinstance(given, list) else given for n, given in media.items()
-        }
-        log_pictures(others, shown, step)
+        log_pictures(trainer, media, metrics_step(trainer))
 
-    def pictures(self, details: Details, records: list[Record]) -> list[tuple[Image.Image, str]]:
+    def pictures(self, details: Details, records: list[Record]) -> Samples:
         """Return evenly spaced samples of an evaluation with their captions."""
         rows, record_of = details["samples"], {record.name: record for record in records}
         count = min(self.samples, len(rows))

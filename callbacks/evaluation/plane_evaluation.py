@@ -50,7 +50,6 @@ class PlaneEvaluation(ZeroShotEvaluation):
         return {name: texts[: self.most_prompts] for name, texts in prompts.items()}
 
     def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
-        """Score one model on one benchmark."""
         prompts = self._prompts(benchmark)
         classes = list(prompts)
         target = np.array([classes.index(name) for name in _truth(records, benchmark)])
@@ -111,7 +110,6 @@ class PlaneEvaluation(ZeroShotEvaluation):
         return None
 
     def draw(self, details: Details, title: str) -> Figure:
-        """Draw the confusion matrix."""
         f1 = {name: row["f1"] for name, row in details["per_class"].items()}
         title = f"{title}\nn = {details['n_scored']}, macro F1 {details['f1']:.3f}"
         return confusion_figure(details["confusion_matrix"], details["classes"], title, f1)

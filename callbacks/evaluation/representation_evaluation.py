@@ -16,19 +16,10 @@ from callbacks.evaluation.evaluation_mode import check_half_precision, evaluatio
 from callbacks.evaluation.zero_shot_evaluation import Details, publish_figure
 from datamodules.record import Record
 from figures.embeddings import embedding_figure, tsne
+from metrics import names
 from metrics.benchmarks import BENCHMARKS
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka, logit_correlation
 from metrics.linear_probe import UndefinedProbeError, fixed_test_probe, linear_probe
-from metrics.names import (
-    GEOMETRY,
-    PROBE,
-    RETRIEVAL,
-    STUDENT,
-    TEACHER,
-    final_name,
-    geometry_name,
-    scalars,
-)
 from metrics.retrieval import retrieval_scores
 from models import DualEncoder
 
@@ -106,9 +97,9 @@ class RepresentationEvaluation(Callback):
         if not self.enabled:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        models: dict[str, Any] = {STUDENT: pl_module.student}
+        models: dict[str, Any] = {names.STUDENT: pl_module.student}
         if pl_module.teacher is not None:
-            models[TEACHER] = pl_module.teacher
+            models[names.TEACHER] = pl_module.teacher
         records = data.split("test")
         step = max(1, -(-len(records) // MOST_PAIRS))
         pairs: dict[str, Pairs] = {}
@@ -121,10 +112,10 @@ class RepresentationEvaluation(Callback):
             if records:  # outside, so that scores are never computed in half precision
                 identity = _identity(own["tokens"])
                 scores = retrieval_scores(own["image"], own["text"], identity)
-                self.results[name][RETRIEVAL] = scores | {"n_scored": len(identity)}
+                self.results[name][names.RETRIEVAL] = scores | {"n_scored": len(identity)}
                 pairs[name] = {key: value[::step] for key, value in own.items()}
         if pairs:
-            self.results[GEOMETRY] = self.geometry(pairs, records[::step])
+            self.results[names.GEOMETRY] = self.geometry(pairs, records[::step])
             if self.figures and trainer.is_global_zero:
                 self.draw(trainer, pairs, records[::step])
         self._log(pl_module, list(models))
@@ -144,7 +135,7 @@ class RepresentationEvaluation(Callback):
             | {"split": self.probe_split}
             for task, labels in tasks.items()
         }
-        return {PROBE: scores} if scores else {}
+        return {names.PROBE: scores} if scores else {}
 
     def _tasks(self, data: Any) -> dict[str, dict[Record, str]]:
         """Return the images of each probe with their classes."""
@@ -176,8 +167,8 @@ class RepresentationEvaluation(Callback):
             found[name] = {"effective_rank": effective_rank(own["image"])}
             if len(set(planes)) > 1:
                 found[name]["class_distance_ratio"] = class_distance_ratio(own["image"][labelled], planes)
-        if TEACHER in pairs:
-            student, teacher = pairs[STUDENT], pairs[TEACHER]
+        if names.TEACHER in pairs:
+            student, teacher = pairs[names.STUDENT], pairs[names.TEACHER]
             texts = [_identity(own["tokens"]) for own in (student, teacher)]
             same = torch.stack([text[:, None] == text[None, :] for text in texts]).any(dim=0)
             logits = [own["image"] @ own["text"].T for own in (student, teacher)]
@@ -196,29 +187,28 @@ class RepresentationEvaluation(Callback):
             ("subplanes", [None if r.brain_plane == "other" else r.brain_plane for r in records]),
         ):
             rows = [row for row, label in enumerate(labels) if label]
-            names = [str(labels[row]) for row in rows]
-            if len(set(names)) < 2 or len(rows) < SMALLEST_MAP:
+            classes = [str(labels[row]) for row in rows]
+            if len(set(classes)) < 2 or len(rows) < SMALLEST_MAP:
                 continue
             maps = {name: tsne(own["image"][rows].numpy()) for name, own in pairs.items()}
             figure = embedding_figure(
-                maps, names, f"t-SNE of image embeddings, {len(rows)} test images by {title[:-1]}"
+                maps, classes, f"t-SNE of image embeddings, {len(rows)} test images by {title[:-1]}"
             )
-            publish_figure(figure, trainer, f"{GEOMETRY}-{title}")
+            publish_figure(figure, trainer, f"{names.GEOMETRY}-{title}")
 
     def _log(self, pl_module: LightningModule, models: Iterable[str]) -> None:
-        shape = self.results.get(GEOMETRY, {})
-        metrics = {geometry_name(key): value for key, value in scalars(shape).items()}
+        shape = self.results.get(names.GEOMETRY, {})
+        metrics = {names.geometry_name(key): value for key, value in names.scalars(shape).items()}
         for model in models:
-            for task, scores in self.results[model].get(PROBE, {}).items():
+            for task, scores in self.results[model].get(names.PROBE, {}).items():
                 for key in ("f1", "f1_std"):
-                    metrics[final_name(model, PROBE, f"{task}_{key}")] = scores[key]
-            for key, value in scalars(self.results[model].get(RETRIEVAL, {})).items():
-                metrics[final_name(model, RETRIEVAL, key)] = value
-            for key, value in scalars(shape.get(model, {})).items():
-                metrics[geometry_name(key, model)] = value
+                    metrics[names.final_name(model, names.PROBE, f"{task}_{key}")] = scores[key]
+            for key, value in names.scalars(self.results[model].get(names.RETRIEVAL, {})).items():
+                metrics[names.final_name(model, names.RETRIEVAL, key)] = value
+            for key, value in names.scalars(shape.get(model, {})).items():
+                metrics[names.geometry_name(key, model)] = value
         self.final_metrics = metrics
-        for name, value in metrics.items():
-            pl_module.log(name, value, sync_dist=True)
+        pl_module.log_dict(metrics, sync_dist=True)
 
 
 def _identity(tokens: Tensor) -> Tensor:

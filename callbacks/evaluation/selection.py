@@ -15,41 +15,19 @@ from metrics.names import STUDENT, VAL_COMPOSITE, best_name, headline_directions
 class CompositeScore(Callback):
     """Log ``val/composite`` from the evaluations of the same epoch (see `metrics.composite_score`).
 
-    Covers the benchmarks that the data module names, except those that their evaluation leaves out.
+    Must come after the evaluations, whose benchmarks it covers.
     """
 
-    def __init__(self) -> None:
-        self.evaluations: list[ZeroShotEvaluation] = []
-        self.benchmarks: tuple[str, ...] = ()
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the evaluations.
-
-        Raises:
-            ValueError: No evaluation scores a benchmark, or this callback comes before an evaluation.
-        """
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        self.evaluations = [callback for callback in callbacks if isinstance(callback, ZeroShotEvaluation)]
-        if any(callbacks.index(evaluation) > callbacks.index(self) for evaluation in self.evaluations):
-            raise ValueError("CompositeScore must come after the evaluations in trainer.callbacks")
-        named = getattr(getattr(trainer, "datamodule", None), "benchmarks", ())
-        scored = {name for evaluation in self.evaluations for name in evaluation.benchmarks}
-        left_out = {name for evaluation in self.evaluations for name in evaluation.benchmark_names()} - scored
-        self.benchmarks = tuple(set(named) - left_out)
-        missing = sorted(set(self.benchmarks) - scored)
-        if missing:
-            raise ValueError(f"composite score: no evaluation scores the benchmarks {missing}")
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or not self.benchmarks:
-            return
-        parts = {
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        scores = {
             name: details[BENCHMARKS[name].headline]
-            for evaluation in self.evaluations
+            for evaluation in callbacks
+            if isinstance(evaluation, ZeroShotEvaluation)
             for name, details in evaluation.validation.get(STUDENT, {}).items()
-            if name in self.benchmarks
         }
-        pl_module.log(VAL_COMPOSITE, composite_score(parts), prog_bar=True, sync_dist=True)
+        if scores and not trainer.sanity_checking:
+            pl_module.log(VAL_COMPOSITE, composite_score(scores), prog_bar=True, sync_dist=True)
 
 
 class BestMetrics(Callback):

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from callbacks.evaluation.evaluation_mode import (
     half_dtype,
     random_twin,
 )
-from callbacks.tracking.logger_media import log_pictures, media_loggers
+from callbacks.tracking.logger_media import log_pictures
 from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record
 from figures.style import save_png
@@ -268,8 +267,5 @@ def publish_figure(figure: Figure, trainer: Trainer, name: str) -> Path:
     path = Path(trainer.default_root_dir) / "plots" / f"{name}.png"
     with atomic(path) as partial:
         save_png(figure, partial)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(f"plots/{name}", [str(path)], step=trainer.global_step)
-    log_pictures(media_loggers(trainer), {f"plots/{name}": path}, trainer.global_step)
+    log_pictures(trainer, {f"plots/{name}": path}, trainer.global_step)
     return path

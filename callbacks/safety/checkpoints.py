@@ -63,6 +63,8 @@ def save_atomically(
 
 def save_last(trainer: Trainer) -> None:
     """Write ``last.ckpt`` and keep the former one as `PREVIOUS`; every process has to call it."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
     path = last_checkpoint(trainer)
     save_atomically(trainer, path, predecessor=path.with_name(PREVIOUS))
 
@@ -88,58 +90,18 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Write ``checkpoints/last.ckpt`` at the end of every epoch, and before and after every evaluation.
+    """Write ``checkpoints/last.ckpt``, also when a run is interrupted, and print the command that resumes it.
 
-    ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one. Must come after
-    `BestCheckpoint`, whose best score it saves. A new training in a used folder removes the former ``best.ckpt``.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the best weights of a previous run, in case this run never selects any."""
-        new = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        if new and trainer.is_global_zero:
-            for name in ("best.ckpt", PREVIOUS):
-                last_checkpoint(trainer).with_name(name).unlink(missing_ok=True)
-
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Save before an evaluation; a run that is stopped within it repeats the whole evaluation."""
-        first = batch_idx == dataloader_idx == 0
-        if first and _fitting(trainer) and not _gradients_pending(trainer):
-            # Lightning resumes an evaluation only if its first batch was started.
-            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-            progress.increment_started()
-            self.on_train_epoch_end(trainer, pl_module)
-            for counts in (progress.total, progress.current):
-                counts.started -= 1  # type: ignore[attr-defined]
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after an evaluation within an epoch; `on_train_epoch_end` follows one at its end."""
-        within = _fitting(trainer) and not trainer.fit_loop.epoch_loop._is_training_done
-        if within and not _gradients_pending(trainer):
-            self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_last(trainer)
-
-
-class SaveOnInterrupt(Checkpoint):
-    """Save ``checkpoints/last.ckpt`` when a run is interrupted, and print the command that resumes it.
+    It is written at the end of every epoch, and before and after every evaluation;
+    ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one. Must be the last
+    callback, so that all others see the last batch, and behind `BestCheckpoint`, whose best score it saves. A new
+    training in a used folder removes the former ``best.ckpt``.
 
     In a training step, Ctrl-C, SIGTERM and SIGUSR1 are deferred to the end of the optimiser step: before that, weights
     and moments may be half updated, and accumulated gradients would be lost. All processes of a run stop at the same
     step. A second Ctrl-C, and a batch that takes longer than `DEADLINE_S`, end the process at once and leave
-    ``last.ckpt`` as it is. In an evaluation signals stop at once: `LastCheckpoint` has saved the state before it. After
-    SIGUSR1, which SLURM sends ahead of a job's time limit (``sbatch --signal=USR1@300``), the job is requeued. Must be
-    the last callback, so that all others see the last batch.
+    ``last.ckpt`` as it is. In an evaluation signals stop at once: the state before it is saved. After SIGUSR1, which
+    SLURM sends ahead of a job's time limit (``sbatch --signal=USR1@300``), the job is requeued.
 
     Args:
         resume: Returns the command that resumes, given the path of the checkpoint.
@@ -156,12 +118,18 @@ class SaveOnInterrupt(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for the training; Lightning restores the previous ones at its end.
 
+        Also remove the best weights of a previous run, in case this run never selects any.
+
         Raises:
             SIGTERMException: SIGTERM came while the training was prepared.
         """
         if trainer.received_sigterm:
             raise SIGTERMException
         self._install(trainer, evaluating=False)
+        new = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if new and trainer.is_global_zero:
+            for name in ("best.ckpt", PREVIOUS):
+                last_checkpoint(trainer).with_name(name).unlink(missing_ok=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for the test.
@@ -224,14 +192,29 @@ class SaveOnInterrupt(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop here if a signal came in the last step; from here on stop at once."""
-        if batch_idx == dataloader_idx == 0 and _fitting(trainer):
-            self._stop_if_asked(trainer, save=_gradients_pending(trainer))
-            self._evaluating = True
+        """Save before an evaluation, and stop here if a signal came in the last step; from here on stop at once."""
+        if not (batch_idx == dataloader_idx == 0 and _fitting(trainer)):
+            return
+        pending = _gradients_pending(trainer)
+        if not pending:
+            # Lightning resumes an evaluation only if its first batch was started.
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            progress.increment_started()
+            save_last(trainer)
+            for counts in (progress.total, progress.current):
+                counts.started -= 1  # type: ignore[attr-defined]
+        self._stop_if_asked(trainer, save=pending)
+        self._evaluating = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Defer signals again: checkpoints are about to be written."""
         self._evaluating = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after an evaluation within an epoch; `on_train_epoch_end` follows one at its end."""
+        within = _fitting(trainer) and not trainer.fit_loop.epoch_loop._is_training_done
+        if within and not _gradients_pending(trainer):
+            save_last(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stop here if a signal came in this step."""
@@ -241,7 +224,8 @@ class SaveOnInterrupt(Checkpoint):
             self._stop_if_asked(trainer, save=True, logged=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop here if a signal came in the last step of an epoch without evaluation, or after the evaluation."""
+        """Save, and stop here if a signal came in an epoch's last step without evaluation, or after the evaluation."""
+        save_last(trainer)
         self._stop_if_asked(trainer, save=True)
 
     def _stop_if_asked(self, trainer: Trainer, save: bool, logged: bool = True) -> None:
@@ -255,7 +239,6 @@ class SaveOnInterrupt(Checkpoint):
         trainer._signal_connector.received_sigterm = True  # Lightning raises once this batch is logged
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the interrupted run, and print how to resume it."""
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
         self._stopping = True

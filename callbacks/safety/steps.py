@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.off_diagonal_schedule import scheduled_weight
+from losses.base import scheduled_weight
 from models.checkpoints.integrity import tensors_digest
 from models.files import atomic
 from models.loading import TEACHER_PREFIX, student_entry
@@ -32,7 +32,6 @@ class StepSeed(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed the generators of this process."""
         sequence = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
         torch.manual_seed(int(sequence.generate_state(1, np.uint32)[0]))
 

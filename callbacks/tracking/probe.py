@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from callbacks.tracking.logger_media import log_table, media_loggers
+from callbacks.tracking.logger_media import log_table
 from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from metrics.geometry import logit_correlation
 from metrics.names import CONFUSING_PAIRS, DIAGONAL_CORRELATION, OFF_DIAGONAL_CORRELATION
@@ -21,29 +21,34 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class Probe:
-    """The first validation pairs, at most `size` and one batch, and the teacher's logits on them.
+class ProbeBatch(Callback):
+    """Compare both models' logits on the first validation pairs; does nothing without a teacher.
 
-    Validation pairs are neither shuffled nor augmented, so a resumed run has the same probe. Callbacks share one.
+    Logs the correlation of the logits on the matched and on the mismatched pairs, at the start of training and at
+    every evaluation, and at every evaluation a table of the pairs that the teacher confuses most, with both models'
+    probabilities: softmax over the texts of the batch. Pairs of equal captions are no confusion, and are left out.
+    Validation pairs are neither shuffled nor augmented, so a resumed run has the same batch.
+
+    Args:
+        size: Largest number of pairs; all are of one batch.
+        count: Rows of the table.
 
     Attributes:
-        batch: The pairs: tensors [B, ...] and lists of length B.
+        batch: The pairs: tensors [B, ...] and lists of length B; empty until training starts.
         teacher_logits: The teacher's logits [B, B], rows images and columns texts, float32 on the CPU.
+        results: The table of the last evaluation, without images.
     """
 
-    def __init__(self, size: int = 128) -> None:
+    def __init__(self, size: int = 128, count: int = 12) -> None:
         self.size = size
+        self.count = count
         self.batch: dict[str, Any] = {}
         self.teacher_logits = torch.empty(0, 0)
+        self.results: dict[str, Any] = {}
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is a batch."""
-        return bool(self.batch)
-
-    def prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fetch the batch and embed it with the teacher, once; nothing without a teacher or validation pairs."""
-        if self.ready or pl_module.teacher is None or not trainer.is_global_zero:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fetch the batch and embed it with the teacher."""
+        if self.batch or pl_module.teacher is None or not trainer.is_global_zero:
             return
         with isolate_rng():  # iterating a loader draws from the generator that training draws from
             batch = next(iter(trainer.datamodule.val_dataloader()), None)  # type: ignore[attr-defined]
@@ -51,6 +56,27 @@ class Probe:
             return
         self.batch = {name: values[: self.size] for name, values in batch.items()}
         self.teacher_logits = self._logits(pl_module, "teacher")
+        for logger in trainer.loggers:
+            logger.log_metrics(self.correlations(self.student_logits(pl_module)), step=trainer.global_step)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not self.batch:
+            return
+        student_logits = self.student_logits(pl_module)
+        pl_module.log_dict(self.correlations(student_logits), batch_size=1, rank_zero_only=True)
+        pairs = most_confused(self.teacher_logits.softmax(dim=1), self.same_caption(), self.count)
+        rows = self.rows(pairs, student_logits)
+        named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        self.results = {"confusing_pairs": {"rows": named}}
+        if not uploads_images(trainer):
+            return
+        run, step = active_run(trainer), metrics_step(trainer)
+        log_table(trainer, CONFUSING_PAIRS, COLUMNS, rows, step)
+        if run is not None:
+            pictures = [[self._picture(i), self._picture(j)] for i, j in pairs]
+            data = [[*shown, *row] for shown, row in zip(pictures, rows, strict=True)]
+            table = wandb.Table(columns=["picture", "confused_picture", *COLUMNS], data=data)
+            run.log({CONFUSING_PAIRS: table, STEP_AXIS: step})
 
     def student_logits(self, pl_module: LightningModule) -> Tensor:
         """Return the student's logits [B, B], float32 on the CPU; its training mode is left as it was."""
@@ -70,6 +96,22 @@ class Probe:
         equal: Tensor = caption[:, None] == caption[None, :]
         return equal.fill_diagonal_(False)
 
+    def correlations(self, student_logits: Tensor) -> dict[str, float]:
+        """Return the logit correlations by logged name."""
+        values = logit_correlation(student_logits, self.teacher_logits, self.same_caption())
+        return dict(zip((DIAGONAL_CORRELATION, OFF_DIAGONAL_CORRELATION), values, strict=True))
+
+    def rows(self, pairs: list[tuple[int, int]], student_logits: Tensor) -> list[list[Any]]:
+        """Return the table's rows, in the order of `COLUMNS`."""
+        teacher, student = self.teacher_logits.softmax(dim=1), student_logits.softmax(dim=1)
+        unknown = [""] * len(teacher)
+        names, planes = self.batch.get("name", unknown), self.batch.get("plane", unknown)
+        return [
+            [names[i], planes[i], names[j], planes[j]]
+            + [round(float(p[i, k]), 6) for p in (teacher, student) for k in (i, j)]
+            for i, j in pairs
+        ]
+
     @torch.no_grad()
     def _logits(self, pl_module: LightningModule, role: str) -> Tensor:
         model: Any = getattr(pl_module, role)
@@ -78,32 +120,11 @@ class Probe:
         logits: Tensor = model.logit_scale * image @ text.T
         return logits.float().cpu()
 
-
-class LogitCorrelation(Callback):
-    """Log the correlation of both models' logits on the matched and on the mismatched pairs of a probe batch.
-
-    Logged at the start of training and at every evaluation. Mismatched pairs of equal captions are left out.
-    """
-
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.probe.prepare(trainer, pl_module)
-        if self.probe.ready:
-            for logger in trainer.loggers:
-                logger.log_metrics(self._values(pl_module), step=trainer.global_step)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.probe.ready and not trainer.sanity_checking:
-            pl_module.log_dict(self._values(pl_module), batch_size=1, rank_zero_only=True)
-
-    def _values(self, pl_module: LightningModule) -> dict[str, float]:
-        probe = self.probe
-        diagonal, off_diagonal = logit_correlation(
-            probe.student_logits(pl_module), probe.teacher_logits, probe.same_caption()
-        )
-        return {DIAGONAL_CORRELATION: diagonal, OFF_DIAGONAL_CORRELATION: off_diagonal}
+    def _picture(self, index: int) -> Any:
+        image = self.batch["student_image"][index].float()
+        low, high = image.amin(), image.amax()
+        scaled = ((image - low) / (high - low).clamp_min(1e-6) * 255).round().to(torch.uint8)
+        return wandb.Image(scaled.permute(1, 2, 0).cpu().numpy(), file_type="jpg")
 
 
 def most_confused(probabilities: Tensor, excluded: Tensor, count: int) -> list[tuple[int, int]]:
@@ -117,51 +138,3 @@ def most_confused(probabilities: Tensor, excluded: Tensor, count: int) -> list[t
     strongest, column = masked.max(dim=1)
     order = torch.argsort(strongest, descending=True, stable=True)[:count]
     return [(int(row), int(column[row])) for row in order if strongest[row] >= 0]
-
-
-class ConfusingPairs(Callback):
-    """Log a table of the `count` pairs that the teacher confuses most, with both models' probabilities.
-
-    Probabilities are each model's softmax over the texts of the probe batch. The teacher selects the rows, which are
-    therefore the same at every evaluation. `results` holds those of the last evaluation, without images.
-    """
-
-    def __init__(self, probe: Probe, count: int = 12) -> None:
-        self.probe = probe
-        self.count = count
-        self.results: dict[str, Any] = {}
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or not self.probe.ready:
-            return
-        pairs = most_confused(self.probe.teacher_logits.softmax(dim=1), self.probe.same_caption(), self.count)
-        rows = self.rows(pairs, self.probe.student_logits(pl_module))
-        named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-        self.results = {"confusing_pairs": {"rows": named}}
-        if not uploads_images(trainer):
-            return
-        run, step = active_run(trainer), metrics_step(trainer)
-        log_table(media_loggers(trainer), CONFUSING_PAIRS, COLUMNS, rows, step)
-        if run is not None:
-            pictures = [[self._picture(i), self._picture(j)] for i, j in pairs]
-            data = [[*shown, *row] for shown, row in zip(pictures, rows, strict=True)]
-            table = wandb.Table(columns=["picture", "confused_picture", *COLUMNS], data=data)
-            run.log({CONFUSING_PAIRS: table, STEP_AXIS: step})
-
-    def rows(self, pairs: list[tuple[int, int]], student_logits: Tensor) -> list[list[Any]]:
-        """Return the table's rows, in the order of `COLUMNS`."""
-        teacher, student = self.probe.teacher_logits.softmax(dim=1), student_logits.softmax(dim=1)
-        batch = self.probe.batch
-        unknown = [""] * len(teacher)
-        names, planes = batch.get("name", unknown), batch.get("plane", unknown)
-        return [
-            [names[i], planes[i], names[j], planes[j]]
-            + [round(float(p[i, k]), 6) for p in (teacher, student) for k in (i, j)]
-            for i, j in pairs
-        ]
-
-    def _picture(self, index: int) -> Any:
-        image = self.probe.batch["student_image"][index].float()
-        low, high = image.amin(), image.amax()
-        scaled = ((image - low) / (high - low).clamp_min(1e-6) * 255).round().to(torch.uint8)
-        return wandb.Image(scaled.permute(1, 2, 0).cpu().numpy(), file_type="jpg")

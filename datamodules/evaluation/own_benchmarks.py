@@ -75,6 +75,7 @@ class OwnBenchmark:
             Benchmark(
                 name=self.name,
                 title=f"{self.name} validity, %" if biometry else f"{self.name} F1",
+                subject=self.name,
                 kind=self.kind,
                 corpus=self.name if self.table is not None else TABLE,
                 label="hc_mm" if biometry else self.label,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from callbacks.off_diagonal_schedule import OffDiagonalSchedule, weight_at
+from callbacks.off_diagonal_schedule import OffDiagonalSchedule
 from experiments.report.read_run import FinishedRun
 from figures.curves import Curve, Panel, curves_figure
 from figures.style import BLUE, CYCLE, GREEN, INK, MUTED, RED, looks
@@ -124,12 +123,12 @@ def _schedule(run: FinishedRun) -> Callable[[float], float] | None:
     config = run.config.get("schedule") or {}
     if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
         return None
-    schedule: Callable[[float], float] = partial(weight_at, **(config.get("init_args") or {}))
     try:
-        schedule(0.0), schedule(1.0)
-    except (TypeError, ValueError):  # written by hand: unknown or missing keys
+        schedule = OffDiagonalSchedule(**config["init_args"])
+        schedule.weight(0.0), schedule.weight(1.0)
+    except (KeyError, TypeError, ValueError):  # written by hand: unknown or missing keys
         return None
-    return schedule
+    return schedule.weight
 
 
 def epoch_of(run: FinishedRun, step: float) -> float | None:

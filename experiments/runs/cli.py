@@ -26,14 +26,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks import (
     AnswerCalibration,
     BestCheckpoint,
-    ConfusingPairs,
     EvaluateLastEpoch,
     GradientNorms,
     LastCheckpoint,
-    LogitCorrelation,
-    OffDiagonalPhase,
-    Probe,
-    SaveOnInterrupt,
+    ProbeBatch,
     StepSeed,
     StopOnNonFiniteLoss,
     Throughput,
@@ -133,17 +129,14 @@ class SonoDistillCLI(ConfigCLI):
         self.answers = _answers(self.config[self.subcommand], create=self.subcommand == "fit")
         if config.schedule is not None:
             callbacks.append(config.schedule)
-        probe = Probe()
         callbacks += [
             StepSeed(int(config.seed_everything)),
             EvaluateLastEpoch(),
             StopOnNonFiniteLoss(),
             WandbRun(),
-            OffDiagonalPhase(),  # follows the schedule
             GradientNorms(),
             Throughput(),
-            LogitCorrelation(probe),
-            ConfusingPairs(probe),
+            ProbeBatch(),
             StartSummary(self.recipe.preset, self.config[self.subcommand], self.folder),
         ]
         callbacks += progress_for(callbacks, config.trainer.enable_progress_bar)
@@ -158,13 +151,13 @@ class SonoDistillCLI(ConfigCLI):
             # Lightning's own handler of SIGUSR1 would save within a step, and resume without our counters.
             config.trainer.plugins = [SLURMEnvironment(auto_requeue=False)]
         trainer = super().instantiate_trainer(**kwargs)
-        # After the checkpoint of the best weights, whose state these two save.
+        # After the checkpoint of the best weights, whose state it saves.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         self._begin_folder(trainer)
         callbacks.append(self.answers)
         if trainer.loggers:
             callbacks.insert(0, LearningRateMonitor(logging_interval="step"))
-        callbacks += [LastCheckpoint(), SaveOnInterrupt(partial(resume_command, self.command))]
+        callbacks.append(LastCheckpoint(partial(resume_command, self.command)))
         return trainer
 
     def _begin_folder(self, trainer: Trainer) -> None:

@@ -15,8 +15,8 @@ import wandb
 from lightning import Trainer
 from wandb.sdk import wandb_setup
 
-from callbacks.tracking.logger_media import log_pictures, media_loggers
-from callbacks.tracking.wandb_run import STEP_AXIS, active_run, uploads_images
+from callbacks.tracking.logger_media import log_pictures
+from callbacks.tracking.wandb_run import active_run, uploads_images
 from experiments.process import program_here
 from metrics.names import RANDOM, STUDENT, TEACHER
 
@@ -79,21 +79,16 @@ def _asked() -> str:
 
 def publish(trainer: Trainer, folder: Path, record: Mapping[str, Any]) -> None:
     """Send plots of a run's folder to its loggers of pictures; results and best checkpoint to its W&B run, if any."""
-    run, others = active_run(trainer), media_loggers(trainer)
-    if run is None and not others:
-        return
     everything = uploads_images(trainer)
     # The evaluations have already sent their figures, which are named after the models.
     drawn = [path for path in sorted((folder / "plots").glob("*.png")) if not path.stem.startswith(MODELS)]
     if not everything:
         drawn = [path for path in drawn if path.stem in CURVES]
-    log_pictures(others, {f"plots/{path.stem}": path for path in drawn}, trainer.global_step)
+    log_pictures(trainer, {f"plots/{path.stem}": path for path in drawn}, trainer.global_step)
+    run = active_run(trainer)
     if run is None:
         return
     run.summary.update(dict(record["metrics"]))
-    if drawn:
-        plots = {f"plots/{path.stem}": wandb.Image(str(path)) for path in drawn}
-        run.log({**plots, STEP_AXIS: trainer.global_step})
     metadata = {"experiment": record["experiment"], "data": record["data"], "seed": record["seed"]}
     results = wandb.Artifact(
         f"results-{run.id}", type="results", metadata={**metadata, "git_commit": record["git_commit"]}

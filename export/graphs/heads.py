@@ -23,9 +23,9 @@ from metrics import AGES_DAYS
 from metrics.benchmarks import BENCHMARKS
 from metrics.biometry import predicted_age_days
 from models import DualEncoder
-from models.age_table_cache import AgeTableCache
+from models.age_table_cache import stored_age_embeddings
 from models.student.onnx_files import AGES, BASIS
-from models.zero_shot import COSINE_SCALE, AgeTable, age_embeddings, class_embeddings
+from models.zero_shot import COSINE_SCALE, AgeTable, class_embeddings
 
 RANKS = (16, 32, 48, 64, 96, 128, 192)
 # Two days are what rounding to float16 alone moves some heads whose fifteenth and sixteenth ages nearly tie.
@@ -150,9 +150,9 @@ def build_heads(
             heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
     if not spacings:
         return heads, None
-    embed = age_embeddings if cache is None else AgeTableCache(cache).get
     with show_progress("ages", " prompts") as progress:
-        return heads, AgeHead(protocol.biometry, embed(model, protocol.biometry, spacings, progress=progress))
+        table = stored_age_embeddings(cache, model, protocol.biometry, spacings, progress)
+    return heads, AgeHead(protocol.biometry, table)
 
 
 def describe_heads(heads: Mapping[str, ClassHead], ages: ShippedAges | None) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ with vectors a, c, u, v, d made of those sums. That leaves two matrix products f
 the minimum. Everything between the products works on blocks of rows and in place: G is written over E. E and F are
 kept for the backward pass (``keep``: 2 B x B numbers) or recomputed there (none, for two more products). A second
 backward pass recomputes what the first has overwritten, with the same operations on the same shapes: its results are
-bit-identical.
+bit-identical. There are no second derivatives; the plain form has them.
 
 Sums exclude the matched pairs, which are stored separately: with well-matched pairs q_ii is near 1, and 1 - q_ii
 computed from a sum that includes it would be rounding error. Losses of well-matched pairs are therefore more exact
@@ -35,8 +35,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..batch import JointBatch, all_agree, gather_rows, sum_over_ranks, world_size
-from ..distributions import diagonal_cross_entropy, matched_cross_entropy, off_diagonal_cross_entropy
+from ..batch import JointBatch, all_agree, gather_rows, sum_over_ranks
 
 BLOCK_ELEMENTS = 2**21
 """Numbers of a block of rows (8 MiB in float32).
@@ -125,6 +124,14 @@ class Problem:
         """Return a view of the matched pairs of a block [R, B], [R]."""
         return matrix.diagonal(offset=self.first_row + rows.start)
 
+    def scaled(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients in image, all texts and the logit scale from those without its factor.
+
+        It enters last, so that its own gradient needs no division by it: it may be 0.
+        """
+        scale = torch.dot(self.image.flatten(), image.flatten())
+        return image.mul_(self.scale), text.mul_(self.scale), scale
+
 
 def fused_terms(
     student: JointBatch, teacher: JointBatch, temperature: float, keep: bool
@@ -140,19 +147,15 @@ def fused_terms(
     Returns:
         This process's unweighted terms, or None if the range of the logits is too large for this form.
     """
-    image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
     problem = Problem.of(student, teacher, temperature, keep)
     with torch.no_grad():
-        rows, columns, own_s, matrices = _sums(problem)
+        state = FusedPass(problem, *_sums(problem))
     # Numbers flushed to zero are below `tiny`; B of them must not matter beside any sum.
-    kind = torch.finfo(own_s.dtype)
-    positive = torch.cat([way[:2].add(way[3:]).flatten() for way in (rows, columns)])
-    precise = positive.min() >= kind.tiny / kind.eps * len(all_text)
-    finite = torch.isfinite(torch.cat((positive, rows[2], columns[2]))).all()
-    if not all_agree(bool(precise & finite)):
-        return None
-    terms = Terms.apply(image, all_text, scale, FusedPass(problem, rows, columns, own_s, matrices))
-    return dict(zip(("contrastive", "diagonal", "off_diagonal"), terms, strict=True))
+    kind = torch.finfo(state.own_s.dtype)
+    positive = torch.cat([way[:2].add(way[3:]).flatten() for way in (state.rows, state.columns)])
+    precise = positive.min() >= kind.tiny / kind.eps * len(problem.all_text)
+    finite = torch.isfinite(torch.cat((positive, state.rows[2], state.columns[2]))).all()
+    return terms_of(student, state) if all_agree(bool(precise & finite)) else None
 
 
 def _sums(problem: Problem) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -181,18 +184,6 @@ def _sums(problem: Problem) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     return sums, joint, own_s, matrices if problem.keep else []
 
 
-def _values(rows: Tensor, columns: Tensor, own_s: Tensor) -> tuple[Tensor, ...]:
-    """Return the terms from the sums over rows [5, b] and over the matching columns [5, b]."""
-    terms = []
-    for e, f, fs, own_e, own_f in (rows, columns):
-        log_sum, all_f = (e + own_e).log(), f + own_f
-        # -log q_ii; for well-matched pairs it is far smaller than the logarithms that it is the difference of.
-        surprise = torch.where(e <= own_e, torch.log1p(e / own_e), log_sum - own_s)
-        summands = torch.stack((surprise, own_f / all_f * surprise, (f * log_sum - fs) / all_f))
-        terms.append(summands.mean(dim=1))
-    return ((terms[0] + terms[1]) / 2).unbind()
-
-
 def _factors(sums: Tensor, k: float, upstream: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return one direction's factors of E and F in the gradient, and its summand at the matched pairs."""
     contrastive, diagonal, off_diagonal = upstream
@@ -202,67 +193,6 @@ def _factors(sums: Tensor, k: float, upstream: Sequence[Tensor]) -> tuple[Tensor
     imitation = off_diagonal * f / all_f
     own = imitation * (own_e / all_e) - attraction * (e / all_e)
     return k * (attraction + imitation) / all_e, -k * off_diagonal / all_f, k * own
-
-
-def _gradients(
-    problem: Problem, rows: Tensor, columns: Tensor, kept: list[Tensor], upstream: Sequence[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients in image [b, D], all texts [B, D] and the logit scale; empties `kept`."""
-    b, first = len(problem.image), problem.first_row
-    a, u, own_rows = _factors(rows, 1 / (2 * b), upstream)
-    c, v, own_columns = _factors(columns, 1 / (2 * b), upstream)
-    d = own_rows + own_columns[first : first + b]
-    recompute = not kept
-    matrices = kept.copy() or problem.matrices()
-    kept.clear()
-    weights = problem.empty(problem.height(), len(c))
-    image, text = problem.image, problem.all_text
-    if not problem.keep:
-        image, text = torch.empty_like(image), torch.zeros_like(text)
-    for block, e, f in problem.blocks(matrices):
-        if recompute:
-            problem.logits(block, e, f)
-            e.exp_()
-            f.exp_()
-        weight = weights[: len(e)]
-        e.mul_(torch.add(a[block, None], c, out=weight))
-        e.addcmul_(f, torch.add(u[block, None], v, out=weight))
-        problem.own(block, e).copy_(d[block])
-        if not problem.keep:
-            torch.mm(e, problem.all_text, out=image[block])
-            text.addmm_(e.T, problem.image[block])
-    if problem.keep:
-        gradient = matrices[0]
-        del (
-            e,
-            f,
-            matrices,
-            weights,
-            weight,
-        )  # before the results are allocated: two matrices at most at any time
-        image, text = gradient @ problem.all_text, gradient.T @ problem.image
-    # The logit scale enters last, so that its own gradient needs no division by it: it may be 0.
-    scale = torch.dot(problem.image.flatten(), image.flatten())
-    return image.mul_(problem.scale), text.mul_(problem.scale), scale
-
-
-def _differentiable_gradients(
-    problem: Problem, image: Tensor, all_text: Tensor, scale: Tensor, upstream: Sequence[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result of `_gradients` from full matrices, differentiable any number of times."""
-    teacher = problem.teacher_scale * gather_rows(problem.teacher_image) @ problem.teacher_all_text.T
-    student = scale * gather_rows(image) @ all_text.T
-    terms = []
-    for s, t in ((student, teacher), (student.T, teacher.T)):
-        p, log_q = torch.softmax(t, dim=1), torch.log_softmax(s, dim=1)
-        contrastive = matched_cross_entropy(log_q, 0)
-        rest = (function(p, log_q, 0) for function in (diagonal_cross_entropy, off_diagonal_cross_entropy))
-        terms.append(torch.stack((contrastive, *rest)))
-    joint = ((terms[0] + terms[1]) / 2).unbind()
-    (gradient,) = torch.autograd.grad(joint, student, upstream, create_graph=True)
-    # The joint loss is a mean over processes, whose gradients add up (see `losses.batch`).
-    rows = world_size() * gradient[problem.first_row : problem.first_row + len(image)]
-    return scale * rows @ all_text, scale * rows.T @ image, (rows * (image @ all_text.T)).sum()
 
 
 @dataclass
@@ -284,32 +214,68 @@ class FusedPass:
     kept: list[Tensor]
 
     def values(self) -> tuple[Tensor, ...]:
-        """Return the terms."""
-        first = self.problem.first_row
-        return _values(self.rows, self.columns[:, first : first + len(self.problem.image)], self.own_s)
+        b, first = len(self.problem.image), self.problem.first_row
+        terms = []
+        for e, f, fs, own_e, own_f in (self.rows, self.columns[:, first : first + b]):
+            log_sum, all_f = (e + own_e).log(), f + own_f
+            # -log q_ii; for well-matched pairs it is far smaller than the logarithms that it is the difference of.
+            surprise = torch.where(e <= own_e, torch.log1p(e / own_e), log_sum - self.own_s)
+            summands = torch.stack((surprise, own_f / all_f * surprise, (f * log_sum - fs) / all_f))
+            terms.append(summands.mean(dim=1))
+        return ((terms[0] + terms[1]) / 2).unbind()
 
     def gradients(self, upstream: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients in image, all texts and the logit scale."""
-        return _gradients(self.problem, self.rows, self.columns, self.kept, upstream)
+        """Return the gradients in image [b, D], all texts [B, D] and the logit scale; empties `kept`."""
+        problem, b, first = self.problem, len(self.problem.image), self.problem.first_row
+        a, u, own_rows = _factors(self.rows, 1 / (2 * b), upstream)
+        c, v, own_columns = _factors(self.columns, 1 / (2 * b), upstream)
+        d = own_rows + own_columns[first : first + b]
+        recompute = not self.kept
+        matrices = self.kept.copy() or problem.matrices()
+        self.kept.clear()
+        weights = problem.empty(problem.height(), len(c))
+        image, text = problem.image, problem.all_text
+        if not problem.keep:
+            image, text = torch.empty_like(image), torch.zeros_like(text)
+        for block, e, f in problem.blocks(matrices):
+            if recompute:
+                problem.logits(block, e, f)
+                e.exp_()
+                f.exp_()
+            weight = weights[: len(e)]
+            e.mul_(torch.add(a[block, None], c, out=weight))
+            e.addcmul_(f, torch.add(u[block, None], v, out=weight))
+            problem.own(block, e).copy_(d[block])
+            if not problem.keep:
+                torch.mm(e, problem.all_text, out=image[block])
+                text.addmm_(e.T, problem.image[block])
+        if problem.keep:
+            gradient = matrices[0]
+            # Before the results are allocated: two matrices at most at any time.
+            del e, f, matrices, weights, weight
+            image, text = gradient @ problem.all_text, gradient.T @ problem.image
+        return problem.scaled(image, text)
 
 
 class Terms(torch.autograd.Function):
     """Autograd function of a pass's ``values`` and ``gradients``."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, all_text: Tensor, scale: Tensor, state: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, image: Tensor, all_text: Tensor, scale: Tensor, state: Any) -> tuple[Tensor, ...]:  # noqa: ARG004
         # Its matrices are not in save_for_backward: a backward pass overwrites them, and a second one recomputes them.
         ctx.state = state
-        ctx.save_for_backward(image, all_text, scale)
         values: tuple[Tensor, ...] = state.values()
         return values
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        image, all_text, scale = ctx.saved_tensors
-        with torch.autocast(image.device.type, enabled=False):  # a caller may be in one
-            if torch.is_grad_enabled():  # create_graph: second derivatives
-                gradients = _differentiable_gradients(ctx.state.problem, image, all_text, scale, upstream)
-            else:
-                gradients = ctx.state.gradients(upstream)
-        return *gradients, None
+        if torch.is_grad_enabled():  # create_graph
+            raise ValueError("SRKDLoss has second derivatives with kernel=plain only")
+        with torch.autocast(upstream[0].device.type, enabled=False):  # a caller may be in one
+            return *ctx.state.gradients(upstream), None
+
+
+def terms_of(student: JointBatch, state: Any) -> dict[str, Tensor]:
+    """Return the terms of a pass by name, differentiable in the student's embeddings and logit scale."""
+    terms = Terms.apply(student.local.image, student.all_text, student.local.logit_scale, state)
+    return dict(zip(("contrastive", "diagonal", "off_diagonal"), terms, strict=True))

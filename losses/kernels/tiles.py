@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..batch import JointBatch, gather_rows, world_size
-from .fused import Problem, Terms
+from .fused import Problem, terms_of
 
 # Rows, columns and warps of a tile: the fastest of nine on an H100. At batch 16,384 `sums` takes 1.2 ms (64 x 64 in
 # 8 warps: 2.5 ms); reading both matrices takes 0.7 ms.
@@ -108,7 +108,7 @@ class Softmaxes(NamedTuple):
 
 @dataclass
 class TiledPass:
-    """State between the forward and the backward pass of `losses.kernels.fused.Terms`."""
+    """State between the forward and the backward pass, see `losses.kernels.fused.Terms`."""
 
     problem: TiledProblem
     softmaxes: Softmaxes  # of the b rows, then of the B columns
@@ -139,27 +139,17 @@ class TiledPass:
             _run_gradient(s, t, rows[:, block].contiguous(), columns, off_diagonal, first + block.start)
             torch.mm(s, problem.all_text, out=image[block])
             text.addmm_(s.T, problem.image[block])
-        scale = torch.dot(problem.image.flatten(), image.flatten())
-        return image.mul_(problem.scale), text.mul_(problem.scale), scale
+        return problem.scaled(image, text)
 
 
 def tiled_terms(
     student: JointBatch, teacher: JointBatch, temperature: float, keep: bool
 ) -> dict[str, Tensor]:
-    """Return ``contrastive``, ``diagonal`` and ``off_diagonal`` as `losses.SRKDLoss` defines them.
-
-    Args:
-        student: Embeddings of the student.
-        teacher: Embeddings of the teacher, without gradient.
-        temperature: Divides the teacher's logits.
-        keep: Keep 2 B x B numbers for the backward pass; else recompute them.
-    """
-    image, all_text, scale = student.local.image, student.all_text, student.local.logit_scale
+    """Return the terms as `losses.kernels.fused.fused_terms` does, for logits of any range."""
     problem = TiledProblem.of(student, teacher, temperature, keep)
     with torch.no_grad():
         state = _forward(problem)
-    terms = Terms.apply(image, all_text, scale, state)
-    return dict(zip(("contrastive", "diagonal", "off_diagonal"), terms, strict=True))
+    return terms_of(student, state)
 
 
 def _forward(problem: TiledProblem) -> TiledPass:

@@ -9,14 +9,14 @@ Three layouts occur for the MobileCLIP family:
 
 Checkpoints of this project have open_clip's names behind ``student.model.``.
 
-`timm` converts Apple's image tower (`timm.models.fastvit.checkpoint_filter_fn`); the text tower is converted here.
+open_clip and `timm` convert Apple's names.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
+from open_clip.convert import convert_mobile_clip_state_dict
 from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict, resize_text_pos_embed
 from timm.models.fastvit import checkpoint_filter_fn
 from torch import Tensor
@@ -29,25 +29,8 @@ RELEASED_STUDENT = "MobileFetalCLIP release"
 SONODISTILL = "SonoDistill"
 UNKNOWN = "unknown"
 
-APPLE_IMAGE = "image_encoder.model."
+APPLE_TOWERS = ("image_encoder.model.", "text_encoder.")
 TRUNK = "visual.trunk."
-APPLE_BLOCK = {
-    "pre_norm_mha.0.": "ln_1.",
-    "pre_norm_mha.1.qkv_proj.": "attn.in_proj_",
-    "pre_norm_mha.1.out_proj.": "attn.out_proj.",
-    "pre_norm_ffn.0.": "ln_2.",
-    "pre_norm_ffn.1.": "mlp.c_fc.",
-    "pre_norm_ffn.4.": "mlp.c_proj.",
-}
-"""Parts of a text block: Apple's name (github.com/apple/ml-mobileclip) -> open_clip's."""
-APPLE_TEXT = {
-    "text_encoder.embedding_layer.": "text.token_embedding.",
-    "text_encoder.positional_embedding.pos_embed.pos_embed": "text.positional_embedding",
-    "text_encoder.final_layer_norm.": "text.ln_final.",
-    "text_encoder.projection_layer": "text.text_projection",
-    "logit_scale": "logit_scale",
-}
-"""Rest of the text tower. Names ending in a dot are prefixes of ``weight`` and ``bias``."""
 OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 """Numbers besides the weights in OpenAI's CLIP files, otherwise of open_clip's layout."""
 
@@ -78,12 +61,16 @@ def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> d
         # The file also contains the loss's weights.
         own = [name for name in state if name.startswith("student.")]
         converted = {bare_name(name.removeprefix("student.")): state[name] for name in own}
-    elif layout == APPLE:
-        converted = _from_apple(state, model)
-    elif layout == RELEASED_STUDENT:
+    elif layout == APPLE and hasattr(model.visual, "trunk"):  # else it is another architecture
+        # The projection [features, D] has two names; timm transposes the first.
+        spelt = {name.replace("classifier.proj", "head.proj"): value for name, value in state.items()}
+        rest = {name: value for name, value in spelt.items() if not name.startswith(APPLE_TOWERS)}
+        converted = rest | convert_mobile_clip_state_dict(model, spelt)
+    elif layout == RELEASED_STUDENT and hasattr(model.visual, "trunk"):
         trunk = {name.removeprefix(TRUNK): value for name, value in state.items() if name.startswith(TRUNK)}
         rest = {name: value for name, value in state.items() if not name.startswith(TRUNK)}
-        converted = {**_timm_names(trunk, model), **rest}
+        trunk = checkpoint_filter_fn(trunk, model.visual.trunk)
+        converted = {f"{TRUNK}{name}": value for name, value in trunk.items()} | rest
     if isinstance(model, CustomTextCLIP):
         converted = convert_to_custom_text_state_dict(converted)
     name = "text.positional_embedding" if isinstance(model, CustomTextCLIP) else "positional_embedding"
@@ -101,35 +88,3 @@ def names_in(state: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> di
     """
     before = {id(value): name for name, value in state.items()}
     return {name: before[id(value)] for name, value in converted.items() if id(value) in before}
-
-
-def _from_apple(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
-    trunk: dict[str, Tensor] = {}
-    converted: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name.startswith(APPLE_IMAGE):
-            # The projection [features, D] has two names; timm transposes the first.
-            own = name.removeprefix(APPLE_IMAGE).replace("classifier.proj", "head.proj")
-            trunk[own] = value
-            continue
-        mapped = _apple_text_name(name)
-        # The positional embedding is stored as [1, 1, L, W].
-        converted[mapped or name] = value[0, 0] if mapped == "text.positional_embedding" else value
-    return {**_timm_names(trunk, model), **converted}
-
-
-def _apple_text_name(name: str) -> str | None:
-    block = re.fullmatch(r"text_encoder\.transformer\.(\d+)\.(.+?)(weight|bias)", name)
-    if block and block[2] in APPLE_BLOCK:
-        return f"text.transformer.resblocks.{block[1]}.{APPLE_BLOCK[block[2]]}{block[3]}"
-    for theirs, ours in APPLE_TEXT.items():
-        if name == theirs or (theirs.endswith(".") and name in (f"{theirs}weight", f"{theirs}bias")):
-            return name.replace(theirs, ours)
-    return None
-
-
-def _timm_names(trunk: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> dict[str, Tensor]:
-    renamed = dict(trunk)
-    if hasattr(model.visual, "trunk"):  # otherwise it is another architecture, which load_into reports
-        renamed = checkpoint_filter_fn(renamed, model.visual.trunk)
-    return {f"{TRUNK}{name}": value for name, value in renamed.items()}

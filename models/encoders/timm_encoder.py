@@ -114,7 +114,7 @@ class TimmEncoder(DualEncoder):
         """
         fixed = (
             self._init_args["causal"] or is_tracing()
-        )  # the causal mask and an exported graph have a fixed shape
+        )  # causal masks and exported graphs have a fixed shape
         if fixed or tokens.device.type != "cpu" or not len(tokens):
             return tokens.shape[1]
         return max(1, int((tokens != PAD_ID).sum(dim=1).max()))

@@ -40,7 +40,10 @@ class TransformersEncoder(DualEncoder):
         from transformers import AutoConfig, AutoModel  # slow import, not needed by other encoders
 
         root = Path(folder)
-        model_type = _read(root, "config.json").get("model_type")
+        settings = root / "config.json"
+        if not settings.is_file():
+            raise FileNotFoundError(f"{settings}: no such file; give a folder that save_pretrained wrote")
+        model_type = json.loads(settings.read_text(encoding="utf-8")).get("model_type")
         if model_type not in MODEL_TYPES:
             raise ValueError(
                 f"{root}: model type {model_type!r} is not supported, only {' and '.join(MODEL_TYPES)}"
@@ -106,10 +109,18 @@ def _pooled(features: Any) -> Tensor:
 
 
 def _contract(root: Path, context_length: int) -> Preprocessing:
-    source, values = _image_processor(root)
+    from transformers import ImageProcessingMixin
+
+    try:
+        values, _ = ImageProcessingMixin.get_image_processor_dict(root, local_files_only=True)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{root}: no preprocessor_config.json, and no image_processor in a processor_config.json; save one of them "
+            "with processor.save_pretrained(folder)"
+        ) from error
     kernel = values.get("resample", 3)
     if kernel not in KERNELS:
-        raise ValueError(f"{source}: resample {kernel} is neither bilinear (2) nor bicubic (3)")
+        raise ValueError(f"{root}: resample {kernel} is neither bilinear (2) nor bicubic (3)")
     size = values["crop_size"] if values.get("do_center_crop") else values["size"]
     if isinstance(size, dict):
         size = size.get("shortest_edge", size.get("height"))
@@ -121,27 +132,3 @@ def _contract(root: Path, context_length: int) -> Preprocessing:
         tokenizer=f"hf:{root}",
         context_length=context_length,
     )
-
-
-def _image_processor(root: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the image processor's settings and their file; of two files, the one that transformers uses."""
-    nested = root / "processor_config.json"
-    if nested.is_file():
-        values = _read(root, nested.name).get("image_processor")  # transformers 4 wrote the file without
-        if values is not None:
-            return nested, values
-    path = root / "preprocessor_config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{root}: no preprocessor_config.json, and no image_processor in a processor_config.json; save one of them "
-            "with processor.save_pretrained(folder)"
-        )
-    return path, _read(root, path.name)
-
-
-def _read(root: Path, name: str) -> dict[str, Any]:
-    path = root / name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a folder that save_pretrained wrote")
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values

@@ -63,7 +63,6 @@ class CheckpointStudent(Student):
         return image.to(next(self.model.parameters()).device)
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Embed prepared RGB images [N, S, S, 3]: unit-length [N, D], float32."""
         with without_tf32():
             return encode_images(self.model, self.pixels(pixels)).float().cpu().numpy()
 
@@ -77,7 +76,6 @@ class CheckpointStudent(Student):
         return float(printed), np.array(AGES_DAYS), self._ages[printed]
 
     def saliency(self, images: Iterable[Picture], prompt: str | None = None) -> Floats:
-        """Return Grad-CAM maps [N, S, S] in [0, 1]; see `Student.saliency`."""
         maps = []
         text = None if prompt is None else encode_prompts(self.model, [prompt])
         vectors = torch.from_numpy(next(iter(self.classes.values()))[1])

@@ -44,7 +44,6 @@ class ExportedStudent(Student):
         self._run = onnx_runner(artifact_path(folder, manifest, "onnx-fp32"))
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Embed prepared RGB images [N, S, S, 3]: unit-length [N, D], float32."""
         return self._run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))
 
     def age_vectors(self, spacing: float) -> tuple[float, NDArray[np.int64], Floats]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from models.messages import error_line, problems
+from models.messages import error_line, one_line, problems
 
 Floats = NDArray[np.float32]
 Run = Callable[[NDArray[Any]], Floats]
@@ -44,7 +44,7 @@ def onnx_runner(path: Path | str, threads: int = 0, provider: str = CPU) -> Run:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises classes of its own
-        raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: ONNX Runtime cannot load it: {one_line(error, 300)}") from error
     if provider not in session.get_providers():
         raise ValueError(f"ONNX Runtime fell back from {provider}")
     tensor = session.get_inputs()[0]

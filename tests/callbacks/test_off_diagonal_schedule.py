@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
-from callbacks import OffDiagonalPhase, OffDiagonalSchedule
-from callbacks.off_diagonal_schedule import weight_at
+from callbacks import OffDiagonalSchedule
 from losses import CLIPLoss, CombinedLoss, CoupledKDLoss, SRKDLoss
+from tests.callbacks.tiny import quiet_trainer
 
 SHAPES = ["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
 
@@ -30,12 +30,13 @@ SHAPES = ["linear", "cosine", "exponential", "step", "constant", "hold-linear"]
     ],
 )
 def test_weights_at_quarters_of_training(shape, expected):
-    weights = [weight_at(x / 4, start=2.0, end_ratio=-0.4, shape=shape) for x in range(5)]
+    schedule = OffDiagonalSchedule(start=2.0, end_ratio=-0.4, shape=shape)
+    weights = [schedule.weight(x / 4) for x in range(5)]
     assert weights == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_start_of_zero_needs_an_end():
-    weights = [OffDiagonalSchedule(start=0.0, end=-0.8).weight(step, 4) for step in range(5)]
+    weights = [OffDiagonalSchedule(start=0.0, end=-0.8).weight(step / 4) for step in range(5)]
     assert weights == pytest.approx([0.0, -0.2, -0.4, -0.6, -0.8])
 
 
@@ -46,7 +47,8 @@ def test_a_start_of_zero_needs_an_end():
     steps=st.lists(st.floats(0, 1), min_size=2, max_size=20),
 )
 def test_every_curve_falls_monotonically_between_its_ends(start, ratio, shape, steps):
-    weights = [weight_at(x, start=start, end_ratio=ratio, shape=shape) for x in sorted(steps)]
+    schedule = OffDiagonalSchedule(start, ratio, shape)
+    weights = [schedule.weight(x) for x in sorted(steps)]
     assert all(a >= b - 1e-9 for a, b in pairwise(weights))
     low, high = min(start, start * ratio), max(start, start * ratio)
     assert all(low - 1e-9 <= weight <= high + 1e-9 for weight in weights)
@@ -55,43 +57,25 @@ def test_every_curve_falls_monotonically_between_its_ends(start, ratio, shape, s
 def test_the_zero_crossing_of_the_papers_schedule():
     """From 2 to -0.8 the sign turns after 2 / 2.8 = 71.4 % of training."""
     schedule = OffDiagonalSchedule(start=2.0, end_ratio=-0.4)
-    weights = [schedule.weight(step, 1000) for step in range(1000)]
+    weights = [schedule.weight(step / 1000) for step in range(1000)]
     assert sum(weight > 0 for weight in weights) == 715  # step 714 is the last above zero
 
 
-def with_log(loss, logged):
-    """A module that logs into a dictionary; tensors, since Lightning would copy a number to a GPU and wait for it."""
-
-    def log(name, value, **_):
-        assert isinstance(value, torch.Tensor)
-        logged[name] = value.item()
-
-    return SimpleNamespace(loss=loss, device=torch.device("cpu"), log=log)
-
-
 def step(schedule, loss, global_step, total):
-    logged = {}
-    module = with_log(loss, logged)
-    trainer = SimpleNamespace(global_step=global_step, estimated_stepping_batches=total)
+    module, trainer = (
+        SimpleNamespace(loss=loss),
+        SimpleNamespace(global_step=global_step, estimated_stepping_batches=total),
+    )
     schedule.on_fit_start(trainer, module)
     schedule.on_train_batch_start(trainer, module, None, 0)
-    return logged
 
 
-def test_sets_and_logs_the_weight_from_the_global_step():
-    loss = SRKDLoss()
-    logged = step(OffDiagonalSchedule(start=2.0, end_ratio=-0.4), loss, 50, 100)
+def test_sets_the_weight_that_the_loss_names_from_the_global_step():
+    loss, coupled = SRKDLoss(), CoupledKDLoss()
+    step(OffDiagonalSchedule(start=2.0, end_ratio=-0.4), loss, 50, 100)
     assert loss.off_diagonal_weight == pytest.approx(0.6)
-    assert logged == {"train/off_diagonal_weight": pytest.approx(0.6)}
-
-
-def test_drives_the_attribute_that_the_loss_names():
-    loss = CoupledKDLoss()
-    logged = step(OffDiagonalSchedule(start=1.0, end_ratio=-0.5), loss, 100, 100)
-    assert loss.distillation_weight == pytest.approx(-0.5)
-    assert logged == {"train/distillation_weight": pytest.approx(-0.5)}
-    OffDiagonalPhase().on_train_batch_start(SimpleNamespace(callbacks=[]), with_log(loss, logged), None, 0)
-    assert logged == {"train/distillation_weight": pytest.approx(-0.5), "train/off_diagonal_phase": -1.0}
+    step(OffDiagonalSchedule(start=1.0, end_ratio=-0.5), coupled, 100, 100)
+    assert coupled.distillation_weight == pytest.approx(-0.5)
 
 
 def test_sets_the_part_of_a_sum():
@@ -137,9 +121,7 @@ def test_a_step_that_float16_skips_advances_weight_and_learning_rate_all_the_sam
     """As docs/reproduce.md says: Lightning counts the step whether or not its loss scaler took it."""
     module = Skipped()
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
-    Trainer(
-        default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", plugins=[scaled], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[OffDiagonalSchedule(start=2.0, end_ratio=-1.0)],
-    ).fit(module, DataLoader(torch.zeros(4, 1)))  # fmt: skip
+    quiet_trainer(
+        tmp_path, OffDiagonalSchedule(start=2.0, end_ratio=-1.0), max_epochs=1, plugins=[scaled]
+    ).fit(module, DataLoader(torch.zeros(4, 1)))
     assert module.seen == [(1.0, 2.0, 1.0), (0.0, 1.0, 0.75), (0.0, 0.0, 0.5), (-0.5, -1.0, 0.25)]

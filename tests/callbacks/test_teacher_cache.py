@@ -16,6 +16,8 @@ from datamodules.pairs.stores import TeacherStore
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, SRKDLoss
 from models import DualEncoder, Preprocessing
+from tests.callbacks.tiny import quiet_trainer
+from tests.conftest import write_hc18
 from tests.metrics.two_processes import run_in_processes
 
 REFILLED = {"abs": 1e-5, "rel": 0}
@@ -89,11 +91,9 @@ def fit(
         Towers(8, 1), Towers(12, teacher_seed), loss or SRKDLoss(), learning_rate=1e-2
     )
     settings = {"accelerator": "cpu", "precision": "32-true", **options}
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_checkpointing=False,
-        callbacks=[losses, *([cache] if cache else [])], limit_val_batches=0, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, **settings,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        tmp_path, losses, *([cache] if cache else []), max_epochs=epochs, limit_val_batches=0, **settings
+    )
     draws = draws if cache else None
     trainer.fit(
         module, datamodule=data(root=str(root), batch_size=6, num_workers=workers, zoom=0.2, draws=draws)
@@ -105,14 +105,22 @@ def cache_in(tmp_path, **options):
     return TeacherCache(str(tmp_path / "store"), **options)
 
 
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """The losses with a live teacher."""
+    folder = tmp_path_factory.mktemp("live")
+    return fit(write_hc18(folder / "HC18"), folder, data=LiveOnTwoDraws)[0]
+
+
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 1e-3)])
-def test_losses_are_those_of_a_live_teacher(tiny_hc18, tmp_path, half, tolerance):
-    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws)
+def test_losses_are_those_of_a_live_teacher(live, tiny_hc18, tmp_path, half, tolerance):
     kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path, half=half))
     assert len(kept) >= 12
     assert kept == pytest.approx(live, abs=tolerance, rel=0)
-    other, _ = fit(tiny_hc18, tmp_path, epochs=4)
-    assert other[-1] != pytest.approx(live[-1], abs=1e-4)  # four draws are not two
+
+
+def test_four_draws_are_not_two(live, tiny_hc18, tmp_path):
+    assert fit(tiny_hc18, tmp_path)[0][-1] != pytest.approx(live[-1], abs=1e-4)
 
 
 def test_workers_read_a_filled_store(tiny_hc18, tmp_path):
@@ -189,9 +197,7 @@ def test_a_store_of_other_code_is_noticed(tiny_hc18, tmp_path):
     assert again == right
 
 
-def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(tiny_hc18, tmp_path, monkeypatch):
-    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws)
-
+def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(live, tiny_hc18, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

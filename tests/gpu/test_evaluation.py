@@ -12,14 +12,11 @@ from callbacks import (
     BestMetrics,
     BiometryEvaluation,
     CompositeScore,
-    ConfusingPairs,
     EvaluateLastEpoch,
     GradientNorms,
     LastCheckpoint,
-    LogitCorrelation,
-    OffDiagonalPhase,
     PlaneEvaluation,
-    Probe,
+    ProbeBatch,
     RepresentationEvaluation,
     SkippedSamples,
     StopOnNonFiniteLoss,
@@ -63,9 +60,8 @@ def evaluations(cache):
 
 def tracking(probe):
     return [
-        StopOnNonFiniteLoss(), OffDiagonalPhase(), CompositeScore(), BestMetrics(), EvaluateLastEpoch(),
-        LogitCorrelation(probe), ConfusingPairs(probe), GradientNorms(), Throughput(), SkippedSamples(),
-        LastCheckpoint(),
+        StopOnNonFiniteLoss(), CompositeScore(), BestMetrics(), EvaluateLastEpoch(), probe, GradientNorms(),
+        Throughput(), SkippedSamples(), LastCheckpoint(),
     ]  # fmt: skip
 
 
@@ -88,7 +84,7 @@ def scored(module, device, folder, corpus):
 
 
 def test_a_trained_module_scores_on_the_device_as_on_the_cpu(build, device, tmp_path, corpus):
-    module, probe = build(), Probe(size=8)
+    module, probe = build(), ProbeBatch(size=8)
     callbacks = [*evaluations(tmp_path / "ages"), *tracking(probe)]
     trainer = trainer_on(
         device, tmp_path, "bf16-mixed", callbacks, max_epochs=2, limit_train_batches=2, log_every_n_steps=1
@@ -97,7 +93,7 @@ def test_a_trained_module_scores_on_the_device_as_on_the_cpu(build, device, tmp_
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     named = {"val/composite", "gradient_norm/image", "best/composite", "speed/images_per_second"}
     assert {name for name in named if not math.isfinite(logged.get(name, math.nan))} == set(), sorted(logged)
-    assert probe.ready
+    assert probe.batch
 
     scores, answers, others = scored(module, device, tmp_path / "device", corpus)
     expected, expected_answers, expected_others = scored(module, "cpu", tmp_path / "cpu", corpus)

@@ -107,14 +107,3 @@ def test_tf32_products_change_a_loss_by_less_than_half_precision_towers_do(kerne
     finally:
         torch.set_float32_matmul_precision(before)
     assert_close(rounded["total"], exact["total"], rtol=1e-2, atol=0)
-
-
-def test_second_derivatives(device):
-    found = []
-    for kernel in ("plain", "fused"):
-        student = moved(make_batch(70), torch.float64, device)
-        teacher = moved(make_teacher(70), torch.float64, device)
-        total = SRKDLoss(kernel=kernel)(student, teacher)["total"]
-        (first,) = torch.autograd.grad(total, student.image, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), student.image)[0])
-    assert_close(*found, rtol=1e-9, atol=1e-11)

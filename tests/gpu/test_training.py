@@ -11,7 +11,7 @@ import torch
 from lightning import Callback
 from torch import nn
 
-from callbacks import GradientNorms, OffDiagonalPhase, Throughput
+from callbacks import GradientNorms, Throughput
 from losses import Embeddings, SRKDLoss
 from tests.gpu.conftest import ConvolutionalTowers, Pairs, fit, pairs_of, state_of, to_device, trainer_on
 
@@ -246,7 +246,7 @@ class EndOfWatch(Callback):
 def test_the_trainer_and_its_callbacks_wait_for_no_result(build, card, tmp_path):
     """Without the copy of the batch, and between the steps that are logged."""
     module, watch = build(), Watch()
-    callbacks = [OffDiagonalPhase(), Throughput(), GradientNorms(), EndOfWatch(watch)]
+    callbacks = [Throughput(), GradientNorms(), EndOfWatch(watch)]
     trainer = trainer_on(card, tmp_path, "bf16-mixed", callbacks, max_epochs=3, log_every_n_steps=1000)
     trainer.callbacks.insert(0, watch)
     trainer.fit(module, Pairs(module, pinned=True))

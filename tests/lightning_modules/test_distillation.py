@@ -2,10 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
@@ -85,39 +88,6 @@ def test_a_checkpoint_of_another_program_is_refused_in_one_line(module, pairs, t
         trainer(tmp_path, epochs=2).fit(module(), pairs, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(module, pairs, tmp_path):
-    """Weights, optimiser moments, learning rate and schedule, with dropout in the student."""
-    unbroken = module()
-    whole = trainer(tmp_path / "a", epochs=4)
-    whole.fit(unbroken, pairs)
-    halting = trainer(tmp_path / "b", epochs=4)
-    halting.callbacks.append(StopAfterEpoch(1))
-    halting.fit(module(), pairs)
-    resumed = module()
-    rest = trainer(tmp_path / "b", epochs=4)
-    rest.fit(resumed, pairs, ckpt_path=tmp_path / "b" / "last.ckpt", weights_only=True)
-    assert rest.global_step == whole.global_step == 12
-    for name, value in unbroken.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert resumed.loss.off_diagonal_weight == unbroken.loss.off_diagonal_weight
-    states = [run.optimizers[0].state_dict()["state"] for run in (whole, rest)]
-    for key, moments in states[0].items():
-        for name, value in moments.items():
-            assert torch.equal(value, states[1][key][name])
-
-
-class StopAfterEpoch(OffDiagonalSchedule):
-    """Ends a run early without changing what it believes its length to be."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch:
-            trainer.should_stop = True
-
-
 def test_a_compiled_step_is_the_same_step_with_the_same_weights(module, pairs, tmp_path):
     from torch._dynamo.utils import counters
 
@@ -181,8 +151,22 @@ def test_every_term_is_logged_by_name(module, pairs, tmp_path):
     run.fit(module(), pairs)
     logged = set(run.callback_metrics)
     assert {f"train/loss/{term}" for term in ("total", "contrastive", "diagonal", "off_diagonal")} <= logged
-    assert "train/off_diagonal_weight" in logged
     assert {"train/logit_scale", "train/teacher_logit_scale"} <= logged
+
+
+def test_the_weight_and_its_sign_are_logged_at_every_step(module, pairs, tmp_path):
+    """From 1 to -1 in six steps: 1, 2/3, 1/3, 0, -1/3, -2/3; a loss without a weight logs neither."""
+    logger = CSVLogger(tmp_path, name="", version="")
+    schedule = OffDiagonalSchedule(start=1.0, end_ratio=-1.0)
+    run = trainer(tmp_path, callbacks=[schedule], logger=logger, log_every_n_steps=1)
+    run.fit(module(), pairs)
+    steps = pd.read_csv(tmp_path / "metrics.csv").dropna(subset="train/off_diagonal_phase")
+    weights = np.linspace(1, -1, 7)[:6]
+    assert steps["train/off_diagonal_weight"].tolist() == pytest.approx(weights.tolist())
+    assert steps["train/off_diagonal_phase"].tolist() == [1, 1, 1, 0, -1, -1]
+    run = trainer(tmp_path, epochs=1, callbacks=[])
+    run.fit(module(loss=CLIPLoss()), pairs)
+    assert not {name for name in run.callback_metrics if "off_diagonal" in name}
 
 
 def test_a_loss_without_teacher_runs_no_teacher(module, pairs):

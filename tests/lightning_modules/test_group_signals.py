@@ -14,7 +14,7 @@ RUN = """
 import os, subprocess, sys, time
 from lightning import Callback, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
-from callbacks import LastCheckpoint, SaveOnInterrupt
+from callbacks import LastCheckpoint
 from datamodules.pairs.loaders import PlainErrorLoader
 
 
@@ -44,7 +44,7 @@ Trainer(
     default_root_dir=os.getcwd(), max_epochs=1, accelerator="cpu", logger=False, limit_val_batches=0,
     accumulate_grad_batches=8,  # more than were read ahead
     enable_progress_bar=False, enable_model_summary=False,
-    callbacks=[SignalAll(), LastCheckpoint(), SaveOnInterrupt()],
+    callbacks=[SignalAll(), LastCheckpoint()],
 ).fit(Module())
 """
 

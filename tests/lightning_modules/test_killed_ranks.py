@@ -13,7 +13,7 @@ from lightning import Callback, Trainer
 from experiments import __main__ as front_door
 from tests.kills import Child, DieAt, half_written, wrap
 from tests.lightning_modules.test_kills import EPOCHS, assert_same_run
-from tests.lightning_modules.test_resumption import fit, saved  # noqa: F401 - a fixture
+from tests.lightning_modules.test_resumption import fit, saved
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 PATIENCE = 60  # seconds that the others have to end
@@ -62,7 +62,7 @@ def met(folder, children):
 
 
 @pytest.fixture
-def start(fit):  # noqa: F811
+def start():
     """Start both processes of a run, as a launcher does, behind the front door's handler of errors."""
 
     def run(folder, dying=(), moment=None, resume=None):

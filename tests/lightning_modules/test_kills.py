@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.kills import DieAt, die, half_written, in_child, seconds_of, wrap
-from tests.lightning_modules.test_resumption import assert_same, fit, saved  # noqa: F401 - a fixture
+from tests.lightning_modules.test_resumption import assert_same, fit, saved
 
 pytestmark = pytest.mark.faults
 EPOCHS = 3
@@ -32,12 +32,12 @@ MOMENTS = [
 
 
 @pytest.fixture
-def whole(fit, tmp_path):  # noqa: F811
+def whole(tmp_path):
     seconds = seconds_of(lambda: fit(tmp_path / "whole", epochs=EPOCHS))
     return saved(tmp_path / "whole/checkpoints/last.ckpt"), seconds
 
 
-def resumed(fit, folder):  # noqa: F811
+def resumed(folder):
     """Resume a killed run from what it left: nothing, or a checkpoint that can be read."""
     last = folder / "checkpoints" / "last.ckpt"
     start = last if last.is_file() else None
@@ -58,7 +58,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "number"), [m[1:] for m in MOMENTS], ids=[m[0] for m in MOMENTS])
-def test_a_run_killed_at_a_named_moment(fit, whole, tmp_path, moment, number):  # noqa: F811
+def test_a_run_killed_at_a_named_moment(whole, tmp_path, moment, number):
     def task():
         if moment is None:
             half_written(number)
@@ -68,12 +68,12 @@ def test_a_run_killed_at_a_named_moment(fit, whole, tmp_path, moment, number):  
         fit(tmp_path / "cut", *([DieAt(moment, number)] if isinstance(moment, str) else []), epochs=EPOCHS)
 
     assert in_child(task), "the moment comes"
-    assert_same_run(resumed(fit, tmp_path / "cut"), whole[0])
+    assert_same_run(resumed(tmp_path / "cut"), whole[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(2, 7))
-def test_checkpoints_are_whole_when_temporary_files_are_on_another_file_system(fit, whole, tmp_path, number):  # noqa: F811
+def test_checkpoints_are_whole_when_temporary_files_are_on_another_file_system(whole, tmp_path, number):
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("/dev/shm is no other file system")
@@ -93,20 +93,20 @@ def test_checkpoints_are_whole_when_temporary_files_are_on_another_file_system(f
 
     with tempfile.TemporaryDirectory(dir=other) as folder:
         assert in_child(task), "the moment comes"
-    assert_same_run(resumed(fit, tmp_path / "cut"), whole[0])
+    assert_same_run(resumed(tmp_path / "cut"), whole[0])
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments(fit, whole, tmp_path):  # noqa: F811
+def test_a_run_killed_at_random_moments(whole, tmp_path):
     dice, killed = random.Random(0), 0
     for number in range(RANDOM_KILLS):
         folder = tmp_path / f"cut{number}"
         killed += in_child(lambda: fit(folder, epochs=EPOCHS), whole[1] * dice.uniform(0.05, 0.95))  # noqa: B023
-        assert_same_run(resumed(fit, folder), whole[0])
+        assert_same_run(resumed(folder), whole[0])
     print(f"{killed} of {RANDOM_KILLS} runs were killed before their end", file=sys.stderr)
     assert killed > RANDOM_KILLS // 2
 
 
-def test_a_run_killed_between_two_steps_goes_on(fit, whole, tmp_path):  # noqa: F811
+def test_a_run_killed_between_two_steps_goes_on(whole, tmp_path):
     assert in_child(lambda: fit(tmp_path / "cut", DieAt("on_before_backward", 8), epochs=EPOCHS))
-    assert_same_run(resumed(fit, tmp_path / "cut"), whole[0])
+    assert_same_run(resumed(tmp_path / "cut"), whole[0])

@@ -1,12 +1,13 @@
 """Runs that are interrupted, killed or finished, and what they go on from: weights equal bit for bit."""
 
+import functools
 import itertools
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from lightning import Callback, LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import Dataset
 
@@ -15,7 +16,6 @@ from callbacks import (
     EvaluateLastEpoch,
     LastCheckpoint,
     OffDiagonalSchedule,
-    SaveOnInterrupt,
     StepSeed,
     Throughput,
 )
@@ -23,7 +23,8 @@ from datamodules.pairs.loaders import ResumableLoader, resume_position
 from datamodules.pairs.sampler import EpochSampler
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
-from tests.lightning_modules.conftest import PairSet
+from tests.callbacks.tiny import quiet_trainer
+from tests.lightning_modules.conftest import PairSet, TinyEncoder
 
 pytestmark = pytest.mark.faults
 
@@ -88,55 +89,45 @@ def handlers():
         signal.signal(signum, handler)
 
 
-@pytest.fixture
-def fit(tiny_encoder):
-    def run(folder, *extra, checkpoint=None, epochs=2, accumulate=2, **kwargs):
-        module = DistillationModule(
-            tiny_encoder(seed=1, dropout=0.3),
-            tiny_encoder(embed_dim=12, seed=2),
-            **{"loss": SRKDLoss(), "learning_rate": 1e-2, "warmup_steps": 2, **kwargs.pop("module", {})},
-        )
-        trainer = Trainer(
-            default_root_dir=folder,
-            max_epochs=epochs,
-            accumulate_grad_batches=accumulate,
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            gradient_clip_val=1.0,
-            callbacks=[
-                OffDiagonalSchedule(),
-                StepSeed(0),
-                EvaluateLastEpoch(),
-                *extra,
-                Scores(),
-                BestCheckpoint(
-                    folder / "checkpoints", "best", "score", mode="max", enable_version_counter=False
-                ),
-                LastCheckpoint(),
-                SaveOnInterrupt(),
-            ],
-            **kwargs,
-        )
-        trainer.module = module
-        trainer.fit(module, Pairs(), ckpt_path=checkpoint, weights_only=True)
-        return trainer
-
-    return run
+def fit(folder, *extra, checkpoint=None, epochs=2, **kwargs):
+    module = DistillationModule(
+        TinyEncoder(seed=1, dropout=0.3),
+        TinyEncoder(embed_dim=12, seed=2),
+        **{"loss": SRKDLoss(), "learning_rate": 1e-2, "warmup_steps": 2, **kwargs.pop("module", {})},
+    )
+    best = BestCheckpoint(folder / "checkpoints", "best", "score", mode="max", enable_version_counter=False)
+    trainer = quiet_trainer(
+        folder,
+        OffDiagonalSchedule(),
+        StepSeed(0),
+        EvaluateLastEpoch(),
+        *extra,
+        Scores(),
+        best,
+        LastCheckpoint(),
+        max_epochs=epochs,
+        accumulate_grad_batches=2,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        **kwargs,
+        enable_checkpointing=True,
+    )
+    trainer.module = module
+    trainer.fit(module, Pairs(), ckpt_path=checkpoint, weights_only=True)
+    return trainer
 
 
-@pytest.fixture
-def interrupt(fit):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the finished, unbroken run of given settings; each is trained once."""
+    return functools.cache(lambda **settings: fit(tmp_path_factory.mktemp("whole"), **settings))
+
+
+def interrupt(folder, signum, batch, **kwargs):
     """Run until a signal ends it, and return the checkpoint that is left."""
-
-    def run(folder, signum, batch, **kwargs):
-        with pytest.raises(SystemExit if signum == signal.SIGINT else SIGTERMException):
-            fit(folder, Signal(signum, batch), **kwargs)
-        return folder / "checkpoints" / "last.ckpt"
-
-    return run
+    with pytest.raises(SystemExit if signum == signal.SIGINT else SIGTERMException):
+        fit(folder, Signal(signum, batch), **kwargs)
+    return folder / "checkpoints" / "last.ckpt"
 
 
 def weights(trainer):
@@ -153,18 +144,19 @@ def saved(path):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("batch", [0, 1, 5, 8, 11])
-def test_a_run_interrupted_anywhere_equals_an_unbroken_one(fit, interrupt, tmp_path, capsys, signum, batch):
+@pytest.mark.parametrize(
+    ("signum", "batch"),
+    [*((signal.SIGINT, batch) for batch in (0, 1, 5, 8, 11)), (signal.SIGTERM, 5), (signal.SIGTERM, 8)],
+)
+def test_a_run_interrupted_anywhere_equals_an_unbroken_one(whole, tmp_path, capsys, signum, batch):
     """Within an accumulation, at its end, in the last step of an epoch and of the run."""
-    whole = fit(tmp_path / "whole")
-    path = interrupt(tmp_path / "cut", signum, batch)
+    path = interrupt(tmp_path, signum, batch)
     assert saved(path)["global_step"] == batch // 2 + 1, "the step that was begun is done"
     assert f"--ckpt_path={path}" in capsys.readouterr().out
-    rest = fit(tmp_path / "cut", checkpoint=path)
-    assert rest.global_step == whole.global_step == BATCHES
-    assert_same(weights(whole), weights(rest))
-    moments = [run.optimizers[0].state_dict()["state"] for run in (whole, rest)]
+    rest = fit(tmp_path, checkpoint=path)
+    assert rest.global_step == whole().global_step == BATCHES
+    assert_same(weights(whole()), weights(rest))
+    moments = [run.optimizers[0].state_dict()["state"] for run in (whole(), rest)]
     for key, values in moments[0].items():
         assert_same(values, moments[1][key])
 
@@ -191,33 +183,33 @@ class InEvaluation(Callback):
         (signal.SIGTERM, 1, {"check_val_every_n_epoch": 5}),
     ],
 )
-def test_a_run_stopped_within_an_evaluation_resumes_with_it(fit, tmp_path, signum, number, settings):
-    whole = fit(tmp_path / "whole", **settings)
+def test_a_run_stopped_within_an_evaluation_resumes_with_it(whole, tmp_path, signum, number, settings):
+    unbroken = whole(**settings)
     with pytest.raises(SystemExit if signum == signal.SIGINT else SIGTERMException):
-        fit(tmp_path / "cut", InEvaluation(signum, number), **settings)
-    rest = fit(tmp_path / "cut", checkpoint=tmp_path / "cut" / "checkpoints" / "last.ckpt", **settings)
-    assert rest.global_step == whole.global_step
-    assert_same(weights(whole), weights(rest))
+        fit(tmp_path, InEvaluation(signum, number), **settings)
+    rest = fit(tmp_path, checkpoint=tmp_path / "checkpoints" / "last.ckpt", **settings)
+    assert rest.global_step == unbroken.global_step
+    assert_same(weights(unbroken), weights(rest))
     all_of_it, the_rest = (
         next(callback.epochs for callback in run.callbacks if isinstance(callback, Scores))
-        for run in (whole, rest)
+        for run in (unbroken, rest)
     )
     assert the_rest == all_of_it[number - 1 :]
 
 
-def test_the_logit_scale_is_clamped_in_an_interrupted_runs_checkpoint(interrupt, tmp_path):
+def test_the_logit_scale_is_clamped_in_an_interrupted_runs_checkpoint(tmp_path):
     path = interrupt(tmp_path, signal.SIGINT, 1, module={"max_logit_scale": 2.0, "learning_rate": 1.0})
     assert float(saved(path)["state_dict"]["student.scale"].exp()) <= 2.0 + 1e-5
 
 
-def test_a_run_resumed_in_its_last_epoch_is_still_evaluated(fit, interrupt, tmp_path):
+def test_a_run_resumed_in_its_last_epoch_is_still_evaluated(whole, tmp_path):
     path = interrupt(tmp_path, signal.SIGINT, 2, epochs=1, check_val_every_n_epoch=5)
     rest = fit(tmp_path, checkpoint=path, epochs=1, check_val_every_n_epoch=5)
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
-    assert_same(weights(rest), weights(fit(tmp_path / "whole", epochs=1, check_val_every_n_epoch=5)))
+    assert_same(weights(rest), weights(whole(epochs=1, check_val_every_n_epoch=5)))
 
 
-def test_a_run_that_begins_anew_leaves_no_best_weights_of_the_run_before(fit, interrupt, tmp_path):
+def test_a_run_that_begins_anew_leaves_no_best_weights_of_the_run_before(tmp_path):
     fit(tmp_path)
     best = tmp_path / "checkpoints" / "best.ckpt"
     assert best.is_file()
@@ -229,7 +221,7 @@ def test_a_run_that_begins_anew_leaves_no_best_weights_of_the_run_before(fit, in
     assert not best.exists()
 
 
-def test_the_clock_of_a_run_resumed_within_an_epoch_is_started(fit, interrupt, tmp_path, monkeypatch):
+def test_the_clock_of_a_run_resumed_within_an_epoch_is_started(tmp_path, monkeypatch):
     path = interrupt(tmp_path, signal.SIGINT, 2, epochs=1)
     seconds = itertools.count(10**9)  # a clock that has run for years, and goes on by a second a look
     monkeypatch.setattr("callbacks.tracking.step_metrics.perf_counter", lambda: float(next(seconds)))
@@ -238,7 +230,7 @@ def test_the_clock_of_a_run_resumed_within_an_epoch_is_started(fit, interrupt, t
     assert 0 <= rest.callback_metrics["speed/data_wait_share"] <= 1
 
 
-def test_the_last_checkpoint_holds_the_last_weights_though_the_score_fell(fit, tmp_path):
+def test_the_last_checkpoint_holds_the_last_weights_though_the_score_fell(tmp_path):
     run = fit(tmp_path, epochs=3)
     best, last = (saved(tmp_path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
     assert best["global_step"] == 3
@@ -253,32 +245,30 @@ class Die(Callback):
             raise RuntimeError("out of memory")
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch_and_remembers_its_best(fit, tmp_path):
-    whole = fit(tmp_path / "whole", epochs=3)
+def test_a_killed_run_goes_on_from_its_last_epoch_and_remembers_its_best(whole, tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(tmp_path, Die(), epochs=3)
     path = tmp_path / "checkpoints" / "last.ckpt"
     assert saved(path)["global_step"] == 6
     rest = fit(tmp_path, checkpoint=path, epochs=3)
-    assert_same(weights(whole), weights(rest))
+    assert_same(weights(whole(epochs=3)), weights(rest))
     assert saved(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 3
 
 
-def test_a_run_goes_on_from_the_predecessor_of_its_last_checkpoint_to_the_same_weights(fit, tmp_path):
-    whole = fit(tmp_path / "whole", epochs=3)
+def test_a_run_goes_on_from_the_predecessor_of_its_last_checkpoint_to_the_same_weights(whole, tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"):
-        fit(tmp_path / "cut", Die(), epochs=3)
-    last, previous = (tmp_path / "cut" / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+        fit(tmp_path, Die(), epochs=3)
+    last, previous = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
     assert saved(last)["global_step"] == saved(previous)["global_step"] == 6, (
         "after and before the evaluation"
     )
     assert not last.samefile(previous)
     last.unlink()
-    rest = fit(tmp_path / "cut", checkpoint=previous, epochs=3)
-    assert_same(weights(whole), weights(rest))
+    rest = fit(tmp_path, checkpoint=previous, epochs=3)
+    assert_same(weights(whole(epochs=3)), weights(rest))
 
 
-def test_an_evaluation_within_an_epoch_leaves_a_last_checkpoint(fit, tmp_path):
+def test_an_evaluation_within_an_epoch_leaves_a_last_checkpoint(whole, tmp_path):
     class Die(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if batch_idx == 4:
@@ -289,17 +279,17 @@ def test_an_evaluation_within_an_epoch_leaves_a_last_checkpoint(fit, tmp_path):
     path = tmp_path / "checkpoints" / "last.ckpt"
     assert saved(path)["global_step"] == 2
     rest = fit(tmp_path, checkpoint=path, val_check_interval=2)
-    assert_same(weights(rest), weights(fit(tmp_path / "whole", val_check_interval=2)))
+    assert_same(weights(rest), weights(whole(val_check_interval=2)))
 
 
-def test_a_finished_run_has_nothing_left_to_train(fit, tmp_path):
+def test_a_finished_run_has_nothing_left_to_train(tmp_path):
     whole = fit(tmp_path)
     again = fit(tmp_path, checkpoint=tmp_path / "checkpoints" / "last.ckpt")
     assert_same(weights(whole), weights(again))
     assert Path(again.checkpoint_callback.best_model_path).name == "best.ckpt"
 
 
-def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_as_it_is(interrupt, fit, tmp_path):
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_as_it_is(whole, tmp_path):
     class Twice(Callback):
         def on_before_backward(self, trainer, pl_module, loss):
             if trainer.global_step == 4:
@@ -310,10 +300,10 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_as_it_is(i
         fit(tmp_path, Twice())
     path = tmp_path / "checkpoints" / "last.ckpt"
     assert saved(path)["global_step"] == 3
-    assert_same(weights(fit(tmp_path, checkpoint=path)), weights(fit(tmp_path / "whole")))
+    assert_same(weights(fit(tmp_path, checkpoint=path)), weights(whole()))
 
 
-def test_both_signals_are_given_back(fit, tmp_path):
+def test_both_signals_are_given_back(tmp_path):
     fit(tmp_path, epochs=1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "SaveOnInterrupt" not in getattr(signal.getsignal(signal.SIGTERM), "__qualname__", "")
+    assert "LastCheckpoint" not in getattr(signal.getsignal(signal.SIGTERM), "__qualname__", "")

@@ -73,12 +73,11 @@ def assert_same_step(found, expected):
             assert_close(values[key], value, rtol=0, atol=limit, msg=lambda text, key=key: f"{key}: {text}")
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_a_step_on_several_processes_is_the_step_of_the_joint_batch(pairs, tmp_path, world):
+def test_a_step_on_several_processes_is_the_step_of_the_joint_batch(pairs, tmp_path):
     """For every loss, with the batch at once and in chunks."""
     batch = joint_batch(pairs)
-    run_in_processes(world, save_steps, tmp_path, world, batch, tmp_path)
-    for rank in range(world):
+    run_in_processes(2, save_steps, tmp_path, 2, batch, tmp_path)
+    for rank in range(2):
         for (name, _), found in torch.load(tmp_path / f"{rank}.pt").items():
             assert_same_step(found, step(name, batch))
 

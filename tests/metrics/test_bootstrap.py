@@ -39,17 +39,6 @@ def test_intervals_over_patients_equal_a_loop_over_resampled_patients():
     assert f1_interval(target, prediction, 4, 300, patients) == pytest.approx(expected, abs=1e-12)
 
 
-def test_patients_with_one_image_each_have_the_interval_over_images():
-    rng = np.random.default_rng(5)
-    target, prediction = rng.integers(0, 3, (2, 30))
-    patients = [f"p{row}" for row in range(30)]
-    assert f1_interval(target, prediction, 3, 200) == f1_interval(
-        target, prediction, 3, 200, patients=patients
-    )
-    right = target == prediction
-    assert mean_interval(right, 200, patients=patients) == pytest.approx(mean_interval(right, 200), abs=1e-12)
-
-
 def test_f1_interval_equals_sklearn_over_the_same_draws():
     rng = np.random.default_rng(3)
     target = rng.choice([0, 2, 3], size=40)
@@ -71,10 +60,3 @@ def test_f1_of_confusion_equals_sklearn():
     matrix = confusion_matrix(target, prediction, labels=range(6))
     expected = f1_score(target, prediction, labels=range(6), average=None, zero_division=0)
     assert f1_of_confusion(matrix) == pytest.approx(expected, abs=1e-12)
-
-
-def test_nothing_to_resample():
-    with pytest.raises(ValueError, match="no values to resample"):
-        mean_interval([])
-    with pytest.raises(ValueError, match="no values to resample"):
-        f1_interval([], [], 3)

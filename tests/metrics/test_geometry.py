@@ -36,8 +36,6 @@ def test_cka_ignores_rotation_scale_and_shift(embeddings):
     rotation = torch.linalg.qr(torch.tensor(np.random.default_rng(2).normal(size=(6, 6)))).Q
     assert linear_cka(embeddings, 3 * embeddings @ rotation + 5) == pytest.approx(1.0)
     assert math.isnan(linear_cka(embeddings, torch.ones(40, 2)))
-    with pytest.raises(ValueError, match="same samples, got 40 and 39"):
-        linear_cka(embeddings, embeddings[:-1])
 
 
 def test_effective_rank_equals_the_entropy_of_singular_values(embeddings):
@@ -111,10 +109,3 @@ def test_excluded_pairs_do_not_count():
 
 def test_constant_logits_have_no_correlation():
     assert all(math.isnan(part) for part in logit_correlation(torch.ones(4, 4), logits(7, 4)))
-
-
-def test_matrices_must_be_square_and_of_one_shape():
-    with pytest.raises(ValueError, match=r"\[4, 5\]"):
-        logit_correlation(torch.ones(4, 5), torch.ones(4, 5))
-    with pytest.raises(ValueError, match="two"):
-        logit_correlation(torch.ones(4, 4), torch.ones(3, 3))

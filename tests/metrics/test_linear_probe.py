@@ -45,9 +45,7 @@ def test_no_patient_is_on_both_sides():
 
 
 def test_wrong_input():
-    with pytest.raises(ValueError, match="2 features, 1 labels and 2 patients"):
-        linear_probe(np.zeros((2, 2)), ["a"], ["p", "q"])
-    with pytest.raises(ValueError, match="two or more classes, two or more patients"):
+    with pytest.raises(ValueError, match="two or more classes and two or more patients"):
         linear_probe(np.zeros((2, 2)), ["a", "a"], ["p", "q"])
     with pytest.raises(ValueError, match="leaves one class to learn from"):
         linear_probe(np.zeros((3, 2)), ["a", "b", "a"], ["p", "q", "p"], seeds=[0, 1, 2, 3])
@@ -130,8 +128,6 @@ def test_a_class_that_only_training_images_have_takes_no_part_in_the_mean():
 
 def test_wrong_input_of_a_fixed_test():
     features, names = np.zeros((4, 2)), ["p", "q", "r", "s"]
-    with pytest.raises(ValueError, match="4 images, 1 values"):
-        fixed_test_probe(features, ["a", "b", "a", "b"], names, [True])
     with pytest.raises(ValueError, match="has 0, 2 and 4"):
         fixed_test_probe(features, ["a", "b", "a", "b"], names, [False] * 4)
     with pytest.raises(ValueError, match="has 1, 1 and 3"):
@@ -140,5 +136,3 @@ def test_wrong_input_of_a_fixed_test():
         fixed_test_probe(features, ["a", "b", "a", "b"], ["p", "p", "r", "s"], [False, False, True, True])
     with pytest.raises(ValueError, match="leaves one class to learn from"):
         fixed_test_probe(features, ["a", "b", "a", "b"], names, [False, False, True, True], seeds=range(9))
-    with pytest.raises(ValueError, match="and a seed"):
-        fixed_test_probe(features, ["a", "b", "a", "b"], names, [False, False, True, True], seeds=[])

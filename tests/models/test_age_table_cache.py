@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
 
 from callbacks import BiometryEvaluation
 from models import freeze
-from models.age_table_cache import AgeTableCache, _read
+from models.age_table_cache import _read, stored_age_embeddings, table_path
 from models.checkpoints.integrity import tensors_digest
 from models.zero_shot import age_embeddings
+from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
 SPACINGS = ["0.42", "0.10", "0.42"]
@@ -35,11 +35,10 @@ def asked(monkeypatch):
 
 
 def test_a_table_read_back_is_bit_identical_and_asks_only_for_the_probe(model, tmp_path, asked):
-    cache = AgeTableCache(tmp_path)
     expected = age_embeddings(model, PROTOCOL.biometry, SPACINGS)
-    first = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    first = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS)
     asked.clear()
-    second = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    second = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS)
     assert len(set(asked)) == len(PROTOCOL.biometry)
     for table in (first, second):
         assert table.spacings == expected.spacings
@@ -49,9 +48,8 @@ def test_a_table_read_back_is_bit_identical_and_asks_only_for_the_probe(model, t
 
 @pytest.mark.parametrize("change", ["weights", "templates", "spacings", "preprocessing"])
 def test_whatever_decides_a_table_makes_another_one(model, tmp_path, change):
-    cache = AgeTableCache(tmp_path)
     templates, spacings = list(PROTOCOL.biometry), ["0.10", "0.42"]
-    before = cache.path(model, templates, spacings)
+    before = table_path(tmp_path, model, templates, spacings)
     if change == "weights":
         with torch.no_grad():
             model.letters[100, 3, 5] += 1e-6
@@ -61,34 +59,34 @@ def test_whatever_decides_a_table_makes_another_one(model, tmp_path, change):
         spacings.append("0.43")
     else:
         model.preprocessing = replace(model.preprocessing, context_length=41)
-    assert cache.path(model, templates, spacings) != before
+    assert table_path(tmp_path, model, templates, spacings) != before
 
 
 def test_a_table_of_other_code_is_noticed_and_replaced(model, tmp_path):
-    cache = AgeTableCache(tmp_path)
-    right = cache.get(model, PROTOCOL.biometry, SPACINGS)
-    path = cache.path(model, PROTOCOL.biometry, sorted(set(SPACINGS)))
+    right = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS)
+    path = table_path(tmp_path, model, PROTOCOL.biometry, sorted(set(SPACINGS)))
     np.savez(path, vectors=right.vectors.numpy() + 0.1)
     with pytest.warns(UserWarning, match=r"ages-.*written by other code"):
-        again = cache.get(model, PROTOCOL.biometry, SPACINGS)
+        again = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS)
     assert torch.equal(again.vectors, right.vectors)
     assert np.array_equal(np.load(path)["vectors"], right.vectors.numpy())
 
 
 def test_a_torn_file_is_noticed_and_replaced(model, tmp_path):
-    cache = AgeTableCache(tmp_path)
-    right = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    right = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="not a table of ages"):
-        assert torch.equal(cache.get(model, PROTOCOL.biometry, SPACINGS).vectors, right.vectors)
+        assert torch.equal(
+            stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS).vectors, right.vectors
+        )
 
 
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:.*not a table of ages")
 def test_a_flipped_bit_is_noticed_or_changes_nothing(model, tmp_path):
-    cache, noticed = AgeTableCache(tmp_path), 0
-    right = cache.get(model, PROTOCOL.biometry, SPACINGS)
+    noticed = 0
+    right = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS)
     (path,) = tmp_path.iterdir()
     raw, dice = path.read_bytes(), random.Random(0)
     for flip in range(60):
@@ -112,10 +110,7 @@ def test_digest_sees_every_buffer_and_dtype():
 
 def evaluation_run(tmp_path, cache):
     evaluation = BiometryEvaluation(protocol=PROTOCOL, figures=False, cache=cache)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, evaluation, max_epochs=1)
     return trainer, evaluation
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import DualEncoder, Preprocessing
+from models import DualEncoder, Preprocessing, zero_shot
 from models.zero_shot import (
     AgeTable,
     age_embeddings,
@@ -61,9 +61,10 @@ def embed(model, text):
     return unit(model.letters.detach().double().numpy()[list(text.encode().ljust(64)), range(64)].sum(0))
 
 
-def test_each_distinct_prompt_is_encoded_once(model):
+def test_each_distinct_prompt_is_encoded_once(model, monkeypatch):
+    monkeypatch.setattr(zero_shot, "prompts_at_once", lambda *_: 2)
     texts = ["a", "b", "a", "c", "b", "a"]
-    result = encode_prompts(model, texts, batch_size=2)
+    result = encode_prompts(model, texts)
     assert model.seen == ["a", "b", "c"]
     assert model.batches == [2, 1]
     assert result.numpy() == pytest.approx(np.stack([embed(model, text) for text in texts]), abs=1e-6)

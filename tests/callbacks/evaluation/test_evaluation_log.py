@@ -4,10 +4,10 @@ import io
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from mlflow import MlflowClient
 from PIL import Image
@@ -18,16 +18,15 @@ from callbacks import (
     BestMetrics,
     BiometryEvaluation,
     CompositeScore,
-    ConfusingPairs,
     EvaluationMedia,
-    LogitCorrelation,
     PlaneEvaluation,
-    Probe,
+    ProbeBatch,
     WandbRun,
 )
 from callbacks.tracking.logger_media import log_table
 from callbacks.tracking.probe import COLUMNS
 from metrics.benchmarks import BENCHMARKS
+from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.wandb_log import MEDIA, NUMBERS, WandbLog
 from tests.callbacks.zero_shot_fakes import PROTOCOL, SIZE, FakeData, FakeModule, LetterEncoder
 from tests.conftest import write_image
@@ -70,30 +69,22 @@ class LossLogged(FakeModule):
 def finished(tmp_path_factory):
     """Two epochs of two steps, each evaluated."""
     folder = tmp_path_factory.mktemp("run")
-    probe = Probe()
     logger = WandbLogger(project="test", save_dir=folder, offline=True, mode="offline")
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # as experiments.runs.loggers sets it
     others = [TensorBoardLogger(folder, name="board"), MLFlowLogger(save_dir=str(folder / "mlflow"))]
-    trainer = Trainer(
-        default_root_dir=folder,
-        callbacks=[
-            PlaneEvaluation(protocol=PROTOCOL),
-            BiometryEvaluation(protocol=PROTOCOL),
-            CompositeScore(),
-            BestMetrics(),
-            EvaluationMedia(samples=SAMPLES),
-            WandbRun(),
-            LogitCorrelation(probe),
-            ConfusingPairs(probe, count=CONFUSED),
-        ],
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
+        PlaneEvaluation(protocol=PROTOCOL),
+        BiometryEvaluation(protocol=PROTOCOL),
+        CompositeScore(),
+        BestMetrics(),
+        EvaluationMedia(samples=SAMPLES),
+        WandbRun(),
+        ProbeBatch(count=CONFUSED),
         logger=[logger, *others],
         max_epochs=2,
         num_sanity_val_steps=1,
         log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
     )
     trainer.fit(LossLogged(), datamodule=LoggedData(folder))
     logger.experiment.finish()
@@ -184,7 +175,8 @@ def test_mlflow_holds_the_pictures_and_the_table(finished):
 
 def test_a_name_of_the_data_is_no_markup_in_a_table(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="")
-    log_table([logger], "t", ["name", "share"], [["<script>a|b</script>\nc", 0.5]], 0)
+    trainer = SimpleNamespace(loggers=[logger], is_global_zero=True)
+    log_table(trainer, "t", ["name", "share"], [["<script>a|b</script>\nc", 0.5]], 0)
     logger.experiment.close()
     (events,) = tmp_path.rglob("events.*")
     board = EventAccumulator(str(events)).Reload()

@@ -7,6 +7,7 @@ from lightning import Trainer
 
 from callbacks import BiometryEvaluation, PlaneEvaluation, RepresentationEvaluation
 from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
+from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
 
@@ -89,11 +90,7 @@ def test_towers_run_in_trainings_half_precision_only_where_asked(
 ):
     module = FakeModule(teacher=False)
     seen = [watch(module.student, tower) for tower in ("image_features", "text_features")]
-    trainer = Trainer(
-        default_root_dir=tmp_path, accelerator="cpu", precision=precision, logger=False,
-        callbacks=[make(protocol=PROTOCOL, figures=False, **options)], enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, make(protocol=PROTOCOL, figures=False, **options), precision=precision)
     trainer.test(module, datamodule=FakeData([benchmark], count=6), verbose=False)
     half = precision == "bf16-mixed" and options
     assert seen == [{torch.bfloat16 if half else torch.float32}] * 2
@@ -133,10 +130,7 @@ class Emptied(FakeData):
 def fit_without(split, folder, test_follows=True, **settings):
     evaluation = PlaneEvaluation(protocol=PROTOCOL)
     evaluation.test_follows = test_follows
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, callbacks=[evaluation], **settings,
-    )  # fmt: skip
+    trainer = quiet_trainer(folder, evaluation, max_epochs=1, **settings)
     trainer.fit(FakeModule(), datamodule=Emptied(split))
 
 

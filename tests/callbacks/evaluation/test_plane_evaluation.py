@@ -3,26 +3,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
 from sklearn.metrics import confusion_matrix, f1_score
 
 from callbacks import PlaneEvaluation
 from metrics.names import final_name
+from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, picture, plane_records
 from tests.metrics.two_processes import run_in_processes
 
 
 def trainer_in(folder, *callbacks, **options):
-    return Trainer(
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        **options,
-    )
+    return quiet_trainer(folder, *callbacks, **options)
 
 
 def naive_predictions(model, prompts, records):
@@ -108,31 +99,10 @@ def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path
     assert ("val/planes/n_scored", 23.0) in {(name, value) for _, name, value in module.logged}
 
 
-def test_training_is_left_as_it_was(tmp_path):
-    evaluation, module = PlaneEvaluation(protocol=PROTOCOL), FakeModule()
-    module.student.train()
-    module.student.still.eval()
-    trainer = trainer_in(tmp_path, evaluation)
-    trainer.test(module, datamodule=FakeData(["planes"]), verbose=False)
-    assert module.student.dropout.training
-    assert not module.student.still.training
-    assert module.student.letters.requires_grad
-
-
-def test_random_baseline_is_the_same_every_time(tmp_path):
-    scores = []
-    for _ in range(2):
-        evaluation = PlaneEvaluation(protocol=PROTOCOL, figures=False)
-        trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["planes"]), verbose=False)
-        scores.append(evaluation.results["random"]["planes"])
-        torch.rand(3)
-    assert scores[0] == scores[1]
-    assert scores[0]["samples"] != evaluation.results["student"]["planes"]["samples"]
-
-
-def test_nothing_to_do_without_a_benchmark_of_its_own(tmp_path):
-    evaluation = PlaneEvaluation(protocol=PROTOCOL)
-    trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["hc18"]), verbose=False)
+@pytest.mark.parametrize(("named", "wanted"), [(["hc18"], None), (["planes"], [])])
+def test_nothing_to_do_without_a_benchmark_of_its_own_or_with_an_empty_list(named, wanted, tmp_path):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL, benchmarks=wanted)
+    trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(named), verbose=False)
     assert evaluation.results == {}
 
 
@@ -192,15 +162,8 @@ def _distributed(rank, module, expected):
     assert scored == expected
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_several_processes_give_what_one_gives(tmp_path, world):
+def test_several_processes_give_what_one_gives(tmp_path):
     module = FakeModule()
     # One image at a time: products of the same shapes, and so the same rounding, on any number of processes.
     expected = _score(FakeData(["planes"], batch_size=1), module.student)
-    run_in_processes(world, _distributed, tmp_path, module, expected)
-
-
-def test_an_empty_list_of_benchmarks_scores_none(tmp_path):
-    evaluation = PlaneEvaluation(protocol=PROTOCOL, benchmarks=[])
-    trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["planes"]), verbose=False)
-    assert evaluation.results == {}
+    run_in_processes(4, _distributed, tmp_path, module, expected)

@@ -4,13 +4,13 @@ import os
 import signal
 
 import pytest
-from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks import BiometryEvaluation, LastCheckpoint, SaveOnInterrupt
+from callbacks import BiometryEvaluation, LastCheckpoint
 from datamodules import HC18DataModule
 from lightning_modules import DistillationModule
 from models import TimmEncoder
+from tests.callbacks.tiny import quiet_trainer
 
 pytestmark = pytest.mark.faults
 
@@ -46,11 +46,14 @@ def test_an_evaluation_is_left_at_once(function, signum, tmp_path, tiny_hc18, ca
         context_length=24, text_width=16, text_layers=1, text_heads=2,
     )  # fmt: skip
     student.signum = signum
-    trainer = Trainer(
-        default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", logger=False, num_sanity_val_steps=0,
-        enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[BiometryEvaluation(), LastCheckpoint(), SaveOnInterrupt()],
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        tmp_path,
+        BiometryEvaluation(),
+        LastCheckpoint(),
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,
+    )
     data = HC18DataModule(str(tiny_hc18), batch_size=8, num_workers=0)
     with pytest.raises((SystemExit, KeyboardInterrupt, SIGTERMException)):  # whichever Lightning ends with
         getattr(trainer, function)(DistillationModule(student), datamodule=data)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 
 from callbacks.tracking.skipped_samples import SkippedSamples
 from datamodules import HC18DataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
+from tests.callbacks.tiny import quiet_trainer
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
@@ -34,17 +35,7 @@ def _fit(root, max_share, on_error="skip", workers=0):
     data = HC18DataModule(root=str(root), batch_size=6, num_workers=workers, on_error=on_error)
     data.bind(SMALL, None)
     callback, module = SkippedSamples(max_share), OneWeight()
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[callback],
-        default_root_dir=root,
-    )
+    trainer = quiet_trainer(root, callback, max_epochs=2, limit_val_batches=0)
     trainer.fit(module, data)
     return callback, module, trainer
 

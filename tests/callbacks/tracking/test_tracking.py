@@ -5,10 +5,11 @@ import json
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -16,13 +17,9 @@ from wandb.sdk.wandb_run import Run
 
 from callbacks import (
     BestMetrics,
-    ConfusingPairs,
     GradientNorms,
     LastCheckpoint,
-    LogitCorrelation,
-    OffDiagonalPhase,
-    Probe,
-    SaveOnInterrupt,
+    ProbeBatch,
     Throughput,
     WandbRun,
     run_id_of,
@@ -30,7 +27,7 @@ from callbacks import (
 from callbacks.tracking.step_metrics import towers
 from metrics.geometry import logit_correlation
 from models import TimmEncoder
-from tests.callbacks.tiny import TinyData, TinyModule
+from tests.callbacks.tiny import TinyData, TinyModule, quiet_trainer
 from tests.callbacks.wandb_log import WandbLog
 
 EVALUATION = [
@@ -40,8 +37,6 @@ EVALUATION = [
     "best/loss/total",
 ]
 STEP = [
-    "train/off_diagonal_phase",
-    "train/off_diagonal_weight",
     "gradient_norm/image",
     "gradient_norm/text",
     "gradient_norm/all",
@@ -68,36 +63,24 @@ class StopAt(Callback):
             raise SIGTERMException
 
 
-def tracking(probe):
-    return [
-        Scores(),
-        WandbRun(),
-        OffDiagonalPhase(),
-        GradientNorms(),
-        Throughput(),
-        BestMetrics(),
-        LogitCorrelation(probe),
-        ConfusingPairs(probe, count=3),
-    ]
-
-
-def train(folder, epochs=3, extra=(), run_id=None, checkpoint=None, module=None):
-    probe = Probe(size=16)
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
+def train(folder, extra=(), run_id=None, checkpoint=None):
+    probe = ProbeBatch(size=16, count=3)
+    tracking = [Scores(), WandbRun(), GradientNorms(), Throughput(), BestMetrics(), probe]
+    trainer = quiet_trainer(
+        folder,
+        *tracking,
+        *extra,
+        ModelCheckpoint(folder / "checkpoints", save_last=True),
+        max_epochs=3,
         logger=[
             CSVLogger(folder, name="", version=""),
             WandbLogger(project="test", save_dir=folder, offline=True, id=run_id),
         ],
-        callbacks=[*tracking(probe), *extra, ModelCheckpoint(folder / "checkpoints", save_last=True)],
         log_every_n_steps=1,
         num_sanity_val_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
+        enable_checkpointing=True,
     )
-    module = module or TinyModule()
+    module = TinyModule()
     try:
         trainer.fit(module, TinyData(), ckpt_path=checkpoint, weights_only=True)
     finally:
@@ -151,12 +134,6 @@ def test_the_csv_file_has_the_best_value_too(finished):
     assert [float(value) for value in values] == pytest.approx([0.2, 0.6, 0.6])
 
 
-def test_the_phase_is_the_sign_of_the_weight_that_the_step_used(finished):
-    phases = [value for _, value in finished[1].series("train/off_diagonal_phase")]
-    # The tiny module lowers the weight inside its step, so the callback sees the step before's.
-    assert phases == [1, 1, 1, 0] + [-1] * 8
-
-
 def test_throughput_is_a_share_and_a_positive_rate(finished):
     log = finished[1]
     assert all(0 <= value <= 1 for _, value in log.series("speed/data_wait_share"))
@@ -204,18 +181,10 @@ def test_gradient_norms_are_of_the_gradients_before_clipping(tmp_path):
             gradients = [p.grad.double().flatten() for p in pl_module.student.image.parameters()]
             seen[trainer.global_step] = float(torch.cat(gradients).square().sum().sqrt())
 
-    logger = CSVLogger(tmp_path, name="", version="")
-    trainer = Trainer(
-        max_steps=3,
-        accelerator="cpu",
-        logger=logger,
-        callbacks=[Record(), GradientNorms()],
-        log_every_n_steps=1,
-        gradient_clip_val=1e-4,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = quiet_trainer(
+        tmp_path, Record(), GradientNorms(), max_steps=3, log_every_n_steps=1, gradient_clip_val=1e-4,
+        logger=CSVLogger(tmp_path, name="", version=""),
+    )  # fmt: skip
     trainer.fit(TinyModule(), TinyData())
     with (tmp_path / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["gradient_norm/image"]]
@@ -226,16 +195,8 @@ def test_gradient_norms_are_of_the_gradients_before_clipping(tmp_path):
 
 
 def test_no_gradient_norm_is_logged_where_nothing_is_to_be(tmp_path):
-    trainer = Trainer(
-        max_steps=2,
-        accelerator="cpu",
-        logger=CSVLogger(tmp_path, name="", version=""),
-        callbacks=[GradientNorms()],
-        log_every_n_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = quiet_trainer(tmp_path, GradientNorms(), max_steps=2, logger=logger, log_every_n_steps=0)
     trainer.fit(TinyModule(), TinyData())
     assert trainer.global_step == 2
     assert not any(name.startswith("gradient_norm") for name in trainer.callback_metrics)
@@ -266,41 +227,43 @@ def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-def test_tracking_changes_no_weight(tmp_path):
-    _, tracked, _ = train(tmp_path / "tracked")
+def test_tracking_changes_no_weight(finished, tmp_path):
     plain = TinyModule()
-    trainer = Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[Scores()],
-    )  # fmt: skip
     torch.manual_seed(0)
-    trainer.fit(plain, TinyData())
+    quiet_trainer(tmp_path, Scores(), max_epochs=3, num_sanity_val_steps=1).fit(plain, TinyData())
     for name, value in plain.state_dict().items():
-        assert torch.equal(value, tracked.state_dict()[name]), name
+        assert torch.equal(value, finished[3].state_dict()[name]), name
+
+
+class TrainerStub(SimpleNamespace):
+    is_global_zero, loggers = True, ()
+
+    def __init__(self, data):
+        super().__init__(datamodule=data)
 
 
 def test_making_the_probe_draws_no_random_number():
-    module, trainer = TinyModule(), type("T", (), {"is_global_zero": True, "datamodule": TinyData()})()
+    module = TinyModule()
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    Probe(size=4).prepare(trainer, module)
+    ProbeBatch(size=4).on_train_start(TrainerStub(TinyData()), module)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_data_without_validation_pairs_have_no_probe():
     data = TinyData()
     data.val_dataloader = list
-    probe, trainer = Probe(size=4), type("T", (), {"is_global_zero": True, "datamodule": data})()
-    probe.prepare(trainer, TinyModule())
-    assert not probe.ready
+    probe = ProbeBatch(size=4)
+    probe.on_train_start(TrainerStub(data), TinyModule())
+    assert not probe.batch
 
 
 def test_a_run_without_teacher_has_no_probe(tmp_path):
-    train(tmp_path, epochs=1, module=TinyModule(teacher=False))
-    log = WandbLog.only_one(tmp_path)
-    assert log.series("best/composite")
-    assert not any(key.startswith("probe/") for row in log.history for key in row)
+    trainer = quiet_trainer(tmp_path, Scores(), ProbeBatch(), max_epochs=1)
+    trainer.fit(TinyModule(teacher=False), TinyData())
+    assert "val/composite" in trainer.callback_metrics
+    assert not any(name.startswith("probe/") for name in trainer.callback_metrics)
 
 
 def test_sigterm_marks_the_run_preempting_and_resuming_continues_it(tmp_path):
@@ -351,7 +314,7 @@ class TermIn(Callback):
 def test_wandb_hears_of_a_sigterm_within_the_evaluation_in_which_it_comes(tmp_path, marked):
     term = TermIn("on_validation_epoch_end", marked)
     with pytest.raises(SIGTERMException):
-        train(tmp_path, extra=[term, LastCheckpoint(), SaveOnInterrupt()])
+        train(tmp_path, extra=[term, LastCheckpoint()])
     assert term.heard == [True]
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 4, "the epoch is whole"
@@ -363,13 +326,13 @@ def test_wandb_hears_of_a_sigterm_while_test_patients_are_scored(tmp_path, marke
             self._loss(batch)
 
     term = TermIn("on_test_epoch_end", marked)
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        tmp_path,
+        WandbRun(),
+        term,
+        LastCheckpoint(),
         logger=WandbLogger(project="test", save_dir=tmp_path, offline=True),
-        callbacks=[WandbRun(), term, SaveOnInterrupt()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
+        enable_checkpointing=True,
     )
     try:
         with pytest.raises(SIGTERMException):

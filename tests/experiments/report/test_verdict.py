@@ -221,7 +221,7 @@ def scheduled(run, shape, total=200, every=10, taken=None):
     config = deepcopy(run.config)
     config["schedule"]["init_args"]["shape"] = shape
     schedule = OffDiagonalSchedule(2.0, -0.4, shape)
-    weights = [np.float32(schedule.weight(int(step), total)) for step in steps]
+    weights = [np.float32(schedule.weight(int(step) / total)) for step in steps]
     history = run.history.drop(columns="train/off_diagonal_weight")
     history = history[history["step"] < taken]
     logged = pd.DataFrame({"step": steps, "epoch": steps // 25, "train/off_diagonal_weight": weights})

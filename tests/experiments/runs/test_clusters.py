@@ -267,7 +267,7 @@ import os, sys, threading, time
 from lightning import Callback, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import Dataset
-from callbacks import LastCheckpoint, SaveOnInterrupt
+from callbacks import LastCheckpoint
 from callbacks.safety import checkpoints
 from datamodules.pairs.loaders import PlainErrorLoader
 
@@ -287,7 +287,7 @@ class Module(BoringModel):
 
 Trainer(
     max_epochs=1, accelerator="cpu", logger=False, limit_val_batches=0, enable_progress_bar=False,
-    enable_model_summary=False, callbacks=[LastCheckpoint(), SaveOnInterrupt()], num_sanity_val_steps=0,
+    enable_model_summary=False, callbacks=[LastCheckpoint()], num_sanity_val_steps=0,
 ).fit(Module())
 """
 

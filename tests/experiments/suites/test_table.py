@@ -134,6 +134,7 @@ def test_a_users_own_benchmark_has_a_column_also_from_committed_rows(outputs, tm
     clinic = Benchmark(
         "clinic",
         "clinic F1",
+        "clinic",
         "classification",
         "table",
         label="ward",

@@ -100,7 +100,7 @@ def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_beg
     assert judged("decay", quarters) == [0.75]
     recipe = yaml.safe_load(experiment_file("srkd").read_text())["schedule"]["init_args"]
     schedule = OffDiagonalSchedule(**recipe)
-    assert schedule.weight(75, 100) < 0 < schedule.weight(50, 100)
+    assert schedule.weight(0.75) < 0 < schedule.weight(0.5)
 
 
 @pytest.mark.parametrize("preset", sorted({*preset_names()} - {"phantom"}))

@@ -1,4 +1,4 @@
-"""The fused form of SRKD equals the plain one in values, gradients and second derivatives."""
+"""The fused form of SRKD equals the plain one in values and gradients."""
 
 from __future__ import annotations
 
@@ -160,20 +160,11 @@ def test_embeddings_of_any_length_cannot_overflow_unseen():
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("wanted", [(0, 1, 2), (0,), (2,)])
-def test_second_derivatives_equal_plain(kernel, wanted):
-    student, teacher = make_batch(6, scale=9.0), make_teacher(6)
-    if wanted == (0,):
-        student = Embeddings(student.image, student.text.detach(), student.logit_scale.detach())
-    inputs = [leaves(student)[k] for k in wanted]
-
-    def second(chosen):
-        total = SRKDLoss(kernel=chosen, off_diagonal_weight=-0.8)(student, teacher)["total"]
-        first = torch.autograd.grad(total, inputs, create_graph=True)
-        return torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
-
-    for ours, plain in zip(second(kernel), second("plain"), strict=True):
-        assert_close(ours, plain, rtol=1e-11, atol=1e-12)
+def test_second_derivatives_are_refused(kernel):
+    student = make_batch(6)
+    total = SRKDLoss(kernel=kernel)(student, make_teacher(6))["total"]
+    with pytest.raises(ValueError, match="second derivatives with kernel=plain only"):
+        torch.autograd.grad(total, student.image, create_graph=True)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
