@@ -8,11 +8,9 @@ stage could not be compared.
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -51,12 +49,13 @@ def figures(name: str, tree: Path) -> dict[Title, float]:
 
 def check_out(base: str, folder: Path) -> None:
     """Put a commit's files, with today's benchmarks, into a folder; exit with one line if there is no such commit."""
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", base], capture_output=True, check=False)
-    if archive.returncode:
-        sys.exit(f"error: BASE={base}: {archive.stderr.decode().strip().splitlines()[0]}")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
-    shutil.rmtree(folder / "benchmarks", ignore_errors=True)
+    archive = folder.with_suffix(".tar")
+    command = ["git", "-C", str(ROOT), "archive", f"--output={archive}", base, "--", ".", ":!benchmarks"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"error: BASE={base}: {done.stderr.strip().splitlines()[0]}")
+    shutil.unpack_archive(archive, folder, filter="data")
+    archive.unlink()
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
 
 
