@@ -24,24 +24,26 @@ def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list
     return found
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Return the seconds of one call, on the GPU to the end of its work there."""
+def seconds_of(run: Callable[[], Any], repeat: int = 1) -> float:
+    """Return the seconds of one of `repeat` calls, on the GPU to the end of its work there."""
     wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     wait()
     start = time.perf_counter()
-    run()
+    for _ in range(repeat):
+        run()
     wait()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / repeat
 
 
 def interleave(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, warm: bool = True
+    ways: Mapping[str, Callable[[], Any]], rounds: int, repeat: int = 1, warm: bool = True
 ) -> dict[str, np.ndarray]:
     """Time functions in turns, so that a busy machine slows all of them alike.
 
     Args:
         ways: Name -> function without arguments.
         rounds: Number of turns, see `in_turns`.
+        repeat: Calls of each function in a turn, whose mean counts.
         warm: Call each function once before.
 
     Returns:
@@ -49,8 +51,17 @@ def interleave(
     """
     for run in ways.values() if warm else ():
         run()
-    times = in_turns({name: partial(seconds_of, run) for name, run in ways.items()}, rounds)
+    times = in_turns({name: partial(seconds_of, run, repeat) for name, run in ways.items()}, rounds)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def peak_numbers(run: Callable[[], Any]) -> float:
+    """Return the peak of float32 numbers allocated on the CPU during one call."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    held = np.cumsum([e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"])
+    return float(held.max()) / 4
 
 
 @dataclass
