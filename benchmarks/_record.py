@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,6 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 T = TypeVar("T")
 
@@ -26,7 +26,8 @@ def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list
 
 def seconds_of(run: Callable[[], Any], repeat: int = 1) -> float:
     """Return the seconds of one of `repeat` calls, on the GPU to the end of its work there."""
-    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    torch = sys.modules.get("torch")  # what needs no PyTorch is timed without
+    wait = torch.cuda.synchronize if torch and torch.cuda.is_initialized() else lambda: None
     wait()
     start = time.perf_counter()
     for _ in range(repeat):
@@ -57,6 +58,8 @@ def interleave(
 
 def peak_numbers(run: Callable[[], Any]) -> float:
     """Return the peak of float32 numbers allocated on the CPU during one call."""
+    import torch
+
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()

@@ -6,39 +6,37 @@ Pictures of the planes are 256-307 pixels wide; those of the HC18 type have 480 
 from __future__ import annotations
 
 import os
-from functools import partial
 
 import cv2
 
 from benchmarks._record import Row, interleave
 from datamodules.cores import worker_pool
+from datamodules.phantom.corpus import PNG_COMPRESSION
 from datamodules.phantom.patients import Picture, list_pictures
 from datamodules.phantom.renderer import render
 
 TARGETS = {"planes": 60.0, "hc18": None}
 
 
-def draw(compression: int, picture: Picture) -> int:
+def draw(picture: Picture) -> int:
     """Return the size in bytes of one encoded picture."""
     image, _ = render(picture, seed=0)
-    return len(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1])
+    return len(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1])
 
 
 def measure(quick: bool) -> list[Row]:
-    from datamodules.phantom.corpus import (
-        PNG_COMPRESSION,
-    )  # imports Lightning, which the pool's processes do not need
-
     workers, images = (1, 8) if quick else (os.cpu_count() or 1, 200)
-    rows, drawn = [], partial(draw, PNG_COMPRESSION)
+    rows = []
     with worker_pool(workers) as pool:
         for corpus, target in TARGETS.items():
             pictures = list_pictures(corpus, images, 0, 6.9, 0.3)
-            sizes = [*pool.map(drawn, pictures[: 16 * workers], chunksize=8)]  # also warms the pool
-            every = partial(lambda pictures: [*pool.map(drawn, pictures, chunksize=8)], pictures)
-            each = interleave({"ours": every}, 2, warm=False)["ours"] / images
-            note = f"{sum(sizes) / len(sizes) / 1024:.0f} KiB an image"
-            case = f"{corpus}, {workers} processes"
+            sizes = [*pool.map(draw, pictures[: 16 * workers], chunksize=8)]  # also warms the pool
+            seconds = interleave({"ours": lambda: [*pool.map(draw, pictures, chunksize=8)]}, 2, warm=False)  # noqa: B023
+            each = seconds["ours"] / images
+            case, note = (
+                f"{corpus}, {workers} processes",
+                f"{sum(sizes) / len(sizes) / 1024:.0f} KiB an image",
+            )
             row = Row(
                 "phantom generator", case, "images/s", 1 / each, target, seconds={"ours": each}, note=note
             )

@@ -1,4 +1,7 @@
-"""Fixtures that several rooms share: real data where it is on disk, and tiny corpora in its layout."""
+"""Fixtures that several rooms share: real data where it is on disk, and tiny corpora in its layout.
+
+Our packages are imported where they are used: tests that need none of them start without PyTorch and SciPy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ import numpy as np
 import pytest
 from jsonargparse import _common
 
-from metrics.benchmarks import BENCHMARKS
 from tests import canary as canary_module
 
 if TYPE_CHECKING:
@@ -169,6 +171,8 @@ def tiny_planes(tmp_path: Path) -> Path:
 @pytest.fixture
 def registry_as_before():
     """Forget the benchmarks that a test registers."""
+    from metrics.benchmarks import BENCHMARKS
+
     known = dict(BENCHMARKS)
     yield
     BENCHMARKS.clear()
