@@ -49,13 +49,12 @@ def figures(name: str, tree: Path) -> dict[Title, float]:
 
 def check_out(base: str, folder: Path) -> None:
     """Put a commit's files, with today's benchmarks, into a folder; exit with one line if there is no such commit."""
-    archive = folder.with_suffix(".tar")
-    command = ["git", "-C", str(ROOT), "archive", f"--output={archive}", base, "--", ".", ":!benchmarks"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"error: BASE={base}: {done.stderr.strip().splitlines()[0]}")
-    shutil.unpack_archive(archive, folder, filter="data")
-    archive.unlink()
+    command = ["git", "-C", str(ROOT), "archive", base, "--", ".", ":!benchmarks"]
+    archive = subprocess.run(command, capture_output=True, check=False)
+    if archive.returncode:
+        sys.exit(f"error: BASE={base}: {archive.stderr.decode().strip().splitlines()[0]}")
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
 
 
