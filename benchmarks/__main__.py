@@ -17,10 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks._record import Row, pool
-from benchmarks._table import PAGE, RESULTS, write_page
 from experiments.process import Parser, status_for_make
-from experiments.runs.results import git_commit
-from export.latency.machine import machine_facts
 from export.latency.worker import ALLOCATOR
 from models.files import write_json
 
@@ -62,18 +59,16 @@ def measure(name: str, quick: bool = False, tree: Path = ROOT) -> list[Row]:
 
 
 def measure_and_keep(name: str, commit: str | None) -> list[Row]:
-    """Measure a stage and store its results, unless nothing could run here and other figures are stored."""
+    """Measure a stage and store its results."""
+    from benchmarks import _table
+    from export.latency.machine import machine_facts
+
     environment = environment_of(name)
     allocator = {variable: environment[variable] for variable in ALLOCATOR if variable in environment}
     machine = machine_facts() | {"allocator": allocator}
     rows = pool([measure(name) for _ in range(PROCESSES)])
-    path = RESULTS / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    if any(row["values"] for row in before) and not any(row.values for row in rows):
-        print(f"{path}: kept, with figures of a machine that could run it")
-    else:
-        facts = {"benchmark": name, "machine": machine, "commit": commit}
-        write_json(path, facts | {"rows": [asdict(row) for row in rows]})
+    facts = {"benchmark": name, "machine": machine, "commit": commit}
+    write_json(_table.RESULTS / f"{name}.json", facts | {"rows": [asdict(row) for row in rows]})
     return rows
 
 
@@ -95,6 +90,9 @@ def main() -> None:
             sys.exit(f"error: {error}")
         write_json(options.out, [asdict(row) for row in rows])
         return
+    from benchmarks import _table  # seconds of imports, which the processes of the stages save
+    from experiments.runs.results import git_commit
+
     commit, failed = git_commit(), []
     for name in () if options.table else options.names or NAMES:
         print(f"== {name}", flush=True)
@@ -105,7 +103,7 @@ def main() -> None:
         else:
             print(*(row.line() for row in rows), sep="\n", flush=True)
     if not options.quick:
-        write_page(PAGE, RESULTS)
+        _table.write_page(_table.PAGE, _table.RESULTS)
     if failed:
         sys.exit(f"error: failed: {', '.join(failed)}")
 

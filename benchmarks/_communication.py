@@ -101,22 +101,17 @@ def main() -> None:
     speed = Speed(rate, 1e-3 * options.fixed_ms, link, 1e12 * options.loss_teraflops)
     for processes in (1, 4, 8, 64, 512):
         for pairs in sorted({512 // processes, 512}):
-            gather = sum(received(pairs, processes, *dims).values())
-            ring, matrix = reduced(parameters, processes), pairs * pairs * processes * FLOAT
-            cells = [
-                processes, pairs, pairs * processes, f"{gather / 1e6:.1f} MB", f"{ring / 1e6:.0f} MB",
-                f"{1e3 * (gather + ring) / link:.1f} ms", f"{matrix / 1e6:.1f} MB",
-            ]  # fmt: skip
             if options.pairs_per_second:
                 parts = step_seconds(pairs, processes, *dims, parameters, speed)
                 step = sum(parts.values())
-                cells = [
-                    *cells[:3],
-                    *(f"{1e3 * seconds:.1f}" for seconds in parts.values()),
-                    f"{1e3 * step:.1f}",
-                ]
+                cells = [f"{1e3 * seconds:.1f}" for seconds in (*parts.values(), step)]
                 cells += [f"{pairs * processes / step:,.0f}", f"{parts['own pairs'] / step:.0%}"]
-            print(f"| {' | '.join(map(str, cells))} |")
+            else:
+                gather = sum(received(pairs, processes, *dims).values())
+                ring, matrix = reduced(parameters, processes), pairs * pairs * processes * FLOAT
+                cells = [f"{gather / 1e6:.1f} MB", f"{ring / 1e6:.0f} MB"]
+                cells += [f"{1e3 * (gather + ring) / link:.1f} ms", f"{matrix / 1e6:.1f} MB"]
+            print(f"| {' | '.join([str(processes), str(pairs), str(pairs * processes), *cells])} |")
 
 
 if __name__ == "__main__":

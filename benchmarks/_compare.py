@@ -8,11 +8,9 @@ stage could not be compared.
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -51,12 +49,12 @@ def figures(name: str, tree: Path) -> dict[Title, float]:
 
 def check_out(base: str, folder: Path) -> None:
     """Put a commit's files, with today's benchmarks, into a folder; exit with one line if there is no such commit."""
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", base], capture_output=True, check=False)
+    command = ["git", "-C", str(ROOT), "archive", base, "--", ".", ":!benchmarks"]
+    archive = subprocess.run(command, capture_output=True, check=False)
     if archive.returncode:
         sys.exit(f"error: BASE={base}: {archive.stderr.decode().strip().splitlines()[0]}")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
-    shutil.rmtree(folder / "benchmarks", ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
 
 

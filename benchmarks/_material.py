@@ -21,6 +21,7 @@ from models import DualEncoder, OpenCLIPEncoder, build
 from models.open_clip_config import read_config
 
 STUDENT, TEACHER = "MobileCLIP2-S0", "FetalCLIP"
+SMALL = "test_resnet"  # timm's convolutional trunk for tests
 FRAME = (800, 540)  # width and height of an HC18 image
 Towers = tuple[DualEncoder, DualEncoder]
 
@@ -81,8 +82,10 @@ def published(
         vision["image_size"] = image_size
     if quick:
         text.update(layers=1, width=64, heads=2)
-        if "layers" in vision:
-            vision.update(layers=1, width=64, patch_size=56)
+        small = (
+            {"layers": 1, "width": 64, "patch_size": 56} if "layers" in vision else {"timm_model_name": SMALL}
+        )
+        vision.update(small)
     torch.manual_seed(0)
     return OpenCLIPEncoder(name, configuration=configuration).eval()
 

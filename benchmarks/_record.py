@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,6 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 T = TypeVar("T")
 
@@ -24,24 +24,27 @@ def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list
     return found
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Return the seconds of one call, on the GPU to the end of its work there."""
-    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+def seconds_of(run: Callable[[], Any], repeat: int = 1) -> float:
+    """Return the seconds of one of `repeat` calls, on the GPU to the end of its work there."""
+    torch = sys.modules.get("torch")  # what needs no PyTorch is timed without
+    wait = torch.cuda.synchronize if torch and torch.cuda.is_initialized() else lambda: None
     wait()
     start = time.perf_counter()
-    run()
+    for _ in range(repeat):
+        run()
     wait()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / repeat
 
 
 def interleave(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, warm: bool = True
+    ways: Mapping[str, Callable[[], Any]], rounds: int, repeat: int = 1, warm: bool = True
 ) -> dict[str, np.ndarray]:
     """Time functions in turns, so that a busy machine slows all of them alike.
 
     Args:
         ways: Name -> function without arguments.
         rounds: Number of turns, see `in_turns`.
+        repeat: Calls of each function in a turn, whose mean counts.
         warm: Call each function once before.
 
     Returns:
@@ -49,8 +52,19 @@ def interleave(
     """
     for run in ways.values() if warm else ():
         run()
-    times = in_turns({name: partial(seconds_of, run) for name, run in ways.items()}, rounds)
+    times = in_turns({name: partial(seconds_of, run, repeat) for name, run in ways.items()}, rounds)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def peak_numbers(run: Callable[[], Any]) -> float:
+    """Return the peak of float32 numbers allocated on the CPU during one call."""
+    import torch
+
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    held = np.cumsum([e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"])
+    return float(held.max()) / 4
 
 
 @dataclass

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks._material import phantom_towers
-from benchmarks._record import Row, interleave
-from benchmarks.loss_speed import peak_numbers
+from benchmarks._record import Row, interleave, peak_numbers
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
 

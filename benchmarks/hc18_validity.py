@@ -7,18 +7,14 @@ the float32 matmul peak of the machine, measured in the same turns.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import _authors
-from benchmarks._material import FRAME, STUDENT, TEACHER, published
+from benchmarks._material import STUDENT, TEACHER, published
 from benchmarks._record import Row, interleave
-from datamodules.corpora.hc18 import read_hc18
 from datamodules.evaluation.protocol import Protocol
-from datamodules.pairs.captions import SPACING, render_spacing
 from export.latency.backends import load
 from export.latency.machine import FLOAT32, matmul_gflops, matmul_specs
 from metrics import AGES_DAYS
@@ -30,15 +26,6 @@ DISTINCT = {224: 84, 256: 77}  # distinct printed spacings of the 999 images, by
 TARGETS = {"student": 18.0, "teacher": 33.0}
 TEMPLATES = 5
 PRODUCTS = 10  # matrix products per turn
-
-
-def count_spacings(image_size: int) -> int:
-    """Return the number of distinct printed spacings at one image size, counted if HC18_ROOT has all images."""
-    root = os.environ.get("HC18_ROOT")
-    records = read_hc18(root, missing=[]) if root else []
-    if len(records) != IMAGES:
-        return DISTINCT[image_size]
-    return len({render_spacing(SPACING, FRAME, image_size, record.pixel_size_mm) for record in records})
 
 
 @torch.no_grad()
@@ -61,7 +48,7 @@ def measure_model(name: str, model: DualEncoder, count: int, rounds: int) -> Row
     gflops = counter.get_total_flops() / 1e9 * len(prompts) / len(part)
     peaks = np.array([matmul_gflops(1e3 * seconds / PRODUCTS) for seconds in times["matmul"]])
     at_peak = gflops / peaks
-    spacings = count_spacings(model.preprocessing.image_size)
+    spacings = DISTINCT[model.preprocessing.image_size]
     whole = len(AGES_DAYS) * TEMPLATES / len(prompts)
     return Row(
         "HC18 validity", f"{name}, {IMAGES} images, {spacings} distinct spacings",

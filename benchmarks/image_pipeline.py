@@ -7,8 +7,6 @@ file's; tests assert both.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -30,22 +28,11 @@ TEACHER = Preprocessing(224, CLIP_MEAN, CLIP_STD, context_length=117)
 TARGETS = {"from the PNG": 2.3, "from the cache": 5.0}
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit torch and OpenCV to one thread each, as in a data loader's worker."""
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-
-
 def measure(quick: bool) -> list[Row]:
     count, rounds = (4, 2) if quick else (48, 3)
-    with one_thread(), tempfile.TemporaryDirectory() as name:
+    torch.set_num_threads(1)  # as in a data loader's worker; the stage has this process to itself
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as name:
         records, what = head_records(Path(name) / "images", count)
         builder = PairBuilder(STUDENT, TEACHER, Augmentation())
         cache = SquareCache(Path(name) / "cache", records, builder.working_side)
@@ -71,16 +58,8 @@ def measure(quick: bool) -> list[Row]:
     faster, note = "times faster than Pillow with two resizes", f"{count} images a round: {what}"
     ratios = {way: times["authors"] / times[way] for way in TARGETS}
     rows = [
-        Row(
-            "image pipeline",
-            f"two views {way}, one core",
-            faster,
-            ratios[way],
-            target,
-            seconds=times,
-            note=note,
-        )
+        Row("image pipeline", f"two views {way}, one core", faster, ratios[way], target, seconds=times, note=note)
         for way, target in TARGETS.items()
-    ]
+    ]  # fmt: skip
     rows[0].limit, rows[0].times_limit = "PNG decode alone", [*(times["from the PNG"] / times["decode"])]
     return rows

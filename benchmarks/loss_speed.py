@@ -16,18 +16,18 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks._authors import srkd_loss
-from benchmarks._record import Row, interleave
+from benchmarks._record import Row, interleave, peak_numbers
 from losses import Embeddings, SRKDLoss
 
 STUDENT_DIM, TEACHER_DIM = 512, 768
 LOGIT_SCALE = 100.0
 KERNELS = ("fused", "chunked")
+COMPILED = "compiled plain form"
 PRODUCTS = {"fused": "four", "chunked": "six"}
 NOISE = 3.0, 2.0  # between the embeddings of a pair, student's and teacher's: pairs still hard to match
 TARGETS = {"fused": {512: 4.5, 1024: 6.0, 2048: 7.0, 4096: 8.0}, "chunked": {4096: 4.0}}
@@ -35,24 +35,36 @@ MEMORY_TARGETS = {"fused": 2.6, "chunked": 0.8}
 
 
 def make_pair(B: int, D: int, noise: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return correlated unit-length image and text embeddings [B, D]."""
-    image = torch.randn(B, D, dtype=dtype)
-    return normalize(image, dim=1), normalize(image + noise * torch.randn(B, D, dtype=dtype), dim=1)
+    """Return correlated unit-length image and text embeddings [B, D]: the same numbers in every precision, rounded."""
+    image = torch.randn(B, D, dtype=torch.float64)
+    text = image + noise * torch.randn(B, D, dtype=torch.float64)
+    return normalize(image, dim=1).to(dtype), normalize(text, dim=1).to(dtype)
 
 
-def make_ways(B: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], Any]]:
-    """Return every way to compute the loss and its gradients, and its products, as functions without arguments."""
+def make_ways(
+    B: int, dtype: torch.dtype = torch.float32, device: str = "cpu", backend: str | None = None
+) -> dict[str, Callable[[], Any]]:
+    """Return the ways to compute the loss and its gradients, and its products, as functions without arguments.
+
+    Args:
+        B: Pairs.
+        dtype: Precision of the embeddings.
+        device: Where they are.
+        backend: Of ``torch.compile``, for the plain form compiled; None leaves that out.
+    """
     torch.manual_seed(0)
-    scale = torch.tensor(LOGIT_SCALE, dtype=dtype)
-    image, text = make_pair(B, STUDENT_DIM, NOISE[0], dtype)
-    teacher = (*make_pair(B, TEACHER_DIM, NOISE[1], dtype), scale)
+    with torch.device(device):
+        scale = torch.tensor(LOGIT_SCALE, dtype=dtype)
+        image, text = make_pair(B, STUDENT_DIM, NOISE[0], dtype)
+        teacher = (*make_pair(B, TEACHER_DIM, NOISE[1], dtype), scale)
     inputs = (image.requires_grad_(), text.requires_grad_(), scale.clone().requires_grad_())
 
-    def with_gradients(loss: Tensor) -> tuple[Tensor, ...]:
-        return loss.detach(), *torch.autograd.grad(loss, inputs)
+    def ours(kernel: Any) -> Tensor:
+        return SRKDLoss(kernel=kernel)(Embeddings(*inputs), Embeddings(*teacher))["total"]
 
-    def ours(kernel: str) -> tuple[Tensor, ...]:
-        return with_gradients(SRKDLoss(kernel=kernel)(Embeddings(*inputs), Embeddings(*teacher))["total"])
+    def with_gradients(loss: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        total = loss()
+        return total.detach(), *torch.autograd.grad(total, inputs)
 
     @torch.no_grad()
     def products(passes: int) -> None:
@@ -62,21 +74,15 @@ def make_ways(B: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[
         _ = logits @ text
         _ = logits.T @ image
 
+    losses: dict[str, Callable[[], Tensor]] = {"authors": partial(srkd_loss, inputs, teacher)}
+    losses |= {kernel: partial(ours, kernel) for kernel in ("plain", *KERNELS)}
+    if backend:
+        losses[COMPILED] = torch.compile(partial(ours, "plain"), dynamic=False, backend=backend)
     return {
-        "authors": lambda: with_gradients(srkd_loss(inputs, teacher)),
-        **{kernel: partial(ours, kernel) for kernel in ("plain", *KERNELS)},
+        **{name: partial(with_gradients, loss) for name, loss in losses.items()},
         "four products": partial(products, 1),
         "six products": partial(products, 2),
     }
-
-
-def peak_numbers(run: Callable[[], Any]) -> float:
-    """Return the peak of float32 numbers allocated on the CPU during one call."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        run()
-    held = np.cumsum([e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"])
-    return float(held.max()) / 4
 
 
 def speed_rows(B: int, rounds: int) -> list[Row]:

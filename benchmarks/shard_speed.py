@@ -5,12 +5,9 @@ The S3 server (moto) runs in this process, and takes its share of the same cores
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
-import tarfile
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -21,27 +18,11 @@ from moto.server import ThreadedMotoServer
 from benchmarks._material import head_records
 from benchmarks._record import Row, interleave
 from datamodules import PairShardsDataModule
+from datamodules.shards.writer import write_shards
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
 
 VIEW = Preprocessing(224, CLIP_MEAN, CLIP_STD, context_length=77)
 SHARDS, WORKERS, BUCKET = 8, 2, "corpus"
-
-
-def write_shards(folder: Path, images: list[Path], each: int) -> None:
-    """Write shards of `each` pairs with their manifest."""
-    entries = []
-    for shard in range(SHARDS):
-        path = folder / f"pairs-{shard:06d}.tar"
-        with tarfile.open(path, "w") as archive:
-            for sample in range(each):
-                name = f"{shard}-{sample}"
-                (folder / "caption").write_text(f"fetal head {name}")
-                archive.add(images[(shard * each + sample) % len(images)], f"{name}.png")
-                archive.add(folder / "caption", f"{name}.txt")
-        content = path.read_bytes()
-        facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        entries.append({"name": path.name, "samples": each, **facts})
-    (folder / "manifest.json").write_text(json.dumps({"shards": entries, "complete": True}))
 
 
 def epoch(urls: str, cache: Path, fresh: bool) -> None:
@@ -68,8 +49,8 @@ def measure(quick: bool) -> list[Row]:
     ):
         folder, cache = Path(name) / "shards", Path(name) / "cache"
         folder.mkdir()
-        records, what = head_records(Path(name) / "images", 64)
-        write_shards(folder, [record.image for record in records], each)
+        records, what = head_records(Path(name) / "images", SHARDS * each)
+        write_shards(records, folder, [], each)
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)
         for path in folder.iterdir():

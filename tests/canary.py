@@ -5,9 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-
-from models import TimmEncoder
 
 MODULE = """
 from pathlib import Path
@@ -35,6 +32,10 @@ def lay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def foreign_checkpoint(path: Path, nested: bool = False) -> str:
     """Write a checkpoint of an encoder that the canary's module defines."""
+    import torch  # tests/conftest.py imports this module for every test
+
+    from models import TimmEncoder
+
     model = TimmEncoder(
         "resnet10t", {"channels": [8, 8, 8, 8], "stem_width": 8},
         embed_dim=16, image_size=32, context_length=24, text_width=16, text_layers=1, text_heads=2,

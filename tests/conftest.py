@@ -1,4 +1,7 @@
-"""Fixtures that several rooms share: real data where it is on disk, and tiny corpora in its layout."""
+"""Fixtures that several rooms share: real data where it is on disk, and tiny corpora in its layout.
+
+Our packages are imported where they are used: tests that need none of them start without PyTorch and SciPy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ import numpy as np
 import pytest
 from jsonargparse import _common
 
-from metrics.benchmarks import BENCHMARKS
 from tests import canary as canary_module
 
 if TYPE_CHECKING:
@@ -174,9 +176,23 @@ def write_planes(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def small_phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options of a run for a phantom of 120 planes and 12 heads, drawn once for all workers of pytest-xdist."""
+    from datamodules.phantom.corpus import PhantomSettings, make_corpus
+
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small-phantom"
+    sizes = {"num_planes_images": 120, "num_hc18_images": 12, "num_pair_images": 0}
+    make_corpus(PhantomSettings(**sizes), root, workers=1)
+    return f"--data.root={root}", *(f"--data.corpus.{name}={value}" for name, value in sizes.items())
+
+
 @pytest.fixture
 def registry_as_before():
     """Forget the benchmarks that a test registers."""
+    from metrics.benchmarks import BENCHMARKS
+
     known = dict(BENCHMARKS)
     yield
     BENCHMARKS.clear()

@@ -127,7 +127,7 @@ def test_an_export_variant_is_written_and_runs(dynamic, tmp_path):
     assert context.artifacts["onnx-fp16"]["bytes"] < 0.7 * context.artifacts["onnx-fp32"]["bytes"]
 
 
-def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(tmp_path):
+def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(tmp_path, small_phantom):
     """The record and its prompts put the benchmark into selection, results.json and the report."""
     for room in FLOORS:
         if room in ("metrics", "experiments"):
@@ -157,8 +157,7 @@ def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(
     ]
     argv += [
         "--data.batch_size=16",
-        "--data.corpus.num_planes_images=120",
-        "--data.corpus.num_hc18_images=12",
+        *small_phantom,
     ]
     done = subprocess.run(
         [sys.executable, "-m", "experiments", *argv],

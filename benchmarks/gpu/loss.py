@@ -5,67 +5,23 @@ The limit is the time of the matrix products: four, and six for a form that comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks._authors import srkd_loss
-from benchmarks._record import Row
-from benchmarks.gpu.stage import LOSS, Stage, milliseconds, release, turns
-from benchmarks.loss_speed import KERNELS, LOGIT_SCALE, NOISE, STUDENT_DIM, TEACHER_DIM, make_pair
-from losses import Embeddings, SRKDLoss
+from benchmarks._record import Row, interleave
+from benchmarks.gpu.stage import LOSS, Stage, milliseconds, release
+from benchmarks.loss_speed import KERNELS, STUDENT_DIM, TEACHER_DIM, make_ways
 
 PRECISIONS = {"float32": "highest", "TF32": "high"}  # names of torch.set_float32_matmul_precision
 PRODUCTS = {"four products": 1, "six products": 2}  # times that both logits are computed
-COMPILED = "compiled plain form"
 
 
 def sizes(quick: bool) -> tuple[int, int, int]:
     """Return the batch sizes: errors are measured at the first, the plain form is compiled at the second."""
     return (16, 32, 64) if quick else (4096, 16384, 65536)
-
-
-class Inputs:
-    """Embeddings of one batch on the device, and the ways to compute the loss and its gradients."""
-
-    def __init__(self, stage: Stage, B: int, dtype: torch.dtype = torch.float32) -> None:
-        torch.manual_seed(0)
-
-        def on(D: int, noise: float) -> list[Tensor]:
-            with torch.device(stage.device):
-                return [one.to(dtype) for one in make_pair(B, D, noise, torch.float64)]
-
-        scale = torch.tensor(LOGIT_SCALE, device=stage.device, dtype=dtype)
-        self.own = [x.requires_grad_() for x in (*on(STUDENT_DIM, NOISE[0]), scale.clone())]
-        self.taught = [*on(TEACHER_DIM, NOISE[1]), scale]
-        self.ways: dict[str, Callable[[], Any]] = {
-            "authors": lambda: self.gradients(srkd_loss(self.own, self.taught)),
-            **{kernel: lambda kernel=kernel: self.gradients(self.loss(kernel)) for kernel in KERNELS},
-        }
-        if sizes(stage.quick)[1] == B:
-            compiled = torch.compile(partial(self.loss, "plain"), dynamic=False, backend=stage.backend)
-            self.ways[COMPILED] = lambda: self.gradients(compiled())
-        self.ways |= {name: partial(self.products, passes) for name, passes in PRODUCTS.items()}
-
-    def loss(self, kernel: Any) -> Tensor:
-        return SRKDLoss(kernel=kernel)(Embeddings(*self.own), Embeddings(*self.taught))["total"]
-
-    def gradients(self, total: Tensor) -> tuple[Tensor, ...]:
-        return total.detach(), *torch.autograd.grad(total, self.own)
-
-    @torch.no_grad()
-    def products(self, passes: int) -> None:
-        """Compute the matrix products without anything between them."""
-        (image, text, _), (taught_image, taught_text, _) = self.own, self.taught
-        for _ in range(passes):
-            logits = image @ text.T
-            _ = taught_image @ taught_text.T
-        _ = logits @ text
-        _ = logits.T @ image
 
 
 def one_batch(stage: Stage, B: int, precision: str, pair_seconds: dict[int, float]) -> None:
@@ -77,7 +33,9 @@ def one_batch(stage: Stage, B: int, precision: str, pair_seconds: dict[int, floa
         precision: Key of `PRECISIONS`.
         pair_seconds: Receives the seconds a pair of the chunked loss by batch size, in float32.
     """
-    ways = Inputs(stage, B).ways
+    backend = stage.backend if sizes(stage.quick)[1] == B else None
+    ways = make_ways(B, device=stage.device, backend=backend)
+    del ways["plain"]
     peaks: dict[str, float] = {}
 
     def first_call(name: str) -> None:
@@ -91,7 +49,7 @@ def one_batch(stage: Stage, B: int, precision: str, pair_seconds: dict[int, floa
         name: way for name, way in ways.items() if stage.measured(case(name), partial(first_call, name))
     }
     _, far, farthest = sizes(stage.quick)
-    times = turns(usable, *((2, 1) if stage.quick else (3, 1) if farthest == B else (5, 3)))
+    times = interleave(usable, *((2, 1) if stage.quick else (3, 1) if farthest == B else (5, 3)))
     stage.facts.setdefault("loss_gb", {})[f"{B}, {precision}"] = peaks
     for name, seconds in times.items():
         limit, shown = "six products" if name == "chunked" else "four products", {}
@@ -127,15 +85,15 @@ def one_batch(stage: Stage, B: int, precision: str, pair_seconds: dict[int, floa
 def errors(stage: Stage, precision: str) -> None:
     """Compare every way at the smallest batch with the authors' form in float64 on the same device."""
     B = sizes(stage.quick)[0]
-    wide, narrow = Inputs(stage, B, torch.float64), Inputs(stage, B)
-    exact, exact_image, *_ = wide.ways["authors"]()
-    plain = wide.loss("plain").detach()  # the authors' total subtracts the entropy of the teacher's answers
+    wide, narrow = make_ways(B, torch.float64, stage.device), make_ways(B, device=stage.device)
+    exact, exact_image, *_ = wide["authors"]()
+    plain, *_ = wide["plain"]()  # the authors' total subtracts the entropy of the teacher's answers
 
     def error(found: Tensor, exact: Tensor) -> float:
         return float((found.double() - exact).abs().max() / exact.abs().max())
 
     for name in ("authors", *KERNELS):
-        total, image, *_ = narrow.ways[name]()
+        total, image, *_ = narrow[name]()
         off = error(total, exact if name == "authors" else plain)
         row = Row(
             LOSS, f"{name}, batch {B:,}, {precision}", "largest relative error of the image gradient",
@@ -152,6 +110,6 @@ def run(stage: Stage) -> None:
         for B in sizes(stage.quick):
             stage.measured(f"batch {B:,}, {precision}", partial(one_batch, stage, B, precision, pair_seconds))
             torch.compiler.reset()
-            release()  # the inputs are part of a cycle
+            release()  # the inputs may be part of a cycle
         stage.measured(f"errors, {precision}", partial(errors, stage, precision))
     torch.set_float32_matmul_precision("highest")

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks._material import STUDENT, TEACHER, published
-from benchmarks._record import Row, interleave
+from benchmarks._record import Row
 from models import DualEncoder
 from models.files import package_versions, write_json
 
@@ -109,17 +108,6 @@ class Stage:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e9
-
-
-def turns(ways: Mapping[str, Callable[[], Any]], rounds: int, repeat: int = 1) -> dict[str, np.ndarray]:
-    """Return the seconds of a call of each way in each round; a round calls it `repeat` times."""
-
-    def again(run: Callable[[], Any]) -> None:
-        for _ in range(repeat):
-            run()
-
-    times = interleave({name: partial(again, run) for name, run in ways.items()}, rounds)
-    return {name: seconds / repeat for name, seconds in times.items()}
 
 
 def milliseconds(times: Mapping[str, np.ndarray]) -> str:

@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._authors import srkd_loss
-from benchmarks._record import Row, seconds_of
-from benchmarks.gpu.stage import FASTER, STEP, Stage, milliseconds, student, teacher, turns
+from benchmarks._record import Row, interleave, seconds_of
+from benchmarks.gpu.stage import FASTER, STEP, Stage, milliseconds, student, teacher
 from lightning_modules import DistillationModule
 from losses import Embeddings, SRKDLoss
 from models import DualEncoder, freeze
@@ -41,30 +41,6 @@ def host_batch(B: int, own: DualEncoder, taught: DualEncoder, pinned: bool) -> B
         batch[f"{role}_image"] = torch.randn(B, 3, side, side)
         batch[f"{role}_tokens"] = model.tokenize(text)
     return {name: value.pin_memory() for name, value in batch.items()} if pinned else batch
-
-
-class Parts:
-    """Milliseconds between the named points of a step."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.points: list[tuple[str, Any]] = []
-        self("")
-
-    def __call__(self, name: str) -> None:
-        """Mark the end of a part."""
-        stamp: Any = time.perf_counter()
-        if self.device == "cuda":
-            stamp = torch.cuda.Event(enable_timing=True)
-            stamp.record()
-        self.points.append((name, stamp))
-
-    def milliseconds(self) -> dict[str, float]:
-        """Return the milliseconds of each part."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-            return {name: a.elapsed_time(b) for (_, a), (name, b) in pairwise(self.points)}
-        return {name: 1e3 * (b - a) for (_, a), (name, b) in pairwise(self.points)}
 
 
 class Steps:
@@ -161,7 +137,7 @@ def peaks(stage: Stage) -> None:
     for kind in (torch.bfloat16, torch.float32):
         a, b = (torch.randn(side, side, device=stage.device, dtype=kind) for _ in range(2))
         ways[str(kind).removeprefix("torch.")] = partial(torch.mm, a, b)
-    times = {name: float(np.median(t)) for name, t in turns(ways, 5, 5).items()}
+    times = {name: float(np.median(t)) for name, t in interleave(ways, 5, 5).items()}
     stage.facts["peak"] = peak = {
         "bf16_tflops": 2 * side**3 / times["bfloat16"] / 1e12,
         "float32_tflops": 2 * side**3 / times["float32"] / 1e12,
@@ -175,12 +151,26 @@ def peaks(stage: Stage) -> None:
 
 def in_parts(steps: Steps, name: str, kind: str) -> None:
     """Measure the milliseconds of the parts of a step with a live teacher, medians of five steps."""
+    on_card = steps.device == "cuda"
+
+    def now() -> Any:
+        if not on_card:
+            return 1e3 * time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
     steps.live_step(kind)
     found = []
     for _ in range(5):
-        parts = Parts(steps.device)
-        steps.live_step(kind, parts)
-        found.append(parts.milliseconds())
+        points = [("", now())]
+        steps.live_step(kind, lambda part, points=points: points.append((part, now())))
+        if on_card:
+            torch.cuda.synchronize()
+        found.append({
+            part: start.elapsed_time(end) if on_card else end - start
+            for (_, start), (part, end) in pairwise(points)
+        })  # fmt: skip
     medians = {part: float(np.median([one[part] for one in found])) for part in found[0]}
     steps.stage.facts.setdefault("parts", {})[name] = medians
     note = ", ".join(f"{part} {value:.1f}" for part, value in medians.items())
@@ -193,7 +183,7 @@ def compare(steps: Steps, kind: str) -> None:
     stage, B = steps.stage, len(steps)
     ways = {"authors": partial(steps.live_step, "authors")}
     ways |= {mode: partial(steps.step, kind, mode) for mode in MODES}
-    times = turns(ways, *((2, 1) if stage.quick else (4, 2)))
+    times = interleave(ways, *((2, 1) if stage.quick else (4, 2)))
     stage.facts["batch"] = B
     speeds = stage.facts.setdefault("images_per_s", {})
     for mode, seconds in times.items():
@@ -228,7 +218,7 @@ def share(steps: Steps, seconds: np.ndarray) -> None:
 def without(steps: Steps, case: str, ways: dict[str, Callable[[], Any]], repeat: int = 2) -> None:
     """Add the row of an optimisation: the first way is with it, the second without it."""
     on, off = ways
-    times = turns(ways, *((2, 1) if steps.stage.quick else (5, repeat)))
+    times = interleave(ways, *((2, 1) if steps.stage.quick else (5, repeat)))
     measure, ratio = f"times the time without it ({off})", times[on] / times[off]
     row = Row(STEP, case, measure, ratio, better="lower", seconds=times, note=milliseconds(times))
     steps.stage.add(row)

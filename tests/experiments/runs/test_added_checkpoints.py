@@ -25,7 +25,6 @@ ADDED = [
 
 def fit(monkeypatch, *words):
     argv = ["fit", f"--config={ROOT}/experiments/recipes/no-kd.yaml", f"--config={SMALL}", "--run=r", *ADDED]
-    argv += ["--data.corpus.num_planes_images=120", "--data.corpus.num_hc18_images=12"]
     argv += ["--data.batch_size=16", "--biometry.benchmarks=[]", "--trainer.logger=false"]
     argv += ["--model.teacher=null", "--planes.figures=false", *words]
     monkeypatch.setattr(sys, "argv", ["experiments", *argv])
@@ -36,12 +35,12 @@ def fit(monkeypatch, *words):
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
+def records(tmp_path_factory, small_phantom):
     """Results of a run of one epoch, and of the same run resumed for a second one; inside its folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("added"))
-        first = fit(patch, "--trainer.max_epochs=1")
-        yield first, fit(patch, "--trainer.max_epochs=2", "--ckpt_path=last")
+        first = fit(patch, *small_phantom, "--trainer.max_epochs=1")
+        yield first, fit(patch, *small_phantom, "--trainer.max_epochs=2", "--ckpt_path=last")
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -98,20 +98,15 @@ def test_a_requeued_job_finds_its_unfinished_run_and_no_other(no_job, tmp_path):
     assert requeued_checkpoint("srkd", "phantom", 0) is None
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return tmp_path_factory.mktemp("corpus")
-
-
 @pytest.fixture
-def start(corpus, tmp_path):
+def start(small_phantom, tmp_path):
     """Start a small run in `tmp_path`: two epochs, without evaluations, by a launcher and in an environment."""
     (tmp_path / "signalling.py").write_text(SIGNAL)
     own = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     settings = [
         "fit", f"--config={ROOT}/experiments/recipes/no-kd.yaml", f"--config={SMALL}", "--model.teacher=null",
-        "--biometry.benchmarks=[]", "--planes.benchmarks=[]", "--data.corpus.num_planes_images=120",
-        "--data.corpus.num_hc18_images=12", f"--data.root={corpus}", "--data.batch_size=8", "--data.cache=null",
+        "--biometry.benchmarks=[]", "--planes.benchmarks=[]", *small_phantom, "--data.batch_size=8",
+        "--data.cache=null",
         "--trainer.limit_val_batches=0", "--trainer.max_epochs=2", "--trainer.accelerator=cpu",
         "--trainer.callbacks+=signalling.Send",
     ]  # fmt: skip

@@ -34,24 +34,18 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return tmp_path_factory.mktemp("corpus")
-
-
-def train(folder, corpus, *options):
-    """Train a small run in a folder; return what the command did."""
+def train(folder, *options, modules=""):
+    """Train a small run in a folder, with Python modules of another one; return what the command did."""
     command = [sys.executable, "-m", "experiments", "fit", f"--config={ROOT}/experiments/recipes/no-kd.yaml"]
     command += [f"--config={SMALL}", "--run=r", "--model.teacher=null", "--biometry.benchmarks=[]"]
-    command += ["--data.corpus.num_planes_images=120", "--data.corpus.num_hc18_images=12"]
-    command += [f"--data.root={corpus}", "--data.batch_size=16", "--data.cache=null", *options]
+    command += ["--data.batch_size=16", "--data.cache=null", *options]
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    environment = own | {"PYTHONPATH": f"{ROOT}:{corpus}", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    environment = own | {"PYTHONPATH": f"{ROOT}:{modules}", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_training_on_a_full_disk_ends_in_one_line(small_disk, corpus):
-    done = train(small_disk, corpus)
+def test_training_on_a_full_disk_ends_in_one_line(small_disk, small_phantom):
+    done = train(small_disk, *small_phantom)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: No space left on device")
     assert "--ckpt_path=" in line
@@ -85,12 +79,13 @@ class Lose(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "a file", "read-only"])
-def test_a_run_folder_lost_while_training_ends_in_one_line(how, corpus, tmp_path, request):
-    (corpus / "lose.py").write_text(LOSE)
+def test_a_run_folder_lost_while_training_ends_in_one_line(how, small_phantom, tmp_path, request):
+    (tmp_path / "lose.py").write_text(LOSE)
     folder = request.getfixturevalue("small_disk") if how == "read-only" else tmp_path
     if how == "read-only":
         subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
-    done = train(folder, corpus, "--trainer.callbacks+=lose.Lose", f"--trainer.callbacks.how={how}")
+    words = "--trainer.callbacks+=lose.Lose", f"--trainer.callbacks.how={how}"
+    done = train(folder, *small_phantom, *words, modules=tmp_path)
     print(done.stderr, file=sys.stderr)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from benchmarks.loss_speed import peak_numbers
+from benchmarks._record import peak_numbers
 from losses import Embeddings, SRKDLoss
 from losses.batch import JointBatch
 from losses.kernels import fused

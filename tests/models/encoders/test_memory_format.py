@@ -25,40 +25,40 @@ torch.set_num_threads(1)
 stem = to_channels_last(nn.Conv2d(3, 64, 1, 2, bias=False))
 if "compiled" in sys.argv:
     compile_model(stem)
-image = torch.randn(2, 3, 256, 256)
-if sys.argv[1] == "channels-last":
-    image = image.to(memory_format=torch.channels_last)
-for _ in range(3):
-    output = stem(image)
-    stem.zero_grad()
-    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
-weights = torch.linspace(-1, 1, output.numel()).view_as(output).double()
-expected = torch.einsum("bohw,bihw->oi", weights, image[..., ::2, ::2].double())
-error = (stem.weight.grad[..., 0, 0].double() - expected).abs().max() / expected.abs().max()
-print(float(error))
+contiguous = torch.randn(2, 3, 256, 256)
+for image in (contiguous, contiguous.to(memory_format=torch.channels_last)):
+    for _ in range(3):
+        output = stem(image)
+        stem.zero_grad()
+        (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    weights = torch.linspace(-1, 1, output.numel()).view_as(output).double()
+    expected = torch.einsum("bohw,bihw->oi", weights, image[..., ::2, ::2].double())
+    error = (stem.weight.grad[..., 0, 0].double() - expected).abs().max() / expected.abs().max()
+    print(float(error))
 """
 
 
-def error_in(*arguments):
-    """Run the stem in a process whose allocator detects out-of-bounds writes."""
+def errors(*arguments):
+    """Run the stem on images of both layouts, in a process whose allocator detects out-of-bounds writes."""
     environment = {**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", STEM, *arguments], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-500:]
-    return float(done.stdout)
+    return [*map(float, done.stdout.split())]
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
-def test_the_gradient_of_a_narrow_strided_stem_is_right(layout):
-    assert error_in(layout) < 1e-4
+def test_the_gradient_of_a_narrow_strided_stem_is_right():
+    contiguous, channels_last = errors()
+    assert contiguous < 1e-4
+    assert channels_last < 1e-4
 
 
 @pytest.mark.slow
 def test_a_compiled_stem_keeps_its_layout():
     if shutil.which("g++") is None:
         pytest.skip("inductor needs a C++ compiler on a CPU (Debian: apt-get install g++)")
-    assert error_in("contiguous", "compiled") < 1e-4
+    assert max(errors("compiled")) < 1e-4
 
 
 def test_all_other_convolutions_are_channels_last_and_compute_the_same():

@@ -50,7 +50,7 @@ def test_ages_are_whole_numbers_and_spacings_are_split_into_digits() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=300))
+@given(st.text(max_size=100))
 def test_no_text_is_unknown(text: str) -> None:
     ids = build_tokenizer(contract("fetal", 40))([text])[0].tolist()
     unknown, start, end = (fetal_vocabulary()[token] for token in SPECIAL_TOKENS[1:])
