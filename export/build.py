@@ -16,16 +16,15 @@ from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from export.graphs.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
 from export.graphs.heads import build_heads, describe_heads, grid, ship, write_heads
+from export.graphs.litert_file import NO_LITERT, litert_installed
 from export.graphs.onnx_graph import quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import text_reference, write_text_encoder
 from export.int8.int8_variants import (
     INT8_VARIANTS,
-    NO_OPENVINO,
     check_compatible,
     enter_bfloat16,
     judge_int8_speed,
-    runs_here,
     write_int8_variants,
 )
 from export.latency.backends import BFLOAT16
@@ -38,7 +37,6 @@ from export.parity.frames import calibration_pixels, corpus_spacings, evaluation
 from export.parity.ledger import (
     DROPPED,
     FAILED,
-    NOT_RUN,
     OPTIONAL_GATES,
     GateFailedError,
     Gates,
@@ -50,6 +48,7 @@ from export.parity.ledger import (
 )
 from export.parity.measure import measure, text_row
 from export.variants import (
+    LITERT,
     ExportContext,
     Variant,
     torch_runner,
@@ -70,41 +69,36 @@ NOISE_FRAMES = 4  # that calibrate int8 for timing
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is exported; see `export_student`."""
+class Subject:
+    """What is exported.
+
+    Attributes:
+        student: The trained model.
+        data: The corpus that calibrates int8 and scores the variants.
+        protocol: Prompts of the heads.
+        source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256``, ``data`` (data preset that
+            scores) and ``training`` (see `experiments.runs.run_record.training_facts`; empty if not recorded).
+        trained_int8: The model of `Options.int8_from`.
+        calibration: The checkpoint's `models.student.base.Calibration`, for these prompts.
+    """
 
     student: DualEncoder
     data: FetalDataModule
     protocol: Protocol
     source: Mapping[str, Any]
-    trained_int8: QuantisedStudent | None
-    calibration: Mapping[str, Any] | None
+    trained_int8: QuantisedStudent | None = None
+    calibration: Mapping[str, Any] | None = None
 
 
-def export_student(
-    student: DualEncoder,
-    data: FetalDataModule,
-    protocol: Protocol,
-    target: Path,
-    options: Options,
-    source: Mapping[str, Any],
-    trained_int8: QuantisedStudent | None = None,
-    calibration: Mapping[str, Any] | None = None,
-) -> Export:
+def export_student(subject: Subject, target: Path, options: Options) -> Export:
     """Write, measure and describe every artifact; the folder appears when all exact variants pass their gates.
 
     A variant with smaller weights that misses its gate is left out; its row stays in the ledger.
 
     Args:
-        student: The trained model.
-        data: The corpus that calibrates int8 and scores the variants.
-        protocol: Prompts of the heads.
+        subject: What to export.
         target: Folder to write; an older export there is replaced.
-        options: What to export.
-        source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256``, ``data`` (data preset that
-            scores) and ``training`` (see `experiments.runs.run_record.training_facts`; empty if not recorded).
-        trained_int8: The model of `Options.int8_from`.
-        calibration: The checkpoint's `models.student.base.Calibration`, for these prompts.
+        options: Which variants, and how they are judged.
 
     Returns:
         The finished export, read back.
@@ -114,16 +108,15 @@ def export_student(
             folder beside the target.
         ValueError: The target is not an older export, or an input cannot be used.
     """
-    target, student = target.resolve(), student.eval()
+    target, student = target.resolve(), subject.student.eval()
     require_replaceable(target)
     gates = read_gates(options.gates)
-    if trained_int8 is not None:
-        check_compatible(student, trained_int8.eval())
+    if subject.trained_int8 is not None:
+        check_compatible(student, subject.trained_int8.eval())
     kept = failed_folder(target)
+    source = {**subject.source, "recipe": student.recipe(), "split": options.split}
     with atomic_folder(target) as partial:
-        source = {**source, "recipe": student.recipe(), "split": options.split}
-        subject = _Subject(student, data, protocol, source, trained_int8, calibration)
-        rows = _fill(partial, subject, options, gates)
+        rows = _fill(partial, replace(subject, source=source), options, gates)
         print(f"parity of {target}\n\n{markdown_ledger(rows)}\n")
         for row in rows:
             if row.status == DROPPED:
@@ -167,7 +160,7 @@ def require_replaceable(target: Path) -> None:
         raise ValueError(f"--out={target}: exists and is not an export; name a new or an empty folder")
 
 
-def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> list[Row]:
+def _fill(folder: Path, subject: Subject, options: Options, gates: Gates) -> list[Row]:
     """Write the export; every stage after the files returns rows, and the last one decides which files stay."""
     student, data, trained = subject.student, subject.data, subject.source["weights"] == "trained"
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
@@ -190,11 +183,14 @@ def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> li
             f"export: {different} on the first {len(first.records)} frames; the fused student does not compute what "
             "the trained one computes, so nothing was converted"
         )
-    small = None if ages is None else ship(ages, *frames.embedded_heads(reference if trained else None))
+    small = None
+    if ages is not None:
+        small = ship(ages, subject.protocol.biometry, *frames.embedded_heads(reference if trained else None))
     _write_models(context, subject, options)
     _say("measuring parity")
     variants = [fused, *context.variants]
-    rows = measure(reference, variants, frames, heads, ages, gates, trained=trained, shipped=small)
+    shipped_table = None if small is None else small.table()
+    rows = measure(reference, variants, frames, heads, ages, gates, trained=trained, shipped=shipped_table)
     rows += [*context.not_run, *coreml_rows(context.artifacts, gates, trained=trained)]
     rows = [_dropped_if_missed(row) for row in rows]
     _say("timing int8 against float32")
@@ -233,7 +229,7 @@ def _step(context: ExportContext, title: str) -> Iterator[None]:
         yield
 
 
-def _write_models(context: ExportContext, subject: _Subject, options: Options) -> None:
+def _write_models(context: ExportContext, subject: Subject, options: Options) -> None:
     """Write all models, with a row for each that cannot run here."""
     with _step(context, "writing ONNX"):
         write_onnx_variants(context, options.dynamic_batch)
@@ -241,20 +237,20 @@ def _write_models(context: ExportContext, subject: _Subject, options: Options) -
             write_resize_variant(context)
         if BFLOAT16 not in options.left_out:
             enter_bfloat16(context)
-    wanted = [name for name in INT8_VARIANTS if name not in options.left_out]
-    if int8 := [name for name in wanted if runs_here(name)]:
+    if int8 := [name for name in INT8_VARIANTS if name not in options.left_out]:
         with _step(context, "writing int8"):
             if subject.trained_int8 is not None:
                 write_int8_variants(context, int8, subject.trained_int8)
             else:
                 contract, number = subject.student.preprocessing, options.calibration_frames
                 write_int8_variants(context, int8, calibration_pixels(subject.data, contract, number))
-    context.not_run += [
-        Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in wanted if name not in int8
-    ]
-    if not GROUPS["litert"] <= options.left_out:
+    litert = [name for name in LITERT if name not in options.left_out]
+    if litert and litert_installed():
         with _step(context, "converting to LiteRT"):
-            write_litert_variants(context, options.left_out)
+            write_litert_variants(context, litert)
+    else:
+        for name in litert:
+            context.leave_out(name, NO_LITERT)
     if not GROUPS["coreml"] <= options.left_out:
         with _step(context, "converting to Core ML"):
             write_coreml_variants(context, options.left_out)
@@ -271,7 +267,7 @@ def _write_models(context: ExportContext, subject: _Subject, options: Options) -
 
 def _describe(
     context: ExportContext,
-    subject: _Subject,
+    subject: Subject,
     rows: list[Row],
     heads: Mapping[str, Mapping[str, Any]],
     gates: Gates,
@@ -340,7 +336,7 @@ def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, 
         if int8:
             shape = (NOISE_FRAMES, 3, context.side, context.side)
             noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
-            write_int8_variants(context, [name for name in INT8_VARIANTS if runs_here(name)], noise)
+            write_int8_variants(context, [*INT8_VARIANTS], noise)
     heads = build_heads(student, protocol, set())[0]
     write_heads(folder / HEADS, heads, None, ties_of(context.metadata))
     context.add("heads", folder / HEADS, "heads")

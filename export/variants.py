@@ -22,7 +22,7 @@ from export.graphs.contract import (
 from export.graphs.coreml_inspection import inspect_package
 from export.graphs.coreml_package import COMPRESSIONS, Compression, Package, compress_package, write_package
 from export.graphs.heads import ClassHead
-from export.graphs.litert_file import NO_LITERT, litert_installed, quantise_litert, write_litert
+from export.graphs.litert_file import quantise_litert, write_litert
 from export.graphs.onnx_graph import append_classifier, prepend_resize, weight_count, write_onnx
 from export.graphs.pixel_graph import PixelClassifier, PixelEncoder
 from export.package.manifest import artifact_entry
@@ -34,6 +34,7 @@ from models.zero_shot import COSINE_SCALE
 
 ENCODER_FILE, RESIZE_FILE = "image_encoder.onnx", "image_encoder_resize.onnx"
 SOURCE = "coreml-fp16"  # of the packages with smaller weights
+NO_SOURCE = "it is made from {}, which --skip leaves out"
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,10 @@ class ExportContext:
         """Return the metadata of an ONNX file: those of every artifact, and its name."""
         return {**self.metadata, METADATA_ARTIFACT: name}
 
+    def leave_out(self, name: str, note: str) -> None:
+        """Add the row of a variant that cannot be made here, with the reason."""
+        self.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
+
     def add(self, name: str, path: Path, kind: str, **facts: Any) -> None:
         """Add a written file or package to the manifest."""
         self.artifacts[name] = artifact_entry(path, self.folder, kind=kind, **facts)
@@ -187,26 +192,19 @@ def write_resize_variant(context: ExportContext) -> None:
     context.variants.append(Variant(name, how, "resized", onnx_runner(path), whole=True))
 
 
-def write_litert_variants(context: ExportContext, skip: Collection[str]) -> None:
-    """Write the encoder for LiteRT, and from it the copy with int8 weights."""
-    if not litert_installed():
-        context.not_run += [
-            Row(name, "-", status=NOT_RUN, note=NO_LITERT) for name in LITERT if name not in skip
-        ]
-        return
+def write_litert_variants(context: ExportContext, names: Collection[str]) -> None:
+    """Write those of `LITERT` that are named: the encoder for LiteRT, and from it the copy with int8 weights."""
     source = context.folder / LITERT["litert-fp32"][0]
-    if "litert-fp32" in skip:
-        note = "it is made from litert-fp32, which --skip leaves out"
-        context.not_run.append(Row("litert-int8", "-", status=NOT_RUN, note=note))
-        return
-    for name, (file, gate) in LITERT.items():
-        if name in skip:
-            continue
+    for name in names:
+        file, gate = LITERT[name]
         path = context.folder / file
         if path == source:
             write_litert(context.encoder, path, context.side)
-        else:
+        elif source.exists():
             quantise_litert(source, path)
+        else:
+            context.leave_out(name, NO_SOURCE.format("litert-fp32"))
+            continue
         context.add(name, path, "litert", batch=1, output=LITERT_OUTPUT)
         context.variants.append(Variant(name, "LiteRT, CPU", gate, litert_runner(path)))
 
@@ -223,8 +221,7 @@ def write_coreml_variants(context: ExportContext, skip: Collection[str]) -> None
         bytes_a_weight, in_head = 2.0 if variant.half else 4.0, 0
         if variant.compression is not None:
             if SOURCE in skip:
-                note = f"it is made from {SOURCE}, which --skip leaves out"
-                context.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
+                context.leave_out(name, NO_SOURCE.format(SOURCE))
                 continue
             source = context.folder / f"{COREML[SOURCE].stem}.mlpackage"
             compress_package(source, path, variant.compression)

@@ -32,11 +32,6 @@ ROUNDS, REPEATS = 7, 5
 KEEP = "--keep_slow_int8"
 
 
-def runs_here(name: str) -> bool:
-    """Return whether the runtime of an int8 variant is installed."""
-    return name != "openvino-int8" or find_spec("openvino") is not None
-
-
 def check_compatible(student: DualEncoder, trained: QuantisedStudent) -> None:
     """Check that a student trained with int8 in the loop can use the heads of a float student.
 
@@ -53,13 +48,16 @@ def check_compatible(student: DualEncoder, trained: QuantisedStudent) -> None:
 def write_int8_variants(
     context: ExportContext, names: Sequence[str], source: Floats | QuantisedStudent
 ) -> None:
-    """Write int8 copies of the float32 encoder, those of `INT8_VARIANTS` that are named.
+    """Write int8 copies of the float32 encoder, those of `INT8_VARIANTS` that are named and run here.
 
     The source is calibration frames, pixel values [N, 3, S, S], or the student trained with int8 in the loop, whose
     weights and ranges are taken.
     """
     for name in names:
         openvino, grouped = name == "openvino-int8", INT8_VARIANTS[name]
+        if openvino and find_spec("openvino") is None:
+            context.leave_out(name, NO_OPENVINO)
+            continue
         path = context.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
         how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
         facts: dict[str, Any] = {"output": EMBEDDING_NAME}
@@ -115,7 +113,7 @@ def _with_speed(row: Row, own: Timing, reference: Timing, keep_slow: bool) -> Ro
         notes = [row.note, f"could not be timed against float32 ({broken})"]
     else:
         speed, low, high = speed_ratio(reference, own, cpu=True)
-        figures = {**figures, "speed": speed, "speed_low": low, "speed_high": high}
+        figures = {**figures, "of_float32": speed, "of_float32_low": low, "of_float32_high": high}
         where = f"float32 in {INT8[row.variant]} here (one thread; quartiles {low:.2f} to {high:.2f})"
         notes = [row.note, f"{speed:.2f} times as fast as {where}"]
         if low <= 1 <= high:

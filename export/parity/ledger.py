@@ -161,7 +161,7 @@ def _merged(rows: Sequence[Row]) -> list[Row]:
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the ledger as a table; a benchmark's headline has a column."""
     figures = {"cosine min": ("cosine_min", ".6f"), "diff max": ("difference_max", ".1e"),
-               "diff mean": ("difference_mean", ".1e"), "flips": ("flip_rate", ".2%")}  # fmt: skip
+               "diff mean": ("difference_mean", ".1e"), "flip rate": ("flip_rate", ".2%")}  # fmt: skip
     scores = {
         one.title: (f"{one.name}/{one.headline}", ".4f" if one.scale == 1 else ".2f")
         for one in BENCHMARKS.values()

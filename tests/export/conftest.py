@@ -11,7 +11,7 @@ import torch
 from datamodules import PhantomDataModule
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom.corpus import PhantomSettings
-from export import Export, Options, export_student
+from export import Export, Options, Subject, export_student
 from models import TimmEncoder
 
 SKIP = ("coreml-fp32", "coreml-subplanes", "coreml-palette8", "coreml-palette6", "openvino-int8")
@@ -77,9 +77,8 @@ def exported(
     calibration = {
         "prompts": Protocol.load().content(), "none_below": {}, "age_drop": None, "coverage": 0.9, "counts": {},
     }  # fmt: skip
-    return export_student(
-        student, corpus, Protocol.load(), target, options, dict(source), calibration=calibration
-    )
+    subject = Subject(student, corpus, Protocol.load(), dict(source), calibration=calibration)
+    return export_student(subject, target, options)
 
 
 @pytest.fixture
