@@ -32,7 +32,7 @@ from export.options import GROUPS, Options
 from export.package.golden import write_golden
 from export.package.manifest import PACKAGES, Export, read_export, write_manifest
 from export.package.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
-from export.package.readme import CLIENTS, LICENCE_TEXT, README, licence_text, write_readme
+from export.package.readme import LICENCE_TEXT, PROGRAMS, README, licence_text, write_readme
 from export.parity.frames import calibration_pixels, corpus_spacings, evaluation_frames
 from export.parity.ledger import (
     DROPPED,
@@ -289,7 +289,7 @@ def _describe(
     write_licences(folder / LICENCES, source, protocol)
     (folder / LICENCE_TEXT).write_text(licence_text(), encoding="utf-8")
     contract = contract_of(student.preprocessing)
-    for path in CLIENTS:
+    for path in PROGRAMS:
         shutil.copyfile(path, folder / path.name)
     write_readme(folder / README, contract=contract, heads=heads, artifacts=context.artifacts)
     write_model_card(
@@ -301,7 +301,7 @@ def _describe(
         protocol=protocol,
         custom_gates=own_gates,
     )
-    for name in (README, MODEL_CARD, LICENCES, LICENCE_TEXT, *(path.name for path in CLIENTS)):
+    for name in (README, MODEL_CARD, LICENCES, LICENCE_TEXT, *(path.name for path in PROGRAMS)):
         context.add(name, folder / name, "document")
     if subject.calibration is not None:
         facts[ANSWERS] = {**subject.calibration, "prompts": {}}  # heads.safetensors holds them

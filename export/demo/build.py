@@ -17,14 +17,15 @@ from datamodules.phantom.corpus import PhantomSettings, read_truth
 from export.demo.runtime import VERSION, runtime_files
 from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD
+from export.package.readme import CLIENTS
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
-from metrics.calibration import TOP_AGES
 from metrics.growth_chart import COEFFICIENTS
 from models.files import atomic_folder, sha256, write_json
 from models.student.base import BRAIN
 from models.student.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
+READER = CLIENTS / "reader.mjs"
 DEMO = "demo.json"
 MODELS = ("onnx-fp32", "onnx-int8")
 """Artifacts that the page offers, the default first; int8 where the export kept it."""
@@ -59,6 +60,7 @@ def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
 
 def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    shutil.copyfile(READER, folder / READER.name)
     static_files = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js"
     )
@@ -107,7 +109,6 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         ],
         "brain": {"key": BENCHMARKS[PLANES].label, "label": BRAIN},
         "chart": {str(centile): values for centile, values in COEFFICIENTS.items()},
-        "top_ages": TOP_AGES,
         "samples": samples,
         "static_files": static_files,
         "files": {

@@ -15,10 +15,11 @@ from models.student.onnx_files import AGES
 
 HERE = Path(__file__).parent
 README, LICENCE_TEXT = "README.md", "LICENSE-APACHE-2.0.txt"
-CLIENTS = (
+CLIENTS = HERE / "clients"
+PROGRAMS = (
     HERE.parent / "parity" / "verify_coreml.py",
     *(
-        HERE / "clients" / name
+        CLIENTS / name
         for name in ("example_client.py", "reader.mjs", "StudentReader.kt", "StudentReader.swift")
     ),
 )

@@ -135,8 +135,8 @@ def test_a_page_gives_the_ages_and_planes_of_a_trained_student(trained, runtime,
     golden = json.loads((export.folder / "golden" / "golden.json").read_text())
     for found, row in zip(answer["rows"], golden["rows"], strict=True):
         wanted = np.asarray(Image.open(export.folder / "golden" / row["input"]).convert("RGB"))
-        pixels = np.array(found["pixels"]).reshape(*wanted.shape[:2], 4)[..., :3]
-        np.testing.assert_array_equal(pixels, wanted)
+        pixels = np.array(found["pixels"]).reshape(3, *wanted.shape[:2])
+        np.testing.assert_array_equal(pixels, wanted.transpose(2, 0, 1))
         np.testing.assert_allclose(found["embedding"], row["embedding"], atol=1e-4)
         assert (found["right"], found["wrong"], found["unlikeAFrame"]) == (True, False, False)
     student, images = load_student(export.folder), [read_image(record.image) for record in records]

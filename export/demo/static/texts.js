@@ -1,5 +1,5 @@
 // In the worker: the export's text tower, loaded when it is first asked; labels to a head of unit-length vectors.
-import { cosine } from "./answers.js";
+import { cosine } from "./reader.mjs";
 import { readTokenizer } from "./tokenizer.js";
 
 const json = (buffer) => JSON.parse(new TextDecoder().decode(buffer));

@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from datamodules.pairs.image_reading import read_image
 from export import Export
-from export.demo.build import STATIC, build_demo
+from export.demo.build import READER, STATIC, build_demo
 from export.demo.runtime import runtime_files
 from export.demo.server import server_of
 from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH
@@ -53,6 +53,7 @@ def served() -> Iterator[object]:
 def modules(tmp_path: Path) -> Path:
     """The page's modules where Node runs them."""
     folder = Path(shutil.copytree(STATIC, tmp_path / "modules"))
+    shutil.copy(READER, folder)
     (folder / "package.json").write_text('{"type": "module"}')
     return folder
 
