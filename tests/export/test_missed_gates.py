@@ -12,7 +12,7 @@ from export.parity.ledger import DROPPED, FAILED, OK, GateFailedError, read_gate
 
 
 def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_them(
-    student, corpus, source, tmp_path
+    converted, student, corpus, source, tmp_path
 ):
     gates = read_gates()
     gates["float32-classifier"]["difference_max"] = -1.0
@@ -40,7 +40,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
 
 
 def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_well(
-    student, corpus, source, tmp_path, capsys
+    converted, student, corpus, source, tmp_path, capsys
 ):
     gates = read_gates()
     gates["compressed"]["points_lost_max"] = -1000.0  # no variant gains ten times the scale

@@ -249,7 +249,7 @@ def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_spacings_given_alone_ship_alone_and_judge_nothing_less(student, corpus, source, tmp_path):
+def test_spacings_given_alone_ship_alone_and_judge_nothing_less(converted, student, corpus, source, tmp_path):
     target = tmp_path / "export"
     failed = tmp_path / "export-failed"
     failed.mkdir()
