@@ -13,7 +13,6 @@ import torch
 
 from export.graphs.contract import (
     EMBEDDING_NAME,
-    INPUT_NAME,
     METADATA_ARTIFACT,
     METADATA_DIGEST,
     METADATA_LABELS,
@@ -159,15 +158,8 @@ def torch_runner(module: torch.nn.Module) -> Run:
 def write_onnx_variants(context: ExportContext, dynamic_batch: bool) -> None:
     """Write the float32 encoder and, from it, an end-to-end classifier for each head."""
     encoder, how = context.folder / ENCODER_FILE, "ONNX Runtime, CPU"
-    write_onnx(
-        context.encoder,
-        torch.rand(1, 3, context.side, context.side) * 255,
-        encoder,
-        input_name=INPUT_NAME,
-        output_name=EMBEDDING_NAME,
-        metadata=context.tied("onnx-fp32"),
-        dynamic_batch=dynamic_batch,
-    )
+    example = torch.rand(1, 3, context.side, context.side) * 255
+    write_onnx(context.encoder, example, encoder, context.tied("onnx-fp32"), dynamic_batch=dynamic_batch)
     batch = "any" if dynamic_batch else 1
     context.add("onnx-fp32", encoder, "onnx", batch=batch, output=EMBEDDING_NAME)
     context.variants.append(Variant("onnx-fp32", how, "float32", onnx_runner(encoder)))

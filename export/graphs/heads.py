@@ -137,11 +137,11 @@ def build_heads(
     Raises:
         ValueError: The prompt file lacks the prompts of a benchmark.
     """
-    heads = {}
-    for benchmark in BENCHMARKS.values():
-        if benchmark.kind == "classification":
-            prompts = protocol.prompts_of(benchmark)
-            heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
+    heads = {
+        one.name: ClassHead(one.name, prompts := protocol.prompts_of(one), class_embeddings(model, prompts))
+        for one in BENCHMARKS.values()
+        if one.kind == "classification"
+    }
     if not spacings:
         return heads, None
     embed = age_embeddings if cache is None else AgeTableCache(cache).get

@@ -76,7 +76,7 @@ def write_int8_variants(
 
 
 def enter_bfloat16(context: ExportContext) -> None:
-    """Add the float32 ONNX file computed in bfloat16 to the ledger, judged by the task; it is no file of its own.
+    """Add the float32 ONNX file computed in bfloat16 to the ledger, judged by the task; no separate file is written.
 
     Where OpenVINO is absent or the processor has no bfloat16, its row is NOT RUN with the reason.
     """
@@ -96,15 +96,13 @@ def judge_int8_speed(context: ExportContext, rows: Sequence[Row], *, keep_slow: 
         The rows, those of int8 files with their speed; ``DROPPED`` where a file is slower or cannot be timed, unless
         `keep_slow`.
     """
-    names = [row.variant for row in rows if row.variant in INT8 and row.status not in (FAILED, DROPPED)]
-    names = [name for name in names if name in context.artifacts]
-    timings = _timings(context, names) if names else {}
+    judged = [row.variant for row in rows if row.variant in INT8 and row.status not in (FAILED, DROPPED)]
+    timings = _timings(context, [name for name in judged if name in context.artifacts])
     return [
-        _with_speed(row, timings[row.variant], timings[f"{row.variant} reference"], keep_slow)
-        if row.variant in names
-        else row
+        row if row.variant not in timings
+        else _with_speed(row, timings[row.variant], timings[f"{row.variant} reference"], keep_slow)
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
 def _with_speed(row: Row, own: Timing, reference: Timing, keep_slow: bool) -> Row:

@@ -45,7 +45,7 @@ COREML_UNITS = {
 }
 # Artifact with smaller weights -> the backend that runs it, beside that backend's float file.
 INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino", "litert-int8": LITERT}
-# Their processor time is not their work.
+# They do not compute on the CPU: processor time does not measure them.
 ACCELERATED = (*COREML_UNITS, "onnxruntime-coreml", "onnxruntime-cuda")
 # Backend -> the float artifact that it runs; of all others: onnx-fp32.
 ARTIFACTS = {LITERT: "litert-fp32", **dict.fromkeys(COREML_UNITS, "coreml-fp16")}
@@ -156,12 +156,7 @@ def _torch(spec: Spec) -> Call:
     model = build(spec["recipe"]).eval()
     model = fused_copy(model) if spec["backend"] == "torch-fused" else model
     image = torch.from_numpy(_pixels(spec) / 255)
-
-    def call() -> Any:
-        with torch.inference_mode():
-            return model.encode_image(image)
-
-    return call
+    return torch.inference_mode()(lambda: model.encode_image(image))
 
 
 def _exported(spec: Spec) -> Call:

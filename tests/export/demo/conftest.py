@@ -10,6 +10,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -22,13 +23,15 @@ from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH
 
 
 @pytest.fixture(scope="session")
-def built(exported: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(exported: Export, shared: Path) -> Path:
     """The page of `exported`."""
     try:
         runtime_files()
     except ValueError as error:
         pytest.skip(f"no runtime: {error}")
-    return build_demo(exported.folder, tmp_path_factory.mktemp("demo") / "page")
+    page = shared / "demo" / "page"
+    with FileLock(shared / "page.lock"):
+        return page if page.is_dir() else build_demo(exported.folder, page)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Specs of the backends and stages, and the timed paths from a frame to the answers against the golden files."""
 
-import json
 import platform
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def test_core_ml_is_absent_elsewhere(with_palettes):
     assert set(stage_specs(with_palettes, specs)) == {"preprocess", "heads", "end-to-end, onnxruntime"}
 
 
-def test_the_timed_paths_give_the_golden_answers(mac, exported, monkeypatch):
+def test_the_timed_paths_give_the_golden_answers(mac, exported, golden, monkeypatch):
     onnx = onnx_runner(exported.artifact("onnx-fp32"))
     asked = []
 
@@ -59,10 +58,10 @@ def test_the_timed_paths_give_the_golden_answers(mac, exported, monkeypatch):
 
     monkeypatch.setattr("coremltools.models.MLModel", Model)
     stages = stage_specs(exported, backend_specs(exported, threads=1)[0])
-    student, folder = load_student(exported.folder), exported.folder / "golden"
+    student, folder = load_student(exported.folder), exported.artifact("golden")
     for name in ("end-to-end, coreml-ane", "end-to-end, onnxruntime"):
         read = frame_to_answers(stages[name], student)
-        for row in json.loads((folder / "golden.json").read_text())["rows"]:
+        for row in golden[0]:
             found = read(np.asarray(Image.open(folder / row["frame"]).convert("L")))
             assert {label: found[f"plane_{label}"] for label in row["planes"]} == pytest.approx(
                 row["planes"], abs=1e-3

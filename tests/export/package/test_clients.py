@@ -46,9 +46,9 @@ def test_python_resizes_as_pillow_does(example, kernel):
         )
 
 
-def test_the_reference_client_answers_as_the_student_does(exported, example):
+def test_the_reference_client_answers_as_the_student_does(exported, golden, example):
     own, student = example.Student(exported.folder), load_student(exported.folder)
-    for row in json.loads((exported.folder / "golden" / "golden.json").read_text())["rows"]:
+    for row in golden[0]:
         frame = np.asarray(Image.open(exported.folder / "golden" / row["frame"]).convert("RGB"))
         embedding = own.embed(frame)
         np.testing.assert_allclose(embedding, student.embed([frame])[0], atol=1e-5)
@@ -96,7 +96,7 @@ console.log(JSON.stringify({
 """
 
 
-def test_javascript_is_exact(exported, tmp_path):
+def test_javascript_is_exact(exported, golden, tmp_path):
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
     named, wanted = [], []
@@ -107,7 +107,7 @@ def test_javascript_is_exact(exported, tmp_path):
         named.append({"file": str(path), "width": frame.shape[1], "height": frame.shape[0], "kernel": kernel})
         contract = Preprocessing(SIDE, (0.0,) * 3, (1.0,) * 3, interpolation=kernel)
         wanted.append(resize_padded(frame, contract).transpose(2, 0, 1).reshape(-1))
-    rows = json.loads((exported.folder / "golden" / "golden.json").read_text())["rows"]
+    rows, _ = golden
     asked = {"frames": named, "side": SIDE, "heads": str(exported.artifact("heads")), "rows": rows}
     (tmp_path / "tasks.json").write_text(json.dumps(asked))
     (tmp_path / "run.mjs").write_text(RUN_JAVASCRIPT)
