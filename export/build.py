@@ -273,56 +273,48 @@ def _describe(
     gates: Gates,
 ) -> None:
     """Write parity ledger, documents and, last, the manifest, which hashes every other file."""
-    folder, student, source = context.folder, subject.student, subject.source
-    protocol = subject.protocol.digest
+    folder = context.folder
     own_gates = {} if gates == read_gates() else gates
-    context.add("heads", folder / HEADS, "heads")
-    context.add("golden", folder / "golden", "golden")
-    facts: dict[str, Any] = {
+    facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(*PACKAGES),
-        "protocol": protocol,
+        "protocol": subject.protocol.digest,
         "warnings": context.warnings,
     }
+    answers: dict[str, Any] = {}
+    if subject.calibration is not None:
+        answers[ANSWERS] = {**subject.calibration, "prompts": {}}  # heads.safetensors holds them
+    content = {**facts, **answers, **_content(context, subject.student, subject.source, heads)}
+    context.add("heads", folder / HEADS, "heads")
+    context.add("golden", folder / "golden", "golden")
     write_json(folder / LEDGER, {**facts, "custom_gates": own_gates, "rows": [row.to_dict() for row in rows]})
     context.add("parity", folder / LEDGER, "ledger")
-    write_licences(folder / LICENCES, source, protocol)
+    write_licences(folder / LICENCES, content)
     (folder / LICENCE_TEXT).write_text(licence_text(), encoding="utf-8")
-    contract = contract_of(student.preprocessing)
     for path in PROGRAMS:
         shutil.copyfile(path, folder / path.name)
-    write_readme(folder / README, contract=contract, heads=heads, artifacts=context.artifacts)
-    write_model_card(
-        folder / MODEL_CARD,
-        source=source,
-        side=student.preprocessing.image_size,
-        artifacts=context.artifacts,
-        rows=rows,
-        protocol=protocol,
-        custom_gates=own_gates,
-    )
+    write_readme(folder / README, content)
+    write_model_card(folder / MODEL_CARD, content, rows, own_gates)
     for name in (README, MODEL_CARD, LICENCES, LICENCE_TEXT, *(path.name for path in PROGRAMS)):
         context.add(name, folder / name, "document")
-    if subject.calibration is not None:
-        facts[ANSWERS] = {**subject.calibration, "prompts": {}}  # heads.safetensors holds them
-    _write_manifest(context, student, source, heads, **facts)
+    write_manifest(folder, content)
 
 
-def _write_manifest(
+def _content(
     context: ExportContext,
     student: DualEncoder,
     source: Mapping[str, Any],
     heads: Mapping[str, Mapping[str, Any]],
-    **facts: Any,
-) -> None:
-    own = {
+) -> dict[str, Any]:
+    """Return the keys that every manifest has; `ExportContext.add` still adds artifacts."""
+    return {
+        **ties_of(context.metadata),
         "source": source,
         "contract": contract_of(student.preprocessing),
         "embed_dim": student.embed_dim,
         "heads": {name: without_prompts(head) for name, head in heads.items()},
         "artifacts": context.artifacts,
     }
-    write_manifest(context.folder, {**facts, **ties_of(context.metadata), **own})
 
 
 def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, *, int8: bool) -> Export:
@@ -341,5 +333,5 @@ def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, 
     write_heads(folder / HEADS, heads, None, ties_of(context.metadata))
     context.add("heads", folder / HEADS, "heads")
     source = {"weights": "for timing only", "recipe": student.recipe()}
-    _write_manifest(context, student, source, describe_heads(heads, None))
+    write_manifest(folder, _content(context, student, source, describe_heads(heads, None)))
     return read_export(folder)

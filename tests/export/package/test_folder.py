@@ -13,7 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from datamodules.evaluation.protocol import Protocol
-from export.graphs.onnx_graph import onnx_interface, quiet, write_onnx
+from export.graphs.onnx_graph import onnx_interface, quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
 from export.int8.int8_variants import write_int8_variants
@@ -61,18 +61,6 @@ def test_image_encoder_leaves_the_text_tower_behind(exported, student):
     )
     weights = sum(int(np.prod(t.dims)) for t in onnx.load(exported.artifact("onnx-fp32")).graph.initializer)
     assert weights == pytest.approx(image, rel=0.02)
-
-
-def test_dynamic_batch_runs_several_sizes(student, tmp_path):
-    path = tmp_path / "open.onnx"
-    encoder = PixelEncoder(fused_copy(student)).eval()
-    write_onnx(encoder, torch.rand(1, 3, 64, 64), path, dynamic_batch=True)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch in (1, 3):
-        image = torch.randint(0, 256, (batch, 3, 64, 64)).float()
-        with torch.no_grad():
-            expected = encoder(image).numpy()
-        np.testing.assert_allclose(session.run(None, {"image": image.numpy()})[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8"])
@@ -319,10 +307,7 @@ def test_labels_are_text_in_the_readme(exported, tmp_path):
     heads = json.loads(json.dumps(exported.manifest["heads"]))
     (name, head), *_ = heads.items()
     head["labels"] = ['<img src="x">', "[a](b)\n# c"]
-    write_readme(
-        tmp_path / "README.md", contract=exported.manifest["contract"],
-        heads={name: head}, artifacts=exported.manifest["artifacts"],
-    )  # fmt: skip
+    write_readme(tmp_path / "README.md", {**exported.manifest, "heads": {name: head}})
     (line,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "(b)" in line]
     assert '(&lt;img src="x"&gt;, \\[a](b) # c): ' in line
 
@@ -332,13 +317,18 @@ def test_manifest_records_versions_and_no_fallback_was_needed(exported):
     assert not [line for line in exported.manifest["warnings"] if "traced instead" in line]
 
 
-def test_an_int8_file_keeps_the_open_batch_of_its_source(student, tmp_path):
+def test_an_open_batch_runs_several_sizes_and_int8_keeps_it(student, tmp_path):
     context = ExportContext(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {})
     write_onnx_variants(context, dynamic_batch=True)
-    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.float32)
-    write_int8_variants(context, ["onnx-int8"], frames)
+    frames = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    with torch.no_grad():
+        expected = context.encoder(frames).numpy()
+    run = onnx_runner(tmp_path / "image_encoder.onnx")
+    for batch in (1, 3):
+        np.testing.assert_allclose(run(frames[:batch].numpy()), expected[:batch], atol=1e-5)
+    write_int8_variants(context, ["onnx-int8"], frames[:2].numpy())
     assert context.artifacts["onnx-int8"]["batch"] == "any"
-    assert onnx_runner(context.folder / context.artifacts["onnx-int8"]["file"])(frames).shape == (2, 32)
+    assert onnx_runner(tmp_path / context.artifacts["onnx-int8"]["file"])(frames.numpy()).shape == (3, 32)
 
 
 def test_frames_are_the_evaluation_pixels(corpus, student):
