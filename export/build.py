@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from export.int8.int8_variants import (
     write_int8_variants,
 )
 from export.latency.backends import BFLOAT16
-from export.options import GROUPS, Options
+from export.options import Options
 from export.package.golden import write_golden
 from export.package.manifest import PACKAGES, Export, read_export, write_manifest
 from export.package.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
@@ -48,6 +48,7 @@ from export.parity.ledger import (
 )
 from export.parity.measure import measure, text_row
 from export.variants import (
+    COREML,
     LITERT,
     ExportContext,
     Variant,
@@ -231,29 +232,32 @@ def _step(context: ExportContext, title: str) -> Iterator[None]:
 
 def _write_models(context: ExportContext, subject: Subject, options: Options) -> None:
     """Write all models, with a row for each that cannot run here."""
+
+    def wanted(names: Iterable[str]) -> list[str]:
+        return [name for name in names if name not in options.left_out]
+
     with _step(context, "writing ONNX"):
         write_onnx_variants(context, options.dynamic_batch)
         if options.with_resize:
             write_resize_variant(context)
-        if BFLOAT16 not in options.left_out:
+        if wanted([BFLOAT16]):
             enter_bfloat16(context)
-    if int8 := [name for name in INT8_VARIANTS if name not in options.left_out]:
+    if int8 := wanted(INT8_VARIANTS):
         with _step(context, "writing int8"):
-            if subject.trained_int8 is not None:
-                write_int8_variants(context, int8, subject.trained_int8)
-            else:
-                contract, number = subject.student.preprocessing, options.calibration_frames
-                write_int8_variants(context, int8, calibration_pixels(subject.data, contract, number))
-    litert = [name for name in LITERT if name not in options.left_out]
+            source = subject.trained_int8 or calibration_pixels(
+                subject.data, subject.student.preprocessing, options.calibration_frames
+            )
+            write_int8_variants(context, int8, source)
+    litert = wanted(LITERT)
     if litert and litert_installed():
         with _step(context, "converting to LiteRT"):
             write_litert_variants(context, litert)
     else:
         for name in litert:
             context.leave_out(name, NO_LITERT)
-    if not GROUPS["coreml"] <= options.left_out:
+    if coreml := wanted(COREML):
         with _step(context, "converting to Core ML"):
-            write_coreml_variants(context, options.left_out)
+            write_coreml_variants(context, coreml)
     if options.text_encoder:
         with _step(context, "writing the text tower"):
             path, files = write_text_encoder(

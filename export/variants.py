@@ -201,21 +201,22 @@ def write_litert_variants(context: ExportContext, names: Collection[str]) -> Non
         context.variants.append(Variant(name, "LiteRT, CPU", gate, litert_runner(path)))
 
 
-def write_coreml_variants(context: ExportContext, skip: Collection[str]) -> None:
-    """Write the Core ML packages of `COREML`, without those of `skip`."""
+def write_coreml_variants(context: ExportContext, names: Collection[str]) -> None:
+    """Write those Core ML packages of `COREML` that are named, classifiers only of the heads that there are."""
     shape = (context.side, context.encoder.model.embed_dim)
-    for name, variant in COREML.items():
-        if name in skip or variant.head not in (None, *context.heads):
+    for name in names:
+        variant = COREML[name]
+        if variant.head not in (None, *context.heads):
             continue
         path, head = context.folder / f"{variant.stem}.mlpackage", context.heads.get(variant.head or "")
         labels = None if head is None else tuple(head.labels)
         package = Package(*shape, gray=variant.gray, half=variant.half, labels=labels)
         bytes_a_weight, in_head = 2.0 if variant.half else 4.0, 0
         if variant.compression is not None:
-            if SOURCE in skip:
+            source = context.folder / f"{COREML[SOURCE].stem}.mlpackage"
+            if not source.exists():
                 context.leave_out(name, NO_SOURCE.format(SOURCE))
                 continue
-            source = context.folder / f"{COREML[SOURCE].stem}.mlpackage"
             compress_package(source, path, variant.compression)
             bytes_a_weight = variant.compression.bits / 8
         elif head is None:
