@@ -132,7 +132,7 @@ def export_student(subject: Subject, target: Path, options: Options) -> Export:
         for file in partial.rglob("*"):
             # Some writers create files that only their owner may read.
             file.chmod(0o755 if file.is_dir() else 0o644)
-        read_export(partial, student.preprocessing)
+        read_export(partial)
     shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
     return read_export(target)
 

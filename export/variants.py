@@ -167,9 +167,7 @@ def write_onnx_variants(context: ExportContext, dynamic_batch: bool) -> None:
         path = context.folder / f"{name}_classifier.onnx"
         weights = (COSINE_SCALE * head.vectors).numpy()
         labels = {METADATA_LABELS: json.dumps(head.labels, ensure_ascii=False)}
-        append_classifier(
-            encoder, path, weights, PROBABILITIES_NAME, {**context.tied(f"onnx-{name}"), **labels}
-        )
+        append_classifier(encoder, path, weights, {**context.tied(f"onnx-{name}"), **labels})
         context.add(f"onnx-{name}", path, "onnx", batch=batch, output=PROBABILITIES_NAME)
         context.variants.append(Variant(f"onnx-{name}", how, "float32-classifier", onnx_runner(path), name))
 

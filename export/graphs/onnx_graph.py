@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
+from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME, PROBABILITIES_NAME
 from models.messages import error_line, one_line
 
 OPSET = 20  # the first with a Gelu operator; composed of Erf, it cost ONNX Runtime a quarter of the time
@@ -107,7 +107,7 @@ def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def append_classifier(
-    encoder: Path, target: Path, weights: NDArray[np.float32], output_name: str, metadata: Mapping[str, str]
+    encoder: Path, target: Path, weights: NDArray[np.float32], metadata: Mapping[str, str]
 ) -> None:
     """Write a copy of an image encoder that ends in softmax(embedding @ weights.T), [B, C].
 
@@ -115,7 +115,6 @@ def append_classifier(
         encoder: The encoder's ONNX file, with one output of embeddings [B, D].
         target: File to write.
         weights: Class vectors times the factor on cosines, [C, D].
-        output_name: Name of the new output.
         metadata: Texts for the file's metadata.
     """
     import onnx
@@ -128,9 +127,9 @@ def append_classifier(
     table = np.ascontiguousarray(weights.T)
     graph.initializer.append(numpy_helper.from_array(table, "class_vectors"))
     graph.node.append(helper.make_node("MatMul", [embedding.name, "class_vectors"], ["class_logits"]))
-    graph.node.append(helper.make_node("Softmax", ["class_logits"], [output_name], axis=-1))
+    graph.node.append(helper.make_node("Softmax", ["class_logits"], [PROBABILITIES_NAME], axis=-1))
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(output_name, TensorProto.FLOAT, shape))
+    graph.output.append(helper.make_tensor_value_info(PROBABILITIES_NAME, TensorProto.FLOAT, shape))
     helper.set_model_props(model, dict(metadata))
     onnx.save(model, str(target))
 

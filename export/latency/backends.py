@@ -166,7 +166,7 @@ def _exported(spec: Spec) -> Call:
     elif name == LITERT:
         run = litert_runner(path, threads)
     else:
-        run = openvino_runner(path, spec["side"], OPENVINO_PRECISIONS[name], threads, spec["batch"])
+        run = openvino_runner(path, spec["side"], OPENVINO_PRECISIONS[name], threads)
     return lambda: run(pixels)
 
 
