@@ -28,7 +28,7 @@ HEADERS = {
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    # Spelt out: some systems' tables give JavaScript another type, which browsers refuse for modules.
+    # Written out: some systems' tables give JavaScript another type, which browsers refuse for modules.
     extensions_map = {  # noqa: RUF012 - as the base class declares it
         **SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",

@@ -143,9 +143,9 @@ async function label({ labels, prompts }) {
   }
   texts ??= await loadTexts(demo.text, ort, (names) => download(names, "labelProgress"), exclusive);
   const { cosine_scale: scale } = Object.values(heads).find(({ labels: some }) => some);
-  const { head, cut, spelt } = await headOf(labels, prompts, texts, scale);
+  const { head, cut, spelled } = await headOf(labels, prompts, texts, scale);
   own = head;
-  tell("labelled", { labels, cut, spelt });
+  tell("labelled", { labels, cut, spelled });
 }
 
 const TASKS = { start: [start, "refused"], read: [read, "failed"], label: [label, "unlabelled"] };

@@ -105,11 +105,11 @@ def test_tokens_of_texts(modules, tmp_path, name):
     assert sum(one["ids"] == ids for one, ids in zip(found, wanted, strict=True)) > len(texts) // 4
 
 
-def test_words_that_are_spelt_in_letters_are_named(modules, tmp_path):
+def test_words_that_are_spelled_in_letters_are_named(modules, tmp_path):
     contract = Preprocessing(64, (0.0,) * 3, (1.0,) * 3, tokenizer="fetal", context_length=40)
     tokenizer_files(contract, tmp_path)
     script = """import { readTokenizer } from "./tokenizer.js";
-    console.log(JSON.stringify(readTokenizer(JSON.parse(readFileSync(given.file)))(given.text).spelt));"""
+    console.log(JSON.stringify(readTokenizer(JSON.parse(readFileSync(given.file)))(given.text).spelled));"""
     given = {"file": str(tmp_path / "tokenizer.json"), "text": "Fetal brain of a xylophone, 24.35 mm"}
     assert node(modules, script, given) == ["xylophone"]
 
