@@ -171,20 +171,21 @@ def _exported(spec: Spec) -> Call:
 
 
 def _coreml(spec: Spec) -> Call:
-    embed, pixels = _coreml_encoder(spec, spec["backend"]), _pixels(spec)[0].astype(np.uint8)
-    frame = pixels.transpose(1, 2, 0)
-    return lambda: embed(frame)
-
-
-def _coreml_encoder(spec: Spec, backend: str) -> Callable[[Frame], Floats]:
-    """Return the function from a prepared RGB image [S, S, 3] to its embedding [1, D]."""
-    import coremltools as ct
     from PIL import Image
+
+    predict, pixels = _coreml_encoder(spec, spec["backend"]), _pixels(spec)[0].astype(np.uint8)
+    frame = Image.fromarray(pixels.transpose(1, 2, 0))
+    return lambda: predict(frame)
+
+
+def _coreml_encoder(spec: Spec, backend: str) -> Callable[[Any], Floats]:
+    """Return the function from a prepared RGB image of Pillow's to its embedding [1, D]."""
+    import coremltools as ct
 
     from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
 
     model = ct.models.MLModel(spec["path"], compute_units=getattr(ct.ComputeUnit, COREML_UNITS[backend]))
-    return lambda pixels: model.predict({INPUT_NAME: Image.fromarray(pixels)})[EMBEDDING_NAME].reshape(1, -1)
+    return lambda image: model.predict({INPUT_NAME: image})[EMBEDDING_NAME].reshape(1, -1)
 
 
 def _cine_loop() -> Iterator[Frame]:
@@ -216,11 +217,12 @@ def _answers(student: Student, embedding: Floats, spec: Spec) -> Row:
 
 def frame_to_answers(spec: Spec, student: Student) -> Callable[[Frame], Row]:
     """Return the whole path from a camera frame to its answers; see `load` for the spec."""
-    if spec["encoder"] in COREML_UNITS:
-        embed = _coreml_encoder(spec, spec["encoder"])
-    else:
-        embed = lambda pixels: student.embed_pixels(pixels[None])  # noqa: E731
-    return lambda frame: _answers(student, embed(student.prepare(frame)), spec)
+    if spec["encoder"] not in COREML_UNITS:
+        return lambda frame: _answers(student, student.embed_pixels(student.prepare(frame)[None]), spec)
+    from PIL import Image
+
+    predict = _coreml_encoder(spec, spec["encoder"])
+    return lambda frame: _answers(student, predict(Image.fromarray(student.prepare(frame))), spec)
 
 
 def _matmul(spec: Spec) -> Call:
