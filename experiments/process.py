@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 
-class TerminatedError(Exception):
-    """SIGTERM was received."""
+class TerminatedError(BaseException):
+    """SIGTERM was received. Like Ctrl-C it passes by what catches every `Exception`."""
 
 
 class Parser(argparse.ArgumentParser):

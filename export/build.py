@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,29 +16,27 @@ from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from export.graphs.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
 from export.graphs.heads import build_heads, describe_heads, grid, ship, write_heads
+from export.graphs.litert_file import NO_LITERT, litert_installed
 from export.graphs.onnx_graph import quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import text_reference, write_text_encoder
 from export.int8.int8_variants import (
     INT8_VARIANTS,
-    NO_OPENVINO,
     check_compatible,
     enter_bfloat16,
     judge_int8_speed,
-    runs_here,
     write_int8_variants,
 )
 from export.latency.backends import BFLOAT16
-from export.options import GROUPS, Options
+from export.options import Options
 from export.package.golden import write_golden
 from export.package.manifest import PACKAGES, Export, read_export, write_manifest
 from export.package.model_card import LICENCES, MODEL_CARD, weight_origin, write_licences, write_model_card
-from export.package.readme import CLIENTS, LICENCE_TEXT, README, licence_text, write_readme
+from export.package.readme import LICENCE_TEXT, PROGRAMS, README, licence_text, write_readme
 from export.parity.frames import calibration_pixels, corpus_spacings, evaluation_frames
 from export.parity.ledger import (
     DROPPED,
     FAILED,
-    NOT_RUN,
     OPTIONAL_GATES,
     GateFailedError,
     Gates,
@@ -50,6 +48,8 @@ from export.parity.ledger import (
 )
 from export.parity.measure import measure, text_row
 from export.variants import (
+    COREML,
+    LITERT,
     ExportContext,
     Variant,
     torch_runner,
@@ -70,41 +70,36 @@ NOISE_FRAMES = 4  # that calibrate int8 for timing
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is exported; see `export_student`."""
+class Subject:
+    """What is exported.
+
+    Attributes:
+        student: The trained model.
+        data: The corpus that calibrates int8 and scores the variants.
+        protocol: Prompts of the heads.
+        source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256``, ``data`` (data preset that
+            scores) and ``training`` (see `experiments.runs.run_record.training_facts`; empty if not recorded).
+        trained_int8: The model of `Options.int8_from`.
+        calibration: The checkpoint's `models.student.base.Calibration`, for these prompts.
+    """
 
     student: DualEncoder
     data: FetalDataModule
     protocol: Protocol
     source: Mapping[str, Any]
-    trained_int8: QuantisedStudent | None
-    calibration: Mapping[str, Any] | None
+    trained_int8: QuantisedStudent | None = None
+    calibration: Mapping[str, Any] | None = None
 
 
-def export_student(
-    student: DualEncoder,
-    data: FetalDataModule,
-    protocol: Protocol,
-    target: Path,
-    options: Options,
-    source: Mapping[str, Any],
-    trained_int8: QuantisedStudent | None = None,
-    calibration: Mapping[str, Any] | None = None,
-) -> Export:
+def export_student(subject: Subject, target: Path, options: Options) -> Export:
     """Write, measure and describe every artifact; the folder appears when all exact variants pass their gates.
 
     A variant with smaller weights that misses its gate is left out; its row stays in the ledger.
 
     Args:
-        student: The trained model.
-        data: The corpus that calibrates int8 and scores the variants.
-        protocol: Prompts of the heads.
+        subject: What to export.
         target: Folder to write; an older export there is replaced.
-        options: What to export.
-        source: ``weights`` ("trained" or "random"), ``checkpoint``, ``checkpoint_sha256``, ``data`` (data preset that
-            scores) and ``training`` (see `experiments.runs.run_record.training_facts`; empty if not recorded).
-        trained_int8: The model of `Options.int8_from`.
-        calibration: The checkpoint's `models.student.base.Calibration`, for these prompts.
+        options: Which variants, and how they are judged.
 
     Returns:
         The finished export, read back.
@@ -114,16 +109,15 @@ def export_student(
             folder beside the target.
         ValueError: The target is not an older export, or an input cannot be used.
     """
-    target, student = target.resolve(), student.eval()
+    target, student = target.resolve(), subject.student.eval()
     require_replaceable(target)
     gates = read_gates(options.gates)
-    if trained_int8 is not None:
-        check_compatible(student, trained_int8.eval())
+    if subject.trained_int8 is not None:
+        check_compatible(student, subject.trained_int8.eval())
     kept = failed_folder(target)
+    source = {**subject.source, "recipe": student.recipe(), "split": options.split}
     with atomic_folder(target) as partial:
-        source = {**source, "recipe": student.recipe(), "split": options.split}
-        subject = _Subject(student, data, protocol, source, trained_int8, calibration)
-        rows = _fill(partial, subject, options, gates)
+        rows = _fill(partial, replace(subject, source=source), options, gates)
         print(f"parity of {target}\n\n{markdown_ledger(rows)}\n")
         for row in rows:
             if row.status == DROPPED:
@@ -138,7 +132,7 @@ def export_student(
         for file in partial.rglob("*"):
             # Some writers create files that only their owner may read.
             file.chmod(0o755 if file.is_dir() else 0o644)
-        read_export(partial, student.preprocessing)
+        read_export(partial)
     shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
     return read_export(target)
 
@@ -167,7 +161,7 @@ def require_replaceable(target: Path) -> None:
         raise ValueError(f"--out={target}: exists and is not an export; name a new or an empty folder")
 
 
-def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> list[Row]:
+def _fill(folder: Path, subject: Subject, options: Options, gates: Gates) -> list[Row]:
     """Write the export; every stage after the files returns rows, and the last one decides which files stay."""
     student, data, trained = subject.student, subject.data, subject.source["weights"] == "trained"
     frames = evaluation_frames(data, student.preprocessing, options.split, options.frames)
@@ -190,11 +184,14 @@ def _fill(folder: Path, subject: _Subject, options: Options, gates: Gates) -> li
             f"export: {different} on the first {len(first.records)} frames; the fused student does not compute what "
             "the trained one computes, so nothing was converted"
         )
-    small = None if ages is None else ship(ages, *frames.embedded_heads(reference if trained else None))
+    small = None
+    if ages is not None:
+        small = ship(ages, subject.protocol.biometry, *frames.embedded_heads(reference if trained else None))
     _write_models(context, subject, options)
     _say("measuring parity")
     variants = [fused, *context.variants]
-    rows = measure(reference, variants, frames, heads, ages, gates, trained=trained, shipped=small)
+    shipped_table = None if small is None else small.table()
+    rows = measure(reference, variants, frames, heads, ages, gates, trained=trained, shipped=shipped_table)
     rows += [*context.not_run, *coreml_rows(context.artifacts, gates, trained=trained)]
     rows = [_dropped_if_missed(row) for row in rows]
     _say("timing int8 against float32")
@@ -233,31 +230,34 @@ def _step(context: ExportContext, title: str) -> Iterator[None]:
         yield
 
 
-def _write_models(context: ExportContext, subject: _Subject, options: Options) -> None:
+def _write_models(context: ExportContext, subject: Subject, options: Options) -> None:
     """Write all models, with a row for each that cannot run here."""
+
+    def wanted(names: Iterable[str]) -> list[str]:
+        return [name for name in names if name not in options.left_out]
+
     with _step(context, "writing ONNX"):
         write_onnx_variants(context, options.dynamic_batch)
         if options.with_resize:
             write_resize_variant(context)
-        if BFLOAT16 not in options.left_out:
+        if wanted([BFLOAT16]):
             enter_bfloat16(context)
-    wanted = [name for name in INT8_VARIANTS if name not in options.left_out]
-    if int8 := [name for name in wanted if runs_here(name)]:
+    if int8 := wanted(INT8_VARIANTS):
         with _step(context, "writing int8"):
-            if subject.trained_int8 is not None:
-                write_int8_variants(context, int8, subject.trained_int8)
-            else:
-                contract, number = subject.student.preprocessing, options.calibration_frames
-                write_int8_variants(context, int8, calibration_pixels(subject.data, contract, number))
-    context.not_run += [
-        Row(name, "-", status=NOT_RUN, note=NO_OPENVINO) for name in wanted if name not in int8
-    ]
-    if not GROUPS["litert"] <= options.left_out:
+            source = subject.trained_int8 or calibration_pixels(
+                subject.data, subject.student.preprocessing, options.calibration_frames
+            )
+            write_int8_variants(context, int8, source)
+    litert = wanted(LITERT)
+    if litert and litert_installed():
         with _step(context, "converting to LiteRT"):
-            write_litert_variants(context, options.left_out)
-    if not GROUPS["coreml"] <= options.left_out:
+            write_litert_variants(context, litert)
+    else:
+        for name in litert:
+            context.leave_out(name, NO_LITERT)
+    if coreml := wanted(COREML):
         with _step(context, "converting to Core ML"):
-            write_coreml_variants(context, options.left_out)
+            write_coreml_variants(context, coreml)
     if options.text_encoder:
         with _step(context, "writing the text tower"):
             path, files = write_text_encoder(
@@ -271,62 +271,54 @@ def _write_models(context: ExportContext, subject: _Subject, options: Options) -
 
 def _describe(
     context: ExportContext,
-    subject: _Subject,
+    subject: Subject,
     rows: list[Row],
     heads: Mapping[str, Mapping[str, Any]],
     gates: Gates,
 ) -> None:
     """Write parity ledger, documents and, last, the manifest, which hashes every other file."""
-    folder, student, source = context.folder, subject.student, subject.source
-    protocol = subject.protocol.digest
+    folder = context.folder
     own_gates = {} if gates == read_gates() else gates
-    context.add("heads", folder / HEADS, "heads")
-    context.add("golden", folder / "golden", "golden")
-    facts: dict[str, Any] = {
+    facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(*PACKAGES),
-        "protocol": protocol,
+        "protocol": subject.protocol.digest,
         "warnings": context.warnings,
     }
+    answers: dict[str, Any] = {}
+    if subject.calibration is not None:
+        answers[ANSWERS] = {**subject.calibration, "prompts": {}}  # heads.safetensors holds them
+    content = {**facts, **answers, **_content(context, subject.student, subject.source, heads)}
+    context.add("heads", folder / HEADS, "heads")
+    context.add("golden", folder / "golden", "golden")
     write_json(folder / LEDGER, {**facts, "custom_gates": own_gates, "rows": [row.to_dict() for row in rows]})
     context.add("parity", folder / LEDGER, "ledger")
-    write_licences(folder / LICENCES, source, protocol)
+    write_licences(folder / LICENCES, content)
     (folder / LICENCE_TEXT).write_text(licence_text(), encoding="utf-8")
-    contract = contract_of(student.preprocessing)
-    for path in CLIENTS:
+    for path in PROGRAMS:
         shutil.copyfile(path, folder / path.name)
-    write_readme(folder / README, contract=contract, heads=heads, artifacts=context.artifacts)
-    write_model_card(
-        folder / MODEL_CARD,
-        source=source,
-        side=student.preprocessing.image_size,
-        artifacts=context.artifacts,
-        rows=rows,
-        protocol=protocol,
-        custom_gates=own_gates,
-    )
-    for name in (README, MODEL_CARD, LICENCES, LICENCE_TEXT, *(path.name for path in CLIENTS)):
+    write_readme(folder / README, content)
+    write_model_card(folder / MODEL_CARD, content, rows, own_gates)
+    for name in (README, MODEL_CARD, LICENCES, LICENCE_TEXT, *(path.name for path in PROGRAMS)):
         context.add(name, folder / name, "document")
-    if subject.calibration is not None:
-        facts[ANSWERS] = {**subject.calibration, "prompts": {}}  # heads.safetensors holds them
-    _write_manifest(context, student, source, heads, **facts)
+    write_manifest(folder, content)
 
 
-def _write_manifest(
+def _content(
     context: ExportContext,
     student: DualEncoder,
     source: Mapping[str, Any],
     heads: Mapping[str, Mapping[str, Any]],
-    **facts: Any,
-) -> None:
-    own = {
+) -> dict[str, Any]:
+    """Return the keys that every manifest has; `ExportContext.add` still adds artifacts."""
+    return {
+        **ties_of(context.metadata),
         "source": source,
         "contract": contract_of(student.preprocessing),
         "embed_dim": student.embed_dim,
         "heads": {name: without_prompts(head) for name, head in heads.items()},
         "artifacts": context.artifacts,
     }
-    write_manifest(context.folder, {**facts, **ties_of(context.metadata), **own})
 
 
 def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, *, int8: bool) -> Export:
@@ -340,10 +332,10 @@ def write_timing_export(student: DualEncoder, folder: Path, protocol: Protocol, 
         if int8:
             shape = (NOISE_FRAMES, 3, context.side, context.side)
             noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
-            write_int8_variants(context, [name for name in INT8_VARIANTS if runs_here(name)], noise)
+            write_int8_variants(context, [*INT8_VARIANTS], noise)
     heads = build_heads(student, protocol, set())[0]
     write_heads(folder / HEADS, heads, None, ties_of(context.metadata))
     context.add("heads", folder / HEADS, "heads")
     source = {"weights": "for timing only", "recipe": student.recipe()}
-    _write_manifest(context, student, source, describe_heads(heads, None))
+    write_manifest(folder, _content(context, student, source, describe_heads(heads, None)))
     return read_export(folder)

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from models.student.onnx_files import Floats, Run, batched
 
 
-def openvino_runner(
-    path: Path | str, side: int, precision: str = "f32", threads: int = 0, batch: int = 1
-) -> Run:
+def openvino_runner(path: Path | str, side: int, precision: str = "f32", threads: int = 0) -> Run:
     """Load an ONNX file in OpenVINO on the CPU.
 
     Args:
@@ -24,7 +22,6 @@ def openvino_runner(
         precision: Arithmetic of what is not int8 in the graph, ``f32`` or ``bf16``. OpenVINO's own default is bfloat16
             on newer processors.
         threads: Threads; 0 leaves the choice to the runtime.
-        batch: Frames of one call.
     """
     import openvino
 
@@ -33,10 +30,10 @@ def openvino_runner(
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     core = openvino.Core()
     model = core.read_model(str(path))
-    model.reshape([batch, 3, side, side])
+    model.reshape([1, 3, side, side])
     compiled = core.compile_model(model, "CPU", settings)
     # OpenVINO reuses the memory of an output.
-    return batched(lambda part: compiled({0: part})[0].copy(), batch)
+    return batched(lambda part: compiled({0: part})[0].copy(), 1)
 
 
 def litert_runner(path: Path | str, threads: int = 0) -> Run:

@@ -13,7 +13,6 @@ import torch
 
 from export.graphs.contract import (
     EMBEDDING_NAME,
-    INPUT_NAME,
     METADATA_ARTIFACT,
     METADATA_DIGEST,
     METADATA_LABELS,
@@ -22,7 +21,7 @@ from export.graphs.contract import (
 from export.graphs.coreml_inspection import inspect_package
 from export.graphs.coreml_package import COMPRESSIONS, Compression, Package, compress_package, write_package
 from export.graphs.heads import ClassHead
-from export.graphs.litert_file import NO_LITERT, litert_installed, quantise_litert, write_litert
+from export.graphs.litert_file import quantise_litert, write_litert
 from export.graphs.onnx_graph import append_classifier, prepend_resize, weight_count, write_onnx
 from export.graphs.pixel_graph import PixelClassifier, PixelEncoder
 from export.package.manifest import artifact_entry
@@ -34,6 +33,7 @@ from models.zero_shot import COSINE_SCALE
 
 ENCODER_FILE, RESIZE_FILE = "image_encoder.onnx", "image_encoder_resize.onnx"
 SOURCE = "coreml-fp16"  # of the packages with smaller weights
+NO_SOURCE = "it is made from {}, which --skip leaves out"
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,10 @@ class ExportContext:
         """Return the metadata of an ONNX file: those of every artifact, and its name."""
         return {**self.metadata, METADATA_ARTIFACT: name}
 
+    def leave_out(self, name: str, note: str) -> None:
+        """Add the row of a variant that cannot be made here, with the reason."""
+        self.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
+
     def add(self, name: str, path: Path, kind: str, **facts: Any) -> None:
         """Add a written file or package to the manifest."""
         self.artifacts[name] = artifact_entry(path, self.folder, kind=kind, **facts)
@@ -154,15 +158,8 @@ def torch_runner(module: torch.nn.Module) -> Run:
 def write_onnx_variants(context: ExportContext, dynamic_batch: bool) -> None:
     """Write the float32 encoder and, from it, an end-to-end classifier for each head."""
     encoder, how = context.folder / ENCODER_FILE, "ONNX Runtime, CPU"
-    write_onnx(
-        context.encoder,
-        torch.rand(1, 3, context.side, context.side) * 255,
-        encoder,
-        input_name=INPUT_NAME,
-        output_name=EMBEDDING_NAME,
-        metadata=context.tied("onnx-fp32"),
-        dynamic_batch=dynamic_batch,
-    )
+    example = torch.rand(1, 3, context.side, context.side) * 255
+    write_onnx(context.encoder, example, encoder, context.tied("onnx-fp32"), dynamic_batch=dynamic_batch)
     batch = "any" if dynamic_batch else 1
     context.add("onnx-fp32", encoder, "onnx", batch=batch, output=EMBEDDING_NAME)
     context.variants.append(Variant("onnx-fp32", how, "float32", onnx_runner(encoder)))
@@ -170,9 +167,7 @@ def write_onnx_variants(context: ExportContext, dynamic_batch: bool) -> None:
         path = context.folder / f"{name}_classifier.onnx"
         weights = (COSINE_SCALE * head.vectors).numpy()
         labels = {METADATA_LABELS: json.dumps(head.labels, ensure_ascii=False)}
-        append_classifier(
-            encoder, path, weights, PROBABILITIES_NAME, {**context.tied(f"onnx-{name}"), **labels}
-        )
+        append_classifier(encoder, path, weights, {**context.tied(f"onnx-{name}"), **labels})
         context.add(f"onnx-{name}", path, "onnx", batch=batch, output=PROBABILITIES_NAME)
         context.variants.append(Variant(f"onnx-{name}", how, "float32-classifier", onnx_runner(path), name))
 
@@ -187,46 +182,39 @@ def write_resize_variant(context: ExportContext) -> None:
     context.variants.append(Variant(name, how, "resized", onnx_runner(path), whole=True))
 
 
-def write_litert_variants(context: ExportContext, skip: Collection[str]) -> None:
-    """Write the encoder for LiteRT, and from it the copy with int8 weights."""
-    if not litert_installed():
-        context.not_run += [
-            Row(name, "-", status=NOT_RUN, note=NO_LITERT) for name in LITERT if name not in skip
-        ]
-        return
+def write_litert_variants(context: ExportContext, names: Collection[str]) -> None:
+    """Write those of `LITERT` that are named: the encoder for LiteRT, and from it the copy with int8 weights."""
     source = context.folder / LITERT["litert-fp32"][0]
-    if "litert-fp32" in skip:
-        note = "it is made from litert-fp32, which --skip leaves out"
-        context.not_run.append(Row("litert-int8", "-", status=NOT_RUN, note=note))
-        return
-    for name, (file, gate) in LITERT.items():
-        if name in skip:
-            continue
+    for name in names:
+        file, gate = LITERT[name]
         path = context.folder / file
         if path == source:
             write_litert(context.encoder, path, context.side)
-        else:
+        elif source.exists():
             quantise_litert(source, path)
+        else:
+            context.leave_out(name, NO_SOURCE.format("litert-fp32"))
+            continue
         context.add(name, path, "litert", batch=1, output=LITERT_OUTPUT)
         context.variants.append(Variant(name, "LiteRT, CPU", gate, litert_runner(path)))
 
 
-def write_coreml_variants(context: ExportContext, skip: Collection[str]) -> None:
-    """Write the Core ML packages of `COREML`, without those of `skip`."""
+def write_coreml_variants(context: ExportContext, names: Collection[str]) -> None:
+    """Write those Core ML packages of `COREML` that are named, classifiers only of the heads that there are."""
     shape = (context.side, context.encoder.model.embed_dim)
-    for name, variant in COREML.items():
-        if name in skip or variant.head not in (None, *context.heads):
+    for name in names:
+        variant = COREML[name]
+        if variant.head not in (None, *context.heads):
             continue
         path, head = context.folder / f"{variant.stem}.mlpackage", context.heads.get(variant.head or "")
         labels = None if head is None else tuple(head.labels)
         package = Package(*shape, gray=variant.gray, half=variant.half, labels=labels)
         bytes_a_weight, in_head = 2.0 if variant.half else 4.0, 0
         if variant.compression is not None:
-            if SOURCE in skip:
-                note = f"it is made from {SOURCE}, which --skip leaves out"
-                context.not_run.append(Row(name, "-", status=NOT_RUN, note=note))
-                continue
             source = context.folder / f"{COREML[SOURCE].stem}.mlpackage"
+            if not source.exists():
+                context.leave_out(name, NO_SOURCE.format(SOURCE))
+                continue
             compress_package(source, path, variant.compression)
             bytes_a_weight = variant.compression.bits / 8
         elif head is None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.process import Parser
+from experiments.process import Parser, terminable
 from export.demo.build import build_demo
 from export.demo.server import server_of
 from export.package.manifest import read_export
@@ -40,6 +40,7 @@ def parse(argv: list[str]) -> Any:
     return parser.parse_args(argv)
 
 
+@terminable()
 def main(argv: list[str]) -> int:
     """Run one command line."""
     options = parse(argv)

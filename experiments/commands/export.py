@@ -39,9 +39,10 @@ from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from experiments.config import data_arguments
 from experiments.plain_errors import PlainErrorParser, built
+from experiments.process import terminable
 from experiments.recipe_files import DEFAULT_PRESET, data_class, preset_file, preset_of
 from experiments.runs.run_record import RANDOM_PREFIX, read_record, run_config, training_facts
-from export import Options, export_student
+from export import Options, Subject, export_student
 from export.build import require_replaceable
 from export.parity.ledger import GateFailedError
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
@@ -221,6 +222,7 @@ def prompts_of(checkpoint: str, file: str | None) -> tuple[Protocol, dict[str, A
     return protocol, None
 
 
+@terminable()
 def main(argv: list[str]) -> int:
     """Run one command line and return its exit status: 1 if an exact variant missed its gate."""
     config = parse(argv)
@@ -239,7 +241,9 @@ def main(argv: list[str]) -> int:
         source["int8_checkpoint_sha256"] = sha256(Path(config.int8_from))
     protocol, calibration = prompts_of(config.checkpoint, config.protocol)
     try:
-        export = export_student(student, data, protocol, target, options, source, trained, calibration)
+        export = export_student(
+            Subject(student, data, protocol, source, trained, calibration), target, options
+        )
     except GateFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

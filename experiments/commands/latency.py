@@ -25,6 +25,7 @@ from typing import Any
 from datamodules.evaluation.protocol import Protocol
 from experiments.commands.export import load_model_to_export
 from experiments.plain_errors import PlainErrorParser
+from experiments.process import terminable
 from experiments.recipe_files import LATENCY
 from export import Export, read_export
 from export.build import write_timing_export
@@ -111,6 +112,7 @@ def write_report(record: dict[str, Any], folder: Path, ratios_before: dict[str, 
     return text
 
 
+@terminable()
 def main(argv: list[str]) -> int:
     """Run one command line; the exit status is 1 when a number is over its budget, 3 when one cannot be decided."""
     apply_trust(argv)
@@ -127,11 +129,11 @@ def main(argv: list[str]) -> int:
     folder = default_folder(options.model) if options.out is None else Path(options.out)
     print(write_report(record, folder, ratios_before))
     print(f"latency.json, latency.md and latency.png: {folder}")
-    failed = over_budget([Verdict(**verdict) for verdict in record["verdicts"]])
-    if failed:
+    verdicts = [Verdict(**verdict) for verdict in record["verdicts"]]
+    if failed := over_budget(verdicts):
         print(f"latency: {failed}", file=sys.stderr)
         return 1
-    if doubt := undecided([Verdict(**verdict) for verdict in record["verdicts"]]):
+    if doubt := undecided(verdicts):
         print(f"latency: not decidable here: {doubt}", file=sys.stderr)
         return 0 if options.ci else NOT_DECIDED
     return 0

@@ -317,7 +317,7 @@ def parity(run: FinishedRun) -> Table | None:
                 "exported variant": str(row.get("variant")),
                 "verdict": Cell(status, str(row.get("note") or ""), VERDICTS.get(status, "")),
                 "lowest cosine": _text(found.get("cosine_min"), 6),
-                "changed classes": f"{found['flip_rate']:.2%}" if "flip_rate" in found else NOTHING,
+                "flip rate": f"{found['flip_rate']:.2%}" if "flip_rate" in found else NOTHING,
                 "points lost": _text(row.get("points_lost"), 2),
             }
         )

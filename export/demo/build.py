@@ -17,14 +17,15 @@ from datamodules.phantom.corpus import PhantomSettings, read_truth
 from export.demo.runtime import VERSION, runtime_files
 from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD
+from export.package.readme import CLIENTS
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
-from metrics.calibration import TOP_AGES
 from metrics.growth_chart import COEFFICIENTS
 from models.files import atomic_folder, sha256, write_json
 from models.student.base import BRAIN
 from models.student.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
+READER = CLIENTS / "reader.mjs"
 DEMO = "demo.json"
 MODELS = ("onnx-fp32", "onnx-int8")
 """Artifacts that the page offers, the default first; int8 where the export kept it."""
@@ -59,24 +60,19 @@ def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
 
 def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    shutil.copyfile(READER, folder / READER.name)
     static_files = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js"
     )
     (folder / "ort").mkdir()
-    for name, file in runtime.items():
-        (folder / "ort" / name).write_bytes(file)
-    variants = {
-        name: str(export.manifest["artifacts"][name]["file"])
-        for name in MODELS
-        if name in export.manifest["artifacts"]
-    }
+    for name, content in runtime.items():
+        (folder / "ort" / name).write_bytes(content)
+    artifacts = export.manifest["artifacts"]
+    variants = {name: str(artifacts[name]["file"]) for name in MODELS if name in artifacts}
     if MODELS[0] not in variants:
         raise ValueError(f"{export.folder}: no artifact {MODELS[0]!r}; export again")
-    heads = export.artifact("heads").relative_to(export.folder).as_posix()
-    golden = sorted(
-        path.relative_to(export.folder).as_posix() for path in export.artifact("golden").iterdir()
-    )
-    text = _text_tower(export.manifest["artifacts"])
+    heads, text = str(artifacts["heads"]["file"]), _text_tower(artifacts)
+    golden = sorted(f"golden/{path.name}" for path in export.artifact("golden").iterdir())
     for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden, *(text or {}).values()):
         copy = folder / name
         if copy.exists() or copy.suffix not in KEPT:
@@ -84,12 +80,10 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export.folder / name, copy)
     samples = _write_samples(folder / "samples")
-    build_files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).as_posix() not in static_files
-    ]
-    content = {
+    files = {
+        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    facts = {
         "model": export.manifest["model_sha256"],
         "runtime": VERSION,
         "variants": variants,
@@ -107,15 +101,15 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         ],
         "brain": {"key": BENCHMARKS[PLANES].label, "label": BRAIN},
         "chart": {str(centile): values for centile, values in COEFFICIENTS.items()},
-        "top_ages": TOP_AGES,
         "samples": samples,
         "static_files": static_files,
         "files": {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in build_files
+            name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for name, path in files.items()
+            if name not in static_files
         },
     }
-    write_json(folder / DEMO, content)
+    write_json(folder / DEMO, facts)
 
 
 def _text_tower(artifacts: Mapping[str, Any]) -> dict[str, str] | None:

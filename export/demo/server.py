@@ -28,7 +28,7 @@ HEADERS = {
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    # Spelt out: some systems' tables give JavaScript another type, which browsers refuse for modules.
+    # Written out: some systems' tables give JavaScript another type, which browsers refuse for modules.
     extensions_map = {  # noqa: RUF012 - as the base class declares it
         **SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
@@ -62,10 +62,8 @@ def server_of(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
     try:
         return _Server((host, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
-        reason = "in use" if error.errno == errno.EADDRINUSE else error.strerror
-        remedy = (
-            "; choose another port, or --port=0 for a free one" if error.errno == errno.EADDRINUSE else ""
-        )
-        raise ValueError(f"--host={host} --port={port}: {reason}{remedy}") from error
+        used = "in use; choose another port, or --port=0 for a free one"
+        reason = used if error.errno == errno.EADDRINUSE else error.strerror
+        raise ValueError(f"--host={host} --port={port}: {reason}") from error
     except OverflowError:
         raise ValueError(f"--port={port}: expected 0 to 65535") from None

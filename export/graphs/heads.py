@@ -54,14 +54,6 @@ class ClassHead:
 
 
 @dataclass(frozen=True)
-class AgeHead:
-    """Vectors [S, 175, D] of the gestational ages at each printed pixel spacing, and the prompts' templates."""
-
-    templates: Sequence[str]
-    table: AgeTable
-
-
-@dataclass(frozen=True)
 class ShippedAges:
     """The age table as it ships: a few coordinates of each age, which cost a fraction of its vectors.
 
@@ -93,15 +85,17 @@ class ShippedAges:
         return replace(self, spacings=chosen, coordinates=self.coordinates[rows])
 
 
-def ship(ages: AgeHead, embeddings: Tensor, spacings: Sequence[str]) -> ShippedAges:
-    """Shrink the table to the fewest coordinates with which the ages of almost all heads stay.
+def ship(
+    table: AgeTable, templates: Sequence[str], embeddings: Tensor, spacings: Sequence[str]
+) -> ShippedAges:
+    """Shrink an age table to the fewest coordinates with which the ages of almost all heads stay.
 
     Args:
-        ages: The full table.
+        table: The full table.
+        templates: The prompts' templates.
         embeddings: Evaluation heads by the trained model, [N, D]; without any, all D coordinates are kept.
         spacings: The N printed spacings of their inputs.
     """
-    table = ages.table
     centred = (table.vectors - table.vectors.mean(dim=1, keepdim=True)).double()
     flat = centred.reshape(-1, centred.shape[-1])
     basis = torch.linalg.eigh(flat.T @ flat).eigenvectors.flip(1).T  # by falling share of the variance
@@ -110,7 +104,7 @@ def ship(ages: AgeHead, embeddings: Tensor, spacings: Sequence[str]) -> ShippedA
     for rank in (*ranks, len(basis)):
         part = basis[:rank]
         coordinates = (centred @ part.T).half()
-        found = ShippedAges(ages.templates, table.spacings, coordinates, part.float().contiguous(), {})
+        found = ShippedAges(templates, table.spacings, coordinates, part.float().contiguous(), {})
         if exact is None:
             break
         off = (predicted_age_days(found.table().similarity(embeddings, spacings)) - exact).abs()
@@ -134,8 +128,8 @@ def grid(spacings: Iterable[str]) -> set[str]:
 @torch.no_grad()
 def build_heads(
     model: DualEncoder, protocol: Protocol, spacings: set[str], cache: Path | None = None
-) -> tuple[dict[str, ClassHead], AgeHead | None]:
-    """Embed all prompts: a head for each classification benchmark, and the ages (None without any spacing).
+) -> tuple[dict[str, ClassHead], AgeTable | None]:
+    """Embed all prompts: a head for each classification benchmark, and the age table (None without any spacing).
 
     With a full-size text tower the ages take minutes to an hour; a progress bar shows the time left, and `cache` keeps
     them for the next export of the same weights and prompts.
@@ -143,16 +137,15 @@ def build_heads(
     Raises:
         ValueError: The prompt file lacks the prompts of a benchmark.
     """
-    heads = {}
-    for benchmark in BENCHMARKS.values():
-        if benchmark.kind == "classification":
-            prompts = protocol.prompts_of(benchmark)
-            heads[benchmark.name] = ClassHead(benchmark.name, prompts, class_embeddings(model, prompts))
+    heads = {
+        one.name: ClassHead(one.name, prompts := protocol.prompts_of(one), class_embeddings(model, prompts))
+        for one in BENCHMARKS.values()
+        if one.kind == "classification"
+    }
     if not spacings:
         return heads, None
     with show_progress("ages", " prompts") as progress:
-        table = stored_age_embeddings(cache, model, protocol.biometry, spacings, progress)
-    return heads, AgeHead(protocol.biometry, table)
+        return heads, stored_age_embeddings(cache, model, protocol.biometry, spacings, progress)
 
 
 def describe_heads(heads: Mapping[str, ClassHead], ages: ShippedAges | None) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME, PROBABILITIES_NAME
 from models.messages import error_line, one_line
 
 OPSET = 20  # the first with a Gelu operator; composed of Erf, it cost ONNX Runtime a quarter of the time
@@ -48,10 +49,9 @@ def write_onnx(
     module: nn.Module,
     example: Tensor,
     path: Path,
+    metadata: Mapping[str, str] | None = None,
     *,
-    input_name: str,
-    output_name: str,
-    metadata: Mapping[str, str],
+    names: tuple[str, str] = (INPUT_NAME, EMBEDDING_NAME),
     dynamic_batch: bool = False,
 ) -> None:
     """Convert a module in eval mode to a single ONNX file (weights inside).
@@ -62,14 +62,13 @@ def write_onnx(
         module: Takes one tensor and returns one tensor.
         example: An input; its shape is the model's, but for a dynamic batch.
         path: File to write.
-        input_name: Name of the input.
-        output_name: Name of the output.
         metadata: Texts for the file's metadata.
+        names: Of input and output.
         dynamic_batch: Leave the first axis open. Static shapes run faster on most phones.
     """
-    names: dict[str, Any] = {
-        "input_names": [input_name],
-        "output_names": [output_name],
+    settings: dict[str, Any] = {
+        "input_names": [names[0]],
+        "output_names": [names[1]],
         "opset_version": OPSET,
     }
     shapes = axes = None
@@ -78,7 +77,7 @@ def write_onnx(
             2, *example.shape[1:]
         ).contiguous()  # a batch of one would be specialised to one
         shapes = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},)
-        axes = {tensor: {0: "batch"} for tensor in (input_name, output_name)}
+        axes = {tensor: {0: "batch"} for tensor in names}
     with torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -88,14 +87,14 @@ def write_onnx(
                 dynamic_shapes=shapes,
                 external_data=False,
                 verbose=False,
-                **names,
+                **settings,
             )
             assert program is not None
             program.save(str(path), external_data=False)
         except Exception as error:  # any failure of the exporter has the same remedy
             log.warning("%s: torch.export failed, traced instead: %s", path.name, error_line(error))
-            torch.onnx.export(module, (example,), str(path), dynamo=False, dynamic_axes=axes, **names)
-    add_metadata(path, metadata)
+            torch.onnx.export(module, (example,), str(path), dynamo=False, dynamic_axes=axes, **settings)
+    add_metadata(path, metadata or {})
 
 
 def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
@@ -108,7 +107,7 @@ def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def append_classifier(
-    encoder: Path, target: Path, weights: NDArray[np.float32], output_name: str, metadata: Mapping[str, str]
+    encoder: Path, target: Path, weights: NDArray[np.float32], metadata: Mapping[str, str]
 ) -> None:
     """Write a copy of an image encoder that ends in softmax(embedding @ weights.T), [B, C].
 
@@ -116,7 +115,6 @@ def append_classifier(
         encoder: The encoder's ONNX file, with one output of embeddings [B, D].
         target: File to write.
         weights: Class vectors times the factor on cosines, [C, D].
-        output_name: Name of the new output.
         metadata: Texts for the file's metadata.
     """
     import onnx
@@ -129,9 +127,9 @@ def append_classifier(
     table = np.ascontiguousarray(weights.T)
     graph.initializer.append(numpy_helper.from_array(table, "class_vectors"))
     graph.node.append(helper.make_node("MatMul", [embedding.name, "class_vectors"], ["class_logits"]))
-    graph.node.append(helper.make_node("Softmax", ["class_logits"], [output_name], axis=-1))
+    graph.node.append(helper.make_node("Softmax", ["class_logits"], [PROBABILITIES_NAME], axis=-1))
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(output_name, TensorProto.FLOAT, shape))
+    graph.output.append(helper.make_tensor_value_info(PROBABILITIES_NAME, TensorProto.FLOAT, shape))
     helper.set_model_props(model, dict(metadata))
     onnx.save(model, str(target))
 

@@ -35,15 +35,9 @@ def write_text_encoder(
     """Write ``text_encoder.onnx`` (batch open), and the tokenizer's files and ``text_golden.json``; return both."""
     folder.mkdir(parents=True, exist_ok=True)
     path, golden = folder / "text_encoder.onnx", folder / "text_golden.json"
-    write_onnx(
-        TokenEncoder(model).eval(),
-        model.tokenize([GOLDEN_TEXTS[0]]),
-        path,
-        input_name=TOKENS_NAME,
-        output_name=TEXT_EMBEDDING_NAME,
-        metadata=metadata,
-        dynamic_batch=True,
-    )
+    names = (TOKENS_NAME, TEXT_EMBEDDING_NAME)
+    example = model.tokenize([GOLDEN_TEXTS[0]])
+    write_onnx(TokenEncoder(model).eval(), example, path, metadata, names=names, dynamic_batch=True)
     rows = [
         {"text": text, "tokens": ids.tolist(), "embedding": vector.tolist()}
         for text, ids, vector in zip(GOLDEN_TEXTS, *text_reference(model), strict=True)

@@ -32,11 +32,6 @@ ROUNDS, REPEATS = 7, 5
 KEEP = "--keep_slow_int8"
 
 
-def runs_here(name: str) -> bool:
-    """Return whether the runtime of an int8 variant is installed."""
-    return name != "openvino-int8" or find_spec("openvino") is not None
-
-
 def check_compatible(student: DualEncoder, trained: QuantisedStudent) -> None:
     """Check that a student trained with int8 in the loop can use the heads of a float student.
 
@@ -53,13 +48,16 @@ def check_compatible(student: DualEncoder, trained: QuantisedStudent) -> None:
 def write_int8_variants(
     context: ExportContext, names: Sequence[str], source: Floats | QuantisedStudent
 ) -> None:
-    """Write int8 copies of the float32 encoder, those of `INT8_VARIANTS` that are named.
+    """Write int8 copies of the float32 encoder, those of `INT8_VARIANTS` that are named and run here.
 
     The source is calibration frames, pixel values [N, 3, S, S], or the student trained with int8 in the loop, whose
     weights and ranges are taken.
     """
     for name in names:
         openvino, grouped = name == "openvino-int8", INT8_VARIANTS[name]
+        if openvino and find_spec("openvino") is None:
+            context.leave_out(name, NO_OPENVINO)
+            continue
         path = context.folder / f"image_encoder_int8{'_openvino' if openvino else ''}.onnx"
         how = f"{'OpenVINO' if openvino else 'ONNX Runtime'}, CPU"
         facts: dict[str, Any] = {"output": EMBEDDING_NAME}
@@ -78,7 +76,7 @@ def write_int8_variants(
 
 
 def enter_bfloat16(context: ExportContext) -> None:
-    """Add the float32 ONNX file computed in bfloat16 to the ledger, judged by the task; it is no file of its own.
+    """Add the float32 ONNX file computed in bfloat16 to the ledger, judged by the task; no separate file is written.
 
     Where OpenVINO is absent or the processor has no bfloat16, its row is NOT RUN with the reason.
     """
@@ -98,15 +96,13 @@ def judge_int8_speed(context: ExportContext, rows: Sequence[Row], *, keep_slow: 
         The rows, those of int8 files with their speed; ``DROPPED`` where a file is slower or cannot be timed, unless
         `keep_slow`.
     """
-    names = [row.variant for row in rows if row.variant in INT8 and row.status not in (FAILED, DROPPED)]
-    names = [name for name in names if name in context.artifacts]
-    timings = _timings(context, names) if names else {}
+    judged = [row.variant for row in rows if row.variant in INT8 and row.status not in (FAILED, DROPPED)]
+    timings = _timings(context, [name for name in judged if name in context.artifacts])
     return [
-        _with_speed(row, timings[row.variant], timings[f"{row.variant} reference"], keep_slow)
-        if row.variant in names
-        else row
+        row if row.variant not in timings
+        else _with_speed(row, timings[row.variant], timings[f"{row.variant} reference"], keep_slow)
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
 def _with_speed(row: Row, own: Timing, reference: Timing, keep_slow: bool) -> Row:
@@ -115,7 +111,7 @@ def _with_speed(row: Row, own: Timing, reference: Timing, keep_slow: bool) -> Ro
         notes = [row.note, f"could not be timed against float32 ({broken})"]
     else:
         speed, low, high = speed_ratio(reference, own, cpu=True)
-        figures = {**figures, "speed": speed, "speed_low": low, "speed_high": high}
+        figures = {**figures, "of_float32": speed, "of_float32_low": low, "of_float32_high": high}
         where = f"float32 in {INT8[row.variant]} here (one thread; quartiles {low:.2f} to {high:.2f})"
         notes = [row.note, f"{speed:.2f} times as fast as {where}"]
         if low <= 1 <= high:

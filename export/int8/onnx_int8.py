@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
+from export.graphs.contract import INPUT_NAME
 from export.graphs.onnx_graph import add_metadata, write_onnx
 from export.graphs.pixel_graph import PixelEncoder
 from models import QuantisedStudent
@@ -106,14 +106,7 @@ def write_trained_int8(
     side = student.preprocessing.image_size
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared = Path(folder) / "float32.onnx", Path(folder) / "prepared.onnx"
-        write_onnx(
-            PixelEncoder(student.float_copy()).eval(),
-            torch.rand(1, 3, side, side) * 255,
-            plain,
-            input_name=INPUT_NAME,
-            output_name=EMBEDDING_NAME,
-            metadata={},
-        )
+        write_onnx(PixelEncoder(student.float_copy()).eval(), torch.rand(1, 3, side, side) * 255, plain)
         # Without its optimisations, which would fold scales into weights that were trained as they are.
         quant_pre_process(str(plain), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
         model = onnx.load(str(prepared))

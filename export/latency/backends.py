@@ -9,17 +9,18 @@ import itertools
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.runners import litert_runner, openvino_runner
-from models.student.onnx_files import CPU, Floats, Run, onnx_runner
+from models.student.onnx_files import AGES, CPU, Floats, onnx_runner
 
 if TYPE_CHECKING:
     from export.package.manifest import Export
-    from models import Preprocessing
+    from models.student.base import Row, Student
 
 Spec = dict[str, Any]
 Call = Callable[[], Any]
@@ -44,7 +45,7 @@ COREML_UNITS = {
 }
 # Artifact with smaller weights -> the backend that runs it, beside that backend's float file.
 INT8 = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino", "litert-int8": LITERT}
-# Their processor time is not their work.
+# They do not compute on the CPU: processor time does not measure them.
 ACCELERATED = (*COREML_UNITS, "onnxruntime-coreml", "onnxruntime-cuda")
 # Backend -> the float artifact that it runs; of all others: onnx-fp32.
 ARTIFACTS = {LITERT: "litert-fp32", **dict.fromkeys(COREML_UNITS, "coreml-fp16")}
@@ -114,8 +115,9 @@ def backend_specs(
 
 def stage_specs(export: Export, backends: Mapping[str, Spec]) -> dict[str, Spec]:
     """Return the stages of a camera frame; end to end with ONNX Runtime and, on a Mac, with Core ML."""
-    folder, threads = str(export.folder.resolve()), backends["onnxruntime"]["threads"]
-    common = {"threads": threads, "batch": 1, "folder": folder}
+    spacings = export.manifest["heads"].get(AGES, {}).get("spacings_mm_per_px", [None])
+    common = {"threads": backends["onnxruntime"]["threads"], "batch": 1, "spacing": spacings[0]}
+    common["folder"] = str(export.folder.resolve())
     specs: dict[str, Spec] = {name: {"backend": name, **common} for name in ("preprocess", "heads")}
     for name in (name for name in LIVE_ENCODERS if name in backends):
         own = {"backend": "end-to-end", "encoder": name, "path": backends[name]["path"]}
@@ -128,8 +130,8 @@ def load(spec: Spec) -> Call:
 
     Args:
         spec: ``backend``, ``threads``, ``batch`` and ``side`` of the images; ``recipe`` for PyTorch, ``path`` of the
-            artifact for the other backends; ``folder`` of the export for stages, ``encoder`` for an end-to-end stage;
-            ``arithmetic`` for a matrix product.
+            artifact for the other backends; ``folder`` of the export and a printed ``spacing`` of its age table for
+            stages, ``encoder`` for an end-to-end stage; ``arithmetic`` for a matrix product.
 
     Raises:
         ValueError: There is no such backend, or ONNX Runtime fell back from its execution provider.
@@ -154,45 +156,36 @@ def _torch(spec: Spec) -> Call:
     model = build(spec["recipe"]).eval()
     model = fused_copy(model) if spec["backend"] == "torch-fused" else model
     image = torch.from_numpy(_pixels(spec) / 255)
-
-    def call() -> Any:
-        with torch.inference_mode():
-            return model.encode_image(image)
-
-    return call
+    return torch.inference_mode()(lambda: model.encode_image(image))
 
 
 def _exported(spec: Spec) -> Call:
-    run, pixels = _runner(spec, spec["backend"]), _pixels(spec)
+    name, path, threads, pixels = spec["backend"], spec["path"], spec["threads"], _pixels(spec)
+    if name in PROVIDERS:
+        run = onnx_runner(path, threads, PROVIDERS[name])
+    elif name == LITERT:
+        run = litert_runner(path, threads)
+    else:
+        run = openvino_runner(path, spec["side"], OPENVINO_PRECISIONS[name], threads)
     return lambda: run(pixels)
-
-
-def _runner(spec: Spec, backend: str) -> Run:
-    if backend in PROVIDERS:
-        return onnx_runner(spec["path"], spec["threads"], PROVIDERS[backend])
-    if backend == LITERT:
-        return litert_runner(spec["path"], spec["threads"])
-    return openvino_runner(
-        spec["path"], spec["side"], OPENVINO_PRECISIONS[backend], spec["threads"], spec["batch"]
-    )
 
 
 def _coreml(spec: Spec) -> Call:
     from PIL import Image
 
-    predict = _coreml_encoder(spec, spec["backend"])
-    frame = Image.fromarray(_pixels(spec)[0].astype(np.uint8).transpose(1, 2, 0))
+    predict, pixels = _coreml_encoder(spec, spec["backend"]), _pixels(spec)[0].astype(np.uint8)
+    frame = Image.fromarray(pixels.transpose(1, 2, 0))
     return lambda: predict(frame)
 
 
-def _coreml_encoder(spec: Spec, backend: str) -> Callable[[Any], Any]:
-    """Return the function from an RGB image of Pillow's to its embedding [1, D]."""
+def _coreml_encoder(spec: Spec, backend: str) -> Callable[[Any], Floats]:
+    """Return the function from a prepared RGB image of Pillow's to its embedding [1, D]."""
     import coremltools as ct
 
     from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
 
     model = ct.models.MLModel(spec["path"], compute_units=getattr(ct.ComputeUnit, COREML_UNITS[backend]))
-    return lambda image: model.predict({INPUT_NAME: image})[EMBEDDING_NAME]
+    return lambda image: model.predict({INPUT_NAME: image})[EMBEDDING_NAME].reshape(1, -1)
 
 
 def _cine_loop() -> Iterator[Frame]:
@@ -202,62 +195,34 @@ def _cine_loop() -> Iterator[Frame]:
     return itertools.cycle([np.roll(tissue, shift, axis=(0, 1)) for shift in shifts])
 
 
-def to_square(preprocessing: Preprocessing) -> Callable[[Frame], Frame]:
-    """Return the geometry step of an app, pad and resize: uint8 [H, W] or [H, W, 3] to [S, S] or [S, S, 3]."""
-    from models.preprocessing import resize_padded
-
-    return lambda frame: resize_padded(frame, preprocessing)
-
-
-def to_planes(square: Frame) -> Floats:
-    """Convert an image, uint8 [S, S] or [S, S, 3], to the input of an ONNX file: float32 [1, 3, S, S], 0 to 255."""
-    values = square.astype(np.float32)
-    planes = values if values.ndim == 2 else values.transpose(2, 0, 1)
-    return np.ascontiguousarray(np.broadcast_to(planes, (1, 3, *square.shape[:2])))
-
-
 def _stage(spec: Spec) -> Call:
     """One stage of an app's path from a camera frame to the answers, or the whole path."""
-    from export.package.manifest import read_export
+    from models.student.exported import ExportedStudent
 
-    export = read_export(spec["folder"])
+    student, frames = ExportedStudent(Path(spec["folder"]), spec["threads"]), _cine_loop()
     if spec["backend"] == "preprocess":
-        convert, frames = to_square(export.preprocessing), _cine_loop()
-        return lambda: to_planes(convert(next(frames)))
+        return lambda: student.prepare(next(frames))
     if spec["backend"] == "heads":
-        answer, dim = _answers(export), int(export.manifest["embed_dim"])
-        embedding = np.full(dim, dim**-0.5, dtype=np.float32)
-        return lambda: answer(embedding)
-    read, frames = frame_to_answers(spec, export), _cine_loop()
+        embedding = np.full((1, student.dimension), student.dimension**-0.5, dtype=np.float32)
+        return lambda: _answers(student, embedding, spec)
+    read = frame_to_answers(spec, student)
     return lambda: read(next(frames))
 
 
-def _answers(export: Export) -> Callable[[Floats], dict[str, Floats]]:
-    """Return the function from an embedding [D] to the probabilities of every head, ages at one spacing."""
-    from models.student.onnx_files import read_heads
-
-    tables = {}
-    for name, head in read_heads(export.artifact("heads")).items():
-        rows = head.vectors if head.basis is None else head.vectors[0] @ head.basis
-        tables[name] = head.description["cosine_scale"] * rows
-
-    def answer(embedding: Floats) -> dict[str, Floats]:
-        weights = {name: np.exp(table @ embedding - 100) for name, table in tables.items()}
-        return {name: values / values.sum() for name, values in weights.items()}
-
-    return answer
+def _answers(student: Student, embedding: Floats, spec: Spec) -> Row:
+    """Return the classes of an embedded frame [1, D], and its age at one spacing."""
+    ages = [] if spec["spacing"] is None else student.ages(embedding, [float(spec["spacing"])])
+    return {key: value for row in (*student.classify(embedding), *ages) for key, value in row.items()}
 
 
-def frame_to_answers(spec: Spec, export: Export) -> Callable[[Frame], dict[str, Floats]]:
-    """Return the whole path from a camera frame to the probabilities of every head; see `load` for the spec."""
+def frame_to_answers(spec: Spec, student: Student) -> Callable[[Frame], Row]:
+    """Return the whole path from a camera frame to its answers; see `load` for the spec."""
+    if spec["encoder"] not in COREML_UNITS:
+        return lambda frame: _answers(student, student.embed_pixels(student.prepare(frame)[None]), spec)
     from PIL import Image
 
-    convert, answer, encoder = to_square(export.preprocessing), _answers(export), spec["encoder"]
-    if encoder not in COREML_UNITS:
-        run = _runner(spec, encoder)
-        return lambda frame: answer(run(to_planes(convert(frame)))[0])
-    predict = _coreml_encoder(spec, encoder)
-    return lambda frame: answer(predict(Image.fromarray(convert(frame)).convert("RGB")).reshape(-1))
+    predict = _coreml_encoder(spec, spec["encoder"])
+    return lambda frame: _answers(student, predict(Image.fromarray(student.prepare(frame))), spec)
 
 
 def _matmul(spec: Spec) -> Call:

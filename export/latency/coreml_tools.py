@@ -31,7 +31,7 @@ def stopwatch(package: Path | None, phone: str | None = None, team: str | None =
     Returns:
         ``status``: "ok", "NOT RUN" (Apple's tools do not work on this Mac) or "FAILED" (on the requested
         phone); ``rows``, those that were timed: ``device``, ``backend``, ``load_ms``, ``p50_ms``, ``p90_ms`` and
-        ``p99_ms``; and the ``reason`` unless "ok".
+        ``p99_ms``; and the ``reason``, "" for "ok".
 
     Raises:
         ValueError: A phone was requested, but there is no Mac, no team, no package, or not exactly one attached
@@ -45,13 +45,13 @@ def stopwatch(package: Path | None, phone: str | None = None, team: str | None =
         return {"status": NOT_RUN, "reason": reason, "rows": []}
     attached = None if phone is None else _attached_phone()
     rows, reason = asyncio.run(_timed(package, MAC, None, None))
-    record: dict[str, Any] = {"status": NOT_RUN, "reason": reason} if reason else {"status": "ok"}
+    status = NOT_RUN if reason else "ok"
     if phone is not None:
         more, failure = asyncio.run(_timed(package, phone, attached, team))
         rows += more
         if failure:
-            record = {"status": FAILED, "reason": f"{phone}: {failure}"}
-    return {**record, "rows": rows}
+            status, reason = FAILED, f"{phone}: {failure}"
+    return {"status": status, "reason": reason, "rows": rows}
 
 
 def _unable(package: Path | None, tool: str) -> str:

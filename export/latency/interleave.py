@@ -108,19 +108,12 @@ def live_scans(stages: Mapping[str, Spec], rates: Sequence[float], seconds: floa
         Scans (see `export.latency.worker.play_scan`) with their ``encoder``; an ``error`` replaces the counts of what
         broke.
     """
-    scans: list[dict[str, Any]] = []
-    for spec in (spec for spec in stages.values() if spec["backend"] == "end-to-end"):
-        left = list(rates)
-        try:
-            with Worker(spec) as worker:
-                while left:
-                    scan = worker.ask(frames_per_second=left[0], seconds=seconds)
-                    scans.append({"encoder": spec["encoder"], **scan})
-                    del left[0]
-        except RuntimeError as error:
-            broken = {"encoder": spec["encoder"], "error": str(error)}
-            scans += [{**broken, "frames_per_second": rate} for rate in left]
-    return scans
+    return [
+        {"encoder": spec["encoder"], "frames_per_second": rate, **_asked(spec, frames_per_second=rate, seconds=seconds)}
+        for spec in stages.values()
+        if spec["backend"] == "end-to-end"
+        for rate in rates
+    ]  # fmt: skip
 
 
 def thermal_drifts(backends: Mapping[str, Spec], seconds: float) -> list[dict[str, Any]]:
@@ -130,16 +123,22 @@ def thermal_drifts(backends: Mapping[str, Spec], seconds: float) -> list[dict[st
         For each, ``encoder``, number of ``calls``, medians of the first and last fifth of them, and ``drift``, their
         relative difference; an ``error`` replaces the figures of what broke.
     """
-    drifts: list[dict[str, Any]] = []
+    drifts = []
     for name, spec in backends.items():
-        try:
-            with Worker(spec) as worker:
-                times = worker.ask(seconds=seconds)["ms"]
-        except RuntimeError as error:
-            drifts.append({"encoder": name, "error": str(error)})
-            continue
-        fifth = max(1, len(times) // 5)
-        start, end = float(np.median(times[:fifth])), float(np.median(times[-fifth:]))
-        medians = {"first_fifth_p50_ms": start, "last_fifth_p50_ms": end, "drift": end / start - 1}
-        drifts.append({"encoder": name, "seconds": seconds, "calls": len(times), **medians})
+        answer = _asked(spec, seconds=seconds)
+        if times := answer.get("ms"):
+            fifth = max(1, len(times) // 5)
+            start, end = float(np.median(times[:fifth])), float(np.median(times[-fifth:]))
+            medians = {"first_fifth_p50_ms": start, "last_fifth_p50_ms": end, "drift": end / start - 1}
+            answer = {"seconds": seconds, "calls": len(times), **medians}
+        drifts.append({"encoder": name, **answer})
     return drifts
+
+
+def _asked(spec: Spec, **command: float) -> dict[str, Any]:
+    """Return what a new worker answers to one command (see `Worker.ask`), or its ``error``."""
+    try:
+        with Worker(spec) as worker:
+            return worker.ask(**command)
+    except RuntimeError as error:
+        return {"error": str(error)}

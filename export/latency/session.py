@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from datamodules.cores import usable_cores
-from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME
 from export.graphs.onnx_graph import quiet, write_onnx
 from export.graphs.pixel_graph import PixelEncoder
 from export.latency.backends import ACCELERATED, INT8, LIVE_ENCODERS, Spec, backend_specs, stage_specs
@@ -153,9 +152,8 @@ def _throughput(
     path, side = export.artifact("onnx-fp32"), export.preprocessing.image_size
     if fused is not None:
         path, encoder = folder / "open_batch.onnx", PixelEncoder(fused).eval()
-        names: dict[str, Any] = {"input_name": INPUT_NAME, "output_name": EMBEDDING_NAME, "metadata": {}}
         with quiet([]):
-            write_onnx(encoder, torch.rand(1, 3, side, side), path, dynamic_batch=True, **names)
+            write_onnx(encoder, torch.rand(1, 3, side, side), path, dynamic_batch=True)
     elif export.manifest["artifacts"]["onnx-fp32"].get("batch") != "any":
         batches = [1]
     cores = usable_cores()

@@ -73,12 +73,8 @@ class Export:
         return checked_heads(self.folder, self.manifest)[name]
 
 
-def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Export:
-    """Open an export folder and check every hash and contract.
-
-    Args:
-        folder: The folder that `make export` wrote.
-        expected: Preprocessing of the caller's frames; None accepts the folder's own.
+def read_export(folder: str | Path) -> Export:
+    """Open the folder that `make export` wrote, and check every hash and contract.
 
     Raises:
         FileNotFoundError: The folder, its manifest or an artifact is missing.
@@ -95,10 +91,6 @@ def read_export(folder: str | Path, expected: Preprocessing | None = None) -> Ex
         artifact_path(folder, manifest, name)
         if entry["kind"] in TIED_KINDS:
             _check_ties(export, name)
-    if expected is not None and expected != export.preprocessing:
-        theirs, ours = expected.to_dict(), export.preprocessing.to_dict()
-        differing = [f"{key} is {ours[key]}, not {theirs[key]}" for key in ours if ours[key] != theirs[key]]
-        raise ValueError(f"{folder}: made for another preprocessing: {'; '.join(differing)}")
     return export
 
 

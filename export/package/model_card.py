@@ -107,12 +107,13 @@ def prompt_terms(protocol: str) -> str:
     )
 
 
-def write_licences(path: Path, source: Source, protocol: str) -> None:
-    """Write LICENCES.md: the terms of code, weights, prompts (by the digest of their protocol) and data."""
+def write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write LICENCES.md: the terms of code, weights, prompts and data."""
+    source = manifest["source"]
     sections = {
         "Code": ["SonoDistill, and this folder's programs: Apache-2.0 (LICENSE-APACHE-2.0.txt)."],
         "Weights": weight_origin(source),
-        "Prompts": [prompt_terms(protocol)],
+        "Prompts": [prompt_terms(manifest["protocol"])],
         "Data": [*data_terms(source), "The golden frames are simulated."],
     }
     named = " ".join(line for lines in sections.values() for line in lines)
@@ -126,26 +127,17 @@ def write_licences(path: Path, source: Source, protocol: str) -> None:
 
 
 def write_model_card(
-    path: Path,
-    *,
-    source: Source,
-    side: int,
-    artifacts: Mapping[str, Mapping[str, Any]],
-    rows: Sequence[Row],
-    protocol: str,
-    custom_gates: Mapping[str, Any],
+    path: Path, manifest: Mapping[str, Any], rows: Sequence[Row], custom_gates: Mapping[str, Any]
 ) -> None:
     """Write MODEL_CARD.md, with the metadata that the Hugging Face Hub reads.
 
     Args:
         path: File to write.
-        source: The manifest's ``source``.
-        side: Side of the frame, in pixels.
-        artifacts: The manifest's artifacts.
+        manifest: Content of the export's manifest.
         rows: The parity ledger.
-        protocol: Digest of the zero-shot protocol.
         custom_gates: The limits, where they are not this project's own.
     """
+    source = manifest["source"]
     tower, trained = tower_name(source["recipe"]), source["weights"] == "trained"
     scores = next((row.tasks for row in rows if row.variant == "onnx-fp32"), {}) if trained else {}
     results = [
@@ -166,15 +158,13 @@ def write_model_card(
         data,
         template_path=str(TEMPLATE),
         tower=tower,
-        side=side,
+        manifest=manifest,
         benchmarks=", ".join(title.removesuffix(" F1") for title in heads),
         weights=f"trained, {source['checkpoint']}" if trained else "RANDOM, for measuring size and speed",
         source=source,
         training=training_lines(source),
-        protocol=protocol,
         custom_gates=custom_gates,
         ledger=markdown_ledger(rows),
-        artifacts=artifacts,
-        licences=[*weight_origin(source), prompt_terms(protocol)],
+        licences=[*weight_origin(source), prompt_terms(manifest["protocol"])],
     )
     card.save(path)

@@ -15,10 +15,11 @@ from models.student.onnx_files import AGES
 
 HERE = Path(__file__).parent
 README, LICENCE_TEXT = "README.md", "LICENSE-APACHE-2.0.txt"
-CLIENTS = (
+CLIENTS = HERE / "clients"
+PROGRAMS = (
     HERE.parent / "parity" / "verify_coreml.py",
     *(
-        HERE / "clients" / name
+        CLIENTS / name
         for name in ("example_client.py", "reader.mjs", "StudentReader.kt", "StudentReader.swift")
     ),
 )
@@ -33,29 +34,16 @@ def licence_text() -> str:
     return distribution("sonodistill").read_text("licenses/LICENSE") or ""
 
 
-def write_readme(
-    path: Path,
-    *,
-    contract: Mapping[str, Any],
-    heads: Mapping[str, Mapping[str, Any]],
-    artifacts: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Write README.md: the contract, the formulas and a start in four languages.
-
-    Args:
-        path: File to write.
-        contract: The preprocessing contract.
-        heads: Head -> description (`export.graphs.heads.describe_heads`).
-        artifacts: The manifest's artifacts.
-    """
+def write_readme(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write README.md: the contract, the formulas and a start in four languages."""
     environment = Environment(  # nosec B701  # Markdown; `as_text` marks what comes from data
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
     environment.filters["as_text"] = as_text
     template = environment.from_string((HERE / "readme.md.jinja").read_text(encoding="utf-8"))
-    classes = {name: head for name, head in heads.items() if name != AGES}
+    heads, side = dict(manifest["heads"]), manifest["contract"]["input"]["shape"][3]
     text = template.render(
-        contract=contract, side=contract["input"]["shape"][3], heads=classes, ages=heads.get(AGES), artifacts=artifacts,
-        lowest=LOWEST_HC_MM, highest=HIGHEST_HC_MM,
+        contract=manifest["contract"], artifacts=manifest["artifacts"], side=side, ages=heads.pop(AGES, None),
+        heads=heads, lowest=LOWEST_HC_MM, highest=HIGHEST_HC_MM,
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")

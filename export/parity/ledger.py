@@ -146,47 +146,30 @@ def failures(rows: Sequence[Row]) -> str:
 
 def _merged(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with those that did not run for one reason as one row."""
-    names: dict[str, list[str]] = {}
+    merged: dict[tuple[bool, str], Row] = {}
     for row in rows:
-        if row.status == NOT_RUN:
-            names.setdefault(row.note, []).append(row.variant)
-    first = {own[0]: ", ".join(own) for own in names.values()}
-    return [
-        replace(row, variant=first[row.variant]) if row.variant in first else row
-        for row in rows
-        if row.status != NOT_RUN or row.variant in first
-    ]
-
-
-def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of the ledger as a table; a benchmark's headline has a column."""
-    figures = {"cosine min": ("cosine_min", ".6f"), "diff max": ("difference_max", ".1e"),
-               "diff mean": ("difference_mean", ".1e"), "flips": ("flip_rate", ".2%")}  # fmt: skip
-    scores = {
-        one.title: (f"{one.name}/{one.headline}", ".4f" if one.scale == 1 else ".2f")
-        for one in BENCHMARKS.values()
-    }
-
-    def formatted(values: Mapping[str, float], name: str, style: str) -> str:
-        return format(values[name], style) if name in values else "-"
-
-    table = [
-        [
-            row.variant,
-            row.status,
-            f"{row.frames}{'' if row.frames == rows[0].frames else ' *'}" if row.frames else "-",
-            *(formatted(row.figures, *column) for column in figures.values()),
-            *(formatted(row.tasks, *column) for column in scores.values()),
-            row.note,
-        ]
-        for row in rows
-    ]
-    return ["variant", "status", "frames", *figures, *scores, "note"], table
+        key = (row.status == NOT_RUN, row.note if row.status == NOT_RUN else row.variant)
+        first = merged.get(key)
+        merged[key] = row if first is None else replace(first, variant=f"{first.variant}, {row.variant}")
+    return [*merged.values()]
 
 
 def markdown_ledger(rows: Sequence[Row]) -> str:
-    """Return the ledger as a Markdown table; ``*`` marks rows of other frames than the reference's, the first row."""
-    return markdown_table(*_cells(_merged(rows)))
+    """Return the ledger as a Markdown table: columns of figures, and of each benchmark's headline.
+
+    ``*`` marks rows of other frames than the reference's, the first row.
+    """
+    columns = {"cosine min": ("cosine_min", ".6f"), "diff max": ("difference_max", ".1e"),
+               "diff mean": ("difference_mean", ".1e"), "flip rate": ("flip_rate", ".2%")}  # fmt: skip
+    for one in BENCHMARKS.values():
+        columns[one.title] = (f"{one.name}/{one.headline}", ".4f" if one.scale == 1 else ".2f")
+    table = []
+    for row in _merged(rows):
+        values = {**row.figures, **row.tasks}
+        cells = [format(values[name], style) if name in values else "-" for name, style in columns.values()]
+        frames = f"{row.frames}{'' if row.frames == rows[0].frames else ' *'}" if row.frames else "-"
+        table.append([row.variant, row.status, frames, *cells, row.note])
+    return markdown_table(["variant", "status", "frames", *columns, "note"], table)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from export.graphs.heads import AgeHead, ClassHead, ShippedAges
+from export.graphs.heads import ClassHead
 from export.parity.frames import EvaluationFrames
 from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
 from export.variants import Variant
@@ -28,11 +28,11 @@ def measure(
     variants: Sequence[Variant],
     frames: EvaluationFrames,
     heads: Mapping[str, ClassHead],
-    ages: AgeHead | None,
+    ages: AgeTable | None,
     gates: Gates,
     *,
     trained: bool,
-    shipped: ShippedAges | None = None,
+    shipped: AgeTable | None = None,
 ) -> list[Row]:
     """Measure variants against the trained model.
 
@@ -41,10 +41,10 @@ def measure(
         variants: What to measure.
         frames: The frames.
         heads: Class heads by benchmark.
-        ages: The full age head, for the trained model.
+        ages: The full age table, for the trained model.
         gates: The limits.
         trained: Whether task metrics mean anything.
-        shipped: The age head that ships, for the variants.
+        shipped: The age table that ships, for the variants.
 
     Returns:
         A row for the reference, then one a variant.
@@ -55,14 +55,13 @@ def measure(
         if variant.whole:
             found[variant.name] = np.concatenate([variant.run(frame) for frame in frames.whole()])
     exact = found[REFERENCE]
-    tasks = task_scores(exact, frames, heads, None if ages is None else ages.table)
+    tasks = task_scores(exact, frames, heads, ages)
     rows = [Row(REFERENCE, "PyTorch, not fused: the reference", status=OK, frames=len(exact), tasks=tasks)]
-    table = None if shipped is None else shipped.table()
     for variant in variants:
         row, output = Row(variant.name, variant.how, variant.gate, frames=len(exact)), found[variant.name]
         if variant.head is None:
             row.figures = _figures(exact, output, heads)
-            row.reference_tasks, row.tasks = tasks, task_scores(output, frames, heads, table)
+            row.reference_tasks, row.tasks = tasks, task_scores(output, frames, heads, shipped)
         else:
             head = heads[variant.head]
             expected = class_logits(torch.from_numpy(exact), head.vectors).softmax(dim=1).numpy()
@@ -91,16 +90,12 @@ def _outputs(runs: Mapping[str, Run], frames: EvaluationFrames) -> dict[str, Flo
 
 
 def _figures(exact: Floats, output: Floats, heads: Mapping[str, ClassHead]) -> dict[str, float]:
-    flips = class_predictions(exact, heads) != class_predictions(output, heads)
-    return {**embedding_figures(exact, output), "flip_rate": float(flips.mean())}
-
-
-def class_predictions(embeddings: Floats, heads: Mapping[str, ClassHead]) -> NDArray[np.int64]:
-    """Return the top class of every frame and head, [N, heads]."""
-    images = torch.from_numpy(embeddings)
-    return np.stack(
-        [class_logits(images, head.vectors).argmax(dim=1).numpy() for head in heads.values()], axis=1
-    )
+    classes = [
+        [class_logits(torch.from_numpy(images), head.vectors).argmax(dim=1) for head in heads.values()]
+        for images in (exact, output)
+    ]
+    flips = torch.stack(classes[0]) != torch.stack(classes[1])
+    return {**embedding_figures(exact, output), "flip_rate": float(flips.double().mean())}
 
 
 def task_scores(

@@ -48,11 +48,6 @@ def read_heads(path: Path) -> dict[str, tuple[list[str], Any]]:
     return heads
 
 
-def top(probabilities: dict[str, float]) -> str:
-    """Return the most likely class."""
-    return max(probabilities, key=probabilities.__getitem__)
-
-
 def verify_package(
     model: Any, entry: dict[str, Any], golden: list[dict[str, Any]], folder: Path
 ) -> dict[str, Any]:
@@ -82,12 +77,14 @@ def verify_package(
         if head in row:
             got = next(value for value in output.values() if isinstance(value, dict))
             differences.append(max(abs(row[head][label] - float(got[label])) for label in row[head]))
-            classes.append((top(row[head]), top(got)))
+            classes.append((max(row[head], key=row[head].__getitem__), max(got, key=got.__getitem__)))
             continue
         wanted, embedding = row["embedding"], output["embedding"].reshape(-1).astype(float)
         cosines.append(float(embedding @ wanted) / (math.hypot(*embedding) * math.hypot(*wanted)))
         for other, (labels, vectors) in heads.items():
-            classes.append((top(row[other]), labels[int((vectors @ embedding).argmax())]))
+            classes.append(
+                (max(row[other], key=row[other].__getitem__), labels[int((vectors @ embedding).argmax())])
+            )
     if not classes:
         return {"status": "NOT RUN", "note": "no golden frame fits this package", "figures": {}}
     figures = {"flip_rate": sum(wanted != got for wanted, got in classes) / len(classes)}

@@ -19,13 +19,14 @@ class ExportedStudent(Student):
 
     Args:
         folder: The folder that `make export` wrote.
+        threads: Threads of ONNX Runtime; 0 leaves the choice to it.
 
     Raises:
         ValueError: The folder holds another format, or a file was changed after the export.
         FileNotFoundError: A file is missing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int = 0) -> None:
         self.folder = folder
         manifest = read_manifest(folder)
         self.preprocessing = Preprocessing.from_dict(manifest["contract"]["preprocessing"])
@@ -41,7 +42,7 @@ class ExportedStudent(Student):
         self.cosine_scale = float(next(iter(heads.values())).description["cosine_scale"])
         answers = manifest.get(ANSWERS)
         self.calibration = None if answers is None else Calibration(**answers)
-        self._run = onnx_runner(artifact_path(folder, manifest, "onnx-fp32"))
+        self._run = onnx_runner(artifact_path(folder, manifest, "onnx-fp32"), threads)
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
         return self._run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))

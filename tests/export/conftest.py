@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
 
 from datamodules import PhantomDataModule
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom.corpus import PhantomSettings
-from export import Export, Options, export_student
+from export import Export, Options, Subject, export_student, read_export
 from models import TimmEncoder
 
 SKIP = ("coreml-fp32", "coreml-subplanes", "coreml-palette8", "coreml-palette6", "openvino-int8")
@@ -49,10 +56,16 @@ def fastvit(widths: list[int]) -> TimmEncoder:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> PhantomDataModule:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes of pytest-xdist, for what takes long to make."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def corpus(shared: Path) -> PhantomDataModule:
     settings = PhantomSettings(seed=3, num_planes_images=48, num_hc18_images=12, num_pair_images=0)
-    root = tmp_path_factory.mktemp("phantom")
-    return PhantomDataModule(str(root), settings, workers=1, num_workers=0, hc18_test_share=0.4)
+    return PhantomDataModule(str(shared / "phantom"), settings, workers=1, num_workers=0, hc18_test_share=0.4)
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +73,10 @@ def exported(
     student: TimmEncoder,
     corpus: PhantomDataModule,
     source: dict[str, str | None],
-    tmp_path_factory: pytest.TempPathFactory,
+    shared: Path,
 ) -> Export:
     """A finished export; tests that change it take `copied`."""
-    target = tmp_path_factory.mktemp("run") / "export"
+    target = shared / "run" / "export"
     options = Options(
         text_encoder=True,
         with_resize=True,
@@ -77,9 +90,26 @@ def exported(
     calibration = {
         "prompts": Protocol.load().content(), "none_below": {}, "age_drop": None, "coverage": 0.9, "counts": {},
     }  # fmt: skip
-    return export_student(
-        student, corpus, Protocol.load(), target, options, dict(source), calibration=calibration
-    )
+    subject = Subject(student, corpus, Protocol.load(), dict(source), calibration=calibration)
+    with FileLock(shared / "export.lock"):
+        return read_export(target) if target.is_dir() else export_student(subject, target, options)
+
+
+@pytest.fixture(scope="session")
+def golden(exported: Export) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+    """Rows of golden.json, and their inputs as pixel values [N, 3, S, S]."""
+    folder = exported.artifact("golden")
+    rows = json.loads((folder / "golden.json").read_text())["rows"]
+    inputs = [np.asarray(Image.open(folder / row["input"]).convert("RGB"), dtype=np.float32) for row in rows]
+    return rows, np.ascontiguousarray(np.stack(inputs).transpose(0, 3, 1, 2))
+
+
+@pytest.fixture
+def converted(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other exports of the student copy the encoder and the golden files of `exported`, which cost seconds."""
+    encoder, golden = exported.artifact("onnx-fp32"), exported.artifact("golden")
+    monkeypatch.setattr("export.variants.write_onnx", lambda *given, **_: shutil.copyfile(encoder, given[2]))
+    monkeypatch.setattr("export.build.write_golden", lambda folder, *_: shutil.copytree(golden, folder))
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import tarfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from queue import Empty, Queue
 from threading import Thread
 
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from datamodules import PhantomDataModule
 from datamodules.pairs.image_reading import read_image
@@ -22,17 +22,15 @@ from datamodules.phantom.corpus import PhantomSettings
 from experiments.commands.export import main
 from export import read_export
 from models import load_student
+from tests.export.demo.visit import CHROMIUM
 from tests.export.guide_code import GUIDE, guide_code
 from tests.export.test_trained_student import CORPUS, train
 
 ROOT = Path(__file__).resolve().parents[2]
 (ONNXRUNTIME_WEB,) = re.findall(r"`npm install (onnxruntime-web@[\d.]+)`", GUIDE.read_text())
-CHROMIUM = next(
-    (name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None
-)
 # The page of an app: it decodes pictures, proves itself, and says what it found, a wrong picture included.
 PAGE = """<!doctype html>{import_map}<script type="module">
-const tell = (answer) => fetch("/answer", {{ method: "POST", body: JSON.stringify(answer) }});
+const tell = (answer) => {{ globalThis.answer = answer; }};
 const picture = async (name) => createImageBitmap(await (await fetch(name)).blob());
 try {{
   const {{ embed, frameToPixels, read, selfTest }} = await import("/page.mjs");
@@ -53,8 +51,8 @@ try {{
     await image.decode();
     answers.push(await read(image, size));
   }}
-  await tell({{ rows, answers }});
-}} catch (error) {{ await tell({{ error: String(error) }}); }}
+  tell({{ rows, answers }});
+}} catch (error) {{ tell({{ error: String(error) }}); }}
 </script>"""
 
 
@@ -62,18 +60,18 @@ def blocks(mark):
     return guide_code(r"\w+", f"tested{mark}")
 
 
-def test_python_from_frame_to_plane_and_age(exported):
-    golden = json.loads((exported.folder / "golden" / "golden.json").read_text())["rows"]
+def test_python_from_frame_to_plane_and_age(exported, golden):
+    rows, _ = golden
     size = 0.3 * exported.preprocessing.image_size
-    size /= max(Image.open(exported.folder / "golden" / golden[0]["frame"]).size)
+    size /= max(Image.open(exported.folder / "golden" / rows[0]["frame"]).size)
     names = {"FOLDER": exported.folder, "PIXEL_SIZE_MM": size}
     found = blocks("")
     assert len(found) == 2
     for block in found:
         exec(block, names)
-    assert names["plane"] == max(golden[0]["planes"], key=golden[0]["planes"].get)
+    assert names["plane"] == max(rows[0]["planes"], key=rows[0]["planes"].get)
     assert 14 <= names["weeks"] < 39
-    assert any("ages" in row for row in golden)
+    assert any("ages" in row for row in rows)
 
 
 def test_ci_type_checks_the_guides_swift_and_kotlin_beside_the_readers(tmp_path):
@@ -135,8 +133,8 @@ def test_a_page_gives_the_ages_and_planes_of_a_trained_student(trained, runtime,
     golden = json.loads((export.folder / "golden" / "golden.json").read_text())
     for found, row in zip(answer["rows"], golden["rows"], strict=True):
         wanted = np.asarray(Image.open(export.folder / "golden" / row["input"]).convert("RGB"))
-        pixels = np.array(found["pixels"]).reshape(*wanted.shape[:2], 4)[..., :3]
-        np.testing.assert_array_equal(pixels, wanted)
+        pixels = np.array(found["pixels"]).reshape(3, *wanted.shape[:2])
+        np.testing.assert_array_equal(pixels, wanted.transpose(2, 0, 1))
         np.testing.assert_allclose(found["embedding"], row["embedding"], atol=1e-4)
         assert (found["right"], found["wrong"], found["unlikeAFrame"]) == (True, False, False)
     student, images = load_student(export.folder), [read_image(record.image) for record in records]
@@ -165,42 +163,16 @@ def trained(tmp_path_factory):
 
 
 def answer_of_a_page(folder):
-    """Serve a folder to a headless browser, and return what its page posts and the paths that it fetched."""
-    answers: Queue = Queue()
-    fetched: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def do_GET(self):
-            fetched.append(self.path)
-            super().do_GET()
-
-        def do_POST(self):
-            answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    """Serve a folder to a headless browser, and return what its page says and the addresses that it fetched."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
-    options = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-    )
-    command = [
-        str(CHROMIUM), *options, "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}",
-        f"http://127.0.0.1:{server.server_port}/index.html",
-    ]  # fmt: skip
-    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    fetched = []
     try:
-        return answers.get(timeout=120), fetched
-    except Empty:
-        pytest.fail("the page gave no answer within two minutes")
+        with sync_playwright() as started:
+            page = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
+            page.on("request", lambda request: fetched.append(request.url))
+            page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+            page.wait_for_function("globalThis.answer", timeout=120_000)
+            return page.evaluate("answer"), fetched
     finally:
-        browser.terminate()
-        browser.wait(timeout=30)
         server.shutdown()

@@ -6,12 +6,13 @@ import pytest
 import yaml
 
 from datamodules.evaluation.protocol import Protocol
-from export import Options, export_student, read_export
+from export import Options, Subject, export_student, read_export
+from export.graphs.litert_file import NO_LITERT, litert_installed
 from export.parity.ledger import DROPPED, FAILED, OK, GateFailedError, read_gates
 
 
 def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_them(
-    student, corpus, source, tmp_path
+    converted, student, corpus, source, tmp_path
 ):
     gates = read_gates()
     gates["float32-classifier"]["difference_max"] = -1.0
@@ -29,7 +30,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
         rf"^export: row onnx-planes: difference [^\n]*; the files and parity.json are kept in {kept} [^\n]*$"
     )
     with pytest.raises(GateFailedError, match=line):
-        export_student(student, corpus, Protocol.load(), target, options, dict(source))
+        export_student(Subject(student, corpus, Protocol.load(), dict(source)), target, options)
     assert list(target.parent.iterdir()) == [kept]
     rows = {row["variant"]: row["status"] for row in json.loads((kept / "parity.json").read_text())["rows"]}
     assert (rows["onnx-planes"], rows["onnx-fp32"]) == (FAILED, OK)
@@ -39,7 +40,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
 
 
 def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_well(
-    student, corpus, source, tmp_path, capsys
+    converted, student, corpus, source, tmp_path, capsys
 ):
     gates = read_gates()
     gates["compressed"]["points_lost_max"] = -1000.0  # no variant gains ten times the scale
@@ -53,13 +54,16 @@ def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_w
         gates=str(tmp_path / "gates.yaml"),
     )
     trained = dict(source) | {"weights": "trained"}
-    export = export_student(student, corpus, Protocol.load(), tmp_path / "export", options, trained)
+    export = export_student(Subject(student, corpus, Protocol.load(), trained), tmp_path / "export", options)
     rows = {row["variant"]: row for row in json.loads((export.folder / "parity.json").read_text())["rows"]}
     row = rows["onnx-int8"]
     assert row["status"] == DROPPED
     assert row["figures"]["cosine_min"] < 1, "what it measured stays"
     assert "limit -1000" in row["note"]
     assert "onnx-int8" not in export.manifest["artifacts"]
-    assert "left out onnx-int8: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "left out onnx-int8: " in printed
+    assert ("converting to LiteRT" in printed) == litert_installed()
+    assert litert_installed() or rows["litert-int8"]["note"] == NO_LITERT
     assert rows["onnx-fp32"]["status"] == OK
     assert not (export.folder / "image_encoder_int8.onnx").exists()

@@ -65,13 +65,13 @@ export class OwnClasses {
     this.say(loaded < total ? `Loading the text tower, ${(loaded / 1e6).toFixed(1)} of ${this.size}` : "Self-test of the text tower");
   }
 
-  onLabelled({ labels, cut, spelt }) {
+  onLabelled({ labels, cut, spelled }) {
     this.wait(false);
     $("own-end").hidden = !labels.length;
     if (!labels.length) return this.say("");
     const remarks = [`${labels.length} labels are scored. Their probabilities are shares among these labels alone; no answer is “none of these”.`];
     if (cut.length) remarks.push(`Too long for the student, the end was cut off: ${cut.join(", ")}.`);
-    if (spelt.length) remarks.push(`Not in the student's vocabulary, so it never learnt their meaning: ${spelt.join(", ")}.`);
+    if (spelled.length) remarks.push(`Not in the student's vocabulary, so it never learned their meaning: ${spelled.join(", ")}.`);
     this.say(remarks.join(" "));
   }
 

@@ -1,5 +1,5 @@
 // In the worker: the export's text tower, loaded when it is first asked; labels to a head of unit-length vectors.
-import { cosine } from "./answers.js";
+import { cosine } from "./reader.mjs";
 import { readTokenizer } from "./tokenizer.js";
 
 const json = (buffer) => JSON.parse(new TextDecoder().decode(buffer));
@@ -13,11 +13,11 @@ export async function loadTexts({ model, tokenizer, golden }, ort, download, exc
   // WebAssembly whatever reads the frames: a few texts need no speed.
   const session = await exclusive(() => ort.InferenceSession.create(files[model], { executionProviders: ["wasm"] }));
   const embed = async (text) => {
-    const { ids, cut, spelt } = tokenize(text);
+    const { ids, cut, spelled } = tokenize(text);
     const tokens = new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]);
     const found = (await exclusive(() => session.run({ tokens })))[session.outputNames[0]].data;
     const norm = Math.hypot(...found);
-    return { ids, cut, spelt, vector: found.map((value) => value / norm) };
+    return { ids, cut, spelled, vector: found.map((value) => value / norm) };
   };
   const { rows, cosine_min: least } = json(files[golden]);
   for (const row of rows) {
@@ -38,6 +38,6 @@ export async function headOf(labels, prompts, embed, scale) {
   return {
     head: { labels, shape: [labels.length, size], cosine_scale: scale, row: () => vectors },
     cut: labels.filter((_, index) => found[index].cut),
-    spelt: [...new Set(found.flatMap(({ spelt }) => spelt))],
+    spelled: [...new Set(found.flatMap(({ spelled }) => spelled))],
   };
 }

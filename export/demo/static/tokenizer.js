@@ -72,7 +72,7 @@ function chain(table, parts) {
 
 /**
  * A function of a text: its `ids`, padded and truncated to the context; whether its end was `cut` off; and the words
- * that a vocabulary of whole words has to spell in pieces, `spelt`.
+ * that a vocabulary of whole words has to spell in pieces, `spelled`.
  */
 export function readTokenizer({ normalizer, pre_tokenizer: splitter, model, post_processor: template, truncation, padding }) {
   const ids = new Map(Object.entries(model.vocab)), length = truncation.max_length;
@@ -86,7 +86,7 @@ export function readTokenizer({ normalizer, pre_tokenizer: splitter, model, post
     return {
       ids: [...whole, ...Array(length - whole.length).fill(padding.pad_id)],
       cut: own.length > room,
-      spelt: model.type === "WordPiece" ? words.filter((word, index) => pieces[index].length > 1 && /^\p{L}/u.test(word)) : [],
+      spelled: model.type === "WordPiece" ? words.filter((word, index) => pieces[index].length > 1 && /^\p{L}/u.test(word)) : [],
     };
   };
 }

@@ -1,6 +1,6 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
-import { ageProfile, classify, cosine, estimateAge, printed, readHeads } from "./answers.js";
-import { toInput } from "./resize.js";
+import { classify } from "./answers.js";
+import { ageProfile, cosine, estimateAge, planar, printed, readHeads } from "./reader.mjs";
 import { headOf, loadTexts } from "./texts.js";
 
 const RUNTIMES = {
@@ -64,7 +64,7 @@ async function embed(input) {
   return (await exclusive(() => session.run({ image })))[output].data;
 }
 
-const inputOf = ({ rgba, width, height }) => toInput(rgba, width, height, side, kernel);
+const inputOf = ({ rgba, width, height }) => planar(rgba, width, height, side, kernel);
 
 /** Run the golden frames through this page's own path; refuse to answer when an embedding is not the exporter's. */
 async function selfTest(golden, weights, files) {
@@ -128,7 +128,7 @@ async function read({ id, frame, pixelSize, everyAge }) {
     const row = ageProfile(embedding, heads, spacing);
     noRow = row === null ? printed(spacing) : null;
     if (row) {
-      age = estimateAge(row, demo.top_ages, limits.age_drop);
+      age = estimateAge(row, limits.age_drop);
       Object.assign(age, { spacing: Number(printed(spacing)), coverage: age.low === null ? null : limits.coverage });
     }
   }
@@ -143,9 +143,9 @@ async function label({ labels, prompts }) {
   }
   texts ??= await loadTexts(demo.text, ort, (names) => download(names, "labelProgress"), exclusive);
   const { cosine_scale: scale } = Object.values(heads).find(({ labels: some }) => some);
-  const { head, cut, spelt } = await headOf(labels, prompts, texts, scale);
+  const { head, cut, spelled } = await headOf(labels, prompts, texts, scale);
   own = head;
-  tell("labelled", { labels, cut, spelt });
+  tell("labelled", { labels, cut, spelled });
 }
 
 const TASKS = { start: [start, "refused"], read: [read, "failed"], label: [label, "unlabelled"] };

@@ -1,115 +1,174 @@
 /** Frame to model input, and embedding to answers, as the contract of the export wants it. Not a medical device. */
 
-const BITS = 22; // of Pillow's fixed-point weights
+const BITS = 22; // fixed-point digits of Pillow's 8-bit weights: 32 - 8 - 2
 const TOP = 15; // the age is the median of the TOP most similar ages
 
-/** Pillow's bicubic (a = -0.5) or bilinear kernel. */
-function kernel(x, bicubic) {
-  x = Math.abs(x);
-  if (!bicubic) return Math.max(0, 1 - x);
-  if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
-  return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
-}
+/** Pillow's kernels. */
+const KERNELS = {
+  bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
+  bicubic: {
+    support: 2,
+    weight(signed) {
+      const x = Math.abs(signed), a = -0.5;
+      if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+      return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
+    },
+  },
+};
 
-/** For every target pixel the first source pixel and the whole-number weights from there on. */
-function weights(size, side, bicubic) {
-  const scale = size / side, stretch = Math.max(scale, 1), reach = (bicubic ? 2 : 1) * stretch;
-  return Array.from({ length: side }, (_, row) => {
-    const centre = (row + 0.5) * scale;
+/** First source pixel and fixed-point weights of each of `size` pixels that `length` pixels shrink or grow to. */
+function taps(length, size, name) {
+  const { support, weight } = KERNELS[name];
+  const scale = length / size, stretch = Math.max(scale, 1), reach = support * stretch;
+  return Array.from({ length: size }, (_, index) => {
+    const centre = (index + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - reach + 0.5));
-    const last = Math.min(size, Math.trunc(centre + reach + 0.5));
-    const own = Array.from({ length: last - first }, (_, i) => kernel((first + i - centre + 0.5) / stretch, bicubic));
-    const sum = own.reduce((a, b) => a + b, 0);
-    return { first, own: own.map((value) => Math.trunc((value / sum) * 2 ** BITS + (value < 0 ? -0.5 : 0.5))) };
+    const end = Math.min(length, Math.trunc(centre + reach + 0.5));
+    const raw = Array.from({ length: end - first }, (_, x) => weight((x + first - centre + 0.5) * (1 / stretch)));
+    const sum = raw.reduce((a, b) => a + b, 0);
+    const fixed = raw.map((w) => Math.trunc((w / sum) * 2 ** BITS + (w < 0 ? -0.5 : 0.5)));
+    return { first, weights: Int32Array.from(fixed) };
   });
 }
 
-/** Resize every line of RGBA pixels; `step` is the distance of pixels in a line, `line` that of lines. */
-function pass(source, target, table, lines, from, to) {
-  for (let line = 0; line < lines; line++) {
-    for (let row = 0; row < table.length; row++) {
-      const { first, own } = table[row];
-      for (let channel = 0; channel < 3; channel++) {
-        let sum = 2 ** (BITS - 1), place = from.line * line + from.step * first + channel;
-        for (let i = 0; i < own.length; i++, place += from.step) sum += source[place] * own[i];
-        // A clamped array rounds to the nearest; the sum is already shifted by a half.
-        target[to.line * line + to.step * row + channel] = Math.floor(sum / 2 ** BITS);
-      }
-    }
+const known = new Map();
+function cachedTaps(length, size, name) {
+  const key = `${length} ${size} ${name}`;
+  if (!known.has(key)) {
+    if (known.size > 8) known.clear();
+    known.set(key, taps(length, size, name));
   }
-  return target;
+  return known.get(key);
+}
+
+const clip = (sum) => Math.min(255, Math.max(0, sum >> BITS));
+
+/** Whether red, green and blue are equal in every pixel: then one channel is enough. */
+function isGray(rgba) {
+  const words = new Uint32Array(rgba.buffer, rgba.byteOffset, rgba.length >> 2);
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i];
+    if (((word ^ (word >>> 8)) & 0xffff) !== 0) return false;
+  }
+  return true;
 }
 
 /**
- * A frame's RGBA pixels (getImageData of its own size) padded to a black square and resized exactly as in training:
- * RGBA, side x side.
+ * The model's input of a frame, padded to a black square and resized exactly as in training (Pillow's 8-bit resampling,
+ * libImaging/Resample.c).
+ * @param rgba pixels of the frame's own size (getImageData), row by row, 4 bytes each; alpha is ignored
+ * @param kernel the contract's interpolation, "bicubic" or "bilinear"
+ * @returns Float32Array [3, side, side], 0 to 255
  */
-export function resized(rgba, width, height, side, bicubic) {
-  if (bicubic === undefined) throw new TypeError("bicubic: whether the contract's interpolation is bicubic");
-  const longer = Math.max(width, height), left = (longer - width) >> 1, top = (longer - height) >> 1;
-  const square = new Uint8ClampedArray(4 * longer * longer);
-  for (let y = 0; y < height; y++) {
-    square.set(rgba.subarray(4 * width * y, 4 * width * (y + 1)), 4 * (longer * (top + y) + left));
+export function planar(rgba, width, height, side, kernel) {
+  const longer = Math.max(width, height);
+  const left = (longer - width) >> 1, top = (longer - height) >> 1; // an odd pixel goes right and below
+  const places = cachedTaps(longer, side, kernel);
+  const channels = isGray(rgba) ? 1 : 3;
+  const output = new Float32Array(3 * side * side), half = 1 << (BITS - 1);
+  const rows = new Uint8Array(height * side); // one channel, resized horizontally; rows of the bars are zero
+  for (let channel = 0; channel < channels; channel++) {
+    for (let x = 0; x < side; x++) {
+      const { first, weights } = places[x];
+      const from = Math.max(first, left), to = Math.min(first + weights.length, left + width);
+      for (let y = 0; y < height; y++) {
+        let sum = half, place = 4 * (y * width + from - left) + channel;
+        for (let source = from; source < to; source++, place += 4) sum += rgba[place] * weights[source - first];
+        rows[y * side + x] = clip(sum);
+      }
+    }
+    for (let y = 0; y < side; y++) {
+      const { first, weights } = places[y];
+      const from = Math.max(first, top), to = Math.min(first + weights.length, top + height);
+      for (let x = 0; x < side; x++) {
+        let sum = half;
+        for (let source = from; source < to; source++) sum += rows[(source - top) * side + x] * weights[source - first];
+        output[(channel * side + y) * side + x] = clip(sum);
+      }
+    }
   }
-  if (longer === side) return square;
-  const table = weights(longer, side, bicubic), narrow = new Uint8ClampedArray(4 * longer * side);
-  pass(square, narrow, table, longer, { line: 4 * longer, step: 4 }, { line: 4 * side, step: 4 });
-  const done = new Uint8ClampedArray(4 * side * side).fill(255);
-  return pass(narrow, done, table, side, { line: 4, step: 4 * side }, { line: 4, step: 4 * side });
+  if (channels === 1) for (const channel of [1, 2]) output.copyWithin(channel * side * side, 0, side * side);
+  return output;
 }
 
-/** RGBA pixels as the planar RGB tensor [1, 3, S, S], 0 to 255. */
-export function planar(rgba, side) {
-  const area = side * side, pixels = new Float32Array(3 * area);
-  for (let i = 0; i < area; i++) for (let c = 0; c < 3; c++) pixels[c * area + i] = rgba[4 * i + c];
-  return pixels;
-}
+/** The 65,536 half-precision numbers as floats. */
+const HALF = Float32Array.from({ length: 65536 }, (_, bits) => {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+});
 
-/** The heads of heads.safetensors: name -> description, shape and numbers, row by row. */
+/** The heads of heads.safetensors: name -> description, shape and `row(start, length)` as floats. */
 export function readHeads(buffer) {
   const start = 8 + Number(new DataView(buffer).getBigUint64(0, true));
-  const { __metadata__: texts, ...entries } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, start - 8)));
-  const heads = {};
-  for (const [name, { dtype, shape, data_offsets: [begin, end] }] of Object.entries(entries)) {
+  const { __metadata__: texts, ...tensors } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, start - 8)));
+  return Object.fromEntries(Object.entries(tensors).map(([name, { dtype, shape, data_offsets: [begin, end] }]) => {
     const bytes = buffer.slice(start + begin, start + end);
-    const vectors = dtype === "F16" ? Float32Array.from(new Uint16Array(bytes), fromHalf) : new Float32Array(bytes);
-    heads[name] = { ...(name in texts ? JSON.parse(texts[name]) : {}), shape, vectors };
-  }
-  return heads;
+    const numbers = dtype === "F16" ? new Uint16Array(bytes) : new Float32Array(bytes);
+    const row = (first, length) => {
+      const part = numbers.subarray(first, first + length);
+      return dtype === "F16" ? Float32Array.from(part, (bits) => HALF[bits]) : part;
+    };
+    return [name, { ...JSON.parse(texts[name] ?? "{}"), shape, row }];
+  }));
 }
 
-function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
-  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+/** `scale` times the product of an embedding with each row of a matrix. */
+function similarities(embedding, vectors, scale) {
+  const length = embedding.length;
+  return Array.from({ length: vectors.length / length }, (_, row) => {
+    let dot = 0;
+    for (let i = 0; i < length; i++) dot += vectors[row * length + i] * embedding[i];
+    return scale * dot;
+  });
 }
 
-/** Product of a matrix, from its row `first` on, with a vector. */
-function product(matrix, first, rows, vector) {
-  const out = new Float64Array(rows), width = vector.length;
-  for (let row = 0; row < rows; row++) {
-    for (let i = 0; i < width; i++) out[row] += matrix[(first + row) * width + i] * vector[i];
-  }
-  return out;
+/** Logits of a class head: 100 * cosine of an embedding with each of its vectors. */
+export const logitsOf = (embedding, head) =>
+  similarities(embedding, head.row(0, head.shape[0] * head.shape[1]), head.cosine_scale);
+
+export function softmax(logits) {
+  const top = Math.max(...logits), odds = logits.map((logit) => Math.exp(logit - top));
+  const sum = odds.reduce((a, b) => a + b, 0);
+  return odds.map((value) => value / sum);
 }
 
 /** Probabilities of a class head, label -> share. */
-export function classify(embedding, head) {
-  const logits = product(head.vectors, 0, head.shape[0], embedding).map((value) => head.cosine_scale * value);
-  const top = Math.max(...logits), odds = logits.map((logit) => Math.exp(logit - top));
-  const sum = odds.reduce((a, b) => a + b, 0);
-  return Object.fromEntries(head.labels.map((label, row) => [label, odds[row] / sum]));
-}
+export const classify = (embedding, head) =>
+  Object.fromEntries(softmax(logitsOf(embedding, head)).map((share, index) => [head.labels[index], share]));
 
 /** A spacing with two decimals as Python prints it: of an exact tie, the even digit. */
-const printed = (spacing) => ((8 * spacing) % 4 === 1 ? spacing - 0.005 : spacing).toFixed(2);
+export const printed = (spacing) => ((8 * spacing) % 4 === 1 ? spacing - 0.005 : spacing).toFixed(2);
+
+/**
+ * Similarity of an embedding with every age in the age table's row for `spacing`, the model's input's in mm.
+ * @returns the first age in days, and the similarities; null where the table has no such row.
+ */
+export function ageProfile(embedding, heads, spacing) {
+  // The prompts print two decimals: the row of another spacing would be off by days.
+  const { ages } = heads, basis = heads[ages.basis], row = ages.spacings_mm_per_px.indexOf(printed(spacing));
+  if (row < 0) return null;
+  const point = similarities(embedding, basis.row(0, basis.shape[0] * basis.shape[1]), 1);
+  const length = ages.shape[1] * ages.shape[2];
+  return { firstDay: ages.ages_days[0], profile: similarities(point, ages.row(row * length, length), ages.cosine_scale) };
+}
+
+/** Gestational age in days; with the calibration's `drop` also its interval. */
+export function estimateAge({ firstDay, profile }, drop = null) {
+  const order = profile.map((_, index) => index).sort((a, b) => profile[b] - profile[a] || a - b);
+  const age = order.slice(0, TOP).sort((a, b) => a - b)[TOP >> 1], days = firstDay + age;
+  if (drop === null) return { days, low: null, high: null };
+  const least = profile[order[0]] - drop;
+  const low = profile.findIndex((value) => value >= least), high = profile.findLastIndex((value) => value >= least);
+  return { days, low: firstDay + Math.min(low, age), high: firstDay + Math.max(high, age) };
+}
 
 /** Gestational age in days; `spacing` is longer side / S * pixel size in mm. Throws where the table has no such row. */
-export function age(embedding, { ages, ages_basis: basis }, spacing) {
-  const text = printed(spacing), row = ages.spacings_mm_per_px.indexOf(text), count = ages.shape[1];
-  if (row < 0) throw new RangeError(`pixel spacing ${text} mm is not in the export's age table`);
-  const similarity = product(ages.vectors, row * count, count, product(basis.vectors, 0, basis.shape[0], embedding));
-  const order = Array.from(similarity.keys()).sort((a, b) => similarity[b] - similarity[a] || a - b);
-  return ages.ages_days[0] + order.slice(0, TOP).sort((a, b) => a - b)[TOP >> 1];
+export function age(embedding, heads, spacing) {
+  const found = ageProfile(embedding, heads, spacing);
+  if (!found) throw new RangeError(`pixel spacing ${printed(spacing)} mm is not in the export's age table`);
+  return estimateAge(found).days;
 }
 
 /** Cosine of two embeddings; a page checks it against golden.json before it trusts an execution provider. */

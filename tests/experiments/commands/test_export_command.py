@@ -1,10 +1,15 @@
 """Which corpus an export is calibrated and judged on, and what the run behind a checkpoint says of itself."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +19,7 @@ from datamodules.evaluation.protocol import Protocol
 from experiments.commands.export import load_model_to_export, main, options_of, parse, prompts_of
 from experiments.commands.latency import open_subject
 from experiments.plain_errors import UsageError
+from experiments.process import TerminatedError
 from experiments.runs.run_record import run_config, training_facts
 from export import Options
 from export.parity.ledger import GateFailedError
@@ -275,6 +281,21 @@ def test_a_missed_gate_ends_with_status_1_and_no_usage_error(tmp_path, monkeypat
     monkeypatch.setattr("experiments.commands.export.load_model_to_export", lambda _: (None, {}))
     assert main(["random:MobileCLIP2-S0", f"--out={tmp_path / 'new'}"]) == 1
     assert capsys.readouterr().err == "error: export: row onnx-fp32: cosine 0.9\n"
+
+
+def test_sigterm_removes_what_is_half_written_also_where_a_converter_has_a_fallback(tmp_path, monkeypatch):
+    def converter(folder, *_):
+        assert folder.is_dir()
+        with suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(9)
+
+    student = SimpleNamespace(eval=lambda: student, recipe=dict)
+    monkeypatch.setattr("experiments.commands.export.load_model_to_export", lambda _: (student, {}))
+    monkeypatch.setattr("export.build._fill", converter)
+    with pytest.raises(TerminatedError):
+        main(["random:MobileCLIP2-S0", f"--out={tmp_path / 'new' / 'export'}"])
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_group_leaves_out_all_its_variants():

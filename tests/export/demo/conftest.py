@@ -10,25 +10,28 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from datamodules.pairs.image_reading import read_image
 from export import Export
-from export.demo.build import STATIC, build_demo
+from export.demo.build import READER, STATIC, build_demo
 from export.demo.runtime import runtime_files
 from export.demo.server import server_of
 from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH
 
 
 @pytest.fixture(scope="session")
-def built(exported: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(exported: Export, shared: Path) -> Path:
     """The page of `exported`."""
     try:
         runtime_files()
     except ValueError as error:
         pytest.skip(f"no runtime: {error}")
-    return build_demo(exported.folder, tmp_path_factory.mktemp("demo") / "page")
+    page = shared / "demo" / "page"
+    with FileLock(shared / "page.lock"):
+        return page if page.is_dir() else build_demo(exported.folder, page)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,7 @@ def served() -> Iterator[object]:
 def modules(tmp_path: Path) -> Path:
     """The page's modules where Node runs them."""
     folder = Path(shutil.copytree(STATIC, tmp_path / "modules"))
+    shutil.copy(READER, folder)
     (folder / "package.json").write_text('{"type": "module"}')
     return folder
 

@@ -70,6 +70,12 @@ def small(monkeypatch):
     monkeypatch.setattr("export.demo.build.runtime_files", lambda _: CONTENT)
 
 
+@pytest.fixture
+def without_samples(small, monkeypatch):
+    """Nor does it simulate frames."""
+    monkeypatch.setattr("export.demo.build._write_samples", lambda _: [])
+
+
 def test_npm_fetches_the_runtime_once(pinned, npm):
     asked = npm(pinned)
     assert runtime.runtime_files() == runtime.runtime_files() == CONTENT
@@ -107,7 +113,7 @@ def test_the_runtime_from_a_folder_or_a_tarball(pinned, tmp_path):
         runtime.runtime_files(tmp_path / "package")
 
 
-def test_the_page_lists_its_files_and_replaces_itself_alone(exported, small, tmp_path):
+def test_the_page_lists_its_files(exported, small, tmp_path):
     page = build_demo(exported.folder, tmp_path / "page")
     facts = json.loads((page / "demo.json").read_text())
     listed = {*facts["files"], *facts["static_files"], "sw.js", "demo.json"}
@@ -120,6 +126,10 @@ def test_the_page_lists_its_files_and_replaces_itself_alone(exported, small, tmp
         "model": "text_encoder.onnx", "tokenizer": "tokenizer.json", "golden": "text_golden.json",
     }  # fmt: skip
     assert len({sample["title"].split(",")[0] for sample in facts["samples"]}) >= 7
+
+
+def test_a_page_replaces_itself_and_nothing_else(exported, without_samples, tmp_path):
+    page = build_demo(exported.folder, tmp_path / "page")
     assert build_demo(exported.folder, page) == page
     other = tmp_path / "other"
     other.mkdir()
@@ -132,7 +142,7 @@ def test_the_page_lists_its_files_and_replaces_itself_alone(exported, small, tmp
 
 @pytest.mark.parametrize(("left_out", "text"), [("onnx-text", None), ("text/tokenizer.json", {})])
 def test_the_page_knows_whether_the_export_has_a_text_tower_that_it_can_use(
-    copied, small, tmp_path, left_out, text
+    copied, without_samples, tmp_path, left_out, text
 ):
     manifest = read_export(copied).manifest
     del manifest["artifacts"][left_out], manifest["manifest_sha256"]
@@ -191,7 +201,9 @@ def test_a_small_text_tower_is_exported_too(tmp_path, monkeypatch, tokenizer, op
     assert asked == [[str(tmp_path / "student.ckpt"), "--skip=coreml", *option]]
 
 
-def test_the_export_of_a_run_is_used_unless_it_is_another_checkpoints(exported, copied, small, tmp_path):
+def test_the_export_of_a_run_is_used_unless_it_is_another_checkpoints(
+    exported, copied, without_samples, tmp_path
+):
     run = tmp_path / "run"
     checkpoint = run / "checkpoints" / "best.ckpt"
     checkpoint.parent.mkdir(parents=True)

@@ -1,12 +1,10 @@
 """Core ML packages, evaluated by an oracle in PyTorch, and their inspection."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from export.graphs.contract import METADATA_DIGEST
 from export.graphs.coreml_inspection import inspect_package
@@ -36,12 +34,8 @@ def test_the_reference_computes_what_torch_computes(float32_package, student):
 
 
 @pytest.mark.parametrize("name", ["coreml-fp16", "coreml-gray", "coreml-int8", "coreml-planes"])
-def test_exported_packages_give_the_golden_answers(exported, name):
-    entry = exported.manifest["artifacts"][name]
-    folder = exported.folder / "golden"
-    rows = json.loads((folder / "golden.json").read_text())["rows"]
-    frames = np.stack([np.asarray(Image.open(folder / row["input"]), dtype=np.float32) for row in rows])
-    frames = frames.transpose(0, 3, 1, 2)
+def test_exported_packages_give_the_golden_answers(exported, golden, name):
+    entry, (rows, frames) = exported.manifest["artifacts"][name], golden
     gray = (frames == frames[:, :1]).all(axis=(1, 2, 3))
     assert gray.any()
     found = MilReference(exported.artifact(name))(frames[gray][:, :1] if name == "coreml-gray" else frames)

@@ -1,11 +1,8 @@
 """OpenVINO run for real, where it is installed: the runner of the ledger and the backends of the stopwatch."""
 
-import json
 from importlib.util import find_spec
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from export.int8.int8_variants import INT8_VARIANTS
 from export.int8.onnx_int8 import quantise
@@ -24,26 +21,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pixels(exported):
-    folder = exported.folder / "golden"
-    rows = json.loads((folder / "golden.json").read_text())["rows"]
-    frames = [np.asarray(Image.open(folder / row["input"]).convert("RGB"), dtype=np.float32) for row in rows]
-    return np.stack(frames).transpose(0, 3, 1, 2)
-
-
-def test_the_float_file_gives_the_same_embeddings_as_in_onnx_runtime(exported, pixels):
+def test_the_float_file_gives_the_same_embeddings_as_in_onnx_runtime(exported, golden):
     path = exported.artifact("onnx-fp32")
-    found = embedding_figures(onnx_runner(path)(pixels), openvino_runner(path, 64)(pixels))
+    found = embedding_figures(onnx_runner(path)(golden[1]), openvino_runner(path, 64)(golden[1]))
     assert found["cosine_min"] > 0.99999
     assert found["difference_max"] < 1e-3
 
 
-def test_the_int8_file_for_openvino_is_close_to_the_float_one(exported, pixels, tmp_path):
+def test_the_int8_file_for_openvino_is_close_to_the_float_one(exported, golden, tmp_path):
     source, target = exported.artifact("onnx-fp32"), tmp_path / "int8.onnx"
     grouped = INT8_VARIANTS["openvino-int8"]
-    quantise(source, target, np.ascontiguousarray(pixels), grouped_convolutions=grouped, metadata={})
-    float32, int8 = onnx_runner(source)(pixels), openvino_runner(target, 64)(pixels)
+    quantise(source, target, golden[1], grouped_convolutions=grouped, metadata={})
+    float32, int8 = onnx_runner(source)(golden[1]), openvino_runner(target, 64)(golden[1])
     assert int8.shape == float32.shape
     assert 0.99 < embedding_figures(float32, int8)["cosine_min"] < 0.99999
 

@@ -38,6 +38,16 @@ def quantised(checkpoint):
     return encoder.eval().model
 
 
+@pytest.fixture(scope="module")
+def written(quantised, tmp_path_factory):
+    """A folder with the file of all layers in int8, True.onnx, and the one without grouped convolutions."""
+    folder = tmp_path_factory.mktemp("int8")
+    for grouped in (True, False):
+        path = folder / f"{grouped}.onnx"
+        write_trained_int8(quantised, path, grouped_convolutions=grouped, metadata={"note": "n"})
+    return folder
+
+
 def as_written(path, frames):
     """Run a QDQ file operator by operator. Fused int8 kernels saturate on processors without VNNI."""
     options = onnxruntime.SessionOptions()
@@ -51,9 +61,8 @@ def pixels(seed, count=4):
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_the_file_rounds_as_training_did(quantised, tmp_path, grouped):
-    path = tmp_path / "int8.onnx"
-    write_trained_int8(quantised, path, grouped_convolutions=grouped, metadata={"note": "n"})
+def test_the_file_rounds_as_training_did(quantised, written, grouped):
+    path = written / f"{grouped}.onnx"
     with torch.no_grad():
         expected = PixelEncoder(quantised).eval()(pixels(9)).numpy()
         plain = PixelEncoder(quantised.float_copy()).eval()(pixels(9)).numpy()
@@ -70,10 +79,8 @@ def test_the_file_rounds_as_training_did(quantised, tmp_path, grouped):
     assert sum(np.prod(entry.dims) > 1 for entry in int8) >= len(wanted)
 
 
-def test_the_scales_in_the_file_are_those_of_training(quantised, tmp_path):
-    path = tmp_path / "int8.onnx"
-    write_trained_int8(quantised, path, grouped_convolutions=True, metadata={})
-    graph = onnx.load(path).graph
+def test_the_scales_in_the_file_are_those_of_training(quantised, written):
+    graph = onnx.load(written / "True.onnx").graph
     scales = {
         float(onnx.numpy_helper.to_array(entry))
         for entry in graph.initializer
@@ -85,11 +92,7 @@ def test_the_scales_in_the_file_are_those_of_training(quantised, tmp_path):
             assert min(abs(scale / step - 1) for scale in scales) < 1e-5, name
 
 
-def test_untrained_ranges_are_refused_with_the_layer(student, tmp_path):
+def test_untrained_ranges_are_refused_with_the_layer(tmp_path):
+    untrained = QuantisedStudent(recipe=fastvit([16, 32]).recipe())
     with pytest.raises(ValueError, match=r"range of layer \S+ was never trained"):
-        write_trained_int8(
-            QuantisedStudent(recipe=student.recipe()),
-            tmp_path / "x.onnx",
-            grouped_convolutions=False,
-            metadata={},
-        )
+        write_trained_int8(untrained, tmp_path / "x.onnx", grouped_convolutions=False, metadata={})

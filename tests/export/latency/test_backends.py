@@ -1,6 +1,5 @@
-"""Specs of the backends and stages, and the timed path from a frame to the answers against the golden files."""
+"""Specs of the backends and stages, and the timed paths from a frame to the answers against the golden files."""
 
-import json
 import platform
 from pathlib import Path
 
@@ -9,16 +8,9 @@ import pytest
 from PIL import Image
 
 from export.graphs.coreml_package import COMPRESSIONS
-from export.latency.backends import (
-    available,
-    backend_specs,
-    frame_to_answers,
-    smaller,
-    stage_specs,
-    to_planes,
-    to_square,
-)
+from export.latency.backends import available, backend_specs, frame_to_answers, smaller, stage_specs
 from export.package.manifest import Export
+from models import load_student
 from models.student.onnx_files import onnx_runner
 
 
@@ -50,7 +42,7 @@ def test_core_ml_is_absent_elsewhere(with_palettes):
     assert set(stage_specs(with_palettes, specs)) == {"preprocess", "heads", "end-to-end, onnxruntime"}
 
 
-def test_the_way_through_core_ml_gives_the_golden_answers(mac, exported, monkeypatch):
+def test_the_timed_paths_give_the_golden_answers(mac, exported, golden, monkeypatch):
     onnx = onnx_runner(exported.artifact("onnx-fp32"))
     asked = []
 
@@ -66,28 +58,16 @@ def test_the_way_through_core_ml_gives_the_golden_answers(mac, exported, monkeyp
 
     monkeypatch.setattr("coremltools.models.MLModel", Model)
     stages = stage_specs(exported, backend_specs(exported, threads=1)[0])
-    read = frame_to_answers(stages["end-to-end, coreml-ane"], exported)
+    student, folder = load_student(exported.folder), exported.artifact("golden")
+    for name in ("end-to-end, coreml-ane", "end-to-end, onnxruntime"):
+        read = frame_to_answers(stages[name], student)
+        for row in golden[0]:
+            found = read(np.asarray(Image.open(folder / row["frame"]).convert("L")))
+            assert {label: found[f"plane_{label}"] for label in row["planes"]} == pytest.approx(
+                row["planes"], abs=1e-3
+            )
+            assert found["ga_spacing_mm"] == 0.3
     assert asked == [("image_encoder.mlpackage", "CPU_AND_NE")]
-    folder = exported.folder / "golden"
-    for row in json.loads((folder / "golden.json").read_text())["rows"]:
-        frame = np.asarray(Image.open(folder / row["frame"]).convert("L"))
-        np.testing.assert_allclose(read(frame)["planes"], list(row["planes"].values()), atol=1e-3)
-
-
-def test_the_timed_way_from_frame_to_answers_is_the_real_one(exported):
-    spec = {"threads": 1, "path": str(exported.artifact("onnx-fp32")), "folder": str(exported.folder)}
-    read = frame_to_answers({**spec, "encoder": "onnxruntime"}, exported)
-    folder = exported.folder / "golden"
-    for row in json.loads((folder / "golden.json").read_text())["rows"]:
-        frame, square = (
-            np.asarray(Image.open(folder / row[name]).convert("RGB")) for name in ("frame", "input")
-        )
-        convert = to_square(exported.preprocessing)
-        pixels = to_planes(convert(frame))
-        np.testing.assert_array_equal(pixels, square.transpose(2, 0, 1)[None])
-        planes = read(frame)["planes"]
-        np.testing.assert_allclose(planes, list(row["planes"].values()), atol=1e-3)
-        np.testing.assert_array_equal(to_planes(convert(frame[..., 0]))[0, 2], pixels[0, 0])
 
 
 def test_every_smaller_core_ml_package_can_be_timed():

@@ -57,19 +57,3 @@ def test_a_worker_does_not_see_the_makefiles_allocator(monkeypatch):
 def test_a_worker_that_cannot_load_reports_why():
     with pytest.raises(RuntimeError, match="no backend 'nonsense'"):
         Worker({"backend": "nonsense"})
-
-
-def test_a_cold_start_ends_with_the_first_answer(monkeypatch):
-    answers = iter([{"load_ms": 1.0, "first_call_ms": 2.0}, {"warm": True}])
-    clock = Clock()
-
-    def answer(self):
-        clock.pass_(3.0)
-        return next(answers)
-
-    monkeypatch.setattr(Worker, "_answer", answer)
-    monkeypatch.setattr("export.latency.worker.time.perf_counter", clock)
-    monkeypatch.setattr("export.latency.worker.subprocess.Popen", lambda *_, **__: None)
-    worker = Worker({"backend": "x"})
-    assert worker.facts["cold_start_ms"] == pytest.approx(3000)
-    assert next(answers, None) is None, "the warm-up is waited for"

@@ -13,7 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from datamodules.evaluation.protocol import Protocol
-from export.graphs.onnx_graph import onnx_interface, quiet, write_onnx
+from export.graphs.onnx_graph import onnx_interface, quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
 from export.int8.int8_variants import write_int8_variants
@@ -34,14 +34,6 @@ CLIENTS = {
     "kotlin": "StudentReader.kt",
     "javascript": "reader.mjs",
 }
-
-
-def golden(export):
-    return json.loads((export.folder / "golden" / "golden.json").read_text())
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1)[None]
 
 
 def test_onnx_file_is_single_static_and_carries_the_contract(exported):
@@ -71,38 +63,23 @@ def test_image_encoder_leaves_the_text_tower_behind(exported, student):
     assert weights == pytest.approx(image, rel=0.02)
 
 
-def test_dynamic_batch_runs_several_sizes(student, tmp_path):
-    path = tmp_path / "open.onnx"
-    encoder = PixelEncoder(fused_copy(student)).eval()
-    names = {"input_name": "image", "output_name": "embedding", "metadata": {}}
-    write_onnx(encoder, torch.rand(1, 3, 64, 64), path, dynamic_batch=True, **names)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch in (1, 3):
-        image = torch.randint(0, 256, (batch, 3, 64, 64)).float()
-        with torch.no_grad():
-            expected = encoder(image).numpy()
-        np.testing.assert_allclose(session.run(None, {"image": image.numpy()})[0], expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8"])
-def test_every_file_passes_the_documented_unit_test(exported, name):
-    session = onnxruntime.InferenceSession(str(exported.artifact(name)), providers=["CPUExecutionProvider"])
-    content = golden(exported)
-    rows, own = content["rows"], content["variants"].get(name, content)
-    assert len(rows) == len(own["rows"]) >= 4
+def test_every_file_passes_the_documented_unit_test(exported, golden, name):
+    run, inputs = onnx_runner(exported.artifact(name)), golden[1]
+    content = json.loads((exported.folder / "golden" / "golden.json").read_text())
+    own = content["variants"].get(name, content)
+    assert len(inputs) == len(own["rows"]) >= 4
     assert set(content["variants"]) == {"onnx-int8"}, "smaller weights have answers of their own"
-    for row, answer in zip(rows, own["rows"], strict=True):
-        found = session.run(None, {"image": pixels(exported.folder / "golden" / row["input"])})[0][0]
-        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-4)
-        assert found @ np.array(answer["embedding"]) >= own["cosine_min_from_input"]
-        inverted = 255 - pixels(exported.folder / "golden" / row["input"])
-        wrong = session.run(None, {"image": inverted})[0][0]
-        assert wrong @ np.array(answer["embedding"]) < own["cosine_min_from_frame"]
+    wanted = np.array([row["embedding"] for row in own["rows"]])
+    found, inverted = run(inputs), run(255 - inputs)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
+    assert (found * wanted).sum(axis=1).min() >= own["cosine_min_from_input"]
+    assert (inverted * wanted).sum(axis=1).max() < own["cosine_min_from_frame"]
 
 
-def test_golden_frames_are_not_yet_padded_and_give_the_inputs(exported):
+def test_golden_frames_are_not_yet_padded_and_give_the_inputs(exported, golden):
     sizes = []
-    for row in golden(exported)["rows"]:
+    for row in golden[0]:
         frame = Image.open(exported.folder / "golden" / row["frame"]).convert("RGB")
         side = max(frame.size)
         square = Image.new("RGB", (side, side))
@@ -115,13 +92,10 @@ def test_golden_frames_are_not_yet_padded_and_give_the_inputs(exported):
     assert any(width != height for width, height in sizes)
 
 
-def test_classifier_file_gives_the_golden_probabilities_and_knows_its_labels(exported):
-    path = exported.artifact("onnx-planes")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    labels = session.get_modelmeta().custom_metadata_map["sonodistill.labels"]
-    labels = json.loads(labels)
-    for row in golden(exported)["rows"]:
-        found = session.run(None, {"image": pixels(exported.folder / "golden" / row["input"])})[0][0]
+def test_classifier_file_gives_the_golden_probabilities_and_knows_its_labels(exported, golden):
+    path, (rows, inputs) = exported.artifact("onnx-planes"), golden
+    labels = json.loads(onnx_interface(path)[0]["sonodistill.labels"])
+    for row, found in zip(rows, onnx_runner(path)(inputs), strict=True):
         assert dict(zip(labels, found.tolist(), strict=True)) == pytest.approx(row["planes"], abs=1e-3)
 
 
@@ -333,10 +307,7 @@ def test_labels_are_text_in_the_readme(exported, tmp_path):
     heads = json.loads(json.dumps(exported.manifest["heads"]))
     (name, head), *_ = heads.items()
     head["labels"] = ['<img src="x">', "[a](b)\n# c"]
-    write_readme(
-        tmp_path / "README.md", contract=exported.manifest["contract"],
-        heads={name: head}, artifacts=exported.manifest["artifacts"],
-    )  # fmt: skip
+    write_readme(tmp_path / "README.md", {**exported.manifest, "heads": {name: head}})
     (line,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "(b)" in line]
     assert '(&lt;img src="x"&gt;, \\[a](b) # c): ' in line
 
@@ -346,13 +317,18 @@ def test_manifest_records_versions_and_no_fallback_was_needed(exported):
     assert not [line for line in exported.manifest["warnings"] if "traced instead" in line]
 
 
-def test_an_int8_file_keeps_the_open_batch_of_its_source(student, tmp_path):
+def test_an_open_batch_runs_several_sizes_and_int8_keeps_it(student, tmp_path):
     context = ExportContext(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {})
     write_onnx_variants(context, dynamic_batch=True)
-    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.float32)
-    write_int8_variants(context, ["onnx-int8"], frames)
+    frames = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    with torch.no_grad():
+        expected = context.encoder(frames).numpy()
+    run = onnx_runner(tmp_path / "image_encoder.onnx")
+    for batch in (1, 3):
+        np.testing.assert_allclose(run(frames[:batch].numpy()), expected[:batch], atol=1e-5)
+    write_int8_variants(context, ["onnx-int8"], frames[:2].numpy())
     assert context.artifacts["onnx-int8"]["batch"] == "any"
-    assert onnx_runner(context.folder / context.artifacts["onnx-int8"]["file"])(frames).shape == (2, 32)
+    assert onnx_runner(tmp_path / context.artifacts["onnx-int8"]["file"])(frames.numpy()).shape == (3, 32)
 
 
 def test_frames_are_the_evaluation_pixels(corpus, student):

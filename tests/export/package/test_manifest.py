@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import onnx
 import pytest
@@ -91,12 +90,6 @@ def test_a_damaged_manifest_is_one_line_with_file_and_key(tmp_path, content, ans
         read_export(tmp_path)
 
 
-def test_a_changed_card_is_refused(copied):
-    (copied / "MODEL_CARD.md").write_text("approved")
-    with pytest.raises(ValueError, match=r"MODEL_CARD\.md: its hash"):
-        read_export(copied)
-
-
 def swap_heads(manifest):
     heads = manifest["heads"]
     heads["planes"], heads["subplanes"] = heads["subplanes"], heads["planes"]
@@ -136,10 +129,19 @@ def test_an_edited_manifest_is_refused_by_its_seal_and_behind_it(copied, change,
             read_export(copied)
 
 
-def test_a_changed_ledger_is_refused(copied):
-    path = copied / "parity.json"
-    path.write_text(path.read_text().replace("NOT RUN", "ok"))
-    with pytest.raises(ValueError, match=r"parity\.json: its hash"):
+@pytest.mark.parametrize(
+    "name",
+    ["MODEL_CARD.md", "parity.json", "image_encoder.onnx", "heads.safetensors", "golden/input_0.png",
+     "image_encoder.mlpackage/**/weight.bin"],
+)  # fmt: skip
+def test_a_changed_file_is_refused(copied, name):
+    (copied / "golden" / ".DS_Store").write_bytes(b"left by a Mac")
+    read_export(copied)
+    (path,) = copied.glob(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name.split('/')[0]}: its hash"):
         read_export(copied)
 
 
@@ -190,29 +192,7 @@ def test_damage_is_one_line_whatever_it_is(exported, tmp_path_factory, data):
 
 
 def test_a_good_folder_is_read(copied, student):
-    assert read_export(copied, student.preprocessing).preprocessing == student.preprocessing
-
-
-def test_another_preprocessing_is_refused_with_the_differing_key(copied, student):
-    other = replace(student.preprocessing, mean=(0.5, 0.5, 0.5))
-    with pytest.raises(ValueError, match="made for another preprocessing: mean is"):
-        read_export(copied, other)
-
-
-def test_a_changed_file_is_refused(copied):
-    path = copied / "image_encoder.onnx"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match=r"image_encoder\.onnx: its hash"):
-        read_export(copied)
-
-
-def test_a_changed_weight_inside_a_package_is_refused(copied):
-    path = next((copied / "image_encoder.mlpackage").rglob("weight.bin"))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"image_encoder\.mlpackage: its hash"):
-        read_export(copied)
+    assert read_export(copied).preprocessing == student.preprocessing
 
 
 def test_an_edited_contract_is_refused(copied):
@@ -241,22 +221,6 @@ def test_a_package_exported_under_another_contract_is_refused(copied):
     file.write_bytes(file.read_bytes().replace(digest, b"0" * 64))
     edit(copied, lambda manifest: manifest["artifacts"]["coreml-fp16"].update(sha256=sha256(path)))
     with pytest.raises(ValueError, match=r"image_encoder\.mlpackage: it was exported under another"):
-        read_export(copied)
-
-
-def test_a_changed_golden_picture_is_refused(copied):
-    (copied / "golden" / ".DS_Store").write_bytes(b"left by a Mac")
-    read_export(copied)
-    path = copied / "golden" / "input_0.png"
-    path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(ValueError, match="golden: its hash"):
-        read_export(copied)
-
-
-def test_changed_vectors_are_refused(copied):
-    path = copied / "heads.safetensors"
-    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
-    with pytest.raises(ValueError, match=r"heads\.safetensors: its hash"):
         read_export(copied)
 
 

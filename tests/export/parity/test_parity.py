@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 
 from datamodules.evaluation.dataset import printed_spacing
 from datamodules.evaluation.protocol import Protocol
-from export import Options, export_student
-from export.graphs.heads import AgeHead, grid, ship
+from export import Options, Subject, export_student
+from export.graphs.heads import grid, ship
 from export.graphs.pixel_graph import PixelEncoder
 from export.int8.int8_variants import enter_bfloat16, judge_int8_speed
 from export.latency.backends import available
@@ -187,7 +187,7 @@ def test_an_int8_file_that_is_slower_is_dropped_unless_kept_with_figure_and_reas
     assert row.note.startswith("0.67 times as fast as float32 in onnxruntime here ")
     assert "no int8 dot product (VNNI)" in row.note
     assert answer in row.note
-    assert row.figures["speed"] == pytest.approx(0.667, abs=0.001)
+    assert row.figures["of_float32"] == pytest.approx(0.667, abs=0.001)
 
 
 def test_an_int8_file_that_is_faster_has_its_figure_alone(int8_context, monkeypatch):
@@ -205,7 +205,7 @@ def test_an_int8_file_whose_speed_cannot_be_told_is_kept_and_says_so(int8_contex
     (row,) = judge_int8_speed(int8_context, [Row("onnx-int8", "", "compressed", OK)], keep_slow=False)
     assert row.status == OK
     assert row.note.endswith("kept, unproven: the quartiles lie on both sides of 1")
-    assert (row.figures["speed_low"], row.figures["speed_high"]) == pytest.approx((10 / 13, 1.25))
+    assert (row.figures["of_float32_low"], row.figures["of_float32_high"]) == pytest.approx((10 / 13, 1.25))
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -243,21 +243,23 @@ def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
         r"^export: row torch-fused: cosine 0\.\d+, limit 0\.99999.* on the first 8 frames; the fused [^\n]*$"
     )
     with pytest.raises(GateFailedError, match=line):
-        export_student(student, corpus, Protocol.load(), tmp_path / "run" / "export", options, dict(source))
+        export_student(
+            Subject(student, corpus, Protocol.load(), dict(source)), tmp_path / "run" / "export", options
+        )
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_spacings_given_alone_ship_alone_and_judge_nothing_less(student, corpus, source, tmp_path):
+def test_spacings_given_alone_ship_alone_and_judge_nothing_less(converted, student, corpus, source, tmp_path):
     target = tmp_path / "export"
     failed = tmp_path / "export-failed"
     failed.mkdir()
     options = Options(skip=["coreml", "int8"], frames=4, spacings=[0.21], only_spacings=True)
     with pytest.raises(ValueError, match=f"^{failed}: needed for an export that misses a gate"):
-        export_student(student, corpus, Protocol.load(), target, options, dict(source))
+        export_student(Subject(student, corpus, Protocol.load(), dict(source)), target, options)
     (failed / "parity.json").write_text("{}")
     options = Options(skip=["coreml", "int8"], frames=4, spacings=[0.21], only_spacings=True)
     trained = dict(source) | {"weights": "trained"}
-    export = export_student(student, corpus, Protocol.load(), target, options, trained)
+    export = export_student(Subject(student, corpus, Protocol.load(), trained), target, options)
     assert export.head("ages")[0]["spacings_mm_per_px"] == ["0.21"]
     rows = {row["variant"]: row for row in json.loads((target / "parity.json").read_text())["rows"]}
     assert set(rows["onnx-fp32"]["tasks"]) == {"planes/f1", "subplanes/f1", "hc18/validity"}
@@ -274,10 +276,9 @@ def test_the_table_ships_with_few_coordinates_and_the_ages_of_the_full_one():
     offset = torch.randn(4, 1, 48, generator=generator)  # in any direction by spacing: it decides nothing
     vectors = torch.randn(4, 175, 6, generator=generator) @ plane + offset
     spacings = ("0.09", "0.10", "0.11", "1.00")
-    full = AgeHead(["{weeks} {days} {spacing}"], AgeTable(spacings, vectors))
     images = normalize(torch.randn(40, 48, generator=generator), dim=1)
     printed = [spacings[number % 4] for number in range(40)]
-    small = ship(full, images, printed)
+    small = ship(AgeTable(spacings, vectors), ["{weeks} {days} {spacing}"], images, printed)
     assert small.coordinates.shape == (4, 175, 16), "the smallest number that is tried"
     assert small.check["share_within_2_days"] >= 0.99
     ages = predicted_age_days(small.table().similarity(images, printed))
@@ -286,8 +287,8 @@ def test_the_table_ships_with_few_coordinates_and_the_ages_of_the_full_one():
     assert ((ages - middle).abs() <= 2).float().mean() >= 0.99
     assert small.only(["1.00", "0.10"]).spacings == ("0.10", "1.00")
     assert torch.equal(small.only(["1.00"]).coordinates[0], small.coordinates[3])
-    noise = AgeHead([], AgeTable(spacings, torch.randn(4, 175, 48, generator=generator)))
-    assert len(ship(noise, images, printed).basis) == 48, "nothing smaller keeps the ages of noise"
+    noise = AgeTable(spacings, torch.randn(4, 175, 48, generator=generator))
+    assert len(ship(noise, [], images, printed).basis) == 48, "nothing smaller keeps the ages of noise"
 
 
 def test_a_corpus_gets_every_spacing_in_its_range():
@@ -304,7 +305,7 @@ def test_a_corpus_without_a_benchmark_cannot_judge(corpus, student, monkeypatch)
 
 def test_what_is_made_from_a_skipped_package_says_so(student, tmp_path):
     context = ExportContext(tmp_path, PixelEncoder(student), {}, {})
-    write_coreml_variants(context, ["coreml-fp16", "coreml-fp32", "coreml-gray", "coreml-palette6"])
+    write_coreml_variants(context, ["coreml-palette8", "coreml-planes", "coreml-int8"])
     assert [(row.variant, row.status) for row in context.not_run] == [
         ("coreml-palette8", NOT_RUN),
         ("coreml-int8", NOT_RUN),
