@@ -98,10 +98,14 @@ def write_onnx(
 
 
 def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replace the metadata of an ONNX file."""
+    """Replace the metadata of an ONNX file; the exporter's notes on its parts, which name local source files, go."""
     import onnx
 
     model = onnx.load(str(path))
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.save(model, str(path))
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -301,6 +302,12 @@ def test_the_folder_stands_alone(exported):
     links = re.findall(r"\]\(([^)]+)\)", readme) + re.findall(r"^\| `([^`]+)`", readme, flags=re.MULTILINE)
     assert all((exported.folder / link).exists() for link in links), links
     assert "Apache License" in (exported.folder / "LICENSE-APACHE-2.0.txt").read_text()
+
+
+def test_no_file_names_folders_of_the_machine_that_exported_it(exported):
+    files = [path for path in exported.folder.rglob("*") if path.is_file()]
+    for place in (str(Path(__file__).parents[3]).encode(), b"site-packages"):
+        assert [path.name for path in files if place in path.read_bytes()] == []
 
 
 def test_labels_are_text_in_the_readme(exported, tmp_path):
