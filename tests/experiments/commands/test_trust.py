@@ -103,8 +103,8 @@ def test_export_builds_what_it_is_told_to_trust(canary, tmp_path, monkeypatch):
     checkpoint = run_folder(tmp_path, HC18)
     students = []
 
-    def exported(student, *_):
-        students.append(student)
+    def exported(subject, *_):
+        students.append(subject.student)
         raise ValueError("far enough")
 
     monkeypatch.setattr(export, "export_student", exported)

@@ -71,7 +71,9 @@ def test_summary_and_plots_are_sent_once(folder):
 
 
 def test_without_a_wandb_logger_nothing_happens(tmp_path):
-    trainer = SimpleNamespace(is_global_zero=True, loggers=[])
+    trainer = SimpleNamespace(
+        is_global_zero=True, loggers=[], callbacks=[], datamodule=object(), global_step=0
+    )
     wandb_access.publish(trainer, tmp_path, RECORD)
     assert list(tmp_path.iterdir()) == []
 

@@ -141,7 +141,7 @@ def test_each_missing_input_is_one_line_that_says_where_it_comes_from(workplace,
         assert source in line
     (corpus,) = lines[4:]
     assert "nowhere" in corpus
-    assert "zenodo.3904280" in corpus
+    assert "zenodo.org/records/3904280" in corpus
 
 
 @pytest.mark.slow

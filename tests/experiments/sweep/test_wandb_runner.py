@@ -14,7 +14,7 @@ from wandb.errors import CommError
 from experiments import __main__ as front_door
 from experiments import process
 from experiments.commands import sweep as command_line
-from experiments.recipe_files import preset_file
+from experiments.recipe_files import ROOT, preset_file
 from experiments.runs import wandb_access
 from experiments.runs.run_folder import RUN_VARIABLE, requeued_checkpoint, run_folder
 from experiments.sweep import local_runner, wandb_runner
@@ -82,10 +82,13 @@ trial = AgentProcess(
     command=[sys.executable, "trial.py"],
     forward_signals="--forward-signals" in sys.argv,
 )
-try:
-    trial.wait()
-except (KeyboardInterrupt, ShutdownSignal):
-    trial.wait()
+ended = False
+while not ended:  # a signal to the group comes from the runner, too
+    try:
+        trial.wait()
+        ended = True
+    except (KeyboardInterrupt, ShutdownSignal):
+        pass
 """
 TRIAL = """
 import pathlib, signal, sys, time
@@ -203,6 +206,7 @@ def test_an_unreachable_wandb_is_one_line_with_a_remedy(monkeypatch, capsys):
 )
 def test_a_local_sweep_names_why_it_is_not_on_wandb(mode, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("experiments").symlink_to(ROOT.parent)
     Path("outputs/srkd/decay-20260101-120000-000/wandb/offline-run-1").mkdir(parents=True)
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
@@ -215,6 +219,7 @@ def test_a_local_sweep_names_why_it_is_not_on_wandb(mode, said, tmp_path, monkey
 
 def test_without_offline_runs_nothing_is_said_of_wandb(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("experiments").symlink_to(ROOT.parent)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(local_runner, "run_locally", lambda *_: 1)
     assert command_line.main(["run", "decay"]) == 1
