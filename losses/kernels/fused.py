@@ -261,9 +261,10 @@ class Terms(torch.autograd.Function):
     """Autograd function of a pass's ``values`` and ``gradients``."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, all_text: Tensor, scale: Tensor, state: Any) -> tuple[Tensor, ...]:  # noqa: ARG004
+    def forward(ctx: Any, image: Tensor, all_text: Tensor, scale: Tensor, state: Any) -> tuple[Tensor, ...]:
         # Its matrices are not in save_for_backward: a backward pass overwrites them, and a second one recomputes them.
         ctx.state = state
+        ctx.save_for_backward(image, all_text, scale)
         values: tuple[Tensor, ...] = state.values()
         return values
 
@@ -271,6 +272,7 @@ class Terms(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         if torch.is_grad_enabled():  # create_graph
             raise ValueError("SRKDLoss has second derivatives with kernel=plain only")
+        _ = ctx.saved_tensors  # an error if one was changed in place, as for PyTorch's own functions
         with torch.autocast(upstream[0].device.type, enabled=False):  # a caller may be in one
             return *ctx.state.gradients(upstream), None
 

@@ -224,6 +224,16 @@ def test_the_matrices_are_freed_by_the_backward_pass_that_reads_them():
     assert all(matrix() is None for matrix in held)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_embeddings_changed_between_the_passes_are_an_error(kernel):
+    student = make_batch()
+    total = SRKDLoss(kernel=kernel)(student, make_teacher())["total"]
+    with torch.no_grad():
+        student.image.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
 def test_weight_zero_drops_the_term_and_its_gradient():
     student, teacher = make_batch(), make_teacher()
     result = SRKDLoss(off_diagonal_weight=0.0, contrastive_weight=0.0)(student, teacher)
