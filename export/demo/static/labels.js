@@ -61,6 +61,7 @@ export class OwnClasses {
   }
 
   onProgress({ loaded, total }) {
+    if (!this.asked) return; // the other files of a refused download
     Object.assign($("own-progress"), { hidden: false, value: loaded / total });
     this.say(loaded < total ? `Loading the text tower, ${(loaded / 1e6).toFixed(1)} of ${this.size}` : "Self-test of the text tower");
   }
