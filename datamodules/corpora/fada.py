@@ -21,8 +21,8 @@ CONTAINS = ("hc18", "planes")
 
 
 def is_fada(table: pd.DataFrame) -> bool:
-    """Return whether a table has FADA's columns."""
-    return set(table.columns) >= COLUMNS
+    """Return whether a table has FADA's columns, each name once."""
+    return table.columns.is_unique and set(table.columns) >= COLUMNS
 
 
 def with_captions(table: pd.DataFrame) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def shards(arguments: argparse.Namespace) -> int:
         tables[name] = read_table(path, **_reading(arguments), missing=missing)
         if missing:
             rows = count(len(missing), "row")
-            print(f"{path}: left out for want of an image file: {rows}: {first_few(missing)}")
+            print(f"{path}: {rows} without an image file left out: {first_few(missing)}")
         if is_fada(tables[name]) and not {*CONTAINS} <= {corpus for corpus, _ in arguments.exclude}:
             needed = " ".join(f"--exclude={corpus}:FOLDER" for corpus in CONTAINS)
             raise ValueError(

@@ -248,4 +248,12 @@ def test_fadas_answers_become_captions(tmp_path, tiny_hc18, tiny_planes, capsys)
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     assert [shard["samples"] for shard in manifest["shards"]] == [1]
     assert manifest["sources"][0]["benchmark_copies_left_out"] == {"hc18": 1}
-    assert "left out for want of an image file: 1 row: Abdomen/private.png" in capsys.readouterr().out
+    assert "1 row without an image file left out: Abdomen/private.png" in capsys.readouterr().out
+
+
+def test_a_column_of_fadas_table_that_is_there_twice_is_named(tmp_path):
+    pd.DataFrame([[*FADA.values(), "again"]], columns=[*FADA, "Image Name"]).to_excel(
+        tmp_path / "a.xlsx", index=False
+    )
+    with pytest.raises(ValueError, match=r"a.xlsx: two columns are called 'Image Name'"):
+        read_table(tmp_path / "a.xlsx")
