@@ -14,7 +14,7 @@ from models.checkpoints.weights import load_weights, mismatch
 from models.encoders import convstem_vit  # noqa: F401 - registers vit_convstem_femto with timm
 from models.encoders.dual_encoder import DualEncoder
 from models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from models.text.causal_text import is_tracing
+from models.text.causal_text import end_token_features, is_tracing, up_to_longest_end
 from models.text.tokenizer import PAD_ID, number_families, token_range
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
@@ -104,20 +104,14 @@ class TimmEncoder(DualEncoder):
         return features
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        features: Tensor = self.text(tokens[:, : self.columns_of(tokens)])
+        """Map token ids [B, L] (int64) to unnormalised features [B, D]; the last block only at the end token."""
+        used = tokens[:, : self.columns_of(tokens)]
+        features: Tensor = self.text(used) if is_tracing() else end_token_features(self.text, used)
         return features
 
     def columns_of(self, tokens: Tensor) -> int:
-        """Return how many columns of `tokens` [B, L] the text tower computes: those that are not padding in every row.
-
-        All of them on a GPU, where counting would wait for its result (see `up_to_longest_end`).
-        """
-        fixed = (
-            self._init_args["causal"] or is_tracing()
-        )  # causal masks and exported graphs have a fixed shape
-        if fixed or tokens.device.type != "cpu" or not len(tokens):
-            return tokens.shape[1]
-        return max(1, int((tokens != PAD_ID).sum(dim=1).max()))
+        """Return how many columns of `tokens` [B, L] the text tower computes: on a CPU those up to the last end token."""
+        return up_to_longest_end(tokens, self.text.eos_id).shape[1]
 
     @property
     def log_logit_scale(self) -> nn.Parameter:

@@ -1,7 +1,7 @@
 """Skip computation of a text tower that does not affect the end token.
 
 In a causal tower the columns after the longest text of a batch do not. With any mask, only the end token of the last
-block's output is used, so its attention and MLP are computed for that token only.
+block's output is used, so its queries and MLP are computed for that token only.
 """
 
 from __future__ import annotations
@@ -40,14 +40,13 @@ def up_to_longest_end(tokens: Tensor, end_id: int | None = None) -> Tensor:
 
 
 def end_token_tower(model: nn.Module) -> Any:
-    """Return an open_clip model's text tower if `end_token_features` supports it, else None.
+    """Return a model's open_clip text tower if `end_token_features` supports it, else None.
 
     Supported are towers with open_clip's standard blocks and end-token pooling.
     """
     tower: Any = model if isinstance(model, CLIP) else getattr(model, "text", None)
     pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
-    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
-    if not plain or pool not in ("argmax", "eos"):
+    if getattr(tower, "cls_emb", None) is not None or pool not in ("argmax", "eos"):
         return None
     stack = tower.transformer
     return tower if stack.batch_first and type(stack.resblocks[-1]) is ResidualAttentionBlock else None
@@ -66,6 +65,9 @@ def end_token_features(tower: Any, tokens: Tensor) -> Tensor:
     mask = None if mask is None else mask[:length, :length]
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(used).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    if getattr(tower, "use_pad_mask", False):
+        padding = tower._build_additive_mask(used, length, dtype)  # a mask a text and head
+        mask = padding if mask is None else mask + padding
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
         x = block(x, attn_mask=mask)
@@ -78,11 +80,16 @@ def end_token_features(tower: Any, tokens: Tensor) -> Tensor:
 
 
 def _at(places: Tensor, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a block's output at one position of each text: places [B], x [B, M, W], mask [M, M] -> [B, W]."""
-    own = x[torch.arange(len(x), device=x.device), places, None]
-    seen = block.ln_1(x)
-    if mask is not None:  # nn.MultiheadAttention takes one mask a text and head
-        mask = mask[places, None].repeat_interleave(block.attn.num_heads, dim=0)
+    """Return a block's output at one position of each text: places [B], x [B, M, W] -> [B, W].
+
+    The mask is [M, M], or [B * heads, M, M] where texts have their own.
+    """
+    texts = torch.arange(len(x), device=x.device)
+    own, seen = x[texts, places, None], block.ln_1(x)
+    if mask is not None:  # nn.MultiheadAttention takes one row a text and head
+        heads = block.attn.num_heads
+        rows = mask[places, None] if mask.dim() == 2 else mask[texts * heads, places, None]
+        mask = rows.repeat_interleave(heads, dim=0)
     own = own + block.ls_1(block.attention(block.ln_1(own), seen, seen, attn_mask=mask))
     output: Tensor = own + block.ls_2(block.mlp(block.ln_2(own)))
     return output[:, 0]

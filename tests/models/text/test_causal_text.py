@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models import OpenCLIPEncoder, TransformersEncoder, freeze, zero_shot
-from models.text.causal_text import end_token_tower, up_to_longest_end
+from models.text.causal_text import end_token_features, end_token_tower, up_to_longest_end
+from tests.models.conftest import VIT, small
 from tests.models.encoders.test_transformers_encoder import save
 
 SMALL = {
@@ -56,6 +57,24 @@ def test_values_and_gradients_are_those_of_the_whole_tower(text, count) -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_tower_with_masked_padding_is_cut_exactly(causal, layers) -> None:
+    model = small(VIT, text_layers=layers).double()
+    tower = model.text
+    tower.attn_mask = tower.build_causal_mask().double() if causal else None
+    tokens = model.tokenize(["fetal brain at 24 weeks and 3 days", "femur", ""])
+    whole, cut = tower(tokens), end_token_features(tower, tokens)
+    torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
+    weights = list(tower.parameters())
+    ours, theirs = (torch.autograd.grad(one.square().sum(), weights) for one in (cut, whole))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    rows: list[int] = []
+    tower.transformer.resblocks[-1].mlp.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    model.text_features(tokens)
+    assert rows == [1], "the last block's MLP sees the end tokens alone"
 
 
 def test_only_the_used_columns_pass_the_tower() -> None:
