@@ -110,7 +110,7 @@ class TimmEncoder(DualEncoder):
         return features
 
     def columns_of(self, tokens: Tensor) -> int:
-        """Return how many columns of `tokens` [B, L] the text tower computes: on a CPU those up to the last end token."""
+        """Return how many columns of `tokens` [B, L] the tower computes: on a CPU, up to the last end token."""
         return up_to_longest_end(tokens, self.text.eos_id).shape[1]
 
     @property
