@@ -25,7 +25,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.cores import worker_pool
-from datamodules.corpora.cells import separated, texts
 from datamodules.ingest.overlays import Picture, find_sector, find_text, only_within
 from datamodules.ingest.scans import (
     BURNED_IN,
@@ -112,11 +111,16 @@ def file_ids(source: Path, secret: str) -> dict[str, Path]:
 
 
 def ingest(
-    source: Path, out: Path, secret: str, settings: IngestSettings, workers: int, labels: Path | None = None
+    source: Path,
+    out: Path,
+    secret: str,
+    settings: IngestSettings,
+    workers: int,
+    labels: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Read every file below `source` and write PNG files, table, report and contact sheet into `out`.
 
-    `labels` is a table of the user's own, see `read_labels`.
+    `labels` is a table of the user's own, see `keyed_labels`.
 
     Returns:
         The content of ``ingest.json``.
@@ -127,7 +131,7 @@ def ingest(
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{out}: lies in the source folder; give a folder outside of {source}")
     labelled = (
-        None if labels is None else read_labels(labels, secret)
+        None if labels is None else keyed_labels(labels, secret)
     )  # a mistake there ends hours of decoding
     jobs = _jobs(source, secret)
     if not jobs:
@@ -264,22 +268,22 @@ def _write_png(path: Path, picture: Picture) -> None:
             raise OSError(f"{path}: could not be written; is the disk full?")
 
 
-def read_labels(path: Path, secret: str) -> pd.DataFrame:
-    """Read a CSV file whose columns file, patient or study hold paths or identifiers of the source, as hashes.
+def keyed_labels(labels: pd.DataFrame, secret: str) -> pd.DataFrame:
+    """Return a table whose columns file, patient or study hold paths or identifiers of the source, as hashes.
 
     Of its other columns only `LABELS` are taken, as they are.
     """
-    labels = separated(path).apply(texts)
+    labels = labels.copy()
     keys = [key for key in _LABEL_KEYS if key in labels.columns]
     taken = [name for name in LABELS if name in labels.columns]
     if not keys or not taken or not labels.columns.is_unique:
         found = one_line(", ".join(labels.columns), 200)
         raise ValueError(
-            f"{path}: needs one of the columns {', '.join(_LABEL_KEYS)}, and one of {', '.join(LABELS)}, each once; it "
-            f"has {found}"
+            f"--labels: needs one of the columns {', '.join(_LABEL_KEYS)}, and one of {', '.join(LABELS)}, each once; "
+            f"it has {found}"
         )
     if (twice := labels.duplicated(keys)).any():
-        raise ValueError(f"{path}, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
+        raise ValueError(f"--labels, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
     for key in keys:
         labels[key] = [None if value is None else pseudonym(secret, key, value) for value in labels[key]]
     for name in {"ga_days", "ga_weeks", "hc_mm"} & {*taken}:

@@ -23,6 +23,7 @@ from rich.table import Table
 from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
+from datamodules.corpora.cells import separated, texts
 from datamodules.corpora.check import (
     Finding,
     benchmark_copies,
@@ -158,9 +159,8 @@ def ingest(arguments: argparse.Namespace) -> int:
             print(paths.get(name) or f"{name}: no such file")
         return 0
     settings = archive.IngestSettings(arguments.frames, arguments.region, arguments.burned_in)
-    report = archive.ingest(
-        arguments.source, arguments.out, secret, settings, arguments.workers, arguments.labels
-    )
+    labels = None if arguments.labels is None else separated(arguments.labels).apply(texts)
+    report = archive.ingest(arguments.source, arguments.out, secret, settings, arguments.workers, labels)
     files = report["files"]
     print(
         f"{count(report['images'], 'image')} of {count(report['patients'], 'patient')} from {files['used']} of "

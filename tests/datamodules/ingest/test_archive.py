@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(archive, tmp_path, capfd, monkeypatch):
         run(capfd, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "labels.csv").write_text("file;caption\na.dcm;a head\na.dcm;again\n")
     with pytest.raises(
-        ValueError, match=r"labels.csv, row 3: appears twice by file"
+        ValueError, match=r"--labels, row 3: appears twice by file"
     ):  # before anything is decoded
         run(capfd, root, tmp_path / "out", f"--labels={tmp_path / 'labels.csv'}")
     with pytest.raises(SystemExit):
