@@ -298,9 +298,7 @@ def _ask(url: str, method: str, **options: Any) -> Any:
     try:
         system, path = url_to_fs(url, **settings)
     except ImportError as error:
-        raise ValueError(
-            f"{one_line(error)}: uv pip install --python .venv '.[{extra}]' in the repository"
-        ) from None
+        raise ValueError(f"{one_line(error)}: pip install 'path/to/the/clone[{extra}]'") from None
     system.retries = 1
     return sync(system.loop, getattr(system, method), path, timeout=BLOCK_SECONDS, **options)
 

@@ -91,10 +91,9 @@ def test_a_table_gives_each_image_its_own_pixel_size(student_checkpoint, folder,
 
 
 def test_a_table_with_absolute_paths_and_columns_of_its_own(student_checkpoint, folder, tmp_path):
-    for part in ("1", "2"):
+    for part, name in (("1", "a.png"), ("2", "c.png")):
         (folder / part).mkdir()
-        (folder / "a.png").rename(folder / part / "a.png") if part == "1" else None
-    (folder / "2" / "a.png").write_bytes((folder / "c.png").read_bytes())
+        (folder / name).rename(folder / part / "a.png")
     names = [str(folder / part / "a.png") for part in "12"]
     (tmp_path / "list.csv").write_text("Bild\n" + "\n".join(names) + "\n")
     arguments = [
