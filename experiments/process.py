@@ -32,6 +32,30 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a table is read; see `table_reading`."""
+    parser.add_argument(
+        "--images", type=Path, dest="image_folder", help="folder that a table's paths are relative to"
+    )
+    parser.add_argument(
+        "--column", type=_column, action="append", default=[], help="a table's own name: caption=Befund"
+    )
+    parser.add_argument("--outside", action="store_true", help="allow images outside of their folder")
+
+
+def table_reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `datamodules.corpora.table.read_table` that the options of a command give."""
+    return {"columns": dict(arguments.column), "images": arguments.image_folder, "outside": arguments.outside}
+
+
+def _column(text: str) -> tuple[str, str]:
+    """Parse ``caption=Befund``."""
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: expected OURS=THEIRS, such as caption=Befund")
+    return ours, theirs
+
+
 STOPPED = (KeyboardInterrupt, TerminatedError)
 
 

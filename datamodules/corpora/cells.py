@@ -28,32 +28,40 @@ _WEEKS_AND_DAYS = re.compile(r"(\d+) ?[+w] ?([0-6]) ?d?")
 
 
 def separated(path: Path) -> pd.DataFrame:
-    """Read a CSV or TSV file: its stripped cells by header and row number (the header is row 1).
+    """Read a CSV or TSV file: its stripped cells by header and row number (the file's first line is row 1).
 
     Accepts a byte-order mark, any of the separators ``;``, ``,`` and tab (the one that splits the header into most
-    columns), and empty lines.
+    columns), empty lines, and separators without content at the ends of lines, as Excel writes them.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            first = next((line for line in lines if line.strip()), "")
+            start, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (1, ""))
             delimiter = max(";,\t", key=first.count)
-            header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+            header = _stripped(next(csv.reader([first], delimiter=delimiter), []))
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             rows: dict[int, list[str]] = {}
-            for cells in reader:
-                number = reader.line_num + 1
+            for cells in map(_stripped, reader):
+                number = reader.line_num + start
                 if len(cells) > len(header):
                     raise ValueError(
                         f"{path}, row {number}: {len(cells)} values where the header has {len(header)}; "
                         f'put "..." around a text that has {delimiter!r} in it'
                     )
-                if any(stripped := [cell.strip() for cell in cells]):
-                    rows[number] = [*stripped, *[""] * (len(header) - len(cells))]
+                if cells:
+                    rows[number] = [*cells, *[""] * (len(header) - len(cells))]
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as CSV (UTF-8)") from None
     except csv.Error as error:
         raise ValueError(f"{path}: not a readable CSV file ({error})") from None
     return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=object)
+
+
+def _stripped(cells: list[str]) -> list[str]:
+    """Return stripped cells without the empty ones at the end."""
+    cells = [cell.strip() for cell in cells]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def canonical(raw: pd.DataFrame, path: Path, chosen: Mapping[str, str], labels: Labels) -> pd.DataFrame:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from open_clip.tokenizer import SimpleTokenizer
-from tqdm import tqdm
 
 from datamodules.corpora.catalogue import CORPORA
-from datamodules.corpora.copies import nearest_copies, perceptual_hash
+from datamodules.corpora.copies import nearest_copies, scan_images
 from datamodules.corpora.corpus import counts, split_by_patient
 from datamodules.corpora.records import table_records
 from datamodules.corpora.table import read_table
@@ -38,6 +35,7 @@ HC_RANGE_MM = (40.0, 400.0)
 FAINT_CONTRAST = 16
 """Largest minus smallest of 256 values: ultrasound has black surroundings and bright bone, over 200 apart."""
 SHEET_IMAGES = 24
+UNKNOWN = "; each counts as a patient of its own, so images of one patient may be in training and test"
 SIXTEEN_BIT = "; 16-bit pixels are read as 0-65535: files that use only 8 or 12 of the bits must be rescaled"
 
 
@@ -80,19 +78,30 @@ def check_tables(
         context_length: Tokens that a text tower reads; longer captions are cut off.
     """
     missing: list[str] = []
+    unknown: list[str] = []
+    unsplit: list[str] = []
     records: list[Record] = []
-    with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("always")
-        for path in paths:
-            # Patients of several tables are the same if they are called the same: only then can leaks be found.
+    for path in paths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # unknown patients are a finding below
             own = table_records(read_table(path, **reading, missing=missing))
-            records += [replace(r, name=f"{path}: {r.name}") for r in own] if len(paths) > 1 else own
+        # Patients of several tables are the same if they are called the same: only then can leaks be found. An image
+        # that stands for its unknown patient is no other table's.
+        alone = [record.patient == record.name for record in own]
+        if len(paths) > 1:
+            own = [replace(r, name=f"{path}: {r.name}") for r in own]
+        own = [replace(r, patient=r.name) if a else r for r, a in zip(own, alone, strict=True)]
+        unknown += [record.name for record in own if record.patient == record.name]
+        if any(record.split for record in own):
+            unsplit += [record.name for record in own if record.split is None]
+        records += own
     if all(record.split is None for record in records):
         records = split_by_patient(records, val_share=0.1, test_share=0.2, seed=0)
     images = scan_images(records, workers)
     findings = [
         *(Finding(f"count: {name}", "ok", str(number)) for name, number in counts(records).items()),
-        _finding("patients unknown", "warning", [str(warning.message) for warning in noted]),
+        finding_of("patients unknown", "warning", unknown, UNKNOWN),
+        finding_of("rows without a split", "error", unsplit, "; give all rows of a table a split, or none"),
         *check_images(missing, images),
         *check_captions(records, context_length),
     ]
@@ -124,42 +133,9 @@ def check_captions(records: Sequence[Record], context_length: int) -> list[Findi
             long.append(f"{record.name} ({longest} tokens)")
     share = f"; {len(long) / max(1, len(records)):.1%} of the images, cut off at {context_length} tokens"
     return [
-        _finding("images without caption", "error", uncaptioned),
-        _finding("captions beyond the context length", "warning", long, share),
+        finding_of("images without caption", "error", uncaptioned),
+        finding_of("captions beyond the context length", "warning", long, share),
     ]
-
-
-def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
-    """Decode images in `workers` processes.
-
-    Returns:
-        A row for each record: its fields, and ``error`` (why it cannot be read), ``pixel_digest`` (equal for equal
-        pictures in any file format), ``perceptual_hash``, ``width``, ``height`` and ``contrast`` (largest minus
-        smallest pixel value), missing where they do not apply.
-    """
-    bar = partial(tqdm, total=len(records), desc="decoding", unit="image", disable=None)
-    if workers <= 1:
-        scans = list(bar(map(_scan, records)))
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            scans = list(bar(pool.map(_scan, records, chunksize=16)))
-    found = ["error", "pixel_digest", "perceptual_hash", "width", "height", "contrast"]
-    return pd.DataFrame(scans, columns=[*Record.__dataclass_fields__, *found])
-
-
-def _scan(record: Record) -> dict[str, Any]:
-    try:
-        image = read_image(record.image)
-    except (ValueError, OSError) as error:
-        return {**asdict(record), "error": str(error)}
-    gray = image if image.ndim == 2 else image[:, :, 0]
-    if image.ndim == 3 and (image == gray[:, :, None]).all():
-        image = gray  # the same picture stored with three equal channels
-    pixels = hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).hexdigest()
-    height, width = image.shape[:2]
-    contrast = int(image.max()) - int(image.min())
-    sizes = {"width": width, "height": height, "contrast": contrast}
-    return {**asdict(record), "pixel_digest": pixels, "perceptual_hash": perceptual_hash(image), **sizes}
 
 
 def benchmark_copies(
@@ -197,16 +173,18 @@ def check_files(missing: list[str], images: pd.DataFrame) -> list[Finding]:
     """Report images that are missing, unreadable, blank, or too dark or flat to show anything."""
     faint = images[images["contrast"].between(1, FAINT_CONTRAST - 1)]
     return [
-        _finding("missing images", "error", missing),
-        _finding("unreadable images", "error", images["error"].dropna()),
-        _finding("blank images", "warning", images["name"][images["contrast"] == 0], SIXTEEN_BIT),
-        _finding("nearly black or flat images", "warning", _measured(faint, faint["contrast"]), SIXTEEN_BIT),
+        finding_of("missing images", "error", missing),
+        finding_of("unreadable images", "error", images["error"].dropna()),
+        finding_of("blank images", "warning", images["name"][images["contrast"] == 0], SIXTEEN_BIT),
+        finding_of(
+            "nearly black or flat images", "warning", _measured(faint, faint["contrast"]), SIXTEEN_BIT
+        ),
     ]
 
 
 def check_splits(images: pd.DataFrame) -> list[Finding]:
     """Report patients with images in several splits."""
-    found = images.groupby("patient", sort=False)["split"].unique()
+    found = images.dropna(subset="split").groupby("patient", sort=False)["split"].unique()
     several = [
         f"patient {patient} ({', '.join(sorted(splits))})"
         for patient, splits in found.items()
@@ -214,7 +192,7 @@ def check_splits(images: pd.DataFrame) -> list[Finding]:
     ]
     sizes = images["split"].value_counts()
     detail = ", ".join(f"{split} {sizes.get(split, 0)}" for split in ("train", "val", "test"))
-    return [Finding("split sizes", "ok", detail), _finding("patients in several splits", "error", several)]
+    return [Finding("split sizes", "ok", detail), finding_of("patients in several splits", "error", several)]
 
 
 def check_duplicates(images: pd.DataFrame) -> list[Finding]:
@@ -223,16 +201,16 @@ def check_duplicates(images: pd.DataFrame) -> list[Finding]:
     found = equal.agg({"name": " = ".join, "split": "nunique", "patient": "nunique"})
     leaks, shared = found["split"] > 1, found["patient"] > 1
     return [
-        _finding("identical images across splits", "error", found["name"][leaks]),
-        _finding("identical images of several patients", "warning", found["name"][~leaks & shared]),
-        _finding("identical images of one patient", "warning", found["name"][~leaks & ~shared]),
+        finding_of("identical images across splits", "error", found["name"][leaks]),
+        finding_of("identical images of several patients", "warning", found["name"][~leaks & shared]),
+        finding_of("identical images of one patient", "warning", found["name"][~leaks & ~shared]),
     ]
 
 
 def check_copies(copies: Mapping[Any, str], names: Mapping[Any, str]) -> Finding:
     """Report images that are copies of a benchmark's, by row."""
     cases = [f"{names[row]} = {copy}" for row, copy in copies.items()]
-    return _finding("copies of benchmark images", "error", cases)
+    return finding_of("copies of benchmark images", "error", cases)
 
 
 def check_measurements(images: pd.DataFrame) -> list[Finding]:
@@ -249,9 +227,9 @@ def check_measurements(images: pd.DataFrame) -> list[Finding]:
     misfit = diameter > np.hypot(images["width"].astype(float), images["height"].astype(float))
     misfits = _measured(images[misfit], diameter.round(), " px")
     return [
-        _finding("odd pixel sizes", "warning", _measured(images[odd_size], size, " mm")),
-        _finding("odd head circumferences", "warning", _measured(images[odd_hc], hc, " mm")),
-        _finding("heads larger than their image", "error", misfits),
+        finding_of("odd pixel sizes", "warning", _measured(images[odd_size], size, " mm")),
+        finding_of("odd head circumferences", "warning", _measured(images[odd_hc], hc, " mm")),
+        finding_of("heads larger than their image", "error", misfits),
     ]
 
 
@@ -259,7 +237,8 @@ def _measured(images: pd.DataFrame, values: pd.Series, unit: str = "") -> list[s
     return [f"{name} ({values[row]:g}{unit})" for row, name in images["name"].items()]
 
 
-def _finding(check: str, level: Level, found: Iterable[str], remark: str = "") -> Finding:
+def finding_of(check: str, level: Level, found: Iterable[str], remark: str = "") -> Finding:
+    """Return the finding of a check: "ok" without cases, else `level` with their number, the first few and `remark`."""
     cases = tuple(found)
     if not cases:
         return Finding(check, "ok", "none")

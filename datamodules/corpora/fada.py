@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from datamodules.corpora.cells import texts
+
 # As `data/prepare_interpret_data.py` of github.com/mahmoodphd/FADA names them.
 _FOLDER, _IMAGE = "Folder Name", "Image Name"
 _STRUCTURES, _ORIENTATION, _PLANE = "Q1: Anatomical Structures", "Q2: Fetal Orientation", "Q3: Imaging Plane"
@@ -30,7 +32,7 @@ def with_captions(table: pd.DataFrame) -> pd.DataFrame:
 
     Rows that repeat an image, or lack its name or its structures, are left out, as by the authors' script.
     """
-    answers = table[sorted(COLUMNS)].map(lambda cell: "" if pd.isna(cell) else " ".join(str(cell).split()))
+    answers = table[sorted(COLUMNS)].apply(texts).map(lambda text: " ".join((text or "").split()))
     kept = (answers[[_FOLDER, _IMAGE, _STRUCTURES]] != "").all(axis=1)
     kept &= ~answers[kept].duplicated([_FOLDER, _IMAGE]).reindex(answers.index, fill_value=True)
     answers = answers[kept]

@@ -78,7 +78,9 @@ def read_table(
             raw = fada.with_captions(raw)
         chosen = _choose_columns(list(raw.columns), file, columns or {})
         table = canonical(raw, file, chosen, {"split": {"": None, **SPLIT_NAMES}})
-        others = [name for name in raw.columns if name not in {*chosen.values(), *table.columns}]
+        # FADA's own columns stay, even where they are mapped: by them `fada.is_fada` recognises the table.
+        mapped = () if fada.is_fada(raw) else chosen.values()
+        others = [name for name in raw.columns if name not in {*mapped, *table.columns}]
         table = pd.concat([table, raw[others].apply(texts)], axis=1)
         if split is not None and table["split"].isna().all():
             table["split"] = split
@@ -105,7 +107,7 @@ def read_table(
 def table_files(path: Path) -> list[tuple[Path, str | None]]:
     """Return the tables of a path, each with the split that its folder means; a folder of images stands for itself."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such table or folder; TABLE=path names one")
+        raise FileNotFoundError(f"{path}: no such table or folder")
     if path.is_file():
         if path.suffix.casefold() not in SUFFIXES:
             raise ValueError(f"{path}: not a table; its name must end with one of {', '.join(SUFFIXES)}")
@@ -157,7 +159,7 @@ def _parquet(path: Path) -> pd.DataFrame:
 def _excel(path: Path) -> pd.DataFrame:
     """Return the first sheet."""
     cells = pd.read_excel(path, header=None, dtype=object, engine="openpyxl")
-    cells = cells.set_index(cells.index + 1).dropna(how="all")
+    cells = cells.set_index(cells.index + 1).dropna(how="all").dropna(axis="columns", how="all")
     header = ["" if pd.isna(name) else str(name).strip() for name in cells.iloc[0]] if len(cells) else []
     return cells.iloc[1:].set_axis(header, axis=1)
 
@@ -197,8 +199,8 @@ def _choose_columns(present: list[str], path: Path, columns: Mapping[str, str]) 
             chosen[ours] = found[0]
     if "image" not in chosen:
         raise ValueError(
-            f"{path}: no column of images ({', '.join(COLUMNS['image'][:4])}, ...); --data.columns.image=NAME says "
-            f"which it is; it has {one_line(', '.join(present), 200) or 'no columns'}"
+            f"{path}: no column of images ({', '.join(COLUMNS['image'][:4])}, ...); columns.image has to name it "
+            f"(docs/own-data.md); it has {one_line(', '.join(present), 200) or 'no columns'}"
         )
     return chosen
 
@@ -235,8 +237,8 @@ def _resolve(
             real = Path(path).parent
         if not (outside or real == base or real.is_relative_to(base)):
             raise ValueError(
-                f"{where}: {shown} is outside of {root}; IMAGES=folder sets the images' folder, and "
-                "--data.outside=true allows files elsewhere"
+                f"{where}: {shown} is outside of {root}; the setting images names the images' folder, and outside "
+                "allows files elsewhere (docs/own-data.md)"
             )
         if file not in files:
             absent.append(f"{shown} (row {row})")
@@ -250,7 +252,7 @@ def _resolve(
     elif absent:
         raise FileNotFoundError(
             f"{table}: {len(absent)} of {count(len(names), 'image')} missing under {root}: {first_few(absent)}; "
-            "IMAGES=folder sets the folder that the table's paths are relative to"
+            "the setting images names the folder that the table's paths are relative to (docs/own-data.md)"
         )
     return pd.Series(paths, dtype=object)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from datamodules.corpora.catalogue import ScoredOnPublicSets
 from datamodules.corpora.corpus import with_splits
+from datamodules.corpora.fada import is_fada
 from datamodules.corpora.records import table_records
 from datamodules.corpora.table import read_table
 from datamodules.record import PLANES, Record
@@ -17,7 +18,7 @@ class TableDataModule(ScoredOnPublicSets):
     """Images and captions in a table, with whole patients in training, validation and test.
 
     Args:
-        table: CSV, TSV, JSON Lines or Parquet file, or a folder with ``metadata.csv`` (see `read_table`).
+        table: CSV, TSV, Excel, JSON Lines or Parquet file, or a folder with ``metadata.csv`` (see `read_table`).
         images: Folder that image paths are relative to; null for the table's.
         columns: Our name of a column (caption, image, patient, ...) -> the table's.
         outside: Whether images may lie outside of their folder, also through links.
@@ -47,16 +48,24 @@ class TableDataModule(ScoredOnPublicSets):
         """Read the table.
 
         Raises:
-            ValueError: Rows have neither a caption nor a plane to write one from.
+            ValueError: Rows have neither a caption nor a plane to write one from, or the table is FADA's.
         """
         labels = [one.label for one in self.own if one.table is None and one.prompts is not None]
         table = read_table(self.table, **self.reading)
-        records = with_splits(table_records(table, keep=labels), **self.shares)
-        uncaptioned = [r.name for r in records if not r.caption and r.plane not in PLANES]
-        if uncaptioned and (self.on_error == "raise" or len(uncaptioned) == len(records)):
+        if is_fada(table):
             raise ValueError(
-                f"{self.table}: {count(len(uncaptioned), 'row')} of {len(records)}, the first {uncaptioned[0]}, "
-                "without caption (columns caption, captions, text, report or title, or --data.columns.caption=NAME) "
-                f"and without a plane to write one from ({', '.join(PLANES)})"
+                f"{self.table}: FADA has images of the benchmarks; make shards leaves them out (docs/data.md), and "
+                "DATA=shards trains on the rest"
+            )
+        records = with_splits(table_records(table, keep=labels), **self.shares)
+        uncaptioned = [r for r in records if not r.caption and r.plane not in PLANES]
+        # Only training images may be replaced by others.
+        needed = [r for r in uncaptioned if self.on_error == "raise" or r.split != "train"]
+        if needed or len(uncaptioned) == len(records):
+            first = (needed or uncaptioned)[0]
+            raise ValueError(
+                f"{self.table}: {count(len(uncaptioned), 'row')} of {len(records)}, such as {first.name} "
+                f"({first.split}), without caption (columns caption, captions, text, report or title, or "
+                f"--data.columns.caption=NAME) and without a plane to write one from ({', '.join(PLANES)})"
             )
         return records

@@ -110,5 +110,6 @@ class OwnBenchmark:
             records = split_by_patient(records, val_share=self.val_share, test_share=0.0, seed=0)
             records = [replace(r, split="test" if r.split == "train" else r.split) for r in records]
         known = {str(record.image): record.split for record in training}
-        known |= {record.patient: record.split for record in training if record.corpus == TABLE}
+        # An image that stands for its unknown patient says nothing about an image of that name elsewhere.
+        known |= {r.patient: r.split for r in training if r.corpus == TABLE and r.patient != r.name}
         return [replace(r, split=known.get(str(r.image)) or known.get(r.patient) or r.split) for r in records]

@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,8 @@ from datamodules.ingest.scans import (
     read_cine,
     read_dicom,
 )
-from models.files import atomic, digest, package_versions, write_json, write_text
+from models.files import atomic, package_versions, write_json, write_text
+from models.messages import one_line
 
 SECRET_VARIABLE = "SONODISTILL_SECRET"
 LEAST_SECRET = 16  # characters
@@ -109,11 +111,16 @@ def file_ids(source: Path, secret: str) -> dict[str, Path]:
 
 
 def ingest(
-    source: Path, out: Path, secret: str, settings: IngestSettings, workers: int, labels: Path | None = None
+    source: Path,
+    out: Path,
+    secret: str,
+    settings: IngestSettings,
+    workers: int,
+    labels: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Read every file below `source` and write PNG files, table, report and contact sheet into `out`.
 
-    `labels` is a table of the user's own, see `join_labels`.
+    `labels` is a table of the user's own, see `keyed_labels`.
 
     Returns:
         The content of ``ingest.json``.
@@ -123,6 +130,9 @@ def ingest(
         raise FileNotFoundError(f"{source}: no such file or folder")
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{out}: lies in the source folder; give a folder outside of {source}")
+    labelled = (
+        None if labels is None else keyed_labels(labels, secret)
+    )  # a mistake there ends hours of decoding
     jobs = _jobs(source, secret)
     if not jobs:
         raise ValueError(f"{source}: holds no files")
@@ -136,7 +146,7 @@ def ingest(
             journal.write(json.dumps({"key": key, **result}) + "\n")
             journal.flush()
             bar.update()
-    return _finish(out, secret, settings, [done[job.key] for job in jobs], labels)
+    return _finish(out, settings, [done[job.key] for job in jobs], labelled)
 
 
 def _jobs(source: Path, secret: str) -> list[_Job]:
@@ -144,7 +154,10 @@ def _jobs(source: Path, secret: str) -> list[_Job]:
     for name, path in file_ids(source, secret).items():
         state, relative = path.stat(), _relative(path, source)
         folder = relative.parts[0] if len(relative.parts) > 1 else relative.stem
-        jobs.append(_Job(path, f"{name}-{digest([state.st_size, state.st_mtime_ns])}", folder))
+        known = pseudonym(
+            secret, "state", f"{state.st_size} {state.st_mtime_ns}"
+        )  # a plain hash shows the time
+        jobs.append(_Job(path, f"{name}-{known}", folder))
     return jobs
 
 
@@ -255,37 +268,52 @@ def _write_png(path: Path, picture: Picture) -> None:
             raise OSError(f"{path}: could not be written; is the disk full?")
 
 
-def join_labels(table: pd.DataFrame, path: Path, secret: str) -> pd.DataFrame:
-    """Add the labels of a CSV file whose columns file, patient or study hold paths or identifiers of the source.
+def keyed_labels(labels: pd.DataFrame, secret: str) -> pd.DataFrame:
+    """Return a table whose columns file, patient or study hold paths or identifiers of the source, as hashes.
 
     Of its other columns only `LABELS` are taken, as they are.
     """
-    labels = pd.read_csv(path, dtype=dict.fromkeys(_LABEL_KEYS, str), encoding="utf-8-sig")
+    labels = labels.copy()
     keys = [key for key in _LABEL_KEYS if key in labels.columns]
     taken = [name for name in LABELS if name in labels.columns]
-    if not keys or not taken:
-        raise ValueError(f"{path}: needs one of the columns {list(_LABEL_KEYS)}, and one of {list(LABELS)}")
-    if (row := labels.duplicated(keys)).any():
-        raise ValueError(f"{path}, row {int(np.argmax(row)) + 2}: appears twice by {', '.join(keys)}")
+    if not keys or not taken or not labels.columns.is_unique:
+        found = one_line(", ".join(labels.columns), 200)
+        raise ValueError(
+            f"--labels: needs one of the columns {', '.join(_LABEL_KEYS)}, and one of {', '.join(LABELS)}, each once; "
+            f"it has {found}"
+        )
+    if (twice := labels.duplicated(keys)).any():
+        raise ValueError(f"--labels, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
     for key in keys:
-        labels[key] = [pseudonym(secret, key, str(value).strip()) for value in labels[key]]
-    labels, keyed = labels[[*keys, *taken]], table.assign(file=table["source"])
+        labels[key] = [None if value is None else pseudonym(secret, key, value) for value in labels[key]]
+    for name in {"ga_days", "ga_weeks", "hc_mm"} & {*taken}:
+        with suppress(ValueError):  # else ages such as 20+3 or decimal commas, which `read_table` reads
+            labels[name] = pd.to_numeric(labels[name])
+    return labels[[*keys, *taken]]
+
+
+def _join_labels(table: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Add the labels to the pictures; also return the number of rows of labels without a picture."""
+    keys = [key for key in _LABEL_KEYS if key in labels.columns]
+    keyed = table.assign(file=table["source"])
     joined = keyed.merge(labels, on=keys, how="left", indicator=True).drop(columns="file")
     if len(table) and (joined["_merge"] == "left_only").all():
-        raise ValueError(f"{path}: none of its rows fits an image by {', '.join(keys)}")
-    return joined.drop(columns="_merge")
+        raise ValueError(f"--labels: none of its rows fits an image by {', '.join(keys)}")
+    unused = labels.merge(keyed[keys].drop_duplicates(), on=keys, how="left", indicator=True)["_merge"]
+    return joined.drop(columns="_merge"), int((unused == "left_only").sum())
 
 
 def _finish(
-    out: Path, secret: str, settings: IngestSettings, results: list[dict[str, Any]], labels: Path | None
+    out: Path, settings: IngestSettings, results: list[dict[str, Any]], labels: pd.DataFrame | None
 ) -> dict[str, Any]:
     """Write table, contact sheet and report."""
     table = pd.DataFrame([row for result in results for row in result["rows"]], columns=list(_COLUMNS))
     copies = int(table.duplicated("image").sum())
     table = table.drop_duplicates("image").sort_values("image", ignore_index=True)
     table = table.astype({**dict.fromkeys(("frame", "rows", "columns"), "Int64"), "pixel_size_mm": "Float64"})
+    unused = 0
     if labels is not None:
-        table = join_labels(table, labels, secret)
+        table, unused = _join_labels(table, labels)
     with atomic(out / f"{TABLE}.csv") as csv:
         table.to_csv(csv, index=False)
     with atomic(out / f"{TABLE}.parquet") as parquet:
@@ -307,6 +335,7 @@ def _finish(
         "files with text outside the region, cut off": sum(result["text_cut_off"] for result in used),
         "frames kept out": dict(sum((Counter(result["kept_out"]) for result in results), Counter())),
         COPY: copies,
+        "labels without an image": unused,
         "encodings": dict(Counter(result["encoding"] for result in used).most_common()),
         "bad files": [{"id": r["file"], "reason": r["reason"]} for r in results if r["bad"]],
         "versions": package_versions("pydicom", "pylibjpeg", "opencv-python-headless"),

@@ -64,6 +64,11 @@ def local_manifest(folder: Path) -> dict[str, Any]:
     return parse_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
 
 
-def shard_name(url: str) -> str:
-    """Return the file name of a shard, as its manifest lists it."""
-    return PurePosixPath(urlsplit(url).path).name if "://" in url else Path(url).name
+def shard_place(url: str) -> tuple[str, str]:
+    """Return the folder of a shard, without a URL's query, and its file name, by which the manifest lists it."""
+    if "://" not in url:
+        path = PurePosixPath(url.removeprefix("file:"))
+        return str(path.parent), path.name
+    parts = urlsplit(url)
+    path = PurePosixPath(parts.path)
+    return f"{parts.scheme}://{parts.netloc}{path.parent}", path.name

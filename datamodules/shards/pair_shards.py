@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank
 from datamodules.record import Record
 from datamodules.redaction import PIPE, redacted
-from datamodules.shards.manifest import MANIFEST, shard_name
+from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.storage import ShardStorage, is_remote
 from datamodules.shards.stream import ShardLoader, ShardStream
 from models.messages import count, first_few
@@ -78,15 +80,15 @@ class PairShardsDataModule(ScoredOnPublicSets):
         return [record for module in self.public_sets for record in module.records]
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """The manifest beside the first shard; empty without one."""
-        return self._store.manifest(self.urls[0])
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """Shard -> its entry in the manifest beside it."""
+        return self._store.listed(self.urls)
 
     @cached_property
     def storage(self) -> ShardStorage:
         """Opens the shards; every remote one has been looked up."""
         remote = [url for url in self.urls if is_remote(url)]
-        return replace(self._store, remote=self._store.described(remote, self.manifest) if remote else {})
+        return replace(self._store, remote=self._store.described(remote, self.listed) if remote else {})
 
     def check_batches(self) -> None:
         """Check that the shards feed every worker and that their pairs fill a batch."""
@@ -100,7 +102,7 @@ class PairShardsDataModule(ScoredOnPublicSets):
                 f"data: {count(len(self.urls), 'shard')} cannot feed {count(world, 'process', 'processes')} with "
                 f"{count(workers, 'worker')} each; lower num_workers or write more, smaller shards"
             )
-        sizes = shard_sizes(self.urls, self.manifest, self.num_samples)
+        sizes = shard_sizes(self.urls, self.listed, self.num_samples)
         samples = self.num_samples or int(sum(sizes[url] for url in self.urls))
         batches = samples // (self.batch_size * world)
         if batches == 0:
@@ -133,7 +135,9 @@ class PairShardsDataModule(ScoredOnPublicSets):
 def list_shards(urls: str) -> list[str]:
     """Expand URLs with braces, joined by ``::``, or a folder of tar files, to a list of shards."""
     folder = Path(urls)
-    if folder.is_dir():
+    if (
+        not re.search("://|::|pipe:", urls) and folder.is_dir()
+    ):  # a long list would be no possible name of a file
         return [str(path) for path in sorted(folder.glob("[!.]*.tar"))] or [str(folder / "*.tar")]
     expanded: list[str] = expand_urls(urls)
     return expanded
@@ -151,13 +155,18 @@ def check_shards(urls: list[str]) -> None:
 
 
 def shard_sizes(
-    urls: list[str], manifest: dict[str, Any], num_samples: int | None = None
+    urls: list[str], listed: Mapping[str, Any], num_samples: int | None = None
 ) -> dict[str, float]:
-    """Return the number of pairs of each shard: from the manifest, else equal shares of `num_samples`."""
-    counts = {shard["name"]: shard["samples"] for shard in manifest.get("shards", [])}
-    unknown = [url for url in urls if shard_name(url) not in counts]
+    """Return the number of pairs of each shard: from the manifests, else equal shares of `num_samples`.
+
+    Args:
+        urls: The shards.
+        listed: Shard -> its entry in the manifest beside it (see `ShardStorage.listed`).
+        num_samples: Pairs of an epoch.
+    """
+    unknown = [url for url in urls if url not in listed]
     if not unknown:
-        return {url: counts[shard_name(url)] for url in urls}
+        return {url: listed[url]["samples"] for url in urls}
     if num_samples is not None:
         return dict.fromkeys(urls, num_samples / len(urls))
     raise ValueError(

@@ -13,7 +13,7 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from fsspec.asyn import sync
 from fsspec.core import url_to_fs
 
 from datamodules.redaction import PIPE, redacted
-from datamodules.shards.manifest import MANIFEST, local_manifest, parse_manifest, shard_name
+from datamodules.shards.manifest import MANIFEST, local_manifest, parse_manifest, shard_place
 from models.files import atomic, digest
 from models.messages import count, first_few, one_line
 
@@ -179,8 +179,24 @@ class ShardStorage:
             path.unlink(missing_ok=True)
             total -= bytes_
 
-    def manifest(self, first: str) -> dict[str, Any]:
+    def manifests(self, urls: list[str]) -> dict[str, dict[str, Any]]:
+        """Return the manifest of each folder that shards lie in (see `shard_place`)."""
+        firsts = {shard_place(url)[0]: url for url in reversed(urls)}
+        return {folder: self._manifest(url) for folder, url in firsts.items()}
+
+    def listed(self, urls: list[str]) -> dict[str, dict[str, Any]]:
+        """Return what the manifest beside each shard says of it; shards that none lists are left out."""
+        entries = {
+            (folder, entry["name"]): entry
+            for folder, manifest in self.manifests(urls).items()
+            for entry in manifest.get("shards", [])
+        }
+        return {url: entries[place] for url in urls if (place := shard_place(url)) in entries}
+
+    def _manifest(self, first: str) -> dict[str, Any]:
         """Return the manifest beside a shard; empty without one, with a warning for a remote shard."""
+        if first.startswith(PIPE):
+            return {}
         if not is_remote(first):
             folder = Path(first.removeprefix("file:")).parent
             return local_manifest(folder) if (folder / MANIFEST).is_file() else {}
@@ -196,14 +212,17 @@ class ShardStorage:
             warnings.warn(f"{error}; the shards are verified by their size only", stacklevel=2)
             return {}
 
-    def described(self, urls: list[str], manifest: dict[str, Any]) -> dict[str, RemoteShard]:
+    def described(self, urls: list[str], listed: Mapping[str, Any]) -> dict[str, RemoteShard]:
         """Look at every remote URL, and return what each object must be.
+
+        Args:
+            urls: The shards.
+            listed: Shard -> its entry in the manifest beside it (see `listed`).
 
         Raises:
             FileNotFoundError: Objects are missing.
             ValueError: An object's size is not the manifest's, or exceeds the cache.
         """
-        listed = {entry["name"]: entry for entry in manifest.get("shards", [])}
         with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as pool:
             found = dict(zip(urls, pool.map(self._lookup, urls), strict=True))
         if missing := [redacted(url) for url, info in found.items() if not info]:
@@ -212,7 +231,7 @@ class ShardStorage:
             )
         shards = {}
         for url, info in found.items():
-            entry = listed.get(shard_name(url), {})
+            entry = listed.get(url, {})
             size, listed_size = info.get("size"), entry.get("bytes")
             if size is None and listed_size is None:
                 raise ValueError(f"data: {redacted(url)}: neither the server nor {MANIFEST} gives its size")
@@ -279,7 +298,7 @@ def _ask(url: str, method: str, **options: Any) -> Any:
     try:
         system, path = url_to_fs(url, **settings)
     except ImportError as error:
-        raise ValueError(f"{one_line(error)}: pip install 'sonodistill[{extra}]'") from None
+        raise ValueError(f"{one_line(error)}: pip install 'path/to/the/clone[{extra}]'") from None
     system.retries = 1
     return sync(system.loop, getattr(system, method), path, timeout=BLOCK_SECONDS, **options)
 

@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.corpora.catalogue import CORPORA
-from datamodules.corpora.check import benchmark_copies, scan_images
-from datamodules.corpora.copies import perceptual_hash
+from datamodules.corpora.check import benchmark_copies
+from datamodules.corpora.copies import perceptual_hash, scan_images
 from datamodules.corpora.corpus import counts, with_splits
 from datamodules.corpora.records import table_records
 from datamodules.pairs.captions import caption_templates, render_spacing
@@ -33,6 +33,7 @@ from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.record import Record
 from datamodules.shards.manifest import MANIFEST, local_manifest
 from models.files import atomic, digest, sha256, write_json
+from models.messages import one_line
 
 TEXT_IMAGE_SIZE = 224  # model image size, in pixels, that the spacing in ``txt`` captions refers to
 # Files that are copied unchanged; others become PNG.
@@ -116,10 +117,12 @@ def write_shards(
     interrupted one.
 
     Raises:
-        ValueError: `out` has shards of other images, or an image cannot be read.
+        ValueError: `out` has shards of other images, an image cannot be read, or none of its captions be written.
     """
     if not records:
         raise ValueError("shards: no image is left to write")
+    for record in records:
+        caption_templates(record)  # a row without caption ends the command before hours of writing
     plan = plan_shards(records, samples_per_shard, seed)
     manifest = _open_manifest(out, plan, {"samples_per_shard": samples_per_shard, "seed": seed}, sources)
     finished = len(manifest["shards"])
@@ -149,28 +152,49 @@ def write_shards(
 def verify_shards(out: Path) -> list[str]:
     """Compare written shards with the hashes of their manifest and return the problems."""
     manifest, problems = local_manifest(out), []
-    if not manifest.get("complete"):
+    if not manifest.get("complete", True):
         problems.append("the corpus is incomplete: run make shards again to finish it")
     for shard in manifest.get("shards", []):
         path = out / shard["name"]
         if not path.is_file():
             problems.append(f"{path} is missing")
-        elif sha256(path) != shard.get("sha256"):
+        elif (size := path.stat().st_size) != (shard.get("bytes") or size) or (
+            shard.get("sha256") and sha256(path) != shard["sha256"]
+        ):
             problems.append(f"{path} has changed since it was written")
     return problems
 
 
 def scan_shards(out: Path) -> pd.DataFrame:
-    """Return ``name`` and ``perceptual_hash`` of every image in the tar files of a folder."""
-    rows = []
-    for path in sorted(out.glob("[!.]*.tar")):
+    """Scan the tar files of a folder.
+
+    Returns:
+        A row for each image: ``name``, ``perceptual_hash`` and ``error`` (why it cannot be read); also one with an
+        ``error`` for each tar file that cannot be read to its end.
+
+    Raises:
+        FileNotFoundError: The folder has no tar file with an image.
+    """
+    rows = [row for path in sorted(out.glob("[!.]*.tar")) for row in _scan_shard(path)]
+    if not rows:
+        raise FileNotFoundError(f"{out}: no tar file with images here")
+    return pd.DataFrame(rows, columns=["name", "perceptual_hash", "error"])
+
+
+def _scan_shard(path: Path) -> Iterator[tuple[str, bytes | None, str | None]]:
+    try:
         with tarfile.open(path) as shard:
             for member in shard:
                 file = shard.extractfile(member)
-                if file is not None and Path(member.name).suffix.casefold() in IMAGE_SUFFIXES:
-                    name = f"{path.name}/{member.name}"
-                    rows.append((name, perceptual_hash(read_image(file.read(), name))))
-    return pd.DataFrame(rows, columns=["name", "perceptual_hash"])
+                if file is None or Path(member.name).suffix.casefold() not in IMAGE_SUFFIXES:
+                    continue
+                name = f"{path.name}/{member.name}"
+                try:
+                    yield name, perceptual_hash(read_image(file.read(), name)), None
+                except ValueError as error:
+                    yield name, None, one_line(error)
+    except (tarfile.TarError, OSError) as error:
+        yield path.name, None, f"{path.name}: {one_line(error)}"
 
 
 def encode_sample(record: Record) -> dict[str, Any]:

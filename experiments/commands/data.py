@@ -17,17 +17,20 @@ from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
+from datamodules.corpora.cells import separated, texts
 from datamodules.corpora.check import (
     Finding,
     benchmark_copies,
     check_copies,
     check_corpus,
     check_tables,
+    finding_of,
     write_sheet,
 )
 from datamodules.corpora.fada import CONTAINS, is_fada
@@ -38,10 +41,11 @@ from datamodules.phantom.preview import write_preview
 from datamodules.record import TABLE
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
-from experiments.process import Parser
+from experiments.process import Parser, add_table_options, table_reading
 from models.messages import count, first_few
 
 SHARDS = "shards"
+CLIP_CONTEXT = 77
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
@@ -50,25 +54,41 @@ def check(arguments: argparse.Namespace) -> int:
     roots = arguments.root
     if len(roots) > 1 and arguments.data != TABLE:
         raise ValueError(f"data check {arguments.data}: {roots[1]}: only tables are checked together")
+    if arguments.data != TABLE:
+        _refuse(arguments, "image_folder", "column", "outside", "sheet", "context_length")
     if arguments.data == SHARDS:
         findings = _check_shards(arguments)
     elif arguments.data == TABLE:
         findings, images = check_tables(
-            roots, _reading(arguments), arguments.workers, arguments.context_length
+            roots, table_reading(arguments), arguments.workers, arguments.context_length or CLIP_CONTEXT
         )
+        if arguments.exclude:
+            copies = benchmark_copies(images, arguments.exclude, arguments.workers)
+            findings.append(check_copies(copies, images["name"]))
         if arguments.sheet is not None:
             print(write_sheet(images, arguments.sheet))
     else:
         findings = check_corpus(arguments.data, roots[0], arguments.workers, arguments.exclude)
-    table = Table("check", "", "found", title=f"{arguments.data} in {', '.join(map(str, roots))}")
+    table = Table("check", "", "found", title=escape(f"{arguments.data} in {', '.join(map(str, roots))}"))
     for finding in findings:
-        table.add_row(finding.check, f"[{_COLOURS[finding.level]}]{finding.level}", finding.detail)
+        level = f"[{_COLOURS[finding.level]}]{finding.level}"
+        table.add_row(finding.check, level, escape(finding.detail))  # names of files may look like markup
     Console().print(table)
     for finding in findings if arguments.all else ():
         for case in finding.cases:
             print(f"{finding.check}: {case}")
     levels = {finding.level for finding in findings}
     return int("error" in levels or (arguments.strict and "warning" in levels))
+
+
+def _refuse(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse options of tables where there is none, rather than ignore them."""
+    for name in names:
+        if getattr(arguments, name):
+            option = "images" if name == "image_folder" else name.replace("_", "-")
+            raise ValueError(
+                f"--{option}: for tables only (data check table TABLE, data shards --table=TABLE)"
+            )
 
 
 def _check_shards(arguments: argparse.Namespace) -> list[Finding]:
@@ -80,7 +100,9 @@ def _check_shards(arguments: argparse.Namespace) -> list[Finding]:
     if arguments.exclude:
         images = scan_shards(root)
         copies = benchmark_copies(images, arguments.exclude, arguments.workers)
-        findings += [Finding("images", "ok", f"{len(images)} read"), check_copies(copies, images["name"])]
+        findings.append(Finding("images", "ok", f"{images['error'].isna().sum()} read"))
+        findings.append(finding_of("unreadable images", "error", images["error"].dropna()))
+        findings.append(check_copies(copies, images["name"]))
     return findings
 
 
@@ -89,6 +111,8 @@ def shards(arguments: argparse.Namespace) -> int:
     require_at_least("shards", 1, samples_per_shard=arguments.samples_per_shard)
     if arguments.root is None and not arguments.table:
         raise ValueError("data shards: give ROOT, the folder of the public sets, or --table=TABLE, or both")
+    if not arguments.table:
+        _refuse(arguments, "image_folder", "column", "outside", "skip_missing")
     roots = {} if arguments.root is None else find_corpora(arguments.root)
     tables: dict[str, pd.DataFrame] = {}
     for path in arguments.table:
@@ -96,7 +120,7 @@ def shards(arguments: argparse.Namespace) -> int:
         if name in (*tables, *CORPORA):
             raise ValueError(f"--table={path}: there is already a corpus {name}; rename the table")
         missing: list[str] | None = [] if arguments.skip_missing else None
-        tables[name] = read_table(path, **_reading(arguments), missing=missing)
+        tables[name] = read_table(path, **table_reading(arguments), missing=missing)
         if missing:
             rows = count(len(missing), "row")
             print(f"{path}: {rows} without an image file left out: {first_few(missing)}")
@@ -135,9 +159,8 @@ def ingest(arguments: argparse.Namespace) -> int:
             print(paths.get(name) or f"{name}: no such file")
         return 0
     settings = archive.IngestSettings(arguments.frames, arguments.region, arguments.burned_in)
-    report = archive.ingest(
-        arguments.source, arguments.out, secret, settings, arguments.workers, arguments.labels
-    )
+    labels = None if arguments.labels is None else separated(arguments.labels).apply(texts)
+    report = archive.ingest(arguments.source, arguments.out, secret, settings, arguments.workers, labels)
     files = report["files"]
     print(
         f"{count(report['images'], 'image')} of {count(report['patients'], 'patient')} from {files['used']} of "
@@ -146,6 +169,8 @@ def ingest(arguments: argparse.Namespace) -> int:
     for noun, kept_out in (("file", files["kept out"]), ("frame", report["frames kept out"])):
         for reason, number in kept_out.items():
             print(f"kept out: {count(number, noun)}: {reason}")
+    if unused := report["labels without an image"]:
+        print(f"{arguments.labels}: {count(unused, 'row')} without an image")
     if scans.NO_REGION in files["kept out"]:
         print(
             "to take files without an ultrasound region: --region=LEFT,TOP,RIGHT,BOTTOM (pixels), or --region=whole"
@@ -161,20 +186,11 @@ def ingest(arguments: argparse.Namespace) -> int:
 def _region(text: str) -> scans.Box | Literal["whole"]:
     if text == "whole":
         return "whole"
-    left, top, right, bottom = map(int, text.split(","))
+    try:
+        left, top, right, bottom = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected LEFT,TOP,RIGHT,BOTTOM or whole") from None
     return left, top, right, bottom
-
-
-def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of `read_table`."""
-    columns = {name: column for name, _, column in (pair.partition("=") for pair in arguments.column)}
-    return {"columns": columns, "images": arguments.images, "outside": arguments.outside}
-
-
-def _add_table_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", type=Path, help="folder that a table's paths are relative to")
-    command.add_argument("--column", action="append", default=[], help="a table's own name: caption=Befund")
-    command.add_argument("--outside", action="store_true", help="allow images outside of their folder")
 
 
 def phantom(arguments: argparse.Namespace) -> int:
@@ -209,16 +225,17 @@ def _add_ingest(commands: Any) -> None:
     one.add_argument("--which", nargs="+", metavar="ID", help="print the paths of file ids, do nothing else")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of the command, and those of its subcommands."""
     parser = Parser(prog="sonodistill data", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="check|shards|ingest|phantom")
     one = commands.add_parser("check", help="is a corpus on disk complete, readable and free of leaks?")
     one.set_defaults(run=check)
     one.add_argument("data", choices=[*CORPORA, TABLE, SHARDS], help="name of the corpus")
     one.add_argument("root", type=Path, nargs="+", help="its folder; for table one or more tables")
-    _add_table_options(one)
+    add_table_options(one)
     one.add_argument("--sheet", type=Path, help="draw images of a table into this PNG")
-    one.add_argument("--context-length", type=int, default=77, help="tokens that a text tower reads (77)")
+    one.add_argument("--context-length", type=int, help=f"tokens that a text tower reads ({CLIP_CONTEXT})")
     one.add_argument("--all", action="store_true", help="list every image found, not only the first few")
     one.add_argument("--strict", action="store_true", help="fail on warnings, too")
     _add_exclude(one, "report images of this corpus and their copies, as hc18:FOLDER; may be repeated")
@@ -227,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("root", type=Path, nargs="?", help="folder of the public sets, at most two levels down")
     one.add_argument("out", type=Path, help="folder for the shards")
     one.add_argument("--table", type=Path, action="append", default=[], help="your own table; repeatable")
-    _add_table_options(one)
+    add_table_options(one)
     everybody = "include validation and test patients"
     one.add_argument("--no-exclude-test", dest="exclude_test", action="store_false", help=everybody)
     one.add_argument("--skip-missing", action="store_true", help="leave out a table's rows without an image")
@@ -243,10 +260,14 @@ def _parser() -> argparse.ArgumentParser:
     for field in fields(PhantomSettings):
         option, value = f"--{field.name.replace('_', '-')}", field.default
         one.add_argument(option, type=type(value), default=value, help=f"default {value}")
-    return parser
+    return parser, commands.choices
 
 
 def main(argv: list[str]) -> int:
     """Run one of the four and return its exit status."""
-    arguments = _parser().parse_args(argv)
+    parser, commands = _parsers()
+    if argv and argv[0] in commands:  # options may stand between the paths
+        arguments = commands[argv[0]].parse_intermixed_args(argv[1:])
+    else:
+        arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))

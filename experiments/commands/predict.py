@@ -14,6 +14,9 @@ CKPT is a checkpoint or an export folder, which needs no PyTorch. IMAGES is a fo
   --saliency[=PROMPT]      write heat maps of the similarity with the predicted plane, or with a text of your own
   --device=NAME            device of a checkpoint, such as cuda
   --trust                  build classes of other packages that the checkpoint names
+  --column=OURS=THEIRS     a table's own name of a column, such as image=Bild
+  --images=FOLDER          folder that a table's paths are relative to
+  --outside                allow images of a table outside of that folder
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +39,7 @@ from datamodules.cores import usable_cores
 from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.progress import show_progress
-from experiments.process import Parser
+from experiments.process import Parser, add_table_options, table_reading, terminable
 from figures.images import annotated, overlay_heatmap
 from models import load_student
 from models.files import atomic_folder
@@ -65,9 +68,11 @@ def parse(argv: list[str]) -> Any:
     parser.add_argument("--saliency", nargs="?", const="")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--trust", action="store_true")
+    add_table_options(parser)
     return parser.parse_args(argv)
 
 
+@terminable()
 def main(argv: list[str]) -> int:
     """Run one command line; the exit status is 1 when images could not be read."""
     options = parse(argv)
@@ -76,7 +81,7 @@ def main(argv: list[str]) -> int:
     target = options.out or OUT / (options.images.stem or options.images.resolve().stem)
     if target.exists() and not {path.name for path in target.iterdir()} <= WRITTEN:
         raise ValueError(f"--out={target}: holds something other than predictions; name a new folder")
-    asked = asked_images(options.images, options.pixel_size)
+    asked = asked_images(options.images, options.pixel_size, table_reading(options))
     student = _open(options)
     if options.saliency is not None:
         student.saliency([np.zeros((8, 8), np.uint8)])  # an export is refused before anything is computed
@@ -94,18 +99,19 @@ class Asked(NamedTuple):
     pixel_size_mm: float | None
 
 
-def asked_images(source: Path, pixel_size_mm: float | None = None) -> list[Asked]:
+def asked_images(source: Path, pixel_size_mm: float | None, reading: Mapping[str, Any]) -> list[Asked]:
     """List the images of a folder, of a table (see `read_table`), or one file.
 
     Args:
         source: Folder, table or image.
         pixel_size_mm: Pixel size of images whose table states none.
+        reading: Further arguments of `read_table`.
     """
     if source.suffix.casefold() in IMAGE_SUFFIXES and source.is_file():
         return [Asked(source.name, source, pixel_size_mm)]
     with warnings.catch_warnings():  # that patients are unknown does not matter here
         warnings.simplefilter("ignore")
-        table = read_table(source)
+        table = read_table(source, **reading)
     return [
         Asked(str(name), Path(path), pixel_size_mm if math.isnan(size) else float(size))
         for name, path, size in zip(table.index, table["image"], table["pixel_size_mm"], strict=True)
@@ -130,8 +136,10 @@ def columns(student: Student) -> pa.Schema:
     blank = np.zeros((1, student.dimension), np.float32)
     names = ["image", *student.classify(blank)[0], "ga_days", "ga", "ga_low_days", "ga_high_days"]
     names += ["ga_coverage", "ga_spacing_mm", "error"]
-    kinds = {name: pa.string() if name in TEXTS else pa.float64() for name in names}
-    return pa.schema([(name, pa.int64() if name.endswith("_days") else kind) for name, kind in kinds.items()])
+    keys = {name for name in names if f"{name}_probability" in names}  # a user's own benchmarks have any name
+    kinds = {name: pa.string() if name in {*TEXTS, *keys} else pa.float64() for name in names}
+    kinds |= dict.fromkeys(("ga_days", "ga_low_days", "ga_high_days"), pa.int64())
+    return pa.schema([*kinds.items()])
 
 
 def _write(
@@ -225,7 +233,7 @@ def lines_of(row: Row) -> list[str]:
 
 def _save(picture: Any, folder: Path, name: str) -> None:
     path = Path(name)
-    safe = path if not path.is_absolute() and ".." not in path.parts else Path(path.name)
+    safe = Path(*(part for part in path.parts if part not in (path.anchor, "..")))
     target = folder / safe.with_name(safe.name if safe.suffix.lower() == ".png" else f"{safe.name}.png")
     target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target)

@@ -15,11 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from datamodules.corpora.records import table_records
 from datamodules.corpora.table import read_table
+from datamodules.evaluation.own_benchmarks import PROMPTED
 from datamodules.evaluation.protocol import Protocol, read_prompts
 from datamodules.evaluation.protocol_import import import_protocol
 from experiments.process import Parser
@@ -38,6 +43,23 @@ def read_classes(path: Path) -> dict[str, Mapping[str, Sequence[str]]]:
     except (OSError, ValueError):
         whole = False
     return {**Protocol.load(path).classes} if whole else {path.stem: read_prompts(path)}
+
+
+def labels_of(table: pd.DataFrame, column: str, classes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return which classes need prompts for the labels of a table's column, as a benchmark of it reads them.
+
+    In a whole protocol they are the classes of one benchmark, which leaves "other" out; labels are the project's own.
+    """
+    whole = len(classes) > 1
+    records = table_records(table, keep=() if whole else (column,))
+    found = {str(record.others.get(column) or getattr(record, column, None) or "") for record in records}
+    found -= {"", "other"} if whole else {""}
+    place = PROMPTED.get(column, column) if whole else next(iter(classes))
+    if place not in classes:
+        raise ValueError(
+            f"--label={column}: the protocol has no prompts of {place}; it has {', '.join(classes)}"
+        )
+    return {place: sorted(found)}
 
 
 def too_long(prompts: Mapping[str, Sequence[str]], preprocessing: Preprocessing) -> list[str]:
@@ -98,23 +120,26 @@ def check(argv: list[str]) -> int:
     one.add_argument("--label", default="plane", help="column of the labels (default plane)")
     arguments = parser.parse_args(argv)
     model = None if arguments.model is None else from_checkpoint(arguments.model).eval()
-    labels: list[str] = []
+    classes = read_classes(arguments.file)
+    labels: dict[str, list[str]] = {}
     if arguments.table is not None:
         table = read_table(arguments.table, missing=[])
         if arguments.label not in table:
             raise ValueError(
                 f"{arguments.table}: no column {arguments.label}; it has {', '.join(table.columns)}"
             )
-        labels = sorted(table[arguments.label].dropna().unique())
-    shown, found = Table("prompts", "check", "found", title=str(arguments.file)), False
-    for name, prompts in read_classes(arguments.file).items():
+        labels = labels_of(table, arguments.label, classes)
+    shown, found = Table("prompts", "check", "found", title=escape(str(arguments.file))), False
+    for name, prompts in classes.items():
         findings = {
-            "labels without prompts": [label for label in labels if label not in prompts],
+            "labels without prompts": [label for label in labels.get(name, ()) if label not in prompts],
             "prompts beyond the context": too_long(prompts, CLIP if model is None else model.preprocessing),
             f"classes with cosine > {NEAR}": [] if model is None else near(prompts, model),
         }
         found |= any(findings.values())
         for check_name, cases in findings.items():
-            shown.add_row(f"{name} ({len(prompts)} classes)", check_name, "; ".join(cases) or "none")
+            shown.add_row(
+                escape(f"{name} ({len(prompts)} classes)"), check_name, escape("; ".join(cases)) or "none"
+            )
     Console().print(shown)
     return int(found)

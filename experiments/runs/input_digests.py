@@ -14,7 +14,6 @@ from jsonargparse import Namespace
 from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
-from datamodules.shards.manifest import shard_name
 from datamodules.shards.pair_shards import check_shards, list_shards
 from datamodules.shards.storage import ShardStorage
 from experiments.config import FOLDERS, PROTOCOL_OPTION, named_file, resolve
@@ -24,6 +23,7 @@ from models.files import digest, sha256
 
 SHARDS, TABLE, IMAGES = "SHARDS", "TABLE", "IMAGES"
 CORPUS_OF = {"HC18_ROOT": "hc18", "PLANES_ROOT": "planes"}
+_STORE = ShardStorage(patience=60)
 
 
 def content_digest(path: Path) -> str:
@@ -86,11 +86,12 @@ def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
     place = data_places(resolve("srkd", preset, arguments).data).get(SHARDS)
     if place is None:
         return {}
-    return {
-        source["name"]: "train" if source.get("evaluation_images_left_out") else "all"
-        for source in _manifest(list_shards(place)).get("sources", [])
-        if source["name"] in CORPUS_OF.values()
-    }
+    found: dict[str, str] = {}
+    for manifest in _STORE.manifests(list_shards(place)).values():
+        for source in manifest.get("sources", []):
+            if source["name"] in CORPUS_OF.values() and found.get(source["name"]) != "all":
+                found[source["name"]] = "train" if source.get("evaluation_images_left_out") else "all"
+    return found
 
 
 def _table_digest(variable: str, root: str) -> str:
@@ -105,12 +106,8 @@ def _own_digest(path: str) -> str:
 def _shards_digest(urls: str) -> str:
     shards = list_shards(urls)
     check_shards(shards)
-    listed = {shard["name"]: shard for shard in _manifest(shards).get("shards", [])}
-    return digest([listed.get(shard_name(shard)) or _described(shard) for shard in shards])
-
-
-def _manifest(shards: list[str]) -> dict[str, Any]:
-    return ShardStorage(patience=60).manifest(shards[0])
+    listed = _STORE.listed(shards)
+    return digest([listed.get(shard) or _described(shard) for shard in shards])
 
 
 def _described(shard: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from datamodules.corpora.check import (
     check_files,
     check_measurements,
     check_splits,
-    scan_images,
 )
+from datamodules.corpora.copies import scan_images
 from experiments.commands.data import main
 from tests.conftest import write_image
 

@@ -105,6 +105,17 @@ def test_the_check_names_every_copy(mixed, tiny_planes, tiny_hc18, capsys) -> No
     assert lines == [f"copies of benchmark images: {name} = hc18 {head}" for name, head in expected]
 
 
+def test_a_table_is_searched_for_copies_too(tiny_hc18, tmp_path, capsys) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("image,patient,text\nHC18/training_set/001_HC.png,1,a head\n")
+    arguments = ["check", "table", str(table), f"--exclude=hc18:{tiny_hc18}", "--workers=1", "--all"]
+    assert main(arguments) == 1
+    assert "copies of benchmark images: HC18/training_set/001_HC.png = hc18" in capsys.readouterr().out
+    for option in (f"--sheet={tmp_path / 'a.png'}", "--images=.", "--column=plane=x", "--context-length=9"):
+        with pytest.raises(ValueError, match=f"{option.split('=')[0]}: for tables only"):
+            main(["check", "hc18", str(tiny_hc18), option])
+
+
 def test_shards_hold_no_copy(mixed, tiny_planes, tiny_hc18, tmp_path, capsys) -> None:
     arguments = [
         "shards",
@@ -141,6 +152,16 @@ def test_shards_made_elsewhere_are_searched_too(mixed, tiny_planes, tiny_hc18, t
             mixed
         )
         assert len(lines) == 3
+    with tarfile.open(out / "pairs-000009.tar", "w") as shard:
+        shard.addfile(tarfile.TarInfo("broken.png"))
+    (out / "damaged.tar").write_bytes(b"no tar at all")
+    assert main(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    bad = [line for line in lines if line.startswith("unreadable images:")]
+    assert [line.split(": ")[1] for line in bad] == ["damaged.tar", "pairs-000009.tar/broken.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty: no tar file with images"):
+        main(["check", "shards", str(tmp_path / "empty"), f"--exclude=hc18:{tiny_hc18}"])
 
 
 def test_an_unknown_corpus_is_one_line(tiny_planes, tmp_path, capsys) -> None:

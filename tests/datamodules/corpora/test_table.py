@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datamodules import TableDataModule
 from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import read_image
 from experiments.commands.data import main
@@ -70,6 +71,15 @@ def test_excel_in_german(folder):
     assert list(table["image"]) == [str(folder / "img" / f"{name}.png") for name in "ab"]
     assert table["pixel_size_mm"].tolist() == [0.25, pytest.approx(np.nan, nan_ok=True)]
     assert table["ga_days"].iloc[0] == 20 * 7 + 3
+
+
+def test_empty_columns_at_the_end_are_no_columns(folder):
+    table = read_table(_csv(folder, "image,patient,,\nimg/a.png,5,,\nimg/b.png,6,,\n,,,\n"))
+    assert table["patient"].tolist() == ["5", "6"]
+    pd.DataFrame([["image", "patient", None, None], ["img/a.png", "5", None, None]]).to_excel(
+        folder / "t.xlsx", header=False, index=False
+    )
+    assert len(read_table(folder / "t.xlsx")) == 1
 
 
 def test_captions_as_lists_and_further_columns(folder):
@@ -133,7 +143,8 @@ HEAD = "image,patient,split,hc_mm,pixel_size_mm,ga_days\n"
         ("image,text\nimg/a.png,a head, at term\n", "row 2: 3 values where the header has 2; put"),
         ("image,patient\nimg/a.png,1\n\nimg/a.png,2\n", r"row 4: img/a.png is also in row 2; give an image's captions"),
         ("image,patient\nimg/x.dcm,1\n", "row 2: img/x.dcm is a DICOM file; sonodistill data ingest"),
-        ("image,patient\n../img/a.png,1\n", "row 2: ../img/a.png is outside of .*IMAGES=folder"),
+        ("image,patient\n../img/a.png,1\n", "row 2: ../img/a.png is outside of .*; the setting images names"),
+        ("\n\nimage,hc_mm\nimg/a.png,17\n", "row 4: hc_mm is '17'"),
         (HEAD + "img/a.png,1,holdout,,,\n", "row 2: split is 'holdout', expected one of train"),
         (HEAD + "img/a.png,1,,,,\nimg/b.png,1,,,0.012,\n", "row 3: pixel_size_mm is '0.012', .* is it in centimetres?"),
         (HEAD + "img/a.png,1,,,120,\n", "row 2: pixel_size_mm is '120', .* is it in micrometres?"),
@@ -153,9 +164,7 @@ def test_mistakes_are_one_line_that_names_the_row(folder, text, message):
 
 def test_missing_images_are_counted_or_left_out(folder):
     path = _csv(folder, "image,patient\nimg/a.png,1\nimg/x.png,2\nnowhere/y.png,3\n")
-    message = (
-        r"table.csv: 2 of 3 images missing under .*: img/x.png \(row 3\), nowhere/y.png \(row 4\); IMAGES="
-    )
+    message = r"table.csv: 2 of 3 images missing under .*: img/x.png \(row 3\), nowhere/y.png \(row 4\); the "
     with pytest.raises(FileNotFoundError, match=message):
         read_table(path)
     missing = []
@@ -237,11 +246,18 @@ def test_fadas_answers_become_captions(tmp_path, tiny_hc18, tiny_planes, capsys)
         ),
     )
     write = ["shards", str(tmp_path / "shards"), f"--table={table}", "--skip-missing", "--no-exclude-test"]
+    for more in ([], ["--column=plane=Q3: Imaging Plane"]):
+        with (
+            pytest.warns(UserWarning, match="no patient"),
+            pytest.raises(ValueError, match="--exclude=hc18:FOLDER --exclude=planes:"),
+        ):
+            main([*write, *more])
+    own = _write(tmp_path / "fada", ".csv", rows[:1], "own")
     with (
-        pytest.warns(UserWarning, match="no patient"),
-        pytest.raises(ValueError, match="--exclude=hc18:FOLDER --exclude=planes:"),
+        pytest.warns(UserWarning, match="no pat"),
+        pytest.raises(ValueError, match="FADA has images of the bench"),
     ):
-        main(write)
+        _ = TableDataModule(str(own)).records
     without = [f"--exclude=hc18:{tiny_hc18}", f"--exclude=planes:{tiny_planes}", "--workers=1"]
     with pytest.warns(UserWarning, match="no patient"):
         assert main([*write, *without]) == 0
@@ -249,6 +265,17 @@ def test_fadas_answers_become_captions(tmp_path, tiny_hc18, tiny_planes, capsys)
     assert [shard["samples"] for shard in manifest["shards"]] == [1]
     assert manifest["sources"][0]["benchmark_copies_left_out"] == {"hc18": 1}
     assert "1 row without an image file left out: Abdomen/private.png" in capsys.readouterr().out
+
+
+def test_fadas_missing_answers_are_no_captions(tmp_path):
+    write_image(tmp_path / "Abdomen" / "1.png", 1)
+    nothing = {"Q4: Biometric Measurements": "None", "Q6: Image Quality": "N/A"}
+    with pytest.warns(UserWarning, match="no patient column"):
+        (captions,) = read_table(_write(tmp_path, ".csv", [FADA | nothing]))["caption"]
+    assert captions[1:] == (
+        "Transverse plane; axial; liver, stomach",
+        "Transverse plane; 20-24 weeks; normal",
+    )
 
 
 def test_a_column_of_fadas_table_that_is_there_twice_is_named(tmp_path):

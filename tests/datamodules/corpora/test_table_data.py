@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from datamodules import Record, TableDataModule
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
+from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
 from datamodules.pairs.captions import caption_templates
 from datamodules.record import PackedRecords
 from experiments.commands import data as data_command
@@ -84,8 +85,24 @@ def test_captions_are_written_from_columns(tmp_path):
         record
     )
     rows = [{"image": "a.png", "patient": "1", "plane": "spine"}]
-    with pytest.raises(ValueError, match=r"1 row of 1, the first a.png, without caption \(columns caption"):
+    with pytest.raises(
+        ValueError, match=r"1 row of 1, such as a.png \(\w+\), without caption \(columns caption"
+    ):
         _ = TableDataModule(str(write(tmp_path, rows))).records
+
+
+@pytest.mark.parametrize(("split", "refused"), [("train", False), ("val", True), ("test", True)])
+def test_only_training_images_may_lack_a_caption(tmp_path, split, refused):
+    rows = [
+        {"image": f"{s}.png", "patient": s, "split": s, "text": "a head"} for s in ("train", "val", "test")
+    ]
+    rows += [{"image": "x.png", "patient": "x", "split": split, "text": ""}]
+    data = TableDataModule(str(write(tmp_path, rows)), on_error="skip")
+    if refused:
+        with pytest.raises(ValueError, match=rf"1 row of 4, such as x.png \({split}\), without caption"):
+            _ = data.records
+    else:
+        assert len(data.records) == 4
 
 
 def test_packed_records_are_the_same_records(tmp_path):
@@ -127,6 +144,34 @@ def test_check_of_several_tables_finds_a_leak_between_them(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "patients in several splits: patient p1 (test, train)" in lines
     assert f"identical images across splits: {first}: 1_0.png = {second}: 1_0.png" in lines
+
+
+def test_check_of_several_tables_does_not_take_names_of_images_for_patients(tmp_path, capsys):
+    tables = []
+    for number, split in enumerate(("train", "test")):
+        (tmp_path / split).mkdir()
+        write_image(tmp_path / split / "0.png", number)
+        tables.append(write(tmp_path / split, [{"image": "0.png", "split": split, "text": "a head"}]))
+    assert data_command.main(["check", "table", *map(str, tables), "--workers=1", "--all"]) == 0
+    assert f"patients unknown: {tables[1]}: 0.png" in capsys.readouterr().out.splitlines()
+
+
+def test_check_names_rows_without_a_split(tmp_path, capsys):
+    rows = [row | {"split": "train" if number else ""} for number, row in enumerate(rows_of(2))]
+    assert data_command.main(["check", "table", str(write(tmp_path, rows)), "--workers=1", "--all"]) == 1
+    assert "rows without a split: 0_0.png" in capsys.readouterr().out.splitlines()
+
+
+def test_names_of_files_are_no_markup(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = [{"image": f"{name}.png", "patient": name, "text": "a head"} for name in ("[b]", "x[/b]")]
+    table = write(tmp_path, rows, "[t].csv")
+    for row in rows:
+        (tmp_path / row["image"]).unlink()
+    assert data_command.main(["check", "table", str(table), "--workers=1"]) == 1
+    shown = capsys.readouterr().out
+    assert "[b].png (row 2), x[/b].png (row 3)" in shown
+    assert "[t].csv" in shown
 
 
 def test_shards_of_a_table_hold_nothing_identifying(tmp_path):
@@ -187,6 +232,19 @@ def test_a_benchmark_of_another_table_never_scores_trained_patients(tmp_path):
     assert len(data.records) == 80
 
 
+def test_an_image_of_the_same_name_in_another_folder_is_another_patient(tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "patient"} for row in rows_of(20)]
+    tables = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        tables.append(str(write(tmp_path / folder, rows)))
+    data = TableDataModule(tables[0], benchmarks=[own(tmp_path, table=tables[1])])
+    with pytest.warns(UserWarning, match="no patient column"):
+        assert len(data.records) == len(rows)
+    scored = data.evaluation_records("clinic", "val") + data.evaluation_records("clinic", "test")
+    assert len(scored) == len(rows)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -217,6 +275,11 @@ def test_prompts_check_names_labels_and_long_prompts(tmp_path, capsys):
     assert "spine" in shown
     assert "has 83 tokens of 77" in shown
     file.write_text(json.dumps({"brain": ["a head"], "Fetal femur": ["a thigh"], "spine": ["a back"]}))
+    assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 0
+    whole = json.loads(DEFAULT_PROTOCOL.read_text())
+    file.write_text(json.dumps(whole))  # its sub-planes are no planes
+    assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 1
+    write(tmp_path, [row | {"plane": "Fetal brain"} for row in rows_of(3)])
     assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 0
     file.write_text(json.dumps({"brain": "a head", "spine": ["a back"]}))
     with pytest.raises(

@@ -14,6 +14,7 @@ import pytest
 
 from datamodules.ingest.archive import CRASH, IngestSettings, _Job, _results, pseudonym, read_secret
 from experiments.commands.data import main
+from models.files import digest
 from tests.dicom_archive import (
     BANNER,
     MARGIN,
@@ -106,7 +107,8 @@ def test_the_table_and_the_counts_by_reason(archive, secret, tmp_path, capfd):
     root, truth = archive
     out = tmp_path / "out"
     labels = tmp_path / "labels.csv"
-    truth[["file", "plane", "ga_days", "hc_mm", "name"]].to_csv(labels, index=False)
+    more = pd.concat([truth, pd.DataFrame({"file": ["no such file"]})])
+    more[["file", "plane", "ga_days", "hc_mm", "name"]].to_csv(labels, index=False, sep=";")
     code, log = run(capfd, root, out, secret, "--frames=all", f"--labels={labels}")
     table = pd.read_parquet(out / "table.parquet")
     pd.testing.assert_frame_equal(pd.read_csv(out / "table.csv"), table, check_dtype=False)
@@ -130,6 +132,8 @@ def test_the_table_and_the_counts_by_reason(archive, secret, tmp_path, capfd):
     assert kept_out["no ultrasound region"] == kept_out["text beside the sector"] == 1
     assert report["files"]["read"] == len(truth) + 8
     assert report["a copy of another file"] == 2
+    assert report["labels without an image"] >= 1
+    assert "labels.csv: " in log
     assert report["files with text outside the region, cut off"] == len(truth) + 1
     bad = {entry["reason"] for entry in report["bad files"]}
     assert len(report["bad files"]) == 2
@@ -146,6 +150,11 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(archive, secret, tmp_path
     run(capfd, root, whole, secret)
     run(capfd, root, parts, secret)
     journal = (parts / "files.jsonl").read_text()
+    for path in root.rglob("*.dcm"):
+        state = path.stat()
+        assert digest([state.st_size, state.st_mtime_ns]) not in journal, (
+            "who knows the size could find the time"
+        )
     lines = journal.splitlines(keepends=True)
     (parts / "files.jsonl").write_text("".join(lines[:3]) + lines[3][:20])  # killed while writing
     for name in ("table.csv", "table.parquet", "ingest.json"):
@@ -198,6 +207,14 @@ def test_mistakes_are_one_line(archive, tmp_path, capfd, monkeypatch):
         run(capfd, root, tmp_path / "full")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run(capfd, tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "labels.csv").write_text("file;caption\na.dcm;a head\na.dcm;again\n")
+    with pytest.raises(
+        ValueError, match=r"--labels, row 3: appears twice by file"
+    ):  # before anything is decoded
+        run(capfd, root, tmp_path / "out", f"--labels={tmp_path / 'labels.csv'}")
+    with pytest.raises(SystemExit):
+        run(capfd, root, tmp_path / "out", "--region=10,20,300")
+    assert "10,20,300: expected LEFT,TOP,RIGHT,BOTTOM or whole" in capfd.readouterr().err
     inside = tmp_path / "full" / "secret"
     inside.write_text(SECRET)
     with pytest.raises(ValueError, match="apart from the data"):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from datamodules.shards.manifest import parse_manifest
 from datamodules.shards.pair_shards import shard_sizes
+from datamodules.shards.storage import ShardStorage
 from datamodules.shards.writer import verify_shards
 from experiments.runs.input_digests import place_digests
 from tests.test_fuzz_readers import many
@@ -46,7 +47,7 @@ def test_any_content_is_a_manifest_or_one_line(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
     (tmp_path / "a.tar").write_bytes(b"123")
     for use in (
-        lambda: shard_sizes([str(tmp_path / "a.tar")], parse_manifest(content, "manifest.json")),
+        lambda: shard_sizes(shards := [str(tmp_path / "a.tar")], ShardStorage().listed(shards)),
         lambda: verify_shards(tmp_path),
         lambda: place_digests({"SHARDS": str(tmp_path)}),
     ):

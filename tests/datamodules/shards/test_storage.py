@@ -191,7 +191,9 @@ def test_a_missing_extra_and_a_url_without_a_file_are_one_line(tmp_path, monkeyp
         raise ImportError("Please install gcsfs\nto access Google Storage")
 
     monkeypatch.setattr(storage, "url_to_fs", absent)
-    with pytest.raises(ValueError, match=r"^gs://[^\n]*install gcsfs [^\n]*pip install 'sonodistill\[gs\]'$"):
+    with pytest.raises(
+        ValueError, match=r"^gs://[^\n]*install gcsfs [^\n]*pip install 'path/to/the/clone\[gs\]'$"
+    ):
         make("gs://corpus/a.tar", tmp_path)
 
 
@@ -271,7 +273,7 @@ class GoogleStorage(BaseHTTPRequestHandler):
 @pytest.fixture
 def google(folder, monkeypatch):
     """A proxy before a server that speaks Google Storage's API; endpoint and token as a user sets them."""
-    pytest.importorskip("gcsfs", reason="gs:// needs pip install 'sonodistill[gs]'")
+    pytest.importorskip("gcsfs", reason="gs:// needs pip install 'path/to/the/clone[gs]'")
     handler = type("Handler", (GoogleStorage,), {"folder": folder})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

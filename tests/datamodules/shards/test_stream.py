@@ -247,6 +247,28 @@ def test_the_manifest_counts_an_epoch(shards):
         _data(shards, num_samples=None).train_dataloader()
 
 
+def test_every_folder_has_its_own_manifest(tmp_path):
+    for folder, pairs in (("a", 4), ("b", 8)):
+        (tmp_path / folder).mkdir()
+        _write(tmp_path / folder / "0.tar", [m for n in range(pairs) for m in _pair(f"{folder}{n}", n)])
+        counts = {"shards": [{"name": "0.tar", "samples": pairs}]}
+        (tmp_path / folder / "manifest.json").write_text(json.dumps(counts))
+    data = _data(tmp_path, f"a/0.tar::{tmp_path}/b/0.tar", num_samples=None)
+    batches = list(data.train_dataloader())
+    assert (
+        len({name for batch in batches for name in batch["name"]})
+        == sum(len(b["name"]) for b in batches)
+        == 12
+    )
+
+
+def test_a_long_list_with_secrets_is_refused_without_them():
+    urls = "::".join(f"ftp://host/{'x' * 250}/{number}.tar?sig=SECRET" for number in range(20))
+    with pytest.raises(ValueError, match="ftp://host/") as refusal:
+        PairShardsDataModule(urls=urls).setup("fit")
+    assert "SECRET" not in str(refusal.value)
+
+
 def test_public_sets_become_the_benchmarks(shards, tiny_hc18, tiny_planes):
     data = _data(shards, hc18_root=str(tiny_hc18), planes_root=str(tiny_planes))
     assert data.benchmarks == ("planes", "subplanes", "hc18")

@@ -161,6 +161,22 @@ def test_changed_and_missing_shards_are_found(records, tmp_path):
     assert "pairs-000001.tar is missing" in second
 
 
+def test_a_manifest_without_hashes_is_checked_by_what_it_has(records, tmp_path):
+    manifest = write_shards(records, tmp_path, [], 10)
+    shards = [{key: shard[key] for key in ("name", "samples", "bytes")} for shard in manifest["shards"]]
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
+    assert verify_shards(tmp_path) == []
+    shards[0]["bytes"] += 1
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
+    assert verify_shards(tmp_path) == [f"{tmp_path}/pairs-000000.tar has changed since it was written"]
+
+
+def test_an_image_without_caption_ends_the_command_before_it_writes(records, tmp_path):
+    with pytest.raises(ValueError, match=f"{records[-1].name}: no caption"):
+        write_shards([*records[:-1], replace(records[-1], plane="spine")], tmp_path / "out", [], 10)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sample_has_the_unchanged_file_and_every_caption(records):
     record = next(r for r in records if r.name == "012_HC.png")
     sample = encode_sample(record)
@@ -207,7 +223,9 @@ def test_corpora_are_found_by_their_tables(tiny_hc18, tiny_planes, tmp_path):
 
 def test_the_command_builds_a_corpus_without_evaluation_patients(tiny_hc18, tiny_planes, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["shards", str(tmp_path), str(out), "--samples-per-shard", "20"]) == 0
+    assert (
+        main(["shards", str(tmp_path), "--samples-per-shard", "20", str(out)]) == 0
+    )  # options may stand anywhere
     manifest = json.loads((out / "manifest.json").read_text())
     heads, planes = manifest["sources"]
     assert (heads["name"], planes["name"]) == ("hc18", "planes")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from datamodules.pairs.image_reading import read_image
 from experiments.__main__ import run
+from experiments.commands.predict import columns
 from models import load_student
 
 SIZES = {"a.png": (60, 44), "sub/b.png": (44, 60), "c.png": (50, 50)}
@@ -86,6 +88,33 @@ def test_a_table_gives_each_image_its_own_pixel_size(student_checkpoint, folder,
     )
     table = pd.read_csv(out / "predictions.csv").set_index("image")
     assert table["ga_spacing_mm"].round(2).to_dict() == {"c.png": 0.12, "sub/b.png": 0.45}
+
+
+def test_a_table_with_absolute_paths_and_columns_of_its_own(student_checkpoint, folder, tmp_path):
+    for part, name in (("1", "a.png"), ("2", "c.png")):
+        (folder / part).mkdir()
+        (folder / name).rename(folder / part / "a.png")
+    names = [str(folder / part / "a.png") for part in "12"]
+    (tmp_path / "list.csv").write_text("Bild\n" + "\n".join(names) + "\n")
+    arguments = [
+        str(student_checkpoint),
+        str(tmp_path / "list.csv"),
+        "--column=image=Bild",
+        f"--images={folder}",
+    ]
+    assert run(["predict", *arguments, f"--out={tmp_path / 'out'}", "--annotate"]) == 0
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["image"]) == names
+    widths = sorted(Image.open(path).width for path in (tmp_path / "out" / "annotated").rglob("*.png"))
+    assert widths == [50, 60]
+
+
+def test_a_benchmark_of_ones_own_is_a_column_of_text(student_checkpoint):
+    student = load_student(student_checkpoint)
+    student.classes = {"clinic_days": (["spine", "hand"], next(iter(student.classes.values()))[1][:2])}
+    rows = student.classify(np.zeros((1, student.dimension), np.float32))
+    (row,) = pa.Table.from_pylist(rows, columns(student)).to_pylist()
+    assert row["clinic_days"] == "spine"
+    assert row["clinic_days_hand"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
