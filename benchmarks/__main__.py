@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="measure one NAME in this process and write its rows here")
     options = parser.parse_args()
     if options.out:
+        if len(options.names) != 1:
+            parser.error("--out takes the rows of one NAME: python -m benchmarks NAME --out=FILE")
         try:
             rows = importlib.import_module(f"benchmarks.{options.names[0]}").measure(options.quick)
         except (ValueError, OSError) as error:

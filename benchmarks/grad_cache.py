@@ -28,8 +28,8 @@ def make_step(B: int, chunk: int | None) -> Callable[[], None]:
     }
 
     def step() -> None:
-        module.zero_grad()
         module.compute_loss(batch)["total"].backward()
+        module.zero_grad()  # last, so that the peak of a step includes its gradients
 
     return step
 

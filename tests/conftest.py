@@ -6,6 +6,7 @@ Our packages are imported where they are used: tests that need none of them star
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 from jsonargparse import _common
 
 from tests import canary as canary_module
@@ -22,9 +24,15 @@ if TYPE_CHECKING:
     from models import TimmEncoder
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Tests start servers here, which no proxy of the machine reaches.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 # What `make test ARGS=...` hands down would reach the commands that tests start.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS"):
     os.environ.pop(name, None)
+
+# The same examples in every run, however slow the machine; `make test-fuzz` has settings of its own.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 # Folders whose files share costly session fixtures, and so belong on one worker of pytest-xdist.
 TOGETHER = ("tests/export/", "tests/experiments/report/")
@@ -92,10 +100,20 @@ def _fresh_trust(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let no test see whom a command trusted in another one: both last as long as the process."""
     monkeypatch.setenv("SONODISTILL_TRUST", "")
     monkeypatch.delenv("SONODISTILL_TRUST")
-    settings = dict(_common.parsing_settings)
+    before = dict(_common.parsing_settings)
     yield
     _common.parsing_settings.clear()
-    _common.parsing_settings.update(settings)
+    _common.parsing_settings.update(before)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """A run that Ctrl-C ended leaves Lightning's handlers; a shell's background jobs start with Ctrl-C ignored."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree  # nosec B405  # of a report that pytest has just written
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,7 +33,7 @@ from models.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = "tests/gpu"
-LIMITS = {"tests": 100.0, "step": 165.0, "loss": 75.0, "training": 140.0}
+LIMITS = {"tests": 170.0, "step": 135.0, "loss": 60.0, "training": 115.0}
 """Seconds of each stage, eight minutes in all."""
 
 
@@ -58,11 +59,15 @@ def run_stage(name: str, options: argparse.Namespace, seconds: float) -> int | N
     command += [*["--quick"] * options.quick, *["--compile"] * options.compile]
     environment = dict(os.environ)
     if name == "tests":
-        command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-v", "--durations=10", "-p"]
-        command += ["no:cacheprovider", f"--junitxml={options.out / 'tests.xml'}"]
+        command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-v", "--color=no", "--durations=10"]
+        command += ["-p", "no:cacheprovider"]
         environment |= {"GPU_CHECK_DEVICE": "cpu"} if options.quick else {}
-    with (options.out / f"{name}.log").open("w") as log, tempfile.TemporaryDirectory() as scratch:
-        environment["TMPDIR"] = scratch  # the limit leaves a stage no time to clean up
+    with (
+        (options.out / f"{name}.log").open("w") as log,
+        # The limit leaves a stage no time to clean up, and its killed processes may still be writing.
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
+        environment["TMPDIR"] = scratch
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -76,17 +81,19 @@ def run_stage(name: str, options: argparse.Namespace, seconds: float) -> int | N
             process.wait()
 
 
-def count_tests(report: Path, stage: Stage) -> None:
-    """Add the row of the tests from pytest's report."""
-    suite = next(ElementTree.parse(report).getroot().iter("testsuite"))  # nosec B314
-    total, failures, errors, skipped = (
-        int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")
-    )
-    failed = failures + errors
-    if total == skipped:
-        raise ValueError(f"none of {total} tests ran")
-    note = f"{total} tests in {float(suite.get('time', 0)):.0f} s, {failed} failed, {skipped} skipped"
-    stage.goal("tests", [1 - failed / (total - skipped)], note=note)
+def count_tests(log: Path, stage: Stage) -> None:
+    """Add the row of the tests from pytest's lines, which a limit leaves; a test that it kept from ending counts."""
+    text = log.read_text(errors="replace")
+    # A test whose clean-up fails has a second line, with ERROR.
+    each = dict(re.findall(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$", text, re.MULTILINE))
+    counts = Counter(each.values())
+    found = re.search(r"collected (\d+) item(?:.* (\d+) selected)?", text)
+    total = int(found[2] or found[1]) if found else 0
+    skipped, failed = counts["SKIPPED"], counts["FAILED"] + counts["ERROR"]
+    if not each or total == skipped:
+        raise ValueError(f"none of {total} tests ran; see {log}")
+    note = f"{total} tests, {failed} failed, {skipped} skipped, {total - len(each)} not ended"
+    stage.goal("tests", [counts["PASSED"] / (total - skipped)], note=note)
 
 
 def merge(out: Path, quick: bool) -> list[Row]:
@@ -129,14 +136,13 @@ def run_stages(options: argparse.Namespace, limits: dict[str, float]) -> int:
     """Run the stages one after the other, print the table, and return the exit status."""
     status = 0
     for name in options.stages:
-        for old in (f"{name}.json", "tests.xml"):
-            (options.out / old).unlink(missing_ok=True)
+        (options.out / f"{name}.json").unlink(missing_ok=True)
         print(f"== {name}, at most {limits[name]:.0f} s", flush=True)
         code = run_stage(name, options, limits[name])
         if name == "tests":
             status = 0 if code == 0 else 1
             stage = Stage(name, options.out, options.quick)
-            stage.measured("pytest", partial(count_tests, options.out / "tests.xml", stage))
+            stage.measured("pytest", partial(count_tests, options.out / "tests.log", stage))
         if code != 0:
             ended = f"ended by its limit of {limits[name]:.0f} s" if code is None else f"exit status {code}"
             print(f"{name}: {ended}; the end of {options.out / name}.log:")

@@ -139,7 +139,12 @@ def card(device: str) -> dict[str, Any]:
         about = torch.cuda.get_device_properties(0)
         found |= {"name": about.name, "memory_gb": about.total_memory / 1e9}
         with suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
-            command = ["nvidia-smi", "--query-gpu=driver_version,power.limit", "--format=csv,noheader"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-            found["driver"], found["power_limit"] = done.stdout.splitlines()[0].split(", ")
+            found["driver"], found["power_limit"] = ask_driver("driver_version", "power.limit")
     return found
+
+
+def ask_driver(*fields: str) -> list[str]:
+    """Return what nvidia-smi says about the first card."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.splitlines()[0].split(", ")

@@ -26,7 +26,7 @@ import torch
 from lightning import Callback
 
 from benchmarks._record import Row, seconds_of
-from benchmarks.gpu.stage import EVALUATION, GOALS, TRAINING, Stage, release, student, teacher
+from benchmarks.gpu.stage import EVALUATION, GOALS, TRAINING, Stage, ask_driver, release, student, teacher
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import TableDataModule
 from datamodules.cores import usable_cores
@@ -38,7 +38,7 @@ from models.loading import save_half
 from models.zero_shot import age_embeddings, encode_images
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = {"shards": 60, "squares": 40}  # of a training; the first third is not timed
+STEPS = {"shards": 36, "squares": 24}  # of a training; the first third is not timed
 
 
 class Clock(Callback):
@@ -60,14 +60,15 @@ class Clock(Callback):
 
 @contextmanager
 def sampled_use(samples: list[tuple[float, float]]) -> Iterator[None]:
-    """Sample the share of time in which the card computes, (time, 0-1), ten times a second; nothing on a CPU."""
+    """Sample the share of time in which the card computes, (time, 0-1), while the block runs; nothing on a CPU."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.1):
             try:
-                samples.append((time.time(), torch.cuda.utilization() / 100))
-            except Exception as error:  # without NVML the row says nothing about idleness
+                (busy,) = ask_driver("utilization.gpu")  # "37 %"
+                samples.append((time.time(), int(busy.split()[0]) / 100))
+            except Exception as error:  # the row then says nothing about idleness
                 print(f"no utilisation: {error}", flush=True)
                 return
 

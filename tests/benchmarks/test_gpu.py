@@ -1,9 +1,11 @@
 """The check of a card runs on a CPU at small sizes: everything that it measures, its guards, and its exit status."""
 
 import json
+import os
+import subprocess
 import time
-from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -124,22 +126,52 @@ def test_the_exit_status_is_that_of_the_tests(test, share, status, tmp_path, mon
     ]
 
 
+def running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_stage_ends_at_its_limit_with_what_it_has_started(tmp_path, monkeypatch, capsys):
-    child = "import subprocess; p = subprocess.Popen(['sleep', '60']); open(PATH, 'w').write(str(p.pid)); p.wait()"
+    """The tests that have ended count. The limit comes once the last test has started its child."""
+    child = "import subprocess; p = subprocess.Popen(['sleep', '600']); open(PATH, 'w').write(str(p.pid)); p.wait()"
+    pid = tmp_path / "pid"
     (tmp_path / "test_x.py").write_text(
-        f"PATH = '{tmp_path}/pid'\ndef test_a(): exec({child!r}, globals())\n"
+        f"PATH = '{pid}'\ndef test_a(): pass\ndef test_b(): exec({child!r}, globals())\n"
     )
     (tmp_path / "conftest.py").write_text(
         "def pytest_collection_modifyitems(items): [i.add_marker('gpu') for i in items]"
     )
     monkeypatch.setattr(check, "TESTS", str(tmp_path))
-    start = time.monotonic()
-    assert run("--quick", "--stages=tests", "--limit=tests=4", f"--out={tmp_path}/out") == 1
-    assert time.monotonic() - start < 40
-    assert "ended by its limit of 4 s" in capsys.readouterr().out
-    if (tmp_path / "pid").exists():  # else the limit came before
-        status = Path("/proc", (tmp_path / "pid").read_text(), "stat")
-        assert not status.exists() or status.read_text().split()[2] == "Z"
+    wait = subprocess.Popen.wait
+
+    def wait_for_child(process, timeout=None):
+        while timeout == 4000 and process.poll() is None:
+            if pid.is_file() and pid.read_text():
+                raise subprocess.TimeoutExpired("pytest", timeout)
+            time.sleep(0.1)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_for_child)
+    assert run("--quick", "--stages=tests", "--limit=tests=4000", f"--out={tmp_path}/out") == 1
+    assert "ended by its limit of 4000 s" in capsys.readouterr().out
+    (row,) = rows(tmp_path / "out", "tests")
+    assert row.values == [0.5]
+    child = int(pid.read_text())
+    assert any(not running(child) or time.sleep(0.1) for _ in range(600))
+
+
+def test_a_training_says_how_long_the_card_is_idle(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 37 %\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    samples = []
+    with training.sampled_use(samples):
+        while not samples:
+            time.sleep(0.01)
+    assert samples[0][1] == 0.37
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 from benchmarks import __main__ as front
 from benchmarks import _table
 from benchmarks.__main__ import NAMES, ROOT, environment_of
-from benchmarks._record import Row
+from benchmarks._record import Row, peak_numbers
+from benchmarks.grad_cache import make_step
 from export.latency.worker import ALLOCATOR
 
 ABSENT = ("this processor has no bfloat16 arithmetic",)
@@ -39,8 +41,15 @@ def check(rows):
     assert rows
     for row in rows:
         assert row.values or row.reason in ABSENT, "everything that this machine can do runs"
-        assert all(value > 0 for way in (row.values, *row.seconds.values()) for value in way)
+        assert all(map(math.isfinite, row.values))
+        assert all(value > 0 for way in row.seconds.values() for value in way)
         assert row.line().count("|") == 7
+
+
+def test_the_peak_of_a_step_includes_its_gradients():
+    step = make_step(4, None)
+    first, second = peak_numbers(step), peak_numbers(step)
+    assert second == pytest.approx(first, rel=0.05), "also after another step"
 
 
 def test_a_stage_runs_in_a_process_of_its_own():
@@ -49,7 +58,11 @@ def test_a_stage_runs_in_a_process_of_its_own():
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [(["lost"], "argument NAME: no such benchmark lost"), (["--tab"], "unrecognized arguments: --tab")],
+    [
+        (["lost"], "argument NAME: no such benchmark lost"),
+        (["--tab"], "unrecognized arguments: --tab"),
+        (["--out=x.json"], "--out takes the rows of one NAME"),
+    ],
 )
 def test_a_wrong_command_line_is_one_line(arguments, error, monkeypatch, capsys):
     with pytest.raises(SystemExit):

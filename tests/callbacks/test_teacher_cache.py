@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from torch import nn
 
 from callbacks import TeacherCache, teacher_cache
@@ -16,7 +16,7 @@ from datamodules.pairs.stores import TeacherStore
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, SRKDLoss
 from models import DualEncoder, Preprocessing
-from tests.callbacks.tiny import quiet_trainer
+from tests.callbacks.tiny import Losses, quiet_trainer
 from tests.conftest import write_hc18
 from tests.metrics.two_processes import run_in_processes
 
@@ -48,14 +48,6 @@ class Towers(DualEncoder):
 
     def init_args(self):
         return {"size": self.preprocessing.image_size, "seed": 0}
-
-
-class Losses(Callback):
-    def __init__(self):
-        self.values = []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.values.append(module.terms["total"].item())
 
 
 class LiveOnTwoDraws(HC18DataModule):

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
@@ -19,6 +19,16 @@ def quiet_trainer(folder, *callbacks, **options):
     return Trainer(
         **{"default_root_dir": folder, "callbacks": list(callbacks), "accelerator": "cpu"} | quiet | options
     )
+
+
+class Losses(Callback):
+    """The total loss of every batch."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.values.append(module.terms["total"].item())
 
 
 class TinyTowers(nn.Module):

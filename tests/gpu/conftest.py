@@ -12,7 +12,7 @@ os.environ.setdefault(
 
 import pytest
 import torch
-from lightning import Callback, LightningDataModule, Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
@@ -24,6 +24,7 @@ from datamodules.pairs.sampler import EpochSampler
 from lightning_modules import DistillationModule
 from losses import SRKDLoss
 from models import DualEncoder, OpenCLIPEncoder, Preprocessing, TimmEncoder
+from tests.callbacks.tiny import Losses
 
 VARIABLE = "GPU_CHECK_DEVICE"
 BATCH, PAIRS = 8, 16
@@ -188,16 +189,6 @@ class Pairs(LightningDataModule):
             pin_memory=self.pinned,
             order={"batch_size": BATCH},
         )
-
-
-class Losses(Callback):
-    """The total loss of every batch."""
-
-    def __init__(self):
-        self.values = []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.values.append(module.terms["total"].item())
 
 
 def trainer_on(device, folder, precision="32-true", callbacks=(), scaler=None, **options):

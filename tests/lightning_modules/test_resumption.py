@@ -26,7 +26,7 @@ from losses import SRKDLoss
 from tests.callbacks.tiny import quiet_trainer
 from tests.lightning_modules.conftest import PairSet, TinyEncoder
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("handlers")]
 
 BATCHES = 6  # of an epoch: 24 pairs in fours
 
@@ -77,16 +77,6 @@ class Signal(Callback):
         self.seen += 1
         if self.seen == self.batch + 1:
             signal.raise_signal(self.signum)
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """A run that Ctrl-C ended leaves the signal ignored; a shell's background jobs start with it ignored."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 def fit(folder, *extra, checkpoint=None, epochs=2, **kwargs):

@@ -12,10 +12,6 @@ from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, pict
 from tests.metrics.two_processes import run_in_processes
 
 
-def trainer_in(folder, *callbacks, **options):
-    return quiet_trainer(folder, *callbacks, **options)
-
-
 def naive_predictions(model, prompts, records):
     """Class by class, in float64, as the protocol says it."""
     vectors = []
@@ -35,7 +31,7 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
         FakeModule(),
         FakeData(["planes", "subplanes"]),
     )
-    trainer_in(tmp_path, evaluation).test(module, datamodule=data, verbose=False)
+    quiet_trainer(tmp_path, evaluation).test(module, datamodule=data, verbose=False)
     assert list(evaluation.results) == ["student", "teacher", "random", "constant"]
     records = plane_records(23, seed=len("test"))
     for name, model in (("student", module.student), ("teacher", module.teacher)):
@@ -64,7 +60,7 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
 
 def test_the_majority_class_of_training_patients_is_the_baseline_of_f1(tmp_path):
     evaluation, data = PlaneEvaluation(protocol=PROTOCOL, figures=False), FakeData(["subplanes"])
-    trainer_in(tmp_path, evaluation).test(FakeModule(teacher=False), datamodule=data, verbose=False)
+    quiet_trainer(tmp_path, evaluation).test(FakeModule(teacher=False), datamodule=data, verbose=False)
     training, truth = ([r.brain_plane for r in plane_records(23, len(split))] for split in ("train", "test"))
     (answer, most), (_, second) = Counter(training).most_common()[:2]
     assert most > second
@@ -79,7 +75,7 @@ def test_the_majority_class_of_training_patients_is_the_baseline_of_f1(tmp_path)
 
 def test_test_writes_a_picture_of_every_model(tmp_path):
     evaluation = PlaneEvaluation(protocol=PROTOCOL)
-    trainer_in(tmp_path, evaluation).test(
+    quiet_trainer(tmp_path, evaluation).test(
         FakeModule(teacher=False), datamodule=FakeData(["subplanes"]), verbose=False
     )
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
@@ -90,7 +86,7 @@ def test_test_writes_a_picture_of_every_model(tmp_path):
 
 def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path):
     evaluation, module, data = PlaneEvaluation(protocol=PROTOCOL), FakeModule(), FakeData(["planes"])
-    trainer_in(tmp_path, evaluation, max_epochs=3, num_sanity_val_steps=1).fit(module, datamodule=data)
+    quiet_trainer(tmp_path, evaluation, max_epochs=3, num_sanity_val_steps=1).fit(module, datamodule=data)
     assert data.asked == [("planes", "val")] * 4
     assert module.teacher.image_calls == 5
     assert module.student.image_calls == 3 * 5
@@ -102,14 +98,14 @@ def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path
 @pytest.mark.parametrize(("named", "wanted"), [(["hc18"], None), (["planes"], [])])
 def test_nothing_to_do_without_a_benchmark_of_its_own_or_with_an_empty_list(named, wanted, tmp_path):
     evaluation = PlaneEvaluation(protocol=PROTOCOL, benchmarks=wanted)
-    trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(named), verbose=False)
+    quiet_trainer(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(named), verbose=False)
     assert evaluation.results == {}
 
 
 def test_a_wanted_benchmark_without_data_is_an_error(tmp_path):
     evaluation = PlaneEvaluation(protocol=PROTOCOL, benchmarks=["subplanes"])
     with pytest.raises(ValueError, match=r"FakeData has the benchmarks \['planes'\], not \['subplanes'\]"):
-        trainer_in(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["planes"]), verbose=False)
+        quiet_trainer(tmp_path, evaluation).test(FakeModule(), datamodule=FakeData(["planes"]), verbose=False)
 
 
 def test_wrong_options():
@@ -123,7 +119,7 @@ def test_a_lost_image_is_an_error(tmp_path):
             return list(super().evaluation_loader(*args))[:-1]
 
     with pytest.raises(RuntimeError, match="20 of 23 images were scored"):
-        trainer_in(tmp_path, PlaneEvaluation(protocol=PROTOCOL)).test(
+        quiet_trainer(tmp_path, PlaneEvaluation(protocol=PROTOCOL)).test(
             FakeModule(), datamodule=Lossy(["planes"]), verbose=False
         )
 
@@ -141,7 +137,7 @@ def test_images_in_another_order_than_their_labels_are_an_error(tmp_path):
             return super().evaluation_loader(*arguments)
 
     with pytest.raises(RuntimeError, match="batch holds p22 where the list of records has p0"):
-        trainer_in(tmp_path, PlaneEvaluation(protocol=PROTOCOL)).test(
+        quiet_trainer(tmp_path, PlaneEvaluation(protocol=PROTOCOL)).test(
             FakeModule(), datamodule=Mixed(["planes"]), verbose=False
         )
 

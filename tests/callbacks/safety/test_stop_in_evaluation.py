@@ -12,7 +12,7 @@ from lightning_modules import DistillationModule
 from models import TimmEncoder
 from tests.callbacks.tiny import quiet_trainer
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("handlers")]
 
 
 class Signalling(TimmEncoder):
@@ -27,16 +27,6 @@ class Signalling(TimmEncoder):
             if self.batches == 1:
                 os.kill(os.getpid(), self.signum)
         return super().encode_text(tokens)
-
-
-@pytest.fixture(autouse=True)
-def _own_handlers():
-    """Lightning leaves its own handlers after a stop; and a shell's background jobs start with Ctrl-C ignored."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 @pytest.mark.parametrize(("function", "signum"), [("fit", signal.SIGINT), ("test", signal.SIGTERM)])

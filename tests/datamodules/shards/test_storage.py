@@ -61,7 +61,6 @@ def store(moto, folder, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto}")
     client.create_bucket(Bucket="corpus")
     for path in folder.iterdir():
@@ -209,7 +208,6 @@ def web(folder, monkeypatch):
     """A plain web server, which knows no ranges."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -281,7 +279,6 @@ def google(folder, monkeypatch):
     proxy = FaultyProxy(server.server_port)
     proxy.handler = handler
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setitem(
         fsspec.config.conf, "gs", {"token": "anon"}
     )  # FSSPEC_GS_TOKEN=anon, read at the start

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from experiments.runs import run_folder
 from experiments.runs.run_folder import RUN_VARIABLE, job_id, requeued_checkpoint
@@ -139,12 +139,6 @@ def folders(tmp_path):
     return sorted(path.name for path in (tmp_path / "outputs").glob("*/*"))
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def finished(*processes):
     outputs = [process.communicate(timeout=580)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)[-3000:]
@@ -159,13 +153,13 @@ def test_torchrun_on_one_node_and_on_two_writes_one_folder(start, tmp_path):
         "-m",
         "torch.distributed.run",
         "--nproc-per-node=2",
-        f"--master-port={free_port()}",
+        f"--master-port={find_free_network_port()}",
         "--no-python",
     )
     finished(start(*torchrun, sys.executable, options=two))
     (one,) = folders(tmp_path)
     assert (tmp_path / "outputs" / "no-kd" / one / "results.json").is_file()
-    endpoint = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
+    endpoint = f"--rdzv-endpoint=127.0.0.1:{find_free_network_port()}"
     node = (
         "--nnodes=2",
         "--nproc-per-node=1",
@@ -205,7 +199,7 @@ def test_a_slurm_job_is_requeued_and_ends_with_the_weights_of_an_unbroken_one(st
             "SLURM_JOB_ID": str(number), "SLURM_NTASKS": str(tasks), "SLURM_NNODES": str(tasks),
             "SLURM_NTASKS_PER_NODE": "1",
             "SLURM_JOB_NAME": "train", "SLURM_LOCALID": "0", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()), **further,
+            "MASTER_PORT": str(find_free_network_port()), **further,
         }  # fmt: skip
         return [
             start(

@@ -112,8 +112,14 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys, monkeypatc
     data = FetalPlanesDataModule(str(workplace / "FETAL_PLANES_DB"))
     test = {record.name: record.image for record in data.split("test")}
     assert set(table.index) == set(test)
-    expected = [row["plane"] for row in loaded.planes([read_image(test[name]) for name in table.index])]
-    assert list(table["plane"]) == expected
+    expected = pd.DataFrame(
+        loaded.planes([read_image(test[name]) for name in table.index]), index=table.index
+    )
+    shares = [f"plane_{name}" for name in Protocol.load().planes]
+    # Batches of another size round differently, and a tower of one epoch hardly prefers a plane.
+    pd.testing.assert_frame_equal(table[shares], expected[shares], check_dtype=False, rtol=1e-3)
+    best = table[shares].idxmax(axis=1).str.removeprefix("plane_")
+    assert ((table["plane"] == best) | (table["plane"] == "none")).all()
 
 
 def test_the_published_teacher_is_never_random(workplace):
