@@ -48,10 +48,10 @@ from export.parity.ledger import (
 )
 from export.parity.measure import measure, text_row
 from export.variants import (
-    COREML,
     LITERT,
     ExportContext,
     Variant,
+    coreml_packages,
     torch_runner,
     write_coreml_variants,
     write_litert_variants,
@@ -255,7 +255,7 @@ def _write_models(context: ExportContext, subject: Subject, options: Options) ->
     else:
         for name in litert:
             context.leave_out(name, NO_LITERT)
-    if coreml := wanted(COREML):
+    if coreml := wanted(coreml_packages()):
         with _step(context, "converting to Core ML"):
             write_coreml_variants(context, coreml)
     if options.text_encoder:

@@ -11,16 +11,21 @@ from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from export.int8.int8_variants import INT8_VARIANTS
 from export.latency.backends import BFLOAT16
-from export.variants import COREML, LITERT
+from export.variants import LITERT, coreml_packages
 
-VARIANTS = (BFLOAT16, *INT8_VARIANTS, *LITERT, *COREML)
-GROUPS = {
-    "coreml": frozenset(COREML),
-    "litert": frozenset(LITERT),
-    "int8": frozenset(name for name in VARIANTS if name.endswith("-int8")),
-}
-SKIPPABLE = (*GROUPS, *VARIANTS)
 PixelSpacing = restricted_number_type("PixelSpacing", float, (">=", 0.01))
+
+
+def skippable() -> dict[str, frozenset[str]]:
+    """Return the variants that each name of ``--skip`` leaves out: groups, and single variants."""
+    packages = coreml_packages()
+    variants = (BFLOAT16, *INT8_VARIANTS, *LITERT, *packages)
+    return {
+        "coreml": frozenset(packages),
+        "litert": frozenset(LITERT),
+        "int8": frozenset(name for name in variants if name.endswith("-int8")),
+        **{name: frozenset({name}) for name in variants},
+    }
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,11 @@ class Options:
     age_cache: str | None = None
 
     def __post_init__(self) -> None:
+        known = skippable()
         for name in self.skip:
-            if name not in SKIPPABLE:
-                close = difflib.get_close_matches(name, SKIPPABLE, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(SKIPPABLE)}"
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
                 raise ValueError(f"--skip: unknown variant {name!r}; {hint}")
         if self.only_spacings and not self.spacings:
             raise ValueError("--only_spacings: needs --spacings, such as --spacings=[0.21]")
@@ -57,7 +63,8 @@ class Options:
     @property
     def left_out(self) -> frozenset[str]:
         """The variants of `skip`, groups resolved."""
-        return frozenset().union(*(GROUPS.get(name, {name}) for name in self.skip))
+        known = skippable()
+        return frozenset().union(*(known[name] for name in self.skip))
 
     @property
     def printed_spacings(self) -> list[str]:

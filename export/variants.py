@@ -31,6 +31,7 @@ from metrics.benchmarks import BENCHMARKS
 from models.student.onnx_files import Floats, Run, onnx_runner
 from models.zero_shot import COSINE_SCALE
 
+ONNX = ("onnx-fp32", "onnx-int8", "onnx-resize", "onnx-text")  # beside the classifiers
 ENCODER_FILE, RESIZE_FILE = "image_encoder.onnx", "image_encoder_resize.onnx"
 SOURCE = "coreml-fp16"  # of the packages with smaller weights
 NO_SOURCE = "it is made from {}, which --skip leaves out"
@@ -51,7 +52,12 @@ class CoremlVariant:
     compression: Compression | None = None
 
 
-def _coreml_table() -> dict[str, CoremlVariant]:
+def coreml_packages() -> dict[str, CoremlVariant]:
+    """Return every Core ML package by name, with a classifier for each benchmark that is registered by now.
+
+    Raises:
+        ValueError: A user's own benchmark would have the name of another artifact.
+    """
     table = {
         SOURCE: CoremlVariant("image_encoder", "float16"),
         "coreml-fp32": CoremlVariant("image_encoder_fp32", "float32", half=False),
@@ -62,8 +68,11 @@ def _coreml_table() -> dict[str, CoremlVariant]:
         table[f"coreml-{kind}"] = CoremlVariant(stem, "compressed-package", compression=compression)
     for name, benchmark in BENCHMARKS.items():
         if benchmark.kind == "classification":
-            if f"coreml-{name}" in table:
-                raise ValueError(f"benchmark {name}: coreml-{name} is another package; rename the benchmark")
+            for artifact in (f"coreml-{name}", f"onnx-{name}"):
+                if artifact in (*table, *ONNX):
+                    raise ValueError(
+                        f"benchmark {name}: {artifact} is another artifact; rename the benchmark"
+                    )
             table[f"coreml-{name}"] = CoremlVariant(f"{name}_classifier", "float16-classifier", head=name)
     return table
 
@@ -74,8 +83,6 @@ LITERT = {
     "litert-int8": ("image_encoder_int8.tflite", "compressed"),
 }
 LITERT_OUTPUT = "output_0"  # the converter names it
-COREML = _coreml_table()
-"""Every Core ML package, by name."""
 
 
 @dataclass(frozen=True)
@@ -200,10 +207,11 @@ def write_litert_variants(context: ExportContext, names: Collection[str]) -> Non
 
 
 def write_coreml_variants(context: ExportContext, names: Collection[str]) -> None:
-    """Write those Core ML packages of `COREML` that are named, classifiers only of the heads that there are."""
+    """Write those of `coreml_packages` that are named, classifiers only of the heads that there are."""
+    packages = coreml_packages()
     shape = (context.side, context.encoder.model.embed_dim)
     for name in names:
-        variant = COREML[name]
+        variant = packages[name]
         if variant.head not in (None, *context.heads):
             continue
         path, head = context.folder / f"{variant.stem}.mlpackage", context.heads.get(variant.head or "")
@@ -211,7 +219,7 @@ def write_coreml_variants(context: ExportContext, names: Collection[str]) -> Non
         package = Package(*shape, gray=variant.gray, half=variant.half, labels=labels)
         bytes_a_weight, in_head = 2.0 if variant.half else 4.0, 0
         if variant.compression is not None:
-            source = context.folder / f"{COREML[SOURCE].stem}.mlpackage"
+            source = context.folder / f"{packages[SOURCE].stem}.mlpackage"
             if not source.exists():
                 context.leave_out(name, NO_SOURCE.format(SOURCE))
                 continue

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 # Pillow goes by content: for an EPS file named x.png it would start Ghostscript, an interpreter.
@@ -25,6 +25,17 @@ DEFAULT_MEGAPIXELS = 50.0  # a file of 160 kB can hold 169 of them
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _GRAY_MODES = ("1", "L", "LA")
+# EXIF orientation -> how to turn the stored pixels upright. Pillow turns a TIFF by itself.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE = range(5, 9)
 _SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 
 
@@ -45,7 +56,7 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
 
 
 def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
-    """Decode an image with Pillow.
+    """Decode an image with Pillow, upright as browsers and image viewers show it (EXIF orientation).
 
     Alpha is dropped, as by Pillow's ``convert("RGB")``; 16-bit grayscale maps 0-65535 to 0-255, also when an image uses
     few of these values: its brightness must not depend on its brightest pixel.
@@ -62,13 +73,24 @@ def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
     """
     label = name if name is not None or isinstance(source, bytes) else str(source)
     with _named(label), open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return _to_eight_bit(image)
+        turn = _UPRIGHT.get(_orientation(image))
+        return _to_eight_bit(image if turn is None else image.transpose(turn))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from the header, without decoding the pixels; errors as of `read_image`."""
+    """Return (width, height) as of `read_image` from the header, without decoding the pixels; the same errors."""
     with _named(str(path)), open_image(path) as image:
-        return image.size
+        return image.size[::-1] if _orientation(image) in _ON_ITS_SIDE else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1, which is upright, where there is none or it cannot be read."""
+    if "exif" not in image.info:  # spares a PNG's being decoded
+        return 1
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's parser raises many kinds for damaged EXIF; the pixels are whole
+        return 1
 
 
 @contextmanager

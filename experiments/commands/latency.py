@@ -4,7 +4,7 @@ usage: sonodistill latency [CKPT|EXPORT|random:NAME] [options]
 
 Exit status: 0 within budget, 1 over it, 2 a mistake, 3 not decidable on a machine this busy (after a second try).
 
-  --ci                  short timing for shared machines, without int8; what it cannot decide passes
+  --ci                  short timing for shared machines; what it cannot decide passes; a CKPT is timed without int8
   --budgets=FILE        budgets and timing; default: experiments/recipes/latency.yaml
   --baseline=FILE       an earlier latency.json to compare with
   --device=NAME         name of this device in the budgets

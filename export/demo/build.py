@@ -72,7 +72,9 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     if MODELS[0] not in variants:
         raise ValueError(f"{export.folder}: no artifact {MODELS[0]!r}; export again")
     heads, text = str(artifacts["heads"]["file"]), _text_tower(artifacts)
-    golden = sorted(f"golden/{path.name}" for path in export.artifact("golden").iterdir())
+    golden = sorted(
+        f"golden/{path.name}" for path in export.artifact("golden").iterdir() if path.name[0] != "."
+    )  # a file manager may leave a .DS_Store
     for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden, *(text or {}).values()):
         copy = folder / name
         if copy.exists() or copy.suffix not in KEPT:
@@ -90,14 +92,7 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         "heads": heads,
         "text": text,
         "benchmarks": [
-            {
-                "name": one.name,
-                "key": one.label,
-                "title": "Plane" if one.name == PLANES else one.subject.capitalize(),
-                "ofBrain": one.name == SUBPLANES,
-            }
-            for one in BENCHMARKS.values()
-            if one.kind == "classification"
+            _benchmark(name) for name, head in export.manifest["heads"].items() if head["kind"] == "classes"
         ],
         "brain": {"key": BENCHMARKS[PLANES].label, "label": BRAIN},
         "chart": {str(centile): values for centile, values in COEFFICIENTS.items()},
@@ -110,6 +105,15 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         },
     }
     write_json(folder / DEMO, facts)
+
+
+def _benchmark(name: str) -> dict[str, Any]:
+    """Describe the classes of a head; a user's own benchmark has its name as title and column."""
+    known = BENCHMARKS.get(name)
+    if known is None or known.own:
+        return {"name": name, "key": name, "title": name, "ofBrain": False}
+    title = "Plane" if name == PLANES else known.subject.capitalize()
+    return {"name": name, "key": known.label, "title": title, "ofBrain": name == SUBPLANES}
 
 
 def _text_tower(artifacts: Mapping[str, Any]) -> dict[str, str] | None:

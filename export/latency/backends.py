@@ -58,9 +58,9 @@ MATMUL_SIDE = 1536
 
 def smaller() -> dict[str, str]:
     """Return artifact with smaller weights -> the backend that runs it, for int8 files and Core ML packages."""
-    from export.variants import COREML
+    from export.graphs.coreml_package import COMPRESSIONS
 
-    return {**INT8, **{name: "coreml-all" for name, variant in COREML.items() if variant.compression}}
+    return {**INT8, **{f"coreml-{kind}": "coreml-all" for kind in COMPRESSIONS}}
 
 
 def available() -> dict[str, str]:

@@ -10,7 +10,7 @@ each as soon as its package is done. A package that cannot be loaded or cannot p
 message. The limits come from the export's gates (`on_device` in manifest.json).
 
 Exit code: 0 all rows are ok; 1 a row failed; 2 nothing can be verified here (not macOS, no coremltools, incomplete
-export folder); 3 no row failed but one is still NOT RUN.
+export folder, no Core ML package); 3 no row failed but one is still NOT RUN.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def verify_package(
         output = model.predict({"image": image})
         if head in row:
             got = next(value for value in output.values() if isinstance(value, dict))
-            differences.append(max(abs(row[head][label] - float(got[label])) for label in row[head]))
+            differences += [abs(row[head][label] - float(got[label])) for label in row[head]]
             classes.append((max(row[head], key=row[head].__getitem__), max(got, key=got.__getitem__)))
             continue
         wanted, embedding = row["embedding"], output["embedding"].reshape(-1).astype(float)
@@ -89,8 +89,11 @@ def verify_package(
         return {"status": "NOT RUN", "note": "no golden frame fits this package", "figures": {}}
     figures = {"flip_rate": sum(wanted != got for wanted, got in classes) / len(classes)}
     figures.update({"cosine_min": min(cosines)} if cosines else {"difference_max": max(differences)})
+    if any(math.isnan(value) for value in cosines + differences):  # min and max pass over it
+        figures["cosine_min" if cosines else "difference_max"] = math.nan
     counts = {"frames": float(len(golden) - skipped), "skipped": float(skipped)}
-    return {**verdict(figures, entry["on_device"]), "figures": {**figures, **counts}}
+    shown = {key: None if math.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN
+    return {**verdict(figures, entry["on_device"]), "figures": {**shown, **counts}}
 
 
 def golden_image(path: Path, gray: bool) -> Any:
@@ -200,6 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
         save(folder, manifest, {**parity, "rows": list(rows.values())})
         found.add(result["status"])
         print(f"{name:32} {result['status']:8} {result['note']}", flush=True)
+    if not found:
+        print("NOT RUN: this export has no Core ML package; export again without --skip=coreml")
+        return 2
     if "FAILED" in found:
         return 1
     return 0 if found == {"ok"} else 3

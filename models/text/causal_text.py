@@ -34,7 +34,7 @@ def up_to_longest_end(tokens: Tensor, end_id: int | None = None) -> Tensor:
     Exact for a causal tower with end-token pooling: later columns do not affect the end token. Tokens on a GPU stay as
     they are, because reading the longest end would wait for it: cut them before they go there (`columns_of`).
     """
-    if not len(tokens) or tokens.device.type != "cpu" or is_tracing():
+    if is_tracing() or tokens.device.type != "cpu" or not len(tokens):  # len() would fix an exported batch
         return tokens
     return tokens[:, : int(ends(tokens, end_id).max()) + 1]
 

@@ -96,9 +96,10 @@ def runtime(tmp_path_factory):
         pytest.skip("needs npm and Chromium (Debian: apt-get install npm chromium)")
     folder = tmp_path_factory.mktemp("onnxruntime-web")
     fetch = ["npm", "pack", "--prefer-offline", "--silent", ONNXRUNTIME_WEB]
-    done = subprocess.run(fetch, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode != 0:
-        pytest.skip(f"npm cannot fetch {ONNXRUNTIME_WEB} here: {done.stderr.strip()[-200:]}")
+    try:
+        subprocess.run(fetch, cwd=folder, capture_output=True, text=True, check=True, timeout=300)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"npm cannot fetch {ONNXRUNTIME_WEB} here: {error}")
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
         archive.extractall(folder, filter="data")
     return folder / "package" / "dist"

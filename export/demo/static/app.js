@@ -1,11 +1,11 @@
 // The page: loads the worker, offers frames to it, shows what it answers.
 import { ageText } from "./answers.js";
 import { OwnClasses } from "./labels.js";
-import { Ruler } from "./ruler.js";
+import { PixelSize } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
 import { keepOffline } from "./offline.js";
-import { Live, sortFiles, sourceError, watchDrops } from "./sources.js";
-import { ClassCards, GrowthChart, drawHistory, fillEngine, openDocuments, showAge, showFacts, speedText } from "./view.js";
+import { Live, cameraStream, release, screenStream, sortFiles, sourceError, watchDrops } from "./sources.js";
+import { ClassCards, GrowthChart, drawHistory, fillDevices, fillEngine, fillSamples, openDocuments, showAge, showFacts, speedText } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_READINGS = 5000, SPOKEN_MS = 2500;
@@ -18,21 +18,27 @@ if (!demo) {
 }
 const asked = new URLSearchParams(location.search);
 const cores = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
-let engine = {
-  runtime: asked.get("runtime") === "webgpu" && navigator.gpu ? "webgpu" : "wasm",
-  threads: Math.min(cores, Number(asked.get("threads")) || Math.min(cores, 4)),
-  weights: asked.get("weights") in demo.variants ? asked.get("weights") : Object.keys(demo.variants)[0],
-};
+// Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
+const engineOf = (runtime, threads, weights) => ({ runtime, threads, weights: runtime === "webgpu" ? "onnx-fp32" : weights });
+let engine = engineOf(
+  asked.get("runtime") === "webgpu" && navigator.gpu ? "webgpu" : "wasm",
+  Math.min(cores, Number(asked.get("threads")) || Math.min(cores, 4)),
+  asked.get("weights") in demo.variants ? asked.get("weights") : Object.keys(demo.variants)[0],
+);
 let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
 let pending = null, queue = [], late = false, again = false, frozen = false, number = 0, dropped = 0;
 let still = null, last = null, readings = [], spokenAt = 0;
+let source = 0; // counts what was asked for: what arrives for an older source is dropped
+let saving = false; // a picture is to be saved, once the frame that it shows is answered
 let region = null; // part of a live picture that is read: x, y, width, height as shares of its size
 const frame = $("frame"), video = $("video");
 const cards = new ClassCards($("classes")), chart = new GrowthChart($("chart"), demo.chart);
-const live = new Live(video, onLiveFrame, stopLive);
-const ruler = new Ruler($("ruler"), measured);
+const live = new Live(video, onLiveFrame, () => {
+  stopLive();
+  notice(`${$("source-name").textContent}: the browser or the device ended it.`);
+});
+const size = new PixelSize(reread, cropped);
 const own = new OwnClasses(demo, (message) => worker.postMessage(message));
-const pixelSize = () => (Number($("pixel-size").value) > 0 ? Number($("pixel-size").value) : null);
 
 function notice(text) {
   Object.assign($("notice"), { textContent: text, hidden: !text });
@@ -67,8 +73,8 @@ function onReady(facts) {
   own.onReady();
   fillEngine(engine, cores, Object.keys(demo.variants));
   document.body.dataset.state = "ready";
-  if (still) reread();
-  else if (!live.running && demo.samples.length) showSample(demo.samples[0]);
+  if (still || last) reread();
+  else if (!live.running && !queue.length && demo.samples.length) showSample(demo.samples[0], source); // asks for no new source
   pump();
 }
 
@@ -97,8 +103,7 @@ const handlers = {
 };
 
 $("engine").addEventListener("change", () => {
-  const runtime = $("runtime").value;
-  engine = { runtime, threads: Number($("threads").value), weights: runtime === "webgpu" ? "onnx-fp32" : $("weights").value };
+  engine = engineOf($("runtime").value, Number($("threads").value), $("weights").value);
   notice("");
   startEngine();
 });
@@ -106,7 +111,7 @@ $("engine").addEventListener("change", () => {
 // --- reading: one frame at a time; a live frame that comes meanwhile is dropped, images wait ---
 
 function send(input, facts) {
-  pending = { id: ++number, started: performance.now(), time: new Date(), pixelSize: pixelSize(), ...facts };
+  pending = { id: ++number, started: performance.now(), time: new Date(), pixelSize: size.value, ...facts };
   const transfer = input instanceof Blob ? [] : [input];
   worker.postMessage({ kind: "read", id: pending.id, frame: input, pixelSize: pending.pixelSize, everyAge: $("every-age").checked }, transfer);
 }
@@ -127,16 +132,20 @@ async function onLiveFrame() {
   }
   late = false;
   pending = { id: -1 }; // taken, until the bitmap is there
-  const seconds = video.currentTime;
+  const seconds = video.currentTime, begun = source;
   try {
     const { videoWidth: wide, videoHeight: high } = video, [x, y, w, h] = region ?? [0, 0, 1, 1];
     const bitmap = await createImageBitmap(video, x * wide, y * high, Math.max(1, w * wide), Math.max(1, h * high));
     pending = null;
-    if (!live.running || !ready) return;
+    if (!live.running || !ready || begun !== source) {
+      bitmap.close();
+      return pump();
+    }
     keep(bitmap);
     send(bitmap, { source: $("source-name").textContent, seconds: seconds.toFixed(3) });
   } catch {
     pending = null; // the video ended between two frames
+    pump();
   }
 }
 
@@ -165,14 +174,18 @@ async function showStill(item) {
   reread();
 }
 
-/** Read the picture once more: a still one, or the frame that is frozen. */
+/** Read the picture once more, unless a live frame will come. */
 async function reread() {
-  again = Boolean((still || frozen) && pending);
-  if (!ready || pending) return;
+  const moving = live.running && !frozen;
+  again = Boolean(pending) && !moving;
+  if (moving && video.paused) onLiveFrame();
+  if (!ready || pending || moving) return;
   if (still) send(still.blob, { source: still.name });
-  else if (frozen && last) {
+  else if (last) { // a live source's frame, frozen or left by Stop
     pending = { id: -1 };
-    send(await createImageBitmap(frame), { source: last.source, seconds: last.seconds });
+    const bitmap = await createImageBitmap(frame);
+    pending = null;
+    if (ready) send(bitmap, { source: last.source, seconds: last.seconds });
   }
 }
 
@@ -184,12 +197,14 @@ function onAnswer(answer) {
   readings.push(last);
   if (readings.length > MOST_READINGS) readings.shift();
   show();
+  if (saving) save();
   pump();
 }
 
 function onFailed({ id, text }) {
   if (id !== pending?.id) return;
   pending = null;
+  saving = false;
   notice(`${still?.name ?? "This frame"}: ${text}`);
   pump();
 }
@@ -197,19 +212,23 @@ function onFailed({ id, text }) {
 function show() {
   cards.show(last.classes);
   showAge(chart, last, ready.hasAges, last.pixelSize);
-  const words = linesOf(last).join(". ");
-  frame.setAttribute("aria-label", `${last.source}. ${words}`);
+  frame.setAttribute("aria-label", `${last.source}. ${linesOf(last).join(". ")}`);
   for (const id of ["save-picture", "save-table"]) $(id).disabled = false;
-  if (last.at - spokenAt > SPOKEN_MS && $("spoken").textContent !== words) {
-    $("spoken").textContent = words;
-    spokenAt = last.at;
-  }
   document.body.dataset.readings = Number(document.body.dataset.readings ?? 0) + 1;
+}
+
+/** Announce the latest answers; of a live source now and then. */
+function speak() {
+  const words = linesOf(last).join(". "), now = performance.now();
+  if (now - spokenAt < SPOKEN_MS || $("spoken").textContent === words) return;
+  $("spoken").textContent = words;
+  spokenAt = now;
 }
 
 setInterval(() => {
   drawHistory($("history"), $("legend"), readings);
   if (!readings.length) return;
+  speak();
   $("speed").textContent = speedText(readings, live.running && !frozen, dropped);
 }, 250);
 
@@ -230,83 +249,81 @@ function stopLive() {
   late = false;
 }
 
+/** Forget the former source; returns the new one's number. */
 function newSource() {
-  stopLive();
   [still, queue, again] = [null, [], false];
-  notice("");
-  endRuler();
-  forgetScale();
+  size.forget();
+  return ++source;
 }
 
-async function startLive(kind, label, begin) {
+/** Show a video, a camera or a screen. The former source stays until the user has allowed it and it plays. */
+async function startLive(kind, label, ask) {
+  const own = ++source;
+  notice("");
+  try {
+    const given = await ask();
+    if (own !== source) return release(given);
+    stopLive();
+    await live.show(given);
+    if (own !== source) return;
+  } catch (error) {
+    if (own === source) notice(`${label}: ${sourceError(error)}`);
+    return;
+  }
   newSource();
   dropped = 0;
   name(label);
-  try {
-    await begin();
-  } catch (error) {
-    stopLive();
-    notice(`${label}: ${sourceError(error)}`);
-    return;
-  }
   for (const id of ["stop", "crop", "play"]) $(id).hidden = id === "play" && kind !== "video";
   showLive();
-  if (kind === "camera") fillDevices();
+  if (kind === "camera") fillDevices(live);
   $("play").textContent = "Pause";
   $("freeze").disabled = false;
   document.body.dataset.live = kind;
 }
 
-/** Let the user choose between several cameras and capture cards; their names are known once one is allowed. */
-async function fillDevices() {
-  const found = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
-  const used = live.stream?.getVideoTracks()[0].getSettings().deviceId;
-  $("device").replaceChildren(...found.map(({ label, deviceId }) => new Option(label, deviceId, false, deviceId === used)));
-  $("devices").hidden = found.length < 2 || !live.stream;
-}
-
 function take(files) {
-  const { images, video: film, others } = sortFiles(files);
-  if (film && !images.length) startLive("video", film.name, () => live.file(film));
+  const { images, videos, others } = sortFiles(files), [film, ...further] = images.length ? [null, ...videos] : videos;
+  if (film) startLive("video", film.name, () => film);
   else if (images.length) {
-    newSource();
+    showPictures();
     queue = images.map((blob) => ({ blob, name: blob.name || "pasted picture" }));
     pump();
   }
-  if (others.length) notice(`${others.map((file) => file.name).join(", ")}: neither a picture nor a video.`);
+  const names = (list) => list.map((file) => file.name).join(", "), told = [];
+  if (further.length) told.push(`${names(further)}: left out; open each video alone.`);
+  if (others.length) told.push(`${names(others)}: neither a picture nor a video.`);
+  if (told.length) notice(told.join(" "));
+}
+
+function showPictures() {
+  stopLive();
+  notice("");
+  return newSource();
 }
 
 const pictures = new Map();
 const fetched = (file) => fetch(`${file}?v=${demo.files[file].sha256}`);
-async function showSample(sample) {
-  newSource();
+async function showSample(sample, own = showPictures()) {
   const blob = await pictures.get(sample.file);
-  setScale(sample.pixel_size_mm, "Stated by the sample.");
+  if (own !== source) return;
+  size.set(sample.pixel_size_mm, "Stated by the sample.");
   queue = [{ blob, name: `Sample, simulated: ${sample.title}` }];
   pump();
 }
 
-async function fillSamples() {
-  for (const sample of demo.samples) {
-    const button = document.createElement("button"), picture = new Image();
-    pictures.set(sample.file, fetched(sample.file).then((response) => response.blob()));
-    picture.src = URL.createObjectURL(await pictures.get(sample.file));
-    Object.assign(picture, { alt: "", width: 96, height: 72 });
-    button.append(picture, sample.title);
-    button.addEventListener("click", () => showSample(sample));
-    const item = document.createElement("li");
-    item.append(button);
-    $("samples").append(item);
-  }
-}
-
 $("open").addEventListener("click", () => $("files").click());
 $("files").addEventListener("change", () => { take($("files").files); $("files").value = ""; });
-const openCamera = (device) => startLive("camera", "Camera", () => live.camera(device));
+const openCamera = (device) => startLive("camera", "Camera", () => cameraStream(device));
 $("camera").addEventListener("click", () => openCamera());
-$("device").addEventListener("change", () => openCamera($("device").value));
-$("screen").addEventListener("click", () => startLive("screen", "Screen", () => live.screen()));
-$("stop").addEventListener("click", stopLive);
+$("device").addEventListener("change", () => {
+  stopLive(); // phones open one camera at a time
+  openCamera($("device").value);
+});
+$("screen").addEventListener("click", () => startLive("screen", "Screen", screenStream));
+$("stop").addEventListener("click", () => {
+  stopLive();
+  $("open").focus(); // Stop is hidden now
+});
 $("play").addEventListener("click", () => {
   if (video.paused) video.play(); else video.pause();
   $("play").textContent = video.paused ? "Play" : "Pause";
@@ -330,70 +347,46 @@ function setRegion(value) {
   $("crop").textContent = value ? "Whole picture" : "Crop";
   showLive();
 }
-$("freeze").addEventListener("click", () => { endRuler(); setFrozen(!frozen); });
+$("freeze").addEventListener("click", () => { size.end(); setFrozen(!frozen); });
 
-// --- pixel size ---
+// --- pixel size and crop ---
 
-let typed = false;
-function setScale(value, text) {
-  $("pixel-size").value = value ?? "";
-  $("scale-text").textContent = value ? text : "Needed for the age.";
-  typed = false;
-}
-/** A typed pixel size stays; one of a sample or a measurement belongs to its picture. */
-function forgetScale() {
-  if (!typed) setScale(null);
-}
-$("pixel-size").addEventListener("input", () => {
-  typed = pixelSize() !== null;
-  $("scale-text").textContent = typed ? "Typed." : "Needed for the age.";
-  reread();
-});
 $("every-age").addEventListener("change", reread);
-$("scale").addEventListener("submit", (event) => event.preventDefault());
 $("measure").addEventListener("click", () => {
   if (!last) return;
   if (live.running) setFrozen(true);
-  $("scale-text").textContent = "Click two points whose distance you know.";
-  ruler.begin(frame.width, frame.height, false);
+  size.measure(frame);
 });
 $("crop").addEventListener("click", () => {
-  if (region || !last) return setRegion(null);
-  endRuler();
-  setFrozen(true);
-  ruler.begin(frame.width, frame.height, true);
-});
-let span = null;
-function measured(points) {
-  if (points === null) return endRuler();
-  const [a, b] = points;
-  if (ruler.area) {
-    const { width, height } = frame;
-    setRegion([Math.min(a.x, b.x) / width, Math.min(a.y, b.y) / height, Math.abs(a.x - b.x) / width, Math.abs(a.y - b.y) / height]);
-    endRuler();
-    return setFrozen(false);
+  size.end();
+  if (region || !last) {
+    setRegion(null);
+    return reread();
   }
-  span = Math.hypot(a.x - b.x, a.y - b.y);
-  $("distance").hidden = false;
-  $("millimetres").focus();
-}
-function endRuler() {
-  ruler.end();
-  $("distance").hidden = true;
-}
-$("cancel").addEventListener("click", endRuler);
-$("distance").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const millimetres = Number($("millimetres").value);
-  setScale((millimetres / span).toPrecision(4), `Measured: ${millimetres} mm are ${span.toFixed(1)} pixels.`);
-  endRuler();
-  reread();
+  setFrozen(true);
+  size.crop(frame);
 });
+function cropped([a, b]) {
+  const { width, height } = frame;
+  setRegion([Math.min(a.x, b.x) / width, Math.min(a.y, b.y) / height, Math.abs(a.x - b.x) / width, Math.abs(a.y - b.y) / height]);
+  setFrozen(false);
+  reread();
+}
 
-$("save-picture").addEventListener("click", () => savePicture(frame, last, demo.model.slice(0, 12)));
-$("save-table").addEventListener("click", () => saveTable(readings));
+function save() {
+  saving = false;
+  savePicture(frame, last, demo.model.slice(0, 12));
+}
+$("save-picture").addEventListener("click", () => {
+  saving = true;
+  if (!pending) save();
+});
+$("save-table").addEventListener("click", () => {
+  saveTable(readings);
+  if (readings.length === MOST_READINGS) notice(`The table holds the latest ${MOST_READINGS} readings.`);
+});
 
 await keepOffline(demo); // first, so that what is fetched once is kept
 startEngine();
-fillSamples();
+fillSamples(demo.samples, pictures, fetched, showSample);
 openDocuments(fetched);

@@ -1,8 +1,86 @@
-// Two points on the picture: ends of a known distance, or corners of an area. By pointer, or by arrow keys and Enter.
+// The pixel size, and the ruler that measures it.
 
 const SPACE = "http://www.w3.org/2000/svg";
+const NEEDED = "Needed for the age.", POINTS = "Click two points whose distance you know.";
+const $ = (id) => document.getElementById(id);
 
-export class Ruler {
+/** The pixel size in mm: typed, stated by a sample, or measured. Its ruler also marks the part of a picture to read. */
+export class PixelSize {
+  /**
+   * @param changed called when the visitor has typed or measured one
+   * @param cropped called with two corners of an area
+   */
+  constructor(changed, cropped) {
+    Object.assign(this, { typed: false, text: NEEDED, cropped, ruler: new Ruler($("ruler"), (points) => this.marked(points)) });
+    $("pixel-size").addEventListener("input", () => {
+      this.typed = this.value !== null;
+      this.say(this.typed ? "Typed." : NEEDED);
+      changed();
+    });
+    $("scale").addEventListener("submit", (event) => event.preventDefault());
+    $("cancel").addEventListener("click", () => this.end());
+    $("distance").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const millimetres = Number($("millimetres").value);
+      this.set((millimetres / this.span).toPrecision(4), `Measured: ${millimetres} mm are ${this.span.toFixed(1)} pixels.`);
+      this.end();
+      changed();
+    });
+  }
+
+  get value() {
+    return Number($("pixel-size").value) > 0 ? Number($("pixel-size").value) : null;
+  }
+
+  set(value, text) {
+    $("pixel-size").value = value ?? "";
+    this.say(value ? text : NEEDED);
+    this.typed = false;
+  }
+
+  say(text) {
+    this.text = $("scale-text").textContent = text;
+  }
+
+  /** Another picture: a typed size stays; one of a sample or a measurement belongs to its picture. */
+  forget() {
+    this.end();
+    if (!this.typed) this.set(null);
+  }
+
+  measure({ width, height }) {
+    this.end();
+    $("scale-text").textContent = POINTS;
+    this.ruler.begin(width, height, false);
+  }
+
+  crop({ width, height }) {
+    this.ruler.begin(width, height, true);
+  }
+
+  marked(points) {
+    if (points === null) return this.end();
+    const [a, b] = points;
+    if (this.ruler.area) {
+      this.end();
+      return this.cropped(points);
+    }
+    this.span = Math.hypot(a.x - b.x, a.y - b.y);
+    $("distance").hidden = false;
+    $("millimetres").focus();
+  }
+
+  end() {
+    const inside = ["ruler", "distance"].some((id) => $(id).contains(document.activeElement));
+    this.ruler.end();
+    $("distance").hidden = true;
+    $("scale-text").textContent = this.text;
+    if (inside) $(this.ruler.area ? "crop" : "measure").focus(); // what had the focus is hidden now
+  }
+}
+
+/** Two points on the picture: ends of a known distance, or corners of an area. By pointer, or by arrow keys and Enter. */
+class Ruler {
   /**
    * @param svg overlay that covers the picture
    * @param done called with the two points in pixels of the picture, or null when cancelled

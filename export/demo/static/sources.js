@@ -12,35 +12,23 @@ export class Live {
     Object.assign(this, { video, onFrame, onEnd, stream: null, url: null, generation: 0 });
   }
 
-  async camera(deviceId) {
-    const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "environment" };
-    const wanted = { ...which, width: { ideal: 1280 }, height: { ideal: 720 } };
-    await this.show(await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false }));
-  }
-
-  async screen() {
-    await this.show(await navigator.mediaDevices.getDisplayMedia({ video: true, audio: false }));
-  }
-
-  async show(stream) {
+  /** Show a stream or a file; rejects when it cannot be played, or another is shown before it plays. */
+  async show(source) {
     this.stop();
-    this.stream = stream;
-    this.video.srcObject = stream;
-    stream.getVideoTracks()[0].addEventListener("ended", () => { if (this.stream === stream) this.onEnd(); });
-    await this.begin();
-  }
-
-  async file(file) {
-    this.stop();
-    this.url = URL.createObjectURL(file);
-    this.video.src = this.url;
-    this.video.loop = true;
-    await this.begin();
-  }
-
-  async begin() {
-    const own = ++this.generation, { video } = this;
-    await video.play();
+    const own = this.generation, { video } = this;
+    if (source instanceof MediaStream) {
+      this.stream = video.srcObject = source;
+      source.getVideoTracks()[0].addEventListener("ended", () => { if (this.stream === source) this.onEnd(); });
+    } else {
+      this.url = video.src = URL.createObjectURL(source);
+      video.loop = true;
+    }
+    try {
+      await video.play();
+    } catch (error) {
+      if (own === this.generation) this.stop();
+      throw error;
+    }
     const next = () => {
       if (own !== this.generation) return;
       video.requestVideoFrameCallback(next);
@@ -55,7 +43,7 @@ export class Live {
 
   stop() {
     this.generation++;
-    for (const track of this.stream?.getTracks() ?? []) track.stop();
+    release(this.stream);
     if (this.url) URL.revokeObjectURL(this.url);
     this.video.pause();
     this.video.removeAttribute("src");
@@ -64,11 +52,24 @@ export class Live {
   }
 }
 
-/** Sort dropped, picked or pasted files: images, the first video, and names of those that are neither. */
+/** Ask the user for a camera or a capture card. */
+export function cameraStream(deviceId) {
+  const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "environment" };
+  return navigator.mediaDevices.getUserMedia({ video: { ...which, width: { ideal: 1280 }, height: { ideal: 720 } }, audio: false });
+}
+
+export const screenStream = () => navigator.mediaDevices.getDisplayMedia({ video: true, audio: false });
+
+/** End a stream; a file has nothing to end. */
+export function release(source) {
+  for (const track of source?.getTracks?.() ?? []) track.stop();
+}
+
+/** Sort dropped, picked or pasted files: images, videos, and those that are neither. */
 export function sortFiles(files) {
   const all = [...files];
   const images = all.filter(({ type }) => IMAGE.test(type)), videos = all.filter(({ type }) => VIDEO.test(type));
-  return { images, video: videos[0] ?? null, others: all.filter((file) => !images.includes(file) && !videos.includes(file)) };
+  return { images, videos, others: all.filter((file) => !images.includes(file) && !videos.includes(file)) };
 }
 
 /** Call `take` with the files of every drop and paste; show `cover` while a drag hovers. */
@@ -91,8 +92,8 @@ export function watchDrops(cover, take) {
 /** A sentence for an error of a camera, a screen or a video. */
 export function sourceError(error) {
   const known = {
-    NotAllowedError: "Access was denied.", NotFoundError: "No camera was found.",
-    NotReadableError: "The camera is in use by another program.", NotSupportedError: "This browser cannot play the video.",
+    NotAllowedError: "Access was denied.", NotFoundError: "There is none.", OverconstrainedError: "It is no longer there.",
+    NotReadableError: "It is in use by another program, or the system does not share it.", NotSupportedError: "This browser cannot play the video.",
   };
-  return known[error.name] ?? String(error.message ?? error);
+  return known[error.name] ?? (error.message || String(error));
 }

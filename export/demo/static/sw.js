@@ -2,22 +2,28 @@
 // A file with its hash in the address (?v=) never changes and comes from the cache; others come from the network first,
 // so that a page that was built again is never mixed with an older one.
 
-const CACHE = "sonodistill-demo";
+const CACHE = `sonodistill-demo ${registration.scope}`; // pages on one origin share the caches
+const hashOf = (request) => new URL(request.url).searchParams.get("v");
+const hex = (digest) => Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
+/** Keep a response; not a file of another build, which a host gives while a page is being uploaded. */
 async function keep(request, response) {
-  if (response.ok) await (await caches.open(CACHE)).put(request, response);
+  if (!response.ok) return;
+  const hash = hashOf(request);
+  if (hash && hex(await crypto.subtle.digest("SHA-256", await response.clone().arrayBuffer())) !== hash) return;
+  await (await caches.open(CACHE)).put(request, response);
 }
 
 async function answer(event) {
   const { request } = event;
-  const fixed = new URL(request.url).searchParams.has("v");
+  const fixed = hashOf(request) !== null;
   const cached = () => caches.match(request, { cacheName: CACHE, ignoreSearch: !fixed });
   if (fixed) {
     const found = await cached();
     if (found) return found;
   }
   try {
-    const response = await fetch(request, fixed ? {} : { cache: "no-cache" });
+    const response = await fetch(request, { cache: "no-cache" });
     event.waitUntil(keep(request, response.clone()));
     return response;
   } catch (error) {
@@ -49,7 +55,7 @@ self.addEventListener("fetch", (event) => {
 self.addEventListener("message", ({ data }) => {
   caches.open(CACHE).then(async (cache) => {
     for (const request of await cache.keys()) {
-      const hash = new URL(request.url).searchParams.get("v");
+      const hash = hashOf(request);
       if (hash && !data.hashes.includes(hash)) await cache.delete(request);
     }
   });

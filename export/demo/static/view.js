@@ -97,6 +97,7 @@ export class GrowthChart {
 
   show(age) {
     for (const mark of [this.interval, this.marker]) mark.setAttribute("visibility", "hidden");
+    this.svg.setAttribute("aria-label", "WHO growth chart of the head circumference");
     if (!age) return;
     const weeks = age.days / 7, expected = (centile) => Math.round(headCircumference(this.curves[centile], weeks));
     this.marker.setAttribute("cx", across(weeks));
@@ -192,6 +193,28 @@ export function openDocuments(fetched) {
   }
 }
 
+/** Buttons of the samples; `pictures` gets their files. */
+export async function fillSamples(samples, pictures, fetched, chosen) {
+  for (const sample of samples) {
+    const button = make("button"), picture = new Image(), item = make("li");
+    pictures.set(sample.file, fetched(sample.file).then((response) => response.blob()));
+    picture.src = URL.createObjectURL(await pictures.get(sample.file));
+    Object.assign(picture, { alt: "", width: 96, height: 72 });
+    button.append(picture, sample.title);
+    button.addEventListener("click", () => chosen(sample));
+    item.append(button);
+    $("samples").append(item);
+  }
+}
+
+/** Let the user choose between several cameras and capture cards; their names are known once one is allowed. */
+export async function fillDevices(live) {
+  const found = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
+  const used = live.stream?.getVideoTracks()[0].getSettings().deviceId;
+  $("device").replaceChildren(...found.map(({ label, deviceId }) => new Option(label, deviceId, false, deviceId === used)));
+  $("devices").hidden = found.length < 2 || !live.stream;
+}
+
 /** What runs, and how exactly it reproduced the golden frames. */
 export function showFacts(demo, engine, facts) {
   const { tested } = facts;
@@ -210,9 +233,8 @@ export function fillEngine(engine, cores, variants) {
     select.disabled = values.length < 2;
   };
   fill("runtime", [["wasm", "WebAssembly"], ...(navigator.gpu ? [["webgpu", "WebGPU"]] : [])], engine.runtime);
-  const threads = engine.runtime === "wasm" ? Array.from({ length: cores }, (_, index) => [index + 1, index + 1]) : [[1, "–"]];
+  const threads = engine.runtime === "wasm" ? Array.from({ length: cores }, (_, index) => [index + 1, index + 1]) : [[engine.threads, "–"]];
   fill("threads", threads, engine.threads);
-  // Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
   const weights = variants.filter((name) => engine.runtime === "wasm" || name === "onnx-fp32");
   fill("weights", weights.map((name) => [name, name.replace("onnx-", "").replace("fp32", "float32")]), engine.weights);
 }

@@ -38,7 +38,7 @@ async function download(names, progress = "progress") {
     }
     const buffer = await new Blob(parts).arrayBuffer();
     if (buffer.byteLength !== bytes || hex(await crypto.subtle.digest("SHA-256", buffer)) !== sha256) {
-      throw new Error(`${name} is not the file of this build: its SHA-256 differs. Build the page again`);
+      throw new Error(`${name} is not the file of this build: its SHA-256 differs. Reload the page; if that does not help, build it again`);
     }
     return [name, buffer];
   }));

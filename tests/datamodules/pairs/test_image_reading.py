@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from datamodules.pairs.image_reading import IMAGE_FORMATS, image_size, read_image
 from tests.conftest import write_image
@@ -33,6 +33,24 @@ def test_every_kind_of_image_becomes_eight_bit(tmp_path, name, image, expected):
     np.testing.assert_array_equal(decoded, expected)
     np.testing.assert_array_equal(read_image((tmp_path / name).read_bytes()), expected)
     assert image_size(tmp_path / name) == (8, 6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_upright_as_browsers_show_them(tmp_path, orientation):
+    path, exif = tmp_path / "photo.webp", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GRAY).convert("RGB").save(path, lossless=True, exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_image(path), expected)
+    assert image_size(path) == expected.shape[1::-1]
+
+
+def test_damaged_exif_leaves_an_image_as_it_is_stored(tmp_path):
+    path = tmp_path / "photo.webp"
+    Image.fromarray(GRAY).convert("RGB").save(path, lossless=True, exif=b"Exif\0\0damaged")
+    assert read_image(path).shape == (6, 8, 3)
+    assert image_size(path) == (8, 6)
 
 
 def test_unreadable_images_name_the_file(tmp_path):

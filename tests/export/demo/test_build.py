@@ -140,6 +140,20 @@ def test_a_page_replaces_itself_and_nothing_else(exported, without_samples, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "page"]
 
 
+def test_an_exports_own_classes_are_on_the_page_and_a_file_managers_files_are_not(
+    copied, without_samples, tmp_path, monkeypatch
+):
+    (copied / "golden" / ".DS_Store").touch()
+    export = read_export(copied)
+    export.manifest["heads"]["clinic"] = export.manifest["heads"]["planes"]
+    monkeypatch.setattr("export.demo.build.read_export", lambda _: export)
+    page = build_demo(copied, tmp_path / "page")
+    found = {one["name"]: one for one in json.loads((page / "demo.json").read_text())["benchmarks"]}
+    assert list(found) == ["planes", "subplanes", "clinic"]
+    assert found["clinic"] == {"name": "clinic", "key": "clinic", "title": "clinic", "ofBrain": False}
+    assert not list(page.rglob(".*"))
+
+
 @pytest.mark.parametrize(("left_out", "text"), [("onnx-text", None), ("text/tokenizer.json", {})])
 def test_the_page_knows_whether_the_export_has_a_text_tower_that_it_can_use(
     copied, without_samples, tmp_path, left_out, text

@@ -86,10 +86,13 @@ def test_drop_and_paste(visit, frames):
     assert visit.page.inner_text("#source-name") == "frame_04.png"
 
 
-def test_what_is_no_picture_is_named(visit, tmp_path):
+def test_what_is_not_read_is_named(visit, frames, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     visit.page.set_input_files("#files", tmp_path / "notes.txt")
     visit.until("document.getElementById('notice').textContent.includes('notes.txt: neither')")
+    (tmp_path / "film.webm").touch()
+    visit.after(lambda: visit.page.set_input_files("#files", [frames[0], tmp_path / "film.webm"]))
+    assert visit.page.inner_text("#notice") == "film.webm: left out; open each video alone."
     (tmp_path / "broken.png").write_bytes(b"no picture")
     visit.page.set_input_files("#files", tmp_path / "broken.png")
     visit.until("document.getElementById('notice').textContent.includes('broken.png: this browser cannot')")
@@ -105,6 +108,11 @@ def test_pixel_size_from_two_points(visit, frames):
     visit.page.fill("#millimetres", "50")
     visit.after(lambda: visit.page.click("#distance .primary"))
     assert float(visit.page.input_value("#pixel-size")) == pytest.approx(50 / (200 / scale), rel=0.01)
+    said = visit.page.inner_text("#scale-text")
+    visit.page.click("#measure")
+    visit.page.keyboard.press("Escape")
+    assert visit.page.inner_text("#scale-text") == said
+    assert visit.page.evaluate("document.activeElement.id") == "measure"
     visit.page.click("#measure")  # by keyboard: 100 pixels to the right of the middle
     visit.page.keyboard.press("Enter")
     for _ in range(10):
@@ -135,6 +143,44 @@ def test_camera_freeze_and_picture(visit, tmp_path):
     visit.page.click("#stop")
     assert not visit.page.is_visible("#video")
     assert visit.page.is_disabled("#freeze")
+    assert visit.page.evaluate("document.activeElement.id") == "open"
+    visit.page.wait_for_timeout(300)
+    visit.after(lambda: visit.page.fill("#pixel-size", "0.2"))  # the last frame is read again
+    assert visit.page.inner_text("#source-name") == "Camera"
+    visit.page.fill("#pixel-size", "")
+
+
+def test_a_denied_camera_leaves_the_picture_and_a_late_one_does_not_replace_it(browser, address, frames):
+    found = Visit(browser, address)
+    found.until("document.body.dataset.readings")
+    found.after(lambda: found.page.set_input_files("#files", frames[0]))
+    found.ask_for_cameras()
+    found.page.click("#camera")
+    found.page.evaluate("deny()")
+    found.until("document.getElementById('notice').textContent === 'Camera: Access was denied.'")
+    assert found.page.inner_text("#source-name") == frames[0].name
+    found.after(lambda: found.page.fill("#pixel-size", "0.2"))
+    found.page.click("#camera")
+    found.after(lambda: found.page.set_input_files("#files", frames[1]))
+    found.page.evaluate("allow()")
+    found.until("given.getTracks()[0].readyState === 'ended'")
+    assert found.page.inner_text("#source-name") == frames[1].name
+    assert not found.page.is_visible("#video")
+    found.context.close()
+
+
+def test_the_latest_answer_is_spoken_and_an_age_ends_with_its_picture(visit, frames):
+    visit.after(lambda: visit.page.set_input_files("#files", frames[0]))
+    visit.after(lambda: visit.page.check("#every-age"))
+    spoken = "document.getElementById('spoken').textContent"
+    label = "document.getElementById('chart').getAttribute('aria-label')"
+    visit.after(lambda: visit.page.fill("#pixel-size", str(PIXEL_SIZE)))
+    visit.until(f"{spoken}.includes('Age: ')")
+    assert "Age " in visit.page.evaluate(label)
+    visit.after(lambda: visit.page.fill("#pixel-size", ""))
+    visit.until(f"{spoken} && !{spoken}.includes('Age: ')")
+    assert visit.page.evaluate(label) == "WHO growth chart of the head circumference"
+    visit.after(lambda: visit.page.uncheck("#every-age"))
 
 
 def test_a_part_of_a_live_picture_is_read(visit):
@@ -161,8 +207,9 @@ def test_video_and_screen(visit, film):
     visit.after(lambda: visit.page.set_input_files("#files", film), 3)
     assert visit.page.inner_text("#source-name") == "film.webm"
     visit.until("document.getElementById('speed').textContent.includes('frames/s')")
-    visit.after(lambda: visit.page.click("#screen"), 2)
-    assert visit.page.inner_text("#source-name") == "Screen"
+    visit.page.click("#screen")  # the film is read on until the screen is allowed
+    visit.until("document.getElementById('source-name').textContent === 'Screen'")
+    visit.after(lambda: None, 2)
     visit.page.click("#stop")
 
 

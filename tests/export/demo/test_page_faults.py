@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -30,6 +32,49 @@ def test_the_second_visit_needs_no_network(browser, built, served):
     found.page.click('[data-document="MODEL_CARD.md"]')
     found.until("document.getElementById('document-text').textContent.includes('Model card')")
     assert found.errors == []
+    found.context.close()
+
+
+@pytest.mark.parametrize("asked", ["picture", "camera"])
+def test_what_is_asked_for_while_the_student_loads_is_read(browser, address, frames, asked):
+    held = []
+
+    def hold(route):
+        held.append(route) if "image_encoder.onnx" in route.request.url else route.continue_()
+
+    found = Visit(browser, address, hold, service_workers="block")
+    found.until("document.querySelectorAll('#samples img').length > 0")
+    if asked == "picture":
+        found.page.set_input_files("#files", frames[0])
+    else:
+        found.ask_for_cameras()
+        found.page.click("#camera")
+    while not held:
+        found.page.wait_for_timeout(50)
+    held[0].continue_()
+    found.until("document.body.dataset.readings")
+    if asked == "picture":
+        assert found.page.inner_text("#source-name") == frames[0].name
+    else:
+        assert found.page.inner_text("#source-name").startswith("Sample, simulated: ")
+        found.after(lambda: found.page.evaluate("allow()"), 2)
+        assert found.page.inner_text("#source-name") == "Camera"
+        assert found.page.input_value("#pixel-size") == "", "that of the sample"
+    found.context.close()
+
+
+def test_a_file_of_another_build_is_refused_once(browser, built, served, tmp_path):
+    """A visit while the page is being uploaded: the list is new, the model still the old one."""
+    page = Path(shutil.copytree(built, tmp_path / "page"))
+    model = page / "image_encoder.onnx"
+    content = model.read_bytes()
+    model.write_bytes(flipped(content))
+    found = Visit(browser, served(page).address)
+    found.until("document.body.dataset.state === 'refused'")
+    assert "its SHA-256 differs. Reload the page" in found.page.inner_text("#refused")
+    model.write_bytes(content)
+    found.page.reload()
+    found.until("document.body.dataset.readings")
     found.context.close()
 
 

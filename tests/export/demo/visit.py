@@ -53,6 +53,18 @@ class Visit:
         act()
         self.until(f"Number(document.body.dataset.readings ?? 0) >= {before + number}")
 
+    def ask_for_cameras(self):
+        """Have the browser ask before it gives a camera, until `allow()` or `deny()` is called in the page."""
+        self.page.evaluate(
+            """() => {
+              const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+              navigator.mediaDevices.getUserMedia = (wanted) => new Promise((resolve, reject) => {
+                window.allow = async () => resolve(window.given = await real(wanted));
+                window.deny = () => reject(new DOMException("", "NotAllowedError"));
+              });
+            }"""
+        )
+
     def saved(self, button, path):
         with self.page.expect_download() as download:
             self.page.click(button)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from export.graphs.pixel_graph import PixelEncoder
 from export.int8.int8_variants import enter_bfloat16, judge_int8_speed
 from export.latency.backends import available
 from export.latency.interleave import Timing
-from export.options import SKIPPABLE
+from export.options import skippable
 from export.parity.frames import corpus_spacings, evaluation_frames
 from export.parity.ledger import (
     DROPPED,
@@ -31,7 +32,8 @@ from export.parity.ledger import (
     judge,
     read_gates,
 )
-from export.variants import ExportContext, write_coreml_variants
+from export.variants import ExportContext, coreml_packages, write_coreml_variants
+from metrics.benchmarks import BENCHMARKS
 from metrics.biometry import predicted_age_days
 from models import fused_copy
 from models.zero_shot import AgeTable
@@ -315,4 +317,15 @@ def test_what_is_made_from_a_skipped_package_says_so(student, tmp_path):
 
 def test_every_package_can_be_left_out_by_name(exported):
     packages = {name for name, entry in exported.manifest["artifacts"].items() if entry["kind"] == "coreml"}
-    assert packages | set(SKIP) <= set(SKIPPABLE)
+    assert packages | set(SKIP) <= set(skippable())
+
+
+def test_a_benchmark_of_ones_own_has_a_package_and_no_name_of_another_artifact(monkeypatch):
+    own = replace(BENCHMARKS["planes"], name="clinic", own=True)
+    monkeypatch.setitem(BENCHMARKS, "clinic", own)
+    assert coreml_packages()["coreml-clinic"].head == "clinic"
+    for name, artifact in (("fp32", "coreml-fp32"), ("resize", "onnx-resize")):
+        with monkeypatch.context() as changed:
+            changed.setitem(BENCHMARKS, name, replace(own, name=name))
+            with pytest.raises(ValueError, match=f"benchmark {name}: {artifact} is another artifact"):
+                coreml_packages()

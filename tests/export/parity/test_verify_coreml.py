@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import sys
 import types
@@ -46,8 +47,11 @@ def test_everywhere_the_mac_script_gets_the_same_packages(place):
     assert "python -m pip install" not in text
 
 
-def fake_coremltools(folder, tilt, broken=()):
-    """Return a module that answers from the golden file; `tilt` is added to every embedding's first element."""
+def fake_coremltools(folder, tilt, broken=(), overflows=None):
+    """Return a module that answers from the golden file; `tilt` is added to every embedding's first element.
+
+    The frame of the number `overflows` has NaN.
+    """
     rows = json.loads((folder / "golden" / "golden.json").read_text())["rows"]
     by_bytes = {}
     for row in rows:
@@ -63,6 +67,11 @@ def fake_coremltools(folder, tilt, broken=()):
 
         def predict(self, inputs):
             row = by_bytes[inputs["image"].tobytes()]
+            if overflows is not None and row is rows[overflows]:
+                return {
+                    "label_probs": dict.fromkeys(row["planes"], math.nan),
+                    "embedding": np.full((1, len(row["embedding"])), math.nan),
+                }
             if self.head:
                 return {"label": "x", "label_probs": row[self.head]}
             vector = np.array(row["embedding"]) + tilt * np.eye(1, len(row["embedding"]))[0]
@@ -82,6 +91,28 @@ def test_the_mac_script_finishes_the_ledger(copied, monkeypatch, tilt, code, sta
     rows = {row["variant"]: row for row in json.loads((copied / "parity.json").read_text())["rows"]}
     assert rows["coreml-fp16"]["status"] == rows["coreml-int8"]["status"] == status
     assert rows["coreml-planes"]["status"] == rows["onnx-fp32"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("frame", [0, 2])
+def test_a_frame_that_overflows_fails_every_package(copied, monkeypatch, frame):
+    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, 0.0, overflows=frame))
+    monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
+    assert verify_coreml.main([str(copied)]) == 1
+    content = json.loads((copied / "parity.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    rows = {row["variant"]: row for row in content["rows"]}
+    assert rows["coreml-fp16"]["status"] == rows["coreml-planes"]["status"] == "FAILED"
+    assert rows["coreml-fp16"]["figures"]["cosine_min"] is None
+    assert rows["coreml-planes"]["figures"]["difference_max"] is None
+
+
+def test_an_export_without_core_ml_is_told_so(copied, on_a_mac, capsys):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    entries = manifest["artifacts"].items()
+    manifest["artifacts"] = {name: entry for name, entry in entries if entry["kind"] != "coreml"}
+    path.write_text(json.dumps(manifest))
+    assert on_a_mac() == 2
+    assert capsys.readouterr().out.startswith("NOT RUN: this export has no Core ML package; export again")
 
 
 def device_statuses(folder):
