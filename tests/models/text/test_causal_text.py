@@ -72,7 +72,9 @@ def test_a_tower_with_masked_padding_is_cut_exactly(causal, layers) -> None:
     ours, theirs = (torch.autograd.grad(one.square().sum(), weights) for one in (cut, whole))
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     rows: list[int] = []
-    tower.transformer.resblocks[-1].mlp.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    tower.transformer.resblocks[-1].mlp.register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].shape[1])
+    )
     model.text_features(tokens)
     assert rows == [1], "the last block's MLP sees the end tokens alone"
 
