@@ -229,15 +229,15 @@ class DistillationModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the teacher's weights to the checkpoint, which is saved without them."""
-        if self.trainer.state.fn == "fit":
-            # The length of the cosine requests the training loader before Lightning restores the counters at which
-            # the loader resumes (`datamodules.pairs.loaders.resume_position`).
-            self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
         if student_architecture(checkpoint, "the checkpoint") is None:
             raise ValueError(
                 "the checkpoint was not written by this project; start from its weights with --student=FILE"
             )
         check_vocabulary(checkpoint["student"], "the checkpoint")
+        if self.trainer.state.fn == "fit":
+            # The length of the cosine requests the training loader before Lightning restores the counters at which
+            # the loader resumes (`datamodules.pairs.loaders.resume_position`).
+            self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})
         differences = mismatch(own, checkpoint["state_dict"], {})

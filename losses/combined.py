@@ -15,14 +15,15 @@ class CombinedLoss(Loss):
     """``L = sum_k weight_k L_k`` over named losses.
 
     Terms: ``NAME/TERM`` for every term of every loss, unweighted, ``NAME/total`` among them. A loss of weight 0 is
-    not computed. If one part can be scheduled, so can the sum: `scheduled` names an attribute of `scheduled_part`.
+    left out. If one part can be scheduled, so can the sum: `scheduled` names an attribute of `scheduled_part`.
 
     Args:
         losses: Losses by name: the classes of this package or modules with the same call.
         weights: Weight of each; 1 by default.
 
     Raises:
-        ValueError: There are no losses, a weight names none of them, or several parts can be scheduled.
+        ValueError: There are no losses, all weights are 0, a weight names none of them, or several parts can be
+            scheduled.
     """
 
     def __init__(self, losses: dict[str, nn.Module], weights: dict[str, float] | None = None) -> None:
@@ -33,10 +34,15 @@ class CombinedLoss(Loss):
         unknown = sorted(set(weights) - set(losses))
         if unknown:
             raise ValueError(f"CombinedLoss: weights {unknown} name no loss; the losses are {sorted(losses)}")
+        self.part_weights = {name: float(weights.get(name, 1.0)) for name in losses}
+        losses = {name: loss for name, loss in losses.items() if self.part_weights[name] != 0}
+        if not losses:
+            raise ValueError(
+                "CombinedLoss: all weights are 0, so nothing is trained; set one of another value"
+            )
         scheduled = [name for name, loss in losses.items() if getattr(loss, "scheduled", None)]
         if len(scheduled) > 1:
             raise ValueError(f"CombinedLoss: a schedule can set one loss only, not all of {scheduled}")
-        self.part_weights = {name: float(weights.get(name, 1.0)) for name in losses}
         self.needs_teacher = any(getattr(loss, "needs_teacher", False) for loss in losses.values())
         self.parts = nn.ModuleDict(losses)
         self.scheduled = str(losses[scheduled[0]].scheduled) if scheduled else None
@@ -60,11 +66,8 @@ class CombinedLoss(Loss):
         total: Tensor = torch.zeros((), device=student.image.device)
         result: dict[str, Tensor] = {}
         for name, part in self.parts.items():
-            weight = self.part_weights[name]
-            if weight == 0:
-                continue
             terms = part(student, teacher)
-            total = total + weight * terms["total"]
+            total = total + self.part_weights[name] * terms["total"]
             result.update({key: terms.pop(key) for key in STATISTICS if key in terms})
             result.update({f"{name}/{term}": value for term, value in terms.items()})
         return {"total": total, **result}

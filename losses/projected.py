@@ -14,7 +14,6 @@ from .batch import Embeddings, JointBatch
 from .distributions import contrastive_cross_entropy
 
 MAXIMUM_LOGIT_SCALE = 100.0
-"""CLIP's clamp (Radford et al. 2021, section 2.5)."""
 
 
 class ProjectedLoss(DistillationLoss):
@@ -93,7 +92,8 @@ class InteractiveContrastiveLoss(ProjectedLoss):
 
     ``L = w L_contrastive + lambda/2 (CE(s <h(image_s), text_t>) + CE(s <h(text_s), image_t>))`` with
     ``CE(z) = -(1/B) sum_i log softmax_j(z_ij)_i``, projection heads h (see `ProjectedLoss`), and a logit scale s
-    learned by this loss. (Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732.)
+    learned by this loss, at most 100 as in CLIP (Radford et al. 2021, section 2.5).
+    (Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732.)
 
     Terms: ``contrastive``, ``interactive``; a term of weight 0 is not computed.
 
@@ -108,8 +108,12 @@ class InteractiveContrastiveLoss(ProjectedLoss):
     ) -> None:
         super().__init__(**kwargs)
         self.interactive_weight = interactive_weight
-        start = math.log(require_positive("initial_logit_scale", initial_logit_scale))
-        self.log_logit_scale = nn.Parameter(torch.tensor(start))
+        require_positive("initial_logit_scale", initial_logit_scale)
+        if initial_logit_scale > MAXIMUM_LOGIT_SCALE:
+            raise ValueError(
+                f"initial_logit_scale must be at most {MAXIMUM_LOGIT_SCALE:g}, not {initial_logit_scale}"
+            )
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(initial_logit_scale)))
 
     def weights(self) -> dict[str, float]:
         return {**super().weights(), "interactive": self.interactive_weight}
@@ -118,7 +122,9 @@ class InteractiveContrastiveLoss(ProjectedLoss):
         if self.interactive_weight == 0:
             return {}
         image, text = self.projected(student.local)
-        scale = self.log_logit_scale.to(image.dtype).exp().clamp(max=MAXIMUM_LOGIT_SCALE)
+        with torch.no_grad():  # clamping the scale itself would end its gradient
+            self.log_logit_scale.clamp_(max=math.log(MAXIMUM_LOGIT_SCALE))
+        scale = self.log_logit_scale.to(image.dtype).exp()
         logits = scale * image @ teacher.all_text.T, scale * text @ teacher.all_image.T
         return {"interactive": contrastive_cross_entropy(student, self.multi_positive, logits)}
 

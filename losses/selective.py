@@ -39,7 +39,8 @@ class SRKDLoss(DistillationLoss):
             by T before the softmax of the distillation terms (Sun et al., CVPR 2024); a T near 1 suits it.
         kernel: ``fused`` is fastest and keeps 2 B x B numbers for the backward pass; ``chunked`` recomputes them;
             ``plain`` computes term by term. All give the same numbers. `multi_positive`, the two options above, and
-            logits for which the fused form would lose precision, use ``plain`` in any case.
+            logits for which the fused form would lose precision, use ``plain`` in any case (on a GPU with Triton
+            it loses none).
         **kwargs: For `DistillationLoss`.
     """
 

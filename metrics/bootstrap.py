@@ -152,7 +152,8 @@ def _scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARISON_RESAMPLES) -> Comparison:
     """Add up the scores of several methods, each times a factor: 1 and -1 for a difference.
 
-    With one seed the interval is over patients alone and says nothing about other seeds.
+    With one seed the interval is over patients alone and says nothing about other seeds. With one seed and one
+    patient, interval, p value and detectable difference are NaN.
 
     Args:
         terms: Factor and counts of a method. Counts are those of each patient by seed: right and all images [S, P, 2]
@@ -174,6 +175,8 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
     value, error = float(found[0].mean()), float((both / draws).std(ddof=1))
     parts = [(float(found[1:].mean(axis=1).var(ddof=1)), patients - 1)] if patients > 1 else []
     parts += [(float(found[0].var(ddof=1)) / seeds, seeds - 1)] if seeds > 1 else []
+    if not parts:  # one number has no spread that could be known
+        return Comparison(value, np.nan, np.nan, np.nan, np.nan, seeds, patients)
     spread = sum(variance for variance, _ in parts)
     if error == 0 or spread == 0:  # the same in every draw
         return Comparison(value, value, value, float(value == 0), 0.0, seeds, patients)

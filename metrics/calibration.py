@@ -87,6 +87,8 @@ def max_minus_mean_logit(logits: NDArray[Any]) -> NDArray[Any]:
 def rejection_threshold(known: ArrayLike, other: ArrayLike) -> float:
     """Return the threshold below which an image is "none of these": the one of highest balanced accuracy.
 
+    Where none beats chance, all images are kept.
+
     Args:
         known: Scores of images of known classes, [N], higher for them.
         other: Scores of images of no known class, [M].
@@ -95,9 +97,10 @@ def rejection_threshold(known: ArrayLike, other: ArrayLike) -> float:
     truth = np.repeat([1, 0], [np.size(known), np.size(other)])
     accepted, kept, offered = roc_curve(truth, scores, drop_intermediate=False)
     best = offered[int((kept - accepted).argmax())]
-    below = scores[scores < best]
+    if not np.isfinite(best):  # the curve's first threshold, which rejects every image
+        return float(scores.min())
     # Halfway to the next lower score, which is rejected: the threshold itself belongs to no image.
-    return float(best if below.size == 0 or not np.isfinite(best) else (best + below.max()) / 2)
+    return float((best + scores[scores < best].max()) / 2)
 
 
 def rejection_scores(known: ArrayLike, other: ArrayLike, threshold: float) -> dict[str, float]:

@@ -38,7 +38,14 @@ def retrieval_scores(image: Tensor, text: Tensor, caption_id: Tensor | None = No
         image: Unit-length image embeddings [N, D].
         text: Unit-length caption embeddings [N, D], row by row those of the images.
         caption_id: Number of each caption [N], equal for equal captions: retrieving any copy is correct.
+
+    Raises:
+        ValueError: An embedding is not finite.
     """
+    finite = (image.isfinite() & text.isfinite()).all(dim=1)
+    if not finite.all():
+        row = int(finite.int().argmin())
+        raise ValueError(f"retrieval: the embeddings of row {row} are not finite; the model has diverged")
     directions = {"image_to_text": (image, text), "text_to_image": (text, image)}
     scores = {}
     for name, (query, candidate) in directions.items():

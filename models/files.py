@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -31,18 +30,27 @@ def atomic(path: Path) -> Iterator[Path]:
     The folder is created. After an error `path` is as it was, and the temporary file is removed; one that a killed
     process of this machine has left is removed, too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{node()}-{os.getpid()}.partial{path.suffix}")
-    for other in path.parent.glob(
-        f".{glob.escape(f'{path.stem}.{node()}')}-*.partial{glob.escape(path.suffix)}"
-    ):
-        if not _is_alive(int(other.name.removesuffix(f".partial{path.suffix}").rpartition("-")[2])):
-            other.unlink(missing_ok=True)
+    partial = _partial(path)
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """Return a path next to `path` that names this machine and process; remove those of processes that have ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start, end = f".{path.stem}.{node()}-", f".partial{path.suffix}"
+    for other in path.parent.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
+        process = other.name.removeprefix(start).removesuffix(end)
+        # Machine "gpu-2" starts its names as "gpu" does.
+        if process.isdecimal() and not _is_alive(int(process)):
+            if other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
+    return path.with_name(f"{start}{os.getpid()}{end}")
 
 
 def _is_alive(process: int) -> bool:
@@ -68,10 +76,13 @@ def replace_folder(partial: Path, target: Path) -> None:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder next to `target`, which replaces `target` when the block succeeds and else is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    partial.chmod(0o755)
+    """Yield a new folder next to `target`, which replaces `target` when the block succeeds and else is removed.
+
+    One that a killed process of this machine has left is removed, too.
+    """
+    partial = _partial(target)
+    shutil.rmtree(partial, ignore_errors=True)  # of an earlier process with this number
+    partial.mkdir()
     try:
         yield partial
         replace_folder(partial, target)

@@ -130,7 +130,11 @@ class QuantisedStudent(DualEncoder):
         return self.model.logit_bias
 
     def train(self, mode: bool = True) -> Self:
-        """Enable or disable updates of the activation ranges; the fused tower itself stays in eval mode."""
+        """Enable or disable updates of the activation ranges; the fused tower stays in eval mode.
+
+        A frozen model stays in eval mode as a whole.
+        """
+        mode = mode and not self.frozen
         self.training = mode
         for module in self.modules():
             if isinstance(module, ActivationRange):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,8 @@ class StopOnNonFiniteLoss(Callback):
         folder = Path(trainer.default_root_dir) / CAPTURE
         try:
             self._capture(trainer, pl_module, folder / f"rank{trainer.global_rank}.pt")
-            repeat = f"sonodistill replay {folder} repeats the step"
+            command = shlex.join([sys.executable, "-m", "experiments", "replay", str(folder)])
+            repeat = f"{command} repeats the step"
         except OSError as error:
             repeat = f"the step was not captured ({error})"
         raise ValueError(
@@ -105,5 +108,5 @@ class StopOnNonFiniteLoss(Callback):
             "state_dict": state,
             "weights": tensors_digest(state),
         }
-        with atomic(path) as partial:
-            torch.save(content, partial)
+        with atomic(path) as partial, partial.open("wb") as stream:
+            torch.save(content, stream)  # into a path, torch makes a RuntimeError of a full disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -229,6 +230,8 @@ def difference(
 
 def interval_of(found: Comparison, benchmark: Benchmark) -> str:
     """Write the interval of a difference."""
+    if math.isnan(found.low):
+        return "no interval from one patient"
     return f"{signed(found.low, benchmark)} to {signed(found.high, benchmark)}"
 
 

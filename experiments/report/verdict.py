@@ -117,7 +117,7 @@ def _differences(pairs: Pairs, rival: str) -> Differences:
 
 def _design(found: Differences, seeds: int) -> list[str]:
     """Return what a comparison is over, its corrected p values, and the smallest difference that it could find."""
-    chances = ", ".join(f"{one.title} {p:.3f}" for one, _, p in found)
+    chances = ", ".join(f"{one.title} {formatted(p, 3, 'none')}" for one, _, p in found)
     reach = ", ".join(
         f"{one.title} {formatted(value.detectable, one.digits, 'none')}" for one, value, _ in found
     )

@@ -16,6 +16,7 @@ from experiments.process import without_secrets
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.wandb_access import first_process
 from lightning_modules.distillation import NO_STEP_LIMIT
+from models.checkpoints.inspection import STUDENT
 from models.checkpoints.integrity import DamagedError
 from models.checkpoints.weights import read_checkpoint
 from models.files import read_yaml
@@ -66,7 +67,7 @@ def check_same_run(checkpoint: str, config: Namespace) -> None:
 
 
 def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str | None:
-    """Return the checkpoint file of ``--ckpt_path``, after reading it.
+    """Return the checkpoint file of ``--ckpt_path``, after reading it; only a training here writes one.
 
     Args:
         checkpoint: Value of ``--ckpt_path``: a file, or ``best`` or ``last`` of the run that ``--run`` names.
@@ -89,7 +90,7 @@ def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str |
         remedy = f"{CHECKPOINT}={last}" if last.is_file() else "give a checkpoint's file"
         raise FileNotFoundError(f"{CHECKPOINT}={checkpoint}: a folder; {remedy}")
     try:
-        read_checkpoint(checkpoint)
+        content = read_checkpoint(checkpoint)
     except DamagedError as error:
         before = Path(checkpoint).with_name(PREVIOUS)
         if Path(checkpoint).name != "last.ckpt" or not before.is_file():
@@ -100,6 +101,11 @@ def resumable(checkpoint: str | None, experiment: str, run: str | None) -> str |
                 f"warning: {str(error).partition(';')[0]}; resuming from its predecessor {before}", flush=True
             )
         return str(before)
+    if not {"loops", STUDENT} <= content.keys():
+        raise ValueError(
+            f"{CHECKPOINT}={checkpoint}: not written by a training of this project; "
+            f"start from its weights with STUDENT={checkpoint}"
+        )
     return checkpoint
 
 

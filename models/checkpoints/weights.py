@@ -41,7 +41,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: The file does not exist.
         DamagedError: The file is truncated or was changed (see `models.checkpoints.integrity`).
-        ValueError: The file holds other Python objects, which only running code could load, or is not a checkpoint.
+        ValueError: The file holds other Python objects, which only running code could load, is not a checkpoint, or
+            does not fit into memory.
+        OSError: The file cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,9 +69,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: refused, loading it would run {found[1]}; only tensors and primitives are loaded "
             "(ask its author for a state_dict or a .safetensors file)"
         ) from error
-    except (DamagedError, PermissionError):
+    except (DamagedError, OSError):  # an OSError comes from the disk or the network, not from the content
         raise
     except Exception as error:  # a damaged file can raise anything in the unpickler
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            raise ValueError(
+                f"{path}: not enough memory to read it; end other programs and repeat"
+            ) from error
         raise DamagedError(path, "not a readable PyTorch or safetensors file") from error
     if script:
         raise ValueError(
@@ -108,8 +114,8 @@ def read_entry(path: str | Path, key: str) -> dict[str, Any] | None:
 def write_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     """Add a dictionary of primitives to the top level of a ``.ckpt`` file, atomically."""
     content = {**read_checkpoint(path), key: dict(entry)}
-    with atomic(path) as partial:
-        torch.save(content, partial)
+    with atomic(path) as partial, partial.open("wb") as stream:
+        torch.save(content, stream)  # into a path, torch makes a RuntimeError of a full disk
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ DEFAULT_PROMPTS = Path(__file__).parent.parent / "text" / "prompts.json"
 ANSWERS = "answers"
 """Key of a `Calibration` in checkpoints and in an export's manifest."""
 NONE, BRAIN = "none", "brain"
+UNEQUAL = "pixel_size_mm: not as many as there are images; give one number for all, or one for each image"
 BATCH_SIZE = 32
 """Images of one call of the model."""
 
@@ -89,13 +90,20 @@ class Student(ABC):
         Args:
             images: N images of a head, in a plane where its circumference is measured.
             pixel_size_mm: Side of an original pixel, one for all or N.
+
+        Raises:
+            ValueError: There are not as many sizes as images, or one is not a positive number.
         """
         sizes = iter(pixel_size_mm) if isinstance(pixel_size_mm, Iterable) else None
         rows: list[Row] = []
         for batch in batches(images):
             own = [pixel_size_mm] * len(batch) if sizes is None else list(islice(sizes, len(batch)))
+            if len(own) < len(batch):
+                raise ValueError(UNEQUAL)
             spacings = [self.spacing(size_of(one), size) for one, size in zip(batch, own, strict=True)]
             rows += self.ages(self._embed(batch), spacings)
+        if sizes is not None and any(True for _ in sizes):
+            raise ValueError(UNEQUAL)
         return rows
 
     def saliency(self, images: Iterable[Picture], prompt: str | None = None) -> Floats:  # noqa: ARG002

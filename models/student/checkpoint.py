@@ -85,4 +85,5 @@ class CheckpointStudent(Student):
                 embedded = encode_images(self.model, prepared)
                 own = vectors.to(embedded)[(embedded @ vectors.to(embedded).T).argmax(dim=1)]
                 maps.append(grad_cam(self.model, prepared, own if text is None else text).cpu().numpy())
-        return np.concatenate(maps)
+        side = self.preprocessing.image_size
+        return np.concatenate(maps) if maps else np.empty((0, side, side), np.float32)

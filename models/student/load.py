@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
+
+from models.messages import one_line, problems
 from models.student.base import ANSWERS, DEFAULT_PROMPTS, Calibration, Student
 from models.student.exported import ExportedStudent
 from models.student.manifest import MANIFEST
+
+Texts = Annotated[list[Annotated[str, StringConstraints(pattern=r"\S")]], Field(min_length=1)]
+
+
+class _Prompts(BaseModel, extra="allow"):
+    biometry: Texts
+    __pydantic_extra__: dict[str, dict[str, Texts]]  # class -> texts of each benchmark
 
 
 def load_student(
@@ -21,6 +31,9 @@ def load_student(
         path: A checkpoint (see `models.from_checkpoint`), or an export folder, which is read without PyTorch.
         prompts: A prompt file or its content, for a checkpoint; None for those of its calibration, else the default.
         device: Device of a checkpoint's model.
+
+    Raises:
+        ValueError: It is none of these, or the prompts are not lists of texts.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():
@@ -41,8 +54,22 @@ def load_student(
     own = None if found is None else Calibration(**found)
     if prompts is None:
         prompts = DEFAULT_PROMPTS if own is None else own.prompts
-    content = prompts if isinstance(prompts, Mapping) else json.loads(Path(prompts).read_text("utf-8-sig"))
+    content = _checked(prompts)
     # A threshold holds for the prompts that it was measured with.
-    return CheckpointStudent(
-        model, content, own if own is not None and own.prompts == dict(content) else None
-    )
+    return CheckpointStudent(model, content, own if own is not None and own.prompts == content else None)
+
+
+def _checked(prompts: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a prompt file."""
+    source = "prompts" if isinstance(prompts, Mapping) else str(prompts)
+    try:
+        content: dict[str, Any] = (
+            dict(prompts)
+            if isinstance(prompts, Mapping)
+            else json.loads(Path(prompts).read_text("utf-8-sig"))
+        )
+        _Prompts.model_validate(content)
+    except ValueError as error:
+        found = problems(error) if isinstance(error, ValidationError) else error
+        raise ValueError(f"{source}: {one_line(found, 300)}; example: {DEFAULT_PROMPTS}") from error
+    return content

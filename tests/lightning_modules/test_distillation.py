@@ -50,13 +50,6 @@ def test_the_teacher_stays_in_eval_mode_without_gradients(module):
     assert built.student.training
 
 
-def test_the_teachers_batch_norm_keeps_its_statistics(module, pairs):
-    built = module().train()
-    before = built.teacher.state_dict()["image.1.running_mean"].clone()
-    built.compute_loss(next(iter(pairs)))
-    assert torch.equal(before, built.teacher.state_dict()["image.1.running_mean"])
-
-
 def test_checkpoints_hold_no_teacher_and_say_how_to_rebuild_the_student(module, pairs, tmp_path):
     trainer(tmp_path, epochs=1).fit(module(), pairs)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -209,9 +202,12 @@ def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_pat
 @pytest.mark.parametrize("chunk", [None, 3])
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true"])
 def test_gradients_are_clipped_in_every_precision(module, pairs, tmp_path, precision, chunk):
-    run = trainer(tmp_path, epochs=1, precision=precision, max_steps=1)
-    run.fit(module(grad_cache_chunk=chunk), pairs)
-    assert run.global_step == 1
+    built, most = module(grad_cache_chunk=chunk), 1e-3
+    trainer(tmp_path, epochs=1, precision=precision, max_steps=1, gradient_clip_val=most).fit(built, pairs)
+    kept = [parameter.grad for parameter in built.parameters() if parameter.grad is not None]
+    norm = torch.stack([gradient.norm() for gradient in kept]).norm()
+    # Clipping adds 1e-6 to the norm that it divides by.
+    assert float(norm) == pytest.approx(most, rel=1e-3)
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("16-mixed", None), ("32-true", True)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from losses import Embeddings
+from losses import Embeddings, InteractiveContrastiveLoss
 from tests.losses.loss_cases import CASES, make_batch, make_teacher
 
 
@@ -93,3 +93,16 @@ def test_float64_embeddings_stay_float64_through_parameters_in_float32(name):
             assert_close(result[term], value, rtol=1e-13, atol=0)
     for gradient, expected in zip(found, torch.autograd.grad(exact["total"], leaves), strict=True):
         assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_an_interactive_scale_keeps_its_maximum_and_still_learns_there():
+    loss = InteractiveContrastiveLoss(initial_logit_scale=100)
+    student, teacher = make_batch(), make_teacher()
+    loss.build(student.image.shape[1], teacher.image.shape[1])
+    expected = loss(student, teacher)["interactive"].detach()
+    with torch.no_grad():
+        loss.log_logit_scale += 1  # a step beyond it
+    found = loss(student, teacher)["interactive"]
+    assert_close(found, expected)
+    found.backward()
+    assert loss.log_logit_scale.grad != 0

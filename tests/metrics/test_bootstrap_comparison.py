@@ -114,6 +114,12 @@ def test_one_seed_gives_an_interval_over_patients():
     assert (found.high - found.low) / 2 == pytest.approx(1.99 * error, rel=0.08)
 
 
+def test_one_seed_and_one_patient_give_neither_interval_nor_p_value():
+    found = compare([[[50, 100]]], [[[100, 100]]])
+    assert found.value == 50
+    assert np.isnan(found[1:5]).all()
+
+
 def test_a_method_does_not_differ_from_itself():
     first, _ = study(np.random.default_rng(3), 3, 0.5, 0.5)
     found = compare(first, first)

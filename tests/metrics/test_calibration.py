@@ -117,8 +117,11 @@ def test_the_threshold_has_the_highest_balanced_accuracy():
     assert scores["auroc"] == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
-def test_where_nothing_separates_the_threshold_is_a_number_or_keeps_all():
-    assert rejection_scores([1.0, 1.0], [1.0], rejection_threshold([1.0, 1.0], [1.0]))["auroc"] == 0.5
+@pytest.mark.parametrize(("known", "other"), [([1.0, 1.0], [1.0]), ([0.1, 0.2], [0.3, 0.4])])
+def test_where_nothing_separates_the_threshold_is_finite_and_keeps_all(known, other):
+    threshold = rejection_threshold(known, other)
+    assert np.isfinite(threshold)
+    assert rejection_scores(known, other, threshold)["kept"] == 1.0
 
 
 def test_interval_and_drop_follow_their_definitions():

@@ -53,3 +53,11 @@ def test_copies_of_a_caption_are_right_too():
     with_copies = retrieval_scores(text, text, torch.tensor([5, 5, 9]))
     assert without["image_to_text_r1"] == pytest.approx(2 / 3)
     assert with_copies["image_to_text_r1"] == 1.0
+
+
+def test_an_embedding_that_is_not_finite_is_refused():
+    text = torch.eye(3)
+    image = text.clone()
+    image[1, 2] = torch.nan
+    with pytest.raises(ValueError, match="row 1 are not finite; the model has diverged"):
+        retrieval_scores(image, text)

@@ -25,19 +25,23 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_of_a_live_one(tmp_path):
+@pytest.mark.parametrize("write", [atomic, atomic_folder])
+def test_what_a_killed_process_left_is_removed_and_nothing_of_another(tmp_path, write):
     for name in ("a.json", "b.json"):
         child = os.fork()
         if child == 0:
-            with atomic(tmp_path / name) as partial:
-                partial.write_text("half")
+            with write(tmp_path / name) as partial:
+                (partial / "half" if partial.is_dir() else partial).write_text("half")
                 os._exit(9)
         os.waitpid(child, 0)
     left, other = sorted(tmp_path.iterdir())
     live = left.with_name(re.sub(r"-\d+\.partial", f"-{os.getppid()}.partial", left.name))
+    elsewhere = left.with_name(re.sub(r"-(\d+)\.partial", r"-2-\1.partial", left.name))  # machine "HERE-2"
     live.touch()
-    write_json(tmp_path / "a.json", {})
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.json", live, other])
+    elsewhere.touch()
+    with write(tmp_path / "a.json") as partial:
+        partial.touch()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.json", live, elsewhere, other])
 
 
 def test_a_folder_is_replaced_only_when_it_is_finished(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import QuantisedStudent, TimmEncoder, build
+from models import QuantisedStudent, TimmEncoder, build, freeze
 from models.quantised import MOMENTUM, ActivationRange, image_layers, rounded_weight
 
 
@@ -60,6 +60,13 @@ def test_a_range_is_updated_only_in_training_and_contains_zero():
         [-zero * step, 0.0, round(1.234 / step) * step, (255 - zero) * step], abs=1e-6
     )
     assert float(layer.high) == pytest.approx(3 + 2 * MOMENTUM)
+
+
+def test_a_frozen_one_keeps_its_ranges_when_its_parent_trains(student):
+    teacher = freeze(student.train())
+    torch.nn.ModuleList([teacher]).train()
+    teacher.encode_image(images())
+    assert all(torch.isnan(layer.input_range.high) for _, layer in teacher.layers())
 
 
 def test_untrained_ranges_round_only_the_weights(student):

@@ -133,4 +133,21 @@ def test_images_that_are_none_are_refused_in_one_line(student_checkpoint):
             student.planes(images)
     with pytest.raises(ValueError, match="pixel size"):
         student.gestational_age([image], -1)
+    for sizes in ([0.1], [0.1] * 3):
+        with pytest.raises(ValueError, match="not as many as there are images"):
+            student.gestational_age([image, image], sizes)
     assert student.embed([]).shape == (0, 24)
+    assert student.saliency([]).shape == (0, *student.prepare(image).shape[:2])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("planes", {"brain": "a text", "other": ["another"]}, "planes.brain: Input should be a valid list"),
+        ("planes", {"brain": []}, "planes.brain: "),
+        ("biometry", None, "biometry: "),
+    ],
+)
+def test_prompts_that_are_no_lists_of_texts_are_refused_in_one_line(student_checkpoint, key, value, words):
+    with pytest.raises(ValueError, match=rf"^prompts: {words}[^\n]*$"):
+        load_student(student_checkpoint, {**PROTOCOL.content(), key: value})

@@ -82,7 +82,7 @@ def wandb_logger(cli):
 def test_the_repeat_of_a_resumed_run_from_its_config_leaves_that_as_it_is_and_begins_anew(start):
     checkpoint = Path("outputs/srkd/one/checkpoints/last.ckpt")
     checkpoint.parent.mkdir(parents=True)
-    torch.save({"state_dict": {}, "callbacks": {"WandbRun": {"run_id": "abc"}}}, checkpoint)
+    torch.save({"loops": {}, "student": {}, "callbacks": {"WandbRun": {"run_id": "abc"}}}, checkpoint)
     first = first_run(start, f"--ckpt_path={checkpoint}")
     assert (first.checkpoint, WandbLog.only_one(first.folder).run_id) == (str(checkpoint), "abc")
     assert {path.name for path in first.folder.iterdir()} >= {"config.yaml", "metrics.csv", "wandb"}

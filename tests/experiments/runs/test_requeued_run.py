@@ -37,7 +37,7 @@ class Recorded(SonoDistillCLI):
 
 def write_checkpoint(path, run_id="abc"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {}, "callbacks": {"WandbRun": {"run_id": run_id}}}, path)
+    torch.save({"loops": {}, "student": {}, "callbacks": {"WandbRun": {"run_id": run_id}}}, path)
     return path
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
+from safetensors.torch import save_file
 
 from experiments.runs.resuming import check_fit, check_same_run, resumable, resume_command
 
@@ -101,7 +102,8 @@ def saved(tmp_path):
     folder = tmp_path / "outputs" / "srkd" / "r" / "checkpoints"
     folder.mkdir(parents=True)
     for step, name in enumerate(("previous", "last", "best")):
-        torch.save({"state_dict": {"w": torch.full((99,), float(step))}}, folder / f"{name}.ckpt")
+        content = {"state_dict": {"w": torch.full((99,), float(step))}, "loops": {}, "student": {}}
+        torch.save(content, folder / f"{name}.ckpt")
     return folder
 
 
@@ -131,6 +133,17 @@ def test_no_other_damaged_checkpoint_is_replaced_by_one(saved):
         damage(saved / f"{name}.ckpt")
         with pytest.raises(ValueError, match=rf"^[^\n]*{name}\.ckpt: damaged \([^\n]*$"):
             resumable(str(saved / f"{name}.ckpt"), "srkd", None)
+
+
+@pytest.mark.parametrize("name", ["mobileclip2_s0.pt", "lightning.ckpt", "student.safetensors"])
+def test_a_file_that_no_training_here_has_written_is_refused(tmp_path, name):
+    path, weights = tmp_path / name, {"w": torch.zeros(2)}
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({"state_dict": weights, "loops": {}} if path.suffix == ".ckpt" else weights, path)
+    with pytest.raises(ValueError, match=rf"^[^\n]*not written by a training [^\n]* STUDENT={path}$"):
+        resumable(str(path), "srkd", None)
 
 
 @pytest.mark.parametrize(

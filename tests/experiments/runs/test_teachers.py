@@ -169,7 +169,7 @@ def test_a_published_student_without_its_weights_is_named_once(start, tmp_path, 
         assert said.startswith("warning: model.student: MobileCLIP2-S0 has random weights; STUDENT=")
     start("train", "srkd", "planes", f"--teacher={weights}", f"--student={weights}")
     # A resumed run has its weights in the checkpoint.
-    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    torch.save({"loops": {}, "student": {}}, tmp_path / "last.ckpt")
     start("train", "srkd", "planes", f"--teacher={weights}", f"--ckpt_path={tmp_path / 'last.ckpt'}")
     assert not capsys.readouterr().out
 

@@ -1,7 +1,9 @@
 """A damaged file is refused before use, or what is read from it is what was written."""
 
+import errno
 import random
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,37 @@ def test_weights_of_other_programs_have_no_digest_and_load(tmp_path):
 
     save_file({"weight": torch.ones(2)}, tmp_path / "theirs.safetensors")
     assert torch.equal(load_weights(tmp_path / "theirs.safetensors")["weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), OSError, "Input/output error"),
+        (MemoryError(), ValueError, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ValueError, "not enough memory"),
+    ],
+)
+def test_what_the_machine_fails_at_does_not_make_a_file_damaged(tmp_path, monkeypatch, failure, kind, words):
+    def fail(*_, **__):
+        raise failure
+
+    torch.save({}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(kind, match=words) as caught:
+        read_checkpoint(tmp_path / "last.ckpt")
+    assert not isinstance(caught.value, DamagedError)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_an_entry_that_does_not_fit_on_the_disk_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    @contextmanager
+    def full(_):
+        yield Path("/dev/full")
+
+    torch.save({"weight": torch.ones(9)}, tmp_path / "best.ckpt")
+    monkeypatch.setattr("models.checkpoints.weights.atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_entry(tmp_path / "best.ckpt", "answers", {})
 
 
 def test_an_archive_of_arrays_is_checked_too(tmp_path):

@@ -165,14 +165,9 @@ def test_the_student_configuration_differs_from_open_clips_in_the_context_only()
 
 def test_text_tower_names_of_plain_clip_are_converted(tmp_path) -> None:
     """Checkpoints of open_clip's `CLIP` class name the text tower at the top level."""
-    small = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    plain = OpenCLIPEncoder("small", configuration={"model_cfg": small})
+    plain = OpenCLIPEncoder("small", configuration=SMALL)
     path = save({"state_dict": plain.model.state_dict()}, tmp_path / "plain.pt")
-    custom = {"model_cfg": {**small, "custom_text": True}}
+    custom = {"model_cfg": {**SMALL_ARCHITECTURE, "custom_text": True}}
     model = OpenCLIPEncoder("small", weights=path, configuration=custom)
     assert isinstance(model.model, CustomTextCLIP)
     tokens = model.tokenize(TEXTS)
