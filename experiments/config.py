@@ -83,7 +83,7 @@ FLAGS = {
     TRUST: (False, "Build classes that a checkpoint names."),
     "--quick": (
         None,
-        "Bound corpus, teacher, epochs and evaluation (QUICK=1); by default where trainer.fast_dev_run, "
+        "Bound corpus, epochs and evaluation (QUICK=1); by default where trainer.fast_dev_run, "
         "overfit_batches or limit_*_batches bounds something.",
     ),
 }
