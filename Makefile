@@ -35,6 +35,8 @@ FOLDERS := HC18_ROOT PLANES_ROOT SHARDS TABLE IMAGES
 ROOMS := losses metrics figures models datamodules lightning_modules callbacks export experiments
 
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+GET_UV = command -v "$(UV)" >/dev/null 2>&1 || { echo "uv is not installed; putting it into .uv"; \
+  python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv; }
 PY := .venv/bin/python
 READY := .venv/.ready
 # What .venv was made with, until one of them is set again: "python=3.11 torch=cpu". TORCH_BACKEND is uv's
@@ -75,7 +77,7 @@ endif
 
 export $(FOLDERS)
 export NO_ALBUMENTATIONS_UPDATE := 1
-# glibc maps every large tensor anew and gives it back at once, which a CPU pays with page faults.
+# glibc allocates each large tensor afresh and gives it back at once, which a CPU pays with page faults.
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
@@ -89,9 +91,7 @@ help:  ## print this list
 setup: $(READY)  ## make .venv with everything pinned (TORCH_BACKEND=cpu for the small torch)
 
 $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
-	$(DO)if ! command -v "$(UV)" >/dev/null 2>&1; then \
-	  echo "setup: uv is not installed; putting it into .uv"; \
-	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv; fi
+	$(DO)$(GET_UV)
 	$(DO)echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
 	$(DO)"$(UV)" venv --quiet --clear --python $(PYTHON_VERSION) .venv
 	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
@@ -162,10 +162,12 @@ check: lint test  ## lint, types and tests: run it before a pull request
 
 # --strict: a package of which PyPI tells nothing is a failure; without it none may have been looked at, with exit status 0.
 audit:  ## unsafe patterns in our code, known vulnerabilities of the pinned packages (asks PyPI)
+	$(DO)$(GET_UV)
 	$(DO)"$(UV)" tool run --from "bandit[toml]==1.9.4" bandit -q -c pyproject.toml -r $(ROOMS) sonodistill benchmarks setup.py
 	$(DO)PIP_AUDIT_LOGLEVEL=ERROR "$(UV)" tool run pip-audit@2.10.1 --strict --requirement requirements.txt --no-deps --disable-pip
 
 sbom:  ## list the pinned packages as a CycloneDX file: make sbom OUT=sonodistill.cdx.json
+	$(DO)$(GET_UV)
 	$(DO)"$(UV)" tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --of JSON -o $(call need,OUT,file)
 
 docs: $(READY)  ## build the documentation site into build/site
@@ -192,6 +194,7 @@ bench-compare: $(READY)  ## tell a regression from noise: make bench-compare BAS
 
 # CUDA's own packages stay unpinned: they come with whichever torch TORCH_BACKEND chooses.
 lock:  ## compile requirements.txt from pyproject.toml
+	$(DO)$(GET_UV)
 	$(DO)"$(UV)" pip compile pyproject.toml --extra export --extra sweep --extra dicom --extra s3 --extra dev --quiet --universal --upgrade \
 	  --python-version 3.11 --no-emit-index-url --no-annotate --no-header --output-file requirements.all
 	$(DO)grep -vE '^(nvidia-|triton|cuda-)' requirements.all > requirements.txt; rm requirements.all

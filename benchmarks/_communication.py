@@ -83,7 +83,10 @@ def main() -> None:
     parser.add_argument("--link", type=float, default=200.0, help="Gbit/s of each GPU")
     parser.add_argument("--loss-teraflops", type=float, default=20.0, help="float32 matrix products of a GPU")
     parser.add_argument(
-        "--gpu", type=Path, metavar="GPU.JSON", help="take the first, second and fourth from a card"
+        "--gpu",
+        type=Path,
+        metavar="GPU.JSON",
+        help="read pairs per second, fixed time and loss speed from gpu.json",
     )
     options = parser.parse_args()
     if options.gpu:

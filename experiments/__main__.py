@@ -10,10 +10,11 @@ import atexit
 import errno
 import importlib
 import os
+import re
 import signal
-import subprocess
 import sys
 import traceback
+from importlib.metadata import requires
 from pathlib import Path
 
 if not __package__:
@@ -27,7 +28,9 @@ from experiments.process import (
     STOPPED,
     exit_quietly_on_broken_pipe,
     exit_status,
+    run_child,
     status_for_make,
+    terminable,
     without_secrets,
 )
 from experiments.recipe_files import experiment_choices, preset_names
@@ -92,7 +95,10 @@ def run(argv: list[str]) -> int:
         print("data presets (DATA=):", *preset_names())
         return 0
     if argv[0] == "bench":  # a floor above
-        return subprocess.run([sys.executable, "-m", "benchmarks", *argv[1:]], check=False).returncode
+        if not (Path(__file__).parents[1] / "benchmarks").is_dir():
+            raise ValueError("bench: an installation lacks the benchmarks; run make bench in the repository")
+        with terminable():
+            return run_child([sys.executable, "-m", "benchmarks", *argv[1:]], os.environ)
     name = COMMANDS[argv[0]][0]
     if argv[0] == "predict" and any(word.startswith(("--config", "-c")) for word in argv[1:]):
         name = "train"  # Lightning's own command of that name
@@ -112,6 +118,9 @@ def _message(error: BaseException) -> str | None:
     """Return the one line that explains a user's mistake; None for a defect, which keeps its traceback."""
     if isinstance(error, SystemExit):
         return getattr(error, "message", None)  # of experiments.plain_errors.UsageError
+    if isinstance(error, ModuleNotFoundError):
+        extra = _extra_of(str(error.name).partition(".")[0])
+        return extra and f"{error.name} is not installed: pip install '.[{extra}]' in the repository"
     text = " ".join(str(error).split())
     if type(error).__module__.startswith("wandb."):  # named by its module: importing W&B takes a second
         return f"W&B: {text}; without network: WANDB_MODE=offline"
@@ -125,6 +134,15 @@ def _message(error: BaseException) -> str | None:
         cause = next((cause for sign, cause in LOST.items() if sign in text), None)
         return cause and f"{cause} ({text[:160]}); resume from the last checkpoint with {LAST}"
     return str(error) if isinstance(error, ValueError | OSError) else None
+
+
+def _extra_of(module: str) -> str | None:
+    """Return the first of our optional dependencies that installs a module."""
+    for line in requires("sonodistill") or []:
+        found = re.match(r"([\w-]+).*extra == .(\w+)", line)
+        if found and found[1].replace("-", "_") == module:
+            return found[2]
+    return None
 
 
 @status_for_make()

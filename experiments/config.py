@@ -33,8 +33,10 @@ from callbacks import (
 from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from experiments.plain_errors import PlainErrorParser, UsageError
+from experiments.process import joined
 from experiments.recipe_files import (
     ALIASES,
+    FOLDERS,
     QUANTISED_EXPERIMENT,
     TEACHER_EXPERIMENT,
     config_options,
@@ -54,14 +56,6 @@ for _room in (models, datamodules):
     for _name in _room.__all__:
         getattr(_room, _name)
 
-# Preset -> argument of its data module -> environment variable that sets it; the preset has a default under data/.
-FOLDERS = {
-    "hc18": {"root": "HC18_ROOT"},
-    "planes": {"root": "PLANES_ROOT"},
-    "table": {"table": "TABLE", "images": "IMAGES"},
-    "table-small": {"table": "TABLE", "images": "IMAGES"},
-    "shards": {"urls": "SHARDS", "planes_root": "PLANES_ROOT", "hc18_root": "HC18_ROOT"},
-}
 TEACHER_OPTION, STUDENT_OPTION, PROTOCOL_OPTION = "--teacher", "--student", "--protocol"
 
 QUICK = "--quick=true"
@@ -89,7 +83,7 @@ FLAGS = {
     TRUST: (False, "Build classes that a checkpoint names."),
     "--quick": (
         None,
-        "Bound corpus, teacher, epochs and evaluation (QUICK=1); by default where trainer.fast_dev_run, "
+        "Bound corpus, epochs and evaluation (QUICK=1); by default where trainer.fast_dev_run, "
         "overfit_batches or limit_*_batches bounds something.",
     ),
 }
@@ -156,7 +150,7 @@ def data_arguments(preset: str) -> list[str]:
 def expand_file_options(
     preset: str, arguments: list[str], scored: str = "student", experiment: str | None = None
 ) -> list[str]:
-    """Replace ``--teacher=``, ``--student=``, ``--protocol=`` and the seed by Lightning CLI arguments.
+    """Replace ``--teacher``, ``--student`` and ``--protocol`` by Lightning CLI arguments.
 
     Args:
         preset: Name of the data preset.
@@ -164,12 +158,8 @@ def expand_file_options(
         scored: Model that an evaluation scores; "teacher" puts the teacher in the student's place.
         experiment: Experiment that is trained; ``srkd-qat`` continues from a student's checkpoint.
     """
-    # One seed for weights and data, unless the user gives the data one of its own.
-    seeds = [
-        argument.partition("=")[2] for argument in arguments if argument.startswith("--seed_everything=")
-    ]
-    expanded = [f"--data.init_args.seed={seeds[-1]}"] if seeds and seeds[-1].isdigit() else []
-    for argument in arguments:
+    expanded = []
+    for argument in joined(arguments):
         named = named_file(argument)
         if named is None:
             expanded.append(argument)
@@ -296,11 +286,17 @@ class ConfigCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
-        """Parse the arguments; a quick run is parsed again with its bounds."""
+        """Parse the arguments; a quick run is parsed again with its bounds. One seed sets weights and data."""
         self.config = parser.parse_args(self.arguments)
         if is_quick(whole_counts(self.config[self.config.subcommand])):
             self.config = parser.parse_args(with_quick_settings(self.arguments))
             whole_counts(self.config[self.config.subcommand])
+        config, seed = self.config[self.config.subcommand], f"{self.config.subcommand}.data.init_args.seed"
+        command, *options = self.arguments
+        files = [f"--config={path}" for path in self.recipe.config_files]  # defaults, but some are required
+        given = parser.parse_args([command, *files, *options], defaults=False)
+        if seed in self.config and seed not in given and type(config.seed_everything) is int:
+            self.config[seed] = config.seed_everything
 
 
 class _ParseOnlyCLI(ConfigCLI):

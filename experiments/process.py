@@ -152,6 +152,17 @@ def arguments_here() -> list[str]:
     return [re.sub(inside, "", argument) for argument in sys.argv[1:]]
 
 
+def joined(words: Sequence[str]) -> list[str]:
+    """Return a command line with each option and its value as one word: ``--run x`` as ``--run=x``."""
+    found: list[str] = []
+    for word in words:
+        if found and re.fullmatch(r"--[^=]+", found[-1]) and not re.match("-[-a-z]", word):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
 def without_secrets(value: Any) -> Any:
     """Redact secrets of URLs (see `datamodules.redaction.redacted`); PyTorch is imported only where there is a URL."""
     if not re.search("://|pipe:", str(value)):

@@ -22,6 +22,20 @@ QUANTISED_EXPERIMENT = "srkd-qat"
 ALIASES = {"dark": "srkd"}
 """Aliases of experiments; runs and results carry the original name. Version 3 of the paper calls SRKD DARK."""
 
+# Preset -> argument of its data module -> environment variable that sets it; the preset has a default under data/.
+FOLDERS = {
+    "hc18": {"root": "HC18_ROOT"},
+    "planes": {"root": "PLANES_ROOT"},
+    "table": {"table": "TABLE", "images": "IMAGES"},
+    "table-small": {"table": "TABLE", "images": "IMAGES"},
+    "shards": {"urls": "SHARDS", "planes_root": "PLANES_ROOT", "hc18_root": "HC18_ROOT"},
+}
+# Arguments of data modules that say where data lie and how they are read, which changes nothing that is learnt; the
+# content of corpora is identified by digests.
+READING = {argument for arguments in FOLDERS.values() for argument in arguments} | {
+    "num_workers", "workers", "cache", "pin_memory", "evaluation_batch_size",
+}  # fmt: skip
+
 
 def experiment_names() -> list[str]:
     """Return the names of all experiments, sorted."""

@@ -6,7 +6,9 @@ Our packages are imported where they are used: tests that need none of them star
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +38,17 @@ settings.load_profile("suite")
 
 # Folders whose files share costly session fixtures, and so belong on one worker of pytest-xdist.
 TOGETHER = ("tests/export/", "tests/experiments/report/")
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def make(*arguments: str, cwd: Path = ROOT, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run make with these arguments, as if .venv were ready; ``-n`` prints the commands only."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    # Under `make test`, make would also print which folder it enters.
+    command = ["make", "--no-print-directory", "-o", ".venv/.ready", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **settings)
 
 
 @pytest.hookimpl(optionalhook=True)

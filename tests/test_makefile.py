@@ -11,17 +11,12 @@ import pytest
 
 from experiments.__main__ import COMMANDS
 from experiments.recipe_files import experiment_choices
+from tests.conftest import ROOT, make
 
-ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 BLANK = "/a folder/it's $${here}/x"  # make reads $$ as one dollar sign
 READ = BLANK.replace("$$", "$")
-
-
-def make(*arguments, cwd=ROOT, **settings):
-    command = ["make", "--no-print-directory", "-o", ".venv/.ready", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **settings)
 
 
 def words(*arguments):
@@ -67,7 +62,7 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         "MAKEFLAGS",
         "NEAREST",
     }
-    own |= {"BOUNDED", "PY", "READY", "ROOMS", "SHELL", "WANTED", "REFUSE_EMPTY"}
+    own |= {"BOUNDED", "GET_UV", "PY", "READY", "ROOMS", "SHELL", "WANTED", "REFUSE_EMPTY"}
     for name in sorted((read - own) | {"HC18_ROOT", "PLANES_ROOT", "SHARDS"}):
         assert "no such variable" not in make("-n", "help", f"{name}=x").stderr, name
 
@@ -93,11 +88,39 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         (["latency", f"CKPT={BLANK}"], [READ]),
         (["demo", f"EXPORT={BLANK}"], ["demo", READ]),
         (["train", "ARGS=--run='my run' --x"], ["--run=my run", "--x"]),
+        (["sweep-agent", "ID=a/b/c", "JOBS=2"], ["agent", "a/b/c", "--jobs=2"]),
     ],
 )
 def test_a_path_with_blanks_is_one_word(arguments, expected):
     told = words(*arguments)
     assert [word for word in told if word in expected] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "model"), [([], ""), (["EXP=teacher"], "teacher"), (["CKPT=a.ckpt", "EXP=srkd"], "a.ckpt")]
+)
+def test_nothing_is_evaluated_by_default(given, model):
+    assert words("evaluate", *given)[3:] == ["evaluate", "phantom", *model.split()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lacking"),
+    [
+        (["check-data"], "check-data needs ROOT="),
+        (["sweep-agent"], "sweep-agent needs ID="),
+        (["shards", "ROOT=/data"], "shards needs OUT="),
+        (["import-protocol"], "import-protocol needs FROM="),
+    ],
+)
+def test_a_target_names_what_it_lacks(arguments, lacking):
+    assert lacking in make("-n", *arguments).stderr
+
+
+@pytest.mark.parametrize("target", ["audit", "sbom", "lock"])
+def test_a_target_that_calls_uv_fetches_it_where_it_is_missing(target):
+    first = make("-n", target, "UV=nowhere/uv", "OUT=x").stdout.splitlines()[0]
+    assert first.startswith('command -v "nowhere/uv"')
+    assert first.endswith("pip install --quiet uv; }")
 
 
 @pytest.mark.parametrize("variable", ["HC18_ROOT", "PLANES_ROOT", "SHARDS"])

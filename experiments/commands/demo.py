@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.process import Parser, terminable
+from experiments.recipe_files import QUANTISED_EXPERIMENT, TEACHER_EXPERIMENT
 from export.demo.build import build_demo
 from export.demo.server import server_of
 from export.package.manifest import read_export
@@ -27,6 +28,10 @@ from models.files import sha256
 from models.student.manifest import MANIFEST
 
 STUDENTS = "*/*/checkpoints/best.ckpt"
+NOT_SHOWN = (
+    TEACHER_EXPERIMENT,
+    QUANTISED_EXPERIMENT,
+)  # a teacher is too large, and a quantised student has no export
 
 
 def parse(argv: list[str]) -> Any:
@@ -65,7 +70,7 @@ def main(argv: list[str]) -> int:
 
 def newest_student(outputs: Path) -> Path:
     """Return the newest checkpoint of a student in the runs' folder."""
-    found = [path for path in outputs.glob(STUDENTS) if path.parts[-4] != "teacher"]
+    found = [path for path in outputs.glob(STUDENTS) if path.parts[-4] not in NOT_SHOWN]
     if not found:
         raise FileNotFoundError(
             f"{outputs}: no trained student; make train EXP=srkd, or give CKPT= or EXPORT="

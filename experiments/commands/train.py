@@ -35,11 +35,12 @@ def lightning_arguments(argv: list[str]) -> list[str]:
         argv: Command and arguments; ``train`` and ``evaluate`` are expanded, any other command is returned as it is.
     """
     from experiments.config import data_arguments, evaluation_arguments, expand_file_options
+    from experiments.process import joined
     from experiments.recipe_files import explain_names, training_arguments
     from experiments.runs.run_record import teacher_arguments
     from models.checkpoints.weights import read_checkpoint
 
-    command, rest = argv[0], argv[1:]
+    command, rest = argv[0], joined(argv[1:])
     if command not in ("train", "evaluate"):
         return argv
     names = []

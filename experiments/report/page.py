@@ -121,7 +121,7 @@ def projections(subject: Subject) -> Iterator[tuple[str, list[Picture]]]:
     for benchmark, models in subject.evidence.projections.items():
         drawn, word = [], BENCHMARKS[benchmark].subject
         for model, found in models.items():
-            name = PROJECTED[model]
+            name = PROJECTED[model].replace(STUDENT, subject.run.titles[STUDENT])
             figure = embedding_figure({name: found["points"]}, subject.evidence.classes[benchmark])
             facts = [f"{text} {found[key]:.2f}" for key, text in FACTS.items() if found[key] is not None]
             drawn.append(picture(figure, f"Embeddings, {word}, {name}, {subject.title}", "; ".join(facts)))
@@ -181,7 +181,7 @@ def render(subjects: Sequence[Subject]) -> str:
     return environment.get_template("template.html.jinja").render(
         title=f"{', '.join(titles)} on {', '.join(corpora)}",
         subjects=subjects,
-        answers=verdict.answers(runs),
+        answers=[] if all(run.scores_teacher for run in runs) else verdict.answers(runs),
         headline=tables.headline(runs, titles),
         differences=tables.differences(runs, titles, reference_of(runs)),
         overlay=[] if overlay is None else [picture(overlay, "Composite score of all runs")],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +53,12 @@ class FinishedRun:
     @property
     def titles(self) -> dict[str, str]:
         """Titles of models and baselines; the scored model is "teacher" where one was trained or evaluated alone."""
-        alone = re.match(r"(evaluate/)?teacher[-/]", self.name)
-        return model_titles(self.record["metrics"]) | ({STUDENT: TEACHER} if alone else {})
+        return model_titles(self.record["metrics"]) | ({STUDENT: TEACHER} if self.scores_teacher else {})
+
+    @property
+    def scores_teacher(self) -> bool:
+        """Whether the scored model is a teacher, trained or evaluated alone, in the student's place."""
+        return self.record.get("scored") == TEACHER
 
     @property
     def is_phantom(self) -> bool:

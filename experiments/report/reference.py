@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import losses
-from experiments.recipe_files import PRESETS, ROOT
+from experiments.process import joined
+from experiments.recipe_files import PRESETS, READING, ROOT
 from experiments.report.read_run import FinishedRun, read_run
 from experiments.report.training import dynamics
 
@@ -27,8 +27,7 @@ SHARED = (
     "model.eps", "model.max_logit_scale", "data.class_path",
 )  # fmt: skip
 TOWERS = ("student", "teacher")
-# How images are read and scored, and how a loss is computed: they do not change what is learnt.
-WITHOUT_EFFECT = {"num_workers", "workers", "cache", "pin_memory", "evaluation_batch_size", "kernel"}
+SEEDS = {"seed", "data_seed"}  # of weights; of order, captions and augmentation
 
 
 def subject_of(runs: Sequence[FinishedRun]) -> FinishedRun:
@@ -65,7 +64,7 @@ def seed_pairs(
 
 
 def _repeats(run: FinishedRun, other: FinishedRun) -> bool:
-    return run.experiment == other.experiment and set(differences(run, other)) <= {"seed"}
+    return run.experiment == other.experiment and set(differences(run, other)) <= SEEDS
 
 
 def newest_static(run: FinishedRun) -> FinishedRun | None:
@@ -128,8 +127,9 @@ def differences(run: FinishedRun, reference: FinishedRun) -> dict[str, str]:
     """Return what two runs should share and do not: name of the setting -> the difference in words."""
     mine, theirs = _shared(run), _shared(reference)
     arguments = [_part(one, "model", "loss", "init_args") for one in (run, reference)]
-    # An argument of only one of the two losses belongs to its class, which is reported separately.
-    for name in arguments[0].keys() & arguments[1].keys() - SCHEDULED - WITHOUT_EFFECT:
+    # An argument of only one of the two losses belongs to its class, which is reported separately; a kernel computes
+    # the same loss.
+    for name in arguments[0].keys() & arguments[1].keys() - SCHEDULED - {"kernel"}:
         mine[name], theirs[name] = (one[name] for one in arguments)
     found = {}
     for name in dict.fromkeys([*mine, *theirs]):
@@ -143,12 +143,18 @@ def differences(run: FinishedRun, reference: FinishedRun) -> dict[str, str]:
 def _shared(run: FinishedRun) -> dict[str, Any]:
     """Return the settings that two runs should share, without the loss's arguments."""
     flat = {name.partition(".")[2]: value for name, value in flatten(run.config).items() if name in SHARED}
-    data = flatten(_part(run, "data", "init_args"))
+    read = {
+        "data_seed" if name == "seed" else name: value
+        for name, value in _part(run, "data", "init_args").items()
+        if name not in READING
+    }
+    corpora = run.record.get("run", {}).get("data", {}).get("corpora", {})
     return {
         **{name: run.record.get(name) for name in ("data", "seed")},
         **{name: _part(run, "model").get(name) for name in TOWERS},
         **flat,
-        **{name: value for name, value in data.items() if name not in WITHOUT_EFFECT},
+        **flatten(read),
+        **{f"{variable}": digest for variable, digest in corpora.items()},
     }
 
 
@@ -167,8 +173,7 @@ def static_command(run: FinishedRun) -> str:
 
     Options of the run's own loss and schedule are left out, except loss arguments that both losses have.
     """
-    command = "\0".join(map(str, run.record.get("command") or []))
-    words = re.sub(r"(^|\0)(--[^=\0]+)\0(?!--)", r"\1\2=", command).split("\0")  # "--run x" as "--run=x"
+    words = joined([str(word) for word in run.record.get("command") or []])
     options = [word for word in words if word.startswith("--") and _applies_to_static(word)]
     if not any(word.startswith("--seed_everything") for word in options):
         options.append(f"--seed_everything={run.record.get('seed')}")

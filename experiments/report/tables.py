@@ -130,10 +130,12 @@ def _paper_rows(experiments: set[str], benchmarks: Sequence[Benchmark]) -> Itera
 def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
     """Return every model's headline scores beside the paper's."""
     benchmarks, named = _scored_on(runs), list(zip(runs, titles, strict=True))
-    highest = max(run.composite(STUDENT) or 0.0 for run in runs)
-    rows: list[TableRow | str] = ["Students, measured here"]
+    composites = [run.composite(STUDENT) for run in runs]
+    highest = max((value for value in composites if value is not None), default=None)
+    alone = all(run.scores_teacher for run in runs)
+    rows: list[TableRow | str] = ["Measured here" if alone else "Students, measured here"]
     for run, title in named:
-        best = len(runs) > 1 and (run.composite(STUDENT) or 0.0) == highest
+        best = len(runs) > 1 and highest is not None and run.composite(STUDENT) == highest
         rows.append(_measured(run, STUDENT, title, benchmarks, best))
     rows.append("For comparison, measured here")
     for model in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT):

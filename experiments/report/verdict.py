@@ -11,6 +11,7 @@ import numpy as np
 from experiments.process import relative
 from experiments.report.read_run import FinishedRun
 from experiments.report.reference import (
+    SEEDS,
     STATIC,
     differences,
     distils,
@@ -166,7 +167,7 @@ def _confounders(run: FinishedRun, reference: FinishedRun) -> tuple[str, list[st
     if not distils(reference):
         text = f"{reference.experiment} uses no teacher: this is the effect of distillation and repulsion together."
         return "Confounded with distillation", [text, *texts]
-    return ("Confounded with other settings" if set(different) - {"seed"} else ""), texts
+    return ("Confounded with other settings" if set(different) - SEEDS else ""), texts
 
 
 def _against_teacher(run: FinishedRun) -> str:

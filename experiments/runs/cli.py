@@ -39,6 +39,7 @@ from callbacks.tracking.console import StartSummary, progress_for
 from datamodules.redaction import check_complete
 from experiments.config import CAUTION, ConfigCLI
 from experiments.plain_errors import built
+from experiments.recipe_files import TEACHER_EXPERIMENT
 from experiments.report import report_finished_run
 from experiments.runs import plots, results, wandb_access
 from experiments.runs.early_checks import check_run
@@ -55,7 +56,7 @@ from experiments.runs.run_folder import (
 from experiments.runs.run_record import cautions, make_record
 from experiments.runs.teachers import publish_teacher, settle_teachers
 from experiments.runs.wandb_access import first_process
-from metrics.names import VAL_COMPOSITE
+from metrics.names import STUDENT, TEACHER, VAL_COMPOSITE
 from models.checkpoints.integrity import check_archive
 from models.checkpoints.weights import read_entry, write_entry
 from models.files import atomic, write_json
@@ -199,7 +200,7 @@ class SonoDistillCLI(ConfigCLI):
                 self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
             )
             self.finish(best)
-        if self.trainer.is_global_zero and self._get(self.config, "experiment") == "teacher":
+        if self.trainer.is_global_zero and self._get(self.config, "experiment") == TEACHER_EXPERIMENT:
             publish_teacher(Path(best), self.recipe, self.config[self.subcommand])
 
     def after_test(self) -> None:
@@ -237,6 +238,7 @@ class SonoDistillCLI(ConfigCLI):
             "experiment": config.experiment,
             "data": self.recipe.preset,
             "seed": int(config.seed_everything),
+            "scored": TEACHER if self._scores_teacher(config) else STUDENT,
             "seconds": round(time.monotonic() - self.started, 1),
             **results.collect(self.trainer, self.model, self.selection, checkpoint),
             "run": self.record,
@@ -254,6 +256,11 @@ class SonoDistillCLI(ConfigCLI):
         finally:
             _publish(self.trainer, self.folder, record)
             self._warn()
+
+    def _scores_teacher(self, config: Namespace) -> bool:
+        """Return whether a teacher alone stands in the student's place."""
+        evaluated = list(self.command[:1]) == ["evaluate"] and TEACHER_EXPERIMENT in self.command[1:3]
+        return evaluated or config.experiment == TEACHER_EXPERIMENT
 
     def _warn(self) -> None:
         """Print what makes the run's scores unreliable, at its start and at its end."""

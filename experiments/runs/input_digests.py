@@ -16,9 +16,9 @@ from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
 from datamodules.shards.pair_shards import check_shards, list_shards
 from datamodules.shards.storage import ShardStorage
-from experiments.config import FOLDERS, PROTOCOL_OPTION, named_file, resolve
+from experiments.config import PROTOCOL_OPTION, named_file, resolve
 from experiments.process import without_secrets
-from experiments.recipe_files import preset_of
+from experiments.recipe_files import FOLDERS, preset_of
 from models.files import digest, sha256
 
 SHARDS, TABLE, IMAGES = "SHARDS", "TABLE", "IMAGES"

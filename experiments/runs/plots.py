@@ -22,7 +22,11 @@ IMAGES = 12
 
 
 def samples_figure(data: FetalDataModule, samples: Sequence[Mapping[str, Any]], benchmark: str) -> Figure:
-    """Draw images of a benchmark with the student's predictions: half right, half wrong where there are any."""
+    """Draw images of a benchmark with the student's predictions: half right, half wrong where there are any.
+
+    Heads that are not assessed are left out: they are neither.
+    """
+    samples = [row for row in samples if row.get("assessed", True)]
     wrong = [row for row in samples if not row["correct"]][: IMAGES // 2]
     right = [row for row in samples if row["correct"]]
     right = right[:: max(1, len(right) // (IMAGES - len(wrong)))][: IMAGES - len(wrong)]

@@ -11,8 +11,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from callbacks.safety.checkpoints import PREVIOUS
-from experiments.config import FOLDERS
 from experiments.process import without_secrets
+from experiments.recipe_files import FOLDERS
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.wandb_access import first_process
 from lightning_modules.distillation import NO_STEP_LIMIT

@@ -109,18 +109,21 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     """Read the logged metrics of a run and of its resumptions, in order; empty when nothing was logged.
 
     Rows that a killed run logged after the checkpoint it resumed from are dropped: the resumed part logged those steps
-    again. Lightning's CSV logger restarts ``metrics.csv`` when a run resumes, so `keep_metrics` renames the older part.
+    again, of its first step maybe the evaluation alone. Lightning's CSV logger restarts ``metrics.csv`` when a run
+    resumes, so `keep_metrics` renames the older part.
     """
     parts = [*sorted(folder.glob("metrics-*.csv")), folder / "metrics.csv"]
     frames = [pd.read_csv(path) for path in parts if path.is_file() and path.stat().st_size]
-    kept: list[pd.DataFrame] = []
-    resumed = float("inf")  # first step of the parts that follow
+    whole = frames.pop() if frames else pd.DataFrame()
     for frame in reversed(frames):
-        if "step" in frame:
-            frame = frame[~(frame["step"] >= resumed)]
-            resumed = min(resumed, float(frame["step"].min()))
-        kept.insert(0, frame)
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+        if "step" in frame and "step" in whole:
+            resumed = whole["step"].min()
+            repeated = whole[whole["step"] == resumed].drop(columns=["step", "epoch"], errors="ignore")
+            logged = repeated.columns[repeated.notna().any()]
+            again = (frame["step"] == resumed) & frame.reindex(columns=logged).notna().any(axis=1)
+            frame = frame[~(again | (frame["step"] > resumed))]
+        whole = pd.concat([frame, whole], ignore_index=True)
+    return whole
 
 
 def keep_metrics(folder: Path) -> None:

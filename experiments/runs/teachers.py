@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import models
 from experiments.config import resolve
 from experiments.process import relative
-from experiments.recipe_files import TEACHER_EXPERIMENT, Recipe
+from experiments.recipe_files import READING, TEACHER_EXPERIMENT, Recipe
 from experiments.runs.run_folder import OUTPUTS
 from lightning_modules.distillation import RUN_RECORD
 from models import from_checkpoint, save_half
@@ -23,12 +23,10 @@ KEPT = OUTPUTS / "teachers"
 OWN = "teacher:"
 # Settings of a run that make a teacher other than its preset's own.
 DECISIVE = ("seed_everything", "model", "data", "trainer", "quick", "paper_selection")
-# Those that do not: where data lie and how they are read.
-READING = (
-    "data.init_args.root", "data.init_args.num_workers", "data.init_args.workers", "data.init_args.cache",
-    "data.init_args.pin_memory", "data.init_args.evaluation_batch_size", "trainer.logger", "trainer.default_root_dir",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.accelerator",
-    "trainer.devices",
+# Those of them that do not.
+WITHOUT_EFFECT = (
+    *(f"data.init_args.{name}" for name in READING), "trainer.logger", "trainer.default_root_dir",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.accelerator", "trainer.devices",
 )  # fmt: skip
 
 
@@ -83,7 +81,7 @@ def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
 
 def _decisive(config: Namespace) -> dict[str, Any]:
     kept = Namespace({name: config.get(name) for name in DECISIVE}).clone()
-    for name in READING:
+    for name in WITHOUT_EFFECT:
         kept.pop(name, None)
     return dict(kept.as_dict())
 

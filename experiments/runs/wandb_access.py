@@ -18,7 +18,7 @@ from wandb.sdk import wandb_setup
 from callbacks.tracking.logger_media import log_pictures
 from callbacks.tracking.wandb_run import active_run, uploads_images
 from experiments.process import program_here
-from metrics.names import RANDOM, STUDENT, TEACHER
+from metrics.names import GEOMETRY, RANDOM, STUDENT, TEACHER
 
 PATIENCE_S = 5.0
 MODELS = (STUDENT, TEACHER, RANDOM)
@@ -80,8 +80,12 @@ def _asked() -> str:
 def publish(trainer: Trainer, folder: Path, record: Mapping[str, Any]) -> None:
     """Send plots of a run's folder to its loggers of pictures; results and best checkpoint to its W&B run, if any."""
     everything = uploads_images(trainer)
-    # The evaluations have already sent their figures, which are named after the models.
-    drawn = [path for path in sorted((folder / "plots").glob("*.png")) if not path.stem.startswith(MODELS)]
+    # The evaluations have already sent their figures, which are named after the models or the geometry.
+    drawn = [
+        path
+        for path in sorted((folder / "plots").glob("*.png"))
+        if not path.stem.startswith((*MODELS, GEOMETRY))
+    ]
     if not everything:
         drawn = [path for path in drawn if path.stem in CURVES]
     log_pictures(trainer, {f"plots/{path.stem}": path for path in drawn}, trainer.global_step)

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.config import FOLDERS, PROTOCOL_OPTION, STUDENT_OPTION, TEACHER_OPTION
+from experiments.config import PROTOCOL_OPTION, STUDENT_OPTION, TEACHER_OPTION
 from experiments.paper import PAPER, RELEASED
-from experiments.recipe_files import preset_file
+from experiments.recipe_files import FOLDERS, preset_file
 from experiments.runs.input_digests import content_digest, content_digests, place_digests
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.run_record import run_config

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.outcomes import outcomes_of
+from experiments.recipe_files import READING
 from experiments.suites.suite_runs import PREFIX, REQUEST, has_results
 from metrics.benchmarks import register_saved
 from models.files import without_nan, write_text
@@ -16,7 +17,7 @@ from models.files import without_nan, write_text
 RESULTS = Path(__file__).with_name("results")
 # Where data lie and how fast a run goes; corpora are identified by digests.
 WITHOUT_EFFECT = re.compile(
-    r"--(data\.(init_args\.)?(root|cache|num_workers)|biometry\.cache|trainer\.enable_progress_bar)="
+    rf"--(data\.(init_args\.)?({'|'.join(READING)})|biometry\.cache|trainer\.enable_progress_bar)="
 )
 FILE_OPTIONS = ("--teacher", "--student", "--protocol")
 COPIED = ("metrics", "parameters", "steps", "seconds", "finished", "git_commit", "machine")

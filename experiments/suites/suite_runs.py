@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.paper import STUDENTS, SUITES
-from experiments.process import STOPPED, exit_status, run_child, terminable, without_secrets
+from experiments.process import STOPPED, exit_status, joined, run_child, terminable, without_secrets
 from experiments.recipe_files import experiment_file, preset_file, student_file
 from experiments.runs.input_digests import content_digests, corpus_digests, shard_corpora
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
@@ -61,7 +61,13 @@ class SuiteRun:
         return [*command, f"--ckpt_path={last}"] if last.is_file() else command
 
     def claim(self, digests: Mapping[str, str], trained_on: Mapping[str, str]) -> None:
-        """Record the request of the run in its folder, or compare it with the recorded one.
+        """Record the request of the run in its folder, unless it holds the same one (see `refuse_another`)."""
+        if not (self.folder / REQUEST).is_file():
+            request = {"arguments": without_secrets(list(self.arguments)), "digests": digests}
+            write_json(self.folder / REQUEST, request | {"trained_on": trained_on, "student": self.student})
+
+    def refuse_another(self, digests: Mapping[str, str]) -> None:
+        """Compare the run with the one that its folder holds, if any.
 
         `digests` are those of the weights, prompts and data that the arguments name.
 
@@ -69,13 +75,10 @@ class SuiteRun:
             ValueError: The folder holds a run with other arguments, weights, prompts or data.
         """
         path = self.folder / REQUEST
-        arguments = without_secrets(list(self.arguments))
         if not path.is_file():
-            request = {"arguments": arguments, "digests": digests, "trained_on": trained_on}
-            write_json(path, request | {"student": self.student})
             return
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if before["arguments"] != arguments:
+        if before["arguments"] != without_secrets(list(self.arguments)):
             others = " ".join(before["arguments"]) or "none"
             raise ValueError(f"{self.folder} holds a run with other arguments ({others}); move it away")
         changed = [
@@ -149,6 +152,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str]) -> int:
     """Run every experiment of a suite (of `SUITES`) with every seed, and return the exit status of `execute_all`."""
+    arguments = joined(arguments)
     for option in (argument.partition("=")[0] for argument in arguments):
         if option in OWN_OPTIONS:
             raise ValueError(
@@ -170,6 +174,8 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
     digests = content_digests(arguments) | corpus_digests(preset, arguments)
     trained_on = shard_corpora(preset, arguments)
     for run in runs:
+        run.refuse_another(digests)
+    for run in runs:  # only now, so that a refused suite leaves nothing behind
         run.claim(digests, trained_on)
     status = execute_all(runs)
     if status == 0:

@@ -43,8 +43,14 @@ def test_users_own_arguments_come_last_and_win(monkeypatch):
 
 
 def test_one_option_seeds_weights_and_data_unless_the_data_has_a_seed_of_its_own():
-    for own, seeds in (([], (3, 3)), (["--data.seed=5"], (3, 5)), (["--data.init_args.seed=5"], (3, 5))):
-        config = resolve("srkd", "phantom", ["--seed_everything=3", *own])
+    three = "--seed_everything=3"
+    for given, seeds in (
+        ([three], (3, 3)),
+        (["--seed_everything", "3"], (3, 3)),
+        ([three, "--data.seed=5"], (3, 5)),
+        ([three, "--data.init_args.seed=0"], (3, 0)),
+    ):
+        config = resolve("srkd", "phantom", given)
         assert (config.seed_everything, config.data.init_args.seed) == seeds
     config = resolve("srkd", "phantom", [])
     assert (config.seed_everything, config.data.init_args.seed) == (0, 0)
@@ -56,6 +62,7 @@ def test_weights_and_prompts_are_spelt_out(weights):
     (teacher,) = expand_file_options("planes", [f"--teacher={path}"])
     assert teacher.startswith("--model.teacher=")
     assert json.loads(teacher.partition("=")[2]) == loaded
+    assert expand_file_options("planes", ["--teacher", path]) == [teacher]
     assert expand_file_options("planes", [f"--student={path}"]) == [
         f"--model.student.init_args.weights={path}"
     ]

@@ -1,8 +1,5 @@
 """A user's mistakes on the training command line: one line that names the key and the remedy, and no training."""
 
-import shlex
-import shutil
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -311,28 +308,6 @@ def test_a_command_with_other_words_than_its_names_is_told_which(monkeypatch, ca
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert all(part in line for part in said)
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize(
-    ("given", "model"), [([], ""), (["EXP=teacher"], "teacher"), (["CKPT=a.ckpt", "EXP=srkd"], "a.ckpt")]
-)
-def test_make_evaluates_nothing_by_default(given, model):
-    root = Path(command_line.__file__).parents[1]
-    told = subprocess.run(
-        ["make", "--no-print-directory", "-n", "evaluate", *given],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert shlex.split(told.stdout.splitlines()[-1])[1:] == [
-        "-m",
-        "experiments",
-        "evaluate",
-        "phantom",
-        *model.split(),
-    ]
 
 
 def test_a_file_that_is_no_checkpoint_shows_before_the_data_are_read(monkeypatch, tmp_path, capsys):

@@ -1,14 +1,11 @@
 """The commands beside training, through the one entry point, and the make targets in front of them."""
 
-import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from torch.utils.data import Dataset
@@ -18,8 +15,8 @@ from datamodules.shards.pair_shards import PairShardsDataModule
 from experiments import __main__ as command_line
 from experiments.__main__ import COMMANDS, LIGHTNING
 from experiments.commands import export, latency
+from tests.conftest import ROOT, make
 
-ROOT = Path(__file__).resolve().parents[3]
 SETUP = ("TORCH_BACKEND", "PYTHON_VERSION", "MAKEFLAGS", "MAKEOVERRIDES")
 
 
@@ -31,20 +28,6 @@ def command(monkeypatch, *arguments):
     except SystemExit as stop:
         return stop.code
     return 0
-
-
-def make(*arguments):
-    """Return the commands that make would run."""
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    done = subprocess.run(
-        ["make", "-n", "-o", ".venv/.ready", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stderr + " ".join(shlex.split(done.stdout))
 
 
 def test_check_data_tells_by_its_exit_code(monkeypatch, tiny_planes, capsys):
@@ -101,22 +84,28 @@ def test_a_wrong_argument_is_one_line(monkeypatch, capsys, arguments, named):
     assert named in line
 
 
+def test_a_package_of_an_extra_is_named_with_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in [name for name in sys.modules if name.startswith("experiments.sweep")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert command(monkeypatch, "sweep", "report", "decay") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: optuna is not installed: pip install '.[sweep]'")
+
+
+def test_an_installation_says_where_the_benchmarks_are(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "experiments" / "__main__.py"))
+    assert command(monkeypatch, "bench") == 2
+    assert "run make bench in the repository" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", ["--help", "list"])
 def test_a_reader_may_leave_early(arguments):
     shell = f"{sys.executable} -m experiments {arguments} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.strip() in ("0", "141"), "0 where all was written before the reader ended"
-
-
-def test_shards_of_the_public_sets_are_read_by_their_folder(monkeypatch, tiny_planes, tiny_hc18, tmp_path):
-    target = tmp_path / "shards"
-    assert command(monkeypatch, "data", "shards", tiny_planes.parent, target, "--samples-per-shard=20") == 0
-    manifest = json.loads((target / "manifest.json").read_text())
-    data = PairShardsDataModule(str(target))
-    assert [Path(url).name for url in data.urls] == [shard["name"] for shard in manifest["shards"]]
-    assert len(data.urls) > 1
-    data.read_records()
 
 
 @pytest.mark.parametrize("folder", ["empty", "nowhere"])
@@ -169,39 +158,10 @@ def test_the_options_of_the_help_exist(module, monkeypatch):
     ("own", "expected"), [({}, "0 8000000000"), ({"MALLOC_MMAP_MAX_": "9"}, "9 8000000000")]
 )
 def test_make_keeps_freed_memory_unless_the_environment_says_otherwise(own, expected):
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
     rule = "show:\n\t+@echo $$MALLOC_MMAP_MAX_ $$MALLOC_TRIM_THRESHOLD_\n"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    done = subprocess.run(
-        ["make", "-s", "-f", "Makefile", "-f", "-", "show"],
-        cwd=ROOT, env=clean | own, input=rule, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = make("-s", "-f", "Makefile", "-f", "-", "show", env=clean | own, input=rule)
     assert done.stdout.strip() == expected
-
-
-def test_make_hands_weights_and_prompts_on():
-    given = ["TEACHER=t.pt", "STUDENT=s.pt", "PROTOCOL=p.json", "ARGS=--trainer.max_epochs=1"]
-    spelt = "--teacher=t.pt --student=s.pt --protocol=p.json --trainer.max_epochs=1"
-    assert f"experiments train srkd planes {spelt}" in make("train", "DATA=planes", *given)
-    assert f"experiments evaluate hc18 x.ckpt {spelt}" in make("evaluate", "DATA=hc18", "CKPT=x.ckpt", *given)
-    reproduce = make("reproduce", "SUITE=ablation", "SEEDS=4,5", "DATA=shards", *given)
-    assert f"experiments reproduce ablation shards --seeds=4,5 {spelt}" in reproduce
-    assert "--protocol=p.json" in make("export", "CKPT=x.ckpt", *given)
-
-
-def test_make_targets_of_corpora_and_table():
-    assert "experiments data check hc18 /data/HC18" in make("check-data", "DATA=hc18", "ROOT=/data/HC18")
-    assert "experiments data shards /data /out" in make("shards", "ROOT=/data", "OUT=/out")
-    assert "experiments import-protocol /clone --out=p.json" in make(
-        "import-protocol", "FROM=/clone", "OUT=p.json"
-    )
-    assert "experiments table phantom" in make("table")
-    assert "check-data needs ROOT=" in make("check-data")
-    assert "sweep-agent needs ID=" in make("sweep-agent")
-    assert "experiments sweep agent a/b/c --jobs=2" in make("sweep-agent", "ID=a/b/c", "JOBS=2")
-    assert "shards needs OUT=" in make("shards", "ROOT=/data")
-    assert "import-protocol needs FROM=" in make("import-protocol")
 
 
 @pytest.fixture
@@ -218,7 +178,7 @@ def checkout(tmp_path):
 
     def dry_run(made_with, *arguments):
         (tmp_path / ".venv" / ".ready").write_text(made_with)
-        command = ["make", "-n", "train", *arguments]
+        command = ["make", "-n", "train", *arguments]  # which looks at .ready itself
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         ).stdout

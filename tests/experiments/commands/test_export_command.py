@@ -3,9 +3,7 @@
 import os
 import re
 import shlex
-import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +21,8 @@ from experiments.process import TerminatedError
 from experiments.runs.run_record import run_config, training_facts
 from export import Options
 from export.parity.ledger import GateFailedError
+from tests.conftest import ROOT, make
 
-ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("HC18_ROOT", "PLANES_ROOT", "SHARDS")
 
 
@@ -51,25 +49,9 @@ def checkpoint(tmp_path):
     return path
 
 
-def made(*arguments):
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    command = [
-        "make",
-        "--no-print-directory",
-        "-n",
-        "-o",
-        ".venv/.ready",
-        "export",
-        "CKPT=x.ckpt",
-        *arguments,
-    ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-
 def test_make_hands_the_corpus_on_only_when_it_is_named():
-    assert "'x.ckpt' --preset=hc18" in made("DATA=hc18")
-    assert "--preset" not in made()
+    assert "'x.ckpt' --preset=hc18" in make("-n", "export", "CKPT=x.ckpt", "DATA=hc18").stdout
+    assert "--preset" not in make("-n", "export", "CKPT=x.ckpt").stdout
 
 
 def test_a_named_corpus_is_read_from_its_variable(monkeypatch):
@@ -261,7 +243,7 @@ def guide_commands():
 @pytest.mark.parametrize("command", guide_commands())
 def test_the_guides_commands_are_taken_as_they_stand(command):
     given = [part for part in shlex.split(command)[2:] if not part.startswith("CKPT=")]
-    argv = shlex.split(made(*given))
+    argv = shlex.split(make("-n", "export", "CKPT=x.ckpt", *given).stdout)
     assert argv[:4] == [".venv/bin/python", "-m", "experiments", "export"]
     options = options_of(parse(argv[4:]))
     if "spacings" in command:

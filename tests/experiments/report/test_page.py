@@ -16,6 +16,7 @@ from experiments.report import tables, write_report
 from experiments.report.page import commands
 from experiments.report.read_run import read_run
 from figures.style import PALETTE
+from metrics.names import final_composite_name
 
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=alert(1)> & $\\frac{1}{0}$'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -195,6 +196,28 @@ def test_an_evaluation_without_history_or_teacher(make_run):
     _, _, words = read(write_report([folder]))
     assert "without a training history" in words
     assert "No repulsion here" in words
+
+
+@pytest.mark.usefixtures("without_drawings")
+def test_a_teacher_alone_is_no_student(make_run):
+    folder = make_run("evaluate", "my-name")
+    (folder / "metrics.csv").unlink()
+    record = json.loads((folder / "results.json").read_text())
+    del record["details"]["teacher"]
+    (folder / "results.json").write_text(json.dumps(record | {"scored": "teacher"}))
+    _, _, words = read(write_report([folder]))
+    own = words.partition("Scores on test patients")[0] + words.partition("Beside the scores")[2]
+    assert "What the teacher reads" in own
+    assert "repulsion" not in own
+    assert "student" not in own.partition("Settings")[0].lower()
+
+
+@pytest.mark.usefixtures("without_drawings")
+def test_students_without_a_benchmark_are_not_the_highest(make_run):
+    runs = [read_run(make_run(run=name)) for name in "ab"]
+    for run in runs:
+        del run.record["metrics"][final_composite_name("student")]
+    assert "highest" not in str(tables.headline(runs, ["a", "b"]))
 
 
 VERDICTS = {"ok": "good", "FAILED": "bad", "NOT RUN": "", "DROPPED": ""}

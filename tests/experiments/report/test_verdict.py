@@ -110,11 +110,13 @@ MIXED = "Confounded with other settings"
         ({"data__init_args__corpus": {"seed": 2}}, "corpus.seed (1, not 2)", MIXED),
         ({"trainer__precision": "16-mixed"}, "precision (32-true, not 16-mixed)", MIXED),
         ({"seed": 7}, "seed (0, not 7)", "Yes, on these test patients"),
+        ({"data__init_args__seed": 7}, "data seed (0, not 7)", "Yes, on these test patients"),
     ],
 )
 def test_settings_in_which_the_reference_differs_are_named(pair, settings, named, short):
     usual = {
         "model__learning_rate": 0.002, "data__init_args__corpus": {"seed": 1}, "trainer__precision": "32-true",
+        "data__init_args__seed": 0,
     }  # fmt: skip
     run, rival = pair()
     whether = answers([differing(run, **usual), differing(rival, **(usual | settings))])[0]
@@ -125,9 +127,19 @@ def test_settings_in_which_the_reference_differs_are_named(pair, settings, named
 def test_how_images_are_read_is_no_difference(pair):
     run, rival = pair()
     read = {"data__init_args__num_workers": 9, "data__init_args__cache": "/x", "model__compile": True}
+    read["data__init_args__root"] = "/elsewhere/HC18"
     whether = answers([run, differing(rival, **read)])[0]
     assert whether.short == "Yes, on these test patients"
     assert "also differ" not in " ".join(whether.sentences)
+
+
+def test_another_content_of_a_corpus_is_a_difference(pair):
+    def with_digest(run, digest):
+        return replace(run, record=run.record | {"run": {"data": {"corpora": {"HC18_ROOT": digest}}}})
+
+    run, rival = pair()
+    whether = answers([with_digest(run, "ab"), with_digest(rival, "cd")])[0]
+    assert "The two also differ in HC18 ROOT (ab, not cd)." in whether.sentences
 
 
 def test_losses_and_starting_weights_that_differ_are_stated(pair):

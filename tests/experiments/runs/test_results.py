@@ -92,7 +92,7 @@ def test_a_table_with_validity_has_its_baselines(record, tmp_path, capsys, monke
 
 def test_a_teacher_that_was_evaluated_alone_is_called_teacher(record, tmp_path, capsys):
     del record["metrics"][geometry_name("cka")]  # of two models
-    results.print_table(record | {"experiment": "evaluate"}, tmp_path / "teacher-phantom")
+    results.print_table(record | {"experiment": "evaluate", "scored": "teacher"}, tmp_path / "x")
     printed = capsys.readouterr().out
     assert "teacher" in printed
     assert "student" not in printed.replace(str(tmp_path), "")

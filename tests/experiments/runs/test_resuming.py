@@ -1,8 +1,6 @@
 """What an interrupted run says works as it stands, and no run goes on as another one."""
 
 import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,9 @@ from jsonargparse import Namespace
 from safetensors.torch import save_file
 
 from experiments.runs.resuming import check_fit, check_same_run, resumable, resume_command
+from experiments.runs.run_folder import read_metrics
+from tests.conftest import make
 
-ROOT = Path(__file__).resolve().parents[3]
 LAST = Path("outputs/no-kd/r/checkpoints/last.ckpt")
 OPTIONS = [
     "--teacher=my teacher.pt",
@@ -25,13 +24,18 @@ OPTIONS = [
 
 def words_after_make(line):
     """Return what make hands to the module of experiments, as its shell would split it."""
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    # Under `make test`, make would also print which folder it enters.
-    quietly = [*shlex.split(line), "-n", "-o", ".venv/.ready", "--no-print-directory"]
-    done = subprocess.run(quietly, cwd=ROOT, capture_output=True, text=True, check=True)
-    words = shlex.split(done.stdout)
+    words = shlex.split(make("-n", *shlex.split(line)[1:]).stdout)
     return words[words.index("experiments") + 1 :]
+
+
+def test_an_evaluation_that_is_repeated_leaves_the_training_row_of_its_step(tmp_path):
+    rows = {"metrics-000": "199,,0.2\n399,1.5,\n399,,0.7\n", "metrics": "399,,0.8\n599,1.2,\n"}
+    for name, text in rows.items():
+        (tmp_path / f"{name}.csv").write_text(f"step,train/loss,val/composite\n{text}")
+    found = read_metrics(tmp_path)
+    assert found["step"].tolist() == [199, 399, 399, 599]
+    assert found["train/loss"].dropna().tolist() == [1.5, 1.2]
+    assert found["val/composite"].dropna().tolist() == [0.2, 0.8]
 
 
 def test_a_run_that_make_began_is_resumed_with_all_it_was_asked_for(monkeypatch):

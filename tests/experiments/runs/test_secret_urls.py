@@ -35,11 +35,10 @@ def test_a_suite_goes_on_with_another_signature_and_writes_none(tmp_path, monkey
         run.arguments[1],
     ]
     assert any(TOKEN in word for word in run.command()), "training itself gets the whole URL"
-    SuiteRun("srkd", "shards", 1, (option("n3wer"), "--trainer.max_epochs=1")).claim({}, {})
+    SuiteRun("srkd", "shards", 1, (option("n3wer"), "--trainer.max_epochs=1")).refuse_another({})
+    other = SuiteRun("srkd", "shards", 1, ("--data.urls=https://host/other.tar", "--trainer.max_epochs=1"))
     with pytest.raises(ValueError, match="other arguments"):
-        SuiteRun("srkd", "shards", 1, ("--data.urls=https://host/other.tar", "--trainer.max_epochs=1")).claim(
-            {}, {}
-        )
+        other.refuse_another({})
 
 
 def test_shards_are_the_same_under_another_signature(tmp_path):

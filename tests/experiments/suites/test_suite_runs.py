@@ -100,7 +100,8 @@ def test_an_interrupted_run_resumes_from_its_last_checkpoint(workplace, monkeypa
 def test_a_folder_with_other_arguments_is_rejected(workplace):
     assert main(["main", "phantom", "--seeds=1", "--trainer.max_epochs=1"]) == 0
     with pytest.raises(ValueError, match=r"other arguments \(--trainer.max_epochs=1\)"):
-        main(["main", "phantom", "--seeds=1"])
+        main(["main", "phantom", "--seeds=2,1"])
+    assert not (workplace / "outputs/srkd/reproduce-phantom-s2").exists(), "a refused suite claims no folder"
 
 
 def test_a_folder_with_other_weights_at_the_same_path_is_rejected(workplace):

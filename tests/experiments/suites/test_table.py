@@ -190,6 +190,7 @@ def test_rows_keep_outcomes_and_the_student_but_no_folder_and_no_patient(outputs
     given = [
         "--data.root=/home/ada/HC18",
         "--data.init_args.cache=/tmp/c",
+        "--data.planes_root=/home/ada/planes",
         "--trainer.enable_progress_bar=false",
     ]
     put(outputs, "srkd", 1, 60.0, 0.9, 0.7, arguments=given, student="fifth")

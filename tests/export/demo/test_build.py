@@ -198,7 +198,7 @@ def test_nothing_comes_from_elsewhere_and_no_style_or_script_is_inline():
 def test_the_newest_student_is_shown(tmp_path):
     with pytest.raises(FileNotFoundError, match="no trained student; make train EXP=srkd"):
         command.newest_student(tmp_path)
-    for age, name in enumerate(("teacher/a", "srkd/new", "no-kd/old")):
+    for age, name in enumerate(("teacher/a", "srkd-qat/a", "srkd/new", "no-kd/old")):
         file = tmp_path / name / "checkpoints" / "best.ckpt"
         file.parent.mkdir(parents=True)
         file.touch()

@@ -2,17 +2,13 @@
 
 import json
 import shlex
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from experiments.commands import latency
 from experiments.commands.latency import parse, read_baseline, write_report
 from experiments.plain_errors import UsageError
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.conftest import make
 
 
 @pytest.mark.parametrize(
@@ -28,17 +24,10 @@ def test_a_misspelt_option_is_one_line(given, answer):
     assert refused.value.message == answer
 
 
-def made(*arguments):
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    command = ["make", "--no-print-directory", "-n", "-o", ".venv/.ready", "latency", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 def test_make_times_a_checkpoint_or_an_export_but_not_one_for_the_other():
-    assert shlex.split(made("CKPT=a").stdout)[-2:] == ["latency", "a"]
-    assert shlex.split(made("EXPORT=b").stdout)[-2:] == ["latency", "b"]
-    both = made("CKPT=a", "EXPORT=b")
+    assert shlex.split(make("-n", "latency", "CKPT=a").stdout)[-2:] == ["latency", "a"]
+    assert shlex.split(make("-n", "latency", "EXPORT=b").stdout)[-2:] == ["latency", "b"]
+    both = make("-n", "latency", "CKPT=a", "EXPORT=b")
     assert both.returncode != 0
     assert "CKPT=... or EXPORT=..., not both" in both.stderr
 
