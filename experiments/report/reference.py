@@ -154,7 +154,7 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
         **{name: _part(run, "model").get(name) for name in TOWERS},
         **flat,
         **flatten(read),
-        **{f"{variable}": digest for variable, digest in corpora.items()},
+        **corpora,
     }
 
 

@@ -134,7 +134,7 @@ def test_a_failing_report_keeps_no_results_from_wandb(failure, monkeypatch, tmp_
     run.trainer, run.model, run.datamodule = SimpleNamespace(is_global_zero=True), None, None
     run.recipe, run.started, run.selection = SimpleNamespace(preset="phantom"), 0.0, None
     run.subcommand, run.folder, run.record, run.cautions = "fit", tmp_path, {}, []
-    run.answers = SimpleNamespace(create=False, calibration=None)
+    run.command, run.answers = ("fit", "srkd"), SimpleNamespace(create=False, calibration=None)
     run.config = {"fit": SimpleNamespace(experiment="srkd", seed_everything=0)}
     if isinstance(failure, ValueError):
         run.finish("best.ckpt")

@@ -14,7 +14,7 @@ from experiments import __main__ as command_line
 from experiments.config import CAUTION, QUICK_SETTINGS, resolve, whole_counts, with_quick_settings
 from experiments.suites.suite_runs import has_results
 from models import zero_shot
-from tests.experiments.commands.test_commands import make
+from tests.conftest import make
 from tests.experiments.runs.documented import violations
 from tests.experiments.runs.test_evaluate_pair import TOWER
 
@@ -71,9 +71,9 @@ def test_bounds_stand_behind_the_files_and_before_the_users_options():
 
 def test_make_hands_it_on():
     for target in (["train"], ["evaluate", "CKPT=x.ckpt"], ["sweep"], ["reproduce"]):
-        assert "--quick=true" in make(*target, "QUICK=1")
+        assert "--quick=true" in make("-n", *target, "QUICK=1").stdout
         for off in ("QUICK=0", "QUICK="):
-            assert "--quick" not in make(*target, off)
+            assert "--quick" not in make("-n", *target, off).stdout
 
 
 def test_the_first_images_of_each_split_are_of_every_plane():
