@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+import timeit
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -226,15 +227,30 @@ def frame_to_answers(spec: Spec, student: Student) -> Callable[[Frame], Row]:
 
 
 def _matmul(spec: Spec) -> Call:
-    """Square matrix product of one arithmetic, the limit of what the machine can reach."""
+    """Square matrix product of one arithmetic, the limit of what the machine can reach.
+
+    Raises:
+        RuntimeError: The processor has no instructions for it. PyTorch then computes element by element, far slower than
+            in float32: no limit of anything.
+    """
     import torch
 
     torch.set_num_threads(spec["threads"])
-    shape = MATMUL_SIDE, MATMUL_SIDE
-    if spec["arithmetic"] == "int8":
+    arithmetic = spec["arithmetic"]
+    own, float32 = (min(timeit.repeat(_product(one, 128), number=1)) for one in (arithmetic, "float32"))
+    if own > 5 * float32:
+        raise RuntimeError(f"this processor has no fast {arithmetic} products")
+    return _product(arithmetic, MATMUL_SIDE)
+
+
+def _product(arithmetic: str, side: int) -> Call:
+    import torch
+
+    shape = side, side
+    if arithmetic == "int8":
         left, right = (torch.randint(-128, 128, shape, dtype=torch.int8) for _ in range(2))
         return lambda: torch._int_mm(left, right)
-    left, right = (torch.rand(shape).to(getattr(torch, spec["arithmetic"])) for _ in range(2))
+    left, right = (torch.rand(shape).to(getattr(torch, arithmetic)) for _ in range(2))
     return lambda: torch.mm(left, right)
 
 
