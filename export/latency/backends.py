@@ -230,8 +230,8 @@ def _matmul(spec: Spec) -> Call:
     """Square matrix product of one arithmetic, the limit of what the machine can reach.
 
     Raises:
-        RuntimeError: The processor has no instructions for it. PyTorch then computes element by element, far slower than
-            in float32: no limit of anything.
+        RuntimeError: The processor has no instructions for it. PyTorch then computes element by element, far slower
+            than in float32: no limit of anything.
     """
     import torch
 
