@@ -199,8 +199,9 @@ def _choose_columns(present: list[str], path: Path, columns: Mapping[str, str]) 
             chosen[ours] = found[0]
     if "image" not in chosen:
         raise ValueError(
-            f"{path}: no column of images ({', '.join(COLUMNS['image'][:4])}, ...); columns.image has to name it "
-            f"(docs/own-data.md); it has {one_line(', '.join(present), 200) or 'no columns'}"
+            f"{path}: no column of images ({', '.join(COLUMNS['image'][:4])}, ...); --data.columns.image=NAME "
+            "(of data and predict: --column=image=NAME) says which it is; it has "
+            f"{one_line(', '.join(present), 200) or 'no columns'}"
         )
     return chosen
 
@@ -237,8 +238,8 @@ def _resolve(
             real = Path(path).parent
         if not (outside or real == base or real.is_relative_to(base)):
             raise ValueError(
-                f"{where}: {shown} is outside of {root}; the setting images names the images' folder, and outside "
-                "allows files elsewhere (docs/own-data.md)"
+                f"{where}: {shown} is outside of {root}; IMAGES=folder (--images) sets the images' folder, and "
+                "--data.outside=true (of data and predict: --outside) allows files elsewhere"
             )
         if file not in files:
             absent.append(f"{shown} (row {row})")
@@ -252,7 +253,7 @@ def _resolve(
     elif absent:
         raise FileNotFoundError(
             f"{table}: {len(absent)} of {count(len(names), 'image')} missing under {root}: {first_few(absent)}; "
-            "the setting images names the folder that the table's paths are relative to (docs/own-data.md)"
+            "IMAGES=folder (--images) sets the folder that the table's paths are relative to"
         )
     return pd.Series(paths, dtype=object)
 

@@ -130,9 +130,8 @@ def ingest(
         raise FileNotFoundError(f"{source}: no such file or folder")
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{out}: lies in the source folder; give a folder outside of {source}")
-    labelled = (
-        None if labels is None else keyed_labels(labels, secret)
-    )  # a mistake there ends hours of decoding
+    # Before the decoding, which takes hours: a mistake in the labels ends the command at once.
+    labelled = None if labels is None else keyed_labels(labels, secret)
     jobs = _jobs(source, secret)
     if not jobs:
         raise ValueError(f"{source}: holds no files")
@@ -154,9 +153,8 @@ def _jobs(source: Path, secret: str) -> list[_Job]:
     for name, path in file_ids(source, secret).items():
         state, relative = path.stat(), _relative(path, source)
         folder = relative.parts[0] if len(relative.parts) > 1 else relative.stem
-        known = pseudonym(
-            secret, "state", f"{state.st_size} {state.st_mtime_ns}"
-        )  # a plain hash shows the time
+        # From a hash without the secret, size and time could be guessed.
+        known = pseudonym(secret, "state", f"{state.st_size} {state.st_mtime_ns}")
         jobs.append(_Job(path, f"{name}-{known}", folder))
     return jobs
 

@@ -135,9 +135,8 @@ class PairShardsDataModule(ScoredOnPublicSets):
 def list_shards(urls: str) -> list[str]:
     """Expand URLs with braces, joined by ``::``, or a folder of tar files, to a list of shards."""
     folder = Path(urls)
-    if (
-        not re.search("://|::|pipe:", urls) and folder.is_dir()
-    ):  # a long list would be no possible name of a file
+    # A list of URLs can be too long to be asked for as a file.
+    if not re.search("://|::|pipe:", urls) and folder.is_dir():
         return [str(path) for path in sorted(folder.glob("[!.]*.tar"))] or [str(folder / "*.tar")]
     expanded: list[str] = expand_urls(urls)
     return expanded

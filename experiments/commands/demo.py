@@ -28,10 +28,8 @@ from models.files import sha256
 from models.student.manifest import MANIFEST
 
 STUDENTS = "*/*/checkpoints/best.ckpt"
-NOT_SHOWN = (
-    TEACHER_EXPERIMENT,
-    QUANTISED_EXPERIMENT,
-)  # a teacher is too large, and a quantised student has no export
+# A teacher is too large, and a quantised student has no export.
+NOT_SHOWN = (TEACHER_EXPERIMENT, QUANTISED_EXPERIMENT)
 
 
 def parse(argv: list[str]) -> Any:

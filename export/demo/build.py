@@ -72,9 +72,8 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     if MODELS[0] not in variants:
         raise ValueError(f"{export.folder}: no artifact {MODELS[0]!r}; export again")
     heads, text = str(artifacts["heads"]["file"]), _text_tower(artifacts)
-    golden = sorted(
-        f"golden/{path.name}" for path in export.artifact("golden").iterdir() if path.name[0] != "."
-    )  # a file manager may leave a .DS_Store
+    # A file manager may leave a .DS_Store.
+    golden = sorted(f"golden/{path.name}" for path in export.artifact("golden").glob("[!.]*"))
     for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden, *(text or {}).values()):
         copy = folder / name
         if copy.exists() or copy.suffix not in KEPT:

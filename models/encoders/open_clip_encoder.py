@@ -18,7 +18,7 @@ from models.encoders.dual_encoder import DualEncoder
 from models.messages import one_line
 from models.open_clip_config import build_open_clip, resolve_config
 from models.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
-from models.text.causal_text import end_token_features, end_token_tower, is_tracing, up_to_longest_end
+from models.text.end_token import end_token_features, end_token_tower, is_tracing, up_to_longest_end
 
 
 class OpenCLIPEncoder(DualEncoder):

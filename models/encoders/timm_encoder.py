@@ -14,7 +14,7 @@ from models.checkpoints.weights import load_weights, mismatch
 from models.encoders import convstem_vit  # noqa: F401 - registers vit_convstem_femto with timm
 from models.encoders.dual_encoder import DualEncoder
 from models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from models.text.causal_text import end_token_features, is_tracing, up_to_longest_end
+from models.text.end_token import end_token_features, is_tracing, up_to_longest_end
 from models.text.tokenizer import PAD_ID, number_families, token_range
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.encoders.dual_encoder import DualEncoder
 from models.preprocessing import Preprocessing
-from models.text.causal_text import up_to_longest_end
+from models.text.end_token import up_to_longest_end
 from models.text.tokenizer import build_tokenizer
 
 KERNELS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}

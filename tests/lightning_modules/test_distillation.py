@@ -14,7 +14,7 @@ from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
 from models import OpenCLIPEncoder
-from tests.models.text.test_causal_text import encoder as causal_text_tower
+from tests.models.text.test_end_token import encoder as causal_text_tower
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ HEAD = "image,patient,split,hc_mm,pixel_size_mm,ga_days\n"
         ("image,text\nimg/a.png,a head, at term\n", "row 2: 3 values where the header has 2; put"),
         ("image,patient\nimg/a.png,1\n\nimg/a.png,2\n", r"row 4: img/a.png is also in row 2; give an image's captions"),
         ("image,patient\nimg/x.dcm,1\n", "row 2: img/x.dcm is a DICOM file; sonodistill data ingest"),
-        ("image,patient\n../img/a.png,1\n", "row 2: ../img/a.png is outside of .*; the setting images names"),
+        ("image,patient\n../img/a.png,1\n", "row 2: ../img/a.png is outside of .*; IMAGES=folder"),
         ("\n\nimage,hc_mm\nimg/a.png,17\n", "row 4: hc_mm is '17'"),
         (HEAD + "img/a.png,1,holdout,,,\n", "row 2: split is 'holdout', expected one of train"),
         (HEAD + "img/a.png,1,,,,\nimg/b.png,1,,,0.012,\n", "row 3: pixel_size_mm is '0.012', .* is it in centimetres?"),
@@ -164,7 +164,7 @@ def test_mistakes_are_one_line_that_names_the_row(folder, text, message):
 
 def test_missing_images_are_counted_or_left_out(folder):
     path = _csv(folder, "image,patient\nimg/a.png,1\nimg/x.png,2\nnowhere/y.png,3\n")
-    message = r"table.csv: 2 of 3 images missing under .*: img/x.png \(row 3\), nowhere/y.png \(row 4\); the "
+    message = r"table.csv: 2 of 3 images missing under .*: img/x.png \(row 3\), nowhere/y.png \(row 4\); IMAGES=folder "
     with pytest.raises(FileNotFoundError, match=message):
         read_table(path)
     missing = []

@@ -223,9 +223,8 @@ def test_corpora_are_found_by_their_tables(tiny_hc18, tiny_planes, tmp_path):
 
 def test_the_command_builds_a_corpus_without_evaluation_patients(tiny_hc18, tiny_planes, tmp_path, capsys):
     out = tmp_path / "out"
-    assert (
-        main(["shards", str(tmp_path), "--samples-per-shard", "20", str(out)]) == 0
-    )  # options may stand anywhere
+    # Options may stand anywhere.
+    assert main(["shards", str(tmp_path), "--samples-per-shard", "20", str(out)]) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     heads, planes = manifest["sources"]
     assert (heads["name"], planes["name"]) == ("hc18", "planes")

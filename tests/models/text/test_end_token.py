@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import OpenCLIPEncoder, TransformersEncoder, freeze, zero_shot
-from models.text.causal_text import end_token_features, end_token_tower, up_to_longest_end
+from models.text.end_token import end_token_features, end_token_tower, up_to_longest_end
 from tests.models.conftest import VIT, small
 from tests.models.encoders.test_transformers_encoder import save
 
