@@ -77,9 +77,15 @@ class PhantomSettings:
             raise ValueError(f"phantom: test_share must lie in [0, 1), not {self.test_share}")
 
     def at_most(self, planes: int, heads: int) -> PhantomSettings:
-        """Return the settings of a corpus of at most this many pictures in the two layouts, without pairs."""
+        """Return the settings of a corpus of at most this many pictures in the two layouts, without pairs.
+
+        At least the default share of the patients is for tests: a smaller one of few patients may be none.
+        """
         planes, heads = min(self.num_planes_images, planes), min(self.num_hc18_images, heads)
-        return replace(self, num_planes_images=planes, num_hc18_images=heads, num_pair_images=0)
+        share = max(self.test_share, PhantomSettings.test_share)
+        return replace(
+            self, num_planes_images=planes, num_hc18_images=heads, num_pair_images=0, test_share=share
+        )
 
     @property
     def digest(self) -> str:

@@ -23,6 +23,7 @@ from metrics.benchmarks import benchmarks_of
 # Pictures drawn for each of `most_images`: few enough to be drawn in this process, and enough that the validation
 # split, with a tenth of the patients, has images of every benchmark.
 PLANES_FOR_ONE, HEADS_FOR_ONE = 6, 2
+VAL_SHARE, HC18_TEST_SHARE = 0.1, 0.3
 
 
 class PhantomDataModule(FetalDataModule):
@@ -49,8 +50,8 @@ class PhantomDataModule(FetalDataModule):
         root: str = str(DEFAULT_ROOT),
         corpus: PhantomSettings = PhantomSettings(),  # noqa: B008 - frozen
         workers: int | None = None,
-        val_share: float = 0.1,
-        hc18_test_share: float = 0.3,
+        val_share: float = VAL_SHARE,
+        hc18_test_share: float = HC18_TEST_SHARE,
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -59,7 +60,10 @@ class PhantomDataModule(FetalDataModule):
             raise ValueError("phantom: training needs num_planes_images and num_hc18_images above 0")
         self.root = root
         most = self.most_images
-        self.corpus = corpus if most is None else corpus.at_most(PLANES_FOR_ONE * most, HEADS_FOR_ONE * most)
+        if most is not None:
+            corpus = corpus.at_most(PLANES_FOR_ONE * most, HEADS_FOR_ONE * most)
+            val_share, hc18_test_share = max(val_share, VAL_SHARE), max(hc18_test_share, HC18_TEST_SHARE)
+        self.corpus = corpus
         self.workers = workers
         self.val_share = val_share
         self.hc18_test_share = hc18_test_share

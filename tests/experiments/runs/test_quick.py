@@ -1,4 +1,4 @@
-"""QUICK=1 bounds corpus, teacher, epochs and evaluation, and its results count nowhere."""
+"""QUICK=1 bounds corpus, epochs and evaluation, and its results count nowhere."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 from jsonargparse import Namespace
 
+from datamodules import PhantomDataModule
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom.corpus import PhantomSettings
 from datamodules.record import Record, first_of_each_split
@@ -101,6 +102,14 @@ def test_the_first_prompts_and_pictures():
     assert PhantomSettings().at_most(50, 9999) == PhantomSettings(
         num_planes_images=50, num_hc18_images=1600, num_pair_images=0
     )
+
+
+def test_the_few_patients_of_a_quick_run_are_of_every_split(tmp_path):
+    """The teacher's preset keeps 2 or 3 of 100 patients for validation and test: of few patients none."""
+    shares = {"corpus": PhantomSettings(test_share=0.02), "val_share": 0.03, "hc18_test_share": 0.02}
+    records = PhantomDataModule(str(tmp_path), workers=1, most_images=12, **shares).read_records()
+    found = {(record.corpus, record.split) for record in records}
+    assert found >= {*product(("planes", "hc18"), ("train", "val", "test"))}
 
 
 @pytest.fixture
