@@ -209,7 +209,7 @@ def ablations(run: FinishedRun) -> Iterator[Table]:
                 cell = _score(get, f"{name}_{score}", digits)
                 rows.append({"input": title, "score": cell, "change": signed(changed - whole, benchmark)})
         if len(rows) > 1:
-            yield Table(f"{benchmark.title}, student with part of its input", rows)
+            yield Table(f"{benchmark.title}, {run.titles[STUDENT]} with part of its input", rows)
 
 
 def difference(
@@ -302,7 +302,9 @@ def subgroups(run: FinishedRun) -> Iterator[Table]:
                     kind: name,
                     "images": str(scores["count"]),
                     "teacher": _score(theirs.get(kind, {}).get(name, {}).get, *score),
-                    "student": _score(scores.get, *score),
+                    run.titles[STUDENT]: _score(
+                        scores.get, *score
+                    ),  # one column where a teacher is scored alone
                 }
                 for name, scores in groups.items()
             ]

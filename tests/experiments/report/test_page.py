@@ -16,7 +16,7 @@ from experiments.report import tables, write_report
 from experiments.report.page import commands
 from experiments.report.read_run import read_run
 from figures.style import PALETTE
-from metrics.names import final_composite_name
+from metrics.names import final_composite_name, final_name
 
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=alert(1)> & $\\frac{1}{0}$'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -204,10 +204,16 @@ def test_a_teacher_alone_is_no_student(make_run):
     (folder / "metrics.csv").unlink()
     record = json.loads((folder / "results.json").read_text())
     del record["details"]["teacher"]
+    record["details"]["student"]["hc18"]["subgroups"] = {
+        "machine": {"Voluson": {"count": 3, "validity": 50.0}}
+    }
+    record["metrics"][final_name("student", "hc18", "black_image_validity")] = 1.0
     (folder / "results.json").write_text(json.dumps(record | {"scored": "teacher"}))
     _, _, words = read(write_report([folder]))
     own = words.partition("Scores on test patients")[0] + words.partition("Beside the scores")[2]
     assert "What the teacher reads" in own
+    assert "teacher with part of its input" in own
+    assert "by machine" in own
     assert "repulsion" not in own
     assert "student" not in own.partition("Settings")[0].lower()
 
