@@ -33,6 +33,7 @@ SUITES = {
         "random-teacher",
         "shuffled-confusions",
         "spare-near",
+        "spare-similar",
     ),
     # With each of STUDENTS: does the gain grow with the gap between teacher and student?
     "capacity": ("no-kd", "static-kd", "repulsive-r-0.8", "srkd"),
@@ -70,6 +71,7 @@ TITLES = {
     "random-teacher": "SRKD, untrained teacher",
     "shuffled-confusions": "SRKD, shuffled confusions",
     "spare-near": "SRKD, near captions spared",
+    "spare-similar": "SRKD, similar captions spared",
     "random": "Student, random weights",
 }
 
