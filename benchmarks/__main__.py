@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks._record import Row, pool
-from experiments.process import Parser, status_for_make
+from experiments.process import STOPPED, Parser, exit_status, status_for_make, terminable
 from export.latency.worker import ALLOCATOR
 from models.files import write_json
 
@@ -111,4 +111,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        with terminable():
+            main()
+    except STOPPED as stop:
+        sys.exit(exit_status(stop))

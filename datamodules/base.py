@@ -66,7 +66,7 @@ class FetalDataModule(LightningDataModule):
         mask_overlays: Overrides `Augmentation.mask_overlays`: remove text, rulers and callipers from training images.
         on_error: What an unreadable training image or an empty caption does: "raise", or "skip" (replace
             the sample and report it). Validation, test and evaluation always raise.
-        seed: Seed of order, captions and augmentation.
+        seed: Seed of order, captions and augmentation; null for that of the run (in Python 0).
         pin_memory: Pinned host memory for the copies to a GPU.
         cache: Folder for decoded training images (see `datamodules.pairs.stores`): faster epochs for
             side^2 bytes per image on disk, reserved at the start; without that space, training continues without a
@@ -91,7 +91,7 @@ class FetalDataModule(LightningDataModule):
         num_workers: int = 2,
         augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
         on_error: OnError = "raise",
-        seed: int = 0,
+        seed: int | None = None,
         pin_memory: bool = False,
         cache: str | None = None,
         zoom: float = 0.0,
@@ -115,7 +115,7 @@ class FetalDataModule(LightningDataModule):
             mask_overlays=mask_overlays or augmentation.mask_overlays,
         )
         self.on_error: OnError = on_error
-        self.seed = seed
+        self.seed = seed or 0
         self.pin_memory = pin_memory
         self.cache = cache
         self.most_images = most_images

@@ -14,7 +14,8 @@ import re
 import signal
 import sys
 import traceback
-from importlib.metadata import requires
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 if not __package__:
@@ -28,7 +29,7 @@ from experiments.process import (
     STOPPED,
     exit_quietly_on_broken_pipe,
     exit_status,
-    run_child,
+    run_children,
     status_for_make,
     terminable,
     without_secrets,
@@ -98,7 +99,7 @@ def run(argv: list[str]) -> int:
         if not (Path(__file__).parents[1] / "benchmarks").is_dir():
             raise ValueError("bench: an installation lacks the benchmarks; run make bench in the repository")
         with terminable():
-            return run_child([sys.executable, "-m", "benchmarks", *argv[1:]], os.environ)
+            return run_children([[sys.executable, "-m", "benchmarks", *argv[1:]]], os.environ)[0]
     name = COMMANDS[argv[0]][0]
     if argv[0] == "predict" and any(word.startswith(("--config", "-c")) for word in argv[1:]):
         name = "train"  # Lightning's own command of that name
@@ -138,10 +139,11 @@ def _message(error: BaseException) -> str | None:
 
 def _extra_of(module: str) -> str | None:
     """Return the first of our optional dependencies that installs a module."""
-    for line in requires("sonodistill") or []:
-        found = re.match(r"([\w-]+).*extra == .(\w+)", line)
-        if found and found[1].replace("-", "_") == module:
-            return found[2]
+    with suppress(PackageNotFoundError):  # a checkout that is not installed
+        for line in requires("sonodistill") or []:
+            found = re.match(r"([\w-]+).*extra == .(\w+)", line)
+            if found and found[1].replace("-", "_") == module:
+                return found[2]
     return None
 
 

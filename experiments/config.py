@@ -248,6 +248,7 @@ class ConfigCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SaveResolvedConfig,
+            save_config_kwargs={"save_to_log_dir": False},  # the folder of the first logger
             parser_kwargs={name: {"default_config_files": files} for name in self.subcommands()},
         )
 
@@ -291,12 +292,9 @@ class ConfigCLI(LightningCLI):
         if is_quick(whole_counts(self.config[self.config.subcommand])):
             self.config = parser.parse_args(with_quick_settings(self.arguments))
             whole_counts(self.config[self.config.subcommand])
-        config, seed = self.config[self.config.subcommand], f"{self.config.subcommand}.data.init_args.seed"
-        command, *options = self.arguments
-        files = [f"--config={path}" for path in self.recipe.config_files]  # defaults, but some are required
-        given = parser.parse_args([command, *files, *options], defaults=False)
-        if seed in self.config and seed not in given and type(config.seed_everything) is int:
-            self.config[seed] = config.seed_everything
+        config = self.config[self.config.subcommand]
+        if config.get("data.init_args.seed", 0) is None and type(config.seed_everything) is int:
+            config["data.init_args.seed"] = config.seed_everything
 
 
 class _ParseOnlyCLI(ConfigCLI):

@@ -106,11 +106,6 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command to its end and return its exit status; see `run_children`."""
-    return run_children([command], environment)[0]
-
-
 def run_children(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[int]:
     """Run commands in parallel to their ends, and return their exit statuses in order; call it inside `terminable`.
 

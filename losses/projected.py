@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, mse_loss, normalize
 
-from .base import DistillationLoss, require_positive
+from .base import DistillationLoss
 from .batch import Embeddings, JointBatch
 from .distributions import contrastive_cross_entropy
 
@@ -108,11 +108,9 @@ class InteractiveContrastiveLoss(ProjectedLoss):
     ) -> None:
         super().__init__(**kwargs)
         self.interactive_weight = interactive_weight
-        require_positive("initial_logit_scale", initial_logit_scale)
-        if initial_logit_scale > MAXIMUM_LOGIT_SCALE:
-            raise ValueError(
-                f"initial_logit_scale must be at most {MAXIMUM_LOGIT_SCALE:g}, not {initial_logit_scale}"
-            )
+        if not 0 < initial_logit_scale <= MAXIMUM_LOGIT_SCALE:
+            limits = f"above 0 and at most {MAXIMUM_LOGIT_SCALE:g}"
+            raise ValueError(f"initial_logit_scale must be {limits}, not {initial_logit_scale}")
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(initial_logit_scale)))
 
     def weights(self) -> dict[str, float]:

@@ -192,10 +192,11 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return p values [N] of one family, corrected for their number by Holm's step-down method (1979)."""
+    """Return p values [N] of one family, corrected by Holm's step-down method (1979); NaN stays and does not count."""
     values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    order = np.argsort(values, kind="stable")  # NaN comes last
+    tested = np.count_nonzero(~np.isnan(values))
+    stepped = np.maximum.accumulate(values[order] * (tested - np.arange(len(values))))
     corrected = np.empty_like(values)
     corrected[order] = np.minimum(stepped, 1)
     return corrected

@@ -144,7 +144,8 @@ def card(device: str) -> dict[str, Any]:
 
 
 def ask_driver(*fields: str) -> list[str]:
-    """Return what nvidia-smi says about the first card."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    """Return what nvidia-smi says about the card that PyTorch calls the first."""
+    card = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"  # nvidia-smi ignores CUDA_VISIBLE_DEVICES
+    command = ["nvidia-smi", card, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     return done.stdout.splitlines()[0].split(", ")

@@ -99,10 +99,6 @@ class SaveResolvedConfig(SaveConfigCallback):
     In W&B it is nested as in the YAML files: ``schedule.init_args.start`` has the same name as on the command line.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.save_to_log_dir = False  # the folder of the first logger
-
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -302,9 +302,8 @@ def subgroups(run: FinishedRun) -> Iterator[Table]:
                     kind: name,
                     "images": str(scores["count"]),
                     "teacher": _score(theirs.get(kind, {}).get(name, {}).get, *score),
-                    run.titles[STUDENT]: _score(
-                        scores.get, *score
-                    ),  # one column where a teacher is scored alone
+                    # One column where a teacher is scored alone.
+                    run.titles[STUDENT]: _score(scores.get, *score),
                 }
                 for name, scores in groups.items()
             ]

@@ -53,7 +53,7 @@ from experiments.runs.run_folder import (
     requeued_checkpoint,
     run_folder,
 )
-from experiments.runs.run_record import cautions, make_record
+from experiments.runs.run_record import cautions, make_record, run_config
 from experiments.runs.teachers import publish_teacher, settle_teachers
 from experiments.runs.wandb_access import first_process
 from metrics.names import STUDENT, TEACHER, VAL_COMPOSITE
@@ -259,8 +259,11 @@ class SonoDistillCLI(ConfigCLI):
 
     def _scores_teacher(self, config: Namespace) -> bool:
         """Return whether a teacher alone stands in the student's place."""
-        evaluated = list(self.command[:1]) == ["evaluate"] and TEACHER_EXPERIMENT in self.command[1:3]
-        return evaluated or config.experiment == TEACHER_EXPERIMENT
+        if config.experiment != "evaluate":
+            return bool(config.experiment == TEACHER_EXPERIMENT)
+        path = str((config.model.student.get("init_args") or {}).get("path"))
+        trained = (run_config(path) or {}).get("experiment")
+        return TEACHER_EXPERIMENT in (*self.command[1:3], trained)
 
     def _warn(self) -> None:
         """Print what makes the run's scores unreliable, at its start and at its end."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from callbacks.safety.checkpoints import PREVIOUS
-from experiments.process import without_secrets
+from experiments.process import joined, without_secrets
 from experiments.recipe_files import FOLDERS
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.wandb_access import first_process
@@ -27,7 +27,8 @@ CHECKPOINT = "--ckpt_path"
 
 def resume_command(command: Sequence[str], checkpoint: Path) -> str:
     """Return the shell command that resumes what these arguments of ``sonodistill`` started; secrets are redacted."""
-    kept = without_secrets([*_without_checkpoint(command), f"{CHECKPOINT}={checkpoint}"])
+    kept = [word for word in joined(command) if not word.startswith(f"{CHECKPOINT}=")]
+    kept = without_secrets([*kept, f"{CHECKPOINT}={checkpoint}"])
     if kept[0] != "train":
         return shlex.join([sys.executable, "-m", "experiments", *kept])
     _, experiment, preset, *options = kept
@@ -130,14 +131,3 @@ def check_fit(config: Namespace) -> None:
             raise ValueError(f"trainer.{name}=0 trains nothing; to score a model: make evaluate CKPT=...")
     if config.get("ckpt_path"):
         check_same_run(config.ckpt_path, config)
-
-
-def _without_checkpoint(command: Sequence[str]) -> list[str]:
-    kept: list[str] = []
-    rest = iter(command)
-    for argument in rest:
-        if argument == CHECKPOINT:
-            next(rest, None)
-        elif not argument.startswith(f"{CHECKPOINT}="):
-            kept.append(argument)
-    return kept

@@ -18,10 +18,8 @@ from wandb.sdk import wandb_setup
 from callbacks.tracking.logger_media import log_pictures
 from callbacks.tracking.wandb_run import active_run, uploads_images
 from experiments.process import program_here
-from metrics.names import GEOMETRY, RANDOM, STUDENT, TEACHER
 
 PATIENCE_S = 5.0
-MODELS = (STUDENT, TEACHER, RANDOM)
 DETAILS = "details"  # results of single images, with their names and patients
 CURVES = ("training", "validation")  # plots of a run as a whole
 
@@ -80,14 +78,9 @@ def _asked() -> str:
 def publish(trainer: Trainer, folder: Path, record: Mapping[str, Any]) -> None:
     """Send plots of a run's folder to its loggers of pictures; results and best checkpoint to its W&B run, if any."""
     everything = uploads_images(trainer)
-    # The evaluations have already sent their figures, which are named after the models or the geometry.
-    drawn = [
-        path
-        for path in sorted((folder / "plots").glob("*.png"))
-        if not path.stem.startswith((*MODELS, GEOMETRY))
-    ]
-    if not everything:
-        drawn = [path for path in drawn if path.stem in CURVES]
+    # The evaluations have sent their own figures.
+    names = [*CURVES, *["samples-*"] * everything]
+    drawn = [path for name in names for path in sorted((folder / "plots").glob(f"{name}.png"))]
     log_pictures(trainer, {f"plots/{path.stem}": path for path in drawn}, trainer.global_step)
     run = active_run(trainer)
     if run is None:

@@ -7,7 +7,6 @@ of the authors' repository.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from experiments.config import PROTOCOL_OPTION, STUDENT_OPTION, TEACHER_OPTION
 from experiments.paper import PAPER, RELEASED
-from experiments.recipe_files import FOLDERS, preset_file
-from experiments.runs.input_digests import content_digest, content_digests, place_digests
+from experiments.runs.input_digests import content_digest, content_digests, corpus_digests
 from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.run_record import run_config
 from experiments.suites.suite_runs import SuiteRun, execute_all
@@ -79,17 +76,10 @@ def missing_inputs(files: Mapping[str, str | None]) -> list[str]:
             lines.append(f"{variable}={path}: no such file; {source}")
     for preset in PRESETS:
         try:
-            _corpus_digest(preset)
+            corpus_digests(preset, ())
         except FileNotFoundError as error:
             lines.append(str(error))
     return lines
-
-
-def _corpus_digest(preset: str) -> dict[str, str]:
-    """Return the digest of a preset's corpus, where its variable or, without it, the preset says."""
-    ((argument, variable),) = FOLDERS[preset].items()
-    own = yaml.safe_load(preset_file(preset).read_text(encoding="utf-8"))["data"]["init_args"][argument]
-    return place_digests({variable: os.environ.get(variable) or own})
 
 
 def plan(files: Mapping[str, str | None], options: Sequence[str]) -> list[EvaluationRun]:
@@ -103,7 +93,7 @@ def plan(files: Mapping[str, str | None], options: Sequence[str]) -> list[Evalua
         arguments = [*own, f"{PROTOCOL_OPTION}={protocol}", *options]
         weights = {**content_digests(arguments), "scored": content_digest(Path(str(model)))}
         for preset in PRESETS:
-            contents = digest([weights, _corpus_digest(preset), list(options)])[:12]
+            contents = digest([weights, corpus_digests(preset, options), list(options)])[:12]
             runs.append(EvaluationRun(name, preset, 0, tuple(arguments), model=str(model), contents=contents))
     return runs
 

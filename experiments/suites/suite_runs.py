@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.paper import STUDENTS, SUITES
-from experiments.process import STOPPED, exit_status, joined, run_child, terminable, without_secrets
+from experiments.process import STOPPED, exit_status, joined, run_children, terminable, without_secrets
 from experiments.recipe_files import experiment_file, preset_file, student_file
 from experiments.runs.input_digests import content_digests, corpus_digests, shard_corpora
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
@@ -95,7 +95,7 @@ class SuiteRun:
     def execute(self) -> str:
         """Train and test in a child process, and return `FINISHED`, `FAILED` or `INTERRUPTED`."""
         environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
-        status = run_child(self.command(), environment)
+        (status,) = run_children([self.command()], environment)
         if has_results(self.folder):
             return FINISHED
         # A signal that the child alone was sent: 130 or 143, or its number where it came before the front door.

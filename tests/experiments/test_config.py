@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from jsonargparse import Namespace
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
@@ -54,6 +55,16 @@ def test_one_option_seeds_weights_and_data_unless_the_data_has_a_seed_of_its_own
         assert (config.seed_everything, config.data.init_args.seed) == seeds
     config = resolve("srkd", "phantom", [])
     assert (config.seed_everything, config.data.init_args.seed) == (0, 0)
+
+
+def test_a_printed_configuration_seeds_weights_and_data_as_the_run_that_it_configures(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        resolve("no-kd", "phantom", ["--seed_everything=3", "--print_config"])
+    printed = tmp_path / "own.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert yaml.safe_load(printed.read_text())["seed_everything"] == 3
+    config = resolve("no-kd", "phantom", [f"--config={printed}"])
+    assert (config.seed_everything, config.data.init_args.seed) == (3, 3)
 
 
 def test_weights_and_prompts_are_spelt_out(weights):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.process import TerminatedError, run_child, terminable
+from experiments.process import TerminatedError, run_children, terminable
 
 # Writes its own end down, as a training saves its checkpoint.
 CHILD = """
@@ -53,7 +53,7 @@ def child(sent, pids):
 def started(monkeypatch):
     """Collect the ids of started processes."""
     pids = []
-    whole = run_child.__globals__["subprocess"].Popen
+    whole = run_children.__globals__["subprocess"].Popen
 
     def popen(*arguments, **settings):
         process = whole(*arguments, **settings)
@@ -70,7 +70,7 @@ def started(monkeypatch):
 def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(raised), terminable():
-        run_child(child(sent, started), os.environ)
+        run_children([child(sent, started)], os.environ)
     assert (workplace / "saved").read_text() == str(int(sent))
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)

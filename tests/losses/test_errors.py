@@ -46,7 +46,7 @@ def test_temperature(make, temperature):
         (lambda: ConfidencePenaltyKDLoss(smoothing=1.5), r"smoothing must be in \[0, 1\], not 1.5"),
         (lambda: FeatureKDLoss(distance="l1"), "distance must be mse or cosine, not 'l1'"),
         (lambda: InteractiveContrastiveLoss(initial_logit_scale=0), "initial_logit_scale must be above 0"),
-        (lambda: InteractiveContrastiveLoss(initial_logit_scale=200), "must be at most 100, not 200"),
+        (lambda: InteractiveContrastiveLoss(initial_logit_scale=200), "at most 100, not 200"),
         (lambda: CombinedLoss({}), "losses is empty"),
         (lambda: CombinedLoss({"a": CLIPLoss()}, {"a": 0}), "all weights are 0"),
         (lambda: CombinedLoss({"a": CLIPLoss()}, {"b": 1.0}), r"weights \['b'\] name no loss.*\['a'\]"),

@@ -139,3 +139,4 @@ def test_holm_gives_the_worked_example():
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.6]) == pytest.approx([1, 1])
     assert holm([]).size == 0
+    assert holm([np.nan, 0.03, 0.02]) == pytest.approx([np.nan, 0.04, 0.04], nan_ok=True)

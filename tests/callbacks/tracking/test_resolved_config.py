@@ -29,6 +29,7 @@ def run(folder, wandb_folder):
         TinyModule,
         TinyData,
         save_config_callback=SaveResolvedConfig,
+        save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=3,
         trainer_defaults={
             "accelerator": "cpu",

@@ -63,7 +63,7 @@ def test_a_run_of_the_long_form_is_resumed_by_it():
         ["fit", "--config", "experiments/recipes/srkd.yaml", "--trainer.max_epochs=3"], LAST
     )
     assert shlex.split(line)[1:] == [
-        "-m", "experiments", "fit", "--config", "experiments/recipes/srkd.yaml", "--trainer.max_epochs=3",
+        "-m", "experiments", "fit", "--config=experiments/recipes/srkd.yaml", "--trainer.max_epochs=3",
         f"--ckpt_path={LAST}",
     ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from experiments.sweep.trial_process import THREADS, TrialProcess, child_environ
 # Like a trial that trains its teacher first: Ctrl-C ends its wait only after the child has ended.
 WAITS_FOR_ITS_CHILD = """
 import os, sys
-from experiments.process import run_child
+from experiments.process import run_children
 child = '''
 import pathlib, signal, sys, time
 def save(*_):
@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, save)
 pathlib.Path(sys.argv[1]).write_text("ready")
 time.sleep(120)
 '''
-run_child([sys.executable, "-c", child, sys.argv[1]], os.environ)
+run_children([[sys.executable, "-c", child, sys.argv[1]]], os.environ)
 """
 # Ends once it and the trials beside it were all told to.
 SLOW_TO_END = """
