@@ -132,9 +132,9 @@ def export_student(subject: Subject, target: Path, options: Options) -> Export:
         for file in partial.rglob("*"):
             # Some writers create files that only their owner may read.
             file.chmod(0o755 if file.is_dir() else 0o644)
-        read_export(partial)
+        export = read_export(partial)
     shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
-    return read_export(target)
+    return replace(export, folder=target)
 
 
 def failed_folder(target: Path) -> Path:
@@ -178,7 +178,7 @@ def _fill(folder: Path, subject: Subject, options: Options, gates: Gates) -> lis
     reference = torch_runner(PixelEncoder(student).eval())
 
     fused = Variant("torch-fused", "PyTorch, reparameterised", "float32", torch_runner(context.encoder))
-    first = frames.first(FIRST_FRAMES)
+    first = replace(frames, records=frames.records[:FIRST_FRAMES], rows={})
     if different := failures(measure(reference, [fused], first, heads, None, gates, trained=False)):
         raise GateFailedError(
             f"export: {different} on the first {len(first.records)} frames; the fused student does not compute what "

@@ -63,8 +63,7 @@ class Options:
     @property
     def left_out(self) -> frozenset[str]:
         """The variants of `skip`, groups resolved."""
-        known = skippable()
-        return frozenset().union(*(known[name] for name in self.skip))
+        return frozenset().union(*(skippable()[name] for name in self.skip))
 
     @property
     def printed_spacings(self) -> list[str]:

@@ -31,7 +31,6 @@ from metrics.benchmarks import BENCHMARKS
 from models.student.onnx_files import Floats, Run, onnx_runner
 from models.zero_shot import COSINE_SCALE
 
-ONNX = ("onnx-fp32", "onnx-int8", "onnx-resize", "onnx-text")  # beside the classifiers
 ENCODER_FILE, RESIZE_FILE = "image_encoder.onnx", "image_encoder_resize.onnx"
 SOURCE = "coreml-fp16"  # of the packages with smaller weights
 NO_SOURCE = "it is made from {}, which --skip leaves out"
@@ -53,11 +52,7 @@ class CoremlVariant:
 
 
 def coreml_packages() -> dict[str, CoremlVariant]:
-    """Return every Core ML package by name, with a classifier for each benchmark that is registered by now.
-
-    Raises:
-        ValueError: A user's own benchmark would have the name of another artifact.
-    """
+    """Return every Core ML package by name, with a classifier for each benchmark that is registered by now."""
     table = {
         SOURCE: CoremlVariant("image_encoder", "float16"),
         "coreml-fp32": CoremlVariant("image_encoder_fp32", "float32", half=False),
@@ -68,11 +63,6 @@ def coreml_packages() -> dict[str, CoremlVariant]:
         table[f"coreml-{kind}"] = CoremlVariant(stem, "compressed-package", compression=compression)
     for name, benchmark in BENCHMARKS.items():
         if benchmark.kind == "classification":
-            for artifact in (f"coreml-{name}", f"onnx-{name}"):
-                if artifact in (*table, *ONNX):
-                    raise ValueError(
-                        f"benchmark {name}: {artifact} is another artifact; rename the benchmark"
-                    )
             table[f"coreml-{name}"] = CoremlVariant(f"{name}_classifier", "float16-classifier", head=name)
     return table
 

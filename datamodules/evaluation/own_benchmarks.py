@@ -16,6 +16,11 @@ from metrics.benchmarks import Benchmark, register
 
 # Columns that the prompt file has classes for.
 PROMPTED = {"plane": "planes", "brain_plane": "subplanes"}
+# Names that stand for something else in exports, on the demo page or in tables of predictions.
+TAKEN = frozenset(
+    "ages ages_basis brain_plane embedding error fp16 fp32 frame ga gray image input int8 own palette6 palette8 plane "
+    "resize seconds text time".split()
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class OwnBenchmark:
         place = f"data.benchmarks, {self.name}"
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
             raise ValueError(f"{place}: a name has letters, digits and _ only, and begins with a letter")
+        if self.name in TAKEN:
+            raise ValueError(f"{place}: the name stands for something else in exports and predictions; choose another")
         if self.kind == "classification" and self.prompts is None and self.label not in PROMPTED:
             raise ValueError(f"{place}: label={self.label} needs prompts=FILE (JSON of class -> sentences)")
         if self.kind == "biometry" and self.prompts is not None:

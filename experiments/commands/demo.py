@@ -92,9 +92,7 @@ def _exported(checkpoint: Path) -> Path | None:
         )
         options = ["--skip=coreml"]
         contract = (read_entry(checkpoint, STUDENT) or {}).get("preprocessing", {})
-        if (
-            contract.get("tokenizer") == "fetal"
-        ):  # a small text tower; a full-size one is larger than the page
+        if contract.get("tokenizer") == "fetal":  # a full-size text tower is larger than the page
             options.append("--text_encoder=true")
         return None if export_main([str(checkpoint), *options]) else target
     if read_export(target).manifest["source"].get("checkpoint_sha256") != sha256(checkpoint):

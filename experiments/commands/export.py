@@ -189,9 +189,7 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_class_arguments(Options, None)
     parser.add_subclass_arguments(FetalDataModule, "data")
     parser.set_defaults({"data": data, "age_cache": AGE_CACHE})
-    parsed = parser.parse_args([*data_arguments(preset), *argv])
-    options_of(parsed)
-    return parsed
+    return parser.parse_args([*data_arguments(preset), *argv])
 
 
 def options_of(config: Namespace) -> Options:
@@ -226,11 +224,11 @@ def prompts_of(checkpoint: str, file: str | None) -> tuple[Protocol, dict[str, A
 def main(argv: list[str]) -> int:
     """Run one command line and return its exit status: 1 if an exact variant missed its gate."""
     config = parse(argv)
+    data = built(FetalDataModule, config.data)  # registers benchmarks of one's own, which --skip may name
     options = options_of(config)
     target = Path(config.out) if config.out else default_target(config.checkpoint)
     require_replaceable(target.resolve())
     student, source = load_model_to_export(config.checkpoint)
-    data = built(FetalDataModule, config.data)
     source |= {
         "data": config.preset,
         "training": training_facts(run_config(config.checkpoint), read_record(config.checkpoint)),

@@ -59,7 +59,8 @@ def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
 
 
 def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
-    shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    hidden = shutil.ignore_patterns(".*")  # a file manager may leave a .DS_Store
+    shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=hidden)
     shutil.copyfile(READER, folder / READER.name)
     static_files = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js"
@@ -72,7 +73,6 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     if MODELS[0] not in variants:
         raise ValueError(f"{export.folder}: no artifact {MODELS[0]!r}; export again")
     heads, text = str(artifacts["heads"]["file"]), _text_tower(artifacts)
-    # A file manager may leave a .DS_Store.
     golden = sorted(f"golden/{path.name}" for path in export.artifact("golden").glob("[!.]*"))
     for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden, *(text or {}).values()):
         copy = folder / name
@@ -81,9 +81,6 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export.folder / name, copy)
     samples = _write_samples(folder / "samples")
-    files = {
-        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
-    }
     facts = {
         "model": export.manifest["model_sha256"],
         "runtime": VERSION,
@@ -99,8 +96,8 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         "static_files": static_files,
         "files": {
             name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for name, path in files.items()
-            if name not in static_files
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and (name := path.relative_to(folder).as_posix()) not in static_files
         },
     }
     write_json(folder / DEMO, facts)

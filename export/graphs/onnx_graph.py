@@ -73,9 +73,8 @@ def write_onnx(
     }
     shapes = axes = None
     if dynamic_batch:
-        example = example.expand(
-            2, *example.shape[1:]
-        ).contiguous()  # a batch of one would be specialised to one
+        # A batch of one would be specialised to one.
+        example = example.expand(2, *example.shape[1:]).contiguous()
         shapes = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},)
         axes = {tensor: {0: "batch"} for tensor in names}
     with torch.no_grad():

@@ -42,9 +42,8 @@ def main() -> None:
     except Exception as error:  # the parent reports it as the row's reason
         reply(error=f"{type(error).__name__}: {error}"[:300])
         return
-    reply(
-        load_ms=1e3 * (loaded - begun), first_call_ms=1e3 * (time.perf_counter() - loaded)
-    )  # a cold start ends here
+    # A cold start ends here.
+    reply(load_ms=1e3 * (loaded - begun), first_call_ms=1e3 * (time.perf_counter() - loaded))
     for _ in range(WARM_UP_CALLS):
         call()
     reply(warm=True)

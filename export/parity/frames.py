@@ -52,10 +52,6 @@ class EvaluationFrames:
             image = read_image(record.image)
             yield image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
 
-    def first(self, count: int) -> EvaluationFrames:
-        """Return the first frames, without their benchmarks."""
-        return replace(self, records=self.records[:count], rows={})
-
     def labels(self, benchmark: str) -> list[str]:
         """Return the true class of each frame of a classification benchmark."""
         chosen = [self.records[row] for row in self.rows[benchmark]]

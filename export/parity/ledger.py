@@ -16,10 +16,7 @@ from models.files import read_settings
 
 DEFAULT_GATES = Path(__file__).parent / "gates.yaml"
 OK, FAILED, NOT_RUN, DROPPED = "ok", "FAILED", "NOT RUN", "DROPPED"
-OPTIONAL_GATES = (
-    "compressed",
-    "compressed-package",
-)  # of smaller weights; a variant that misses its gate is dropped
+OPTIONAL_GATES = ("compressed", "compressed-package")  # of smaller weights: dropped when missed
 ON_A_MAC = "run verify_coreml.py on a Mac; it fills in parity.json"
 
 Floats = NDArray[np.float32]

@@ -155,7 +155,7 @@ class Student(ABC):
         rows: list[Row] = [{} for _ in embeddings]
         for benchmark, (labels, vectors) in self.classes.items():
             known = BENCHMARKS.get(benchmark)
-            key = benchmark if known is None else known.label
+            key = benchmark if known is None or known.own else known.label
             logits = self.cosine_scale * embeddings.astype(np.float32) @ vectors.T
             probabilities = softmax(logits.astype(np.float64), axis=1)
             lowest = None if self.calibration is None else self.calibration.none_below.get(benchmark)

@@ -1,5 +1,4 @@
 // The page: loads the worker, offers frames to it, shows what it answers.
-import { ageText } from "./answers.js";
 import { OwnClasses } from "./labels.js";
 import { PixelSize } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
@@ -73,8 +72,8 @@ function onReady(facts) {
   own.onReady();
   fillEngine(engine, cores, Object.keys(demo.variants));
   document.body.dataset.state = "ready";
-  if (still || last) reread();
-  else if (!live.running && !queue.length && demo.samples.length) showSample(demo.samples[0], source); // asks for no new source
+  if (still || last || live.running) reread();
+  else if (!queue.length && demo.samples.length) showSample(demo.samples[0], source); // asks for no new source
   pump();
 }
 
@@ -166,6 +165,7 @@ async function showStill(item) {
     bitmap.close();
   } catch {
     notice(`${item.name}: this browser cannot read it as a picture.`);
+    saving = false;
     if (still === item) still = null;
   }
   pending = null;
@@ -174,12 +174,12 @@ async function showStill(item) {
   reread();
 }
 
-/** Read the picture once more, unless a live frame will come. */
+/** Read the picture once more; of a live source the frame that it shows now. */
 async function reread() {
   const moving = live.running && !frozen;
   again = Boolean(pending) && !moving;
-  if (moving && video.paused) onLiveFrame();
-  if (!ready || pending || moving) return;
+  if (moving) return onLiveFrame(); // a paused video, or a screen on which nothing moves, gives no further frame
+  if (!ready || pending) return;
   if (still) send(still.blob, { source: still.name });
   else if (last) { // a live source's frame, frozen or left by Stop
     pending = { id: -1 };
@@ -265,7 +265,7 @@ async function startLive(kind, label, ask) {
     if (own !== source) return release(given);
     stopLive();
     await live.show(given);
-    if (own !== source) return;
+    if (own !== source) return stopLive(); // another source was asked for before this one played
   } catch (error) {
     if (own === source) notice(`${label}: ${sourceError(error)}`);
     return;
@@ -279,6 +279,7 @@ async function startLive(kind, label, ask) {
   $("play").textContent = "Pause";
   $("freeze").disabled = false;
   document.body.dataset.live = kind;
+  onLiveFrame();
 }
 
 function take(files) {
@@ -347,7 +348,11 @@ function setRegion(value) {
   $("crop").textContent = value ? "Whole picture" : "Crop";
   showLive();
 }
-$("freeze").addEventListener("click", () => { size.end(); setFrozen(!frozen); });
+$("freeze").addEventListener("click", () => {
+  size.end();
+  setFrozen(!frozen);
+  if (!frozen) reread(); // a video paused meanwhile shows another frame
+});
 
 // --- pixel size and crop ---
 
@@ -361,6 +366,7 @@ $("crop").addEventListener("click", () => {
   size.end();
   if (region || !last) {
     setRegion(null);
+    setFrozen(false); // the frozen picture may be the cropped one
     return reread();
   }
   setFrozen(true);

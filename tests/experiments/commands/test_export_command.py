@@ -198,7 +198,7 @@ def test_a_list_without_a_value_is_one_line():
 )
 def test_a_value_that_cannot_be_used_is_one_line_before_any_work(tail, answer):
     with pytest.raises(ValueError, match=f"^{re.escape(answer)}[^\n]*$"):
-        parse(["x.ckpt", *tail])
+        options_of(parse(["x.ckpt", *tail]))
 
 
 @pytest.mark.parametrize(
