@@ -37,7 +37,7 @@ def separated(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             start, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (1, ""))
             delimiter = max(";,\t", key=first.count)
-            header = _stripped(next(csv.reader([first], delimiter=delimiter), []))
+            header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             rows: dict[int, list[str]] = {}
             for cells in map(_stripped, reader):
@@ -48,12 +48,14 @@ def separated(path: Path) -> pd.DataFrame:
                         f'put "..." around a text that has {delimiter!r} in it'
                     )
                 if cells:
-                    rows[number] = [*cells, *[""] * (len(header) - len(cells))]
+                    rows[number] = cells
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as CSV (UTF-8)") from None
     except csv.Error as error:
         raise ValueError(f"{path}: not a readable CSV file ({error})") from None
-    return pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=object)
+    width = max(map(len, (_stripped(header), *rows.values())))  # without empty columns at the end
+    filled = {number: [*cells, *[""] * (width - len(cells))] for number, cells in rows.items()}
+    return pd.DataFrame.from_dict(filled, orient="index", columns=header[:width], dtype=object)
 
 
 def _stripped(cells: list[str]) -> list[str]:

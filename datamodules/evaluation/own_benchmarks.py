@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +18,10 @@ from metrics.benchmarks import Benchmark, register
 # Columns that the prompt file has classes for.
 PROMPTED = {"plane": "planes", "brain_plane": "subplanes"}
 # Names that stand for something else in exports, on the demo page or in tables of predictions.
-TAKEN = frozenset(
-    "ages ages_basis brain_plane embedding error fp16 fp32 frame ga gray image input int8 own palette6 palette8 plane "
-    "resize seconds text time".split()
-)
+TAKEN = {
+    "ages", "ages_basis", "brain_plane", "embedding", "error", "fp16", "fp32", "frame", "ga", "gray", "image", "input",
+    "int8", "own", "palette6", "palette8", "plane", "resize", "seconds", "text", "time",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class OwnBenchmark:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
             raise ValueError(f"{place}: a name has letters, digits and _ only, and begins with a letter")
         if self.name in TAKEN:
-            raise ValueError(f"{place}: the name stands for something else in exports and predictions; choose another")
+            raise ValueError(
+                f"{place}: the name stands for something else in exports and predictions; choose another"
+            )
         if self.kind == "classification" and self.prompts is None and self.label not in PROMPTED:
             raise ValueError(f"{place}: label={self.label} needs prompts=FILE (JSON of class -> sentences)")
         if self.kind == "biometry" and self.prompts is not None:
@@ -116,7 +119,8 @@ class OwnBenchmark:
         if all(record.split is None for record in records):
             records = split_by_patient(records, val_share=self.val_share, test_share=0.0, seed=0)
             records = [replace(r, split="test" if r.split == "train" else r.split) for r in records]
-        known = {str(record.image): record.split for record in training}
+        # By the real path, as `read_table` names images.
+        known = {os.path.realpath(record.image): record.split for record in training}
         # An image that stands for its unknown patient says nothing about an image of that name elsewhere.
         known |= {r.patient: r.split for r in training if r.corpus == TABLE and r.patient != r.name}
         return [replace(r, split=known.get(str(r.image)) or known.get(r.patient) or r.split) for r in records]

@@ -272,15 +272,16 @@ def keyed_labels(labels: pd.DataFrame, secret: str) -> pd.DataFrame:
     Of its other columns only `LABELS` are taken, as they are.
     """
     labels = labels.copy()
-    keys = [key for key in _LABEL_KEYS if key in labels.columns]
+    unique = labels.columns.is_unique
+    keys = [key for key in _LABEL_KEYS if unique and key in labels.columns and labels[key].notna().any()]
     taken = [name for name in LABELS if name in labels.columns]
-    if not keys or not taken or not labels.columns.is_unique:
+    if not keys or not taken:
         found = one_line(", ".join(labels.columns), 200)
         raise ValueError(
-            f"--labels: needs one of the columns {', '.join(_LABEL_KEYS)}, and one of {', '.join(LABELS)}, each once; "
-            f"it has {found}"
+            f"--labels: needs one of the columns {', '.join(_LABEL_KEYS)} with values, and one of {', '.join(LABELS)}, "
+            f"each once; it has {len(labels)} rows of {found}"
         )
-    if (twice := labels.duplicated(keys)).any():
+    if (twice := labels[keys].notna().any(axis=1) & labels.duplicated(keys)).any():
         raise ValueError(f"--labels, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
     for key in keys:
         labels[key] = [None if value is None else pseudonym(secret, key, value) for value in labels[key]]
@@ -308,6 +309,9 @@ def _finish(
     table = pd.DataFrame([row for result in results for row in result["rows"]], columns=list(_COLUMNS))
     copies = int(table.duplicated("image").sum())
     table = table.drop_duplicates("image").sort_values("image", ignore_index=True)
+    # After a look at the pictures a user may have deleted some.
+    present = np.array([(out / name).is_file() for name in table["image"]], dtype=bool)
+    table = table[present].reset_index(drop=True)
     table = table.astype({**dict.fromkeys(("frame", "rows", "columns"), "Int64"), "pixel_size_mm": "Float64"})
     unused = 0
     if labels is not None:
@@ -333,6 +337,7 @@ def _finish(
         "files with text outside the region, cut off": sum(result["text_cut_off"] for result in used),
         "frames kept out": dict(sum((Counter(result["kept_out"]) for result in results), Counter())),
         COPY: copies,
+        "deleted pictures": int((~present).sum()),
         "labels without an image": unused,
         "encodings": dict(Counter(result["encoding"] for result in used).most_common()),
         "bad files": [{"id": r["file"], "reason": r["reason"]} for r in results if r["bad"]],

@@ -6,12 +6,12 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 # Pillow goes by content: for an EPS file named x.png it would start Ghostscript, an interpreter.
@@ -25,17 +25,6 @@ DEFAULT_MEGAPIXELS = 50.0  # a file of 160 kB can hold 169 of them
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _GRAY_MODES = ("1", "L", "LA")
-# EXIF orientation -> how to turn the stored pixels upright. Pillow turns a TIFF by itself.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ON_ITS_SIDE = range(5, 9)
 _SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 
 
@@ -73,24 +62,19 @@ def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
     """
     label = name if name is not None or isinstance(source, bytes) else str(source)
     with _named(label), open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        turn = _UPRIGHT.get(_orientation(image))
-        return _to_eight_bit(image if turn is None else image.transpose(turn))
+        if "exif" in image.info:  # Pillow turns a TIFF by itself
+            image.load()
+            with suppress(
+                Exception
+            ):  # Pillow's parser raises many kinds for damaged EXIF; the pixels are whole
+                ImageOps.exif_transpose(image, in_place=True)
+        return _to_eight_bit(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) as of `read_image` from the header, without decoding the pixels; the same errors."""
+    """Return (width, height) as stored, from the header, without decoding the pixels; the errors of `read_image`."""
     with _named(str(path)), open_image(path) as image:
-        return image.size[::-1] if _orientation(image) in _ON_ITS_SIDE else image.size
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1, which is upright, where there is none or it cannot be read."""
-    if "exif" not in image.info:  # spares a PNG's being decoded
-        return 1
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow's parser raises many kinds for damaged EXIF; the pixels are whole
-        return 1
+        return image.size
 
 
 @contextmanager

@@ -154,6 +154,11 @@ def verify_shards(out: Path) -> list[str]:
     manifest, problems = local_manifest(out), []
     if not manifest.get("complete", True):
         problems.append("the corpus is incomplete: run make shards again to finish it")
+    elif not manifest.get("shards"):
+        problems.append(f"{out / MANIFEST} lists no shards")
+    listed = {shard["name"] for shard in manifest.get("shards", [])}
+    found = {path.name for path in out.glob("[!.]*.tar")}
+    problems += [f"{out / name} is not in {MANIFEST}" for name in sorted(found - listed)]
     for shard in manifest.get("shards", []):
         path = out / shard["name"]
         if not path.is_file():
@@ -193,6 +198,11 @@ def _scan_shard(path: Path) -> Iterator[tuple[str, bytes | None, str | None]]:
                     yield name, perceptual_hash(read_image(file.read(), name)), None
                 except ValueError as error:
                     yield name, None, one_line(error)
+            # Python takes a damaged header for the end.
+            stream: Any = shard.fileobj
+            stream.seek(shard.offset)
+            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("damaged or cut off: the mark of its end is missing")
     except (tarfile.TarError, OSError) as error:
         yield path.name, None, f"{path.name}: {one_line(error)}"
 

@@ -108,6 +108,8 @@ def asked_images(source: Path, pixel_size_mm: float | None, reading: Mapping[str
         reading: Further arguments of `read_table`.
     """
     if source.suffix.casefold() in IMAGE_SUFFIXES and source.is_file():
+        if any(reading.values()):
+            raise ValueError(f"{source}: one image; --images, --column and --outside are for tables")
         return [Asked(source.name, source, pixel_size_mm)]
     with warnings.catch_warnings():  # that patients are unknown does not matter here
         warnings.simplefilter("ignore")

@@ -1,6 +1,6 @@
 """Check prompts, or read the official ones from a checkout of FetalCLIP or MobileFetalCLIP.
 
-usage: sonodistill prompts check FILE [--model=CKPT] [--table=TABLE --label=plane]
+usage: sonodistill prompts check FILE [--model=CKPT] [--table=TABLE --label=plane, and the options of data check table]
        sonodistill import-protocol PATH [--out=data/protocol.json]
 
 The check finds classes without prompts, prompts beyond the context, and classes that a model cannot tell apart. FILE is
@@ -27,7 +27,7 @@ from datamodules.corpora.table import read_table
 from datamodules.evaluation.own_benchmarks import PROMPTED
 from datamodules.evaluation.protocol import Protocol, read_prompts
 from datamodules.evaluation.protocol_import import import_protocol
-from experiments.process import Parser
+from experiments.process import Parser, add_table_options, table_reading
 from models import DualEncoder, Preprocessing, build_tokenizer, from_checkpoint
 from models.zero_shot import class_embeddings
 
@@ -118,12 +118,13 @@ def check(argv: list[str]) -> int:
     one.add_argument("--model", help="checkpoint whose text tower reads the prompts")
     one.add_argument("--table", type=Path, help="labelled images: each label needs prompts")
     one.add_argument("--label", default="plane", help="column of the labels (default plane)")
+    add_table_options(one)
     arguments = parser.parse_args(argv)
     model = None if arguments.model is None else from_checkpoint(arguments.model).eval()
     classes = read_classes(arguments.file)
     labels: dict[str, list[str]] = {}
     if arguments.table is not None:
-        table = read_table(arguments.table, missing=[])
+        table = read_table(arguments.table, **table_reading(arguments))
         if arguments.label not in table:
             raise ValueError(
                 f"{arguments.table}: no column {arguments.label}; it has {', '.join(table.columns)}"

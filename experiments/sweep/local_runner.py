@@ -104,7 +104,9 @@ class LocalRunner:
         prune = False
         for step, value in enumerate(history[known:], start=known + 1):
             trial.report(value, step)
-            behind = trial.should_prune()  # asked of an ended trial too: the pruner compares later trials with it
+            behind = (
+                trial.should_prune()
+            )  # asked of an ended trial too: the pruner compares later trials with it
             prune = prune or (status is None and behind)
         if status is None and not prune:
             return

@@ -90,7 +90,8 @@ def verify_package(
     figures = {"flip_rate": sum(wanted != got for wanted, got in classes) / len(classes)}
     import numpy as np  # its min and max keep a NaN, Python's pass over it
 
-    figures |= {"cosine_min": float(np.min(cosines))} if cosines else {"difference_max": float(np.max(differences))}
+    name, worst = ("cosine_min", np.min(cosines)) if cosines else ("difference_max", np.max(differences))
+    figures[name] = float(worst)
     counts = {"frames": float(len(golden) - skipped), "skipped": float(skipped)}
     shown = {key: None if math.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN
     return {**verdict(figures, entry["on_device"]), "figures": {**shown, **counts}}

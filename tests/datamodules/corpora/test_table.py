@@ -52,6 +52,11 @@ def _csv(folder: Path, text: str) -> Path:
     return path
 
 
+def test_notes_in_a_column_without_a_name_are_left_alone(folder):
+    table = read_table(_csv(folder, "image;caption;;\nimg/a.png;a head;see Dr M;\nimg/b.png;femur\n"))
+    assert list(table["caption"]) == [("a head",), ("femur",)]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".jsonl", ".parquet"])
 def test_every_form_gives_the_same_rows(folder, suffix):
     table = read_table(_write(folder, suffix))

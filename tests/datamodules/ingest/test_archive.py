@@ -168,6 +168,11 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(archive, secret, tmp_path
     assert len(decoded) == len(lines) - 3, "finished files are not read again"
     for name in ("table.csv", "ingest.json"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    left = pd.read_csv(parts / "table.csv")["image"]
+    (parts / left[0]).unlink()  # the contact sheet showed a name in it
+    run(capfd, root, parts, secret)
+    assert list(pd.read_csv(parts / "table.csv")["image"]) == list(left[1:])
+    assert json.loads((parts / "ingest.json").read_text())["deleted pictures"] == 1
     for arguments, reason in (([secret, "--frames=all"], "other settings"), ([], "another secret")):
         monkeypatch.setenv("SONODISTILL_SECRET", "x" * 20)
         with pytest.raises(ValueError, match=reason):
@@ -212,6 +217,10 @@ def test_mistakes_are_one_line(archive, tmp_path, capfd, monkeypatch):
         ValueError, match=r"--labels, row 3: appears twice by file"
     ):  # before anything is decoded
         run(capfd, root, tmp_path / "out", f"--labels={tmp_path / 'labels.csv'}")
+    for rows in ("", ";a head\n"):
+        (tmp_path / "labels.csv").write_text(f"file;caption\n{rows}")
+        with pytest.raises(ValueError, match=r"--labels: needs one of the columns .* with values"):
+            run(capfd, root, tmp_path / "out", f"--labels={tmp_path / 'labels.csv'}")
     with pytest.raises(SystemExit):
         run(capfd, root, tmp_path / "out", "--region=10,20,300")
     assert "10,20,300: expected LEFT,TOP,RIGHT,BOTTOM or whole" in capfd.readouterr().err

@@ -21,6 +21,7 @@ from datamodules.shards.pair_shards import list_shards
 from datamodules.shards.writer import (
     encode_sample,
     plan_shards,
+    scan_shards,
     verify_shards,
     without_evaluation_patients,
     write_shards,
@@ -159,6 +160,34 @@ def test_changed_and_missing_shards_are_found(records, tmp_path):
     first, second = verify_shards(tmp_path)
     assert "pairs-000000.tar has changed" in first
     assert "pairs-000001.tar is missing" in second
+
+
+def test_tar_files_that_no_manifest_lists_are_found(records, tmp_path):
+    write_shards(records, tmp_path, [], 10)
+    (tmp_path / "more.tar").touch()
+    assert verify_shards(tmp_path) == [f"{tmp_path}/more.tar is not in manifest.json"]
+    (tmp_path / "more.tar").unlink()
+    (tmp_path / "manifest.json").write_text("{}")
+    first, *others = verify_shards(tmp_path)
+    assert first == f"{tmp_path}/manifest.json lists no shards"
+    assert len(others) == len(list(tmp_path.glob("*.tar")))
+
+
+def test_a_tar_file_that_ends_too_early_is_found(records, tmp_path):
+    write_shards(records, tmp_path, [], 10)
+    path = tmp_path / "pairs-000000.tar"
+    with tarfile.open(path) as shard:
+        third = shard.getmembers()[2].offset
+    assert scan_shards(tmp_path)["error"].isna().all()
+    content = path.read_bytes()
+    for damaged in (
+        content[:third],
+        content[: third + 100],
+        content[:third] + b"\xff" * 512 + content[third + 512 :],
+    ):
+        path.write_bytes(damaged)
+        (error,) = scan_shards(tmp_path)["error"].dropna()
+        assert "pairs-000000.tar: damaged or cut off" in error
 
 
 def test_a_manifest_without_hashes_is_checked_by_what_it_has(records, tmp_path):

@@ -194,7 +194,8 @@ def test_a_busy_machine_decides_nothing(budgets, row, status, reason):
     assert bool(over_budget([verdict])) == (status == OVER)
 
 
-@pytest.mark.parametrize("arithmetic", ["int8", "float32"])  # of the matrix product that this machine could time
+# Arithmetic of the matrix product that this machine could time.
+@pytest.mark.parametrize("arithmetic", ["int8", "float32"])
 def test_int8_may_be_faster_than_the_matrix_product(budgets, arithmetic):
     limit = budgets.ratios["onnx-int8"]
     row = {"ratio": quartiles(limit.at_least + 9), "share_of_matmul_peak": 2.4, "arithmetic": arithmetic}
