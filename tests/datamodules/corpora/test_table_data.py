@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tarfile
 from collections import defaultdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
-from datamodules import Record, TableDataModule
+from datamodules import HC18DataModule, Record, TableDataModule
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
 from datamodules.pairs.captions import caption_templates
@@ -230,6 +231,21 @@ def test_a_benchmark_of_another_table_never_scores_trained_patients(tmp_path):
     assert not trained & {record.patient for record in scored}
     assert "labels.csv" not in {record.name for record in data.records}
     assert len(data.records) == 80
+
+
+def test_images_of_a_public_set_keep_their_split_under_a_relative_root(tiny_hc18, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_hc18.parent)
+    heads = HC18DataModule(tiny_hc18.name)
+    rows = [
+        {"image": str(r.image.resolve()), "patient": f"x{r.patient}", "plane": "brain"} for r in heads.records
+    ]
+    table = tmp_path / "labels.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    data = HC18DataModule(tiny_hc18.name, benchmarks=[own(tmp_path, table=str(table), outside=True)])
+    trained = {record.image.resolve() for record in data.split("train")}
+    scored = {Path(r.image) for name in ("val", "test") for r in data.evaluation_records("clinic", name)}
+    assert scored
+    assert not trained & scored
 
 
 def test_an_image_of_the_same_name_in_another_folder_is_another_patient(tmp_path):
