@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna.visualization.matplotlib import (
     plot_optimization_history,
     plot_parallel_coordinate,
@@ -59,22 +59,41 @@ def trial_table(trials: Sequence[FrozenTrial], metric: str) -> pd.DataFrame:
     )
 
 
-def write_plots(study: optuna.Study, finished: Sequence[FrozenTrial], folder: Path) -> None:
-    """Write Optuna's plots of the finished trials, and print their paths, or why there is none."""
+def compared(study: optuna.Study) -> tuple[optuna.Study, int]:
+    """Return the finished and stopped trials with their score after the evaluations that all of them have.
+
+    Optuna's plots leave stopped trials out: the settings that matter most would seem not to matter.
+
+    Returns:
+        The study, and that number of evaluations.
+    """
+    trials = [t for t in ranked(study) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    number = min(len(trial.intermediate_values) for trial in trials)
+    shared = optuna.create_study(direction=study.direction)
+    for trial in sorted(trials, key=lambda one: one.number):
+        value = list(trial.intermediate_values.values())[number - 1]
+        shared.add_trial(create_trial(params=trial.params, distributions=trial.distributions, value=value))
+    return shared, number
+
+
+def write_plots(study: optuna.Study, folder: Path) -> None:
+    """Write Optuna's plots of a study with a finished trial, and print their paths, or why there is none."""
     metric = study.user_attrs["metric"]
+    shared, number = compared(study)
+    trials, name_then = shared.get_trials(deepcopy=False), f"{metric} after {count(number, 'evaluation')}"
     plots: dict[str, Callable[[], object]] = {
         "parallel": lambda: _named_axes(
-            plot_parallel_coordinate(study, target_name=metric), metric, finished
+            plot_parallel_coordinate(shared, target_name=name_then), metric, trials
         ),
         "best-so-far": lambda: plot_optimization_history(study, target_name=metric),
         "importance": lambda: plot_param_importances(
-            study, target_name=metric, evaluator=FanovaImportanceEvaluator(seed=0)
+            shared, target_name=name_then, evaluator=FanovaImportanceEvaluator(seed=0)
         ),
     }
-    varied = any(len({str(t.params[name]) for t in finished}) > 1 for name in finished[0].params)
-    if len(finished) < ENOUGH_FOR_IMPORTANCE or not varied or len({t.value for t in finished}) == 1:
+    varied = any(len({str(t.params[name]) for t in trials}) > 1 for name in trials[0].params)
+    if len(trials) < ENOUGH_FOR_IMPORTANCE or not varied or len({t.value for t in trials}) == 1:
         del plots["importance"]
-        print(f"importance: needs {ENOUGH_FOR_IMPORTANCE} finished trials whose results differ")
+        print(f"importance: needs {ENOUGH_FOR_IMPORTANCE} trials whose results differ")
     for name, plot in plots.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental; a setting that no finished trial varies
@@ -85,11 +104,14 @@ def write_plots(study: optuna.Study, finished: Sequence[FrozenTrial], folder: Pa
         print(folder / f"{name}.png")
 
 
-def _named_axes(axes: Axes, metric: str, finished: Sequence[FrozenTrial]) -> None:
+def _named_axes(axes: Axes, metric: str, trials: Sequence[FrozenTrial]) -> None:
     """Name every axis by its setting's last word: Optuna cuts long names, after which they are alike."""
-    names = sorted({name for trial in finished for name in trial.params})
+    names = sorted({name for trial in trials for name in trial.params})
     short = [name.rsplit(".", 1)[-1] for name in names]
     axes.set_xticklabels([metric, *(short if len(set(short)) == len(names) else names)])
+    for one in (one for one in plt.gcf().axes if one.get_yscale() == "log"):  # 6 instead of 6 x 10^0
+        one.yaxis.set_major_formatter("{x:g}")
+        one.yaxis.set_minor_formatter("{x:g}")
     plt.gcf().set_size_inches(10, 5)
 
 
@@ -104,11 +126,10 @@ def report(folder: Path) -> None:
     print(shown.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     if len(trials) > SHOWN:
         print(f"the other {len(trials) - SHOWN}: {folder / 'trials.csv'}")
-    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not finished:
+    if not any(trial.state == TrialState.COMPLETE for trial in trials):
         print("no trial has finished: nothing to plot yet")
         return
-    write_plots(study, finished, folder)
+    write_plots(study, folder)
     best = table.iloc[0]
     metric = study.user_attrs["metric"]
     print(f"\nbest: trial {best['trial']}, {metric} {best[metric]:.4f}; the same again:\n{best['command']}")

@@ -21,7 +21,7 @@ from experiments.sweep import local_runner
 from experiments.sweep.local_runner import run_locally
 from experiments.sweep.local_study import LocalStudy, load, sweep_folder, was_interrupted
 from experiments.sweep.sweep_file import as_typed, read_sweep, sweep_path
-from experiments.sweep.sweep_report import report
+from experiments.sweep.sweep_report import compared, report
 from experiments.sweep.trial_process import logged
 
 SCRIPT = Path(__file__).with_name("tiny_trial.py")
@@ -138,6 +138,10 @@ def test_the_early_stopping_of_the_shipped_sweep_acts_on_runs_with_four_evaluati
     assert states(study) == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert [len(trial.intermediate_values) for trial in study.trials] == [4, 4, 3]
     assert not alive(int(seen(study.trials[2])[1]))
+    shared, number = compared(study)  # plots compare the stopped trial, too, when all were as far as it
+    assert number == 3
+    assert [trial.value for trial in shared.trials] == pytest.approx([0.749, 0.75, -0.15])
+    assert [trial.params["model.x"] for trial in shared.trials] == [2.1, 2.0, 5.0]
 
 
 def test_bayes_samples_within_the_bounds():
@@ -388,4 +392,4 @@ def test_a_sweep_ends_once_its_target_is_reached(capsys):
 def test_the_report_names_why_there_is_no_importance_plot(capsys):
     sweep(count=2)
     report(Path("outputs/sweeps/tiny"))
-    assert "importance: needs 5 finished trials" in capsys.readouterr().out
+    assert "importance: needs 5 trials" in capsys.readouterr().out

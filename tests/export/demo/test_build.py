@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from experiments.commands import demo as command
-from export.demo import runtime
+from export.demo import build, runtime
 from export.demo.build import STATIC, build_demo
 from export.demo.server import HEADERS, server_of
 from export.package.manifest import read_export, write_manifest
@@ -144,6 +145,9 @@ def test_an_exports_own_classes_are_on_the_page_and_a_file_managers_files_are_no
     copied, without_samples, tmp_path, monkeypatch
 ):
     (copied / "golden" / ".DS_Store").touch()
+    static = shutil.copytree(build.STATIC, tmp_path / "static")
+    (static / ".DS_Store").touch()
+    monkeypatch.setattr(build, "STATIC", static)
     export = read_export(copied)
     export.manifest["heads"]["clinic"] = export.manifest["heads"]["planes"]
     monkeypatch.setattr("export.demo.build.read_export", lambda _: export)

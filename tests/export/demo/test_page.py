@@ -197,9 +197,23 @@ def test_a_part_of_a_live_picture_is_read(visit):
     width, height = visit.page.evaluate(frame)
     whole = visit.page.evaluate("document.getElementById('video').videoWidth")
     assert (width, height) == pytest.approx((100, 50), abs=1)
-    visit.page.click("#crop")
+    visit.page.click("#freeze")
+    visit.page.click("#crop")  # now "Whole picture"
     visit.until(f"{frame}[0] === {whole}")
+    assert visit.page.get_attribute("#freeze", "aria-pressed") == "false"
     visit.page.click("#stop")
+
+
+def test_a_live_picture_that_stands_still_is_read_again(visit):
+    visit.after(lambda: visit.page.click("#camera"), 2)
+    visit.page.evaluate("document.getElementById('video').requestVideoFrameCallback = () => 0")
+    visit.page.wait_for_timeout(500)
+    visit.after(lambda: visit.page.fill("#pixel-size", "0.2"))
+    visit.page.click("#freeze")
+    visit.after(lambda: visit.page.click("#freeze"))
+    visit.page.fill("#pixel-size", "")
+    visit.page.click("#stop")
+    visit.page.evaluate("delete document.getElementById('video').requestVideoFrameCallback")
 
 
 @pytest.mark.slow
