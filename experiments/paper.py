@@ -34,6 +34,7 @@ SUITES = {
         "shuffled-confusions",
         "spare-near",
         "spare-similar",
+        "selective-swept",  # of a sweep over `decay`
     ),
     # With each of STUDENTS: does the gain grow with the gap between teacher and student?
     "capacity": ("no-kd", "static-kd", "repulsive-r-0.8", "srkd"),
@@ -49,7 +50,8 @@ COMPARISONS = {
         *(name for name in SUITES["ablation"][2:] if name not in ("feature-kd", "confidence-penalty")),
         "selective-constant",
     ),
-    "srkd": SUITES["controls"][2:],  # what does the repulsion act by?
+    "srkd": SUITES["controls"][2:8],  # what does the repulsion act by?
+    "selective-constant": ("selective-swept",),  # does a search find more than the best control?
 }
 
 TITLES = {
@@ -72,6 +74,7 @@ TITLES = {
     "shuffled-confusions": "SRKD, shuffled confusions",
     "spare-near": "SRKD, near captions spared",
     "spare-similar": "SRKD, similar captions spared",
+    "selective-swept": "Selective, best of a sweep",
     "random": "Student, random weights",
 }
 
