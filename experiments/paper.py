@@ -50,7 +50,7 @@ COMPARISONS = {
         *(name for name in SUITES["ablation"][2:] if name not in ("feature-kd", "confidence-penalty")),
         "selective-constant",
     ),
-    "srkd": SUITES["controls"][2:8],  # what does the repulsion act by?
+    "srkd": SUITES["controls"][2:9],  # what does the repulsion act by?
     "selective-constant": ("selective-swept",),  # does a search find more than the best control?
 }
 
