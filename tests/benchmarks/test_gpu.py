@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -163,14 +164,14 @@ def test_a_stage_ends_at_its_limit_with_what_it_has_started(tmp_path, monkeypatc
 
 
 def test_a_training_says_how_long_the_card_is_idle(tmp_path, monkeypatch):
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 37 %\n")
+    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\n[ "$1" = --id=GPU-0a1b ] && echo 37 % || echo 99 %\n')
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0a1b"))
     samples = []
     with training.sampled_use(samples):
-        while not samples:
-            time.sleep(0.01)
+        assert any(samples or time.sleep(0.1) for _ in range(600))
     assert samples[0][1] == 0.37
 
 
