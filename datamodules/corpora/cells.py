@@ -31,7 +31,8 @@ def separated(path: Path) -> pd.DataFrame:
     """Read a CSV or TSV file: its stripped cells by header and row number (the file's first line is row 1).
 
     Accepts a byte-order mark, any of the separators ``;``, ``,`` and tab (the one that splits the header into most
-    columns), empty lines, and separators without content at the ends of lines, as Excel writes them.
+    columns), empty lines, and separators without content at the ends of lines, as Excel writes them. Columns without a
+    name, such as notes beside the table, are left out.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -48,14 +49,13 @@ def separated(path: Path) -> pd.DataFrame:
                         f'put "..." around a text that has {delimiter!r} in it'
                     )
                 if cells:
-                    rows[number] = cells
+                    rows[number] = [*cells, *[""] * (len(header) - len(cells))]
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a UTF-8 text file; save it as CSV (UTF-8)") from None
     except csv.Error as error:
         raise ValueError(f"{path}: not a readable CSV file ({error})") from None
-    width = max(map(len, (_stripped(header), *rows.values())))  # without empty columns at the end
-    filled = {number: [*cells, *[""] * (width - len(cells))] for number, cells in rows.items()}
-    return pd.DataFrame.from_dict(filled, orient="index", columns=header[:width], dtype=object)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=header, dtype=object)
+    return table.loc[:, [name != "" for name in header]]
 
 
 def _stripped(cells: list[str]) -> list[str]:

@@ -64,9 +64,8 @@ def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
     with _named(label), open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if "exif" in image.info:  # Pillow turns a TIFF by itself
             image.load()
-            with suppress(
-                Exception
-            ):  # Pillow's parser raises many kinds for damaged EXIF; the pixels are whole
+            # Pillow's parser raises many kinds for damaged EXIF; the pixels are whole.
+            with suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
         return _to_eight_bit(image)
 

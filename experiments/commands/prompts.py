@@ -1,6 +1,7 @@
 """Check prompts, or read the official ones from a checkout of FetalCLIP or MobileFetalCLIP.
 
-usage: sonodistill prompts check FILE [--model=CKPT] [--table=TABLE --label=plane, and the options of data check table]
+usage: sonodistill prompts check FILE [--model=CKPT]
+           [--table=TABLE [--label=plane] [--images=FOLDER] [--column=OURS=THEIRS] [--outside]]
        sonodistill import-protocol PATH [--out=data/protocol.json]
 
 The check finds classes without prompts, prompts beyond the context, and classes that a model cannot tell apart. FILE is
@@ -120,6 +121,8 @@ def check(argv: list[str]) -> int:
     one.add_argument("--label", default="plane", help="column of the labels (default plane)")
     add_table_options(one)
     arguments = parser.parse_args(argv)
+    if arguments.table is None and any(table_reading(arguments).values()):
+        one.error("--images, --column and --outside need --table=TABLE")
     model = None if arguments.model is None else from_checkpoint(arguments.model).eval()
     classes = read_classes(arguments.file)
     labels: dict[str, list[str]] = {}

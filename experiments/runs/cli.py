@@ -261,9 +261,9 @@ class SonoDistillCLI(ConfigCLI):
         """Return whether a teacher alone stands in the student's place."""
         if config.experiment != "evaluate":
             return bool(config.experiment == TEACHER_EXPERIMENT)
-        path = str((config.model.student.get("init_args") or {}).get("path"))
-        trained = (run_config(path) or {}).get("experiment")
-        return TEACHER_EXPERIMENT in (*self.command[1:3], trained)
+        path = (config.model.student.get("init_args") or {}).get("path")
+        trained = run_config(str(path)) if path else None
+        return TEACHER_EXPERIMENT in (*self.command[1:3], (trained or {}).get("experiment"))
 
     def _warn(self) -> None:
         """Print what makes the run's scores unreliable, at its start and at its end."""

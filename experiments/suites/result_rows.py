@@ -19,7 +19,7 @@ RESULTS = Path(__file__).with_name("results")
 WITHOUT_EFFECT = re.compile(
     rf"--(data\.(init_args\.)?({'|'.join(READING)})|biometry\.cache|trainer\.enable_progress_bar)="
 )
-FILE_OPTIONS = ("--teacher", "--student", "--protocol")
+PATH_OPTIONS = ("--teacher", "--student", "--protocol", "--data.images", "--data.init_args.images")
 COPIED = ("metrics", "parameters", "steps", "seconds", "finished", "git_commit", "machine")
 ResultRow = dict[str, Any]
 
@@ -57,9 +57,9 @@ def row_of(folder: Path) -> ResultRow:
 
 
 def _portable(argument: str) -> str:
-    """Reduce the path of a file option to the file's name, because rows are committed."""
+    """Reduce the path of an option to its last part, because rows are committed."""
     option, equals, value = argument.partition("=")
-    return f"{option}={Path(value).name}" if equals and option in FILE_OPTIONS else argument
+    return f"{option}={Path(value).name}" if equals and option in PATH_OPTIONS else argument
 
 
 def group_of(row: ResultRow) -> tuple[Any, ...]:

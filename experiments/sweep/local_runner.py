@@ -104,9 +104,8 @@ class LocalRunner:
         prune = False
         for step, value in enumerate(history[known:], start=known + 1):
             trial.report(value, step)
-            behind = (
-                trial.should_prune()
-            )  # asked of an ended trial too: the pruner compares later trials with it
+            # Asked of an ended trial, too: the pruner compares later trials with it.
+            behind = trial.should_prune()
             prune = prune or (status is None and behind)
         if status is None and not prune:
             return

@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from benchmarks import __main__ as front
@@ -133,3 +135,11 @@ def test_a_stage_that_fails_is_named_after_the_others(processes, monkeypatch, ca
     with pytest.raises(SystemExit, match=r"error: failed: grad_cache$"):
         bench(monkeypatch, "grad_cache", "loss_speed")
     assert "| s | c | 1 x |" in capsys.readouterr().out
+
+
+def test_a_terminated_bench_ends_its_measurement():
+    bench = psutil.Popen([sys.executable, "-m", "benchmarks", "--quick", "grad_cache"], cwd=ROOT)
+    (child,) = next(found for _ in range(600) if (found := bench.children() or time.sleep(0.1)))
+    bench.terminate()
+    assert bench.wait(60) == 143
+    assert not child.is_running()

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,11 @@ def test_a_file_that_is_no_checkpoint_shows_before_the_data_are_read(monkeypatch
         command_line.main()
     assert capsys.readouterr().err.startswith("error: best.ckpt: damaged")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_missing_package_of_a_checkout_that_is_not_installed_keeps_its_name(monkeypatch):
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(command_line, "requires", not_installed)
+    assert command_line._message(ModuleNotFoundError("no tqdm", name="tqdm")) is None  # so that it is raised

@@ -52,9 +52,11 @@ def _csv(folder: Path, text: str) -> Path:
     return path
 
 
-def test_notes_in_a_column_without_a_name_are_left_alone(folder):
-    table = read_table(_csv(folder, "image;caption;;\nimg/a.png;a head;see Dr M;\nimg/b.png;femur\n"))
+def test_columns_without_a_name_are_left_out(folder):
+    rows = ("image;caption;;", "img/a.png;a head;;see Dr M", "img/b.png;femur;new")
+    table = read_table(_csv(folder, "\n".join(rows)))
     assert list(table["caption"]) == [("a head",), ("femur",)]
+    assert "" not in table.columns
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".jsonl", ".parquet"])

@@ -298,6 +298,13 @@ def test_prompts_check_names_labels_and_long_prompts(tmp_path, capsys):
     assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 1
     write(tmp_path, [row | {"plane": "Fetal brain"} for row in rows_of(3)])
     assert prompts_command.main(["prompts", "check", str(file), f"--table={table}"]) == 0
+    with pytest.raises(SystemExit):
+        prompts_command.main(["prompts", "check", str(file), "--outside"])
+    assert "--images, --column and --outside need --table=TABLE" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="6 of 6 images missing"):
+        prompts_command.main(
+            ["prompts", "check", str(file), f"--table={table}", f"--images={tmp_path / 'x'}"]
+        )
     file.write_text(json.dumps({"brain": "a head", "spine": ["a back"]}))
     with pytest.raises(
         ValueError,

@@ -123,6 +123,7 @@ def test_a_benchmark_of_ones_own_is_a_column_of_text(student_checkpoint):
         (["student", "nowhere"], "nowhere: no such"),
         (["nothing.ckpt", "scans"], "nothing.ckpt: no such file"),
         (["student", "scans", "--pixel_size=-1"], "expected millimetres"),
+        (["student", "one", "--outside"], "one image; --images, --column and --outside are for tables"),
         (["student", "scans", "--out=full"], "something other than predictions"),
         (["scans", "scans"], "neither a checkpoint nor an export"),
     ],
@@ -133,7 +134,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    given = [str(student_checkpoint) if word == "student" else word for word in arguments]
+    places = {"student": str(student_checkpoint), "one": str(folder / next(iter(SIZES)))}
+    given = [places.get(word, word) for word in arguments]
     with pytest.raises((ValueError, OSError), match=words) as refusal:
         run(["predict", *given])
     assert "\n" not in str(refusal.value)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
@@ -42,6 +43,16 @@ def after_fit(monkeypatch, tmp_path):
         return seen
 
     return run
+
+
+@pytest.mark.parametrize(("experiment", "scored"), [("teacher", True), ("srkd", False)])
+def test_a_checkpoint_of_a_teacher_is_evaluated_as_a_teacher(tmp_path, experiment, scored):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"experiment": experiment, "data": {}}))
+    path = str(tmp_path / "checkpoints" / "best.ckpt")
+    cli = object.__new__(SonoDistillCLI)
+    cli.command = ["evaluate", "phantom", path]
+    student = Namespace(class_path="models.from_checkpoint", init_args=Namespace(path=path))
+    assert cli._scores_teacher(Namespace(experiment="evaluate", model=Namespace(student=student))) == scored
 
 
 def test_the_selected_checkpoint_is_scored_and_a_teacher_kept(after_fit):
