@@ -6,7 +6,7 @@ CKPT is a checkpoint, exported first where its run has no export; EXPORT is an e
 newest student in outputs.
 
   --build=FOLDER       write the page for a static host and end; default: demo/ beside the export, served
-  --runtime=PATH       folder or tarball of the npm package onnxruntime-web, instead of fetching it
+  --runtime=FILE       tarball of the npm package onnxruntime-web, instead of fetching it
   --port=8000          port of the server; 0 takes a free one
   --host=127.0.0.1     address of the server; a browser allows cameras on localhost or with https only
 """
@@ -47,8 +47,8 @@ def parse(argv: list[str]) -> Any:
 def main(argv: list[str]) -> int:
     """Run one command line."""
     options = parse(argv)
-    if options.runtime is not None and not options.runtime.exists():
-        raise FileNotFoundError(f"--runtime={options.runtime}: no such file or folder")
+    if options.runtime is not None and not options.runtime.is_file():
+        raise FileNotFoundError(f"--runtime={options.runtime}: no such file")
     student = options.student or newest_student(Path("outputs"))
     export = student if (student / MANIFEST).is_file() else _exported(student)
     if export is None:

@@ -1,6 +1,6 @@
 // The pixel size, and the ruler that measures it.
+import { draw } from "./view.js";
 
-const SPACE = "http://www.w3.org/2000/svg";
 const NEEDED = "Needed for the age.", POINTS = "Click two points whose distance you know.";
 const $ = (id) => document.getElementById(id);
 
@@ -139,16 +139,11 @@ class Ruler {
 
   draw() {
     const shown = this.points.length === 2 ? this.points : [...this.points, this.cursor];
-    const make = (name, values) => {
-      const element = document.createElementNS(SPACE, name);
-      for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
-      return element;
-    };
     const arm = this.width / 40;
-    const marks = shown.map(({ x, y }) => make("path", { d: `M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}` }));
+    const marks = shown.map(({ x, y }) => draw("path", { d: `M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}` }));
     const [a, b] = shown;
     const line = b && (this.area ? `M${a.x} ${a.y}H${b.x}V${b.y}H${a.x}Z` : `M${a.x} ${a.y}L${b.x} ${b.y}`);
-    if (b) marks.unshift(make("path", { d: line, class: "line" }));
+    if (b) marks.unshift(draw("path", { d: line, class: "line" }));
     this.svg.replaceChildren(...marks);
   }
 }

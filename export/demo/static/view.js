@@ -12,7 +12,8 @@ function make(name, text = "", ...classes) {
   return element;
 }
 
-function draw(name, values, text = "") {
+/** Make an element of an SVG. */
+export function draw(name, values, text = "") {
   const element = document.createElementNS(SPACE, name);
   for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
   element.textContent = text;
