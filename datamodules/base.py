@@ -109,6 +109,10 @@ class FetalDataModule(LightningDataModule):
         self.num_workers = num_workers
         if mask_overlays and augmentation is None:
             raise ValueError("data: mask_overlays is part of the augmentation, which is null")
+        if augmentation is not None and zoom and augmentation.zoom not in (0, zoom):
+            raise ValueError(
+                f"data: zoom is {zoom:g} and augmentation.zoom is {augmentation.zoom:g}; set --data.zoom alone"
+            )
         self.augmentation = augmentation and replace(
             augmentation,
             zoom=zoom or augmentation.zoom,

@@ -11,7 +11,7 @@ import torch
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.sample import caption_id
-from datamodules.pairs.transforms import EvaluationTransform
+from datamodules.pairs.transforms import Augmentation, EvaluationTransform
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, build_tokenizer
 
 STUDENT = Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD, tokenizer="fetal", context_length=24)
@@ -101,6 +101,12 @@ def test_training_needs_contracts_and_enough_images(tiny_hc18):
         data.train_dataloader()
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         _hc18(tiny_hc18, batch_size=0)
+
+
+def test_two_different_zooms_are_refused(tiny_hc18):
+    assert _hc18(tiny_hc18, augmentation=Augmentation(zoom=0.2)).augmentation.zoom == 0.2
+    with pytest.raises(ValueError, match=r"zoom is 0.5 and augmentation.zoom is 0.2; set --data.zoom alone"):
+        _hc18(tiny_hc18, augmentation=Augmentation(zoom=0.2), zoom=0.5)
 
 
 def test_validation_pairs_are_the_validation_patients_unchanged(tiny_hc18):
