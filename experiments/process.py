@@ -15,9 +15,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+THREADS = "OMP_NUM_THREADS"
+
 
 class TerminatedError(BaseException):
     """SIGTERM was received. Like Ctrl-C it passes by what catches every `Exception`."""
+
+
+def child_environment(jobs: int) -> dict[str, str]:
+    """Return an environment in which ``python`` is this Python and `jobs` processes share the cores.
+
+    The user's own OMP_NUM_THREADS wins.
+    """
+    folders = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    environment = {**os.environ, "PATH": folders}
+    if jobs > 1:
+        from datamodules.cores import usable_cores  # a second of imports
+
+        environment.setdefault(THREADS, str(max(1, usable_cores() // jobs)))
+    return environment
 
 
 class Parser(argparse.ArgumentParser):

@@ -122,21 +122,28 @@ def recipe_of(argv: list[str]) -> Recipe:
             ``["fit", "--config", "experiments/recipes/srkd.yaml"]``.
 
     Returns:
-        The recipe; the phantom preset by default. A ``config.yaml`` of an earlier run is complete: only the base is
-        read before it.
+        The recipe; the phantom preset by default. A ``config.yaml`` of an earlier run is complete: it names the preset,
+        and only the base is read before it.
     """
     paths = [path for _, path in config_options(argv)]
     experiments = [path.stem for path in paths if path.parent == ROOT and path != BASE]
     presets = [path.stem for path in paths if path.parent == PRESETS]
-    resolved = any(path.name == "config.yaml" for path in paths)
+    resolved = [path for path in paths if path.name == "config.yaml"]
     experiment = experiments[-1] if experiments else None
-    preset = presets[-1] if presets else DEFAULT_PRESET
+    preset = [DEFAULT_PRESET, *filter(None, map(_saved_preset, resolved)), *presets][-1]
     files = [BASE]
     if experiments or presets or not resolved:
         files.append(PRESETS / f"{preset}.yaml")
     if experiment == TEACHER_EXPERIMENT:
         files.append(teacher_towers(preset))
     return Recipe(experiment, preset, tuple(files))
+
+
+def _saved_preset(config: Path) -> str | None:
+    try:
+        return preset_of(yaml.safe_load(config.read_bytes()))
+    except (OSError, yaml.YAMLError, AttributeError):  # the parser of the command line says what is wrong
+        return None
 
 
 def teacher_towers(preset: str) -> Path:
@@ -164,7 +171,7 @@ def data_class(preset: str) -> str:
 
 def preset_of(config: Mapping[str, Any] | None) -> str | None:
     """Return the data preset that a run's configuration reads; None for a data module of the user's own."""
-    kind = None if config is None else config["data"].get("class_path")
+    kind = ((config or {}).get("data") or {}).get("class_path")
     return next((name for name in preset_names() if data_class(name) == kind), None)
 
 

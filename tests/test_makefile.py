@@ -141,10 +141,10 @@ def test_runs_are_one_folder_or_a_list_as_a_shell_reads_it(tmp_path):
 def test_a_mistake_is_its_own_line_alone_and_the_exit_status_tells():
     done = make("check-data", "DATA=hc18", "ROOT=/no where", "PY=.venv/bin/python")
     assert "PY=: no such variable" in done.stderr
-    done = make("check-data", "DATA=hc18", "ROOT=/no where")
+    done = make("sweep-agent", "ID=a/b/c", "COUNT=no number")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: HC18: folder /no where does not exist")
+    assert line.startswith("error: argument --count: must be a whole number above 0, not 'no number'")
     done = make("latency", "EXPORT=")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()

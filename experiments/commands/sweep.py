@@ -24,9 +24,6 @@ from pathlib import Path
 
 from experiments.process import Parser
 from experiments.recipe_files import DEFAULT_PRESET
-from experiments.runs import wandb_access
-from experiments.runs.run_folder import OUTPUTS
-from experiments.sweep.sweep_file import YAML, read_sweep, sweep_path, trial_arguments
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -62,6 +59,10 @@ def _positive(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from experiments.runs import wandb_access
+    from experiments.runs.run_folder import OUTPUTS
+    from experiments.sweep.sweep_file import read_sweep, sweep_path, trial_arguments
+
     sweep = read_sweep(sweep_path(options.sweep))
     arguments = trial_arguments(sweep, options.data, options.arguments)
     mode = wandb_access.wandb_mode()
@@ -96,6 +97,7 @@ def main(argv: list[str]) -> int:
 
         return run_agents(options.id, options.count, options.jobs)
     from experiments.sweep.local_study import sweep_folder
+    from experiments.sweep.sweep_file import YAML
     from experiments.sweep.sweep_report import report
 
     report(sweep_folder(Path(options.name).stem if options.name.endswith(YAML) else options.name))

@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,23 +14,10 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from datamodules.cores import usable_cores
+from experiments.process import child_environment
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
 
 GRACE_S = 60.0
-THREADS = "OMP_NUM_THREADS"
-
-
-def child_environment(jobs: int) -> dict[str, str]:
-    """Return an environment in which ``python`` is this Python and `jobs` processes share the cores.
-
-    The user's own OMP_NUM_THREADS wins.
-    """
-    folders = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    environment = {**os.environ, "PATH": folders}
-    if jobs > 1:
-        environment.setdefault(THREADS, str(max(1, usable_cores() // jobs)))
-    return environment
 
 
 def logged(run: str, metric: str) -> tuple[list[float], list[str]]:

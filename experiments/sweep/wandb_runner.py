@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import wandb
 
-from experiments.process import run_children, terminable, without_secrets
-from experiments.sweep.sweep_file import SweepFile
-from experiments.sweep.trial_process import child_environment
+from experiments.process import child_environment, run_children, terminable, without_secrets
+
+if TYPE_CHECKING:  # an agent needs no PyTorch
+    from experiments.sweep.sweep_file import SweepFile
 
 PROJECT = "sonodistill"
 

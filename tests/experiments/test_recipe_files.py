@@ -13,6 +13,7 @@ from experiments.recipe_files import (
     PRESETS,
     QUANTISED_EXPERIMENT,
     ROOT,
+    Recipe,
     experiment_file,
     experiment_names,
     explain_names,
@@ -100,9 +101,10 @@ def test_files_are_read_from_general_to_particular():
     assert recipe.config_files == (BASE, PRESETS / "hc18.yaml", PRESETS / "teacher" / "hc18.yaml")
 
 
-def test_a_saved_configuration_stands_alone():
-    recipe = recipe_of(["fit", "--config", "outputs/srkd/run/config.yaml"])
-    assert recipe.config_files == (BASE,)
+def test_a_saved_configuration_stands_alone(tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text("{data: {class_path: datamodules.HC18DataModule}}")
+    assert recipe_of(["fit", "--config", str(saved), "--run=again"]) == Recipe(None, "hc18", (BASE,))
 
 
 def test_a_preset_without_a_small_teacher_says_where_its_teacher_comes_from():

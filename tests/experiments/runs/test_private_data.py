@@ -126,7 +126,7 @@ def holding(text, *folders):
     return [str(path) for path in files if text in path.name or text.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("uploads", [False, True])
+@pytest.mark.parametrize("uploads", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_patients_and_tokens_stay_on_the_machine(tmp_path, served, patients, uploads):
     urls, asked = served
     folder, said = train(tmp_path, urls, patients, *(["--media.upload_images=true"] if uploads else []))

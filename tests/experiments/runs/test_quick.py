@@ -161,6 +161,7 @@ def test_a_quick_run_is_small_and_says_what_it_is(workplace, capsys):
     assert json.loads(results.read_text())["metrics"]["student/probe/views_f1"] >= 0
 
 
+@pytest.mark.slow
 def test_fast_dev_run_is_small_too(workplace, capsys):
     _, embedded = workplace
     command_line.run(["train", "no-kd", "phantom", "--trainer.fast_dev_run=true", *SMALL])

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from datamodules import cores
+from experiments.process import THREADS, child_environment
 from experiments.sweep import trial_process
-from experiments.sweep.trial_process import THREADS, TrialProcess, child_environment, end_orphan, stop_all
+from experiments.sweep.trial_process import TrialProcess, end_orphan, stop_all
 
 # Like a trial that trains its teacher first: Ctrl-C ends its wait only after the child has ended.
 WAITS_FOR_ITS_CHILD = """
@@ -90,7 +92,7 @@ def test_an_orphan_is_identified_by_its_run(start):
 
 def test_parallel_trials_share_the_cores_unless_the_user_decides(monkeypatch):
     monkeypatch.delenv(THREADS, raising=False)
-    monkeypatch.setattr(trial_process, "usable_cores", lambda: 8)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 8)
     assert THREADS not in child_environment(1)
     assert [child_environment(jobs)[THREADS] for jobs in (2, 3, 16)] == ["4", "2", "1"]
     monkeypatch.setenv(THREADS, "7")

@@ -93,7 +93,7 @@ while not ended:  # a signal to the group comes from the runner, too
 TRIAL = """
 import pathlib, signal, sys, time
 def end(number, _):
-    time.sleep(1)
+    time.sleep(0.2)
     pathlib.Path("told").write_text(str(number))
     sys.exit(128 + number)
 signal.signal(signal.SIGINT, end)
@@ -125,10 +125,12 @@ def start_agent(folder):
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while not (folder / "ready").exists():
+    for _ in range(2400):
+        if (folder / "ready").exists():
+            return run
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.05)
-    return run
+    pytest.fail("the trial has not started within two minutes")
 
 
 @pytest.mark.parametrize(
