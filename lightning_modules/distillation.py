@@ -172,7 +172,7 @@ class DistillationModule(LightningModule):
         if hasattr(part, name):
             # A tensor: Lightning would copy a number to a GPU and wait for it.
             weight = torch.full((), float(getattr(part, name)), device=self.device)
-            logged |= {names.weight_name(name): weight, names.OFF_DIAGONAL_PHASE: weight.sign()}
+            logged |= {f"train/{name}": weight, names.OFF_DIAGONAL_PHASE: weight.sign()}
         self.log_dict(logged, batch_size=size)
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]
@@ -240,7 +240,7 @@ class DistillationModule(LightningModule):
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})
-        differences = mismatch(own, checkpoint["state_dict"], {})
+        differences = mismatch(own, checkpoint["state_dict"])
         if differences:
             held, mine = map(tower_name, (checkpoint["student"]["recipe"], self.student.recipe()))
             raise ValueError(
