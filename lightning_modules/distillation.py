@@ -240,7 +240,7 @@ class DistillationModule(LightningModule):
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
         own = self.state_dict()
         checkpoint["state_dict"].update({k: v for k, v in own.items() if k.startswith(TEACHER_PREFIX)})
-        differences = mismatch(own, checkpoint["state_dict"])
+        differences = mismatch(own, checkpoint["state_dict"], {})
         if differences:
             held, mine = map(tower_name, (checkpoint["student"]["recipe"], self.student.recipe()))
             raise ValueError(

@@ -136,5 +136,5 @@ def _from_own(content: Mapping[str, Any], path: str, strict: bool, untrained: bo
     prefix = f"{STUDENT}."
     state = flatten(content, path)
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    load_into(model, own, path, strict)
+    load_into(model, own, path, strict, {name: f"{prefix}{name}" for name in own})
     return model

@@ -79,3 +79,12 @@ def to_open_clip(state: Mapping[str, Tensor], model: CLIP | CustomTextCLIP) -> d
     if name in converted and own is not None and converted[name].shape[1:] == own.shape[1:]:
         resize_text_pos_embed(converted, model)
     return converted
+
+
+def names_in(state: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> dict[str, str]:
+    """Map converted names to names in the file.
+
+    Tensors are matched by identity, so reshaped ones (projection and positions) are missing.
+    """
+    before = {id(value): name for name, value in state.items()}
+    return {name: before[id(value)] for name, value in converted.items() if id(value) in before}

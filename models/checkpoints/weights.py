@@ -161,6 +161,7 @@ def load_into(
     state: Mapping[str, Tensor],
     source: str,
     strict: bool = True,
+    names: Mapping[str, str] | None = None,
     architecture: str | None = None,
 ) -> None:
     """Load weights into a model and account for every name and shape.
@@ -170,6 +171,7 @@ def load_into(
         state: Tensors by name.
         source: File that they come from, for messages.
         strict: Whether any difference is an error. Otherwise what fits is loaded and a warning names the rest.
+        names: Name in `state` -> name in the file, where the two differ, for messages.
         architecture: Name of the model, for messages; None for its class.
 
     Raises:
@@ -177,7 +179,7 @@ def load_into(
     """
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    differences = mismatch(own, state)
+    differences = mismatch(own, state, names or {})
     if differences:
         message = f"{source} does not fit {architecture or type(model).__name__}: {differences}"
         if strict or not fitting:
@@ -186,13 +188,13 @@ def load_into(
     model.load_state_dict(fitting, strict=False)
 
 
-def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
     """Describe in one line how a checkpoint's tensors differ from a model's; an empty text where they fit."""
     kinds = {
         "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
+        "unexpected": [names.get(name, name) for name in state if name not in own],
         "of another shape": [
-            f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
+            f"{names.get(name, name)} {list(state[name].shape)} for {list(own[name].shape)}"
             for name in own
             if name in state and own[name].shape != state[name].shape
         ],

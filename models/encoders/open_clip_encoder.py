@@ -11,7 +11,7 @@ from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from models.checkpoints.inspection import describe
-from models.checkpoints.layouts import RELEASED_STUDENT, UNKNOWN, detect_layout, to_open_clip
+from models.checkpoints.layouts import RELEASED_STUDENT, UNKNOWN, detect_layout, names_in, to_open_clip
 from models.checkpoints.licences import licence_of
 from models.checkpoints.weights import flatten, load_into, read_checkpoint
 from models.encoders.dual_encoder import DualEncoder
@@ -81,7 +81,7 @@ class OpenCLIPEncoder(DualEncoder):
         except Exception as error:  # the converters look at no shapes
             raise ValueError(f"{source} does not fit {self.name}: {one_line(error)}") from error
         try:
-            load_into(self.model, converted, source, strict, self.name)
+            load_into(self.model, converted, source, strict, names_in(state, converted), self.name)
         except ValueError as error:
             held = describe(content, source).architecture
             if held in (self.name, UNKNOWN):

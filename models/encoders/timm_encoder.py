@@ -166,7 +166,7 @@ def _build_trunk(name: str, arguments: dict[str, Any], weights: str | None, imag
         if weights is None:
             raise
         own = timm.create_model(name, num_classes=0, **arguments).state_dict()
-        raise ValueError(f"{weights} does not fit {name}: {mismatch(own, state)}") from error
+        raise ValueError(f"{weights} does not fit {name}: {mismatch(own, state, {})}") from error
     if hasattr(trunk, "set_input_size"):
         trunk.set_input_size(img_size=image_size)  # type: ignore[operator]
     return trunk

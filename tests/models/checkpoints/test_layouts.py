@@ -134,7 +134,8 @@ def test_an_unmapped_name_is_listed_unless_strict_is_false(short, image, tmp_pat
     state["text_encoder.extra"] = torch.zeros(1)
     state["image_encoder.model.network.7.0.surprise"] = torch.zeros(1)
     path = save(state, tmp_path / "odd.pt")
-    listed = r"3 unexpected: visual\.trunk\..*surprise, text\..*surprise.weight, text\.extra$"
+    surprise = "image_encoder.model.network.7.0.surprise"
+    listed = f"3 unexpected: {surprise}, text_encoder.transformer.0.surprise.weight, text_encoder.extra$"
     with pytest.raises(ValueError, match=listed):
         OpenCLIPEncoder("short", weights=path, configuration=SHORT)
     with pytest.warns(UserWarning, match=listed):
@@ -146,6 +147,14 @@ def test_an_extra_key_of_a_known_model_is_named(full, tmp_path) -> None:
     path = save({**full.model.state_dict(), "text.extra": torch.zeros(1)}, tmp_path / "odd.pt")
     with pytest.raises(ValueError, match=r"odd.pt does not fit MobileCLIP2-S0: 1 unexpected: text.extra$"):
         from_checkpoint(path)
+
+
+def test_an_unmapped_image_name_of_the_release_is_named_as_in_the_file(short, tmp_path) -> None:
+    state = to_released_student(short.model.state_dict())
+    state["visual.trunk.network.0.0.surprise"] = torch.zeros(1)
+    path = save(state, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"1 unexpected: visual.trunk.network.0.0.surprise$"):
+        OpenCLIPEncoder("short", weights=path, configuration=SHORT)
 
 
 def test_the_student_configuration_differs_from_open_clips_in_the_context_only() -> None:

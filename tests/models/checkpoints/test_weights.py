@@ -135,6 +135,14 @@ def test_every_kind_of_mismatch_is_counted_and_named_in_one_line() -> None:
     )
 
 
+def test_names_are_those_of_the_file() -> None:
+    state = {"weight": torch.zeros(1, 1), "b": torch.zeros(1), "c": torch.zeros(1)}
+    with pytest.raises(
+        ValueError, match=r"2 unexpected: theirs\.b, c; 1 of another shape: theirs\.w \[1, 1\]"
+    ):
+        load_into(nn.Linear(3, 2), state, "file.pt", names={"b": "theirs.b", "weight": "theirs.w"})
+
+
 def test_without_strict_what_fits_is_loaded_and_the_rest_warned_of() -> None:
     model = nn.Linear(3, 2)
     with pytest.warns(UserWarning, match=r"1 missing: bias; 1 unexpected: other"):
