@@ -1,6 +1,6 @@
 """Plane evaluation as `make evaluate` runs it, against the encoder alone and batches of 16 decoded serially.
 
-Ours reads through the data module's own loader: on a CPU all cores decode a batch, then all embed it. The encoder
+Ours is the evaluations' own embedding of images: on a CPU all cores decode a batch, then all embed it. The encoder
 alone runs at its best batch size. All ways embed the same images in each turn.
 """
 
@@ -14,27 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from benchmarks._authors import embed_images
 from benchmarks._material import STUDENT, ListedData, head_records, phantom_towers, published
 from benchmarks._record import Row, interleave, seconds_of
+from callbacks.evaluation.embedding_pass import embed
 from callbacks.evaluation.evaluation_mode import evaluation_mode
-from export.latency.machine import instructions
+from datamodules.evaluation.dataset import EvaluationDataset, evaluation_workers
+from datamodules.record import Record
 from models import DualEncoder
-from models.zero_shot import encode_images
 
 ENCODER_BATCHES = (4, 16, 64)
-BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 IMAGES, TIMED = 8187, 64
 CASE = "student, 8,187 images"
 
 
-def ours(model: DualEncoder, loader: DataLoader, half: torch.dtype | None = None) -> None:
-    """Embed all images of the loader, in float32 or in half precision."""
-    with evaluation_mode(model, full_precision=half is None, half=half) as used:
-        for batch in loader:
-            encode_images(used, batch["image"])
+def ours(model: DualEncoder, records: list[Record], batch_size: int, workers: int) -> None:
+    """Embed all images."""
+    with evaluation_mode(model) as used:
+        embed(used, records, batch_size, workers)
 
 
 @torch.no_grad()
@@ -49,23 +47,19 @@ def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         records, what = head_records(Path(folder), count := 4 if quick else TIMED)
         data = ListedData(records, num_workers=os.cpu_count() or 1)
-        loader = data.evaluation_loader("hc18", "all", model.preprocessing)
-        images = torch.cat([batch["image"] for batch in loader])
+        dataset = EvaluationDataset(records, model.preprocessing)
+        images = torch.stack([dataset[position]["image"] for position in range(count)])
         encoder_alone(model, images[:4], 4)  # warm
         alone = {size: seconds_of(partial(encoder_alone, model, images, size)) for size in ENCODER_BATCHES}
         best = min(alone, key=alone.__getitem__)
         ways: dict[str, Callable[[], Any]] = {
             "authors": partial(embed_images, model, [str(record.image) for record in records]),
             "encoder": partial(encoder_alone, model, images, best),
-            "ours": partial(ours, model, loader),
+            "ours": partial(ours, model, records, data.evaluation_batch_size, data.num_workers),
         }
-        if BF16 & set(instructions()):
-            with evaluation_mode(model, full_precision=False, half=torch.bfloat16) as used:  # warm
-                encode_images(used, images[:4])
-            ways["bf16"] = partial(ours, model, loader, torch.bfloat16)
         times = interleave(ways, 1 if quick else 3, warm=False)
     seconds = {name: IMAGES / count * values for name, values in times.items()}
-    batches = f"batches of {loader.batch_size}, {loader.num_workers} workers"
+    batches = f"batches of {data.evaluation_batch_size}, {evaluation_workers(data.num_workers)} workers"
     note = f"{count} images a turn ({what}) in the data module's {batches}, float32, scaled"
     return [
         Row(
@@ -76,11 +70,5 @@ def measure(quick: bool) -> list[Row]:
         Row(
             "plane evaluation", CASE, "times faster than batches of 16 decoded serially",
             times["authors"] / times["ours"], seconds=seconds, note=note,
-        ),
-        Row(
-            "plane evaluation", f"{CASE}, bf16 (full_precision: false)", "times faster than in float32",
-            times["ours"] / times["bf16"] if "bf16" in times else [],
-            seconds=seconds, note="only the towers run in it; off by default",
-            reason="" if "bf16" in times else "this processor has no bfloat16 arithmetic",
         ),
     ]  # fmt: skip

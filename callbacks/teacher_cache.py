@@ -14,7 +14,6 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from callbacks.evaluation.evaluation_mode import half_dtype
 from callbacks.tracking.console import progress_bar
 from datamodules import FetalDataModule, PairShardsDataModule
 from datamodules.pairs.stores import TeacherStore
@@ -133,7 +132,7 @@ class TeacherCache(Callback):
         for batch, keys in _batches(data, list(islice(stored, CHECKED))):
             fresh = torch.stack(_embed(trainer, module, batch), dim=1).float().cpu()
             kept = torch.stack([store.get(*key) for key in keys])
-            half = self.half or half_dtype(trainer) is not None
+            half = self.half or str(trainer.precision).startswith(("16", "bf16"))
             if not (fresh - kept).abs().max() <= TOLERANCE[half]:
                 rank_zero_warn(f"{store.rows.path}: written by other code; all embeddings are recomputed")
                 store.rows.clear()

@@ -262,16 +262,12 @@ class FetalDataModule(LightningDataModule):
             )
         return chosen
 
-    def evaluation_loader(self, benchmark: str, split: str, preprocessing: Preprocessing) -> DataLoader:
-        """Return the loader of every image of a benchmark once, distributed over the processes without padding."""
-        return self._evaluation_of(self.evaluation_records(benchmark, split), preprocessing)
-
     def predict_dataloader(self) -> DataLoader:
-        """Return the loader of every image of the test patients once, prepared for the student as in evaluation."""
-        return self._evaluation_of(self.split("test"), self._contracts()[0])
+        """Return the loader of every image of the test patients once, prepared for the student as in evaluation.
 
-    def _evaluation_of(self, records: list[Record], preprocessing: Preprocessing) -> DataLoader:
-        dataset = EvaluationDataset(records, preprocessing, *process_rank())
+        They are distributed over the processes without padding.
+        """
+        dataset = EvaluationDataset(self.split("test"), self._contracts()[0], *process_rank())
         reading = {**self._loader_options(), "num_workers": evaluation_workers(self.num_workers)}
         return PlainErrorLoader(
             dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation, **reading

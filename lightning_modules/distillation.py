@@ -172,7 +172,7 @@ class DistillationModule(LightningModule):
         if hasattr(part, name):
             # A tensor: Lightning would copy a number to a GPU and wait for it.
             weight = torch.full((), float(getattr(part, name)), device=self.device)
-            logged |= {names.weight_name(name): weight, names.OFF_DIAGONAL_PHASE: weight.sign()}
+            logged |= {f"train/{name}": weight, names.OFF_DIAGONAL_PHASE: weight.sign()}
         self.log_dict(logged, batch_size=size)
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]

@@ -45,9 +45,6 @@ class Embeddings:
             raise ValueError(
                 f"image and text embeddings must both be [B, D], not {list(image)} and {list(text)}"
             )
-        for name, scalar in (("logit_scale", self.logit_scale), ("logit_bias", self.logit_bias)):
-            if scalar is not None and scalar.numel() != 1:
-                raise ValueError(f"{name} must be a scalar tensor, not {list(scalar.shape)}")
         if self.caption_id is not None and tuple(self.caption_id.shape) != image[:1]:
             raise ValueError(
                 f"caption_id must be [{image[0]}], one per pair, not {list(self.caption_id.shape)}"

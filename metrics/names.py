@@ -47,11 +47,6 @@ def loss_name(stage: str, term: str) -> str:
     return f"{stage}/duplicate_captions" if term == "duplicate_rate" else f"{stage}/loss/{term}"
 
 
-def weight_name(attribute: str) -> str:
-    """Return the name of a scheduled weight: ``train/off_diagonal_weight`` or ``train/distillation_weight``."""
-    return f"train/{attribute}"
-
-
 def validation_name(model: str, benchmark: str, key: str) -> str:
     """Return the name of a validation score: ``val/planes/f1``, for the teacher ``val/teacher/planes/f1``."""
     prefix = "val" if model == STUDENT else f"val/{model}"
@@ -106,16 +101,6 @@ def model_titles(metrics: Mapping[str, float | None]) -> dict[str, str]:
 def formatted(value: float | None, digits: int = 3, nothing: str = "-") -> str:
     """Write a number, or `nothing` for None and NaN."""
     return nothing if value is None or value != value else f"{value:.{digits}f}"
-
-
-def gradient_norm_name(part: str) -> str:
-    """Return the name of a gradient norm: ``gradient_norm/image``."""
-    return f"gradient_norm/{part}"
-
-
-def best_name(name: str) -> str:
-    """Return the name of the best value so far of ``val/planes/f1``: ``best/planes/f1``."""
-    return f"best/{name.removeprefix('val/')}"
 
 
 def headline_directions() -> dict[str, str]:

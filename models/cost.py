@@ -12,24 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.encoders.dual_encoder import DualEncoder
 
-# Products of activations: query with key, and attention with value.
-ACTIVATION_PRODUCTS = ("bmm", "baddbmm", "attention")
-
 
 class Cost(NamedTuple):
-    """Cost of a dual encoder.
+    """Cost of an image embedding.
 
     Attributes:
-        parameters: Number of parameters of both towers.
-        image_parameters: Number of parameters that take part in an image embedding.
-        gmacs: 10^9 multiply-accumulates of the image tower for one image, attention included.
-        attention_gmacs: Part of `gmacs` in products of activations, which counters of weighted layers omit.
+        image_parameters: Number of parameters that take part in it.
+        gmacs: 10^9 multiply-accumulates for one image; the products of activations in attention, which counters of
+            weighted layers omit, are included.
     """
 
-    parameters: int
     image_parameters: int
     gmacs: float
-    attention_gmacs: float
 
 
 def image_cost(model: DualEncoder) -> Cost:
@@ -44,15 +38,8 @@ def image_cost(model: DualEncoder) -> Cost:
     model = copy.deepcopy(model).to("meta").requires_grad_(True)
     with FlopCounterMode(display=False) as counter:
         embedding = model.encode_image(torch.empty(1, 3, side, side, device="meta"))
-    products = sum(
-        count
-        for operation, count in counter.get_flop_counts()["Global"].items()
-        if any(part in str(operation) for part in ACTIVATION_PRODUCTS)
-    )
-    parameters = list(model.parameters())
-    used = sum(parameter.numel() for parameter in used_parameters(embedding, parameters))
-    total = sum(parameter.numel() for parameter in parameters)
-    return Cost(total, used, counter.get_total_flops() / 2e9, products / 2e9)
+    used = used_parameters(embedding, list(model.parameters()))
+    return Cost(sum(parameter.numel() for parameter in used), counter.get_total_flops() / 2e9)
 
 
 def used_parameters(output: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:

@@ -128,7 +128,7 @@ def _from_own(content: Mapping[str, Any], path: str, strict: bool, untrained: bo
     check_vocabulary(content[STUDENT], path)
     model = build(recipe, path)
     try:
-        model.preprocessing = Preprocessing.from_dict(content[STUDENT]["preprocessing"])
+        model.preprocessing = Preprocessing(**content[STUDENT]["preprocessing"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     if untrained:

@@ -6,8 +6,7 @@ exported artifacts store it, and loading by path restores it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -52,21 +51,8 @@ class Preprocessing:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the contract as primitives, for checkpoints and manifests."""
+        """Return the contract as primitives, for checkpoints and manifests; `Preprocessing` takes them as keywords."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Rebuild a contract from the output of `to_dict`.
-
-        Raises:
-            ValueError: A key is missing or unknown.
-        """
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
-            raise ValueError(f"preprocessing contract: missing keys {missing}, unknown keys {unknown}")
-        return cls(**values)
 
 
 def pad_to_square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

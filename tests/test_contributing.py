@@ -25,7 +25,6 @@ from export.graphs.pixel_graph import PixelEncoder
 from export.parity.ledger import embedding_figures, read_gates
 from export.variants import ENCODER_FILE, ExportContext, Variant, write_onnx_variants
 from losses import Embeddings
-from models import Preprocessing
 from models.student.onnx_files import onnx_runner
 from tests.conftest import write_image
 from tests.export.conftest import fastvit
@@ -76,11 +75,11 @@ def test_a_corpus_is_split_and_its_benchmark_scores_it(tmp_path, monkeypatch):
     ]
     sizes = {name: value for name, value in preset.items() if name != "table"}
     data = names["ClinicDataModule"](**sizes | {"num_workers": 0, "cache": None})
-    contract = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
     scored = {
-        split: [name for batch in data.evaluation_loader("planes", split, contract) for name in batch["name"]]
+        split: [record.name for record in data.evaluation_records("planes", split)]
         for split in ("train", "val", "test")
     }
+    assert all(record.image.is_file() for record in data.records)
     expected = {name for name, plane in zip(rows["file"], planes, strict=True) if plane != "other"}
     assert sorted([*scored["train"], *scored["val"], *scored["test"]]) == sorted(expected)
     patient = dict(zip(rows["file"], rows["patient"], strict=True))

@@ -26,7 +26,7 @@ import torch
 from lightning import Callback
 
 from benchmarks._record import Row, seconds_of
-from benchmarks.gpu.stage import EVALUATION, GOALS, TRAINING, Stage, ask_driver, release, student, teacher
+from benchmarks.gpu.stage import GOALS, TRAINING, Stage, ask_driver, release, student, teacher
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import TableDataModule
 from datamodules.cores import usable_cores
@@ -190,16 +190,11 @@ def validity(stage: Stage) -> None:
             embedded = encode_images(model, pixels[: images - begin])
             table.similarity(embedded, [printed[0]] * len(embedded)).cpu()
 
-    for full in (True, False):
-        with evaluation_mode(own, full, torch.bfloat16) as used:
-            evaluate(used, 1)  # warms up
-            seconds = seconds_of(partial(evaluate, used, spacings))
-        note = f"{images} images, {spacings} spacings, {len(templates) * 175} prompts each"
-        if full:
-            stage.goal("validity", [seconds], note=note)
-        else:
-            case = "HC18 validity, student, bf16 (full_precision: false)"
-            stage.add(Row(EVALUATION, case, "s an epoch", [seconds], better="lower", note=note))
+    with evaluation_mode(own) as used:
+        evaluate(used, 1)  # warms up
+        seconds = seconds_of(partial(evaluate, used, spacings))
+    note = f"{images} images, {spacings} spacings, {len(templates) * 175} prompts each"
+    stage.goal("validity", [seconds], note=note)
 
 
 def run(stage: Stage, compiled: bool) -> None:

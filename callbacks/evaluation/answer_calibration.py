@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.evaluation.plane_evaluation import PlaneEvaluation
 from datamodules.evaluation.dataset import printed_spacing
 from datamodules.record import Record
-from metrics import AGES_DAYS, gestational_age_weeks
+from metrics import AGES_DAYS
 from metrics.benchmarks import BENCHMARKS, HC18
 from metrics.calibration import (
     age_similarity_gap,
@@ -147,12 +146,13 @@ class _Answers:
         return margin[: len(known)], margin[len(known) :]
 
     def profiles(self, split: str) -> tuple[list[Record], NDArray[Any], NDArray[Any]]:
-        """Return the heads of a split, their similarity with each age [N, 175], and their ages in days [N]."""
-        records = self.data.evaluation_records(HC18, split)
+        """Return a split's heads of known age, their similarity with each age [N, 175], and their ages in days [N]."""
+        # A head beyond the chart has no age.
+        records = [one for one in self.data.evaluation_records(HC18, split) if one.ga_days is not None]
         spacings = [printed_spacing(record, self.model.preprocessing) for record in records]
         table = self.biometry.table(self.model, spacings)
         similarity = table.similarity(self.embedded(records).to(table.vectors.device), spacings)
-        return records, similarity.cpu().numpy(), np.array(list(_ages(records)))
+        return records, similarity.cpu().numpy(), np.array([one.ga_days for one in records], dtype=np.float64)
 
     def images(self, split: str) -> list[Record]:
         """Return the images of a split, or "all"."""
@@ -163,9 +163,3 @@ class _Answers:
             self.model, records, self.data.evaluation_batch_size, self.data.num_workers
         )["image"]
         return images
-
-
-def _ages(records: Iterable[Record]) -> Iterable[float]:
-    for record in records:
-        known = record.ga_days
-        yield float(gestational_age_weeks(record.hc_mm or np.nan) * 7) if known is None else float(known)

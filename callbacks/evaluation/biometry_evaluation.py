@@ -6,23 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from callbacks.evaluation.input_ablations import Inputs, ablated_inputs
-from callbacks.evaluation.zero_shot_evaluation import (
-    Details,
-    ZeroShotEvaluation,
-    check_order,
-    of_all_processes,
-)
-from callbacks.tracking.console import progress_bar, with_progress
-from datamodules.pairs.captions import SPACING, render_spacing
+from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation
+from callbacks.tracking.console import progress_bar
+from datamodules.evaluation.dataset import printed_spacing
 from datamodules.record import Record, further_groups
 from figures.growth_chart import Chart, growth_chart_figure
 from metrics import gestational_age_weeks, predicted_age_days, within_chart
@@ -41,7 +34,7 @@ from metrics.names import CONSTANT, PIXEL_SIZE, STUDENT, interval_names
 from metrics.subgroups import RESAMPLES, age_band, subgroup_scores, thirds
 from models import DualEncoder
 from models.age_table_cache import stored_age_embeddings
-from models.zero_shot import AgeTable, encode_images
+from models.zero_shot import AgeTable
 
 
 class BiometryEvaluation(ZeroShotEvaluation):
@@ -66,28 +59,18 @@ class BiometryEvaluation(ZeroShotEvaluation):
         super().setup(trainer, pl_module, stage)
         self.training = stage == TrainerFn.FITTING
 
-    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+    def score(self, model: DualEncoder, images: Tensor, records: list[Record], benchmark: str) -> Details:
         """Score one model; the tested student also with ablated inputs."""
-        # From the records, not from the batch: float32 could change the second decimal of a spacing.
         hc_mm = np.array([record.hc_mm for record in records], dtype=np.float64)
-        device = next(model.parameters()).device
-        parts, indices, spacings = [torch.empty(0, model.embed_dim, device=device)], [], []
-        for batch in with_progress(loader, f"{benchmark} images"):
-            spacings += _spacings(check_order(records, batch), batch, model.preprocessing.image_size)
-            parts.append(encode_images(model, batch["image"].to(device)))
-            indices += batch["index"].tolist()
-        inputs = Inputs(torch.cat(parts), spacings)
+        spacings = [printed_spacing(record, model.preprocessing) for record in records]
+        table = self.table(model, spacings)
+        inputs = Inputs(images.to(table.vectors.device), spacings)
         # Not in validation: an ablation explains a final score and selects nothing.
-        ablated = ablated_inputs(model, inputs, indices, records) if self.tested == STUDENT else {}
-        printed = [*dict.fromkeys(one for some in (inputs, *ablated.values()) for one in some.spacings)]
-        table = self.table(model, printed) if printed else None
+        ablated = ablated_inputs(model, inputs, records) if self.tested == STUDENT else {}
 
         def predict(inputs: Inputs) -> NDArray[Any]:
-            """Return the predicted ages of the heads of all processes."""
-            ages = torch.empty(0, dtype=torch.int64)
-            if table is not None:  # else this process has no heads
-                ages = predicted_age_days(table.similarity(inputs.images, inputs.spacings).cpu())
-            return of_all_processes(records, indices, [ages])
+            ages = predicted_age_days(table.similarity(inputs.images, inputs.spacings).cpu())
+            return np.asarray(ages.numpy())
 
         age_days = predict(inputs)
         samples = _samples(age_days, hc_mm, records)
@@ -163,14 +146,6 @@ def draw_ages(samples: Sequence[Mapping[str, Any]], title: str) -> Figure:
     hc_mm = np.array([row["hc_mm"] for row in samples])
     assessed = np.array([row["assessed"] for row in samples])
     return growth_chart_figure(chart, ages, hc_mm, assessed, within_chart(hc_mm, ages), title)
-
-
-def _spacings(records: list[Record], batch: dict[str, Tensor], image_size: int) -> list[str]:
-    sizes = zip(batch["width"].tolist(), batch["height"].tolist(), strict=True)
-    return [
-        render_spacing(SPACING, size, image_size, record.pixel_size_mm)
-        for record, size in zip(records, sizes, strict=True)
-    ]
 
 
 def _subgroups(

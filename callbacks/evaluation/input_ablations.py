@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.evaluation.embedding_pass import in_order
 from datamodules.record import Record
 from metrics.names import BLACK_IMAGE, ONE_PIXEL_SIZE, OTHER_IMAGE
 from models import DualEncoder
@@ -26,23 +25,19 @@ class Inputs(NamedTuple):
     spacings: list[str]
 
 
-def ablated_inputs(
-    model: DualEncoder, inputs: Inputs, indices: Sequence[int], records: Sequence[Record]
-) -> dict[str, Inputs]:
-    """Return this process's heads with a black image, with another patient's image, and with one pixel size for all.
+def ablated_inputs(model: DualEncoder, inputs: Inputs, records: Sequence[Record]) -> dict[str, Inputs]:
+    """Return heads with a black image, with another patient's image, and with one pixel size for all.
 
     One image is embedded; the age prompts of the heads' own spacings serve all three. The one size is the median of the
     heads. Another patient's image is left out where one patient has more than half of the heads.
 
     Args:
         model: In eval mode.
-        inputs: This process's heads.
-        indices: Their positions in `records`.
-        records: Heads of all processes.
+        inputs: The heads.
+        records: Their records, in the same order.
     """
     images, spacings = inputs
-    everyone = in_order({"image": images.cpu(), "index": list(indices), "spacing": spacings})
-    middle = sorted(everyone["spacing"], key=float)[len(records) // 2]
+    middle = sorted(spacings, key=float)[len(spacings) // 2]
     contract = model.preprocessing
     black = -torch.tensor(contract.mean, device=images.device) / torch.tensor(
         contract.std, device=images.device
@@ -55,8 +50,7 @@ def ablated_inputs(
     }
     donors = other_patients([record.patient for record in records])
     if donors is not None:
-        swapped = everyone["image"][torch.from_numpy(donors[list(indices)])]
-        changed[OTHER_IMAGE] = Inputs(swapped.to(images.device), spacings)
+        changed[OTHER_IMAGE] = Inputs(images[torch.from_numpy(donors)], spacings)
     return changed
 
 

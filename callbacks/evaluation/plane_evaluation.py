@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from callbacks.evaluation.zero_shot_evaluation import (
-    Details,
-    ZeroShotEvaluation,
-    check_order,
-    of_all_processes,
-)
-from callbacks.tracking.console import with_progress
+from callbacks.evaluation.zero_shot_evaluation import Details, ZeroShotEvaluation
 from datamodules.record import Record, further_groups
 from figures.confusion import confusion_figure
 from figures.reliability import reliability_figure
@@ -29,7 +22,7 @@ from metrics.calibration import cross_fitted_confidence, reliability
 from metrics.names import CONSTANT, interval_names, with_interval
 from metrics.subgroups import RESAMPLES, subgroup_scores
 from models import DualEncoder
-from models.zero_shot import class_embeddings, class_logits, encode_images
+from models.zero_shot import class_embeddings, class_logits
 
 
 class PlaneEvaluation(ZeroShotEvaluation):
@@ -49,18 +42,11 @@ class PlaneEvaluation(ZeroShotEvaluation):
         prompts = self.protocol.prompts_of(BENCHMARKS[benchmark])
         return {name: texts[: self.most_prompts] for name, texts in prompts.items()}
 
-    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+    def score(self, model: DualEncoder, images: Tensor, records: list[Record], benchmark: str) -> Details:
         prompts = self._prompts(benchmark)
         classes = list(prompts)
         target = np.array([classes.index(name) for name in _truth(records, benchmark)])
-        vectors = class_embeddings(model, prompts)
-        indices, parts = [], [torch.empty(0, len(classes))]
-        for batch in with_progress(loader, f"{benchmark} images"):
-            check_order(records, batch)
-            indices += batch["index"].tolist()
-            logits = class_logits(encode_images(model, batch["image"].to(vectors.device)), vectors)
-            parts.append(logits.float().cpu())
-        every = of_all_processes(records, indices, parts)
+        every = class_logits(images, class_embeddings(model, prompts).cpu()).numpy()
         samples = _samples(every, target, records, classes)
         right = [row["correct"] for row in samples]
         patients = [row["patient"] for row in samples]

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.evaluation.embedding_pass import Pairs, embed
-from callbacks.evaluation.evaluation_mode import check_half_precision, evaluation_mode, half_dtype
+from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.evaluation.zero_shot_evaluation import Details, publish_figure
 from datamodules.record import Record
 from figures.embeddings import embedding_figure, tsne
@@ -45,7 +45,6 @@ class RepresentationEvaluation(Callback):
             images.
         probe_seeds: Number of random splits of the patients, or, with the official split, of resamples of the
             training patients; the deviation is over them.
-        full_precision: Embed in float32 even when training runs in half precision; False uses the latter.
         figures: Draw the t-SNE maps.
 
     Attributes:
@@ -61,7 +60,6 @@ class RepresentationEvaluation(Callback):
         enabled: bool = False,
         probe_split: str = "test",
         probe_seeds: int = 5,
-        full_precision: bool = True,
         figures: bool = True,
     ) -> None:
         if probe_split not in PROBE_SPLITS:
@@ -73,17 +71,15 @@ class RepresentationEvaluation(Callback):
         self.enabled = enabled
         self.probe_split = probe_split
         self.probe_seeds = probe_seeds
-        self.full_precision = full_precision
         self.figures = figures
         self.results: dict[str, Details] = {}
         self.final_metrics: dict[str, float] = {}
         self.undefined: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the precision, and whether the images allow each probe."""
+        """Check whether the images allow each probe."""
         if not self.enabled:
             return
-        check_half_precision(type(self).__name__, self.full_precision, trainer)
         self.undefined = set()
         for task, labels in self._tasks(trainer.datamodule).items():  # type: ignore[attr-defined]
             try:
@@ -104,16 +100,15 @@ class RepresentationEvaluation(Callback):
         step = max(1, -(-len(records) // MOST_PAIRS))
         pairs: dict[str, Pairs] = {}
         for name, model in models.items():
-            with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:
+            with evaluation_mode(model) as used:
                 self.results[name] = self.probe(used, data)
                 if records:
                     reading = data.evaluation_batch_size, data.num_workers
                     own = embed(used, records, *reading, seed=data.seed)
-            if records:  # outside, so that scores are never computed in half precision
-                identity = _identity(own["tokens"])
-                scores = retrieval_scores(own["image"], own["text"], identity)
-                self.results[name][names.RETRIEVAL] = scores | {"n_scored": len(identity)}
-                pairs[name] = {key: value[::step] for key, value in own.items()}
+                    identity = _identity(own["tokens"])
+                    scores = retrieval_scores(own["image"], own["text"], identity)
+                    self.results[name][names.RETRIEVAL] = scores | {"n_scored": len(identity)}
+                    pairs[name] = {key: value[::step] for key, value in own.items()}
         if pairs:
             self.results[names.GEOMETRY] = self.geometry(pairs, records[::step])
             if self.figures and trainer.is_global_zero:

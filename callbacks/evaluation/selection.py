@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.evaluation.zero_shot_evaluation import ZeroShotEvaluation
 from metrics.benchmarks import BENCHMARKS, composite_score
-from metrics.names import STUDENT, VAL_COMPOSITE, best_name, headline_directions
+from metrics.names import STUDENT, VAL_COMPOSITE, headline_directions
 
 
 class CompositeScore(Callback):
@@ -51,7 +51,7 @@ class BestMetrics(Callback):
             if better and not math.isnan(value):
                 self.best[name] = value
             if name in self.best:
-                pl_module.log(best_name(name), self.best[name], batch_size=1)
+                pl_module.log(f"best/{name.removeprefix('val/')}", self.best[name], batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": dict(self.best)}

@@ -7,22 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from callbacks.evaluation.embedding_pass import in_order
-from callbacks.evaluation.evaluation_mode import (
-    check_half_precision,
-    evaluation_mode,
-    half_dtype,
-    random_twin,
-)
+from callbacks.evaluation.embedding_pass import embed
+from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
 from callbacks.tracking.logger_media import log_pictures
 from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record
@@ -47,8 +38,6 @@ class ZeroShotEvaluation(Callback):
             holds those of this run, once `setup` has found them.
         selection_split: Images of the validation epochs: "val", or "all" to select as the paper does.
         test_split: Images of the test: "test", or "all" to report on all images as the paper does.
-        full_precision: Evaluate in float32 even when training runs in half precision; False runs the towers in
-            the half precision of training, but still compares in float32.
         figures: Draw the figures of every tested model.
         most_prompts: Use only the first prompts or templates, for a quick run; null uses all.
 
@@ -68,7 +57,6 @@ class ZeroShotEvaluation(Callback):
         benchmarks: list[str] | None = None,
         selection_split: str = "val",
         test_split: str = "test",
-        full_precision: bool = True,
         figures: bool = True,
         most_prompts: int | None = None,
     ) -> None:
@@ -85,7 +73,6 @@ class ZeroShotEvaluation(Callback):
         self.wanted = benchmarks
         self.selection_split = selection_split
         self.test_split = test_split
-        self.full_precision = full_precision
         self.figures = figures
         self.benchmarks: tuple[str, ...] = ()
         self.test_follows = False
@@ -95,11 +82,10 @@ class ZeroShotEvaluation(Callback):
         self.tested: str | None = None  # model that the test is scoring
 
     @abstractmethod
-    def score(self, model: DualEncoder, loader: DataLoader, records: list[Record], benchmark: str) -> Details:
+    def score(self, model: DualEncoder, images: Tensor, records: list[Record], benchmark: str) -> Details:
         """Score a model in eval mode on one benchmark: the metric's dictionary, ``n_scored`` and ``samples``.
 
-        The loader holds this process's share of the images, `records` all of them; ``index`` of a batch is the
-        position in that list. The result is over all processes.
+        `images` are the embeddings [N, D] of the records, on the CPU; every process scores all of them.
         """
 
     @abstractmethod
@@ -128,8 +114,7 @@ class ZeroShotEvaluation(Callback):
         return [benchmark.name for benchmark in BENCHMARKS.values() if benchmark.kind == cls.KIND]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the benchmarks of the data, and check that each has images to score (see `check`), and the precision."""
-        check_half_precision(type(self).__name__, self.full_precision, trainer)
+        """Find the benchmarks of the data, and check that each has images to score (see `check`)."""
         data = getattr(trainer, "datamodule", None)
         self.benchmarks = self.chosen_of(getattr(data, "benchmarks", ()))
         for warning in self.check(data, self.splits(stage, validates=bool(trainer.limit_val_batches))):
@@ -222,11 +207,12 @@ class ZeroShotEvaluation(Callback):
     def _evaluate(self, trainer: Trainer, model: DualEncoder, split: str) -> dict[str, Details]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         results = {}
-        with evaluation_mode(model, self.full_precision, half_dtype(trainer)) as used:
+        with evaluation_mode(model) as used:
             for benchmark in self.benchmarks:
                 records = data.evaluation_records(benchmark, split)
-                loader = data.evaluation_loader(benchmark, split, used.preprocessing)
-                details = self.score(used, loader, records, benchmark)
+                reading = data.evaluation_batch_size, data.num_workers
+                images = embed(used, records, *reading, what=f"{benchmark} images")["image"]
+                details = self.score(used, images, records, benchmark)
                 results[benchmark] = details | {"split": split, "protocol": self.protocol.digest}
         return results
 
@@ -235,31 +221,6 @@ def _models(pl_module: LightningModule) -> dict[str, DualEncoder]:
     module: Any = pl_module
     teacher = getattr(module, "teacher", None)
     return {STUDENT: module.student} | ({} if teacher is None else {TEACHER: teacher})
-
-
-def of_all_processes(records: list[Record], indices: list[int], values: list[Tensor]) -> NDArray[Any]:
-    """Join the values [n, ...] of this process's images with those of the others, in the order of the records.
-
-    Raises:
-        RuntimeError: An image is missing.
-    """
-    joined = in_order({"index": indices, "values": torch.cat(values).cpu()})
-    if joined["index"] != list(range(len(records))):
-        raise RuntimeError(f"{len(joined['index'])} of {len(records)} images were scored")
-    return np.asarray(joined["values"].numpy())
-
-
-def check_order(records: list[Record], batch: dict[str, Any]) -> list[Record]:
-    """Return the records of a batch.
-
-    Raises:
-        RuntimeError: A name is not that of the record at its position: labels and images would be mixed up.
-    """
-    chosen = [records[index] for index in batch["index"].tolist()]
-    for record, name in zip(chosen, batch["name"], strict=True):
-        if record.name != name:
-            raise RuntimeError(f"evaluation batch holds {name} where the list of records has {record.name}")
-    return chosen
 
 
 def publish_figure(figure: Figure, trainer: Trainer, name: str) -> Path:

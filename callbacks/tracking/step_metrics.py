@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metrics.names import DATA_WAIT_SHARE, IMAGES_PER_SECOND, gradient_norm_name
+from metrics.names import DATA_WAIT_SHARE, IMAGES_PER_SECOND
 from models.cost import used_parameters
 
 
@@ -56,7 +56,7 @@ class GradientNorms(Callback):
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             if gradients:
                 norm = torch.nn.utils.get_total_norm(gradients)
-                pl_module.log(gradient_norm_name(part), norm, batch_size=1)
+                pl_module.log(f"gradient_norm/{part}", norm, batch_size=1)
 
 
 class Throughput(Callback):

@@ -55,7 +55,7 @@ class Export:
     @property
     def preprocessing(self) -> Preprocessing:
         """The contract of the model inside."""
-        return Preprocessing.from_dict(self.manifest["contract"]["preprocessing"])
+        return Preprocessing(**self.manifest["contract"]["preprocessing"])
 
     def artifact(self, name: str) -> Path:
         """Return the path of an artifact.

@@ -29,7 +29,7 @@ class ExportedStudent(Student):
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.folder = folder
         manifest = read_manifest(folder)
-        self.preprocessing = Preprocessing.from_dict(manifest["contract"]["preprocessing"])
+        self.preprocessing = Preprocessing(**manifest["contract"]["preprocessing"])
         heads = checked_heads(folder, manifest)
         self._ages = heads.pop(AGES, None)
         if not heads:

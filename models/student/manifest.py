@@ -86,7 +86,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         Manifest.model_validate_json(content := path.read_bytes())
         manifest: dict[str, Any] = json.loads(content)
-        Preprocessing.from_dict(manifest["contract"]["preprocessing"])
+        Preprocessing(**manifest["contract"]["preprocessing"])
     except ValidationError as error:
         raise ValueError(f"{path}: {problems(error)}; export again") from error
     except (ValueError, TypeError, RecursionError) as error:

@@ -1,14 +1,16 @@
 """A model that embeds texts by their letters and images by their first pixels, and data made for it."""
 
+import tempfile
+from pathlib import Path
+
+import cv2
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from datamodules.evaluation.dataset import collate_evaluation
 from datamodules.evaluation.protocol import Protocol
-from datamodules.pairs.sampler import process_rank
 from datamodules.record import Record
 from models import DualEncoder, Preprocessing
 
@@ -21,13 +23,14 @@ PROTOCOL = Protocol(
     subplanes={f"trans-{name}": [f"{name} view"] for name in ("thalamic", "cerebellum", "ventricular")},
     biometry=["{weeks}w {days}d {spacing}", "{spacing} mm: {weeks} and {days}"],
 )
+FOLDER = tempfile.TemporaryDirectory()
 
 
 class LetterEncoder(DualEncoder):
     def __init__(self, seed=0):
         super().__init__()
         self.seed = seed
-        self.preprocessing = Preprocessing(SIZE, (0, 0, 0), (1, 1, 1), context_length=LENGTH)
+        self.preprocessing = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3, context_length=LENGTH)
         self.embed_dim = DIM
         generator = torch.Generator().manual_seed(seed) if seed else None
         self.letters = nn.Parameter(torch.randn(128, LENGTH, DIM, generator=generator))
@@ -67,7 +70,7 @@ def plane_records(count, seed=0):
         Record(
             "planes",
             f"p{i}",
-            None,
+            image_file(f"p{i}"),
             f"patient{i // 2}",
             plane=planes[i % 5],
             brain_plane=brains[rng.integers(3)],
@@ -82,44 +85,45 @@ def head_records(count, seed=0):
         Record(
             "hc18",
             f"h{i}_HC.png",
-            None,
+            image_file(f"h{i}_HC.png"),
             f"patient{i}",
             plane="brain",
             hc_mm=float(rng.uniform(90, 350)),
-            pixel_size_mm=float(rng.choice([0.0613, 0.1237, 0.2])),
+            pixel_size_mm=float(rng.choice([12.26, 24.74, 40.0])),
         )
         for i in range(count)
     ]
 
 
-def picture(record, seed):
-    """Deterministic image of a record: its pixels are its embedding, before normalisation."""
-    rng = np.random.default_rng([seed, sum(record.name.encode())])
-    return torch.tensor(rng.normal(size=(3, SIZE, SIZE)), dtype=torch.float32)
+def image_file(name):
+    """Write the image of a record, of the models' size, with pixels that depend on its name alone."""
+    path = Path(FOLDER.name) / f"{name}.png"
+    if not path.is_file():
+        rng = np.random.default_rng([1, sum(name.encode())])
+        cv2.imwrite(str(path), rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+    return path
+
+
+def picture(record):
+    """Return the normalised pixels of a record; the first are its embedding, before normalisation to length 1."""
+    pixels = cv2.imread(str(record.image))[:, :, ::-1].transpose(2, 0, 1)
+    return torch.tensor((pixels / 255 - 0.5) / 0.25)
 
 
 class FakeData(LightningDataModule):
     """The part of `FetalDataModule` that the evaluations use."""
 
+    num_workers = 0
+
     def __init__(self, benchmarks, count=23, batch_size=5):
         super().__init__()
-        self.benchmarks, self.batch_size, self.count = tuple(benchmarks), batch_size, count
+        self.benchmarks, self.evaluation_batch_size, self.count = tuple(benchmarks), batch_size, count
         self.asked = []
 
     def evaluation_records(self, benchmark, split):
+        self.asked.append((benchmark, split))
         make = head_records if benchmark == "hc18" else plane_records
         return make(self.count, seed=len(split))
-
-    def evaluation_loader(self, benchmark, split, preprocessing):
-        assert preprocessing.image_size == SIZE
-        self.asked.append((benchmark, split))
-        records = self.evaluation_records(benchmark, split)
-        rank, world = process_rank()
-        samples = [
-            {"image": picture(record, 1), "record": record, "index": index, "width": 800, "height": 540}
-            for index, record in enumerate(records)
-        ]
-        return DataLoader(samples[rank::world], batch_size=self.batch_size, collate_fn=collate_evaluation)
 
     def train_dataloader(self):
         return DataLoader(torch.zeros(2, 1), batch_size=1)

@@ -128,9 +128,10 @@ def test_validation_pairs_are_the_validation_patients_unchanged(tiny_hc18):
 def test_evaluation_sees_every_image_once_as_the_protocol_prepares_it(tiny_planes, accelerator, monkeypatch):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: accelerator)
     data = _planes(tiny_planes, num_workers=2, evaluation_batch_size=5)
-    loader = data.evaluation_loader("planes", "test", STUDENT)
+    data.bind(STUDENT)
+    loader = data.predict_dataloader()
     assert loader.num_workers == (2 if accelerator else 0), "on a CPU they would interrupt the encoder"
-    records = data.evaluation_records("planes", "test")
+    records = data.split("test")
     batches = list(loader)
     assert torch.equal(torch.cat([batch["index"] for batch in batches]), torch.arange(len(records)))
     assert [name for batch in batches for name in batch["name"]] == [record.name for record in records]
@@ -149,10 +150,10 @@ def test_processes_share_an_evaluation_without_padding(tiny_planes, monkeypatch,
     for rank in range(world):
         for module in ("base", "pairs.sampler"):
             monkeypatch.setattr(f"datamodules.{module}.process_rank", lambda rank=rank: (rank, world))
-        for batch in data.evaluation_loader("planes", "all", STUDENT):
+        for batch in data.predict_dataloader():
             indices += batch["index"].tolist()
         steps.add(sum(len(batch["name"]) for batch in data.val_dataloader()))
-    assert sorted(indices) == list(range(len(data.evaluation_records("planes", "all"))))
+    assert sorted(indices) == list(range(len(data.split("test"))))
     assert steps == {len(data.split("val")) // world}  # they exchange embeddings: equally many each
 
 
@@ -185,9 +186,10 @@ def test_unknown_benchmarks_and_splits_list_the_known(tiny_hc18):
 
 def test_evaluation_never_skips(tiny_planes):
     data = _planes(tiny_planes, on_error="skip")
-    data.evaluation_records("planes", "test")[3].image.write_text("broken")
+    data.bind(STUDENT)
+    data.split("test")[3].image.write_text("broken")
     with pytest.raises(ValueError, match="cannot be read as an image"):
-        list(data.evaluation_loader("planes", "test", STUDENT))
+        list(data.predict_dataloader())
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -30,10 +30,8 @@ def test_one_layer_of_attention():
     cost = image_cost(OneAttention().eval())
     patches, projection = 4 * 8 * (3 * 8 * 8), 4 * 8 * 24
     similarities = mixtures = 2 * (4 * 4) * 4  # heads, pairs of tokens, channels of a head
-    assert cost.attention_gmacs * 1e9 == pytest.approx(similarities + mixtures)
     assert cost.gmacs * 1e9 == pytest.approx(patches + projection + similarities + mixtures)
     assert cost.image_parameters == (3 * 64 + 1) * 8 + (8 + 1) * 24
-    assert cost.parameters == cost.image_parameters + (5 + 1) * 5
 
 
 def test_a_vision_transformer():
@@ -48,17 +46,15 @@ def test_a_vision_transformer():
     products = 2 * 2 * tokens**2 * width
     cost = image_cost(TimmEncoder(**arguments).eval())
     head = cost.gmacs * 1e9 - stem - weights - products
-    assert cost.attention_gmacs * 1e9 == pytest.approx(products)
     assert head == pytest.approx(width * 16), "the projection to the embedding"
 
 
+# Counters of layers with weights leave out the products of activations in FetalCLIP's 24 layers of 257 tokens and 1,024
+# channels (docs/reproduce.md).
 @pytest.mark.parametrize(
-    ("name", "parameters", "gmacs"), [("MobileCLIP2-S0", 75e6, 2.39), ("FetalCLIP", 427e6, 77.8)]
+    ("name", "gmacs"), [("MobileCLIP2-S0", 2.39), ("FetalCLIP", 77.8 + 24 * 2 * 257**2 * 1024 / 1e9)]
 )
-def test_the_papers_towers_cost_what_other_counters_give(name, parameters, gmacs):
-    """Counters of layers with weights leave out FetalCLIP's products of activations (docs/reproduce.md)."""
+def test_the_papers_towers_cost_what_other_counters_give(name, gmacs):
     with torch.device("meta"):
         cost = image_cost(OpenCLIPEncoder(name).eval())
-    assert cost.parameters == pytest.approx(parameters, rel=0.01)
-    omitted = cost.attention_gmacs if name == "FetalCLIP" else 0
-    assert cost.gmacs - omitted == pytest.approx(gmacs, rel=0.01)
+    assert cost.gmacs == pytest.approx(gmacs, rel=0.01)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from callbacks import BiometryEvaluation
+from callbacks.evaluation.embedding_pass import embed
 from callbacks.evaluation.input_ablations import Inputs, ablated_inputs, other_patients
 from metrics import gestational_age_weeks
 from metrics.biometry import biometry_scores
@@ -29,8 +30,8 @@ def run_test(folder, evaluation, module, data):
 
 def naive_age(model, record, shown=None):
     """One prompt after another, in float64, as the protocol says it; `shown` is another record's image."""
-    image = picture(shown or record, 1).flatten()[:24].double().numpy()
-    spacing = f"{max(800, 540) / 4 * record.pixel_size_mm:.2f}"
+    image = picture(shown or record).flatten()[:24].numpy()
+    spacing = f"{record.pixel_size_mm:.2f}"  # the image is of the model's size
     similarity = []
     for days in range(14 * 7, 39 * 7):
         texts = [
@@ -64,10 +65,10 @@ def test_results_equal_a_naive_evaluation(tmp_path):
 
 
 def test_spacing_is_printed_from_the_exact_pixel_size(tmp_path, monkeypatch):
-    # 200 * 0.000775 prints as 0.15 in float64 and as 0.16 in float32.
+    # 0.155 prints as 0.15 in float64 and as 0.16 in float32.
     asked = []
     data = FakeData(["hc18"])
-    records = [type(r)(**{**vars(r), "pixel_size_mm": 0.000775}) for r in head_records(23, seed=4)]
+    records = [type(r)(**{**vars(r), "pixel_size_mm": 0.155}) for r in head_records(23, seed=4)]
     monkeypatch.setattr(data, "evaluation_records", lambda *_: records)
 
     def spy(folder, model, templates, spacings, progress):
@@ -93,16 +94,13 @@ def _score(data, model, tested=None):
     evaluation = BiometryEvaluation(protocol=PROTOCOL)
     evaluation.tested = tested  # the student in a test has ablations, too
     with torch.no_grad():
-        return evaluation.score(
-            model.eval(),
-            data.evaluation_loader("hc18", "test", model.preprocessing),
-            data.evaluation_records("hc18", "test"),
-            "hc18",
-        )
+        records = data.evaluation_records("hc18", "test")
+        images = embed(model.eval(), records, 1, 0)["image"]
+        return evaluation.score(model, images, records, "hc18")
 
 
 def _distributed(rank, module, count, expected):
-    assert _score(FakeData(["hc18"], count=count, batch_size=1), module.student, "student") == expected
+    assert _score(FakeData(["hc18"], count=count), module.student, "student") == expected
 
 
 @pytest.mark.parametrize(("world", "count"), [(2, 1), (4, 23)])
@@ -110,7 +108,7 @@ def test_several_processes_give_what_one_gives(tmp_path, world, count):
     # With one image the second process has none, and must still join in.
     module = FakeModule()
     # One image at a time: products of the same shapes, and so the same rounding, on any number of processes.
-    expected = _score(FakeData(["hc18"], count=count, batch_size=1), module.student, "student")
+    expected = _score(FakeData(["hc18"], count=count), module.student, "student")
     assert ("other_image_validity" in expected) == (count > 1)
     run_in_processes(world, _distributed, tmp_path, module, count, expected)
 
@@ -141,12 +139,12 @@ def _ages_by_size(training, test):
     kept = [record for record in training if 100 <= record.hc_mm <= 342]
     weeks = {
         size: gestational_age_weeks([record.hc_mm for record in kept if record.pixel_size_mm == size])
-        for size in (0.0613, 0.1237, 0.2)
+        for size in (12.26, 24.74, 40.0)
     }
-    pooled = np.concatenate([weeks[0.0613], weeks[0.1237]]).mean()
-    assert weeks[0.1237].mean() < weeks[0.0613].mean()
-    assert pooled < weeks[0.2].mean()
-    return [round(7 * (weeks[0.2].mean() if record.pixel_size_mm == 0.2 else pooled)) for record in test]
+    pooled = np.concatenate([weeks[12.26], weeks[24.74]]).mean()
+    assert weeks[24.74].mean() < weeks[12.26].mean()
+    assert pooled < weeks[40.0].mean()
+    return [round(7 * (weeks[40.0].mean() if record.pixel_size_mm == 40.0 else pooled)) for record in test]
 
 
 def test_without_training_heads_there_is_no_baseline_and_a_reason(tmp_path, monkeypatch):
@@ -185,10 +183,8 @@ def test_ablations_of_the_tested_student_equal_naive_ones_and_add_one_image(tmp_
     assert found["black_image_validity_ci_low"] <= found["black_image_validity"]
     assert model.image_calls == 2 + 1  # nine heads in batches of five, and the black image
     assert not any("image_validity" in key for key in evaluation.results["teacher"]["hc18"])
-    with torch.no_grad():
-        assert not any(
-            "image_validity" in key for key in _score(FakeData(["hc18"]), model)
-        )  # as in validation
+    # As in validation:
+    assert not any("image_validity" in key for key in _score(FakeData(["hc18"]), model))
 
 
 class RedEye(LetterEncoder):
@@ -203,7 +199,7 @@ def test_black_is_zero_before_normalisation():
     model.preprocessing = Preprocessing(SIZE, (0.5, 0.25, 0.1), (0.5, 0.5, 0.2), context_length=LENGTH)
     own = Inputs(torch.zeros(2, 24), ["0.15", "0.30"])
     with torch.no_grad():
-        black = ablated_inputs(model, own, [0, 1], head_records(2))["black_image"]
+        black = ablated_inputs(model, own, head_records(2))["black_image"]
     expected = torch.tensor([-1.0, -0.5, -0.5]) / 1.5**0.5
     assert torch.allclose(black.images[:, :3], expected.expand(2, 3))
     assert black.spacings == own.spacings

@@ -1,11 +1,7 @@
-from functools import partial
-from types import SimpleNamespace
-
 import pytest
 import torch
-from lightning import Trainer
 
-from callbacks import BiometryEvaluation, PlaneEvaluation, RepresentationEvaluation
+from callbacks import BiometryEvaluation, PlaneEvaluation
 from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
 from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
@@ -17,8 +13,6 @@ def test_half_precision_weights_are_evaluated_in_float32():
         assert {parameter.dtype for parameter in used.parameters()} == {torch.float32}
         assert torch.equal(used.letters, model.letters.float())
     assert model.letters.dtype == torch.float16
-    with evaluation_mode(model, full_precision=False) as used:
-        assert used is model
 
 
 def test_autocast_and_tf32_are_off_inside_and_back_afterwards():
@@ -34,8 +28,6 @@ def test_autocast_and_tf32_are_off_inside_and_back_afterwards():
                 "ieee",
             )
         assert torch.is_autocast_enabled("cpu")
-        with evaluation_mode(model, full_precision=False):
-            assert torch.is_autocast_enabled("cpu")
     assert (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision) == before
     assert torch.is_grad_enabled()
 
@@ -81,34 +73,12 @@ def watch(model, tower):
 
 
 @pytest.mark.parametrize(("make", "benchmark"), [(PlaneEvaluation, "planes"), (BiometryEvaluation, "hc18")])
-@pytest.mark.parametrize(
-    ("precision", "options"),
-    [("bf16-mixed", {}), ("bf16-mixed", {"full_precision": False}), ("32-true", {})],
-)
-def test_towers_run_in_trainings_half_precision_only_where_asked(
-    make, benchmark, precision, options, tmp_path
-):
+def test_towers_run_in_float32_where_training_runs_in_half_precision(make, benchmark, tmp_path):
     module = FakeModule(teacher=False)
     seen = [watch(module.student, tower) for tower in ("image_features", "text_features")]
-    trainer = quiet_trainer(tmp_path, make(protocol=PROTOCOL, figures=False, **options), precision=precision)
+    trainer = quiet_trainer(tmp_path, make(protocol=PROTOCOL, figures=False), precision="bf16-mixed")
     trainer.test(module, datamodule=FakeData([benchmark], count=6), verbose=False)
-    half = precision == "bf16-mixed" and options
-    assert seen == [{torch.bfloat16 if half else torch.float32}] * 2
-
-
-@pytest.mark.parametrize(
-    "make", [PlaneEvaluation, BiometryEvaluation, partial(RepresentationEvaluation, enabled=True)]
-)
-def test_half_precision_is_refused_where_training_has_none(make, tmp_path):
-    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", precision="32-true", logger=False)
-    trainer.datamodule = SimpleNamespace(benchmarks=())
-    callback = make(full_precision=False)
-    with pytest.raises(
-        ValueError, match=r"full_precision=false .* --trainer.precision=32-true has none; set"
-    ) as error:
-        callback.setup(trainer, FakeModule(teacher=False), "test")
-    assert "\n" not in str(error.value)
-    make().setup(trainer, FakeModule(teacher=False), "test")
+    assert seen == [{torch.float32}] * 2
 
 
 class Emptied(FakeData):

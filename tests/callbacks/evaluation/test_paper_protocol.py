@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 from callbacks import BiometryEvaluation, PlaneEvaluation
+from callbacks.evaluation.embedding_pass import embed
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.evaluation.protocol import Protocol
@@ -103,9 +104,9 @@ def published_biometry(model, root, templates):
 
 def evaluated(evaluation, data, model, benchmark):
     records = data.evaluation_records(benchmark, "all")
-    loader = data.evaluation_loader(benchmark, "all", model.preprocessing)
     with evaluation_mode(model) as used:
-        return evaluation.score(used, loader, records, benchmark)
+        images = embed(used, records, data.evaluation_batch_size, data.num_workers)["image"]
+        return evaluation.score(used, images, records, benchmark)
 
 
 def test_biometry_equals_the_published_protocol(model, tiny_hc18, monkeypatch):

@@ -208,15 +208,10 @@ def test_heads_alone_have_retrieval_and_geometry_but_no_probe(tiny_hc18, tmp_pat
     assert {"student/retrieval/image_to_text_r1", "geometry/cka"} <= set(evaluation.final_metrics)
 
 
-@pytest.mark.parametrize(
-    ("options", "dtype"), [({}, torch.float32), ({"full_precision": False}, torch.bfloat16)]
-)
-def test_images_are_embedded_in_trainings_half_precision_only_where_asked(
-    options, dtype, tiny_hc18, tmp_path
-):
+def test_images_are_embedded_in_float32_where_training_runs_in_half_precision(tiny_hc18, tmp_path):
     data = HC18DataModule(str(tiny_hc18), num_workers=0, test_share=0.5)
-    evaluation, module, _ = evaluate(tmp_path, data, precision="bf16-mixed", **options)
-    assert module.student.dtypes == module.teacher.dtypes == {dtype}
+    evaluation, module, _ = evaluate(tmp_path, data, precision="bf16-mixed")
+    assert module.student.dtypes == module.teacher.dtypes == {torch.float32}
     assert evaluation.results["student"]["retrieval"]["n_scored"] > 0
 
 

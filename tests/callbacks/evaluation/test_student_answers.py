@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from callbacks import BiometryEvaluation, PlaneEvaluation
 from callbacks.evaluation import answer_calibration
 from callbacks.evaluation.answer_calibration import _Answers
+from callbacks.evaluation.embedding_pass import embed
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import FetalPlanesDataModule, HC18DataModule
-from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
 from models import load_student
@@ -24,8 +23,8 @@ from models.student.base import ANSWERS, Calibration
 PROTOCOL = replace(Protocol.load(), biometry=Protocol.load().biometry[:1])
 
 
-def loader(records, preprocessing):
-    return DataLoader(EvaluationDataset(records, preprocessing), batch_size=5, collate_fn=collate_evaluation)
+def score(evaluation, model, records, benchmark):
+    return evaluation.score(model, embed(model, records, 5, 0)["image"], records, benchmark)
 
 
 def test_planes_and_ages_are_those_of_the_evaluations(student_checkpoint, tiny_planes, tiny_hc18):
@@ -35,11 +34,10 @@ def test_planes_and_ages_are_those_of_the_evaluations(student_checkpoint, tiny_p
     heads = HC18DataModule(str(tiny_hc18)).evaluation_records("hc18", "all")[8:11]
     with evaluation_mode(student.model) as model:
         details = {
-            name: PlaneEvaluation(PROTOCOL).score(model, loader(records, model.preprocessing), records, name)
+            name: score(PlaneEvaluation(PROTOCOL), model, records, name)
             for name, records in (("planes", planes), ("subplanes", brains))
         }
-        loaded = loader(heads, model.preprocessing)
-        ages = BiometryEvaluation(PROTOCOL).score(model, loaded, heads, "hc18")["samples"]
+        ages = score(BiometryEvaluation(PROTOCOL), model, heads, "hc18")["samples"]
     rows = student.planes(read_image(record.image) for record in planes)
     for row, sample in zip(rows, details["planes"]["samples"], strict=True):
         assert row["plane"] == sample["prediction"]
@@ -99,6 +97,18 @@ def test_the_calibration_of_the_validation_patients(student_checkpoint, tiny_pla
         age = min(max(record.ga_days, 98), 272)
         covered[record.patient] &= row["ga_low_days"] <= age <= row["ga_high_days"]
     assert np.mean(list(covered.values())) >= 0.5
+
+
+def test_a_head_beyond_the_chart_is_left_out_of_the_age_interval(student_checkpoint, tiny_hc18):
+    table = tiny_hc18 / "training_set_pixel_size_and_HC.csv"
+    table.write_text(table.read_text().replace(",80.0\n", ",380.0\n"))
+    heads = BiometryEvaluation(PROTOCOL)
+    model = load_student(student_checkpoint, PROTOCOL.content()).model
+    data = HC18DataModule(str(tiny_hc18))
+    records, _, true = _Answers(model, data, PlaneEvaluation(PROTOCOL), heads).profiles("all")
+    every = data.evaluation_records("hc18", "all")
+    assert records == [record for record in every if record.hc_mm != 380.0]
+    assert len(true) == len(records) == len(every) - 2  # two images of the patient
 
 
 def test_a_calibration_is_kept_in_the_checkpoint_and_holds_for_its_prompts_only(student_checkpoint, tmp_path):

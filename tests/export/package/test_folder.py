@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from tokenizers import Tokenizer
 
+from datamodules.evaluation.dataset import EvaluationDataset
 from datamodules.evaluation.protocol import Protocol
 from export.graphs.onnx_graph import onnx_interface, quiet
 from export.graphs.pixel_graph import PixelEncoder
@@ -344,9 +345,9 @@ def test_frames_are_the_evaluation_pixels(corpus, student):
     assert found.min() >= 0
     assert found.max() <= 255
     np.testing.assert_array_equal(found, found.round())
-    loader = corpus.evaluation_loader("hc18", "test", student.preprocessing)
+    dataset = EvaluationDataset(corpus.evaluation_records("hc18", "test"), student.preprocessing)
     expected = {
-        name: image for batch in loader for name, image in zip(batch["name"], batch["image"], strict=True)
+        sample["record"].name: sample["image"] for sample in map(dataset.__getitem__, range(len(dataset)))
     }
     mean, std = (
         np.array(v).reshape(3, 1, 1) for v in (student.preprocessing.mean, student.preprocessing.std)
