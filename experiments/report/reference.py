@@ -87,10 +87,11 @@ def newest_static(run: FinishedRun) -> FinishedRun | None:
 
 
 def _part(run: FinishedRun, *names: str) -> dict[str, Any]:
-    """Return a part of a run's configuration, empty where it is absent."""
+    """Return a part of a run's configuration, empty where it is absent or no mapping."""
     part = run.config
     for name in names:
-        part = part.get(name) or {}
+        inner = part.get(name)
+        part = inner if isinstance(inner, dict) else {}
     return part
 
 

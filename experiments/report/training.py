@@ -120,7 +120,9 @@ def dynamics(run: FinishedRun) -> Dynamics:
 
 def _schedule(run: FinishedRun) -> Callable[[float], float] | None:
     """Return weight over progress; None where the configuration does not describe our schedule."""
-    config = run.config.get("schedule") or {}
+    config = run.config.get("schedule")
+    if not isinstance(config, dict):  # none, or written by hand
+        return None
     if not str(config.get("class_path")).endswith(f".{OffDiagonalSchedule.__name__}"):
         return None
     try:
