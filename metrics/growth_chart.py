@@ -47,13 +47,13 @@ def gestational_age_weeks(hc_mm: ArrayLike) -> Floats:
             f"growth chart: no age has a median head circumference of {target[outside].flat[0]:g} mm; "
             f"the curve runs from {lowest:.1f} to {highest:.1f} mm"
         )
-    low = np.full(target.shape, LOWEST_WEEKS)
-    high = np.full(target.shape, HIGHEST_WEEKS)
-    for _ in range(48):  # 45 weeks / 2^48 is beyond float64's resolution of the answer
-        middle = (low + high) / 2
-        below = head_circumference_mm(middle) < target
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.where(np.isnan(target), np.nan, (low + high) / 2)
+    grid = np.arange(LOWEST_WEEKS, HIGHEST_WEEKS + 1)
+    weeks = np.interp(target, head_circumference_mm(grid), grid)
+    b0, b1, b2, b3 = COEFFICIENTS[MEDIAN]
+    for _ in range(4):  # Newton's method doubles the digits in each step, and starts within a day of the answer
+        excess = b0 + b1 * weeks + b2 * weeks**2 + b3 * weeks**3 - np.log(target)
+        weeks = weeks - excess / (b1 + 2 * b2 * weeks + 3 * b3 * weeks**2)
+    return np.asarray(weeks, dtype=np.float64)
 
 
 def within_chart(hc_mm: ArrayLike, ga_weeks: ArrayLike) -> NDArray[np.bool_]:

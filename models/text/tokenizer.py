@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -97,9 +97,14 @@ def number_families() -> list[list[int]]:
 def _fetal(context_length: int) -> Tokenize:
     tokenizer = fetal_tokenizer(context_length)
 
+    # The models of a run embed the same age prompts, and encoding one takes as long as a small text tower. One by one:
+    # encode_batch starts threads, which are not safe in forked data workers.
+    @lru_cache(maxsize=1 << 17)
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text).ids)
+
     def tokenize(texts: list[str]) -> Tensor:
-        # One by one: encode_batch starts threads, which are not safe in forked data workers.
-        ids = [tokenizer.encode(text).ids for text in texts]
+        ids = [encode(text) for text in texts]
         return torch.tensor(ids, dtype=torch.int64).reshape(len(ids), context_length)
 
     return tokenize
