@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,15 @@ def make(*arguments: str, cwd: Path = ROOT, **settings: Any) -> subprocess.Compl
     # Under `make test`, make would also print which folder it enters.
     command = ["make", "--no-print-directory", "-o", ".venv/.ready", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **settings)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60, pause: float = 0.05) -> Any:
+    """Wait until a condition holds, and fail if it never does; return its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(pause)
+    return value
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from experiments.process import TerminatedError, run_children, terminable
+from tests.conftest import wait_until
 
 # Writes its own end down, as a training saves its checkpoint.
 CHILD = """
@@ -39,13 +39,12 @@ def child(sent, pids):
     """Return the child's command, and start what interrupts both as soon as it runs."""
 
     def interrupt():
-        while not Path("ready").exists():
-            time.sleep(0.02)
+        wait_until(Path("ready").exists)
         if sent == signal.SIGINT:  # a terminal sends it to both
             os.kill(pids[0], sent)
         os.kill(os.getpid(), sent)
 
-    threading.Thread(target=interrupt).start()
+    threading.Thread(target=interrupt, daemon=True).start()
     return [sys.executable, "-c", CHILD]
 
 

@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,6 +22,7 @@ from experiments.sweep.local_study import LocalStudy, load, sweep_folder, was_in
 from experiments.sweep.sweep_file import as_typed, read_sweep, sweep_path
 from experiments.sweep.sweep_report import compared, report
 from experiments.sweep.trial_process import logged
+from tests.conftest import wait_until
 
 SCRIPT = Path(__file__).with_name("tiny_trial.py")
 GRID = {"model.x": {"values": [1.0, 2.0, 3.0, 4.0]}}
@@ -226,13 +226,6 @@ class Runner:
         return self.process.exitcode, Path("said.txt").read_text()
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "never happened"
-        time.sleep(0.05)
-
-
 def waiting_trial():
     """Return the process id of the trial that waits, None before there is one."""
     for path in Path("outputs/tiny").glob("*/seen.txt"):
@@ -246,8 +239,7 @@ def waiting_trial():
 def test_an_interrupted_or_killed_sweep_resumes(blow):
     write_sweep(options=["--mode=wait-at-3"])
     runner = Runner()
-    wait_for(waiting_trial)
-    trial = waiting_trial()
+    trial = wait_until(waiting_trial)
     runner.send(blow)
     status, output = runner.end()
     assert status is not None, "it ends"
@@ -272,7 +264,7 @@ def test_an_interrupted_or_killed_sweep_resumes(blow):
 def test_jobs_run_at_the_same_time_and_a_second_runner_is_rejected():
     write_sweep(options=["--mode=wait"])
     runner = Runner("--jobs=2")
-    wait_for(lambda: len(list(Path("outputs/tiny").glob("*/seen.txt"))) == 2)
+    wait_until(lambda: len(list(Path("outputs/tiny").glob("*/seen.txt"))) == 2)
     with pytest.raises(TimeoutError, match="outputs/sweeps/tiny/lock"):
         sweep(options=["--mode=wait"])
     runner.send(signal.SIGINT)

@@ -1,7 +1,6 @@
 """Trials end together with the processes that they wait for, and share the cores."""
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from datamodules import cores
 from experiments.process import THREADS, child_environment
 from experiments.sweep import trial_process
 from experiments.sweep.trial_process import TrialProcess, end_orphan, stop_all
+from tests.conftest import wait_until
 
 # Like a trial that trains its teacher first: Ctrl-C ends its wait only after the child has ended.
 WAITS_FOR_ITS_CHILD = """
@@ -50,9 +50,8 @@ def start(tmp_path, monkeypatch):
     def start(code, name):
         command = [sys.executable, "-c", code, name]
         started.append(TrialProcess(command, f"run-{name}", "group", tmp_path / f"{name}.log"))
-        while not (tmp_path / name).exists():
-            assert started[-1].exit_status() is None, started[-1].last_line()
-            time.sleep(0.02)
+        wait_until(lambda: (tmp_path / name).exists() or started[-1].exit_status() is not None)
+        assert started[-1].exit_status() is None, started[-1].last_line()
         return started[-1]
 
     yield start

@@ -10,6 +10,7 @@ from threading import Thread
 
 import pytest
 
+from tests.conftest import wait_until
 from tests.export.demo.visit import Visit, needs_chromium
 
 pytestmark = needs_chromium
@@ -49,8 +50,7 @@ def test_what_is_asked_for_while_the_student_loads_is_read(browser, address, fra
     else:
         found.ask_for_cameras()
         found.page.click("#camera")
-    while not held:
-        found.page.wait_for_timeout(50)
+    wait_until(lambda: found.page.wait_for_timeout(50) or held)
     held[0].continue_()
     found.until("document.body.dataset.readings")
     if asked == "picture":
