@@ -23,8 +23,8 @@ class LoaderCores(Callback):
     ) -> None:
         if self._threads is None and pl_module.device.type == "cpu":
             self._threads = torch.get_num_threads()
-            loader: Any = trainer.train_dataloader
-            torch.set_num_threads(max(1, self._threads - loader.num_workers))
+            workers = getattr(trainer.train_dataloader, "num_workers", 0)
+            torch.set_num_threads(max(1, self._threads - workers))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
