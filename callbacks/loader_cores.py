@@ -12,7 +12,7 @@ class LoaderCores(Callback):
     """Train on a CPU with one thread for each core that no worker of the loader takes, and with at least one.
 
     A parallel loop waits for its slowest thread, and a worker that takes over a core stops the thread on it. For a
-    student whose step takes a tenth of a second, one thread beside two workers on two cores is 1.5 times as fast as two
+    student whose step takes a tenth of a second, one thread beside two workers on two cores is 1.4 times as fast as two
     threads. Large models keep their workers idle and should not use it. Evaluations use all threads.
     """
 
