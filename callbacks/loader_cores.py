@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -16,15 +16,16 @@ class LoaderCores(Callback):
     threads. Large models keep their workers idle and should not use it. Evaluations use all threads.
     """
 
-    _threads: int | None = None  # while training: the number before
+    # While training, the number before. Of the class, as threads are of the process: a second instance changes nothing.
+    _threads: ClassVar[int | None] = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._threads is None and pl_module.device.type == "cpu":
-            self._threads = torch.get_num_threads()
+            LoaderCores._threads = torch.get_num_threads()
             workers = getattr(trainer.train_dataloader, "num_workers", 0)
-            torch.set_num_threads(max(1, self._threads - workers))
+            torch.set_num_threads(max(1, torch.get_num_threads() - workers))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
@@ -38,4 +39,4 @@ class LoaderCores(Callback):
     def _restore(self) -> None:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-            self._threads = None
+            LoaderCores._threads = None

@@ -40,10 +40,12 @@ def loader(workers):
     return DataLoader(torch.ones(4, 1), batch_size=2, num_workers=workers)
 
 
-def test_workers_keep_their_cores_in_training_only(tmp_path, threads):
+@pytest.mark.parametrize("instances", [1, 2])
+def test_workers_keep_their_cores_in_training_only(tmp_path, threads, instances):
     own, workers, expected = threads
     module = Regression()
-    trainer = quiet_trainer(tmp_path, LoaderCores(), max_epochs=2, num_sanity_val_steps=0)
+    callbacks = [LoaderCores() for _ in range(instances)]  # the preset's, and one of the user's
+    trainer = quiet_trainer(tmp_path, *callbacks, max_epochs=2, num_sanity_val_steps=0)
     trainer.fit(module, loader(workers), loader(0))
     epoch = [("training", expected)] * 2 + [("validation", own)] * 2
     assert module.seen == epoch * 2
