@@ -1,4 +1,4 @@
-"""Training the phantom's student on a CPU beside two data workers: with all threads, and with theirs left to them."""
+"""Training the phantom's student on a CPU beside two data workers: with all threads, or with cores left for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leave the cores of the loader's workers to them while training on a CPU."""
+"""Fewer threads in training on a CPU, so that the loader's workers have cores of their own."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ class LoaderCores(Callback):
     threads. Large models keep their workers idle and should not use it. Evaluations use all threads.
     """
 
-    # While training, the number before. Of the class, as threads are of the process: a second instance changes nothing.
+    # Threads before training, None outside it. On the class, since threads belong to the process: a second instance of
+    # the callback then changes nothing.
     _threads: ClassVar[int | None] = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._threads is None and pl_module.device.type == "cpu":
-            LoaderCores._threads = torch.get_num_threads()
+            threads = LoaderCores._threads = torch.get_num_threads()
             workers = getattr(trainer.train_dataloader, "num_workers", 0)
-            torch.set_num_threads(max(1, torch.get_num_threads() - workers))
+            torch.set_num_threads(max(1, threads - workers))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()

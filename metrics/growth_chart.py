@@ -50,7 +50,7 @@ def gestational_age_weeks(hc_mm: ArrayLike) -> Floats:
     grid = np.arange(LOWEST_WEEKS, HIGHEST_WEEKS + 1)
     weeks = np.interp(target, head_circumference_mm(grid), grid)
     b0, b1, b2, b3 = COEFFICIENTS[MEDIAN]
-    for _ in range(4):  # the start is within a day; each step doubles the digits
+    for _ in range(4):  # Newton, from within a day; each step doubles the correct digits
         excess = b0 + b1 * weeks + b2 * weeks**2 + b3 * weeks**3 - np.log(target)
         weeks = weeks - excess / (b1 + 2 * b2 * weeks + 3 * b3 * weeks**2)
     return np.asarray(weeks, dtype=np.float64)
