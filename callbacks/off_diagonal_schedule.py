@@ -56,6 +56,10 @@ class OffDiagonalSchedule(Callback):
             raise ValueError(f"schedule.shape: {shape!r} is not one of {', '.join(get_args(Shape))}")
         if not 0.0 < hold < 1.0:
             raise ValueError(f"schedule.hold: must lie between 0 and 1, not {hold}")
+        numbers = {"start": start, "end_ratio": end_ratio, "end": 0.0 if end is None else end}
+        for name, value in numbers.items():
+            if value is None or not math.isfinite(value):
+                raise ValueError(f"schedule.{name}: must be a finite number, not {value}")
         self.start = start
         self.end = start * end_ratio if end is None else end
         self.shape: Shape = shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -27,6 +28,9 @@ RUN_RECORD = "run"
 """Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
 COLUMNS = 32
 """Token columns are cut to a multiple of this on a GPU: few lengths, so few compilations."""
+LEAST = {
+    "learning_rate": 0, "eps": 0, "weight_decay": 0, "warmup_steps": 0, "max_logit_scale": 1, "grad_cache_chunk": 1,
+}  # fmt: skip
 NO_STEP_LIMIT = (
     "trainer.max_epochs: the schedules need the number of steps; set trainer.max_epochs or trainer.max_steps"
 )
@@ -72,8 +76,6 @@ class DistillationModule(LightningModule):
         grad_cache_chunk: int | None = None,
     ) -> None:
         super().__init__()
-        if grad_cache_chunk is not None and grad_cache_chunk < 1:
-            raise ValueError(f"model.grad_cache_chunk must be at least 1, not {grad_cache_chunk}")
         self.grad_cache_chunk = grad_cache_chunk
         self.student = student
         self.teacher = None if teacher is None else freeze(teacher)
@@ -83,6 +85,12 @@ class DistillationModule(LightningModule):
             if compile:
                 compile_model(model, compile if isinstance(compile, str) else "inductor")
         self.loss = CLIPLoss() if loss is None else loss
+        try:
+            inspect.signature(self.loss.forward).bind(None, None)
+        except TypeError as error:
+            raise ValueError(
+                f"model.loss: {type(self.loss).__name__}.forward must take (student, teacher): {error}"
+            ) from None
         self.needs_teacher = bool(getattr(self.loss, "needs_teacher", False))
         if self.needs_teacher and teacher is None:
             raise ValueError(
@@ -98,6 +106,7 @@ class DistillationModule(LightningModule):
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.max_logit_scale = max_logit_scale
+        check_settings(self)
         self.terms: dict[str, Tensor] = {}
         self.run_record: dict[str, Any] = {}  # of primitives; saved in every checkpoint
 
@@ -158,6 +167,14 @@ class DistillationModule(LightningModule):
             with torch.no_grad():
                 teacher = self.embeddings(batch, "teacher")
         terms: dict[str, Tensor] = self.loss(student, teacher)
+        scalars = isinstance(terms, dict) and all(
+            isinstance(term, Tensor) and term.numel() == 1 for term in terms.values()
+        )
+        if not scalars or "total" not in terms or terms["total"].requires_grad != torch.is_grad_enabled():
+            raise ValueError(
+                f"model.loss: {type(self.loss).__name__} must return a dictionary of scalar tensors with one, total, "
+                "to differentiate"
+            )
         return terms
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -246,6 +263,16 @@ class DistillationModule(LightningModule):
             raise ValueError(
                 f"the checkpoint (student {held}) does not fit this run (student {mine}): {differences}"
             )
+
+
+def check_settings(module: Any) -> None:
+    """Check the ranges of the numbers of a `DistillationModule`, or of its settings: a ValueError names the first."""
+    for name, least in LEAST.items():
+        value = getattr(module, name)
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"model.{name} must be at least {least} and finite, not {value}")
+    if not all(0 <= beta < 1 for beta in module.betas):
+        raise ValueError(f"model.betas must be at least 0 and below 1, not {list(module.betas)}")
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .batch import Embeddings, JointBatch, with_joint_values
+from .batch import Embeddings, JointBatch, with_joint_values, world_size
 from .distributions import contrastive_cross_entropy
 
 STATISTICS = ("duplicate_rate",)
@@ -19,10 +20,10 @@ def require_positive(name: str, value: float) -> float:
     """Return `value`.
 
     Raises:
-        ValueError: The value is not above 0; the message names the setting.
+        ValueError: The value is not above 0 or not finite; the message names the setting.
     """
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, not {value}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, not {value}")
     return value
 
 
@@ -82,10 +83,12 @@ class Loss(nn.Module):
             terms = with_joint_values(self.terms(batch, frozen))
             weights = self.weights()
             weighted = [weights.get(name, 1.0) * term for name, term in terms.items()]
-            # A schedule may pass through 0 and leave no term: the total must still be differentiable.
-            local = batch.local
-            zero = 0.0 * (local.image[0, 0] + local.text[0, 0] + local.logit_scale)
-            total = torch.stack(weighted).sum() if weighted else zero
+            total = torch.stack(weighted).sum() if weighted else 0.0
+            if not weighted or world_size() > 1:
+                # A schedule may pass through 0 and leave no term: the total must still be differentiable. And
+                # DistributedDataParallel refuses parameters that take no part in it.
+                local = batch.local
+                total = total + 0.0 * (local.image[0, 0] + local.text[0, 0] + local.logit_scale)
             result = {"total": total, **terms}
             if student.caption_id is not None:
                 result["duplicate_rate"] = batch.duplicate_rate

@@ -45,6 +45,8 @@ class Embeddings:
             raise ValueError(
                 f"image and text embeddings must both be [B, D], not {list(image)} and {list(text)}"
             )
+        if not isinstance(self.logit_scale, Tensor):
+            raise ValueError(f"logit_scale must be a scalar tensor: torch.tensor({self.logit_scale!r})")
         if self.caption_id is not None and tuple(self.caption_id.shape) != image[:1]:
             raise ValueError(
                 f"caption_id must be [{image[0]}], one per pair, not {list(self.caption_id.shape)}"

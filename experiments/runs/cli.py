@@ -44,9 +44,10 @@ from experiments.report import report_finished_run
 from experiments.runs import plots, results, wandb_access
 from experiments.runs.early_checks import check_run
 from experiments.runs.loggers import settled_loggers
-from experiments.runs.resuming import check_fit, resumable, resume_command
+from experiments.runs.resuming import changed_settings, check_fit, resumable, resume_command
 from experiments.runs.run_folder import (
     join_metrics,
+    keep_config,
     keep_metrics,
     last_as_best,
     refuse_used,
@@ -113,6 +114,8 @@ class SonoDistillCLI(ConfigCLI):
         check_run(config, str(self.subcommand))
         settle_teachers(config)
         self.record, self.cautions = make_record(config), cautions(config, trains)
+        self.changed = changed_settings(self.folder, config) if trains and config.get("ckpt_path") else None
+        self.cautions += [self.changed] if self.changed else []
         if self.subcommand == "predict":  # the others are about scores
             self.cautions = [caution for caution in self.cautions if CAUTION in caution]
         self._warn()
@@ -169,6 +172,8 @@ class SonoDistillCLI(ConfigCLI):
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
             keep_metrics(self.folder)
+            if self.changed:
+                keep_config(self.folder)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.loggers = built(list[Logger], settled) or []
         # These stay out of config.yaml: a repeat of the run would write into this folder.

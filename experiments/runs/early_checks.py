@@ -15,6 +15,7 @@ from datamodules import FetalDataModule
 from experiments.plain_errors import built
 from experiments.runs.loggers import check_loggers
 from experiments.runs.teachers import preset_behind
+from lightning_modules.distillation import check_settings
 from losses import CLIPLoss, Loss
 from models import DualEncoder
 
@@ -48,6 +49,7 @@ def check_run(config: Namespace, stage: str) -> None:
         config: The resolved configuration of a subcommand.
         stage: The subcommand: "fit", "validate", "test" or "predict".
     """
+    check_settings(config.model)
     processes = check_devices(config.trainer)
     check_loggers(config)
     with isolate_rng(include_cuda=False):

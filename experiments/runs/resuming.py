@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from jsonargparse import Namespace
 
 from callbacks.safety.checkpoints import PREVIOUS
+from datamodules.redaction import redacted
 from experiments.process import joined, without_secrets
-from experiments.recipe_files import FOLDERS
-from experiments.runs.run_folder import OUTPUTS
+from experiments.recipe_files import FOLDERS, READING
+from experiments.runs.run_folder import OUTPUTS, config_files
 from experiments.runs.wandb_access import first_process
 from lightning_modules.distillation import NO_STEP_LIMIT
 from models.checkpoints.inspection import STUDENT
 from models.checkpoints.integrity import DamagedError
 from models.checkpoints.weights import read_checkpoint
 from models.files import read_yaml
-from models.messages import one_line
+from models.messages import first_few, one_line
 
 CHECKPOINT = "--ckpt_path"
+# Settings of the trainer that change what is learnt.
+TRAINING = (
+    "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
+    "limit_train_batches", "overfit_batches",
+)  # fmt: skip
 
 
 def resume_command(command: Sequence[str], checkpoint: Path) -> str:
@@ -126,8 +135,39 @@ def check_fit(config: Namespace) -> None:
     """Check the length of a training and the run that it resumes."""
     if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
         raise ValueError(NO_STEP_LIMIT)
-    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+    for name in ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches"):
         if config.trainer.get(name) == 0:
             raise ValueError(f"trainer.{name}=0 trains nothing; to score a model: make evaluate CKPT=...")
     if config.get("ckpt_path"):
         check_same_run(config.ckpt_path, config)
+
+
+def changed_settings(folder: Path, config: Namespace) -> str | None:
+    """Describe how a resumed run's settings differ from those that its folder was trained with; None if they do not."""
+    now = _decisive(json.loads(json.dumps(redacted(config.as_dict()), default=str)))
+    changes: dict[str, str] = {}
+    for path in config_files(folder):
+        content = read_yaml(path)
+        before = _decisive(content if isinstance(content, dict) else {})
+        for name in before.keys() & now.keys():
+            if before[name] != now[name]:
+                changes.setdefault(
+                    name, f"{name} {one_line(before[name], 60)}, now {one_line(now[name], 60)}"
+                )
+    if not changes:
+        return None
+    return f"this run began with other settings: {first_few(sorted(changes.values()))}"
+
+
+def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that change what is learnt, by dotted names."""
+    trainer = settings.get("trainer") or {}
+    kept = {
+        "model": settings.get("model"),
+        "data": settings.get("data"),
+        "schedule": settings.get("schedule"),
+        "seed_everything": settings.get("seed_everything"),
+        "trainer": {name: trainer.get(name) for name in TRAINING},
+    }
+    flat: dict[str, Any] = pd.json_normalize(kept).iloc[0].to_dict()
+    return {name: value for name, value in flat.items() if name.rpartition(".")[2] not in READING}

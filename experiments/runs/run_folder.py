@@ -28,6 +28,9 @@ def run_folder(experiment: str, preset: str, seed: int, run: str | None, checkpo
     A run that resumes from a checkpoint continues in the run folder that holds it. Without a name (`run`) one is made
     from preset, seed and time.
     """
+    for option, name in (("--run", run), ("--experiment", experiment)):
+        if name is not None and (name == ".." or Path(name).name != name):
+            raise ValueError(f"{option}={name}: a folder's name below {OUTPUTS}/, not a path")
     if checkpoint is not None and run is None:
         folder = Path(checkpoint).resolve().parent
         if folder.name == "checkpoints":
@@ -128,9 +131,25 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 
 def keep_metrics(folder: Path) -> None:
     """Rename the metrics of an interrupted run before it resumes."""
-    path = folder / "metrics.csv"
+    _number(folder / "metrics.csv")
+
+
+def keep_config(folder: Path) -> None:
+    """Rename the settings of an interrupted run before it resumes with others."""
+    _number(folder / "config.yaml")
+
+
+def config_files(folder: Path) -> list[Path]:
+    """Return the files of the settings that a run was trained with, the latest last."""
+    latest = folder / "config.yaml"
+    return [*sorted(folder.glob("config-*.yaml")), *([latest] if latest.is_file() else [])]
+
+
+def _number(path: Path) -> None:
+    """Rename ``NAME.END`` to ``NAME-000.END``, or the next free number."""
     if path.is_file():
-        path.rename(folder / f"metrics-{len(list(folder.glob('metrics-*.csv'))):03d}.csv")
+        earlier = len(list(path.parent.glob(f"{path.stem}-*{path.suffix}")))
+        path.rename(path.with_stem(f"{path.stem}-{earlier:03d}"))
 
 
 def join_metrics(folder: Path) -> None:

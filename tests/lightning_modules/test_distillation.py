@@ -9,6 +9,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
@@ -173,6 +174,46 @@ def test_a_loss_that_needs_a_teacher_refuses_to_run_without(tiny_encoder):
         DistillationModule(tiny_encoder(), loss=SRKDLoss())
 
 
+class OwnLoss(nn.Module):
+    """A user's loss that returns what it is told."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, student, teacher):
+        return self.answer(student.image.square().sum())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: x,
+        lambda x: {"mine": x},
+        lambda x: {"total": x.detach()},
+        lambda x: {"total": x, "mine": 1.0},
+        lambda x: {"total": x, "mine": x.expand(2)},
+    ],
+    ids=["a tensor", "no total", "nothing to differentiate", "a number", "no scalar"],
+)
+def test_a_loss_that_returns_no_terms_is_named_in_one_line(module, pairs, tmp_path, answer):
+    own = module(loss=OwnLoss(answer))
+    with pytest.raises(
+        ValueError, match=r"^model\.loss: OwnLoss must return a dictionary of scalar tensors[^\n]*$"
+    ):
+        trainer(tmp_path, epochs=1, callbacks=[]).fit(own, pairs)
+
+
+def test_a_loss_of_another_signature_is_named_before_training(tiny_encoder):
+    class Other(nn.Module):
+        def forward(self, logits): ...
+
+    with pytest.raises(
+        ValueError, match=r"^model\.loss: Other\.forward must take \(student, teacher\): [^\n]*$"
+    ):
+        DistillationModule(tiny_encoder(), loss=Other())
+
+
 def test_projection_heads_are_built_and_trained(module, pairs, tmp_path):
     built = module(loss=FeatureKDLoss())
     heads = list(built.loss.parameters())
@@ -186,6 +227,12 @@ def test_the_logit_scale_is_clamped_after_each_step(module, pairs, tmp_path):
     built = module(max_logit_scale=7.0, learning_rate=1.0)
     trainer(tmp_path, epochs=1).fit(built, pairs)
     assert 1.0 <= float(built.student.logit_scale.detach()) <= 7.0 + 1e-5
+
+
+def test_a_scale_above_the_limit_is_brought_down_to_it(module, pairs, tmp_path):
+    built = module(max_logit_scale=2.0, learning_rate=1e-9)
+    trainer(tmp_path, epochs=1).fit(built, pairs)
+    assert float(built.student.logit_scale.detach()) == pytest.approx(2.0)
 
 
 def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_path):

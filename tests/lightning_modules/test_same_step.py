@@ -168,5 +168,5 @@ def test_chunks_with_stored_teacher_embeddings(pairs):
 
 
 def test_an_empty_chunk_is_refused(tiny_encoder):
-    with pytest.raises(ValueError, match=r"^model\.grad_cache_chunk must be at least 1, not 0$"):
+    with pytest.raises(ValueError, match=r"^model\.grad_cache_chunk must be at least 1 and finite, not 0$"):
         DistillationModule(tiny_encoder(), loss=CLIPLoss(), grad_cache_chunk=0)

@@ -34,7 +34,7 @@ def test_teacher_of_another_batch(name):
 
 
 @pytest.mark.parametrize("make", [SRKDLoss, CoupledKDLoss, ConfidencePenaltyKDLoss])
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_temperature(make, temperature):
     with pytest.raises(ValueError, match="temperature must be above 0"):
         make(temperature=temperature)
@@ -69,6 +69,12 @@ def test_settings(make, match):
 def test_shapes(image, text):
     with pytest.raises(ValueError, match=rf"must both be \[B, D\], not \[{image[0]}"):
         Embeddings(torch.zeros(image), torch.zeros(text), torch.tensor(1.0))
+
+
+def test_logit_scale():
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"logit_scale must be a scalar tensor: torch.tensor\(14.0\)"):
+        Embeddings(x, x, 14.0)
 
 
 def test_caption_ids():

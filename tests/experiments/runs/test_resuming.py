@@ -1,5 +1,6 @@
 """What an interrupted run says works as it stands, and no run goes on as another one."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import yaml
 from jsonargparse import Namespace
 from safetensors.torch import save_file
 
-from experiments.runs.resuming import check_fit, check_same_run, resumable, resume_command
-from experiments.runs.run_folder import read_metrics
+from experiments.config import resolve
+from experiments.runs.resuming import changed_settings, check_fit, check_same_run, resumable, resume_command
+from experiments.runs.run_folder import keep_config, read_metrics, run_folder
 from tests.conftest import make
 
 LAST = Path("outputs/no-kd/r/checkpoints/last.ckpt")
@@ -84,6 +86,14 @@ def test_the_same_run_goes_on(checkpoint, tmp_path):
     check_same_run(str(tmp_path / "elsewhere.ckpt"), asked("srkd"))
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "/x"])
+def test_a_run_stays_below_outputs(name):
+    with pytest.raises(ValueError, match=rf"^--run={name}: a folder's name below outputs/, not a path$"):
+        run_folder("srkd", "phantom", 0, name, None)
+    with pytest.raises(ValueError, match=rf"^--experiment={name}: "):
+        run_folder(name, "phantom", 0, None, None)
+
+
 @pytest.mark.parametrize(
     ("other", "answer"),
     [
@@ -98,6 +108,26 @@ def test_another_experiment_or_other_data_are_refused(checkpoint, other, answer)
     with pytest.raises(ValueError, match=answer) as error:
         check_same_run(checkpoint, asked(**other))
     assert checkpoint in str(error.value)
+
+
+def save_settings(folder, config):
+    text = yaml.safe_dump(json.loads(json.dumps(config.as_dict(), default=str)))
+    (folder / "config.yaml").write_text(text)
+
+
+def test_a_run_that_goes_on_with_other_settings_says_which(tmp_path):
+    save_settings(tmp_path, resolve("srkd", "phantom"))
+    same = resolve("srkd", "phantom", ["--data.num_workers=1", "--trainer.log_every_n_steps=7"])
+    assert changed_settings(tmp_path, same) is None
+    other = resolve("srkd", "phantom", ["--model.loss.temperature=2", "--data.batch_size=16"])
+    said = (
+        "this run began with other settings: data.init_args.batch_size 48, now 16, "
+        "model.loss.init_args.temperature 5.0, now 2.0"
+    )
+    assert changed_settings(tmp_path, other) == said
+    keep_config(tmp_path)
+    save_settings(tmp_path, other)
+    assert changed_settings(tmp_path, other) == said, "it stays a mixed run"
 
 
 @pytest.fixture

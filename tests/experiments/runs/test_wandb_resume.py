@@ -86,6 +86,8 @@ def test_sigterm_exits_non_zero_and_the_same_wandb_run_goes_on(fit, tmp_path, mo
     resumed = fit(f"--ckpt_path={checkpoint}")
     output, _ = resumed.communicate(timeout=PATIENCE)
     assert resumed.returncode == 0, output
+    assert "other settings" not in output
+    assert not list(folder.parent.glob("config-*"))
     second = WandbLog.only_one(folder)
     assert second.run_id == first.run_id
     assert "preempting" not in second.kinds()
