@@ -83,12 +83,12 @@ class Loss(nn.Module):
             terms = with_joint_values(self.terms(batch, frozen))
             weights = self.weights()
             weighted = [weights.get(name, 1.0) * term for name, term in terms.items()]
-            total = torch.stack(weighted).sum() if weighted else 0.0
-            if not weighted or world_size() > 1:
-                # A schedule may pass through 0 and leave no term: the total must still be differentiable. And
-                # DistributedDataParallel refuses parameters that take no part in it.
-                local = batch.local
-                total = total + 0.0 * (local.image[0, 0] + local.text[0, 0] + local.logit_scale)
+            # A schedule may pass through 0 and leave no term: the total must still be differentiable.
+            local = batch.local
+            zero = 0.0 * (local.image[0, 0] + local.text[0, 0] + local.logit_scale)
+            total = torch.stack(weighted).sum() if weighted else zero
+            if world_size() > 1:  # DistributedDataParallel refuses parameters that take no part in the total
+                total = total + zero
             result = {"total": total, **terms}
             if student.caption_id is not None:
                 result["duplicate_rate"] = batch.duplicate_rate

@@ -100,6 +100,9 @@ CASES = {
     "srkd-plain": Case(lambda: SRKDLoss(kernel="plain"), _srkd(), {"off_diagonal": 2.0}),
     "srkd-chunked": Case(lambda: SRKDLoss(kernel="chunked"), _srkd(), {"off_diagonal": 2.0}),
     "srkd-falls-back": Case(lambda: SRKDLoss(temperature=0.01), _srkd(0.01), {"off_diagonal": 2.0}),
+    "srkd-multi-positive": Case(
+        lambda: SRKDLoss(multi_positive=True), _srkd(multi_positive=True), {"off_diagonal": 2.0}
+    ),
     "srkd-duplicates": Case(
         lambda: SRKDLoss(off_diagonal_weight=-0.8, multi_positive=True, mask_duplicates=True),
         _srkd(multi_positive=True, mask_duplicates=True),

@@ -106,3 +106,7 @@ def test_an_interactive_scale_keeps_its_maximum_and_still_learns_there():
     assert_close(found, expected)
     found.backward()
     assert loss.log_logit_scale.grad != 0
+
+
+def test_the_interactive_scale_starts_as_clips():
+    assert InteractiveContrastiveLoss().log_logit_scale.exp().item() == pytest.approx(1 / 0.07)

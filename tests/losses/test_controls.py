@@ -7,6 +7,7 @@ import torch
 
 from losses import Embeddings, SRKDControlLoss, SRKDLoss
 from losses.selective import shuffled_off_diagonal
+from tests.losses.loss_cases import make_batch, make_teacher
 
 
 def embeddings(seed, rows=6, dim=5, scale=20.0):
@@ -85,3 +86,27 @@ def test_repulsion_spares_near_captions_and_imitation_does_not(threshold):
 def test_a_threshold_that_no_cosine_has_is_refused():
     with pytest.raises(ValueError, match="exclude_above_cosine"):
         SRKDControlLoss(exclude_above_cosine=2.0)
+
+
+def test_rows_are_shuffled_independently():
+    p = torch.zeros(400, 400)
+    p[:, :8] = torch.arange(8.0)
+    torch.manual_seed(0)
+    largest = shuffled_off_diagonal(p, first_row=0).argmax(dim=1)
+    assert len(largest.unique()) > 100
+
+
+def test_near_and_equal_captions_are_both_spared():
+    s, t = make_batch(grad=False), make_teacher()  # captions 0 and 3 are equal
+    cosines = t.text @ t.text.T
+    threshold = float(cosines[1, 2]) - 1e-9
+    changes = {"exclude_above_cosine": threshold, "mask_duplicates": True, "off_diagonal_weight": -0.8}
+    found = SRKDControlLoss(**changes)(s, t)["off_diagonal"]
+    expected = 0.0
+    for zs, zt in ((s.image @ s.text.T, t.image @ t.text.T), (s.text @ s.image.T, t.text @ t.image.T)):
+        p, log_q = torch.softmax(t.logit_scale * zt / 5, 1), torch.log_softmax(s.logit_scale * zs, 1)
+        for i in range(5):
+            for j in range(5):
+                if i != j and {i, j} != {0, 3} and float(cosines[i, j]) < threshold:
+                    expected -= float(p[i, j] * log_q[i, j]) / 5 / 2
+    assert float(found) == pytest.approx(expected, rel=1e-9)

@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 from metrics import AGES_DAYS, predicted_age_days
 from metrics.biometry import ages_by_pixel_size, best_constant_age, biometry_scores, in_reference_range
+from metrics.growth_chart import head_circumference_mm
 
 LOW = (1.59317517131532, 0.29459800552433, -0.0073860372566707, 0.0000656951770216148)
 MEDIAN = (2.09924879247164, 0.253373656106037, -0.00605647816678282, 0.0000514256072059917)
@@ -146,3 +147,22 @@ def test_wrong_shape_and_not_finite():
     bad[1, 4] = math.nan
     with pytest.raises(ValueError, match="row 1 are not finite"):
         predicted_age_days(bad)
+
+
+def test_patients_of_unassessed_heads_do_not_shift_those_of_the_others():
+    hc = [50.0, 400.0, *[float(head_circumference_mm(24))] * 4]  # the first two are not assessed
+    ages = [0, 0, 168, 168, 260, 260]  # of the others two valid, two not
+    found = biometry_scores(ages, hc, patients=["x", "y", "a", "a", "b", "b"])
+    # One patient all right and one all wrong: a quarter of the resamples scores 0, another quarter 100.
+    assert (found["validity_patient_ci_low"], found["validity_patient_ci_high"]) == (0.0, 100.0)
+    found = biometry_scores(ages, hc, patients=["x", "y", "a", "b", "a", "b"])
+    assert (found["validity_patient_ci_low"], found["validity_patient_ci_high"]) == (50.0, 50.0)
+
+
+def test_two_heads_have_no_rank_correlation():
+    assert biometry_scores([150, 170], [180.0, 210.0])["spearman"] == 0.0
+
+
+def test_an_age_by_pixel_size_is_one_of_the_protocols():
+    young, old = (float(head_circumference_mm(weeks)) for weeks in (14.1, 39.9))  # both are assessed
+    assert ages_by_pixel_size([0.1, 0.3], [young, old], [0.3, 0.5]).tolist() == [AGES_DAYS[-1]] * 2

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t
 from sklearn.metrics import f1_score
 
 from metrics.bootstrap import contrast, holm
@@ -140,3 +141,25 @@ def test_holm_gives_the_worked_example():
     assert holm([0.9, 0.6]) == pytest.approx([1, 1])
     assert holm([]).size == 0
     assert holm([np.nan, 0.03, 0.02]) == pytest.approx([np.nan, 0.04, 0.04], nan_ok=True)
+
+
+def test_a_class_that_is_only_predicted_takes_no_part_in_f1():
+    target, patients = [0, 0, 1, 1, 0, 1], np.array([0, 0, 1, 1, 2, 2])
+    old = [[0, 1, 1, 0, 0, 1], [1, 0, 1, 1, 0, 0]]
+    new = [[0, 0, 1, 2, 0, 1], [0, 2, 1, 1, 0, 1]]
+    scores = [
+        np.mean([f1_score(target, one, labels=[0, 1], average="macro") for one in guesses])
+        for guesses in (old, new)
+    ]
+    found = compare(confusions(target, old, patients), confusions(target, new, patients))
+    assert found.value == pytest.approx(scores[1] - scores[0])
+
+
+def test_the_smallest_detectable_difference_follows_students_t():
+    """Of five patients, four degrees of freedom: the error's reach at 97.5 % and the power of 80 %."""
+    new = np.array([[[6, 20], [9, 20], [7, 20], [10, 20], [8, 20]]])
+    old = np.array([[[5, 20], [7, 20], [8, 20], [8, 20], [9, 20]]])
+    found = compare(old, new)
+    reach = t.ppf(0.975, 4)
+    ratio = found.detectable / ((found.high - found.low) / 2)
+    assert ratio == pytest.approx((reach + t.ppf(0.8, 4)) / reach, rel=1e-6)

@@ -152,3 +152,15 @@ def test_a_new_score_is_covered_as_often_as_promised():
     assert 0.9 <= np.mean(covered) < 0.9 + 1 / 50 + 1e-9
     assert conformal_quantile(range(8), 0.9) is None
     assert conformal_quantile(range(9), 0.9) == 8
+
+
+def test_there_are_fifteen_bins_and_each_includes_its_upper_end():
+    middles = (np.arange(15) + 0.5) / 15
+    assert [one["count"] for one in reliability(middles, np.ones(15))["bins"]] == [1] * 15
+    end = np.linspace(0, 1, 16)[6]
+    assert [one["count"] for one in reliability([end - 0.01, end], [1, 1])["bins"]] == [2]
+
+
+def test_a_true_age_is_rounded_to_the_nearest_day():
+    gap = age_similarity_gap(np.array([[0.9, 0.1, 1.0]]), np.array([100, 101, 102]), np.array([100.6]))
+    assert gap == pytest.approx([0.9])

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.preprocessing import StandardScaler
 
 from metrics.linear_probe import fixed_test_probe, linear_probe
 
@@ -136,3 +138,18 @@ def test_wrong_input_of_a_fixed_test():
         fixed_test_probe(features, ["a", "b", "a", "b"], ["p", "p", "r", "s"], [False, False, True, True])
     with pytest.raises(ValueError, match="leaves one class to learn from"):
         fixed_test_probe(features, ["a", "b", "a", "b"], names, [False, False, True, True], seeds=range(9))
+
+
+def test_a_fifth_of_the_patients_is_held_out():
+    generator = np.random.default_rng(0)
+    labels = np.array(["a", "b"] * 50)
+    features = generator.normal(size=(100, 4)) + (labels == "a")[:, None] * 0.7
+    patients = [str(image // 10) for image in range(100)]  # of ten, two are held out
+    found = linear_probe(features, labels.tolist(), patients)["f1_by_seed"]
+    for seed in range(5):
+        split = GroupShuffleSplit(1, test_size=2, random_state=seed)
+        fit, held = next(split.split(features, labels, patients))
+        scaler = StandardScaler().fit(features[fit])
+        probe = LogisticRegression(max_iter=1000).fit(scaler.transform(features[fit]), labels[fit])
+        guesses = probe.predict(scaler.transform(features[held]))
+        assert found[str(seed)] == pytest.approx(f1_score(labels[held], guesses, average="macro"))

@@ -6,10 +6,14 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules.pairs.captions import SPACING, caption_templates, render_spacing
+from datamodules.pairs.sample import PairBuilder
+from datamodules.pairs.transforms import Augmentation
 from datamodules.record import BRAIN_PLANES, PLANES, Record
+from models import Preprocessing
 from models.text.tokenizer import UNKNOWN, fetal_vocabulary
 
 RECORD = Record(corpus="planes", name="a", image=Path("a.png"), patient="1", plane="brain")
@@ -100,3 +104,13 @@ def test_the_compact_vocabulary_knows_every_word():
         for caption in caption_templates(record):
             bare = caption.replace(SPACING, "0").replace("-", " ").replace(",", " ")
             assert set(bare.split()) <= words
+
+
+def test_a_caption_states_the_pixel_size_after_the_zoom():
+    """Magnified twice, a 100 x 100 image of 0.2 mm has pixels of 0.1 mm."""
+    record = replace(RECORD, caption=f"head, {SPACING} mm", pixel_size_mm=0.2)
+    view = Preprocessing(100, (0.5,) * 3, (0.5,) * 3)
+    builder = PairBuilder(view, None, Augmentation(zoom=1.0))
+    builder.draw_zoom = lambda _: 2.0
+    pair = builder.pair(record, np.zeros((100, 100), np.uint8), np.random.default_rng(0))
+    assert pair["student_text"] == "head, 0.10 mm"
