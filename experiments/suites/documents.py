@@ -43,8 +43,12 @@ def document_table(rows: Sequence[ResultRow], preset: str, kind: str) -> str:
     else:
         names = {name for part in SUITES_OF[suite] for name in SUITES[part]}
         own = [row for row in default_rows(rows) if row["experiment"] in names]
-        scored = cells(own) if own else pd.DataFrame()
-        found = texts(differences(own)) if kind.endswith("differences") else scored
+        if kind.endswith("differences"):
+            # All of them, those of the other suites included, make one family for Holm's correction.
+            compared = differences(default_rows(rows))
+            found = texts(compared[compared[["reference", "experiment"]].isin(names).all(axis=1)])
+        else:
+            found = cells(own) if own else pd.DataFrame()
     if len(found):
         return to_markdown(found.loc[:, [name for name in found if not name.startswith("paper: ")]])
     return f"No rows: `make reproduce SUITE={suite} DATA={preset} SEEDS=1,2,3` makes them.\n"
