@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 BITS = 22  # of Pillow's fixed-point weights
+SEAL = "manifest_sha256"
 TOP = 15  # the age is the median of the TOP most similar ages
 
 
@@ -56,12 +57,35 @@ def prepare(frame, side, bicubic):
     return image.astype(np.uint8)
 
 
+def sealed(manifest):
+    """Return the SHA-256 of a manifest's other keys, as JSON with sorted keys and without spaces."""
+    others = {key: value for key, value in manifest.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def decode(path):
+    """Read a picture: upright by its EXIF orientation, 16-bit gray divided by 257, otherwise 8-bit RGB."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError(f"{path}: 32-bit values beyond the 16-bit range")
+        image = Image.fromarray(np.round(wide / 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError(f"{path}: floating-point pixels")
+    return np.asarray(image.convert("RGB"))
+
+
 class Student:
     """The model of an export folder."""
 
     def __init__(self, folder):
         folder = Path(folder)
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if not isinstance(self.manifest, dict) or self.manifest.get(SEAL) != sealed(self.manifest):
+            raise ValueError(f"{folder / 'manifest.json'}: edited after the export")
         contract = self.manifest["contract"]
         self.side = contract["input"]["shape"][3]
         self.bicubic = contract["preprocessing"]["interpolation"] == "bicubic"
@@ -113,19 +137,27 @@ class Student:
         near = first + np.flatnonzero(similarity >= similarity.max() - drop)
         return days, min(int(near[0]), days), max(int(near[-1]), days)
 
-    def read(self, frame, pixel_size_mm=None):
-        """Return every answer about one frame; ages with a pixel size alone."""
+    def read(self, frame, pixel_size_mm=None, every=False):
+        """Return the answers about one frame: of a brain plane also the sub-plane and, with a pixel size, the age.
+
+        With `every`, other planes have both, too.
+        """
         embedding = self.embed(frame)
         heads = [name for name, head in self.manifest["heads"].items() if head["kind"] == "classes"]
         answer = {name: self.classify(embedding, name) for name in heads}
-        if pixel_size_mm is not None:
+        planes = answer.get("planes", {"brain": 1.0})
+        brain = every or (planes is not None and max(planes, key=planes.get) == "brain")
+        if not brain:
+            answer.pop("subplanes", None)
+        elif pixel_size_mm is not None:
             answer["age"] = self.age(embedding, max(frame.shape[:2]) / self.side * pixel_size_mm)
         return answer
 
 
 if __name__ == "__main__":
-    from PIL import Image
-
-    picture = np.asarray(Image.open(sys.argv[1]).convert("RGB"))
     size = float(sys.argv[2]) if len(sys.argv) > 2 else None
-    print(json.dumps(Student(Path(__file__).resolve().parent).read(picture, size), indent=1))
+    try:
+        answers = Student(Path(__file__).resolve().parent).read(decode(sys.argv[1]), size)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(answers, indent=1))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.pairs.image_reading import read_image
 from models import Preprocessing, load_student
 from models.preprocessing import resize_padded
 
@@ -55,7 +56,11 @@ def test_the_reference_client_answers_as_the_student_does(exported, golden, exam
         assert own.classify(embedding, "planes") == pytest.approx(row["planes"], abs=1e-3)
         if "ages" in row:
             (answer,) = student.ages(embedding[None], [float(row["ages"]["spacing_mm_per_px"])])
-            assert own.read(frame, row["ages"]["pixel_size_mm"])["age"] == (answer["ga_days"], None, None)
+            assert own.read(frame, row["ages"]["pixel_size_mm"], every=True)["age"] == (
+                answer["ga_days"],
+                None,
+                None,
+            )
     with pytest.raises(ValueError, match=r"spacing 0\.31 mm is not in"):
         own.age(embedding, 0.31)
 
@@ -74,7 +79,68 @@ def test_the_reference_client_knows_thresholds_and_intervals(copied, example):
 def test_the_command_of_the_readme_answers(exported):
     command = [sys.executable, "example_client.py", "golden/frame_0.png"]
     done = subprocess.run(command, cwd=exported.folder, capture_output=True, text=True, check=True)
-    assert set(json.loads(done.stdout)) == {"planes", "subplanes"}
+    assert "planes" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("brain", [True, False])
+def test_the_reference_client_gives_sub_plane_and_age_of_brain_planes_alone(
+    exported, example, monkeypatch, brain
+):
+    own, frame = example.Student(exported.folder), np.full((50, 50, 3), 99, np.uint8)
+    answers = {"planes": {"femur": 0.5, "brain": 0.9 if brain else 0.1}, "subplanes": {"trans-thalamic": 1.0}}
+    monkeypatch.setattr(own, "classify", lambda _, name: answers[name])
+    pixel_size = float(own.manifest["heads"]["ages"]["spacings_mm_per_px"][0]) * own.side / 50
+    assert set(own.read(frame, pixel_size)) == ({"planes", "subplanes", "age"} if brain else {"planes"})
+    assert set(own.read(frame, pixel_size, every=True)) == {"planes", "subplanes", "age"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest["heads"]["planes"]["labels"].reverse(),
+        lambda manifest: manifest.pop("manifest_sha256"),
+        lambda manifest: manifest.update(format=99),
+        lambda manifest: manifest.clear(),
+    ],
+)
+def test_the_reference_client_refuses_an_edited_manifest_in_one_line(copied, change):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    command = [sys.executable, "example_client.py", "golden/frame_0.png"]
+    done = subprocess.run(command, cwd=copied, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("manifest.json: edited after the export")
+
+
+def pictures():
+    """Files whose 8-bit pixels depend on how they are read."""
+    generator = np.random.default_rng(0)
+    wide = generator.integers(0, 65536, (20, 30)).astype(np.uint16)
+    colour = Image.fromarray(generator.integers(0, 256, (20, 30, 3)).astype(np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # rotate by 90 degrees to show it
+    yield "wide.png", Image.fromarray(wide), {}
+    yield "twelve.tif", Image.fromarray(wide >> 4), {}
+    yield "turned.png", colour, {"exif": turned}
+    yield "palette.png", colour.convert("P"), {}
+    yield "alpha.png", colour.convert("RGBA"), {}
+    yield "gray.png", colour.convert("L"), {}
+
+
+def test_the_reference_client_decodes_as_the_project_does(example, tmp_path):
+    for name, image, options in pictures():
+        image.save(tmp_path / name, **options)
+        expected = read_image(tmp_path / name)
+        if expected.ndim == 2:
+            expected = np.repeat(expected[..., None], 3, axis=2)
+        np.testing.assert_array_equal(example.decode(tmp_path / name), expected, err_msg=name)
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="floating-point"):
+        example.decode(tmp_path / "float.tif")
 
 
 RUN_JAVASCRIPT = """
