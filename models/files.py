@@ -96,14 +96,25 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for place, key in enumerate(keys) if key in keys[:place]]
+        if twice:
+            raise ValueError(f"line {node.start_mark.line + 1}: the key {twice[0]} is given twice")
+        return super().construct_mapping(node, deep)  # type: ignore[no-untyped-call]
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file, as primitives.
 
     Raises:
-        ValueError: It is not YAML; the message is one line.
+        ValueError: It is not YAML, or gives a key twice; the message is one line.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # nosec B506  # a SafeLoader
     except OSError:
         raise
     except Exception as error:  # PyYAML raises what int, datetime and the recursion raise

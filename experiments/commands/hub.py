@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
         else:
             pull(options.repository, options.folder, options.revision)
     except HTTP_ERROR as error:
-        raise ConnectionError(
-            f"hub: {options.repository}: {one_line(error, 300)}; hf auth login, or HF_TOKEN=..."
-        ) from error
+        answered = isinstance(error, HfHubHTTPError)
+        remedy = "hf auth login, or HF_TOKEN=..." if answered else "check the network and repeat"
+        raise ConnectionError(f"hub: {options.repository}: {one_line(error, 300)}; {remedy}") from error
     return 0

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from pyarrow.parquet import write_table
 
 from datamodules.cores import usable_cores
+from datamodules.corpora.cells import PLAUSIBLE
 from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.progress import show_progress
@@ -52,6 +53,7 @@ TABLE = "predictions.csv"
 WRITTEN = {TABLE, "predictions.parquet", "embeddings.npz", "annotated", "saliency"}
 TEXTS = ("image", "plane", "brain_plane", "ga", "error")
 SHOWN = 5
+SMALLEST_SPACING = 0.005  # prompts state two decimals
 
 
 def parse(argv: list[str]) -> Any:
@@ -76,9 +78,15 @@ def parse(argv: list[str]) -> Any:
 def main(argv: list[str]) -> int:
     """Run one command line; the exit status is 1 when images could not be read."""
     options = parse(argv)
-    if options.pixel_size is not None and not options.pixel_size > 0:
-        raise ValueError(f"--pixel_size={options.pixel_size}: expected millimetres, a positive number")
-    target = options.out or OUT / (options.images.stem or options.images.resolve().stem)
+    least, largest, *_ = PLAUSIBLE["pixel_size_mm"]
+    if options.pixel_size is not None and not least <= options.pixel_size <= largest:
+        raise ValueError(
+            f"--pixel_size={options.pixel_size:g}: expected millimetres, from {least:g} to {largest:g}"
+        )
+    source = options.images.resolve()
+    # A file's folder is part of the name: the tables of two archives are both called table.csv.
+    name = f"{source.parent.name}-{source.stem}" if source.is_file() else source.name
+    target = options.out or OUT / name
     if target.exists() and not {path.name for path in target.iterdir()} <= WRITTEN:
         raise ValueError(f"--out={target}: holds something other than predictions; name a new folder")
     asked = asked_images(options.images, options.pixel_size, table_reading(options))
@@ -185,6 +193,10 @@ def _answers(
                 _, vector, row = next(answers)
                 if one.pixel_size_mm is not None and (options.ages == "all" or row.get("plane") == BRAIN):
                     spacing = student.spacing((image.shape[1], image.shape[0]), one.pixel_size_mm)
+                    if spacing < SMALLEST_SPACING:
+                        missing_spacings.append(spacing)
+                        rows.append({"image": one.name, **row})
+                        continue
                     try:
                         row |= student.ages(vector[None], [spacing])[0]
                     except SpacingNotInTableError:
@@ -265,10 +277,14 @@ def _say(
         )
     if all(one.pixel_size_mm is None for one in asked):
         print("no ages: they need the pixel size (PIXEL_SIZE=0.2, or a column pixel_size_mm)")
-    if missing_spacings:
-        sizes = ", ".join(sorted({f"{spacing:.2f}" for spacing in missing_spacings})[:SHOWN])
+    if tiny := sum(spacing < SMALLEST_SPACING for spacing in missing_spacings):
         print(
-            f"warning: {count(len(missing_spacings), 'image')} without an age: export again with --spacings={sizes}"
+            f"warning: {count(tiny, 'image')} without an age: pixels of the model's input would be below 0.01 mm"
+        )
+    if lacking := [spacing for spacing in missing_spacings if spacing >= SMALLEST_SPACING]:
+        sizes = ",".join(sorted({f"{spacing:.2f}" for spacing in lacking}))
+        print(
+            f"warning: {count(len(lacking), 'image')} without an age: export again with --spacings=[{sizes}]"
         )
     print(f"predictions: {target / TABLE} and predictions.parquet")
     if failed:

@@ -100,7 +100,7 @@ def age_row(description: Mapping[str, Any], spacing: float) -> int:
         return int(known.index(printed))
     raise SpacingNotInTableError(
         f"pixel spacing {printed} mm of the model's input is not in the export's age table ({known[0]} to {known[-1]} "
-        f"mm, {len(known)} rows); export again with --spacings={printed}"
+        f"mm, {len(known)} rows); export again with --spacings=[{printed}]"
     )
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from models.files import atomic, atomic_folder, digest, package_versions, sha256, write_json
+from models.files import atomic, atomic_folder, digest, package_versions, read_yaml, sha256, write_json
 
 
 def fail_half_way(path):
@@ -83,3 +83,14 @@ def test_absent_packages_are_named():
     found = package_versions("torch", "no-such-package")
     assert found["no-such-package"] == "not installed"
     assert found["torch"][0].isdigit()
+
+
+def test_a_key_that_is_given_twice_is_named_with_its_place(tmp_path):
+    path = tmp_path / "latency.yaml"
+    path.write_text("base: &base {rounds: 3}\nrun:\n  <<: *base\n  rounds: 4\n")
+    assert read_yaml(path)["run"] == {"rounds": 4}, "a merged key may be overridden"
+    path.write_text("run:\n  rounds: 3\n  rounds: 4\n")
+    with pytest.raises(
+        ValueError, match=r"latency\.yaml: not YAML \(line 2: the key rounds is given twice\)"
+    ):
+        read_yaml(path)

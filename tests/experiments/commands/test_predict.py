@@ -108,6 +108,21 @@ def test_a_table_with_absolute_paths_and_columns_of_its_own(student_checkpoint, 
     assert widths == [50, 60]
 
 
+def test_tables_of_two_folders_have_their_own_predictions(
+    student_checkpoint, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "table.csv").write_text("image,pixel_size_mm\ndot.png,0.1\n")
+        given = [str(student_checkpoint), f"{name}/table.csv", "--images=scans", "--ages=all", "--outside"]
+        assert run(["predict", *given]) == 0
+        table = pd.read_csv(f"outputs/predictions/{name}-table/predictions.csv")
+        assert table["ga_days"].isna().all()
+        assert "1 image without an age: pixels of the model's input would be below" in capsys.readouterr().out
+
+
 def test_a_benchmark_of_ones_own_is_a_column_of_text(student_checkpoint):
     student = load_student(student_checkpoint)
     student.classes = {"clinic_days": (["spine", "hand"], next(iter(student.classes.values()))[1][:2])}
@@ -122,7 +137,8 @@ def test_a_benchmark_of_ones_own_is_a_column_of_text(student_checkpoint):
     [
         (["student", "nowhere"], "nowhere: no such"),
         (["nothing.ckpt", "scans"], "nothing.ckpt: no such file"),
-        (["student", "scans", "--pixel_size=-1"], "expected millimetres"),
+        (["student", "scans", "--pixel_size=-1"], "expected millimetres, from 0.02 to 2"),
+        (["student", "scans", "--pixel_size=20"], "expected millimetres, from 0.02 to 2"),
         (["student", "one", "--outside"], "one image; --images, --column and --outside are for tables"),
         (["student", "scans", "--out=full"], "something other than predictions"),
         (["scans", "scans"], "neither a checkpoint nor an export"),
