@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+NUMBERING = ("study", "source", "frame")  # further columns of `data ingest` that tell images apart
 TABLE = "table"  # `Record.corpus` of a user's own table
 PLANES = ("brain", "abdomen", "heart", "femur", "cervix", "other")
 PLANE_LABELS = {  # as FETAL_PLANES_DB calls them
@@ -20,6 +21,13 @@ PLANE_LABELS = {  # as FETAL_PLANES_DB calls them
     "fetal femur": "femur",
     "maternal cervix": "cervix",
     "other": "other",
+}
+# Number -> its least and largest value, and the unit that a value below or above is likely to have.
+PLAUSIBLE = {
+    "pixel_size_mm": (0.02, 2.0, "centimetres", "micrometres"),
+    "hc_mm": (40.0, 450.0, "centimetres", "pixels"),
+    "ga_days": (28.0, 315.0, "weeks", "hours"),
+    "ga_weeks": (4.0, 45.0, "months", "days"),
 }
 BRAIN_PLANES = ("trans-thalamic", "trans-cerebellum", "trans-ventricular", "other")
 
@@ -59,8 +67,8 @@ def first_of_each_split(records: Sequence[Record], most: int) -> list[Record]:
 
 
 def further_groups(records: Sequence[Record]) -> dict[str, list[str | None]]:
-    """Return the values of each further column of a user's table, for subgroups."""
-    columns = dict.fromkeys(name for record in records for name in record.others)
+    """Return the values of each further column of a user's table, for subgroups; those that number images are none."""
+    columns = dict.fromkeys(name for record in records for name in record.others if name not in NUMBERING)
     return {name: [record.others.get(name) for record in records] for name in columns}
 
 

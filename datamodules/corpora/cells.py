@@ -13,15 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from datamodules.record import PLAUSIBLE
 from models.messages import one_line
 
-# Column -> least and largest value, and what a value below or above is likely to be.
-PLAUSIBLE = {
-    "pixel_size_mm": (0.02, 2.0, "centimetres", "micrometres"),
-    "hc_mm": (40.0, 450.0, "centimetres", "pixels"),
-    "ga_days": (28.0, 315.0, "weeks", "hours"),
-    "ga_weeks": (4.0, 45.0, "months", "days"),
-}
 Labels = Mapping[str, Mapping[str, str | None]]  # column -> label in lower case -> ours
 MISSING_TEXTS = ("", "nan", "null", "none", "na", "n/a", "<na>")
 _WEEKS_AND_DAYS = re.compile(r"(\d+) ?[+w] ?([0-6]) ?d?")

@@ -110,7 +110,14 @@ def table_files(path: Path) -> list[tuple[Path, str | None]]:
         raise FileNotFoundError(f"{path}: no such table or folder")
     if path.is_file():
         if path.suffix.casefold() not in SUFFIXES:
-            raise ValueError(f"{path}: not a table; its name must end with one of {', '.join(SUFFIXES)}")
+            raise ValueError(
+                f"{path}: not a table; its name must end with one of {', '.join(SUFFIXES)}"
+                + (
+                    "; sonodistill data ingest reads DICOM files"
+                    if path.suffix.casefold() in (".dcm", "")
+                    else ""
+                )
+            )
         return [(path, None)]
     own: list[tuple[Path, str | None]]
     own = [(path / name, None) for name in METADATA if (path / name).is_file()]
@@ -137,7 +144,9 @@ def _parse(path: Path) -> pd.DataFrame:
     if path.is_dir():
         if found := list_images(path):
             return pd.DataFrame({"image": found}, dtype=object)
-        raise FileNotFoundError(f"{path}: neither images nor a table {METADATA[0]}")
+        raise FileNotFoundError(
+            f"{path}: neither images nor a table {METADATA[0]}; of DICOM files, sonodistill data ingest makes both"
+        )
     suffix = path.suffix.casefold()
     if suffix not in (".parquet", ".xlsx"):
         return _json_lines(path) if suffix in (".jsonl", ".ndjson") else separated(path)

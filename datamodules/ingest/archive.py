@@ -7,7 +7,6 @@ kept in ``files.jsonl`` in the output folder, under the hash of the path.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import os
 from collections import Counter
@@ -17,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import cv2
 import numpy as np
@@ -25,6 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.cores import worker_pool
+from datamodules.ingest.labels import file_id, join_labels, keyed_labels, pseudonym
 from datamodules.ingest.overlays import Picture, find_sector, find_text, only_within
 from datamodules.ingest.scans import (
     BURNED_IN,
@@ -39,19 +39,18 @@ from datamodules.ingest.scans import (
     read_cine,
     read_dicom,
 )
+from datamodules.record import PLAUSIBLE
 from models.files import atomic, package_versions, write_json, write_text
-from models.messages import one_line
 
 SECRET_VARIABLE = "SONODISTILL_SECRET"
 LEAST_SECRET = 16  # characters
 JOURNAL, TABLE, REPORT, SHEET = "files.jsonl", "table", "ingest.json", "contact-sheet.png"
 TEXT, COPY, CRASH = "text beside the sector", "a copy of another file", "the decoder crashed"
+DELETED = "deleted pictures"  # key of the journal's line with their names
 _COLUMNS = (
     "image", "patient", "study", "source", "frame", "pixel_size_mm", "modality", "manufacturer", "model",
     "rows", "columns", "colour_doppler",
 )  # fmt: skip
-_LABEL_KEYS = ("file", "patient", "study")
-LABELS = ("caption", "plane", "brain_plane", "ga_days", "ga_weeks", "hc_mm", "split")
 _SHEET_IMAGES = 48
 
 
@@ -82,11 +81,6 @@ class _Job:
     folder: str  # of the source, for a cine loop's patient
 
 
-def pseudonym(secret: str, kind: str, value: str) -> str:
-    """Return the keyed hash, 16 hexadecimal digits, that stands for an identifier; `kind` is "patient" or "study"."""
-    return hmac.new(secret.encode(), f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:16]
-
-
 def read_secret(file: Path | None, source: Path, out: Path) -> str:
     """Return the secret of a file or of the environment variable ``SONODISTILL_SECRET``.
 
@@ -95,6 +89,8 @@ def read_secret(file: Path | None, source: Path, out: Path) -> str:
     """
     if file is not None and any(file.resolve().is_relative_to(folder.resolve()) for folder in (source, out)):
         raise ValueError(f"{file}: keep the secret apart from the data, in neither {source} nor {out}")
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; openssl rand -hex 32 > {file} makes a secret")
     secret = (file.read_text(encoding="utf-8") if file else os.environ.get(SECRET_VARIABLE, "")).strip()
     if len(secret) < LEAST_SECRET:
         raise ValueError(
@@ -106,8 +102,18 @@ def read_secret(file: Path | None, source: Path, out: Path) -> str:
 
 def file_ids(source: Path, secret: str) -> dict[str, Path]:
     """Map the id by which reports name a file to its path, in the order of paths."""
-    files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
-    return {pseudonym(secret, "file", str(_relative(path, source))): path for path in files}
+    files = [source]
+    if source.is_dir():
+        # Unlike `Path.rglob`, this does not pass over a folder that cannot be read.
+        walked = ((Path(folder), names) for folder, _, names in os.walk(source, onerror=_stop))
+        files = sorted(
+            path for folder, names in walked for name in names if (path := folder / name).is_file()
+        )
+    return {file_id(secret, _relative(path, source).as_posix()): path for path in files}
+
+
+def _stop(error: OSError) -> None:
+    raise error
 
 
 def ingest(
@@ -130,22 +136,30 @@ def ingest(
         raise FileNotFoundError(f"{source}: no such file or folder")
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{out}: lies in the source folder; give a folder outside of {source}")
-    # Before the decoding, which takes hours: a mistake in the labels ends the command at once.
-    labelled = None if labels is None else keyed_labels(labels, secret)
     jobs = _jobs(source, secret)
     if not jobs:
         raise ValueError(f"{source}: holds no files")
+    # Before the decoding, which takes hours: a mistake in the labels ends the command at once.
+    files = {_file_of(job.key) for job in jobs}
+    labelled = None if labels is None else keyed_labels(labels, secret, files)
     done = _open_journal(out, secret, settings)
-    work = partial(_convert, out, secret, settings)
+    deleted = _deleted(out, done)
+    work = partial(_convert, out, secret, settings, deleted)
     todo = [job for job in jobs if job.key not in done]
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="ingest", unit="file", disable=None)
     with bar, (out / JOURNAL).open("a", encoding="utf-8") as journal:
         for key, result in _results(work, todo, workers):
             done[key] = result
-            journal.write(json.dumps({"key": key, **result}) + "\n")
-            journal.flush()
+            if result["reason"] != CRASH and not result.get(
+                "again"
+            ):  # else the next call tries the file once more
+                _note(journal, key, result)
             bar.update()
-    return _finish(out, settings, [done[job.key] for job in jobs], labelled)
+    removed = _remove_withdrawn(out, done, {job.key for job in jobs})
+    report = _finish(out, settings, [done[job.key] for job in jobs], labelled)
+    report["pictures of files that are no longer in the source, removed"] = removed
+    write_json(out / REPORT, report)
+    return report
 
 
 def _jobs(source: Path, secret: str) -> list[_Job]:
@@ -183,6 +197,50 @@ def _open_journal(out: Path, secret: str, settings: IngestSettings) -> dict[str,
     return {row.pop("key"): row for row in rows}
 
 
+def _note(journal: IO[str], key: str, result: dict[str, Any]) -> None:
+    journal.write(json.dumps({"key": key, **result}) + "\n")
+    journal.flush()
+
+
+def _file_of(key: str) -> str:
+    """Return the file's id in the key of a result."""
+    return key.partition("-")[0]
+
+
+def _pictures(done: dict[str, dict[str, Any]]) -> set[str]:
+    return {row["image"] for result in done.values() for row in result.get("rows", ())}
+
+
+def _deleted(out: Path, done: dict[str, dict[str, Any]]) -> frozenset[str]:
+    """Return the names of the pictures that the user has deleted, now or before, and note them for good.
+
+    Their files may be read again, for example as copies or with another time; the pictures stay away.
+    """
+    before = set(done.pop(DELETED, {"names": []})["names"])
+    names = before | {Path(image).name for image in _pictures(done) if not (out / image).is_file()}
+    if names != before:
+        with (out / JOURNAL).open("a", encoding="utf-8") as journal:
+            _note(journal, DELETED, {"names": sorted(names)})
+    return frozenset(names)
+
+
+def _remove_withdrawn(out: Path, done: dict[str, dict[str, Any]], present: set[str]) -> int:
+    """Remove the pictures and results of files that are no longer in the source; return the number of pictures."""
+    gone = done.keys() - present
+    if not gone:
+        return 0
+    kept = _pictures({key: done[key] for key in present})
+    removed = [out / image for image in _pictures({key: done[key] for key in gone}) - kept]
+    removed = [path for path in removed if path.is_file()]
+    for path in removed:
+        path.unlink()
+        with suppress(OSError):  # not the patient's last picture
+            path.parent.rmdir()
+    lines = (out / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
+    write_text(out / JOURNAL, "".join(line for line in lines if json.loads(line).get("key") not in gone))
+    return len(removed)
+
+
 def _results(work: Any, jobs: list[_Job], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (key, result) as files are finished. One that crashes its process is a result, too."""
     if workers <= 1:
@@ -210,11 +268,13 @@ def _results(work: Any, jobs: list[_Job], workers: int) -> Iterator[tuple[str, d
 
 
 def _kept_out(job: _Job, reason: str, bad: bool = True) -> dict[str, Any]:
-    return {"file": job.key.partition("-")[0], "reason": reason, "bad": bad, "rows": [], "kept_out": {}}
+    return {"file": _file_of(job.key), "reason": reason, "bad": bad, "rows": [], "kept_out": {}}
 
 
-def _convert(out: Path, secret: str, settings: IngestSettings, job: _Job) -> dict[str, Any]:
-    """Write the pictures of one file and return its rows, or why there are none."""
+def _convert(
+    out: Path, secret: str, settings: IngestSettings, deleted: frozenset[str], job: _Job
+) -> dict[str, Any]:
+    """Write the pictures of one file, but for those that a user has `deleted`, and return its rows."""
     region = settings.region if isinstance(settings.region, tuple) else None
     try:
         read = read_cine if job.path.suffix.lower() in CINE_SUFFIXES else read_dicom
@@ -233,6 +293,9 @@ def _convert(out: Path, secret: str, settings: IngestSettings, job: _Job) -> dic
         result = _kept_out(job, "", bad=False)
         result |= {"encoding": attributes.pop("encoding"), "has_patient": bool(scan.patient)}
         result["text_cut_off"] = False
+        least, largest, *_ = PLAUSIBLE["pixel_size_mm"]
+        spacing = scan.pixel_size_mm
+        result["implausible_spacing"] = spacing is not None and not least <= spacing <= largest
         dropped: Counter[str] = Counter()
         for number, picture, text_cut_off in scan.frames:
             result["text_cut_off"] |= text_cut_off
@@ -243,7 +306,8 @@ def _convert(out: Path, secret: str, settings: IngestSettings, job: _Job) -> dic
                 dropped[TEXT] += 1
                 continue
             name = f"images/{patient}/{pseudonym(secret, 'content', content)}-{number:04d}.png"
-            _write_png(out / name, picture)
+            if Path(name).name not in deleted:
+                _write_png(out / name, picture)
             doppler = COLOUR_FLOW in scan.flags or is_colour(picture)
             row = {
                 "image": name,
@@ -252,11 +316,15 @@ def _convert(out: Path, secret: str, settings: IngestSettings, job: _Job) -> dic
                 "source": result["file"],
                 "frame": number,
             }
-            row |= {"pixel_size_mm": scan.pixel_size_mm, "colour_doppler": doppler, **attributes}
+            row |= {
+                "pixel_size_mm": None if result["implausible_spacing"] else spacing,
+                "colour_doppler": doppler,
+                **attributes,
+            }
             result["rows"].append(row)
     except ScanError as error:
         bad = str(error) != "no DICOM file" or job.path.suffix.lower() == ".dcm"
-        return _kept_out(job, str(error), bad)
+        return _kept_out(job, str(error), bad) | {"again": error.again}
     return {**result, "kept_out": dict(dropped), "reason": "" if result["rows"] else TEXT}
 
 
@@ -266,46 +334,10 @@ def _write_png(path: Path, picture: Picture) -> None:
             raise OSError(f"{path}: could not be written; is the disk full?")
 
 
-def keyed_labels(labels: pd.DataFrame, secret: str) -> pd.DataFrame:
-    """Return a table whose columns file, patient or study hold paths or identifiers of the source, as hashes.
-
-    Of its other columns only `LABELS` are taken, as they are.
-    """
-    labels = labels.copy()
-    unique = labels.columns.is_unique
-    keys = [key for key in _LABEL_KEYS if unique and key in labels.columns and labels[key].notna().any()]
-    taken = [name for name in LABELS if name in labels.columns]
-    if not keys or not taken:
-        found = one_line(", ".join(labels.columns), 200)
-        raise ValueError(
-            f"--labels: needs one of the columns {', '.join(_LABEL_KEYS)} with values, and one of {', '.join(LABELS)}, "
-            f"each once; it has {len(labels)} rows of {found}"
-        )
-    if (twice := labels[keys].notna().any(axis=1) & labels.duplicated(keys)).any():
-        raise ValueError(f"--labels, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
-    for key in keys:
-        labels[key] = [None if value is None else pseudonym(secret, key, value) for value in labels[key]]
-    for name in {"ga_days", "ga_weeks", "hc_mm"} & {*taken}:
-        with suppress(ValueError):  # else ages such as 20+3 or decimal commas, which `read_table` reads
-            labels[name] = pd.to_numeric(labels[name])
-    return labels[[*keys, *taken]]
-
-
-def _join_labels(table: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Add the labels to the pictures; also return the number of rows of labels without a picture."""
-    keys = [key for key in _LABEL_KEYS if key in labels.columns]
-    keyed = table.assign(file=table["source"])
-    joined = keyed.merge(labels, on=keys, how="left", indicator=True).drop(columns="file")
-    if len(table) and (joined["_merge"] == "left_only").all():
-        raise ValueError(f"--labels: none of its rows fits an image by {', '.join(keys)}")
-    unused = labels.merge(keyed[keys].drop_duplicates(), on=keys, how="left", indicator=True)["_merge"]
-    return joined.drop(columns="_merge"), int((unused == "left_only").sum())
-
-
 def _finish(
     out: Path, settings: IngestSettings, results: list[dict[str, Any]], labels: pd.DataFrame | None
 ) -> dict[str, Any]:
-    """Write table, contact sheet and report."""
+    """Write table and contact sheet; return the report."""
     table = pd.DataFrame([row for result in results for row in result["rows"]], columns=list(_COLUMNS))
     copies = int(table.duplicated("image").sum())
     table = table.drop_duplicates("image").sort_values("image", ignore_index=True)
@@ -313,9 +345,9 @@ def _finish(
     present = np.array([(out / name).is_file() for name in table["image"]], dtype=bool)
     table = table[present].reset_index(drop=True)
     table = table.astype({**dict.fromkeys(("frame", "rows", "columns"), "Int64"), "pixel_size_mm": "Float64"})
-    unused = 0
+    unused: list[int] = []
     if labels is not None:
-        table, unused = _join_labels(table, labels)
+        table, unused = join_labels(table, labels)
     with atomic(out / f"{TABLE}.csv") as csv:
         table.to_csv(csv, index=False)
     with atomic(out / f"{TABLE}.parquet") as parquet:
@@ -326,25 +358,26 @@ def _finish(
         (out / SHEET).unlink(missing_ok=True)
     used = [result for result in results if result["rows"]]
     kept_out = Counter(result["reason"] for result in results if not result["rows"])
-    report = {
+    return {
         "settings": asdict(settings),
         "files": {"read": len(results), "used": len(used), "kept out": dict(kept_out.most_common())},
         "images": len(table),
         "patients": int(table["patient"].nunique()),
         "images without pixel size": int(table["pixel_size_mm"].isna().sum()),
+        "files with an implausible pixel size, left out": sum(
+            result["implausible_spacing"] for result in used
+        ),
         "images with colour Doppler": int(table["colour_doppler"].astype(bool).sum()),
         "files without patient identifier": sum(not result["has_patient"] for result in used),
         "files with text outside the region, cut off": sum(result["text_cut_off"] for result in used),
         "frames kept out": dict(sum((Counter(result["kept_out"]) for result in results), Counter())),
         COPY: copies,
         "deleted pictures": int((~present).sum()),
-        "labels without an image": unused,
+        "rows of labels without an image": unused,
         "encodings": dict(Counter(result["encoding"] for result in used).most_common()),
         "bad files": [{"id": r["file"], "reason": r["reason"]} for r in results if r["bad"]],
         "versions": package_versions("pydicom", "pylibjpeg", "opencv-python-headless"),
     }
-    write_json(out / REPORT, report)
-    return report
 
 
 def _write_sheet(images: list[Path], out: Path) -> None:

@@ -45,7 +45,13 @@ _SAME_FRAME = 1.5  # mean difference in grey levels, below which two frames show
 
 
 class ScanError(ValueError):
-    """A file that cannot be used. The message is a fixed text or code of the format: nothing of the file's content."""
+    """A file that cannot be used. The message is a fixed text or code of the format: nothing of the file's content.
+
+    Attributes:
+        again: Whether the disk or the memory failed rather than the content.
+    """
+
+    again = False
 
 
 class Frame(NamedTuple):
@@ -197,7 +203,11 @@ def _reading(what: str) -> Iterator[None]:
     except ScanError:
         raise
     except Exception as error:  # pydicom and its decoders raise every kind
-        raise ScanError(f"{what} cannot be read ({type(error).__name__})") from None
+        failed = ScanError(f"{what} cannot be read ({type(error).__name__})")
+        failed.again = isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno is not None
+        )
+        raise failed from None
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -23,7 +23,7 @@ from rich.table import Table
 from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
 from datamodules.corpora.catalogue import CORPORA, find_corpora
-from datamodules.corpora.cells import separated, texts
+from datamodules.corpora.cells import canonical, separated, texts
 from datamodules.corpora.check import (
     Finding,
     benchmark_copies,
@@ -34,8 +34,9 @@ from datamodules.corpora.check import (
     write_sheet,
 )
 from datamodules.corpora.fada import CONTAINS, is_fada
-from datamodules.corpora.table import read_table
+from datamodules.corpora.table import SPLIT_NAMES, read_table
 from datamodules.ingest import archive, scans
+from datamodules.ingest.labels import KEYS, LABELS
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
 from datamodules.record import TABLE
@@ -162,7 +163,7 @@ def ingest(arguments: argparse.Namespace) -> int:
             print(paths.get(name) or f"{name}: no such file")
         return 0
     settings = archive.IngestSettings(arguments.frames, arguments.region, arguments.burned_in)
-    labels = None if arguments.labels is None else separated(arguments.labels).apply(texts)
+    labels = None if arguments.labels is None else _read_labels(arguments.labels)
     report = archive.ingest(arguments.source, arguments.out, secret, settings, arguments.workers, labels)
     files = report["files"]
     print(
@@ -172,8 +173,13 @@ def ingest(arguments: argparse.Namespace) -> int:
     for noun, kept_out in (("file", files["kept out"]), ("frame", report["frames kept out"])):
         for reason, number in kept_out.items():
             print(f"kept out: {count(number, noun)}: {reason}")
-    if unused := report["labels without an image"]:
-        print(f"{arguments.labels}: {count(unused, 'row')} without an image")
+    if unused := report["rows of labels without an image"]:
+        rows = first_few([*map(str, unused)])
+        print(f"{arguments.labels}: {count(len(unused), 'row')} without an image: {rows}")
+    if removed := report["pictures of files that are no longer in the source, removed"]:
+        print(f"removed: {count(removed, 'picture')} of files that are no longer in the source")
+    if wrong := report["files with an implausible pixel size, left out"]:
+        print(f"{count(wrong, 'file')} with a pixel size that cannot be right: the table has none for them")
     if scans.NO_REGION in files["kept out"]:
         print(
             "to take files without an ultrasound region: --region=LEFT,TOP,RIGHT,BOTTOM (pixels), or --region=whole"
@@ -184,6 +190,16 @@ def ingest(arguments: argparse.Namespace) -> int:
         print("to see the path of a file: the same command with --which ID")
     print(f"{arguments.out}/{archive.TABLE}.csv")
     return int(not report["images"])
+
+
+def _read_labels(path: Path) -> pd.DataFrame:
+    """Read a table of labels as text, after a check of its splits, ages and sizes."""
+    labels = separated(path).rename(columns=str.casefold).apply(texts)
+    keys = [key for key in KEYS if key in labels.columns and labels[key].notna().any()]
+    if keys:
+        chosen = {"image": keys[0], **{name: name for name in LABELS if name in labels.columns}}
+        canonical(labels, path, chosen, {"split": {"": None, **SPLIT_NAMES}} if "split" in chosen else {})
+    return labels
 
 
 def _region(text: str) -> scans.Box | Literal["whole"]:

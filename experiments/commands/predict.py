@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 from pyarrow.parquet import write_table
 
 from datamodules.cores import usable_cores
-from datamodules.corpora.cells import PLAUSIBLE
 from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.progress import show_progress
+from datamodules.record import PLAUSIBLE
 from experiments.process import Parser, add_table_options, table_reading, terminable
 from figures.images import annotated, overlay_heatmap
 from models import load_student

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from datamodules.ingest.archive import CRASH, IngestSettings, _Job, _results, pseudonym, read_secret
+from datamodules.ingest.labels import join_labels, keyed_labels
 from experiments.commands.data import main
 from models.files import digest
 from tests.dicom_archive import (
@@ -132,7 +133,7 @@ def test_the_table_and_the_counts_by_reason(archive, secret, tmp_path, capfd):
     assert kept_out["no ultrasound region"] == kept_out["text beside the sector"] == 1
     assert report["files"]["read"] == len(truth) + 8
     assert report["a copy of another file"] == 2
-    assert report["labels without an image"] >= 1
+    assert len(more) + 1 in report["rows of labels without an image"]
     assert "labels.csv: " in log
     assert report["files with text outside the region, cut off"] == len(truth) + 1
     bad = {entry["reason"] for entry in report["bad files"]}
@@ -179,6 +180,146 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(archive, secret, tmp_path
             run(capfd, root, parts, *arguments)
 
 
+@pytest.fixture
+def copied(archive, tmp_path):
+    root, truth = archive
+    return shutil.copytree(root, tmp_path / "source"), truth
+
+
+def images(out):
+    return {str(path.relative_to(out)) for path in (out / "images").rglob("*.png")}
+
+
+def test_a_deleted_picture_stays_away(copied, secret, tmp_path, capfd):
+    """Also when its file is read again: with another time, or as a copy."""
+    root, _ = copied
+    out = tmp_path / "out"
+    run(capfd, root, out, secret)
+    name = pd.read_csv(out / "table.csv")["image"][0]
+    (out / name).unlink()
+    left = images(out)
+    for path in root.rglob("*.dcm"):
+        os.utime(path, (1, 1))
+        shutil.copy(path, path.with_name(f"again_{path.name}"))
+    for _ in range(2):
+        run(capfd, root, out, secret)
+        assert images(out) == left == set(pd.read_csv(out / "table.csv")["image"])
+
+
+def test_pictures_of_a_withdrawn_patient_are_removed_and_come_back_with_him(copied, secret, tmp_path, capfd):
+    root, truth = copied
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    run(capfd, root, out, secret)
+    before = images(out)
+    gone = pseudonym(SECRET, "patient", truth["patient"].iloc[-1])
+    assert any(f"/{gone}/" in name for name in before)
+    elsewhere.mkdir()
+    for place, file in enumerate(truth[truth["patient"] == truth["patient"].iloc[-1]]["file"]):
+        shutil.move(root / file, elsewhere / str(place))
+    _, log = run(capfd, root, out, secret)
+    assert "of files that are no longer in the source" in log
+    assert images(out) == {name for name in before if f"/{gone}/" not in name}
+    assert not [text for _, text in texts_in(out) if gone in text]
+    for place, file in enumerate(truth[truth["patient"] == truth["patient"].iloc[-1]]["file"]):
+        shutil.move(elsewhere / str(place), root / file)
+    run(capfd, root, out, secret)
+    assert images(out) == before
+
+
+def test_a_file_that_the_disk_could_not_read_is_tried_again(copied, secret, tmp_path, capfd, monkeypatch):
+    root, _ = copied
+    out = tmp_path / "out"
+    read = pydicom.dcmread
+    failing = sorted(root.rglob("*.dcm"))[0]
+
+    def unreadable(path, *given, **options):
+        if path == failing:
+            raise OSError(5, "Input/output error")
+        return read(path, *given, **options)
+
+    monkeypatch.setattr(pydicom, "dcmread", unreadable)
+    _, log = run(capfd, root, out, secret)
+    assert "cannot be read (OSError)" in log
+    monkeypatch.undo()
+    _, log = run(capfd, root, out, secret)
+    assert "cannot be read (OSError)" not in log
+
+
+def test_a_folder_that_cannot_be_read_stops_the_command(copied, secret, tmp_path, capfd, monkeypatch):
+    root, _ = copied
+    (root / "locked").mkdir()
+    scan = os.scandir
+
+    def refused(path="."):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="locked"):
+        run(capfd, root, tmp_path / "out", secret)
+
+
+def test_an_implausible_pixel_size_is_left_out(copied, secret, tmp_path, capfd):
+    root, truth = copied
+    path = root / truth["file"][0]
+    dataset = pydicom.dcmread(path)
+    for region in dataset.SequenceOfUltrasoundRegions:
+        region.PhysicalDeltaX = region.PhysicalDeltaY = 0.00002
+    dataset.save_as(path)
+    out = tmp_path / "out"
+    _, log = run(capfd, root, out, secret)
+    assert "1 file with a pixel size that cannot be right" in log
+    table = pd.read_csv(out / "table.csv")
+    assert table.set_index("source")["pixel_size_mm"].isna()[pseudonym(SECRET, "file", truth["file"][0])]
+    assert table["pixel_size_mm"].notna().any()
+
+
+def labels_of(**columns):
+    return pd.DataFrame(columns, index=range(2, 2 + len(next(iter(columns.values())))), dtype=object)
+
+
+def test_labels_find_files_as_windows_and_macos_write_them():
+    labels = labels_of(file=["p0\\U\u0308nter\\a.dcm", "p1/b.dcm"], caption=["a head", "a femur"])
+    names = [pseudonym(SECRET, "file", name) for name in ("p0/\u00dcnter/a.dcm", "p2/c.dcm")]
+    keyed = keyed_labels(labels, SECRET, names)
+    joined, unused = join_labels(pd.DataFrame({"source": names}), keyed)
+    assert joined["caption"].tolist()[0] == "a head"
+    assert unused == [3]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"file": ["x.dcm"], "plane": ["brain"]},
+            r"no row names a file of the source, the first is 'x\.dcm'",
+        ),
+        (
+            {"file": ["a.dcm", None], "patient": ["1", "2"], "plane": ["brain", "femur"]},
+            r"row 3: file is empty; a picture is found by all of file, patient",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_used_are_named_before_anything_is_decoded(columns, said):
+    with pytest.raises(ValueError, match=f"^--labels[:,] {said}"):
+        keyed_labels(labels_of(**columns), SECRET, [pseudonym(SECRET, "file", "a.dcm")])
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("Patient;GA_days\n1;999\n", r"row 2: ga_days is '999', expected ga_days from 28 to 315"),
+        ("patient;split\n1;val\n2;training2\n", r"row 3: split is 'training2', expected one of"),
+    ],
+)
+def test_label_values_are_checked_as_in_a_table(archive, secret, tmp_path, capfd, table, said):
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(ValueError, match=rf"labels\.csv, {said}"):
+        run(capfd, archive[0], tmp_path / "out", secret, f"--labels={tmp_path / 'labels.csv'}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_kept_out_can_be_masked_or_taken(archive, secret, tmp_path, capfd):
     root, _ = archive
     one = tmp_path / "one"
@@ -213,6 +354,8 @@ def test_mistakes_are_one_line(archive, tmp_path, capfd, monkeypatch):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run(capfd, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "labels.csv").write_text("file;caption\na.dcm;a head\na.dcm;again\n")
+    with pytest.raises(FileNotFoundError, match=r"missing: no such file; openssl rand"):
+        read_secret(tmp_path / "missing", root, tmp_path / "out")
     with pytest.raises(
         ValueError, match=r"--labels, row 3: appears twice by file"
     ):  # before anything is decoded

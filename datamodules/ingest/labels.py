@@ -1,0 +1,86 @@
+"""Labels of a user's own table, joined to the pictures of an archive by keyed hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import unicodedata
+from collections.abc import Collection
+from contextlib import suppress
+
+import pandas as pd
+
+from models.messages import one_line
+
+KEYS = ("file", "patient", "study")
+LABELS = ("caption", "plane", "brain_plane", "ga_days", "ga_weeks", "hc_mm", "split")
+
+
+def pseudonym(secret: str, kind: str, value: str) -> str:
+    """Return the keyed hash, 16 hexadecimal digits, that stands for an identifier; `kind` is "patient" or "study"."""
+    return hmac.new(secret.encode(), f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def file_id(secret: str, path: str) -> str:
+    """Return the hash that stands for a path below the source, however Windows or macOS would write it."""
+    plain = unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./")
+    return pseudonym(secret, "file", plain)
+
+
+def keyed_labels(labels: pd.DataFrame, secret: str, files: Collection[str]) -> pd.DataFrame:
+    """Return a table whose columns file, patient or study hold paths or identifiers of the source, as hashes.
+
+    Of its other columns only `LABELS` are taken, as they are.
+
+    Args:
+        labels: The cells as text, indexed by row number; columns in lower case.
+        secret: Key of the hashes.
+        files: Ids of the files of the source.
+
+    Raises:
+        ValueError: Columns or values cannot be used, or no row names a file of the source.
+    """
+    labels = labels.copy()
+    unique = labels.columns.is_unique
+    keys = [key for key in KEYS if unique and key in labels.columns and labels[key].notna().any()]
+    taken = [name for name in LABELS if name in labels.columns]
+    if not keys or not taken:
+        found = one_line(", ".join(labels.columns), 200)
+        raise ValueError(
+            f"--labels: needs one of the columns {', '.join(KEYS)} with values, and one of {', '.join(LABELS)}, "
+            f"each once; it has {len(labels)} rows of {found}"
+        )
+    for key in keys:
+        if (empty := labels[key].isna()).any():
+            raise ValueError(
+                f"--labels, row {empty.idxmax()}: {key} is empty; a picture is found by all of {', '.join(keys)}"
+            )
+    if (twice := labels.duplicated(keys)).any():
+        raise ValueError(f"--labels, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
+    first = labels["file"].iloc[0] if "file" in keys else None
+    for key in keys:
+        labels[key] = [
+            file_id(secret, value) if key == "file" else pseudonym(secret, key, value)
+            for value in labels[key]
+        ]
+    if first is not None and not {*labels["file"]} & {*files}:
+        raise ValueError(
+            f"--labels: no row names a file of the source, the first is {one_line(repr(first), 80)}; give paths below "
+            "the source folder"
+        )
+    for name in {"ga_days", "ga_weeks", "hc_mm"} & {*taken}:
+        with suppress(ValueError):  # else ages such as 20+3 or decimal commas, which `read_table` reads
+            labels[name] = pd.to_numeric(labels[name])
+    return labels[[*keys, *taken]]
+
+
+def join_labels(table: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+    """Add the labels to the pictures; also return the rows of labels without a picture."""
+    keys = [key for key in KEYS if key in labels.columns]
+    keyed = table.assign(file=table["source"])
+    joined = keyed.merge(labels, on=keys, how="left", indicator=True).drop(columns="file")
+    if len(table) and (joined["_merge"] == "left_only").all():
+        raise ValueError(f"--labels: none of its rows fits an image by {', '.join(keys)}")
+    numbered = labels[keys].rename_axis("row").reset_index()
+    unused = numbered.merge(keyed[keys].drop_duplicates(), on=keys, how="left", indicator=True)
+    return joined.drop(columns="_merge"), unused.loc[unused["_merge"] == "left_only", "row"].tolist()
