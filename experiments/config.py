@@ -293,6 +293,10 @@ class ConfigCLI(LightningCLI):
             self.config = parser.parse_args(with_quick_settings(self.arguments))
             whole_counts(self.config[self.config.subcommand])
         config = self.config[self.config.subcommand]
+        if type(config.seed_everything) is int and not 0 <= config.seed_everything < 2**32:
+            raise ValueError(
+                f"--seed_everything={config.seed_everything}: give a number from 0 to {2**32 - 1}"
+            )
         if config.get("data.init_args.seed", 0) is None and type(config.seed_everything) is int:
             config["data.init_args.seed"] = config.seed_everything
 

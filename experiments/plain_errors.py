@@ -91,7 +91,12 @@ class PlainErrorParser(LightningArgumentParser):
             raise UsageError(f"{unknown[1]}: no such option{parser._hint(unknown[1])}")
         if setting := re.match(r"Option '([^']+)' is not accepted", message):
             given = next((word for word in sys.argv if setting[1] in word), setting[1]).split("=")[0]
-            raise UsageError(f"{given}: the chosen class has no setting {setting[1]}{self._hint(setting[1])}")
+            raise UsageError(
+                f"{given}: the chosen class has no setting {setting[1]}{_class_hint(given, setting[1])}"
+            )
+        if lacking := re.match(r"the following arguments are required: (\w+\.)?(.+)", message):
+            inner = f"{lacking[2]}: a chosen class needs it in its init_args"
+            raise UsageError(f"--{lacking[2]}: give a value" if lacking[1] else inner)
         if missing := re.match(r"argument (--[\w.]+)\S*: expected", message):
             # argparse names --data for a setting of the data.
             lone = [
@@ -120,10 +125,13 @@ class PlainErrorParser(LightningArgumentParser):
         """Suggest the option that was most likely meant: another framework's name for it, or a typo."""
         word = key.lstrip("-").rpartition(".")[2].replace("-", "_").lower()
         meant = SYNONYMS.get(word, "")
-        if not key.startswith("-"):
-            known = {name: name for room in ROOMS for name in _settings_of(room) if name != word}
-            return f"; did you mean {meant}?" if meant else _did_you_mean(word, known)
         options = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
+        section, _, rest = key.lstrip("-").partition(".")
+        sections = {name.lstrip("-").partition(".")[0] for name in options}
+        if rest and section not in sections:
+            known = {name: f"--{name}.{rest}" for name in sections}
+            if hint := _did_you_mean(section, known):
+                return hint
         if meant and any(f"{meant}.".startswith(f"{option}.") for option in options):
             return f"; did you mean {meant}?"
         if "--data" in options:  # whose settings are those of its class
@@ -153,6 +161,23 @@ def built(kind: Any, settings: Any) -> Any:
     return parser.instantiate(parser.parse_object({"part": part})).part
 
 
+def _class_hint(given: str, setting: str) -> str:
+    """Suggest a setting of the class that the command line names for an option, else of any public class."""
+    if meant := SYNONYMS.get(setting.lower()):
+        return f"; did you mean {meant}?"
+    owner = given.rpartition(".")[0].removesuffix(".init_args")  # --model.loss of --model.loss.temperature
+    places = (given, owner, f"{owner}.class_path")
+    values = [value for option, _, value in (word.partition("=") for word in sys.argv) if option in places]
+    named = [found for value in values for found in re.findall(rf"\b({'|'.join(ROOMS)})\.(\w+)", value)]
+    kinds = [getattr(importlib.import_module(room), name, None) for room, name in named]
+    settings = [
+        name for kind in kinds if inspect.isclass(kind) for name in inspect.signature(kind).parameters
+    ]
+    if settings:
+        return _did_you_mean(setting, {name: name for name in settings}) or f"; it has {', '.join(settings)}"
+    return _did_you_mean(setting, {n: n for room in ROOMS for n in _settings_of(room) if n != setting})
+
+
 def _did_you_mean(word: str, known: Mapping[str, str], likeness: float = 0.6) -> str:
     """Suggest the value of the key of `known` that is nearest to a word."""
     close = difflib.get_close_matches(word, known, 1, likeness)
@@ -172,7 +197,11 @@ def _reason(message: str, error: BaseException | None) -> str:
     others = [line for line in lines if not EXPECTED.match(line)]
     reason = "; ".join(others) or f"expected {' or '.join(dict.fromkeys(kinds))}"
     path = re.search(r"class_path '([\w.]+)'", text)
-    if path and re.search(r"has no attribute|No \w+ attribute", reason):  # lazy_loader's words
+    if (
+        path
+        and path[1].partition(".")[0] in ROOMS
+        and re.search(r"has no attribute|No \w+ attribute", reason)
+    ):  # lazy_loader's words
         public = [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
         reason += _did_you_mean(path[1], {name: name for name in public})
     return reason

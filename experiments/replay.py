@@ -68,7 +68,8 @@ def replay(argv: list[str]) -> int:
         print(f"of {step['processes']} processes this repeats one: the run's loss saw the pairs of all")
     for name, value in found.items():
         print(f"  {name}: {value:.6g}, in the run {step['terms'].get(name, math.nan):.6g}")
-    for name, value in {**step["state_dict"], **step["batch"]}.items():
+    inputs = {k: v for k, v in step["batch"].items() if k.startswith(("student_", "teacher_"))}
+    for name, value in {**step["state_dict"], **inputs}.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
             print(f"  not finite: {name}, {int((~value.isfinite()).sum())} of {value.numel()} numbers")
     before = step["terms"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from losses.base import scheduled_weight
 from models.checkpoints.integrity import tensors_digest
+from models.checkpoints.trust import ALLOWED, TRUST
 from models.files import atomic
 from models.loading import TEACHER_PREFIX, student_entry
 
@@ -83,14 +84,18 @@ class StopOnNonFiniteLoss(Callback):
         folder = Path(trainer.default_root_dir) / CAPTURE
         try:
             self._capture(trainer, pl_module, folder / f"rank{trainer.global_rank}.pt")
-            command = shlex.join([sys.executable, "-m", "experiments", "replay", str(folder)])
+            parts = (pl_module.student, pl_module.teacher, pl_module.loss)
+            own = all(type(part).__module__.partition(".")[0] in (*ALLOWED, "builtins") for part in parts)
+            words = ["-m", "experiments", "replay", str(folder), *([] if own else [TRUST])]
+            command = shlex.join([sys.executable, *words])
             repeat = f"{command} repeats the step"
         except OSError as error:
             repeat = f"the step was not captured ({error})"
+        half = ", or train with --trainer.precision=bf16-mixed" if str(trainer.precision)[:2] == "16" else ""
         raise ValueError(
             f"the loss is not finite at step {trainer.global_step} ({listed}); {repeat}; "
             f"kept checkpoints: {', '.join(kept) or 'none yet'}; "
-            "lower --model.learning_rate or the off-diagonal weight, or train with --trainer.precision=bf16-mixed"
+            f"lower --model.learning_rate or the off-diagonal weight{half}"
         )
 
     def _capture(self, trainer: Trainer, module: Any, path: Path) -> None:

@@ -127,7 +127,7 @@ def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, out of a nested ``state_dict``, by their bare names.
 
     Raises:
-        ValueError: There are no tensors, two have the same bare name, or they are SonoCLIP's.
+        ValueError: There are no tensors, two have the same bare name, numbers are not finite, or it is SonoCLIP's.
     """
     for envelope in ENVELOPES:
         if isinstance(content.get(envelope), Mapping):
@@ -143,6 +143,10 @@ def flatten(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise ValueError(f"{source}: holds no tensors; its keys are {_first(list(map(str, content)))}")
+    numbers = {name: one for name, one in state.items() if one.is_floating_point() and not one.is_meta}
+    broken = [name for name, one in numbers.items() if not one.isfinite().all()]
+    if broken:
+        raise ValueError(f"{source}: numbers that are not finite in {_first(broken)}; use another checkpoint")
     counts = Counter(map(bare_name, state))
     twice = [name for name in state if counts[bare_name(name)] > 1]
     if twice:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.checkpoints.weights import load_weights, mismatch
 from models.encoders import convstem_vit  # noqa: F401 - registers vit_convstem_femto with timm
 from models.encoders.dual_encoder import DualEncoder
+from models.messages import error_line
 from models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from models.text.end_token import end_token_features, is_tracing, up_to_longest_end
 from models.text.tokenizer import PAD_ID, number_families, token_range
@@ -162,8 +163,12 @@ def _build_trunk(name: str, arguments: dict[str, Any], weights: str | None, imag
         source = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         trunk: nn.Module = timm.create_model(name, num_classes=0, **source, **arguments)
-    except RuntimeError as error:
-        if weights is None:
+    except Exception as error:  # timm's models raise every kind
+        if weights is None and arguments:
+            raise ValueError(
+                f"{name} cannot be built with trunk_args {arguments}: {error_line(error)}"
+            ) from error
+        if weights is None or not isinstance(error, RuntimeError):
             raise
         own = timm.create_model(name, num_classes=0, **arguments).state_dict()
         raise ValueError(f"{weights} does not fit {name}: {mismatch(own, state, {})}") from error

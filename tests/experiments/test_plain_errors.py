@@ -71,6 +71,15 @@ def train(monkeypatch, tmp_path, capsys):
             "--model.loss.init_args.temprature=4",
             "the chosen class has no setting temprature; did you mean temperature?",
         ),
+        (
+            "--shedule.init_args.start=4",
+            "--shedule.init_args.start: no such option; did you mean --schedule.init_args.start?",
+        ),
+        (
+            '--model.student={"class_path": "models.TransformersEncoder", "init_args": {"path": "x"}}',
+            "the chosen class has no setting path; it has folder, pretrained",
+        ),
+        ("--data=null", "--data: give a value"),
     ],
 )
 def test_a_misspelt_option_is_named_with_the_nearest(answer, given, line):
@@ -135,6 +144,7 @@ def test_a_synonym_of_no_option_of_this_command_is_not_suggested(capsys):
             "No models attribute TimmEncode; did you mean models.TimmEncoder?",
         ),
         ("--model.loss=mine.Loss", "No module named 'mine'"),
+        ("--model.loss=collections.Nope", "module 'collections' has no attribute 'Nope'"),
         ("--model.loss=SRKDLoz", "expected dot import path string or null"),
         (
             "--schedule.class_path=callbacks.OffDiagonalSchedul",
@@ -163,6 +173,24 @@ def test_a_value_inside_another_is_named_by_its_key(answer):
 )
 def test_an_option_without_its_value_is_named(answer, option, more):
     assert answer(option, *more) == f"{option}: give a value, {option}=VALUE"
+
+
+def test_only_settings_of_the_named_class_are_suggested(answer):
+    line = answer("--model.loss=losses.CLIPLoss", "--model.loss.temprature=3")
+    assert line.startswith("--model.loss.temprature: the chosen class has no setting temprature; it has ")
+    assert "temperature" not in line
+
+
+def test_a_setting_that_a_class_requires_is_named(answer):
+    assert (
+        answer("--model.student=models.OpenCLIPEncoder") == "name: a chosen class needs it in its init_args"
+    )
+
+
+def test_a_seed_out_of_range_is_named(train):
+    assert train("no-kd", "phantom", "--seed_everything=-1") == (
+        "error: --seed_everything=-1: give a number from 0 to 4294967295"
+    )
 
 
 def test_a_setting_of_another_class_is_not_its_own_suggestion(answer):

@@ -150,3 +150,12 @@ def test_without_strict_what_fits_is_loaded_and_the_rest_warned_of() -> None:
     assert torch.equal(model.weight, STATE["weight"])
     with pytest.raises(ValueError, match=r"2 missing"):
         load_into(model, {"other": torch.zeros(1)}, "file.pt", strict=False)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "teacher.pt"
+    torch.save({"text.weight": torch.ones(2), "visual.weight": torch.tensor([1.0, float("nan")])}, path)
+    with pytest.raises(
+        ValueError, match=r"teacher\.pt: numbers that are not finite in visual\.weight; use another"
+    ):
+        load_weights(path)
