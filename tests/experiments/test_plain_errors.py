@@ -183,7 +183,7 @@ def test_only_settings_of_the_named_class_are_suggested(answer):
 
 def test_a_setting_that_a_class_requires_is_named(answer):
     assert (
-        answer("--model.student=models.OpenCLIPEncoder") == "name: a chosen class needs it in its init_args"
+        answer("--model.loss=losses.CombinedLoss") == "losses: a chosen class needs it in its init_args"
     )
 
 
