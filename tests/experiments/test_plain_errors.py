@@ -182,9 +182,7 @@ def test_only_settings_of_the_named_class_are_suggested(answer):
 
 
 def test_a_setting_that_a_class_requires_is_named(answer):
-    assert (
-        answer("--model.loss=losses.CombinedLoss") == "losses: a chosen class needs it in its init_args"
-    )
+    assert answer("--model.loss=losses.CombinedLoss") == "losses: a chosen class needs it in its init_args"
 
 
 def test_a_seed_out_of_range_is_named(train):

@@ -117,6 +117,14 @@ def test_packed_records_are_the_same_records(tmp_path):
     assert list(PackedRecords([])) == []
 
 
+def test_columns_that_number_images_are_no_subgroups(tmp_path):
+    """Those of `data ingest`; each would be a group of one image."""
+    numbers = {"study": "1", "source": "2", "frame": "3", "model": "V8"}
+    assert further_groups([Record("table", "a", tmp_path / "a.png", "p", others=numbers)]) == {
+        "model": ["V8"]
+    }
+
+
 def test_check_finds_the_faults_of_a_table(tmp_path, capsys):
     rows = rows_of()
     rows[0] |= {"text": "word " * 90}

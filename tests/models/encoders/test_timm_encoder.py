@@ -77,6 +77,13 @@ def test_weights_of_another_trunk_are_rejected_in_one_line(tmp_path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_arguments_that_timm_refuses_are_one_line() -> None:
+    with pytest.raises(
+        ValueError, match=r"^resnet10t cannot be built with trunk_args [^\n]*unexpected keyword[^\n]*$"
+    ):
+        TimmEncoder(trunk="resnet10t", trunk_args={"chanels": [8, 16, 32, 64]}, image_size=32)
+
+
 def test_the_logit_bias_is_optional_and_learned() -> None:
     assert small(VIT).logit_bias is None
     bias = small(VIT, init_logit_bias=-10).logit_bias
