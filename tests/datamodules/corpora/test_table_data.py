@@ -15,7 +15,7 @@ from datamodules import HC18DataModule, Record, TableDataModule
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
 from datamodules.pairs.captions import caption_templates
-from datamodules.record import PackedRecords
+from datamodules.record import PackedRecords, further_groups
 from experiments.commands import data as data_command
 from experiments.commands import prompts as prompts_command
 from metrics import benchmarks
