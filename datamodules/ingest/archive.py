@@ -89,7 +89,7 @@ def read_secret(file: Path | None, source: Path, out: Path) -> str:
     """
     if file is not None and any(file.resolve().is_relative_to(folder.resolve()) for folder in (source, out)):
         raise ValueError(f"{file}: keep the secret apart from the data, in neither {source} nor {out}")
-    if file is not None and not file.is_file():
+    if file is not None and not file.exists():
         raise FileNotFoundError(f"{file}: no such file; openssl rand -hex 32 > {file} makes a secret")
     secret = (file.read_text(encoding="utf-8") if file else os.environ.get(SECRET_VARIABLE, "")).strip()
     if len(secret) < LEAST_SECRET:
@@ -150,9 +150,8 @@ def ingest(
     with bar, (out / JOURNAL).open("a", encoding="utf-8") as journal:
         for key, result in _results(work, todo, workers):
             done[key] = result
-            if result["reason"] != CRASH and not result.get(
-                "again"
-            ):  # else the next call tries the file once more
+            # What failed by the disk or the memory is not noted: the next call tries the file once more.
+            if result["reason"] != CRASH and not result.get("again"):
                 _note(journal, key, result)
             bar.update()
     removed = _remove_withdrawn(out, done, {job.key for job in jobs})
