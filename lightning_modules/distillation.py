@@ -269,7 +269,9 @@ def check_settings(module: Any) -> None:
     """Check the ranges of the numbers of a `DistillationModule`, or of its settings: a ValueError names the first."""
     for name, least in LEAST.items():
         value = getattr(module, name)
-        if value is not None and not least <= value < math.inf:
+        if value is None and name == "grad_cache_chunk":  # the whole batch at once
+            continue
+        if value is None or not least <= value < math.inf:
             raise ValueError(f"model.{name} must be at least {least} and finite, not {value}")
     if not all(0 <= beta < 1 for beta in module.betas):
         raise ValueError(f"model.betas must be at least 0 and below 1, not {list(module.betas)}")
