@@ -217,3 +217,12 @@ def test_every_image_is_given_once_to_another_patient(sizes):
 
 def test_no_other_patient_where_one_has_most_images():
     assert other_patients(["a", "a", "a", "b", "c"][:4]) is None
+
+
+def test_one_pixel_size_is_the_median_of_the_heads():
+    model = RedEye(seed=1).eval()
+    model.preprocessing = Preprocessing(SIZE, (0.5, 0.25, 0.1), (0.5, 0.5, 0.2), context_length=LENGTH)
+    own = Inputs(torch.zeros(3, 24), ["0.90", "10.00", "0.20"])
+    with torch.no_grad():
+        changed = ablated_inputs(model, own, head_records(3))["one_pixel_size"]
+    assert changed.spacings == ["0.90"] * 3

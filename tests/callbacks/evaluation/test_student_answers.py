@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,3 +162,52 @@ def test_images_that_are_none_are_refused_in_one_line(student_checkpoint):
 def test_prompts_that_are_no_lists_of_texts_are_refused_in_one_line(student_checkpoint, key, value, words):
     with pytest.raises(ValueError, match=rf"^prompts: {words}[^\n]*$"):
         load_student(student_checkpoint, {**PROTOCOL.content(), key: value})
+
+
+def test_the_age_interval_holds_for_all_images_of_a_patient(tiny_hc18, monkeypatch):
+    monkeypatch.setattr(answer_calibration, "COVERAGE", 0.5)
+    planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
+    planes.benchmarks, heads.benchmarks = (), ("hc18",)
+    data = HC18DataModule(str(tiny_hc18), val_share=0.2, test_share=0.2)
+    head = data.evaluation_records("hc18", "val")[0]
+    gaps = {"a": (0, 4), "b": (1, 3), "c": (2, 2)}  # of the patients' two images
+    records = [replace(head, patient=name) for name, pair in gaps.items() for _ in pair]
+    similarity = np.zeros((6, 175))
+    similarity[:, 2] = [-gap for pair in gaps.values() for gap in pair]  # at 98 + 2 days
+    monkeypatch.setattr(_Answers, "profiles", lambda *_: (records, similarity, np.full(6, 100.0)))
+    made = _Answers(None, data, planes, heads).calibrate(PROTOCOL.content())
+    assert made.age_drop == 3  # second of the patients' largest gaps 2, 3, 4: rank (3 + 1) * 0.5
+    assert made.counts == {"patients": 3}
+
+
+@pytest.mark.parametrize(("known", "other", "made"), [(30, 9, False), (9, 30, False), (10, 10, True)])
+def test_few_images_of_either_kind_make_no_threshold(monkeypatch, known, other, made):
+    planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
+    planes.benchmarks, heads.benchmarks = ("planes",), ()
+    margins = np.linspace(1, 2, known), np.linspace(0, 0.9, other)
+    monkeypatch.setattr(_Answers, "margins", lambda *_: margins)
+    assert (_Answers(None, None, planes, heads).calibrate(PROTOCOL.content()) is not None) == made
+
+
+def test_a_head_older_than_the_ages_is_covered_by_an_interval_that_ends_at_the_last(monkeypatch):
+    planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
+    planes.benchmarks, heads.benchmarks = (), ("hc18",)
+    similarity = np.arange(175.0)[None]  # highest at the last age, 272 days
+    monkeypatch.setattr(_Answers, "profiles", lambda *_: ([], similarity, np.array([280.0])))
+    found = _Answers(None, None, planes, heads).score(Calibration({}, {}, 3.0, 0.9, {}), "test")
+    assert [value for key, value in found.items() if key.endswith("coverage")] == [1.0]
+    assert [value for key, value in found.items() if key.endswith("width_days")] == [3.0]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_stored_calibration_is_scored_with_its_own_prompts_only(student_checkpoint, monkeypatch, same):
+    prompts = PROTOCOL.content() if same else replace(PROTOCOL, biometry=["{weeks} and {days}"]).content()
+    stored = Calibration(prompts, {}, 2.0, 0.9, {})
+    monkeypatch.setattr(_Answers, "score", lambda *_: {"a score": 1.0})
+    callback = answer_calibration.AnswerCalibration(stored, create=False)
+    evaluations = [PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)]
+    trainer = SimpleNamespace(callbacks=evaluations, datamodule=None)
+    module = SimpleNamespace(student=load_student(student_checkpoint).model, log_dict=lambda *_, **__: None)
+    callback.on_test_epoch_end(trainer, module)
+    assert callback.calibration == (stored if same else None)
+    assert callback.final_metrics == ({"a score": 1.0} if same else {})

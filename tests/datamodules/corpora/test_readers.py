@@ -194,3 +194,12 @@ def test_splits_do_not_depend_on_the_other_patients(tiny_hc18):
     _rewrite(path, lambda text: "\n".join(text.splitlines()[:1] + text.splitlines()[10:]))
     after = {record.name: record.split for record in HC18DataModule(root=str(tiny_hc18), seed=5).records}
     assert after == {name: before[name] for name in after}
+
+
+def test_a_sub_plane_of_a_picture_that_is_no_brain_does_not_count(tiny_planes):
+    table = tiny_planes / "FETAL_PLANES_DB_data.csv"
+    text = table.read_text()
+    assert "Fetal femur;Not A Brain" in text
+    table.write_text(text.replace("Fetal femur;Not A Brain", "Fetal femur;Trans-thalamic"))
+    records = FetalPlanesDataModule(str(tiny_planes)).records
+    assert {record.brain_plane for record in records if record.plane == "femur"} == {None}

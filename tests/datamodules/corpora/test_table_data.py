@@ -319,3 +319,39 @@ def test_prompts_check_names_labels_and_long_prompts(tmp_path, capsys):
         match=r"prompts.json: brain: Input should be a valid list, not 'a head'; expected class -> list",
     ):
         prompts_command.main(["prompts", "check", str(file)])
+
+
+def test_new_images_of_trained_patients_are_not_scored(tmp_path):
+    training = write(tmp_path, rows_of(40))
+    later = [row | {"image": f"later_{row['image']}"} for row in rows_of(40)]
+    labels = write(tmp_path, later, "labels.csv")
+    data = TableDataModule(str(training), benchmarks=[own(tmp_path, table=str(labels))])
+    for split in ("val", "test"):
+        expected = {record.patient for record in data.split(split)}
+        assert {record.patient for record in data.evaluation_records("clinic", split)} == expected != set()
+
+
+def test_patients_of_a_public_set_are_not_those_of_the_same_number_in_a_table(tiny_hc18, tmp_path):
+    trained = sorted({record.patient for record in HC18DataModule(str(tiny_hc18)).split("train")})
+    rows = [{"image": f"own_{name}.png", "patient": name, "plane": "brain"} for name in trained]
+    table = str(write(tmp_path, rows, "labels.csv"))
+    data = HC18DataModule(str(tiny_hc18), benchmarks=[own(tmp_path, table=table)])
+    scored = data.evaluation_records("clinic", "val") + data.evaluation_records("clinic", "test")
+    assert len(scored) == len(rows) > 5
+
+
+def test_val_share_of_a_benchmarks_patients_selects_checkpoints(tmp_path):
+    training = write(tmp_path, rows_of(20))
+    others = [row | {"image": f"o{row['image']}", "patient": f"o{row['patient']}"} for row in rows_of(60)]
+    table = str(write(tmp_path, others, "labels.csv"))
+    data = TableDataModule(str(training), benchmarks=[own(tmp_path, table=table, val_share=0.2)])
+    patients = {
+        name: {r.patient for r in data.evaluation_records("clinic", name)} for name in ("val", "test")
+    }
+    assert len(patients["val"] | patients["test"]) == 60
+    assert 3 <= len(patients["val"]) <= 24  # 12 expected, four standard deviations
+
+
+def test_a_class_called_other_with_prompts_of_its_own_is_scored(tmp_path):
+    own(tmp_path).register()
+    assert benchmarks.BENCHMARKS["clinic"].exclude == ()

@@ -23,6 +23,7 @@ from tests.dicom_archive import (
     file_of,
     identify,
     planted,
+    region_item,
     texts_in,
     write,
     write_archive,
@@ -388,3 +389,34 @@ def test_a_file_that_crashes_the_decoder_is_one_bad_file(tmp_path):
     results = dict(_results(_crash, jobs, 2))
     assert results["crash-0"]["reason"] == CRASH
     assert {results[f"{name}-0"]["name"] for name in "abc"} == {"a", "b", "c"}
+
+
+def test_without_a_patient_identifier_the_examination_stands_for_the_patient(secret, tmp_path, capfd):
+    root = tmp_path / "source"
+    for seed, folder in enumerate(("disc 1", "disc 2")):
+        for file in write_archive(root / folder, patients=1, seed=seed)["file"]:
+            dataset = pydicom.dcmread(root / folder / file)
+            dataset.PatientID, dataset.StudyInstanceUID = "", "1.2.3"
+            dataset.save_as(root / folder / file)
+    run(capfd, root, tmp_path / "out", secret)
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert len(table) > 1
+    assert set(table["patient"]) == {pseudonym(SECRET, "patient", "1.2.3")}
+
+
+def test_a_grey_picture_with_a_region_of_colour_flow_counts_as_doppler(secret, tmp_path, capfd):
+    root = tmp_path / "source"
+    truth = write_archive(root, patients=1)
+    for file in truth["file"]:
+        dataset = pydicom.dcmread(root / file)
+        dataset.SequenceOfUltrasoundRegions.append(region_item((60, 60, 90, 90), 0.2, RegionDataType=2))
+        dataset.save_as(root / file)
+    run(capfd, root, tmp_path / "out", secret)
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert len(table) == len(truth)
+    assert table["colour_doppler"].all()
+
+
+def test_two_examinations_of_a_patient_have_labels_of_their_own():
+    labels = pd.DataFrame({"patient": ["7", "7"], "study": ["1", "2"], "ga_days": ["120", "150"]})
+    assert keyed_labels(labels, SECRET, [])["ga_days"].tolist() == [120, 150]

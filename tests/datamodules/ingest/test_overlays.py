@@ -101,3 +101,14 @@ def test_training_pictures_are_masked_only_when_asked():
     with pytest.raises(ValueError, match="mask_overlays"):
         PhantomDataModule(mask_overlays=True, augmentation=None)
     assert PhantomDataModule(mask_overlays=True).augmentation.mask_overlays
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_ticks_of_a_ruler_are_found_at_either_edge(side):
+    picture = np.full((HEIGHT, WIDTH), 60, np.uint8)
+    edge = slice(1, 7) if side == "left" else slice(WIDTH - 7, WIDTH - 1)
+    picture[20:280:20, edge] = 255
+    picture[20:280:20, 200:206] = 255  # in the middle it is no ruler
+    found = find_markers(picture)
+    assert found[20:280:20, edge].all()
+    assert not found[:, 195:211].any()

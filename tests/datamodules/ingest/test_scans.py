@@ -237,3 +237,9 @@ def test_a_broken_cine_loop_is_an_error_without_its_name(tmp_path, capfd):
     with pytest.raises(ScanError, match="cannot be decoded"):
         read_cine(path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_rescaled_values_keep_the_range_that_the_file_can_store(saved):
+    wide = np.array([[[0, 1023, 2046, 4095]] * 4], np.uint16)
+    tags = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": "2", "RescaleIntercept": "-1000"}
+    np.testing.assert_array_equal(read(saved(wide, **tags))[0][0], [0, 64, 127, 255])

@@ -77,3 +77,19 @@ def test_the_table_has_one_line_for_all_seeds(study):
     validity = [run.metric("student", "hc18", "validity") for run in runs]
     assert found.value == pytest.approx(np.mean(validity[:2]) - np.mean(validity[2:]))
     assert found.seeds == 2
+
+
+def test_checkpoints_from_before_the_crossing_in_half_of_the_seeds_are_not_repulsion(study):
+    runs = study([5.0, 4.8], [0.6, 0.5])
+    history = runs[0].history.copy()
+    history.loc[history["val/composite"].dropna().index[2], "val/composite"] = 9.0
+    whether = answers([replace(runs[0], history=history), *runs[1:]])[0]
+    assert whether.short == "Ahead, but not because of repulsion"
+    assert "in 1 of 2 seeds" in " ".join(whether.sentences)
+
+
+def test_a_seed_without_evaluations_on_both_sides_leaves_the_lead_undated(study):
+    runs = study([5.0, 4.8], [0.6, 0.5])
+    history = runs[0].history.copy()
+    history.loc[history["val/composite"].dropna().index[:5], "val/composite"] = np.nan
+    assert answers([replace(runs[0], history=history), *runs[1:]])[0].short == "Ahead; cannot be dated"

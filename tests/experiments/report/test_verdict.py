@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 from callbacks import OffDiagonalSchedule
+from experiments.report import verdict
 from experiments.report.read_run import FinishedRun, read_run
 from experiments.report.reference import reference_of, static_command, subject_of
 from experiments.report.training import dynamics
 from experiments.report.verdict import answers
+from metrics.bootstrap import Comparison
 
 SCORE = "val/composite"
 
@@ -296,3 +298,22 @@ def test_a_difference_without_evaluations_on_both_sides_is_no_answer(pair, skill
     whether, _, when = answers([replace(run, history=history), rival])
     assert (whether.short, whether.tone) == (short, "")
     assert any("cannot be dated" in sentence for sentence in when.sentences)
+
+
+def test_the_class_that_rose_most_is_named_with_its_scores_before_and_after(pair):
+    run, rival = pair()
+    gains = {}
+    for benchmark in ("planes", "subplanes"):
+        mine, theirs = (one.details("student", benchmark).get("per_class", {}) for one in (run, rival))
+        gains |= {name: (mine[name]["f1"] - theirs[name]["f1"], name) for name in mine if name in theirs}
+    _, most = max(gains.values())
+    where = answers([run, rival])[1]
+    assert where.short == f"Most for {most}"
+    for name, before, after in re.findall(r"([\w ,]+?) (\d\.\d\d) to (\d\.\d\d)", where.sentences[1]):
+        assert float(after) > float(before), name
+
+
+def test_differences_that_are_clear_only_uncorrected_are_within_chance(pair, monkeypatch):
+    found = Comparison(0.1, 0.01, 0.19, 0.03, 0.15, 1, 40)
+    monkeypatch.setattr(verdict, "difference", lambda *_: found)  # three scores: Holm makes 0.09 of 0.03
+    assert answers(list(pair()))[0].short == "Not shown: within chance"

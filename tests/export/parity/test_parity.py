@@ -15,7 +15,7 @@ from datamodules.evaluation.dataset import printed_spacing
 from datamodules.evaluation.own_benchmarks import TAKEN
 from datamodules.evaluation.protocol import Protocol
 from export import Options, Subject, export_student
-from export.graphs.heads import grid, ship
+from export.graphs.heads import ClassHead, grid, ship
 from export.graphs.pixel_graph import PixelEncoder
 from export.int8.int8_variants import enter_bfloat16, judge_int8_speed
 from export.latency.backends import available
@@ -33,9 +33,11 @@ from export.parity.ledger import (
     judge,
     read_gates,
 )
-from export.variants import ExportContext, coreml_packages, write_coreml_variants
+from export.parity.measure import measure, task_scores
+from export.variants import ExportContext, Variant, coreml_packages, write_coreml_variants
 from metrics.benchmarks import BENCHMARKS
 from metrics.biometry import predicted_age_days
+from metrics.growth_chart import head_circumference_mm
 from models import fused_copy
 from models.zero_shot import AgeTable
 from tests.export.conftest import SKIP
@@ -328,3 +330,42 @@ def test_a_benchmark_of_ones_own_has_a_package_and_no_name_of_another_artifact(m
     classifiers = {name for name, benchmark in BENCHMARKS.items() if benchmark.kind == "classification"}
     artifacts = {"onnx-fp32", "onnx-int8", "onnx-resize", "onnx-text", *coreml_packages()}
     assert {name.partition("-")[2] for name in artifacts} - classifiers <= TAKEN
+
+
+def test_ages_are_scored_on_the_heads_among_the_frames_with_the_table_that_ships():
+    days = torch.arange(98.0, 273.0)
+    peaks = [(days - peak).abs().neg() for peak in (130, 200, 250)]  # embedding i: age peaks[i]
+    ages = AgeTable(("0.10",), torch.stack(peaks, dim=1)[None])
+    wrong = AgeTable(("0.10",), ages.vectors.flip(1))
+    output = np.eye(3, dtype=np.float32)
+    frames = SimpleNamespace(
+        rows={"hc18": [2, 0]},
+        records=[None] * 3,
+        batches=lambda: [np.zeros((3, 3, 2, 2), np.float32)],
+        spacings=lambda: {"hc18": ["0.10", "0.10"]},
+        head_circumferences_mm=lambda _: head_circumference_mm([250 / 7, 130 / 7]),
+    )
+    assert task_scores(output, frames, {}, ages) == {"hc18/validity": 100.0}
+    head = ClassHead("planes", {"a": ["a"], "b": ["b"], "c": ["c"]}, torch.eye(3))
+    variants = [Variant("v", "", "task", lambda _: output)]
+    for shipped, score in ((ages, 100.0), (wrong, 0.0)):
+        _, row = measure(
+            lambda _: output, variants, frames, {"planes": head}, ages, GATES, trained=True, shipped=shipped
+        )
+        assert row.reference_tasks == {"hc18/validity": 100.0}
+        assert row.tasks == {"hc18/validity": score}
+        assert row.status == (OK if score else FAILED)
+
+
+def test_a_classifiers_flips_are_counted_by_frame():
+    exact = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    probabilities = exact.copy()
+    probabilities[0] = (0.3, 0.7, 0.0)  # one of four frames
+    frames = SimpleNamespace(
+        rows={}, records=[None] * 4, batches=lambda: [np.zeros((4, 3, 2, 2), np.float32)], spacings=dict
+    )
+    head = ClassHead("planes", {"a": ["a"], "b": ["b"], "c": ["c"]}, torch.eye(3))
+    variant = Variant("v", "", "task", lambda _: probabilities, head="planes")
+    _, row = measure(lambda _: exact, [variant], frames, {"planes": head}, None, GATES, trained=False)
+    assert row.figures["flip_rate"] == 0.25
+    assert row.figures["difference_max"] == pytest.approx(0.7)
