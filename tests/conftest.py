@@ -228,7 +228,7 @@ def small_phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return f"--data.root={root}", *(f"--data.corpus.{name}={value}" for name, value in sizes.items())
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def registry_as_before():
     """Forget the benchmarks that a test registers."""
     from metrics.benchmarks import BENCHMARKS

@@ -25,9 +25,6 @@ from tests.conftest import write_image
 PLANES = ("brain", "Fetal femur", "spine")
 
 
-pytestmark = pytest.mark.usefixtures("registry_as_before")
-
-
 def rows_of(patients=20):
     return [
         {

@@ -129,7 +129,6 @@ def test_data_without_planes_have_no_columns_for_them(outputs, tmp_path):
     assert "validity" in header
 
 
-@pytest.mark.usefixtures("registry_as_before")
 def test_a_users_own_benchmark_has_a_column_also_from_committed_rows(outputs, tmp_path):
     clinic = Benchmark(
         "clinic",
