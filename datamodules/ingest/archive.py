@@ -113,7 +113,8 @@ def file_ids(source: Path, secret: str) -> dict[str, Path]:
 
 
 def _stop(error: OSError) -> None:
-    raise error
+    reason = f"{error.filename}: cannot be read ({error.strerror}); give access to it, or move it out of the source"
+    raise OSError(reason) from error
 
 
 def ingest(

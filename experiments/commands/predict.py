@@ -193,11 +193,9 @@ def _answers(
                 _, vector, row = next(answers)
                 if one.pixel_size_mm is not None and (options.ages == "all" or row.get("plane") == BRAIN):
                     spacing = student.spacing((image.shape[1], image.shape[0]), one.pixel_size_mm)
-                    if spacing < SMALLEST_SPACING:
-                        missing_spacings.append(spacing)
-                        rows.append({"image": one.name, **row})
-                        continue
                     try:
+                        if spacing < SMALLEST_SPACING:
+                            raise SpacingNotInTableError(f"{spacing:.2f}")
                         row |= student.ages(vector[None], [spacing])[0]
                     except SpacingNotInTableError:
                         missing_spacings.append(spacing)
