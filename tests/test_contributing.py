@@ -1,10 +1,7 @@
 """The recipes of CONTRIBUTING.md do what they promise: each block is run as it stands there."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +13,8 @@ import torch
 import yaml
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from datamodules import PhantomDataModule
+from experiments import __main__ as command_line
 from experiments.config import resolve
 from experiments.sweep.local_settings import local_settings
 from experiments.sweep.sweep_file import read_sweep
@@ -25,10 +24,10 @@ from export.graphs.pixel_graph import PixelEncoder
 from export.parity.ledger import embedding_figures, read_gates
 from export.variants import ENCODER_FILE, ExportContext, Variant, write_onnx_variants
 from losses import Embeddings
+from metrics.benchmarks import BENCHMARKS, Benchmark, benchmarks_of
 from models.student.onnx_files import onnx_runner
 from tests.conftest import write_image
 from tests.export.conftest import fastvit
-from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
@@ -105,8 +104,7 @@ def test_a_command_counts_the_weights(tmp_path, capsys):
     assert "usage: sonodistill weigh PATH" in names["__doc__"]
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_an_export_variant_is_written_and_runs(dynamic, tmp_path):
+def test_an_export_variant_is_written_and_runs(tmp_path):
     names = {"onnx": onnx, "convert_float_to_float16": convert_float_to_float16, "Variant": Variant}
     names |= {
         "ENCODER_FILE": ENCODER_FILE,
@@ -116,7 +114,7 @@ def test_an_export_variant_is_written_and_runs(dynamic, tmp_path):
     }
     exec(f"from __future__ import annotations\n{recipe('export variant')}", names)
     context = ExportContext(tmp_path, PixelEncoder(fastvit([24, 96])).eval(), {}, {})
-    write_onnx_variants(context, dynamic_batch=dynamic)
+    write_onnx_variants(context, dynamic_batch=True)
     names["write_half"](context)
     exact, half = context.variants
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64)).astype(np.float32)
@@ -126,17 +124,13 @@ def test_an_export_variant_is_written_and_runs(dynamic, tmp_path):
     assert context.artifacts["onnx-fp16"]["bytes"] < 0.7 * context.artifacts["onnx-fp32"]["bytes"]
 
 
-def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(tmp_path, small_phantom):
+def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(
+    tmp_path, small_phantom, monkeypatch, capsys
+):
     """The record and its prompts put the benchmark into selection, results.json and the report."""
-    for room in FLOORS:
-        if room in ("metrics", "experiments"):
-            shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            (tmp_path / room).symlink_to(ROOT / room)
-    source = tmp_path / "metrics" / "benchmarks.py"
-    before, end, after = source.read_text().partition("    )\n}  # fmt: skip\n")
-    assert end
-    source.write_text(f"{before}{recipe('benchmark').rstrip()},\n{end}{after}")
+    (benchmark,) = eval(f"[{recipe('benchmark')}]", {"Benchmark": Benchmark})
+    monkeypatch.setitem(BENCHMARKS, benchmark.name, benchmark)
+    monkeypatch.setattr(PhantomDataModule, "benchmarks", benchmarks_of("planes", "hc18"))  # as at import
     prompts = json.loads(PROMPTS.read_text())
     prompts["four_planes"] = {
         name: prompts["planes"][name] for name in ("brain", "abdomen", "heart", "femur")
@@ -144,32 +138,21 @@ def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     (tmp_path / "my_losses.py").write_text(recipe("loss"))
     (tmp_path / "my_callbacks.py").write_text(recipe("callback"))
-    (tmp_path / "experiments" / "recipes" / "clamped.yaml").write_text(recipe("experiment"))
-    argv = ["fit", "--config=experiments/recipes/clamped.yaml", f"--config={SMALL}", "--run=r"]
-    argv += ["--model.teacher=null", "--biometry.benchmarks=[]", "--planes.protocol=prompts.json"]
-    argv += ["--trainer.callbacks+=my_callbacks.PrintScale"]
-    argv += [
-        "--trainer.logger=false",
-        "--data.cache=null",
-        "--planes.most_prompts=1",
-        "--planes.figures=false",
-    ]
-    argv += [
-        "--data.batch_size=16",
-        *small_phantom,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments", *argv],
-        cwd=tmp_path,
-        env=os.environ | {"WANDB_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    record = json.loads((tmp_path / "outputs/clamped/r/results.json").read_text())
+    (tmp_path / "clamped.yaml").write_text(recipe("experiment"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    command_line.run([
+        "fit", "--config=clamped.yaml", f"--config={SMALL}", "--run=r", "--model.teacher=null",
+        "--biometry.benchmarks=[]", "--planes.protocol=prompts.json", "--trainer.logger=false",
+        "--trainer.callbacks+=my_callbacks.PrintScale", "--data.cache=null", "--planes.most_prompts=1",
+        "--planes.figures=false", "--data.batch_size=16", *small_phantom,
+    ])  # fmt: skip
+    run = tmp_path / "outputs/clamped/r"
+    record = json.loads((run / "results.json").read_text())
     assert 0 <= record["metrics"]["student/four_planes/f1"] <= 1
     assert len(record["details"]["student"]["four_planes"]["per_class"]) == 4
-    assert "four-plane F1" in (tmp_path / "outputs/clamped/r/report.html").read_text()
-    assert "logit scale " in done.stdout
-    assert "my_losses.ClampedLoss" in (tmp_path / "outputs/clamped/r/config.yaml").read_text()
+    assert "four-plane F1" in (run / "report.html").read_text()
+    assert "logit scale " in capsys.readouterr().out
+    assert "my_losses.ClampedLoss" in (run / "config.yaml").read_text()

@@ -22,7 +22,7 @@ from export.latency.worker import ALLOCATOR
 
 ABSENT = ("this processor has no bfloat16 arithmetic",)
 IN_PROCESS = [name for name in NAMES if name != "phantom_speed"]  # starts processes itself
-LONG = ("shard_speed", "training_step")
+LONG = ("shard_speed", "training_step", "loader_cores", "hc18_validity")
 ALL = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in IN_PROCESS]
 
 
@@ -137,6 +137,7 @@ def test_a_stage_that_fails_is_named_after_the_others(processes, monkeypatch, ca
     assert "| s | c | 1 x |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_terminated_bench_ends_its_measurement():
     bench = psutil.Popen([sys.executable, "-m", "benchmarks", "--quick", "grad_cache"], cwd=ROOT)
     (child,) = next(found for _ in range(600) if (found := bench.children() or time.sleep(0.1)))

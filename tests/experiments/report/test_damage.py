@@ -65,8 +65,6 @@ def test_damaged_evidence_of_another_run_leaves_a_finished_training_its_report(m
 @pytest.mark.parametrize(
     "schedule",
     [
-        {"class_path": "callbacks.OffDiagonalSchedule"},
-        {"class_path": "callbacks.OffDiagonalSchedule", "init_args": {"start": 1.0, "stop": 1.0}},
         {"class_path": "callbacks.OffDiagonalSchedule", "init_args": {"start": "a", "end_ratio": 1.0}},
         "callbacks.OffDiagonalSchedule",
     ],

@@ -44,6 +44,7 @@ def train(folder, *options, modules=""):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_training_on_a_full_disk_ends_in_one_line(small_disk, small_phantom):
     done = train(small_disk, *small_phantom)
     (line,) = done.stderr.strip().splitlines()

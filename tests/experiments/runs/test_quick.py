@@ -155,7 +155,13 @@ def test_a_quick_run_is_small_and_says_what_it_is(workplace, capsys):
     # Student in validation, student and random weights in the test: 175 ages at 24 spacings at most.
     assert sum(embedded) <= 3 * (175 * 24 + 8)
     assert len(list(folder.glob("data/phantom/*/**/*.png"))) <= 200
-    (checkpoint,) = run.glob("checkpoints/best.ckpt")
+
+
+@pytest.mark.slow
+def test_a_quick_evaluation_takes_a_quick_run(workplace):
+    folder, _ = workplace
+    command_line.run(["train", "no-kd", "phantom", "--run=r", "--quick", *SMALL])
+    checkpoint = folder / "outputs/no-kd/r/checkpoints/best.ckpt"
     command_line.run(["evaluate", "phantom", str(checkpoint), "--quick", *SMALL[1:]])
     (results,) = folder.glob("outputs/evaluate/*/results.json")
     assert json.loads(results.read_text())["metrics"]["student/probe/views_f1"] >= 0

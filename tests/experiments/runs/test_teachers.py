@@ -137,14 +137,12 @@ def test_a_trained_teacher_is_kept_in_half_precision_and_found(start, trained, c
     assert "another split of these data" in said
 
 
-@pytest.mark.parametrize(
-    "option", ["--trainer.max_epochs=1", "--data.split_seed=4", "--seed_everything=3", "--quick=true"]
-)
-def test_a_trial_does_not_replace_the_presets_teacher(start, trained, capsys, option):
+def test_a_trial_does_not_replace_the_presets_teacher(start, trained, capsys):
     trained(2.5)
-    trial = trained(1.5, option)
-    assert f"TEACHER={trial} distils from this teacher" in capsys.readouterr().out
-    assert from_checkpoint(str(KEPT / "hc18.safetensors")).scale.item() == 2.5
+    for option in ("--trainer.max_epochs=1", "--data.split_seed=4", "--seed_everything=3", "--quick=true"):
+        trial = trained(1.5, option)
+        assert f"TEACHER={trial} distils from this teacher" in capsys.readouterr().out, option
+        assert from_checkpoint(str(KEPT / "hc18.safetensors")).scale.item() == 2.5, option
 
 
 def test_half_precision_keeps_what_a_model_says(tmp_path):

@@ -133,9 +133,7 @@ def start_agent(folder):
     pytest.fail("the trial has not started within two minutes")
 
 
-@pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
-)
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_a_signal_reaches_the_trial_and_the_runner_waits_for_it(number, group, tmp_path):
     """A scheduler sends SIGTERM to the runner or to its whole group, a terminal SIGINT; the trial has its own group."""
     run = start_agent(tmp_path)
@@ -236,6 +234,7 @@ def test_arguments_of_the_trials_follow_two_dashes():
     assert command_line.parse(["report", "decay"]).arguments == []
 
 
+@pytest.mark.slow  # seconds of imports
 def test_a_trial_is_spelled_as_wandbs_agent_spells_it(monkeypatch):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 

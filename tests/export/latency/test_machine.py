@@ -18,12 +18,9 @@ def test_share_of_peak_uses_the_backends_own_arithmetic():
     assert found["openvino-bf16"] == found["onnxruntime"], "a product that could not be timed is no limit"
 
 
-def test_matrix_products_run_here_or_say_why_not():
-    timings = time_interleaved({**matmul_specs()}, rounds=1, repeats=1)
-    missing = {str(timing.spec["arithmetic"]): timing.error for timing in timings.values() if timing.error}
-    assert set(matmul_peaks(timings)) == {"float32", "bfloat16", "int8"} - set(missing)
-    assert "float32" not in missing
-    assert all(f"no fast {arithmetic} products" in error for arithmetic, error in missing.items())
+def test_a_matrix_product_is_timed_here():
+    float32 = {name: spec for name, spec in matmul_specs().items() if spec["arithmetic"] == "float32"}
+    assert set(matmul_peaks(time_interleaved(float32, rounds=1, repeats=1))) == {"float32"}
 
 
 @pytest.mark.parametrize(("own", "timed"), [(1e-3, True), (1e-1, False)])
