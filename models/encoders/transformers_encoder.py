@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from math import isclose
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from models.encoders.dual_encoder import DualEncoder
+from models.messages import error_line, first_few
 from models.preprocessing import Preprocessing
 from models.text.end_token import up_to_longest_end
-from models.text.tokenizer import build_tokenizer
+from models.text.tokenizer import build_tokenizer, largest_id
 
 KERNELS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 """Resize kernel by Pillow's number, which the image processor's settings contain."""
@@ -31,24 +34,27 @@ class TransformersEncoder(DualEncoder):
 
     Raises:
         FileNotFoundError: The folder or one of its files is missing.
-        ValueError: The model is of another type, has no safetensors weights, or resizes with a kernel that
-            is neither bilinear nor bicubic; or the tokenizer is damaged or gives different texts the same tokens.
+        ValueError: The folder is damaged, or its model of another type; weights are not safetensors, or do not fit
+            ``config.json``; images are not resized to the model's size by a bilinear or bicubic kernel, scaled by 1/255
+            and normalised; the tokenizer gives different texts the same tokens, or ids beyond the model's vocabulary.
     """
 
     def __init__(self, folder: str, pretrained: bool = True) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModel  # slow import, not needed by other encoders
+        from transformers import AutoConfig, AutoModel, logging  # slow import, not needed by other encoders
 
+        logging.set_verbosity_error()  # its report of weights that do not fit; `_check_weights` refuses them
+        logging.disable_progress_bar()
         root = Path(folder)
         settings = root / "config.json"
         if not settings.is_file():
             raise FileNotFoundError(f"{settings}: no such file; give a folder that save_pretrained wrote")
-        model_type = json.loads(settings.read_text(encoding="utf-8")).get("model_type")
-        if model_type not in MODEL_TYPES:
+        with _readable(settings):
+            config = AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)  # nosec B615  # a local folder
+        if config.model_type not in MODEL_TYPES:
             raise ValueError(
-                f"{root}: model type {model_type!r} is not supported, only {' and '.join(MODEL_TYPES)}"
+                f"{root}: model type {config.model_type!r} is not supported, only {' and '.join(MODEL_TYPES)}"
             )
-        config = AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)  # nosec B615  # a local folder
         if not pretrained:
             self.model = AutoModel.from_config(config, trust_remote_code=False)
         elif not any(root.glob("*.safetensors")):
@@ -57,14 +63,23 @@ class TransformersEncoder(DualEncoder):
                 "pickled .bin files are not loaded"
             )
         else:
-            self.model = AutoModel.from_pretrained(  # nosec B615  # a local folder
-                root, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            ).float()
+            with _readable(root):
+                model, found = AutoModel.from_pretrained(  # nosec B615  # a local folder
+                    root, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                    output_loading_info=True, ignore_mismatched_sizes=True,
+                )  # fmt: skip
+            _check_weights(root, found)
+            self.model = model.float()
         self.folder = str(folder)
-        width = config.projection_dim if model_type == "clip" else config.vision_config.hidden_size
-        self.embed_dim = int(width)
-        self.preprocessing = _contract(root, config.text_config.max_position_embeddings)
+        text, vision = config.text_config, config.vision_config
+        self.embed_dim = int(config.projection_dim if config.model_type == "clip" else vision.hidden_size)
+        self.preprocessing = _contract(root, vision.image_size, text.max_position_embeddings)
         build_tokenizer(self.preprocessing)  # reject a folder without a usable tokenizer now
+        if (largest := largest_id(root)) >= text.vocab_size:
+            raise ValueError(
+                f"{root}: the tokenizer has ids up to {largest}, the model {text.vocab_size} tokens; "
+                "save the model's own tokenizer with tokenizer.save_pretrained(folder)"
+            )
 
     def image_features(self, image: Tensor) -> Tensor:
         return _pooled(self.model.get_image_features(pixel_values=image))
@@ -108,7 +123,34 @@ def _pooled(features: Any) -> Tensor:
     return pooled
 
 
-def _contract(root: Path, context_length: int) -> Preprocessing:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the file or folder of an error; damaged files can raise anything."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error_line(error)}); save the model again with model.save_pretrained(folder)"
+        ) from error
+
+
+def _check_weights(root: Path, found: Mapping[str, Collection[Any]]) -> None:
+    """Refuse weights that do not fit, which transformers would leave random or leave out."""
+    kinds = {
+        "missing": found["missing_keys"],
+        "unexpected": found["unexpected_keys"],
+        "of another shape": [
+            f"{name} {[*theirs]} for {[*ours]}" for name, theirs, ours in found["mismatched_keys"]
+        ],
+    }
+    differences = "; ".join(
+        f"{len(names)} {kind}: {first_few(sorted(names))}" for kind, names in kinds.items() if names
+    )
+    if differences:
+        raise ValueError(f"{root}: the weights do not fit config.json: {differences}")
+
+
+def _contract(root: Path, image_size: int, context_length: int) -> Preprocessing:
     from transformers import ImageProcessingMixin
 
     try:
@@ -118,14 +160,28 @@ def _contract(root: Path, context_length: int) -> Preprocessing:
             f"{root}: no preprocessor_config.json, and no image_processor in a processor_config.json; save one of them "
             "with processor.save_pretrained(folder)"
         ) from error
-    kernel = values.get("resample", 3)
+    side = "crop_size" if values.get("do_center_crop") else "size"
+    absent = [name for name in (side, "image_mean", "image_std") if not values.get(name)]
+    if absent:
+        raise ValueError(
+            f"{root}: the image processor's settings lack {', '.join(absent)}; save them with "
+            "processor.save_pretrained(folder)"
+        )
+    kernel, size = values.get("resample", 3), values[side]
     if kernel not in KERNELS:
         raise ValueError(f"{root}: resample {kernel} is neither bilinear (2) nor bicubic (3)")
-    size = values["crop_size"] if values.get("do_center_crop") else values["size"]
-    if isinstance(size, dict):
-        size = size.get("shortest_edge", size.get("height"))
+    if {*(size.values() if isinstance(size, dict) else [size])} != {image_size}:
+        raise ValueError(f"{root}: {side} {size} of the image processor is not the model's {image_size}")
+    scaled = values.get("do_rescale", True) and isclose(
+        values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3
+    )
+    if not (scaled and values.get("do_normalize", True)):
+        raise ValueError(
+            f"{root}: do_rescale, rescale_factor or do_normalize of the image processor is not supported; only pixels "
+            "divided by 255 and normalised are"
+        )
     return Preprocessing(
-        image_size=int(size),
+        image_size=image_size,
         mean=tuple(values["image_mean"]),
         std=tuple(values["image_std"]),
         interpolation=KERNELS[kernel],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
@@ -173,7 +174,13 @@ def clip_tokenizer(context_length: int, folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _transformers(folder: Path, context_length: int) -> Tokenize:
+def largest_id(folder: Path) -> int:
+    """Return the largest token id of a tokenizer that `transformers` saved."""
+    return max(_saved(folder).get_vocab().values())
+
+
+@cache
+def _saved(folder: Path) -> Any:
     """Load a `transformers` tokenizer from a local folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; 'hf:FOLDER' needs a saved tokenizer on disk")
@@ -186,13 +193,17 @@ def _transformers(folder: Path, context_length: int) -> Tokenize:
     from transformers import AutoTokenizer  # slow import, not needed by other tokenizers
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)  # nosec B615  # a local folder
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)  # nosec B615  # a local folder
     except Exception as error:  # damaged files can raise anything
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"{folder}: the tokenizer files cannot be read ({type(error).__name__}: {reason}); "
             "save them again with tokenizer.save_pretrained(folder)"
         ) from error
+
+
+def _transformers(folder: Path, context_length: int) -> Tokenize:
+    tokenizer = _saved(folder)
 
     def tokenize(texts: list[str]) -> Tensor:
         encoded = tokenizer(

@@ -162,6 +162,63 @@ def test_errors_of_unusable_folders(tmp_path) -> None:
         TransformersEncoder(str(tmp_path))
 
 
+def change(path, **values):
+    """Change settings in a JSON file; ``a__b`` is the key b in a."""
+    content = json.loads(path.read_text())
+    for name, value in values.items():
+        *outer, last = name.split("__")
+        place = content
+        for key in outer:
+            place = place[key]
+        place[last] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("config", {"vision_config__num_hidden_layers": 3}, r"do not fit config.json: 16 missing: vision_model"),
+        ("config", {"text_config__num_hidden_layers": 1}, r"do not fit config.json: 16 unexpected: text_model"),
+        ("config", {"projection_dim": 13}, r"2 of another shape: text_projection.weight \[12, 16\] for \[13, 16\]"),
+        ("preprocessor_config", {"image_mean": None}, "settings lack image_mean; save them"),
+        ("preprocessor_config", {"crop_size": {"height": 32, "width": 16}}, "crop_size .* is not the model's 32"),
+        ("preprocessor_config", {"crop_size": 64}, "crop_size 64 of the image processor is not the model's 32"),
+        ("preprocessor_config", {"do_normalize": False}, "only pixels divided by 255 and normalised are"),
+        ("preprocessor_config", {"rescale_factor": 1 / 127.5}, "only pixels divided by 255 and normalised are"),
+    ],
+)  # fmt: skip
+def test_what_a_folder_says_and_its_weights_must_fit(file, values, words, tmp_path) -> None:
+    save("clip", tmp_path)
+    change(tmp_path / f"{file}.json", **values)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: .*{words}[^\n]*$"):
+        TransformersEncoder(str(tmp_path))
+
+
+def test_a_tokenizer_beyond_the_vocabulary_is_rejected(tmp_path) -> None:
+    save("clip", tmp_path)
+    added = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    added.add_tokens(["femur", "heart", "cervix"])
+    added.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"the tokenizer has ids up to 8, the model 8 tokens; save"):
+        TransformersEncoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(("file", "content"), [("config.json", b"[]"), ("config.json", b"{")])
+def test_damaged_files_are_named_in_one_line(file, content, tmp_path) -> None:
+    save("clip", tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path / file}: cannot be read \([^\n]*save the model again"):
+        TransformersEncoder(str(tmp_path))
+
+
+def test_cut_weights_are_named_in_one_line(tmp_path) -> None:
+    save("clip", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: cannot be read \([^\n]*save the model again"):
+        TransformersEncoder(str(tmp_path))
+
+
 def test_inspect_describes_a_folder(tmp_path, capsys) -> None:
     save("siglip", tmp_path)
     main([str(tmp_path)])
