@@ -34,7 +34,7 @@ class OffDiagonalSchedule(Callback):
         shape: ``linear`` (the paper's), ``cosine``, ``exponential``, ``step``, ``constant`` or
             ``hold-linear``.
         hold: Share of training, in (0, 1), that ``step`` and ``hold-linear`` stay at `start`.
-        end: Final weight; where it is given, `end_ratio` does not count. A start of 0 needs it.
+        end: Final weight; where it is given, `end_ratio` does not count. A start of 0 stays 0 without it.
 
     Attributes:
         total_steps: Optimiser steps that the schedule is spread over; None before the first step of training.

@@ -78,7 +78,7 @@ FLAGS = {
     "--paper_selection": (False, "Select and report on all images, as the paper does. For comparison only."),
     "--score_test_patients": (
         True,
-        "Score the selected checkpoint on the test patients and write the report.",
+        "Score the selected checkpoint on the test patients, calibrate its answers and write the report.",
     ),
     TRUST: (False, "Build classes that a checkpoint names."),
     "--quick": (
@@ -224,9 +224,11 @@ def whole_counts(config: Namespace) -> Namespace:
 
 
 def with_quick_settings(arguments: Sequence[str]) -> list[str]:
-    """Return Lightning CLI arguments with `QUICK_SETTINGS` inserted behind the last ``--config``."""
+    """Return Lightning CLI arguments with the `QUICK_SETTINGS` that they lack, behind the last ``--config``."""
     place = max((position for position, _ in config_options(arguments)), default=1)  # behind the subcommand
-    return [*arguments[:place], *QUICK_SETTINGS, *arguments[place:]]
+    given = {argument.partition("=")[0].replace(".init_args.", ".") for argument in arguments}
+    bounds = [setting for setting in QUICK_SETTINGS if setting.partition("=")[0] not in given]
+    return [*arguments[:place], *bounds, *arguments[place:]]
 
 
 class ConfigCLI(LightningCLI):

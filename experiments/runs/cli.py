@@ -205,6 +205,8 @@ class SonoDistillCLI(ConfigCLI):
                 self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
             )
             self.finish(best)
+        elif trainer.is_global_zero:
+            join_metrics(self.folder)
         if self.trainer.is_global_zero and self._get(self.config, "experiment") == TEACHER_EXPERIMENT:
             publish_teacher(Path(best), self.recipe, self.config[self.subcommand])
 

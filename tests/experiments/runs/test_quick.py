@@ -70,6 +70,20 @@ def test_bounds_stand_behind_the_files_and_before_the_users_options():
         assert with_quick_settings(["fit", *config, "--x=1"]) == ["fit", *config, *QUICK_SETTINGS, "--x=1"]
 
 
+def test_an_option_in_front_of_a_file_of_the_users_stands(tmp_path):
+    (tmp_path / "own.yaml").write_text("trainer: {log_every_n_steps: 7}")
+    given = [
+        "--quick",
+        "--data.batch_size=4",
+        "--trainer.max_epochs",
+        "2",
+        f"--config={tmp_path / 'own.yaml'}",
+    ]
+    config = resolve("no-kd", "phantom", given)
+    assert (config.data.init_args.batch_size, config.trainer.max_epochs) == (4, 2)
+    assert (config.data.init_args.most_images, config.trainer.log_every_n_steps) == (24, 1)
+
+
 def test_make_hands_it_on():
     for target in (["train"], ["evaluate", "CKPT=x.ckpt"], ["sweep"], ["reproduce"]):
         assert "--quick=true" in make("-n", *target, "QUICK=1").stdout
