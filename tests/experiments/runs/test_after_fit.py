@@ -64,6 +64,16 @@ def test_a_teacher_can_be_kept_without_a_look_at_the_test_patients(after_fit):
     assert after_fit(False, "teacher") == ["keep best.ckpt"]
 
 
+def test_the_metrics_of_a_resumed_run_are_joined_without_a_look_at_the_test_patients(after_fit):
+    folder = Path("run")
+    folder.mkdir()
+    for name, rows in (("metrics-000", "0,9\n1,8\n2,7\n"), ("metrics", "2,7\n3,6\n")):
+        (folder / f"{name}.csv").write_text(f"step,loss\n{rows}")
+    after_fit(False, "srkd")
+    assert (folder / "metrics.csv").read_text() == "step,loss\n0,9\n1,8\n2,7\n3,6\n"
+    assert not (folder / "metrics-000.csv").exists()
+
+
 def test_without_any_score_the_last_weights_become_the_best(after_fit, capsys):
     folder = Path("run") / "checkpoints"
     folder.mkdir(parents=True)
