@@ -66,7 +66,7 @@ class Stage:
     def batch(self) -> int:
         """Pairs of a training step: 512, or the power of two below it that fits the card at 0.13 GB a pair."""
         if self.quick:
-            return 8
+            return 4
         return min(512, 2 ** int(math.log2(self.facts["card"]["memory_gb"] / 0.13)))
 
     def add(self, *rows: Row) -> None:
