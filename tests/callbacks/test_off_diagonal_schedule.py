@@ -40,6 +40,11 @@ def test_a_start_of_zero_needs_an_end():
     assert weights == pytest.approx([0.0, -0.2, -0.4, -0.6, -0.8])
 
 
+def test_an_end_of_zero_replaces_the_ratio():
+    weights = [OffDiagonalSchedule(start=2.0, end_ratio=-0.4, end=0.0).weight(x / 4) for x in range(5)]
+    assert weights == pytest.approx([2.0, 1.5, 1.0, 0.5, 0.0])
+
+
 @given(
     start=st.floats(0.1, 10),
     ratio=st.floats(-2, 1),

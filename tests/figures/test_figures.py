@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from figures.confusion import confusion_change_figure, confusion_figure
@@ -13,8 +14,8 @@ from figures.embeddings import embedding_figure, tsne
 from figures.growth_chart import Chart, growth_chart_figure
 from figures.images import image_figure
 from figures.reliability import reliability_figure
-from figures.style import CYCLE, INK, PALETTE, looks, save_png, themed_svg
-from figures.suite import suite_figure
+from figures.style import CYCLE, INK, PALETTE, PAPER, looks, save_png, themed_svg
+from figures.suite import capacity_figure, suite_figure
 
 CONFUSION = [[3, 1, 0, 0], [0, 4, 0, 2], [0, 0, 0, 0], [0, 0, 0, 0]]
 CLASSES = ["a", "b", "never", "absent"]
@@ -40,11 +41,28 @@ def curves() -> Figure:
     return curves_figure([weight, Panel("scores", "s", scores, selected=(3, 0.6))], 4, 2.0)
 
 
+def suite() -> Figure:
+    scores = {"no-kd": [0.2, 0.3, 0.7], "static-kd": [0.5, 0.5], "srkd": [0.6, 0.65, 1.0]}
+    rows = [(line, "F1", value) for line, values in scores.items() for value in values]
+    frame = pd.DataFrame(rows, columns=["line", "column", "value"])
+    return suite_figure(frame, {("srkd", "F1"): 0.75}, ["no-kd", "static-kd"], "title")
+
+
+def capacity() -> Figure:
+    """Two references at two sizes; every interval reaches farther up than down."""
+    rows = [
+        ("F1", over, count, size, value, value - 0.01, value + 0.03)
+        for over, gain in (("no-kd", 0.1), ("static-kd", 0.2))
+        for count, size, value in ((20_000, "1/100", gain), (400_000, "1/5", gain / 2))
+    ]
+    names = ["score", "over", "parameters", "size", "value", "low", "high"]
+    return capacity_figure(pd.DataFrame(rows, columns=names), "title")
+
+
 def every_figure() -> dict[str, Figure]:
     steps = np.arange(2.0)
     run = Curve("run", steps, steps, CYCLE[0], filled=[False, True], crossing=0.5)
     bins = [{"confidence": 0.3, "accuracy": 0.5, "count": 4}]
-    suite = pd.DataFrame({"line": ["srkd", "srkd"], "column": ["F1", "F1"], "value": [0.8, 0.9]})
     return {
         "confusion": confusion_figure(CONFUSION, CLASSES, "title"),
         "change": confusion_change_figure(CONFUSION, CONFUSION, CLASSES, "title"),
@@ -54,7 +72,8 @@ def every_figure() -> dict[str, Figure]:
         "overlay": curves_figure([Panel("title", "score", [run])], 1),
         "map": embedding_figure({"student": np.eye(4, 2)}, list("aabb"), "title"),
         "images": image_figure([np.zeros((4, 5), np.uint8)], ["brain"], [True]),
-        "suite": suite_figure(suite, {("srkd", "F1"): 0.7}, ["teacher"], "title"),
+        "suite": suite(),
+        "capacity": capacity(),
     }
 
 
@@ -66,6 +85,18 @@ def test_growth_chart_counts_what_it_shows():
     )
     assert figure.get_suptitle() == "title"
     assert figure.axes[0].get_ylim()[0] <= 50.0
+
+
+def test_growth_chart_places_every_head_in_its_group_and_dots_the_assessed_limits():
+    axis = growth_chart().axes[0]
+    offsets = {group.get_label(): group.get_offsets().tolist() for group in axis.collections}
+    assert offsets["not assessed (1)"] == [[20.0, 50.0]]
+    assert offsets["outside the chart (1)"] == [[24.0, 300.0]]
+    assert offsets["within the chart (2)"] == [[24.0, 222.0], [30.0, 280.0]]
+    dotted = [list(line.get_ydata()) for line in axis.lines if line.get_linestyle() == ":"]
+    assert dotted == [[100, 100], [342, 342]]
+    (selectable,) = axis.patches
+    assert (selectable.get_x(), selectable.get_width()) == pytest.approx((14, 24.9))
 
 
 def test_confusion_shows_shares_counts_and_only_classes_that_matter():
@@ -98,6 +129,55 @@ def test_training_curves_mark_the_crossing_and_fill_the_weight():
     assert texts(weight.get_legend().get_texts()) == ["attract", "repel"]
     assert texts(scores.get_legend().get_texts()) == ["score 0", "score 1", "score 2"]
     assert [line.get_xdata()[0] for line in (weight.lines[0], scores.lines[0])] == [2.0, 2.0]
+    for axis in (weight, scores):
+        (shaded,) = axis.patches
+        assert (shaded.get_x(), shaded.get_width()) == (2.0, 2.0), "from the crossing to the last step"
+
+
+def test_dots_are_filled_where_they_are_said_to_be():
+    steps, filled = np.arange(3.0), [False, True, True]
+    run = Curve("run", steps, steps / 2, CYCLE[0], filled=filled)
+    (dots,) = curves_figure([Panel("title", "score", [run])], 2).axes[0].collections
+    assert dots.get_offsets().tolist() == [[0, 0], [1, 0.5], [2, 1]]
+    assert [to_hex(colour) for colour in dots.get_facecolors()] == [PAPER, CYCLE[0], CYCLE[0]]
+    assert {to_hex(colour) for colour in dots.get_edgecolors()} == {CYCLE[0]}
+
+
+def test_a_suite_shows_the_mean_of_every_line_and_the_first_baselines_through_all():
+    figure = suite()
+    (axis,) = figure.axes
+    assert texts(axis.get_yticklabels()) == ["no-kd", "static-kd", "srkd"]
+    means = [group.get_segments()[0] for group in axis.collections if group.get_label() == "mean"]
+    assert [bar[:, 0].tolist() for bar in means] == [pytest.approx([x, x]) for x in (0.4, 0.5, 0.75)]
+    assert [bar[:, 1].mean() for bar in means] == pytest.approx([0, 1, 2])
+    runs = [group.get_offsets() for group in axis.collections if group.get_label() == "a run"]
+    assert [sorted(dots[:, 0].tolist()) for dots in runs] == [[0.2, 0.3, 0.7], [0.5], [0.6, 0.65, 1.0]]
+    (dashed,) = axis.lines
+    assert dashed.get_linestyle() == "--"
+    assert list(dashed.get_xdata()) == pytest.approx([0.4, 0.4])
+
+
+def test_gains_have_their_own_intervals_and_the_largest_student_left():
+    (axis,) = capacity().axes
+    expected = {"over no-kd": [0.05, 0.1], "over static-kd": [0.1, 0.2]}
+    assert len(axis.containers) == len(expected)
+    for container in axis.containers:
+        points, _, (intervals,) = container.lines
+        gains = expected[container.get_label()]
+        assert list(points.get_ydata()) == pytest.approx(gains)
+        assert list(points.get_xdata()) == pytest.approx([400_000, 20_000], rel=0.05)
+        ends = [segment[:, 1].tolist() for segment in intervals.get_segments()]
+        assert ends == [pytest.approx([gain - 0.01, gain + 0.03]) for gain in gains]
+    left, right = axis.get_xlim()
+    assert left > right
+    assert texts(axis.get_xticklabels()) == ["20 k\n1/100", "400 k\n1/5"]
+
+
+def test_a_map_gives_every_image_its_own_class():
+    points, labels = np.arange(10.0).reshape(5, 2), ["b", "a", "b", "c", "a"]
+    (axis,) = embedding_figure({"student": points}, labels).axes
+    offsets = {group.get_label(): group.get_offsets().tolist() for group in axis.collections}
+    assert offsets == {"a (2)": [[2, 3], [8, 9]], "b (2)": [[0, 1], [4, 5]], "c (1)": [[6, 7]]}
 
 
 def test_clusters_stay_apart_the_map_repeats_and_collapsed_embeddings_are_no_error():

@@ -62,6 +62,13 @@ def test_whatever_decides_a_table_makes_another_one(model, tmp_path, change):
     assert table_path(tmp_path, model, templates, spacings) != before
 
 
+def test_as_many_other_spacings_have_a_table_of_their_own(model, tmp_path):
+    for spacings in (["0.10", "0.30"], ["0.20", "0.30"]):
+        found = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, spacings)
+        assert torch.equal(found.vectors, age_embeddings(model, PROTOCOL.biometry, spacings).vectors)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_table_of_other_code_is_noticed_and_replaced(model, tmp_path):
     right = stored_age_embeddings(tmp_path, model, PROTOCOL.biometry, SPACINGS)
     path = table_path(tmp_path, model, PROTOCOL.biometry, sorted(set(SPACINGS)))

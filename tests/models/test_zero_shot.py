@@ -118,6 +118,20 @@ def test_similarity_is_the_mean_over_templates_of_100_cosines(model):
             assert similarity[row, age] == pytest.approx(expected, abs=1e-4)
 
 
+def test_every_image_is_compared_at_its_own_spacing_however_many_there_are():
+    generator = np.random.default_rng(1)
+    vectors, images = generator.normal(size=(2, 175, 4)), generator.normal(size=(130, 4))
+    rows = [1] * 64 + [0] * 66
+    table = AgeTable(("0.10", "0.20"), torch.tensor(vectors, dtype=torch.float32))
+    spacings = [table.spacings[row] for row in rows]
+    similarity = table.similarity(torch.tensor(images, dtype=torch.float32), spacings)
+    expected = [
+        [sum(100 * a * b for a, b in zip(image, vector, strict=True)) for vector in vectors[row].tolist()]
+        for image, row in zip(images.tolist(), rows, strict=True)
+    ]
+    np.testing.assert_allclose(similarity.numpy(), expected, rtol=1e-4, atol=1e-2)
+
+
 def test_templates_without_spacing_are_encoded_once_for_all(model):
     age_embeddings(model, ["{weeks} {days}"], ["0.1", "0.2", "0.3"])
     assert sum(model.batches) == 175

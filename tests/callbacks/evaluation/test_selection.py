@@ -1,10 +1,14 @@
 """Composite score, benchmarks from the list, and evaluation of the last epoch."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
+import torch
 from lightning import Callback
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from callbacks import BiometryEvaluation, CompositeScore, EvaluateLastEpoch, PlaneEvaluation
+from callbacks import BestMetrics, BiometryEvaluation, CompositeScore, EvaluateLastEpoch, PlaneEvaluation
 from metrics.benchmarks import BENCHMARKS, Benchmark
 from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule
@@ -82,6 +86,15 @@ def test_a_benchmark_added_to_the_list_is_scored_and_selects(tmp_path, monkeypat
     )
     views, subplanes = (by_epoch(logged, f"val/{name}/f1")[0] for name in ("views", "subplanes"))
     assert by_epoch(logged, "val/composite")[0] == pytest.approx((views + 3 * subplanes) / 4)
+
+
+def test_the_best_value_is_never_one_that_is_not_a_number():
+    best, logged = BestMetrics(), []
+    module = SimpleNamespace(log=lambda name, value, **_: logged.append((name, value)))
+    for value in (math.nan, 0.4, 0.3, math.nan):
+        metrics = {"val/composite": torch.tensor(value, dtype=torch.float64)}
+        best.on_validation_epoch_end(SimpleNamespace(sanity_checking=False, callback_metrics=metrics), module)
+    assert logged == [("best/composite", 0.4)] * 3
 
 
 class Evaluated(Callback):

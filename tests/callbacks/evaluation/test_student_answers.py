@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from callbacks import BiometryEvaluation, PlaneEvaluation
 from callbacks.evaluation import answer_calibration
@@ -149,6 +150,14 @@ def test_images_that_are_none_are_refused_in_one_line(student_checkpoint):
             student.gestational_age([image, image], sizes)
     assert student.embed([]).shape == (0, 24)
     assert student.saliency([]).shape == (0, *student.prepare(image).shape[:2])
+
+
+def test_a_pillow_image_is_embedded_as_its_array_in_colour_and_in_grey(student_checkpoint):
+    student = load_student(student_checkpoint, PROTOCOL.content())
+    array = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    for pixels in (array, array[:, :, 0]):
+        assert np.array_equal(student.embed([Image.fromarray(pixels)]), student.embed([pixels]))
+    assert np.array_equal(student.embed([Image.fromarray(array).convert("RGBA")]), student.embed([array]))
 
 
 @pytest.mark.parametrize(

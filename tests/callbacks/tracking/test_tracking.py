@@ -2,9 +2,11 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import threading
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 from wandb.sdk.wandb_run import Run
 
 from callbacks import (
@@ -249,6 +252,32 @@ def test_making_the_probe_draws_no_random_number():
     torch.manual_seed(5)
     ProbeBatch(size=4).on_train_start(TrainerStub(TinyData()), module)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_probe_has_a_row_for_each_image_and_a_column_for_each_text():
+    module, data, probe = TinyModule(), TinyData(), ProbeBatch(size=4)
+    probe.on_train_start(TrainerStub(data), module)
+    towers = {"teacher": probe.teacher_logits, "student": probe.student_logits(module)}
+    for role, logits in towers.items():
+        model = getattr(module, role)
+        for i, j in product(range(4), repeat=2):
+            image = model.encode_image(data.pairs[i][f"{role}_image"][None])[0]
+            text = model.encode_text(data.pairs[j][f"{role}_tokens"][None])[0]
+            expected = math.e * float((image * text).sum())  # the towers' logarithm of the scale is 1
+            assert float(logits[i, j]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_student_in_training_is_the_same_after_the_probe():
+    module, shown = TinyModule(), []
+    module.student.image = nn.Sequential(module.student.image, nn.BatchNorm1d(6))
+    before = {name: value.clone() for name, value in module.student.state_dict().items()}
+    trainer = TrainerStub(TinyData())
+    trainer.global_step = 0
+    trainer.loggers = [SimpleNamespace(log_metrics=lambda _, step: shown.append(step))]
+    ProbeBatch(size=4).on_train_start(trainer, module)
+    assert shown == [0]
+    assert module.student.training
+    assert all(torch.equal(value, before[name]) for name, value in module.student.state_dict().items())
 
 
 def test_data_without_validation_pairs_have_no_probe():

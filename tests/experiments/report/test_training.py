@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from experiments.report.read_run import FinishedRun, read_run
-from experiments.report.training import dynamics, epoch_of, series, zero_crossing
+from experiments.report.training import SCORES, dynamics, epoch_of, series, training_panels, zero_crossing
 
 
 def test_zero_crossing_lies_where_the_line_does():
@@ -63,3 +63,13 @@ def test_of_a_step_logged_twice_the_later_entry_counts(make_run):
     steps, values = series(joined, "train/loss/total")
     assert list(steps) == list(range(0, 200, 5))
     assert list(values[1:3]) == [50.0, 100.0]
+
+
+def test_scores_in_percent_are_drawn_as_shares_and_so_is_the_teachers(make_run):
+    run = read_run(make_run())
+    run.history["val/teacher/hc18/validity"] = 85.0
+    drawn = {curve.label: curve for curve in training_panels(run)[SCORES].curves}
+    (validity,) = (curve for label, curve in drawn.items() if label.endswith(" (share)"))
+    logged = run.history["val/hc18/validity"].dropna()
+    assert validity.values.tolist() == pytest.approx([value / 100 for value in logged])
+    assert validity.reference == pytest.approx(0.85)

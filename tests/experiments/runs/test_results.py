@@ -126,6 +126,15 @@ def test_joint_scores_of_models_have_intervals_over_images_and_patients_and_cons
     assert found == {"constant/composite": expected, "constant/eight_class/f1": expected}
 
 
+def test_the_joint_score_of_eight_classes_leaves_out_biometry():
+    scores = {"planes": {"f1": 0.1}, "subplanes": {"f1": 0.2}, "hc18": {"validity": 90.0}}
+    eight = (5 * 0.1 + 3 * 0.2) / 8
+    assert results.joint_metrics(STUDENT, scores) == {
+        "student/eight_class/f1": pytest.approx(eight),
+        "student/composite": pytest.approx((eight + 0.9) / 2),
+    }
+
+
 def test_a_report_reads_what_is_undefined_as_none(record, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(record))
     assert read_run(tmp_path).metric(STUDENT, "hc18", "validity") is None

@@ -134,6 +134,8 @@ def test_a_licence_is_known_by_the_files_digest_or_its_own_record_and_never_by_i
     assert licence(weights) == "CC BY-NC 4.0"
     sources = {name: {"licence": text} for name, text in (("start", NOTHING_INHERITED), ("teacher", "A 1.0"))}
     assert licence(save(tmp_path / "own.ckpt", **sources)) == "A 1.0"
+    both = save(tmp_path / "both.ckpt", teacher={"licence": "Apache-2.0"}, start={"licence": "CC BY-NC 4.0"})
+    assert licence(both) == "Apache-2.0; CC BY-NC 4.0"
     assert licence(save(tmp_path / "alone.ckpt", start=sources["start"])) == NOTHING_INHERITED
     assert licence(save(tmp_path / "earlier.ckpt")) == UNKNOWN_LICENCE
     assert licence(None, "models.OpenCLIPEncoder", name="FetalCLIP") == NOTHING_INHERITED

@@ -385,3 +385,12 @@ def test_the_report_names_why_there_is_no_importance_plot(capsys):
     sweep(count=2)
     report(Path("outputs/sweeps/tiny"))
     assert "importance: needs 5 trials" in capsys.readouterr().out
+
+
+def test_the_value_of_a_trial_is_the_last_one_that_it_logged():
+    _, study = sweep(count=1, options=["--mode=fall"], metric={"name": "best/composite", "goal": "minimize"})
+    assert study.trials[0].value == pytest.approx(-0.9), "from -0.15 down to it"
+
+
+def test_a_trial_that_crashes_after_its_last_evaluation_has_failed():
+    assert states(sweep(count=1, options=["--mode=crash-at-end"])[1]) == ["FAIL"]

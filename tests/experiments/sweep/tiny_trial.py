@@ -1,6 +1,6 @@
 """Stub of a training run: reads dotted options, writes metrics.csv step by step.
 
-The score is highest at x = 2. ``--mode`` makes it crash, forget the metric, or wait to be ended.
+The score is highest at x = 2. ``--mode`` makes it crash, forget the metric, log scores that fall, or wait to be ended.
 """
 
 import os
@@ -27,7 +27,10 @@ with (folder / "metrics.csv").open("w") as file:
     file.write(f"epoch,step,{metric}\n")
     for epoch in range(4):
         file.write(f"{epoch},{10 * epoch},\n")  # rows of training steps have no score
-        file.write(f"{epoch},{10 * epoch + 9},{(epoch + 1) / 4 - 0.1 * (x - 2) ** 2}\n")
+        score = (epoch + 1) / 4 - 0.1 * (x - 2) ** 2
+        file.write(f"{epoch},{10 * epoch + 9},{-score if mode == 'fall' else score}\n")
         file.flush()
         if mode == "wait-after-3" and x == 5 and epoch == 2:
             time.sleep(120)
+if mode == "crash-at-end":
+    sys.exit(3)

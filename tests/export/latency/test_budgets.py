@@ -182,6 +182,7 @@ def test_dropped_frames_can_have_a_budget(budgets):
         ({"ratio": quartiles(1.0, 0.2)}, OVER, ""),
         ({"ratio": quartiles(2.1, 0.2)}, NOT_DECIDABLE, "1.9 and 2.3 lie on both sides"),
         ({"ratio": quartiles(2180.0, 900.0)}, NOT_DECIDABLE, "too far apart"),
+        ({"ratio": {"median": 1.5, "low": 1.0, "high": 1.9}}, NOT_DECIDABLE, "1 and 1.9 are too far apart"),
         ({"ratio": quartiles(5.0), "share_of_matmul_peak": 6.35, "arithmetic": "float32"}, NOT_DECIDABLE, "635%"),
     ],
 )  # fmt: skip

@@ -16,6 +16,8 @@ def test_ratio_is_the_median_over_rounds_despite_a_busy_one():
     assert speed_ratio(slow, fast).median == pytest.approx(4.0)
     fast.cpu_rounds, slow.cpu_rounds = [[20.0] * 3] * 3, [[30.0] * 3] * 3
     assert speed_ratio(slow, fast, cpu=True) == (1.5, 1.5, 1.5)
+    stuck = timing([[30.0, 30.0, 3000.0]] * 3)
+    assert speed_ratio(stuck, timing([[10.0, 10.0, 1000.0], [10.0] * 3, [10.0] * 3])) == (3.0, 3.0, 3.0)
     batches = timing([[40.0] * 3, [40.0] * 3, [44.0] * 3], batch=4)
     assert speed_ratio(slow, batches).median == pytest.approx(4.0)
 

@@ -1,11 +1,10 @@
 """The Markdown report and the picture of a made-up record."""
 
-from matplotlib.image import imread
+import pytest
 
 from export.latency.budgets import OVER
 from export.latency.report import markdown
 from figures.latency import latency_figure
-from figures.style import save_png
 
 
 def record():
@@ -70,8 +69,23 @@ def test_report_says_over_budget_not_run_busy_and_before():
     assert "| iPhone 16 Pro, coreml-ane | 1.43 | 1.60 | 2.00 | 80.00 |" in text
 
 
-def test_plot_is_drawn(tmp_path):
-    save_png(latency_figure(record()), tmp_path / "latency.png")
-    image = imread(tmp_path / "latency.png")
-    assert image.shape[0] > 400
-    assert image[..., :3].std() > 0.05
+def test_the_figure_gives_every_backend_its_own_times_and_every_line_its_own_threads():
+    made = record()
+    for row in made["throughput"]:
+        row["images_per_s"] = 100.0 * row["threads"] + row["batch"]
+    figure = latency_figure(made)
+    figure.canvas.draw()
+    backends, throughput = figure.axes
+    names = [label.get_text() for label in backends.get_yticklabels()]
+    bars, (tails,) = backends.patches, backends.collections
+    assert dict(zip(names, (bar.get_width() for bar in bars), strict=True)) == {
+        "torch-eager": 31.0, "onnxruntime": 10.0,
+    }  # fmt: skip
+    ends = [segment[:, 0].tolist() for segment in tails.get_segments()]
+    assert dict(zip(names, ends, strict=True)) == {
+        "torch-eager": pytest.approx([31.0, 33.0]), "onnxruntime": pytest.approx([10.0, 12.0]),
+    }  # fmt: skip
+    assert {line.get_label(): line.get_xydata().tolist() for line in throughput.lines} == {
+        "1 thread": [[1, 101], [4, 104]],
+        "2 threads": [[1, 201], [4, 204]],
+    }

@@ -49,6 +49,10 @@ def test_ages_are_whole_numbers_and_spacings_are_split_into_digits() -> None:
     assert tokens[5:8] == ["and", "3", "days"]
 
 
+def test_longer_numbers_are_split_into_whole_numbers_of_two_digits() -> None:
+    assert fetal_tokens("180 mm, 2024")[:8] == ["<start>", "18", "0", "mm", ",", "20", "24", "<end>"]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=100))
 def test_no_text_is_unknown(text: str) -> None:
