@@ -103,6 +103,7 @@ def test_distributions_are_optunas(read):
         "c": {"value": "x"},
         "d": {"min": 0.1, "max": 2, "distribution": "log_uniform_values"},
         "e": {"min": 1, "max": 3, "distribution": "uniform"},
+        "f": {"values": [[0.9, 0.98], {"b": ["c"]}, "d", 1, 0.5, True, None]},
     }
     _, space = local_settings(read(changed(parameters=parameters)))
     assert space == {
@@ -111,6 +112,7 @@ def test_distributions_are_optunas(read):
         "c": CategoricalDistribution(["x"]),
         "d": FloatDistribution(0.1, 2.0, log=True),
         "e": FloatDistribution(1.0, 3.0),
+        "f": CategoricalDistribution(["[0.9, 0.98]", "{'b': ['c']}", "d", 1, 0.5, True, None]),
     }
     cells = grid({name: space[name] for name in "abc"})
     assert cells == [{"a": a, "b": b, "c": "x"} for a in (1, 2, 3) for b in (0.0, 0.5, 1.0)]
