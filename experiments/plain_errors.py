@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
 import sys
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -16,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
 from models.checkpoints.trust import untrusted_import
+from models.messages import nearest
 
 RUN_FOLDER = "."  # as a logger's save_dir, stands for the run's folder
 # jsonargparse lists every type that it tried; these lines of it say nothing about the mistake.
@@ -130,7 +129,7 @@ class PlainErrorParser(LightningArgumentParser):
         sections = {name.lstrip("-").partition(".")[0] for name in options}
         if rest and section not in sections:
             known = {name: f"--{name}.{rest}" for name in sections}
-            if hint := _did_you_mean(section, known):
+            if hint := nearest(section, known):
                 return hint
         if meant and any(f"{meant}.".startswith(f"{option}.") for option in options):
             return f"; did you mean {meant}?"
@@ -139,9 +138,9 @@ class PlainErrorParser(LightningArgumentParser):
         by_name = {option.rpartition(".")[2].lstrip("-"): option for option in reversed(options)}
         whole = {option.lstrip("-"): option for option in options}
         return (
-            _did_you_mean(word, by_name, likeness=1)
-            or _did_you_mean(key.lstrip("-"), whole)
-            or _did_you_mean(word, by_name)
+            nearest(word, by_name, likeness=1)
+            or nearest(key.lstrip("-"), whole)
+            or nearest(word, by_name)
             or "; --help lists the options"
         )
 
@@ -174,14 +173,8 @@ def _class_hint(given: str, setting: str) -> str:
         name for kind in kinds if inspect.isclass(kind) for name in inspect.signature(kind).parameters
     ]
     if settings:
-        return _did_you_mean(setting, {name: name for name in settings}) or f"; it has {', '.join(settings)}"
-    return _did_you_mean(setting, {n: n for room in ROOMS for n in _settings_of(room) if n != setting})
-
-
-def _did_you_mean(word: str, known: Mapping[str, str], likeness: float = 0.6) -> str:
-    """Suggest the value of the key of `known` that is nearest to a word."""
-    close = difflib.get_close_matches(word, known, 1, likeness)
-    return f"; did you mean {known[close[0]]}?" if close else ""
+        return nearest(setting, settings) or f"; it has {', '.join(settings)}"
+    return nearest(setting, {n for room in ROOMS for n in _settings_of(room) if n != setting})
 
 
 def _reason(message: str, error: BaseException | None) -> str:
@@ -203,7 +196,7 @@ def _reason(message: str, error: BaseException | None) -> str:
         and re.search(r"has no attribute|No \w+ attribute", reason)
     ):  # lazy_loader's words
         public = [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
-        reason += _did_you_mean(path[1], {name: name for name in public})
+        reason += nearest(path[1], public)
     return reason
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from models.messages import nearest
 
 ROOT = Path(__file__).resolve().parent / "recipes"
 BASE = ROOT / "base.yaml"
@@ -57,8 +58,7 @@ def choose(kind: str, variable: str, name: str, names: list[str]) -> str:
     """Return `name` if it is in `names`, else raise a ValueError that lists them and suggests the nearest."""
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = nearest(name, names)
     raise ValueError(f"{variable}={name}: no such {kind}{hint} (choose from: {', '.join(names)})")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ from jsonargparse.typing import PositiveInt, restricted_number_type
 from export.int8.int8_variants import INT8_VARIANTS
 from export.latency.backends import BFLOAT16
 from export.variants import LITERT, coreml_packages
+from models.messages import nearest
 
 PixelSpacing = restricted_number_type("PixelSpacing", float, (">=", 0.01))
 
@@ -54,9 +54,8 @@ class Options:
         known = skippable()
         for name in self.skip:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
-                raise ValueError(f"--skip: unknown variant {name!r}; {hint}")
+                hint = nearest(name, [*known]) or f"; choose from {', '.join(known)}"
+                raise ValueError(f"--skip: unknown variant {name!r}{hint}")
         if self.only_spacings and not self.spacings:
             raise ValueError("--only_spacings: needs --spacings, such as --spacings=[0.21]")
 

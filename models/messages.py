@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ def error_line(error: BaseException) -> str:
 def first_few(names: Sequence[str]) -> str:
     """Join the first five names of a list that may be long."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return ``"; did you mean X?"`` for the nearest name, or its value in a mapping; ``""`` if none is near."""
+    names = known if isinstance(known, Mapping) else {name: name for name in known}
+    close = get_close_matches(word, names, 1, likeness)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def problems(error: ValidationError) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -22,7 +20,7 @@ from datamodules.pairs.captions import caption_templates
 from datamodules.phantom.patients import CORPORA, Picture, list_pictures
 from datamodules.phantom.renderer import Truth, render
 from datamodules.record import Record
-from models.files import digest, write_json
+from models.files import atomic_folder, digest, write_json
 
 SIMULATOR_VERSION = 3  # increase it whenever a picture changes, so that older corpora are not reused
 DEFAULT_ROOT = Path("data/phantom")
@@ -119,16 +117,10 @@ def make_corpus(
     if target.is_dir():
         return target
     root.mkdir(parents=True, exist_ok=True)
-    unfinished = f".{settings.digest}.making-"
     with FileLock(root / f".{settings.digest}.lock"):
-        if target.is_dir():
-            return target
-        for abandoned in root.glob(f"{unfinished}*"):  # of a killed process: this one has the lock
-            shutil.rmtree(abandoned)
-        with TemporaryDirectory(prefix=unfinished, dir=root) as temporary:
-            folder = Path(temporary) / "corpus"
-            _fill(folder, settings, workers)
-            folder.replace(target)
+        if not target.is_dir():
+            with atomic_folder(target) as folder:
+                _fill(folder, settings, workers)
     return target
 
 

@@ -10,7 +10,6 @@ is private. Reports, plots and results of single images, but the phantom's, are 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,6 +25,7 @@ from export.package.manifest import read_export
 from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
 from models.checkpoints.inspection import STUDENT, student_architecture
 from models.checkpoints.weights import read_entry
+from models.files import atomic_folder
 from models.messages import count, one_line
 from models.student.manifest import MANIFEST
 
@@ -108,15 +108,12 @@ def pull(repository: str, folder: Path, revision: str | None) -> None:
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise ValueError(f"{repository}: {name!r} would leave the folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as partial:
-        got = Path(partial) / "got"
-        cache = Path(partial) / "cache"
-        snapshot_download(repository, revision=info.sha, local_dir=got, cache_dir=cache)
-        shutil.rmtree(got / ".cache", ignore_errors=True)  # the client's own notes
-        if (got / MANIFEST).is_file():
-            read_export(got)
-        got.rename(folder)
+    with atomic_folder(folder) as partial:
+        cache = partial / ".cache"  # where the client keeps its own notes, too
+        snapshot_download(repository, revision=info.sha, local_dir=partial, cache_dir=cache)
+        shutil.rmtree(cache, ignore_errors=True)
+        if (partial / MANIFEST).is_file():
+            read_export(partial)
     print(f"{count(len(names), 'file')} in {folder}, commit {info.sha}")
 
 

@@ -154,7 +154,7 @@ def run_locally(
         limit = local.limit(count)
         method, names = local.settings.method, ", ".join(local.space)
         print(f"sweep {folder.name}: {method} over {names}; {local.counted()} of {limit} trials done")
-        for key in without_effect(sweep):
+        for key in without_effect(local.settings):
             print(f"note: {key} acts on W&B only")
         with _signals_to(runner):
             runner.run(limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from optuna.distributions import (
     BaseDistribution,
@@ -13,34 +13,37 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from experiments.sweep.sweep_file import SweepFile
-from models.messages import one_line
+from models.messages import one_line, problems
 
-# Keys without effect on a search.
-IGNORED_KEYS = {"command", "program", "name", "description", "project", "entity"}
+WANDB_ONLY = "acts on W&B only"
+OnWandb = Annotated[Any, WANDB_ONLY]
 
 
-class Metric(BaseModel):
+class Metric(BaseModel, extra="forbid"):
     """Metric that a sweep optimises."""
 
     name: str
     goal: Literal["minimize", "maximize"] = "minimize"
     target: float | None = None
+    impute: OnWandb = None
+    impute_while_running: OnWandb = None
 
 
-class EarlyTerminate(BaseModel):
+class EarlyTerminate(BaseModel, extra="forbid"):
     """W&B's early stopping: at ``min_iter``, ``min_iter * eta``, ... logged evaluations the best 1/eta go on.
 
     ``max_iter`` and ``s`` give the first of them as ``max_iter / eta^s``.
     """
 
     type: Literal["hyperband"]
-    min_iter: int = 1
-    max_iter: int | None = None
-    s: int | None = None
-    eta: int = 3
+    min_iter: int = Field(1, ge=1)
+    max_iter: int | None = Field(None, ge=1)
+    s: int | None = Field(None, ge=0)
+    eta: int = Field(3, gt=1)
+    strict: OnWandb = None
 
     @property
     def first(self) -> int:
@@ -65,7 +68,9 @@ class Parameter(BaseModel, extra="forbid"):
     def optuna(self) -> BaseDistribution:
         """Return Optuna's distribution; its own errors tell what is out of range."""
         if self.values is not None or "value" in self.model_fields_set:
-            return CategoricalDistribution([self.value] if self.values is None else self.values)
+            values = [self.value] if self.values is None else self.values
+            # Optuna takes no lists and no mappings; this is their text in a trial's command, here and on W&B.
+            return CategoricalDistribution([str(v) if isinstance(v, list | dict) else v for v in values])
         if self.min is None or self.max is None:
             raise ValueError("needs value, values, or min and max")
         stepped = self.distribution == "q_uniform"
@@ -76,14 +81,27 @@ class Parameter(BaseModel, extra="forbid"):
         return FloatDistribution(float(self.min), float(self.max), log=log, step=step)
 
 
-class LocalSettings(BaseModel):
-    """Settings of a sweep on this machine; other keys act on W&B only."""
+class LocalSettings(BaseModel, extra="forbid"):
+    """Settings of a sweep on this machine, and W&B's other keys (src/sweeps/config/schema.json of wandb/sweeps)."""
 
     method: Literal["grid", "random", "bayes"]
     metric: Metric
     parameters: dict[str, Parameter]
-    run_cap: int | None = None
+    run_cap: int | None = Field(None, ge=1)
     early_terminate: EarlyTerminate | None = None
+    # Without effect on a search.
+    command: Any = None
+    program: Any = None
+    name: Any = None
+    description: Any = None
+    project: Any = None
+    entity: Any = None
+    apiVersion: Any = None  # noqa: N815
+    kind: Any = None
+    controller: OnWandb = None
+    image_uri: OnWandb = None
+    job: OnWandb = None
+    scheduler: OnWandb = None
 
     def pruner(self) -> BasePruner:
         """Return Optuna's asynchronous successive halving: one bracket of Hyperband, as on W&B."""
@@ -100,9 +118,7 @@ def local_settings(sweep: SweepFile) -> tuple[LocalSettings, dict[str, BaseDistr
     try:
         settings = LocalSettings.model_validate(sweep.config)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-        raise ValueError(f"{sweep.path}: {message}") from None
+        raise ValueError(f"{sweep.path}: {one_line(problems(error))}") from None
     space = {}
     for name, parameter in settings.parameters.items():
         try:
@@ -114,10 +130,16 @@ def local_settings(sweep: SweepFile) -> tuple[LocalSettings, dict[str, BaseDistr
     return settings, space
 
 
-def without_effect(sweep: SweepFile) -> list[str]:
+def without_effect(settings: LocalSettings) -> list[str]:
     """Return the keys of a sweep file that act on W&B only."""
-    keys = [key for key in sweep.config if key not in IGNORED_KEYS | LocalSettings.model_fields.keys()]
-    return keys + [f"metric.{key}" for key in sweep.config["metric"] if key not in Metric.model_fields]
+    parts = {"": settings, "metric.": settings.metric, "early_terminate.": settings.early_terminate}
+    return [
+        f"{place}{key}"
+        for place, part in parts.items()
+        if part is not None
+        for key, field in type(part).model_fields.items()
+        if key in part.model_fields_set and WANDB_ONLY in field.metadata
+    ]
 
 
 def _choices(distribution: BaseDistribution) -> list[Any]:

@@ -129,7 +129,7 @@ def report(folder: Path) -> None:
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
         print("no trial has finished: nothing to plot yet")
         return
-    write_plots(study, folder)
     best = table.iloc[0]
     metric = study.user_attrs["metric"]
-    print(f"\nbest: trial {best['trial']}, {metric} {best[metric]:.4f}; the same again:\n{best['command']}")
+    print(f"\nbest: trial {best['trial']}, {metric} {best[metric]:.4f}; the same again:\n{best['command']}\n")
+    write_plots(study, folder)

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,8 +95,11 @@ def test_an_interrupted_run_leaves_no_corpus_and_abandoned_folders_are_removed(
     with pytest.raises(KeyboardInterrupt):
         make_corpus(SMALL, tmp_path, workers=1)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
-    debris = tmp_path / f".{SMALL.digest}.making-killed"
-    debris.mkdir()
+    monkeypatch.setattr(corpus, "render", lambda *_: os._exit(9))
+    killed = multiprocessing.get_context("fork").Process(target=make_corpus, args=(SMALL, tmp_path, 1))
+    killed.start()
+    killed.join()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] not in ([], [SMALL.digest])
     monkeypatch.setattr(corpus, "render", blank)
     make_corpus(SMALL, tmp_path, workers=1)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [SMALL.digest]

@@ -74,6 +74,7 @@ def test_a_killed_data_worker_is_one_line(monkeypatch, capfd):
         (["data", "frobnicate"], "'frobnicate'"),
         (["reproduce", "everything", "phantom"], "'everything'"),
         (["sweep", "run", "decay", "--count=0"], "--count"),
+        (["sweep", "run", "decay", "--count", "-2"], "--count"),
         (["table"], "data"),
     ],
 )

@@ -16,7 +16,7 @@ import yaml
 from experiments import __main__ as front_door
 from experiments.commands import sweep as command_line
 from experiments.runs.run_folder import RUN_VARIABLE
-from experiments.sweep import local_runner
+from experiments.sweep import local_runner, sweep_report
 from experiments.sweep.local_runner import run_locally
 from experiments.sweep.local_study import LocalStudy, load, sweep_folder, was_interrupted
 from experiments.sweep.sweep_file import as_typed, read_sweep, sweep_path
@@ -281,6 +281,11 @@ def test_an_invalid_sweep_file_is_one_line_and_creates_no_study():
     assert not list(Path("outputs/sweeps/tiny").glob("journal*"))
 
 
+def best_command(printed):
+    lines = printed.splitlines()
+    return lines[next(place for place, line in enumerate(lines, start=1) if line.startswith("best: "))]
+
+
 def test_the_report_has_table_plots_and_best_command(capsys):
     space = {"model.x": {"min": 0.0, "max": 5.0}, "model.name": {"values": ["a", "b"]}}
     _, study = sweep(count=8, jobs=4, method="random", parameters=space)
@@ -288,7 +293,7 @@ def test_the_report_has_table_plots_and_best_command(capsys):
     folder = Path("outputs/sweeps/tiny")
     report(folder)
     printed = capsys.readouterr().out
-    assert printed.rstrip().splitlines()[-1] == as_typed(shlex.split(study.best_trial.user_attrs["command"]))
+    assert best_command(printed) == as_typed(shlex.split(study.best_trial.user_attrs["command"]))
     header, *rows = (folder / "trials.csv").read_text().splitlines()
     assert header.startswith("trial,state,best/composite,model.x,model.name")
     scores = [float(row.split(",")[2]) for row in rows]
@@ -296,6 +301,29 @@ def test_the_report_has_table_plots_and_best_command(capsys):
     assert len(scores) == 8
     for name in ("parallel", "best-so-far", "importance"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error:Choices for a categorical distribution")
+def test_values_may_be_lists(capsys):
+    space = {"model.x": {"values": [1.0, 2.0, 3.0]}, "model.betas": {"values": [[0.9, 0.98], [0.9, 0.999]]}}
+    _, study = sweep(jobs=4, parameters=space)
+    betas = {seen(trial)[2].partition("--model.betas=")[2] for trial in study.trials}
+    assert betas == {"[0.9, 0.98]", "[0.9, 0.999]"}
+    capsys.readouterr()
+    report(Path("outputs/sweeps/tiny"))
+    assert "--model.x=2.0 '--model.betas=[0.9, 0.9" in best_command(capsys.readouterr().out)
+    assert Path("outputs/sweeps/tiny/importance.png").is_file()
+
+
+def test_the_report_prints_the_best_command_before_it_plots(capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no plot")
+
+    sweep(count=1)
+    monkeypatch.setattr(sweep_report, "write_plots", fail)
+    with pytest.raises(RuntimeError, match="no plot"):
+        report(Path("outputs/sweeps/tiny"))
+    assert best_command(capsys.readouterr().out).endswith("--model.x=1.0")
 
 
 def test_the_axes_of_the_plot_of_all_trials_are_told_apart(monkeypatch):
@@ -317,7 +345,7 @@ def test_the_best_command_runs_as_pasted_into_a_shell_without_any_python(capsys)
     assert study.best_trial.user_attrs["command"].startswith("python "), "as W&B's agents start it"
     capsys.readouterr()
     report(Path("outputs/sweeps/tiny"))
-    pasted = capsys.readouterr().out.rstrip().splitlines()[-1]
+    pasted = best_command(capsys.readouterr().out)
     environment = {"PATH": "/nowhere", RUN_VARIABLE: "pasted", "WANDB_RUN_GROUP": "none"}
     subprocess.run(["/bin/sh", "-c", pasted], env=environment, check=True)
     assert Path("outputs/tiny/pasted/seen.txt").read_text().endswith("--model.x=2.0\n")

@@ -98,7 +98,7 @@ def test_a_sweep_of_phantom_runs_survives_a_kill(start):
     )
     best = max(trials, key=lambda trial: trial.value)
     shown = as_typed(shlex.split(best.user_attrs["command"]))
-    assert report.stdout.rstrip().splitlines()[-1] == shown
+    assert shown in report.stdout.splitlines()
     assert shlex.split(shown)[0] == sys.executable
     assert best.user_attrs["command"].startswith(
         "python -m experiments fit --config=experiments/recipes/srkd.yaml --trainer.check_val_every_n_epoch=3 --config="

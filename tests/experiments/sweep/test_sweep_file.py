@@ -23,6 +23,10 @@ def parameter(**spec):
     return changed(parameters={"x": spec})
 
 
+def stopped(**keys):
+    return changed(early_terminate={"type": "hyperband", **keys})
+
+
 @pytest.fixture
 def read(tmp_path):
     def read(config):
@@ -45,9 +49,10 @@ def test_the_shipped_sweeps_run_here_and_end_on_wandb():
 
 def test_settings_that_act_on_wandb_only_are_accepted_and_named(read):
     metric = {"name": "a", "target": 0.9, "impute": "best"}
-    sweep = read(changed(metric=metric, name="a", project="d", scheduler={"engine": "wandb"}))
-    local_settings(sweep)
-    assert without_effect(sweep) == ["scheduler", "metric.impute"]
+    stop = {"type": "hyperband", "min_iter": 2, "strict": True}
+    more = {"name": "a", "project": "d", "scheduler": {"engine": "wandb"}}
+    settings, _ = local_settings(read(changed(metric=metric, early_terminate=stop, **more)))
+    assert without_effect(settings) == ["scheduler", "metric.impute", "early_terminate.strict"]
 
 
 def test_a_sweep_in_another_folder_is_refused_before_any_trial(tmp_path, monkeypatch):
@@ -78,6 +83,16 @@ REFUSED = [
     ("parameters.x.distribution: Input should be 'constant'", parameter(distribution="normal")),
     ("parameters.x: a grid needs", changed(method="grid", parameters={"x": {"min": 0.0, "max": 1.0}})),
     ("early_terminate.type: Input should be 'hyperband'", changed(early_terminate={"type": "median"})),
+    ("early_terminate.min_itr: Extra inputs are not permitted", stopped(min_itr=3)),
+    ("early_terminate.etta: Extra inputs are not permitted", stopped(etta=2)),
+    ("early_terminate.min_iter: Input should be greater than or equal to 1, not 0", stopped(min_iter=0)),
+    ("early_terminate.eta: Input should be greater than 1, not 1", stopped(eta=1)),
+    ("early_terminate.max_iter: Input should be greater", stopped(max_iter=0, s=1)),
+    ("early_terminate.s: Input should be greater", stopped(max_iter=9, s=-1)),
+    ("run_cap: Input should be greater than or equal to 1, not 0", changed(run_cap=0)),
+    ("run_cap: Input should be greater than or equal to 1, not -2", changed(run_cap=-2)),
+    ("runcap: Extra inputs are not permitted", changed(runcap=3)),
+    ("metric.gaol: Extra inputs are not permitted", changed(metric={"name": "a", "gaol": "maximize"})),
 ]
 
 
@@ -103,6 +118,7 @@ def test_distributions_are_optunas(read):
         "c": {"value": "x"},
         "d": {"min": 0.1, "max": 2, "distribution": "log_uniform_values"},
         "e": {"min": 1, "max": 3, "distribution": "uniform"},
+        "f": {"values": [[0.9, 0.98], {"b": ["c"]}, "d", 1, 0.5, True, None]},
     }
     _, space = local_settings(read(changed(parameters=parameters)))
     assert space == {
@@ -111,6 +127,7 @@ def test_distributions_are_optunas(read):
         "c": CategoricalDistribution(["x"]),
         "d": FloatDistribution(0.1, 2.0, log=True),
         "e": FloatDistribution(1.0, 3.0),
+        "f": CategoricalDistribution(["[0.9, 0.98]", "{'b': ['c']}", "d", 1, 0.5, True, None]),
     }
     cells = grid({name: space[name] for name in "abc"})
     assert cells == [{"a": a, "b": b, "c": "x"} for a in (1, 2, 3) for b in (0.0, 0.5, 1.0)]

@@ -18,6 +18,7 @@ from experiments.recipe_files import ROOT, preset_file
 from experiments.runs import wandb_access
 from experiments.runs.run_folder import RUN_VARIABLE, requeued_checkpoint, run_folder
 from experiments.sweep import local_runner, wandb_runner
+from experiments.sweep.local_settings import Parameter
 from experiments.sweep.sweep_file import SweepFile, as_typed, read_sweep, sweep_path, trial_command
 
 
@@ -238,12 +239,15 @@ def test_arguments_of_the_trials_follow_two_dashes():
 def test_a_trial_is_spelled_as_wandbs_agent_spells_it(monkeypatch):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    parameters = {"schedule.init_args.start": 2.5, "schedule.init_args.shape": "linear", "flag": True}
+    parameters = {
+        "start": 2.5, "shape": "linear", "flag": True, "none": None, "betas": [0.9, 0.98], "loss": {"class_path": "A"},
+    }  # fmt: skip
     sweep = read_sweep(sweep_path("decay"))
     theirs = create_sweep_command(sweep.command(["--x=1"]))
     args = create_sweep_command_args({"args": {name: {"value": v} for name, v in parameters.items()}})
     expected = [word for part in theirs for word in (args["args"] if part == "${args}" else [part])]
-    assert trial_command(sweep.command(["--x=1"]), parameters) == expected
+    ours = {name: Parameter(value=value).optuna().choices[0] for name, value in parameters.items()}
+    assert trial_command(sweep.command(["--x=1"]), ours) == expected
 
 
 @pytest.mark.parametrize("name", ["python", "python3"])
