@@ -13,7 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from experiments.sweep.sweep_file import SweepFile
 from models.messages import one_line, problems
@@ -59,8 +59,8 @@ class Parameter(BaseModel, extra="forbid"):
     distribution: (
         Literal["constant", "categorical", "uniform", "int_uniform", "q_uniform", "log_uniform_values"] | None
     ) = None
-    value: Any = None
-    values: list[Any] | None = None
+    value: JsonValue = None  # no dates, which YAML has
+    values: list[JsonValue] | None = None
     min: int | float | None = None
     max: int | float | None = None
     q: int | float = 1

@@ -1,5 +1,7 @@
 """Sweep files: the shipped ones, the one-line errors of a local sweep, and the search space."""
 
+from datetime import date
+
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -79,6 +81,7 @@ REFUSED = [
     ("parameters.x: ", parameter(min=0, max=1, distribution="log_uniform_values")),
     ("parameters.x: The `choices` must contain one or more elements", parameter(values=[])),
     ("parameters.x.values: Input should be a valid list", parameter(values="linear")),
+    ("parameters.x.values.0: input was not a valid JSON value", parameter(values=[date(2026, 1, 2)])),
     ("parameters.x.probabilities: Extra inputs", parameter(values=[1, 2], probabilities=[0.5, 0.5])),
     ("parameters.x.distribution: Input should be 'constant'", parameter(distribution="normal")),
     ("parameters.x: a grid needs", changed(method="grid", parameters={"x": {"min": 0.0, "max": 1.0}})),
