@@ -3,6 +3,7 @@ import { OwnClasses } from "./labels.js";
 import { PixelSize } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
 import { keepOffline } from "./offline.js";
+import { decode, paint } from "./pictures.js";
 import { Live, cameraStream, release, screenStream, sortFiles, sourceError, watchDrops } from "./sources.js";
 import { ClassCards, GrowthChart, drawHistory, fillDevices, fillEngine, fillSamples, openDocuments, showAge, showFacts, speedText } from "./view.js";
 
@@ -116,11 +117,7 @@ function send(input, facts) {
 }
 
 /** Keep the picture that is being read: frozen, measured or saved, it is the one that was answered. */
-function keep(picture) {
-  const { width, height } = picture;
-  if (frame.width !== width || frame.height !== height) Object.assign(frame, { width, height });
-  frame.getContext("2d").drawImage(picture, 0, 0);
-}
+const keep = (picture) => paint(frame.getContext("2d"), picture);
 
 async function onLiveFrame() {
   if (!ready || frozen) return;
@@ -160,11 +157,11 @@ async function showStill(item) {
   still = item;
   pending = { id: -1 };
   try {
-    const bitmap = await createImageBitmap(item.blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const bitmap = await decode(item.blob);
     if (still === item) keep(bitmap);
     bitmap.close();
-  } catch {
-    notice(`${item.name}: this browser cannot read it as a picture.`);
+  } catch (error) {
+    notice(`${item.name}: ${error.message}.`);
     saving = false;
     if (still === item) still = null;
   }

@@ -96,6 +96,30 @@ def test_what_is_not_read_is_named(visit, frames, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     visit.page.set_input_files("#files", tmp_path / "broken.png")
     visit.until("document.getElementById('notice').textContent.includes('broken.png: this browser cannot')")
+    Image.new("1", (8000, 6375)).save(tmp_path / "large.png")
+    visit.page.set_input_files("#files", tmp_path / "large.png")
+    visit.until(
+        "document.getElementById('notice').textContent === 'large.png: 51 megapixels, at most 50 are read.'"
+    )
+
+
+def test_a_transparent_picture_is_read_over_black_whatever_was_shown_before(visit, frames, tmp_path):
+    opaque, mask = Image.open(frames[1]).convert("RGB"), Image.new("L", (WIDTH, HEIGHT))
+    mask.paste(255, (0, 0, WIDTH // 2, HEIGHT))
+    Image.merge("RGBA", (*opaque.split(), mask)).save(tmp_path / "clear.png")
+    Image.composite(opaque, Image.new("RGB", opaque.size), mask).save(tmp_path / "black.png")
+    visit.after(lambda: visit.give("drop", frames[-1]))
+    shown = []
+    for name in ("clear", "black"):
+        visit.after(lambda name=name: visit.give("drop", tmp_path / f"{name}.png"))
+        picture = Image.open(visit.saved("#save-picture", tmp_path / f"saved_{name}.png"))
+        shown.append(np.asarray(picture.crop((0, 0, 640, 400))))
+    np.testing.assert_array_equal(*shown)
+    with visit.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
+        clear, black = (
+            {**row, "image": "", "time": "", "latency_ms": ""} for row in list(csv.DictReader(file))[-2:]
+        )
+    assert clear == black
 
 
 def test_pixel_size_from_two_points(visit, frames):
