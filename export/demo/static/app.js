@@ -20,9 +20,10 @@ const asked = new URLSearchParams(location.search);
 const cores = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
 // Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
 const engineOf = (runtime, threads, weights) => ({ runtime, threads, weights: runtime === "webgpu" ? "onnx-fp32" : weights });
+const threads = Number(asked.get("threads"));
 let engine = engineOf(
   asked.get("runtime") === "webgpu" && navigator.gpu ? "webgpu" : "wasm",
-  Math.min(cores, Number(asked.get("threads")) || Math.min(cores, 4)),
+  Math.min(cores, Number.isInteger(threads) && threads > 0 ? threads : 4),
   asked.get("weights") in demo.variants ? asked.get("weights") : Object.keys(demo.variants)[0],
 );
 let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
@@ -80,9 +81,10 @@ function onReady(facts) {
 
 function onRefused({ text }) {
   worker.terminate();
-  if (working && engine !== working) { // another engine was tried
-    notice(`${text}. The previous runtime stays in use.`);
-    engine = working;
+  const other = working ?? (engine.runtime === "webgpu" ? engineOf("wasm", engine.threads, engine.weights) : engine);
+  if (engine !== other) {
+    notice(`${text}. ${working ? "The previous runtime stays in use" : "WebAssembly is used instead of WebGPU"}.`);
+    engine = other;
     startEngine();
     return;
   }

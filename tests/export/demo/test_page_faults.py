@@ -133,6 +133,19 @@ def test_a_failed_self_test_is_refused(browser, address, built):
     found.context.close()
 
 
+def test_webgpu_in_the_address_that_fails_starts_webassembly(browser, address):
+    def change(route):
+        route.abort() if "ort.webgpu" in route.request.url else route.continue_()
+
+    found = Visit(browser, f"{address}?runtime=webgpu&threads=1.5", change, service_workers="block")
+    found.until("document.body.dataset.readings")
+    assert found.page.inner_text("#notice").endswith("WebAssembly is used instead of WebGPU.")
+    assert found.page.input_value("#runtime") == "wasm"
+    threads = found.page.evaluate("Math.min(navigator.hardwareConcurrency, 4)")
+    assert f"WebAssembly, {threads} thread" in found.page.inner_text("#facts")
+    found.context.close()
+
+
 @pytest.mark.slow
 def test_another_runtime_that_fails_leaves_the_former_in_use(browser, address, built):
     facts = json.loads((built / "demo.json").read_text())
