@@ -152,6 +152,6 @@ onmessage = async ({ data }) => {
   try {
     await task(data);
   } catch (error) {
-    tell(failure, { id: data.id, text: String(error?.message ?? error) });
+    tell(failure, { id: data.id, text: String(error?.message ?? error).replace(/\.$/, "") }); // a sentence goes on with it
   }
 };
