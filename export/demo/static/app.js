@@ -3,6 +3,7 @@ import { OwnClasses } from "./labels.js";
 import { PixelSize } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
 import { keepOffline } from "./offline.js";
+import { decode, paint } from "./pictures.js";
 import { Live, cameraStream, release, screenStream, sortFiles, sourceError, watchDrops } from "./sources.js";
 import { ClassCards, GrowthChart, drawHistory, fillDevices, fillEngine, fillSamples, openDocuments, showAge, showFacts, speedText } from "./view.js";
 
@@ -19,9 +20,10 @@ const asked = new URLSearchParams(location.search);
 const cores = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
 // Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
 const engineOf = (runtime, threads, weights) => ({ runtime, threads, weights: runtime === "webgpu" ? "onnx-fp32" : weights });
+const threads = Number(asked.get("threads"));
 let engine = engineOf(
   asked.get("runtime") === "webgpu" && navigator.gpu ? "webgpu" : "wasm",
-  Math.min(cores, Number(asked.get("threads")) || Math.min(cores, 4)),
+  Math.min(cores, Number.isInteger(threads) && threads > 0 ? threads : 4),
   asked.get("weights") in demo.variants ? asked.get("weights") : Object.keys(demo.variants)[0],
 );
 let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
@@ -79,9 +81,10 @@ function onReady(facts) {
 
 function onRefused({ text }) {
   worker.terminate();
-  if (working && engine !== working) { // another engine was tried
-    notice(`${text}. The previous runtime stays in use.`);
-    engine = working;
+  const other = working ?? (engine.runtime === "webgpu" ? engineOf("wasm", engine.threads, engine.weights) : engine);
+  if (engine !== other) {
+    notice(`${text}. ${working ? "The previous runtime stays in use" : "WebAssembly is used instead of WebGPU"}.`);
+    engine = other;
     startEngine();
     return;
   }
@@ -116,11 +119,7 @@ function send(input, facts) {
 }
 
 /** Keep the picture that is being read: frozen, measured or saved, it is the one that was answered. */
-function keep(picture) {
-  const { width, height } = picture;
-  if (frame.width !== width || frame.height !== height) Object.assign(frame, { width, height });
-  frame.getContext("2d").drawImage(picture, 0, 0);
-}
+const keep = (picture) => paint(frame.getContext("2d"), picture);
 
 async function onLiveFrame() {
   if (!ready || frozen) return;
@@ -160,11 +159,11 @@ async function showStill(item) {
   still = item;
   pending = { id: -1 };
   try {
-    const bitmap = await createImageBitmap(item.blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const bitmap = await decode(item.blob);
     if (still === item) keep(bitmap);
     bitmap.close();
-  } catch {
-    notice(`${item.name}: this browser cannot read it as a picture.`);
+  } catch (error) {
+    notice(`${item.name}: ${error.message}.`);
     saving = false;
     if (still === item) still = null;
   }

@@ -2,7 +2,17 @@
 import { draw } from "./view.js";
 
 const NEEDED = "Needed for the age.", POINTS = "Click two points whose distance you know.";
+const RANGES = { "pixel-size": [0.001, 10], millimetres: [0.1, 500] }; // of the fields, in mm
 const $ = (id) => document.getElementById(id);
+
+const isAllowed = (id, number) => RANGES[id][0] <= number && number <= RANGES[id][1];
+const allowed = (id) => `${RANGES[id].join(" to ")} mm are allowed`;
+
+/** The number in a field, with a decimal point or comma; null without one that is allowed. */
+function typedIn(id) {
+  const number = Number($(id).value.replace(",", "."));
+  return isAllowed(id, number) ? number : null;
+}
 
 /** The pixel size in mm: typed, stated by a sample, or measured. Its ruler also marks the part of a picture to read. */
 export class PixelSize {
@@ -11,45 +21,54 @@ export class PixelSize {
    * @param cropped called with two corners of an area
    */
   constructor(changed, cropped) {
-    Object.assign(this, { typed: false, text: NEEDED, cropped, ruler: new Ruler($("ruler"), (points) => this.marked(points)) });
-    $("pixel-size").addEventListener("input", () => {
-      this.typed = this.value !== null;
-      this.say(this.typed ? "Typed." : NEEDED);
-      changed();
-    });
-    $("scale").addEventListener("submit", (event) => event.preventDefault());
+    Object.assign(this, { cropped, ruler: new Ruler($("ruler"), (points) => this.marked(points)) });
+    this.set(null);
+    // Not "change", which does not fire where a text that `forget` read is edited back.
+    const read = () => { if (this.read()) changed(); };
+    $("pixel-size").addEventListener("blur", read);
+    $("scale").addEventListener("submit", (event) => { event.preventDefault(); read(); }); // Enter
     $("cancel").addEventListener("click", () => this.end());
     $("distance").addEventListener("submit", (event) => {
       event.preventDefault();
-      const millimetres = Number($("millimetres").value);
-      this.set((millimetres / this.span).toPrecision(4), `Measured: ${millimetres} mm are ${this.span.toFixed(1)} pixels.`);
+      const millimetres = typedIn("millimetres"), size = Number((millimetres / this.span).toPrecision(4));
+      if (millimetres === null) return this.ask(`${allowed("millimetres")}.`);
+      if (!isAllowed("pixel-size", size)) return this.ask(`A pixel would be ${size} mm: ${allowed("pixel-size")}.`);
+      this.set(size, `Measured: ${millimetres} mm are ${this.span.toFixed(1)} pixels.`);
       this.end();
       changed();
     });
   }
 
-  get value() {
-    return Number($("pixel-size").value) > 0 ? Number($("pixel-size").value) : null;
+  set(value, text = NEEDED) {
+    Object.assign(this, { value, typed: false, seen: value === null ? "" : String(value) });
+    $("pixel-size").value = this.seen;
+    this.say(text);
   }
 
-  set(value, text) {
-    $("pixel-size").value = value ?? "";
-    this.say(value ? text : NEEDED);
-    this.typed = false;
+  /** Read the field; returns whether something new is typed. */
+  read() {
+    const text = $("pixel-size").value, value = typedIn("pixel-size"), wrong = value === null && text.trim() !== "";
+    if (text === this.seen) return false;
+    Object.assign(this, { value, typed: value !== null, seen: text });
+    this.say(this.typed ? "Typed." : wrong ? `Not used: ${allowed("pixel-size")}.` : NEEDED, wrong);
+    return true;
   }
 
-  say(text) {
+  say(text, wrong = false) {
     this.text = $("scale-text").textContent = text;
+    $("pixel-size").setAttribute("aria-invalid", wrong);
   }
 
   /** Another picture: a typed size stays; one of a sample or a measurement belongs to its picture. */
   forget() {
     this.end();
+    this.read(); // what is typed, though the field was not left yet
     if (!this.typed) this.set(null);
   }
 
   measure({ width, height }) {
     this.end();
+    if (this.value === null) this.set(null); // without what was not used
     $("scale-text").textContent = POINTS;
     this.ruler.begin(width, height, false);
   }
@@ -67,6 +86,14 @@ export class PixelSize {
     }
     this.span = Math.hypot(a.x - b.x, a.y - b.y);
     $("distance").hidden = false;
+    $("millimetres").value = "";
+    this.ask("");
+  }
+
+  /** Ask for the distance; `wrong` is why the last answer was not used. */
+  ask(wrong) {
+    $("distance-text").textContent = wrong;
+    $("millimetres").setAttribute("aria-invalid", wrong !== "");
     $("millimetres").focus();
   }
 

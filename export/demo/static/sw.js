@@ -14,8 +14,16 @@ async function keep(request, response) {
   await (await caches.open(CACHE)).put(request, response);
 }
 
+/** Whether a page in a folder below asks: on its first visit, until its own worker controls it. */
+async function isBelow({ request, clientId }) {
+  const asking = request.mode === "navigate" ? request : await clients.get(clientId);
+  if (!asking || asking.type === "worker") return false; // the runtime's threads start from ort/
+  return new URL(".", asking.url).href !== registration.scope;
+}
+
 async function answer(event) {
   const { request } = event;
+  if (await isBelow(event)) return fetch(request);
   const fixed = hashOf(request) !== null;
   const cached = () => caches.match(request, { cacheName: CACHE, ignoreSearch: !fixed });
   if (fixed) {

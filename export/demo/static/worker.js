@@ -1,5 +1,6 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
 import { classify } from "./answers.js";
+import { STORED, paint } from "./pictures.js";
 import { ageProfile, cosine, estimateAge, planar, printed, readHeads } from "./reader.mjs";
 import { headOf, loadTexts } from "./texts.js";
 
@@ -10,7 +11,7 @@ const RUNTIMES = {
 
 let demo, side, kernel, heads, limits, ort, session, output;
 let texts = null, own = null; // the text tower once it is loaded, and the head of the visitor's labels
-let canvas = null;
+const context = new OffscreenCanvas(1, 1).getContext("2d", { alpha: false, willReadFrequently: true });
 
 const tell = (kind, values) => postMessage({ kind, ...values });
 const hex = (digest) => Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -47,14 +48,11 @@ async function download(names, progress = "progress") {
 
 const json = (buffer) => JSON.parse(new TextDecoder().decode(buffer));
 
-/** RGBA pixels of an image file or bitmap, as they are stored: no colour management. */
+/** RGBA pixels of an image file or bitmap. */
 async function pixelsOf(source) {
-  const exact = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-  const bitmap = source instanceof Blob ? await createImageBitmap(source, exact) : source;
+  const bitmap = source instanceof Blob ? await createImageBitmap(source, STORED) : source;
   const { width, height } = bitmap;
-  if (canvas?.width !== width || canvas?.height !== height) canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
+  paint(context, bitmap);
   bitmap.close();
   return { rgba: context.getImageData(0, 0, width, height).data, width, height };
 }
@@ -154,6 +152,6 @@ onmessage = async ({ data }) => {
   try {
     await task(data);
   } catch (error) {
-    tell(failure, { id: data.id, text: String(error?.message ?? error) });
+    tell(failure, { id: data.id, text: String(error?.message ?? error).replace(/\.$/, "") }); // a sentence goes on with it
   }
 };

@@ -6,6 +6,7 @@ image_encoder.onnx:
     python3 example_client.py golden/frame_0.png [pixel size in mm]
 """
 
+import argparse
 import hashlib
 import json
 import sys
@@ -155,9 +156,12 @@ class Student:
 
 
 if __name__ == "__main__":
-    size = float(sys.argv[2]) if len(sys.argv) > 2 else None
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("picture")
+    parser.add_argument("pixel_size_mm", nargs="?", type=float)
+    asked = parser.parse_args()
     try:
-        answers = Student(Path(__file__).resolve().parent).read(decode(sys.argv[1]), size)
+        answers = Student(Path(__file__).resolve().parent).read(decode(asked.picture), asked.pixel_size_mm)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(json.dumps(answers, indent=1))

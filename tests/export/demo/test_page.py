@@ -48,7 +48,7 @@ def test_the_first_sample_is_read_at_once(visit):
 
 
 def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_path):
-    visit.after(lambda: visit.page.fill("#pixel-size", str(PIXEL_SIZE)))
+    visit.after(lambda: visit.enter("#pixel-size", str(PIXEL_SIZE)))
     visit.after(lambda: visit.page.check("#every-age"))  # the untrained student may see no brain
     visit.after(lambda: visit.page.set_input_files("#files", frames), 50)
     with visit.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
@@ -96,6 +96,53 @@ def test_what_is_not_read_is_named(visit, frames, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     visit.page.set_input_files("#files", tmp_path / "broken.png")
     visit.until("document.getElementById('notice').textContent.includes('broken.png: this browser cannot')")
+    Image.new("1", (8000, 6375)).save(tmp_path / "large.png")
+    visit.page.set_input_files("#files", tmp_path / "large.png")
+    visit.until(
+        "document.getElementById('notice').textContent === 'large.png: 51 megapixels, at most 50 are read.'"
+    )
+
+
+def test_a_transparent_picture_is_read_over_black_whatever_was_shown_before(visit, frames, tmp_path):
+    opaque, mask = Image.open(frames[1]).convert("RGB"), Image.new("L", (WIDTH, HEIGHT))
+    mask.paste(255, (0, 0, WIDTH // 2, HEIGHT))
+    Image.merge("RGBA", (*opaque.split(), mask)).save(tmp_path / "clear.png")
+    Image.composite(opaque, Image.new("RGB", opaque.size), mask).save(tmp_path / "black.png")
+    visit.after(lambda: visit.give("drop", frames[-1]))
+    shown = []
+    for name in ("clear", "black"):
+        visit.after(lambda name=name: visit.give("drop", tmp_path / f"{name}.png"))
+        picture = Image.open(visit.saved("#save-picture", tmp_path / f"saved_{name}.png"))
+        shown.append(np.asarray(picture.crop((0, 0, 640, 400))))
+    np.testing.assert_array_equal(*shown)
+    with visit.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
+        clear, black = (
+            {**row, "image": "", "time": "", "latency_ms": ""} for row in list(csv.DictReader(file))[-2:]
+        )
+    assert clear == black
+
+
+def test_a_pixel_size_is_read_once_when_it_is_entered_and_must_be_allowed(visit, frames):
+    def said():
+        return visit.page.inner_text("#scale-text")
+
+    visit.after(lambda: visit.page.click("#samples button"))  # states its pixel size
+    visit.after(lambda: visit.enter("#pixel-size", ""))
+    before = visit.readings
+    visit.after(lambda: (visit.page.keyboard.type("0,123", delay=30), visit.page.keyboard.press("Enter")))
+    visit.page.wait_for_timeout(200)
+    assert (visit.readings, said()) == (before + 1, "Typed.")
+    for text in ("11", "0.0001", "-1", "a"):
+        visit.after(lambda text=text: visit.enter("#pixel-size", text))
+        assert said() == "Not used: 0.001 to 10 mm are allowed."
+        assert visit.page.get_attribute("#pixel-size", "aria-invalid") == "true"
+    visit.after(lambda: visit.enter("#pixel-size", ""))
+    assert said() == "Needed for the age."
+    assert visit.page.get_attribute("#pixel-size", "aria-invalid") == "false"
+    visit.page.fill("#pixel-size", "0.2")  # not entered before the next picture comes
+    visit.after(lambda: visit.give("drop", frames[1]))
+    assert (visit.page.input_value("#pixel-size"), said()) == ("0.2", "Typed.")
+    visit.after(lambda: visit.enter("#pixel-size", ""))
 
 
 def test_pixel_size_from_two_points(visit, frames):
@@ -118,8 +165,11 @@ def test_pixel_size_from_two_points(visit, frames):
     for _ in range(10):
         visit.page.keyboard.press("Shift+ArrowRight")
     visit.page.keyboard.press("Enter")
-    visit.page.fill("#millimetres", "25")
-    visit.after(lambda: visit.page.keyboard.press("Enter"))
+    visit.page.keyboard.type("0.05")
+    assert visit.page.input_value("#millimetres") == "0.05", "without the former distance"
+    visit.page.keyboard.press("Enter")
+    assert visit.page.inner_text("#distance-text") == "0.1 to 500 mm are allowed."
+    visit.after(lambda: visit.enter("#millimetres", "25,0"))
     assert float(visit.page.input_value("#pixel-size")) == pytest.approx(0.25)
     visit.after(lambda: visit.give("drop", frames[1]))
     assert visit.page.input_value("#pixel-size") == "", "a measurement belongs to its picture"
@@ -145,9 +195,9 @@ def test_camera_freeze_and_picture(visit, tmp_path):
     assert visit.page.is_disabled("#freeze")
     assert visit.page.evaluate("document.activeElement.id") == "open"
     visit.page.wait_for_timeout(300)
-    visit.after(lambda: visit.page.fill("#pixel-size", "0.2"))  # the last frame is read again
+    visit.after(lambda: visit.enter("#pixel-size", "0.2"))  # the last frame is read again
     assert visit.page.inner_text("#source-name") == "Camera"
-    visit.page.fill("#pixel-size", "")
+    visit.enter("#pixel-size", "")
 
 
 def test_a_denied_camera_leaves_the_picture_and_a_late_one_does_not_replace_it(browser, address, frames):
@@ -159,7 +209,7 @@ def test_a_denied_camera_leaves_the_picture_and_a_late_one_does_not_replace_it(b
     found.page.evaluate("deny()")
     found.until("document.getElementById('notice').textContent === 'Camera: Access was denied.'")
     assert found.page.inner_text("#source-name") == frames[0].name
-    found.after(lambda: found.page.fill("#pixel-size", "0.2"))
+    found.after(lambda: found.enter("#pixel-size", "0.2"))
     found.page.click("#camera")
     found.after(lambda: found.page.set_input_files("#files", frames[1]))
     found.page.evaluate("allow()")
@@ -174,10 +224,10 @@ def test_the_latest_answer_is_spoken_and_an_age_ends_with_its_picture(visit, fra
     visit.after(lambda: visit.page.check("#every-age"))
     spoken = "document.getElementById('spoken').textContent"
     label = "document.getElementById('chart').getAttribute('aria-label')"
-    visit.after(lambda: visit.page.fill("#pixel-size", str(PIXEL_SIZE)))
+    visit.after(lambda: visit.enter("#pixel-size", str(PIXEL_SIZE)))
     visit.until(f"{spoken}.includes('Age: ')")
     assert "Age " in visit.page.evaluate(label)
-    visit.after(lambda: visit.page.fill("#pixel-size", ""))
+    visit.after(lambda: visit.enter("#pixel-size", ""))
     visit.until(f"{spoken} && !{spoken}.includes('Age: ')")
     assert visit.page.evaluate(label) == "WHO growth chart of the head circumference"
     visit.after(lambda: visit.page.uncheck("#every-age"))
@@ -208,10 +258,10 @@ def test_a_live_picture_that_stands_still_is_read_again(visit):
     visit.after(lambda: visit.page.click("#camera"), 2)
     visit.page.evaluate("document.getElementById('video').requestVideoFrameCallback = () => 0")
     visit.page.wait_for_timeout(500)
-    visit.after(lambda: visit.page.fill("#pixel-size", "0.2"))
+    visit.after(lambda: visit.enter("#pixel-size", "0.2"))
     visit.page.click("#freeze")
     visit.after(lambda: visit.page.click("#freeze"))
-    visit.page.fill("#pixel-size", "")
+    visit.enter("#pixel-size", "")
     visit.page.click("#stop")
     visit.page.evaluate("delete document.getElementById('video').requestVideoFrameCallback")
 

@@ -36,6 +36,38 @@ def test_the_second_visit_needs_no_network(browser, built, served):
     found.context.close()
 
 
+def test_a_page_in_a_folder_below_another_works_offline_and_so_does_the_other(
+    browser, built, served, tmp_path
+):
+    upper = Path(shutil.copytree(built, tmp_path / "site"))
+    lower = Path(shutil.copytree(built, upper / "b"))
+    facts = json.loads((lower / "demo.json").read_text())
+    (lower / "MODEL_CARD.md").write_text("# Another model card")
+    content = (lower / "MODEL_CARD.md").read_bytes()
+    facts["files"]["MODEL_CARD.md"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (lower / "demo.json").write_text(json.dumps(facts))
+    server = served(upper)
+    found = Visit(browser, server.address)
+    for address in (server.address, f"{server.address}b/"):
+        found.page.goto(address)
+        found.until("document.body.dataset.readings")
+        found.page.wait_for_load_state("networkidle")
+    server.shutdown()
+    server.server_close()
+    for address, title in ((server.address, "Model card"), (f"{server.address}b/", "Another model card")):
+        found.page.goto(address)
+        found.until("document.body.dataset.readings")
+        found.page.click('[data-document="MODEL_CARD.md"]')
+        found.until(f"document.getElementById('document-text').textContent.includes('{title}')")
+    kept = found.page.evaluate(
+        """async (scope) => (await (await caches.open(`sonodistill-demo ${scope}`)).keys()).map(({ url }) => url)""",
+        server.address,
+    )
+    assert len(kept) > 20
+    assert not [url for url in kept if url.startswith(f"{server.address}b/")]
+    found.context.close()
+
+
 @pytest.mark.parametrize("asked", ["picture", "camera"])
 def test_what_is_asked_for_while_the_student_loads_is_read(browser, address, frames, asked):
     held = []
@@ -130,6 +162,19 @@ def test_a_failed_self_test_is_refused(browser, address, built):
     found.until("document.body.dataset.state === 'refused'")
     assert "self-test failed: frame_0.png has cosine" in found.page.inner_text("#refused")
     assert found.readings == 0
+    found.context.close()
+
+
+def test_webgpu_in_the_address_that_fails_starts_webassembly(browser, address):
+    def change(route):
+        route.abort() if "ort.webgpu" in route.request.url else route.continue_()
+
+    found = Visit(browser, f"{address}?runtime=webgpu&threads=1.5", change, service_workers="block")
+    found.until("document.body.dataset.readings")
+    assert found.page.inner_text("#notice").endswith("WebAssembly is used instead of WebGPU.")
+    assert found.page.input_value("#runtime") == "wasm"
+    threads = found.page.evaluate("Math.min(navigator.hardwareConcurrency, 4)")
+    assert f"WebAssembly, {threads} thread" in found.page.inner_text("#facts")
     found.context.close()
 
 

@@ -53,6 +53,11 @@ class Visit:
         act()
         self.until(f"Number(document.body.dataset.readings ?? 0) >= {before + number}")
 
+    def enter(self, field, text):
+        """Type into a field and end with Enter."""
+        self.page.fill(field, text)
+        self.page.press(field, "Enter")
+
     def ask_for_cameras(self):
         """Have the browser ask before it gives a camera, until `allow()` or `deny()` is called in the page."""
         self.page.evaluate(

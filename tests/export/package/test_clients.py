@@ -82,6 +82,15 @@ def test_the_command_of_the_readme_answers(exported):
     assert "planes" in json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("arguments", [[], ["frame.png", "0,39"], ["frame.png", "0.39", "age"]])
+def test_the_reference_client_refuses_other_arguments_with_its_usage(exported, arguments):
+    command = [sys.executable, "example_client.py", *arguments]
+    done = subprocess.run(command, cwd=exported.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: example_client.py [-h] picture [pixel_size_mm]\n")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("brain", [True, False])
 def test_the_reference_client_gives_sub_plane_and_age_of_brain_planes_alone(
     exported, example, monkeypatch, brain
