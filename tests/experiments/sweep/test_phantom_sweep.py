@@ -47,7 +47,7 @@ def start(checkout):
 
 def _start():
     command = [sys.executable, "-m", "experiments", "sweep", "run", "decay", "--count", "4", "--"]
-    command += [f"--config={SMALL}", f"--biometry.protocol={PROMPTS}"]
+    command += [f"--config={SMALL}", f"--biometry.protocol={PROMPTS}", "--score_test_patients=true"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
