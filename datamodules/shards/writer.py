@@ -63,8 +63,9 @@ def collect(
         read.append((described, corpus.assign_splits(corpus.read(root))))
     for name, table in (tables or {}).items():
         described = {"name": name, "title": name, "source": "a table of one's own", "licence": "not stated"}
-        ours = table_records(table, name)
-        read.append((described, with_splits(ours, val_share=0.1, test_share=0.2, seed=0)))
+        # Split before the corpus gets its name, on which the split depends: as `TableDataModule` does.
+        split = with_splits(table_records(table), val_share=0.1, test_share=0.2, seed=0)
+        read.append((described, [replace(record, corpus=name) for record in split]))
     records: list[Record] = []
     sources = []
     for described, every in read:

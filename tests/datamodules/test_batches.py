@@ -203,6 +203,24 @@ def test_pairs_of_validation_and_test_are_never_replaced(tiny_planes, split):
         list(loader)
 
 
+def test_another_seed_augments_differently(tiny_planes):
+    views = []
+    for seed in (0, 1, 0):
+        data = _planes(tiny_planes, seed=seed)
+        data.bind(STUDENT)
+        views.append(data.train_dataloader().dataset[(0, 0)]["student_image"])
+    assert torch.equal(views[0], views[2])
+    assert not torch.equal(views[0], views[1])
+
+
+def test_the_pairs_of_a_step_are_those_of_all_processes(tiny_hc18, monkeypatch):
+    for module in ("base", "pairs.sampler"):
+        monkeypatch.setattr(f"datamodules.{module}.process_rank", lambda: (0, 2))
+    data = _hc18(tiny_hc18)
+    data.bind(STUDENT)
+    assert data.train_dataloader().order["batch_size x processes"] == 2 * 6
+
+
 def test_captions_vary_over_epochs(tiny_planes):
     data = _planes(tiny_planes)
     data.bind(STUDENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 
 import pytest
@@ -14,6 +15,13 @@ from metrics.growth_chart import head_circumference_mm
 
 def _rewrite(path, change):
     path.write_text(change(path.read_text()))
+
+
+def _flagged(root, flag):
+    """Return the images whose column Train has this flag; the set's authors mark their training set with 1."""
+    with (root / "FETAL_PLANES_DB_data.csv").open(newline="") as table:
+        rows = csv.DictReader(table, delimiter=";")
+        return {row["Image_name"] for row in rows if row["Train "].strip() == flag}
 
 
 def test_hc18_reads_its_official_layout(tiny_hc18):
@@ -67,7 +75,10 @@ def test_fetal_planes_reads_its_official_layout(tiny_planes):
         "other",
     }
     assert all(record.brain_plane is None for record in records if record.plane != "brain")
-    assert {record.split for record in records} == {"train", "test"}
+    for split, flag in (("train", "1"), ("test", "0")):
+        chosen = [record for record in records if record.split == split]
+        assert {record.name for record in chosen} == _flagged(tiny_planes, flag)
+        assert {int(record.patient) <= 18 for record in chosen} == {flag == "1"}
     assert records[0].operator == "Op. 1"
     assert records[0].machine == "Voluson E6"
 
@@ -181,8 +192,8 @@ def test_an_ambiguous_image_is_an_error(tiny_hc18):
 
 def test_validation_patients_come_from_the_official_training_set(tiny_planes):
     data = FetalPlanesDataModule(root=str(tiny_planes), val_share=0.3)
-    official = {record.name for record in read_fetal_planes(tiny_planes) if record.split == "test"}
-    assert {record.name for record in data.split("test")} == official
+    assert {record.name for record in data.split("test")} == _flagged(tiny_planes, "0")
+    assert {record.name for record in data.split("train") + data.split("val")} == _flagged(tiny_planes, "1")
     train, val = ({r.patient for r in data.split(split)} for split in ("train", "val"))
     assert val
     assert not train & val

@@ -118,6 +118,30 @@ def test_a_folder_as_hugging_face_has_it(folder):
     assert list(read_table(folder).index) == ["img/a.png", "img/b.png", "img/c.png"]
 
 
+def test_a_split_column_outweighs_the_name_of_the_folder(folder):
+    write_image(folder / "train" / "a.png", 1)
+    rows = [{"file_name": "a.png", "patient": "a", "split": "test"}]
+    _write(folder / "train", ".csv", rows, "metadata")
+    assert list(read_table(folder)["split"]) == ["test"]
+
+
+def test_ages_in_days_outweigh_ages_in_weeks(folder):
+    table = read_table(_csv(folder, "image,patient,ga_days,ga_weeks\nimg/a.png,1,143,20\nimg/b.png,2,,21\n"))
+    assert table["ga_days"].tolist() == [143, 147]
+
+
+@pytest.mark.parametrize("days", range(7))
+def test_ages_in_weeks_and_days(folder, days):
+    lines = ("image,patient,ga_days,ga_weeks", f"img/a.png,1,20+{days},", f"img/b.png,2,,20w{days}d")
+    assert read_table(_csv(folder, "\n".join(lines)))["ga_days"].tolist() == [140 + days] * 2
+
+
+def test_rows_of_a_table_without_header_count_from_1(folder):
+    path = _write(folder, ".parquet", [*ROWS[:2], ROWS[2] | {"pixel_size_mm": 12.0}])
+    with pytest.raises(ValueError, match=r"table.parquet, row 3: pixel_size_mm is '12'"):
+        read_table(path)
+
+
 def test_a_folder_without_a_table(folder):
     with pytest.warns(UserWarning, match="no patient column; each image counts as a patient of its own"):
         table = read_table(folder)

@@ -73,6 +73,12 @@ def test_a_given_split_is_kept_and_gives_up_validation_patients(tmp_path):
         _ = TableDataModule(str(write(tmp_path, rows))).records
 
 
+def test_a_given_split_with_validation_patients_is_kept_without_a_test_split(tmp_path):
+    rows = [row | {"split": "val" if row["patient"] in ("p3", "p8", "p11") else "train"} for row in rows_of()]
+    data = TableDataModule(str(write(tmp_path, rows)))
+    assert {record.name: record.split for record in data.records} == {r["image"]: r["split"] for r in rows}
+
+
 def test_captions_are_written_from_columns(tmp_path):
     rows = [{"image": "a.png", "patient": "1", "hc_mm": "180", "pixel_size_mm": "0.2"}]
     (record,) = TableDataModule(str(write(tmp_path, rows))).records

@@ -217,6 +217,28 @@ def test_a_changed_image_is_decoded_again(records, tmp_path):
     assert not torch.equal(before, dataset(records, tmp_path / "cache")[0, 0]["student_image"])
 
 
+def test_an_image_rewritten_at_the_same_size_is_decoded_again(tmp_path):
+    path = tmp_path / "a.bmp"  # uncompressed: its size depends on the picture's shape only
+    record = Record("planes", path.name, path, "1", plane="femur")
+    sizes, views = [], []
+    for seed in (1, 2):
+        write_image(path, seed, (40, 30))
+        os.utime(path, (seed, seed))  # a coarse clock may give both writes the same time
+        sizes.append(path.stat().st_size)
+        views.append(dataset([record], tmp_path / "cache")[0, 0]["student_image"])
+    assert sizes[0] == sizes[1]
+    assert not torch.equal(*views)
+
+
+def test_images_with_and_without_overlays_are_cached_apart(records, tmp_path):
+    for masked in (False, True, False, True):
+        cache = SquareCache(tmp_path / "cache", records, 16, masked)
+        square, _ = cache.get(
+            0, records[0], lambda _, masked=masked: (np.full((16, 16), masked, np.uint8), (8, 8))
+        )
+        assert (square == masked).all()
+
+
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 5e-4)])
 def test_embeddings_are_stored_and_read_after_reopening(tmp_path, half, tolerance):
     store = TeacherStore(tmp_path / "x", draws=3, images=5, dim=4, half=half)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -180,3 +182,62 @@ def test_padding_keeps_the_image_and_adds_black():
 def test_negative_ranges_are_rejected():
     with pytest.raises(ValueError, match="cannot be negative"):
         Augmentation(rotation_degrees=-1)
+
+
+def _grey(view):
+    return _unnormalise(view, STUDENT)[0] * 255
+
+
+@pytest.mark.parametrize("zoom", [0.5, 2.0])
+def test_zoom_magnifies(zoom):
+    rows, columns = np.mgrid[:256, :256] - 127.5
+    disc = np.where(rows**2 + columns**2 < 20**2, 240, 0).astype(np.uint8)
+    transform = TwoViewTransform(STUDENT, None, None)
+    area = [(_grey(transform.render(disc, np.random.default_rng(0), z)[0]) > 110).sum() for z in (1.0, zoom)]
+    assert area[1] / area[0] == pytest.approx(zoom**2, rel=0.06)
+
+
+@pytest.mark.parametrize("zoom", [0.5, 1.0])
+def test_enlarging_is_as_likely_as_shrinking(zoom):
+    transform, rng = TwoViewTransform(STUDENT, None, Augmentation(zoom=zoom)), np.random.default_rng(0)
+    draws = np.array([transform.draw_zoom(rng) for _ in range(2000)])
+    most = 1 + zoom
+    assert 1 / most <= draws.min() < 1.05 / most
+    assert most / 1.05 < draws.max() <= most
+    assert abs(np.log(draws).mean()) < 0.1 * np.log(most), "more than seven standard deviations"
+
+
+def test_translation_goes_both_ways_along_each_axis():
+    ranges = {"rotation_degrees": 0.0, "brightness": 0.0, "contrast": 0.0}
+    transform = TwoViewTransform(STUDENT, None, Augmentation(translation=0.05, **ranges))
+    image = _blob(256, 256, 127.5, 127.5, sigma=12)
+    views = [transform(image, np.random.default_rng(seed))[0] for seed in range(60)]
+    shifts = np.array([_centroid(_grey(view)) - 0.5 for view in views])
+    assert (shifts.min(axis=0) < -0.03).all()
+    assert (shifts.max(axis=0) > 0.03).all()
+    assert np.abs(shifts).max() < 0.055
+
+
+def test_shrinking_averages_all_pixels():
+    image = np.zeros((1024, 1024), np.uint8)
+    image[::8, ::8] = 255
+    student = replace(STUDENT, image_size=64)
+    view, _ = TwoViewTransform(student, None, None)(image, np.random.default_rng(0))
+    assert np.abs(_grey(view) - 255 / 64).max() < 2
+
+
+def test_enlarging_overshoots_at_edges_as_cubic_interpolation_does():
+    image = np.full((32, 32), 50, np.uint8)
+    image[:, 16:] = 200
+    student = replace(STUDENT, image_size=64)
+    grey = _grey(TwoViewTransform(student, None, None)(image, np.random.default_rng(0))[0])
+    assert grey.max() > 205
+    assert grey.min() < 45
+
+
+@pytest.mark.parametrize("student_only", [False, True])
+def test_the_largest_view_determines_the_working_side(student_only):
+    small = replace(STUDENT, image_size=64)
+    transform = TwoViewTransform(small, TEACHER, None, student_only)
+    assert transform.working_side == 2 * 224
+    assert transform.prepare(np.zeros((700, 900), np.uint8)).shape == (448, 448)

@@ -2,6 +2,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +71,21 @@ def test_truth_table_states_the_skull_that_the_official_table_measures(made: Pat
         pixels = ellipse_circumference(row.skull_a_px, row.skull_b_px)
         assert pixels * line[1] == pytest.approx(line[2], rel=1e-4)
     assert truth[truth.plane != "brain"].hc_mm.isna().all()
+
+
+def test_pairs_state_an_age_only_where_a_head_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(picture: Picture, _: int) -> tuple[np.ndarray, Truth]:
+        return np.zeros((4, 4), np.uint8), Truth(0.1, 140, 180.0 if picture.plane == "brain" else None)
+
+    monkeypatch.setattr(corpus, "render", render)
+    made = make_corpus(PhantomSettings(1, 0, 0, 30), tmp_path, workers=1)
+    with tarfile.open(made / "pairs" / "pairs-000000.tar") as shard:
+        facts = [json.load(shard.extractfile(name)) for name in shard.getnames() if name.endswith(".json")]
+    assert len(facts) == 30
+    ages = {(fact["plane"] == "brain", fact["ga_days"], fact["hc_mm"]) for fact in facts}
+    assert ages == {(True, 140, 180.0), (False, None, None)}
 
 
 def test_settings_and_simulator_version_name_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:

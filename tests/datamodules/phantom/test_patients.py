@@ -1,5 +1,5 @@
 import pickle
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -44,9 +44,12 @@ def test_patients_have_several_pictures_on_one_side_of_the_official_split() -> N
     sides = {(p.patient.number, p.patient.train) for p in pictures}
     assert len(sides) == len(per_patient)
     assert 0.6 < np.mean([train for _, train in sides]) < 0.8
-    numbered = Counter((p.patient.number, p.plane, p.number) for p in pictures)
-    assert max(numbered.values()) == 1
-    assert all(1 <= p.number <= p.of for p in pictures)
+    numbers = defaultdict(list)
+    for p in pictures:
+        numbers[p.patient.number, p.plane, p.of].append(p.number)
+    assert len(numbers) == len({(p.patient.number, p.plane) for p in pictures})
+    for (_, _, of), found in numbers.items():
+        assert found == list(range(1, of + 1))
 
 
 def test_shares_of_the_planes() -> None:

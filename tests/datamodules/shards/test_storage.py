@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 import threading
@@ -140,6 +141,21 @@ def test_the_cache_keeps_to_its_size(store, folder, tmp_path):
     assert len(held) == 2
     with pytest.raises(ValueError, match=r"pairs-00000\d\.tar: \d+ bytes; raise data\.shard_cache_gb$"):
         make(URLS, tmp_path / "cache", shard_cache_gb=sizes[0] / 2e9)
+
+
+def test_the_cache_keeps_the_shards_that_were_read_last(tmp_path, monkeypatch):
+    contents = {f"s3://corpus/{name}.tar": name.encode() * 1000 for name in "abc"}
+    monkeypatch.setattr(storage, "_block", lambda url, start, end, _: contents[url][start:end])
+    remote = {url: storage.RemoteShard(1000, None, url[-5]) for url in contents}
+    shards = storage.ShardStorage(tmp_path, 2500, remote=remote)
+    first, second, third = contents
+    for age, url in enumerate((first, second), 1):
+        shards.open(url).close()
+        os.utime(tmp_path / remote[url].file_name, (age, age))
+    for url in (first, third):
+        with shards.open(url) as file:
+            assert file.read() == contents[url]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "c.tar"]
 
 
 def test_absent_shards_are_an_error_before_the_first_step(store, tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import PairShardsDataModule
+from datamodules import Augmentation, PairShardsDataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing, build_tokenizer
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
@@ -68,6 +68,13 @@ def _names(epoch):
     return [name for names, _ in epoch for name in names]
 
 
+def _pictures(loader, epoch=0):
+    """Return the pixels of each student's view, in order, beside the names of the samples."""
+    batches = _batches(loader, epoch)
+    names = [name for batch in batches for name in batch["name"]]
+    return names, [view.numpy().tobytes() for batch in batches for view in batch["student_image"]]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_has_every_pair_once(shards, workers):
     loader = _data(shards, num_workers=workers).train_dataloader()
@@ -77,6 +84,42 @@ def test_an_epoch_has_every_pair_once(shards, workers):
     assert Counter(_names(second)) == Counter(_names(first))
     assert _names(second) != _names(first)
     assert again == first
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), None])
+def test_a_sample_is_augmented_anew_in_every_epoch(shards, augmentation):
+    loader = _data(shards, augmentation=augmentation).train_dataloader()
+    first, second = (dict(zip(*_pictures(loader, epoch), strict=True)) for epoch in (0, 1))
+    assert len(first) == 48
+    assert {first[name] == second[name] for name in first} == {augmentation is None}
+
+
+def test_no_two_processes_augment_alike(tmp_path, monkeypatch):
+    for shard in "ab":  # one picture throughout
+        _write(tmp_path / f"{shard}.tar", [member for n in range(8) for member in _pair(f"{shard}{n}", 0)])
+    views = []
+    for rank in range(2):
+        monkeypatch.setattr("datamodules.shards.pair_shards.process_rank", lambda rank=rank: (rank, 2))
+        loader = _data(tmp_path, f"a.tar::{tmp_path}/b.tar", num_samples=16).train_dataloader()
+        views += _pictures(loader)[1]
+    assert len(views) == len(set(views)) == 16
+
+
+def test_every_epoch_visits_the_shards_in_an_order_of_its_own(shards):
+    loader = _data(shards, shuffle_buffer=1).train_dataloader()
+    orders = [tuple(dict.fromkeys(name[:2] for name in _pictures(loader, epoch)[0])) for epoch in range(5)]
+    assert {frozenset(order) for order in orders} == {frozenset(("s0", "s1", "s2", "s3"))}
+    assert len(set(orders)) > 2
+
+
+def test_the_shuffle_buffer_is_filled_before_the_first_sample(tmp_path):
+    _write(tmp_path / "a.tar", [member for n in range(200) for member in _pair(f"k{n:03d}", n)])
+    first = []
+    for seed in range(20):
+        data = _data(tmp_path, "a.tar", num_samples=200, batch_size=1, shuffle_buffer=100, seed=seed)
+        (name,) = next(iter(data.train_dataloader()))["name"]
+        first.append(int(name[1:]))
+    assert sum(position > 5 for position in first) > 10, first
 
 
 @pytest.mark.parametrize(("workers", "first"), [(0, 1), (0, 7), (0, 12), (2, 1), (2, 6), (2, 7)])
@@ -196,6 +239,19 @@ def test_bad_samples_raise_or_are_skipped(tmp_path, kind):
     batch = next(iter(_data(tmp_path, "a.tar", num_samples=4, on_error="skip").train_dataloader()))
     assert batch["name"] == ["g"] * 4
     assert any("a.tar: x" in line for line, _ in batch["skipped"])
+
+
+def test_more_bad_samples_than_may_follow_each_other_are_skipped_among_good_ones(tmp_path):
+    bad, good = (
+        [[(f"bad{n}.png", b"oops")] for n in range(120)],
+        [_pair(f"good{n:03d}", n) for n in range(120)],
+    )
+    members = [member for pair in zip(bad, good, strict=True) for sample in pair for member in sample]
+    _write(tmp_path / "a.tar", members)
+    data = _data(tmp_path, "a.tar", num_samples=120, on_error="skip", shuffle_buffer=1, augmentation=None)
+    batches = list(data.train_dataloader())
+    assert [name for batch in batches for name in batch["name"]] == [f"good{n:03d}" for n in range(120)]
+    assert sum(number for batch in batches for _, number in batch["skipped"]) == 120
 
 
 def test_a_truncated_shard_is_named(shards):

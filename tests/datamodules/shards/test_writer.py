@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import PairShardsDataModule
+from datamodules import PairShardsDataModule, TableDataModule
 from datamodules.corpora.catalogue import CORPORA, find_corpora
+from datamodules.corpora.table import read_table
 from datamodules.shards import writer
 from datamodules.shards.pair_shards import list_shards
 from datamodules.shards.writer import (
+    collect,
     encode_sample,
     plan_shards,
     scan_shards,
@@ -28,6 +30,7 @@ from datamodules.shards.writer import (
 )
 from experiments.commands.data import main
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
+from tests.conftest import write_image
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
@@ -57,6 +60,19 @@ def test_evaluation_patients_are_left_out(records):
     assert len(kept) + left_out == len(records)
     assert {r.name for r in kept} == {r.name for r in records if r.split == "train"}
     assert left_out > 30
+
+
+def test_shards_of_a_table_hold_the_patients_that_training_on_it_would_see(tmp_path):
+    lines = ["image,patient,text"]
+    for patient in range(40):
+        write_image(tmp_path / f"{patient}.png", patient)
+        lines.append(f"{patient}.png,p{patient},a head")
+    path = tmp_path / "clinic.csv"
+    path.write_text("\n".join(lines))
+    records, (source,) = collect({}, exclude_test=True, tables={"clinic": read_table(path)})
+    trained = {record.patient for record in TableDataModule(str(path)).split("train")}
+    assert {(record.corpus, record.patient) for record in records} == {("clinic", name) for name in trained}
+    assert source["evaluation_images_left_out"] == 40 - len(trained) > 0
 
 
 def test_a_patient_in_both_splits_is_removed_completely(records):
