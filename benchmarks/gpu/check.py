@@ -58,6 +58,8 @@ def run_stage(name: str, options: argparse.Namespace, seconds: float) -> int | N
     command = [sys.executable, "-m", "benchmarks", "gpu", f"--out={options.out}", f"--one={name}"]
     command += [*["--quick"] * options.quick, *["--compile"] * options.compile]
     environment = dict(os.environ)
+    if options.quick:
+        environment.setdefault("OMP_NUM_THREADS", "1")  # products this small are slower on several threads
     if name == "tests":
         command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-v", "--color=no", "--durations=10"]
         command += ["-p", "no:cacheprovider"]
