@@ -176,7 +176,7 @@ def clip_tokenizer(context_length: int, folder: Path) -> Tokenizer:
 
 def largest_id(folder: Path) -> int:
     """Return the largest token id of a tokenizer that `transformers` saved."""
-    return max(_saved(folder).get_vocab().values())
+    return int(max(_saved(folder).get_vocab().values()))
 
 
 @cache
