@@ -267,8 +267,8 @@ def _say(
     known = student.calibration
     if known is None:
         print(
-            "not calibrated for these prompts, or not scored on test patients: no age has an interval and no image is "
-            '"none" (docs/predict.md)'
+            "not calibrated for these prompts (nor at all, if the run did not score test patients): no age has an "
+            'interval and no image is "none" (docs/predict.md)'
         )
     elif known.age_drop is not None:
         print(

@@ -203,6 +203,11 @@ def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapp
             if name in state and own[name].shape != state[name].shape
         ],
     }
+    return listed(kinds)
+
+
+def listed(kinds: Mapping[str, list[str]]) -> str:
+    """Count the names of each kind of difference and give the first, in one line; an empty text without names."""
     return "; ".join(f"{len(found)} {kind}: {_first(found)}" for kind, found in kinds.items() if found)
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from models.checkpoints.weights import listed
 from models.encoders.dual_encoder import DualEncoder
-from models.messages import error_line, first_few
+from models.messages import error_line
 from models.preprocessing import Preprocessing
 from models.text.end_token import up_to_longest_end
 from models.text.tokenizer import build_tokenizer, largest_id
@@ -136,16 +137,12 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _check_weights(root: Path, found: Mapping[str, Collection[Any]]) -> None:
     """Refuse weights that do not fit, which transformers would leave random or leave out."""
-    kinds = {
-        "missing": found["missing_keys"],
-        "unexpected": found["unexpected_keys"],
-        "of another shape": [
-            f"{name} {[*theirs]} for {[*ours]}" for name, theirs, ours in found["mismatched_keys"]
-        ],
-    }
-    differences = "; ".join(
-        f"{len(names)} {kind}: {first_few(sorted(names))}" for kind, names in kinds.items() if names
-    )
+    shapes = [f"{name} {[*theirs]} for {[*ours]}" for name, theirs, ours in found["mismatched_keys"]]
+    differences = listed({
+        "missing": sorted(found["missing_keys"]),
+        "unexpected": sorted(found["unexpected_keys"]),
+        "of another shape": sorted(shapes),
+    })  # fmt: skip
     if differences:
         raise ValueError(f"{root}: the weights do not fit config.json: {differences}")
 
@@ -160,8 +157,11 @@ def _contract(root: Path, image_size: int, context_length: int) -> Preprocessing
             f"{root}: no preprocessor_config.json, and no image_processor in a processor_config.json; save one of them "
             "with processor.save_pretrained(folder)"
         ) from error
+    values = {
+        name: value for name, value in values.items() if value is not None
+    }  # null is the library's default
     side = "crop_size" if values.get("do_center_crop") else "size"
-    absent = [name for name in (side, "image_mean", "image_std") if not values.get(name)]
+    absent = [name for name in (side, "image_mean", "image_std") if name not in values]
     if absent:
         raise ValueError(
             f"{root}: the image processor's settings lack {', '.join(absent)}; save them with "
@@ -170,7 +170,7 @@ def _contract(root: Path, image_size: int, context_length: int) -> Preprocessing
     kernel, size = values.get("resample", 3), values[side]
     if kernel not in KERNELS:
         raise ValueError(f"{root}: resample {kernel} is neither bilinear (2) nor bicubic (3)")
-    if {*(size.values() if isinstance(size, dict) else [size])} != {image_size}:
+    if {*(size.values() if isinstance(size, dict) else [size])} - {None} != {image_size}:
         raise ValueError(f"{root}: {side} {size} of the image processor is not the model's {image_size}")
     scaled = values.get("do_rescale", True) and isclose(
         values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3
@@ -180,10 +180,16 @@ def _contract(root: Path, image_size: int, context_length: int) -> Preprocessing
             f"{root}: do_rescale, rescale_factor or do_normalize of the image processor is not supported; only pixels "
             "divided by 255 and normalised are"
         )
+    mean, std = (
+        tuple(given)
+        if isinstance(given, list)
+        else (given,) * 3  # the library takes one number for all channels
+        for given in (values["image_mean"], values["image_std"])
+    )
     return Preprocessing(
         image_size=image_size,
-        mean=tuple(values["image_mean"]),
-        std=tuple(values["image_std"]),
+        mean=mean,
+        std=std,
         interpolation=KERNELS[kernel],
         tokenizer=f"hf:{root}",
         context_length=context_length,

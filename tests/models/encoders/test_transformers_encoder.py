@@ -194,6 +194,15 @@ def test_what_a_folder_says_and_its_weights_must_fit(file, values, words, tmp_pa
         TransformersEncoder(str(tmp_path))
 
 
+def test_null_is_the_librarys_default_and_one_number_holds_for_all_channels(tmp_path) -> None:
+    save("clip", tmp_path)
+    whole = {"height": 32, "width": 32, "longest_edge": None}
+    nulls = dict.fromkeys(("do_rescale", "rescale_factor", "do_normalize"))
+    change(tmp_path / "preprocessor_config.json", **nulls, image_mean=0.5, crop_size=whole)
+    preprocessing = TransformersEncoder(str(tmp_path)).preprocessing
+    assert (preprocessing.mean, preprocessing.std) == ((0.5, 0.5, 0.5), (0.4, 0.5, 0.6))
+
+
 def test_a_tokenizer_beyond_the_vocabulary_is_rejected(tmp_path) -> None:
     save("clip", tmp_path)
     added = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
