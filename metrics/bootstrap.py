@@ -5,12 +5,14 @@ and takes the 2.5th and 97.5th percentile of 10,000 resampled scores. The same g
 samples give the same interval to the last digit. Images of one patient are alike: resampling whole patients, in the
 order of their first image, is the honest interval where patients have several.
 
-**A difference.** Both methods are trained with the same seeds and scored on the same images. Seeds and patients are
-resampled together, the same draw for both methods, since all seeds share the patients and both methods share both
-(Owen 2007, doi:10.1214/07-AOAS122: mildly conservative). With few seeds a percentile interval is far too narrow,
-so the bootstrap gives the standard error alone: S - 1 of S seeds are drawn, which makes it unbiased (Rao and Wu 1988,
-doi:10.1080/01621459.1988.10478591), and Student's t takes its degrees of freedom from seeds and patients in proportion
-to their variances (Satterthwaite 1946, doi:10.2307/3002019).
+**A difference.** Both methods are trained with the same seeds and scored on the same images. Its variance is what
+differs between seeds plus what the patients have in common over all seeds, as for any two crossed random factors
+(Searle, Casella and McCulloch 1992, chapter 4), and at least that of sampling the patients with these seeds. Patients
+are resampled, the same draw for all seeds and both methods; of the few seeds the sample variance is taken. Resampling
+both together would count the chance of one seed with one patient three times (Owen 2007, doi:10.1214/07-AOAS122). The
+quantiles of Student's t for seeds and for patients are averaged, weighted by their variances (Cochran and Cox 1950,
+Experimental Designs). In simulated studies without a true difference, p is below 0.05 in 0 to 6 % of those with three
+seeds and in 2 to 5 % of those with five.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.optimize import brentq
 
 RESAMPLES = 10_000
 SEED = 42
 COMPARISON_RESAMPLES = 2000  # for a standard error: 1.6 % of it is noise
 POWER = 0.8
+LEAST_P = 1e-12  # smaller ones are 0
 _DRAWS_AT_ONCE = 4_000_000  # bounds the memory of one block of resamples
 
 
@@ -170,20 +174,33 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
     found: Any = sum(
         factor * _scores(np.tensordot(weights, counts, axes=(1, 1))) for factor, counts in methods
     )
-    draws = max(1, seeds - 1)
-    both = (generator.multinomial(draws, np.full(seeds, 1 / seeds), size=resamples) * found[1:]).sum(axis=1)
-    value, error = float(found[0].mean()), float((both / draws).std(ddof=1))
-    parts = [(float(found[1:].mean(axis=1).var(ddof=1)), patients - 1)] if patients > 1 else []
-    parts += [(float(found[0].var(ddof=1)) / seeds, seeds - 1)] if seeds > 1 else []
-    if not parts:  # one number has no spread that could be known
+    value, covariance = float(found[0].mean()), np.atleast_2d(np.cov(found[1:], rowvar=False))  # [S, S]
+    sampled = float(covariance.mean())  # of these seeds' mean, by the draw of patients alone
+    if seeds == patients == 1:  # one number has no spread that could be known
         return Comparison(value, np.nan, np.nan, np.nan, np.nan, seeds, patients)
-    spread = sum(variance for variance, _ in parts)
-    if error == 0 or spread == 0:  # the same in every draw
-        return Comparison(value, value, value, float(value == 0), 0.0, seeds, patients)
-    freedom = spread**2 / sum(variance**2 / degrees for variance, degrees in parts)
-    reach = float(stats.t.ppf(0.975, freedom)) * error
-    detectable = reach + float(stats.t.ppf(POWER, freedom)) * error
-    p = float(2 * stats.t.sf(abs(value) / error, freedom))
+    shared = sampled
+    if seeds > 1:
+        shared = max(0.0, float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1)))
+    parts = [(shared, patients - 1)]  # variance and its degrees of freedom
+    if seeds > 1:
+        parts += [(max(float(found[0].var(ddof=1)) / seeds, sampled - shared), seeds - 1)]
+    parts = [part for part in parts if part[0] > 0]
+    if not parts:  # the same with every seed and patient
+        return Comparison(value, value, value, float(value == 0), np.nan, seeds, patients)
+    variance = sum(part for part, _ in parts)
+    error = variance**0.5
+
+    def reaches(tail: float) -> float:
+        """Return the distance that a difference without a true one exceeds to one side with this probability."""
+        return error * float(sum(part * stats.t.isf(tail, freedom) for part, freedom in parts)) / variance
+
+    reach = reaches(0.025)
+    detectable = reach + reaches(1 - POWER)
+    p = (
+        0.0
+        if reaches(LEAST_P / 2) < abs(value)
+        else brentq(lambda p: reaches(p / 2) - abs(value), LEAST_P, 1)
+    )
     # With few patients Student's t reaches beyond what differences of scores can be.
     largest = 100.0 if methods[0][1].ndim == 3 else 1.0
     least, most = (largest * sum(end(factor, 0.0) for factor, _ in methods) for end in (min, max))

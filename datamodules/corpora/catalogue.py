@@ -7,7 +7,7 @@ from typing import Any
 
 from datamodules.base import FetalDataModule
 from datamodules.corpora.african_planes import AFRICAN_PLANES
-from datamodules.corpora.corpus import Corpus, split_by_patient
+from datamodules.corpora.corpus import Corpus, require_whole_patients, split_by_patient
 from datamodules.corpora.fetal_planes import FETAL_PLANES
 from datamodules.corpora.hc18 import HC18
 from datamodules.record import Record
@@ -70,7 +70,9 @@ class PublicDataModule(FetalDataModule):
 
     def read_records(self) -> list[Record]:
         """Read the table and split it by patient."""
-        return split_by_patient(self.corpus.read(self.root), **self.shares, seed=self.split_seed)
+        records = self.corpus.read(self.root)
+        require_whole_patients(records)
+        return split_by_patient(records, **self.shares, seed=self.split_seed)
 
 
 class HC18DataModule(PublicDataModule):

@@ -154,6 +154,18 @@ def split_by_patient(
     return [replace(record, split=side(record)) for record in records]
 
 
+def require_whole_patients(records: Iterable[Record]) -> None:
+    """Raise a ValueError if a patient is in several of the splits that a table gives."""
+    first_of: dict[str, Record] = {}
+    for record in records:
+        first = first_of.setdefault(record.patient, record)
+        if first.split != record.split:
+            raise ValueError(
+                f"patient {record.patient} is in several splits: {first.name} in {first.split}, {record.name} in "
+                f"{record.split}; give all images of a patient one split"
+            )
+
+
 def with_splits(records: list[Record], val_share: float, test_share: float, seed: int) -> list[Record]:
     """Split by patient where the table does not; validation patients come out of a given training split without them.
 
@@ -163,16 +175,10 @@ def with_splits(records: list[Record], val_share: float, test_share: float, seed
     given = {record.split for record in records}
     if given == {None}:
         return split_by_patient(records, val_share=val_share, test_share=test_share, seed=seed)
-    split_of: dict[str, Record] = {}
     for record in records:
         if record.split is None:
             raise ValueError(f"{record.name}: no split, which other rows of its table have")
-        first = split_of.setdefault(record.patient, record)
-        if first.split != record.split:
-            raise ValueError(
-                f"patient {record.patient} is in several splits: {first.name} in {first.split}, {record.name} in "
-                f"{record.split}; give all images of a patient one split"
-            )
+    require_whole_patients(records)
     if "val" in given:
         return records
     return split_by_patient(records, val_share=val_share, test_share=0.0, seed=seed)

@@ -76,14 +76,14 @@ def place_digests(places: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def shard_corpora(preset: str, arguments: Sequence[str]) -> dict[str, str]:
+def shard_corpora(data: Namespace) -> dict[str, str]:
     """Return which public corpora the shards of a run contain, according to their manifest.
 
     Returns:
         Corpus -> "train" for its training patients only, "all" if test patients are included. Empty without shards
         or without a manifest.
     """
-    place = data_places(resolve("srkd", preset, arguments).data).get(SHARDS)
+    place = data_places(data).get(SHARDS)
     if place is None:
         return {}
     found: dict[str, str] = {}

@@ -13,7 +13,7 @@ from datamodules.phantom.corpus import SIMULATOR_VERSION
 from datamodules.redaction import redacted
 from experiments.config import CAUTION, TEACHER_OPTION
 from experiments.recipe_files import TEACHER_EXPERIMENT, preset_of
-from experiments.runs.input_digests import data_places, place_digests
+from experiments.runs.input_digests import data_places, place_digests, shard_corpora
 from export.package.model_card import RANDOM_START
 from lightning_modules.distillation import RUN_RECORD
 from models.checkpoints.licences import NOTHING_INHERITED, published_file, unidentified_licence
@@ -47,9 +47,16 @@ def patients(data: Namespace) -> dict[str, Any]:
 
 
 def make_record(config: Namespace) -> dict[str, Any]:
-    """Return the record of a run: ``data`` (see `patients`), ``teacher``, ``start`` (see `_weights`) and ``quick``."""
+    """Return the record of a run.
+
+    Returns:
+        ``data`` (see `patients`); ``before``, the same of the runs whose weights the student starts from; ``teacher``,
+        ``start`` (see `_weights`) and ``quick``.
+    """
+    start = read_record(_file(config.model.get("student")))
     return {
         "data": patients(config.data),
+        "before": [*start.get("before", []), start["data"]] if "data" in start else [],
         "teacher": _weights(config.model.get("teacher")),
         "start": _weights(config.model.get("student")),
         "quick": bool(config.quick),
@@ -121,31 +128,40 @@ def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:
 def cautions(config: Namespace, trains: bool) -> list[str]:
     """Return warnings about what makes the scores of a run, which may train its student, too good or meaningless."""
     said = [CAUTION] if config.quick else []
-    simulated = "datamodules.PhantomDataModule"
+    if trains:
+        held = [name for name, patients_of in shard_corpora(config.data).items() if patients_of == "all"]
+        said += [f"the shards hold test patients of {name}: scores on it are too good" for name in held]
     here = patients(config.data)
-    for role in ("teacher",) if trains else ("student", "teacher"):
+    for role in ("student", "teacher"):
         path = _file(config.model.get(role))
         record = read_record(path)
-        there = record.get("data", here)
         if record.get("quick") and not config.quick:
             said.append(f"{role} {path} comes from {CAUTION}")
-        if there == here or _apart(there, here):
-            continue
-        if {**there, "settings": None} == {**here, "settings": None}:
-            said.append(
-                f"{role} {path} was trained on another split of these data: test patients here may be among its "
-                "training patients"
-            )
-        elif there.get("class_path") == simulated != here["class_path"]:
-            said.append(f"{role} {path} was trained on simulated images only and knows little of these data")
-        else:
-            corpora = ", ".join(f"{name} {digest}" for name, digest in there.get("corpora", {}).items())
-            source = f"{there.get('class_path')}{f' with {corpora}' if corpora else ''}"
-            said.append(
-                f"{role} {path} was trained on other data ({source}) than are scored here; where they share "
-                "patients its scores are too good"
-            )
-    return said
+        goes_on = trains and role == "student"
+        for there, last in [
+            *((one, False) for one in record.get("before", [])),
+            (record.get("data", here), not goes_on),
+        ]:
+            if reason := _doubt(there, here, last):
+                said.append(f"{role} {path} was trained on {reason}")
+    return [*dict.fromkeys(said)]
+
+
+def _doubt(there: dict[str, Any], here: dict[str, Any], last: bool) -> str:
+    """Return on what weights were trained, and what that does to scores here; "" where it does nothing.
+
+    `last` says that they were trained on nothing else afterwards.
+    """
+    simulated = "datamodules.PhantomDataModule"
+    if there == here or _apart(there, here):
+        return ""
+    if {**there, "settings": None} == {**here, "settings": None}:
+        return "another split of these data: test patients here may be among its training patients"
+    if there.get("class_path") == simulated != here["class_path"]:
+        return "simulated images only and knows little of these data" if last else ""
+    corpora = ", ".join(f"{name} {digest}" for name, digest in there.get("corpora", {}).items())
+    source = f"{there.get('class_path')}{f' with {corpora}' if corpora else ''}"
+    return f"other data ({source}) than are scored here; where they share patients its scores are too good"
 
 
 def _apart(there: dict[str, Any], here: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.config import resolve
 from experiments.paper import STUDENTS, SUITES
 from experiments.process import STOPPED, exit_status, joined, run_children, terminable, without_secrets
 from experiments.recipe_files import experiment_file, preset_file, student_file
@@ -172,7 +173,7 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
         for name in SUITES[suite]
     ]
     digests = content_digests(arguments) | corpus_digests(preset, arguments)
-    trained_on = shard_corpora(preset, arguments)
+    trained_on = shard_corpora(resolve("srkd", preset, arguments).data)
     for run in runs:
         run.refuse_another(digests)
     for run in runs:  # only now, so that a refused suite leaves nothing behind

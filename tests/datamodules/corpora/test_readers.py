@@ -199,6 +199,22 @@ def test_validation_patients_come_from_the_official_training_set(tiny_planes):
     assert not train & val
 
 
+def test_a_patient_in_both_official_sets_is_named(tiny_planes):
+    table = tiny_planes / "FETAL_PLANES_DB_data.csv"
+    lines = table.read_text().splitlines()
+    row = lines[1].split(";")
+    assert row[-1].strip() == "1"
+    name, patient = row[:2]
+    other = next(line.split(";")[0] for line in lines if line.split(";")[-1].strip() == "0")
+    moved = [line.replace(f"{other};{line.split(';')[1]};", f"{other};{patient};") for line in lines]
+    table.write_text("\n".join(moved) + "\n")
+    with pytest.raises(
+        ValueError, match=f"patient {patient} is in several splits: .* in train, {other} in test"
+    ):
+        _ = FetalPlanesDataModule(str(tiny_planes)).records
+    assert name != other
+
+
 def test_splits_do_not_depend_on_the_other_patients(tiny_hc18):
     before = {record.name: record.split for record in HC18DataModule(root=str(tiny_hc18)).records}
     path = tiny_hc18 / "training_set_pixel_size_and_HC.csv"

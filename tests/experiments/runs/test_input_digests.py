@@ -18,6 +18,7 @@ from experiments.runs.input_digests import (
     data_places,
     shard_corpora,
 )
+from experiments.runs.run_record import cautions
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def arguments(folders):
 
 def test_the_phantom_has_no_digest_and_needs_no_data():
     assert corpus_digests("phantom", ["--data.root=/nowhere"]) == {}
-    assert shard_corpora("phantom", []) == {}
+    assert shard_corpora(resolve("srkd", "phantom", []).data) == {}
 
 
 def test_a_corpus_is_identified_by_its_table(tiny_hc18, tmp_path, monkeypatch):
@@ -86,12 +87,18 @@ def test_shards_without_a_manifest_are_identified_by_name_and_size(shards, tmp_p
 
 
 def test_the_manifest_names_the_corpora_in_the_shards(shards, tmp_path):
-    assert shard_corpora("shards", arguments(shards)) == {"hc18": "train", "planes": "train"}
+    found = resolve("srkd", "shards", arguments(shards))
+    assert shard_corpora(found.data) == {"hc18": "train", "planes": "train"}
+    assert cautions(found, trains=True) == []
     out = tmp_path / "everything"
     main(["shards", str(shards["hc18_root"]), str(out), "--no-exclude-test"])
-    assert shard_corpora("shards", [f"--data.urls={out}"]) == {"hc18": "all"}
+    found = resolve("srkd", "shards", arguments(shards | {"urls": out}))
+    assert shard_corpora(found.data) == {"hc18": "all"}
+    assert cautions(found, trains=True) == [
+        "the shards hold test patients of hc18: scores on it are too good"
+    ]
     (out / "manifest.json").unlink()
-    assert shard_corpora("shards", [f"--data.urls={out}"]) == {}
+    assert shard_corpora(resolve("srkd", "shards", [f"--data.urls={out}"]).data) == {}
 
 
 def places(preset, given):

@@ -71,11 +71,11 @@ def test_without_its_own_teacher_one_line_says_why(pair, tmp_path, capsys):
     assert f"{teacher}, that of the checkpoint's run, is not there" in said(student)
 
 
-def settings(root, teacher=None, quick=None, **split):
+def settings(root, teacher=None, quick=None, student=None, **split):
     data = Namespace(class_path="datamodules.HC18DataModule", init_args=Namespace(root=str(root), **split))
     towers = {
         role: path and Namespace(class_path="models.from_checkpoint", init_args=Namespace(path=str(path)))
-        for role, path in {"student": None, "teacher": teacher}.items()
+        for role, path in {"student": student, "teacher": teacher}.items()
     }
     return Namespace(data=data, model=Namespace(**towers), quick=quick)
 
@@ -101,6 +101,31 @@ def test_scores_on_patients_that_a_teacher_may_have_seen_are_told(tiny_hc18, tmp
         f"teacher {quick} comes from {CAUTION}"
     ]
     assert cautions(settings(tiny_hc18, quick, True, split_seed=0), trains=True) == [CAUTION]
+
+
+def test_scores_on_patients_that_a_students_first_weights_may_have_seen_are_told(tiny_hc18, tmp_path):
+    first = save(tmp_path / "first.ckpt", data=make_record(settings(tiny_hc18, split_seed=0))["data"])
+    (said,) = cautions(settings(tiny_hc18, student=first, split_seed=1), trains=True)
+    assert said.startswith(f"student {first} was trained on another split of these data")
+    assert cautions(settings(tiny_hc18, student=first, split_seed=0), trains=True) == []
+    # And of the runs after it, whose own split is the one that is scored.
+    path = first
+    for number in (2, 3):
+        path = save(
+            tmp_path / f"{number}.ckpt", **make_record(settings(tiny_hc18, student=path, split_seed=1))
+        )
+    (said,) = cautions(settings(tiny_hc18, student=path, split_seed=1), trains=False)
+    assert said.startswith(f"student {path} was trained on another split of these data")
+
+
+def test_a_student_may_start_from_simulated_images(tiny_hc18, tmp_path):
+    phantom = make_record(settings(tiny_hc18))["data"] | {"class_path": "datamodules.PhantomDataModule"}
+    start = save(tmp_path / "start.ckpt", data=phantom)
+    assert cautions(settings(tiny_hc18, student=start), trains=True) == []
+    (said,) = cautions(settings(tiny_hc18, student=start), trains=False)
+    assert said.endswith("knows little of these data")
+    own = save(tmp_path / "own.ckpt", **make_record(settings(tiny_hc18, student=start)))
+    assert cautions(settings(tiny_hc18, own), trains=True) == []
 
 
 def test_a_teacher_of_simulated_images_is_no_leak_but_knows_little(tiny_hc18, tmp_path):
