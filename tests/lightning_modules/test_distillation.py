@@ -258,6 +258,26 @@ def test_the_optimiser_is_fused_where_gradients_can_be_clipped(module, precision
     assert built.configure_optimizers()["optimizer"].defaults["fused"] is fused
 
 
+def test_the_optimiser_and_its_schedule_are_the_papers_unless_set(tiny_encoder):
+    def built(**settings):
+        module = DistillationModule(tiny_encoder(), **settings)
+        module.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=2000)
+        made = module.configure_optimizers()
+        assert made["lr_scheduler"]["interval"] == "step"
+        curve = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
+        group = made["optimizer"].param_groups[0]
+        numbers = [group[name] for name in ("initial_lr", "betas", "eps", "weight_decay")]
+        return [*numbers, module.max_logit_scale], [curve(step) for step in (99, 499, 1250, 2000)]
+
+    numbers, factors = built()
+    assert numbers == [1e-5, (0.9, 0.98), 1e-6, 0.1, 100]
+    assert factors == pytest.approx([0.2, 1, 0.5, 0], abs=1e-9)
+    others = {"betas": (0.5, 0.6), "eps": 1e-3, "weight_decay": 0.3, "max_logit_scale": 50}
+    numbers, factors = built(learning_rate=0.2, warmup_steps=100, **others)
+    assert numbers == [0.2, *others.values()]
+    assert factors[0] == 1
+
+
 def test_accumulation_says_once_that_negatives_are_not_enlarged(module, pairs, tmp_path, recwarn):
     def said():
         lines = [str(warning.message) for warning in recwarn if "within one batch" in str(warning.message)]
