@@ -3,6 +3,7 @@
 import errno
 import os
 import warnings
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -208,8 +209,9 @@ def test_another_teacher_has_another_store(tiny_hc18, tmp_path):
     assert len(list((tmp_path / "store").iterdir())) == 2
 
 
-def store_name(root, precision="32-true", half=False, sides=(8, 12), **settings):
-    module = DistillationModule(Towers(sides[0], 1), Towers(sides[1], 2), SRKDLoss())
+def store_name(root, precision="32-true", half=False, student=8, teacher=None, **settings):
+    module = DistillationModule(Towers(student, 1), Towers(12, 2), SRKDLoss())
+    vars(module.teacher).update(teacher or {})
     data = HC18DataModule(root=str(root), **{"draws": 2, "zoom": 0.2, **settings})
     return TeacherCache(half=half)._digest(SimpleNamespace(precision=precision), module, data)
 
@@ -217,8 +219,10 @@ def store_name(root, precision="32-true", half=False, sides=(8, 12), **settings)
 @pytest.mark.parametrize(
     "other",
     [
-        {"zoom": 0.3}, {"zoom": 0, "augmentation": None}, {"seed": 1}, {"on_error": "skip"}, {"draws": 3}, {"half": True},
-        {"precision": "bf16-mixed"}, {"sides": (10, 12)}, {"sides": (8, 14)},
+        {"zoom": 0.3}, {"zoom": 0, "augmentation": None}, {"seed": 1}, {"on_error": "skip"}, {"draws": 3},
+        {"half": True}, {"precision": "bf16-mixed"}, {"student": 10},
+        {"teacher": {"preprocessing": replace(Towers(12, 2).preprocessing, mean=(0.4,) * 3)}},
+        {"teacher": {"init_args": lambda: {"heads": 2}}},
     ],
 )  # fmt: skip
 def test_what_changes_a_view_or_an_embedding_has_a_store_of_its_own(tiny_hc18, other):

@@ -358,6 +358,24 @@ def test_scored_training_images_are_noted(data, trained_on, split, seen, outputs
     assert [note for note in notes([row]) if "training patients" in note] == ([remark] if seen else [])
 
 
+def test_training_images_of_hc18_are_noted_for_its_own_preset_alone(outputs, tmp_path):
+    row = refresh("phantom", outputs, tmp_path / "rows")[0] | {"split": {"hc18": "all"}}
+    said = {
+        data: [note for note in notes([row | {"data": data}]) if "training patients of hc18" in note]
+        for data in ("hc18", "planes")
+    }
+    assert [len(found) for found in said.values()] == [1, 0]
+
+
+def test_a_random_teacher_is_not_in_the_line_of_the_others_teacher(outputs, tmp_path):
+    put(outputs, "random-teacher", 1, 55.0, 0.8, 0.6)
+    path = outputs / "random-teacher" / "reproduce-phantom-s1" / "results.json"
+    path.write_text(path.read_text().replace('"teacher/hc18/validity": 70.0', '"teacher/hc18/validity": 3.0'))
+    summary = summarise(refresh("phantom", outputs, tmp_path / "rows"))
+    assert summary.loc[("teacher", "hc18"), ["mean", "runs"]].tolist() == [70, 3]
+    assert summary.loc[("random-teacher", "hc18"), "mean"] == 55
+
+
 def test_a_missing_score_is_a_dash(outputs, tmp_path):
     path = outputs / "no-kd" / "reproduce-phantom-s1" / "results.json"
     path.write_text(
