@@ -174,6 +174,13 @@ def test_a_loss_that_needs_a_teacher_refuses_to_run_without(tiny_encoder):
         DistillationModule(tiny_encoder(), loss=SRKDLoss())
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_logit_scale"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1])
+def test_a_setting_that_is_not_finite_or_negative_is_refused(tiny_encoder, name, value):
+    with pytest.raises(ValueError, match=rf"model\.{name} must be at least [01] and finite, not {value}"):
+        DistillationModule(tiny_encoder(), **{name: value})
+
+
 class OwnLoss(nn.Module):
     """A user's loss that returns what it is told."""
 
@@ -276,6 +283,22 @@ def test_the_optimiser_and_its_schedule_are_the_papers_unless_set(tiny_encoder):
     numbers, factors = built(learning_rate=0.2, warmup_steps=100, **others)
     assert numbers == [0.2, *others.values()]
     assert factors[0] == 1
+
+
+def test_schedules_need_an_end_of_the_training(module):
+    built = module()
+    built.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=float("inf"))
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+        built.configure_optimizers()
+
+
+def test_losses_of_held_out_patients_carry_the_name_of_their_split(module, pairs):
+    built, logged = module().eval(), []
+    built.log_dict = lambda terms, **_: logged.append({name.partition("/")[0] for name in terms})
+    with torch.no_grad():
+        built.validation_step(next(iter(pairs)), 0)
+        built.test_step(next(iter(pairs)), 0)
+    assert logged == [{"val"}, {"test"}]
 
 
 def test_accumulation_says_once_that_negatives_are_not_enlarged(module, pairs, tmp_path, recwarn):
