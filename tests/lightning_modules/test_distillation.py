@@ -14,6 +14,7 @@ from torch import nn
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
+from metrics import names
 from models import OpenCLIPEncoder
 from tests.models.text.test_end_token import encoder as causal_text_tower
 
@@ -290,6 +291,15 @@ def test_schedules_need_an_end_of_the_training(module):
     built.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=float("inf"))
     with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
         built.configure_optimizers()
+
+
+def test_either_models_logit_scale_is_logged_as_its_own(module, pairs):
+    built, logged = module(), {}
+    built.teacher.scale.fill_(3.0)
+    built.log_dict, built.log = lambda terms, **_: logged.update(terms), lambda *_, **__: None
+    built.training_step(next(iter(pairs)), 0)
+    scales = [float(logged[name]) for name in (names.LOGIT_SCALE, names.TEACHER_LOGIT_SCALE)]
+    assert scales == pytest.approx([float(np.exp(2)), float(np.exp(3))])
 
 
 def test_losses_of_held_out_patients_carry_the_name_of_their_split(module, pairs):
