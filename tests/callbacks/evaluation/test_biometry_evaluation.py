@@ -120,6 +120,14 @@ def test_patients_with_several_heads_are_resampled_whole(tmp_path, monkeypatch):
     )
 
 
+def test_training_heads_without_a_pixel_size_take_no_part_in_baselines():
+    fitted_on, records = head_records(20, seed=5), head_records(9, seed=4)
+    unknown = [replace(record, pixel_size_mm=None) for record in head_records(7, seed=6)]
+    evaluation = BiometryEvaluation(protocol=PROTOCOL)
+    expected = evaluation.baselines(fitted_on, records, "hc18")
+    assert evaluation.baselines([*unknown, *fitted_on], records, "hc18") == expected
+
+
 @pytest.mark.parametrize(
     ("training", "frozen", "folder"), [(True, False, None), (True, True, "kept"), (False, False, "kept")]
 )
