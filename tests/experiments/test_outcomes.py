@@ -64,8 +64,8 @@ def test_the_digest_tells_other_images_and_other_truth(classified):
 def test_other_patients_or_classes_are_not_compared(classified):
     first = {1: outcomes_of(classified)}
     assert contrast_outcomes((1, first), (-1, first)).value == 0
-    merged = [{**one, "patient": "p"} for one in classified["samples"]]
-    other_patients = outcomes_of({**classified, "samples": merged})
+    renamed = [{**one, "patient": f"another {one['patient']}"} for one in classified["samples"]]
+    other_patients = outcomes_of({**classified, "samples": renamed})
     other_classes = outcomes_of({**classified, "classes": classified["classes"][::-1]})
     for other in (other_patients, other_classes):
         assert contrast_outcomes((1, first), (-1, {1: other})) is None
