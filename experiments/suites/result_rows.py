@@ -67,9 +67,8 @@ def group_of(row: ResultRow) -> tuple[Any, ...]:
     digests = row["digests"]
     named = [(argument.partition("=")[0], argument) for argument in row["arguments"]]
     arguments = tuple(f"{name}={digests[name]}" if name in digests else text for name, text in named)
-    data = {name: digest for name, digest in digests.items() if name not in dict(named)}
     student = row.get("student", "")
-    return arguments, student, tuple(sorted(row["protocol"].items())), tuple(sorted(data.items()))
+    return arguments, student, tuple(sorted(row["protocol"].items())), tuple(sorted(digests.items()))
 
 
 def identity(row: ResultRow) -> tuple[Any, ...]:

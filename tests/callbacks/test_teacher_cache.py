@@ -3,7 +3,9 @@
 import errno
 import os
 import warnings
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,6 +207,45 @@ def test_another_teacher_has_another_store(tiny_hc18, tmp_path):
     two, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), teacher_seed=5)
     assert one != two
     assert len(list((tmp_path / "store").iterdir())) == 2
+
+
+def store_name(root, precision="32-true", half=False, student=8, teacher=None, **settings):
+    module = DistillationModule(Towers(student, 1), Towers(12, 2), SRKDLoss())
+    vars(module.teacher).update(teacher or {})
+    data = HC18DataModule(root=str(root), **{"draws": 2, "zoom": 0.2, **settings})
+    return TeacherCache(half=half)._digest(SimpleNamespace(precision=precision), module, data)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"zoom": 0.3}, {"zoom": 0, "augmentation": None}, {"seed": 1}, {"on_error": "skip"}, {"draws": 3},
+        {"half": True}, {"precision": "bf16-mixed"}, {"student": 10},
+        {"teacher": {"preprocessing": replace(Towers(12, 2).preprocessing, mean=(0.4,) * 3)}},
+        {"teacher": {"init_args": lambda: {"heads": 2}}},
+    ],
+)  # fmt: skip
+def test_what_changes_a_view_or_an_embedding_has_a_store_of_its_own(tiny_hc18, other):
+    assert store_name(tiny_hc18) == store_name(tiny_hc18) != store_name(tiny_hc18, **other)
+
+
+@pytest.mark.parametrize("change", ["size", "time", "measurement"])
+def test_a_changed_training_image_has_a_store_of_its_own(tiny_hc18, change):
+    before = store_name(tiny_hc18)
+    record = HC18DataModule(root=str(tiny_hc18)).split("train")[-1]
+    state = record.image.stat()
+    if change == "size":
+        record.image.write_bytes(record.image.read_bytes() + b" ")
+        os.utime(record.image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif change == "time":
+        os.utime(record.image, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+    else:
+        table = tiny_hc18 / "training_set_pixel_size_and_HC.csv"
+        rows = table.read_text().splitlines(keepends=True)
+        table.write_text(
+            "".join(f"{row.rstrip()}5\n" if row.startswith(record.image.name) else row for row in rows)
+        )
+    assert store_name(tiny_hc18) != before
 
 
 def test_a_loss_without_teacher_keeps_nothing(tiny_hc18, tmp_path):

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.outcomes import outcomes_of, patient_counts
+from experiments.outcomes import contrast_outcomes, outcomes_of, patient_counts
 from metrics.bootstrap import f1_of_confusion
 
 
@@ -59,3 +59,13 @@ def test_the_digest_tells_other_images_and_other_truth(classified):
         one["prediction"] = "x"
     shuffled["samples"][0]["target"] = "z" if shuffled["samples"][0]["target"] != "z" else "x"
     assert outcomes_of(shuffled)["images"] != first
+
+
+def test_other_patients_or_classes_are_not_compared(classified):
+    first = {1: outcomes_of(classified)}
+    assert contrast_outcomes((1, first), (-1, first)).value == 0
+    renamed = [{**one, "patient": f"another {one['patient']}"} for one in classified["samples"]]
+    other_patients = outcomes_of({**classified, "samples": renamed})
+    other_classes = outcomes_of({**classified, "classes": classified["classes"][::-1]})
+    for other in (other_patients, other_classes):
+        assert contrast_outcomes((1, first), (-1, {1: other})) is None

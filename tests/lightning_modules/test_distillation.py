@@ -14,6 +14,7 @@ from torch import nn
 from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
+from metrics import names
 from models import OpenCLIPEncoder
 from tests.models.text.test_end_token import encoder as causal_text_tower
 
@@ -174,6 +175,13 @@ def test_a_loss_that_needs_a_teacher_refuses_to_run_without(tiny_encoder):
         DistillationModule(tiny_encoder(), loss=SRKDLoss())
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_logit_scale"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1])
+def test_a_setting_that_is_not_finite_or_negative_is_refused(tiny_encoder, name, value):
+    with pytest.raises(ValueError, match=rf"model\.{name} must be at least [01] and finite, not {value}"):
+        DistillationModule(tiny_encoder(), **{name: value})
+
+
 class OwnLoss(nn.Module):
     """A user's loss that returns what it is told."""
 
@@ -256,6 +264,51 @@ def test_the_optimiser_is_fused_where_gradients_can_be_clipped(module, precision
     built = module()
     built.trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
     assert built.configure_optimizers()["optimizer"].defaults["fused"] is fused
+
+
+def test_the_optimiser_and_its_schedule_are_the_papers_unless_set(tiny_encoder):
+    def built(**settings):
+        module = DistillationModule(tiny_encoder(), **settings)
+        module.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=2000)
+        made = module.configure_optimizers()
+        assert made["lr_scheduler"]["interval"] == "step"
+        curve = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
+        group = made["optimizer"].param_groups[0]
+        numbers = [group[name] for name in ("initial_lr", "betas", "eps", "weight_decay")]
+        return [*numbers, module.max_logit_scale], [curve(step) for step in (99, 499, 1250, 2000)]
+
+    numbers, factors = built()
+    assert numbers == [1e-5, (0.9, 0.98), 1e-6, 0.1, 100]
+    assert factors == pytest.approx([0.2, 1, 0.5, 0], abs=1e-9)
+    others = {"betas": (0.5, 0.6), "eps": 1e-3, "weight_decay": 0.3, "max_logit_scale": 50}
+    numbers, factors = built(learning_rate=0.2, warmup_steps=100, **others)
+    assert numbers == [0.2, *others.values()]
+    assert factors[0] == 1
+
+
+def test_schedules_need_an_end_of_the_training(module):
+    built = module()
+    built.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=float("inf"))
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+        built.configure_optimizers()
+
+
+def test_either_models_logit_scale_is_logged_as_its_own(module, pairs):
+    built, logged = module(), {}
+    built.teacher.scale.fill_(3.0)
+    built.log_dict, built.log = lambda terms, **_: logged.update(terms), lambda *_, **__: None
+    built.training_step(next(iter(pairs)), 0)
+    scales = [float(logged[name]) for name in (names.LOGIT_SCALE, names.TEACHER_LOGIT_SCALE)]
+    assert scales == pytest.approx([float(np.exp(2)), float(np.exp(3))])
+
+
+def test_losses_of_held_out_patients_carry_the_name_of_their_split(module, pairs):
+    built, logged = module().eval(), []
+    built.log_dict = lambda terms, **_: logged.append({name.partition("/")[0] for name in terms})
+    with torch.no_grad():
+        built.validation_step(next(iter(pairs)), 0)
+        built.test_step(next(iter(pairs)), 0)
+    assert logged == [{"val"}, {"test"}]
 
 
 def test_accumulation_says_once_that_negatives_are_not_enlarged(module, pairs, tmp_path, recwarn):

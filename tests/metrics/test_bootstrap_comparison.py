@@ -142,6 +142,20 @@ def test_an_effect_of_the_detectable_size_is_found_four_times_in_five():
     assert seen == pytest.approx(0.8, abs=0.1)
 
 
+def test_intervals_of_f1_stay_within_one():
+    target, patients = np.array([0, 1, 2] * 3), np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    wrong, right = (target + 1) % CLASSES, np.where(patients < 2, target, (target + 1) % CLASSES)
+    found = compare(*(confusions(target, [guess], patients) for guess in (wrong, right)))
+    assert (found.value, found.high) == (pytest.approx(2 / 3), 1)
+    assert np.isnan(found.detectable)
+
+
+def test_as_many_patients_are_drawn_as_there_are():
+    """Of two patients, all wrong and all right, a draw scores 0, 50, 50 or 100: a standard error of 35.4."""
+    found = contrast([(1, [[[0, 4], [4, 4]]])])
+    assert found.p == pytest.approx(2 * t.sf(50 / np.std([0, 50, 50, 100]), 1), abs=0.03)
+
+
 def test_one_seed_gives_an_interval_over_patients():
     generator = np.random.default_rng(2)
     first, second = study(generator, 1, 0.5, 0.0, patients=80)

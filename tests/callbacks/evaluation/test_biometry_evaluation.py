@@ -99,6 +99,50 @@ def _score(data, model, tested=None):
         return evaluation.score(model, images, records, "hc18")
 
 
+def test_patients_with_several_heads_are_resampled_whole(tmp_path, monkeypatch):
+    data = FakeData(["hc18"])
+    records = [replace(record, patient=f"p{row // 4}") for row, record in enumerate(head_records(60, seed=4))]
+    monkeypatch.setattr(data, "evaluation_records", lambda *_: records)
+    evaluation = BiometryEvaluation(protocol=PROTOCOL, figures=False)
+    run_test(tmp_path, evaluation, FakeModule(teacher=False), data)
+    hc_mm, patients = [record.hc_mm for record in records], [record.patient for record in records]
+    student, constant = (evaluation.results[name]["hc18"] for name in ("student", "constant"))
+    ages = {
+        "student": [row["age_days"] for row in student["samples"]],
+        "constant": [constant["age_days"]] * 60,
+    }
+    for name, details in (("student", student), ("constant", constant)):
+        expected = biometry_scores(ages[name], hc_mm, patients=patients)
+        assert {key: details[key] for key in expected} == expected
+    thirds = student["subgroups"]["third of head circumference"].values()
+    assert sum(third["count"] * third["validity"] for third in thirds) == pytest.approx(
+        100 * student["valid"]
+    )
+
+
+def test_training_heads_without_a_pixel_size_take_no_part_in_baselines():
+    fitted_on, records = head_records(20, seed=5), head_records(9, seed=4)
+    unknown = [replace(record, pixel_size_mm=None) for record in head_records(7, seed=6)]
+    evaluation = BiometryEvaluation(protocol=PROTOCOL)
+    expected = evaluation.baselines(fitted_on, records, "hc18")
+    assert evaluation.baselines([*unknown, *fitted_on], records, "hc18") == expected
+
+
+@pytest.mark.parametrize(
+    ("training", "frozen", "folder"), [(True, False, None), (True, True, "kept"), (False, False, "kept")]
+)
+def test_age_embeddings_of_a_model_in_training_are_not_kept_on_disk(monkeypatch, training, frozen, folder):
+    asked = []
+    monkeypatch.setattr(
+        "callbacks.evaluation.biometry_evaluation.stored_age_embeddings",
+        lambda place, *_: asked.append(place),
+    )
+    evaluation = BiometryEvaluation(protocol=PROTOCOL, cache="kept")
+    evaluation.training = training
+    evaluation.table(LetterEncoder(seed=1).requires_grad_(not frozen), ["0.15"])
+    assert asked == [folder]
+
+
 def _distributed(rank, module, count, expected):
     assert _score(FakeData(["hc18"], count=count), module.student, "student") == expected
 

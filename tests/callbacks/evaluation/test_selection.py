@@ -97,6 +97,17 @@ def test_the_best_value_is_never_one_that_is_not_a_number():
     assert logged == [("best/composite", 0.4)] * 3
 
 
+def test_a_resumed_run_remembers_the_best_value_before_it():
+    logged, before, resumed = {}, BestMetrics(), BestMetrics()
+    trainer = SimpleNamespace(sanity_checking=False, callback_metrics={"val/composite": torch.tensor(0.75)})
+    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
+    before.on_validation_epoch_end(trainer, module)
+    resumed.load_state_dict(before.state_dict())
+    trainer.callback_metrics["val/composite"] = torch.tensor(0.5)
+    resumed.on_validation_epoch_end(trainer, module)
+    assert logged == {"best/composite": 0.75}
+
+
 class Evaluated(Callback):
     def __init__(self):
         self.epochs, self.steps = [], []

@@ -195,26 +195,36 @@ def test_few_images_of_either_kind_make_no_threshold(monkeypatch, known, other, 
     planes.benchmarks, heads.benchmarks = ("planes",), ()
     margins = np.linspace(1, 2, known), np.linspace(0, 0.9, other)
     monkeypatch.setattr(_Answers, "margins", lambda *_: margins)
-    assert (_Answers(None, None, planes, heads).calibrate(PROTOCOL.content()) is not None) == made
+    calibration = _Answers(None, None, planes, heads).calibrate(PROTOCOL.content())
+    assert (calibration and calibration.coverage) == (0.9 if made else None)
 
 
-def test_a_head_older_than_the_ages_is_covered_by_an_interval_that_ends_at_the_last(monkeypatch):
-    planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
-    planes.benchmarks, heads.benchmarks = (), ("hc18",)
-    similarity = np.arange(175.0)[None]  # highest at the last age, 272 days
-    monkeypatch.setattr(_Answers, "profiles", lambda *_: ([], similarity, np.array([280.0])))
-    found = _Answers(None, None, planes, heads).score(Calibration({}, {}, 3.0, 0.9, {}), "test")
-    assert [value for key, value in found.items() if key.endswith("coverage")] == [1.0]
-    assert [value for key, value in found.items() if key.endswith("width_days")] == [3.0]
+def test_images_of_other_corpora_and_splits_make_no_threshold(student_checkpoint, tiny_planes):
+    model = load_student(student_checkpoint, PROTOCOL.content()).model
+    records = FetalPlanesDataModule(str(tiny_planes)).records
+    other = [record for record in records if record.plane == "other"]
+
+    def excluded(split, records):
+        data = SimpleNamespace(
+            records=records, split=lambda name: [record for record in records if record.split == name],
+            evaluation_batch_size=8, num_workers=0,
+        )  # fmt: skip
+        answers = _Answers(model, data, PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL))
+        return len(answers.margins("planes", split)[1])
+
+    assert excluded("all", records) == len(other)
+    assert excluded("test", records) == sum(record.split == "test" for record in other) > 0
+    elsewhere = [replace(one, corpus="fada") if one == other[0] else one for one in records]
+    assert excluded("all", elsewhere) == len(other) - 1
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_stored_calibration_is_scored_with_its_own_prompts_only(student_checkpoint, monkeypatch, same):
-    prompts = PROTOCOL.content() if same else replace(PROTOCOL, biometry=["{weeks} and {days}"]).content()
-    stored = Calibration(prompts, {}, 2.0, 0.9, {})
+    ages = PROTOCOL if same else replace(PROTOCOL, biometry=["{weeks} and {days}"])
+    stored = Calibration(PROTOCOL.content(), {}, 2.0, 0.9, {})
     monkeypatch.setattr(_Answers, "score", lambda *_: {"a score": 1.0})
     callback = answer_calibration.AnswerCalibration(stored, create=False)
-    evaluations = [PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)]
+    evaluations = [PlaneEvaluation(PROTOCOL), BiometryEvaluation(ages)]
     trainer = SimpleNamespace(callbacks=evaluations, datamodule=None)
     module = SimpleNamespace(student=load_student(student_checkpoint).model, log_dict=lambda *_, **__: None)
     callback.on_test_epoch_end(trainer, module)

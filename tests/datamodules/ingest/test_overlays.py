@@ -58,6 +58,21 @@ def test_a_ruler_a_grey_bar_and_a_short_scale_are_no_text():
     assert not find_text(picture, find_sector(picture))
 
 
+def test_letters_that_touch_are_text():
+    picture, _ = fan()
+    letters = np.zeros_like(picture)
+    write(letters, "JANE", (10, 30))
+    letters = cv2.dilate(letters, np.ones((1, 5), np.uint8))
+    assert cv2.connectedComponents((letters > 40).astype(np.uint8))[0] == 2, "ground and one word"
+    assert find_text(np.maximum(picture, letters), find_sector(picture))
+
+
+def test_upright_ticks_of_a_ruler_below_the_sector_are_no_text():
+    picture, _ = fan()
+    picture[-12:-2, 20:380:10] = 200
+    assert not find_text(picture, find_sector(picture))
+
+
 def test_overlays_are_masked_and_tissue_stays():
     clean, inside = fan()
     picture = clean.copy()

@@ -15,6 +15,7 @@ from datamodules.ingest.scans import (
     COLOUR_FLOW,
     NO_REGION,
     ScanError,
+    chosen_frames,
     is_colour,
     read_cine,
     read_dicom,
@@ -47,6 +48,10 @@ def test_frames_are_chosen_and_numbered_from_one(saved, frames, numbers):
     assert [frame.number for frame in found] == numbers
     for frame in found:
         np.testing.assert_array_equal(frame.picture, LOOP[frame.number - 1])
+
+
+def test_the_middle_of_an_even_number_of_frames_is_the_later_one():
+    assert [chosen_frames("middle", count) for count in (1, 2, 4)] == [[1], [2], [3]]
 
 
 def test_a_frame_that_repeats_any_earlier_one_is_left_out(saved):
@@ -91,6 +96,23 @@ def test_equal_channels_become_gray_and_colour_stays_rgb(saved):
     assert not is_colour(tinted), "sepia is no Doppler"
 
 
+@pytest.mark.parametrize(("difference", "axes"), [(12, 2), (30, 3)])
+def test_channels_that_differ_by_the_noise_of_jpeg_are_gray(saved, difference, axes):
+    nearly = np.full((1, 48, 64, 3), 100, np.uint8)
+    nearly[0, 10:20, 10:20, 2] += difference
+    assert read(saved(nearly))[0].ndim == axes
+
+
+@pytest.mark.parametrize(
+    ("colour", "side", "doppler"),
+    [((200, 60, 60), 10, True), ((200, 60, 60), 3, False), ((70, 30, 30), 50, False)],
+)
+def test_strong_colour_in_one_pixel_of_500_is_doppler(colour, side, doppler):
+    picture = np.full((100, 100, 3), 80, np.uint8)
+    picture[:side, :side] = colour
+    assert is_colour(picture) == doppler
+
+
 def test_ybr_and_palette_are_converted(saved):
     rgb = np.zeros((1, 16, 16, 3), np.uint8)
     rgb[:, :8], rgb[:, 8:] = (200, 30, 40), (20, 180, 90)
@@ -120,6 +142,43 @@ def test_without_a_region_pixel_spacing_counts_and_the_flag_says_so(saved):
     scan = read_dicom(saved(), region=(4, 2, 44, 32))
     assert (scan.pixel_size_mm, scan.flags) == (None, set())
     assert next(scan.frames).picture.shape == (30, 40)
+
+
+def test_pixel_spacing_comes_before_the_aspect_ratio(saved):
+    assert read_dicom(saved(PixelSpacing=[0.25, 0.25], PixelAspectRatio=[1, 1])).pixel_size_mm == 0.25
+
+
+def test_a_negative_size_of_an_axis_that_points_up_is_a_pixel_size(saved):
+    item = region_item((0, 0, 64, 48), 0.2)
+    item.PhysicalDeltaY = -item.PhysicalDeltaY
+    assert read_dicom(saved(SequenceOfUltrasoundRegions=[item])).pixel_size_mm == pytest.approx(0.2)
+
+
+def test_a_region_may_name_the_first_row_and_column_beyond_the_picture(saved):
+    scan = read_dicom(saved(region=(10, 8, 65, 49), pixel_size_mm=0.2))
+    assert (scan.pixel_size_mm, scan.flags) == (pytest.approx(0.2), set())
+    assert next(scan.frames).picture.shape == (40, 54)
+
+
+@pytest.mark.parametrize("box", [(70, 2, 90, 30), (4, 50, 44, 60), (-1, 2, 44, 30), (4, 30, 44, 2)])
+def test_a_given_region_outside_the_picture_is_an_error(saved, box):
+    with pytest.raises(ScanError, match="outside the picture"):
+        read_dicom(saved(), region=box)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(OSError(5, "Input/output error"), True), (MemoryError(), True), (OSError("no such code"), False)],
+)
+def test_a_file_is_read_again_where_disk_or_memory_failed(saved, monkeypatch, error, again):
+    def fail(*_, **__):
+        raise error
+
+    path = saved()
+    monkeypatch.setattr("pydicom.dcmread", fail)
+    with pytest.raises(ScanError, match="cannot be read") as failed:
+        read_dicom(path)
+    assert failed.value.again == again
 
 
 def test_units_other_than_centimetres_give_no_pixel_size(saved):
@@ -157,8 +216,10 @@ def test_a_region_of_another_size_gives_neither_crop_nor_pixel_size(saved):
     assert (scan.pixel_size_mm, scan.flags) == (None, {NO_REGION})
 
 
-def test_a_burned_in_annotation_is_flagged(saved):
-    assert read_dicom(saved(region=(0, 0, 64, 48), BurnedInAnnotation="YES")).flags == {BURNED_IN}
+@pytest.mark.parametrize(("said", "flags"), [("YES", {BURNED_IN}), ("Yes", {BURNED_IN}), ("NO", set())])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_a_burned_in_annotation_is_flagged(saved, said, flags):
+    assert read_dicom(saved(region=(0, 0, 64, 48), BurnedInAnnotation=said)).flags == flags
 
 
 # Sample files of pydicom, without downloads: (name, shape of the first picture, its frames after repeats are dropped).
@@ -243,3 +304,9 @@ def test_rescaled_values_keep_the_range_that_the_file_can_store(saved):
     wide = np.array([[[0, 1023, 2046, 4095]] * 4], np.uint16)
     tags = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": "2", "RescaleIntercept": "-1000"}
     np.testing.assert_array_equal(read(saved(wide, **tags))[0][0], [0, 64, 127, 255])
+
+
+def test_signed_values_are_scaled_by_the_bits_stored(saved):
+    signed = np.array([[[-2048, 0, 1024, 2047]] * 4], np.int16).view(np.uint16)
+    tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}
+    np.testing.assert_array_equal(read(saved(signed, **tags))[0][0], [0, 128, 191, 255])

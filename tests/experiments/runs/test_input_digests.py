@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.commands.data import main
 from experiments.config import resolve
+from experiments.runs import input_digests
 from experiments.runs.input_digests import (
     content_digest,
     content_digests,
@@ -99,6 +101,17 @@ def test_the_manifest_names_the_corpora_in_the_shards(shards, tmp_path):
     ]
     (out / "manifest.json").unlink()
     assert shard_corpora(resolve("srkd", "shards", [f"--data.urls={out}"]).data) == {}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_corpus_counts_as_whole_where_any_of_its_shards_hold_test_patients(monkeypatch, order):
+    sources = [[{"name": "hc18", "evaluation_images_left_out": left_out}] for left_out in (True, False)]
+    sources.append([{"name": "planes", "evaluation_images_left_out": True}, {"name": "mine"}])
+    manifests = {f"{n}/manifest.json": {"sources": each} for n, each in enumerate(sources[::order])}
+    monkeypatch.setattr(input_digests, "resolve", lambda *_: SimpleNamespace(data=None))
+    monkeypatch.setattr(input_digests, "data_places", lambda _: {"SHARDS": "pipe:cat a.tar"})
+    monkeypatch.setattr(input_digests, "_STORE", SimpleNamespace(manifests=lambda _: manifests))
+    assert shard_corpora("shards", []) == {"hc18": "all", "planes": "train"}
 
 
 def places(preset, given):

@@ -2,14 +2,17 @@
 
 import socket
 import sys
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 import wandb
 from jsonargparse import Namespace
 
 from experiments import __main__ as command_line
+from experiments.runs import wandb_access
 from experiments.runs.loggers import check_loggers
-from experiments.runs.wandb_access import check_server
+from experiments.runs.wandb_access import check_server, first_process
 
 CSV, WANDB = (f"lightning.pytorch.loggers.{name}" for name in ("CSVLogger", "WandbLogger"))
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -50,6 +53,42 @@ def test_a_closed_port_is_one_line_with_the_remedy(server):
 def test_behind_a_proxy_nothing_is_tried(server, name, monkeypatch):
     monkeypatch.setenv(name, "http://proxy:3128")
     check_server()
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [("https://api.wandb.ai", 443), ("http://wandb.lan", 80), ("https://wandb.lan:8443/team", 8443)],
+)
+def test_the_port_is_that_of_the_address_or_of_its_scheme(url, port, monkeypatch):
+    asked = []
+    settings = SimpleNamespace(base_url=url, http_proxy=None, https_proxy=None)
+    monkeypatch.setattr(wandb_access.wandb_setup, "singleton", lambda: SimpleNamespace(settings=settings))
+    monkeypatch.setattr(wandb_access, "getproxies", dict)
+    monkeypatch.setattr(
+        socket, "create_connection", lambda place, **_: asked.append(place) or socket.socket()
+    )
+    check_server()
+    assert asked == [(urlsplit(url).hostname, port)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun's second node
+        ({"LOCAL_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"SLURM_PROCID": "0"}, True),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_one_process_of_all_nodes_speaks_for_the_run(variables, first, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert first_process() == first
 
 
 def loggers(*kinds):

@@ -115,6 +115,16 @@ def test_older_versions_are_dropped_and_the_newest_kept(monkeypatch):
     assert [version.deleted for version in versions] == [True, True, None]
 
 
+@pytest.mark.parametrize("offline", [True, False])
+def test_older_versions_are_dropped_once_the_newest_is_on_the_server(monkeypatch, offline):
+    done = []
+    logged = SimpleNamespace(wait=lambda: done.append("wait"))
+    run = SimpleNamespace(offline=offline, log_artifact=lambda *_, **__: logged)
+    monkeypatch.setattr(wandb_access, "drop_older_versions", lambda newest: done.append(newest))
+    wandb_access._log(run, object())
+    assert done == ([] if offline else ["wait", logged])
+
+
 @pytest.mark.parametrize(
     ("mode", "expected"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")]
 )

@@ -12,6 +12,8 @@ import torch
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.commands.results import reproduce as main
+from experiments.suites import published
+from experiments.suites.published import SOURCES, plan
 from models import OpenCLIPEncoder
 from tests.models.checkpoints.apple_layout import to_released_student
 
@@ -128,6 +130,33 @@ def test_a_failed_evaluation_is_tried_again(workplace):
     Path("broken").unlink()
     assert main(GIVEN) == 0
     assert [call[1] for call in calls()] == ["hc18", "planes", "planes"]
+
+
+def test_other_data_weights_or_options_are_other_evaluations(workplace, monkeypatch):
+    files = dict(zip(SOURCES, ("teacher.pt", "released.pt", "protocol.json", None), strict=True))
+    data = {}
+    monkeypatch.setattr(published, "corpus_digests", lambda *_: data)
+
+    def folders(*options):
+        return [run.folder for run in plan(files, options)]
+
+    found = [folders(), folders("--biometry.most_prompts=1")]
+    data["HC18_ROOT"] = "other images"
+    found.append(folders())
+    for name in ("teacher", "released"):
+        Path(f"{name}.pt").write_text("other weights")
+        found.append(folders())
+    assert len({folder for each in found for folder in each}) == 2 * 5
+    assert folders() == found[-1]
+    assert all("--quick=false" in run.command() for run in plan(files, ()))
+
+
+def test_published_code_has_no_value_for_what_was_trained_here():
+    metrics = {"constant/hc18/age_days": 141.0, "student/hc18/validity": 70.0, "teacher/hc18/validity": 74.0}
+    records = {"published": [{"metrics": metrics}], "own": [{"metrics": metrics}]}
+    found = published.table(records, "teacher").set_index(["model", "score"])["released code"]
+    assert found["FetalCLIP, the teacher", "HC18 validity, %"] == "83.4"
+    assert found["student trained here (teacher)", "HC18 validity, %"] == "-"
 
 
 def test_each_missing_input_is_one_line_that_says_where_it_comes_from(workplace, monkeypatch):

@@ -336,6 +336,7 @@ def test_other_data_have_a_table_of_their_own(outputs, tmp_path):
     assert len({group_of(row) for row in rows}) == 3, "and the row without data is a third"
     given = [f"Data given (SHA-256): HC18_ROOT {digest}." for digest in ("one", "two")]
     assert notes_on(rows, "Data given") == given
+    assert notes_on(rows, "parameters")[0].startswith("Student: 1.23 M parameters (")
 
 
 @pytest.mark.parametrize(
@@ -356,6 +357,21 @@ def test_scored_training_images_are_noted(data, trained_on, split, seen, outputs
     row |= {"data": data, "trained_on": trained_on, "split": {"planes": split}}
     remark = f"Scored images include the training patients of {seen}: not comparable with the paper."
     assert [note for note in notes([row]) if "training patients" in note] == ([remark] if seen else [])
+
+
+def test_training_images_of_hc18_are_noted_for_its_own_preset_alone(outputs, tmp_path):
+    row = refresh("phantom", outputs, tmp_path / "rows")[0] | {"split": {"hc18": "all"}}
+    for data, seen in (("hc18", True), ("planes", False)):
+        assert ("training patients of hc18" in " ".join(notes([row | {"data": data}]))) == seen
+
+
+def test_a_random_teacher_is_not_in_the_line_of_the_others_teacher(outputs, tmp_path):
+    put(outputs, "random-teacher", 1, 55.0, 0.8, 0.6)
+    path = outputs / "random-teacher" / "reproduce-phantom-s1" / "results.json"
+    path.write_text(path.read_text().replace('"teacher/hc18/validity": 70.0', '"teacher/hc18/validity": 3.0'))
+    summary = summarise(refresh("phantom", outputs, tmp_path / "rows"))
+    assert summary.loc[("teacher", "hc18"), ["mean", "runs"]].tolist() == [70, 3]
+    assert summary.loc[("random-teacher", "hc18"), "mean"] == 55
 
 
 def test_a_missing_score_is_a_dash(outputs, tmp_path):
