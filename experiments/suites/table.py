@@ -33,9 +33,10 @@ from models.files import atomic, write_text
 
 PAPER_COLUMNS = (HC18, EIGHT_CLASS)
 COMPARISON_NOTE = (
-    "Differences are paired by seed and patient; 95 % intervals and p values cover other seeds and patients, the p "
-    "values Holm-corrected over all differences from one reference (over the whole table of gains). The smallest detectable "
-    "difference is that which these seeds and patients would show with 80 % power at a two-sided 5 %, uncorrected."
+    "Differences are paired by seed and patient; 95 % intervals and p values cover other seeds and patients, and the p "
+    "values are Holm-corrected over all differences from one reference (over the whole table of gains). The smallest "
+    "detectable difference is that which these seeds and patients would show with 80 % power at a two-sided 5 %, "
+    "uncorrected."
 )
 # Preset -> public corpora that it trains on; for shards the manifest tells.
 OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
