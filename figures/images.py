@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from figures.style import GREEN, RED, new_figure, styled
 
 LARGEST_TEXT, SMALLEST_TEXT = 28, 10  # pixels
+COLD = "no part of the picture raises the similarity"  # said of a heat map that is zero everywhere
 
 
 @styled

@@ -14,10 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from datamodules.cores import worker_pool
 from datamodules.pairs.image_reading import read_image
+from datamodules.progress import counted
 from datamodules.record import Record
 
 SIDE, FREQUENCIES = 64, 16
@@ -37,7 +37,7 @@ def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
         pictures in any file format), ``perceptual_hash``, ``width``, ``height`` and ``contrast`` (largest minus
         smallest pixel value), missing where they do not apply.
     """
-    bar = partial(tqdm, total=len(records), desc="decoding", unit="image", disable=None)
+    bar = partial(counted, total=len(records), what="decoding", unit=" images")
     if workers <= 1:
         scans = list(bar(map(_scan, records)))
     else:

@@ -21,7 +21,6 @@ from typing import IO, Any, Literal
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from datamodules.cores import worker_pool
 from datamodules.ingest.labels import file_id, join_labels, keyed_labels, pseudonym
@@ -39,6 +38,7 @@ from datamodules.ingest.scans import (
     read_cine,
     read_dicom,
 )
+from datamodules.progress import counted
 from datamodules.record import PLAUSIBLE
 from models.files import atomic, package_versions, write_json, write_text
 
@@ -147,14 +147,13 @@ def ingest(
     deleted = _deleted(out, done)
     work = partial(_convert, out, secret, settings, deleted)
     todo = [job for job in jobs if job.key not in done]
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="ingest", unit="file", disable=None)
-    with bar, (out / JOURNAL).open("a", encoding="utf-8") as journal:
-        for key, result in _results(work, todo, workers):
+    results = counted(_results(work, todo, workers), len(jobs), "ingest", " files", len(jobs) - len(todo))
+    with (out / JOURNAL).open("a", encoding="utf-8") as journal:
+        for key, result in results:
             done[key] = result
             # What failed by the disk or the memory is not noted: the next call tries the file once more.
             if result["reason"] != CRASH and not result.get("again"):
                 _note(journal, key, result)
-            bar.update()
     removed = _remove_withdrawn(out, done, {job.key for job in jobs})
     report = _finish(out, settings, [done[job.key] for job in jobs], labelled)
     report["pictures of files that are no longer in the source, removed"] = removed

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import pandas as pd
 from filelock import FileLock
-from tqdm import tqdm
 
 from datamodules.cores import usable_cores, worker_pool
 from datamodules.corpora.fetal_planes import FETAL_PLANES_IMAGES, FETAL_PLANES_TABLE
@@ -19,6 +18,7 @@ from datamodules.corpora.hc18 import HC18_IMAGES, HC18_TABLE
 from datamodules.pairs.captions import caption_templates
 from datamodules.phantom.patients import CORPORA, Picture, list_pictures
 from datamodules.phantom.renderer import Truth, render
+from datamodules.progress import counted
 from datamodules.record import Record
 from models.files import atomic_folder, digest, write_json
 
@@ -130,7 +130,7 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
         parent.mkdir(parents=True)
     draw = partial(_draw, folder, settings.seed)
     workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
-    bar = partial(tqdm, total=len(pictures), desc="phantom corpus", unit="image", disable=None, mininterval=1)
+    bar = partial(counted, total=len(pictures), what="phantom corpus", unit=" images")
     if workers == 1 or len(pictures) < IN_PROCESS:
         truths = list(bar(map(draw, pictures)))
     else:

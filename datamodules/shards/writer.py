@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 import webdataset as wds
 from PIL import Image
-from tqdm import tqdm
 
 from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.check import benchmark_copies
@@ -30,6 +29,7 @@ from datamodules.corpora.corpus import counts, with_splits
 from datamodules.corpora.records import table_records
 from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
+from datamodules.progress import counted
 from datamodules.record import Record
 from datamodules.shards.manifest import MANIFEST, local_manifest
 from models.files import atomic, digest, sha256, write_json
@@ -127,7 +127,7 @@ def write_shards(
     plan = plan_shards(records, samples_per_shard, seed)
     manifest = _open_manifest(out, plan, {"samples_per_shard": samples_per_shard, "seed": seed}, sources)
     finished = len(manifest["shards"])
-    rest = tqdm(plan[finished:], "writing", len(plan), initial=finished, unit="shard", disable=None)
+    rest = counted(plan[finished:], len(plan), "writing", " shards", finished)
     for number, shard in enumerate(rest, finished):
         path = out / f"pairs-{number:06d}.tar"
         # Not wds.ShardWriter: after an error it closes a partial shard like a finished one.

@@ -41,7 +41,7 @@ from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.progress import show_progress
 from datamodules.record import PLAUSIBLE
 from experiments.process import Parser, add_table_options, table_reading, terminable
-from figures.images import annotated, overlay_heatmap
+from figures.images import COLD, annotated, overlay_heatmap
 from models import load_student
 from models.files import atomic_folder
 from models.messages import count
@@ -221,7 +221,8 @@ def _draw(
     if options.saliency is not None and images:
         prompt = options.saliency or None
         for row, image, heat in zip(rows, images, student.saliency(images, prompt), strict=True):
-            seen = annotated(overlay_heatmap(image, heat), [prompt or lines_of(row)[0]])
+            lines = [prompt or lines_of(row)[0], *([] if heat.any() else [COLD])]
+            seen = annotated(overlay_heatmap(image, heat), lines)
             _save(seen, folder / "saliency", row["image"])
 
 
@@ -267,8 +268,8 @@ def _say(
     known = student.calibration
     if known is None:
         print(
-            "not calibrated for these prompts (nor at all, if the run did not score test patients): no age has an "
-            'interval and no image is "none" (docs/predict.md)'
+            "not calibrated for these prompts (nor at all, if the run had too few validation patients or did not score "
+            'test patients): no age has an interval and no image is "none" (docs/predict.md)'
         )
     elif known.age_drop is not None:
         print(

@@ -32,7 +32,7 @@ from datamodules.record import Record
 from experiments.plain_errors import UsageError, built
 from experiments.report.read_run import FinishedRun
 from figures.embeddings import tsne
-from figures.images import overlay_heatmap
+from figures.images import COLD, overlay_heatmap
 from metrics import gestational_age_weeks
 from metrics.benchmarks import Benchmark
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
@@ -66,7 +66,7 @@ class Evidence:
             number of dimensions), ``alignment`` (linear CKA with the teacher).
         thumbnails: Name of an image -> JPEG, base64.
         saliency: The student's surest right image of each class: ``name``, ``truth``, and model -> the image with the
-            Grad-CAM of its class over it, JPEG, base64.
+            Grad-CAM of its class over it, JPEG, base64; ``MODEL_note``, what is to be said of it.
     """
 
     classes: dict[str, list[str]]
@@ -247,6 +247,7 @@ def _saliency(
                     image = dataset[number]["image"][None].to(device)
                     heat = grad_cam(used, image, vectors[number : number + 1])[0].cpu().numpy()
                     card[name] = thumbnail(overlay_heatmap(read_image(by_name[card["name"]].image), heat))
+                    card[f"{name}_note"] = "" if heat.any() else COLD
         except ValueError as error:
             print(f"note: {error}", file=sys.stderr)
     return cards

@@ -210,6 +210,7 @@ def _where(pairs: Pairs, subject: FinishedRun) -> Answer:
     sentences = [f"F1 by class{seeds}, over {pairs[0][1].experiment if pairs else 'its teacher'}:"]
     for word, some in (("Up", up), ("Down", down)):
         listed = ", ".join(f"{name} {before:.2f} to {after:.2f}" for _, name, before, after in some[:3])
+        listed += f" and {len(some) - 3} more" if len(some) > 3 else ""
         sentences.append(f"{word}: {listed or f'none by {NOTABLE_F1} or more'}.")
     sentences.append(
         "A class has few images, and these numbers have no intervals: see the images below, too."
@@ -228,7 +229,7 @@ def _when(pairs: Pairs, run: FinishedRun, leads: Leads | None) -> Answer:
         text = f"The best validation composite, {best.composite:.3f}, came at epoch {best.epoch}; the weight {sign}."
         return Answer(WHEN, f"Best at epoch {best.epoch}", [text])
     epoch = epoch_of(run, found.crossing)
-    where = "" if epoch is None else f", in epoch {epoch:.1f}"
+    where = "" if epoch is None else f", in epoch {int(epoch)}"
     fall = f"The weight fell from {found.weights[0]:.2g} to {found.weights[-1]:.2g}".replace(
         " -", f" {MINUS}"
     )

@@ -30,6 +30,7 @@ from models.zero_shot import COSINE_SCALE, AgeTable, class_embeddings
 RANKS = (16, 32, 48, 64, 96, 128, 192)
 # Two days are what rounding to float16 alone moves some heads whose fifteenth and sixteenth ages nearly tie.
 DAYS, SHARE_WITHIN = 2, 0.99
+FEWEST = 40  # heads: of fewer, nothing is left out of the table, since others could need it
 WIDEST_GRID = 400  # hundredths of a millimetre
 CLASS_FORMULA = "probabilities = softmax(cosine_scale * vectors @ embedding)"
 AGE_FORMULA = (
@@ -93,14 +94,14 @@ def ship(
     Args:
         table: The full table.
         templates: The prompts' templates.
-        embeddings: Evaluation heads by the trained model, [N, D]; without any, all D coordinates are kept.
+        embeddings: Evaluation heads by the trained model, [N, D]; below `FEWEST` all D coordinates are kept.
         spacings: The N printed spacings of their inputs.
     """
     centred = (table.vectors - table.vectors.mean(dim=1, keepdim=True)).double()
     flat = centred.reshape(-1, centred.shape[-1])
     basis = torch.linalg.eigh(flat.T @ flat).eigenvectors.flip(1).T  # by falling share of the variance
     exact = predicted_age_days(table.similarity(embeddings, spacings)) if len(embeddings) else None
-    ranks = [rank for rank in RANKS if rank < len(basis)] if exact is not None else []
+    ranks = [rank for rank in RANKS if rank < len(basis)] if len(embeddings) >= FEWEST else []
     for rank in (*ranks, len(basis)):
         part = basis[:rank]
         coordinates = (centred @ part.T).half()

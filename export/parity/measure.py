@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from datamodules.progress import show_progress
 from export.graphs.heads import ClassHead
 from export.parity.frames import EvaluationFrames
 from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
@@ -81,11 +81,13 @@ def measure(
 def _outputs(runs: Mapping[str, Run], frames: EvaluationFrames) -> dict[str, Floats]:
     """Run several functions over all frames, each frame read once; returns name -> outputs [N, ...]."""
     collected: dict[str, list[Floats]] = {name: [] for name in runs}
-    with tqdm(total=len(frames.records), desc="parity", unit="frame", disable=None) as bar:
+    with show_progress("parity", " frames") as progress:
+        done = 0
         for pixels in frames.batches():
             for name, run in runs.items():
                 collected[name].append(run(pixels))
-            bar.update(len(pixels))
+            done += len(pixels)
+            progress(done, len(frames.records))
     return {name: np.concatenate(parts) for name, parts in collected.items()}
 
 

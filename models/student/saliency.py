@@ -13,7 +13,7 @@ from models.encoders.dual_encoder import DualEncoder
 
 
 def grad_cam(model: DualEncoder, images: Tensor, texts: Tensor) -> Tensor:
-    """Return heat maps [B, S, S] in [0, 1] of the cosine between images and texts.
+    """Return heat maps [B, S, S] of the cosine between images and texts: largest value 1, or all 0.
 
     The layer is the last one whose activations keep their place in the image and reach the embedding: feature maps
     [B, C, H, W] of a convolutional tower; of a ViT the patch tokens behind its last norm from which a gradient comes

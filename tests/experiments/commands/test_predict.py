@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from datamodules.pairs.image_reading import read_image
@@ -71,6 +72,21 @@ def test_table_pictures_and_embeddings_of_a_folder(student_checkpoint, folder, t
     (folder / "broken.png").unlink()
     assert run(["predict", str(student_checkpoint), str(folder / "a.png"), f"--out={out}"]) == 0
     assert [path.name for path in sorted(out.iterdir())] == ["predictions.csv", "predictions.parquet"]
+
+
+def test_a_heat_map_that_is_zero_everywhere_says_so(student_checkpoint, folder, tmp_path, monkeypatch):
+    heights = []
+    for heat in (torch.ones, torch.zeros):
+        monkeypatch.setattr(
+            "models.student.checkpoint.grad_cam", lambda _, x, __, heat=heat: heat(len(x), 8, 8)
+        )
+        out = tmp_path / heat.__name__
+        assert (
+            run(["predict", str(student_checkpoint), str(folder / "c.png"), f"--out={out}", "--saliency"])
+            == 0
+        )
+        heights.append(Image.open(out / "saliency" / "c.png").height)
+    assert heights[1] > heights[0], "a line more below the picture"
 
 
 def test_a_table_gives_each_image_its_own_pixel_size(student_checkpoint, folder, tmp_path):

@@ -28,6 +28,7 @@ from experiments.report.evidence import (
     try_collect,
 )
 from experiments.report.read_run import read_run
+from figures.images import COLD
 from metrics.benchmarks import BENCHMARKS
 from models import TimmEncoder, freeze
 
@@ -88,6 +89,10 @@ def test_evidence_of_a_run_is_complete_and_survives_its_file(make_run, data, stu
     for card in found.saliency:
         assert card["teacher"] == card["student"]  # the student is its own teacher
         assert Image.open(io.BytesIO(base64.b64decode(card["student"]))).mode == "RGB"
+    for heat, note in ((torch.zeros, COLD), (torch.ones, "")):
+        monkeypatch.setattr("experiments.report.evidence.grad_cam", lambda *_, heat=heat: heat(1, 8, 8))
+        cards = collect(run, student, freeze(student), data).saliency
+        assert {card["teacher_note"] for card in cards} == {note}
 
 
 def test_changed_data_are_reported_in_one_line(make_run, data, student, monkeypatch, capsys):

@@ -292,6 +292,9 @@ def test_the_table_ships_with_few_coordinates_and_the_ages_of_the_full_one():
     assert ((ages - middle).abs() <= 2).float().mean() >= 0.99
     assert small.only(["1.00", "0.10"]).spacings == ("0.10", "1.00")
     assert torch.equal(small.only(["1.00"]).coordinates[0], small.coordinates[3])
+    few = ship(AgeTable(spacings, vectors), [], images[:6], printed[:6])
+    assert len(few.basis) == 48, "other heads could need what six do not"
+    assert few.check["heads"] == 6
     noise = AgeTable(spacings, torch.randn(4, 175, 48, generator=generator))
     assert len(ship(noise, [], images, printed).basis) == 48, "nothing smaller keeps the ages of noise"
 
