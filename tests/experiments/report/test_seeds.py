@@ -80,16 +80,18 @@ def test_the_table_has_one_line_for_all_seeds(study):
 
 
 def test_checkpoints_from_before_the_crossing_in_half_of_the_seeds_are_not_repulsion(study):
-    runs = study([5.0, 4.8], [0.6, 0.5])
-    history = runs[0].history.copy()
-    history.loc[history["val/composite"].dropna().index[2], "val/composite"] = 9.0
-    whether = answers([replace(runs[0], history=history), *runs[1:]])[0]
+    runs = study([5.0, 4.8, 5.2, 4.9], [0.6, 0.5, 0.7, 0.6])
+    for number in (0, 2):
+        history = runs[number].history.copy()
+        history.loc[history["val/composite"].dropna().index[2], "val/composite"] = 9.0
+        runs[number] = replace(runs[number], history=history)
+    whether = answers(runs)[0]
     assert whether.short == "Ahead, but not because of repulsion"
-    assert "in 1 of 2 seeds" in " ".join(whether.sentences)
+    assert "in 2 of 4 seeds" in " ".join(whether.sentences)
 
 
 def test_a_seed_without_evaluations_on_both_sides_leaves_the_lead_undated(study):
-    runs = study([5.0, 4.8], [0.6, 0.5])
+    runs = study([5.0, 4.8, 5.2], [0.6, 0.5, 0.7])
     history = runs[0].history.copy()
     history.loc[history["val/composite"].dropna().index[:5], "val/composite"] = np.nan
     assert answers([replace(runs[0], history=history), *runs[1:]])[0].short == "Ahead; cannot be dated"
