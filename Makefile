@@ -28,6 +28,7 @@ IMAGES ?=
 PIXEL_SIZE ?=
 OUT ?=
 FROM ?=
+PACKAGE ?=
 RUN ?=
 EXPORT ?=
 BASE ?=
@@ -83,7 +84,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 # Without cached bytecode every start costs half a minute of compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-faults test-fuzz test-slow lint types check audit sbom docs bench bench-compare gpu-check lock clean remake
+.PHONY: help setup add train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-faults test-fuzz test-slow lint types check audit sbom docs bench bench-compare gpu-check lock clean remake
 
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -97,6 +98,9 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
 	$(DO)"$(UV)" pip install --quiet --python .venv --no-deps --config-settings editable_mode=compat --editable .
 	$(DO)echo "$(WANTED)" > $@
+
+add: $(READY)  ## install a further package or extra: make add PACKAGE='.[litert]'
+	$(DO)"$(UV)" pip install --quiet --python .venv $(call need,PACKAGE,'.[litert]')
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)
 	$(DO)$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(BOUNDED) $(ARGS)

@@ -16,7 +16,7 @@ from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
 from export.graphs.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
 from export.graphs.heads import build_heads, describe_heads, grid, ship, write_heads
-from export.graphs.litert_file import NO_LITERT, litert_installed
+from export.graphs.litert_file import litert_installed
 from export.graphs.onnx_graph import quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import text_reference, write_text_encoder
@@ -47,6 +47,7 @@ from export.parity.ledger import (
     read_gates,
 )
 from export.parity.measure import measure, text_row
+from export.runners import NO_LITERT
 from export.variants import (
     LITERT,
     ExportContext,

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from models.student.onnx_files import Floats, Run, batched
 
+NO_OPENVINO = "openvino is not installed: make add PACKAGE='.[openvino]'"
+NO_LITERT = "litert-torch is not installed: make add PACKAGE='.[litert]'"
+
 
 def openvino_runner(path: Path | str, side: int, precision: str = "f32", threads: int = 0) -> Run:
     """Load an ONNX file in OpenVINO on the CPU.

@@ -108,6 +108,7 @@ def test_nothing_is_evaluated_by_default(given, model):
     [
         (["check-data"], "check-data needs ROOT="),
         (["sweep-agent"], "sweep-agent needs ID="),
+        (["add"], "add needs PACKAGE="),
         (["shards", "ROOT=/data"], "shards needs OUT="),
         (["import-protocol"], "import-protocol needs FROM="),
     ],

@@ -87,7 +87,7 @@ def _as_list(asked: Any) -> list[Namespace]:
         if packages and not any(find_spec(package) for package in packages):
             raise ValueError(
                 f"trainer.logger: {name} needs the package {packages[0]}, which is not installed; "
-                f"uv pip install --python .venv {packages[0]}"
+                f"make add PACKAGE={packages[0]}"
             )
     return loggers
 

@@ -19,8 +19,6 @@ from torch import nn
 from export.graphs.contract import INPUT_NAME
 from models.messages import error_line
 
-NO_LITERT = "litert-torch is not installed: uv pip install --python .venv '.[litert]'"
-
 
 def litert_installed() -> bool:
     """Return whether LiteRT files can be written and run here."""

@@ -19,14 +19,13 @@ from export.latency.backends import ARTIFACTS, BFLOAT16, INT8, OPENVINO_PRECISIO
 from export.latency.interleave import Timing, speed_ratio, time_interleaved
 from export.latency.machine import NO_INT8_PRODUCT, lacks_int8_product
 from export.parity.ledger import DROPPED, FAILED, NOT_RUN, Row
-from export.runners import openvino_runner
+from export.runners import NO_OPENVINO, openvino_runner
 from export.variants import ENCODER_FILE, ExportContext, Variant
 from models import DualEncoder, QuantisedStudent
 from models.messages import error_line
 from models.student.onnx_files import Floats, onnx_runner
 
 INT8_VARIANTS = {"onnx-int8": False, "openvino-int8": True}  # name -> grouped convolutions too
-NO_OPENVINO = "openvino is not installed: uv pip install --python .venv openvino"
 SAME_TEXT = 1e-5
 ROUNDS, REPEATS = 7, 5
 KEEP = "--keep_slow_int8"

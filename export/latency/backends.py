@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runners import litert_runner, openvino_runner
+from export.runners import NO_LITERT, NO_OPENVINO, litert_runner, openvino_runner
 from models.student.onnx_files import AGES, CPU, Floats, onnx_runner
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def available() -> dict[str, str]:
         bfloat16 = "yes" if "BF16" in able else "this processor has no bfloat16 arithmetic"
         answers |= {"openvino": "yes", BFLOAT16: bfloat16}
     except ImportError:
-        answers |= dict.fromkeys(OPENVINO_PRECISIONS, "openvino is not installed")
-    answers[LITERT] = "yes" if find_spec("ai_edge_litert") else "litert is not installed"
+        answers |= dict.fromkeys(OPENVINO_PRECISIONS, NO_OPENVINO)
+    answers[LITERT] = "yes" if find_spec("ai_edge_litert") else NO_LITERT
     mac = "yes" if platform.system() == "Darwin" else "Core ML predicts on macOS only"
     return answers | dict.fromkeys(COREML_UNITS, mac)
 

@@ -7,10 +7,10 @@ import pytest
 
 from datamodules.evaluation.protocol import Protocol
 from export import Options, Subject, export_student
-from export.graphs.litert_file import NO_LITERT, litert_installed
+from export.graphs.litert_file import litert_installed
 from export.latency.backends import backend_specs, load
 from export.parity.ledger import NOT_RUN, OK
-from export.runners import litert_runner
+from export.runners import NO_LITERT, litert_runner
 from export.variants import ExportContext, write_litert_variants
 
 OPTIONS = Options(

@@ -7,8 +7,9 @@ import yaml
 
 from datamodules.evaluation.protocol import Protocol
 from export import Options, Subject, export_student, read_export
-from export.graphs.litert_file import NO_LITERT, litert_installed
+from export.graphs.litert_file import litert_installed
 from export.parity.ledger import DROPPED, FAILED, OK, GateFailedError, read_gates
+from export.runners import NO_LITERT
 
 
 def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_them(

@@ -168,6 +168,6 @@ def test_a_logger_of_ones_own_needs_no_folder_and_keeps_its_other_defaults():
 def test_a_logger_without_its_package_says_what_to_install(start, monkeypatch, name):
     monkeypatch.setattr(loggers, "find_spec", lambda _: None)
     package = {"MLFlowLogger": "mlflow", "CometLogger": "comet_ml", "TensorBoardLogger": "tensorboard"}[name]
-    with pytest.raises(ValueError, match=f"{name} needs the package {package}.*uv pip install"):
+    with pytest.raises(ValueError, match=f"{name} needs the package {package}.*make add"):
         first_run(start, "--run=one", f"--trainer.logger={name}")
     assert not Path("outputs/srkd/one").exists()

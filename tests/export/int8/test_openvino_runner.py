@@ -9,15 +9,12 @@ from export.int8.onnx_int8 import quantise
 from export.latency.backends import OPENVINO_PRECISIONS, available
 from export.latency.interleave import time_interleaved
 from export.parity.ledger import embedding_figures
-from export.runners import openvino_runner
+from export.runners import NO_OPENVINO, openvino_runner
 from models.student.onnx_files import onnx_runner
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        find_spec("openvino") is None,
-        reason="openvino is not installed: uv pip install --python .venv openvino",
-    ),
+    pytest.mark.skipif(find_spec("openvino") is None, reason=NO_OPENVINO),
 ]
 
 
