@@ -100,7 +100,12 @@ def model_titles(metrics: Mapping[str, float | None]) -> dict[str, str]:
 
 def formatted(value: float | None, digits: int = 3, nothing: str = "-") -> str:
     """Write a number, or `nothing` for None and NaN."""
-    return nothing if value is None or value != value else f"{value:.{digits}f}"
+    return nothing if value is None or value != value else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def with_sign(value: float, digits: int = 3) -> str:
+    """Write a difference with its sign, zero as +0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def headline_directions() -> dict[str, str]:

@@ -27,14 +27,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.paper import SUITES
-from experiments.process import Parser
+from experiments.process import Parser, relative
 from experiments.recipe_files import preset_file
 from experiments.runs.run_folder import OUTPUTS
 from experiments.suites.documents import ROOT, fill_documents
 from experiments.suites.published import SOURCES, compare
-from experiments.suites.result_rows import RESULTS, refresh
+from experiments.suites.result_rows import RESULTS, finished, read_rows, refresh
 from experiments.suites.suite_runs import parse_seeds, run_suite
 from experiments.suites.table import write_tables
+from models.messages import count
 
 
 def main(argv: list[str]) -> int:
@@ -85,6 +86,8 @@ def table(argv: list[str]) -> int:
     preset_file(options.data)
     folder = options.outputs / "tables"
     target = options.results if options.commit else folder
+    file = options.results / f"{options.data}.jsonl"
+    committed, here = len(read_rows(file)), len(finished(options.data, options.outputs))
     rows = refresh(options.data, options.outputs, options.results, target)
     if not rows:
         raise ValueError(
@@ -92,6 +95,10 @@ def table(argv: list[str]) -> int:
         )
     for text in write_tables(rows, folder):
         print(text)
+    print(
+        f"{count(len(rows), 'run')}: {committed} of {relative(file)}, {here} of make reproduce in {options.outputs}, "
+        "which replace theirs; other runs are left out"
+    )
     print(f"Markdown, CSV, LaTeX and plots: {folder}; rows: {target / options.data}.jsonl")
     if options.commit:
         for path in fill_documents(rows, options.data, folder, options.documents):

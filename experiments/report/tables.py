@@ -30,6 +30,7 @@ from metrics.names import (
     TEACHER,
     formatted,
     interval_names,
+    with_sign,
 )
 
 VERDICTS = {OK: "good", FAILED: "bad"}  # a variant that did not run has no colour
@@ -77,7 +78,7 @@ _text = partial(formatted, nothing=NOTHING)
 
 def signed(value: float, benchmark: Benchmark) -> str:
     """Write a difference of scores with its sign: F1 with three decimals, validity in percent with one."""
-    return f"{value:+.{benchmark.digits}f}".replace("-", MINUS)
+    return with_sign(value, benchmark.digits).replace("-", MINUS)
 
 
 def _interval(get: Callable[[str], float | None], key: str, digits: int, patients: bool = False) -> str:

@@ -11,7 +11,7 @@ from experiments.paper import COMPARISONS, STUDENTS, TEACHER_IMAGE_PARAMETERS, T
 from experiments.suites.result_rows import ResultRow
 from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import Comparison, holm
-from metrics.names import formatted
+from metrics.names import formatted, with_sign
 
 # Columns of the printed table, all texts.
 COMPARED, SCORE, SIZE, DIFFERENCE, INTERVAL, P, DETECTABLE = (
@@ -98,7 +98,7 @@ def texts(found: pd.DataFrame) -> pd.DataFrame:
     for row in found.to_dict("records"):
         benchmark = BENCHMARKS[row["benchmark"]]
         digits = benchmark.digits
-        value, low, high = (f"{row[key]:+.{digits}f}" for key in ("value", "low", "high"))
+        value, low, high = (with_sign(row[key], digits) for key in ("value", "low", "high"))
         title = OVER.format(TITLES[row.get("experiment", "srkd")], TITLES[row["reference"]])
         if "student" in row:
             largest, *_, smallest = map(student_title, STUDENTS)

@@ -93,6 +93,12 @@ def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
     write_text(path, "".join(json.dumps(without_nan(row), allow_nan=False) + "\n" for row in rows))
 
 
+def finished(preset: str, outputs: Path) -> list[Path]:
+    """Return the folders of the finished runs of suites on a data preset."""
+    requests = sorted(outputs.glob(f"*/{PREFIX}{preset}-*/{REQUEST}"))
+    return [request.parent for request in requests if has_results(request.parent)]
+
+
 def refresh(
     preset: str, outputs: Path, committed: Path = RESULTS, target: Path | None = None
 ) -> list[ResultRow]:
@@ -102,11 +108,10 @@ def refresh(
     write to; None overwrites the committed file.
     """
     rows = {identity(row): row for row in read_rows(committed / f"{preset}.jsonl")}
-    for request in sorted(outputs.glob(f"*/{PREFIX}{preset}-*/{REQUEST}")):
-        if has_results(request.parent):
-            row = row_of(request.parent)
-            if row["data"] == preset:
-                rows[identity(row)] = row
+    for folder in finished(preset, outputs):
+        row = row_of(folder)
+        if row["data"] == preset:
+            rows[identity(row)] = row
     ordered = sorted(rows.values(), key=identity)
     path = (target or committed) / f"{preset}.jsonl"
     if ordered != read_rows(path):
