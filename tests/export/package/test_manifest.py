@@ -16,7 +16,7 @@ from export.graphs.contract import contract_digest, metadata_of, ties_of
 from export.graphs.heads import ClassHead, write_heads
 from models import load_student
 from models.files import sha256
-from models.student.manifest import seal, without_prompts
+from models.student.manifest import Artifact, seal, without_prompts
 from models.student.onnx_files import read_heads
 from tests.test_fuzz_readers import many
 
@@ -129,6 +129,14 @@ def test_an_edited_manifest_is_refused_by_its_seal_and_behind_it(copied, change,
             read_export(copied)
 
 
+@pytest.mark.parametrize("file", ["../x", "/x", "a/../x", "a\\..\\x", "./x", "a//x", "a/", "a\0x"])
+def test_a_file_is_named_by_its_plain_path_inside_the_folder(file):
+    given = {"bytes": 1, "sha256": "", "kind": "document"}
+    assert Artifact(file="golden/input_0.png", **given).file == "golden/input_0.png"
+    with pytest.raises(ValueError, match="is not a path inside the export folder"):
+        Artifact(file=file, **given)
+
+
 @pytest.mark.parametrize(
     "name",
     ["MODEL_CARD.md", "parity.json", "image_encoder.onnx", "heads.safetensors", "golden/input_0.png",
@@ -143,6 +151,9 @@ def test_a_changed_file_is_refused(copied, name):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{name.split('/')[0]}: its hash"):
         read_export(copied)
+    if name in ("image_encoder.onnx", "heads.safetensors"):
+        with pytest.raises(ValueError, match=f"{name}: its hash"):
+            load_student(copied)
 
 
 JUNK = st.one_of(
