@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from export import read_export
 from export.graphs.contract import contract_digest, metadata_of, ties_of
-from export.graphs.heads import ClassHead, write_heads
+from export.graphs.heads import ClassHead, ShippedAges, write_heads
 from models import load_student
 from models.files import sha256
 from models.student.manifest import Artifact, seal, without_prompts
@@ -52,6 +52,31 @@ def test_a_head_of_another_student_is_refused(copied, student):
         ValueError, match=r"heads\.safetensors: it was made from another student; export again$"
     ):
         read_export(copied)
+
+
+@pytest.mark.parametrize(
+    ("width", "answer"), [(32, None), (31, "'ages' is for embeddings of 31 numbers, not 32")]
+)
+def test_an_age_table_of_few_coordinates_is_for_embeddings_of_its_basis_width(copied, width, answer):
+    path, export = copied / "heads.safetensors", read_export(copied)
+    heads = {
+        name: ClassHead(
+            name, export.head(name).description["prompts"], torch.tensor(export.head(name).vectors)
+        )
+        for name in ("planes", "subplanes")
+    }
+    said, vectors, basis = export.head("ages")
+    few, basis = torch.tensor(vectors[..., :4]).half(), torch.tensor(basis[:4, :width])
+    ages = ShippedAges(said["prompts"], ("0.30",), few, basis, said["checked_against_full_table"])
+    write_heads(path, heads, ages, {key: export.manifest[key] for key in ("contract_sha256", "model_sha256")})
+    edit(copied, lambda manifest: manifest["artifacts"]["heads"].update(sha256=sha256(path)))
+    if answer is None:
+        assert read_export(copied).head("ages").vectors.shape == (1, 175, 4)
+        assert load_student(copied).age_vectors(0.3)[2].shape == (175, 32)
+        return
+    for read in (read_export, load_student):
+        with pytest.raises(ValueError, match=answer):
+            read(copied)
 
 
 @pytest.mark.parametrize("name", ["onnx-planes", "onnx-text", "coreml-int8", "heads"])
@@ -111,6 +136,7 @@ def at_int8(manifest):
         (lambda m: m["artifacts"]["onnx-fp32"].update(file="../x.onnx"), "'../x.onnx' is not a path inside"),
         (lambda m: m["artifacts"]["onnx-fp32"].update(file="/x.onnx"), "'/x.onnx' is not a path inside"),
         (lambda m: m.update(answers={"none_below": 3}), "answers.none_below: Input should be an object"),
+        (lambda m: m["contract"]["preprocessing"].update(colour=1), "unexpected keyword argument 'colour'"),
     ],
 )  # fmt: skip
 def test_an_edited_manifest_is_refused_by_its_seal_and_behind_it(copied, change, resealed):
