@@ -151,6 +151,11 @@ def test_a_published_file_is_named_by_its_size_and_digest(vit, tmp_path, capsys,
         assert "another file" not in printed
 
 
+def test_the_papers_files_are_not_for_commercial_use() -> None:
+    for file in licences.PUBLISHED_FILES:
+        assert ("numansaeed" in file.source) == (file.licence == "CC BY-NC 4.0: no commercial use"), file.name
+
+
 def test_the_digest_is_computed_only_where_the_size_fits(vit, tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the file was read")
