@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from datamodules.pairs.image_reading import read_image
 from models import Preprocessing, load_student
 from models.preprocessing import resize_padded
+from models.student.manifest import seal
 
 SIDE = 48
 # Shapes that shrink a lot, little, grow, are square, and of odd differences, with every extreme of pixel values.
@@ -203,6 +205,18 @@ def test_the_reference_client_decodes_as_the_project_does(example, tmp_path):
         Image.fromarray(np.full((2, 2), value, np.int32)).save(tmp_path / "wide.tif")
         with pytest.raises(ValueError, match="beyond the 16-bit range"):
             example.decode(tmp_path / "wide.tif")
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_the_reference_client_resizes_by_the_contract_of_the_export(copied, example, kernel):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["contract"]["preprocessing"]["interpolation"] = kernel
+    path.write_text(json.dumps(seal(manifest)))
+    own, (frame, *_) = example.Student(copied), frames()
+    own.session = SimpleNamespace(run=lambda _, inputs: [inputs["image"]])
+    wanted = resize_padded(frame, Preprocessing(**manifest["contract"]["preprocessing"]))
+    np.testing.assert_array_equal(own.embed(frame), wanted.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("name", ["image_encoder.onnx", "heads.safetensors"])
