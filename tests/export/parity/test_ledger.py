@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.graphs.heads import ClassHead
-from export.parity.ledger import DROPPED, FAILED, OK, Row, failures, markdown_ledger
+from export.parity.ledger import DROPPED, FAILED, OK, Row, failures, judge, markdown_ledger
 from export.parity.measure import measure, text_row
 from export.variants import Variant
 
@@ -57,6 +57,15 @@ def test_the_points_lost_in_the_file_are_the_largest_of_100_and_only_failed_rows
     assert Row("a", "").to_dict()["points_lost"] is None
     assert failures([row, Row("b", "", status=OK)]) == ""
     assert failures([row, Row("c", "", status=FAILED, note="why")]) == "row c: why"
+
+
+@pytest.mark.parametrize(
+    ("gate", "note"), [("text", ""), ("task", "task metrics not judged: the weights are random")]
+)
+def test_only_a_row_that_would_be_judged_by_its_task_says_that_random_weights_are_not(gate, note):
+    row = Row("a", "", gate, figures={"cosine_min": 0.95})
+    judge(row, {**GATES, "task": {"cosine_min": 0.9, "points_lost_max": 1.0}}, trained=False)
+    assert (row.status, row.note) == (OK, note)
 
 
 def test_flips_are_counted_over_all_heads_and_differences_over_all_probabilities():

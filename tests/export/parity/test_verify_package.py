@@ -12,10 +12,12 @@ from export.parity.verify_coreml import verdict, verify_package
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with one head of two classes, and golden frames of which the first is gray."""
-    description = json.dumps({"kind": "classes", "labels": ["a", "b"]})
-    tensors = {"planes": np.eye(2, dtype=np.float32), "ages": np.ones((1, 3, 2), np.float32)}
-    metadata = {"planes": description, "ages": json.dumps({"kind": "ages"}), "model_sha256": "ab"}
+    """A folder with two heads of two classes, and golden frames of which the first is gray."""
+    planes, subplanes = ({"kind": "classes", "labels": labels} for labels in (["a", "b"], ["c", "d"]))
+    eye = np.eye(2, dtype=np.float32)
+    tensors = {"planes": eye, "subplanes": eye[::-1].copy(), "ages": np.ones((1, 3, 2), np.float32)}
+    heads = {"planes": planes, "subplanes": subplanes, "ages": {"kind": "ages"}}
+    metadata = {name: json.dumps(head) for name, head in heads.items()} | {"model_sha256": "ab"}
     save_file(tensors, tmp_path / "heads.safetensors", metadata=metadata)
     (tmp_path / "golden").mkdir()
     for number, colour in enumerate(((9, 9, 9), (9, 9, 8))):
@@ -24,8 +26,18 @@ def folder(tmp_path):
 
 
 GOLDEN = [
-    {"input": "0.png", "embedding": [1.0, 0.0], "planes": {"a": 0.9, "b": 0.1}},
-    {"input": "1.png", "embedding": [0.0, 1.0], "planes": {"a": 0.2, "b": 0.8}},
+    {
+        "input": "0.png",
+        "embedding": [1.0, 0.0],
+        "planes": {"a": 0.9, "b": 0.1},
+        "subplanes": {"c": 0.1, "d": 0.9},
+    },
+    {
+        "input": "1.png",
+        "embedding": [0.0, 1.0],
+        "planes": {"a": 0.2, "b": 0.8},
+        "subplanes": {"c": 0.6, "d": 0.4},
+    },
 ]
 
 

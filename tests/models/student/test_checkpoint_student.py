@@ -73,6 +73,12 @@ def test_a_student_is_opened_on_the_device_and_with_the_prompts_that_are_asked_f
     assert (prompts, calibration) == (PROMPTS, None)
 
 
+def test_a_folder_that_transformers_saved_is_a_checkpoint(tiny_student, tmp_path, monkeypatch):
+    (tmp_path / "config.json").touch()
+    monkeypatch.setattr("models.loading.from_checkpoint", {str(tmp_path): tiny_student}.__getitem__)
+    assert load_student(tmp_path, PROMPTS).model is tiny_student
+
+
 def test_a_runs_folder_is_answered_with_its_checkpoint(tmp_path):
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     best.parent.mkdir(parents=True)
