@@ -8,7 +8,9 @@ import onnx
 import pytest
 import torch
 
-from export.int8.int8_variants import check_compatible
+from export.int8.int8_variants import check_compatible, judge_int8_speed
+from export.parity.ledger import DROPPED, FAILED, Row
+from export.variants import ExportContext
 
 
 def test_int8_weights_of_another_text_tower_or_preprocessing_are_refused(tiny_student):
@@ -47,3 +49,14 @@ def test_the_calibrated_file_rounds_plain_convolutions_by_channel_and_leaves_gro
             numbers.shape[:1],
         )
         assert (frame.op_type, constants[frame.input[2]].dtype) == ("DequantizeLinear", np.uint8)
+
+
+def test_a_file_that_is_left_out_already_is_not_timed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "export.int8.int8_variants.time_interleaved", lambda specs, *_: asked.extend(specs) or {}
+    )
+    context = ExportContext(tmp_path, None, {}, {}, artifacts={"onnx-int8": {}, "onnx-fp32": {}})
+    rows = [Row("onnx-int8", "", "compressed", status, "lost 3 points") for status in (DROPPED, FAILED)]
+    assert judge_int8_speed(context, rows, keep_slow=True) == rows
+    assert asked == []

@@ -8,8 +8,9 @@ import torch
 
 from export.graphs.heads import ClassHead
 from export.parity.ledger import DROPPED, FAILED, OK, Row, failures, judge, markdown_ledger
-from export.parity.measure import measure, text_row
+from export.parity.measure import measure, task_scores, text_row
 from export.variants import Variant
+from models.zero_shot import AgeTable
 
 GATES = {"any": {}, "text": {"cosine_min": 0.9}}
 
@@ -79,17 +80,38 @@ def test_flips_are_counted_over_all_heads_and_differences_over_all_probabilities
     }
     probabilities = exact * np.float32(0.9) + np.float32(0.03)
     frames = SimpleNamespace(
-        rows={}, records=[None] * 4, batches=lambda: [np.zeros((4, 3, 2, 2), np.float32)], spacings=dict
+        rows={"planes": [0, 1, 2, 3]},
+        labels=lambda _: ["a", "b", "c", "a"],
+        records=[None] * 4,
+        batches=lambda: [np.zeros((4, 3, 2, 2), np.float32)],
+        whole=lambda: iter(output),
+        spacings=dict,
     )
     variants = [
         Variant("encoder", "", "any", lambda _: output),
+        Variant("whole", "", "any", lambda frame: frame[None], whole=True),
         Variant("classifier", "", "any", lambda _: probabilities, head="planes"),
+        Variant("wrong", "", "any", lambda _: output, head="planes"),
     ]
-    _, encoder, classifier = measure(lambda _: exact, variants, frames, heads, None, GATES, trained=True)
+    _, encoder, whole, classifier, wrong = measure(
+        lambda _: exact, variants, frames, heads, None, GATES, trained=True
+    )
     assert encoder.figures["flip_rate"] == 3 / 8
+    assert whole.figures == encoder.figures
     assert classifier.figures["flip_rate"] == 0
     assert classifier.figures["difference_max"] == pytest.approx(0.07)
     assert classifier.figures["difference_mean"] == pytest.approx((0.07 + 2 * 0.03) / 3)
+    assert (wrong.figures["flip_rate"], wrong.reference_tasks) == (0.5, {"planes/f1": 1.0})
+    # F1 of a: one of two found, none wrong, 2/3; of b: one frame, which is not one, 0; of c: both, one wrong, 2/3
+    assert wrong.tasks["planes/f1"] == encoder.tasks["planes/f1"] == pytest.approx(4 / 9)
+    assert wrong.points_lost == pytest.approx(100 * 5 / 9)
+
+
+def test_heads_at_a_spacing_that_the_table_lacks_are_not_scored():
+    ages = AgeTable(("0.10",), torch.ones(1, 175, 3))
+    frames = SimpleNamespace(rows={"hc18": [0]}, spacings=lambda: {"hc18": ["0.20"]})
+    for table in (ages, None):
+        assert task_scores(np.eye(3, dtype=np.float32), frames, {}, table) == {}
 
 
 @pytest.mark.parametrize(("found", "status"), [([0.8, 0.6], FAILED), ([1.0, 0.1], OK)])
