@@ -274,6 +274,7 @@ def test_tracing_is_the_recorded_fallback(student, tmp_path, monkeypatch, dynami
     (tensor,) = onnx.load(file).graph.input
     assert bool(tensor.type.tensor_type.shape.dim[0].dim_param) == dynamic
     assert onnx_interface(file)[0]["a"] == "b"
+    assert onnx_interface(file)[1] == ("embedding", 0 if dynamic else 1)
 
 
 def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported):

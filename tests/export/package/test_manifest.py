@@ -137,6 +137,8 @@ def at_int8(manifest):
         (lambda m: m["artifacts"]["onnx-fp32"].update(file="/x.onnx"), "'/x.onnx' is not a path inside"),
         (lambda m: m.update(answers={"none_below": 3}), "answers.none_below: Input should be an object"),
         (lambda m: m["contract"]["preprocessing"].update(colour=1), "unexpected keyword argument 'colour'"),
+        (lambda m: m["heads"].update(clinic={}), "head 'clinic' is not in both heads.safetensors and manifest.json"),
+        (lambda m: m["heads"].pop("planes"), "head 'planes' is not in both heads.safetensors and manifest.json"),
     ],
 )  # fmt: skip
 def test_an_edited_manifest_is_refused_by_its_seal_and_behind_it(copied, change, resealed):
@@ -248,6 +250,27 @@ def test_a_file_exported_under_another_contract_is_refused(copied):
     edit(copied, lambda manifest: manifest["artifacts"]["onnx-fp32"].update(sha256=sha256(path)))
     with pytest.raises(ValueError, match="another preprocessing contract"):
         read_export(copied)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph"])
+def test_a_file_that_is_no_graph_is_refused(copied, content):
+    path = copied / "image_encoder.onnx"
+    path.write_bytes(content)
+    edit(copied, lambda manifest: manifest["artifacts"]["onnx-fp32"].update(sha256=sha256(path)))
+    with pytest.raises(ValueError, match=r"image_encoder\.onnx: not an ONNX file \([^\n]*\); export again$"):
+        read_export(copied)
+
+
+@pytest.mark.parametrize("damage", ["planes", "ages", "basis", "labels"])
+def test_heads_that_are_not_finite_or_of_another_shape_are_refused(tmp_path, damage):
+    texts = {"a": ["one"], "b": ["two"], **({"c": ["three"]} if damage == "labels" else {})}
+    planes, few, basis = torch.eye(2, 3), torch.ones(1, 175, 2).half(), torch.eye(2, 3)
+    if damage != "labels":
+        {"planes": planes, "ages": few[0], "basis": basis}[damage][0, 0] = float("nan")
+    ages = ShippedAges(["{weeks}"], ("0.30",), few, basis, {})
+    write_heads(tmp_path / "heads.safetensors", {"planes": ClassHead("planes", texts, planes)}, ages, {})
+    with pytest.raises(ValueError, match=r"not the heads of an export \(.*finite.*\); export again$"):
+        read_heads(tmp_path / "heads.safetensors")
 
 
 def test_a_package_exported_under_another_contract_is_refused(copied):
