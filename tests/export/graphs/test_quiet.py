@@ -13,7 +13,8 @@ def test_each_warning_is_collected_once_and_nothing_is_printed(capsys):
     with quiet(messages):
         for text in ("known", "new", "new", "Failed to load _MLModelProxy: no module"):
             warnings.warn(text, stacklevel=1)
-        logging.getLogger("converter").warning("two\nlines")
+        for _ in range(2):
+            logging.getLogger("converter").warning("two\nlines")
         logging.getLogger("converter").info("nothing of importance")
         print("progress")
     assert messages == ["UserWarning: known", "UserWarning: new", "converter: two lines"]

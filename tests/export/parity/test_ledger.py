@@ -84,7 +84,7 @@ def test_flips_are_counted_over_all_heads_and_differences_over_all_probabilities
         labels=lambda _: ["a", "b", "c", "a"],
         records=[None] * 4,
         batches=lambda: [np.zeros((4, 3, 2, 2), np.float32)],
-        whole=lambda: iter(output),
+        whole=lambda: iter(exact),
         spacings=dict,
     )
     variants = [
@@ -97,7 +97,7 @@ def test_flips_are_counted_over_all_heads_and_differences_over_all_probabilities
         lambda _: exact, variants, frames, heads, None, GATES, trained=True
     )
     assert encoder.figures["flip_rate"] == 3 / 8
-    assert whole.figures == encoder.figures
+    assert (whole.figures["flip_rate"], whole.figures["difference_max"]) == (0, 0)
     assert classifier.figures["flip_rate"] == 0
     assert classifier.figures["difference_max"] == pytest.approx(0.07)
     assert classifier.figures["difference_mean"] == pytest.approx((0.07 + 2 * 0.03) / 3)

@@ -302,7 +302,8 @@ def test_the_table_ships_with_few_coordinates_and_the_ages_of_the_full_one():
 def test_a_corpus_gets_every_spacing_in_its_range():
     assert grid(["0.98", "1.01"]) == {"0.98", "0.99", "1.00", "1.01"}
     assert grid(["0.28", "0.29"]) == {"0.28", "0.29"}, "100 * 0.29 is less than 29"
-    assert grid(["0.10", "90.00"]) == {"0.10", "90.00"}
+    assert len(grid(["0.10", "4.09"])) == 400
+    assert grid(["0.10", "4.10"]) == {"0.10", "4.10"}, "a very wide range"
     assert grid([]) == set()
 
 
