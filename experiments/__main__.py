@@ -103,7 +103,8 @@ def run(argv: list[str]) -> int:
     name = COMMANDS[argv[0]][0]
     if argv[0] == "predict" and any(word.startswith(("--config", "-c")) for word in argv[1:]):
         name = "train"  # Lightning's own command of that name
-    if argv[1:] in (["-h"], ["--help"]) and argv[0] not in LIGHTNING:
+    asked = argv[2:] if argv[0] in ("hub", "sweep") and len(argv) > 2 else argv[1:]  # these have subcommands
+    if asked in (["-h"], ["--help"]) and argv[0] not in LIGHTNING:
         text = (
             ast.get_docstring(ast.parse((COMMANDS_FOLDER / f"{name}.py").read_text(encoding="utf-8"))) or ""
         )

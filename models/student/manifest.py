@@ -14,7 +14,7 @@ from models.files import sha256
 from models.messages import one_line, problems
 from models.preprocessing import Preprocessing
 from models.student.base import Calibration
-from models.student.onnx_files import AGES, HEADS, Head, read_heads
+from models.student.onnx_files import HEADS, Head, read_heads
 
 MANIFEST, FORMAT = "manifest.json", 3
 SEAL = "manifest_sha256"
@@ -135,7 +135,7 @@ def checked_heads(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Head]:
         head = heads[name]
         if without_prompts(head.description) != manifest["heads"][name]:
             raise ValueError(f"{path}: head {name!r} is not the one that {MANIFEST} describes; export again")
-        width = (head.basis if name == AGES and head.basis is not None else head.vectors).shape[-1]
+        width = (head.vectors if head.basis is None else head.basis).shape[-1]
         if width != manifest["embed_dim"]:
             raise ValueError(
                 f"{path}: head {name!r} is for embeddings of {width} numbers, not {manifest['embed_dim']}; "

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from datamodules.evaluation.protocol import Protocol
-from export import Options, Subject, export_student, read_export
+from export import Options, Subject, build, export_student, read_export
 from export.graphs.litert_file import litert_installed
 from export.parity.ledger import DROPPED, FAILED, OK, GateFailedError, read_gates
 from export.runners import NO_LITERT
@@ -41,7 +41,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
 
 
 def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_well(
-    converted, student, corpus, source, tmp_path, capsys
+    converted, student, corpus, source, tmp_path, capsys, monkeypatch
 ):
     gates = read_gates()
     gates["compressed"]["points_lost_max"] = -1000.0  # no variant gains ten times the scale
@@ -54,7 +54,13 @@ def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_w
         only_spacings=True,
         gates=str(tmp_path / "gates.yaml"),
     )
-    trained = dict(source) | {"weights": "trained"}
+    trained, answered, copy_golden = dict(source) | {"weights": "trained"}, [], build.write_golden
+
+    def write_golden(folder, preprocessing, embed, variants, *given):
+        answered.extend(variant.name for variant in variants)
+        copy_golden(folder)
+
+    monkeypatch.setattr(build, "write_golden", write_golden)
     export = export_student(Subject(student, corpus, Protocol.load(), trained), tmp_path / "export", options)
     rows = {row["variant"]: row for row in json.loads((export.folder / "parity.json").read_text())["rows"]}
     row = rows["onnx-int8"]
@@ -68,3 +74,27 @@ def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_w
     assert litert_installed() or rows["litert-int8"]["note"] == NO_LITERT
     assert rows["onnx-fp32"]["status"] == OK
     assert not (export.folder / "image_encoder_int8.onnx").exists()
+    assert answered == ["onnx-fp32"], (
+        "no golden answers of what does not ship, and none twice of a classifier"
+    )
+    card = (export.folder / "MODEL_CARD.md").read_text()
+    assert "Judged by custom limits" in card
+    assert "compressed {'points_lost_max': -1000.0}" in card
+
+
+class ChosenError(Exception):
+    """What frames were asked for."""
+
+
+def test_the_frames_that_judge_are_those_of_the_split_and_number_asked_for(
+    student, corpus, source, tmp_path, monkeypatch
+):
+    def frames(data, preprocessing, split, limit):
+        assert (data, preprocessing) == (corpus, student.preprocessing)
+        raise ChosenError(split, limit)
+
+    monkeypatch.setattr(build, "evaluation_frames", frames)
+    subject = Subject(student, corpus, Protocol.load(), dict(source))
+    with pytest.raises(ChosenError) as chosen:
+        export_student(subject, tmp_path / "export", Options(split="all", frames=7))
+    assert chosen.value.args == ("all", 7)

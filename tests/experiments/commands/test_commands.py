@@ -126,6 +126,15 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.parametrize("words", [["hub", "push"], ["sweep", "run"]])
+def test_a_subcommand_explains_itself_as_its_command_does(words, capsys):
+    assert run([*words, "--help"]) == 0
+    own = capsys.readouterr().out
+    assert run([words[0], "--help"]) == 0
+    assert own == capsys.readouterr().out
+    assert f"usage: sonodistill {' '.join(words)}" in own
+
+
 def test_every_command_explains_itself_on_one_screen_without_pytorch():
     names = sorted({*COMMANDS} - {*LIGHTNING, "list"})
     command = [sys.executable, "-c", HELP, *names]

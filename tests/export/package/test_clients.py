@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from datamodules.pairs.image_reading import read_image
 from models import Preprocessing, load_student
 from models.preprocessing import resize_padded
+from models.student.manifest import seal
 
 SIDE = 48
 # Shapes that shrink a lot, little, grow, are square, and of odd differences, with every extreme of pixel values.
@@ -56,6 +58,10 @@ def test_the_reference_client_answers_as_the_student_does(exported, golden, exam
         assert own.classify(embedding, "planes") == pytest.approx(row["planes"], abs=1e-3)
         if "ages" in row:
             (answer,) = student.ages(embedding[None], [float(row["ages"]["spacing_mm_per_px"])])
+            (exact,) = student.ages(np.array([row["embedding"]]), [0.30])
+            assert abs(row["ages"]["age_days"] - exact["ga_days"]) <= 1, (
+                "sums in another order: two ages may tie"
+            )
             assert own.read(frame, row["ages"]["pixel_size_mm"], every=True)["age"] == (
                 answer["ga_days"],
                 None,
@@ -101,6 +107,51 @@ def test_the_reference_client_gives_sub_plane_and_age_of_brain_planes_alone(
     pixel_size = float(own.manifest["heads"]["ages"]["spacings_mm_per_px"][0]) * own.side / 50
     assert set(own.read(frame, pixel_size)) == ({"planes", "subplanes", "age"} if brain else {"planes"})
     assert set(own.read(frame, pixel_size, every=True)) == {"planes", "subplanes", "age"}
+    answers["planes"] = None
+    assert set(own.read(frame, pixel_size)) == {"planes"}
+    assert set(own.read(frame, pixel_size, every=True)) == {"planes", "subplanes", "age"}
+
+
+DAYS = np.arange(98, 273)
+ONE_PEAK = 10 - 0.4 * np.abs(DAYS - 171)
+# The fifteen most similar ages are 100 to 106 and 196 to 203.
+TWO_PEAKS = np.where((DAYS >= 100) & (DAYS <= 106), 10 - 0.4 * (DAYS - 100), 5 - 0.1 * np.abs(DAYS - 200))
+
+
+@pytest.fixture
+def by_hand(example):
+    """A client with numbers of its own: the embedding [1, 0] has the similarities `ONE_PEAK`, [0, 1] `TWO_PEAKS`."""
+    own = object.__new__(example.Student)
+    ages = {"cosine_scale": 2.0, "ages_days": [98, 272], "spacings_mm_per_px": ["0.30"]}
+    planes = {"cosine_scale": 10.0, "labels": ["a", "b", "c"]}
+    own.manifest = {"heads": {"ages": ages, "planes": planes}, "answers": None}
+    own.tensors = {
+        "ages": np.stack([ONE_PEAK, TWO_PEAKS], axis=1)[None],
+        "ages_basis": np.eye(2),
+        "planes": np.eye(3),
+    }
+    return own
+
+
+@pytest.mark.parametrize(
+    ("drop", "first", "second"), [(None, (None, None), (None, None)), (1, (170, 172), (100, 196))]
+)
+def test_the_reference_client_takes_the_middle_of_fifteen_ages_and_its_interval_by_the_scaled_similarity(
+    by_hand, drop, first, second
+):
+    by_hand.manifest["answers"] = {"age_drop": drop}
+    assert by_hand.age(np.array([1.0, 0.0]), 0.30) == (171, *first)
+    assert by_hand.age(np.array([0.0, 1.0]), 0.30) == (196, *second), "the interval reaches the age itself"
+
+
+def test_the_reference_client_rejects_by_the_lead_of_the_best_logit_over_the_mean(by_hand):
+    embedding = np.array([0.6, 0.5, 0.1])  # logits 6, 5 and 1: the lead is 2
+    odds = np.exp([6, 5, 1])
+    wanted = pytest.approx(dict(zip("abc", odds / odds.sum(), strict=True)))
+    assert by_hand.classify(embedding, "planes") == wanted
+    for lowest, answer in ((1.5, wanted), (2.5, None)):
+        by_hand.manifest["answers"] = {"none_below": {"planes": lowest}}
+        assert by_hand.classify(embedding, "planes") == answer
 
 
 @pytest.mark.parametrize(
@@ -150,6 +201,30 @@ def test_the_reference_client_decodes_as_the_project_does(example, tmp_path):
     Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ValueError, match="floating-point"):
         example.decode(tmp_path / "float.tif")
+    for value in (-1, 65536):
+        Image.fromarray(np.full((2, 2), value, np.int32)).save(tmp_path / "wide.tif")
+        with pytest.raises(ValueError, match="beyond the 16-bit range"):
+            example.decode(tmp_path / "wide.tif")
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_the_reference_client_resizes_by_the_contract_of_the_export(copied, example, kernel):
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["contract"]["preprocessing"]["interpolation"] = kernel
+    path.write_text(json.dumps(seal(manifest)))
+    own, (frame, *_) = example.Student(copied), frames()
+    own.session = SimpleNamespace(run=lambda _, inputs: [inputs["image"]])
+    wanted = resize_padded(frame, Preprocessing(**manifest["contract"]["preprocessing"]))
+    np.testing.assert_array_equal(own.embed(frame), wanted.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("name", ["image_encoder.onnx", "heads.safetensors"])
+def test_the_reference_client_refuses_a_file_that_is_not_the_manifests(copied, example, name):
+    with (copied / name).open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(ValueError, match=f"{name}: not the file that the manifest describes"):
+        example.Student(copied)
 
 
 RUN_JAVASCRIPT = """

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from datamodules.evaluation.dataset import EvaluationDataset
 from datamodules.evaluation.protocol import Protocol
+from datamodules.pairs.image_reading import read_image
 from export.graphs.onnx_graph import onnx_interface, quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
@@ -77,6 +78,12 @@ def test_every_file_passes_the_documented_unit_test(exported, golden, name):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
     assert (found * wanted).sum(axis=1).min() >= own["cosine_min_from_input"]
     assert (inverted * wanted).sum(axis=1).max() < own["cosine_min_from_frame"]
+    for head in ("planes", "subplanes"):
+        description, vectors, _ = exported.head(head)
+        odds = np.exp(100 * wanted @ vectors.T)
+        answers = odds / odds.sum(axis=1, keepdims=True)
+        for row, answer in zip(own["rows"], answers, strict=True):
+            assert row[head] == pytest.approx(dict(zip(description["labels"], answer, strict=True)), abs=1e-4)
 
 
 def test_golden_frames_are_not_yet_padded_and_give_the_inputs(exported, golden):
@@ -159,6 +166,18 @@ def test_the_texts_and_the_script_are_hashed_too(exported):
         name for name in written if not any(name == file or name.startswith(f"{file}/") for file in files)
     }
     assert left == {"manifest.json"}
+
+
+def test_everyone_may_read_the_folder(exported):
+    for path in exported.folder.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_sizes_in_the_manifest_are_those_of_files_and_whole_packages(exported):
+    for entry in exported.manifest["artifacts"].values():
+        place = exported.folder / entry["file"]
+        files = [path for path in (place, *place.rglob("*")) if path.is_file()]
+        assert entry["bytes"] == sum(len(path.read_bytes()) for path in files), entry["file"]
 
 
 def test_every_onnx_entry_names_its_files_own_output(exported):
@@ -255,6 +274,7 @@ def test_tracing_is_the_recorded_fallback(student, tmp_path, monkeypatch, dynami
     (tensor,) = onnx.load(file).graph.input
     assert bool(tensor.type.tensor_type.shape.dim[0].dim_param) == dynamic
     assert onnx_interface(file)[0]["a"] == "b"
+    assert onnx_interface(file)[1] == ("embedding", 0 if dynamic else 1)
 
 
 def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported):
@@ -297,6 +317,8 @@ def test_the_folder_stands_alone(exported):
     readme = (exported.folder / "README.md").read_text()
     spacing = exported.manifest["contract"]["geometry"]["resize"]
     assert all(text in readme for text in (spacing, "softmax(cosine_scale * vectors @ embedding)", "2.5th"))
+    lowest, highest = map(int, re.findall(r"share of heads of (\d+) to (\d+) mm", readme)[0])
+    assert lowest < highest
     for language, name in CLIENTS.items():
         assert f"```{language}" in readme
         assert (exported.folder / name).is_file()
@@ -336,6 +358,7 @@ def test_an_open_batch_runs_several_sizes_and_int8_keeps_it(student, tmp_path):
         np.testing.assert_allclose(run(frames[:batch].numpy()), expected[:batch], atol=1e-5)
     write_int8_variants(context, ["onnx-int8"], frames[:2].numpy())
     assert context.artifacts["onnx-int8"]["batch"] == "any"
+    assert context.artifacts["onnx-int8"]["ranges"] == "calibrated on 2 frames"
     assert onnx_runner(tmp_path / context.artifacts["onnx-int8"]["file"])(frames.numpy()).shape == (3, 32)
 
 
@@ -357,7 +380,13 @@ def test_frames_are_the_evaluation_pixels(corpus, student):
     np.testing.assert_allclose(normalised, expected[frames.records[row].name].numpy(), atol=1e-6)
 
 
-def test_calibration_never_sees_test_patients(corpus, student):
-    assert len(calibration_pixels(corpus, student.preprocessing, 6)) == 6
-    train = {record.patient for record in corpus.split("train")}
+def test_calibration_takes_training_frames_evenly_and_never_sees_test_patients(corpus, student):
+    records = corpus.split("train")
+    chosen = [
+        records[round(place * (len(records) - 1) / 5)] for place in range(6)
+    ]  # evenly, both ends included
+    wanted = [resize_padded(read_image(record.image), student.preprocessing) for record in chosen]
+    for pixels, image in zip(calibration_pixels(corpus, student.preprocessing, 6), wanted, strict=True):
+        np.testing.assert_array_equal(pixels, np.broadcast_to(image.T, (3, 64, 64)).swapaxes(1, 2))
+    train = {record.patient for record in records}
     assert not train & {record.patient for record in corpus.split("test")}

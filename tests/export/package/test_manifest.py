@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from export import read_export
 from export.graphs.contract import contract_digest, metadata_of, ties_of
-from export.graphs.heads import ClassHead, write_heads
+from export.graphs.heads import ClassHead, ShippedAges, write_heads
 from models import load_student
 from models.files import sha256
-from models.student.manifest import seal, without_prompts
+from models.student.manifest import Artifact, seal, without_prompts
 from models.student.onnx_files import read_heads
 from tests.test_fuzz_readers import many
 
@@ -52,6 +52,31 @@ def test_a_head_of_another_student_is_refused(copied, student):
         ValueError, match=r"heads\.safetensors: it was made from another student; export again$"
     ):
         read_export(copied)
+
+
+@pytest.mark.parametrize(
+    ("width", "answer"), [(32, None), (31, "'ages' is for embeddings of 31 numbers, not 32")]
+)
+def test_an_age_table_of_few_coordinates_is_for_embeddings_of_its_basis_width(copied, width, answer):
+    path, export = copied / "heads.safetensors", read_export(copied)
+    heads = {
+        name: ClassHead(
+            name, export.head(name).description["prompts"], torch.tensor(export.head(name).vectors)
+        )
+        for name in ("planes", "subplanes")
+    }
+    said, vectors, basis = export.head("ages")
+    few, basis = torch.tensor(vectors[..., :4]).half(), torch.tensor(basis[:4, :width])
+    ages = ShippedAges(said["prompts"], ("0.30",), few, basis, said["checked_against_full_table"])
+    write_heads(path, heads, ages, {key: export.manifest[key] for key in ("contract_sha256", "model_sha256")})
+    edit(copied, lambda manifest: manifest["artifacts"]["heads"].update(sha256=sha256(path)))
+    if answer is None:
+        assert read_export(copied).head("ages").vectors.shape == (1, 175, 4)
+        assert load_student(copied).age_vectors(0.3)[2].shape == (175, 32)
+        return
+    for read in (read_export, load_student):
+        with pytest.raises(ValueError, match=answer):
+            read(copied)
 
 
 @pytest.mark.parametrize("name", ["onnx-planes", "onnx-text", "coreml-int8", "heads"])
@@ -111,6 +136,9 @@ def at_int8(manifest):
         (lambda m: m["artifacts"]["onnx-fp32"].update(file="../x.onnx"), "'../x.onnx' is not a path inside"),
         (lambda m: m["artifacts"]["onnx-fp32"].update(file="/x.onnx"), "'/x.onnx' is not a path inside"),
         (lambda m: m.update(answers={"none_below": 3}), "answers.none_below: Input should be an object"),
+        (lambda m: m["contract"]["preprocessing"].update(colour=1), "unexpected keyword argument 'colour'"),
+        (lambda m: m["heads"].update(clinic={}), "head 'clinic' is not in both heads.safetensors and manifest.json"),
+        (lambda m: m["heads"].pop("planes"), "head 'planes' is not in both heads.safetensors and manifest.json"),
     ],
 )  # fmt: skip
 def test_an_edited_manifest_is_refused_by_its_seal_and_behind_it(copied, change, resealed):
@@ -129,6 +157,14 @@ def test_an_edited_manifest_is_refused_by_its_seal_and_behind_it(copied, change,
             read_export(copied)
 
 
+@pytest.mark.parametrize("file", ["../x", "/x", "a/../x", "a\\..\\x", "./x", "a//x", "a/", "a\0x"])
+def test_a_file_is_named_by_its_plain_path_inside_the_folder(file):
+    given = {"bytes": 1, "sha256": "", "kind": "document"}
+    assert Artifact(file="golden/input_0.png", **given).file == "golden/input_0.png"
+    with pytest.raises(ValueError, match="is not a path inside the export folder"):
+        Artifact(file=file, **given)
+
+
 @pytest.mark.parametrize(
     "name",
     ["MODEL_CARD.md", "parity.json", "image_encoder.onnx", "heads.safetensors", "golden/input_0.png",
@@ -143,6 +179,9 @@ def test_a_changed_file_is_refused(copied, name):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{name.split('/')[0]}: its hash"):
         read_export(copied)
+    if name in ("image_encoder.onnx", "heads.safetensors"):
+        with pytest.raises(ValueError, match=f"{name}: its hash"):
+            load_student(copied)
 
 
 JUNK = st.one_of(
@@ -211,6 +250,27 @@ def test_a_file_exported_under_another_contract_is_refused(copied):
     edit(copied, lambda manifest: manifest["artifacts"]["onnx-fp32"].update(sha256=sha256(path)))
     with pytest.raises(ValueError, match="another preprocessing contract"):
         read_export(copied)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph"])
+def test_a_file_that_is_no_graph_is_refused(copied, content):
+    path = copied / "image_encoder.onnx"
+    path.write_bytes(content)
+    edit(copied, lambda manifest: manifest["artifacts"]["onnx-fp32"].update(sha256=sha256(path)))
+    with pytest.raises(ValueError, match=r"image_encoder\.onnx: not an ONNX file \([^\n]*\); export again$"):
+        read_export(copied)
+
+
+@pytest.mark.parametrize("damage", ["planes", "ages", "basis", "labels"])
+def test_heads_that_are_not_finite_or_of_another_shape_are_refused(tmp_path, damage):
+    texts = {"a": ["one"], "b": ["two"], **({"c": ["three"]} if damage == "labels" else {})}
+    planes, few, basis = torch.eye(2, 3), torch.ones(1, 175, 2).half(), torch.eye(2, 3)
+    if damage != "labels":
+        {"planes": planes, "ages": few[0], "basis": basis}[damage][0, 0] = float("nan")
+    ages = ShippedAges(["{weeks}"], ("0.30",), few, basis, {})
+    write_heads(tmp_path / "heads.safetensors", {"planes": ClassHead("planes", texts, planes)}, ages, {})
+    with pytest.raises(ValueError, match=r"not the heads of an export \(.*finite.*\); export again$"):
+        read_heads(tmp_path / "heads.safetensors")
 
 
 def test_a_package_exported_under_another_contract_is_refused(copied):

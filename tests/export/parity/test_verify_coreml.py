@@ -61,6 +61,7 @@ def fake_coremltools(folder, tilt, broken=(), overflows=None):
 
     class Model:
         def __init__(self, path, compute_units):
+            module.units.append(compute_units)
             if Path(path).name in broken:
                 raise Exception("Error compiling model:\n'too new for this macOS'")
             self.head = "planes" if "planes_classifier" in path else None
@@ -78,6 +79,7 @@ def fake_coremltools(folder, tilt, broken=(), overflows=None):
             return {"embedding": (vector / np.linalg.norm(vector)).reshape(1, -1)}
 
     module = types.ModuleType("coremltools")
+    module.units = []
     module.models = types.SimpleNamespace(MLModel=Model)
     module.ComputeUnit = types.SimpleNamespace(ALL=0, CPU_ONLY=1)
     return module
@@ -85,12 +87,17 @@ def fake_coremltools(folder, tilt, broken=(), overflows=None):
 
 @pytest.mark.parametrize(("tilt", "code", "status"), [(0.0, 0, "ok"), (0.5, 1, "FAILED")])
 def test_the_mac_script_finishes_the_ledger(copied, monkeypatch, tilt, code, status):
-    monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, tilt))
+    module = fake_coremltools(copied, tilt)
+    monkeypatch.setitem(sys.modules, "coremltools", module)
     monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
     assert verify_coreml.main([str(copied), "--units", "CPU_ONLY"]) == code
+    assert set(module.units) == {module.ComputeUnit.CPU_ONLY}
     rows = {row["variant"]: row for row in json.loads((copied / "parity.json").read_text())["rows"]}
     assert rows["coreml-fp16"]["status"] == rows["coreml-int8"]["status"] == status
     assert rows["coreml-planes"]["status"] == rows["onnx-fp32"]["status"] == "ok"
+    assert rows["coreml-fp16"]["how"].startswith("Core ML, CPU_ONLY, macOS ")
+    entry = json.loads((copied / "manifest.json").read_text())["artifacts"]["parity"]
+    assert entry["bytes"] == (copied / "parity.json").stat().st_size
 
 
 @pytest.mark.parametrize("frame", [0, 2])

@@ -13,7 +13,7 @@ import yaml
 
 from experiments.commands.inspect import main
 from lightning_modules.distillation import RUN_RECORD
-from models import OpenCLIPEncoder, fused_copy
+from models import OpenCLIPEncoder, from_checkpoint, fused_copy
 from models.checkpoints import licences
 from models.checkpoints.inspection import describe
 from models.checkpoints.licences import NOTHING_INHERITED, PublishedFile
@@ -55,6 +55,37 @@ def test_published_checkpoints_are_recognised(state, layout, architecture, conte
     assert found.image_parameters == (303_966_208 if architecture == "FetalCLIP" else 11_406_976)
     assert found.dtypes.get("float32")
     assert not found.fused
+    known = {"MobileFetalCLIP release": "MobileFetalCLIP"}.get(layout, architecture)
+    assert found.licence == licences.WEIGHT_LICENCES[known]
+
+
+RECIPE = {"class_path": "models.OpenCLIPEncoder", "init_args": {"name": "MobileCLIP2-S0"}}
+
+
+def test_our_student_of_a_published_architecture_does_not_get_its_weights_terms() -> None:
+    state = {"student.model.visual.weight": torch.zeros(2, 3), "loss.weight": torch.zeros(9)}
+    student = {"recipe": RECIPE, "preprocessing": {"image_size": 256}}
+    found = describe({"state_dict": state, "student": student}, "best.ckpt")
+    assert (found.architecture, found.licence) == ("MobileCLIP2-S0", licences.UNKNOWN_LICENCE)
+    assert (found.parameters, found.image_parameters) == (6, None)
+
+
+@pytest.mark.parametrize(
+    ("student", "lacks"),
+    [
+        (3, "recipe"),
+        ({"preprocessing": {}}, "recipe"),
+        ({"recipe": {**RECIPE, "class_path": None}, "preprocessing": {}}, "recipe"),
+        ({"recipe": {**RECIPE, "init_args": ["x"]}, "preprocessing": {}}, "recipe"),
+        ({"recipe": RECIPE}, "preprocessing contract"),
+        ({"recipe": RECIPE, "preprocessing": 3}, "preprocessing contract"),
+    ],
+)
+def test_a_checkpoint_that_does_not_describe_its_student_is_refused(student, lacks, tmp_path) -> None:
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": {"student.weight": torch.zeros(2)}, "student": student}, path)
+    with pytest.raises(ValueError, match=rf"^{path}: its entry 'student' has no {lacks}[^\n]*$"):
+        from_checkpoint(str(path))
 
 
 @pytest.mark.parametrize("change", ["extra", "missing", "both"])
@@ -118,6 +149,11 @@ def test_a_published_file_is_named_by_its_size_and_digest(vit, tmp_path, capsys,
         printed = capsys.readouterr().out
         assert ("a teacher (example.org/teacher)" in printed) == ("CC BY 4.0" in printed) == named
         assert "another file" not in printed
+
+
+def test_the_papers_files_are_not_for_commercial_use() -> None:
+    for file in licences.PUBLISHED_FILES:
+        assert ("numansaeed" in file.source) == (file.licence == "CC BY-NC 4.0: no commercial use"), file.name
 
 
 def test_the_digest_is_computed_only_where_the_size_fits(vit, tmp_path, monkeypatch) -> None:

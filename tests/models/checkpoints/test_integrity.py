@@ -3,6 +3,7 @@
 import errno
 import random
 import shutil
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 import models
 from models import from_checkpoint, load_weights, save_half
-from models.checkpoints.integrity import DamagedError, check_archive
+from models.checkpoints.integrity import DamagedError, check_archive, tensors_digest
 from models.checkpoints.weights import read_checkpoint, write_entry
 from models.loading import check_vocabulary, student_entry
 
@@ -127,6 +128,44 @@ def test_an_entry_that_does_not_fit_on_the_disk_is_an_error_of_the_disk(tmp_path
     monkeypatch.setattr("models.checkpoints.weights.atomic", full)
     with pytest.raises(OSError, match="No space left"):
         write_entry(tmp_path / "best.ckpt", "answers", {})
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (OSError(errno.EIO, "Input/output error"), OSError),
+        (MemoryError(), MemoryError),
+        (
+            OSError(errno.EINVAL, "Invalid argument"),
+            DamagedError,
+        ),  # a seek to where a damaged directory points
+        (zipfile.BadZipFile("no directory"), DamagedError),
+    ],
+)
+def test_only_the_content_of_an_archive_makes_it_damaged(tmp_path, monkeypatch, failure, kind):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    with pytest.raises(kind) as caught:
+        check_archive(tmp_path / "last.ckpt")
+    assert isinstance(caught.value, DamagedError) == (kind is DamagedError)
+
+
+def test_a_digest_changes_with_every_name_type_shape_number_and_text_but_not_with_the_order():
+    numbers, other = torch.arange(6, dtype=torch.int32), torch.zeros(2)
+    kept = tensors_digest({"a": numbers, "b": other}, "text")
+    assert tensors_digest({"b": other, "a": numbers}, "text") == kept
+    assert len(kept) == 24
+    changed = [
+        {"a": numbers, "b": other, "c": other},
+        {"c": numbers, "b": other},
+        {"a": numbers.view(torch.float32), "b": other},
+        {"a": numbers.reshape(2, 3), "b": other},
+        {"a": numbers + 1, "b": other},
+    ]
+    digests = {tensors_digest(state, "text") for state in changed}
+    assert len({kept, tensors_digest({"a": numbers, "b": other}, "another"), *digests}) == len(changed) + 2
 
 
 def test_an_archive_of_arrays_is_checked_too(tmp_path):

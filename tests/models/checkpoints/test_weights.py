@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import load_into, load_weights
-from models.checkpoints.weights import flatten
+from models.checkpoints.weights import flatten, read_entry, write_entry
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
@@ -36,12 +36,31 @@ def assert_state(state: dict) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [STATE, {"state_dict": STATE, "epoch": 3}, {"model": STATE}],
-    ids=["bare", "state_dict", "model"],
+    [STATE, {"state_dict": STATE, "epoch": 3}, {"model": STATE}, {"model_state_dict": STATE}],
+    ids=["bare", "state_dict", "model", "model_state_dict"],
 )
 def test_envelopes_are_removed(content, tmp_path) -> None:
     torch.save(content, tmp_path / "weights.pt")
     assert_state(load_weights(tmp_path / "weights.pt"))
+
+
+def test_a_file_that_was_written_on_a_gpu_is_read_to_the_cpu(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "best.ckpt"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save({"state_dict": STATE, "answers": {"coverage": 0.9}}, path)
+    assert_state(load_weights(path))
+    assert {tensor.device.type for tensor in load_weights(path).values()} == {"cpu"}
+    assert read_entry(path, "answers") == {"coverage": 0.9}
+
+
+def test_an_entry_replaces_the_one_of_its_name_and_only_a_dictionary_is_one(tmp_path) -> None:
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": STATE, "answers": {"coverage": 0.5, "old": 1}, "epoch": 3}, path)
+    write_entry(path, "answers", {"coverage": 0.9})
+    assert read_entry(path, "answers") == {"coverage": 0.9}
+    assert read_entry(path, "epoch") is None
+    assert_state(load_weights(path))
 
 
 class Inner(nn.Module):
@@ -148,6 +167,10 @@ def test_without_strict_what_fits_is_loaded_and_the_rest_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"1 missing: bias; 1 unexpected: other"):
         load_into(model, {"weight": STATE["weight"], "other": torch.zeros(1)}, "file.pt", strict=False)
     assert torch.equal(model.weight, STATE["weight"])
+    with pytest.warns(UserWarning, match=r"1 of another shape: weight \[4, 3\] for \[2, 3\]"):
+        load_into(model, {"weight": torch.zeros(4, 3), "bias": STATE["bias"]}, "file.pt", strict=False)
+    assert torch.equal(model.weight, STATE["weight"])
+    assert torch.equal(model.bias, STATE["bias"])
     with pytest.raises(ValueError, match=r"2 missing"):
         load_into(model, {"other": torch.zeros(1)}, "file.pt", strict=False)
 

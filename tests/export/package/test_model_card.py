@@ -1,0 +1,59 @@
+"""The card and the licences of a trained student's export."""
+
+import re
+
+from huggingface_hub import ModelCard
+
+from datamodules.evaluation.protocol import Protocol
+from export.package.model_card import write_licences, write_model_card
+from export.parity.ledger import OK, Row
+
+
+def test_the_card_of_a_trained_student_has_the_scores_of_the_file_that_ships_and_its_own_limits(
+    exported, tmp_path
+):
+    own = {"weights": "trained", "checkpoint": "runs/best.ckpt", "checkpoint_sha256": "ab" * 32}
+    manifest = {**exported.manifest, "source": {**exported.manifest["source"], **own}}
+    rows = [
+        Row("torch-eager", "", status=OK, frames=9, tasks={"planes/f1": 0.5}),
+        Row("onnx-fp32", "", status=OK, frames=9, tasks={"planes/f1": 0.912345, "hc18/validity": 71.5}),
+    ]
+    path = tmp_path / "MODEL_CARD.md"
+    write_model_card(path, manifest, rows, {"float32": {"cosine_min": 0.5}})
+    card = ModelCard.load(path)
+    results = [(one.dataset_name, one.metric_type, one.metric_value) for one in card.data.eval_results]
+    assert results == [("phantom", "planes/f1", 0.9123), ("phantom", "hc18/validity", 71.5)]
+    assert "- weights: trained, runs/best.ckpt\n- checkpoint SHA-256: abab" in card.text
+    assert '- scored on: phantom, split "test"\n- training data: not recorded\n' in card.text
+    assert "RANDOM" not in card.text
+    assert (
+        "**Judged by custom limits**, not the project's defaults: float32 {'cosine_min': 0.5}." in card.text
+    )
+    assert "custom limits" not in (exported.folder / "MODEL_CARD.md").read_text()
+
+
+def test_licences_link_the_texts_of_the_terms_that_they_name(exported, tmp_path):
+    terms = {
+        "teacher": "FetalCLIP",
+        "teacher_licence": "CC BY-NC 4.0: no commercial use",
+        "start": "random weights",
+    }
+    trained = {"weights": "trained", "recipe": exported.manifest["source"]["recipe"], "data": "hc18"}
+    plain = {**trained, "weights": "random", "data": "phantom"}
+    by = "- CC BY 4.0: https://creativecommons.org/licenses/by/4.0/legalcode"
+    by_nc = "- CC BY-NC 4.0: https://creativecommons.org/licenses/by-nc/4.0/legalcode"
+    for source, links in (
+        ({**trained, "training": {"data": "HC18", "corpus": "hc18", **terms}}, [by, by_nc]),
+        (
+            {
+                **trained,
+                "training": {"data": "HC18", "corpus": "hc18", "teacher": "none", "start": "random weights"},
+            },
+            [by],
+        ),
+        (plain, []),
+    ):
+        write_licences(tmp_path / "LICENCES.md", {"source": source, "protocol": Protocol.load().digest})
+        text = (tmp_path / "LICENCES.md").read_text()
+        assert re.findall(r"^- CC BY.*legalcode$", text, flags=re.MULTILINE) == links
+        assert ("## Texts" in text) == bool(links)
