@@ -128,9 +128,9 @@ assert "torch" not in sys.modules
 
 @pytest.mark.parametrize("words", [["hub", "push"], ["sweep", "run"]])
 def test_a_subcommand_explains_itself_as_its_command_does(words, capsys):
-    assert run([*words, "--help"]) == 0
+    assert command_line.run([*words, "--help"]) == 0
     own = capsys.readouterr().out
-    assert run([words[0], "--help"]) == 0
+    assert command_line.run([words[0], "--help"]) == 0
     assert own == capsys.readouterr().out
     assert f"usage: sonodistill {' '.join(words)}" in own
 
