@@ -40,16 +40,28 @@ from metrics.names import STUDENT, TEACHER, formatted
 Pairs = Sequence[tuple[FinishedRun, FinishedRun]]
 Differences = Sequence[tuple[Benchmark, Comparison, float]]
 
+HOW_TO_COMPARE = (
+    f"To find out, train {STATIC}, which distils at a constant weight without repulsion, and compare:"
+)
 WHETHER, WHERE, WHEN = "Did repulsion help?", "Where?", "At what point of training?"
 
 
 class Answer(NamedTuple):
-    """One question, its answer in a few words, the sentences below it, and a tone: ``good``, ``bad`` or empty."""
+    """One question and its answer in a few words.
+
+    Attributes:
+        question: The question.
+        short: The answer.
+        sentences: What it rests on.
+        tone: ``good``, ``bad`` or empty.
+        command: What to run to find out, where runs are lacking.
+    """
 
     question: str
     short: str
     sentences: list[str]
     tone: str = ""
+    command: str = ""
 
 
 def answers(runs: Sequence[FinishedRun]) -> list[Answer]:
@@ -62,8 +74,8 @@ def answers(runs: Sequence[FinishedRun]) -> list[Answer]:
         whether = Answer(WHETHER, "No repulsion here", [text])
     elif reference is None:
         doubt = "Longer training alone could explain a rise after the weight turned negative."
-        sentences = [doubt, _against_teacher(subject), _how_to_compare(subject)]
-        whether = Answer(WHETHER, "One run cannot tell", sentences)
+        sentences = [doubt, _against_teacher(subject), HOW_TO_COMPARE]
+        whether = Answer(WHETHER, "One run cannot tell", sentences, command=_comparison(subject))
     else:
         whether = _whether(pairs, leads)
     return [whether, _where(pairs, subject), _when(pairs, subject, leads)]
@@ -92,7 +104,7 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
     confounded, texts = _confounders(run, reference)
     sentences += texts
     if confounded:
-        return Answer(WHETHER, confounded, [*sentences, _how_to_compare(run)])
+        return Answer(WHETHER, confounded, [*sentences, HOW_TO_COMPARE], command=_comparison(run))
     clear = [value.value for _, value, p in known if p < 0.05]
     ahead, behind = any(value > 0 for value in clear), any(value < 0 for value in clear)
     if ahead and behind:
@@ -179,12 +191,8 @@ def _against_teacher(run: FinishedRun) -> str:
     return f"Over its teacher, on test patients: {'; '.join(listed)}."
 
 
-def _how_to_compare(run: FinishedRun) -> str:
-    report = f"make report RUN={shlex.quote(relative(run.folder))}"
-    return (
-        f"To find out, train {STATIC}, which distils at a constant weight without repulsion, and compare: "
-        f"{static_command(run)} && {report}"
-    )
+def _comparison(run: FinishedRun) -> str:
+    return f"{static_command(run)} && make report RUN={shlex.quote(relative(run.folder))}"
 
 
 def _where(pairs: Pairs, subject: FinishedRun) -> Answer:

@@ -64,9 +64,9 @@ def test_one_run_does_not_claim_that_repulsion_helped(make_run):
     whether, where, when = answers([read_run(make_run(skill=5.0))])
     text = " ".join(whether.sentences)
     assert (whether.short, whether.tone) == ("One run cannot tell", "")
-    assert re.search(
-        r'make train EXP=static-kd DATA=phantom ARGS="[^"]+" && make report RUN=\S+/made-up-s0$', text
-    )
+    assert text.endswith("and compare:")
+    command = r'make train EXP=static-kd DATA=phantom ARGS="[^"]+" && make report RUN=\S+/made-up-s0'
+    assert re.fullmatch(command, whether.command)
     assert "Longer training alone could explain" in text
     assert "over its teacher" in where.sentences[0]
     assert when.short == "Best while repelling"
