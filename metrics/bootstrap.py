@@ -188,19 +188,16 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
     if not parts:  # the same with every seed and patient
         return Comparison(value, value, value, float(value == 0), np.nan, seeds, patients)
     variance = sum(part for part, _ in parts)
-    error = variance**0.5
 
-    def reaches(tail: float) -> float:
-        """Return the distance that a difference without a true one exceeds to one side with this probability."""
-        return error * float(sum(part * stats.t.isf(tail, freedom) for part, freedom in parts)) / variance
+    def distance(tail: float) -> float:
+        """Return how far chance alone takes a difference to one side with this probability."""
+        return float(sum(part * stats.t.isf(tail, freedom) for part, freedom in parts) / variance**0.5)
 
-    reach = reaches(0.025)
-    detectable = reach + reaches(1 - POWER)
-    p = (
-        0.0
-        if reaches(LEAST_P / 2) < abs(value)
-        else brentq(lambda p: reaches(p / 2) - abs(value), LEAST_P, 1)
-    )
+    def beyond(p: float) -> float:
+        return distance(p / 2) - abs(value)
+
+    reach, detectable = distance(0.025), distance(0.025) + distance(1 - POWER)
+    p = float(brentq(beyond, LEAST_P, 1)) if beyond(LEAST_P) > 0 else 0.0
     # With few patients Student's t reaches beyond what differences of scores can be.
     largest = 100.0 if methods[0][1].ndim == 3 else 1.0
     least, most = (largest * sum(end(factor, 0.0) for factor, _ in methods) for end in (min, max))

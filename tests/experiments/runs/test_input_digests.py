@@ -8,6 +8,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from jsonargparse import Namespace
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
 from experiments.commands.data import main
@@ -108,10 +109,9 @@ def test_a_corpus_counts_as_whole_where_any_of_its_shards_hold_test_patients(mon
     sources = [[{"name": "hc18", "evaluation_images_left_out": left_out}] for left_out in (True, False)]
     sources.append([{"name": "planes", "evaluation_images_left_out": True}, {"name": "mine"}])
     manifests = {f"{n}/manifest.json": {"sources": each} for n, each in enumerate(sources[::order])}
-    monkeypatch.setattr(input_digests, "resolve", lambda *_: SimpleNamespace(data=None))
     monkeypatch.setattr(input_digests, "data_places", lambda _: {"SHARDS": "pipe:cat a.tar"})
     monkeypatch.setattr(input_digests, "_STORE", SimpleNamespace(manifests=lambda _: manifests))
-    assert shard_corpora("shards", []) == {"hc18": "all", "planes": "train"}
+    assert shard_corpora(Namespace()) == {"hc18": "all", "planes": "train"}
 
 
 def places(preset, given):
