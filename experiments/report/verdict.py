@@ -241,7 +241,7 @@ def _when(pairs: Pairs, run: FinishedRun, leads: Leads | None) -> Answer:
     fall = f"The weight fell from {found.weights[0]:.2g} to {found.weights[-1]:.2g}".replace(
         " -", f" {MINUS}"
     )
-    sentences = [f"{fall} and crossed zero at step {found.crossing:.0f}{where}."]
+    sentences = [f"{fall} and crossed zero after step {int(found.crossing)}{where}."]
     if len(pairs) > 1:
         late = sum((one := dynamics(mine).best) is not None and one.phase == REPEL for mine, _ in pairs)
         text = f"In {late} of {len(pairs)} seeds the selected checkpoint is from after the crossing."
