@@ -22,8 +22,8 @@ def train(folder):
     settings = [f"--data.corpus.{setting}" for setting in CORPUS]
     settings += [f"--data.root={folder / 'phantom'}", "--data.cache=null", "--data.num_workers=0"]
     settings += [
-        "--trainer.max_epochs=6",
-        "--trainer.check_val_every_n_epoch=6",
+        "--trainer.max_epochs=24",
+        "--trainer.check_val_every_n_epoch=24",
         "--score_test_patients=false",
     ]
     command = [sys.executable, "-m", "experiments", "train", "no-kd", "phantom", "--run=brief", *settings]
@@ -44,7 +44,7 @@ def train(folder):
 def test_a_trained_student_passes_its_gates(tmp_path):
     checkpoint = train(tmp_path)
     gates = read_gates()
-    # One frame is several points here, and six epochs leave many frames on the border between two classes. All
+    # One frame is several points here, and a brief training leaves many frames on the border between two classes. All
     # other limits are those that ship.
     gates["compressed"]["points_lost_max"] = 25.0
     (tmp_path / "gates.yaml").write_text(yaml.safe_dump(gates))
@@ -61,7 +61,7 @@ def test_a_trained_student_passes_its_gates(tmp_path):
     for name in packages:
         assert rows[name]["status"] == NOT_RUN, rows[name]
     assert set(rows["onnx-fp32"]["tasks"]) == {"planes/f1", "subplanes/f1", "hc18/validity"}
-    assert rows["onnx-fp32"]["tasks"]["planes/f1"] > 0.4, "it was trained"
+    assert rows["onnx-fp32"]["tasks"]["planes/f1"] > 0.4, rows["onnx-fp32"]["tasks"]
     spacings = read_export(folder).head("ages").description["spacings_mm_per_px"]
     assert len(spacings) > 20
     card = (folder / "MODEL_CARD.md").read_text()
