@@ -100,6 +100,7 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	$(DO)echo "$(WANTED)" > $@
 
 add: $(READY)  ## install a further package or extra: make add PACKAGE='.[litert]'
+	$(DO)$(GET_UV)
 	$(DO)"$(UV)" pip install --quiet --python .venv $(call need,PACKAGE,'.[litert]')
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)

@@ -37,7 +37,7 @@ def show_progress(what: str, unit: str, quiet: bool = False, start: int = 0) -> 
         yield update
 
 
-def counted(items: Iterable[T], total: int, what: str, unit: str, start: int = 0) -> Iterator[T]:
+def with_progress(items: Iterable[T], total: int, what: str, unit: str, start: int = 0) -> Iterator[T]:
     """Yield items and show the progress, as `show_progress` does."""
     with show_progress(what, unit, start=start) as progress:
         for done, item in enumerate(items, start + 1):

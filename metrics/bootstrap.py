@@ -178,12 +178,11 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
     sampled = float(covariance.mean())  # of these seeds' mean, by the draw of patients alone
     if seeds == patients == 1:  # one number has no spread that could be known
         return Comparison(value, np.nan, np.nan, np.nan, np.nan, seeds, patients)
-    shared = sampled
+    parts = [(sampled, patients - 1)]  # variance and its degrees of freedom
     if seeds > 1:
         shared = max(0.0, float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1)))
-    parts = [(shared, patients - 1)]  # variance and its degrees of freedom
-    if seeds > 1:
-        parts += [(max(float(found[0].var(ddof=1)) / seeds, sampled - shared), seeds - 1)]
+        between = max(float(found[0].var(ddof=1)) / seeds, sampled - shared)
+        parts = [(shared, patients - 1), (between, seeds - 1)]
     parts = [part for part in parts if part[0] > 0]
     if not parts:  # the same with every seed and patient
         return Comparison(value, value, value, float(value == 0), np.nan, seeds, patients)

@@ -117,9 +117,9 @@ def test_a_target_names_what_it_lacks(arguments, lacking):
     assert lacking in make("-n", *arguments).stderr
 
 
-@pytest.mark.parametrize("target", ["audit", "sbom", "lock"])
+@pytest.mark.parametrize("target", ["add", "audit", "sbom", "lock"])
 def test_a_target_that_calls_uv_fetches_it_where_it_is_missing(target):
-    first = make("-n", target, "UV=nowhere/uv", "OUT=x").stdout.splitlines()[0]
+    first = make("-n", target, "UV=nowhere/uv", "OUT=x", "PACKAGE=x").stdout.splitlines()[0]
     assert first.startswith('command -v "nowhere/uv"')
     assert first.endswith("pip install --quiet uv; }")
 

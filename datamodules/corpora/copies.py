@@ -17,7 +17,7 @@ import pandas as pd
 
 from datamodules.cores import worker_pool
 from datamodules.pairs.image_reading import read_image
-from datamodules.progress import counted
+from datamodules.progress import with_progress
 from datamodules.record import Record
 
 SIDE, FREQUENCIES = 64, 16
@@ -37,7 +37,7 @@ def scan_images(records: list[Record], workers: int) -> pd.DataFrame:
         pictures in any file format), ``perceptual_hash``, ``width``, ``height`` and ``contrast`` (largest minus
         smallest pixel value), missing where they do not apply.
     """
-    bar = partial(counted, total=len(records), what="decoding", unit=" images")
+    bar = partial(with_progress, total=len(records), what="decoding", unit=" images")
     if workers <= 1:
         scans = list(bar(map(_scan, records)))
     else:

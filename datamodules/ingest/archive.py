@@ -38,7 +38,7 @@ from datamodules.ingest.scans import (
     read_cine,
     read_dicom,
 )
-from datamodules.progress import counted
+from datamodules.progress import with_progress
 from datamodules.record import PLAUSIBLE
 from models.files import atomic, package_versions, write_json, write_text
 
@@ -147,7 +147,9 @@ def ingest(
     deleted = _deleted(out, done)
     work = partial(_convert, out, secret, settings, deleted)
     todo = [job for job in jobs if job.key not in done]
-    results = counted(_results(work, todo, workers), len(jobs), "ingest", " files", len(jobs) - len(todo))
+    results = with_progress(
+        _results(work, todo, workers), len(jobs), "ingest", " files", len(jobs) - len(todo)
+    )
     with (out / JOURNAL).open("a", encoding="utf-8") as journal:
         for key, result in results:
             done[key] = result

@@ -18,7 +18,7 @@ from datamodules.corpora.hc18 import HC18_IMAGES, HC18_TABLE
 from datamodules.pairs.captions import caption_templates
 from datamodules.phantom.patients import CORPORA, Picture, list_pictures
 from datamodules.phantom.renderer import Truth, render
-from datamodules.progress import counted
+from datamodules.progress import with_progress
 from datamodules.record import Record
 from models.files import atomic_folder, digest, write_json
 
@@ -130,7 +130,7 @@ def _fill(folder: Path, settings: PhantomSettings, workers: int | None) -> None:
         parent.mkdir(parents=True)
     draw = partial(_draw, folder, settings.seed)
     workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
-    bar = partial(counted, total=len(pictures), what="phantom corpus", unit=" images")
+    bar = partial(with_progress, total=len(pictures), what="phantom corpus", unit=" images")
     if workers == 1 or len(pictures) < IN_PROCESS:
         truths = list(bar(map(draw, pictures)))
     else:

@@ -29,7 +29,7 @@ from datamodules.corpora.corpus import counts, with_splits
 from datamodules.corpora.records import table_records
 from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
-from datamodules.progress import counted
+from datamodules.progress import with_progress
 from datamodules.record import Record
 from datamodules.shards.manifest import MANIFEST, local_manifest
 from models.files import atomic, digest, sha256, write_json
@@ -127,7 +127,7 @@ def write_shards(
     plan = plan_shards(records, samples_per_shard, seed)
     manifest = _open_manifest(out, plan, {"samples_per_shard": samples_per_shard, "seed": seed}, sources)
     finished = len(manifest["shards"])
-    rest = counted(plan[finished:], len(plan), "writing", " shards", finished)
+    rest = with_progress(plan[finished:], len(plan), "writing", " shards", finished)
     for number, shard in enumerate(rest, finished):
         path = out / f"pairs-{number:06d}.tar"
         # Not wds.ShardWriter: after an error it closes a partial shard like a finished one.

@@ -268,8 +268,8 @@ def _say(
     known = student.calibration
     if known is None:
         print(
-            "not calibrated for these prompts (nor at all, if the run had too few validation patients or did not score "
-            'test patients): no age has an interval and no image is "none" (docs/predict.md)'
+            "not calibrated (other prompts, too few validation patients, or a run that did not score test patients): "
+            'ages have no interval, and no image is "none" (docs/predict.md)'
         )
     elif known.age_drop is not None:
         print(

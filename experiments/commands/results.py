@@ -96,8 +96,8 @@ def table(argv: list[str]) -> int:
     for text in write_tables(rows, folder):
         print(text)
     print(
-        f"{count(len(rows), 'run')}: {committed} of {relative(file)}, {here} of make reproduce in {options.outputs}, "
-        "which replace theirs; other runs are left out"
+        f"{count(len(rows), 'run')}: {committed} in {relative(file)} and {here} of make reproduce in {options.outputs}"
+        "; a run in both counts once, other runs do not count"
     )
     print(f"Markdown, CSV, LaTeX and plots: {folder}; rows: {target / options.data}.jsonl")
     if options.commit:

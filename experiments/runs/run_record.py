@@ -30,6 +30,7 @@ WEIGHTS = ("path", "weights", "checkpoint", "trunk_weights", "folder")
 RANDOM_TOWERS = ("models.TimmEncoder", "models.OpenCLIPEncoder")
 REMEDY = "TEACHER=path/to/checkpoint compares with one"
 RANDOM_PREFIX = "random:"
+SIMULATED = "datamodules.PhantomDataModule"
 
 
 def patients(data: Namespace) -> dict[str, Any]:
@@ -137,28 +138,22 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
         record = read_record(path)
         if record.get("quick") and not config.quick:
             said.append(f"{role} {path} comes from {CAUTION}")
-        goes_on = trains and role == "student"
-        for there, last in [
-            *((one, False) for one in record.get("before", [])),
-            (record.get("data", here), not goes_on),
-        ]:
-            if reason := _doubt(there, here, last):
+        last = record.get("data", here)
+        for there in (*record.get("before", []), last):
+            if reason := _leak(there, here):
                 said.append(f"{role} {path} was trained on {reason}")
+        starts = trains and role == "student"  # it goes on to learn from these data
+        if last.get("class_path") == SIMULATED != here["class_path"] and not starts:
+            said.append(f"{role} {path} was trained on simulated images only and knows little of these data")
     return [*dict.fromkeys(said)]
 
 
-def _doubt(there: dict[str, Any], here: dict[str, Any], last: bool) -> str:
-    """Return on what weights were trained, and what that does to scores here; "" where it does nothing.
-
-    `last` says that they were trained on nothing else afterwards.
-    """
-    simulated = "datamodules.PhantomDataModule"
-    if there == here or _apart(there, here):
+def _leak(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Return which training data may hold test patients of these data; "" where none can."""
+    if there == here or _apart(there, here) or there.get("class_path") == SIMULATED != here["class_path"]:
         return ""
     if {**there, "settings": None} == {**here, "settings": None}:
         return "another split of these data: test patients here may be among its training patients"
-    if there.get("class_path") == simulated != here["class_path"]:
-        return "simulated images only and knows little of these data" if last else ""
     corpora = ", ".join(f"{name} {digest}" for name, digest in there.get("corpora", {}).items())
     source = f"{there.get('class_path')}{f' with {corpora}' if corpora else ''}"
     return f"other data ({source}) than are scored here; where they share patients its scores are too good"

@@ -157,9 +157,8 @@ def _contract(root: Path, image_size: int, context_length: int) -> Preprocessing
             f"{root}: no preprocessor_config.json, and no image_processor in a processor_config.json; save one of them "
             "with processor.save_pretrained(folder)"
         ) from error
-    values = {
-        name: value for name, value in values.items() if value is not None
-    }  # null is the library's default
+    # null stands for the library's default
+    values = {name: value for name, value in values.items() if value is not None}
     side = "crop_size" if values.get("do_center_crop") else "size"
     absent = [name for name in (side, "image_mean", "image_std") if name not in values]
     if absent:
@@ -180,12 +179,9 @@ def _contract(root: Path, image_size: int, context_length: int) -> Preprocessing
             f"{root}: do_rescale, rescale_factor or do_normalize of the image processor is not supported; only pixels "
             "divided by 255 and normalised are"
         )
-    mean, std = (
-        tuple(given)
-        if isinstance(given, list)
-        else (given,) * 3  # the library takes one number for all channels
-        for given in (values["image_mean"], values["image_std"])
-    )
+    # The library takes one number for all channels, too.
+    given = (values["image_mean"], values["image_std"])
+    mean, std = (tuple(one) if isinstance(one, list) else (one,) * 3 for one in given)
     return Preprocessing(
         image_size=image_size,
         mean=mean,

@@ -133,6 +133,16 @@ def test_the_interval_covers_the_true_difference_and_p_values_are_honest(seeds, 
         assert 1.8 < reach / np.std([one.value for one in found]) < 3.0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "least", "most"), [(3, 0.0, 0.06), (5, 0.02, 0.05)])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.2, 0.5])
+def test_the_share_of_null_differences_below_five_percent_is_the_documented_one(seeds, least, most, spread):
+    generator = np.random.default_rng(seeds)
+    found = [compare(*study(generator, seeds, 0.0, spread), resamples=300) for _ in range(600)]
+    share = np.mean([one.p < 0.05 for one in found])
+    assert least - 0.01 < share < most + 0.01
+
+
 def test_an_effect_of_the_detectable_size_is_found_four_times_in_five():
     generator = np.random.default_rng(1)
     found = [compare(*study(generator, 5, 0.55, 0.2), resamples=300) for _ in range(200)]

@@ -124,6 +124,23 @@ def test_documents_show_runs_without_arguments_of_the_latest_group(rows):
     assert default_rows([*older, *other, *small, *rows], any_student=True) == [*small, *rows]
 
 
+def test_the_figures_of_the_prediction_page_are_those_of_the_committed_students():
+    rows = [one for one in default_rows(read_rows(RESULTS / "phantom.jsonl")) if one["experiment"] == "srkd"]
+    text = " ".join((ROOT / "docs/predict.md").read_text().split()).replace(" %", "")
+
+    def figure(key, scale, digits):
+        values = [scale * one["metrics"][f"student/{key}"] for one in rows]
+        mean, low, high = (f"{value:.{digits}f}" for value in (np.mean(values), min(values), max(values)))
+        return f"{mean} ({low} to {high})"
+
+    assert f"AUROC {figure('none/planes_auroc', 1, 2)} of" in text
+    assert f"{figure('none/planes_kept', 100, 0)} of known images kept" in text
+    assert f"{figure('none/planes_false_accept', 100, 0)} of " in text
+    assert f"cover {figure('age_interval/coverage', 100, 0)} of the heads" in text
+    low, high = figure("age_interval/width_days", 1, 0).split(" ", 1)
+    assert f"are {low} days {high} wide" in text
+
+
 def documents(folder):
     (folder / "docs").mkdir()
     for name in DOCUMENTS:

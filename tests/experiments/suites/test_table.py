@@ -220,8 +220,8 @@ def test_rows_are_committed_only_on_request(outputs, tmp_path, make_table):
     before = committed.read_text()
     put(outputs, "no-kd", 9, 1.0, 0.1, 0.1)  # a try
     printed = make_table()
-    assert "4 runs: 3 of " in printed
-    assert ", 4 of make reproduce in " in printed
+    assert "4 runs: 3 in " in printed
+    assert " and 4 of make reproduce in " in printed
     assert committed.read_text() == before
     local = outputs / "tables" / "phantom.jsonl"
     assert {(row["experiment"], row["seed"]) for row in read_rows(local)} == {
