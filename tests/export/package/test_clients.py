@@ -1,8 +1,6 @@
 """The programs in an export folder do what the contract says, bit by bit where it is about pixels."""
 
-import itertools
 import json
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -225,56 +223,3 @@ def test_the_reference_client_refuses_a_file_that_is_not_the_manifests(copied, e
         stream.write(b"x")
     with pytest.raises(ValueError, match=f"{name}: not the file that the manifest describes"):
         example.Student(copied)
-
-
-RUN_JAVASCRIPT = """
-import { readFileSync } from "node:fs";
-import { age, ageProfile, classify, cosine, planar, readHeads } from "./reader.mjs";
-const tasks = JSON.parse(readFileSync("tasks.json"));
-const file = readFileSync(tasks.heads);
-const heads = readHeads(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
-let refused = false;
-try { age(tasks.rows[0].embedding, heads, 0.31); } catch (error) { refused = error instanceof RangeError; }
-console.log(JSON.stringify({
-  pixels: tasks.frames.map(({ file, width, height, kernel }) =>
-    Array.from(planar(new Uint8ClampedArray(readFileSync(file)), width, height, tasks.side, kernel))),
-  planes: tasks.rows.map((row) => classify(row.embedding, heads.planes)),
-  days: tasks.rows.map((row) => age(row.embedding, heads, 0.3)),
-  profiles: tasks.rows.map((row) => ageProfile(row.embedding, heads, 0.3).profile),
-  same: cosine(tasks.rows[0].embedding, tasks.rows[0].embedding), refused,
-}));
-"""
-
-
-def test_javascript_is_exact(exported, golden, tmp_path):
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
-    named, wanted = [], []
-    gray = np.repeat(next(frames())[..., :1], 3, axis=2)  # of which one channel is resized
-    for number, (frame, kernel) in enumerate(itertools.product([*frames(), gray], ["bicubic", "bilinear"])):
-        path = tmp_path / f"{number}.raw"
-        path.write_bytes(np.dstack([frame, np.full_like(frame[..., :1], 9)]).tobytes())
-        named.append({"file": str(path), "width": frame.shape[1], "height": frame.shape[0], "kernel": kernel})
-        contract = Preprocessing(SIDE, (0.0,) * 3, (1.0,) * 3, interpolation=kernel)
-        wanted.append(resize_padded(frame, contract).transpose(2, 0, 1).reshape(-1))
-    rows, _ = golden
-    asked = {"frames": named, "side": SIDE, "heads": str(exported.artifact("heads")), "rows": rows}
-    (tmp_path / "tasks.json").write_text(json.dumps(asked))
-    (tmp_path / "run.mjs").write_text(RUN_JAVASCRIPT)
-    shutil.copy(exported.folder / "reader.mjs", tmp_path)
-    done = subprocess.run(["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    np.testing.assert_array_equal(answer["pixels"], wanted)
-    student, embeddings = (
-        load_student(exported.folder),
-        np.array([row["embedding"] for row in rows], np.float32),
-    )
-    similarity = student.cosine_scale * embeddings @ student.age_vectors(0.3)[2].T
-    np.testing.assert_allclose(answer["profiles"], similarity, atol=1e-3)
-    expected = student.ages(embeddings, [0.3] * len(embeddings))
-    for row, planes, days, age in zip(rows, answer["planes"], answer["days"], expected, strict=True):
-        assert planes == pytest.approx(row["planes"], abs=1e-4)
-        assert abs(days - age["ga_days"]) <= 1, "sums in float64, not float32: two ages may tie"
-    assert answer["same"] == pytest.approx(1)
-    assert answer["refused"] is True

@@ -1,0 +1,183 @@
+"""The readers in an export folder: pixels equal to Pillow's bit by bit, classes and ages of `load_student`."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import Preprocessing, load_student
+from models.preprocessing import resize_padded
+from tests.export.package.test_clients import SIDE, frames
+
+ORG_JSON = Path(os.environ.get("ORG_JSON", "/usr/share/java/json-android.jar"))
+"""What Android has of org.json, for Kotlin outside Android (Debian: libandroid-json-org-java)."""
+
+JAVASCRIPT = """
+import { readFileSync } from "node:fs";
+import { age, ageProfile, classify, cosine, planar, readHeads } from "./reader.mjs";
+const tasks = JSON.parse(readFileSync("tasks.json"));
+const file = readFileSync(tasks.heads);
+const heads = readHeads(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
+let refused = false;
+try { age(tasks.embeddings[0], heads, 0.31); } catch (error) { refused = error instanceof RangeError; }
+console.log(JSON.stringify({
+  pixels: tasks.frames.map(({ file, width, height, kernel }) =>
+    Array.from(planar(new Uint8ClampedArray(readFileSync(file)), width, height, tasks.side, kernel))),
+  planes: tasks.embeddings.map((embedding) => classify(embedding, heads.planes)),
+  days: tasks.embeddings.map((embedding) => age(embedding, heads, 0.3)),
+  profiles: tasks.embeddings.map((embedding) => ageProfile(embedding, heads, 0.3).profile),
+  same: cosine(tasks.embeddings[0], tasks.embeddings[0]), refused,
+}));
+"""
+
+SWIFT = """
+import Foundation
+
+struct Frame: Decodable { let file: String, width: Int, height: Int, kernel: String }
+struct Tasks: Decodable { let frames: [Frame], side: Int, heads: String, embeddings: [[Float]] }
+struct Answers: Encodable { var pixels: [[Int]], planes: [[String: Double]], days: [Int], refused: Bool }
+
+func bytes(_ path: String) -> Data { FileManager.default.contents(atPath: path)! }
+let tasks = try JSONDecoder().decode(Tasks.self, from: bytes("tasks.json"))
+let readers = try [false, true].map {
+    try StudentReader(heads: bytes(tasks.heads), side: tasks.side, bicubic: $0)
+}
+let reader = readers[1], side = tasks.side
+var answers = Answers(pixels: [], planes: [], days: [], refused: false)
+for frame in tasks.frames {
+    let rgba = readers[frame.kernel == "bicubic" ? 1 : 0]
+        .prepared([UInt8](bytes(frame.file)), width: frame.width, height: frame.height)
+    answers.pixels.append((0..<(3 * side * side)).map { Int(rgba[4 * ($0 % (side * side)) + $0 / (side * side)]) })
+}
+for embedding in tasks.embeddings {
+    answers.planes.append(try reader.classify(embedding, head: "planes"))
+    answers.days.append(try reader.age(embedding, width: side, height: side / 2, pixelSizeMm: 0.3))
+}
+do {
+    _ = try reader.age(tasks.embeddings[0], width: side, height: side, pixelSizeMm: 0.31)
+} catch StudentError.noSuchSpacing("0.31") { answers.refused = true }
+print(String(decoding: try JSONEncoder().encode(answers), as: UTF8.self))
+"""
+
+KOTLIN = """
+import java.io.File
+import org.json.JSONArray
+import org.json.JSONObject
+
+fun main() {
+    val tasks = JSONObject(File("tasks.json").readText())
+    val side = tasks.getInt("side")
+    val readers = listOf(false, true).map { StudentReader(File(tasks.getString("heads")).readBytes(), side, it) }
+    val named = tasks.getJSONArray("frames")
+    val pixels = List(named.length()) { number ->
+        val frame = named.getJSONObject(number)
+        val rgba = File(frame.getString("file")).readBytes().map { it.toInt() and 0xff }
+        val argb = IntArray(rgba.size / 4) {
+            (rgba[4 * it + 3] shl 24) or (rgba[4 * it] shl 16) or (rgba[4 * it + 1] shl 8) or rgba[4 * it + 2]
+        }
+        val reader = readers[if (frame.getString("kernel") == "bicubic") 1 else 0]
+        JSONArray(reader.planar(argb, frame.getInt("width"), frame.getInt("height")).map { it.toInt() })
+    }
+    val rows = tasks.getJSONArray("embeddings")
+    val embeddings = List(rows.length()) { row ->
+        FloatArray(rows.getJSONArray(row).length()) { rows.getJSONArray(row).getDouble(it).toFloat() }
+    }
+    val refused = try {
+        readers[1].age(embeddings[0], side, side, 0.31)
+        false
+    } catch (error: IllegalArgumentException) { "0.31" in error.message!! }
+    println(JSONObject(mapOf(
+        "pixels" to JSONArray(pixels), "refused" to refused,
+        "planes" to JSONArray(embeddings.map { JSONObject(readers[1].classify(it, "planes")) }),
+        "days" to JSONArray(embeddings.map { readers[1].age(it, side, side / 2, 0.3) }),
+    )))
+}
+"""
+
+
+@pytest.fixture
+def tasks(exported, golden, tmp_path):
+    """Frames and embeddings for a reader, in `tasks.json`; returns the expected pixels and embeddings."""
+    named, wanted = [], []
+    gray = np.repeat(next(frames())[..., :1], 3, axis=2)  # of which JavaScript resizes one channel
+    for number, (frame, kernel) in enumerate(itertools.product([*frames(), gray], ["bicubic", "bilinear"])):
+        path = tmp_path / f"{number}.raw"
+        path.write_bytes(np.dstack([frame, np.full_like(frame[..., :1], 9)]).tobytes())
+        named.append({"file": str(path), "width": frame.shape[1], "height": frame.shape[0], "kernel": kernel})
+        contract = Preprocessing(SIDE, (0.0,) * 3, (1.0,) * 3, interpolation=kernel)
+        wanted.append(resize_padded(frame, contract).transpose(2, 0, 1).reshape(-1))
+    embeddings = [row["embedding"] for row in golden[0]]
+    asked = {
+        "frames": named,
+        "side": SIDE,
+        "heads": str(exported.artifact("heads")),
+        "embeddings": embeddings,
+    }
+    (tmp_path / "tasks.json").write_text(json.dumps(asked))
+    return wanted, np.array(embeddings, np.float32)
+
+
+def run(command, folder):
+    """Run a command in a folder and return its output."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def need(program, remedy):
+    """Skip a test where a program is not installed."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed ({remedy})")
+
+
+def check(answer, tasks, exported, golden):
+    """Compare a reader's answers with Pillow, the golden classes and the Python student's ages."""
+    pixels, embeddings = tasks
+    np.testing.assert_array_equal(answer["pixels"], pixels)
+    expected = load_student(exported.folder).ages(embeddings, [0.3] * len(embeddings))
+    for row, planes, days, age in zip(golden[0], answer["planes"], answer["days"], expected, strict=True):
+        assert planes == pytest.approx(row["planes"], abs=1e-4)
+        assert abs(days - age["ga_days"]) <= 1, "sums in float64, not float32: two ages may tie"
+    assert answer["refused"] is True
+
+
+def test_javascript_is_exact(tasks, exported, golden, tmp_path):
+    need("node", "nodejs.org")
+    (tmp_path / "run.mjs").write_text(JAVASCRIPT)
+    shutil.copy(exported.folder / "reader.mjs", tmp_path)
+    answer = json.loads(run(["node", "run.mjs"], tmp_path))
+    check(answer, tasks, exported, golden)
+    student = load_student(exported.folder)
+    similarity = student.cosine_scale * tasks[1] @ student.age_vectors(0.3)[2].T
+    np.testing.assert_allclose(answer["profiles"], similarity, atol=1e-3)
+    assert answer["same"] == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_swift_is_exact(tasks, exported, golden, tmp_path):
+    need("swiftc", "swift.org, or Xcode")
+    (tmp_path / "main.swift").write_text(SWIFT)
+    source = exported.folder / "StudentReader.swift"
+    run(["swiftc", "-O", "-warnings-as-errors", "main.swift", str(source), "-o", "reader"], tmp_path)
+    check(json.loads(run(["./reader"], tmp_path)), tasks, exported, golden)
+
+
+@pytest.mark.slow
+def test_kotlin_is_exact(tasks, exported, golden, tmp_path):
+    need("kotlinc", "npm install --global kotlin-compiler, and Java")
+    if not ORG_JSON.is_file():
+        pytest.skip(f"{ORG_JSON} is not there (apt-get install libandroid-json-org-java)")
+    (tmp_path / "Main.kt").write_text(KOTLIN)
+    source = exported.folder / "StudentReader.kt"
+    jars = ["-classpath", str(ORG_JSON)]
+    run(
+        ["kotlinc", "-Werror", *jars, "Main.kt", str(source), "-include-runtime", "-d", "reader.jar"],
+        tmp_path,
+    )
+    answer = run(["java", "-classpath", f"reader.jar{os.pathsep}{ORG_JSON}", "MainKt"], tmp_path)
+    check(json.loads(answer), tasks, exported, golden)
