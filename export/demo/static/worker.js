@@ -29,19 +29,20 @@ async function download(names, progress = "progress") {
     const { sha256, bytes } = demo.files[name];
     const response = await fetch(`${name}?v=${sha256}`).catch(() => null);
     if (!response?.ok) throw new Error(`${name} cannot be fetched; reload the page`);
-    const parts = [];
+    const content = new Uint8Array(bytes);
+    let end = 0;
     for (const reader = response.body.getReader(); ;) {
       const { done, value } = await reader.read();
       if (done) break;
-      parts.push(value);
+      if (end + value.length <= bytes) content.set(value, end);
+      end += value.length;
       loaded += value.length;
       if (loaded - told > 200_000 || loaded === total) tell(progress, { loaded: (told = loaded), total });
     }
-    const buffer = await new Blob(parts).arrayBuffer();
-    if (buffer.byteLength !== bytes || hex(await crypto.subtle.digest("SHA-256", buffer)) !== sha256) {
+    if (end !== bytes || hex(await crypto.subtle.digest("SHA-256", content)) !== sha256) {
       throw new Error(`${name} is not the file of this build: its SHA-256 differs. Reload the page; if that does not help, build it again`);
     }
-    return [name, buffer];
+    return [name, content.buffer];
   }));
   return Object.fromEntries(fetched);
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -104,7 +105,9 @@ def test_a_file_of_another_build_is_refused_once(browser, built, served, tmp_pat
     found = Visit(browser, served(page).address)
     found.until("document.body.dataset.state === 'refused'")
     assert "its SHA-256 differs. Reload the page" in found.page.inner_text("#refused")
+    uploaded = model.stat().st_mtime
     model.write_bytes(content)
+    os.utime(model, (uploaded + 2, uploaded + 2))  # Last-Modified counts in whole seconds
     found.page.reload()
     found.until("document.body.dataset.readings")
     found.context.close()
