@@ -6,7 +6,7 @@ CKPT is a checkpoint, exported first where its run has no export; EXPORT is an e
 newest student in outputs.
 
   --build=FOLDER       write the page for a static host and end; default: demo/ beside the export, served
-  --runtime=FILE       tarball of the npm package onnxruntime-web, instead of fetching it
+  --runtime=FILE       tarball of the npm package onnxruntime-web, instead of fetching it; once more for @litertjs/core
   --port=8000          port of the server; 0 takes a free one
   --host=127.0.0.1     address of the server; a browser allows cameras on localhost or with https only
 """
@@ -37,7 +37,7 @@ def parse(argv: list[str]) -> Any:
     parser = Parser(prog="sonodistill demo", description=__doc__)
     parser.add_argument("student", type=Path, nargs="?")
     parser.add_argument("--build", type=Path)
-    parser.add_argument("--runtime", type=Path)
+    parser.add_argument("--runtime", type=Path, action="append", default=[])
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--host", default="127.0.0.1")
     return parser.parse_args(argv)
@@ -47,8 +47,9 @@ def parse(argv: list[str]) -> Any:
 def main(argv: list[str]) -> int:
     """Run one command line."""
     options = parse(argv)
-    if options.runtime is not None and not options.runtime.is_file():
-        raise FileNotFoundError(f"--runtime={options.runtime}: no such file")
+    for tarball in options.runtime:
+        if not tarball.is_file():
+            raise FileNotFoundError(f"--runtime={tarball}: no such file")
     student = options.student or newest_student(Path("outputs"))
     export = student if (student / MANIFEST).is_file() else _exported(student)
     if export is None:

@@ -14,7 +14,7 @@ from PIL import Image
 from datamodules import PhantomDataModule, Record
 from datamodules.pairs.image_reading import read_image
 from datamodules.phantom.corpus import PhantomSettings, read_truth
-from export.demo.runtime import VERSION, runtime_files
+from export.demo.runtime import LITERT, ONNX_RUNTIME, litert_files, runtime_files
 from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD
 from export.package.readme import CLIENTS
@@ -27,23 +27,23 @@ from models.student.manifest import MANIFEST
 STATIC = Path(__file__).parent / "static"
 READER = CLIENTS / "reader.mjs"
 DEMO = "demo.json"
-MODELS = ("onnx-fp32", "onnx-int8")
-"""Artifacts that the page offers, the default first; int8 where the export kept it."""
+MODELS = ("onnx-fp32", "onnx-int8", "litert-fp32", "litert-int8")
+"""Artifacts that the page offers, the default first; those which the export holds."""
 TEXT = {"model": "onnx-text", "tokenizer": "text/tokenizer.json", "golden": "text/text_golden.json"}
 """Artifacts of the text tower. A `transformers` tokenizer lies elsewhere, and the page does not read it."""
-KEPT = {".json", ".md", ".onnx", ".png", ".safetensors"}
+KEPT = {".json", ".md", ".onnx", ".png", ".safetensors", ".tflite"}
 """Suffixes of an export's files on the page: a foreign export must not bring a script."""
 SAMPLES, HEADS = 10, 3
 DAYS_A_WEEK = 7
 
 
-def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
+def build_demo(source: Path, target: Path, runtimes: Sequence[Path] = ()) -> Path:
     """Build the page of an export as a folder for any static host; an older page there is replaced.
 
     Args:
         source: The folder that `make export` wrote.
         target: Folder to write.
-        runtime: The runtime's package; see `runtime_files`.
+        runtimes: Packages of the runtimes; see `runtime_files`.
 
     Raises:
         ValueError: The target is something else, or the export or the runtime cannot be used.
@@ -52,7 +52,9 @@ def build_demo(source: Path, target: Path, runtime: Path | None = None) -> Path:
     export = read_export(source)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / DEMO).is_file())):
         raise ValueError(f"--build={target}: exists and is not such a page; name a new or an empty folder")
-    files = runtime_files(runtime)
+    files = runtime_files(ONNX_RUNTIME, runtimes)
+    if any(name.startswith("litert-") for name in export.manifest["artifacts"]):
+        files |= litert_files(runtimes)
     with atomic_folder(target) as partial:
         _fill(partial, export, files)
     return target
@@ -65,9 +67,9 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     static_files = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js"
     )
-    (folder / "ort").mkdir()
     for name, content in runtime.items():
-        (folder / "ort" / name).write_bytes(content)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
     artifacts = export.manifest["artifacts"]
     variants = {name: str(artifacts[name]["file"]) for name in MODELS if name in artifacts}
     if MODELS[0] not in variants:
@@ -83,7 +85,7 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     samples = _write_samples(folder / "samples")
     facts = {
         "model": export.manifest["model_sha256"],
-        "runtime": VERSION,
+        "runtimes": {"onnx": ONNX_RUNTIME.version, "litert": LITERT.version},
         "variants": variants,
         "heads": heads,
         "text": text,

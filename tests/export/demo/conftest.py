@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from datamodules.pairs.image_reading import read_image
 from export import Export
 from export.demo.build import READER, STATIC, build_demo
-from export.demo.runtime import runtime_files
+from export.demo.runtime import ONNX_RUNTIME, runtime_files
 from export.demo.server import server_of
 from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH
 
@@ -26,7 +26,7 @@ from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH
 def built(exported: Export, shared: Path) -> Path:
     """The page of `exported`."""
     try:
-        runtime_files()
+        runtime_files(ONNX_RUNTIME)
     except ValueError as error:
         pytest.skip(f"no runtime: {error}")
     page = shared / "demo" / "page"

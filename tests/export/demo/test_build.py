@@ -1,6 +1,7 @@
 """Building and serving the demo page, without a browser."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,15 +21,15 @@ from export.demo.build import STATIC, build_demo
 from export.demo.server import HEADERS, server_of
 from export.package.manifest import read_export, write_manifest
 
-CONTENT = {name: name.encode() for name in (*runtime.WASM, *runtime.WEBGPU)}
+CONTENT = {path: path.encode() for path in runtime.ONNX_RUNTIME.files}
 
 
 def package():
     """Return a tarball as npm publishes them, with short files in place of the runtime's."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w:gz") as archive:
-        for name, content in CONTENT.items():
-            entry = tarfile.TarInfo(f"package/dist/{name}")
+        for path, content in CONTENT.items():
+            entry = tarfile.TarInfo(f"package/{runtime.ONNX_RUNTIME.files[path]}")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return target.getvalue()
@@ -39,10 +40,16 @@ def pinned(monkeypatch, tmp_path):
     """A tarball whose hash is the pinned one, an empty cache, and no npm."""
     content = package()
     digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
-    monkeypatch.setattr(runtime, "INTEGRITY", f"sha512-{digest}")
+    fake = dataclasses.replace(runtime.ONNX_RUNTIME, integrity=f"sha512-{digest}")
+    monkeypatch.setattr(runtime, "ONNX_RUNTIME", fake)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return content
+
+
+def files(*tarballs):
+    """The files of ONNX Runtime."""
+    return runtime.runtime_files(runtime.ONNX_RUNTIME, tarballs)
 
 
 @pytest.fixture
@@ -56,7 +63,7 @@ def npm(pinned, tmp_path):
         program.write_text(f"""#!/bin/sh
 echo "$1 $2" >> "{tmp_path}/asked"
 [ {status} = 0 ] || exit {status}
-/bin/cp "{tmp_path}/packed" "${{3#--pack-destination=}}/onnxruntime-web-{runtime.VERSION}.tgz"
+/bin/cp "{tmp_path}/packed" "${{3#--pack-destination=}}/onnxruntime-web-{runtime.ONNX_RUNTIME.version}.tgz"
 """)
         program.chmod(0o755)
         return tmp_path / "asked"
@@ -67,7 +74,7 @@ echo "$1 $2" >> "{tmp_path}/asked"
 @pytest.fixture
 def small(monkeypatch):
     """Building takes these instead of the runtime."""
-    monkeypatch.setattr("export.demo.build.runtime_files", lambda _: CONTENT)
+    monkeypatch.setattr("export.demo.build.runtime_files", lambda *_: CONTENT)
 
 
 @pytest.fixture
@@ -78,34 +85,34 @@ def without_samples(small, monkeypatch):
 
 def test_npm_fetches_the_runtime_once(pinned, npm):
     asked = npm(pinned)
-    assert runtime.runtime_files() == runtime.runtime_files() == CONTENT
-    assert asked.read_text() == f"pack onnxruntime-web@{runtime.VERSION}\n"
+    assert files() == files() == CONTENT
+    assert asked.read_text() == f"pack onnxruntime-web@{runtime.ONNX_RUNTIME.version}\n"
 
 
 def test_a_changed_package_is_refused_and_fetched_again(pinned, npm, tmp_path):
     npm(pinned + b" ")
     with pytest.raises(ValueError, match="SHA-512 differs from the pinned one"):
-        runtime.runtime_files()
+        files()
     npm(pinned)
-    assert runtime.runtime_files() == CONTENT
+    assert files() == CONTENT
     (tmp_path / "mine.tgz").write_bytes(pinned[:-1])
-    with pytest.raises(ValueError, match=r"mine\.tgz: not onnxruntime-web"):
-        runtime.runtime_files(tmp_path / "mine.tgz")
+    with pytest.raises(ValueError, match=r"mine\.tgz: neither onnxruntime-web"):
+        files(tmp_path / "mine.tgz")
 
 
 def test_without_network_or_npm_one_line_names_the_way_out(pinned, npm):
     with pytest.raises(
         ValueError, match=r"^[^\n]*npm, which fetches it, is not installed; .*--runtime=FILE[^\n]*$"
     ):
-        runtime.runtime_files()
+        files()
     npm(pinned, status=1)
     with pytest.raises(ValueError, match=r"^[^\n]*npm pack ended with status 1; .*--runtime=FILE[^\n]*$"):
-        runtime.runtime_files()
+        files()
 
 
 def test_the_runtime_from_a_tarball(pinned, tmp_path):
     (tmp_path / "mine.tgz").write_bytes(pinned)
-    assert runtime.runtime_files(tmp_path / "mine.tgz") == CONTENT
+    assert files(tmp_path / "mine.tgz") == CONTENT
 
 
 def test_the_page_lists_its_files(exported, small, tmp_path):
