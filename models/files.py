@@ -82,7 +82,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     partial = _partial(target)
     shutil.rmtree(partial, ignore_errors=True)  # of an earlier process with this number
-    partial.mkdir()
+    try:
+        partial.mkdir()
+    except OSError as error:  # name the folder that was asked for
+        raise OSError(error.errno, error.strerror, str(target)) from None
     try:
         yield partial
         replace_folder(partial, target)

@@ -2,6 +2,9 @@
 
 usage: sonodistill latency [CKPT|EXPORT|random:NAME] [options]
 
+An export is timed as it ships. Of a checkpoint only ONNX files are timed, written for this, int8 even where an export
+would leave it out.
+
 Exit status: 0 within budget, 1 over it, 2 a mistake, 3 not decidable on a machine this busy (after a second try).
 
   --ci                  short timing for shared machines; what it cannot decide passes; a CKPT is timed without int8

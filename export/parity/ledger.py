@@ -92,7 +92,12 @@ def read_gates(path: str | Path | None = None) -> Gates:
     """
     gates = read_settings(Path(path or DEFAULT_GATES), Gates, str(DEFAULT_GATES))
     if path is not None and gates.keys() != (known := read_gates()).keys():
-        raise ValueError(f"{path}: expected the gates {sorted(known)}")
+        missing, unknown = (
+            ", ".join(sorted(names)) or "none" for names in (known.keys() - gates, gates.keys() - known)
+        )
+        raise ValueError(
+            f"{path}: gates that are missing: {missing}; unknown: {unknown}; edit a copy of {DEFAULT_GATES}"
+        )
     return gates
 
 

@@ -55,6 +55,12 @@ def test_a_folder_is_replaced_only_when_it_is_finished(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
+    target = tmp_path / ("x" * 255)  # the temporary name is longer than a name may be
+    with pytest.raises(OSError, match=f"{target}'$"), atomic_folder(target):
+        pass
+
+
 def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"x": [float("nan"), (1.5, float("inf"))]})
     assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {

@@ -42,10 +42,14 @@ struct StudentReader {
     init(heads: Data, side: Int, bicubic: Bool) throws {
         let bytes = [UInt8](heads)
         guard bytes.count > 8 else { throw StudentError.badFile("heads.safetensors is too short") }
-        let start = 8 + (0..<8).reduce(0) { $0 | Int(bytes[$1]) << (8 * $1) }
+        let length = (0..<8).reduce(UInt64(0)) { $0 | UInt64(bytes[$1]) << UInt64(8 * $1) }
+        guard length <= bytes.count - 8 else { throw StudentError.badFile("heads.safetensors: truncated header") }
+        let start = 8 + Int(length)
         header = try JSONDecoder().decode(Header.self, from: Data(bytes[8..<start]))
         numbers = Data(bytes[start...])
         (self.side, self.bicubic) = (side, bicubic)
+        let end = header.entries.values.compactMap(\.data_offsets.last).max() ?? 0
+        guard end <= numbers.count else { throw StudentError.badFile("heads.safetensors: truncated numbers") }
     }
 
     /// RGBA pixels of a frame, padded to a black square and resized exactly as in training: RGBA, side x side.

@@ -1,6 +1,8 @@
 """The programs in an export folder do what the contract says, bit by bit where it is about pixels."""
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -223,3 +225,19 @@ def test_the_reference_client_refuses_a_file_that_is_not_the_manifests(copied, e
         stream.write(b"x")
     with pytest.raises(ValueError, match=f"{name}: not the file that the manifest describes"):
         example.Student(copied)
+
+
+def test_hash_of_a_folder_is_the_one_that_the_readme_describes(exported):
+    folder, total = exported.folder / "golden", hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        line = f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        total.update(line.encode())
+    assert total.hexdigest() == exported.manifest["artifacts"]["golden"]["sha256"]
+
+
+def test_readme_names_what_the_python_client_imports(exported):
+    client = (exported.folder / "example_client.py").read_text()
+    imported = {name.lower() for name in re.findall(r"^ *(?:import|from) (\w+)", client, re.MULTILINE)}
+    own = {"pillow" if name == "pil" else name for name in imported - sys.stdlib_module_names}
+    line = re.search(r"pip install ([\w ]+)`", (exported.folder / "README.md").read_text())
+    assert set(line[1].split()) == own

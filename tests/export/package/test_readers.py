@@ -61,6 +61,13 @@ for embedding in tasks.embeddings {
 do {
     _ = try reader.age(tasks.embeddings[0], width: side, height: side, pixelSizeMm: 0.31)
 } catch StudentError.noSuchSpacing("0.31") { answers.refused = true }
+let whole = bytes(tasks.heads)
+for count in [4, 20, whole.count - 1] {
+    do {
+        _ = try StudentReader(heads: whole.prefix(count), side: side, bicubic: true)
+        answers.refused = false
+    } catch StudentError.badFile(_) {}
+}
 print(String(decoding: try JSONEncoder().encode(answers), as: UTF8.self))
 """
 
@@ -139,7 +146,12 @@ def check(answer, tasks, exported, golden):
     """Compare a reader's answers with Pillow, the golden classes and the Python student's ages."""
     pixels, embeddings = tasks
     np.testing.assert_array_equal(answer["pixels"], pixels)
-    expected = load_student(exported.folder).ages(embeddings, [0.3] * len(embeddings))
+    student = load_student(exported.folder)
+    expected = student.ages(embeddings, [0.3] * len(embeddings))
+    logits = student.cosine_scale * embeddings @ student.classes["planes"][1].T
+    leads = [np.log([*row.values()]) for row in answer["planes"]]  # README.md: of "none of these"
+    leads = [row.max() - row.mean() for row in leads]
+    np.testing.assert_allclose(leads, logits.max(axis=1) - logits.mean(axis=1), atol=1e-3)
     for row, planes, days, age in zip(golden[0], answer["planes"], answer["days"], expected, strict=True):
         assert planes == pytest.approx(row["planes"], abs=1e-4)
         assert abs(days - age["ga_days"]) <= 1, "sums in float64, not float32: two ages may tie"
