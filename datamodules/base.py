@@ -258,7 +258,7 @@ class FetalDataModule(LightningDataModule):
         if not chosen:
             raise ValueError(
                 f"{name}: no image of benchmark {benchmark!r} in split {split!r}; "
-                "give that split a share of the patients"
+                "give that split a share of the patients (val_share, test_share, or a column split)"
             )
         return chosen
 

@@ -85,11 +85,19 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def constant_title(metrics: Mapping[str, float | None]) -> str:
-    """Return the title of the constant baseline of a run: ``constant age 20w1d, majority class``; empty without one."""
-    age = metrics.get(final_name(CONSTANT, HC18, "age_days"))
-    parts = [] if age is None else ["constant age {}w{}d".format(*divmod(int(age), 7))]
-    planes = any(metrics.get(final_name(CONSTANT, name, "f1")) is not None for name in (PLANES, SUBPLANES))
-    return ", ".join([*parts, *(["majority class"] if planes else [])])
+    """Return the title of the constant baseline of a run: ``constant age 20w1d, majority class``; empty without one.
+
+    Ages that differ between the run's benchmarks are not named.
+    """
+    answers = {
+        name: value
+        for name, value in metrics.items()
+        if name.startswith(f"{CONSTANT}/") and value is not None
+    }
+    ages = {int(value) for name, value in answers.items() if name.endswith("/age_days")}
+    titles = ["constant age {}w{}d".format(*divmod(min(ages), 7)) if len(ages) == 1 else "constant age"]
+    titles = titles if ages else []
+    return ", ".join(titles + ["majority class"] * any(name.endswith("/f1") for name in answers))
 
 
 def model_titles(metrics: Mapping[str, float | None]) -> dict[str, str]:

@@ -29,7 +29,10 @@ from datamodules.ingest.scans import (
     BURNED_IN,
     CINE_SUFFIXES,
     COLOUR_FLOW,
+    NO_DICOM,
+    NO_PICTURE,
     NO_REGION,
+    NO_TISSUE,
     Box,
     ScanError,
     check_dicom_extra,
@@ -324,8 +327,11 @@ def _convert(
             }
             result["rows"].append(row)
     except ScanError as error:
-        bad = str(error) != "no DICOM file" or job.path.suffix.lower() == ".dcm"
-        return _kept_out(job, str(error), bad) | {"again": error.again}
+        reason = str(error)
+        bad = reason not in (NO_PICTURE, NO_TISSUE, NO_DICOM) or (
+            reason == NO_DICOM and job.path.suffix.lower() == ".dcm"
+        )
+        return _kept_out(job, reason, bad) | {"again": error.again}
     return {**result, "kept_out": dict(dropped), "reason": "" if result["rows"] else TEXT}
 
 

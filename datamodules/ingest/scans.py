@@ -27,6 +27,9 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom; the last two are ou
 
 CINE_SUFFIXES = frozenset({".mp4", ".avi", ".mov"})
 BURNED_IN, COLOUR_FLOW, NO_REGION = "burned-in annotation", "colour flow", "no ultrasound region"
+# Reasons of files that are not damaged: other kinds of files, reports and directories, traces.
+NO_DICOM = "no DICOM file"
+NO_PICTURE, NO_TISSUE = "no picture in the file", "no two-dimensional region (M-mode or spectrum)"
 
 _TAGS = (
     "SOPClassUID", "PatientID", "StudyInstanceUID",  # the last two leave the program as keyed hashes only
@@ -113,14 +116,13 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         except InvalidDicomError:
-            raise ScanError("no DICOM file") from None
+            raise ScanError(NO_DICOM) from None
         if "Rows" not in header or "Columns" not in header:
-            raise ScanError("no picture in the file")
+            raise ScanError(NO_PICTURE)
         rows, columns = int(header.Rows), int(header.Columns)
         count = int(header.get("NumberOfFrames") or 1)
         area = _main_region(header, rows, columns)
         box = region if area is None else _box(area)
-        _check_box(box, rows, columns)
         spacing = _spacing(header, area)
         flags = {BURNED_IN: str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"}
         flags[NO_REGION] = box is None
@@ -161,7 +163,6 @@ def read_cine(path: Path, frames: str = "middle", region: Box | None = None) -> 
         )
         if not video.isOpened() or count < 1:
             raise ScanError("cannot be decoded as a cine loop")
-        _check_box(region, rows, columns)
     numbers = chosen_frames(frames, count)
     attributes: dict[str, str | int | None] = {"modality": None, "manufacturer": None, "model": None}
     attributes |= {"rows": rows, "columns": columns, "encoding": path.suffix.lower().lstrip(".").upper()}
@@ -225,7 +226,7 @@ def _main_region(header: Any, rows: int, columns: int) -> Any | None:
         return None
     pictures = [item for item in regions if item.get("RegionSpatialFormat") == _TWO_DIMENSIONAL]
     if not pictures:
-        raise ScanError("no two-dimensional region (M-mode or spectrum)")
+        raise ScanError(NO_TISSUE)
     boxes = [_box(item) for item in pictures]
     if any(right > columns + 1 or bottom > rows + 1 for _, _, right, bottom in boxes):
         return None
@@ -323,6 +324,7 @@ def _finished(
     """Crop, drop equal channels, make pixels square, and leave repeated frames out."""
     seen: list[NDArray[np.int16]] = []
     for number, whole in zip(numbers, pictures, strict=False):
+        _check_box(box, *whole.shape[:2])
         picture = whole if box is None else whole[box[1] : box[3], box[0] : box[2]]
         if picture.ndim == 3 and int(np.ptp(picture, axis=2).max()) <= _GRAY_WITHIN:
             picture = np.asarray(cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY), np.uint8)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
@@ -70,7 +70,8 @@ def check(arguments: argparse.Namespace) -> int:
             print(write_sheet(images, arguments.sheet))
     else:
         findings = check_corpus(arguments.data, roots[0], arguments.workers, arguments.exclude)
-    table = Table("check", "", "found", title=escape(f"{arguments.data} in {', '.join(map(str, roots))}"))
+    found = Column("found", overflow="fold")  # names of files are shown to their end
+    table = Table("check", "", found, title=escape(f"{arguments.data} in {', '.join(map(str, roots))}"))
     for finding in findings:
         level = f"[{_COLOURS[finding.level]}]{finding.level}"
         table.add_row(finding.check, level, escape(finding.detail))  # names of files may look like markup

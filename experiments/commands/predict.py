@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,8 +146,7 @@ def columns(student: Student) -> pa.Schema:
     blank = np.zeros((1, student.dimension), np.float32)
     names = ["image", *student.classify(blank)[0], "ga_days", "ga", "ga_low_days", "ga_high_days"]
     names += ["ga_coverage", "ga_spacing_mm", "error"]
-    keys = {name for name in names if f"{name}_probability" in names}  # a user's own benchmarks have any name
-    kinds = {name: pa.string() if name in {*TEXTS, *keys} else pa.float64() for name in names}
+    kinds = {name: pa.string() if name in {*TEXTS, *answered(names)} else pa.float64() for name in names}
     kinds |= dict.fromkeys(("ga_days", "ga_low_days", "ga_high_days"), pa.int64())
     return pa.schema([*kinds.items()])
 
@@ -226,15 +225,21 @@ def _draw(
             _save(seen, folder / "saliency", row["image"])
 
 
+def answered(names: Iterable[str]) -> list[str]:
+    """Return the columns that hold a class: plane, brain_plane, and the user's own benchmarks, which have any name."""
+    names = [*names]
+    return [name for name in names if f"{name}_probability" in names]
+
+
 def lines_of(row: Row) -> list[str]:
     """Return the answers of one row as lines of text."""
-    lines = [
-        f"{title}: none of these"
-        if row[key] == NONE
-        else f"{title}: {row[key]} ({row[f'{key}_probability']:.0%})"
-        for key, title in (("plane", "plane"), ("brain_plane", "sub-plane"))
-        if row.get(key)
-    ]
+    lines = []
+    for key in answered(row):
+        title = "sub-plane" if key == "brain_plane" else key
+        if row[key] == NONE:
+            lines.append(f"{title}: none of these")
+        elif row[key]:
+            lines.append(f"{title}: {row[key]} ({row[f'{key}_probability']:.0%})")
     if row.get("ga_days") is not None:
         interval = ""
         if row["ga_low_days"] is not None:
@@ -261,10 +266,11 @@ def _say(
 ) -> None:
     """Print what was written, what the answers lack, and which images could not be read."""
     failed = [*predictions.error.dropna()]
-    planes = predictions.plane.value_counts() if "plane" in predictions else {}
-    print(
-        f"{len(asked) - len(failed)} images: {', '.join(f'{name} {count}' for name, count in planes.items())}"
-    )
+    print(count(len(asked) - len(failed), "image"))
+    for key in answered(predictions):
+        if key != "brain_plane":
+            found = predictions[key].value_counts()
+            print(f"{key}: {', '.join(f'{name} {number}' for name, number in found.items())}")
     known = student.calibration
     if known is None:
         print(

@@ -78,6 +78,10 @@ def answers(runs: Sequence[FinishedRun]) -> list[Answer]:
         whether = Answer(WHETHER, "One run cannot tell", sentences, command=_comparison(subject))
     else:
         whether = _whether(pairs, leads)
+    told = [run for run, _ in pairs] or [subject]
+    if any(dynamics(run).repels and all(run is not one for one in told) for run in runs):
+        about = f"These answers are about {', '.join(run.name for run in told)}."
+        whether = whether._replace(sentences=[about, *whether.sentences])
     return [whether, _where(pairs, subject), _when(pairs, subject, leads)]
 
 

@@ -57,12 +57,13 @@ from experiments.runs.run_folder import (
 from experiments.runs.run_record import cautions, make_record, run_config
 from experiments.runs.teachers import publish_teacher, settle_teachers
 from experiments.runs.wandb_access import first_process
+from metrics.benchmarks import BENCHMARKS
 from metrics.names import STUDENT, TEACHER, VAL_COMPOSITE
 from models.checkpoints.integrity import check_archive
 from models.checkpoints.weights import read_entry, write_entry
 from models.files import atomic, write_json
 from models.messages import count
-from models.student.base import ANSWERS, Calibration
+from models.student.base import ANSWERS, OWN_CLASSES, Calibration
 from models.student.checkpoint import CheckpointStudent
 
 
@@ -240,6 +241,9 @@ class SonoDistillCLI(ConfigCLI):
             return
         if self.answers.create and self.answers.calibration is not None:
             write_entry(Path(checkpoint), ANSWERS, asdict(self.answers.calibration))
+        own = {one.name: dict(one.classes) for one in BENCHMARKS.values() if one.own and one.classes}
+        if self.answers.create and own:
+            write_entry(Path(checkpoint), OWN_CLASSES, own)
         config = self.config[self.subcommand]
         record = {
             "experiment": config.experiment,

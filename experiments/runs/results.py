@@ -166,7 +166,7 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     counts = [f"{one.name} {int(metrics[final_name(STUDENT, one.name, 'n_scored')])}" for one in benchmarks]
     print(
         *_remarks(run),
-        f"images scored: {', '.join(counts)}; 95 % bootstrap interval over images in brackets",
+        f"images scored: {', '.join(counts)}",
         f"results, checkpoints and plots: {folder}",
         sep="\n",
     )
@@ -194,7 +194,7 @@ def _remarks(run: FinishedRun) -> Iterator[str]:
         if final_name(model, EIGHT_CLASS, "f1") in metrics
     ]
     if cells:
-        yield f"F1 over eight classes: {', '.join(cells)}"
+        yield f"F1 over eight classes [95 % bootstrap interval over images]: {', '.join(cells)}"
     between = {title: geometry_name(key) for key, title in BETWEEN.items() if geometry_name(key) in metrics}
     if between:
         yield "teacher and student: " + ", ".join(

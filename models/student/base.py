@@ -21,6 +21,8 @@ from models.preprocessing import Preprocessing, input_spacing, resize_padded
 DEFAULT_PROMPTS = Path(__file__).parent.parent / "text" / "prompts.json"
 ANSWERS = "answers"
 """Key of a `Calibration` in checkpoints and in an export's manifest."""
+OWN_CLASSES = "own_classes"
+"""Key of the user's own benchmarks in checkpoints: benchmark -> class -> prompts."""
 NONE, BRAIN = "none", "brain"
 UNEQUAL = "pixel_size_mm: not as many as there are images; give one number for all, or one for each image"
 BATCH_SIZE = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class CheckpointStudent(Student):
         prompts: Content of a prompt file: ``biometry`` templates and, for each classification benchmark's
             `Benchmark.prompts`, class -> texts.
         calibration: That of the model and these prompts.
+        own_classes: Benchmark -> class -> texts of benchmarks that bring their own prompts.
     """
 
     cosine_scale = COSINE_SCALE
@@ -41,16 +43,22 @@ class CheckpointStudent(Student):
         model: DualEncoder,
         prompts: Mapping[str, Any],
         calibration: Calibration | None = None,
+        own_classes: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({}),
     ) -> None:
         self.model = model.float().eval()
         self.preprocessing = model.preprocessing
         self.templates: Sequence[str] = prompts["biometry"]
         self.calibration = calibration
+        asked = {
+            name: one.classes or prompts.get(one.prompts)
+            for name, one in BENCHMARKS.items()
+            if one.kind == "classification"
+        }
         with without_tf32():
             self.classes = {
                 name: (list(texts), class_embeddings(model, texts).cpu().numpy())
-                for name, one in BENCHMARKS.items()
-                if one.kind == "classification" and (texts := one.classes or prompts.get(one.prompts))
+                for name, texts in (asked | dict(own_classes)).items()
+                if texts
             }
         self._ages: dict[str, Floats] = {}
 

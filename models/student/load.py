@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
 
 from models.messages import one_line, problems
-from models.student.base import ANSWERS, DEFAULT_PROMPTS, Calibration, Student
+from models.student.base import ANSWERS, DEFAULT_PROMPTS, OWN_CLASSES, Calibration, Student
 from models.student.exported import ExportedStudent
 from models.student.manifest import MANIFEST
 
 Texts = Annotated[list[Annotated[str, StringConstraints(pattern=r"\S")]], Field(min_length=1)]
+_CLASSES = TypeAdapter(dict[str, dict[str, Texts]])
 
 
 class _Prompts(BaseModel, extra="allow"):
@@ -55,8 +56,13 @@ def load_student(
     if prompts is None:
         prompts = DEFAULT_PROMPTS if own is None else own.prompts
     content = _checked(prompts)
+    try:
+        classes = _CLASSES.validate_python(read_entry(path, OWN_CLASSES) or {})
+    except ValidationError as error:
+        raise ValueError(f"{path}: {OWN_CLASSES}: {one_line(problems(error), 300)}") from None
     # A threshold holds for the prompts that it was measured with.
-    return CheckpointStudent(model, content, own if own is not None and own.prompts == content else None)
+    calibration = own if own is not None and own.prompts == content else None
+    return CheckpointStudent(model, content, calibration, classes)
 
 
 def _checked(prompts: str | Path | Mapping[str, Any]) -> dict[str, Any]:

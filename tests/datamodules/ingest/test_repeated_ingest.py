@@ -1,11 +1,13 @@
 """Second calls of the conversion, and which files count as bad."""
 
 import numpy as np
+import pydicom
 import pytest
 
 from datamodules.ingest import archive
 from datamodules.ingest.archive import CRASH, IngestSettings, ingest
 from datamodules.ingest.labels import file_id
+from datamodules.ingest.scans import NO_TISSUE
 from tests.dicom_archive import file_of
 
 SECRET = "a secret of the hospital"
@@ -39,6 +41,22 @@ def test_only_what_calls_itself_dicom_is_a_bad_file(convert, tmp_path):
     report = convert()
     assert report["files"] == {"read": 4, "used": 2, "kept out": {"no DICOM file": 2}}
     assert report["bad files"] == [{"id": file_id(SECRET, "broken.dcm"), "reason": "no DICOM file"}]
+
+
+def test_reports_traces_and_other_modalities_are_kept_out_but_not_bad(convert, tmp_path):
+    source, frame = tmp_path / "source", np.zeros((1, 48, 64), np.uint8)
+    report = file_of(frame, Modality="SR", SOPClassUID=pydicom.uid.ComprehensiveSRStorage)
+    for keyword in ("Rows", "Columns", "PixelData"):
+        delattr(report, keyword)
+    trace = file_of(frame, region=(0, 0, 64, 48))
+    trace.SequenceOfUltrasoundRegions[0].RegionSpatialFormat = 2
+    # The MR image is smaller than the part that the user's option keeps of ultrasound files.
+    slice_ = file_of(frame[:, :8, :8], Modality="MR", SOPClassUID=pydicom.uid.MRImageStorage)
+    for name, scan in {"report": report, "trace": trace, "slice": slice_}.items():
+        scan.save_as(source / f"{name}.dcm", enforce_file_format=True)
+    found = ingest(source, tmp_path / "other", SECRET, IngestSettings(region=(10, 10, 60, 40)), workers=1)
+    kept_out = {"no picture in the file": 1, NO_TISSUE: 1, "not ultrasound": 1}
+    assert (found["files"]["kept out"], found["bad files"]) == (kept_out, [])
 
 
 def test_a_report_counts_what_there_is(convert, tmp_path):

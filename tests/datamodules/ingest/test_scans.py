@@ -163,7 +163,7 @@ def test_a_region_may_name_the_first_row_and_column_beyond_the_picture(saved):
 @pytest.mark.parametrize("box", [(70, 2, 90, 30), (4, 50, 44, 60), (-1, 2, 44, 30), (4, 30, 44, 2)])
 def test_a_given_region_outside_the_picture_is_an_error(saved, box):
     with pytest.raises(ScanError, match="outside the picture"):
-        read_dicom(saved(), region=box)
+        read(saved(), region=box)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datamodules.pairs.image_reading import read_image
 from experiments.__main__ import run
-from experiments.commands.predict import columns
+from experiments.commands.predict import columns, lines_of
 from models import load_student
 
 SIZES = {"a.png": (60, 44), "sub/b.png": (44, 60), "c.png": (50, 50)}
@@ -146,6 +146,7 @@ def test_a_benchmark_of_ones_own_is_a_column_of_text(student_checkpoint):
     (row,) = pa.Table.from_pylist(rows, columns(student)).to_pylist()
     assert row["clinic_days"] == "spine"
     assert row["clinic_days_hand"] == pytest.approx(0.5)
+    assert lines_of(row) == ["clinic_days: spine (50%)"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from experiments.report import tables, write_report
 from experiments.report.page import commands
 from experiments.report.read_run import read_run
 from figures.style import PALETTE
+from metrics.benchmarks import BENCHMARKS
 from metrics.names import final_composite_name, final_name
 
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=alert(1)> & $\\frac{1}{0}$'
@@ -224,6 +226,17 @@ def test_students_without_a_benchmark_are_not_the_highest(make_run):
     for run in runs:
         del run.record["metrics"][final_composite_name("student")]
     assert "highest" not in str(tables.headline(runs, ["a", "b"]))
+
+
+def test_the_papers_rows_stand_beside_its_own_benchmarks_only(make_run, monkeypatch):
+    run = read_run(make_run())
+    shown = tables.headline([run], ["a"])
+    assert [row for row in shown.rows if isinstance(row, str)][-1].startswith("The paper")
+    for name, one in [*BENCHMARKS.items()]:
+        monkeypatch.setitem(BENCHMARKS, name, replace(one, own=True))
+    shown = tables.headline([run], ["a"])
+    assert "paper" not in str(shown.rows)
+    assert tables.EIGHT_TITLE not in shown.head
 
 
 VERDICTS = {"ok": "good", "FAILED": "bad", "NOT RUN": "", "DROPPED": ""}

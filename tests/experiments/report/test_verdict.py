@@ -80,6 +80,12 @@ def test_a_clear_difference_from_the_reference_is_reported(pair, skill, rival, s
     assert answers(pair(skill, rival))[0].short == short
 
 
+def test_of_several_runs_that_repel_the_one_that_is_judged_is_named(make_run):
+    first, second = (read_run(make_run(run=name)) for name in ("first", "second"))
+    assert verdict.answers([first, second])[0].sentences[0] == f"These answers are about {first.name}."
+    assert "These answers" not in str(verdict.answers([first]))
+
+
 def test_equal_runs_show_nothing(make_run):
     runs = [read_run(make_run(skill=3.0)), read_run(make_run("static-kd", skill=3.0, weights=(1, 1)))]
     whether, where, when = answers(runs)

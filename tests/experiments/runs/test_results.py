@@ -13,7 +13,7 @@ from torch import nn
 from experiments.report.read_run import read_run
 from experiments.runs import results
 from metrics.benchmarks import BENCHMARKS
-from metrics.names import STUDENT, TEACHER, final_name, geometry_name
+from metrics.names import STUDENT, TEACHER, constant_title, final_name, geometry_name
 from models.files import write_json
 
 NAN = float("nan")
@@ -110,7 +110,14 @@ def test_a_biometry_of_the_users_own_is_printed_as_hc18_is(record, tmp_path, cap
     assert "srkd on hc18: all images, training images included" in printed
     assert "clinic validity, %, beside answers without an image" in printed
     assert "│ student │ 81.2 │" in printed
-    assert "55.8 to 62.5" in printed
+    assert "│ constant age 20w1d │ 59.1 │ 55.8 to 62.5 │" in printed
+
+
+def test_constant_answers_of_the_users_own_benchmarks_have_a_title():
+    own = {"constant/clinic/f1": 0.2, "constant/heads/age_days": 141.0}
+    assert constant_title(own) == "constant age 20w1d, majority class"
+    assert constant_title(own | {"constant/hc18/age_days": 150.0}) == "constant age, majority class"
+    assert constant_title({"constant/clinic/f1": None, "student/clinic/f1": 0.2}) == ""
 
 
 def test_joint_scores_of_models_have_intervals_over_images_and_patients_and_constants_none():

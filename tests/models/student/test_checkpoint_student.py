@@ -11,6 +11,8 @@ import torch
 from datamodules.evaluation.protocol import Protocol
 from metrics.benchmarks import BENCHMARKS, PLANES
 from models import load_student
+from models.checkpoints.weights import write_entry
+from models.student.base import OWN_CLASSES
 from models.student.checkpoint import CheckpointStudent
 from models.student.saliency import grad_cam
 from models.zero_shot import age_embeddings, encode_prompts
@@ -62,13 +64,28 @@ def test_ones_own_classes_come_from_their_benchmark(tiny_student, monkeypatch):
     np.testing.assert_allclose(vectors[0], wanted / np.linalg.norm(wanted), atol=1e-6)
 
 
+def test_the_classes_of_the_users_own_benchmarks_are_kept_in_the_checkpoint(
+    tiny_student, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("models.loading.from_checkpoint", lambda _: tiny_student)
+    path = tmp_path / "best.ckpt"
+    torch.save({}, path)
+    write_entry(path, OWN_CLASSES, {"clinic": {"yes": ["a text"], "no": ["another", "one"]}})
+    student = load_student(path, PROMPTS)
+    assert list(student.classes["clinic"][0]) == ["yes", "no"]
+    assert {"plane", "clinic", "clinic_yes", "clinic_no"} <= student.planes(IMAGES)[0].keys()
+    write_entry(path, OWN_CLASSES, {"clinic": {"yes": "a text"}})
+    with pytest.raises(ValueError, match=r"best\.ckpt: own_classes: clinic\.yes"):
+        load_student(path)
+
+
 def test_a_student_is_opened_on_the_device_and_with_the_prompts_that_are_asked_for(
     student_checkpoint, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("models.student.checkpoint.CheckpointStudent", lambda *given: given)
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps(PROMPTS), encoding="utf-8-sig")  # as an editor on Windows saves it
-    model, prompts, calibration = load_student(student_checkpoint, path, device="meta")
+    model, prompts, calibration, _ = load_student(student_checkpoint, path, device="meta")
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert (prompts, calibration) == (PROMPTS, None)
 
