@@ -9,13 +9,15 @@ from torch.utils.data import Subset
 from callbacks import PlaneEvaluation
 from callbacks.evaluation.embedding_pass import embed
 from datamodules.evaluation.dataset import EvaluationDataset
+from metrics.bootstrap import f1_interval
+from metrics.calibration import cross_fitted_confidence, reliability
 from metrics.names import final_name
 from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, picture, plane_records
 from tests.metrics.two_processes import run_in_processes
 
 
-def naive_predictions(model, prompts, records):
+def naive_logits(model, prompts, records):
     """Class by class, in float64, as the protocol says it."""
     vectors = []
     for texts in prompts.values():
@@ -24,8 +26,8 @@ def naive_predictions(model, prompts, records):
     found = []
     for record in records:
         image = picture(record).flatten()[:24].numpy()
-        found.append(int(np.argmax([100 * image @ vector / np.linalg.norm(image) for vector in vectors])))
-    return found
+        found.append([100 * image @ vector / np.linalg.norm(image) for vector in vectors])
+    return np.array(found)
 
 
 def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
@@ -42,7 +44,8 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
             details = evaluation.results[name][benchmark]
             classes = list(prompts)
             truth = [classes.index(r.plane if benchmark == "planes" else r.brain_plane) for r in records]
-            guess = naive_predictions(model, prompts, records)
+            logits = naive_logits(model, prompts, records)
+            guess = logits.argmax(axis=1).tolist()
             expected = f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
             assert details["f1"] == pytest.approx(expected, abs=1e-9)
             ends = [details[f"f1{over}_ci_{end}"] for over in ("", "_patient") for end in ("low", "high")]
@@ -53,12 +56,13 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
             labels = range(len(classes))
             assert details["confusion_matrix"] == confusion_matrix(truth, guess, labels=labels).tolist()
             assert details["n_scored"] == details["total"] == 23
+            right = [row["correct"] for row in details["samples"]]
+            fitted = cross_fitted_confidence(logits, truth, [record.patient for record in records])
+            assert details["ece_fitted"] == pytest.approx(reliability(fitted, right)["ece"], abs=1e-3)
             assert details["protocol"] == PROTOCOL.digest
             assert [row["name"] for row in details["samples"]] == [record.name for record in records]
             assert [row["prediction"] for row in details["samples"]] == [classes[g] for g in guess]
-            assert [row["correct"] for row in details["samples"]] == [
-                t == g for t, g in zip(truth, guess, strict=True)
-            ]
+            assert right == [t == g for t, g in zip(truth, guess, strict=True)]
 
 
 def test_the_majority_class_of_training_patients_is_the_baseline_of_f1(tmp_path):
@@ -74,6 +78,18 @@ def test_the_majority_class_of_training_patients_is_the_baseline_of_f1(tmp_path)
     assert details["f1_ci_low"] < details["f1"] < details["f1_ci_high"]
     assert details["f1_patient_ci_low"] < details["f1"] < details["f1_patient_ci_high"]
     assert evaluation.final_metrics["constant/subplanes/f1"] == details["f1"]
+    classes = sorted(set(truth))
+    rows = np.array([classes.index(name) for name in truth]), np.full(23, classes.index(answer))
+    interval = details["f1_ci_low"], details["f1_ci_high"]
+    assert interval == pytest.approx(f1_interval(*rows, len(classes)))
+    assert interval != (details["f1_patient_ci_low"], details["f1_patient_ci_high"])
+
+
+def test_the_majority_class_may_be_the_only_one_of_training_patients():
+    records = plane_records(23)
+    training = [record for record in records if record.brain_plane == "trans-thalamic"]
+    found = PlaneEvaluation(protocol=PROTOCOL).baselines(training, records, "subplanes")
+    assert found["constant"]["class"] == "trans-thalamic"
 
 
 def test_test_writes_a_picture_of_every_model(tmp_path):
@@ -85,6 +101,7 @@ def test_test_writes_a_picture_of_every_model(tmp_path):
     assert names == [
         f"{model}-subplanes{suffix}.png" for model in ("random", "student") for suffix in ("-reliability", "")
     ]
+    assert len({(tmp_path / "plots" / name).read_bytes() for name in names}) == 4, "all of them differ"
 
 
 def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path):
