@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch.utils.data import Subset
 from callbacks import PlaneEvaluation
 from callbacks.evaluation.embedding_pass import embed
 from datamodules.evaluation.dataset import EvaluationDataset
+from metrics.benchmarks import BENCHMARKS
 from metrics.bootstrap import f1_interval
 from metrics.calibration import cross_fitted_confidence, reliability
 from metrics.names import final_name
@@ -92,6 +94,35 @@ def test_the_majority_class_may_be_the_only_one_of_training_patients():
     assert found["constant"]["class"] == "trans-thalamic"
 
 
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_the_chosen_images_are_scored_and_the_baseline_is_fitted_on_training_images(tmp_path, split):
+    evaluation, data = (
+        PlaneEvaluation(protocol=PROTOCOL, test_split=split, figures=False),
+        FakeData(["subplanes"]),
+    )
+    quiet_trainer(tmp_path, evaluation).test(FakeModule(teacher=False), datamodule=data, verbose=False)
+    assert set(data.asked) == {("subplanes", split), ("subplanes", "train")}
+    assert {details["subplanes"]["split"] for details in evaluation.results.values()} == {split}
+    assert not (tmp_path / "plots").exists()
+
+
+def test_a_quick_run_uses_the_first_prompts_only(monkeypatch):
+    own = replace(BENCHMARKS["planes"], name="own", classes=PROTOCOL.planes)
+    monkeypatch.setitem(BENCHMARKS, "own", own)  # brings prompts of its own
+    evaluation, model, records = (
+        PlaneEvaluation(protocol=PROTOCOL, most_prompts=1),
+        FakeModule().student.eval(),
+        plane_records(23),
+    )
+    images = embed(model, records, 5, 0)["image"]
+    first = {name: texts[:1] for name, texts in PROTOCOL.planes.items()}
+    expected = [list(first)[guess] for guess in naive_logits(model, first, records).argmax(axis=1)]
+    for benchmark in ("planes", "own"):
+        rows = evaluation.score(model, images, records, benchmark)["samples"]
+        assert [row["prediction"] for row in rows] == expected
+    assert evaluation.protocol == PROTOCOL.first(1)
+
+
 def test_test_writes_a_picture_of_every_model(tmp_path):
     evaluation = PlaneEvaluation(protocol=PROTOCOL)
     quiet_trainer(tmp_path, evaluation).test(
@@ -104,10 +135,12 @@ def test_test_writes_a_picture_of_every_model(tmp_path):
     assert len({(tmp_path / "plots" / name).read_bytes() for name in names}) == 4, "all of them differ"
 
 
-def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path):
-    evaluation, module, data = PlaneEvaluation(protocol=PROTOCOL), FakeModule(), FakeData(["planes"])
+@pytest.mark.parametrize("split", ["val", "all"])
+def test_training_evaluates_the_student_every_time_and_the_teacher_once(tmp_path, split):
+    evaluation = PlaneEvaluation(protocol=PROTOCOL, selection_split=split)
+    module, data = FakeModule(), FakeData(["planes"])
     quiet_trainer(tmp_path, evaluation, max_epochs=3, num_sanity_val_steps=1).fit(module, datamodule=data)
-    assert set(data.asked) == {("planes", "val")}
+    assert set(data.asked) == {("planes", split)}
     assert module.teacher.image_calls == 5
     assert module.student.image_calls == 3 * 5
     f1 = [(epoch, name) for epoch, name, _ in module.logged if name.endswith("planes/f1")]
@@ -131,6 +164,8 @@ def test_a_wanted_benchmark_without_data_is_an_error(tmp_path):
 def test_wrong_options():
     with pytest.raises(ValueError, match=r"PlaneEvaluation scores \['planes', 'subplanes'\], not \['hc18'\]"):
         PlaneEvaluation(benchmarks=["hc18"])
+    with pytest.raises(ValueError, match="most_prompts must be 1 or more, not 0"):
+        PlaneEvaluation(most_prompts=0)
 
 
 @pytest.mark.parametrize(("positions", "found"), [(range(22), 22), ([*range(22), 0], 23)])
