@@ -40,6 +40,8 @@ def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
     )
     quiet_trainer(tmp_path, evaluation).test(module, datamodule=data, verbose=False)
     assert list(evaluation.results) == ["student", "teacher", "random", "constant"]
+    rows = [evaluation.results[name]["planes"]["samples"] for name in ("student", "random")]
+    assert rows[0] != rows[1], "random weights are not the student's"
     records = plane_records(23, seed=len("test"))
     for name, model in (("student", module.student), ("teacher", module.teacher)):
         for benchmark, prompts in (("planes", PROTOCOL.planes), ("subplanes", PROTOCOL.subplanes)):

@@ -1,5 +1,6 @@
 """The whole pass over student and teacher, against separate computations on the same embeddings."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +141,15 @@ def test_an_official_probe_is_fitted_and_scored_on_the_tables_own_sides(tiny_pla
         metrics = evaluation.final_metrics
         assert metrics[f"student/probe/{task}_f1"] == pytest.approx(np.mean(expected))
         assert metrics[f"student/probe/{task}_f1_std"] == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_a_probe_has_the_images_of_its_split_and_corpus(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    expected = len(data.split("train"))
+    data.records.append(replace(data.split("train")[0], corpus="hc18"))
+    evaluation, _, _ = evaluate(tmp_path, data, probe_split="train", probe_seeds=2, figures=False)
+    views = evaluation.results["student"]["probe"]["views"]
+    assert (views["split"], views["total"], len(views["f1_by_seed"])) == ("train", expected, 2)
 
 
 def test_geometry_equals_a_computation_from_the_pairs(planes):
