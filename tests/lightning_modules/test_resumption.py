@@ -20,6 +20,7 @@ from callbacks import (
     StepSeed,
     Throughput,
 )
+from callbacks.safety import checkpoints
 from datamodules.pairs.loaders import ResumableLoader, resume_position
 from datamodules.pairs.sampler import EpochSampler
 from lightning_modules import DistillationModule
@@ -229,6 +230,45 @@ def test_a_file_system_without_links_keeps_the_predecessor_too(tmp_path, monkeyp
     fit(tmp_path, limit_val_batches=0)
     steps = {file.stem: saved(file)["global_step"] for file in tmp_path.rglob("*.ckpt")}
     assert steps == {"previous": 3, "last": 6}
+
+
+@pytest.mark.parametrize(
+    ("signals", "requeued"),
+    [
+        ([signal.SIGUSR1, signal.SIGTERM], ["7"]),
+        ([signal.SIGTERM, signal.SIGUSR1], []),
+        ([signal.SIGTERM], []),
+    ],
+)
+def test_the_first_signal_decides_whether_slurm_runs_the_job_again(tmp_path, monkeypatch, signals, requeued):
+    class Several(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            for signum in signals:
+                signal.raise_signal(signum)
+
+    found = []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(checkpoints, "requeue", found.append)
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, Several())
+    signal.signal(signal.SIGUSR1, before)
+    assert found == requeued
+
+
+@pytest.mark.parametrize(
+    ("script", "out", "err"),
+    [
+        ('test "$*" = "requeue 7"', "requeued SLURM job 7\n", ""),
+        ("echo no such job >&2; exit 1", "", "warning: SLURM job 7 was not requeued (no such job)\n"),
+    ],
+)
+def test_slurm_is_asked_to_run_a_job_again(tmp_path, monkeypatch, capsys, script, out, err):
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    checkpoints.requeue("7")
+    assert tuple(capsys.readouterr()) == (out, err)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
