@@ -68,7 +68,7 @@ class AnswerCalibration(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         planes = next((one for one in callbacks if isinstance(one, PlaneEvaluation)), None)
         biometry = next((one for one in callbacks if isinstance(one, BiometryEvaluation)), None)
-        if planes is None or biometry is None or not (self.create or self.stored):
+        if planes is None or biometry is None:
             return
         prompts = {**planes.protocol.content(), "biometry": list(biometry.protocol.biometry)}
         module: Any = pl_module

@@ -95,7 +95,7 @@ class LastCheckpoint(Checkpoint):
     It is written at the end of every epoch, and before and after every evaluation;
     ``ModelCheckpoint(save_last=True)`` writes its own only together with a better best one. Must be the last
     callback, so that all others see the last batch, and behind `BestCheckpoint`, whose best score it saves. A new
-    training in a used folder removes the former ``best.ckpt``.
+    training in a used folder removes the former checkpoints.
 
     In a training step, Ctrl-C, SIGTERM and SIGUSR1 are deferred to the end of the optimiser step: before that, weights
     and moments may be half updated, and accumulated gradients would be lost. All processes of a run stop at the same
@@ -118,7 +118,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for the training; Lightning restores the previous ones at its end.
 
-        Also remove the best weights of a previous run, in case this run never selects any.
+        Also remove the checkpoints of a previous run: this one may never select any, and does not go on from them.
 
         Raises:
             SIGTERMException: SIGTERM came while the training was prepared.
@@ -128,7 +128,7 @@ class LastCheckpoint(Checkpoint):
         self._install(trainer, evaluating=False)
         new = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if new and trainer.is_global_zero:
-            for name in ("best.ckpt", PREVIOUS):
+            for name in ("best.ckpt", "last.ckpt", PREVIOUS):
                 last_checkpoint(trainer).with_name(name).unlink(missing_ok=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

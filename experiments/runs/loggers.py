@@ -106,8 +106,7 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
         arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
         if resumed and checkpoint and Path(checkpoint).is_file():
             arguments.id = arguments.get("id") or run_id_of(checkpoint)
-        given = arguments.get("settings")
-        settings: dict[str, Any] = {}
+        settings = _given_settings(arguments.get("settings"))
         if not may_upload_images(config.media.upload_images, locate(config.data.class_path)):
             settings["console"] = "off"  # the console names files and patients
         if redacted(sys.argv) != sys.argv:
@@ -115,17 +114,21 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
         if wandb_mode() == "offline":
             # Lightning's `offline` sets an environment variable that W&B may have read already.
             arguments.mode = "offline"
-            if not given:
-                settings["silent"] = True  # replaced by the line below
+            settings.setdefault("silent", True)  # replaced by the line below
             if first_process():
                 later = sync_command(f"{folder}/wandb/offline-run-*")
                 print(f"W&B: {why_not_online()}, so logging offline; later: {later}")
-        if given:
-            given.update(settings)
-        elif settings:
-            # An object: jsonargparse would add defaults to a dictionary, which override W&B's variables.
-            arguments.settings = wandb.Settings(**settings)
+        # An object: jsonargparse would add defaults to a dictionary, which override W&B's variables.
+        arguments.settings = wandb.Settings(**settings)
     return logger
+
+
+def _given_settings(parsed: Namespace | None) -> dict[str, Any]:
+    """Return the W&B settings that the user gave, without the defaults that jsonargparse has added to them."""
+    parser = PlainErrorParser()
+    parser.add_argument("--settings", type=wandb.Settings)
+    defaults = parser.parse_object({"settings": {}}).settings
+    return {name: value for name, value in (parsed or Namespace()).items() if value != defaults[name]}
 
 
 def quieten_libraries() -> None:

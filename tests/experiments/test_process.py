@@ -1,6 +1,7 @@
 """A child process ends together with the one that waits for it, and is given the time to save."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.process import TerminatedError, run_children, terminable
+from experiments.process import TerminatedError, child_environment, run_children, terminable
 from tests.conftest import wait_until
 
 # Writes its own end down, as a training saves its checkpoint.
@@ -74,6 +75,18 @@ def test_a_child_is_given_the_time_to_save(workplace, started, sent, raised):
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_children_have_the_given_environment_and_their_statuses_are_in_order():
+    code = "import os, sys; sys.exit(int(os.environ['STATUS']) + int(sys.argv[1]))"
+    commands = [[sys.executable, "-c", code, str(number)] for number in (2, 0, 1)]
+    assert run_children(commands, {**os.environ, "STATUS": "3"}) == [5, 3, 4]
+
+
+def test_python_is_this_one_for_a_child(monkeypatch):
+    monkeypatch.setenv("PATH", os.defpath)
+    python = shutil.which("python", path=child_environment(1)["PATH"])
+    assert Path(python).parent == Path(sys.executable).parent
 
 
 STOPPED = """

@@ -1,5 +1,6 @@
 """Runs that are interrupted, killed or finished, and what they go on from: weights equal bit for bit."""
 
+import errno
 import functools
 import itertools
 import signal
@@ -19,6 +20,7 @@ from callbacks import (
     StepSeed,
     Throughput,
 )
+from callbacks.safety import checkpoints
 from datamodules.pairs.loaders import ResumableLoader, resume_position
 from datamodules.pairs.sampler import EpochSampler
 from lightning_modules import DistillationModule
@@ -54,6 +56,8 @@ class Pairs(LightningDataModule):
 
     def val_dataloader(self):
         return torch.utils.data.DataLoader(PairSet(8), batch_size=4)
+
+    test_dataloader = val_dataloader
 
 
 class Scores(Callback):
@@ -207,8 +211,78 @@ def test_a_run_that_begins_anew_leaves_no_best_weights_of_the_run_before(tmp_pat
     assert saved(best)["global_step"] == 3, "of this run's own first epoch"
     fit(tmp_path, checkpoint=path, limit_val_batches=0)
     assert best.is_file(), "a resumed run keeps what it selected before"
+    fit(tmp_path, limit_val_batches=0, fast_dev_run=True)
+    assert best.is_file(), "a trial changes nothing"
+    fit(tmp_path, limit_val_batches=0, epochs=1)
+    assert [file.name for file in best.parent.iterdir()] == ["last.ckpt"], "nor a predecessor"
+
+
+def test_a_trial_of_a_few_batches_leaves_no_checkpoint(tmp_path):
+    fit(tmp_path, fast_dev_run=True)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_file_system_without_links_keeps_the_predecessor_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
     fit(tmp_path, limit_val_batches=0)
-    assert not best.exists()
+    steps = {file.stem: saved(file)["global_step"] for file in tmp_path.rglob("*.ckpt")}
+    assert steps == {"previous": 3, "last": 6}
+
+
+@pytest.mark.parametrize(
+    ("signals", "requeued"),
+    [
+        ([signal.SIGUSR1, signal.SIGTERM], ["7"]),
+        ([signal.SIGTERM, signal.SIGUSR1], []),
+        ([signal.SIGTERM], []),
+    ],
+)
+def test_the_first_signal_decides_whether_slurm_runs_the_job_again(tmp_path, monkeypatch, signals, requeued):
+    class Several(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            for signum in signals:
+                signal.raise_signal(signum)
+
+    found = []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(checkpoints, "requeue", found.append)
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, Several())
+    signal.signal(signal.SIGUSR1, before)
+    assert found == requeued
+
+
+@pytest.mark.parametrize(
+    ("script", "out", "err"),
+    [
+        ('test "$*" = "requeue 7"', "requeued SLURM job 7\n", ""),
+        ("echo no such job >&2; exit 1", "", "warning: SLURM job 7 was not requeued (no such job)\n"),
+    ],
+)
+def test_slurm_is_asked_to_run_a_job_again(tmp_path, monkeypatch, capsys, script, out, err):
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    checkpoints.requeue("7")
+    assert tuple(capsys.readouterr()) == (out, err)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_step_stops_before_the_test(tmp_path, signum):
+    class AtEnd(Callback):
+        def on_train_end(self, trainer, pl_module):
+            signal.raise_signal(signum)
+
+    tested = []
+    trainer = fit(tmp_path, AtEnd(), epochs=1)
+    trainer.module.test_step = lambda *_: tested.append(1)
+    with pytest.raises(SystemExit if signum == signal.SIGINT else SIGTERMException):
+        trainer.test(trainer.module, Pairs(), verbose=False)
+    assert not tested
 
 
 def test_the_clock_of_a_run_resumed_within_an_epoch_is_started(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 from scipy.stats import spearmanr
+from sklearn.metrics import f1_score
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 from callbacks import BiometryEvaluation, PlaneEvaluation
@@ -170,6 +171,16 @@ def test_details_hold_calibration_and_subgroups(model, tiny_planes, tiny_hc18):
     assert machines["Voluson E6"]["f1_ci_low"] == pytest.approx(details["f1_ci_low"], abs=0.02)
     assert machines["Voluson E6"]["f1_ci_high"] == pytest.approx(details["f1_ci_high"], abs=0.02)
     assert sum(group["count"] for group in operators.values()) == 60
+    operator = {record.name: record.operator for record in planes.records}
+    for name, group in operators.items():
+        own = [row for row in details["samples"] if operator[row["name"]] == name]
+        truth, guess = ([row[key] for row in own] for key in ("target", "prediction"))
+        f1 = f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)
+        assert (group["count"], group["f1"]) == (len(own), pytest.approx(f1))
+        assert group["accuracy"] == pytest.approx(np.mean([row["correct"] for row in own]))
+        assert 0 <= group["balanced_accuracy"] <= 1
+        assert group["f1_ci_low"] <= f1 <= group["f1_ci_high"]
+        assert group["f1_ci_high"] != machines["Voluson E6"]["f1_ci_high"], "of its own images"
     heads = evaluated(BiometryEvaluation(), HC18DataModule(str(tiny_hc18), num_workers=0), model, "hc18")
     bands = heads["subgroups"]["gestational age"]
     assert sum(band["count"] for band in bands.values()) == heads["total"]

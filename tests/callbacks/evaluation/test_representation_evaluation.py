@@ -1,5 +1,6 @@
 """The whole pass over student and teacher, against separate computations on the same embeddings."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from callbacks.evaluation.embedding_pass import embed
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.transforms import EvaluationTransform
+from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from metrics.names import GROUPS
 from models import DualEncoder, Preprocessing
 from tests.callbacks.tiny import quiet_trainer
@@ -141,17 +143,26 @@ def test_an_official_probe_is_fitted_and_scored_on_the_tables_own_sides(tiny_pla
         assert metrics[f"student/probe/{task}_f1_std"] == pytest.approx(np.std(expected, ddof=1))
 
 
+def test_a_probe_has_the_images_of_its_split_and_corpus(tiny_planes, tmp_path):
+    data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
+    expected = len(data.split("train"))
+    data.records.append(replace(data.split("train")[0], corpus="hc18"))
+    evaluation, _, _ = evaluate(tmp_path, data, probe_split="train", probe_seeds=2, figures=False)
+    views = evaluation.results["student"]["probe"]["views"]
+    assert (views["split"], views["total"], len(views["f1_by_seed"])) == ("train", expected, 2)
+
+
 def test_geometry_equals_a_computation_from_the_pairs(planes):
     """Captions are those of the test pairs, images are prepared as zero-shot's are."""
     evaluation, module, data = planes
     batches = list(data.test_dataloader())
     assert sum(len(batch["index"]) for batch in batches) == evaluation.results["geometry"]["n_pairs"] == 36
-    logits, tokens = {}, {}
+    images, logits, tokens = {}, {}, {}
     with torch.no_grad():
         for role, model in (("student", module.student), ("teacher", module.teacher)):
             prepare = EvaluationTransform(model.preprocessing)
             pictures = [prepare(read_image(record.image)) for record in data.split("test")]
-            image = model.encode_image(torch.stack(pictures))
+            images[role] = image = model.encode_image(torch.stack(pictures))
             text = torch.cat([model.encode_text(batch[f"{role}_tokens"]) for batch in batches])
             logits[role] = (image @ text.T).double().numpy()
             tokens[role] = torch.cat([batch[f"{role}_tokens"] for batch in batches]).tolist()
@@ -164,6 +175,22 @@ def test_geometry_equals_a_computation_from_the_pairs(planes):
     assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(np.corrcoef(*off)[0, 1], abs=1e-5)
     diagonals = [np.diag(logits[role]) for role in logits]
     assert metrics["geometry/diagonal_correlation"] == pytest.approx(np.corrcoef(*diagonals)[0, 1], abs=1e-5)
+    assert metrics["geometry/cka"] == pytest.approx(
+        linear_cka(images["student"], images["teacher"]), abs=1e-5
+    )
+    planes = [record.plane for record in data.split("test")]
+    for role, image in images.items():
+        own = {
+            "effective_rank": effective_rank(image),
+            "class_distance_ratio": class_distance_ratio(image, planes),
+        }
+        for key, value in own.items():
+            assert metrics[f"geometry/{role}/{key}"] == pytest.approx(value, rel=1e-4)
+        matches = np.array(tokens[role])[:, None] == np.array(tokens[role])[None]
+        same, best = matches.all(axis=2), (logits[role].argmax(axis=1), logits[role].argmax(axis=0))
+        for direction, chosen in zip(("image_to_text", "text_to_image"), best, strict=True):
+            found = metrics[f"{role}/retrieval/{direction}_r1"]
+            assert found == pytest.approx(same[range(36), chosen].mean())
 
 
 def test_a_students_embeddings_do_not_depend_on_the_teacher_beside_it(tiny_planes, tmp_path):
@@ -214,8 +241,13 @@ def test_training_runs_skip_it():
 def test_thinning_keeps_pairs_together(tiny_planes, tmp_path, monkeypatch):
     monkeypatch.setattr(representation_evaluation, "MOST_PAIRS", 10)
     data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
-    evaluation, _, _ = evaluate(tmp_path, data, probe_split="all", figures=False)
+    evaluation, module, _ = evaluate(tmp_path, data, probe_split="all", figures=False)
     assert evaluation.results["geometry"]["n_pairs"] == 9  # every fourth of 36
+    records = data.split("test")[::4]
+    with torch.no_grad():
+        images = embed(module.student.eval(), records, 9, 0)["image"]
+    ratio = class_distance_ratio(images, [record.plane for record in records])
+    assert evaluation.results["geometry"]["student"]["class_distance_ratio"] == pytest.approx(ratio, rel=1e-4)
     assert evaluation.results["student"]["retrieval"]["n_scored"] == 36
 
 

@@ -113,6 +113,13 @@ def test_a_head_beyond_the_chart_is_left_out_of_the_age_interval(student_checkpo
     assert len(true) == len(records) == len(every) - 2  # two images of the patient
 
 
+def test_validation_patients_without_heads_make_no_age_interval(tiny_hc18):
+    planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
+    heads.benchmarks = ("hc18",)
+    data = HC18DataModule(str(tiny_hc18), val_share=0)
+    assert _Answers(None, data, planes, heads).calibrate(PROTOCOL.content()) is None
+
+
 def test_a_calibration_is_kept_in_the_checkpoint_and_holds_for_its_prompts_only(student_checkpoint, tmp_path):
     content = read_checkpoint(student_checkpoint)
     path = tmp_path / "best.ckpt"
@@ -216,17 +223,43 @@ def test_images_of_other_corpora_and_splits_make_no_threshold(student_checkpoint
     assert excluded("test", records) == sum(record.split == "test" for record in other) > 0
     elsewhere = [replace(one, corpus="fada") if one == other[0] else one for one in records]
     assert excluded("all", elsewhere) == len(other) - 1
+    assert excluded("all", other) == 0, "without known images there is no threshold"
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_a_stored_calibration_is_scored_with_its_own_prompts_only(student_checkpoint, monkeypatch, same):
-    ages = PROTOCOL if same else replace(PROTOCOL, biometry=["{weeks} and {days}"])
-    stored = Calibration(PROTOCOL.content(), {}, 2.0, 0.9, {})
-    monkeypatch.setattr(_Answers, "score", lambda *_: {"a score": 1.0})
+LEADS = np.array([1.0, 2, 3, 4, 5]), np.array([0, 1.8])  # of known images and of others
+PEAKS, SLOPES = np.array([100, 150, 200, 200]), np.array([1, 0.5, 1, 1])
+TRUE_AGES = np.array([95.0, 154, 197, 203])  # the first before the chart
+NONE_SCORES = {"planes_auroc": 0.9, "planes_kept": 0.8, "planes_false_accept": 0.5, "planes_other": 2}
+AGE_SCORES = {"coverage": 0.5, "width_days": 5, "nominal": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("others", "heads", "prompts", "expected"),
+    [
+        (True, True, PROTOCOL, {"none": NONE_SCORES, "age_interval": AGE_SCORES}),
+        (False, True, PROTOCOL, {"age_interval": AGE_SCORES}),
+        (True, False, PROTOCOL, {"none": NONE_SCORES}),
+        (True, True, replace(PROTOCOL, biometry=["{weeks} and {days}"]), {}),
+    ],
+    ids=["whole", "no-others", "no-heads", "other-prompts"],
+)
+def test_a_stored_calibration_is_scored_on_the_test_images_with_its_own_prompts_only(
+    student_checkpoint, monkeypatch, others, heads, prompts, expected
+):
+    stored = Calibration(PROTOCOL.content(), {"planes": 1.5, "subplanes": 1.5}, 2.0, 0.8, {})
+    margins = {("planes", "all"): LEADS if others else (np.empty(0), np.empty(0))}
+    profiles = {"all": ([], -SLOPES[:, None] * np.abs(np.arange(98, 273) - PEAKS[:, None]), TRUE_AGES)}
+    monkeypatch.setattr(_Answers, "margins", lambda _, *asked: margins[asked])
+    monkeypatch.setattr(_Answers, "profiles", lambda _, split: profiles[split])
     callback = answer_calibration.AnswerCalibration(stored, create=False)
-    evaluations = [PlaneEvaluation(PROTOCOL), BiometryEvaluation(ages)]
-    trainer = SimpleNamespace(callbacks=evaluations, datamodule=None)
-    module = SimpleNamespace(student=load_student(student_checkpoint).model, log_dict=lambda *_, **__: None)
+    evaluations = [PlaneEvaluation(PROTOCOL), BiometryEvaluation(prompts, test_split="all")]
+    evaluations[0].benchmarks, evaluations[1].benchmarks = ("planes",), ("hc18",) if heads else ()
+    trainer, logged = SimpleNamespace(callbacks=evaluations, datamodule=None), {}
+    module = SimpleNamespace(
+        student=load_student(student_checkpoint).model, log_dict=lambda metrics, **_: logged.update(metrics)
+    )
     callback.on_test_epoch_end(trainer, module)
-    assert callback.calibration == (stored if same else None)
-    assert callback.final_metrics == ({"a score": 1.0} if same else {})
+    assert callback.calibration == (stored if expected else None)
+    assert callback.final_metrics == logged
+    names = {f"student/{kind}/{key}": value for kind, row in expected.items() for key, value in row.items()}
+    assert logged == pytest.approx(names)

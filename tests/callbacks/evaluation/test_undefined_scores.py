@@ -70,8 +70,17 @@ def test_a_score_that_will_be_undefined_is_told_before_training_which_goes_on(tm
     assert evaluation.validation["student"][benchmark]["n_scored"] == len(records)
 
 
+def test_what_is_undefined_is_told_of_every_split():
+    told = PlaneEvaluation(protocol=PROTOCOL).check(Given("planes", BRAINS), ["val", "test"])
+    assert [line.partition(":")[0] for line in told] == ["planes, val patients", "planes, test patients"]
+
+
 def test_enough_images_are_scored_without_a_word(tmp_path, recwarn):
-    fit(tmp_path, PlaneEvaluation(protocol=PROTOCOL), "planes", plane_records(23))
+    """Two classes and two patients are enough."""
+    two_of_each = [
+        replace(record, plane=("brain", "femur")[i % 2]) for i, record in enumerate(plane_records(4))
+    ]
+    fit(tmp_path, PlaneEvaluation(protocol=PROTOCOL), "planes", two_of_each)
     fit(tmp_path, BiometryEvaluation(protocol=PROTOCOL), "hc18", head_records(23))
     assert not [str(w.message) for w in recwarn if "patients:" in str(w.message)]
 

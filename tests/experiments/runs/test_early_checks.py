@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
 from experiments import __main__ as command_line
 from experiments.runs import cli
+from experiments.runs.early_checks import check_devices
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "tests/experiments/sweep/phantom_small.yaml"
@@ -68,9 +70,29 @@ def test_prompts_that_lack_a_class_leave_nothing(refused):
     assert "planes: no prompts for ['femur']" in refused("--planes.protocol=mine.json")
 
 
-@pytest.mark.parametrize("command", ["fit", "test"])
-def test_the_first_and_the_last_image_of_every_split_are_decoded(refused, tiny_planes, command):
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("fit", []),
+        ("fit", ["--data.val_share=0", "--trainer.limit_val_batches=0"]),
+        ("test", ["--data.batch_size=500"]),
+    ],
+)
+def test_the_first_and_the_last_image_of_every_split_are_decoded(refused, tiny_planes, command, words):
+    """Reached only where nothing else is refused: an evaluation fills no batches, and some runs no validation."""
     for number in (36, 19, 1):  # patients of the test split, from a table of both shots each
         (path,) = tiny_planes.glob(f"Images/Patient{number:05d}_*_1_of_2.png")
         path.write_bytes(b"no image")
-    assert "cannot be read as an image" in refused(command=command)
+    assert "cannot be read as an image" in refused(*words, command=command)
+
+
+def test_test_patients_may_be_missing_where_nobody_scores_them(refused, tiny_hc18):
+    (tiny_hc18 / "training_set" / "000_HC.png").write_bytes(b"no image")
+    words = ["--data=datamodules.HC18DataModule", f"--data.root={tiny_hc18}", "--data.test_share=0"]
+    assert "in split 'test'" in refused(*words)
+    assert "cannot be read as an image" in refused(*words, "--score_test_patients=false")
+
+
+def test_processes_are_those_of_all_nodes():
+    assert check_devices(Namespace(accelerator="cpu", devices=2, num_nodes=3)) == 6
+    assert check_devices(Namespace(accelerator=Namespace(class_path="mine"), devices=1, num_nodes=1)) is None

@@ -9,6 +9,7 @@ import wandb
 import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import SaveResolvedConfig
@@ -105,6 +106,29 @@ def test_a_single_wandb_logger_is_settled_like_one_of_several(start, capsys):
     assert (asked["project"], asked["name"], asked["mode"]) == ("mine", "srkd/one", "offline")
     assert list(cli.folder.glob("wandb/offline-run-*"))
     assert not Path("wandb").exists()
+
+
+def test_what_the_user_chose_for_a_wandb_logger_stays(start, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    chosen = {"name": "n", "id": "i", "save_dir": "elsewhere", "settings": {"run_group": "g"}}
+    options = [f"--trainer.logger.{key}={value}" for key, value in chosen.items()]
+    cli = first_run(start, "--run=one", f"--trainer.logger={WANDB}", "--media.upload_images=false", *options)
+    run = WandbLog.only_one(Path("elsewhere"))
+    assert run.run_id == "i"
+    used = wandb_logger(cli).experiment.settings
+    assert (used.run_name, used.run_group, used.console) == ("n", "g", "off")
+    assert used.base_url == "https://wandb.example.org", (
+        "the defaults beside them do not override the variables"
+    )
+    assert not (cli.folder / "wandb").exists()
+
+
+@pytest.mark.parametrize(("given", "name"), [([], "srkd/two"), (["--trainer.logger.run_name=mine"], "mine")])
+def test_an_mlflow_run_has_the_runs_name_or_the_users(start, given, name):
+    cli = first_run(start, f"--run={name.removeprefix('srkd/')}", "--trainer.logger=MLFlowLogger", *given)
+    client = MlflowClient(f"file:{cli.folder / 'mlruns'}")
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert run.info.run_name == name
 
 
 @pytest.mark.parametrize(("uploads", "console"), [("true", "wrap"), ("false", "off")])

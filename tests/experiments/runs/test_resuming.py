@@ -61,12 +61,12 @@ def test_a_second_interruption_names_one_checkpoint(before):
 
 
 def test_a_run_of_the_long_form_is_resumed_by_it():
-    line = resume_command(
-        ["fit", "--config", "experiments/recipes/srkd.yaml", "--trainer.max_epochs=3"], LAST
-    )
+    end = ("--schedule.init_args.end", "-0.5")  # a number, not an option
+    words = ["fit", "--config", "experiments/recipes/srkd.yaml", *end, "--trust", "--trainer.max_epochs=3"]
+    line = resume_command(words, LAST)
     assert shlex.split(line)[1:] == [
-        "-m", "experiments", "fit", "--config=experiments/recipes/srkd.yaml", "--trainer.max_epochs=3",
-        f"--ckpt_path={LAST}",
+        "-m", "experiments", "fit", "--config=experiments/recipes/srkd.yaml", "=".join(end), "--trust",
+        "--trainer.max_epochs=3", f"--ckpt_path={LAST}",
     ]  # fmt: skip
 
 

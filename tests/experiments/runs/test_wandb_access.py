@@ -100,7 +100,9 @@ def loggers(*kinds):
     ("config", "mode", "tried"),
     [
         (loggers((CSV, {}), (WANDB, {})), "online", True),
+        (loggers((WANDB, {"mode": "online"})), "online", True),
         (Namespace(trainer=Namespace(logger=True)), "online", True),
+        (Namespace(trainer=Namespace(logger=None)), "online", True),
         (loggers((CSV, {}), (WANDB, {})), "offline", False),
         (loggers((CSV, {}), (WANDB, {})), "disabled", False),
         (loggers((WANDB, {"offline": True})), "online", False),
