@@ -70,8 +70,6 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         (folder / "ort" / name).write_bytes(content)
     artifacts = export.manifest["artifacts"]
     variants = {name: str(artifacts[name]["file"]) for name in MODELS if name in artifacts}
-    if MODELS[0] not in variants:
-        raise ValueError(f"{export.folder}: no artifact {MODELS[0]!r}; export again")
     heads, text = str(artifacts["heads"]["file"]), _text_tower(artifacts)
     golden = sorted(f"golden/{path.name}" for path in export.artifact("golden").glob("[!.]*"))
     for name in (MANIFEST, MODEL_CARD, LICENCES, heads, *variants.values(), *golden, *(text or {}).values()):
@@ -134,7 +132,7 @@ def _write_samples(folder: Path) -> list[dict[str, Any]]:
             file = folder / f"sample_{len(samples)}.png"
             Image.fromarray(read_image(record.image)).save(file, optimize=True)
             facts = truth[record.corpus, record.image.stem]
-            title = facts["brain_plane"] or facts["plane"] or "head"
+            title = facts["brain_plane"] or facts["plane"]
             samples.append(
                 {
                     "file": f"{folder.name}/{file.name}",

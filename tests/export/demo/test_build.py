@@ -120,7 +120,13 @@ def test_the_page_lists_its_files(exported, small, tmp_path):
     assert {use: (page / name).name for use, name in facts["text"].items()} == {
         "model": "text_encoder.onnx", "tokenizer": "tokenizer.json", "golden": "text_golden.json",
     }  # fmt: skip
-    assert len({sample["title"].split(",")[0] for sample in facts["samples"]}) >= 7
+    titles = [re.fullmatch(r"(.*), (\d+) weeks", sample["title"]).groups() for sample in facts["samples"]]
+    assert len(titles) == 10
+    assert len({plane for plane, _ in titles}) >= 7
+    assert all(plane.startswith("trans-") for plane, _ in titles[:3]), (
+        "heads, whose age is of interest, come first"
+    )
+    assert all(14 <= int(weeks) <= 40 for _, weeks in titles)
 
 
 def test_a_page_replaces_itself_and_nothing_else(exported, without_samples, tmp_path):
@@ -152,6 +158,19 @@ def test_an_exports_own_classes_are_on_the_page_and_a_file_managers_files_are_no
     assert not list(page.rglob(".*"))
 
 
+@pytest.mark.parametrize("name", ["heads.js", "icon-192.png"])
+def test_an_export_brings_no_script_and_replaces_no_file_of_the_page(
+    copied, without_samples, tmp_path, monkeypatch, name
+):
+    export = read_export(copied)
+    export.manifest["artifacts"]["heads"]["file"] = name
+    (copied / "heads.safetensors").rename(copied / name)
+    monkeypatch.setattr("export.demo.build.read_export", lambda _: export)
+    with pytest.raises(ValueError, match=f"{name} cannot be part of the page"):
+        build_demo(copied, tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
 @pytest.mark.parametrize(("left_out", "text"), [("onnx-text", None), ("text/tokenizer.json", {})])
 def test_the_page_knows_whether_the_export_has_a_text_tower_that_it_can_use(
     copied, without_samples, tmp_path, left_out, text
@@ -165,18 +184,21 @@ def test_the_page_knows_whether_the_export_has_a_text_tower_that_it_can_use(
 
 
 def test_the_server_sends_the_headers_and_types(tmp_path, served):
-    for name in ("a.js", "a.mjs", "a.wasm"):
+    types = {
+        "a.js": "text/javascript", "a.mjs": "text/javascript", "a.wasm": "application/wasm",
+        "a.webmanifest": "application/manifest+json", "a.md": "text/plain; charset=utf-8",
+    }  # fmt: skip
+    for name in types:
         (tmp_path / name).touch()
     address = served(tmp_path).address
-    types = {}
-    for name in ("a.js", "a.mjs", "a.wasm"):
+    for name, kind in types.items():
         with urllib.request.urlopen(address + name) as response:
-            types[name] = response.headers["Content-Type"]
+            assert response.headers["Content-Type"] == kind
             assert {key: response.headers[key] for key in HEADERS} == HEADERS
-    assert types == {"a.js": "text/javascript", "a.mjs": "text/javascript", "a.wasm": "application/wasm"}
     port = int(re.search(r":(\d+)/", address).group(1))
-    with pytest.raises(ValueError, match=f"--port={port}: in use; choose another"):
-        server_of(tmp_path, "127.0.0.1", port)
+    for wrong, reason in ((port, "in use; choose another"), (65536, "expected 0 to 65535")):
+        with pytest.raises(ValueError, match=f"--port={wrong}: {reason}"):
+            server_of(tmp_path, "127.0.0.1", wrong)
 
 
 def test_nothing_comes_from_elsewhere_and_no_style_or_script_is_inline():
