@@ -64,6 +64,8 @@ def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_pa
     assert card.locator("li.best").all_inner_texts() == [f"{rows[-1]['plane']}\n{percent[rows[-1]['plane']]}"]
     p50, p95 = re.search(r"latency (\d+) ms \(p50\), (\d+) ms", visit.page.inner_text("#speed")).groups()
     assert int(p50) <= int(p95)
+    shares = [int(share) for share in re.findall(r"(\d+) %", visit.page.inner_text("#legend"))]
+    assert shares == sorted(shares, reverse=True)
     visit.after(lambda: visit.page.uncheck("#every-age"))
     assert [row["image"] for row in rows] == [frame.name for frame in frames]
     student = load_student(exported.folder)
@@ -228,6 +230,26 @@ def test_camera_freeze_and_picture(visit, tmp_path):
     visit.after(lambda: visit.enter("#pixel-size", "0.2"))  # the last frame is read again
     assert visit.page.inner_text("#source-name") == "Camera"
     visit.enter("#pixel-size", "")
+
+
+def test_one_of_several_cameras_is_chosen(visit):
+    """Here a second one that was pulled out."""
+    visit.page.evaluate(
+        """() => {
+          const found = navigator.mediaDevices.enumerateDevices(), gone = { kind: "videoinput", deviceId: "gone" };
+          navigator.mediaDevices.enumerateDevices = async () => [{ ...gone, label: "Probe" }, ...await found];
+        }"""
+    )
+    visit.after(lambda: visit.page.click("#camera"), 2)
+    visit.until("!document.getElementById('devices').hidden")
+    chosen = visit.page.evaluate("document.getElementById('device').selectedOptions[0].value")
+    assert chosen == visit.page.evaluate(
+        "document.getElementById('video').srcObject.getVideoTracks()[0].getSettings().deviceId"
+    )
+    visit.page.select_option("#device", "Probe")
+    visit.until("document.getElementById('notice').textContent === 'Camera: It is no longer there.'")
+    assert not visit.page.is_visible("#video")
+    visit.page.evaluate("delete navigator.mediaDevices.enumerateDevices")
 
 
 def test_a_denied_camera_leaves_the_picture_and_a_late_one_does_not_replace_it(browser, address, frames):
