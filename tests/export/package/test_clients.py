@@ -37,7 +37,10 @@ def days_of(width, height, pixel_size):
 
 
 def spaced_heads(folder):
-    """Write heads whose ages of the embedding [0, 1] are one day older in every row; the row 0.10 has 110 days."""
+    """Write heads whose age of the embedding [0, 1] is 110 days in the row 0.10, and one more in each further row.
+
+    To [1, 0] all ages are equally similar.
+    """
     days, peaks = np.arange(98, 273), 110 + np.arange(ROWS)[:, None]
     away = np.stack([np.zeros((ROWS, days.size)), -np.abs(days - peaks) / 256], axis=2)
     texts = {
@@ -201,6 +204,7 @@ def test_the_reference_client_takes_the_age_of_the_spacing_as_python_prints_it(
     for width, height, pixel_size in SPACED:
         answer = own.read(np.zeros((height, width, 3), np.uint8), pixel_size, every=True)
         assert answer["age"] == (days_of(width, height, pixel_size), None, None)
+    assert own.age(np.array([1, 0], np.float32), 0.3)[0] == 98 + 7, "the middle of the first fifteen"
 
 
 def test_the_reference_client_rejects_by_the_lead_of_the_best_logit_over_the_mean(by_hand):

@@ -33,6 +33,7 @@ console.log(JSON.stringify({
   planes: tasks.embeddings.map((embedding) => classify(embedding, heads.planes)),
   days: tasks.embeddings.map((embedding) => age(embedding, heads, 0.3)),
   profiles: tasks.embeddings.map((embedding) => ageProfile(embedding, heads, 0.3).profile),
+  equal: age([1, 0], table, 0.3),
   spaced: tasks.spaced.map(([width, height, pixelSize]) =>
     age([0, 1], table, (Math.max(width, height) / tasks.side) * pixelSize)),
   cosine: cosine(tasks.embeddings[0], tasks.embeddings[1].map((value) => 2 * value)), refused,
@@ -46,7 +47,10 @@ struct Frame: Decodable { let file: String, width: Int, height: Int, kernel: Str
 struct Tasks: Decodable {
     let frames: [Frame], side: Int, heads: String, embeddings: [[Float]], table: String, spaced: [[Double]]
 }
-struct Answers: Encodable { var pixels: [[Int]], planes: [[String: Double]], days: [Int], spaced: [Int], refused: Bool }
+struct Answers: Encodable {
+    var pixels: [[Int]] = [], planes: [[String: Double]] = [], days: [Int] = [], spaced: [Int] = []
+    var equal = 0, refused = false
+}
 
 func bytes(_ path: String) -> Data { FileManager.default.contents(atPath: path)! }
 let tasks = try JSONDecoder().decode(Tasks.self, from: bytes("tasks.json"))
@@ -54,7 +58,7 @@ let readers = try [false, true].map {
     try StudentReader(heads: bytes(tasks.heads), side: tasks.side, bicubic: $0)
 }
 let reader = readers[1], side = tasks.side
-var answers = Answers(pixels: [], planes: [], days: [], spaced: [], refused: false)
+var answers = Answers()
 for frame in tasks.frames {
     let rgba = readers[frame.kernel == "bicubic" ? 1 : 0]
         .prepared([UInt8](bytes(frame.file)), width: frame.width, height: frame.height)
@@ -65,6 +69,7 @@ for embedding in tasks.embeddings {
     answers.days.append(try reader.age(embedding, width: side, height: side / 2, pixelSizeMm: 0.3))
 }
 let table = try StudentReader(heads: bytes(tasks.table), side: side, bicubic: true)
+answers.equal = try table.age([1, 0], width: side, height: side, pixelSizeMm: 0.3)
 for one in tasks.spaced {
     answers.spaced.append(try table.age([0, 1], width: Int(one[0]), height: Int(one[1]), pixelSizeMm: one[2]))
 }
@@ -109,6 +114,7 @@ fun main() {
     } catch (error: IllegalArgumentException) { "0.31" in error.message!! }
     println(JSONObject(mapOf(
         "pixels" to JSONArray(pixels), "refused" to refused, "spaced" to JSONArray(spaced),
+        "equal" to table.age(floatArrayOf(1f, 0f), side, side, 0.3),
         "planes" to JSONArray(embeddings.map { JSONObject(readers[1].classify(it, "planes")) }),
         "days" to JSONArray(embeddings.map { readers[1].age(it, side, side / 2, 0.3) }),
     )))
@@ -165,6 +171,7 @@ def check(answer, tasks, exported, golden):
     for row, planes, days, age in zip(golden[0], answer["planes"], answer["days"], expected, strict=True):
         assert planes == pytest.approx(row["planes"], abs=1e-4)
         assert abs(days - age["ga_days"]) <= 1, "sums in float64, not float32: two ages may tie"
+    assert answer["equal"] == 98 + 7, "the middle of the first fifteen"
     assert answer["spaced"] == [days_of(*one) for one in SPACED]
     assert answer["refused"] is True
 
