@@ -85,7 +85,8 @@ def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_pa
             same["plane"] += 1
         similarity = np.sort(student.cosine_scale * vectors @ embedding)
         if similarity[-15] - similarity[-16] > 1e-3:
-            assert int(row["ga_days"]) == age["ga_days"]
+            assert (int(row["ga_days"]), row["ga"]) == (age["ga_days"], age["ga"])
+            assert row["ga_coverage"] == row["ga_low_days"] == "", "not calibrated"
             assert float(row["ga_spacing_mm"]) == age["ga_spacing_mm"] == 0.3
             same["age"] += 1
     assert same["plane"] >= 45
