@@ -33,7 +33,7 @@ TEXT = {"model": "onnx-text", "tokenizer": "text/tokenizer.json", "golden": "tex
 """Artifacts of the text tower. A `transformers` tokenizer lies elsewhere, and the page does not read it."""
 KEPT = {".json", ".md", ".onnx", ".png", ".safetensors"}
 """Suffixes of an export's files on the page: a foreign export must not bring a script."""
-SAMPLES, HEADS = 10, 3
+HEADS = 3
 DAYS_A_WEEK = 7
 
 
@@ -154,4 +154,4 @@ def _varied(records: Sequence[Record]) -> list[Record]:
     for key, group in sorted(groups.items(), key=lambda item: len(item[1])):  # rare planes choose first
         new = {record.patient: record for record in group if record.patient not in chosen}
         chosen |= dict(list(new.items())[: HEADS if key == "hc18" else 1])
-    return sorted(chosen.values(), key=lambda record: record.corpus != "hc18")[:SAMPLES]
+    return sorted(chosen.values(), key=lambda record: record.corpus != "hc18")

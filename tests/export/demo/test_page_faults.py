@@ -224,6 +224,7 @@ def test_a_calibrated_student_rejects_and_has_intervals(browser, address, built,
     assert said().startswith(
         "14 w 0 d to 38 w 6 d; such intervals hold the age of 80 % of patients. The WHO chart"
     )
+    assert 38 <= float(found.page.get_attribute("#chart .marker", "cx")) <= 412, "inside of the chart"
     with found.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
         row = list(csv.DictReader(file))[-1]
     assert row["plane"] == "none"
