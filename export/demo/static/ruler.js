@@ -114,7 +114,7 @@ class Ruler {
    */
   constructor(svg, done) {
     Object.assign(this, { svg, done, points: [], cursor: { x: 0, y: 0 }, width: 1, height: 1 });
-    svg.addEventListener("pointermove", (event) => this.move(this.place(event)));
+    svg.addEventListener("pointermove", (event) => { if (this.points.length < 2) this.move(this.place(event)); });
     svg.addEventListener("pointerdown", (event) => { event.preventDefault(); this.move(this.place(event)); this.set(); });
     svg.addEventListener("keydown", (event) => this.key(event));
   }
@@ -137,7 +137,6 @@ class Ruler {
   }
 
   move({ x, y }) {
-    if (this.points.length === 2) return;
     this.cursor = { x: Math.min(this.width, Math.max(0, x)), y: Math.min(this.height, Math.max(0, y)) };
     this.draw();
   }
@@ -157,7 +156,7 @@ class Ruler {
     const moved = {
       ArrowLeft: { x: x - step, y }, ArrowRight: { x: x + step, y }, ArrowUp: { x, y: y - step }, ArrowDown: { x, y: y + step },
     }[event.key];
-    if (moved) this.move(moved);
+    if (moved && this.points.length < 2) this.move(moved);
     else if (event.key === "Enter") this.set();
     else if (event.key === "Escape") this.done(null);
     else return;

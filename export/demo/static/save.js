@@ -36,7 +36,7 @@ export async function savePicture(frame, reading, model) {
 const cell = (value) => {
   const text = value === null || value === undefined ? "" : String(value);
   // A leading = + - @ of a file name is a formula to a spreadsheet.
-  const safe = typeof value === "string" && /^[=+\-@\t]/.test(text) ? `'${text}` : text;
+  const safe = /^[=+\-@\t]/.test(text) ? `'${text}` : text;
   return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 

@@ -39,7 +39,6 @@ class StudentReader(heads: ByteArray, private val side: Int, private val bicubic
 
     /** Pillow's antialiased resize of one channel: along rows, then along columns. */
     private fun resized(square: FloatArray, size: Int): FloatArray {
-        if (size == side) return square
         val scale = size.toDouble() / side
         val stretch = max(scale, 1.0)
         val reach = (if (bicubic) 2 else 1) * stretch
@@ -96,7 +95,7 @@ class StudentReader(heads: ByteArray, private val side: Int, private val bicubic
         val rank = header.getJSONObject("ages_basis").getJSONArray("shape").getInt(0)
         val coordinates = product("ages_basis", 0, rank, embedding).map { it.toFloat() }.toFloatArray()
         val similarity = product("ages", row * count, count, coordinates)
-        val best = similarity.indices.sortedWith(compareBy({ -similarity[it] }, { it })).take(TOP).sorted()
+        val best = similarity.indices.sortedByDescending { similarity[it] }.take(TOP).sorted()
         return about.getJSONArray("ages_days").getInt(0) + best[TOP / 2]
     }
 

@@ -60,7 +60,6 @@ struct StudentReader {
             let target = 4 * (longer * (top + y) + left), source = 4 * width * y
             square.replaceSubrange(target..<(target + 4 * width), with: rgba[source..<(source + 4 * width)])
         }
-        if longer == side { return square }
         let table = weights(from: longer)
         var narrow = [UInt8](repeating: 0, count: 4 * longer * side)
         pass(square, &narrow, table, lines: longer, from: (4 * longer, 4), to: (4 * side, 4))

@@ -52,7 +52,7 @@ def prepare(frame, side, bicubic):
     image = np.zeros((longer, longer, 3))
     image[top : top + height, left : left + width] = frame
     table = weights(longer, side, bicubic)
-    for axes in ("ij,hjc->hic", "ij,jwc->iwc") if longer != side else ():  # along rows, then along columns
+    for axes in ("ij,hjc->hic", "ij,jwc->iwc"):  # along rows, then along columns
         sums = np.einsum(axes, table, image, optimize=True)
         image = np.clip(np.floor((sums + 2 ** (BITS - 1)) / 2**BITS), 0, 255)
     return image.astype(np.uint8)

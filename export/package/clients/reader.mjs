@@ -91,11 +91,10 @@ export function planar(rgba, width, height, side, kernel) {
   return output;
 }
 
-/** The 65,536 half-precision numbers as floats. */
+/** The half-precision numbers by their 16 bits; infinities and NaN are in no export. */
 const HALF = Float32Array.from({ length: 65536 }, (_, bits) => {
   const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
   if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 });
 
@@ -156,7 +155,7 @@ export function ageProfile(embedding, heads, spacing) {
 
 /** Gestational age in days; with the calibration's `drop` also its interval. */
 export function estimateAge({ firstDay, profile }, drop = null) {
-  const order = profile.map((_, index) => index).sort((a, b) => profile[b] - profile[a] || a - b);
+  const order = profile.map((_, index) => index).sort((a, b) => profile[b] - profile[a]);
   const age = order.slice(0, TOP).sort((a, b) => a - b)[TOP >> 1], days = firstDay + age;
   if (drop === null) return { days, low: null, high: null };
   const least = profile[order[0]] - drop;

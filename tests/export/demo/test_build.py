@@ -11,6 +11,7 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from export.demo import build, runtime
 from export.demo.build import STATIC, build_demo
 from export.demo.server import HEADERS, server_of
 from export.package.manifest import read_export, write_manifest
+from metrics.benchmarks import BENCHMARKS
 
 CONTENT = {path: path.encode() for path in runtime.ONNX_RUNTIME.files}
 
@@ -127,17 +129,26 @@ def test_the_page_lists_its_files(exported, small, tmp_path):
     assert {use: (page / name).name for use, name in facts["text"].items()} == {
         "model": "text_encoder.onnx", "tokenizer": "tokenizer.json", "golden": "text_golden.json",
     }  # fmt: skip
-    assert len({sample["title"].split(",")[0] for sample in facts["samples"]}) >= 7
+    titles = [re.fullmatch(r"(.*), (\d+) weeks", sample["title"]).groups() for sample in facts["samples"]]
+    assert len(titles) == 10
+    assert len({plane for plane, _ in titles}) >= 7
+    assert all(plane.startswith("trans-") for plane, _ in titles[:3]), (
+        "heads, whose age is of interest, come first"
+    )
+    assert all(14 <= int(weeks) <= 40 for _, weeks in titles)
+    assert len({sample["pixel_size_mm"] for sample in facts["samples"]}) >= 7
 
 
-def test_a_page_replaces_itself_and_nothing_else(exported, without_samples, tmp_path):
-    page = build_demo(exported.folder, tmp_path / "page")
-    assert build_demo(exported.folder, page) == page
-    other = tmp_path / "other"
+def test_a_page_replaces_itself_or_an_empty_folder_and_nothing_else(exported, without_samples, tmp_path):
+    page, other = tmp_path / "page", tmp_path / "other"
+    page.mkdir()
+    for _ in range(2):
+        assert build_demo(exported.folder, page) == page
     other.mkdir()
     (other / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="exists and is not such a page"):
-        build_demo(exported.folder, other)
+    for target in (other, other / "thesis.txt"):
+        with pytest.raises(ValueError, match="exists and is not such a page"):
+            build_demo(exported.folder, target)
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "page"]
 
@@ -150,46 +161,77 @@ def test_an_exports_own_classes_are_on_the_page_and_a_file_managers_files_are_no
     (static / ".DS_Store").touch()
     monkeypatch.setattr(build, "STATIC", static)
     export = read_export(copied)
-    export.manifest["heads"]["clinic"] = export.manifest["heads"]["planes"]
+    for name in ("clinic", "known"):
+        export.manifest["heads"][name] = export.manifest["heads"]["planes"]
+    monkeypatch.setitem(BENCHMARKS, "known", replace(BENCHMARKS["planes"], name="known", own=True))
     monkeypatch.setattr("export.demo.build.read_export", lambda _: export)
     page = build_demo(copied, tmp_path / "page")
     found = {one["name"]: one for one in json.loads((page / "demo.json").read_text())["benchmarks"]}
-    assert list(found) == ["planes", "subplanes", "clinic"]
-    assert found["clinic"] == {"name": "clinic", "key": "clinic", "title": "clinic", "ofBrain": False}
+    assert list(found) == ["planes", "subplanes", "clinic", "known"]
+    for name in ("clinic", "known"):
+        assert found[name] == {"name": name, "key": name, "title": name, "ofBrain": False}
     assert not list(page.rglob(".*"))
 
 
+@pytest.mark.parametrize("name", ["heads.js", "icon-192.png"])
+def test_an_export_brings_no_script_and_replaces_no_file_of_the_page(
+    copied, without_samples, tmp_path, monkeypatch, name
+):
+    export = read_export(copied)
+    export.manifest["artifacts"]["heads"]["file"] = name
+    (copied / "heads.safetensors").rename(copied / name)
+    monkeypatch.setattr("export.demo.build.read_export", lambda _: export)
+    with pytest.raises(ValueError, match=f"{name} cannot be part of the page"):
+        build_demo(copied, tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
 @pytest.mark.parametrize(("left_out", "text"), [("onnx-text", None), ("text/tokenizer.json", {})])
-def test_the_page_knows_whether_the_export_has_a_text_tower_that_it_can_use(
+def test_an_export_without_int8_or_a_text_tower_that_the_page_can_use(
     copied, without_samples, tmp_path, left_out, text
 ):
     manifest = read_export(copied).manifest
-    del manifest["artifacts"][left_out], manifest["manifest_sha256"]
+    del manifest["artifacts"][left_out], manifest["artifacts"]["onnx-int8"], manifest["manifest_sha256"]
     write_manifest(copied, manifest)
     page = build_demo(copied, tmp_path / "page")
-    assert json.loads((page / "demo.json").read_text())["text"] == text
+    facts = json.loads((page / "demo.json").read_text())
+    assert facts["text"] == text
+    assert facts["variants"] == {"onnx-fp32": "image_encoder.onnx"}
     assert not list(page.rglob("text_encoder.onnx"))
 
 
 def test_the_server_sends_the_headers_and_types(tmp_path, served):
-    for name in ("a.js", "a.mjs", "a.wasm"):
+    types = {
+        "a.js": "text/javascript", "a.mjs": "text/javascript", "a.wasm": "application/wasm",
+        "a.webmanifest": "application/manifest+json", "a.md": "text/plain; charset=utf-8",
+    }  # fmt: skip
+    for name in types:
         (tmp_path / name).touch()
     address = served(tmp_path).address
-    types = {}
-    for name in ("a.js", "a.mjs", "a.wasm"):
+    for name, kind in types.items():
         with urllib.request.urlopen(address + name) as response:
-            types[name] = response.headers["Content-Type"]
+            assert response.headers["Content-Type"] == kind
             assert {key: response.headers[key] for key in HEADERS} == HEADERS
-    assert types == {"a.js": "text/javascript", "a.mjs": "text/javascript", "a.wasm": "application/wasm"}
     port = int(re.search(r":(\d+)/", address).group(1))
-    with pytest.raises(ValueError, match=f"--port={port}: in use; choose another"):
-        server_of(tmp_path, "127.0.0.1", port)
+    for wrong, reason in ((port, "in use; choose another"), (65536, "expected 0 to 65535")):
+        with pytest.raises(ValueError, match=f"--port={wrong}: {reason}"):
+            server_of(tmp_path, "127.0.0.1", wrong)
+
+
+def test_the_server_is_silent_about_a_visitor_who_leaves_and_about_nothing_else(tmp_path, served, capsys):
+    for error, said in ((BrokenPipeError("pipe"), False), (OSError("disk"), True)):
+        try:
+            raise error
+        except OSError:
+            served(tmp_path).handle_error(None, ("127.0.0.1", 1))
+        assert (str(error) in capsys.readouterr().err) == said
 
 
 def test_nothing_comes_from_elsewhere_and_no_style_or_script_is_inline():
     page = (STATIC / "index.html").read_text()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     assert "default-src 'none'" in policy
+    assert HEADERS["Content-Security-Policy"] == f"{policy}; frame-ancestors 'none'"
     assert "unsafe-inline" not in policy
     assert "'unsafe-eval'" not in policy
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)

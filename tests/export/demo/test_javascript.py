@@ -1,5 +1,7 @@
 """The page's arithmetic against Pillow and against the Python that reads an export."""
 
+import csv
+import io
 import json
 import shutil
 import subprocess
@@ -136,6 +138,9 @@ def test_ages_and_intervals(modules):
     peaks = random.uniform(98, 272, 30)
     profiles = -0.01 * np.abs(days - peaks[:, None]) + random.normal(0, 0.05, (30, 175))
     profiles[0] = np.round(profiles[0], 1)  # equal similarities: the first ages count
+    # One peak above all, of fewer than eight ages: the age lies outside of its interval.
+    profiles[1] = np.where(days < 105, 2, -0.01 * np.abs(days - 200))
+    profiles[2] = profiles[1, ::-1]
     script = """import { estimateAge } from "./reader.mjs";
     console.log(JSON.stringify(given.map((profile) => {
       const row = { firstDay: 98, profile };
@@ -148,6 +153,8 @@ def test_ages_and_intervals(modules):
         assert bounded["low"] == min(low[place], ages[place])
         assert bounded["high"] == max(high[place], ages[place])
         assert (free["low"], free["high"]) == (None, None)
+    assert ages[1] > high[1]
+    assert ages[2] < low[2]
 
 
 def test_the_growth_chart(modules):
@@ -158,10 +165,47 @@ def test_the_growth_chart(modules):
     np.testing.assert_allclose(found, wanted)
 
 
-def test_a_table_has_no_formulas_and_keeps_commas(modules):
-    script = """import { table } from "./save.js";
-    const reading = { time: new Date(0), classes: [], age: null, pixelSize: null, milliseconds: 1 };
-    console.log(JSON.stringify(table([{ ...reading, source: "=1+1.png" }, { ...reading, source: 'a "b", c' }])));"""
-    lines = node(modules, script, None).splitlines()
-    assert lines[1].startswith("'=1+1.png,1970-01-01T00:00:00.000Z,")
-    assert lines[2].startswith('"a ""b"", c",')
+READINGS = """import { linesOf, table } from "./save.js";
+const labels = ["brain", "femur"], probabilities = [0.25, 0.75];
+const plane = { title: "Plane", key: "plane", labels, probabilities, best: 1, answer: "femur" };
+const none = { ...plane, title: "My own", key: "own", best: 0, answer: "none" };
+const age = { days: 195, low: 188, high: 203, coverage: 0.9, spacing: 1.5 };
+const facts = { age: null, pixelSize: null, milliseconds: 1.26 };
+const reading = { source: "a.png", time: new Date(0), classes: [plane], ...facts };
+"""
+
+
+def test_a_table_has_no_formulas_and_keeps_commas_and_lines(modules):
+    names = ["=1+1.png", "+1", "-1", "@a", "\t=1", 'a "b", c', "two\nlines", "a=b"]
+    script = "console.log(JSON.stringify(table(given.map((source) => ({ ...reading, source })))));"
+    rows = list(csv.DictReader(io.StringIO(node(modules, READINGS + script, names), newline="")))
+    assert [row["image"] for row in rows] == [*(f"'{name}" for name in names[:5]), *names[5:]]
+
+
+def test_a_table_and_the_text_of_a_reading(modules):
+    script = """const known = { ...reading, classes: [plane, none], age, pixelSize: 0.2, seconds: "0.500" };
+    const free = { ...reading, age: { ...age, low: null } };
+    console.log(JSON.stringify([table([reading, known]), linesOf(known), linesOf(free)]));"""
+    text, lines, free = node(modules, READINGS + script, None)
+    without, row = csv.DictReader(io.StringIO(text, newline=""))
+    assert row == {
+        "image": "a.png", "time": "1970-01-01T00:00:00.000Z", "seconds": "0.500",
+        "plane": "femur", "plane_probability": "0.75", "plane_brain": "0.25", "plane_femur": "0.75",
+        "own": "none", "own_probability": "0.25", "own_brain": "0.25", "own_femur": "0.75",
+        "ga_days": "195", "ga": "27 w 6 d", "ga_low_days": "188", "ga_high_days": "203", "ga_coverage": "0.9",
+        "ga_spacing_mm": "1.5", "pixel_size_mm": "0.2", "latency_ms": "1.3",
+    }  # fmt: skip
+    assert {name for name, value in without.items() if value} == {
+        "image", "time", "plane", "plane_probability", "plane_brain", "plane_femur", "latency_ms",
+    }  # fmt: skip
+    assert lines == ["Plane: femur (75 %)", "My own: none of these", "Age: 27 w 6 d (26 w 6 d to 29 w 0 d)"]
+    assert free == ["Plane: femur (75 %)", "Age: 27 w 6 d"]
+
+
+def test_labels_at_the_limits_and_with_signs_of_a_pattern(modules):
+    script = """import { labelsOf } from "./labels.js";
+    console.log(JSON.stringify(given.map((typed) => labelsOf(typed, "a {label} and {label}"))));"""
+    many, long = [str(number) for number in range(50)], ["a" * 100, "b"]
+    found = node(modules, script, ["\n".join(labels) for labels in (many, long, ["$&", "$1"])])
+    assert [one["labels"] for one in found] == [many, long, ["$&", "$1"]]
+    assert found[2]["prompts"] == ["a $& and $&", "a $1 and $1"]

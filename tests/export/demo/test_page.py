@@ -2,6 +2,8 @@
 
 import csv
 import re
+from base64 import b64decode
+from io import BytesIO
 
 import cv2
 import numpy as np
@@ -15,15 +17,12 @@ pytestmark = needs_chromium
 PIXEL_SIZE = 0.30 * 64 / WIDTH  # the table's one spacing
 
 
-@pytest.fixture(scope="module")
-def film(frames, tmp_path_factory):
-    path = tmp_path_factory.mktemp("film") / "film.webm"
+def film(path, frames):
+    """Write a video of frames, a twentieth of a second each."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"VP80"), 20, (WIDTH, HEIGHT))
-    for frame in frames[:10]:
-        for _ in range(4):
-            writer.write(cv2.imread(str(frame)))
+    for frame in frames:
+        writer.write(cv2.imread(str(frame)))
     writer.release()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +52,20 @@ def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_pa
     visit.after(lambda: visit.page.set_input_files("#files", frames), 50)
     with visit.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[-50:]
+    card = visit.page.locator("#classes article >> nth=0")
+    percent = {
+        name.removeprefix("plane_"): f"{100 * float(value):.0f} %"
+        for name, value in rows[-1].items()
+        if re.fullmatch("plane_(?!prob).*", name)
+    }
+    bars = card.locator("li").all_inner_texts()
+    assert dict(bar.split("\n") for bar in bars) == percent
+    assert card.locator(".answer").inner_text() == f"{rows[-1]['plane']} {percent[rows[-1]['plane']]}"
+    assert card.locator("li.best").all_inner_texts() == [f"{rows[-1]['plane']}\n{percent[rows[-1]['plane']]}"]
+    p50, p95 = re.search(r"latency (\d+) ms \(p50\), (\d+) ms", visit.page.inner_text("#speed")).groups()
+    assert int(p50) <= int(p95)
+    shares = [int(share) for share in re.findall(r"(\d+) %", visit.page.inner_text("#legend"))]
+    assert shares == sorted(shares, reverse=True)
     visit.after(lambda: visit.page.uncheck("#every-age"))
     assert [row["image"] for row in rows] == [frame.name for frame in frames]
     student = load_student(exported.folder)
@@ -72,7 +85,8 @@ def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_pa
             same["plane"] += 1
         similarity = np.sort(student.cosine_scale * vectors @ embedding)
         if similarity[-15] - similarity[-16] > 1e-3:
-            assert int(row["ga_days"]) == age["ga_days"]
+            assert (int(row["ga_days"]), row["ga"]) == (age["ga_days"], age["ga"])
+            assert row["ga_coverage"] == row["ga_low_days"] == "", "not calibrated"
             assert float(row["ga_spacing_mm"]) == age["ga_spacing_mm"] == 0.3
             same["age"] += 1
     assert same["plane"] >= 45
@@ -82,6 +96,8 @@ def test_fifty_frames_have_the_answers_of_python(visit, frames, exported, tmp_pa
 def test_drop_and_paste(visit, frames):
     visit.after(lambda: visit.give("drop", frames[3]))
     assert visit.page.inner_text("#source-name") == "frame_03.png"
+    assert visit.page.evaluate("hovered")
+    assert not visit.page.is_visible("#drop")
     visit.after(lambda: visit.give("paste", frames[4]))
     assert visit.page.inner_text("#source-name") == "frame_04.png"
 
@@ -101,6 +117,8 @@ def test_what_is_not_read_is_named(visit, frames, tmp_path):
     visit.until(
         "document.getElementById('notice').textContent === 'large.png: 51 megapixels, at most 50 are read.'"
     )
+    visit.after(lambda: visit.give("drop", frames[0]))
+    assert not visit.page.is_visible("#notice")
 
 
 def test_a_transparent_picture_is_read_over_black_whatever_was_shown_before(visit, frames, tmp_path):
@@ -114,7 +132,12 @@ def test_a_transparent_picture_is_read_over_black_whatever_was_shown_before(visi
         visit.after(lambda name=name: visit.give("drop", tmp_path / f"{name}.png"))
         picture = Image.open(visit.saved("#save-picture", tmp_path / f"saved_{name}.png"))
         shown.append(np.asarray(picture.crop((0, 0, 640, 400))))
+        assert np.asarray(picture.convert("L"))[440:].max() > 200, "the answers in white"
     np.testing.assert_array_equal(*shown)
+    wanted = np.asarray(
+        Image.open(tmp_path / "black.png").resize((640, 432)).crop((0, 0, 640, 400)), np.float64
+    )
+    assert np.abs(shown[0][..., :3] - wanted).mean() < 4
     with visit.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
         clear, black = (
             {**row, "image": "", "time": "", "latency_ms": ""} for row in list(csv.DictReader(file))[-2:]
@@ -126,7 +149,9 @@ def test_a_pixel_size_is_read_once_when_it_is_entered_and_must_be_allowed(visit,
     def said():
         return visit.page.inner_text("#scale-text")
 
-    visit.after(lambda: visit.page.click("#samples button"))  # states its pixel size
+    visit.after(lambda: visit.page.click("#samples button >> nth=1"))  # states its pixel size
+    title = visit.page.inner_text("#samples button >> nth=1")
+    assert visit.page.inner_text("#source-name") == f"Sample, simulated: {title}"
     visit.after(lambda: visit.enter("#pixel-size", ""))
     before = visit.readings
     visit.after(lambda: (visit.page.keyboard.type("0,123", delay=30), visit.page.keyboard.press("Enter")))
@@ -150,7 +175,9 @@ def test_pixel_size_from_two_points(visit, frames):
     visit.page.click("#measure")
     box = visit.page.locator("#ruler").bounding_box()
     scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
-    visit.page.mouse.click(box["x"] + 60, box["y"] + 150)
+    for place in (90, 110):  # the wrong ones; a third point begins anew
+        visit.page.mouse.click(box["x"] + place, box["y"] + 100)
+    visit.page.mouse.dblclick(box["x"] + 60, box["y"] + 150)
     visit.page.mouse.click(box["x"] + 260, box["y"] + 150)
     visit.page.fill("#millimetres", "50")
     visit.after(lambda: visit.page.click("#distance .primary"))
@@ -160,6 +187,14 @@ def test_pixel_size_from_two_points(visit, frames):
     visit.page.keyboard.press("Escape")
     assert visit.page.inner_text("#scale-text") == said
     assert visit.page.evaluate("document.activeElement.id") == "measure"
+    visit.page.click("#measure")
+    for key in ("Enter", "Shift+ArrowUp", "Enter"):  # ten pixels
+        visit.page.keyboard.press(key)
+    visit.enter("#millimetres", "500")
+    assert visit.page.inner_text("#distance-text") == "A pixel would be 50 mm: 0.001 to 10 mm are allowed."
+    visit.page.click("#cancel")
+    assert visit.page.inner_text("#scale-text") == said
+    assert not visit.page.is_visible("#distance")
     visit.page.click("#measure")  # by keyboard: 100 pixels to the right of the middle
     visit.page.keyboard.press("Enter")
     for _ in range(10):
@@ -200,6 +235,26 @@ def test_camera_freeze_and_picture(visit, tmp_path):
     visit.enter("#pixel-size", "")
 
 
+def test_one_of_several_cameras_is_chosen(visit):
+    """Here a second one that was pulled out."""
+    visit.page.evaluate(
+        """() => {
+          const found = navigator.mediaDevices.enumerateDevices(), gone = { kind: "videoinput", deviceId: "gone" };
+          navigator.mediaDevices.enumerateDevices = async () => [{ ...gone, label: "Probe" }, ...await found];
+        }"""
+    )
+    visit.after(lambda: visit.page.click("#camera"), 2)
+    visit.until("!document.getElementById('devices').hidden")
+    chosen = visit.page.evaluate("document.getElementById('device').selectedOptions[0].value")
+    assert chosen == visit.page.evaluate(
+        "document.getElementById('video').srcObject.getVideoTracks()[0].getSettings().deviceId"
+    )
+    visit.page.select_option("#device", "Probe")
+    visit.until("document.getElementById('notice').textContent === 'Camera: It is no longer there.'")
+    assert not visit.page.is_visible("#video")
+    visit.page.evaluate("delete navigator.mediaDevices.enumerateDevices")
+
+
 def test_a_denied_camera_leaves_the_picture_and_a_late_one_does_not_replace_it(browser, address, frames):
     found = Visit(browser, address)
     found.until("document.body.dataset.readings")
@@ -233,23 +288,28 @@ def test_the_latest_answer_is_spoken_and_an_age_ends_with_its_picture(visit, fra
     visit.after(lambda: visit.page.uncheck("#every-age"))
 
 
-def test_a_part_of_a_live_picture_is_read(visit):
-    visit.after(lambda: visit.page.click("#camera"), 2)
+def test_a_part_of_a_live_picture_is_read(visit, frames, tmp_path):
+    film(tmp_path / "still.webm", frames[:1] * 20)
+    visit.after(lambda: visit.page.set_input_files("#files", tmp_path / "still.webm"), 2)
     visit.page.click("#crop")
-    for corner in (0, 10):  # by keyboard, 100 pixels to the right of the middle and 50 down
-        for _ in range(corner):
-            visit.page.keyboard.press("Shift+ArrowRight")
-        for _ in range(corner // 2):
-            visit.page.keyboard.press("Shift+ArrowDown")
+    visit.page.keyboard.press("Escape")
+    assert visit.page.evaluate("document.activeElement.id") == "crop"
+    visit.page.click("#crop")
+    # By keyboard: a corner 100 pixels to the right of the middle and 50 below, and one beyond the left edge.
+    for keys in ({"Right": 10, "Down": 5}, {"Left": 40, "Up": 20}):
+        for direction, number in keys.items():
+            for _ in range(number):
+                visit.page.keyboard.press(f"Shift+Arrow{direction}")
         visit.page.keyboard.press("Enter")
     visit.after(lambda: None, 3)
-    frame = "(({ width, height }) => [width, height])(document.getElementById('frame'))"
-    width, height = visit.page.evaluate(frame)
-    whole = visit.page.evaluate("document.getElementById('video').videoWidth")
-    assert (width, height) == pytest.approx((100, 50), abs=1)
+    url = visit.page.evaluate("document.getElementById('frame').toDataURL()")
+    found = np.asarray(Image.open(BytesIO(b64decode(url.partition(",")[2]))).convert("L"))
+    part = np.asarray(Image.open(frames[0]))[HEIGHT // 2 - 150 : HEIGHT // 2 + 50, : WIDTH // 2 + 100]
+    assert found.shape == part.shape
+    assert np.corrcoef(found.ravel(), part.ravel())[0, 1] > 0.9, "the film is compressed"
     visit.page.click("#freeze")
     visit.page.click("#crop")  # now "Whole picture"
-    visit.until(f"{frame}[0] === {whole}")
+    visit.until(f"document.getElementById('frame').width === {WIDTH}")
     assert visit.page.get_attribute("#freeze", "aria-pressed") == "false"
     visit.page.click("#stop")
 
@@ -262,13 +322,26 @@ def test_a_live_picture_that_stands_still_is_read_again(visit):
     visit.page.click("#freeze")
     visit.after(lambda: visit.page.click("#freeze"))
     visit.enter("#pixel-size", "")
-    visit.page.click("#stop")
+    visit.page.click("#measure")
+    assert visit.page.get_attribute("#freeze", "aria-pressed") == "true", "what is measured stands still"
+    visit.page.keyboard.press("Escape")
+    visit.page.evaluate(
+        "document.getElementById('video').srcObject.getVideoTracks()[0].dispatchEvent(new Event('ended'))"
+    )
+    assert visit.page.inner_text("#notice") == "Camera: the browser or the device ended it."
+    assert not visit.page.is_visible("#stop")
     visit.page.evaluate("delete document.getElementById('video').requestVideoFrameCallback")
 
 
 @pytest.mark.slow
-def test_video_and_screen(visit, film):
-    visit.after(lambda: visit.page.set_input_files("#files", film), 3)
+def test_video_and_screen(visit, frames, tmp_path):
+    film(tmp_path / "film.webm", [frame for frame in frames[:10] for _ in range(4)])
+    visit.after(
+        lambda: visit.page.set_input_files("#files", tmp_path / "film.webm"), 60
+    )  # also from the start again
+    for text in ("Play", "Pause"):
+        visit.page.click("#play")
+        assert visit.page.inner_text("#play") == text
     assert visit.page.inner_text("#source-name") == "film.webm"
     visit.until("document.getElementById('speed').textContent.includes('frames/s')")
     visit.page.click("#screen")  # the film is read on until the screen is allowed
@@ -304,9 +377,10 @@ def test_keyboard_reaches_every_control_and_each_has_a_name(visit):
 
 
 def test_card_and_licences_are_one_click_away(visit):
-    visit.page.click('[data-document="LICENCES.md"]')
-    visit.until("document.getElementById('document-text').textContent.length > 100")
-    visit.page.keyboard.press("Escape")
+    for name, title in (("LICENCES", "Licences"), ("MODEL_CARD", "Model card")):
+        visit.page.click(f'[data-document="{name}.md"]')
+        visit.until(f"document.getElementById('document-text').textContent.trim().startsWith('# {title}')")
+        visit.page.keyboard.press("Escape")
 
 
 def test_nothing_is_requested_after_load_and_nothing_complains(visit):

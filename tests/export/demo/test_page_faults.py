@@ -1,18 +1,24 @@
 """The demo page offline, changed, with a failing self-test, and on a host without the headers."""
 
+import csv
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from models import load_student
 from tests.conftest import wait_until
-from tests.export.demo.visit import Visit, needs_chromium
+from tests.export.demo.visit import WIDTH, Visit, needs_chromium
 
 pytestmark = needs_chromium
 
@@ -105,11 +111,40 @@ def test_a_file_of_another_build_is_refused_once(browser, built, served, tmp_pat
     found = Visit(browser, served(page).address)
     found.until("document.body.dataset.state === 'refused'")
     assert "its SHA-256 differs. Reload the page" in found.page.inner_text("#refused")
-    uploaded = model.stat().st_mtime
-    model.write_bytes(content)
-    os.utime(model, (uploaded + 2, uploaded + 2))  # Last-Modified counts in whole seconds
+    upload(model, content)
     found.page.reload()
     found.until("document.body.dataset.readings")
+    found.context.close()
+
+
+def upload(file, content):
+    """Replace a file; Last-Modified counts in whole seconds."""
+    file.write_bytes(content)
+    os.utime(file, (time.time() + 2, time.time() + 2))
+
+
+def test_a_page_that_was_built_again_is_shown_and_the_older_files_are_removed(
+    browser, built, served, tmp_path
+):
+    page = Path(shutil.copytree(built, tmp_path / "page"))
+    facts = json.loads((page / "demo.json").read_text())
+    old = facts["files"]["MODEL_CARD.md"]["sha256"]
+    kept = f"""(async () => {{
+      const all = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()));
+      return all.flat().some(({{ url }}) => url.includes("{old}"));
+    }})()"""
+    found = Visit(browser, served(page).address)
+    found.until("document.body.dataset.readings")
+    found.until(kept)
+    card = b"# Another model card"
+    facts["files"]["MODEL_CARD.md"] = {"bytes": len(card), "sha256": hashlib.sha256(card).hexdigest()}
+    facts["samples"][0]["title"] = "another title"
+    upload(page / "MODEL_CARD.md", card)
+    upload(page / "demo.json", json.dumps(facts).encode())
+    found.page.reload()
+    found.until("document.body.dataset.readings")
+    assert found.page.inner_text("#source-name") == "Sample, simulated: another title"
+    found.until(f"{kept}.then((answer) => !answer)")
     found.context.close()
 
 
@@ -131,6 +166,22 @@ def flipped(content):
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
+def rebuilt(built, name, edit):
+    """Return a route to a build with another content of a JSON file, whose digest is right."""
+    given, facts = (json.loads((built / file).read_text()) for file in (name, "demo.json"))
+    edit(given)
+    content = json.dumps(given).encode()
+    facts["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def change(route):
+        path = route.request.url.split("?")[0]
+        if path.endswith(f"/{name}"):
+            return route.fulfill(body=content)
+        return route.fulfill(json=facts) if path.endswith("/demo.json") else route.continue_()
+
+    return change
+
+
 def test_a_changed_model_is_refused(browser, address):
     found = Visit(browser, address, changed("image_encoder.onnx", flipped), service_workers="block")
     found.until("document.body.dataset.state === 'refused'")
@@ -144,27 +195,81 @@ def test_a_changed_model_is_refused(browser, address):
 @pytest.mark.slow
 def test_a_failed_self_test_is_refused(browser, address, built):
     """A build whose golden limit no computation reaches, with digests that are right."""
-    golden = json.loads((built / "golden" / "golden.json").read_text())
-    golden["cosine_min_from_frame"] = 1.5
-    content = json.dumps(golden).encode()
-
-    def change(route):
-        path = route.request.url.split("?")[0]
-        if path.endswith("/golden.json"):
-            return route.fulfill(body=content)
-        if path.endswith("/demo.json"):
-            facts = json.loads((built / "demo.json").read_text())
-            facts["files"]["golden/golden.json"] = {
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-            return route.fulfill(json=facts)
-        return route.continue_()
-
+    change = rebuilt(built, "golden/golden.json", lambda golden: golden.update(cosine_min_from_frame=1.5))
     found = Visit(browser, address, change, service_workers="block")
     found.until("document.body.dataset.state === 'refused'")
     assert "self-test failed: frame_0.png has cosine" in found.page.inner_text("#refused")
     assert found.readings == 0
+    found.context.close()
+
+
+def test_a_calibrated_student_rejects_and_has_intervals(browser, address, built, frames, tmp_path):
+    """Limits that reject every plane, and an interval of all ages; the picture is higher than wide."""
+    answers = {"none_below": {"planes": 1e6}, "age_drop": 1e6, "coverage": 0.8}
+    change = rebuilt(built, "manifest.json", lambda manifest: manifest.update(answers=answers))
+    found = Visit(browser, address, change, service_workers="block")
+    Image.open(frames[0]).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "high.png")
+
+    def said():
+        return found.page.inner_text("#age-text")
+
+    found.until("document.body.dataset.readings")
+    found.after(lambda: found.page.set_input_files("#files", tmp_path / "high.png"))
+    assert said() == "Needs the pixel size of the picture."
+    found.after(lambda: found.enter("#pixel-size", str(0.30 * 64 / WIDTH)))
+    assert said() == "The plane is not the brain."
+    assert found.page.locator("#classes h2").all_inner_texts() == ["Plane"], "no sub-plane"
+    assert found.page.inner_text("#classes .answer") == "none of these"
+    found.after(lambda: found.page.check("#every-age"))
+    assert said().startswith(
+        "14 w 0 d to 38 w 6 d; such intervals hold the age of 80 % of patients. The WHO chart"
+    )
+    assert 38 <= float(found.page.get_attribute("#chart .marker", "cx")) <= 412, "inside of the chart"
+    with found.saved("#save-table", tmp_path / "table.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert row["plane"] == "none"
+    assert [row[f"ga_{name}"] for name in ("low_days", "high_days", "coverage", "spacing_mm")] == [
+        "98", "272", "0.8", "0.3",
+    ]  # fmt: skip
+    assert (
+        found.page.inner_text("#age")
+        == row["ga"]
+        == f"{int(row['ga_days']) // 7} w {int(row['ga_days']) % 7} d"
+    )
+    found.until("document.getElementById('legend').textContent === 'none of these 100 %'")
+    found.after(lambda: found.enter("#pixel-size", str(0.31 * 64 / WIDTH)))
+    assert said().startswith("The export's age table has no row for 0.31 mm")
+    found.context.close()
+
+
+def test_a_brain_plane_has_a_sub_plane_and_an_age(browser, address, built, exported):
+    """The untrained student answers "brain" seldom: the page has what it answers as the name of the brain."""
+    picture = np.asarray(Image.open(built / "samples" / "sample_0.png"))
+    facts = json.loads((built / "demo.json").read_text())
+    facts["brain"]["label"] = load_student(exported.folder).planes([picture])[0]["plane"]
+
+    def change(route):
+        route.fulfill(json=facts) if route.request.url.endswith("/demo.json") else route.continue_()
+
+    found = Visit(browser, address, change, service_workers="block")
+    found.until("document.body.dataset.readings")
+    assert found.page.locator("#classes h2").all_inner_texts() == ["Plane", "Brain sub-plane"]
+    found.after(lambda: found.enter("#pixel-size", str(0.30 * 64 / max(picture.shape[:2]))))
+    assert re.fullmatch(r"\d\d w \d d", found.page.inner_text("#age"))
+    assert found.page.inner_text("#age-text").startswith("The WHO chart expects")
+    found.context.close()
+
+
+def test_weights_and_threads_in_the_address(browser, address, built):
+    """int8 has limits of its own; no computation reaches those of float32 here."""
+    change = rebuilt(built, "golden/golden.json", lambda golden: golden.update(cosine_min_from_frame=1.5))
+    found = Visit(browser, f"{address}?weights=onnx-int8&threads=1", change, service_workers="block")
+    found.until("document.body.dataset.readings")
+    assert found.page.input_value("#weights") == "onnx-int8"
+    assert "WebAssembly, 1 thread." in found.page.inner_text("#facts")
+    models = [url for url in found.requests if ".onnx" in url]
+    assert len(models) == 1
+    assert "/image_encoder_int8.onnx?" in models[0]
     found.context.close()
 
 

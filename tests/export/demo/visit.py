@@ -85,6 +85,8 @@ class Visit:
               const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
               data.items.add(new File([bytes], name, { type: "image/png" }));
               const settings = { bubbles: true, cancelable: true };
+              if (kind === "drop") dispatchEvent(new DragEvent("dragenter", settings));
+              window.hovered = !document.getElementById("drop").hidden;
               dispatchEvent(kind === "drop" ? new DragEvent("drop", { ...settings, dataTransfer: data })
                 : new ClipboardEvent("paste", { ...settings, clipboardData: data }));
             }""",

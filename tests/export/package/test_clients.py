@@ -10,15 +10,51 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from datamodules.pairs.image_reading import read_image
 from models import Preprocessing, load_student
 from models.preprocessing import resize_padded
 from models.student.manifest import seal
+from models.student.onnx_files import read_heads
 
 SIDE = 48
 # Shapes that shrink a lot, little, grow, are square, and of odd differences, with every extreme of pixel values.
 SHAPES = [(541, 800), (300, 99), (97, 97), (48, 48), (20, 33), (1, 64), (1080, 1920)]
+
+FIRST, ROWS = 10, 90  # an age table of the spacings 0.10 to 0.99 mm
+# Width, height and pixel size (mm) of frames whose spacings are 0.105, 0.110, ... 0.985 mm: some are exact ties, such
+# as 0.125, others the double above or below a tie.
+SPACED = [
+    (width, height, step * 0.005 * SIDE / max(width, height))
+    for width, height in [(SIDE, SIDE // 2), (800, 541), (300, 99), (33, 20), (97, 97), (1, 63), (1079, 1917)]
+    for step in range(2 * FIRST + 1, 2 * (FIRST + ROWS) - 2)
+]
+
+
+def days_of(width, height, pixel_size):
+    """Return the age that `spaced_heads` has in the row whose name is Python's spacing."""
+    printed = f"{max(width, height) / SIDE * pixel_size:.2f}"
+    return 110 + round(100 * float(printed)) - FIRST
+
+
+def spaced_heads(folder):
+    """Write heads whose age of the embedding [0, 1] is 110 days in the row 0.10, and one more in each further row.
+
+    To [1, 0] all ages are equally similar.
+    """
+    days, peaks = np.arange(98, 273), 110 + np.arange(ROWS)[:, None]
+    away = np.stack([np.zeros((ROWS, days.size)), -np.abs(days - peaks) / 256], axis=2)
+    texts = {
+        "kind": "ages",
+        "cosine_scale": 100,
+        "ages_days": [98, 272],
+        "spacings_mm_per_px": [f"{(FIRST + row) / 100:.2f}" for row in range(ROWS)],
+        "basis": "ages_basis",
+    }
+    tensors = {"ages": away.astype(np.float16), "ages_basis": np.eye(2, dtype=np.float32)}
+    save_file(tensors, folder / "spaced.safetensors", {"ages": json.dumps(texts)})
+    return folder / "spaced.safetensors"
 
 
 def frames():
@@ -82,10 +118,24 @@ def test_the_reference_client_knows_thresholds_and_intervals(copied, example):
     assert low <= days <= high
 
 
-def test_the_command_of_the_readme_answers(exported):
-    command = [sys.executable, "example_client.py", "golden/frame_0.png"]
-    done = subprocess.run(command, cwd=exported.folder, capture_output=True, text=True, check=True)
+def test_the_command_of_the_readme_answers(copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    Image.new("L", (manifest["contract"]["input"]["shape"][3],) * 2).save(copied / "frame.png")
+    command = [sys.executable, "example_client.py", "frame.png"]
+    done = subprocess.run(command, cwd=copied, capture_output=True, text=True, check=True)
     assert "planes" in json.loads(done.stdout)
+    del manifest["heads"]["planes"]  # by which the untrained student may see no brain
+    (copied / "manifest.json").write_text(json.dumps(seal(manifest)))
+    done = subprocess.run([*command, "0.3"], cwd=copied, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == {"subplanes", "age"}
+    for arguments, reason in ((["none.png"], "none.png"), (["frame.png", "0.31"], "0.31 mm is not in")):
+        done = subprocess.run(
+            [*command[:2], *arguments], cwd=copied, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert reason in line
 
 
 @pytest.mark.parametrize("arguments", [[], ["frame.png", "0,39"], ["frame.png", "0.39", "age"]])
@@ -110,6 +160,8 @@ def test_the_reference_client_gives_sub_plane_and_age_of_brain_planes_alone(
     answers["planes"] = None
     assert set(own.read(frame, pixel_size)) == {"planes"}
     assert set(own.read(frame, pixel_size, every=True)) == {"planes", "subplanes", "age"}
+    del own.manifest["heads"]["planes"]  # nothing says that it is another plane
+    assert set(own.read(frame, pixel_size)) == {"subplanes", "age"}
 
 
 DAYS = np.arange(98, 273)
@@ -142,6 +194,19 @@ def test_the_reference_client_takes_the_middle_of_fifteen_ages_and_its_interval_
     by_hand.manifest["answers"] = {"age_drop": drop}
     assert by_hand.age(np.array([1.0, 0.0]), 0.30) == (171, *first)
     assert by_hand.age(np.array([0.0, 1.0]), 0.30) == (196, *second), "the interval reaches the age itself"
+
+
+def test_the_reference_client_takes_the_age_of_the_spacing_as_python_prints_it(
+    example, monkeypatch, tmp_path
+):
+    own, ages = object.__new__(example.Student), read_heads(spaced_heads(tmp_path))["ages"]
+    own.side, own.manifest = SIDE, {"heads": {"ages": ages.description}}
+    own.tensors = {"ages": ages.vectors, "ages_basis": ages.basis}
+    monkeypatch.setattr(own, "embed", lambda _: np.array([0, 1], np.float32))
+    for width, height, pixel_size in SPACED:
+        answer = own.read(np.zeros((height, width, 3), np.uint8), pixel_size, every=True)
+        assert answer["age"] == (days_of(width, height, pixel_size), None, None)
+    assert own.age(np.array([1, 0], np.float32), 0.3)[0] == 98 + 7, "the middle of the first fifteen"
 
 
 def test_the_reference_client_rejects_by_the_lead_of_the_best_logit_over_the_mean(by_hand):

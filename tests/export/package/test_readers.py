@@ -1,4 +1,7 @@
-"""The readers in an export folder: pixels equal to Pillow's bit by bit, classes and ages of `load_student`."""
+"""The readers in an export folder: pixels equal to Pillow's bit by bit, classes and ages of `load_student`.
+
+Ages at many pixel spacings come from a table of their own.
+"""
 
 import itertools
 import json
@@ -12,7 +15,7 @@ import pytest
 
 from models import Preprocessing, load_student
 from models.preprocessing import resize_padded
-from tests.export.package.test_clients import SIDE, frames
+from tests.export.package.test_clients import SIDE, SPACED, days_of, frames, spaced_heads
 
 ORG_JSON = Path(os.environ.get("ORG_JSON", "/usr/share/java/json-android.jar"))
 """What Android has of org.json, for Kotlin outside Android (Debian: libandroid-json-org-java)."""
@@ -21,8 +24,7 @@ JAVASCRIPT = """
 import { readFileSync } from "node:fs";
 import { age, ageProfile, classify, cosine, planar, readHeads } from "./reader.mjs";
 const tasks = JSON.parse(readFileSync("tasks.json"));
-const file = readFileSync(tasks.heads);
-const heads = readHeads(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
+const [heads, table] = [tasks.heads, tasks.table].map((path) => readHeads(Uint8Array.from(readFileSync(path)).buffer));
 let refused = false;
 try { age(tasks.embeddings[0], heads, 0.31); } catch (error) { refused = error instanceof RangeError; }
 console.log(JSON.stringify({
@@ -31,7 +33,10 @@ console.log(JSON.stringify({
   planes: tasks.embeddings.map((embedding) => classify(embedding, heads.planes)),
   days: tasks.embeddings.map((embedding) => age(embedding, heads, 0.3)),
   profiles: tasks.embeddings.map((embedding) => ageProfile(embedding, heads, 0.3).profile),
-  same: cosine(tasks.embeddings[0], tasks.embeddings[0]), refused,
+  equal: age([1, 0], table, 0.3),
+  spaced: tasks.spaced.map(([width, height, pixelSize]) =>
+    age([0, 1], table, (Math.max(width, height) / tasks.side) * pixelSize)),
+  cosine: cosine(tasks.embeddings[0], tasks.embeddings[1].map((value) => 2 * value)), refused,
 }));
 """
 
@@ -39,8 +44,13 @@ SWIFT = """
 import Foundation
 
 struct Frame: Decodable { let file: String, width: Int, height: Int, kernel: String }
-struct Tasks: Decodable { let frames: [Frame], side: Int, heads: String, embeddings: [[Float]] }
-struct Answers: Encodable { var pixels: [[Int]], planes: [[String: Double]], days: [Int], refused: Bool }
+struct Tasks: Decodable {
+    let frames: [Frame], side: Int, heads: String, embeddings: [[Float]], table: String, spaced: [[Double]]
+}
+struct Answers: Encodable {
+    var pixels: [[Int]] = [], planes: [[String: Double]] = [], days: [Int] = [], spaced: [Int] = []
+    var equal = 0, refused = false
+}
 
 func bytes(_ path: String) -> Data { FileManager.default.contents(atPath: path)! }
 let tasks = try JSONDecoder().decode(Tasks.self, from: bytes("tasks.json"))
@@ -48,7 +58,7 @@ let readers = try [false, true].map {
     try StudentReader(heads: bytes(tasks.heads), side: tasks.side, bicubic: $0)
 }
 let reader = readers[1], side = tasks.side
-var answers = Answers(pixels: [], planes: [], days: [], refused: false)
+var answers = Answers()
 for frame in tasks.frames {
     let rgba = readers[frame.kernel == "bicubic" ? 1 : 0]
         .prepared([UInt8](bytes(frame.file)), width: frame.width, height: frame.height)
@@ -57,6 +67,11 @@ for frame in tasks.frames {
 for embedding in tasks.embeddings {
     answers.planes.append(try reader.classify(embedding, head: "planes"))
     answers.days.append(try reader.age(embedding, width: side, height: side / 2, pixelSizeMm: 0.3))
+}
+let table = try StudentReader(heads: bytes(tasks.table), side: side, bicubic: true)
+answers.equal = try table.age([1, 0], width: side, height: side, pixelSizeMm: 0.3)
+for one in tasks.spaced {
+    answers.spaced.append(try table.age([0, 1], width: Int(one[0]), height: Int(one[1]), pixelSizeMm: one[2]))
 }
 do {
     _ = try reader.age(tasks.embeddings[0], width: side, height: side, pixelSizeMm: 0.31)
@@ -94,12 +109,19 @@ fun main() {
     val embeddings = List(rows.length()) { row ->
         FloatArray(rows.getJSONArray(row).length()) { rows.getJSONArray(row).getDouble(it).toFloat() }
     }
+    val table = StudentReader(File(tasks.getString("table")).readBytes(), side, true)
+    val asked = tasks.getJSONArray("spaced")
+    val spaced = List(asked.length()) {
+        val one = asked.getJSONArray(it)
+        table.age(floatArrayOf(0f, 1f), one.getInt(0), one.getInt(1), one.getDouble(2))
+    }
     val refused = try {
         readers[1].age(embeddings[0], side, side, 0.31)
         false
     } catch (error: IllegalArgumentException) { "0.31" in error.message!! }
     println(JSONObject(mapOf(
-        "pixels" to JSONArray(pixels), "refused" to refused,
+        "pixels" to JSONArray(pixels), "refused" to refused, "spaced" to JSONArray(spaced),
+        "equal" to table.age(floatArrayOf(1f, 0f), side, side, 0.3),
         "planes" to JSONArray(embeddings.map { JSONObject(readers[1].classify(it, "planes")) }),
         "days" to JSONArray(embeddings.map { readers[1].age(it, side, side / 2, 0.3) }),
     )))
@@ -111,8 +133,12 @@ fun main() {
 def tasks(exported, golden, tmp_path):
     """Frames and embeddings for a reader, in `tasks.json`; returns the expected pixels and embeddings."""
     named, wanted = [], []
-    gray = np.repeat(next(frames())[..., :1], 3, axis=2)  # of which JavaScript resizes one channel
-    for number, (frame, kernel) in enumerate(itertools.product([*frames(), gray], ["bicubic", "bilinear"])):
+    # JavaScript resizes one channel of gray: not where another differs in a single pixel.
+    gray, yellow, cyan = (np.repeat(next(frames())[..., :1], 3, axis=2) for _ in range(3))
+    yellow[300, 500, 2] ^= 255
+    cyan[300, 500, 0] ^= 255
+    given = [*frames(), gray, yellow, cyan]
+    for number, (frame, kernel) in enumerate(itertools.product(given, ["bicubic", "bilinear"])):
         path = tmp_path / f"{number}.raw"
         path.write_bytes(np.dstack([frame, np.full_like(frame[..., :1], 9)]).tobytes())
         named.append({"file": str(path), "width": frame.shape[1], "height": frame.shape[0], "kernel": kernel})
@@ -124,6 +150,8 @@ def tasks(exported, golden, tmp_path):
         "side": SIDE,
         "heads": str(exported.artifact("heads")),
         "embeddings": embeddings,
+        "table": str(spaced_heads(tmp_path)),
+        "spaced": SPACED,
     }
     (tmp_path / "tasks.json").write_text(json.dumps(asked))
     return wanted, np.array(embeddings, np.float32)
@@ -155,6 +183,8 @@ def check(answer, tasks, exported, golden):
     for row, planes, days, age in zip(golden[0], answer["planes"], answer["days"], expected, strict=True):
         assert planes == pytest.approx(row["planes"], abs=1e-4)
         assert abs(days - age["ga_days"]) <= 1, "sums in float64, not float32: two ages may tie"
+    assert answer["equal"] == 98 + 7, "the middle of the first fifteen"
+    assert answer["spaced"] == [days_of(*one) for one in SPACED]
     assert answer["refused"] is True
 
 
@@ -167,7 +197,8 @@ def test_javascript_is_exact(tasks, exported, golden, tmp_path):
     student = load_student(exported.folder)
     similarity = student.cosine_scale * tasks[1] @ student.age_vectors(0.3)[2].T
     np.testing.assert_allclose(answer["profiles"], similarity, atol=1e-3)
-    assert answer["same"] == pytest.approx(1)
+    first, second = tasks[1][:2]
+    assert answer["cosine"] == pytest.approx(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 
 
 @pytest.mark.slow
