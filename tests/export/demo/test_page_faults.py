@@ -279,7 +279,7 @@ def test_webgpu_in_the_address_that_fails_starts_webassembly(browser, address):
 
     found = Visit(browser, f"{address}?runtime=webgpu&threads=1.5", change, service_workers="block")
     found.until("document.body.dataset.readings")
-    assert found.page.inner_text("#notice").endswith("WebAssembly is used instead of WebGPU.")
+    assert found.page.inner_text("#notice").endswith("ONNX Runtime with WebAssembly is used instead.")
     assert found.page.input_value("#runtime") == "wasm"
     threads = found.page.evaluate("Math.min(navigator.hardwareConcurrency, 4)")
     assert f"WebAssembly, {threads} thread" in found.page.inner_text("#facts")
