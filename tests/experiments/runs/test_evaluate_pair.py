@@ -97,7 +97,7 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys, monkeypatc
     assert record["details"]["student"]["planes"]["split"] == "all"
     assert (results.parent / "plots" / "samples-planes.png").is_file()
     assert "evaluate on planes: all images" in " ".join(printed.split())
-    assert "F1 over eight classes: teacher" in printed
+    assert "F1 over eight classes [95 % bootstrap interval over images]: teacher" in printed
     assert "linear CKA 1.000" in printed
     assert "linear probe, views F1" in printed
     assert "Test metric" not in printed, "Lightning's table of everything stands in results.json"
