@@ -137,7 +137,7 @@ def _compare(
         for key, other in (("ratio", reference), ("of_float32", INT8.get(name))):
             if other in single and not single[other].error:
                 row[key] = speed_ratio(single[other], timing, cpu=True)._asdict()
-        if peaks and gmacs is not None:
+        if gmacs is not None:
             row |= share_of_peak(name, row["cpu_ms"], gmacs, peaks)
     return peaks
 
