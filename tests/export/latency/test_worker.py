@@ -36,7 +36,9 @@ def test_dropped_frames_of_a_live_scan(fps, work_ms, processed):
 
 
 def test_a_killed_worker_is_reported():
-    with Worker({"backend": "matmul", "threads": 1, "batch": 1, "arithmetic": "float32"}) as worker:
+    with Worker(
+        {"backend": "matmul", "library": "torch", "threads": 1, "batch": 1, "arithmetic": "float32"}
+    ) as worker:
         worker._process.kill()
         worker._process.wait()
         with pytest.raises(RuntimeError, match="matmul: its process ended without an answer"):
@@ -48,7 +50,9 @@ def test_a_worker_does_not_see_the_makefiles_allocator(monkeypatch):
     for name in ALLOCATOR:
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with Worker({"backend": "matmul", "threads": 1, "batch": 1, "arithmetic": "float32"}) as worker:
+    with Worker(
+        {"backend": "matmul", "library": "torch", "threads": 1, "batch": 1, "arithmetic": "float32"}
+    ) as worker:
         seen = Path(f"/proc/{worker._process.pid}/environ").read_text().split("\0")
     assert "OMP_NUM_THREADS=1" in seen
     assert not [entry for entry in seen if entry.split("=")[0] in ALLOCATOR]
