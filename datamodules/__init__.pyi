@@ -1,5 +1,5 @@
 from .base import FetalDataModule
-from .corpora.catalogue import FetalPlanesDataModule, HC18DataModule
+from .corpora.public import FetalPlanesDataModule, HC18DataModule
 from .corpora.fetal_planes import read_fetal_planes
 from .corpora.hc18 import read_hc18
 from .corpora.table import read_table

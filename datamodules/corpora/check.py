@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from open_clip.tokenizer import SimpleTokenizer
 
-from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.copies import nearest_copies, scan_images
-from datamodules.corpora.corpus import counts, split_by_patient
+from datamodules.corpora.corpus import counts, with_splits
+from datamodules.corpora.public import CORPORA
 from datamodules.corpora.records import table_records
 from datamodules.corpora.table import read_table
 from datamodules.pairs.captions import caption_templates
@@ -52,7 +52,7 @@ class Finding:
 def check_corpus(
     name: str, root: Path, workers: int, benchmarks: Sequence[tuple[str, Path]] = ()
 ) -> list[Finding]:
-    """Run every check on a corpus of `datamodules.corpora.catalogue.CORPORA`; `workers` processes decode images.
+    """Run every check on a corpus of `datamodules.corpora.public.CORPORA`; `workers` processes decode images.
 
     With `benchmarks` (see `benchmark_copies`), copies of their images are errors.
     """
@@ -96,7 +96,7 @@ def check_tables(
             unsplit += [record.name for record in own if record.split is None]
         records += own
     if all(record.split is None for record in records):
-        records = split_by_patient(records, val_share=0.1, test_share=0.2, seed=0)
+        records = with_splits(records)
     images = scan_images(records, workers)
     findings = [
         *(Finding(f"count: {name}", "ok", str(number)) for name, number in counts(records).items()),

@@ -17,6 +17,9 @@ from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 from datamodules.record import Record
 from models.messages import count, first_few, one_line
 
+# Default shares of the patients of a user's own table.
+VAL_SHARE, TEST_SHARE = 0.1, 0.2
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -36,6 +39,7 @@ class Corpus:
     patient: Callable[[pd.DataFrame], pd.Series] | None = None  # of the table's rows, where no column has it
     val_share: float = 0.0  # default share of the patients for validation
     test_share: float = 0.0  # and for testing, besides the official test set
+    variable: str | None = None  # environment variable of its folder, where a preset reads it
 
     def read(self, root: str | Path, missing: list[str] | None = None) -> list[Record]:
         """Read all records, in the order of the table, with the official split where there is one.
@@ -166,7 +170,9 @@ def require_whole_patients(records: Iterable[Record]) -> None:
             )
 
 
-def with_splits(records: list[Record], val_share: float, test_share: float, seed: int) -> list[Record]:
+def with_splits(
+    records: list[Record], val_share: float = VAL_SHARE, test_share: float = TEST_SHARE, seed: int = 0
+) -> list[Record]:
     """Split by patient where the table does not; validation patients come out of a given training split without them.
 
     Raises:

@@ -31,5 +31,6 @@ FETAL_PLANES = Corpus(
         "brain plane trans-cerebellum": 714, "brain plane trans-ventricular": 597,
     },
     val_share=0.1,
+    variable="PLANES_ROOT",
 )  # fmt: skip
 read_fetal_planes = FETAL_PLANES.read

@@ -21,5 +21,6 @@ HC18 = Corpus(
     published={"images": 999, "patients": 806, "plane brain": 999},
     val_share=0.1,
     test_share=0.2,
+    variable="HC18_ROOT",
 )
 read_hc18 = HC18.read

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from datamodules.corpora.catalogue import ScoredOnPublicSets
-from datamodules.corpora.corpus import with_splits
+from datamodules.corpora.corpus import TEST_SHARE, VAL_SHARE, with_splits
 from datamodules.corpora.fada import is_fada
+from datamodules.corpora.public import ScoredOnPublicSets
 from datamodules.corpora.records import table_records
 from datamodules.corpora.table import read_table
 from datamodules.record import PLANES, Record
@@ -34,8 +34,8 @@ class TableDataModule(ScoredOnPublicSets):
         images: str | None = None,
         columns: dict[str, str] | None = None,
         outside: bool = False,
-        val_share: float = 0.1,
-        test_share: float = 0.2,
+        val_share: float = VAL_SHARE,
+        test_share: float = TEST_SHARE,
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import FetalDataModule
-from datamodules.corpora.catalogue import FetalPlanesDataModule, HC18DataModule
+from datamodules.corpora.public import FetalPlanesDataModule, HC18DataModule
 from datamodules.phantom.corpus import (
     DEFAULT_ROOT,
     HC18_FOLDER,

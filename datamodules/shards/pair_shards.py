@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from webdataset.shardlists import expand_urls
 
 from datamodules.base import require_at_least
-from datamodules.corpora.catalogue import ScoredOnPublicSets
+from datamodules.corpora.public import ScoredOnPublicSets
 from datamodules.pairs.loaders import resume_position
 from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank

@@ -22,10 +22,10 @@ import pandas as pd
 import webdataset as wds
 from PIL import Image
 
-from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.check import benchmark_copies
 from datamodules.corpora.copies import perceptual_hash, scan_images
 from datamodules.corpora.corpus import counts, with_splits
+from datamodules.corpora.public import CORPORA
 from datamodules.corpora.records import table_records
 from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
@@ -64,7 +64,7 @@ def collect(
     for name, table in (tables or {}).items():
         described = {"name": name, "title": name, "source": "a table of one's own", "licence": "not stated"}
         # Split before the corpus gets its name, on which the split depends: as `TableDataModule` does.
-        split = with_splits(table_records(table), val_share=0.1, test_share=0.2, seed=0)
+        split = with_splits(table_records(table))
         read.append((described, [replace(record, corpus=name) for record in split]))
     records: list[Record] = []
     sources = []

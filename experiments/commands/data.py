@@ -22,7 +22,6 @@ from rich.table import Column, Table
 
 from datamodules.base import require_at_least
 from datamodules.cores import usable_cores
-from datamodules.corpora.catalogue import CORPORA, find_corpora
 from datamodules.corpora.cells import canonical, separated, texts
 from datamodules.corpora.check import (
     Finding,
@@ -34,6 +33,7 @@ from datamodules.corpora.check import (
     write_sheet,
 )
 from datamodules.corpora.fada import CONTAINS, is_fada
+from datamodules.corpora.public import CORPORA, find_corpora
 from datamodules.corpora.table import SPLIT_NAMES, read_table
 from datamodules.ingest import archive, scans
 from datamodules.ingest.labels import KEYS, LABELS

@@ -5,13 +5,15 @@ Paths cannot identify them: folders move, and other files may lie at the same pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from datamodules.corpora.catalogue import CORPORA
+from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.public import CORPORA
 from datamodules.corpora.table import list_images, table_files
 from datamodules.evaluation.protocol import Protocol
 from datamodules.shards.pair_shards import check_shards, list_shards
@@ -21,8 +23,7 @@ from experiments.process import without_secrets
 from experiments.recipe_files import FOLDERS, preset_of
 from models.files import digest, sha256
 
-SHARDS, TABLE, IMAGES = "SHARDS", "TABLE", "IMAGES"
-CORPUS_OF = {"HC18_ROOT": "hc18", "PLANES_ROOT": "planes"}
+SHARDS, IMAGES = "SHARDS", "IMAGES"
 _STORE = ShardStorage(patience=60)
 
 
@@ -61,16 +62,20 @@ def data_places(data: Namespace) -> dict[str, str]:
 def place_digests(places: Mapping[str, str]) -> dict[str, str]:
     """Return 16-digit SHA-256 digests of corpora and shards.
 
-    A corpus is identified by its table, a user's folder of images by their names. A shard is identified by its entry in
-    the manifest, without one by its name and size, or by its URL. The phantom has no digest: its settings define it.
+    A public corpus is identified by its table, a user's data by their tables, images without a table by their names. A
+    shard is identified by its entry in the manifest, without one by its name and size, or by its URL. The phantom has
+    no digest: its settings define it.
 
     Args:
-        places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS`` or ``TABLE`` -> file, folder or URLs; the ``IMAGES`` of a
-            table do not count.
+        places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS``, ``TABLE`` or the variable of another preset -> file, folder
+            or URLs; the ``IMAGES`` of a table do not count.
     """
-    kinds = {SHARDS: _shards_digest, TABLE: _own_digest}
+    kinds: dict[str, Callable[[str], str]] = {SHARDS: _shards_digest}
+    kinds |= {
+        corpus.variable: partial(_table_digest, corpus) for corpus in CORPORA.values() if corpus.variable
+    }
     return {
-        variable: kinds[variable](place) if variable in kinds else _table_digest(variable, place)
+        variable: kinds.get(variable, _own_digest)(place)
         for variable, place in places.items()
         if variable != IMAGES
     }
@@ -89,13 +94,13 @@ def shard_corpora(data: Namespace) -> dict[str, str]:
     found: dict[str, str] = {}
     for manifest in _STORE.manifests(list_shards(place)).values():
         for source in manifest.get("sources", []):
-            if source["name"] in CORPUS_OF.values() and found.get(source["name"]) != "all":
+            if source["name"] in CORPORA and found.get(source["name"]) != "all":
                 found[source["name"]] = "train" if source.get("evaluation_images_left_out") else "all"
     return found
 
 
-def _table_digest(variable: str, root: str) -> str:
-    return content_digest(CORPORA[CORPUS_OF[variable]].find_table(Path(root)))
+def _table_digest(corpus: Corpus, root: str) -> str:
+    return content_digest(corpus.find_table(Path(root)))
 
 
 def _own_digest(path: str) -> str:

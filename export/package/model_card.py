@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from datamodules.corpora.catalogue import CORPORA
+from datamodules.corpora.public import CORPORA
 from datamodules.evaluation.protocol import Protocol
 from export.parity.ledger import Row, markdown_ledger
 from metrics.benchmarks import BENCHMARKS

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.check import (
     check_counts,
     check_duplicates,
@@ -18,6 +17,7 @@ from datamodules.corpora.check import (
     check_splits,
 )
 from datamodules.corpora.copies import scan_images
+from datamodules.corpora.public import CORPORA
 from experiments.commands.data import main
 from tests.conftest import write_image
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
-from datamodules.corpora.catalogue import CORPORA
 from datamodules.corpora.copies import NEAR, nearest_copies, perceptual_hash
+from datamodules.corpora.public import CORPORA
 from datamodules.pairs.image_reading import read_image
 from experiments.commands.data import main
 from tests.conftest import write_image

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from datamodules import PairShardsDataModule, TableDataModule
-from datamodules.corpora.catalogue import CORPORA, find_corpora
+from datamodules.corpora.public import CORPORA, find_corpora
 from datamodules.corpora.table import read_table
 from datamodules.shards import writer
 from datamodules.shards.pair_shards import list_shards

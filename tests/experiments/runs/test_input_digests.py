@@ -19,6 +19,7 @@ from experiments.runs.input_digests import (
     content_digests,
     corpus_digests,
     data_places,
+    place_digests,
     shard_corpora,
 )
 from experiments.runs.run_record import cautions
@@ -55,6 +56,16 @@ def test_a_corpus_is_identified_by_its_table(tiny_hc18, tmp_path, monkeypatch):
     table = moved / "training_set_pixel_size_and_HC.csv"
     table.write_text(table.read_text().replace("80.0", "81.0"))
     assert corpus_digests("hc18", ["--data.init_args.root", str(moved)]) != digests
+
+
+def test_a_corpus_that_no_record_describes_is_identified_by_the_names_of_its_images(tiny_hc18, tmp_path):
+    """As one that CONTRIBUTING.md adds: with a preset, a variable, and no `Corpus`."""
+    digests = place_digests({"CLINIC_ROOT": str(tiny_hc18)})
+    moved = tiny_hc18.rename(tmp_path / "moved")
+    assert place_digests({"CLINIC_ROOT": str(moved)}) == digests
+    next(moved.rglob("*.png")).unlink()
+    assert place_digests({"CLINIC_ROOT": str(moved)}).keys() == digests.keys()
+    assert place_digests({"CLINIC_ROOT": str(moved)}) != digests
 
 
 def test_shards_are_identified_by_their_manifest(shards, tmp_path):

@@ -1,4 +1,4 @@
-"""All public corpora: their folders on disk, and data modules that train or score on them."""
+"""All public corpora: the list of them, their folders on disk, and data modules that train or score on them."""
 
 from __future__ import annotations
 
