@@ -86,16 +86,16 @@ class OffDiagonalSchedule(Callback):
 
     def check(self, loss: Any) -> None:
         """Check that a loss has a scheduled weight."""
-        part, name = scheduled_weight(loss)
-        if not hasattr(part, name):
+        scheduled = scheduled_weight(loss)
+        if scheduled is None or not hasattr(*scheduled):
             raise ValueError(
-                f"schedule: {type(loss).__name__} has no {name} to schedule; remove the "
-                "schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
+                f"schedule: {type(loss).__name__} has no {scheduled[1] if scheduled else 'weight'} to schedule; remove "
+                "the schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
             )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        part, name = scheduled_weight(pl_module.loss)
         self.total_steps = int(trainer.estimated_stepping_batches)
-        setattr(part, name, self.weight(trainer.global_step / max(1, self.total_steps)))
+        if scheduled := scheduled_weight(pl_module.loss):
+            setattr(*scheduled, self.weight(trainer.global_step / max(1, self.total_steps)))

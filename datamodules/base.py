@@ -252,9 +252,10 @@ class FetalDataModule(LightningDataModule):
             raise ValueError(f"{name} has no benchmark {benchmark!r}; it has {list(self.benchmarks)}")
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
-        belongs, records = BENCHMARKS[benchmark].scores, self.records
+        records = self.records
         records = self._own_records.get(benchmark, records)
-        chosen = [record for record in records if split in ("all", record.split) and belongs(record)]
+        includes = BENCHMARKS[benchmark].includes
+        chosen = [record for record in records if split in ("all", record.split) and includes(record)]
         if not chosen:
             raise ValueError(
                 f"{name}: no image of benchmark {benchmark!r} in split {split!r}; "

@@ -6,7 +6,8 @@ sub-planes) and, of its abstract, over the sub-planes, of checkpoints selected o
 
 from __future__ import annotations
 
-from metrics.names import EIGHT_CLASS, HC18, PLANES, SUBPLANES
+from metrics.benchmarks import HC18, PLANES, SUBPLANES
+from metrics.names import EIGHT_CLASS
 
 SUITES = {
     "main": ("no-kd", "static-kd", "repulsive-r-0.8", "srkd"),

@@ -22,6 +22,12 @@ class TerminatedError(BaseException):
     """SIGTERM was received. Like Ctrl-C it passes by what catches every `Exception`."""
 
 
+def first_process() -> bool:
+    """Return whether this process prints and renames files for all processes of a run."""
+    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
+    return [*ranks, "0"][0] == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
 def child_environment(jobs: int) -> dict[str, str]:
     """Return an environment in which ``python`` is this Python and `jobs` processes share the cores.
 

@@ -52,8 +52,8 @@ def replay(argv: list[str]) -> int:
     )
     own = {name: value for name, value in module.state_dict().items() if name.startswith(TEACHER_PREFIX)}
     load_into(module, {**step["state_dict"], **own}, str(path))
-    for name, value in step["scheduled"].items():
-        setattr(scheduled_weight(module.loss)[0], name, value)
+    if scheduled := scheduled_weight(module.loss):
+        setattr(*scheduled, step["scheduled"])
     module.to(fabric.device).train()
     torch.set_rng_state(step["random"])
     if "random_cuda" in step and torch.cuda.is_available():

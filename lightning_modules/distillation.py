@@ -185,11 +185,10 @@ class DistillationModule(LightningModule):
         logged[names.LOGIT_SCALE] = self.student.logit_scale.detach()
         if self.needs_teacher and self.teacher is not None:
             logged[names.TEACHER_LOGIT_SCALE] = self.teacher.logit_scale.detach()
-        part, name = scheduled_weight(self.loss)
-        if hasattr(part, name):
+        if scheduled := scheduled_weight(self.loss):
             # A tensor: Lightning would copy a number to a GPU and wait for it.
-            weight = torch.full((), float(getattr(part, name)), device=self.device)
-            logged |= {f"train/{name}": weight, names.OFF_DIAGONAL_PHASE: weight.sign()}
+            weight = torch.full((), float(getattr(*scheduled)), device=self.device)
+            logged |= {f"train/{scheduled[1]}": weight, names.OFF_DIAGONAL_PHASE: weight.sign()}
         self.log_dict(logged, batch_size=size)
         self.log("loss", self.terms["total"].detach(), prog_bar=True, logger=False, batch_size=size)
         return self.terms["total"]

@@ -27,10 +27,11 @@ def require_positive(name: str, value: float) -> float:
     return value
 
 
-def scheduled_weight(loss: Any) -> tuple[Any, str]:
-    """Return the part of a loss that a schedule sets and its attribute, which a user's own loss need not name."""
+def scheduled_weight(loss: Any) -> tuple[Any, str] | None:
+    """Return the part of a loss that a schedule sets, and its attribute; None if it names none in ``scheduled``."""
     part = getattr(loss, "scheduled_part", loss)
-    return part, getattr(part, "scheduled", None) or "off_diagonal_weight"
+    name = getattr(part, "scheduled", None)
+    return None if name is None else (part, name)
 
 
 class Loss(nn.Module):

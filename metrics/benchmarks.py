@@ -55,8 +55,8 @@ class Benchmark:
         """Return a record's class name or measure, None without one; a column of a user's table comes first."""
         return record.others[self.label] if self.label in record.others else getattr(record, self.label, None)
 
-    def scores(self, record: Any) -> bool:
-        """Return whether the benchmark scores a record."""
+    def includes(self, record: Any) -> bool:
+        """Return whether a record is one of the benchmark's images."""
         return record.corpus == self.corpus and self.label_of(record) not in (None, *self.exclude)
 
 

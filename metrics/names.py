@@ -1,13 +1,11 @@
-"""Names of all logged numbers."""
+"""Names of all logged numbers, their titles, and how they are written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from .benchmarks import BENCHMARKS, HC18, PLANES, SUBPLANES
-
-__all__ = ["HC18", "PLANES", "SUBPLANES"]  # imported with the names built from them
+from .benchmarks import BENCHMARKS
 
 STUDENT, TEACHER, RANDOM = "student", "teacher", "random"
 # Baselines without an image, fitted on training patients: the best constant answer, `constant/hc18/validity` and

@@ -101,7 +101,7 @@ class _Answers:
             if min(len(known), len(other)) >= LEAST:
                 none_below[benchmark] = rejection_threshold(known, other)
                 counts[benchmark] = {"known": len(known), "other": len(other)}
-        if HC18 in self.biometry.benchmarks and any(map(BENCHMARKS[HC18].scores, self.images("val"))):
+        if HC18 in self.biometry.benchmarks and any(map(BENCHMARKS[HC18].includes, self.images("val"))):
             records, similarity, true = self.profiles("val")
             drops = pd.Series(age_similarity_gap(similarity, AGES, true))
             by_patient = drops.groupby([record.patient for record in records]).max()
@@ -137,7 +137,7 @@ class _Answers:
         """Return `max_minus_mean_logit` of images that a benchmark scores, and of those whose label it excludes."""
         one = BENCHMARKS[benchmark]
         images = self.images(split)
-        known = [record for record in images if one.scores(record)]
+        known = [record for record in images if one.includes(record)]
         other = [r for r in images if r.corpus == one.corpus and one.label_of(r) in one.exclude]
         if not known or not other:
             return np.empty(0), np.empty(0)

@@ -99,7 +99,7 @@ class StopOnNonFiniteLoss(Callback):
         )
 
     def _capture(self, trainer: Trainer, module: Any, path: Path) -> None:
-        part, scheduled = scheduled_weight(module.loss)
+        scheduled = scheduled_weight(module.loss)
         state = {k: v for k, v in module.state_dict().items() if not k.startswith(TEACHER_PREFIX)}
         content = {
             **self._step,
@@ -108,7 +108,7 @@ class StopOnNonFiniteLoss(Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "terms": {name: float(value.detach()) for name, value in module.terms.items()},
-            "scheduled": {scheduled: getattr(part, scheduled)} if hasattr(part, scheduled) else {},
+            "scheduled": None if scheduled is None else getattr(*scheduled),
             "student": student_entry(module.student),
             "state_dict": state,
             "weights": tensors_digest(state),

@@ -15,13 +15,12 @@ from experiments.paper import TITLES as EXPERIMENT_TITLES
 from experiments.report.read_run import FinishedRun
 from experiments.report.reference import flatten, seed_pairs, shown
 from export.parity.ledger import FAILED, OK
-from metrics.benchmarks import BENCHMARKS, Benchmark
+from metrics.benchmarks import BENCHMARKS, HC18, Benchmark
 from metrics.bootstrap import Comparison
 from metrics.names import (
     BLACK_IMAGE,
     CONSTANT,
     EIGHT_CLASS,
-    HC18,
     ONE_PIXEL_SIZE,
     OTHER_IMAGE,
     PIXEL_SIZE,

@@ -39,8 +39,10 @@ from callbacks.tracking.console import StartSummary, progress_for
 from datamodules.redaction import check_complete
 from experiments.config import CAUTION, ConfigCLI
 from experiments.plain_errors import built
+from experiments.process import first_process
 from experiments.recipe_files import TEACHER_EXPERIMENT
 from experiments.report import report_finished_run
+from experiments.report.terminal import print_table
 from experiments.runs import plots, results, wandb_access
 from experiments.runs.early_checks import check_run
 from experiments.runs.loggers import settled_loggers
@@ -56,7 +58,6 @@ from experiments.runs.run_folder import (
 )
 from experiments.runs.run_record import cautions, make_record, run_config
 from experiments.runs.teachers import publish_teacher, settle_teachers
-from experiments.runs.wandb_access import first_process
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import STUDENT, TEACHER, VAL_COMPOSITE
 from models.checkpoints.integrity import check_archive
@@ -258,7 +259,7 @@ class SonoDistillCLI(ConfigCLI):
         write_json(self.folder / "results.json", record)
         join_metrics(self.folder)
         plots.write_all(self.folder, self.datamodule)
-        results.print_table(record, self.folder)
+        print_table(record, self.folder)
         try:
             print(f"report: {report_finished_run(self.folder, self.model, self.datamodule)}")
         except (ValueError, OSError) as error:

@@ -21,10 +21,10 @@ from callbacks import run_id_of
 from callbacks.tracking.wandb_run import may_upload_images
 from datamodules.redaction import redacted
 from experiments.plain_errors import RUN_FOLDER, PlainErrorParser
+from experiments.process import first_process
 from experiments.recipe_files import BASE
 from experiments.runs.wandb_access import (
     check_server,
-    first_process,
     sync_command,
     wandb_mode,
     why_not_online,

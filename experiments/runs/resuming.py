@@ -15,10 +15,9 @@ from jsonargparse import Namespace
 
 from callbacks.safety.checkpoints import PREVIOUS
 from datamodules.redaction import redacted
-from experiments.process import joined, without_secrets
+from experiments.process import first_process, joined, without_secrets
 from experiments.recipe_files import FOLDERS, READING
 from experiments.runs.run_folder import OUTPUTS, config_files
-from experiments.runs.wandb_access import first_process
 from lightning_modules.distillation import NO_STEP_LIMIT
 from models.checkpoints.inspection import STUDENT
 from models.checkpoints.integrity import DamagedError

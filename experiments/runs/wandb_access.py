@@ -65,12 +65,6 @@ def sync_command(runs: str) -> str:
     return f"{program_here('wandb')} sync {runs}"
 
 
-def first_process() -> bool:
-    """Return whether this process prints and renames files for all processes of a run."""
-    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
-    return [*ranks, "0"][0] == "0" and os.environ.get("NODE_RANK", "0") == "0"
-
-
 def _asked() -> str:
     return os.environ.get("WANDB_MODE", "online")
 

@@ -16,11 +16,10 @@ from experiments.suites.result_rows import ResultRow, group_of
 from export.parity.ledger import markdown_table
 from figures.style import save_png
 from figures.suite import capacity_figure, suite_figure
-from metrics.benchmarks import BENCHMARKS
+from metrics.benchmarks import BENCHMARKS, HC18
 from metrics.names import (
     CONSTANT,
     EIGHT_CLASS,
-    HC18,
     PIXEL_SIZE,
     RANDOM,
     STUDENT,

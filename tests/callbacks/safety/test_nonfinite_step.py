@@ -109,8 +109,7 @@ def test_replay_repeats_the_step_and_names_what_is_not_finite(stopped, capsys, m
     path = folder / "nonfinite" / "rank0.pt"
     step = torch.load(path, weights_only=True)
     step["batch"]["student_image"] = step["batch"]["student_image"].nan_to_num(0.5)
-    for name, value in step["scheduled"].items():
-        setattr(module.loss, name, value)
+    setattr(module.loss, module.loss.scheduled, step["scheduled"])
     clean = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in step["state_dict"].items()}
     module.load_state_dict(clean, strict=False)
     torch.set_rng_state(step["random"])

@@ -122,7 +122,7 @@ def test_a_failing_report_keeps_no_results_from_wandb(failure, monkeypatch, tmp_
         raise failure
 
     sent = []
-    for name in ("write_json", "results.print_table", "join_metrics", "plots.write_all"):
+    for name in ("write_json", "print_table", "join_metrics", "plots.write_all"):
         monkeypatch.setattr(f"experiments.runs.cli.{name}", lambda *_: None)
     monkeypatch.setattr(cli.results, "collect", lambda *_, **__: {"metrics": {}})
     monkeypatch.setattr(cli, "report_finished_run", fail)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from experiments.report.read_run import read_run
+from experiments.report.terminal import print_table
 from experiments.runs import results
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import STUDENT, TEACHER, constant_title, final_name, geometry_name
@@ -68,7 +69,7 @@ def test_what_is_not_a_number_is_null(record, tmp_path):
 
 
 def test_a_table_shows_dashes(record, tmp_path, capsys):
-    results.print_table(record, tmp_path)
+    print_table(record, tmp_path)
     printed = capsys.readouterr().out
     assert "nan" not in printed.casefold().replace(str(tmp_path).casefold(), "")
     assert "linear CKA -" in printed
@@ -79,7 +80,7 @@ def test_a_table_shows_dashes(record, tmp_path, capsys):
 
 def test_a_table_with_validity_has_its_baselines(record, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")  # no cell is wrapped
-    results.print_table(record, tmp_path)
+    print_table(record, tmp_path)
     printed = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
     scores, ages = [[row for row in lines if len(row) == width] for width in (2, 5)]
@@ -92,7 +93,7 @@ def test_a_table_with_validity_has_its_baselines(record, tmp_path, capsys, monke
 
 def test_a_teacher_that_was_evaluated_alone_is_called_teacher(record, tmp_path, capsys):
     del record["metrics"][geometry_name("cka")]  # of two models
-    results.print_table(record | {"experiment": "evaluate", "scored": "teacher"}, tmp_path / "x")
+    print_table(record | {"experiment": "evaluate", "scored": "teacher"}, tmp_path / "x")
     printed = capsys.readouterr().out
     assert "teacher" in printed
     assert "student" not in printed.replace(str(tmp_path), "")
@@ -105,7 +106,7 @@ def test_a_biometry_of_the_users_own_is_printed_as_hc18_is(record, tmp_path, cap
         name.replace("hc18", "clinic"): value for name, value in record["metrics"].items()
     } | {final_name(STUDENT, "clinic", "validity"): 81.25}
     record["details"][STUDENT] = {"clinic": {"split": "all"}}
-    results.print_table(record, tmp_path)
+    print_table(record, tmp_path)
     printed = " ".join(capsys.readouterr().out.split())
     assert "srkd on hc18: all images, training images included" in printed
     assert "clinic validity, %, beside answers without an image" in printed
@@ -150,7 +151,7 @@ def test_a_report_reads_what_is_undefined_as_none(record, tmp_path):
 
 def test_a_run_without_benchmarks_prints_one_line_instead_of_an_empty_table(capsys, tmp_path):
     record = {"experiment": "srkd", "data": "table-small", "metrics": {}, "details": {}}
-    results.print_table(record, tmp_path)
+    print_table(record, tmp_path)
     assert capsys.readouterr().out.splitlines()[0] == (
         "nothing scored: table-small has no benchmark (docs/own-data.md adds one)"
     )

@@ -10,9 +10,10 @@ import wandb
 from jsonargparse import Namespace
 
 from experiments import __main__ as command_line
+from experiments.process import first_process
 from experiments.runs import wandb_access
 from experiments.runs.loggers import check_loggers
-from experiments.runs.wandb_access import check_server, first_process
+from experiments.runs.wandb_access import check_server
 
 CSV, WANDB = (f"lightning.pytorch.loggers.{name}" for name in ("CSVLogger", "WandbLogger"))
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
