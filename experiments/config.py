@@ -264,6 +264,9 @@ class ConfigCLI(LightningCLI):
         parser.add_argument(
             "--experiment", type=str, default="custom", help="Folder of the run under outputs/."
         )
+        parser.add_argument(
+            "--preset", type=str | None, default=None, help="Data preset; set by the command."
+        )
         parser.add_argument("--run", type=str | None, default=None, help="Name of the run's own folder.")
         parser.add_argument(
             "--schedule", type=Callback | None, default=None, help="Schedule of the off-diagonal weight."
@@ -295,6 +298,7 @@ class ConfigCLI(LightningCLI):
             self.config = parser.parse_args(with_quick_settings(self.arguments))
             whole_counts(self.config[self.config.subcommand])
         config = self.config[self.config.subcommand]
+        config.preset = self.recipe.preset
         if type(config.seed_everything) is int and not 0 <= config.seed_everything < 2**32:
             raise ValueError(
                 f"--seed_everything={config.seed_everything}: give a number from 0 to {2**32 - 1}"

@@ -170,9 +170,14 @@ def data_class(preset: str) -> str:
 
 
 def preset_of(config: Mapping[str, Any] | None) -> str | None:
-    """Return the data preset that a run's configuration reads; None for a data module of the user's own."""
+    """Return the data preset that a run's configuration reads; None for a data module of the user's own.
+
+    It is the one that the configuration names (several may have one class), else the first with that class.
+    """
     kind = ((config or {}).get("data") or {}).get("class_path")
-    return next((name for name in preset_names() if data_class(name) == kind), None)
+    names = preset_names()
+    names.sort(key=lambda name: name != (config or {}).get("preset"))
+    return next((name for name in names if data_class(name) == kind), None)
 
 
 def training_arguments(experiment: str, preset: str) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from experiments.__main__ import main
-from experiments.config import evaluation_arguments
+from experiments.config import evaluation_arguments, resolve
 from experiments.recipe_files import (
     BASE,
     PRESETS,
@@ -18,6 +18,7 @@ from experiments.recipe_files import (
     experiment_names,
     explain_names,
     preset_file,
+    preset_of,
     recipe_of,
     training_arguments,
 )
@@ -67,6 +68,19 @@ def test_weights_start_and_end_where_the_name_says(name, start, end):
 @pytest.mark.parametrize("name", ["no-kd", "static-kd", "feature-kd", "teacher"])
 def test_unscheduled_experiments_have_no_schedule(name):
     assert "schedule" not in content(name)
+
+
+@pytest.mark.parametrize("preset", ["table", "table-small"])
+def test_a_saved_configuration_is_of_its_own_preset_where_two_have_one_class(preset, tmp_path, monkeypatch):
+    monkeypatch.setenv("TABLE", "table.csv")
+    config = resolve("no-kd", preset)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(
+        yaml.safe_dump({"data": {"class_path": config.data.class_path}, "preset": config.preset})
+    )
+    assert recipe_of(["fit", f"--config={saved}"]).preset == preset
+    own = {"data": {"class_path": "my_data.OwnData"}, "preset": preset}
+    assert preset_of(own) is None
 
 
 def test_a_typo_names_the_closest_and_lists_all():
