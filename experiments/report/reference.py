@@ -44,7 +44,7 @@ def reference_of(runs: Sequence[FinishedRun]) -> FinishedRun | None:
     candidates = [run for run in runs if run is not subject and not dynamics(run).repels]
 
     def rank(run: FinishedRun) -> tuple[bool, bool, int]:
-        return not distils(run), run.experiment != STATIC, len(differences(subject, run))
+        return not distils(run), run.experiment != STATIC, len(differing_settings(subject, run))
 
     return min(candidates, key=rank, default=None)
 
@@ -64,7 +64,7 @@ def seed_pairs(
 
 
 def _repeats(run: FinishedRun, other: FinishedRun) -> bool:
-    return run.experiment == other.experiment and set(differences(run, other)) <= SEEDS
+    return run.experiment == other.experiment and set(differing_settings(run, other)) <= SEEDS
 
 
 def newest_static(run: FinishedRun) -> FinishedRun | None:
@@ -78,7 +78,7 @@ def newest_static(run: FinishedRun) -> FinishedRun | None:
     for results in run.folder.parent.parent.glob(f"{STATIC}/*/results.json"):
         try:
             candidate = read_run(results)
-            fits = not dynamics(candidate).repels and set(differences(run, candidate)) <= {"teacher"}
+            fits = not dynamics(candidate).repels and set(differing_settings(run, candidate)) <= {"teacher"}
         except (ValueError, OSError, TypeError, KeyError, AttributeError):
             continue  # a damaged run must not stop the report of another one
         if fits:
@@ -124,7 +124,7 @@ def _brief(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
-def differences(run: FinishedRun, reference: FinishedRun) -> dict[str, str]:
+def differing_settings(run: FinishedRun, reference: FinishedRun) -> dict[str, str]:
     """Return what two runs should share and do not: name of the setting -> the difference in words."""
     mine, theirs = _shared(run), _shared(reference)
     arguments = [_part(one, "model", "loss", "init_args") for one in (run, reference)]

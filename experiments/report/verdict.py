@@ -13,7 +13,7 @@ from experiments.report.read_run import FinishedRun
 from experiments.report.reference import (
     SEEDS,
     STATIC,
-    differences,
+    differing_settings,
     distils,
     loss_in_words,
     reference_of,
@@ -94,7 +94,7 @@ def _mean_leads(pairs: Pairs) -> Leads | None:
 
 def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
     run, reference = pairs[0]
-    known = _differences(pairs, STUDENT)
+    known = _score_differences(pairs, STUDENT)
     if not known:
         text = (
             f"{reference.name} was scored on other test images, so no image-by-image comparison is possible."
@@ -124,7 +124,7 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
     return Answer(WHETHER, f"No, it cost accuracy {over or 'here'}", sentences, "bad")
 
 
-def _differences(pairs: Pairs, rival: str) -> Differences:
+def _score_differences(pairs: Pairs, rival: str) -> Differences:
     """Return the differences from a rival in every benchmark that both were scored on, with p values corrected."""
     compared = [(benchmark, difference(pairs, rival, benchmark)) for benchmark in BENCHMARKS.values()]
     known = [(benchmark, value) for benchmark, value in compared if value is not None]
@@ -175,7 +175,7 @@ def _not_repulsion(pairs: Pairs, leads: Leads | None, ahead: bool) -> tuple[str,
 
 def _confounders(run: FinishedRun, reference: FinishedRun) -> tuple[str, list[str]]:
     """Return what else could explain the difference: in a few words, empty for nothing, and in sentences."""
-    different = differences(run, reference)
+    different = differing_settings(run, reference)
     texts = [f"The two also differ in {', '.join(different.values())}."] if different else []
     mine, theirs = loss_in_words(run), loss_in_words(reference)
     if mine != theirs:
@@ -188,7 +188,8 @@ def _confounders(run: FinishedRun, reference: FinishedRun) -> tuple[str, list[st
 
 def _against_teacher(run: FinishedRun) -> str:
     listed = [
-        f"{one.title} {signed(value.value, one)}" for one, value, _ in _differences([(run, run)], TEACHER)
+        f"{one.title} {signed(value.value, one)}"
+        for one, value, _ in _score_differences([(run, run)], TEACHER)
     ]
     if not listed:
         return "There is no teacher to compare with."
