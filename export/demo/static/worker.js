@@ -1,7 +1,7 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
 import { classify } from "./answers.js";
 import { openLiteRt } from "./litert.js";
-import { STORED, paint } from "./pictures.js";
+import { bitmapOf, paint } from "./pictures.js";
 import { ageProfile, cosine, estimateAge, planar, printed, readHeads } from "./reader.mjs";
 import { headOf, loadTexts } from "./texts.js";
 
@@ -86,7 +86,7 @@ const json = (buffer) => JSON.parse(new TextDecoder().decode(buffer));
 
 /** RGBA pixels of an image file or bitmap. */
 async function pixelsOf(source) {
-  const bitmap = source instanceof Blob ? await createImageBitmap(source, STORED) : source;
+  const bitmap = source instanceof Blob ? await bitmapOf(source) : source;
   const { width, height } = bitmap;
   paint(context, bitmap);
   bitmap.close();
