@@ -23,12 +23,26 @@ from tests.export.demo.visit import WIDTH, Visit, needs_chromium
 pytestmark = needs_chromium
 
 
-def kept(text):
-    """Return the question whether the browser keeps a file whose address contains a text."""
+def kept(*texts):
+    """Return the question whether for each text the browser keeps a file whose address contains it."""
     return f"""(async () => {{
       const all = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()));
-      return all.flat().some(({{ url }}) => url.includes("{text}"));
+      return {json.dumps(texts)}.every((text) => all.flat().some(({{ url }}) => url.includes(text)));
     }})()"""
+
+
+def verified(page):
+    """Return what the worker verifies at load, as the ends of addresses."""
+    facts = json.loads((page / "demo.json").read_text())
+    golden = [name for name in facts["files"] if name.startswith("golden/")]
+    names = [
+        "ort/ort-wasm-simd-threaded.wasm",
+        "image_encoder.onnx",
+        facts["heads"],
+        "manifest.json",
+        *golden,
+    ]
+    return [f"/{name}?v={facts['files'][name]['sha256']}" for name in names]
 
 
 def test_the_second_visit_needs_no_network(browser, built, served):
@@ -37,7 +51,7 @@ def test_the_second_visit_needs_no_network(browser, built, served):
     found.until("document.body.dataset.readings")
     found.after(lambda: found.page.click("#own-score"))
     found.page.wait_for_load_state("networkidle")
-    found.until(kept("text_encoder.onnx"))
+    found.until(kept(*verified(built), "text_encoder.onnx", "tokenizer.json", "text_golden.json"))
     server.shutdown()
     server.server_close()
     found.errors.clear()
@@ -68,10 +82,7 @@ def test_a_page_in_a_folder_below_another_works_offline_and_so_does_the_other(
         found.page.goto(address)
         found.until("document.body.dataset.readings")
         found.page.wait_for_load_state("networkidle")
-        found.until(kept(f"{address}ort/ort-wasm-simd-threaded.wasm?"))
-        found.until(kept(f"{address}image_encoder.onnx?"))
-        found.until(kept(f"{address}heads.safetensors?"))
-        found.until(kept(f"{address}golden/input_5.png?"))
+        found.until(kept(*(f"{address.rstrip('/')}{name}" for name in verified(built))))
     server.shutdown()
     server.server_close()
     for address, title in ((server.address, "Model card"), (f"{server.address}b/", "Another model card")):
@@ -133,7 +144,7 @@ def test_a_file_of_another_build_is_refused_once(browser, built, served, tmp_pat
 def test_a_kept_file_that_was_changed_is_refused_once(browser, address):
     found = Visit(browser, address)
     found.until("document.body.dataset.readings")
-    found.until(kept("golden/input_5.png"))  # the last one
+    found.until(kept("image_encoder.onnx"))
     found.page.evaluate(
         """async () => {
           const [name] = await caches.keys(), store = await caches.open(name);
