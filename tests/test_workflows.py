@@ -120,6 +120,16 @@ def test_every_dependency_has_a_floor_that_ci_installs():
     assert steps[-1]["run"] == "make test"
 
 
+def test_the_public_page_offers_litert():
+    """`make demo` exports what is installed then; the extra's pins are not those that students are trained with."""
+    commands = re.findall(r"run: (.*)", (ROOT / ".github" / "workflows" / "pages.yml").read_text())
+    places = [
+        next(place for place, command in enumerate(commands) if command.startswith(start))
+        for start in ("make train ", "make add PACKAGE='.[litert]'", "make demo ")
+    ]
+    assert places == sorted(places)
+
+
 def test_the_latency_job_and_ci_run_the_same_command():
     (command,) = re.findall(
         r'^make latency ARGS="(.*)"$', (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE

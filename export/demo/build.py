@@ -64,12 +64,14 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     hidden = shutil.ignore_patterns(".*")  # a file manager may leave a .DS_Store
     shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=hidden)
     shutil.copyfile(READER, folder / READER.name)
-    static_files = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "sw.js"
-    )
     for name, content in runtime.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
+    static_files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "sw.js" and path.suffix != ".wasm"
+    )
     artifacts = export.manifest["artifacts"]
     variants = {name: str(artifacts[name]["file"]) for name in MODELS if name in artifacts}
     heads, text = str(artifacts["heads"]["file"]), _text_tower(artifacts)

@@ -44,6 +44,6 @@ def write_readme(path: Path, manifest: Mapping[str, Any]) -> None:
     heads, side = dict(manifest["heads"]), manifest["contract"]["input"]["shape"][3]
     text = template.render(
         contract=manifest["contract"], artifacts=manifest["artifacts"], side=side, ages=heads.pop(AGES, None),
-        heads=heads, lowest=LOWEST_HC_MM, highest=HIGHEST_HC_MM,
+        heads=heads, answers=manifest.get("answers"), lowest=LOWEST_HC_MM, highest=HIGHEST_HC_MM,
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")

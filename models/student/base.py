@@ -152,7 +152,8 @@ class Student(ABC):
         """Return the classes of embedded images [N, D], a dictionary each.
 
         Keys are those of the table columns: ``plane`` (or ``none``), ``plane_probability``, ``plane_CLASS`` for each
-        class; for brain images also ``brain_plane`` and so on, else None. Probabilities are softmax(100 * cosine).
+        class (of the class "probability" ``plane_probability_class``); for brain images also ``brain_plane`` and so
+        on, else None. Probabilities are softmax(100 * cosine).
         """
         rows: list[Row] = [{} for _ in embeddings]
         for benchmark, (labels, vectors) in self.classes.items():
@@ -165,7 +166,9 @@ class Student(ABC):
                 best = int(own.argmax())
                 answer = NONE if lowest is not None and lead < lowest else labels[best]
                 values = {key: answer, f"{key}_probability": float(own[best])}
-                values |= {f"{key}_{label}": float(p) for label, p in zip(labels, own, strict=True)}
+                for label, probability in zip(labels, own, strict=True):
+                    name = f"{key}_{label}"
+                    values[f"{name}_class" if name in values else name] = float(probability)
                 asked = benchmark != SUBPLANES or row.get(BENCHMARKS[PLANES].label, BRAIN) == BRAIN
                 row.update(values if asked else dict.fromkeys(values))
         return rows

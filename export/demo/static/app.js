@@ -304,7 +304,8 @@ function showPictures() {
 }
 
 const pictures = new Map();
-const fetched = (file) => fetch(`${file}?v=${demo.files[file].sha256}`);
+const offline = keepOffline();
+const fetched = (file) => offline.then(() => fetch(`${file}?v=${demo.files[file].sha256}`)); // so that it is kept
 async function showSample(sample, own = showPictures()) {
   const blob = await pictures.get(sample.file);
   if (own !== source) return;
@@ -393,7 +394,6 @@ $("save-table").addEventListener("click", () => {
   if (readings.length === MOST_READINGS) notice(`The table holds the latest ${MOST_READINGS} readings.`);
 });
 
-await keepOffline(demo); // first, so that what is fetched once is kept
 startEngine();
 fillSamples(demo.samples, pictures, fetched, showSample);
 openDocuments(fetched);

@@ -8,7 +8,6 @@ export function labelsOf(typed, template) {
   const labels = [...new Set(typed.split("\n").map((line) => line.trim()).filter(Boolean))];
   if (labels.length < 2) return { error: "Type at least two labels: a probability is a label's share among them." };
   if (labels.length > MOST) return { error: `These are ${labels.length} labels, at most ${MOST} can be scored.` };
-  if (labels.includes("probability")) return { error: "“probability” names a column of Save CSV; type another label." };
   const long = labels.find((label) => label.length > LONGEST);
   if (long) return { error: `“${long.slice(0, 30)}…” has more than ${LONGEST} characters.` };
   if (!template.includes(PLACE)) return { error: `The prompt needs ${PLACE}, the place of a label.` };

@@ -8,8 +8,8 @@ function controller() {
   return worker?.scriptURL === SCRIPT ? worker : null;
 }
 
-/** Register the service worker, and wait up to 3 s until the first one controls the page. Without one nothing is kept. */
-export async function keepOffline({ files }) {
+/** Register the service worker, without which the page needs a network; wait up to 3 s until the first one controls it. */
+export async function keepOffline() {
   if (!navigator.serviceWorker) return;
   const controlled = new Promise((resolve) => {
     navigator.serviceWorker.addEventListener("controllerchange", () => { if (controller()) resolve(); });
@@ -18,6 +18,4 @@ export async function keepOffline({ files }) {
   // An active worker that does not control the page will not: the visitor asked for a load without it (Shift+Reload).
   const comes = registration && !registration.active && !controller();
   if (comes) await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 3000))]);
-  const hashes = Object.values(files).map(({ sha256 }) => sha256);
-  controller()?.postMessage({ hashes });
 }

@@ -1,8 +1,18 @@
 // Pictures as pixels: decoding a file in the page, drawing in the page and in its worker.
 
-/** For createImageBitmap: pixels as they are stored, without colour management. */
-export const STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
 const MOST_MEGAPIXELS = 50; // as in `make predict`
+
+/**
+ * A picture file as a bitmap: pixels as they are stored, without colour management, and as in `make predict` with the
+ * colours that transparency hides. A browser without WebCodecs leaves the transparency, which is black once painted.
+ */
+export async function bitmapOf(blob) {
+  const stored = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  if (!globalThis.VideoFrame) return stored;
+  const opaque = new VideoFrame(stored, { timestamp: 0, alpha: "discard" });
+  stored.close();
+  return createImageBitmap(opaque).finally(() => opaque.close());
+}
 
 /** Decode a picture file; one that is too large is refused before it is decoded. */
 export async function decode(blob) {
@@ -12,7 +22,7 @@ export async function decode(blob) {
     .finally(() => URL.revokeObjectURL(url)).catch(unreadable);
   const megapixels = (image.naturalWidth * image.naturalHeight) / 1e6;
   if (megapixels > MOST_MEGAPIXELS) throw new Error(`${Math.ceil(megapixels)} megapixels, at most ${MOST_MEGAPIXELS} are read`);
-  return createImageBitmap(blob, STORED).catch(unreadable);
+  return bitmapOf(blob).catch(unreadable);
 }
 
 /** Draw a picture in its own size, over black: what a canvas showed before must not shine through. */

@@ -40,13 +40,25 @@ const cell = (value) => {
   return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 
+/** Headers of columns. A class's, whose key and label a line feed separates, ends with "_class" where another has its name. */
+function headers(columns) {
+  const taken = new Set(columns.filter((name) => !name.includes("\n")));
+  return columns.map((name) => {
+    let header = name.replace("\n", "_");
+    if (header === name) return name;
+    while (taken.has(header)) header += "_class";
+    taken.add(header);
+    return header;
+  });
+}
+
 /** Readings as CSV; the columns are those of `make predict`, with time, seconds of the video, and latency. */
 export function table(readings) {
   const rows = readings.map(({ source, time, seconds, classes, age, pixelSize, milliseconds }) => {
     const row = { image: source, time: time.toISOString(), seconds };
     for (const { key, labels, probabilities, best, answer } of classes) {
       Object.assign(row, { [key]: answer, [`${key}_probability`]: probabilities[best] });
-      labels.forEach((label, index) => { row[`${key}_${label}`] = probabilities[index]; });
+      labels.forEach((label, index) => { row[`${key}\n${label}`] = probabilities[index]; });
     }
     return Object.assign(row, {
       ga_days: age?.days, ga: age ? ageText(age.days) : null, ga_low_days: age?.low, ga_high_days: age?.high,
@@ -54,7 +66,7 @@ export function table(readings) {
     });
   });
   const columns = [...new Set(rows.flatMap(Object.keys))];
-  return [columns, ...rows.map((row) => columns.map((name) => row[name]))].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+  return [headers(columns), ...rows.map((row) => columns.map((name) => row[name]))].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
 export function saveTable(readings) {

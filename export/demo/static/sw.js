@@ -1,6 +1,7 @@
 // Service worker: keeps the page's files for the next visit, offline too. It computes nothing.
 // A file with its hash in the address (?v=) never changes and comes from the cache; others come from the network first,
-// so that a page that was built again is never mixed with an older one.
+// so that a page that was built again is never mixed with an older one. The page's worker keeps the files that it verifies
+// itself, and removes those of older builds.
 
 const CACHE = `sonodistill-demo ${registration.scope}`; // pages on one origin share the caches
 const hashOf = (request) => new URL(request.url).searchParams.get("v");
@@ -17,8 +18,8 @@ async function keep(request, response) {
 /** Whether a page in a folder below asks: on its first visit, until its own worker controls it. */
 async function isBelow({ request, clientId }) {
   const asking = request.mode === "navigate" ? request : await clients.get(clientId);
-  if (!asking || asking.type === "worker") return false; // the runtime's threads start from ort/
-  return new URL(".", asking.url).href !== registration.scope;
+  const { scope } = registration, folders = [scope, `${scope}ort/`]; // the runtime's threads start from ort/
+  return Boolean(asking) && !folders.includes(new URL(".", asking.url).href);
 }
 
 async function answer(event) {
@@ -54,17 +55,8 @@ self.addEventListener("install", (event) => {
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
 self.addEventListener("fetch", (event) => {
-  if (event.request.method === "GET" && new URL(event.request.url).origin === location.origin) {
+  const { method, cache } = event.request;
+  if (method === "GET" && cache !== "no-store" && new URL(event.request.url).origin === location.origin) {
     event.respondWith(answer(event));
   }
-});
-
-// The page names the files of its build; other ones with a hash belong to an older build.
-self.addEventListener("message", ({ data }) => {
-  caches.open(CACHE).then(async (cache) => {
-    for (const request of await cache.keys()) {
-      const hash = hashOf(request);
-      if (hash && !data.hashes.includes(hash)) await cache.delete(request);
-    }
-  });
 });

@@ -1,7 +1,7 @@
 // Web Worker: fetches and verifies the files, holds the runtime, tests itself on the golden frames, reads frames.
 import { classify } from "./answers.js";
 import { openLiteRt } from "./litert.js";
-import { STORED, paint } from "./pictures.js";
+import { bitmapOf, paint } from "./pictures.js";
 import { ageProfile, cosine, estimateAge, planar, printed, readHeads } from "./reader.mjs";
 import { headOf, loadTexts } from "./texts.js";
 
@@ -16,6 +16,9 @@ const SCRIPTS = { wasm: "./ort/ort.wasm.bundle.min.mjs", webgpu: "./ort/ort.webg
 let demo, side, kernel, heads, limits, run;
 let ort = null; // ONNX Runtime, which LiteRT's frames do without until labels are asked for
 let texts = null, own = null; // the text tower once it is loaded, and the head of the visitor's labels
+// The service worker's; null where the browser keeps nothing.
+const cache = globalThis.caches?.open(`sonodistill-demo ${new URL(".", location.href)}`).catch(() => null);
+const fresh = []; // address and content of verified files that are not kept yet
 const context = new OffscreenCanvas(1, 1).getContext("2d", { alpha: false, willReadFrequently: true });
 
 const tell = (kind, values) => postMessage({ kind, ...values });
@@ -25,14 +28,19 @@ let turn = Promise.resolve();
 /** One at a time: calls of the runtime that overlap would share its stack. */
 const exclusive = (task) => (turn = turn.catch(() => {}).then(task));
 
-/** Fetch files of the build with one progress bar; every one must have the SHA-256 that the build recorded. */
-async function download(names, progress = "progress") {
+/**
+ * Fetch files of the build with one progress bar; every one must have the SHA-256 that the build recorded.
+ * @returns name -> promise of the content
+ */
+function download(names, progress = "progress") {
   if (!crypto.subtle) throw new Error("this page needs https or localhost: without them files cannot be verified");
   const total = names.reduce((sum, name) => sum + demo.files[name].bytes, 0);
   let loaded = 0, told = 0;
-  const fetched = await Promise.all(names.map(async (name) => {
-    const { sha256, bytes } = demo.files[name];
-    const response = await fetch(`${name}?v=${sha256}`).catch(() => null);
+  const fetched = async (name) => {
+    const { sha256, bytes } = demo.files[name], address = `${name}?v=${sha256}`;
+    const kept = await (await cache)?.match(address);
+    // The service worker leaves "no-store" alone: it would copy every byte.
+    const response = kept ?? await fetch(address, { cache: "no-store" }).catch(() => null);
     if (!response?.ok) throw new Error(`${name} cannot be fetched; reload the page`);
     const content = new Uint8Array(bytes);
     let end = 0;
@@ -45,18 +53,40 @@ async function download(names, progress = "progress") {
       if (loaded - told > 200_000 || loaded === total) tell(progress, { loaded: (told = loaded), total });
     }
     if (end !== bytes || hex(await crypto.subtle.digest("SHA-256", content)) !== sha256) {
+      if (kept) await (await cache).delete(address);
       throw new Error(`${name} is not the file of this build: its SHA-256 differs. Reload the page; if that does not help, build it again`);
     }
-    return [name, content.buffer];
-  }));
-  return Object.fromEntries(fetched);
+    if (!kept) fresh.push([address, content]);
+    return content.buffer;
+  };
+  return Object.fromEntries(names.map((name) => [name, fetched(name)]));
+}
+
+/** Wait for files of `download`. */
+async function all(files) {
+  return Object.fromEntries(await Promise.all(Object.entries(files).map(async ([name, file]) => [name, await file])));
+}
+
+/** Keep verified files for the next visit, in place of those of older builds. */
+async function keep() {
+  const store = await cache, hashes = Object.values(demo.files).map(({ sha256 }) => sha256);
+  if (!store) return;
+  try {
+    for (const request of await store.keys()) {
+      const hash = new URL(request.url).searchParams.get("v");
+      if (hash && !hashes.includes(hash)) await store.delete(request);
+    }
+    for (const [address, content] of fresh.splice(0)) await store.put(address, new Response(content));
+  } catch {
+    // Without room the next visit fetches them again.
+  }
 }
 
 const json = (buffer) => JSON.parse(new TextDecoder().decode(buffer));
 
 /** RGBA pixels of an image file or bitmap. */
 async function pixelsOf(source) {
-  const bitmap = source instanceof Blob ? await createImageBitmap(source, STORED) : source;
+  const bitmap = source instanceof Blob ? await bitmapOf(source) : source;
   const { width, height } = bitmap;
   paint(context, bitmap);
   bitmap.close();
@@ -81,14 +111,24 @@ const embed = (input) => exclusive(() => run(input));
 
 const inputOf = ({ rgba, width, height }) => planar(rgba, width, height, side, kernel);
 
-/** Run the golden frames through this page's own path; refuse to answer when an embedding is not the exporter's. */
-async function selfTest(golden, weights, files) {
+/** Decode and resize the golden pictures by this page's own path, while the model is still loaded. */
+async function goldenInputs(files) {
+  const { contract } = json(await files["manifest.json"]), golden = json(await files["golden/golden.json"]);
+  [side, kernel] = [contract.input.shape[3], contract.preprocessing.interpolation];
+  golden.inputs = [];
+  for (const row of golden.rows) {
+    golden.inputs.push(await Promise.all(["input", "frame"].map(async (kind) =>
+      inputOf(await pixelsOf(new Blob([await files[`golden/${row[kind]}`]]))))));
+  }
+  return golden;
+}
+
+/** Embed the golden pictures; refuse to answer when an embedding is not the exporter's. */
+async function selfTest(golden, weights) {
   const least = { input: 1, frame: 1, resize: 0 };
   const own = golden.variants?.[weights] ?? golden; // smaller weights may have limits and answers of their own
   for (const [number, row] of golden.rows.entries()) {
-    const { embedding } = own.rows[number];
-    const [input, frame] = await Promise.all(["input", "frame"].map(async (kind) =>
-      inputOf(await pixelsOf(new Blob([files[`golden/${row[kind]}`]])))));
+    const { embedding } = own.rows[number], [input, frame] = golden.inputs[number];
     const difference = input.reduce((most, value, index) => Math.max(most, Math.abs(value - frame[index])), 0);
     const fromInput = cosine(await embed(input), embedding);
     // Equal pixels have equal embeddings: the second run is left out.
@@ -110,11 +150,10 @@ async function start(options) {
   const begun = performance.now();
   demo = options.demo;
   const { runtime, threads, weights } = options, binary = BINARIES[runtime], model = demo.variants[weights];
-  const golden = Object.keys(demo.files).filter((name) => name.startsWith("golden/"));
-  const files = await download([binary, model, demo.heads, "manifest.json", ...golden]);
+  const pictures = Object.keys(demo.files).filter((name) => name.startsWith("golden/"));
+  const loading = download([binary, model, demo.heads, "manifest.json", ...pictures]);
+  const [files, golden] = await Promise.all([all(loading), goldenInputs(loading)]);
   const manifest = json(files["manifest.json"]), shape = [1, ...manifest.contract.input.shape.slice(1)];
-  side = shape[3];
-  kernel = manifest.contract.preprocessing.interpolation;
   limits = { none_below: {}, age_drop: null, coverage: null, ...manifest.answers };
   heads = readHeads(files[demo.heads]);
   tell("stage", { text: "Starting the runtime" });
@@ -125,8 +164,9 @@ async function start(options) {
     run = await openOnnx(runtime, files[model], shape);
   }
   tell("stage", { text: "Self-test on the golden frames" });
-  const tested = await selfTest(json(files["golden/golden.json"]), weights, files);
+  const tested = await selfTest(golden, weights);
   tell("ready", { tested, milliseconds: performance.now() - begun, side, calibrated: Boolean(manifest.answers), hasAges: "ages" in heads });
+  await keep();
 }
 
 /** Read one frame: classes of every head; where the pixel size is known, the age of a brain plane, or of any. */
@@ -157,13 +197,14 @@ async function label({ labels, prompts }) {
     own = null;
     return tell("labelled", { labels });
   }
-  const fetched = (names) => download(names, "labelProgress");
+  const fetched = (names) => all(download(names, "labelProgress"));
   ort ??= await onnxRuntime("wasm", (await fetched([BINARIES.wasm]))[BINARIES.wasm], 1);
   texts ??= await loadTexts(demo.text, ort, fetched, exclusive);
   const { cosine_scale: scale } = Object.values(heads).find(({ labels: some }) => some);
   const { head, cut, spelled } = await headOf(labels, prompts, texts, scale);
   own = head;
   tell("labelled", { labels, cut, spelled });
+  await keep();
 }
 
 const TASKS = { start: [start, "refused"], read: [read, "failed"], label: [label, "unlabelled"] };

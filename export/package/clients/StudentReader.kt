@@ -16,8 +16,16 @@ import kotlin.math.truncate
 private const val TOP = 15 // the age is the median of the TOP most similar ages
 private val UNIT = 2.0.pow(22) // of Pillow's fixed-point weights
 
-/** Reads heads.safetensors; `side` is the model's input side, `bicubic` the contract's interpolation. */
-class StudentReader(heads: ByteArray, private val side: Int, private val bicubic: Boolean) {
+/**
+ * Reads heads.safetensors; of manifest.json `side` is the model's input side, `bicubic` the contract's interpolation,
+ * `ageDrop` the `age_drop` of `answers`.
+ */
+class StudentReader(
+    heads: ByteArray, private val side: Int, private val bicubic: Boolean, private val ageDrop: Double?,
+) {
+    /** Gestational age in days, and the ends of its interval: null without an `ageDrop`. */
+    data class Age(val days: Int, val youngest: Int?, val oldest: Int?)
+
     private val file = ByteBuffer.wrap(heads).order(ByteOrder.LITTLE_ENDIAN)
     private val start = 8 + file.getLong(0).toInt()
     private val header = JSONObject(String(heads, 8, start - 8, Charsets.UTF_8))
@@ -83,8 +91,8 @@ class StudentReader(heads: ByteArray, private val side: Int, private val bicubic
         return List(odds.size) { labels.getString(it) to odds[it] / odds.sum() }.toMap()
     }
 
-    /** Gestational age in days of a head in a frame of width x height pixels; throws where the table lacks the spacing. */
-    fun age(embedding: FloatArray, width: Int, height: Int, pixelSizeMm: Double): Int {
+    /** Gestational age of a head in a frame of width x height pixels; throws where the table lacks the spacing. */
+    fun age(embedding: FloatArray, width: Int, height: Int, pixelSizeMm: Double): Age {
         val about = about("ages")
         val exact = BigDecimal(max(width, height).toDouble() / side * pixelSizeMm)
         val spacing = exact.setScale(2, RoundingMode.HALF_EVEN).toPlainString()
@@ -94,9 +102,12 @@ class StudentReader(heads: ByteArray, private val side: Int, private val bicubic
         val count = header.getJSONObject("ages").getJSONArray("shape").getInt(1)
         val rank = header.getJSONObject("ages_basis").getJSONArray("shape").getInt(0)
         val coordinates = product("ages_basis", 0, rank, embedding).map { it.toFloat() }.toFloatArray()
-        val similarity = product("ages", row * count, count, coordinates)
-        val best = similarity.indices.sortedByDescending { similarity[it] }.take(TOP).sorted()
-        return about.getJSONArray("ages_days").getInt(0) + best[TOP / 2]
+        val similarity = product("ages", row * count, count, coordinates).map { about.getDouble("cosine_scale") * it }
+        val first = about.getJSONArray("ages_days").getInt(0)
+        val best = similarity.indices.sortedByDescending { similarity[it] }.take(TOP).sorted()[TOP / 2]
+        if (ageDrop == null) return Age(first + best, null, null)
+        val near = similarity.indices.filter { similarity[it] >= similarity.max() - ageDrop } + best
+        return Age(first + best, first + near.min(), first + near.max())
     }
 
     private fun about(head: String) = JSONObject(header.getJSONObject("__metadata__").getString(head))

@@ -4,8 +4,11 @@ import Foundation
 
 enum StudentError: Error { case noSuchSpacing(String), badFile(String) }
 
-/// Reads heads.safetensors; `side` is the model's input side, `bicubic` the contract's interpolation.
+/// Reads heads.safetensors; of manifest.json `side` is the model's input side, `bicubic` the contract's interpolation,
+/// `ageDrop` the `age_drop` of `answers`.
 struct StudentReader {
+    /// Gestational age in days, and the ends of its interval: nil without an `ageDrop`.
+    struct Age { let days: Int, youngest: Int?, oldest: Int? }
     struct Entry: Decodable { let dtype: String, shape: [Int], data_offsets: [Int] }
     struct About: Decodable {
         let cosine_scale: Double
@@ -37,9 +40,9 @@ struct StudentReader {
 
     static let top = 15  // the age is the median of the TOP most similar ages
     static let unit = 4_194_304.0  // 2 ^ 22, of Pillow's fixed-point weights
-    let side: Int, bicubic: Bool, header: Header, numbers: Data
+    let side: Int, bicubic: Bool, ageDrop: Double?, header: Header, numbers: Data
 
-    init(heads: Data, side: Int, bicubic: Bool) throws {
+    init(heads: Data, side: Int, bicubic: Bool, ageDrop: Double?) throws {
         let bytes = [UInt8](heads)
         guard bytes.count > 8 else { throw StudentError.badFile("heads.safetensors is too short") }
         let length = (0..<8).reduce(UInt64(0)) { $0 | UInt64(bytes[$1]) << UInt64(8 * $1) }
@@ -47,7 +50,7 @@ struct StudentReader {
         let start = 8 + Int(length)
         header = try JSONDecoder().decode(Header.self, from: Data(bytes[8..<start]))
         numbers = Data(bytes[start...])
-        (self.side, self.bicubic) = (side, bicubic)
+        (self.side, self.bicubic, self.ageDrop) = (side, bicubic, ageDrop)
         let end = header.entries.values.compactMap(\.data_offsets.last).max() ?? 0
         guard end <= numbers.count else { throw StudentError.badFile("heads.safetensors: truncated numbers") }
     }
@@ -115,8 +118,8 @@ struct StudentReader {
         return Dictionary(uniqueKeysWithValues: zip(labels, odds.map { $0 / sum }))
     }
 
-    /// Gestational age in days of a head in a frame of width x height pixels; throws where the table lacks the spacing.
-    func age(_ embedding: [Float], width: Int, height: Int, pixelSizeMm: Double) throws -> Int {
+    /// Gestational age of a head in a frame of width x height pixels; throws where the table lacks the spacing.
+    func age(_ embedding: [Float], width: Int, height: Int, pixelSizeMm: Double) throws -> Age {
         let about = try about("ages")
         let spacing = String(format: "%.2f", Double(max(width, height)) / Double(side) * pixelSizeMm)
         guard let row = about.spacings_mm_per_px?.firstIndex(of: spacing), let first = about.ages_days?.first,
@@ -124,8 +127,12 @@ struct StudentReader {
         else { throw StudentError.noSuchSpacing(spacing) }
         let coordinates = try product("ages_basis", first: 0, rows: rank, embedding.map(Double.init))
         let similarity = try product("ages", first: row * count, rows: count, coordinates)
+            .map { about.cosine_scale * $0 }
         let order = similarity.indices.sorted { (-similarity[$0], $0) < (-similarity[$1], $1) }
-        return first + order.prefix(Self.top).sorted()[Self.top / 2]
+        let best = order.prefix(Self.top).sorted()[Self.top / 2]
+        guard let ageDrop else { return Age(days: first + best, youngest: nil, oldest: nil) }
+        let near = similarity.indices.filter { similarity[$0] >= similarity[order[0]] - ageDrop } + [best]
+        return Age(days: first + best, youngest: first + near.min()!, oldest: first + near.max()!)
     }
 
     private func about(_ head: String) throws -> About {

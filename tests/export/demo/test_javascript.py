@@ -202,6 +202,16 @@ def test_a_table_and_the_text_of_a_reading(modules):
     assert free == ["Plane: femur (75 %)", "Age: 27 w 6 d"]
 
 
+def test_no_class_has_the_column_of_something_else(modules):
+    script = """const named = (key, ...labels) => ({ ...plane, key, labels });
+    const classes = [named("a", "probability", "b"), named("pixel", "size_mm", "b_c"), named("pixel_b", "c", "d")];
+    console.log(JSON.stringify(table([reading, { ...reading, pixelSize: 0.2, classes }])));"""
+    _, row = csv.DictReader(io.StringIO(node(modules, READINGS + script, None), newline=""))
+    assert (row["a_probability"], row["a_probability_class"], row["a_b"]) == ("0.75", "0.25", "0.75")
+    assert (row["pixel_size_mm"], row["pixel_size_mm_class"]) == ("0.2", "0.25")
+    assert (row["pixel_b"], row["pixel_b_c"], row["pixel_b_c_class"]) == ("femur", "0.75", "0.25")
+
+
 def test_labels_at_the_limits_and_with_signs_of_a_pattern(modules):
     script = """import { labelsOf } from "./labels.js";
     console.log(JSON.stringify(given.map((typed) => labelsOf(typed, "a {label} and {label}"))));"""

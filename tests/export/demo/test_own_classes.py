@@ -55,7 +55,6 @@ def test_what_cannot_be_scored_is_named_before_anything_is_loaded(visit):
     for labels, prompt, wanted in (
         (["brain", " ", "brain "], PROMPT, "at least two labels"),
         (["a", "b"], "of the label", "The prompt needs {label}"),
-        (["a", "probability"], PROMPT, "“probability” names a column"),
         (["a", "b" * 101], PROMPT, "has more than 100 characters"),
         ([str(number) for number in range(51)], PROMPT, "51 labels, at most 50"),
     ):

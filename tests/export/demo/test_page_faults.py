@@ -23,12 +23,35 @@ from tests.export.demo.visit import WIDTH, Visit, needs_chromium
 pytestmark = needs_chromium
 
 
+def kept(*texts):
+    """Return the question whether for each text the browser keeps a file whose address contains it."""
+    return f"""(async () => {{
+      const all = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()));
+      return {json.dumps(texts)}.every((text) => all.flat().some(({{ url }}) => url.includes(text)));
+    }})()"""
+
+
+def verified(page):
+    """Return what the worker verifies at load, as the ends of addresses."""
+    facts = json.loads((page / "demo.json").read_text())
+    golden = [name for name in facts["files"] if name.startswith("golden/")]
+    names = [
+        "ort/ort-wasm-simd-threaded.wasm",
+        "image_encoder.onnx",
+        facts["heads"],
+        "manifest.json",
+        *golden,
+    ]
+    return [f"/{name}?v={facts['files'][name]['sha256']}" for name in names]
+
+
 def test_the_second_visit_needs_no_network(browser, built, served):
     server = served(built)
     found = Visit(browser, server.address)
     found.until("document.body.dataset.readings")
     found.after(lambda: found.page.click("#own-score"))
     found.page.wait_for_load_state("networkidle")
+    found.until(kept(*verified(built), "text_encoder.onnx", "tokenizer.json", "text_golden.json"))
     server.shutdown()
     server.server_close()
     found.errors.clear()
@@ -59,6 +82,7 @@ def test_a_page_in_a_folder_below_another_works_offline_and_so_does_the_other(
         found.page.goto(address)
         found.until("document.body.dataset.readings")
         found.page.wait_for_load_state("networkidle")
+        found.until(kept(*(f"{address.rstrip('/')}{name}" for name in verified(built))))
     server.shutdown()
     server.server_close()
     for address, title in ((server.address, "Model card"), (f"{server.address}b/", "Another model card")):
@@ -66,12 +90,12 @@ def test_a_page_in_a_folder_below_another_works_offline_and_so_does_the_other(
         found.until("document.body.dataset.readings")
         found.page.click('[data-document="MODEL_CARD.md"]')
         found.until(f"document.getElementById('document-text').textContent.includes('{title}')")
-    kept = found.page.evaluate(
+    addresses = found.page.evaluate(
         """async (scope) => (await (await caches.open(`sonodistill-demo ${scope}`)).keys()).map(({ url }) => url)""",
         server.address,
     )
-    assert len(kept) > 20
-    assert not [url for url in kept if url.startswith(f"{server.address}b/")]
+    assert len(addresses) > 20
+    assert not [url for url in addresses if url.startswith(f"{server.address}b/")]
     found.context.close()
 
 
@@ -117,6 +141,25 @@ def test_a_file_of_another_build_is_refused_once(browser, built, served, tmp_pat
     found.context.close()
 
 
+def test_a_kept_file_that_was_changed_is_refused_once(browser, address):
+    found = Visit(browser, address)
+    found.until("document.body.dataset.readings")
+    found.until(kept("image_encoder.onnx"))
+    found.page.evaluate(
+        """async () => {
+          const [name] = await caches.keys(), store = await caches.open(name);
+          const model = (await store.keys()).find(({ url }) => url.includes("image_encoder.onnx"));
+          await store.put(model, new Response("another model"));
+        }"""
+    )
+    found.page.reload()
+    found.until("document.body.dataset.state === 'refused'")
+    assert "image_encoder.onnx is not the file of this build" in found.page.inner_text("#refused")
+    found.page.reload()
+    found.until("document.body.dataset.readings")
+    found.context.close()
+
+
 def upload(file, content):
     """Replace a file; Last-Modified counts in whole seconds."""
     file.write_bytes(content)
@@ -129,13 +172,9 @@ def test_a_page_that_was_built_again_is_shown_and_the_older_files_are_removed(
     page = Path(shutil.copytree(built, tmp_path / "page"))
     facts = json.loads((page / "demo.json").read_text())
     old = facts["files"]["MODEL_CARD.md"]["sha256"]
-    kept = f"""(async () => {{
-      const all = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()));
-      return all.flat().some(({{ url }}) => url.includes("{old}"));
-    }})()"""
     found = Visit(browser, served(page).address)
     found.until("document.body.dataset.readings")
-    found.until(kept)
+    found.until(kept(old))
     card = b"# Another model card"
     facts["files"]["MODEL_CARD.md"] = {"bytes": len(card), "sha256": hashlib.sha256(card).hexdigest()}
     facts["samples"][0]["title"] = "another title"
@@ -144,7 +183,7 @@ def test_a_page_that_was_built_again_is_shown_and_the_older_files_are_removed(
     found.page.reload()
     found.until("document.body.dataset.readings")
     assert found.page.inner_text("#source-name") == "Sample, simulated: another title"
-    found.until(f"{kept}.then((answer) => !answer)")
+    found.until(f"{kept(old)}.then((answer) => !answer)")
     found.context.close()
 
 

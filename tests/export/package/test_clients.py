@@ -31,6 +31,10 @@ SPACED = [
     for step in range(2 * FIRST + 1, 2 * (FIRST + ROWS) - 2)
 ]
 
+DROP = 1.0  # of the similarity times 100: two days of a slope of 1/256
+# Days of the narrow and of the flat peak of a row, and the age with its interval: where the age is beyond, up to it.
+PEAKS = [(98, 200, (196, 98, 196)), (272, 150, (153, 153, 272))]
+
 
 def days_of(width, height, pixel_size):
     """Return the age that `spaced_heads` has in the row whose name is Python's spacing."""
@@ -41,10 +45,14 @@ def days_of(width, height, pixel_size):
 def spaced_heads(folder):
     """Write heads whose age of the embedding [0, 1] is 110 days in the row 0.10, and one more in each further row.
 
-    To [1, 0] all ages are equally similar.
+    The fifteen most similar ages are that day and seven to each side. To [1, 0] all ages are equally similar, but for
+    the rows of `PEAKS`, which have a narrow and a flat peak.
     """
     days, peaks = np.arange(98, 273), 110 + np.arange(ROWS)[:, None]
     away = np.stack([np.zeros((ROWS, days.size)), -np.abs(days - peaks) / 256], axis=2)
+    for row, (narrow, flat, _) in enumerate(PEAKS):
+        near = -2 * np.abs(days - narrow)
+        away[row, :, 0] = np.where(near > -14, near, -20 - np.abs(days - flat)) / 256
     texts = {
         "kind": "ages",
         "cosine_scale": 100,

@@ -342,6 +342,20 @@ def test_labels_are_text_in_the_readme(exported, tmp_path):
     assert '(&lt;img src="x"&gt;, \\[a](b) # c): ' in line
 
 
+@pytest.mark.parametrize(
+    ("answers", "swift", "kotlin"), [({"age_drop": 1.5}, "1.5", "1.5"), ({"age_drop": None}, "nil", "null")]
+)
+def test_readme_starts_the_readers_with_the_drop_of_the_calibration(
+    exported, tmp_path, answers, swift, kotlin
+):
+    path = tmp_path / "README.md"
+    write_readme(path, {**exported.manifest, "answers": answers})
+    assert f"ageDrop: {swift})\n" in path.read_text()
+    assert f"ageDrop = {kotlin})\n" in path.read_text()
+    write_readme(path, {name: value for name, value in exported.manifest.items() if name != "answers"})
+    assert "ageDrop: nil)\n" in path.read_text(), "without a calibration"
+
+
 def test_manifest_records_versions_and_no_fallback_was_needed(exported):
     assert torch.__version__.startswith(exported.manifest["versions"]["torch"])
     assert not [line for line in exported.manifest["warnings"] if "traced instead" in line]

@@ -15,16 +15,21 @@ import pytest
 
 from models import Preprocessing, load_student
 from models.preprocessing import resize_padded
-from tests.export.package.test_clients import SIDE, SPACED, days_of, frames, spaced_heads
+from tests.export.package.test_clients import DROP, FIRST, PEAKS, SIDE, SPACED, days_of, frames, spaced_heads
 
 ORG_JSON = Path(os.environ.get("ORG_JSON", "/usr/share/java/json-android.jar"))
 """What Android has of org.json, for Kotlin outside Android (Debian: libandroid-json-org-java)."""
 
 JAVASCRIPT = """
 import { readFileSync } from "node:fs";
-import { age, ageProfile, classify, cosine, planar, readHeads } from "./reader.mjs";
+import { age, ageProfile, classify, cosine, estimateAge, planar, readHeads } from "./reader.mjs";
 const tasks = JSON.parse(readFileSync("tasks.json"));
 const [heads, table] = [tasks.heads, tasks.table].map((path) => readHeads(Uint8Array.from(readFileSync(path)).buffer));
+const interval = (profile, drop) => {
+  const { days, low, high } = estimateAge(profile, drop);
+  return [days, low, high];
+};
+const aged = (embedding, spacing) => interval(ageProfile(embedding, table, spacing), tasks.drop);
 let refused = false;
 try { age(tasks.embeddings[0], heads, 0.31); } catch (error) { refused = error instanceof RangeError; }
 console.log(JSON.stringify({
@@ -32,10 +37,11 @@ console.log(JSON.stringify({
     Array.from(planar(new Uint8ClampedArray(readFileSync(file)), width, height, tasks.side, kernel))),
   planes: tasks.embeddings.map((embedding) => classify(embedding, heads.planes)),
   days: tasks.embeddings.map((embedding) => age(embedding, heads, 0.3)),
+  ends: tasks.embeddings.flatMap((embedding) => interval(ageProfile(embedding, heads, 0.3)).slice(1)),
   profiles: tasks.embeddings.map((embedding) => ageProfile(embedding, heads, 0.3).profile),
-  equal: age([1, 0], table, 0.3),
+  equal: aged([1, 0], 0.3), peaks: tasks.peaks.map((spacing) => aged([1, 0], spacing)),
   spaced: tasks.spaced.map(([width, height, pixelSize]) =>
-    age([0, 1], table, (Math.max(width, height) / tasks.side) * pixelSize)),
+    aged([0, 1], (Math.max(width, height) / tasks.side) * pixelSize)),
   cosine: cosine(tasks.embeddings[0], tasks.embeddings[1].map((value) => 2 * value)), refused,
 }));
 """
@@ -46,16 +52,17 @@ import Foundation
 struct Frame: Decodable { let file: String, width: Int, height: Int, kernel: String }
 struct Tasks: Decodable {
     let frames: [Frame], side: Int, heads: String, embeddings: [[Float]], table: String, spaced: [[Double]]
+    let drop: Double, peaks: [Double]
 }
 struct Answers: Encodable {
-    var pixels: [[Int]] = [], planes: [[String: Double]] = [], days: [Int] = [], spaced: [Int] = []
-    var equal = 0, refused = false
+    var pixels: [[Int]] = [], planes: [[String: Double]] = [], days: [Int] = [], ends: [Int?] = []
+    var equal: [Int?] = [], peaks: [[Int?]] = [], spaced: [[Int?]] = [], refused = false
 }
 
 func bytes(_ path: String) -> Data { FileManager.default.contents(atPath: path)! }
 let tasks = try JSONDecoder().decode(Tasks.self, from: bytes("tasks.json"))
 let readers = try [false, true].map {
-    try StudentReader(heads: bytes(tasks.heads), side: tasks.side, bicubic: $0)
+    try StudentReader(heads: bytes(tasks.heads), side: tasks.side, bicubic: $0, ageDrop: nil)
 }
 let reader = readers[1], side = tasks.side
 var answers = Answers()
@@ -66,20 +73,25 @@ for frame in tasks.frames {
 }
 for embedding in tasks.embeddings {
     answers.planes.append(try reader.classify(embedding, head: "planes"))
-    answers.days.append(try reader.age(embedding, width: side, height: side / 2, pixelSizeMm: 0.3))
+    let age = try reader.age(embedding, width: side, height: side / 2, pixelSizeMm: 0.3)
+    answers.days.append(age.days)
+    answers.ends += [age.youngest, age.oldest]
 }
-let table = try StudentReader(heads: bytes(tasks.table), side: side, bicubic: true)
-answers.equal = try table.age([1, 0], width: side, height: side, pixelSizeMm: 0.3)
-for one in tasks.spaced {
-    answers.spaced.append(try table.age([0, 1], width: Int(one[0]), height: Int(one[1]), pixelSizeMm: one[2]))
+let table = try StudentReader(heads: bytes(tasks.table), side: side, bicubic: true, ageDrop: tasks.drop)
+func aged(_ embedding: [Float], _ width: Int, _ height: Int, _ pixelSizeMm: Double) throws -> [Int?] {
+    let age = try table.age(embedding, width: width, height: height, pixelSizeMm: pixelSizeMm)
+    return [age.days, age.youngest, age.oldest]
 }
+answers.equal = try aged([1, 0], side, side, 0.3)
+answers.peaks = try tasks.peaks.map { try aged([1, 0], side, side, $0) }
+answers.spaced = try tasks.spaced.map { try aged([0, 1], Int($0[0]), Int($0[1]), $0[2]) }
 do {
     _ = try reader.age(tasks.embeddings[0], width: side, height: side, pixelSizeMm: 0.31)
 } catch StudentError.noSuchSpacing("0.31") { answers.refused = true }
 let whole = bytes(tasks.heads)
 for count in [4, 20, whole.count - 1] {
     do {
-        _ = try StudentReader(heads: whole.prefix(count), side: side, bicubic: true)
+        _ = try StudentReader(heads: whole.prefix(count), side: side, bicubic: true, ageDrop: nil)
         answers.refused = false
     } catch StudentError.badFile(_) {}
 }
@@ -94,7 +106,8 @@ import org.json.JSONObject
 fun main() {
     val tasks = JSONObject(File("tasks.json").readText())
     val side = tasks.getInt("side")
-    val readers = listOf(false, true).map { StudentReader(File(tasks.getString("heads")).readBytes(), side, it) }
+    val heads = File(tasks.getString("heads")).readBytes()
+    val readers = listOf(false, true).map { StudentReader(heads, side, it, null) }
     val named = tasks.getJSONArray("frames")
     val pixels = List(named.length()) { number ->
         val frame = named.getJSONObject(number)
@@ -109,21 +122,30 @@ fun main() {
     val embeddings = List(rows.length()) { row ->
         FloatArray(rows.getJSONArray(row).length()) { rows.getJSONArray(row).getDouble(it).toFloat() }
     }
-    val table = StudentReader(File(tasks.getString("table")).readBytes(), side, true)
+    val table = StudentReader(File(tasks.getString("table")).readBytes(), side, true, tasks.getDouble("drop"))
+    fun aged(embedding: FloatArray, width: Int, height: Int, pixelSizeMm: Double): JSONArray {
+        val age = table.age(embedding, width, height, pixelSizeMm)
+        return JSONArray(listOf(age.days, age.youngest, age.oldest))
+    }
+    val (away, equal) = floatArrayOf(0f, 1f) to floatArrayOf(1f, 0f)
     val asked = tasks.getJSONArray("spaced")
     val spaced = List(asked.length()) {
         val one = asked.getJSONArray(it)
-        table.age(floatArrayOf(0f, 1f), one.getInt(0), one.getInt(1), one.getDouble(2))
+        aged(away, one.getInt(0), one.getInt(1), one.getDouble(2))
     }
+    val rare = tasks.getJSONArray("peaks")
+    val peaks = List(rare.length()) { aged(equal, side, side, rare.getDouble(it)) }
+    val ages = embeddings.map { readers[1].age(it, side, side / 2, 0.3) }
     val refused = try {
         readers[1].age(embeddings[0], side, side, 0.31)
         false
     } catch (error: IllegalArgumentException) { "0.31" in error.message!! }
     println(JSONObject(mapOf(
         "pixels" to JSONArray(pixels), "refused" to refused, "spaced" to JSONArray(spaced),
-        "equal" to table.age(floatArrayOf(1f, 0f), side, side, 0.3),
+        "equal" to aged(equal, side, side, 0.3), "peaks" to JSONArray(peaks),
         "planes" to JSONArray(embeddings.map { JSONObject(readers[1].classify(it, "planes")) }),
-        "days" to JSONArray(embeddings.map { readers[1].age(it, side, side / 2, 0.3) }),
+        "days" to JSONArray(ages.map { it.days }),
+        "ends" to JSONArray(ages.flatMap { listOf(it.youngest, it.oldest) }),
     )))
 }
 """
@@ -152,6 +174,8 @@ def tasks(exported, golden, tmp_path):
         "embeddings": embeddings,
         "table": str(spaced_heads(tmp_path)),
         "spaced": SPACED,
+        "drop": DROP,
+        "peaks": [(FIRST + row) / 100 for row in range(len(PEAKS))],
     }
     (tmp_path / "tasks.json").write_text(json.dumps(asked))
     return wanted, np.array(embeddings, np.float32)
@@ -183,8 +207,10 @@ def check(answer, tasks, exported, golden):
     for row, planes, days, age in zip(golden[0], answer["planes"], answer["days"], expected, strict=True):
         assert planes == pytest.approx(row["planes"], abs=1e-4)
         assert abs(days - age["ga_days"]) <= 1, "sums in float64, not float32: two ages may tie"
-    assert answer["equal"] == 98 + 7, "the middle of the first fifteen"
-    assert answer["spaced"] == [days_of(*one) for one in SPACED]
+    assert set(answer["ends"]) == {None}, "without a drop no age has an interval"
+    assert answer["equal"] == [98 + 7, 98, 272], "the middle of the first fifteen; all are equally similar"
+    assert answer["peaks"] == [list(age) for *_, age in PEAKS]
+    assert answer["spaced"] == [[days, days - 2, days + 2] for days in (days_of(*one) for one in SPACED)]
     assert answer["refused"] is True
 
 

@@ -80,6 +80,15 @@ def test_the_answers_of_ones_own_classes_have_the_benchmarks_name(monkeypatch):
     assert row["clinic_probability"] == row["clinic_no"] == pytest.approx(1 / (1 + np.exp(-2)))
 
 
+def test_a_class_named_probability_does_not_replace_the_answers_probability():
+    student = ByHand()
+    student.classes = {"clinic": (["probability", "b"], np.eye(2))}
+    (row,) = student.planes([WHITE])
+    assert row["clinic"] == "b"
+    assert row["clinic_probability"] == row["clinic_b"] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert row["clinic_probability_class"] == pytest.approx(1 / (1 + np.exp(2)))
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "1"])
 def test_a_white_picture_is_white_in_every_mode(mode):
     picture = Image.new("RGB", (6, 6), "white").convert(mode)
