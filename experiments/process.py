@@ -53,10 +53,15 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, dest="image_folder", help="folder that a table's paths are relative to"
     )
+    add_column_option(parser)
+    parser.add_argument("--outside", action="store_true", help="allow images outside of their folder")
+
+
+def add_column_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that maps a table's own column names, as (ours, theirs)."""
     parser.add_argument(
         "--column", type=_column, action="append", default=[], help="a table's own name: caption=Befund"
     )
-    parser.add_argument("--outside", action="store_true", help="allow images outside of their folder")
 
 
 def table_reading(arguments: argparse.Namespace) -> dict[str, Any]:
