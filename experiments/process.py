@@ -6,9 +6,11 @@ import argparse
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,19 @@ class Parser(argparse.ArgumentParser):
         """Print one line and exit with status 2."""
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
+
+
+def fitted(text: str) -> str:
+    """Wrap a help text to the terminal; the explanation of an option stays in its column."""
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for line in re.sub(r"^(\S.*)\n(?=\S)", r"\1 ", text, flags=re.MULTILINE).split("\n"):
+        column, start = (len(re.match(part, line)[0]) for part in (r"((usage:)? +\S.*?  +)?", "(usage:)? *"))
+        indent = column if 0 < column <= width // 2 else start + 4 * (start > 4)
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:

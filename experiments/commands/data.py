@@ -294,7 +294,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     one.add_argument("--workers", type=int, help="processes (default: all cores)")
     for field in fields(PhantomSettings):
         option, value = f"--{field.name.replace('_', '-')}", field.default
-        one.add_argument(option, type=type(value), default=value, help=f"default {value}")
+        one.add_argument(option, type=type(value), default=value, metavar="N", help=f"default {value}")
     return parser, commands.choices
 
 
