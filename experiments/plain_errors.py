@@ -84,9 +84,9 @@ class PlainErrorParser(LightningArgumentParser):
                     action.default = ""
         return added
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help, wrapped where jsonargparse does not: its usage and the titles of groups."""
-        return fitted(super().format_help())
+        return fitted(super().format_help(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a `UsageError` with one line."""

@@ -55,7 +55,8 @@ def fitted(text: str) -> str:
     width = shutil.get_terminal_size().columns
     lines = []
     for line in re.sub(r"^(\S.*)\n(?=\S)", r"\1 ", text, flags=re.MULTILINE).split("\n"):
-        column, start = (len(re.match(part, line)[0]) for part in (r"((usage:)? +\S.*?  +)?", "(usage:)? *"))
+        option = re.match(r"(usage:)? +\S.*?  +", line)
+        column, start = option.end() if option else 0, len(line) - len(line.removeprefix("usage:").lstrip())
         indent = column if 0 < column <= width // 2 else start + 4 * (start > 4)
         lines += textwrap.wrap(
             line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False

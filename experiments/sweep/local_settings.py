@@ -69,7 +69,7 @@ class Parameter(BaseModel, extra="forbid"):
         """Return Optuna's distribution; its own errors tell what is out of range."""
         if self.values is not None or "value" in self.model_fields_set:
             values = [self.value] if self.values is None else self.values
-            return CategoricalDistribution(values)
+            return CategoricalDistribution(values)  # type: ignore[arg-type]  # `read_sweep` leaves scalars
         if self.min is None or self.max is None:
             raise ValueError("needs value, values, or min and max")
         stepped = self.distribution == "q_uniform"
