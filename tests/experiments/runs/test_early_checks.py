@@ -46,6 +46,7 @@ def refused(tmp_path, tiny_planes, monkeypatch, capsys):
     [
         (["--data.batch_size=500"], "cannot fill one batch; lower batch_size (500)"),
         (["--model.loss=losses.CLIPLoss"], "CLIPLoss has no off_diagonal_weight to schedule"),
+        (["--model.loss=null"], "CLIPLoss has no off_diagonal_weight to schedule"),
         (["--model.loss=losses.CLIPLoss", OWN_TEACHER], "has no off_diagonal_weight"),
         (["--data.batch_size=1", "--trainer.devices=1"], "data.batch_size=1: the loss compares the pairs of a batch"),
         (["--model.warmup_steps=-5"], "model.warmup_steps must be at least 0 and finite, not -5"),
