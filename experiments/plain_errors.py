@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
+from experiments.process import fitted
 from models.checkpoints.trust import untrusted_import
 from models.messages import nearest
 
@@ -82,6 +83,10 @@ class PlainErrorParser(LightningArgumentParser):
                 elif numbered and action.dest in ("name", "version"):
                     action.default = ""
         return added
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Return the help, wrapped where jsonargparse does not: its usage and the titles of groups."""
+        return fitted(super().format_help(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a `UsageError` with one line."""

@@ -6,9 +6,11 @@ import argparse
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,15 +56,34 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+def fitted(text: str) -> str:
+    """Wrap a help text to the terminal; the explanation of an option stays in its column."""
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for line in re.sub(r"^(\S.*)\n(?=\S)", r"\1 ", text, flags=re.MULTILINE).split("\n"):
+        option = re.match(r"(usage:)? +\S.*?  +", line)
+        column, start = option.end() if option else 0, len(line) - len(line.removeprefix("usage:").lstrip())
+        indent = column if 0 < column <= width // 2 else start + 4 * (start > 4)
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
+
+
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a table is read; see `table_reading`."""
     parser.add_argument(
         "--images", type=Path, dest="image_folder", help="folder that a table's paths are relative to"
     )
+    add_column_option(parser)
+    parser.add_argument("--outside", action="store_true", help="allow images outside of their folder")
+
+
+def add_column_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that maps a table's own column names, as (ours, theirs)."""
     parser.add_argument(
         "--column", type=_column, action="append", default=[], help="a table's own name: caption=Befund"
     )
-    parser.add_argument("--outside", action="store_true", help="allow images outside of their folder")
 
 
 def table_reading(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from export.parity.ledger import (
     Row,
     coreml_rows,
     failures,
+    few_frames,
     markdown_ledger,
     read_gates,
 )
@@ -194,7 +195,8 @@ def _fill(folder: Path, subject: Subject, options: Options, gates: Gates) -> lis
     shipped_table = None if small is None else small.table()
     rows = measure(reference, variants, frames, heads, ages, gates, trained=trained, shipped=shipped_table)
     rows += [*context.not_run, *coreml_rows(context.artifacts, gates, trained=trained)]
-    rows = [_dropped_if_missed(row) for row in rows]
+    fewest = min(map(len, frames.rows.values()))
+    rows = [_dropped_if_missed(row, fewest, gates) for row in rows]
     _say("timing int8 against float32")
     rows = judge_int8_speed(context, rows, keep_slow=options.keep_slow_int8)
     for row in rows:
@@ -211,12 +213,12 @@ def _fill(folder: Path, subject: Subject, options: Options, gates: Gates) -> lis
     return rows
 
 
-def _dropped_if_missed(row: Row) -> Row:
+def _dropped_if_missed(row: Row, fewest: int, gates: Gates) -> Row:
     """Return the row of a variant with smaller weights that missed its gate as ``DROPPED``, any other unchanged."""
     if row.status != FAILED or row.gate not in OPTIONAL_GATES:
         return row
     trainable = "; int8 can be trained (EXP=srkd-qat, docs/deploy.md)" if row.variant in INT8_VARIANTS else ""
-    return replace(row, status=DROPPED, note=row.note + trainable)
+    return replace(row, status=DROPPED, note=row.note + few_frames(row, fewest, gates) + trainable)
 
 
 def _say(step: str) -> None:

@@ -101,7 +101,7 @@ class _Answers:
             if min(len(known), len(other)) >= LEAST:
                 none_below[benchmark] = rejection_threshold(known, other)
                 counts[benchmark] = {"known": len(known), "other": len(other)}
-        if HC18 in self.biometry.benchmarks and any(map(BENCHMARKS[HC18].includes, self.images("val"))):
+        if self.heads("val"):
             records, similarity, true = self.profiles("val")
             drops = pd.Series(age_similarity_gap(similarity, AGES, true))
             by_patient = drops.groupby([record.patient for record in records]).max()
@@ -121,7 +121,7 @@ class _Answers:
                     scores = rejection_scores(known, other, threshold) | {"other": float(len(other))}
                     for key, value in scores.items():
                         found[final_name(STUDENT, NONE_OF_THESE, f"{benchmark}_{key}")] = value
-        if calibration.age_drop is not None and HC18 in self.biometry.benchmarks:
+        if calibration.age_drop is not None and self.biometry.benchmarks:
             _, similarity, true = self.profiles(split)
             low, high = profile_interval(similarity, AGES, calibration.age_drop)
             inside = (low <= np.clip(true, AGES[0], AGES[-1])) & (np.clip(true, AGES[0], AGES[-1]) <= high)
@@ -146,13 +146,19 @@ class _Answers:
         return margin[: len(known)], margin[len(known) :]
 
     def profiles(self, split: str) -> tuple[list[Record], NDArray[Any], NDArray[Any]]:
-        """Return a split's heads of known age, their similarity with each age [N, 175], and their ages in days [N]."""
-        # A head beyond the chart has no age.
-        records = [one for one in self.data.evaluation_records(HC18, split) if one.ga_days is not None]
+        """Return `heads`, their similarity with each age [N, 175], and their ages in days [N]."""
+        records = self.heads(split)
         spacings = [printed_spacing(record, self.model.preprocessing) for record in records]
         table = self.biometry.table(self.model, spacings)
         similarity = table.similarity(self.embedded(records).to(table.vectors.device), spacings)
         return records, similarity.cpu().numpy(), np.array([one.ga_days for one in records], dtype=np.float64)
+
+    def heads(self, split: str) -> list[Record]:
+        """Return a split's heads of known age, of HC18's, else of the first biometry benchmark; [] without one."""
+        names = self.biometry.benchmarks
+        found = self.data.evaluation_records(HC18 if HC18 in names else names[0], "all") if names else []
+        # A head beyond the chart has no age.
+        return [one for one in found if split in ("all", one.split) and one.ga_days is not None]
 
     def images(self, split: str) -> list[Record]:
         """Return the images of a split, or "all"."""

@@ -41,7 +41,8 @@ _TAGS = (
 )  # fmt: skip
 _PIXEL_TAGS = ("SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "HighBit", "PixelData")
 _ULTRASOUND_CLASSES = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.3.1")
-_CENTIMETRES, _TWO_DIMENSIONAL, _COLOUR_FLOW = 3, 1, 2  # codes of DICOM PS3.3, C.8.5.5
+# Codes of DICOM PS3.3, C.8.5.5: units, format and type of the data of a region.
+_CENTIMETRES, _SECONDS, _TWO_DIMENSIONAL, _TISSUE, _COLOUR_FLOW = 3, 4, 1, 1, 2
 _MOST_STRETCH = 2.0  # pixels more oblong than this are taken for an error in the file
 _GRAY_WITHIN = 12  # channels that differ less are the noise of JPEG, not colour
 _SAME_FRAME = 1.5  # mean difference in grey levels, below which two frames show the same
@@ -110,13 +111,14 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
     """
     check_dicom_extra()
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     with _reading("DICOM header"):
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        except InvalidDicomError:
-            raise ScanError(NO_DICOM) from None
+        force = _lacks_preamble(path)
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=force)
+        if force and "SOPClassUID" not in header:
+            raise ScanError(NO_DICOM)
+        if force and "TransferSyntaxUID" not in header.file_meta:
+            header.file_meta.TransferSyntaxUID = _plain_syntax(header)
         if "Rows" not in header or "Columns" not in header:
             raise ScanError(NO_PICTURE)
         rows, columns = int(header.Rows), int(header.Columns)
@@ -216,6 +218,28 @@ def _reading(what: str) -> Iterator[None]:
         logging.disable(level)
 
 
+def _lacks_preamble(path: Path) -> bool:
+    """Return whether a DICOM file starts with its elements, without the preamble of 128 bytes.
+
+    Raises:
+        ScanError: It is no DICOM file: another kind, parsed as one, may be read to its end.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(132)
+    if start[128:] == b"DICM":
+        return False
+    if start[:2] not in (b"\x02\x00", b"\x08\x00"):  # group of the first element, little endian
+        raise ScanError(NO_DICOM)
+    return True
+
+
+def _plain_syntax(header: Any) -> Any:
+    """Return the transfer syntax of a data set that does not name it, which is then not compressed."""
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    return ImplicitVRLittleEndian if header.original_encoding[0] else ExplicitVRLittleEndian
+
+
 def _main_region(header: Any, rows: int, columns: int) -> Any | None:
     """Return the largest two-dimensional region; None without regions, or if they are those of another picture.
 
@@ -225,12 +249,22 @@ def _main_region(header: Any, rows: int, columns: int) -> Any | None:
     if not regions:
         return None
     pictures = [item for item in regions if item.get("RegionSpatialFormat") == _TWO_DIMENSIONAL]
+    pictures = pictures or [item for item in regions if _may_be_picture(item)]
     if not pictures:
         raise ScanError(NO_TISSUE)
     boxes = [_box(item) for item in pictures]
     if any(right > columns + 1 or bottom > rows + 1 for _, _, right, bottom in boxes):
         return None
     return max(pictures, key=lambda item: (_box(item)[2] - _box(item)[0]) * (_box(item)[3] - _box(item)[1]))
+
+
+def _may_be_picture(region: Any) -> bool:
+    """Return whether a region does not say its format, and neither its data nor its units are those of a trace."""
+    return (
+        region.get("RegionSpatialFormat") is None
+        and region.get("RegionDataType") in (None, _TISSUE, _COLOUR_FLOW)
+        and region.get("PhysicalUnitsXDirection") != _SECONDS
+    )
 
 
 def _box(region: Any) -> Box:
@@ -267,8 +301,9 @@ def _decoded(path: Path, header: Any, numbers: Sequence[int]) -> Iterator[Pictur
     source: Any = path
     with _reading("transfer syntax"):
         syntax = header.file_meta.TransferSyntaxUID
-        if syntax.is_deflated:  # can only be read as a whole
-            source = dcmread(path, specific_tags=[*_TAGS, *_PIXEL_TAGS])
+        if syntax.is_deflated or header.preamble is None:  # can only be read as a whole
+            source = dcmread(path, specific_tags=[*_TAGS, *_PIXEL_TAGS], force=True)
+            source.file_meta.TransferSyntaxUID = syntax
     pixels = iter_pixels(source, indices=[number - 1 for number in numbers])
     kind = str(header.get("PhotometricInterpretation", ""))
     while True:

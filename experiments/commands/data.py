@@ -42,8 +42,8 @@ from datamodules.phantom.preview import write_preview
 from datamodules.record import TABLE
 from datamodules.shards.manifest import MANIFEST, local_manifest
 from datamodules.shards.writer import collect, scan_shards, verify_shards, write_shards
-from experiments.process import Parser, add_table_options, table_reading
-from models.messages import count, first_few
+from experiments.process import Parser, add_column_option, add_table_options, table_reading
+from models.messages import count, first_few, one_line
 
 SHARDS = "shards"
 CLIP_CONTEXT = 77
@@ -164,7 +164,9 @@ def ingest(arguments: argparse.Namespace) -> int:
             print(paths.get(name) or f"{name}: no such file")
         return 0
     settings = archive.IngestSettings(arguments.frames, arguments.region, arguments.burned_in)
-    labels = None if arguments.labels is None else _read_labels(arguments.labels)
+    if arguments.column and arguments.labels is None:
+        raise ValueError("--column: names the columns of --labels=TABLE, which is not given")
+    labels = None if arguments.labels is None else _read_labels(arguments.labels, dict(arguments.column))
     report = archive.ingest(arguments.source, arguments.out, secret, settings, arguments.workers, labels)
     files = report["files"]
     print(
@@ -193,9 +195,21 @@ def ingest(arguments: argparse.Namespace) -> int:
     return int(not report["images"])
 
 
-def _read_labels(path: Path) -> pd.DataFrame:
-    """Read a table of labels as text, after a check of its splits, ages and sizes."""
-    labels = separated(path).rename(columns=str.casefold).apply(texts)
+def _read_labels(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    """Read a table of labels as text, after a check of its splits, ages and sizes; `columns` maps ours to theirs."""
+    raw = separated(path)
+    for ours, theirs in columns.items():
+        if ours not in (*KEYS, *LABELS):
+            known = ", ".join((*KEYS, *LABELS))
+            raise ValueError(f"--column={ours}={theirs}: no such column of labels; one of {known}")
+        if (found := list(raw.columns).count(theirs)) != 1:
+            raise ValueError(
+                f"{path}: {count(found, 'column')} called {one_line(repr(theirs), 80)} (--column={ours}=...), "
+                f"expected one; it has {one_line(', '.join(raw.columns), 200)}"
+            )
+    own = raw.drop(columns=[*columns.values()]).rename(columns=str.casefold)
+    mapped = {ours: raw[theirs] for ours, theirs in columns.items()}
+    labels = own.drop(columns=[*columns], errors="ignore").assign(**mapped).apply(texts)
     keys = [key for key in KEYS if key in labels.columns and labels[key].notna().any()]
     if keys:
         chosen = {"image": keys[0], **{name: name for name in LABELS if name in labels.columns}}
@@ -241,6 +255,7 @@ def _add_ingest(commands: Any) -> None:
     burned = "pictures that may show a name: leave out (default), blacken all but the sector, or keep"
     one.add_argument("--burned-in", choices=["drop", "mask", "keep"], default="drop", help=burned)
     one.add_argument("--labels", type=Path, help="CSV file of labels by file, patient or study")
+    add_column_option(one)
     one.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
     one.add_argument("--which", nargs="+", metavar="ID", help="print the paths of file ids, do nothing else")
 
@@ -279,7 +294,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     one.add_argument("--workers", type=int, help="processes (default: all cores)")
     for field in fields(PhantomSettings):
         option, value = f"--{field.name.replace('_', '-')}", field.default
-        one.add_argument(option, type=type(value), default=value, help=f"default {value}")
+        one.add_argument(option, type=type(value), default=value, metavar="N", help=f"default {value}")
     return parser, commands.choices
 
 

@@ -88,10 +88,8 @@ def load_model_to_export(checkpoint: str) -> tuple[DualEncoder, dict[str, Any]]:
 
 def require_model(path: Path) -> None:
     """Check that a path may hold a model: a file, or a folder that `transformers` saved."""
-    if not path.exists() and path.name == "export":
-        raise FileNotFoundError(f"EXPORT={path}: no such folder; {EXPORT_HINT}")
     if not path.exists():
-        raise FileNotFoundError(f"CKPT={path}: no such checkpoint")
+        raise FileNotFoundError(f"{path}: no such checkpoint and no export (make export CKPT=... writes one)")
     if not path.is_dir() or (path / "config.json").is_file():
         return
     if (path / MANIFEST).is_file():

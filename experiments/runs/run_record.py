@@ -29,6 +29,7 @@ WEIGHTS = ("path", "weights", "checkpoint", "trunk_weights", "folder")
 # Towers that start from random weights where no file is named.
 RANDOM_TOWERS = ("models.TimmEncoder", "models.OpenCLIPEncoder")
 REMEDY = "TEACHER=path/to/checkpoint compares with one"
+TOO_GOOD = "scores on it are too good"
 RANDOM_PREFIX = "random:"
 SIMULATED = "datamodules.PhantomDataModule"
 
@@ -51,13 +52,14 @@ def make_record(config: Namespace) -> dict[str, Any]:
     """Return the record of a run.
 
     Returns:
-        ``data`` (see `patients`); ``before``, the same of the runs whose weights the student starts from; ``teacher``,
-        ``start`` (see `_weights`) and ``quick``.
+        ``data`` (see `patients`); ``before``, the same of the runs whose weights the student starts from; ``held``, the
+        corpora of whose test patients the shards of all these hold; ``teacher``, ``start`` (see `_weights`), ``quick``.
     """
     start = read_record(_file(config.model.get("student")))
     return {
         "data": patients(config.data),
         "before": [*start.get("before", []), start["data"]] if "data" in start else [],
+        "held": sorted({*start.get("held", []), *_held(config)}),
         "teacher": _weights(config.model.get("teacher")),
         "start": _weights(config.model.get("student")),
         "quick": bool(config.quick),
@@ -130,14 +132,17 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
     """Return warnings about what makes the scores of a run, which may train its student, too good or meaningless."""
     said = [CAUTION] if config.quick else []
     if trains:
-        held = [name for name, patients_of in shard_corpora(config.data).items() if patients_of == "all"]
-        said += [f"the shards hold test patients of {name}: scores on it are too good" for name in held]
+        said += [f"the shards hold test patients of {name}: {TOO_GOOD}" for name in _held(config)]
     here = patients(config.data)
     for role in ("student", "teacher"):
         path = _file(config.model.get(role))
         record = read_record(path)
         if record.get("quick") and not config.quick:
             said.append(f"{role} {path} comes from {CAUTION}")
+        held = record.get("held", [])
+        said += [
+            f"{role} {path} was trained on shards with test patients of {name}: {TOO_GOOD}" for name in held
+        ]
         last = record.get("data", here)
         for there in (*record.get("before", []), last):
             if reason := _leak(there, here):
@@ -146,6 +151,11 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
         if last.get("class_path") == SIMULATED != here["class_path"] and not starts:
             said.append(f"{role} {path} was trained on simulated images only and knows little of these data")
     return [*dict.fromkeys(said)]
+
+
+def _held(config: Namespace) -> list[str]:
+    """Return the public corpora of whose test patients the run's shards hold images."""
+    return [name for name, whose in shard_corpora(config.data).items() if whose == "all"]
 
 
 def _leak(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -69,8 +69,7 @@ class Parameter(BaseModel, extra="forbid"):
         """Return Optuna's distribution; its own errors tell what is out of range."""
         if self.values is not None or "value" in self.model_fields_set:
             values = [self.value] if self.values is None else self.values
-            # Optuna takes no lists and no mappings; this is their text in a trial's command, here and on W&B.
-            return CategoricalDistribution([str(v) if isinstance(v, list | dict) else v for v in values])
+            return CategoricalDistribution(values)  # type: ignore[arg-type]  # `read_sweep` leaves scalars
         if self.min is None or self.max is None:
             raise ValueError("needs value, values, or min and max")
         stepped = self.distribution == "q_uniform"

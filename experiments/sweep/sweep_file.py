@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,21 @@ def read_sweep(path: Path) -> SweepFile:
     command = config.get("command") if isinstance(config, dict) else None
     if not isinstance(command, list) or ARGS not in command:
         raise ValueError(f"{path}: needs a command, a list of words with {ARGS} for the parameters")
+    parameters = config.get("parameters")
+    for parameter in parameters.values() if isinstance(parameters, dict) else ():
+        if isinstance(parameter, dict):
+            parameter |= {key: _as_text(parameter[key]) for key in ("value",) if key in parameter}
+            if isinstance(values := parameter.get("values"), list):
+                parameter["values"] = [_as_text(value) for value in values]
     return SweepFile(path, config)
+
+
+def _as_text(value: Any) -> Any:
+    """Return null, a list or a mapping as the text that an option takes, a scalar as it is.
+
+    W&B's agent, like `str`, would write None for null, which the command line reads as a name.
+    """
+    return json.dumps(value, default=str) if value is None or isinstance(value, list | dict) else value
 
 
 def trial_arguments(sweep: SweepFile, preset: str, arguments: Sequence[str]) -> list[str]:

@@ -115,6 +115,22 @@ def judge(row: Row, gates: Gates, *, trained: bool) -> None:
         row.note = "task metrics not judged: the weights are random"
 
 
+def few_frames(row: Row, fewest: int, gates: Gates) -> str:
+    """Return a note where one frame of a benchmark weighs more than a row's gate allows, else an empty text.
+
+    Args:
+        row: A row with a gate.
+        fewest: Number of frames of the benchmark that has fewest.
+        gates: The limits.
+    """
+    points = 100 / fewest  # of a share of frames; a class of few frames moves F1 by more
+    if points <= gates[row.gate].get("points_lost_max", 100):
+        return ""
+    return (
+        f"; one of {fewest} frames weighs {points:.2g} points: judge by more (larger --frames, --split=all)"
+    )
+
+
 def coreml_rows(artifacts: Mapping[str, dict[str, Any]], gates: Gates, *, trained: bool) -> list[Row]:
     """Return a row for each Core ML package: ``FAILED`` when its inspection found a problem, else ``NOT RUN``.
 

@@ -47,7 +47,8 @@ class TimmEncoder(DualEncoder):
         init_logit_bias: Initial value of a learned bias on the logits (sigmoid losses use -10); None for no bias.
 
     Raises:
-        ValueError: `timm` has no such trunk, the weights do not fit it, or the tokenizer is a `transformers` one.
+        ValueError: `timm` has no such trunk, `trunk_args` do not fit it or the input, the weights do not fit it, or the
+            tokenizer is a `transformers` one.
         FileNotFoundError: `trunk_weights` does not exist.
     """
 
@@ -174,4 +175,20 @@ def _build_trunk(name: str, arguments: dict[str, Any], weights: str | None, imag
         raise ValueError(f"{weights} does not fit {name}: {mismatch(own, state, {})}") from error
     if hasattr(trunk, "set_input_size"):
         trunk.set_input_size(img_size=image_size)  # type: ignore[operator]
+    if arguments:
+        _try_trunk(trunk, f"{name} cannot be built with trunk_args {arguments}", image_size)
     return trunk
+
+
+@torch.no_grad()
+def _try_trunk(trunk: nn.Module, failure: str, image_size: int) -> None:
+    """Run a trunk once: timm builds layers of no channels, and trunks of too few stages, without an error."""
+    try:
+        features = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:
+        raise ValueError(f"{failure}: {error_line(error)}") from error
+    trunk.train()
+    if features.shape != (1, trunk.head_hidden_size):
+        raise ValueError(
+            f"{failure}: its features are no vector of an image, but {tuple(features.shape[1:])}"
+        )

@@ -99,11 +99,17 @@ def test_a_misspelt_option_is_named_with_the_nearest(answer, given, line):
         ("--temperature=4", "--model.loss.init_args.temperature"),
         ("--resume=x", "--ckpt_path"),
         ("--max-epoch=1", "--trainer.max_epochs"),
+        ("--max-grad-norm=1", "--trainer.gradient_clip_val"),
+        ("--LR=1e-3", "--model.learning_rate"),
     ],
 )
 def test_what_other_frameworks_call_an_option_is_answered_with_ours(answer, given, meant):
     key = given.split("=")[0]
     assert answer(given) == f"{key}: no such option; did you mean {meant}?"
+
+
+def test_an_option_like_no_other_is_answered_with_the_list_of_options(answer):
+    assert answer("--zzqq=1") == "--zzqq: no such option; --help lists the options"
 
 
 def test_every_synonym_is_an_option_of_the_command_line(parser, monkeypatch):
@@ -120,11 +126,12 @@ def test_every_synonym_is_an_option_of_the_command_line(parser, monkeypatch):
     assert parser.parse_args(argv).fit.run == "x"
 
 
-def test_a_synonym_of_no_option_of_this_command_is_not_suggested(capsys):
+@pytest.mark.parametrize("given", ["--lr=1", "--val_shares=0.1"])
+def test_an_option_of_another_command_is_not_suggested(given):
     parser = PlainErrorParser()
     parser.add_argument("--rounds", type=int)
     with pytest.raises(UsageError) as error:
-        parser.parse_args(["--lr=1"])
+        parser.parse_args([given])
     assert "did you mean" not in error.value.message
 
 
@@ -175,9 +182,16 @@ def test_an_option_without_its_value_is_named(answer, option, more):
     assert answer(option, *more) == f"{option}: give a value, {option}=VALUE"
 
 
-def test_only_settings_of_the_named_class_are_suggested(answer):
-    line = answer("--model.loss=losses.CLIPLoss", "--model.loss.temprature=3")
-    assert line.startswith("--model.loss.temprature: the chosen class has no setting temprature; it has ")
+@pytest.mark.parametrize("given", [["--data.root=x"], ["--data.root", "x"]])
+def test_an_option_without_its_value_is_named_behind_one_that_has_its_value(answer, given):
+    assert answer(*given, "--data.batch_size") == "--data.batch_size: give a value, --data.batch_size=VALUE"
+
+
+@pytest.mark.parametrize("named", ["--model.loss", "--model.loss.class_path"])
+@pytest.mark.parametrize("key", ["--model.loss.temprature", "--model.loss.init_args.temprature"])
+def test_only_settings_of_the_named_class_are_suggested(answer, named, key):
+    line = answer(f"{named}=losses.CLIPLoss", f"{key}=3")
+    assert line.startswith(f"{key}: the chosen class has no setting temprature; it has ")
     assert "temperature" not in line
 
 
@@ -185,9 +199,10 @@ def test_a_setting_that_a_class_requires_is_named(answer):
     assert answer("--model.loss=losses.CombinedLoss") == "losses: a chosen class needs it in its init_args"
 
 
-def test_a_seed_out_of_range_is_named(train):
-    assert train("no-kd", "phantom", "--seed_everything=-1") == (
-        "error: --seed_everything=-1: give a number from 0 to 4294967295"
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_named(train, seed):
+    assert train("no-kd", "phantom", f"--seed_everything={seed}") == (
+        f"error: --seed_everything={seed}: give a number from 0 to 4294967295"
     )
 
 

@@ -16,6 +16,7 @@ from callbacks.evaluation.answer_calibration import _Answers
 from callbacks.evaluation.embedding_pass import embed
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import FetalPlanesDataModule, HC18DataModule
+from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
 from models import load_student
@@ -105,12 +106,34 @@ def test_a_head_beyond_the_chart_is_left_out_of_the_age_interval(student_checkpo
     table = tiny_hc18 / "training_set_pixel_size_and_HC.csv"
     table.write_text(table.read_text().replace(",80.0\n", ",380.0\n"))
     heads = BiometryEvaluation(PROTOCOL)
+    heads.benchmarks = ("hc18",)
     model = load_student(student_checkpoint, PROTOCOL.content()).model
     data = HC18DataModule(str(tiny_hc18))
     records, _, true = _Answers(model, data, PlaneEvaluation(PROTOCOL), heads).profiles("all")
     every = data.evaluation_records("hc18", "all")
     assert records == [record for record in every if record.hc_mm != 380.0]
     assert len(true) == len(records) == len(every) - 2  # two images of the patient
+
+
+def test_heads_of_ones_own_make_an_age_interval(student_checkpoint, tiny_planes, tiny_hc18, monkeypatch):
+    monkeypatch.setattr(answer_calibration, "COVERAGE", 0.5)
+    scans = HC18DataModule(str(tiny_hc18)).records
+    rows = [f"{one.image},{one.patient},{one.hc_mm},{one.pixel_size_mm}" for one in scans]
+    table = tiny_hc18 / "heads.csv"
+    table.write_text("\n".join(["image,patient,hc_mm,pixel_size_mm", *rows]))
+    own = OwnBenchmark(name="heads", kind="biometry", table=str(table), outside=True)
+    data = FetalPlanesDataModule(str(tiny_planes), benchmarks=[own])
+    planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
+    planes.benchmarks, heads.benchmarks = (), ("heads",)
+    model = load_student(student_checkpoint, PROTOCOL.content()).model
+    answers = _Answers(model, data, planes, heads)
+    made = answers.calibrate(PROTOCOL.content())
+    val = data.evaluation_records("heads", "val")
+    assert made.age_drop is not None
+    assert made.counts["patients"] == len({one.patient for one in val}) < len({one.patient for one in scans})
+    found = answers.score(made, "test")
+    assert 0 <= found["student/age_interval/coverage"] <= 1
+    assert found["student/age_interval/width_days"] > 0
 
 
 def test_validation_patients_without_heads_make_no_age_interval(tiny_hc18):

@@ -1,9 +1,11 @@
 """A run that stops on a loss that is not finite leaves the step, and the step can be repeated."""
 
 import math
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,11 +89,67 @@ def test_a_full_disk_does_not_hide_which_term_was_not_finite(tmp_path, monkeypat
     stop(tmp_path, r"not finite at step 2 \(total=nan, .*not captured \(.*No space left")
 
 
+class Foreign(SRKDLoss):
+    """A loss of another package."""
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch):
+    """Give the callback a loss; return its error, and the names of the captured steps."""
+    captured = []
+    monkeypatch.setattr(StopOnNonFiniteLoss, "_capture", lambda _, *given: captured.append(given[-1].name))
+    (tmp_path / "checkpoints").mkdir()
+
+    def refusal(value=math.nan, kept=(), loss=None, **more):
+        for name in kept:
+            (tmp_path / "checkpoints" / name).touch()
+        trainer = {"default_root_dir": tmp_path, "global_step": 2, "global_rank": 0, "precision": "32-true"}
+        value = torch.tensor(value)
+        module = SimpleNamespace(
+            student=SRKDLoss(), teacher=None, loss=loss or SRKDLoss(), terms={"total": value}
+        )
+        with pytest.raises(ValueError, match="the loss is not finite") as error:
+            StopOnNonFiniteLoss().on_before_backward(SimpleNamespace(**trainer | more), module, value)
+        return str(error.value), captured
+
+    return refusal
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_infinite_stops_as_nan_does(refusal, value):
+    assert f"(total={value})" in refusal(value)[0]
+
+
+def test_the_error_names_the_finished_checkpoints(refusal):
+    assert "kept checkpoints: none yet;" in refusal()[0]
+    kept = re.search(
+        "kept checkpoints: (.*?);", refusal(kept=["last.ckpt", "best.ckpt", ".best.ckpt.part.ckpt"])[0]
+    )
+    assert [Path(name).name for name in kept[1].split(", ")] == ["best.ckpt", "last.ckpt"]
+
+
+def test_every_process_captures_a_file_of_its_own(refusal):
+    assert [refusal(global_rank=rank)[1][-1] for rank in (0, 3)] == ["rank0.pt", "rank3.pt"]
+
+
+def test_the_command_trusts_classes_of_other_packages_where_there_are_any(refusal):
+    assert "--trust repeats" in refusal(loss=Foreign())[0]
+    assert "--trust" not in refusal()[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "half"), [("16-mixed", True), ("bf16-mixed", False), ("32-true", False)]
+)
+def test_only_float16_is_told_of_bfloat16(refusal, precision, half):
+    assert ("--trainer.precision=bf16-mixed" in refusal(precision=precision)[0]) == half
+
+
 def test_the_captured_step_holds_batch_step_random_state_and_weights(stopped):
     folder, _, spoil = stopped
     step = torch.load(folder / "nonfinite" / "rank0.pt", weights_only=True)
     assert (step["step"], step["epoch"], step["batch_number"]) == (STOPS_AT, 0, STOPS_AT)
     assert step["batch"]["student_image"].isnan().sum() == 1
+    assert step["processes"] == 1
     assert step["weights"] == tensors_digest(step["state_dict"])
     for name, value in spoil.weights.items():
         assert torch.equal(step["state_dict"][name], value), f"{name}: no step was made with the loss"
@@ -120,9 +178,12 @@ def test_replay_repeats_the_step_and_names_what_is_not_finite(stopped, capsys, m
     step["state_dict"], step["weights"] = clean, tensors_digest(clean)
     torch.save(step, path)
     assert replay([str(path)]) == 0
+    assert "processes" not in capsys.readouterr().out
     step["terms"]["total"] += 0.01
+    step["processes"] = 2
     torch.save(step, path)
     assert replay([str(path)]) == 1
+    assert "of 2 processes this repeats one" in capsys.readouterr().out
     del step["terms"]["diagonal"]
     torch.save(step, path)
     assert replay([str(path)]) == 1, "the loss has other terms than the run's"

@@ -291,6 +291,44 @@ def test_label_values_are_checked_as_in_a_table(archive, secret, tmp_path, capfd
     assert not (tmp_path / "out").exists()
 
 
+def test_labels_may_have_names_of_their_own(archive, secret, tmp_path, capfd):
+    root, truth = archive
+    labels = tmp_path / "labels.csv"
+    theirs = {"file": "Datei", "plane": "Ebene", "ga_days": "SSW-Tage"}
+    # A column `plane` of other content gives way to the mapped one.
+    truth[[*theirs]].rename(columns=theirs).assign(Plane="not this").to_csv(labels, index=False)
+    mapped = [f"--column={ours}={their}" for ours, their in theirs.items()]
+    run(capfd, root, tmp_path / "out", secret, f"--labels={labels}", *mapped)
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("source")
+    row = truth.iloc[-1]
+    found = table.loc[pseudonym(SECRET, "file", row["file"])]
+    assert (found["plane"], found["ga_days"]) == (row["plane"], row["ga_days"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--column=file=Datei"], "--column: names the columns of --labels=TABLE"),
+        (
+            ["--labels", "--column=image=Datei"],
+            r"--column=image=Datei: no such column of labels; one of file, ",
+        ),
+        (
+            ["--labels", "--column=file=datei"],
+            r"labels\.csv: 0 columns called 'datei' .* it has Datei, Ebene",
+        ),
+        (["--labels", "--column=file=Ebene"], r"labels\.csv: 2 columns called 'Ebene'"),
+    ],
+)
+def test_a_mapping_of_labels_that_cannot_be_is_one_line(archive, secret, tmp_path, capfd, options, said):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("Datei,Ebene,Ebene\na.dcm,brain,brain\n")
+    options = [f"--labels={labels}" if option == "--labels" else option for option in options]
+    with pytest.raises(ValueError, match=said):
+        run(capfd, archive[0], tmp_path / "out", secret, *options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_kept_out_can_be_masked_or_taken(archive, secret, tmp_path, capfd):
     root, _ = archive
     one = tmp_path / "one"
@@ -333,7 +371,7 @@ def test_mistakes_are_one_line(archive, tmp_path, capfd, monkeypatch):
         run(capfd, root, tmp_path / "out", f"--labels={tmp_path / 'labels.csv'}")
     for rows in ("", ";a head\n"):
         (tmp_path / "labels.csv").write_text(f"file;caption\n{rows}")
-        with pytest.raises(ValueError, match=r"--labels: needs one of the columns .* with values"):
+        with pytest.raises(ValueError, match=r"--labels: needs one of .* with values.* --column=file=NAME"):
             run(capfd, root, tmp_path / "out", f"--labels={tmp_path / 'labels.csv'}")
     with pytest.raises(SystemExit):
         run(capfd, root, tmp_path / "out", "--region=10,20,300")

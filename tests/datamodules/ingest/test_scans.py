@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from datamodules.ingest.scans import (
     BURNED_IN,
@@ -209,6 +210,50 @@ def test_the_largest_two_dimensional_region_is_taken(saved):
     assert next(scan.frames).picture.shape == (38, 58)
     with pytest.raises(ScanError, match="M-mode"):
         read_dicom(saved(SequenceOfUltrasoundRegions=items[:1]))
+
+
+@pytest.mark.parametrize(
+    ("tags", "taken"),
+    [
+        ({}, True),
+        ({"RegionDataType": 2}, True),
+        ({"RegionDataType": 3}, False),  # PW spectral Doppler
+        ({"PhysicalUnitsXDirection": 4}, False),  # seconds
+    ],
+)
+def test_a_region_without_a_format_is_a_picture_unless_its_data_or_axis_say_no(saved, tags, taken):
+    item = region_item((2, 2, 60, 40), 0.2, **tags)
+    del item.RegionSpatialFormat
+    path = saved(SequenceOfUltrasoundRegions=[item])
+    if taken:
+        assert next(read_dicom(path).frames).picture.shape == (38, 58)
+    else:
+        with pytest.raises(ScanError, match="M-mode"):
+            read_dicom(path)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("meta", [True, False])
+def test_a_file_without_a_preamble_is_read(tmp_path, implicit, meta):
+    dataset = file_of(LOOP, region=(10, 8, 50, 40), pixel_size_mm=0.31)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    path = tmp_path / "scan"
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()[132:]
+    if not meta:
+        content = content[12 + int.from_bytes(content[8:12], "little") :]
+    path.write_bytes(content)
+    scan = read_dicom(path, "every:2")
+    assert (scan.pixel_size_mm, scan.attributes["manufacturer"]) == (pytest.approx(0.31), "Phantom Works")
+    for frame, number in zip(scan.frames, (0, 2, 4), strict=True):
+        np.testing.assert_array_equal(frame.picture, LOOP[number, 8:40, 10:50])
+
+
+@pytest.mark.parametrize("start", [b"", b"\x08\x00", b"\x02\x00\x10\x00UI", b"\x89PNG"])
+def test_a_file_that_only_starts_like_a_data_set_is_no_dicom(tmp_path, start):
+    (tmp_path / "notes").write_bytes(start + b"Planted Jane" * 100)
+    with pytest.raises(ScanError, match=r"^no DICOM file$"):
+        read_dicom(tmp_path / "notes")
 
 
 def test_a_region_of_another_size_gives_neither_crop_nor_pixel_size(saved):

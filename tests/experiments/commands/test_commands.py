@@ -15,6 +15,8 @@ from datamodules.shards.pair_shards import PairShardsDataModule
 from experiments import __main__ as command_line
 from experiments.__main__ import COMMANDS, LIGHTNING
 from experiments.commands import export, latency
+from experiments.plain_errors import PlainErrorParser
+from experiments.process import fitted
 from tests.conftest import ROOT, make
 
 SETUP = ("TORCH_BACKEND", "PYTHON_VERSION", "MAKEFLAGS", "MAKEOVERRIDES")
@@ -137,14 +139,55 @@ def test_a_subcommand_explains_itself_as_its_command_does(words, capsys):
 
 def test_every_command_explains_itself_on_one_screen_without_pytorch():
     names = sorted({*COMMANDS} - {*LIGHTNING, "list"})
-    command = [sys.executable, "-c", HELP, *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command, environment = [sys.executable, "-c", HELP, *names], {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     _, *texts = re.split(r"^command ", done.stdout, flags=re.MULTILINE)
     assert [text.split()[0] for text in texts] == names
     for text in texts:
         assert "usage:" in text
         assert len(text.splitlines()) <= 41, "with its name"
+        assert max(map(len, text.splitlines())) <= 80
+
+
+HELP_TEXT = """Ask a student about images,
+and write a table.
+
+usage: student ask CKPT IMAGES [--first=VALUE] [--second=VALUE]
+       student list FOLDER
+
+  --first=VALUE  the first of two settings, whose text is long
+  --quiet"""
+WRAPPED = """Ask a student about images, and write a
+table.
+
+usage: student ask CKPT IMAGES
+           [--first=VALUE]
+           [--second=VALUE]
+       student list FOLDER
+
+  --first=VALUE  the first of two
+                 settings, whose text is
+                 long
+  --quiet"""
+
+
+def test_a_help_text_fits_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert fitted(HELP_TEXT) == WRAPPED
+    monkeypatch.setenv("COLUMNS", "120")
+    assert fitted(HELP_TEXT) == HELP_TEXT.replace("images,\nand", "images, and")
+
+
+def test_the_list_of_commands_and_the_settings_of_a_run_fit_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = PlainErrorParser(prog=".venv/bin/python -m experiments fit [options]")
+    group = parser.add_argument_group("A corpus. " * 9)
+    for name in ("reload_dataloaders_every_n_epochs", "accumulate_grad_batches"):
+        group.add_argument(f"--trainer.{name}", type=int | None)
+    for text in (command_line.usage(), parser.format_help()):
+        assert max(map(len, text.splitlines())) <= 80
+        assert len(text) > 300
 
 
 @pytest.mark.parametrize("module", [export, latency])

@@ -122,14 +122,16 @@ def test_a_runs_folder_is_answered_with_its_checkpoint_and_its_export(checkpoint
 
 
 HINT = "give the folder that make export CKPT=... wrote"
+NEITHER = "no such checkpoint and no export (make export CKPT=... writes one)"
 
 
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
         ("docs", f"docs: no manifest.json; {HINT}"),
-        ("run/export", f"EXPORT=run/export: no such folder; {HINT}"),
-        ("run/best.ckpt", "CKPT=run/best.ckpt: no such checkpoint"),
+        ("nothing", f"nothing: {NEITHER}"),
+        ("run/export", f"run/export: {NEITHER}"),
+        ("run/best.ckpt", f"run/best.ckpt: {NEITHER}"),
     ],
 )
 def test_what_is_no_export_and_no_checkpoint_is_one_line(tmp_path, monkeypatch, name, answer):

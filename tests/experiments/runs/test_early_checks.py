@@ -46,6 +46,7 @@ def refused(tmp_path, tiny_planes, monkeypatch, capsys):
     [
         (["--data.batch_size=500"], "cannot fill one batch; lower batch_size (500)"),
         (["--model.loss=losses.CLIPLoss"], "CLIPLoss has no weight to schedule"),
+        (["--model.loss=null"], "CLIPLoss has no weight to schedule"),
         (["--model.loss=losses.CLIPLoss", OWN_TEACHER], "has no weight to schedule"),
         (["--data.batch_size=1", "--trainer.devices=1"], "data.batch_size=1: the loss compares the pairs of a batch"),
         (["--model.warmup_steps=-5"], "model.warmup_steps must be at least 0 and finite, not -5"),
@@ -56,11 +57,21 @@ def refused(tmp_path, tiny_planes, monkeypatch, capsys):
         (["--run=../r"], "--run=../r: a folder's name below outputs/, not a path"),
         (["--data.root=nowhere"], "nowhere"),
         (["--planes.protocol=nowhere.json"], "nowhere.json"),
+        (["--data.val_share=0"], "no image of benchmark 'planes' in split 'val'"),
         (["--biometry.benchmarks=[hc18]"], "has the benchmarks ['planes', 'subplanes'], not ['hc18']"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_leave_nothing(refused, words, said):
     assert said in refused(*words)
+
+
+def test_a_wandb_that_cannot_be_reached_leaves_nothing(refused, monkeypatch):
+    def unreachable():
+        raise ValueError("no such server")
+
+    monkeypatch.setattr("experiments.runs.loggers.wandb_mode", lambda: "online")
+    monkeypatch.setattr("experiments.runs.loggers.check_server", unreachable)
+    assert "no such server" in refused("--trainer.logger=lightning.pytorch.loggers.WandbLogger")
 
 
 def test_prompts_that_lack_a_class_leave_nothing(refused):
@@ -75,6 +86,10 @@ def test_prompts_that_lack_a_class_leave_nothing(refused):
     [
         ("fit", []),
         ("fit", ["--data.val_share=0", "--trainer.limit_val_batches=0"]),
+        (
+            "fit",
+            ["--data.batch_size=1", "--trainer.devices=2", "--trainer.accelerator=cpu"],
+        ),  # a pair on each
         ("test", ["--data.batch_size=500"]),
     ],
 )

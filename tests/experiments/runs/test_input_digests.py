@@ -8,6 +8,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from jsonargparse import Namespace
 
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL, Protocol
@@ -22,7 +23,8 @@ from experiments.runs.input_digests import (
     place_digests,
     shard_corpora,
 )
-from experiments.runs.run_record import cautions
+from experiments.runs.run_record import cautions, make_record
+from lightning_modules.distillation import RUN_RECORD
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +113,14 @@ def test_the_manifest_names_the_corpora_in_the_shards(shards, tmp_path):
     assert cautions(found, trains=True) == [
         "the shards hold test patients of hc18: scores on it are too good"
     ]
+    # A checkpoint of this run keeps it, and what is trained from it.
+    path = tmp_path / "best.ckpt"
+    for _ in range(2):
+        torch.save({RUN_RECORD: make_record(found)}, path)
+        student = {"class_path": "models.from_checkpoint", "init_args": {"path": str(path)}}
+        found = resolve("srkd", "shards", [*arguments(shards), f"--model.student={json.dumps(student)}"])
+        said = f"student {path} was trained on shards with test patients of hc18: scores on it are too good"
+        assert cautions(found, trains=False)[0] == said
     (out / "manifest.json").unlink()
     assert shard_corpora(resolve("srkd", "shards", [f"--data.urls={out}"]).data) == {}
 

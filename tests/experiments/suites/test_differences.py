@@ -1,10 +1,12 @@
 """Differences over seeds, SRKD's gain by size of the student, and the tables in the documents."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 from sklearn.metrics import f1_score
 
 from experiments.outcomes import contrast_outcomes, outcomes_of
@@ -122,6 +124,25 @@ def test_documents_show_runs_without_arguments_of_the_latest_group(rows):
     small = [row("srkd", 1, 0.1, "hundredth")]
     assert default_rows([*older, *other, *small, *rows]) == rows
     assert default_rows([*older, *other, *small, *rows], any_student=True) == [*small, *rows]
+
+
+def test_the_seeds_that_the_results_page_asks_for_follow_from_its_formula():
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    said = re.search(
+        r"varies by (\d+) points \(deviation\) .{,40} a difference of (\d+) points, about (\d+)0 seeds", text
+    )
+    deviation, wanted, tens = map(int, said.groups())
+    rows = default_rows(read_rows(RESULTS / "hc18.jsonl"))
+    validity = {(one["experiment"], one["seed"]): one["metrics"]["student/hc18/validity"] for one in rows}
+    gaps = [value - validity["static-kd", seed] for (name, seed), value in validity.items() if name == "srkd"]
+    spread = np.std(gaps, ddof=1)
+    assert deviation == round(spread)
+
+    def detectable(seeds):
+        return (stats.t.isf(0.025, seeds - 1) + stats.t.isf(0.2, seeds - 1)) * spread / seeds**0.5
+
+    enough = next(seeds for seeds in range(2, 1000) if detectable(seeds) <= wanted)
+    assert tens == round(enough / 10)
 
 
 def test_the_figures_of_the_prediction_page_are_those_of_the_committed_students():

@@ -1,13 +1,16 @@
 """Sweep files: the shipped ones, the one-line errors of a local sweep, and the search space."""
 
 from datetime import date
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from experiments.sweep.local_settings import grid, local_settings, without_effect
-from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path, trial_arguments
+from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path, trial_arguments, trial_command
 
 VALID = {
     "method": "random",
@@ -130,7 +133,23 @@ def test_distributions_are_optunas(read):
         "c": CategoricalDistribution(["x"]),
         "d": FloatDistribution(0.1, 2.0, log=True),
         "e": FloatDistribution(1.0, 3.0),
-        "f": CategoricalDistribution(["[0.9, 0.98]", "{'b': ['c']}", "d", 1, 0.5, True, None]),
+        "f": CategoricalDistribution(["[0.9, 0.98]", '{"b": ["c"]}', "d", 1, 0.5, True, "null"]),
     }
     cells = grid({name: space[name] for name in "abc"})
     assert cells == [{"a": a, "b": b, "c": "x"} for a in (1, 2, 3) for b in (0.0, 0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "value", [None, [0.9, None], {"name": "a", "most": None, "on": True}, "linear", True, 3]
+)
+def test_a_value_reaches_a_trial_here_and_on_wandb(read, value):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--x", type=Any, default="not given")
+    for spec in ({"value": value}, {"values": [value]}):
+        sweep = read(parameter(**spec))
+        (cell,) = grid(local_settings(sweep)[1])
+        given = sweep.config["parameters"]["x"]
+        chosen = given["value"] if "value" in given else given["values"][0]
+        agent = create_sweep_command_args({"args": {"x": {"value": chosen}}})["args"]
+        for words in (trial_command(sweep.command(), cell)[1:], agent):
+            assert parser.parse_args(words).x == value

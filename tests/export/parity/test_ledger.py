@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.graphs.heads import ClassHead
-from export.parity.ledger import DROPPED, FAILED, OK, Row, failures, judge, markdown_ledger
+from export.parity.ledger import DROPPED, FAILED, OK, Row, failures, few_frames, judge, markdown_ledger
 from export.parity.measure import measure, task_scores, text_row
 from export.variants import Variant
 from models.zero_shot import AgeTable
@@ -119,3 +119,16 @@ def test_a_text_encoder_is_judged_by_its_own_gate(found, status):
     expected = np.array([[1.0, 0.0]], np.float32)
     row = text_row(np.zeros((1, 4), np.int64), expected, lambda _: np.array([found], np.float32), GATES)
     assert (row.status, row.frames) == (status, 1)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "limit", "said"), [(30, 1.0, "30 frames weighs 3.3 points"), (100, 1.0, ""), (30, 4.0, "")]
+)
+def test_a_gate_that_one_frame_can_miss_says_so(fewest, limit, said):
+    note = few_frames(Row("onnx-int8", "", "compressed"), fewest, {"compressed": {"points_lost_max": limit}})
+    assert said in note
+    assert bool(note) == bool(said)
+
+
+def test_a_gate_without_task_metrics_has_no_doubt_about_few_frames():
+    assert few_frames(Row("coreml-int8", "", "packages"), 3, {"packages": {"cosine_min": 0.99}}) == ""

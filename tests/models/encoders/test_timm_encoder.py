@@ -84,6 +84,31 @@ def test_arguments_that_timm_refuses_are_one_line() -> None:
         TimmEncoder(trunk="resnet10t", trunk_args={"chanels": [8, 16, 32, 64]}, image_size=32)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"stem_width": 2}, "RuntimeError: .*weight of size"),  # a first layer of no channels
+        ({"layers": [1, 1]}, "AttributeError: .*layer3"),
+        ({"in_chans": 1}, "RuntimeError: .*to have 1 channels"),
+        ({"global_pool": ""}, r"no vector of an image, but \(512, 1, 1\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_trunk_that_cannot_read_an_image_is_refused_when_it_is_built(arguments, said) -> None:
+    with pytest.raises(ValueError, match=rf"^resnet10t cannot be built with trunk_args [^\n]*{said}[^\n]*$"):
+        TimmEncoder(trunk="resnet10t", trunk_args=arguments, image_size=32)
+
+
+def test_trying_a_trunk_leaves_it_as_it_was_built() -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model("resnet10t", num_classes=0, channels=[8, 16, 24, 32])
+    torch.manual_seed(0)
+    trunk = small({"trunk": "resnet10t", "trunk_args": {"channels": [8, 16, 24, 32]}}).trunk
+    assert trunk.training
+    for name, value in trunk.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+
+
 def test_the_logit_bias_is_optional_and_learned() -> None:
     assert small(VIT).logit_bias is None
     bias = small(VIT, init_logit_bias=-10).logit_bias
