@@ -7,8 +7,6 @@ import sysconfig
 import venv
 from pathlib import Path
 
-import pytest
-
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +31,6 @@ def test_the_package_of_a_clone_holds_the_folders():
     assert Path(done.stdout.strip()) == ROOT / "losses" / "__init__.py"
 
 
-@pytest.mark.slow
 def test_a_wheel_in_an_empty_environment(tmp_path):
     source = tmp_path / "source"
     for folder in (*FLOORS, "sonodistill"):
