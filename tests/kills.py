@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import tempfile
 import time
@@ -103,3 +104,18 @@ def seconds_of(task):
     began = time.monotonic()
     assert not in_child(task)
     return time.monotonic() - began
+
+
+class RandomKills:
+    """Kills tasks at random moments of the time that one took unbroken.
+
+    A task that ended before, because the machine was busier then, halves that time for the next.
+    """
+
+    def __init__(self, seconds):
+        self.seconds, self.dice, self.killed = seconds, random.Random(0), 0
+
+    def __call__(self, task):
+        died = in_child(task, self.seconds * self.dice.uniform(0.05, 0.95))
+        self.killed += died
+        self.seconds /= 1 if died else 2

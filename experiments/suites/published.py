@@ -150,18 +150,20 @@ def table(records: Mapping[str, Sequence[Mapping[str, Any]]], experiment: str | 
         rows += [
             (title, *_cells(score, PAPER.get(line, {}), released, found, model)) for score in all_columns()
         ]
-    age = "constant age {}w{}d".format(*divmod(int(published[final_name(CONSTANT, HC18, "age_days")]), 7))
     rows += [
-        (
-            f"no model: {age if score == HC18 else 'most frequent class'}",
-            *_cells(score, {}, {}, published, CONSTANT),
-        )
+        (f"no model: {_constant(score, published)}", *_cells(score, {}, {}, published, CONSTANT))
         for score, (_, key, _) in all_columns().items()
         if final_name(CONSTANT, score, key) in published
     ]
     if final_name(PIXEL_SIZE, HC18, "validity") in published:
         rows.append(("no model: pixel size alone", *_cells(HC18, {}, {}, published, PIXEL_SIZE)))
     return pd.DataFrame(rows, columns=["model", "score", "paper", "released code", "here", "95 % interval"])
+
+
+def _constant(score: str, found: Mapping[str, Any]) -> str:
+    if score != HC18:
+        return "most frequent class"
+    return "constant age {}w{}d".format(*divmod(int(found[final_name(CONSTANT, HC18, "age_days")]), 7))
 
 
 def _cells(

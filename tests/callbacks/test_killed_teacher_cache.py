@@ -1,7 +1,6 @@
 """Kill -9 while the cache of teacher embeddings is filled: the next run uses right rows only, and ends the same."""
 
 import os
-import random
 import sys
 from functools import partial
 from itertools import product
@@ -12,7 +11,7 @@ import torch
 from datamodules import HC18DataModule
 from datamodules.pairs.stores import RowStore, TeacherStore
 from tests.callbacks.test_teacher_cache import REFILLED, cache_in, fit
-from tests.kills import die, in_child, seconds_of, wrap
+from tests.kills import RandomKills, die, in_child, seconds_of, wrap
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 DRAWS, DIM = 2, 28
@@ -75,14 +74,14 @@ def test_killed_while_the_cache_is_filled(tiny_hc18, tmp_path):
         "half a checksum": partial(half_a_row, 16),
         "last batch": partial(wrap, TeacherStore, "put", 4, after=True),
     }
-    seconds, dice, killed, same = seconds_of(run(tiny_hc18, tmp_path / "whole")), random.Random(0), 0, 0
+    kill, same = RandomKills(seconds_of(run(tiny_hc18, tmp_path / "whole"))), 0
     for name, moment in moments.items():
         assert in_child(run(tiny_hc18, tmp_path / name, moment)), f"{name}: the moment comes"
         same += check_next_run(tiny_hc18, tmp_path / name, tmp_path / "whole")
     for number in range(RANDOM_KILLS):
         folder = tmp_path / str(number)
-        killed += in_child(run(tiny_hc18, folder), seconds * dice.uniform(0.1, 0.9))
+        kill(run(tiny_hc18, folder))
         same += check_next_run(tiny_hc18, folder, tmp_path / "whole")
-    print(f"{killed} of {RANDOM_KILLS} killed at random; {same} of {len(moments) + RANDOM_KILLS} equal bit for bit",
+    print(f"{kill.killed} of {RANDOM_KILLS} random kills; {same} of {len(moments) + RANDOM_KILLS} equal bit for bit",
           file=sys.stderr)  # fmt: skip
-    assert killed
+    assert kill.killed

@@ -1,6 +1,5 @@
 """Kill -9 at named and random moments of a run, then the documented resume: the weights of the unbroken run."""
 
-import random
 import shutil
 import sys
 import tempfile
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kills import DieAt, die, half_written, in_child, seconds_of, wrap
+from tests.kills import DieAt, RandomKills, die, half_written, in_child, seconds_of, wrap
 from tests.lightning_modules.test_resumption import assert_same, fit, saved
 
 pytestmark = pytest.mark.faults
@@ -99,13 +98,13 @@ def test_checkpoints_are_whole_when_temporary_files_are_on_another_file_system(w
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments(whole, tmp_path):
-    dice, killed = random.Random(0), 0
+    kill = RandomKills(whole[1])
     for number in range(RANDOM_KILLS):
         folder = tmp_path / f"cut{number}"
-        killed += in_child(lambda: fit(folder, epochs=EPOCHS), whole[1] * dice.uniform(0.05, 0.95))  # noqa: B023
+        kill(lambda: fit(folder, epochs=EPOCHS))  # noqa: B023
         assert_same_run(resumed(folder), whole[0])
-    print(f"{killed} of {RANDOM_KILLS} runs were killed before their end", file=sys.stderr)
-    assert killed, "how many depends on the machine"
+    print(f"{kill.killed} of {RANDOM_KILLS} runs were killed before their end", file=sys.stderr)
+    assert kill.killed, "how many depends on the machine"
 
 
 def test_a_run_killed_between_two_steps_goes_on(whole, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import sys
 import time
 from functools import partial
@@ -24,7 +23,7 @@ from experiments.sweep.local_study import load
 from experiments.sweep.trial_process import TrialProcess
 from models.files import sha256
 from tests.dicom_archive import write_archive
-from tests.kills import die, in_child, seconds_of, wrap
+from tests.kills import RandomKills, die, in_child, seconds_of, wrap
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 TRIAL = Path(__file__).parents[1] / "sweep" / "tiny_trial.py"
@@ -65,21 +64,20 @@ def check_kills(tmp_path, run, moments, randomly):
 
     `run` returns the task that writes into a folder, given the folder and what to do before.
     """
-    seconds, right, dice = seconds_of(run(tmp_path / "whole")), digests(tmp_path / "whole"), random.Random(0)
+    kill, right = RandomKills(seconds_of(run(tmp_path / "whole"))), digests(tmp_path / "whole")
     assert right
     for name, moment in moments.items():
         out = tmp_path / name.replace(" ", "-")
         assert in_child(run(out, moment=moment)), f"{name}: the moment comes"
         assert not in_child(run(out)), name
         assert digests(out) == right, name
-    killed = 0
     for number in range(randomly):
         out = tmp_path / f"random-{number}"
-        killed += in_child(run(out), seconds * dice.uniform(0.1, 0.9))
+        kill(run(out))
         assert not in_child(run(out))
         assert digests(out) == right, f"random kill {number}"
-    print(f"{killed} of {randomly} random kills before the end", file=sys.stderr)
-    assert killed
+    print(f"{kill.killed} of {randomly} random kills before the end", file=sys.stderr)
+    assert kill.killed
 
 
 def test_killed_while_shards_are_written(tiny_hc18, tiny_planes, tmp_path):
@@ -244,14 +242,14 @@ def test_a_trial_whose_process_no_runner_has_noted_ends_when_the_sweep_goes_on(t
 
 
 def test_a_sweep_killed_at_random_moments(tmp_path):
-    dice, seconds, killed = random.Random(0), seconds_of(sweep_in(tmp_path / "whole")()), 0
+    kill = RandomKills(seconds_of(sweep_in(tmp_path / "whole")()))
     for number in range(5):
         run = sweep_in(tmp_path / str(number))
-        killed += in_child(run(), seconds * dice.uniform(0.1, 0.9))
+        kill(run())
         time.sleep(
             1
         )  # a new Python takes longer; until its exec, a trial's process does not bear the run's name
         assert not in_child(run())
         assert done(tmp_path / str(number)) == [1, 2, 3, 4]
-    print(f"{killed} of 5 random kills before the end", file=sys.stderr)
-    assert killed
+    print(f"{kill.killed} of 5 random kills before the end", file=sys.stderr)
+    assert kill.killed
