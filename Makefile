@@ -86,6 +86,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup add train evaluate predict reproduce compare-paper table check-data shards import-protocol export latency demo sweep sweep-agent sweep-report report test test-faults test-fuzz test-slow lint types check audit sbom docs bench bench-compare gpu-check lock clean remake
 
+EDITABLE = "$(UV)" pip install --quiet --python .venv --no-deps --config-settings editable_mode=compat --editable .
+
 help:  ## print this list
 	$(DO)grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
@@ -96,12 +98,13 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 	$(DO)echo "setup: making .venv with $(WANTED) (about half a minute when packages are cached)"
 	$(DO)"$(UV)" venv --quiet --clear --python $(PYTHON_VERSION) .venv
 	$(DO)"$(UV)" pip install --quiet --python .venv $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) -r requirements.txt
-	$(DO)"$(UV)" pip install --quiet --python .venv --no-deps --config-settings editable_mode=compat --editable .
+	$(DO)$(EDITABLE)
 	$(DO)echo "$(WANTED)" > $@
 
 add: $(READY)  ## install a further package or extra: make add PACKAGE='.[litert]'
 	$(DO)$(GET_UV)
 	$(DO)"$(UV)" pip install --quiet --python .venv $(call need,PACKAGE,'.[litert]')
+	$(DO)$(EDITABLE)  # an extra of this project has installed a copy of it
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)
 	$(DO)$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(BOUNDED) $(ARGS)

@@ -277,7 +277,11 @@ class FetalDataModule(LightningDataModule):
     def _fixed_pairs(self, split: str) -> DataLoader | list[Any]:
         # Never replace unreadable images here: the loss would be over other images.
         dataset = self._pairs(split, None, on_error="raise")
-        return self._loader_of_keys(dataset, FixedSampler(len(dataset)))
+        sampler = FixedSampler(len(dataset))
+        if not len(sampler):
+            # One empty batch: without any, Lightning skips the loop, and with it the evaluation of other images.
+            return DataLoader([{}], batch_size=None)
+        return self._loader_of_keys(dataset, sampler)
 
     def _loader_of_keys(self, dataset: PairDataset, keys: Iterable[tuple[int, int]]) -> DataLoader:
         size, collate = self.evaluation_batch_size, dataset.builder.collate

@@ -206,6 +206,8 @@ class DistillationModule(LightningModule):
         return {"name": batch["name"], "embedding": encode_images(self.student, batch["image"])}
 
     def _log_held_out(self, stage: str, batch: dict[str, Any]) -> None:
+        if not batch:  # of a split without images
+            return
         with torch.compiler.set_stance("force_eager"):  # compiling once more, for eval mode, takes longer
             terms = {names.loss_name(stage, name): value for name, value in self.compute_loss(batch).items()}
         self.log_dict(terms, batch_size=batch["student_image"].shape[0], sync_dist=True)

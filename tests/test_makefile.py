@@ -124,6 +124,12 @@ def test_a_target_that_calls_uv_fetches_it_where_it_is_missing(target):
     assert first.endswith("pip install --quiet uv; }")
 
 
+def test_the_environment_runs_this_clone_after_an_extra_of_it_was_installed():
+    last = make("-n", "add", "PACKAGE=.[dicom]").stdout.splitlines()[-1]
+    assert "--no-deps" in last
+    assert "--editable ." in last
+
+
 @pytest.mark.parametrize("variable", ["HC18_ROOT", "PLANES_ROOT", "SHARDS"])
 def test_a_data_folder_with_blanks_reaches_the_command(variable):
     rule = f'show:\n\t+@echo "$${variable}"\n'

@@ -28,6 +28,8 @@ class Recorder(LightningModule):
         self.seen = {"train": [], "val": [], "test": []}
 
     def note(self, stage, batch):
+        if not batch:  # of a split with fewer images than processes
+            return
         pixels = batch["student_image"].double().sum(dim=(1, 2, 3)).tolist()
         self.seen[stage].append((self.current_epoch, list(zip(batch["name"], pixels, strict=True))))
 

@@ -46,6 +46,31 @@ def workplace(tmp_path, tiny_planes, monkeypatch):
     return tmp_path
 
 
+def test_all_images_are_scored_where_no_patient_is_a_test_patient(workplace, tiny_planes):
+    table = tiny_planes / "FETAL_PLANES_DB_data.csv"
+    rows = pd.read_csv(table, sep=";")
+    rows[rows.columns[-1]] = 1  # all for training
+    rows.to_csv(table, sep=";", index=False)
+    student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
+    run(
+        "train", "no-kd", "planes", "--run=made", *SMALL, f"--model.student={student}", "--model.teacher=null",
+        "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=1", "--data.init_args.val_share=0.4",
+        "--score_test_patients=false",
+    )  # fmt: skip
+    checkpoint = workplace / "outputs" / "no-kd" / "made" / "checkpoints" / "best.ckpt"
+    run(
+        "evaluate",
+        "planes",
+        str(checkpoint),
+        *SMALL,
+        "--planes.test_split=all",
+        "--representation.enabled=false",
+    )
+    (results,) = (workplace / "outputs" / "evaluate").glob("*/results.json")
+    metrics = json.loads(results.read_text())["metrics"]
+    assert metrics["student/planes/n_scored"] == (rows["Plane"].str.strip() != "Other").sum() > 0
+
+
 def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys, monkeypatch):
     monkeypatch.setattr("callbacks.evaluation.answer_calibration.LEAST", 1)
     student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
