@@ -62,7 +62,7 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         "MAKEFLAGS",
         "NEAREST",
     }
-    own |= {"BOUNDED", "GET_UV", "PY", "READY", "ROOMS", "SHELL", "WANTED", "REFUSE_EMPTY"}
+    own |= {"BOUNDED", "EDITABLE", "GET_UV", "PY", "READY", "ROOMS", "SHELL", "WANTED", "REFUSE_EMPTY"}
     for name in sorted((read - own) | {"HC18_ROOT", "PLANES_ROOT", "SHARDS"}):
         assert "no such variable" not in make("-n", "help", f"{name}=x").stderr, name
 
