@@ -241,24 +241,32 @@ class FetalDataModule(LightningDataModule):
         """Return the loader of pairs of the test patients, otherwise as `val_dataloader`."""
         return self._fixed_pairs("test")
 
-    def evaluation_records(self, benchmark: str, split: str) -> list[Record]:
-        """Return the images of a split ("all" includes training images, as the paper reports) that a benchmark scores.
+    def candidates(self, benchmark: str, split: str) -> list[Record]:
+        """Return the images of a split, or "all", among which are those that a benchmark scores or excludes.
 
         Raises:
-            ValueError: The corpus does not have the benchmark, the split is unknown, or has no image of it.
+            ValueError: The corpus does not have the benchmark, or the split is unknown.
         """
-        name = type(self).__name__
         if benchmark not in self.benchmarks:
-            raise ValueError(f"{name} has no benchmark {benchmark!r}; it has {list(self.benchmarks)}")
+            raise ValueError(
+                f"{type(self).__name__} has no benchmark {benchmark!r}; it has {list(self.benchmarks)}"
+            )
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
         records = self.records
         records = self._own_records.get(benchmark, records)
-        includes = BENCHMARKS[benchmark].includes
-        chosen = [record for record in records if split in ("all", record.split) and includes(record)]
+        return [record for record in records if split in ("all", record.split)]
+
+    def evaluation_records(self, benchmark: str, split: str) -> list[Record]:
+        """Return the images of a split ("all" includes training images, as the paper reports) that a benchmark scores.
+
+        Raises:
+            ValueError: See `candidates`; or the split has no image of the benchmark.
+        """
+        chosen = [r for r in self.candidates(benchmark, split) if BENCHMARKS[benchmark].includes(r)]
         if not chosen:
             raise ValueError(
-                f"{name}: no image of benchmark {benchmark!r} in split {split!r}; "
+                f"{type(self).__name__}: no image of benchmark {benchmark!r} in split {split!r}; "
                 "give that split a share of the patients (val_share, test_share, or a column split)"
             )
         return chosen
@@ -280,7 +288,8 @@ class FetalDataModule(LightningDataModule):
         sampler = FixedSampler(len(dataset))
         if not len(sampler):
             # One empty batch: without any, Lightning skips the loop, and with it the evaluation of other images.
-            return DataLoader([{}], batch_size=None)
+            empty: Any = [{}]
+            return DataLoader(empty, batch_size=None)
         return self._loader_of_keys(dataset, sampler)
 
     def _loader_of_keys(self, dataset: PairDataset, keys: Iterable[tuple[int, int]]) -> DataLoader:

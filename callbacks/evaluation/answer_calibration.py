@@ -136,7 +136,7 @@ class _Answers:
     def margins(self, benchmark: str, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return `max_minus_mean_logit` of images that a benchmark scores, and of those whose label it excludes."""
         one = BENCHMARKS[benchmark]
-        images = self.images(split)
+        images = self.data.candidates(benchmark, split)
         known = [record for record in images if one.includes(record)]
         other = [r for r in images if r.corpus == one.corpus and one.label_of(r) in one.exclude]
         if not known or not other:
@@ -159,10 +159,6 @@ class _Answers:
         found = self.data.evaluation_records(HC18 if HC18 in names else names[0], "all") if names else []
         # A head beyond the chart has no age.
         return [one for one in found if split in ("all", one.split) and one.ga_days is not None]
-
-    def images(self, split: str) -> list[Record]:
-        """Return the images of a split, or "all"."""
-        return list(self.data.records if split == "all" else self.data.split(split))
 
     def embedded(self, records: list[Record]) -> torch.Tensor:
         images: torch.Tensor = embed(

@@ -103,9 +103,9 @@ class ScoredOnPublicSets(FetalDataModule):
         public = (name for module in self.public_sets for name in module.benchmarks)
         self.benchmarks = (*public, *self.benchmarks)
 
-    def evaluation_records(self, benchmark: str, split: str) -> list[Record]:
+    def candidates(self, benchmark: str, split: str) -> list[Record]:
         """Return the images of a benchmark; those of a public set come from its own data module."""
         for module in self.public_sets:
             if benchmark in module.benchmarks:
-                return module.evaluation_records(benchmark, split)
-        return super().evaluation_records(benchmark, split)
+                return module.candidates(benchmark, split)
+        return super().candidates(benchmark, split)

@@ -15,7 +15,7 @@ from callbacks.evaluation import answer_calibration
 from callbacks.evaluation.answer_calibration import _Answers
 from callbacks.evaluation.embedding_pass import embed
 from callbacks.evaluation.evaluation_mode import evaluation_mode
-from datamodules import FetalPlanesDataModule, HC18DataModule
+from datamodules import FetalPlanesDataModule, HC18DataModule, TableDataModule
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
@@ -136,6 +136,29 @@ def test_heads_of_ones_own_make_an_age_interval(student_checkpoint, tiny_planes,
     assert found["student/age_interval/width_days"] > 0
 
 
+def test_none_of_these_is_fitted_to_the_images_of_the_benchmarks_own_set(
+    student_checkpoint, tiny_planes, tiny_hc18, tmp_path
+):
+    """A run may train on other images."""
+    table = tmp_path / "table.csv"
+    rows = [f"{one.image},a head,{one.patient}" for one in HC18DataModule(str(tiny_hc18)).records]
+    table.write_text("\n".join(["image,caption,patient", *rows]))
+    model = load_student(student_checkpoint, PROTOCOL.content()).model
+    sets = (
+        FetalPlanesDataModule(str(tiny_planes)),
+        TableDataModule(str(table), outside=True, planes_root=str(tiny_planes)),
+    )
+    own, other = (
+        _Answers(model, data, PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)).margins(
+            "planes", "all"
+        )
+        for data in sets
+    )
+    assert min(len(part) for part in own) > 1
+    for part, same in zip(own, other, strict=True):
+        np.testing.assert_allclose(part, same)
+
+
 def test_validation_patients_without_heads_make_no_age_interval(tiny_hc18):
     planes, heads = PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL)
     heads.benchmarks = ("hc18",)
@@ -235,10 +258,8 @@ def test_images_of_other_corpora_and_splits_make_no_threshold(student_checkpoint
     other = [record for record in records if record.plane == "other"]
 
     def excluded(split, records):
-        data = SimpleNamespace(
-            records=records, split=lambda name: [record for record in records if record.split == name],
-            evaluation_batch_size=8, num_workers=0,
-        )  # fmt: skip
+        data = FetalPlanesDataModule(str(tiny_planes), num_workers=0, evaluation_batch_size=8)
+        data.read_records = lambda: records
         answers = _Answers(model, data, PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL))
         return len(answers.margins("planes", split)[1])
 
