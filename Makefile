@@ -104,7 +104,7 @@ $(READY): requirements.txt $(if $(filter-out $(MADE),$(WANTED)),remake)
 add: $(READY)  ## install a further package or extra: make add PACKAGE='.[litert]'
 	$(DO)$(GET_UV)
 	$(DO)"$(UV)" pip install --quiet --python .venv $(call need,PACKAGE,'.[litert]')
-	$(DO)$(EDITABLE)  # an extra of this project has installed a copy of it
+	$(DO)$(if $(filter .%,$(PACKAGE)),$(EDITABLE),true)  # an extra of this project has installed a copy of it
 
 train: $(READY)  ## train EXP on DATA and evaluate it: make train EXP=srkd DATA=phantom (QUICK=1: does everything run, in a minute)
 	$(DO)$(PY) -m experiments train $(EXP) $(DATA) $(GIVEN) $(BOUNDED) $(ARGS)

@@ -89,8 +89,13 @@ class OffDiagonalSchedule(Callback):
         scheduled = scheduled_weight(loss)
         if scheduled is None or not hasattr(*scheduled):
             raise ValueError(
-                f"schedule: {type(loss).__name__} has no {scheduled[1] if scheduled else 'weight'} to schedule; remove "
-                "the schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
+                f"schedule: {type(loss).__name__} "
+                + (
+                    f"has no {scheduled[1]} to schedule"
+                    if scheduled
+                    else "names no weight to schedule in `scheduled`"
+                )
+                + "; remove the schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
             )
 
     def on_train_batch_start(

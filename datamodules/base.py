@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.evaluation.dataset import EvaluationDataset, collate_evaluation, evaluation_workers
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
@@ -233,11 +233,11 @@ class FetalDataModule(LightningDataModule):
         """Return the loader of training pairs of some (draw, index) keys, in order, with the teacher's side."""
         return self._loader_of_keys(self._pairs("train", self.augmentation), keys)
 
-    def val_dataloader(self) -> DataLoader | list[Any]:
+    def val_dataloader(self) -> DataLoader:
         """Return the loader of unaugmented pairs of the validation patients, in a fixed order; see `FixedSampler`."""
         return self._fixed_pairs("val")
 
-    def test_dataloader(self) -> DataLoader | list[Any]:
+    def test_dataloader(self) -> DataLoader:
         """Return the loader of pairs of the test patients, otherwise as `val_dataloader`."""
         return self._fixed_pairs("test")
 
@@ -282,14 +282,17 @@ class FetalDataModule(LightningDataModule):
             dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation, **reading
         )
 
-    def _fixed_pairs(self, split: str) -> DataLoader | list[Any]:
+    def _fixed_pairs(self, split: str) -> DataLoader:
         # Never replace unreadable images here: the loss would be over other images.
         dataset = self._pairs(split, None, on_error="raise")
         sampler = FixedSampler(len(dataset))
         if not len(sampler):
             # One empty batch: without any, Lightning skips the loop, and with it the evaluation of other images.
             empty: Any = [{}]
-            return DataLoader(empty, batch_size=None)
+            once: Any = DistributedSampler(
+                empty, num_replicas=1, rank=0
+            )  # Lightning would warn of another one
+            return DataLoader(empty, batch_size=None, sampler=once)
         return self._loader_of_keys(dataset, sampler)
 
     def _loader_of_keys(self, dataset: PairDataset, keys: Iterable[tuple[int, int]]) -> DataLoader:

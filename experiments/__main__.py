@@ -29,11 +29,11 @@ from experiments.process import (
     STOPPED,
     exit_quietly_on_broken_pipe,
     exit_status,
-    fitted,
     run_children,
     status_for_make,
     terminable,
     without_secrets,
+    wrapped,
 )
 from experiments.recipe_files import experiment_choices, preset_names
 
@@ -83,7 +83,7 @@ def usage() -> str:
     """Return the list of commands."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items() if text]
-    return fitted(
+    return wrapped(
         "\n".join(["usage: sonodistill COMMAND ...", "", *lines, "", "sonodistill COMMAND --help says more"])
     )
 
@@ -110,7 +110,7 @@ def run(argv: list[str]) -> int:
             ast.get_docstring(ast.parse((COMMANDS_FOLDER / f"{name}.py").read_text(encoding="utf-8"))) or ""
         )
         if "usage:" in text:  # the others have a parser that answers without importing PyTorch
-            print(fitted(text))
+            print(wrapped(text))
             return 0
     module = importlib.import_module(f"experiments.commands.{name}")
     # Commands that share a module: it needs the command's name.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -264,9 +265,7 @@ class ConfigCLI(LightningCLI):
         parser.add_argument(
             "--experiment", type=str, default="custom", help="Folder of the run under outputs/."
         )
-        parser.add_argument(
-            "--preset", type=str | None, default=None, help="Data preset; set by the command."
-        )
+        parser.add_argument("--preset", type=str | None, default=None, help=SUPPRESS)  # of config.yaml
         parser.add_argument("--run", type=str | None, default=None, help="Name of the run's own folder.")
         parser.add_argument(
             "--schedule", type=Callback | None, default=None, help="Schedule of the off-diagonal weight."
@@ -293,6 +292,8 @@ class ConfigCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
         """Parse the arguments; a quick run is parsed again with its bounds. One seed sets weights and data."""
+        if any(word.partition("=")[0] == "--preset" for word in self.arguments):
+            raise ValueError("--preset: give the data preset by its name: make train DATA=NAME")
         self.config = parser.parse_args(self.arguments)
         if is_quick(whole_counts(self.config[self.config.subcommand])):
             self.config = parser.parse_args(with_quick_settings(self.arguments))

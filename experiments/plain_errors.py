@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
-from experiments.process import fitted
+from experiments.process import wrapped
 from models.checkpoints.trust import untrusted_import
 from models.messages import nearest
 
@@ -86,7 +86,7 @@ class PlainErrorParser(LightningArgumentParser):
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help, wrapped where jsonargparse does not: its usage and the titles of groups."""
-        return fitted(super().format_help(*args, **kwargs))
+        return wrapped(super().format_help(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a `UsageError` with one line."""

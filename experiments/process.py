@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def fitted(text: str) -> str:
+def wrapped(text: str) -> str:
     """Wrap a help text to the terminal; the explanation of an option stays in its column."""
     width = shutil.get_terminal_size().columns
     lines = []

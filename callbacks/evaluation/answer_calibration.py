@@ -154,7 +154,7 @@ class _Answers:
         return records, similarity.cpu().numpy(), np.array([one.ga_days for one in records], dtype=np.float64)
 
     def heads(self, split: str) -> list[Record]:
-        """Return a split's heads of known age, of HC18's, else of the first biometry benchmark; [] without one."""
+        """Return the heads of known age in a split: HC18's, else the first biometry benchmark's; [] without one."""
         names = self.biometry.benchmarks
         found = self.data.evaluation_records(HC18 if HC18 in names else names[0], "all") if names else []
         # A head beyond the chart has no age.

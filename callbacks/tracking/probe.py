@@ -52,7 +52,7 @@ class ProbeBatch(Callback):
             return
         with isolate_rng():  # iterating a loader draws from the generator that training draws from
             batch = next(iter(trainer.datamodule.val_dataloader()), None)  # type: ignore[attr-defined]
-        if batch is None:
+        if not batch:  # no validation images
             return
         self.batch = {name: values[: self.size] for name, values in batch.items()}
         self.teacher_logits = self._logits(pl_module, "teacher")

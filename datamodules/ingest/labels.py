@@ -48,7 +48,7 @@ def keyed_labels(labels: pd.DataFrame, secret: str, files: Collection[str]) -> p
         found = one_line(", ".join(labels.columns), 200)
         raise ValueError(
             f"--labels: needs one of the columns {', '.join(KEYS)} with values, and one of {', '.join(LABELS)}, "
-            f"each once; it has {len(labels)} rows of {found}; --column=file=NAME maps a name of the table's own"
+            f"each once; it has {len(labels)} rows of {found}; --column=file=NAME gives your column's name"
         )
     for key in keys:
         if (empty := labels[key].isna()).any():

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
 from webdataset.shardlists import expand_urls
 
 from datamodules.base import require_at_least
@@ -127,9 +126,6 @@ class PairShardsDataModule(ScoredOnPublicSets):
             "workers": max(1, self.num_workers), "shuffle_buffer": self.shuffle_buffer,
         }  # fmt: skip
         return ShardLoader(stream, order, persistent_workers=self.num_workers > 0, **self._loader_options())
-
-    def _fixed_pairs(self, split: str) -> DataLoader | list[Any]:
-        return super()._fixed_pairs(split) if self.public_sets else []
 
 
 def list_shards(urls: str) -> list[str]:

@@ -14,7 +14,7 @@ usage: sonodistill sweep run SWEEP [options] [-- arguments of every trial]
   --data=DATA  data preset of every trial
   --local      run on this machine although logged in to W&B
 
-Example: sonodistill sweep run decay --count=20 -- --trainer.max_epochs=1 --teacher=weights.pt
+Example: sonodistill sweep run decay --count=20 -- --teacher=weights.pt
 """
 
 from __future__ import annotations

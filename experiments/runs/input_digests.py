@@ -21,6 +21,7 @@ from datamodules.shards.storage import ShardStorage
 from experiments.config import PROTOCOL_OPTION, named_file, resolve
 from experiments.process import without_secrets
 from experiments.recipe_files import FOLDERS, preset_of
+from metrics.benchmarks import benchmarks_of
 from models.files import digest, sha256
 
 SHARDS, IMAGES = "SHARDS", "IMAGES"
@@ -82,7 +83,7 @@ def place_digests(places: Mapping[str, str]) -> dict[str, str]:
 
 
 def shard_corpora(data: Namespace) -> dict[str, str]:
-    """Return which public corpora the shards of a run contain, according to their manifest.
+    """Return which public corpora with a benchmark the shards of a run contain, according to their manifest.
 
     Returns:
         Corpus -> "train" for its training patients only, "all" if test patients are included. Empty without shards
@@ -92,9 +93,10 @@ def shard_corpora(data: Namespace) -> dict[str, str]:
     if place is None:
         return {}
     found: dict[str, str] = {}
+    scored = [name for name in CORPORA if benchmarks_of(name)]
     for manifest in _STORE.manifests(list_shards(place)).values():
         for source in manifest.get("sources", []):
-            if source["name"] in CORPORA and found.get(source["name"]) != "all":
+            if source["name"] in scored and found.get(source["name"]) != "all":
                 found[source["name"]] = "train" if source.get("evaluation_images_left_out") else "all"
     return found
 

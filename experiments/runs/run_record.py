@@ -52,14 +52,15 @@ def make_record(config: Namespace) -> dict[str, Any]:
     """Return the record of a run.
 
     Returns:
-        ``data`` (see `patients`); ``before``, the same of the runs whose weights the student starts from; ``held``, the
-        corpora of whose test patients the shards of all these hold; ``teacher``, ``start`` (see `_weights`), ``quick``.
+        ``data`` (see `patients`); ``before``, the same of the runs whose weights the student starts from;
+        ``test_patients_of``, the public corpora whose test patients are in the training shards of all these;
+        ``teacher``, ``start`` (see `_weights`), ``quick``.
     """
     start = read_record(_file(config.model.get("student")))
     return {
         "data": patients(config.data),
         "before": [*start.get("before", []), start["data"]] if "data" in start else [],
-        "held": sorted({*start.get("held", []), *_held(config)}),
+        "test_patients_of": sorted({*start.get("test_patients_of", []), *_scored_in_shards(config)}),
         "teacher": _weights(config.model.get("teacher")),
         "start": _weights(config.model.get("student")),
         "quick": bool(config.quick),
@@ -132,16 +133,16 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
     """Return warnings about what makes the scores of a run, which may train its student, too good or meaningless."""
     said = [CAUTION] if config.quick else []
     if trains:
-        said += [f"the shards hold test patients of {name}: {TOO_GOOD}" for name in _held(config)]
+        said += [f"the shards hold test patients of {name}: {TOO_GOOD}" for name in _scored_in_shards(config)]
     here = patients(config.data)
     for role in ("student", "teacher"):
         path = _file(config.model.get(role))
         record = read_record(path)
         if record.get("quick") and not config.quick:
             said.append(f"{role} {path} comes from {CAUTION}")
-        held = record.get("held", [])
         said += [
-            f"{role} {path} was trained on shards with test patients of {name}: {TOO_GOOD}" for name in held
+            f"{role} {path} was trained on shards with test patients of {name}: {TOO_GOOD}"
+            for name in record.get("test_patients_of", [])
         ]
         last = record.get("data", here)
         for there in (*record.get("before", []), last):
@@ -153,8 +154,8 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
     return [*dict.fromkeys(said)]
 
 
-def _held(config: Namespace) -> list[str]:
-    """Return the public corpora of whose test patients the run's shards hold images."""
+def _scored_in_shards(config: Namespace) -> list[str]:
+    """Return the public corpora whose test patients are in the run's training shards."""
     return [name for name, whose in shard_corpora(config.data).items() if whose == "all"]
 
 

@@ -67,7 +67,8 @@ def read_sweep(path: Path) -> SweepFile:
     parameters = config.get("parameters")
     for parameter in parameters.values() if isinstance(parameters, dict) else ():
         if isinstance(parameter, dict):
-            parameter |= {key: _as_text(parameter[key]) for key in ("value",) if key in parameter}
+            if "value" in parameter:
+                parameter["value"] = _as_text(parameter["value"])
             if isinstance(values := parameter.get("values"), list):
                 parameter["values"] = [_as_text(value) for value in values]
     return SweepFile(path, config)

@@ -176,19 +176,21 @@ def _build_trunk(name: str, arguments: dict[str, Any], weights: str | None, imag
     if hasattr(trunk, "set_input_size"):
         trunk.set_input_size(img_size=image_size)  # type: ignore[operator]
     if arguments:
-        _try_trunk(trunk, f"{name} cannot be built with trunk_args {arguments}", image_size)
+        _try_trunk(
+            trunk, f"{name} with trunk_args {arguments} at {image_size} x {image_size} pixels", image_size
+        )
     return trunk
 
 
 @torch.no_grad()
-def _try_trunk(trunk: nn.Module, failure: str, image_size: int) -> None:
+def _try_trunk(trunk: nn.Module, case: str, image_size: int) -> None:
     """Run a trunk once: timm builds layers of no channels, and trunks of too few stages, without an error."""
     try:
         features = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:
-        raise ValueError(f"{failure}: {error_line(error)}") from error
+        raise ValueError(f"{case} cannot read an image: {error_line(error)}") from error
     trunk.train()
     if features.shape != (1, trunk.head_hidden_size):
         raise ValueError(
-            f"{failure}: its features are no vector of an image, but {tuple(features.shape[1:])}"
+            f"{case}: its output for one image has shape {tuple(features.shape[1:])}, not ({trunk.head_hidden_size},)"
         )

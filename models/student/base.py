@@ -168,7 +168,9 @@ class Student(ABC):
                 values = {key: answer, f"{key}_probability": float(own[best])}
                 for label, probability in zip(labels, own, strict=True):
                     name = f"{key}_{label}"
-                    values[f"{name}_class" if name in values else name] = float(probability)
+                    while name in values:
+                        name += "_class"
+                    values[name] = float(probability)
                 asked = benchmark != SUBPLANES or row.get(BENCHMARKS[PLANES].label, BRAIN) == BRAIN
                 row.update(values if asked else dict.fromkeys(values))
         return rows

@@ -81,6 +81,8 @@ def test_a_saved_configuration_is_of_its_own_preset_where_two_have_one_class(pre
     assert recipe_of(["fit", f"--config={saved}"]).preset == preset
     own = {"data": {"class_path": "my_data.OwnData"}, "preset": preset}
     assert preset_of(own) is None
+    with pytest.raises(ValueError, match="--preset: give the data preset by its name"):
+        resolve("no-kd", preset, ["--preset=phantom"])
 
 
 def test_a_typo_names_the_closest_and_lists_all():

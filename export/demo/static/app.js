@@ -50,6 +50,7 @@ function notice(text) {
 // --- the engine: the worker; it must pass its self-test before it answers ---
 
 function startEngine() {
+  const first = !worker;
   worker?.terminate();
   [ready, pending] = [null, null];
   $("loading").hidden = false;
@@ -57,7 +58,7 @@ function startEngine() {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => handlers[data.kind](data);
   worker.onerror = (event) => onRefused({ text: event.message || "the worker could not start" });
-  worker.postMessage({ kind: "start", demo, ...engine });
+  worker.postMessage({ kind: "start", demo, first, ...engine });
 }
 
 function onProgress({ loaded, total }) {

@@ -40,7 +40,7 @@ const cell = (value) => {
   return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 
-/** Headers of columns. A class's, whose key and label a line feed separates, ends with "_class" where another has its name. */
+/** Headers of columns. That of a class, which is keyed "key\nlabel", gets the ending "_class" where its name is taken. */
 function headers(columns) {
   const taken = new Set(columns.filter((name) => !name.includes("\n")));
   return columns.map((name) => {

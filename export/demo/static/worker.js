@@ -67,12 +67,15 @@ async function all(files) {
   return Object.fromEntries(await Promise.all(Object.entries(files).map(async ([name, file]) => [name, await file])));
 }
 
-/** Keep verified files for the next visit, in place of those of older builds. */
-async function keep() {
+/**
+ * Keep verified files for the next visit. The page's first worker removes those of other builds; a later one may run in an old tab
+ * beside a new build's page.
+ */
+async function keep(first = false) {
   const store = await cache, hashes = Object.values(demo.files).map(({ sha256 }) => sha256);
   if (!store) return;
   try {
-    for (const request of await store.keys()) {
+    for (const request of first ? await store.keys() : []) {
       const hash = new URL(request.url).searchParams.get("v");
       if (hash && !hashes.includes(hash)) await store.delete(request);
     }
@@ -166,7 +169,7 @@ async function start(options) {
   tell("stage", { text: "Self-test on the golden frames" });
   const tested = await selfTest(golden, weights);
   tell("ready", { tested, milliseconds: performance.now() - begun, side, calibrated: Boolean(manifest.answers), hasAges: "ages" in heads });
-  await keep();
+  await keep(options.first);
 }
 
 /** Read one frame: classes of every head; where the pixel size is known, the age of a brain plane, or of any. */
@@ -213,6 +216,7 @@ onmessage = async ({ data }) => {
   try {
     await task(data);
   } catch (error) {
+    await keep(); // the next runtime needs some of these files
     tell(failure, { id: data.id, text: String(error?.message ?? error).replace(/\.$/, "") }); // a sentence goes on with it
   }
 };

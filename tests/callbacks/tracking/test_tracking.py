@@ -280,9 +280,10 @@ def test_a_student_in_training_is_the_same_after_the_probe():
     assert all(torch.equal(value, before[name]) for name, value in module.student.state_dict().items())
 
 
-def test_data_without_validation_pairs_have_no_probe():
+@pytest.mark.parametrize("loader", [list, lambda: [{}]], ids=["no batch", "an empty batch"])
+def test_data_without_validation_pairs_have_no_probe(loader):
     data = TinyData()
-    data.val_dataloader = list
+    data.val_dataloader = loader
     probe = ProbeBatch(size=4)
     probe.on_train_start(TrainerStub(data), TinyModule())
     assert not probe.batch

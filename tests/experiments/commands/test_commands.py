@@ -16,7 +16,7 @@ from experiments import __main__ as command_line
 from experiments.__main__ import COMMANDS, LIGHTNING
 from experiments.commands import export, latency
 from experiments.plain_errors import PlainErrorParser
-from experiments.process import fitted
+from experiments.process import wrapped
 from tests.conftest import ROOT, make
 
 SETUP = ("TORCH_BACKEND", "PYTHON_VERSION", "MAKEFLAGS", "MAKEOVERRIDES")
@@ -174,9 +174,9 @@ usage: student ask CKPT IMAGES
 
 def test_a_help_text_fits_the_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    assert fitted(HELP_TEXT) == WRAPPED
+    assert wrapped(HELP_TEXT) == WRAPPED
     monkeypatch.setenv("COLUMNS", "120")
-    assert fitted(HELP_TEXT) == HELP_TEXT.replace("images,\nand", "images, and")
+    assert wrapped(HELP_TEXT) == HELP_TEXT.replace("images,\nand", "images, and")
 
 
 def test_the_list_of_commands_and_the_settings_of_a_run_fit_the_terminal(monkeypatch):

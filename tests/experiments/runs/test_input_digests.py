@@ -129,6 +129,8 @@ def test_the_manifest_names_the_corpora_in_the_shards(shards, tmp_path):
 def test_a_corpus_counts_as_whole_where_any_of_its_shards_hold_test_patients(monkeypatch, order):
     sources = [[{"name": "hc18", "evaluation_images_left_out": left_out}] for left_out in (True, False)]
     sources.append([{"name": "planes", "evaluation_images_left_out": True}, {"name": "mine"}])
+    # No benchmark scores it, so none of its images is a test patient's.
+    sources[0].append({"name": "african", "evaluation_images_left_out": 0})
     manifests = {f"{n}/manifest.json": {"sources": each} for n, each in enumerate(sources[::order])}
     monkeypatch.setattr(input_digests, "data_places", lambda _: {"SHARDS": "pipe:cat a.tar"})
     monkeypatch.setattr(input_digests, "_STORE", SimpleNamespace(manifests=lambda _: manifests))

@@ -90,12 +90,14 @@ def test_arguments_that_timm_refuses_are_one_line() -> None:
         ({"stem_width": 2}, "RuntimeError: .*weight of size"),  # a first layer of no channels
         ({"layers": [1, 1]}, "AttributeError: .*layer3"),
         ({"in_chans": 1}, "RuntimeError: .*to have 1 channels"),
-        ({"global_pool": ""}, r"no vector of an image, but \(512, 1, 1\)"),
+        ({"global_pool": ""}, r"has shape \(512, 1, 1\), not \(512,\)"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_a_trunk_that_cannot_read_an_image_is_refused_when_it_is_built(arguments, said) -> None:
-    with pytest.raises(ValueError, match=rf"^resnet10t cannot be built with trunk_args [^\n]*{said}[^\n]*$"):
+    with pytest.raises(
+        ValueError, match=rf"^resnet10t with trunk_args [^\n]* at 32 x 32 pixels[^\n]*{said}[^\n]*$"
+    ):
         TimmEncoder(trunk="resnet10t", trunk_args=arguments, image_size=32)
 
 

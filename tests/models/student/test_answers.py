@@ -82,11 +82,11 @@ def test_the_answers_of_ones_own_classes_have_the_benchmarks_name(monkeypatch):
 
 def test_a_class_named_probability_does_not_replace_the_answers_probability():
     student = ByHand()
-    student.classes = {"clinic": (["probability", "b"], np.eye(2))}
+    student.classes = {"clinic": (["probability_class", "probability"], np.eye(2)[::-1])}
     (row,) = student.planes([WHITE])
-    assert row["clinic"] == "b"
-    assert row["clinic_probability"] == row["clinic_b"] == pytest.approx(1 / (1 + np.exp(-2)))
-    assert row["clinic_probability_class"] == pytest.approx(1 / (1 + np.exp(2)))
+    assert row["clinic"] == "probability_class"
+    assert row["clinic_probability"] == row["clinic_probability_class"] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert row["clinic_probability_class_class"] == pytest.approx(1 / (1 + np.exp(2)))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "1"])
