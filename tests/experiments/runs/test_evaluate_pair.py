@@ -71,6 +71,22 @@ def test_all_images_are_scored_where_no_patient_is_a_test_patient(workplace, tin
     assert metrics["student/planes/n_scored"] == (rows["Plane"].str.strip() != "Other").sum() > 0
 
 
+def test_a_benchmark_of_ones_own_is_scored_where_shards_have_no_other(workplace, tiny_planes):
+    run("data", "shards", str(tiny_planes), "shards", "--samples-per-shard=20")
+    records = FetalPlanesDataModule(str(tiny_planes)).evaluation_records("planes", "all")
+    rows = [{"image": str(one.image), "patient": one.patient, "plane": one.plane} for one in records]
+    pd.DataFrame(rows).to_csv("mine.csv", index=False)
+    own = json.dumps([{"name": "mine", "table": "mine.csv", "outside": True}])
+    student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
+    run(
+        "train", "no-kd", "shards", "--run=made", *SMALL, f"--model.student={student}", "--model.teacher=null",
+        "--data.urls=shards", "--data.planes_root=null", "--data.hc18_root=null", f"--data.init_args.benchmarks={own}",
+        "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=1",
+    )  # fmt: skip
+    metrics = json.loads((workplace / "outputs" / "no-kd" / "made" / "results.json").read_text())["metrics"]
+    assert 0 < metrics["student/mine/n_scored"] < len(rows)
+
+
 def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys, monkeypatch):
     monkeypatch.setattr("callbacks.evaluation.answer_calibration.LEAST", 1)
     student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
