@@ -84,23 +84,23 @@ class OffDiagonalSchedule(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.check(pl_module.loss)
 
-    def check(self, loss: Any) -> None:
-        """Check that a loss has a scheduled weight."""
+    def check(self, loss: Any) -> tuple[Any, str]:
+        """Return the part of a loss that is scheduled, and its attribute.
+
+        Raises:
+            ValueError: The loss names none, or it does not exist.
+        """
         scheduled = scheduled_weight(loss)
-        if scheduled is None or not hasattr(*scheduled):
-            raise ValueError(
-                f"schedule: {type(loss).__name__} "
-                + (
-                    f"has no {scheduled[1]} to schedule"
-                    if scheduled
-                    else "names no weight to schedule in `scheduled`"
-                )
-                + "; remove the schedule (--schedule=null) or choose a loss with one, such as losses.SRKDLoss"
-            )
+        if scheduled is not None and hasattr(*scheduled):
+            return scheduled
+        lacks = f"has no {scheduled[1]}" if scheduled else "names no weight (attribute `scheduled`)"
+        raise ValueError(
+            f"schedule: {type(loss).__name__} {lacks} to schedule; remove the schedule (--schedule=null) or choose a "
+            "loss with one, such as losses.SRKDLoss"
+        )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.total_steps = int(trainer.estimated_stepping_batches)
-        if scheduled := scheduled_weight(pl_module.loss):
-            setattr(*scheduled, self.weight(trainer.global_step / max(1, self.total_steps)))
+        setattr(*self.check(pl_module.loss), self.weight(trainer.global_step / max(1, self.total_steps)))

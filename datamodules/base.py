@@ -253,7 +253,7 @@ class FetalDataModule(LightningDataModule):
             )
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is unknown; choose from {[*SPLITS, 'all']}")
-        records = self.records
+        records = self.records  # reads those of own tables, too
         records = self._own_records.get(benchmark, records)
         return [record for record in records if split in ("all", record.split)]
 
@@ -288,10 +288,9 @@ class FetalDataModule(LightningDataModule):
         sampler = FixedSampler(len(dataset))
         if not len(sampler):
             # One empty batch: without any, Lightning skips the loop, and with it the evaluation of other images.
+            # With a sampler: Lightning would set one for several processes, with a warning.
             empty: Any = [{}]
-            once: Any = DistributedSampler(
-                empty, num_replicas=1, rank=0
-            )  # Lightning would warn of another one
+            once: Any = DistributedSampler(empty, num_replicas=1, rank=0)
             return DataLoader(empty, batch_size=None, sampler=once)
         return self._loader_of_keys(dataset, sampler)
 

@@ -175,9 +175,11 @@ def preset_of(config: Mapping[str, Any] | None) -> str | None:
     It is the one that the configuration names (several may have one class), else the first with that class.
     """
     kind = ((config or {}).get("data") or {}).get("class_path")
-    names = preset_names()
-    names.sort(key=lambda name: name != (config or {}).get("preset"))
-    return next((name for name in names if data_class(name) == kind), None)
+    named, fitting = (
+        (config or {}).get("preset"),
+        [name for name in preset_names() if data_class(name) == kind],
+    )
+    return named if named in fitting else next(iter(fitting), None)
 
 
 def training_arguments(experiment: str, preset: str) -> list[str]:

@@ -23,7 +23,7 @@ from experiments.runs.run_record import run_config
 from experiments.suites.suite_runs import SuiteRun, execute_all
 from experiments.suites.table import all_columns, to_markdown
 from metrics.benchmarks import BENCHMARKS, HC18
-from metrics.names import CONSTANT, PIXEL_SIZE, final_name, formatted, interval_names
+from metrics.names import CONSTANT, PIXEL_SIZE, constant_title, final_name, formatted, interval_names
 from models.files import digest, write_text
 
 CKPT = "--ckpt"
@@ -151,7 +151,7 @@ def table(records: Mapping[str, Sequence[Mapping[str, Any]]], experiment: str | 
             (title, *_cells(score, PAPER.get(line, {}), released, found, model)) for score in all_columns()
         ]
     rows += [
-        (f"no model: {_constant(score, published)}", *_cells(score, {}, {}, published, CONSTANT))
+        (f"no model: {constant_title(_of(score, published))}", *_cells(score, {}, {}, published, CONSTANT))
         for score, (_, key, _) in all_columns().items()
         if final_name(CONSTANT, score, key) in published
     ]
@@ -160,10 +160,8 @@ def table(records: Mapping[str, Sequence[Mapping[str, Any]]], experiment: str | 
     return pd.DataFrame(rows, columns=["model", "score", "paper", "released code", "here", "95 % interval"])
 
 
-def _constant(score: str, found: Mapping[str, Any]) -> str:
-    if score != HC18:
-        return "most frequent class"
-    return "constant age {}w{}d".format(*divmod(int(found[final_name(CONSTANT, HC18, "age_days")]), 7))
+def _of(score: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name.startswith(f"{CONSTANT}/{score}/")}
 
 
 def _cells(

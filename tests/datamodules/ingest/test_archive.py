@@ -18,58 +18,20 @@ from models.files import digest
 from tests.dicom_archive import (
     BANNER,
     MARGIN,
+    SECRETS,
     banner,
-    file_of,
-    identify,
     planted,
     region_item,
     texts_in,
-    write,
     write_archive,
 )
 
-SECRET = "a secret of twenty-eight signs"
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    """Three patients' loops, and one file of every kind that is kept out, each named after a patient."""
-    root = tmp_path_factory.mktemp("archive") / "Planted_Hospital"
-    truth = write_archive(root, patients=3)
-    first = root / truth["file"][0]
-    shutil.copy(first, root / "Planted001_copy.dcm")
-    for name, change in {
-        "Planted001_burned.dcm": {"BurnedInAnnotation": "YES"},
-        "Planted001_ct.dcm": {"Modality": "CT", "SOPClassUID": pydicom.uid.CTImageStorage},
-        "Planted001_whole.dcm": {"SequenceOfUltrasoundRegions": None},
-    }.items():
-        dataset = pydicom.dcmread(first)
-        for keyword, value in change.items():
-            setattr(dataset, keyword, value)
-        dataset.save_as(root / name)
-    frame = pydicom.dcmread(first).pixel_array[:1].copy()
-    inside = np.zeros_like(frame)
-    inside[:, 140:300, 140:400] = frame[:, 140:300, 140:400]
-    write(inside[0], "Planted001 Jane001", (MARGIN + 4, BANNER + 20))
-    dataset = file_of(inside, region=(MARGIN, BANNER, frame.shape[2], frame.shape[1]))
-    identify(dataset, "Planted001^Jane001", "MRN-7700001", truth["study"][0])
-    dataset.save_as(root / "Planted001_label.dcm", enforce_file_format=True)
-    (root / "Planted001_broken.dcm").write_bytes(first.read_bytes()[:4000])
-    (root / "Planted001_notes.txt").write_text("Secret remark on Planted001^Jane001")
-    (root / "Planted001.mp4").write_bytes(b"not a film")
-    return root, truth
+SECRET = SECRETS["SONODISTILL_SECRET"]
 
 
 def run(capfd, *arguments):
     code = main(["ingest", *map(str, arguments), "--workers=1"])
     return code, "".join(capfd.readouterr())
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory):
-    file = tmp_path_factory.mktemp("keys") / "secret"
-    file.write_text(SECRET + "\n")
-    return f"--secret-file={file}"
 
 
 def test_nothing_identifying_comes_out(archive, secret, tmp_path, capfd, caplog, monkeypatch):
@@ -275,58 +237,6 @@ def test_an_implausible_pixel_size_is_left_out(copied, secret, tmp_path, capfd):
     table = pd.read_csv(out / "table.csv")
     assert table.set_index("source")["pixel_size_mm"].isna()[pseudonym(SECRET, "file", truth["file"][0])]
     assert table["pixel_size_mm"].notna().any()
-
-
-@pytest.mark.parametrize(
-    ("table", "said"),
-    [
-        ("Patient;GA_days\n1;999\n", r"row 2: ga_days is '999', expected ga_days from 28 to 315"),
-        ("patient;split\n1;val\n2;training2\n", r"row 3: split is 'training2', expected one of"),
-    ],
-)
-def test_label_values_are_checked_as_in_a_table(archive, secret, tmp_path, capfd, table, said):
-    (tmp_path / "labels.csv").write_text(table)
-    with pytest.raises(ValueError, match=rf"labels\.csv, {said}"):
-        run(capfd, archive[0], tmp_path / "out", secret, f"--labels={tmp_path / 'labels.csv'}")
-    assert not (tmp_path / "out").exists()
-
-
-def test_labels_may_have_names_of_their_own(archive, secret, tmp_path, capfd):
-    root, truth = archive
-    labels = tmp_path / "labels.csv"
-    theirs = {"file": "Datei", "plane": "Ebene", "ga_days": "SSW-Tage"}
-    # A column `plane` of other content gives way to the mapped one.
-    truth[[*theirs]].rename(columns=theirs).assign(Plane="not this").to_csv(labels, index=False)
-    mapped = [f"--column={ours}={their}" for ours, their in theirs.items()]
-    run(capfd, root, tmp_path / "out", secret, f"--labels={labels}", *mapped)
-    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("source")
-    row = truth.iloc[-1]
-    found = table.loc[pseudonym(SECRET, "file", row["file"])]
-    assert (found["plane"], found["ga_days"]) == (row["plane"], row["ga_days"])
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--column=file=Datei"], "--column: names the columns of --labels=TABLE"),
-        (
-            ["--labels", "--column=image=Datei"],
-            r"--column=image=Datei: no such column of labels; one of file, ",
-        ),
-        (
-            ["--labels", "--column=file=datei"],
-            r"labels\.csv: 0 columns called 'datei' .* it has Datei, Ebene",
-        ),
-        (["--labels", "--column=file=Ebene"], r"labels\.csv: 2 columns called 'Ebene'"),
-    ],
-)
-def test_a_mapping_of_labels_that_cannot_be_is_one_line(archive, secret, tmp_path, capfd, options, said):
-    labels = tmp_path / "labels.csv"
-    labels.write_text("Datei,Ebene,Ebene\na.dcm,brain,brain\n")
-    options = [f"--labels={labels}" if option == "--labels" else option for option in options]
-    with pytest.raises(ValueError, match=said):
-        run(capfd, archive[0], tmp_path / "out", secret, *options)
-    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_kept_out_can_be_masked_or_taken(archive, secret, tmp_path, capfd):

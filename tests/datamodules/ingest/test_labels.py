@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from datamodules.ingest.labels import join_labels, keyed_labels, pseudonym
-
-SECRET = "a secret of twenty-eight signs"
+from tests.datamodules.ingest.test_archive import SECRET, run
 
 
 def labels_of(**columns):
@@ -44,3 +43,55 @@ def test_labels_that_cannot_be_used_are_named_before_anything_is_decoded(columns
 def test_two_examinations_of_a_patient_have_labels_of_their_own():
     labels = pd.DataFrame({"patient": ["7", "7"], "study": ["1", "2"], "ga_days": ["120", "150"]})
     assert keyed_labels(labels, SECRET, [])["ga_days"].tolist() == [120, 150]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("Patient;GA_days\n1;999\n", r"row 2: ga_days is '999', expected ga_days from 28 to 315"),
+        ("patient;split\n1;val\n2;training2\n", r"row 3: split is 'training2', expected one of"),
+    ],
+)
+def test_label_values_are_checked_as_in_a_table(archive, secret, tmp_path, capfd, table, said):
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(ValueError, match=rf"labels\.csv, {said}"):
+        run(capfd, archive[0], tmp_path / "out", secret, f"--labels={tmp_path / 'labels.csv'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_may_have_names_of_their_own(archive, secret, tmp_path, capfd):
+    root, truth = archive
+    labels = tmp_path / "labels.csv"
+    theirs = {"file": "Datei", "plane": "Ebene", "ga_days": "SSW-Tage"}
+    # A column `plane` of other content gives way to the mapped one.
+    truth[[*theirs]].rename(columns=theirs).assign(Plane="not this").to_csv(labels, index=False)
+    mapped = [f"--column={ours}={their}" for ours, their in theirs.items()]
+    run(capfd, root, tmp_path / "out", secret, f"--labels={labels}", *mapped)
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("source")
+    row = truth.iloc[-1]
+    found = table.loc[pseudonym(SECRET, "file", row["file"])]
+    assert (found["plane"], found["ga_days"]) == (row["plane"], row["ga_days"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--column=file=Datei"], "--column: names the columns of --labels=TABLE"),
+        (
+            ["--labels", "--column=image=Datei"],
+            r"--column=image=Datei: no such column of labels; one of file, ",
+        ),
+        (
+            ["--labels", "--column=file=datei"],
+            r"labels\.csv: 0 columns called 'datei' .* it has Datei, Ebene",
+        ),
+        (["--labels", "--column=file=Ebene"], r"labels\.csv: 2 columns called 'Ebene'"),
+    ],
+)
+def test_a_mapping_of_labels_that_cannot_be_is_one_line(archive, secret, tmp_path, capfd, options, said):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("Datei,Ebene,Ebene\na.dcm,brain,brain\n")
+    options = [f"--labels={labels}" if option == "--labels" else option for option in options]
+    with pytest.raises(ValueError, match=said):
+        run(capfd, archive[0], tmp_path / "out", secret, *options)
+    assert not (tmp_path / "out").exists()

@@ -45,9 +45,9 @@ def refused(tmp_path, tiny_planes, monkeypatch, capsys):
     ("words", "said"),
     [
         (["--data.batch_size=500"], "cannot fill one batch; lower batch_size (500)"),
-        (["--model.loss=losses.CLIPLoss"], "CLIPLoss names no weight to schedule"),
-        (["--model.loss=null"], "CLIPLoss names no weight to schedule"),
-        (["--model.loss=losses.CLIPLoss", OWN_TEACHER], "names no weight to schedule"),
+        (["--model.loss=losses.CLIPLoss"], "CLIPLoss names no weight"),
+        (["--model.loss=null"], "CLIPLoss names no weight"),
+        (["--model.loss=losses.CLIPLoss", OWN_TEACHER], "names no weight"),
         (["--data.batch_size=1", "--trainer.devices=1"], "data.batch_size=1: the loss compares the pairs of a batch"),
         (["--model.warmup_steps=-5"], "model.warmup_steps must be at least 0 and finite, not -5"),
         (["--model.max_logit_scale=0"], "model.max_logit_scale must be at least 1 and finite, not 0.0"),

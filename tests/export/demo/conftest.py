@@ -19,7 +19,7 @@ from export import Export
 from export.demo.build import READER, STATIC, build_demo
 from export.demo.runtime import ONNX_RUNTIME, runtime_files
 from export.demo.server import server_of
-from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH
+from tests.export.demo.visit import CHROMIUM, HEIGHT, WIDTH, Visit
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +105,15 @@ def browser(camera):
 @pytest.fixture(scope="module")
 def address(built: Path, served: Callable[[Path], ThreadingHTTPServer]) -> str:
     return served(built).address
+
+
+@pytest.fixture(scope="module")
+def visit(browser, address):
+    """One visit, whose tests follow each other; the last ones look at all that it asked for."""
+    found = Visit(browser, address)
+    found.until("document.body.dataset.readings")
+    found.until("document.querySelectorAll('#samples img').length > 8")
+    found.page.wait_for_load_state("networkidle")
+    found.requests.clear()
+    yield found
+    found.context.close()

@@ -21,12 +21,10 @@ from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
 from export.int8.int8_variants import write_int8_variants
 from export.package.manifest import artifact_entry
-from export.package.model_card import data_terms, prompt_terms, training_lines, weight_origin
 from export.package.readme import write_readme
 from export.parity.frames import calibration_pixels, evaluation_frames
 from export.variants import ExportContext, write_onnx_variants
 from models import Preprocessing, build_tokenizer, fused_copy
-from models.checkpoints.licences import UNKNOWN_LICENCE
 from models.preprocessing import resize_padded
 from models.student.onnx_files import onnx_runner
 from models.zero_shot import age_embeddings, class_embeddings
@@ -275,42 +273,6 @@ def test_tracing_is_the_recorded_fallback(student, tmp_path, monkeypatch, dynami
     assert bool(tensor.type.tensor_type.shape.dim[0].dim_param) == dynamic
     assert onnx_interface(file)[0]["a"] == "b"
     assert onnx_interface(file)[1] == ("embedding", 0 if dynamic else 1)
-
-
-def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported):
-    recipe = exported.manifest["source"]["recipe"]
-    source = {"weights": "trained", "recipe": recipe}
-    assert training_lines(source)[:2] == ["training data: not recorded", "teacher: not recorded"]
-    assert weight_origin(source)[1:] == [
-        f"{words}: not recorded (SHA-256 not recorded); licence: {UNKNOWN_LICENCE}."
-        for words in ("Training started from", "Teacher")
-    ]
-    facts = {"data": "HC18", "teacher": "models.from_checkpoint, path outputs/teachers/hc18.ckpt"}
-    source["training"] = facts | {"loss": "losses.SRKDLoss", "start": "random weights"}
-    assert training_lines(source)[0] == "training data: HC18"
-    (method,) = [line for line in training_lines(source) if line.startswith("method: ")]
-    assert all(name in method for name in ("SRKD", "DARK", "arXiv 2603.05421"))
-    other = {**source, "training": {**source["training"], "loss": "losses.CLIPLoss"}}
-    assert not any(line.startswith("method: ") for line in training_lines(other))
-    assert weight_origin(source)[1] == "Training started from: random weights."
-    assert weight_origin(source)[2].endswith(f"hc18.ckpt (SHA-256 not recorded); licence: {UNKNOWN_LICENCE}.")
-    source["training"] |= {"teacher_sha256": "ab", "teacher_licence": "CC BY-NC 4.0"}
-    assert weight_origin(source)[2].endswith("hc18.ckpt (SHA-256 ab); licence: CC BY-NC 4.0.")
-    source["training"]["teacher"] = "none"
-    assert weight_origin(source)[2] == "Teacher: none."
-
-
-def test_licences_name_the_runs_corpora_and_whose_prompts_the_heads_hold():
-    source = {"weights": "trained", "data": "planes", "training": {"data": "HC18 there", "corpus": "hc18"}}
-    lines = data_terms(source)
-    assert lines[:2] == ["Trained on: HC18 there.", "Calibrated and scored on: planes."]
-    assert [line.split(":")[0] for line in lines[2:]] == ["HC18", "FETAL_PLANES_DB"]
-    assert "CC BY 4.0; van den Heuvel" in lines[2]
-    unknown = " ".join(data_terms({"weights": "trained", "data": "shards"}))
-    assert "Trained on: not recorded." in unknown
-    assert "five African countries: CC BY 4.0" in unknown
-    assert "own, Apache-2.0" in prompt_terms(Protocol.load().digest)
-    assert "FetalCLIP are CC BY-NC 4.0" in prompt_terms("0" * 16)
 
 
 def test_the_folder_stands_alone(exported):

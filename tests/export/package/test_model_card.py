@@ -5,8 +5,16 @@ import re
 from huggingface_hub import ModelCard
 
 from datamodules.evaluation.protocol import Protocol
-from export.package.model_card import write_licences, write_model_card
+from export.package.model_card import (
+    data_terms,
+    prompt_terms,
+    training_lines,
+    weight_origin,
+    write_licences,
+    write_model_card,
+)
 from export.parity.ledger import OK, Row
+from models.checkpoints.licences import UNKNOWN_LICENCE
 
 
 def test_the_card_of_a_trained_student_has_the_scores_of_the_file_that_ships_and_its_own_limits(
@@ -57,3 +65,39 @@ def test_licences_link_the_texts_of_the_terms_that_they_name(exported, tmp_path)
         text = (tmp_path / "LICENCES.md").read_text()
         assert re.findall(r"^- CC BY.*legalcode$", text, flags=re.MULTILINE) == links
         assert ("## Texts" in text) == bool(links)
+
+
+def test_card_names_what_the_student_was_made_from_or_says_not_recorded(exported):
+    recipe = exported.manifest["source"]["recipe"]
+    source = {"weights": "trained", "recipe": recipe}
+    assert training_lines(source)[:2] == ["training data: not recorded", "teacher: not recorded"]
+    assert weight_origin(source)[1:] == [
+        f"{words}: not recorded (SHA-256 not recorded); licence: {UNKNOWN_LICENCE}."
+        for words in ("Training started from", "Teacher")
+    ]
+    facts = {"data": "HC18", "teacher": "models.from_checkpoint, path outputs/teachers/hc18.ckpt"}
+    source["training"] = facts | {"loss": "losses.SRKDLoss", "start": "random weights"}
+    assert training_lines(source)[0] == "training data: HC18"
+    (method,) = [line for line in training_lines(source) if line.startswith("method: ")]
+    assert all(name in method for name in ("SRKD", "DARK", "arXiv 2603.05421"))
+    other = {**source, "training": {**source["training"], "loss": "losses.CLIPLoss"}}
+    assert not any(line.startswith("method: ") for line in training_lines(other))
+    assert weight_origin(source)[1] == "Training started from: random weights."
+    assert weight_origin(source)[2].endswith(f"hc18.ckpt (SHA-256 not recorded); licence: {UNKNOWN_LICENCE}.")
+    source["training"] |= {"teacher_sha256": "ab", "teacher_licence": "CC BY-NC 4.0"}
+    assert weight_origin(source)[2].endswith("hc18.ckpt (SHA-256 ab); licence: CC BY-NC 4.0.")
+    source["training"]["teacher"] = "none"
+    assert weight_origin(source)[2] == "Teacher: none."
+
+
+def test_licences_name_the_runs_corpora_and_whose_prompts_the_heads_hold():
+    source = {"weights": "trained", "data": "planes", "training": {"data": "HC18 there", "corpus": "hc18"}}
+    lines = data_terms(source)
+    assert lines[:2] == ["Trained on: HC18 there.", "Calibrated and scored on: planes."]
+    assert [line.split(":")[0] for line in lines[2:]] == ["HC18", "FETAL_PLANES_DB"]
+    assert "CC BY 4.0; van den Heuvel" in lines[2]
+    unknown = " ".join(data_terms({"weights": "trained", "data": "shards"}))
+    assert "Trained on: not recorded." in unknown
+    assert "five African countries: CC BY 4.0" in unknown
+    assert "own, Apache-2.0" in prompt_terms(Protocol.load().digest)
+    assert "FetalCLIP are CC BY-NC 4.0" in prompt_terms("0" * 16)
