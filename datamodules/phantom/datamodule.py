@@ -76,13 +76,17 @@ class PhantomDataModule(FetalDataModule):
     def read_records(self) -> list[Record]:
         """Return the records of the planes and then of the heads; the corpus is made first if it is missing."""
         folder = make_corpus(self.corpus, self.root, self.workers)
-        planes, heads = str(folder / PLANES_FOLDER), str(folder / HC18_FOLDER)
-        parts = (
-            FetalPlanesDataModule(planes, self.val_share, split_seed=self.split_seed),
-            HC18DataModule(heads, self.val_share, self.hc18_test_share, self.split_seed),
+        planes = FetalPlanesDataModule(
+            str(folder / PLANES_FOLDER), self.val_share, split_seed=self.split_seed
         )
+        hc18 = HC18DataModule(
+            str(folder / HC18_FOLDER), self.val_share, self.hc18_test_share, self.split_seed
+        )
+        records, heads = planes.read_records(), hc18.read_records()
+        own = self.corpus.num_hc18_images
+        # HC18's table has no column for the further test patients, who are its last.
+        records += [*heads[:own], *(replace(record, split="test") for record in heads[own:])]
         truth = read_truth(folder)
-        records = [record for part in parts for record in part.read_records()]
         return [_with_report(record, truth[record.corpus, Path(record.name).stem]) for record in records]
 
 

@@ -100,16 +100,20 @@ def _patient(rng: np.random.Generator, number: int, test_share: float) -> Patien
 
 
 def list_pictures(
-    corpus: str, count: int, seed: int, images_per_patient: float, test_share: float
+    corpus: str, count: int, seed: int, images_per_patient: float, test_share: float, tests: int = 0
 ) -> list[Picture]:
-    """Return the `count` pictures of one of `CORPORA`, a pure function of the arguments; see `PhantomSettings`."""
+    """Return `count` pictures of one of `CORPORA`, then `tests` of further patients, all for tests.
+
+    A pure function of the arguments (see `PhantomSettings`): more `tests` change no other picture.
+    """
     rng = np.random.default_rng([seed, CORPORA.index(corpus)])
     pictures: list[Picture] = []
     number = 0
-    while len(pictures) < count:
+    while len(pictures) < count + tests:
         number += 1
-        patient = _patient(rng, number, test_share)
-        wanted = min(1 + int(rng.poisson(images_per_patient - 1)), count - len(pictures))
+        end, share = (count, test_share) if len(pictures) < count else (count + tests, 1.0)
+        patient = _patient(rng, number, share)
+        wanted = min(1 + int(rng.poisson(images_per_patient - 1)), end - len(pictures))
         chosen = ["brain"] * wanted if corpus == "hc18" else _choose(rng, PLANE_SHARES, wanted)
         for k, plane in enumerate(chosen):
             brain_plane = _choose(rng, BRAIN_PLANE_SHARES, 1)[0] if plane == "brain" else None

@@ -126,7 +126,9 @@ def _write_samples(folder: Path) -> list[dict[str, Any]]:
     """Simulate a few frames of the phantom, with plane, age and pixel size as they were simulated."""
     folder.mkdir()
     with tempfile.TemporaryDirectory() as root:
-        settings = PhantomSettings(seed=21, num_planes_images=48, num_hc18_images=8, num_pair_images=0)
+        settings = PhantomSettings(
+            seed=21, num_planes_images=48, num_hc18_images=8, num_pair_images=0, further_tests=0.0
+        )
         data = PhantomDataModule(root=root, corpus=settings, workers=1, num_workers=0)
         records = data.read_records()
         (corpus,) = (path.parent for path in Path(root).rglob("truth.csv"))

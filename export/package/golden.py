@@ -71,7 +71,9 @@ def write_golden(
 
 def _simulated(root: Path) -> list[Record]:
     """Simulate a few frames, one a plane where possible."""
-    settings = PhantomSettings(seed=7, num_planes_images=24, num_hc18_images=6, num_pair_images=0)
+    settings = PhantomSettings(
+        seed=7, num_planes_images=24, num_hc18_images=6, num_pair_images=0, further_tests=0.0
+    )
     records = PhantomDataModule(root=str(root), corpus=settings, workers=1, num_workers=0).read_records()
     heads = [record for record in records if record.corpus == "hc18"][:1]
     planes = {

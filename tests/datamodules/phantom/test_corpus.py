@@ -19,7 +19,7 @@ from datamodules.phantom.preview import write_preview
 from datamodules.phantom.renderer import Truth
 from experiments.commands.data import main
 
-SMALL = PhantomSettings(seed=1, num_planes_images=14, num_hc18_images=8, num_pair_images=4)
+SMALL = PhantomSettings(seed=1, num_planes_images=14, num_hc18_images=8, num_pair_images=4, further_tests=0.0)
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -89,8 +89,8 @@ def test_pairs_state_an_age_only_where_a_head_shows_it(
 
 
 def test_settings_and_simulator_version_name_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert SMALL.digest == PhantomSettings(1, 14, 8, 4).digest
-    assert SMALL.digest != PhantomSettings(2, 14, 8, 4).digest
+    assert SMALL.digest == PhantomSettings(1, 14, 8, 4, further_tests=0.0).digest
+    assert SMALL.digest != PhantomSettings(2, 14, 8, 4, further_tests=0.0).digest
     before = SMALL.digest
     monkeypatch.setattr(corpus, "SIMULATOR_VERSION", corpus.SIMULATOR_VERSION + 1)
     assert SMALL.digest != before
@@ -161,7 +161,13 @@ def test_invalid_settings_are_named(wrong: dict, message: str) -> None:
 
 
 def test_command_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    sizes = ["--seed=1", "--num-planes-images=14", "--num-hc18-images=8", "--num-pair-images=4"]
+    sizes = [
+        "--seed=1",
+        "--num-planes-images=14",
+        "--num-hc18-images=8",
+        "--num-pair-images=4",
+        "--further-tests=0",
+    ]
     assert main(["phantom", f"--root={made.parent}", *sizes]) == 0
     assert capsys.readouterr().out.strip() == str(made)
     assert json.loads((made / "settings.json").read_text())["num_hc18_images"] == 8

@@ -1,5 +1,6 @@
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,28 @@ def data(root: Path) -> PhantomDataModule:
     return module
 
 
+def test_further_test_patients_change_nothing_else(tmp_path):
+    """They come last, all for tests; the other pictures, their patients and their splits stay as they were."""
+    without = PhantomDataModule(str(tmp_path), replace(SETTINGS, further_tests=0.0), workers=1).read_records()
+    records = PhantomDataModule(str(tmp_path), SETTINGS, workers=1).read_records()
+    for corpus, count in (("planes", 80), ("hc18", 30)):
+        before, after = ([one for one in some if one.corpus == corpus] for some in (without, records))
+        assert [(one.name, one.patient, one.split) for one in after[:count]] == [
+            (one.name, one.patient, one.split) for one in before
+        ]
+        further = after[count:]
+        assert {one.split for one in further} == {"test"}
+        assert not {one.patient for one in further} & {one.patient for one in before}
+    assert [one.image.read_bytes() for one in without] == [
+        one.image.read_bytes() for one in records if one.name in {old.name for old in without}
+    ]
+
+
 def test_records_come_through_the_official_readers(data: PhantomDataModule) -> None:
     folder = make_corpus(SETTINGS, data.root)
     expected = read_fetal_planes(folder / "FETAL_PLANES_DB") + read_hc18(folder / "HC18")
     assert [record.name for record in data.records] == [record.name for record in expected]
-    assert len(data.records) == 110
+    assert len(data.records) == 80 + 26 + 30 + 10  # with the further test patients
 
 
 def test_no_patient_is_in_two_splits(data: PhantomDataModule) -> None:

@@ -114,7 +114,7 @@ def test_the_first_prompts_and_pictures():
     }
     assert short.digest != Protocol.load().digest
     assert PhantomSettings().at_most(50, 9999) == PhantomSettings(
-        num_planes_images=50, num_hc18_images=1600, num_pair_images=0
+        num_planes_images=50, num_hc18_images=1600, num_pair_images=0, further_tests=0.0
     )
 
 
