@@ -69,6 +69,10 @@ def run_stage(name: str, options: argparse.Namespace, seconds: float) -> int | N
         # The limit leaves a stage no time to clean up, and its killed processes may still be writing.
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
     ):
+        # Outside of it, so that a stage that is run again does not compile again.
+        environment.setdefault(
+            "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), "gpu-check-inductor"))
+        )
         environment["TMPDIR"] = scratch
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -150,7 +154,8 @@ def run_stages(options: argparse.Namespace, limits: dict[str, float]) -> int:
             print(f"{name}: {ended}; the end of {options.out / name}.log:")
             log = (options.out / f"{name}.log").read_text(errors="replace").splitlines()
             print("\n".join(line[:300] for line in log[-15:]), flush=True)
-    print(*HEAD, *(row.line() for row in merge(options.out, options.quick)), sep="\n", flush=True)
+        rows = merge(options.out, options.quick)  # after each stage: the whole check may be cut off
+    print(*HEAD, *(row.line() for row in rows), sep="\n", flush=True)
     print(f"{options.out}/gpu.json")
     return status
 

@@ -148,12 +148,10 @@ def train(stage: Stage, goal: str, options: list[str], compiled: bool, folder: P
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "WANDB_MODE": "disabled"}
     samples: list[tuple[float, float]] = []
     with sampled_use(samples):
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-    print(done.stdout[-3000:], done.stderr[-3000:], sep="\n", flush=True)
+        # Its output goes to the stage's log, which a limit leaves.
+        done = subprocess.run(command, cwd=folder, env=environment, check=False)
     if done.returncode:
-        raise RuntimeError((done.stderr.strip() or "no message").splitlines()[-1])
+        raise RuntimeError(f"exit status {done.returncode}; see its output in {stage.out}/training.log")
     starts, ends = map(np.array, json.loads(clock.read_text()).values())
     first = steps // 3
     each = np.diff(ends)[first - 1 :]

@@ -22,8 +22,8 @@ from experiments.runs.run_folder import OUTPUTS
 from experiments.runs.run_record import run_config
 from experiments.suites.suite_runs import SuiteRun, execute_all
 from experiments.suites.table import all_columns, to_markdown
-from metrics.benchmarks import BENCHMARKS, HC18
-from metrics.names import CONSTANT, PIXEL_SIZE, constant_title, final_name, formatted, interval_names
+from metrics.benchmarks import BENCHMARKS
+from metrics.names import CONSTANT, PIXEL_SIZE, final_name, formatted, interval_names, model_titles
 from models.files import digest, write_text
 
 CKPT = "--ckpt"
@@ -150,13 +150,12 @@ def table(records: Mapping[str, Sequence[Mapping[str, Any]]], experiment: str | 
         rows += [
             (title, *_cells(score, PAPER.get(line, {}), released, found, model)) for score in all_columns()
         ]
-    rows += [
-        (f"no model: {constant_title(_of(score, published))}", *_cells(score, {}, {}, published, CONSTANT))
-        for score, (_, key, _) in all_columns().items()
-        if final_name(CONSTANT, score, key) in published
-    ]
-    if final_name(PIXEL_SIZE, HC18, "validity") in published:
-        rows.append(("no model: pixel size alone", *_cells(HC18, {}, {}, published, PIXEL_SIZE)))
+    for baseline in (CONSTANT, PIXEL_SIZE):
+        for score, (_, key, _) in all_columns().items():
+            benchmark = score.partition("/")[0]
+            if final_name(baseline, benchmark, key) in published:
+                title = model_titles(_of(benchmark, published))[baseline]
+                rows.append((f"no model: {title}", *_cells(score, {}, {}, published, baseline)))
     return pd.DataFrame(rows, columns=["model", "score", "paper", "released code", "here", "95 % interval"])
 
 
@@ -172,9 +171,10 @@ def _cells(
     model: str,
 ) -> tuple[str, ...]:
     title, key, digits = all_columns()[score]
-    values = [found.get(final_name(model, score, name)) for name in (key, *interval_names(key))]
+    benchmark = score.partition("/")[0]
+    values = [found.get(final_name(model, benchmark, name)) for name in (key, *interval_names(key))]
     *texts, low, high = (formatted(one, digits) for one in (paper.get(score), released.get(score), *values))
-    return title, *texts, f"{low} to {high}"
+    return title, *texts, "-" if values[1] is None else f"{low} to {high}"
 
 
 def notes(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

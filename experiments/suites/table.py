@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from metrics.names import (
     constant_title,
     final_name,
     formatted,
+    interval_names,
 )
 from models.files import atomic, write_text
 
 PAPER_COLUMNS = (HC18, EIGHT_CLASS)
+AGE_ERRORS = (("MAE, weeks", "mae_weeks", 2), ("Spearman", "spearman", 3))
+OWN_INTERVAL = "95 % interval of one run"
 COMPARISON_NOTE = (
     "Differences are paired by seed and patient; 95 % intervals and p values cover other seeds and patients, and the p "
     "values are Holm-corrected over all differences from one reference (over the whole table of gains). The smallest "
@@ -42,11 +46,23 @@ OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "pl
 
 
 def all_columns() -> dict[str, tuple[str, str, int]]:
-    """Return column of the table -> title, key of the score and digits; gestational age first, as in the paper."""
-    return {
-        benchmark.name: (benchmark.title, benchmark.headline, benchmark.digits)
-        for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind)
-    } | {EIGHT_CLASS: ("8-class F1", "f1", 3)}
+    """Return column of the table -> title, key of the score and digits; gestational age first, as in the paper.
+
+    A column is named by its benchmark, and by the key where that is not the benchmark's headline: ``hc18/mae_weeks``.
+    """
+    columns = {}
+    for benchmark in sorted(BENCHMARKS.values(), key=lambda benchmark: benchmark.kind):
+        columns[benchmark.name] = (benchmark.title, benchmark.headline, benchmark.digits)
+        if benchmark.kind == "biometry":
+            for title, key, digits in AGE_ERRORS:
+                columns[f"{benchmark.name}/{key}"] = (f"{benchmark.subject} {title}", key, digits)
+    return columns | {EIGHT_CLASS: ("8-class F1", "f1", 3)}
+
+
+def score_of(row: ResultRow, model: str, column: str, name: str) -> float | None:
+    """Return a number of a run by the column's benchmark and its name there, such as ``f1`` or ``f1_ci_low``."""
+    found: float | None = row["metrics"].get(final_name(model, column.partition("/")[0], name))
+    return found
 
 
 def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
@@ -66,7 +82,7 @@ def scores(rows: Sequence[ResultRow]) -> pd.DataFrame:
             }.items()
             if (line, row["experiment"]) != (TEACHER, "random-teacher")  # it is not the teacher of the other runs
             for column, (_, key, _) in all_columns().items()
-            if (value := row["metrics"].get(final_name(model, column, key))) is not None
+            if (value := score_of(row, model, column, key)) is not None
         ],
         columns=["line", "run", "column", "value"],
     )  # fmt: skip
@@ -97,25 +113,30 @@ def line_titles(rows: Sequence[ResultRow]) -> dict[str, str]:
 
 
 def cells(rows: Sequence[ResultRow]) -> pd.DataFrame:
-    """Return the table as texts: a row per line, ours in front of the paper's columns."""
+    """Return the table as texts: a row per line, ours in front of the paper's columns.
+
+    The last row has half the width of a student's 95 % interval over its images, as the mean over runs.
+    """
     summary = summarise(rows)
     lines = summary.index.unique("line")
     runs = scores(rows).groupby("line", observed=True)["run"].nunique()
     ours, paper = {}, {}
-    for column, (title, _, digits) in all_columns().items():
+    for column, (title, key, digits) in all_columns().items():
         if column not in summary.index.unique("column"):
             continue
+        ends = [[score_of(row, STUDENT, column, end) for end in interval_names(key)] for row in rows]
+        widths = [(high - low) / 2 for low, high in ends if low is not None and high is not None]
         part = summary.xs(column, level="column").reindex(lines)
         ours[title] = [
             formatted(mean, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
             for mean, deviation in zip(part["mean"], part["deviation"], strict=True)
-        ]
+        ] + [f"± {statistics.fmean(widths):.{digits}f}" if widths else "-"]
         if column in PAPER_COLUMNS:
             theirs = [PAPER.get(line, {}).get(column) for line in lines]
-            paper[f"paper: {title}"] = [formatted(value, digits) for value in theirs]
+            paper[f"paper: {title}"] = [formatted(value, digits) for value in [*theirs, None]]
     names = {
-        "experiment": [line_titles(rows)[line] for line in lines],
-        "runs": runs[lines].astype(str).tolist(),
+        "experiment": [*(line_titles(rows)[line] for line in lines), OWN_INTERVAL],
+        "runs": [*runs[lines].astype(str), str(len(rows))],
     }
     return pd.DataFrame(names | ours | paper)
 
@@ -160,11 +181,15 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
     )
     data = ", ".join(f"{name} {digest}" for name, digest in digests.items() if not name.startswith("--"))
     seen = " and ".join(sorted({corpus for row in rows for corpus in scored_training_corpora(row)}))
+    images = {(name, one["images"]) for row in rows for name, one in row["outcomes"].items()}
+    mixed = sorted(name for name, number in Counter(name for name, _ in images).items() if number > 1)
     found = [
         f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
         f"selected by {', '.join(monitors)}, scored on images of the split {', '.join(splits)} with the "
         f"prompts {', '.join(prompts)}.",
         seen and f"Scored images include the training patients of {seen}: not comparable with the paper.",
+        mixed
+        and f"Runs were scored on different images of {', '.join(mixed)}: not comparable; run the older again.",
         weights and f"Weights given (SHA-256): {weights}.",
         data and f"Data given (SHA-256): {data}.",
         f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",

@@ -13,6 +13,7 @@ from torch import nn
 
 from callbacks import GradientNorms, Throughput
 from losses import Embeddings, SRKDLoss
+from losses.kernels import tiles
 from tests.gpu.conftest import ConvolutionalTowers, Pairs, fit, pairs_of, state_of, to_device, trainer_on
 
 pytestmark = pytest.mark.gpu
@@ -161,7 +162,8 @@ def test_chunks_lower_the_peak_memory_of_a_step(build, card):
 
 
 @pytest.mark.parametrize(("kernel", "matrices"), [("chunked", 1), ("fused", 3)])
-def test_peak_memory_of_the_loss(card, kernel, matrices):
+def test_peak_memory_of_the_loss(card, kernel, matrices, monkeypatch):
+    monkeypatch.setattr(tiles, "BLOCK_ELEMENTS", 2**21)  # by default all rows of this batch are one block
     B, D = 4096, 512
     rows = [nn.functional.normalize(torch.randn(B, D, device=card), dim=1) for _ in range(4)]
     scale, ids = torch.tensor(20.0, device=card), torch.arange(B, device=card) // 2

@@ -32,7 +32,8 @@ shift = 0.0 if pathlib.Path(model).stem == "released" else 0.1
 metrics = {"constant/hc18/age_days": 141.0, "constant/hc18/validity": 59.09,
            "constant/hc18/validity_ci_low": 55.7, "constant/hc18/validity_ci_high": 62.4,
            "pixel_size/hc18/validity": 64.1, "pixel_size/hc18/validity_ci_low": 54.3,
-           "pixel_size/hc18/validity_ci_high": 73.9} if preset == "hc18" else {}
+           "pixel_size/hc18/validity_ci_high": 73.9, "pixel_size/hc18/mae_weeks": 2.345,
+           "teacher/hc18/mae_weeks": 1.234, "teacher/hc18/spearman": 0.987} if preset == "hc18" else {}
 for role, base in {"student": 0.5 + shift, "teacher": 0.7}.items():
     for name in names + (("eight_class",) if preset == "planes" else ()):
         key, scale = ("validity", 100) if name == "hc18" else ("f1", 1)
@@ -109,7 +110,10 @@ def test_every_model_is_scored_on_all_images_and_stands_beside_the_published_val
         "59.1",
         "55.7 to 62.4",
     ]
-    assert len(found) == 14, "three models with four scores, and two baselines"
+    assert found[teacher, "HC18 MAE, weeks"] == ["-", "-", "1.23", "-"]
+    assert found[teacher, "HC18 Spearman"] == ["-", "-", "0.987", "-"]
+    assert found["no model: pixel size alone", "HC18 MAE, weeks"] == ["-", "-", "2.35", "-"]
+    assert len(found) == 21, "three models with six scores, and two baselines with one and with two"
     assert "best.ckpt has seen them" in text
 
 

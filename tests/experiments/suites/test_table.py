@@ -112,12 +112,37 @@ def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
     latex = to_latex(cells(rows))
     assert r"62.0 $\pm$ 2.8" in latex
     assert r"HC18 validity, \%" in latex
-    assert latex.count(r"\\") == 7
+    assert latex.count(r"\\") == 8
     assert r"\toprule" in latex
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [*read[0]] == ["experiment", "metric", "mean", "deviation", "runs", "paper"]
     (validity,) = [r for r in read if (r["experiment"], r["metric"]) == ("srkd", "hc18")]
     assert (float(validity["mean"]), validity["runs"], validity["paper"]) == (62.0, "2", "88.6")
+
+
+def test_a_note_says_that_runs_were_scored_on_different_images(outputs, tmp_path):
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    for row in rows:
+        row["outcomes"] = {"planes": {"images": "same"}, "hc18": {"images": f"of {row['experiment']}"}}
+    said = "Runs were scored on different images of hc18: not comparable; run the older again."
+    assert said in notes(rows)
+    assert said not in notes([row for row in rows if row["experiment"] == "srkd"])
+
+
+def test_errors_of_age_and_the_interval_of_a_run_stand_beside_validity(outputs, tmp_path):
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    for row, width in zip(rows, (3.0, 5.0, 4.0), strict=True):
+        row["metrics"] |= {"student/hc18/mae_weeks": 1.0 + width, "teacher/hc18/spearman": 0.9876}
+        row["metrics"] |= {
+            "student/hc18/validity_ci_low": 50 - width,
+            "student/hc18/validity_ci_high": 50 + width,
+        }
+    table = cells(rows).set_index("experiment")
+    assert [*table][1:4] == ["HC18 validity, %", "HC18 MAE, weeks", "HC18 Spearman"]
+    assert table.loc["Teacher", "HC18 Spearman"] == "0.988"
+    assert table.loc["No KD", "HC18 MAE, weeks"] == "4.00"
+    assert table.loc["95 % interval of one run", "HC18 validity, %"] == "± 4.0"
+    assert table.loc["95 % interval of one run", "five-plane F1"] == "-"
 
 
 def test_data_without_planes_have_no_columns_for_them(outputs, tmp_path):
@@ -152,7 +177,7 @@ def test_a_users_own_benchmark_has_a_column_also_from_committed_rows(outputs, tm
     assert table.to_dict() == {
         "Teacher": "0.500", "Selective repulsive (SRKD)": "0.630 ± 0.028", "No KD": "-",
         "Student, random weights": "-",
-        "Pixel size alone": "-", "Constant age 20w1d, majority class": "-",
+        "Pixel size alone": "-", "Constant age 20w1d, majority class": "-", "95 % interval of one run": "-",
     }  # fmt: skip
 
 
