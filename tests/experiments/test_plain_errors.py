@@ -278,7 +278,7 @@ def test_a_part_that_cannot_be_built_shows_before_the_corpus(train, tmp_path, ex
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """A corpus that several tests read: one that is drawn for each takes seconds."""
-    sizes = PhantomSettings(num_planes_images=120, num_hc18_images=12, num_pair_images=0)
+    sizes = PhantomSettings(num_planes_images=120, num_hc18_images=12, num_pair_images=0, further_tests=0.0)
     root = tmp_path_factory.mktemp("phantom")
     return [
         "--data.batch_size=2",
