@@ -56,7 +56,7 @@ class PhantomSettings:
         planes_images_per_patient: Mean number of pictures of a patient (12,400 / 1,792 in the real set).
         hc18_images_per_patient: Mean number of pictures of a patient (999 / 806 in the real set).
         test_share: Share of FETAL_PLANES_DB-type patients whose official Train flag is 0.
-        further_tests: Pictures of further test patients in the first two layouts, as a share of the numbers above:
+        further_tests: Pictures of additional test patients in the first two layouts, as a share of the numbers above:
             they narrow the intervals of the scores and leave training and validation as they are.
     """
 

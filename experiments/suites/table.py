@@ -189,7 +189,7 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
         f"prompts {', '.join(prompts)}.",
         seen and f"Scored images include the training patients of {seen}: not comparable with the paper.",
         mixed
-        and f"Runs were scored on different images of {', '.join(mixed)}: not comparable; run the older again.",
+        and f"Runs were scored on different images of {', '.join(mixed)}: not comparable; train the older ones again.",
         weights and f"Weights given (SHA-256): {weights}.",
         data and f"Data given (SHA-256): {data}.",
         f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",
