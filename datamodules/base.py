@@ -8,6 +8,7 @@ A training batch is a dict:
         `use_teacher_store`)
     student_tokens, teacher_tokens   int64 [B, L]; one tensor when text, tokenizer and length agree
     caption_id      int64 [B], hash of the student's caption: equal captions have equal ids
+    class_id        int64 [B], hash of plane and sub-plane: equal classes have equal ids
     index           int64 [B], position in the list of training records
     name, plane, brain_plane   lists of B strings, "" where unknown
     hc_mm, pixel_size_mm       float32 [B], NaN where unknown

@@ -37,6 +37,8 @@ SUITES = {
         "spare-similar",
         "selective-swept",  # of a sweep over `decay`
     ),
+    # Not of the paper: does repulsion help when it is late, weak, or between some pairs only?
+    "repulsion": ("selective-constant", "srkd", "repel-late", "repel-weakly", "repel-classes", "repel-ages"),
     # With each of STUDENTS: does the gain grow with the gap between teacher and student?
     "capacity": ("no-kd", "static-kd", "repulsive-r-0.8", "srkd"),
 }
@@ -53,7 +55,8 @@ COMPARISONS = {
     ),
     # What does the repulsion act by?
     "srkd": tuple(name for name in SUITES["controls"][2:] if name != "selective-swept"),
-    "selective-constant": ("selective-swept",),  # does a search find more than the best control?
+    # Does a search find more than the best control, and does any repulsion?
+    "selective-constant": ("selective-swept", *SUITES["repulsion"][2:]),
 }
 
 TITLES = {
@@ -77,6 +80,10 @@ TITLES = {
     "spare-near": "SRKD, near captions spared",
     "spare-similar": "SRKD, similar captions spared",
     "selective-swept": "Selective, best of a sweep",
+    "repel-late": "SRKD, late repulsion",
+    "repel-weakly": "SRKD, weak repulsion",
+    "repel-classes": "SRKD, classes only",
+    "repel-ages": "SRKD, within classes only",
     "random": "Student, random weights",
 }
 

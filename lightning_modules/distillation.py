@@ -115,8 +115,8 @@ class DistillationModule(LightningModule):
 
         Args:
             batch: A training batch (see `datamodules.base`): ``<role>_image`` [B, 3, S, S],
-                ``<role>_tokens`` [B, L], optionally ``caption_id`` [B]; or ``<role>_embedding`` [B, 2, D],
-                stored embeddings (see `callbacks.TeacherCache`).
+                ``<role>_tokens`` [B, L]; or ``<role>_embedding`` [B, 2, D], stored embeddings (see
+                `callbacks.TeacherCache`); optionally ``caption_id`` and ``class_id`` [B].
             role: ``student`` or ``teacher``.
         """
         model: DualEncoder = getattr(self, role)
@@ -127,7 +127,8 @@ class DistillationModule(LightningModule):
             )
         else:
             image, text = kept.unbind(dim=1)
-        return Embeddings(image, text, model.logit_scale, model.logit_bias, batch.get("caption_id"))
+        ids = batch.get("caption_id"), batch.get("class_id")
+        return Embeddings(image, text, model.logit_scale, model.logit_bias, *ids)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """On a GPU, cut the token columns behind the longest text, to a multiple of `COLUMNS`."""

@@ -31,6 +31,7 @@ class Embeddings:
         logit_scale: Factor on the cosines, a scalar tensor, already exponentiated.
         logit_bias: Scalar added to the logits (sigmoid losses only), or None.
         caption_id: int64 [b], equal where two captions are equal, or None when unknown.
+        class_id: int64 [b], equal where two images have the same plane and sub-plane, or None when unknown.
     """
 
     image: Tensor
@@ -38,6 +39,7 @@ class Embeddings:
     logit_scale: Tensor
     logit_bias: Tensor | None = None
     caption_id: Tensor | None = None
+    class_id: Tensor | None = None
 
     def __post_init__(self) -> None:
         image, text = tuple(self.image.shape), tuple(self.text.shape)
@@ -47,10 +49,9 @@ class Embeddings:
             )
         if not isinstance(self.logit_scale, Tensor):
             raise ValueError(f"logit_scale must be a scalar tensor: torch.tensor({self.logit_scale!r})")
-        if self.caption_id is not None and tuple(self.caption_id.shape) != image[:1]:
-            raise ValueError(
-                f"caption_id must be [{image[0]}], one per pair, not {list(self.caption_id.shape)}"
-            )
+        for name, ids in (("caption_id", self.caption_id), ("class_id", self.class_id)):
+            if ids is not None and tuple(ids.shape) != image[:1]:
+                raise ValueError(f"{name} must be [{image[0]}], one per pair, not {list(ids.shape)}")
 
     def to(self, dtype: torch.dtype) -> Embeddings:
         """Return the embeddings in another floating dtype, with scalars of shape []."""
@@ -111,7 +112,16 @@ class JointBatch:
     @cached_property
     def same_caption(self) -> Tensor:
         """Bool [b, B]: True where the captions of row i and column j are equal, the matched pair included."""
-        all_ids = self.all_caption_id
+        return self._equal(self.all_caption_id)
+
+    @cached_property
+    def same_class(self) -> Tensor:
+        """Bool [b, B]: True where the images of row i and column j have the same plane and sub-plane."""
+        if self.local.class_id is None:
+            raise ValueError("cannot find images of the same class: the embeddings carry no class_id")
+        return self._equal(gather_rows(self.local.class_id))
+
+    def _equal(self, all_ids: Tensor) -> Tensor:
         own = all_ids[self.first_row : self.first_row + len(self.local.image)]
         return own[:, None] == all_ids[None, :]
 

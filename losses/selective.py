@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, Literal
 
 import torch
@@ -80,22 +81,19 @@ class SRKDLoss(DistillationLoss):
         return {name: term for name, term in fused.items() if weights.get(name, 1.0) != 0}
 
     def distillation_terms(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor]:
-        first, excluded = student.first_row, self.excluded(student, teacher)
-        diagonal, off_diagonal = [], []
+        first, weights = student.first_row, self.weights()
+        masks = {name: mask for name, mask in self.masks(student, teacher).items() if weights[name] != 0}
+        directions: dict[str, list[Tensor]] = defaultdict(list)
         for p, log_q in teacher_and_student(student, teacher, self.temperature, self.standardize):
-            diagonal.append(diagonal_cross_entropy(p, log_q, first))
-            if self.off_diagonal_weight != 0:
-                off_diagonal.append(
-                    off_diagonal_cross_entropy(self.targets(p, first), log_q, first, excluded)
-                )
-        terms = {"diagonal": torch.stack(diagonal).mean()}
-        if off_diagonal:
-            terms["off_diagonal"] = torch.stack(off_diagonal).mean()
-        return terms
+            directions["diagonal"].append(diagonal_cross_entropy(p, log_q, first))
+            targets = self.targets(p, first) if masks else p
+            for name, excluded in masks.items():
+                directions[name].append(off_diagonal_cross_entropy(targets, log_q, first, excluded))
+        return {name: torch.stack(both).mean() for name, both in directions.items()}
 
-    def excluded(self, student: JointBatch, teacher: JointBatch) -> Tensor | None:  # noqa: ARG002 - for subclasses
-        """Return the pairs to leave out of the off-diagonal term, bool [b, B]; None for none."""
-        return student.same_caption if self.mask_duplicates else None
+    def masks(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor | None]:  # noqa: ARG002
+        """Return each off-diagonal term and the pairs to leave out of it, bool [b, B]; None for none."""
+        return {"off_diagonal": student.same_caption if self.mask_duplicates else None}
 
     def targets(self, p: Tensor, first_row: int) -> Tensor:  # noqa: ARG002 - for subclasses
         """Return the targets of the off-diagonal term for the teacher's probabilities `p` [b, B]."""
@@ -103,7 +101,7 @@ class SRKDLoss(DistillationLoss):
 
 
 class SRKDControlLoss(SRKDLoss):
-    """SRKD whose off-diagonal targets are shuffled, or whose repulsion spares near captions.
+    """SRKD whose off-diagonal targets are shuffled, or whose repulsion spares near captions or images of one class.
 
     Terms and their weights are those of `SRKDLoss`, computed by its ``plain`` kernel.
 
@@ -113,29 +111,55 @@ class SRKDControlLoss(SRKDLoss):
             it acts as a regulariser, this keeps it.
         exclude_above_cosine: While the weight is negative, leave out pairs whose captions the teacher embeds with at
             least this cosine, such as neighbouring gestational ages: ordered, not confused. None excludes no pair.
+        held: ``same_class`` or ``other_classes``: take pairs of images of the same plane and sub-plane, which differ in
+            age at most, or those of different ones, out of ``off_diagonal`` to a term of their own, ``held``; needs
+            class ids.
+        held_weight: Weight of ``held``, which no schedule sets.
         **kwargs: For `SRKDLoss`, but `kernel`.
     """
 
     def __init__(
-        self, shuffle: bool = False, exclude_above_cosine: float | None = None, **kwargs: Any
+        self,
+        shuffle: bool = False,
+        exclude_above_cosine: float | None = None,
+        held: Literal["same_class", "other_classes"] | None = None,
+        held_weight: float = 2.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs, kernel="plain")
         if exclude_above_cosine is not None and not -1 <= exclude_above_cosine <= 1:
             raise ValueError(f"exclude_above_cosine must lie between -1 and 1, not {exclude_above_cosine}")
+        if held not in (None, "same_class", "other_classes"):
+            raise ValueError(f"held must be same_class, other_classes or null, not {held!r}")
         self.shuffle = shuffle
         self.exclude_above_cosine = exclude_above_cosine
+        self.held = held
+        self.held_weight = held_weight
 
-    def excluded(self, student: JointBatch, teacher: JointBatch) -> Tensor | None:
-        """Add near captions to the pairs left out, while the weight is negative."""
-        excluded = super().excluded(student, teacher)
-        if self.exclude_above_cosine is not None and self.off_diagonal_weight < 0:
+    def weights(self) -> dict[str, float]:
+        """Add the weight of ``held``, if it is a term."""
+        return {**super().weights(), **({"held": self.held_weight} if self.held else {})}
+
+    def masks(self, student: JointBatch, teacher: JointBatch) -> dict[str, Tensor | None]:
+        """Leave out near captions while a weight is negative, and hold the pairs of one class, or of different ones."""
+        masks = super().masks(student, teacher)
+        if self.held:
+            held = student.same_class if self.held == "same_class" else ~student.same_class
+            excluded = masks["off_diagonal"]
+            masks = {"off_diagonal": _either(excluded, held), "held": _either(excluded, ~held)}
+        if self.exclude_above_cosine is not None:
             near = teacher.local.text @ teacher.all_text.T >= self.exclude_above_cosine
-            excluded = near if excluded is None else excluded | near
-        return excluded
+            weights = self.weights()
+            masks = {name: _either(mask, near) if weights[name] < 0 else mask for name, mask in masks.items()}
+        return masks
 
     def targets(self, p: Tensor, first_row: int) -> Tensor:
         """Shuffle the targets where `shuffle` is set."""
         return shuffled_off_diagonal(p, first_row) if self.shuffle else p
+
+
+def _either(one: Tensor | None, other: Tensor) -> Tensor:
+    return other if one is None else one | other
 
 
 def shuffled_off_diagonal(p: Tensor, first_row: int) -> Tensor:

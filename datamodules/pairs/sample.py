@@ -53,7 +53,8 @@ class PairBuilder(TwoViewTransform):
         batch: dict[str, Any] = {
             "student_image": torch.stack([sample["student_image"] for sample in samples]),
             "student_tokens": _tokenise(texts, student),
-            "caption_id": torch.tensor([caption_id(text) for text in texts], dtype=torch.int64),
+            "caption_id": torch.tensor([text_id(text) for text in texts], dtype=torch.int64),
+            "class_id": torch.tensor([class_id(sample["record"]) for sample in samples], dtype=torch.int64),
             "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
             "skipped": [bad for sample in samples for bad in sample["skipped"]],
             **metadata([sample["record"] for sample in samples]),
@@ -134,8 +135,13 @@ def metadata(records: list[Record]) -> dict[str, Any]:
     return {**texts, **{key: torch.tensor(values, dtype=torch.float32) for key, values in numbers.items()}}
 
 
-def caption_id(text: str) -> int:
-    """Return a 64-bit signed hash of a caption, the same in every process and on every machine."""
+def class_id(record: Record) -> int:
+    """Return a `text_id` of an image's plane and sub-plane, equal for images of the same class."""
+    return text_id(repr((record.plane, record.brain_plane)))
+
+
+def text_id(text: str) -> int:
+    """Return a 64-bit signed hash of a text, the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 

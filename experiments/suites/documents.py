@@ -21,8 +21,9 @@ from models.files import write_text
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "docs/results.md")
 PLOTS = ("", "-capacity")
-KINDS = ("scores", "differences", "controls", "controls-differences", "capacity")
-SUITES_OF = {"main": ("main", "ablation"), "controls": ("controls",)}  # of the tables
+KINDS = (
+    "scores", "differences", "controls", "controls-differences", "repulsion", "repulsion-differences", "capacity",
+)  # fmt: skip
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -32,16 +33,16 @@ def document_table(rows: Sequence[ResultRow], preset: str, kind: str) -> str:
     Args:
         rows: The rows of the data preset.
         preset: Its name.
-        kind: ``scores`` or ``differences`` of the main and ablation suites, ``controls`` or ``controls-differences`` of
-            the suite of controls, or ``capacity``.
+        kind: ``scores`` or ``differences`` of the main and ablation suites, the same of the suites of controls and of
+            repulsion (``controls``, ``controls-differences``, and so on), or ``capacity``.
     """
     if kind not in KINDS:
         raise ValueError(f"table: {preset} {kind}: expected {', '.join(KINDS)}")
-    suite = next((name for name in ("controls", "capacity") if kind.startswith(name)), "main")
+    suite = next((name for name in SUITES if kind.startswith(name)), "main")
     if kind == "capacity":
         found = texts(capacity(default_rows(rows, any_student=True)))
     else:
-        names = {name for part in SUITES_OF[suite] for name in SUITES[part]}
+        names = {*SUITES[suite], *(SUITES["ablation"] if suite == "main" else ())}
         own = [row for row in default_rows(rows) if row["experiment"] in names]
         if kind.endswith("differences"):
             # All of them, those of the other suites included, make one family for Holm's correction.

@@ -10,7 +10,7 @@ import torch
 
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.pairs.image_reading import read_image
-from datamodules.pairs.sample import caption_id
+from datamodules.pairs.sample import text_id
 from datamodules.pairs.transforms import Augmentation, EvaluationTransform
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, build_tokenizer
 
@@ -89,7 +89,17 @@ def test_equal_captions_have_equal_ids(tiny_planes):
     same_tokens = (batch["student_tokens"][:, None] == batch["student_tokens"]).all(dim=2)
     assert torch.equal(same_id, same_tokens)
     assert 20 < same_id.sum() < 400
-    assert caption_id("ultrasound of the fetal heart") == 1210535105503062494
+    assert text_id("ultrasound of the fetal heart") == 1210535105503062494
+
+
+def test_images_of_one_plane_and_sub_plane_have_equal_class_ids(tiny_planes):
+    data = _planes(tiny_planes, batch_size=20)
+    data.bind(STUDENT)
+    batch = next(iter(data.train_dataloader()))
+    classes = list(zip(batch["plane"], batch["brain_plane"], strict=True))
+    same = torch.tensor([[one == other for other in classes] for one in classes])
+    assert torch.equal(batch["class_id"][:, None] == batch["class_id"], same)
+    assert len(set(classes)) > 2
 
 
 def test_training_needs_contracts_and_enough_images(tiny_hc18):

@@ -1,6 +1,7 @@
 """The controls of SRKD against naive loops, and against SRKD where they change nothing."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_shuffled_targets_are_still_repelled_from():
     assert shuffled["off_diagonal"] != plain["off_diagonal"]
 
 
-def naive_off_diagonal(student, teacher, temperature, threshold):
+def naive_off_diagonal(student, teacher, temperature, left_out):
     def rows(model, first, second):
         return [[(model.logit_scale * torch.dot(a, b)).item() for b in second] for a in first]
 
@@ -66,8 +67,7 @@ def naive_off_diagonal(student, teacher, temperature, threshold):
             p = [math.exp(x / temperature) for x in t[i]]
             q = [math.exp(x) for x in s[i]]
             for j in range(size):
-                near = float(torch.dot(teacher.text[i], teacher.text[j])) >= threshold
-                if i != j and not near:
+                if i != j and not left_out(i, j):
                     total -= p[j] / sum(p) * math.log(q[j] / sum(q)) / size / 2
     return total
 
@@ -76,11 +76,35 @@ def naive_off_diagonal(student, teacher, temperature, threshold):
 def test_repulsion_spares_near_captions_and_imitation_does_not(threshold):
     student, teacher = embeddings(0), embeddings(1)
     repelled = SRKDControlLoss(exclude_above_cosine=threshold, off_diagonal_weight=-0.8)(student, teacher)
-    expected = naive_off_diagonal(student, teacher, 5.0, threshold)
+    expected = naive_off_diagonal(
+        student, teacher, 5.0, lambda i, j: torch.dot(teacher.text[i], teacher.text[j]).item() >= threshold
+    )
     assert float(repelled["off_diagonal"]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
     imitated = SRKDControlLoss(exclude_above_cosine=threshold, off_diagonal_weight=2.0)(student, teacher)
     whole = SRKDLoss(kernel="plain")(student, teacher)
     torch.testing.assert_close(imitated["off_diagonal"], whole["off_diagonal"], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("held", ["same_class", "other_classes"])
+def test_pairs_of_one_class_or_of_different_ones_keep_their_weight(held):
+    classes = [1, 2, 1, 3, 2, 1]
+    student, teacher = (replace(embeddings(seed), class_id=torch.tensor(classes)) for seed in (0, 1))
+    loss = SRKDControlLoss(held=held, held_weight=3.0, off_diagonal_weight=-0.8)
+    result = loss(student, teacher)
+    same = naive_off_diagonal(student, teacher, 5.0, lambda i, j: classes[i] != classes[j])
+    different = naive_off_diagonal(student, teacher, 5.0, lambda i, j: classes[i] == classes[j])
+    kept, scheduled = (same, different) if held == "same_class" else (different, same)
+    assert float(result["held"]) == pytest.approx(kept, rel=1e-9)
+    assert float(result["off_diagonal"]) == pytest.approx(scheduled, rel=1e-9)
+    total = float(result["contrastive"] + result["diagonal"]) + 3.0 * kept - 0.8 * scheduled
+    assert float(result["total"]) == pytest.approx(total, rel=1e-9)
+
+
+def test_holding_pairs_needs_their_classes():
+    with pytest.raises(ValueError, match="carry no class_id"):
+        SRKDControlLoss(held="same_class")(embeddings(0), embeddings(1))
+    with pytest.raises(ValueError, match="held must be same_class, other_classes or null, not 'ages'"):
+        SRKDControlLoss(held="ages")
 
 
 def test_a_threshold_that_no_cosine_has_is_refused():

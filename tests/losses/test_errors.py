@@ -77,10 +77,11 @@ def test_logit_scale():
         Embeddings(x, x, 14.0)
 
 
-def test_caption_ids():
+@pytest.mark.parametrize("name", ["caption_id", "class_id"])
+def test_ids_are_one_per_pair(name):
     x = torch.zeros(3, 2)
-    with pytest.raises(ValueError, match=r"caption_id must be \[3\], one per pair, not \[2\]"):
-        Embeddings(x, x, torch.tensor(1.0), caption_id=torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=rf"{name} must be \[3\], one per pair, not \[2\]"):
+        Embeddings(x, x, torch.tensor(1.0), **{name: torch.zeros(2, dtype=torch.int64)})
 
 
 @pytest.mark.parametrize(
