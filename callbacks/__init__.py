@@ -15,6 +15,7 @@ from callbacks.tracking.probe import ProbeBatch
 from callbacks.tracking.skipped_samples import SkippedSamples
 from callbacks.tracking.step_metrics import GradientNorms, Throughput
 from callbacks.tracking.wandb_run import SaveResolvedConfig, WandbRun, active_run, run_id_of
+from callbacks.weight_averaging import EMAWeightAveraging
 
 __all__ = [
     "AnswerCalibration",
@@ -22,6 +23,7 @@ __all__ = [
     "BestMetrics",
     "BiometryEvaluation",
     "CompositeScore",
+    "EMAWeightAveraging",
     "EvaluateLastEpoch",
     "EvaluationMedia",
     "GradientNorms",

@@ -1,6 +1,6 @@
 """Train a suite over seeds, and show results: a suite's beside the paper's, or one HTML file about finished runs.
 
-usage: sonodistill reproduce main|ablation|controls|capacity DATA [--seeds=1,2,3] [options of train]
+usage: sonodistill reproduce main|ablation|controls|repulsion|capacity DATA [--seeds=1,2,3] [options of train]
        sonodistill reproduce published --teacher=FILE --student=FILE --protocol=FILE [--ckpt=FILE] [options of evaluate]
        sonodistill table DATA [options]
        sonodistill report RUN... [--out=FILE] [--trust]

@@ -17,7 +17,7 @@ import wandb
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
@@ -132,6 +132,11 @@ class SonoDistillCLI(ConfigCLI):
         self.selection: BestCheckpoint = config.checkpoint
         given = config.trainer.callbacks or []
         callbacks = list(given) if isinstance(given, Sequence) else [given]
+        if any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            raise ValueError(
+                "trainer.callbacks: with Lightning's weight averaging the scores would be of the weights that are "
+                "not averaged; use callbacks.EMAWeightAveraging"
+            )
         self.answers = _answers(self.config[self.subcommand], create=self.subcommand == "fit")
         if config.schedule is not None:
             callbacks.append(config.schedule)

@@ -1,0 +1,91 @@
+"""The average of the student's weights against one computed here, in evaluations, checkpoints and resumed runs."""
+
+import pytest
+import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks import EMAWeightAveraging
+from tests.callbacks.tiny import TinyData, TinyModule, quiet_trainer
+
+
+class Recorder(Callback):
+    """The student's weights after every optimiser step, and in every validation."""
+
+    def __init__(self):
+        self.trained, self.validated, self._step = [], [], 0
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step > self._step:
+            self._step = trainer.global_step
+            self.trained.append(weights(module))
+
+    def on_validation_epoch_end(self, trainer, module):
+        self.validated.append(weights(module))
+
+
+def weights(module):
+    return torch.nn.utils.parameters_to_vector(module.student.parameters()).detach().double()
+
+
+def saved(path):
+    state = torch.load(path, weights_only=True)
+    student = {name: state["state_dict"][f"student.{name}"] for name in state["trained_student"]}
+    return [
+        torch.cat([value.flatten() for value in part.values()])
+        for part in (student, state["trained_student"])
+    ]
+
+
+def train(folder, epochs, *, checkpoint=None, **options):
+    module, recorder = TinyModule(), Recorder()
+    # Validation ends before and after the callbacks that see it: neither order may matter.
+    trainer = quiet_trainer(
+        folder, recorder, EMAWeightAveraging(0.8), Recorder(), ModelCheckpoint(folder, save_last=True),
+        max_epochs=epochs, num_sanity_val_steps=0, enable_checkpointing=True, **options,
+    )  # fmt: skip
+    trainer.fit(module, TinyData(), ckpt_path=checkpoint, weights_only=True)
+    return trainer, module, recorder
+
+
+def averages(trained):
+    average, all_of_them = trained[0], []
+    for one in trained:
+        average = 0.8 * average + 0.2 * one
+        all_of_them.append(average)
+    return all_of_them
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_evaluations_checkpoints_and_the_trained_student_are_the_average(tmp_path, accumulated):
+    trainer, module, recorder = train(tmp_path, 2, accumulate_grad_batches=accumulated)
+    expected = averages(recorder.trained)
+    steps = 4 // accumulated
+    assert len(expected) == 2 * steps
+    for one in (recorder, trainer.callbacks[2]):
+        for validated, wanted in zip(one.validated, (expected[steps - 1], expected[-1]), strict=True):
+            torch.testing.assert_close(validated, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights(module), expected[-1], rtol=1e-5, atol=1e-6)
+    average, trained = saved(tmp_path / "last.ckpt")
+    torch.testing.assert_close(average.double(), expected[-1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(trained.double(), recorder.trained[-1])
+
+
+def test_a_resumed_training_equals_an_unbroken_one(tmp_path):
+    _, whole, recorder = train(tmp_path / "whole", 3)
+    train(tmp_path / "part", 1)
+    _, resumed, rest = train(tmp_path / "part", 3, checkpoint=tmp_path / "part" / "last.ckpt")
+    assert torch.equal(weights(whole), weights(resumed))
+    assert all(torch.equal(*pair) for pair in zip(recorder.trained[4:], rest.trained, strict=True))
+
+
+def test_an_evaluation_of_a_checkpoint_is_of_the_average(tmp_path):
+    trainer, module, recorder = train(tmp_path, 1)
+    trainer.validate(module, TinyData(), ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False)
+    assert torch.equal(recorder.validated[-1], recorder.validated[0])
+    assert torch.equal(weights(module), recorder.validated[0])
+
+
+def test_a_decay_of_1_is_refused():
+    with pytest.raises(ValueError, match="decay must be at least 0 and below 1, not 1"):
+        EMAWeightAveraging(1.0)
