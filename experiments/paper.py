@@ -82,8 +82,8 @@ TITLES = {
     "selective-swept": "Selective, best of a sweep",
     "repel-late": "SRKD, late repulsion",
     "repel-weakly": "SRKD, weak repulsion",
-    "repel-classes": "SRKD, classes only",
-    "repel-ages": "SRKD, within classes only",
+    "repel-classes": "SRKD, between classes alone",
+    "repel-ages": "SRKD, within classes alone",
     "random": "Student, random weights",
 }
 
