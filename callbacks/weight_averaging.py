@@ -7,6 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 PREFIX = "student."
 TRAINED = "trained_student"
@@ -32,7 +33,7 @@ class EMAWeightAveraging(Callback):
     def __init__(self, decay: float = 0.99) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"EMAWeightAveraging: decay must be at least 0 and below 1, not {decay}")
-        self.decay = decay
+        self._update: Any = get_ema_multi_avg_fn(decay)
         self._average: dict[str, Tensor] | None = None
         self._swapped = False
         self._step = 0
@@ -53,6 +54,8 @@ class EMAWeightAveraging(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
+        if self._average is not None:
+            self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self._step:  # within an accumulation
@@ -62,11 +65,10 @@ class EMAWeightAveraging(Callback):
         if self._average is None:
             self._average = {name: value.clone() for name, value in student.items()}
         for name, value in student.items():
-            average = self._average[name] = self._average[name].to(value.device)
-            if value.is_floating_point():
-                average.lerp_(value, 1.0 - self.decay)
-            else:
-                average.copy_(value)
+            if not value.is_floating_point():  # the number of batches that a batch norm has seen
+                self._average[name].copy_(value)
+        numbers = [name for name, value in student.items() if value.is_floating_point()]
+        self._update([self._average[name] for name in numbers], [student[name] for name in numbers], None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._swap(trainer, pl_module, True)

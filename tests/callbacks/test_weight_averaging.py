@@ -1,5 +1,7 @@
 """The average of the student's weights against one computed here, in evaluations, checkpoints and resumed runs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightning import Callback
@@ -22,6 +24,7 @@ class Recorder(Callback):
 
     def on_validation_epoch_end(self, trainer, module):
         self.validated.append(weights(module))
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "within.ckpt")
 
 
 def weights(module):
@@ -66,11 +69,13 @@ def test_evaluations_checkpoints_and_the_trained_student_are_the_average(tmp_pat
         for validated, wanted in zip(one.validated, (expected[steps - 1], expected[-1]), strict=True):
             torch.testing.assert_close(validated, wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights(module), expected[-1], rtol=1e-5, atol=1e-6)
-    average, trained = saved(tmp_path / "last.ckpt")
-    torch.testing.assert_close(average.double(), expected[-1], rtol=1e-5, atol=1e-6)
-    assert torch.equal(trained.double(), recorder.trained[-1])
+    for name in ("last.ckpt", "within.ckpt"):
+        average, trained = saved(tmp_path / name)
+        torch.testing.assert_close(average.double(), expected[-1], rtol=1e-5, atol=1e-6)
+        assert torch.equal(trained.double(), recorder.trained[-1])
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_resumed_training_equals_an_unbroken_one(tmp_path):
     _, whole, recorder = train(tmp_path / "whole", 3)
     train(tmp_path / "part", 1)
