@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -38,13 +38,11 @@ class EMAWeightAveraging(Callback):
         self._swapped = False
         self._step = 0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self._average, self._swapped = None, False
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """In a resumed training, go on from the weights that are not averaged."""
         if trainer.state.fn != TrainerFn.FITTING or TRAINED not in checkpoint:
             return
@@ -52,12 +50,12 @@ class EMAWeightAveraging(Callback):
         self._average = {name: state[PREFIX + name].clone() for name in checkpoint[TRAINED]}
         pl_module.student.load_state_dict(checkpoint[TRAINED])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
         if self._average is not None:
             self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.global_step == self._step:  # within an accumulation
             return
         self._step = trainer.global_step
@@ -70,16 +68,16 @@ class EMAWeightAveraging(Callback):
         numbers = [name for name, value in student.items() if value.is_floating_point()]
         self._update([self._average[name] for name in numbers], [student[name] for name in numbers], None)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._swap(trainer, pl_module, True)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._swap(trainer, pl_module, False)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._swap(trainer, pl_module, True)
 
-    def _swap(self, trainer: Trainer, pl_module: LightningModule, swapped: bool) -> None:
+    def _swap(self, trainer: Trainer, pl_module: Any, swapped: bool) -> None:
         """In a training, exchange student and average unless the student holds the average already when `swapped`."""
         if self._average is None or self._swapped == swapped or trainer.state.fn != TrainerFn.FITTING:
             return
@@ -89,9 +87,7 @@ class EMAWeightAveraging(Callback):
             value.copy_(self._average[name])
             self._average[name] = kept
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self._average is None:
             return
         live = pl_module.student.state_dict()
