@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -206,13 +207,15 @@ class ZeroShotEvaluation(Callback):
 
     def _evaluate(self, trainer: Trainer, model: DualEncoder, split: str) -> dict[str, Details]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        scored = {benchmark: data.evaluation_records(benchmark, split) for benchmark in self.benchmarks}
+        # Benchmarks share images: those of the sub-planes are among those of the planes.
+        rows = {record: row for row, record in enumerate(dict.fromkeys(chain(*scored.values())))}
         results = {}
         with evaluation_mode(model) as used:
-            for benchmark in self.benchmarks:
-                records = data.evaluation_records(benchmark, split)
-                reading = data.evaluation_batch_size, data.num_workers
-                images = embed(used, records, *reading, what=f"{benchmark} images")["image"]
-                details = self.score(used, images, records, benchmark)
+            reading, what = (data.evaluation_batch_size, data.num_workers), f"{' and '.join(scored)} images"
+            images = embed(used, list(rows), *reading, what=what)["image"]
+            for benchmark, records in scored.items():
+                details = self.score(used, images[[rows[record] for record in records]], records, benchmark)
                 results[benchmark] = details | {"split": split, "protocol": self.protocol.digest}
         return results
 
