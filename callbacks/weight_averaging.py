@@ -18,13 +18,13 @@ class EMAWeightAveraging(Callback):
 
     After the first optimiser step the average is the student itself, after every other one
     ``decay * average + (1 - decay) * student``, for parameters and the statistics of batch norms alike. A checkpoint
-    has the average in ``state_dict``, and the weights that training goes on from in ``trained_student``.
+    has the average in ``state_dict``, and the weights that training continues from in ``trained_student``.
 
     Lightning's own callback of this name is refused here: it also copies the teacher, validates the average or the
     student depending on the order of callbacks, and after training tests the weights that are not averaged.
 
     Args:
-        decay: In [0, 1); the average reaches over about ``1 / (1 - decay)`` steps.
+        decay: In [0, 1); the average spans about ``1 / (1 - decay)`` steps.
 
     Raises:
         ValueError: A decay outside that range.
@@ -43,7 +43,7 @@ class EMAWeightAveraging(Callback):
             self._average, self._swapped = None, False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """In a resumed training, go on from the weights that are not averaged."""
+        """Continue a resumed training from the weights that are not averaged."""
         if trainer.state.fn != TrainerFn.FITTING or TRAINED not in checkpoint:
             return
         state = checkpoint["state_dict"]
@@ -78,7 +78,7 @@ class EMAWeightAveraging(Callback):
         self._swap(trainer, pl_module, True)
 
     def _swap(self, trainer: Trainer, pl_module: Any, swapped: bool) -> None:
-        """In a training, exchange student and average unless the student holds the average already when `swapped`."""
+        """During training, exchange the student's weights and the average, unless `swapped` says the current state."""
         if self._average is None or self._swapped == swapped or trainer.state.fn != TrainerFn.FITTING:
             return
         self._swapped = swapped

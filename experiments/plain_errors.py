@@ -193,7 +193,9 @@ def _reason(message: str, error: BaseException | None) -> str:
     lines = list(dict.fromkeys(line for line in lines if line and not NOISE.match(line)))
     kinds = [kind for line in lines if (match := EXPECTED.match(line)) for kind in match[1].split(" or ")]
     others = [line for line in lines if not EXPECTED.match(line)]
-    reason = "; ".join(others) or f"expected {' or '.join(dict.fromkeys(kinds))}"
+    # After the error of a class's own check come jsonargparse's words about the ways to name a class.
+    syntax = next((k for k, line in enumerate(others) if line.startswith("Not a valid subclass")), 0)
+    reason = "; ".join(others[:syntax] or others) or f"expected {' or '.join(dict.fromkeys(kinds))}"
     path = re.search(r"class_path '([\w.]+)'", text)
     if (
         path

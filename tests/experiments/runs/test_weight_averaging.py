@@ -44,6 +44,13 @@ def test_the_scores_after_training_are_those_of_the_average(run):
     assert student == pytest.approx({name: again[name] for name in student}, nan_ok=True)
 
 
+def test_a_wrong_decay_is_one_line(run, capsys):
+    with pytest.raises(SystemExit):
+        run("fit", "--trainer.callbacks+=callbacks.EMAWeightAveraging", "--trainer.callbacks.decay=1.5")
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.endswith("EMAWeightAveraging: decay must be at least 0 and below 1, not 1.5")
+
+
 def test_the_callback_of_lightning_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run("fit", "--run=r", "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging")
