@@ -6,7 +6,6 @@ from callbacks.evaluation.evaluation_media import EvaluationMedia
 from callbacks.evaluation.plane_evaluation import PlaneEvaluation
 from callbacks.evaluation.representation_evaluation import RepresentationEvaluation
 from callbacks.evaluation.selection import BestMetrics, CompositeScore, EvaluateLastEpoch
-from callbacks.loader_cores import LoaderCores
 from callbacks.off_diagonal_schedule import OffDiagonalSchedule
 from callbacks.safety.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.safety.steps import StepSeed, StopOnNonFiniteLoss
@@ -28,7 +27,6 @@ __all__ = [
     "EvaluationMedia",
     "GradientNorms",
     "LastCheckpoint",
-    "LoaderCores",
     "OffDiagonalSchedule",
     "PlaneEvaluation",
     "ProbeBatch",

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -70,8 +70,9 @@ class FetalDataModule(LightningDataModule):
         seed: Seed of order, captions and augmentation; null for that of the run (in Python 0).
         pin_memory: Pinned host memory for the copies to a GPU.
         cache: Folder for decoded training images (see `datamodules.pairs.stores`): faster epochs for
-            side^2 bytes per image on disk, reserved at the start; without that space, training continues without a
-            cache. Null decodes the files in every epoch.
+            side^2 bytes per image on disk, and with `draws` another image_size^2 bytes per draw for the student's
+            view. Both are reserved at the start; without that space, training continues without a cache. Null decodes
+            the files in every epoch.
         most_images: Maximum number of images per split, for a quick run; null takes all.
         draws: Number of different augmentations of each training image: epoch e uses draw e modulo `draws`. Null: new
             ones in every epoch. See `callbacks.TeacherCache`.
@@ -310,9 +311,14 @@ class FetalDataModule(LightningDataModule):
         on_error: OnError | None = None,
     ) -> PairDataset:
         records, builder = self.split(split), PairBuilder(*self._contracts(), augmentation, student_only)
-        cache = open_cache(self.cache, records, builder.working_side, builder.masks_overlays)
+        side, settings = builder.working_side, {"masked": builder.masks_overlays}
+        cache, pictures = open_cache(self.cache, records, side, settings), None
+        if cache is not None and augmentation is not None and self.draws is not None:
+            size = builder.views[0].image_size
+            settings |= {"side": side, "augmentation": asdict(augmentation), "seed": self.seed}
+            pictures = open_cache(self.cache, records, size, settings, self.draws)
         return PairDataset(
-            records, builder, self.seed, on_error or self.on_error, cache, self.draws, teacher_store
+            records, builder, self.seed, on_error or self.on_error, cache, pictures, self.draws, teacher_store
         )
 
     def _contracts(self) -> tuple[Preprocessing, Preprocessing | None]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.manifold import TSNE
 
 from figures.style import CYCLE, MARKERS, MUTED, brief, new_figure, styled
 
-MOST_EXACT = 1000  # exact t-SNE of 2,000 points takes 50 s on one thread, Barnes-Hut 5 s
+MOST_POINTS = 300  # of one map; more only crowd it, and exact t-SNE takes time by their square
 COLLAPSED = 1e-5  # all embeddings within this are one point
 
 
 def tsne(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
     """Lay unit-length embeddings [N, D] out as points [N, 2] by t-SNE (van der Maaten and Hinton, JMLR 9, 2008).
 
-    It starts from the principal components and always gives the same map. Up to `MOST_EXACT` points it is exact:
-    Barnes-Hut can crash the process when many points coincide, as those of a collapsed student do.
+    It starts from the principal components and always gives the same map. It is exact: Barnes-Hut can crash the process
+    when many points coincide, as those of a collapsed student do.
 
     Raises:
         ValueError: There are fewer than four embeddings, or one is not finite.
@@ -35,9 +36,16 @@ def tsne(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
         init="pca",
         random_state=0,
         max_iter=400,
-        method="exact" if len(embeddings) <= MOST_EXACT else "barnes_hut",
+        method="exact",
     )
     return np.asarray(layout.fit_transform(embeddings.astype(np.float64)), dtype=np.float64)
+
+
+def balanced_sample(classes: Sequence[str], most: int) -> list[int]:
+    """Return the places, rising, of up to `most` images, the classes as evenly as they allow, always the same."""
+    shuffled = pd.Series(list(classes)).sample(frac=1, random_state=0)
+    turn = shuffled.groupby(shuffled).cumcount()  # every class gives its first image, then its second, ...
+    return sorted(turn.sort_values(kind="stable").index[:most])
 
 
 @styled

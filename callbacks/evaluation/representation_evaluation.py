@@ -15,7 +15,7 @@ from callbacks.evaluation.embedding_pass import Pairs, embed
 from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.evaluation.zero_shot_evaluation import Details, publish_figure
 from datamodules.record import Record
-from figures.embeddings import embedding_figure, tsne
+from figures.embeddings import MOST_POINTS, balanced_sample, embedding_figure, tsne
 from metrics import names
 from metrics.benchmarks import BENCHMARKS
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka, logit_correlation
@@ -181,7 +181,8 @@ class RepresentationEvaluation(Callback):
             ("planes", [record.plane for record in records]),
             ("subplanes", [None if r.brain_plane == "other" else r.brain_plane for r in records]),
         ):
-            rows = [row for row, label in enumerate(labels) if label]
+            labelled = [row for row, label in enumerate(labels) if label]
+            rows = [labelled[at] for at in balanced_sample([labels[row] for row in labelled], MOST_POINTS)]
             classes = [str(labels[row]) for row in rows]
             if len(set(classes)) < 2 or len(rows) < SMALLEST_MAP:
                 continue

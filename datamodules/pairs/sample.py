@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from datamodules.pairs.captions import caption_templates, render_spacing
 from datamodules.pairs.image_reading import read_image
-from datamodules.pairs.stores import SquareCache, TeacherStore
+from datamodules.pairs.stores import Square, SquareCache, TeacherStore
 from datamodules.pairs.transforms import TwoViewTransform
 from datamodules.record import PackedRecords, Record
 from models import Preprocessing, build_tokenizer
@@ -26,22 +26,27 @@ OnError = Literal["raise", "skip"]
 _ATTEMPTS = 20
 
 
+ViewsOf = Callable[[float], tuple[list[np.ndarray], tuple[int, int]]]
+"""Zoom -> views of `TwoViewTransform.draw`, and (height, width) of the original."""
+
+
 class PairBuilder(TwoViewTransform):
     """Render an image's views, choose its caption, and collate such pairs."""
 
     def pair(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         """Build a pair from a decoded image (uint8 [H, W] or [H, W, 3]); `rng` is the only source of randomness."""
-        return self.from_square(record, self.prepare(image), image.shape[:2], rng)
+        shape = image.shape[0], image.shape[1]
+        return self.build(record, rng, lambda zoom: (self.draw(self.prepare(image), rng, zoom), shape))
 
-    def from_square(
-        self, record: Record, square: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator
-    ) -> dict[str, Any]:
-        """Build a pair from the output of `prepare` and the (height, width) of the original; see `pair`."""
+    def build(self, record: Record, rng: np.random.Generator, views_of: ViewsOf) -> dict[str, Any]:
+        """Build a pair from the views that `views_of` gives at the zoom drawn here; see `pair`."""
         template = _draw_template(record, rng)
         zoom = self.draw_zoom(rng)
+        drawn, shape = views_of(zoom)
         sample: dict[str, Any] = {"record": record}
-        images = self.render(square, rng, zoom)
-        for side, view, image in zip(("student", "teacher"), self.views, images, strict=False):
+        for side, view, image in zip(
+            ("student", "teacher"), self.views, self.normalised(drawn), strict=False
+        ):
             sample[f"{side}_image"] = image
             sample[f"{side}_text"] = _text(template, record, shape, view, zoom)
         return sample
@@ -80,6 +85,7 @@ class PairDataset(Dataset):
         on_error: With "skip", an unreadable image or an empty caption is replaced by another image drawn
             at random, and reported under ``skipped``.
         cache: Cache of decoded squares; None decodes every time.
+        pictures: Cache of the student's views of all draws; None draws them every time.
         draws: Epoch e uses draw e modulo `draws`; None: a new draw in every epoch.
         teacher_store: Stored teacher embeddings of these draws: pairs have a ``teacher_embedding`` instead of an image
             and text for the teacher.
@@ -90,6 +96,7 @@ class PairDataset(Dataset):
     seed: int
     on_error: OnError
     cache: SquareCache | None = None
+    pictures: SquareCache | None = None
     draws: int | None = None
     teacher_store: TeacherStore | None = None
 
@@ -112,8 +119,10 @@ class PairDataset(Dataset):
         while len(skipped) < _ATTEMPTS:
             record = self.records[index]
             try:
-                cached = None if self.cache is None else self.cache.get(index, record, self._decode)
-                sample = self.builder.from_square(record, *(cached or self._decode(record)), rng)
+                # Another image in place of a bad one is drawn with numbers of its own.
+                pictures = None if skipped else self.pictures
+                views_of = partial(self._views, pictures, index, epoch, record, rng)
+                sample = self.builder.build(record, rng, views_of)
             except (ValueError, OSError) as error:
                 if self.on_error == "raise":
                     raise
@@ -123,9 +132,38 @@ class PairDataset(Dataset):
                 return {**sample, **kept, "index": index, "skipped": skipped}
         raise ValueError(f"{_ATTEMPTS} unreadable samples in a row, the last: {skipped[-1][0]}")
 
-    def _decode(self, record: Record) -> tuple[np.ndarray, tuple[int, int]]:
-        image = read_image(record.image)
-        return self.builder.prepare(image), (image.shape[0], image.shape[1])
+    def _views(
+        self,
+        pictures: SquareCache | None,
+        index: int,
+        draw: int,
+        record: Record,
+        rng: np.random.Generator,
+        zoom: float,
+    ) -> tuple[list[np.ndarray], tuple[int, int]]:
+        def drawn() -> tuple[list[np.ndarray], tuple[int, int]]:
+            square, shape = self._square(index, record)
+            return self.builder.draw(square, rng, zoom), shape
+
+        def students() -> Square:
+            views, shape = drawn()
+            return views[0], shape
+
+        if pictures is None:
+            return drawn()
+        if len(self.builder.views) == 1:
+            view, shape = pictures.get(index, draw, students, zoom)
+            return [view], shape
+        views, shape = drawn()
+        pictures.put(index, draw, views[0], shape, zoom)
+        return views, shape
+
+    def _square(self, index: int, record: Record) -> Square:
+        def decoded() -> Square:
+            image = read_image(record.image)
+            return self.builder.prepare(image), (image.shape[0], image.shape[1])
+
+        return decoded() if self.cache is None else self.cache.get(index, 0, decoded)
 
 
 def metadata(records: list[Record]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import shutil
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import FileIO
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from models.files import digest
 
 _CHECKSUM = 4  # bytes before each row; all zero where the row was never written
 _NAMED = 3  # damaged rows that a process names
-_SIZES = struct.Struct("<3i")  # side of the square, height and width of the original
+_HEADER = struct.Struct("<3id")  # side of the square, height and width of the original, zoom
 
-Prepare = Callable[[Record], tuple[np.ndarray, tuple[int, int]]]
+Square = tuple[np.ndarray, tuple[int, int]]
+"""A prepared image, uint8 [S, S] or [S, S, 3], and the (height, width) of its original."""
 
 
 class RowStore:
@@ -110,47 +112,66 @@ def _checksum(row: int, data: bytes) -> bytes:
 
 
 class SquareCache:
-    """Cache of prepared gray training images, bit-identical to decoding them again.
+    """Cache of prepared gray training images, bit-identical to computing them again.
 
-    One file serves all workers, processes, epochs and later runs; the first process that reads an image stores it.
-    Another list of images, or a changed file, gives another cache. Colour images are not stored. `side` is the largest
-    side of a square, in pixels; `masked` tells squares without overlays apart.
+    One file serves all workers, processes, epochs and later runs; the first process that needs a square stores it.
+    Colour images are not stored.
+
+    Args:
+        root: Folder of the file.
+        records: The images; other records, or a changed file, give another cache.
+        side: Largest side of a square in pixels.
+        settings: What else determines the squares, such as the augmentation: primitives.
+        draws: Squares of each image.
     """
 
-    def __init__(self, root: Path, records: list[Record], side: int, masked: bool = False) -> None:
-        states = [(str(record.image), record.image.stat()) for record in records]
-        content = [side, [(path, state.st_size, state.st_mtime_ns) for path, state in states]]
-        name = digest([*content, "masked"] if masked else content)
-        self._rows = RowStore(root / f"{name}.squares", len(records), _SIZES.size + side * side)
+    def __init__(
+        self,
+        root: Path,
+        records: list[Record],
+        side: int,
+        settings: Mapping[str, Any] | None = None,
+        draws: int = 1,
+    ) -> None:
+        states = [(str(record), record.image.stat()) for record in records]
+        content = [side, draws, settings or {}, [(name, s.st_size, s.st_mtime_ns) for name, s in states]]
+        self._images = len(records)
+        path = root / f"{digest(content)}.squares"
+        self._rows = RowStore(path, draws * self._images, _HEADER.size + side * side)
 
-    def get(self, index: int, record: Record, prepare: Prepare) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return an image's square (uint8 [side, side]) and the (height, width) of its original.
-
-        `prepare` computes a square that is not stored.
-        """
-        row = self._rows.read(index)
+    def get(self, index: int, draw: int, prepare: Callable[[], Square], zoom: float = 1.0) -> Square:
+        """Return an image's square of one draw; `prepare` computes it when it is not stored, or at another zoom."""
+        row = self._rows.read(draw * self._images + index)
         if row is not None:
-            side, height, width = _SIZES.unpack_from(row)
-            square = np.frombuffer(row, np.uint8, side * side, _SIZES.size).reshape(side, side)
-            return square.copy(), (height, width)
-        square, shape = prepare(record)
-        if square.ndim == 2:
-            row = _SIZES.pack(len(square), *shape) + square.tobytes()
-            try:
-                self._rows.write(index, row.ljust(self._rows.width, b"\0"))
-            except OSError as error:
-                warnings.warn(f"{self._rows.path}: {error.strerror}; not all images are cached", stacklevel=2)
+            side, height, width, stored = _HEADER.unpack_from(row)
+            if stored == zoom:
+                square = np.frombuffer(row, np.uint8, side * side, _HEADER.size).reshape(side, side)
+                return square.copy(), (height, width)
+        square, shape = prepare()
+        self.put(index, draw, square, shape, zoom)
         return square, shape
+
+    def put(
+        self, index: int, draw: int, square: np.ndarray, shape: tuple[int, int], zoom: float = 1.0
+    ) -> None:
+        """Store a square, unless it is coloured; a full disk is a warning."""
+        if square.ndim != 2:
+            return
+        row = _HEADER.pack(len(square), *shape, zoom) + square.tobytes()
+        try:
+            self._rows.write(draw * self._images + index, row.ljust(self._rows.width, b"\0"))
+        except OSError as error:
+            warnings.warn(f"{self._rows.path}: {error.strerror}; not all images are cached", stacklevel=2)
 
 
 def open_cache(
-    folder: str | None, records: list[Record], side: int, masked: bool = False
+    folder: str | None, records: list[Record], side: int, settings: Mapping[str, Any], draws: int = 1
 ) -> SquareCache | None:
-    """Open the cache of some images; None without a folder or, after a warning, without space on the disk."""
+    """Open a `SquareCache`; None without a folder or, after a warning, without space on the disk."""
     if folder is None:
         return None
     try:
-        return SquareCache(Path(folder), records, side, masked)
+        return SquareCache(Path(folder), records, side, settings, draws)
     except OSError as error:
         rank_zero_warn(
             f"data.cache: {folder}: {error.strerror}; training continues without it and decodes the images in every "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from datamodules.ingest.overlays import mask_overlays
 from models import Preprocessing
-from models.preprocessing import pad_to_square, resize_padded
+from models.preprocessing import pad_to_square
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no version check over the network at import
 import albumentations as A  # noqa: N812
@@ -102,6 +103,11 @@ class TwoViewTransform:
         self, square: np.ndarray, rng: np.random.Generator, zoom: float = 1.0
     ) -> tuple[Tensor, Tensor | None]:
         """Apply the random part, then resize and normalise each view; see `__call__`."""
+        views = self.normalised(self.draw(square, rng, zoom))
+        return views[0], views[1] if len(views) > 1 else None
+
+    def draw(self, square: np.ndarray, rng: np.random.Generator, zoom: float) -> list[np.ndarray]:
+        """Apply the random part, then resize to each view: uint8 [S, S] or [S, S, 3]."""
         if zoom != 1.0:
             square = _magnify(square, zoom)
         if self._augment is not None:
@@ -110,19 +116,11 @@ class TwoViewTransform:
             for transform in (self._augment, *self._augment.transforms):
                 transform.set_random_state(rng, generator)
             square = self._augment(image=square)["image"]
-        views = [normalise(_resize(square, view.image_size), view) for view in self.views]
-        return views[0], views[1] if len(views) > 1 else None
+        return [_resize(square, view.image_size) for view in self.views]
 
-
-class EvaluationTransform:
-    """Prepare an image as the paper's evaluation does: `models.preprocessing.resize_padded`, then normalise."""
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: np.ndarray) -> Tensor:
-        """Map uint8 [H, W] or [H, W, 3] to float32 [3, S, S]."""
-        return normalise(resize_padded(image, self.preprocessing), self.preprocessing)
+    def normalised(self, drawn: Sequence[np.ndarray]) -> list[Tensor]:
+        """Normalise the views of `draw`."""
+        return [normalise(image, view) for image, view in zip(drawn, self.views, strict=True)]
 
 
 def normalise(image: np.ndarray, preprocessing: Preprocessing) -> Tensor:

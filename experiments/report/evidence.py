@@ -31,7 +31,7 @@ from datamodules.pairs.image_reading import read_image
 from datamodules.record import Record
 from experiments.plain_errors import UsageError, built
 from experiments.report.read_run import FinishedRun
-from figures.embeddings import tsne
+from figures.embeddings import MOST_POINTS, balanced_sample, tsne
 from figures.images import COLD, overlay_heatmap
 from metrics import gestational_age_weeks
 from metrics.benchmarks import Benchmark
@@ -46,7 +46,6 @@ from models.student.saliency import grad_cam
 from models.zero_shot import class_embeddings
 
 FILE = "evidence.json"
-MOST_IMAGES = 300  # of one map; more only crowd it
 MOST_DISPUTES = 6  # of a benchmark and direction
 THUMBNAIL_PX = 160
 BATCH_SIZE = 64
@@ -114,7 +113,7 @@ def collect(
     for benchmark in classified or run.benchmarks():
         records = data.evaluation_records(benchmark.name, run.split())
         labels = [_class(record, benchmark) for record in records]
-        places = balanced_sample(labels, MOST_IMAGES)
+        places = balanced_sample(labels, MOST_POINTS)
         if len(places) < 4:
             continue
         classes[benchmark.name] = [labels[place] for place in places]
@@ -131,13 +130,6 @@ def _class(record: Record, benchmark: Benchmark) -> str:
     if benchmark.kind == "biometry":
         return age_band((record.ga_days or 0) / 7) or "age unknown"
     return str(benchmark.label_of(record))
-
-
-def balanced_sample(classes: Sequence[str], most: int) -> list[int]:
-    """Return the places, rising, of up to `most` images, the classes as evenly as they allow, always the same."""
-    shuffled = pd.Series(list(classes)).sample(frac=1, random_state=0)
-    turn = shuffled.groupby(shuffled).cumcount()  # every class gives its first image, then its second, ...
-    return sorted(turn.sort_values(kind="stable").index[:most])
 
 
 def project(

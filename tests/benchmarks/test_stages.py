@@ -22,7 +22,7 @@ from export.latency.worker import ALLOCATOR
 
 ABSENT = ("this processor has no bfloat16 arithmetic",)
 IN_PROCESS = [name for name in NAMES if name != "phantom_speed"]  # starts processes itself
-LONG = ("shard_speed", "training_step", "loader_cores", "hc18_validity")
+LONG = ("shard_speed", "training_step", "hc18_validity")
 ALL = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in IN_PROCESS]
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from datamodules import FetalPlanesDataModule, HC18DataModule
+from datamodules.evaluation import dataset as evaluation
 from datamodules.pairs.image_reading import read_image
 from datamodules.pairs.sample import text_id
-from datamodules.pairs.transforms import Augmentation, EvaluationTransform
+from datamodules.pairs.transforms import Augmentation, normalise
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, build_tokenizer
+from models.preprocessing import resize_padded
+from tests.conftest import write_image
 
 STUDENT = Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD, tokenizer="fetal", context_length=24)
 TEACHER = Preprocessing(24, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
@@ -145,7 +150,7 @@ def test_evaluation_sees_every_image_once_as_the_protocol_prepares_it(tiny_plane
     batches = list(loader)
     assert torch.equal(torch.cat([batch["index"] for batch in batches]), torch.arange(len(records)))
     assert [name for batch in batches for name in batch["name"]] == [record.name for record in records]
-    expected = EvaluationTransform(STUDENT)(read_image(records[7].image))
+    expected = normalise(resize_padded(read_image(records[7].image), STUDENT), STUDENT)
     assert torch.equal(batches[1]["image"][2], expected)
     assert set(batches[0]["width"].tolist()) == {64}
     assert set(batches[0]["height"].tolist()) == {44}
@@ -240,3 +245,36 @@ def test_captions_vary_over_epochs(tiny_planes):
     assert len(texts) >= 3
     tokens = build_tokenizer(STUDENT)(sorted(texts))
     assert len({tuple(row.tolist()) for row in tokens}) == len(texts)
+
+
+def test_an_evaluation_decodes_an_image_once_while_there_is_room(tiny_planes, monkeypatch):
+    reads, squares = [], evaluation.SquareMemory(3 * 32 * 32)
+
+    def counting(path):
+        reads.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(evaluation, "read_image", counting)
+    data = _planes(tiny_planes, num_workers=0)
+    records = data.split("test")[:5]
+    expected = [resize_padded(read_image(record.image), STUDENT) for record in records]
+    for _ in range(2):
+        for record, square in zip(records, expected, strict=True):
+            found, shape = squares.of(record.image, STUDENT)
+            assert np.array_equal(found, square)
+            assert shape == (44, 64)
+    assert len(reads) == 5 + 2, "three of the five fit"
+    other = replace(STUDENT, image_size=16)
+    assert squares.of(records[0].image, other)[0].shape == (16, 16)
+
+
+def test_an_evaluation_reads_a_changed_image_again(tmp_path):
+    path, squares = tmp_path / "a.png", evaluation.SquareMemory(10**6)
+    write_image(path, 1, (40, 30))
+    before = squares.of(path, STUDENT)[0]
+    write_image(path, 2, (40, 30))
+    os.utime(path, (1, 1))  # a coarse clock may give both writes the same time
+    assert not np.array_equal(squares.of(path, STUDENT)[0], before)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.png: no such image file"):
+        squares.of(path, STUDENT)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from figures.confusion import confusion_change_figure, confusion_figure
 from figures.curves import Curve, Panel, curves_figure
-from figures.embeddings import embedding_figure, tsne
+from figures.embeddings import balanced_sample, embedding_figure, tsne
 from figures.growth_chart import Chart, growth_chart_figure
 from figures.images import image_figure
 from figures.reliability import reliability_figure
@@ -243,3 +243,14 @@ def test_names_cannot_leave_an_svg_and_no_two_share_identifiers():
 def test_colours_repeat_with_another_line_style():
     styles = looks("red", "blue")
     assert [next(styles) for _ in range(3)] == [("red", "-"), ("blue", "-"), ("red", "--")]
+
+
+def test_classes_are_drawn_as_evenly_as_they_allow():
+    classes = ["a"] * 50 + ["b"] * 3 + ["c"] * 50
+    chosen = balanced_sample(classes, 20)
+    counts = {name: sum(classes[n] == name for n in chosen) for name in "abc"}
+    assert counts["b"] == 3
+    assert abs(counts["a"] - counts["c"]) <= 1
+    assert len(chosen) == len(set(chosen)) == 20
+    assert chosen == balanced_sample(classes, 20)
+    assert balanced_sample(["a", "b", "a"], 20) == [0, 1, 2]

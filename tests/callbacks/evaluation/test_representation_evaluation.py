@@ -20,10 +20,11 @@ from callbacks.evaluation import representation_evaluation
 from callbacks.evaluation.embedding_pass import embed
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.pairs.image_reading import read_image
-from datamodules.pairs.transforms import EvaluationTransform
+from datamodules.pairs.transforms import normalise
 from metrics.geometry import class_distance_ratio, effective_rank, linear_cka
 from metrics.names import GROUPS
 from models import DualEncoder, Preprocessing
+from models.preprocessing import resize_padded
 from tests.callbacks.tiny import quiet_trainer
 from tests.conftest import write_planes
 from tests.metrics.two_processes import run_in_two_processes
@@ -105,14 +106,18 @@ def test_every_promised_number_is_there(planes):
     assert "other" not in planes[0].results["student"]["probe"]["subplanes"]["classes"]
 
 
+def prepared(path, model):
+    return normalise(resize_padded(read_image(path), model.preprocessing), model.preprocessing)
+
+
 def test_an_official_probe_is_fitted_and_scored_on_the_tables_own_sides(tiny_planes, tmp_path):
     data = FetalPlanesDataModule(str(tiny_planes), num_workers=0)
     evaluation, module, _ = evaluate(tmp_path, data, probe_split="official", probe_seeds=3, figures=False)
     assert data.split("val"), "validation patients are fitted on too"
     table = (tiny_planes / "FETAL_PLANES_DB_data.csv").read_text().splitlines()[1:]
     rows = [[cell.strip() for cell in line.split(";")] for line in table]
-    prepare, student = EvaluationTransform(module.student.preprocessing), module.student
-    pictures = [prepare(read_image(tiny_planes / "Images" / f"{row[0]}.png")) for row in rows]
+    student = module.student
+    pictures = [prepared(tiny_planes / "Images" / f"{row[0]}.png", student) for row in rows]
     with torch.no_grad():
         features = student.encode_image(torch.stack(pictures)).double().numpy()
     brains = ("Trans-thalamic", "Trans-cerebellum", "Trans-ventricular")
@@ -160,8 +165,7 @@ def test_geometry_equals_a_computation_from_the_pairs(planes):
     images, logits, tokens = {}, {}, {}
     with torch.no_grad():
         for role, model in (("student", module.student), ("teacher", module.teacher)):
-            prepare = EvaluationTransform(model.preprocessing)
-            pictures = [prepare(read_image(record.image)) for record in data.split("test")]
+            pictures = [prepared(record.image, model) for record in data.split("test")]
             images[role] = image = model.encode_image(torch.stack(pictures))
             text = torch.cat([model.encode_text(batch[f"{role}_tokens"]) for batch in batches])
             logits[role] = (image @ text.T).double().numpy()

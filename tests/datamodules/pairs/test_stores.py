@@ -99,9 +99,7 @@ def _rank(root, records, starts, barrier, wrong):
         cache = SquareCache(root / str(start), records, 16)
         for _ in range(2):
             for index in rng.permutation(len(records)).tolist():
-                square, shape = cache.get(
-                    index, records[index], lambda r: (squares_of(int(r.name)), (50, 40))
-                )
+                square, shape = cache.get(index, 0, lambda index=index: (squares_of(index), (50, 40)))
                 if shape != (50, 40) or not np.array_equal(square, squares_of(index)):
                     with wrong.get_lock():
                         wrong.value += 1
@@ -126,8 +124,8 @@ def test_concurrent_processes_never_read_wrong_pixels(tmp_path, ranks):
     assert wrong.value == 0
     for start in range(100):  # and what they left is right for later runs
         cache = SquareCache(tmp_path / str(start), records, 16)
-        for index, record in enumerate(records):
-            square, _ = cache.get(index, record, lambda _: pytest.fail("not stored"))
+        for index in range(len(records)):
+            square, _ = cache.get(index, 0, lambda: pytest.fail("not stored"))
             assert np.array_equal(square, squares_of(index))
 
 
@@ -232,11 +230,52 @@ def test_an_image_rewritten_at_the_same_size_is_decoded_again(tmp_path):
 
 def test_images_with_and_without_overlays_are_cached_apart(records, tmp_path):
     for masked in (False, True, False, True):
-        cache = SquareCache(tmp_path / "cache", records, 16, masked)
-        square, _ = cache.get(
-            0, records[0], lambda _, masked=masked: (np.full((16, 16), masked, np.uint8), (8, 8))
-        )
+        cache = SquareCache(tmp_path / "cache", records, 16, {"masked": masked})
+        square, _ = cache.get(0, 0, lambda masked=masked: (np.full((16, 16), masked, np.uint8), (8, 8)))
         assert (square == masked).all()
+
+
+ZOOMED = Augmentation(zoom=0.5)
+
+
+def drawn_pairs(root, cache, alone=True, **options):
+    """Return the student's view and text of two draws of each training image, twice; alone or beside the teacher's."""
+    data = HC18DataModule(root=str(root), num_workers=0, draws=2, cache=cache and str(cache), **options)
+    data.bind(STUDENT, TEACHER)
+    pairs = data._pairs("train", data.augmentation, student_only=alone)
+    keys = [(epoch, index) for epoch in range(4) for index in range(len(pairs))]
+    return [(pairs[key]["student_image"].numpy().tobytes(), pairs[key]["student_text"]) for key in keys]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_kept_pictures_are_bit_identical_to_drawn_ones(tiny_hc18, tmp_path, monkeypatch, alone):
+    plain = drawn_pairs(tiny_hc18, None, augmentation=ZOOMED)
+    assert len(set(plain)) == len(plain) / 2
+    assert drawn_pairs(tiny_hc18, tmp_path / "cache", alone, augmentation=ZOOMED) == plain
+    monkeypatch.setattr(PairBuilder, "draw", lambda *_: pytest.fail("drawn again"))
+    assert drawn_pairs(tiny_hc18, tmp_path / "cache", augmentation=ZOOMED) == plain
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"augmentation": Augmentation(zoom=0.4)}, {"mask_overlays": True}]
+)
+def test_pictures_of_other_settings_are_kept_apart(tiny_hc18, tmp_path, change):
+    before = drawn_pairs(tiny_hc18, tmp_path / "cache", augmentation=ZOOMED)
+    options = {"augmentation": ZOOMED, **change}
+    changed = drawn_pairs(tiny_hc18, tmp_path / "cache", **options)
+    assert changed == drawn_pairs(tiny_hc18, None, **options)
+    assert changed != before
+
+
+def test_a_square_drawn_at_another_zoom_is_drawn_again(records, tmp_path):
+    cache = SquareCache(tmp_path / "cache", records, 4, draws=2)
+    for zoom in (1.5, 1.25):  # of captions that were drawn by other code
+        square, shape = cache.get(
+            2, 1, lambda zoom=zoom: (np.full((4, 4), 100 * zoom, np.uint8), (9, 7)), zoom
+        )
+        assert (square == 100 * zoom).all()
+        assert shape == (9, 7)
+    assert (cache.get(2, 1, lambda: pytest.fail("not stored"), 1.25)[0] == 125).all()
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 5e-4)])

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torchvision import transforms as tv
 
-from datamodules.pairs.transforms import Augmentation, EvaluationTransform, TwoViewTransform, pad_to_square
+from datamodules.pairs.transforms import Augmentation, TwoViewTransform, normalise, pad_to_square
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from models.preprocessing import resize_padded
 
 STUDENT = Preprocessing(256, IMAGENET_MEAN, IMAGENET_STD)
 TEACHER = Preprocessing(224, CLIP_MEAN, CLIP_STD)
@@ -168,7 +169,7 @@ def test_evaluation_equals_torchvision(shape, interpolation):
             tv.Normalize(CLIP_MEAN, CLIP_STD),
         ]
     )(square)
-    assert torch.equal(EvaluationTransform(preprocessing)(image), reference)
+    assert torch.equal(normalise(resize_padded(image, preprocessing), preprocessing), reference)
 
 
 def test_padding_keeps_the_image_and_adds_black():

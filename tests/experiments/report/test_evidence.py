@@ -17,7 +17,6 @@ from datamodules.evaluation.protocol import Protocol
 from experiments.report import write, write_report
 from experiments.report.evidence import (
     agreement,
-    balanced_sample,
     collect,
     disputes,
     error_severity,
@@ -120,17 +119,6 @@ def test_embeddings_are_the_models_own_in_the_order_of_the_records(data, student
         expected = student.encode_image(images)
         found = embed(student, records, batch_size=2, num_workers=0, alone=True)["image"]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-def test_classes_are_drawn_as_evenly_as_they_allow():
-    classes = ["a"] * 50 + ["b"] * 3 + ["c"] * 50
-    chosen = balanced_sample(classes, 20)
-    counts = {name: sum(classes[n] == name for n in chosen) for name in "abc"}
-    assert counts["b"] == 3
-    assert abs(counts["a"] - counts["c"]) <= 1
-    assert len(chosen) == len(set(chosen)) == 20
-    assert chosen == balanced_sample(classes, 20)
-    assert balanced_sample(["a", "b", "a"], 20) == [0, 1, 2]
 
 
 def test_what_collapsed_embeddings_leave_undefined_is_none():
