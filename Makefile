@@ -116,8 +116,8 @@ evaluate: $(READY)  ## evaluate a checkpoint: make evaluate CKPT=outputs/.../bes
 predict: $(READY)  ## ask a checkpoint or an export about images: make predict CKPT=... IMAGES=folder PIXEL_SIZE=0.2
 	$(DO)$(PY) -m experiments predict $(call need,CKPT,path/to/student.ckpt or an export folder) $(call need,IMAGES,folder or table) $(call option,pixel_size,PIXEL_SIZE) $(call option,protocol,PROTOCOL) $(call option,out,OUT) $(ARGS)
 
-reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 DATA=phantom
-	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(GIVEN) $(BOUNDED) $(ARGS)
+reproduce: $(READY)  ## run the paper's experiments, going on where it stopped: make reproduce SUITE=main SEEDS=1,2,3 JOBS=1 DATA=phantom
+	$(DO)$(PY) -m experiments reproduce $(SUITE) $(DATA) --seeds=$(SEEDS) $(call option,jobs,JOBS) $(GIVEN) $(BOUNDED) $(ARGS)
 
 compare-paper: $(READY)  ## published models and CKPT beside the paper: make compare-paper TEACHER=... STUDENT=... PROTOCOL=... CKPT=...
 	$(DO)$(PY) -m experiments reproduce published $(GIVEN) $(call option,ckpt,CKPT) $(ARGS)

@@ -311,7 +311,7 @@ class FetalDataModule(LightningDataModule):
         on_error: OnError | None = None,
     ) -> PairDataset:
         records, builder = self.split(split), PairBuilder(*self._contracts(), augmentation, student_only)
-        side, settings = builder.working_side, {"masked": builder.masks_overlays}
+        side, settings = builder.working_side, dict[str, Any](masked=builder.masks_overlays)
         cache, pictures = open_cache(self.cache, records, side, settings), None
         if cache is not None and augmentation is not None and self.draws is not None:
             size = builder.views[0].image_size

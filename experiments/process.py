@@ -12,7 +12,8 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -77,6 +78,13 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     )
     add_column_option(parser)
     parser.add_argument("--outside", action="store_true", help="allow images outside of their folder")
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above 0, as argparse does."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return int(text)
 
 
 def add_column_option(parser: argparse.ArgumentParser) -> None:
@@ -149,14 +157,26 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def run_children(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[int]:
+def run_children(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str], outputs: Sequence[Path] = ()
+) -> list[int]:
     """Run commands in parallel to their ends, and return their exit statuses in order; call it inside `terminable`.
+
+    Args:
+        commands: The command lines.
+        environment: Their environment.
+        outputs: Files that what each command prints is appended to; none: it goes where this process prints.
 
     Raises:
         KeyboardInterrupt: On Ctrl-C, after the children have saved their checkpoints and ended.
         TerminatedError: On SIGTERM, which the children get too, after they have ended.
     """
-    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("a")) for path in outputs]
+        processes = [
+            subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+            for command, file in zip_longest(commands, files)
+        ]
     stop: BaseException | None = None
     while True:
         try:

@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 
 from figures.style import CYCLE, MARKERS, MUTED, brief, new_figure, styled
 
-MOST_POINTS = 300  # of one map; more only crowd it, and exact t-SNE takes time by their square
+MOST_POINTS = 200  # of one map; more only crowd it, and exact t-SNE takes time by their square
 COLLAPSED = 1e-5  # all embeddings within this are one point
 
 

@@ -181,9 +181,9 @@ class RepresentationEvaluation(Callback):
             ("planes", [record.plane for record in records]),
             ("subplanes", [None if r.brain_plane == "other" else r.brain_plane for r in records]),
         ):
-            labelled = [row for row, label in enumerate(labels) if label]
-            rows = [labelled[at] for at in balanced_sample([labels[row] for row in labelled], MOST_POINTS)]
-            classes = [str(labels[row]) for row in rows]
+            known = {row: label for row, label in enumerate(labels) if label}
+            rows = [[*known][at] for at in balanced_sample([*known.values()], MOST_POINTS)]
+            classes = [known[row] for row in rows]
             if len(set(classes)) < 2 or len(rows) < SMALLEST_MAP:
                 continue
             maps = {name: tsne(own["image"][rows].numpy()) for name, own in pairs.items()}

@@ -1,6 +1,7 @@
 """Train a suite over seeds, and show results: a suite's beside the paper's, or one HTML file about finished runs.
 
-usage: sonodistill reproduce main|ablation|controls|repulsion|capacity DATA [--seeds=1,2,3] [options of train]
+usage: sonodistill reproduce main|ablation|controls|repulsion|capacity DATA [--seeds=1,2,3] [--jobs=N]
+                            [options of train]
        sonodistill reproduce published --teacher=FILE --student=FILE --protocol=FILE [--ckpt=FILE] [options of evaluate]
        sonodistill table DATA [options]
        sonodistill report RUN... [--out=FILE] [--trust]
@@ -8,6 +9,7 @@ usage: sonodistill reproduce main|ablation|controls|repulsion|capacity DATA [--s
 reproduce: the experiments of the paper's tables, or ``published``: the published teacher, the released student and,
 with --ckpt, one trained here, scored on all images of HC18_ROOT and PLANES_ROOT beside paper and released code
   --seeds=1,2,3       one run per experiment and seed; all other options go to every run
+  --jobs=N            runs at a time, which share the cores; each prints into its folder
   Finished runs are skipped, interrupted ones resume: repeat the command to continue.
 
 table: our results and the methods' differences as Markdown, CSV, LaTeX and plots
@@ -27,7 +29,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.paper import SUITES
-from experiments.process import Parser, relative
+from experiments.process import Parser, positive, relative
 from experiments.recipe_files import preset_file
 from experiments.runs.run_folder import OUTPUTS
 from experiments.suites.documents import ROOT, fill_documents
@@ -55,8 +57,9 @@ def reproduce(argv: list[str]) -> int:
     parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("data")
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--jobs", type=positive, default=1)
     options, rest = parser.parse_known_args(argv)
-    return run_suite(options.suite, options.data, parse_seeds(options.seeds), rest)
+    return run_suite(options.suite, options.data, parse_seeds(options.seeds), rest, options.jobs)
 
 
 def report(argv: list[str]) -> int:

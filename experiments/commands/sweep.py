@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.process import Parser
+from experiments.process import Parser, positive
 from experiments.recipe_files import DEFAULT_PRESET
 
 
@@ -44,18 +44,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     agent.add_argument("id")
     report.add_argument("name")
     for command in (run, agent):
-        command.add_argument("--count", type=_positive)
-        command.add_argument("--jobs", type=_positive, default=1)
+        command.add_argument("--count", type=positive)
+        command.add_argument("--jobs", type=positive, default=1)
     own = argv[: argv.index("--")] if "--" in argv else argv
     options = parser.parse_args(own)
     options.arguments = argv[len(own) + 1 :]
     return options
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:

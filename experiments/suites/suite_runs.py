@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,15 @@ from typing import Any
 
 from experiments.config import resolve
 from experiments.paper import STUDENTS, SUITES
-from experiments.process import STOPPED, exit_status, joined, run_children, terminable, without_secrets
+from experiments.process import (
+    STOPPED,
+    child_environment,
+    exit_status,
+    joined,
+    run_children,
+    terminable,
+    without_secrets,
+)  # fmt: skip
 from experiments.recipe_files import experiment_file, preset_file, student_file
 from experiments.runs.input_digests import content_digests, corpus_digests, shard_corpora
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
@@ -21,6 +28,7 @@ from models.files import write_json
 
 PREFIX = "reproduce-"
 REQUEST = "request.json"
+OUTPUT = "output.txt"
 CAPACITY = "capacity"
 SIZED = ("phantom", "hc18")  # presets with the student and teacher that `STUDENTS` relate to
 # Set by the suite: folder and seed of a run, and that it is complete and scored.
@@ -93,16 +101,6 @@ class SuiteRun:
                 "or move the folder away"
             )
 
-    def execute(self) -> str:
-        """Train and test in a child process, and return `FINISHED`, `FAILED` or `INTERRUPTED`."""
-        environment = {key: value for key, value in os.environ.items() if key != RUN_VARIABLE}
-        (status,) = run_children([self.command()], environment)
-        if has_results(self.folder):
-            return FINISHED
-        # A signal that the child alone was sent: 130 or 143, or its number where it came before the front door.
-        interrupted = status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
-        return INTERRUPTED if interrupted else FAILED
-
 
 def has_results(folder: Path) -> bool:
     """Return whether a run's folder holds results of a complete run; those of a quick run do not count."""
@@ -113,25 +111,55 @@ def has_results(folder: Path) -> bool:
     return not record.get("run", {}).get("quick", False)
 
 
-def execute_all(runs: Sequence[SuiteRun]) -> int:
+def execute(runs: Sequence[SuiteRun], jobs: int = 1) -> list[str]:
+    """Train and test each of up to `jobs` runs in a child process: `FINISHED`, `FAILED` or `INTERRUPTED` of each."""
+    environment = {key: value for key, value in child_environment(jobs).items() if key != RUN_VARIABLE}
+    outputs = [run.folder / OUTPUT for run in runs] if jobs > 1 else []
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    states = []
+    for run, status in zip(
+        runs, run_children([run.command() for run in runs], environment, outputs), strict=True
+    ):
+        # A signal that the child alone was sent: 130 or 143, or its number where it came before the front door.
+        interrupted = status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+        states.append(FINISHED if has_results(run.folder) else INTERRUPTED if interrupted else FAILED)
+    return states
+
+
+def execute_all(runs: Sequence[SuiteRun], jobs: int = 1) -> int:
     """Execute every unfinished run, and print the state of all; a failed run does not stop the others.
+
+    Args:
+        runs: The runs.
+        jobs: Number of runs at a time, which share the cores. With several, what a run prints goes to `OUTPUT` in its
+            folder.
 
     Returns:
         0 when every run is finished, 1 when one is not, 130 or 143 after an interruption.
     """
     states = dict.fromkeys(runs, FINISHED)
+    labels = {}
+    for number, run in enumerate(runs, start=1):
+        student = run.student and f"student {run.student}, "
+        label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, {student}seed {run.seed}"
+        if has_results(run.folder):
+            print(f"{label}: finished before, skipped", flush=True)
+        else:
+            labels[run] = label
+    left = [*labels]
     try:
         with terminable():
-            for number, run in enumerate(runs, start=1):
-                student = run.student and f"student {run.student}, "
-                label = f"[{number}/{len(runs)}] {run.experiment}, {run.preset}, {student}seed {run.seed}"
-                if has_results(run.folder):
-                    print(f"{label}: finished before, skipped", flush=True)
-                    continue
-                print(f"{label}: {run.folder}", flush=True)
-                states[run] = run.execute()
-                if states[run] != FINISHED:
-                    print(f"{label}: {states[run]}, continuing with the next", file=sys.stderr, flush=True)
+            for start in range(0, len(left), jobs):
+                some = left[start : start + jobs]
+                for run in some:
+                    print(f"{labels[run]}: {run.folder / OUTPUT if jobs > 1 else run.folder}", flush=True)
+                for run, state in zip(some, execute(some, jobs), strict=True):
+                    states[run] = state
+                    if state != FINISHED:
+                        print(
+                            f"{labels[run]}: {state}, continuing with the next", file=sys.stderr, flush=True
+                        )
     except STOPPED as stop:
         print("\ninterrupted; the same command goes on with what is missing", file=sys.stderr)
         return exit_status(stop)
@@ -151,7 +179,7 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str]) -> int:
+def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence[str], jobs: int = 1) -> int:
     """Run every experiment of a suite (of `SUITES`) with every seed, and return the exit status of `execute_all`."""
     arguments = joined(arguments)
     for option in (argument.partition("=")[0] for argument in arguments):
@@ -178,7 +206,7 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
         run.refuse_another(digests)
     for run in runs:  # only now, so that a refused suite leaves nothing behind
         run.claim(digests, trained_on)
-    status = execute_all(runs)
+    status = execute_all(runs, jobs)
     if status == 0:
         print(f"all {len(runs)} runs are finished; table: make table DATA={preset}")
     return status

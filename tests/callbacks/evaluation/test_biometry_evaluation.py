@@ -3,13 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lightning import Callback
 
 from callbacks import BiometryEvaluation
 from callbacks.evaluation.embedding_pass import embed
+from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.evaluation.input_ablations import Inputs, ablated_inputs, other_patients
 from metrics import gestational_age_weeks
 from metrics.biometry import biometry_scores
 from models import Preprocessing
+from models.age_table_cache import stored_age_embeddings
 from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import (
     LENGTH,
@@ -141,6 +144,39 @@ def test_age_embeddings_of_a_model_in_training_are_not_kept_on_disk(monkeypatch,
     evaluation.training = training
     evaluation.table(LetterEncoder(seed=1).requires_grad_(not frozen), ["0.15"])
     assert asked == [folder]
+
+
+class AsksAgain(Callback):
+    """Asks for the student's age embeddings after its test, as the calibration does."""
+
+    def __init__(self, evaluation, spacings):
+        self.evaluation, self.spacings, self.tables = evaluation, spacings, []
+
+    def on_test_epoch_end(self, trainer, module):
+        self.tables.append(self.evaluation.table(module.student, self.spacings))
+
+
+def test_age_embeddings_of_the_tested_student_are_computed_once_per_test(tmp_path, monkeypatch):
+    asked, evaluation, module = [], BiometryEvaluation(protocol=PROTOCOL), FakeModule()
+
+    def counted(folder, model, *rest):
+        asked.append(model)
+        return stored_age_embeddings(folder, model, *rest)
+
+    monkeypatch.setattr("callbacks.evaluation.biometry_evaluation.stored_age_embeddings", counted)
+    data = FakeData(["hc18"])
+    spacings = [f"{record.pixel_size_mm:.2f}" for record in data.evaluation_records("hc18", "test")]
+    again = AsksAgain(evaluation, spacings)
+    for _ in range(2):  # the second after a change of the weights
+        quiet_trainer(tmp_path, evaluation, again).test(module, datamodule=data, verbose=False)
+        with evaluation_mode(module.student) as used:
+            expected = stored_age_embeddings(None, used, PROTOCOL.biometry, spacings)
+        assert torch.equal(again.tables[-1].vectors, expected.vectors)
+        with torch.no_grad():
+            for parameter in module.student.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    assert asked.count(module.student) == 2
+    assert not torch.equal(again.tables[0].vectors, again.tables[1].vectors)
 
 
 def _distributed(rank, module, count, expected):

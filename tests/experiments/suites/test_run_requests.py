@@ -2,12 +2,20 @@
 
 import json
 import signal
+import sys
 
 import pytest
 
 from experiments.runs.run_folder import RUN_VARIABLE
 from experiments.suites import suite_runs
-from experiments.suites.suite_runs import FAILED, INTERRUPTED, SuiteRun, run_suite
+from experiments.suites.suite_runs import (
+    FAILED,
+    INTERRUPTED,
+    SuiteRun,
+    execute,
+    execute_all,
+    run_suite,
+)
 
 URLS = "--data.urls=https://ada:secret@host/pairs.tar"
 
@@ -26,16 +34,36 @@ def _folder(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_run_that_a_signal_ended_is_interrupted_not_failed(monkeypatch, status, state):
     monkeypatch.setattr(suite_runs, "run_children", lambda *_: [status])
-    assert SuiteRun("srkd", "phantom", 1).execute() == state
+    assert execute([SuiteRun("srkd", "phantom", 1)]) == [state]
 
 
 def test_the_folder_of_a_run_around_the_suite_is_not_passed_on(monkeypatch):
     found = []
     monkeypatch.setenv(RUN_VARIABLE, "another")
     monkeypatch.setenv("HC18_ROOT", "/data")
-    monkeypatch.setattr(suite_runs, "run_children", lambda _, environment: found.append(environment) or [2])
-    SuiteRun("srkd", "phantom", 1).execute()
+    monkeypatch.setattr(
+        suite_runs, "run_children", lambda _, environment, __: found.append(environment) or [2]
+    )
+    execute([SuiteRun("srkd", "phantom", 1)])
     assert (RUN_VARIABLE in found[0], found[0]["HC18_ROOT"]) == (False, "/data")
+
+
+def test_several_runs_at_a_time_share_the_cores_and_print_into_their_folders(monkeypatch, capfd):
+    monkeypatch.setattr("datamodules.cores.usable_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    code = (
+        "import os, pathlib, sys, time; print(os.environ['OMP_NUM_THREADS'], flush=True); "
+        "here = pathlib.Path(sys.argv[1]); (here / 'started').touch(); "
+        "[time.sleep(0.01) for _ in range(3000) if len([*here.parent.glob('*/started')]) < 2]; "
+        "(here / 'results.json').write_text('{}')"
+    )
+    runs = [SuiteRun("srkd", "phantom", seed) for seed in (1, 2, 3)]
+    monkeypatch.setattr(SuiteRun, "command", lambda run: [sys.executable, "-c", code, str(run.folder)])
+    assert execute_all(runs, jobs=2) == 0
+    assert [(run.folder / "output.txt").read_text() for run in runs] == ["3\n"] * 3
+    assert capfd.readouterr().out.count("/output.txt") == 3
+    assert execute_all(runs, jobs=2) == 0  # all finished
+    assert [(run.folder / "output.txt").read_text() for run in runs] == ["3\n"] * 3
 
 
 def test_a_request_holds_no_secret_and_is_recognised_again():
@@ -52,7 +80,7 @@ def test_a_request_records_weights_data_and_the_corpora_of_shards(monkeypatch):
     monkeypatch.setattr(suite_runs, "content_digests", lambda _: {"--teacher": "a"})
     monkeypatch.setattr(suite_runs, "corpus_digests", lambda *_: {"HC18_ROOT": "b"})
     monkeypatch.setattr(suite_runs, "shard_corpora", lambda *_: {"hc18": "all"})
-    monkeypatch.setattr(suite_runs, "execute_all", lambda _: 1)
+    monkeypatch.setattr(suite_runs, "execute_all", lambda *_: 1)
     assert run_suite("main", "phantom", [1, 2], ["--trainer.max_epochs=1"]) == 1
     request = json.loads((SuiteRun("no-kd", "phantom", 2).folder / "request.json").read_text())
     assert request == {
