@@ -54,9 +54,8 @@ class BiometryEvaluation(ZeroShotEvaluation):
         super().__init__(protocol=protocol, **kwargs)
         self.cache = cache
         self.training = False
-        self._students: tuple[DualEncoder, list[str], AgeTable] | None = (
-            None  # of the test, which others use again
-        )
+        # The tested student, its spacings and their table, until the end of the test: other callbacks ask again.
+        self._tested: tuple[DualEncoder, list[str], AgeTable] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -105,19 +104,19 @@ class BiometryEvaluation(ZeroShotEvaluation):
     def table(self, model: DualEncoder, spacings: list[str]) -> AgeTable:
         """Return the age embeddings of these spacings: the tested student's own, or from the disk where it is used."""
         distinct = sorted(set(spacings))
-        if self._students is not None and self._students[0] is model and self._students[1] == distinct:
-            return self._students[2]
+        if self._tested is not None and self._tested[0] is model and self._tested[1] == distinct:
+            return self._tested[2]
         with progress_bar("age prompts", " prompts") as progress:
             # The weights of a student in training change every time: its tables would only fill the disk.
             changing = self.training and any(p.requires_grad for p in model.parameters())
             folder = None if changing else self.cache
             table = stored_age_embeddings(folder, model, self.protocol.biometry, distinct, progress)
         if self.tested == STUDENT:
-            self._students = model, distinct, table
+            self._tested = model, distinct, table
         return table
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._students = None  # training may go on
+        self._tested = None  # training may go on
 
     def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return what too few heads leave undefined."""

@@ -174,7 +174,7 @@ def open_cache(
         return SquareCache(Path(folder), records, side, settings, draws)
     except OSError as error:
         rank_zero_warn(
-            f"data.cache: {folder}: {error.strerror}; training continues without it and decodes the images in every "
+            f"data.cache: {folder}: {error.strerror}; training continues without it and prepares the images in every "
             "epoch"
         )
         return None
