@@ -145,6 +145,24 @@ def test_the_seeds_that_the_results_page_asks_for_follow_from_its_formula():
     assert tens == round(enough / 10)
 
 
+def test_what_a_further_run_may_reach_follows_from_the_committed_rows():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    said = re.search(
+        r"validity of (\d+) to (\d+) % and a sub-plane F1 of ([\d.]+) to ([\d.]+) \(95 % prediction .*? lowest and "
+        r"highest are (\d+) and (\d+) %, ([\d.]+) and ([\d.]+)\)",
+        text,
+    ).groups()
+    rows = [one for one in default_rows(read_rows(RESULTS / "phantom.jsonl")) if one["experiment"] == "srkd"]
+    expected = []
+    for key, digits in (("hc18/validity", 0), ("subplanes/f1", 2)):
+        values = np.array([one["metrics"][f"student/{key}"] for one in rows])
+        half = stats.t.isf(0.025, len(values) - 1) * values.std(ddof=1) * (1 + 1 / len(values)) ** 0.5
+        limits = values.mean() - half, values.mean() + half, values.min(), values.max()
+        expected.append([round(float(limit), digits) for limit in limits])
+    (low, high, least, most), (low_f1, high_f1, least_f1, most_f1) = expected
+    assert [float(x) for x in said] == [low, high, low_f1, high_f1, least, most, least_f1, most_f1]
+
+
 def test_the_figures_of_the_prediction_page_are_those_of_the_committed_students():
     rows = [one for one in default_rows(read_rows(RESULTS / "phantom.jsonl")) if one["experiment"] == "srkd"]
     text = " ".join((ROOT / "docs/predict.md").read_text().split()).replace(" %", "")
