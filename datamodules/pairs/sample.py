@@ -119,7 +119,7 @@ class PairDataset(Dataset):
         while len(skipped) < _ATTEMPTS:
             record = self.records[index]
             try:
-                # Another image in place of a bad one is drawn with numbers of its own.
+                # Not of a replacement, whose picture depends on the image that it replaces.
                 pictures = None if skipped else self.pictures
                 views_of = partial(self._views, pictures, index, epoch, record, rng)
                 sample = self.builder.build(record, rng, views_of)
@@ -141,18 +141,20 @@ class PairDataset(Dataset):
         rng: np.random.Generator,
         zoom: float,
     ) -> tuple[list[np.ndarray], tuple[int, int]]:
+        """Draw the views of a pair, or read the student's where it is kept and the only one."""
+
         def drawn() -> tuple[list[np.ndarray], tuple[int, int]]:
             square, shape = self._square(index, record)
             return self.builder.draw(square, rng, zoom), shape
 
-        def students() -> Square:
+        def students_view() -> Square:
             views, shape = drawn()
             return views[0], shape
 
         if pictures is None:
             return drawn()
         if len(self.builder.views) == 1:
-            view, shape = pictures.get(index, draw, students, zoom)
+            view, shape = pictures.get(index, draw, students_view, zoom)
             return [view], shape
         views, shape = drawn()
         pictures.put(index, draw, views[0], shape, zoom)
