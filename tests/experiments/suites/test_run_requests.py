@@ -54,8 +54,9 @@ def test_several_runs_at_a_time_share_the_cores_and_print_into_their_folders(mon
     code = (
         "import os, pathlib, sys, time; print(os.environ['OMP_NUM_THREADS'], flush=True); "
         "here = pathlib.Path(sys.argv[1]); (here / 'started').touch(); "
-        "[time.sleep(0.01) for _ in range(3000) if len([*here.parent.glob('*/started')]) < 2]; "
-        "(here / 'results.json').write_text('{}')"
+        "started = lambda: len([*here.parent.glob('*/started')]); "
+        "[time.sleep(0.01) for _ in range(6000) if started() < 2]; "
+        "started() < 2 and sys.exit('alone'); (here / 'results.json').write_text('{}')"
     )
     runs = [SuiteRun("srkd", "phantom", seed) for seed in (1, 2, 3)]
     monkeypatch.setattr(SuiteRun, "command", lambda run: [sys.executable, "-c", code, str(run.folder)])
