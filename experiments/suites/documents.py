@@ -1,6 +1,7 @@
 """Tables of README.md and docs/results.md, written between markers from the committed rows.
 
-A table stands between ``<!-- table: DATA KIND -->`` and ``<!-- end of table -->``.
+A table stands between ``<!-- table: DATA KIND -->`` and ``<!-- end of table -->``. Arguments behind KIND choose
+the runs of a suite with these ARGS; without any, those without arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pandas as pd
 from experiments.paper import SUITES
 from experiments.suites.differences import capacity, differences, texts
 from experiments.suites.result_rows import ResultRow
-from experiments.suites.table import cells, default_rows, to_markdown
+from experiments.suites.table import cells, rows_with, to_markdown
 from models.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,43 +25,48 @@ PLOTS = ("", "-capacity")
 KINDS = (
     "scores", "differences", "controls", "controls-differences", "repulsion", "repulsion-differences", "capacity",
 )  # fmt: skip
-MARKED = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def document_table(rows: Sequence[ResultRow], preset: str, kind: str) -> str:
-    """Return a Markdown table of committed rows, those of runs without arguments of their own.
+def document_table(rows: Sequence[ResultRow], preset: str, kind: str, arguments: Sequence[str] = ()) -> str:
+    """Return a Markdown table of committed rows.
 
     Args:
         rows: The rows of the data preset.
         preset: Its name.
         kind: ``scores`` or ``differences`` of the main and ablation suites, the same of the suites of controls and of
             repulsion (``controls``, ``controls-differences``, and so on), or ``capacity``.
+        arguments: Arguments of the runs, as the suite was given them.
     """
     if kind not in KINDS:
         raise ValueError(f"table: {preset} {kind}: expected {', '.join(KINDS)}")
     suite = next((name for name in SUITES if kind.startswith(name)), "main")
     if kind == "capacity":
-        found = texts(capacity(default_rows(rows, any_student=True)))
+        found = texts(capacity(rows_with(rows, arguments, any_student=True)))
     else:
+        rows = rows_with(rows, arguments)
         names = {*SUITES[suite], *(SUITES["ablation"] if suite == "main" else ())}
-        own = [row for row in default_rows(rows) if row["experiment"] in names]
+        own = [row for row in rows if row["experiment"] in names]
         if kind.endswith("differences"):
             # All of them, those of the other suites included, make one family for Holm's correction.
-            compared = differences(default_rows(rows))
+            compared = differences(rows)
             found = texts(compared[compared[["reference", "experiment"]].isin(names).all(axis=1)])
         else:
             found = cells(own) if own else pd.DataFrame()
     if len(found):
         return to_markdown(found.loc[:, [name for name in found if not name.startswith("paper: ")]])
-    return f"No rows: `make reproduce SUITE={suite} DATA={preset} SEEDS=1,2,3` makes them.\n"
+    given = f' ARGS="{" ".join(arguments)}"' if arguments else ""
+    return f"No rows: `make reproduce SUITE={suite} DATA={preset} SEEDS=1,2,3{given}` makes them.\n"
 
 
 def fill(text: str, rows: Sequence[ResultRow], preset: str) -> str:
     """Return a document with the tables of a data preset replaced."""
 
     def table(match: re.Match[str]) -> str:
-        start, data, kind, end = match.groups()
-        return f"{start}{document_table(rows, preset, kind)}{end}" if data == preset else match[0]
+        start, data, kind, arguments, end = match.groups()
+        if data != preset:
+            return match[0]
+        return f"{start}{document_table(rows, preset, kind, arguments.split())}{end}"
 
     return MARKED.sub(table, text)
 

@@ -255,7 +255,7 @@ def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
         for ending, content in files.items():
             write_text(Path(f"{path}{ending}"), content)
         _plot(own, Path(f"{path}.png"))
-    gains = capacity(default_rows(rows, any_student=True))
+    gains = capacity(rows_with(rows, any_student=True))
     if gains["student"].nunique() > 1:
         data = rows[0]["data"]
         written.append(
@@ -267,11 +267,14 @@ def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
     return written
 
 
-def default_rows(rows: Sequence[ResultRow], any_student: bool = False) -> list[ResultRow]:
-    """Return the rows of runs without arguments, of the group that was finished last.
+def rows_with(
+    rows: Sequence[ResultRow], arguments: Sequence[str] = (), any_student: bool = False
+) -> list[ResultRow]:
+    """Return the rows of runs with these arguments, by default none, of the group that was finished last.
 
     Args:
         rows: Rows of one data preset.
+        arguments: Arguments of the runs, in the order in which the suite was given them.
         any_student: Also the rows that differ from them in the student alone.
     """
 
@@ -279,6 +282,8 @@ def default_rows(rows: Sequence[ResultRow], any_student: bool = False) -> list[R
         arguments, student, *rest = group_of(row)
         return (arguments, *rest) if any_student else (arguments, student, *rest)
 
-    own = [row for row in rows if not row["arguments"] and (any_student or not row.get("student"))]
+    own = [
+        row for row in rows if row["arguments"] == [*arguments] and (any_student or not row.get("student"))
+    ]
     newest = max(own, key=lambda row: str(row["finished"]), default=None)
     return [] if newest is None else [row for row in own if key(row) == key(newest)]

@@ -10,11 +10,11 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from experiments.outcomes import contrast_outcomes, outcomes_of
-from experiments.paper import COMPARISONS, STUDENTS, SUITES
+from experiments.paper import COMPARISONS, STUDENTS, SUITES, TITLES
 from experiments.suites.differences import capacity, differences, texts
 from experiments.suites.documents import DOCUMENTS, MARKED, ROOT, fill, fill_documents
 from experiments.suites.result_rows import RESULTS, read_rows
-from experiments.suites.table import default_rows, write_tables
+from experiments.suites.table import rows_with, write_tables
 
 CLASSES = ("a", "b", "c")
 
@@ -122,8 +122,9 @@ def test_documents_show_runs_without_arguments_of_the_latest_group(rows):
     older = [row("srkd", 1, 0.1, protocol={"hc18": "old"}, finished="2025-01-01")]
     other = [row("srkd", 1, 0.1, arguments=["--trainer.max_epochs=1"], finished="2027-01-01")]
     small = [row("srkd", 1, 0.1, "hundredth")]
-    assert default_rows([*older, *other, *small, *rows]) == rows
-    assert default_rows([*older, *other, *small, *rows], any_student=True) == [*small, *rows]
+    assert rows_with([*older, *other, *small, *rows]) == rows
+    assert rows_with([*older, *other, *small, *rows], any_student=True) == [*small, *rows]
+    assert rows_with([*older, *other, *small, *rows], other[0]["arguments"]) == other
 
 
 def test_the_seeds_that_the_results_page_asks_for_follow_from_its_formula():
@@ -132,7 +133,7 @@ def test_the_seeds_that_the_results_page_asks_for_follow_from_its_formula():
         r"varies by (\d+) points \(deviation\) .{,40} a difference of (\d+) points, about (\d+)0 seeds", text
     )
     deviation, wanted, tens = map(int, said.groups())
-    rows = default_rows(read_rows(RESULTS / "hc18.jsonl"))
+    rows = rows_with(read_rows(RESULTS / "hc18.jsonl"))
     validity = {(one["experiment"], one["seed"]): one["metrics"]["student/hc18/validity"] for one in rows}
     gaps = [value - validity["static-kd", seed] for (name, seed), value in validity.items() if name == "srkd"]
     spread = np.std(gaps, ddof=1)
@@ -152,7 +153,7 @@ def test_what_a_further_run_may_reach_follows_from_the_committed_rows():
         r"the five seeds range from (\d+) to (\d+) % and from ([\d.]+) to ([\d.]+)\)",
         text,
     ).groups()
-    rows = [one for one in default_rows(read_rows(RESULTS / "phantom.jsonl")) if one["experiment"] == "srkd"]
+    rows = [one for one in rows_with(read_rows(RESULTS / "phantom.jsonl")) if one["experiment"] == "srkd"]
     expected = []
     for key, digits in (("hc18/validity", 0), ("subplanes/f1", 2)):
         values = np.array([one["metrics"][f"student/{key}"] for one in rows])
@@ -164,7 +165,7 @@ def test_what_a_further_run_may_reach_follows_from_the_committed_rows():
 
 
 def test_the_figures_of_the_prediction_page_are_those_of_the_committed_students():
-    rows = [one for one in default_rows(read_rows(RESULTS / "phantom.jsonl")) if one["experiment"] == "srkd"]
+    rows = [one for one in rows_with(read_rows(RESULTS / "phantom.jsonl")) if one["experiment"] == "srkd"]
     text = " ".join((ROOT / "docs/predict.md").read_text().split()).replace(" %", "")
 
     def figure(key, scale, digits):
@@ -219,6 +220,21 @@ def test_controls_have_tables_of_their_own(rows):
     assert f"| {spared} over Selective repulsive (SRKD) | HC18 validity, % | 3 x" in table(
         "controls-differences"
     )
+
+
+def test_a_table_may_be_of_runs_with_arguments(rows):
+    arguments = "--trainer.max_epochs=1 --checkpoint.monitor=null"
+    longer = [row("srkd", seed, 0.0, arguments=arguments.split()) for seed in (1, 2)]
+
+    def table(given):
+        return fill(
+            f"<!-- table: phantom scores{given} -->\n<!-- end of table -->\n", [*rows, *longer], "phantom"
+        )
+
+    assert f"| {TITLES['srkd']} | 2 |" in table(f" {arguments}")
+    assert TITLES["static-kd"] not in table(f" {arguments}")
+    assert f"| {TITLES['srkd']} | 3 |" in table("")
+    assert 'SEEDS=1,2,3 ARGS="--trainer.max_epochs=9"` makes them' in table(" --trainer.max_epochs=9")
 
 
 def test_the_documents_agree_with_the_committed_rows():
