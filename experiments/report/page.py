@@ -68,7 +68,7 @@ def training(subject: Subject) -> Iterator[Picture]:
     for name in (WEIGHT, SCORES, CORRELATION, TERMS):
         figure = training_figure(subject.run, name)
         if figure is not None:
-            caption = "Circle: the selected checkpoint." if name == SCORES else ""
+            caption = "Circle: the checkpoint that was scored on test patients." if name == SCORES else ""
             yield picture(figure, f"{name} of {subject.title}", caption)
 
 

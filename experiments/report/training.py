@@ -80,12 +80,14 @@ class Dynamics:
         weights: The scheduled weight at each, [N].
         crossing: Step at which the weight crosses zero; None when it never does.
         evaluations: Scores on validation patients, in order.
+        selects: Whether the best of them selected the checkpoint; else it is the last.
     """
 
     steps: Floats
     weights: Floats
     crossing: float | None
     evaluations: tuple[ScorePoint, ...]
+    selects: bool = True
 
     @property
     def repels(self) -> bool:
@@ -94,8 +96,13 @@ class Dynamics:
 
     @property
     def best(self) -> ScorePoint | None:
-        """The evaluation that selected the checkpoint; of equal ones the first."""
+        """The evaluation with the best score; of equal ones the first."""
         return max(self.evaluations, key=lambda point: point.composite, default=None)
+
+    @property
+    def checkpoint(self) -> ScorePoint | None:
+        """The evaluation of the checkpoint that was scored on test patients."""
+        return self.best if self.selects else next(reversed(self.evaluations), None)
 
     def of_phase(self, phase: str) -> list[ScorePoint]:
         """Return the evaluations made while the weight attracted or repelled."""
@@ -115,7 +122,8 @@ def dynamics(run: FinishedRun) -> Dynamics:
     for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
         phase = (REPEL if np.interp(step, steps, weights) < 0 else ATTRACT) if len(steps) else ""
         points.append(ScorePoint(float(step), int(epoch) + 1, float(value), phase))
-    return Dynamics(steps, weights, zero_crossing(steps, weights), tuple(points))
+    selects = run.record.get("selection", {}).get("monitor", VAL_COMPOSITE) is not None
+    return Dynamics(steps, weights, zero_crossing(steps, weights), tuple(points), selects)
 
 
 def _schedule(run: FinishedRun) -> Callable[[float], float] | None:
@@ -184,7 +192,7 @@ def training_panels(run: FinishedRun) -> dict[str, Panel]:
     def curve(label: str, name: str, colour: str, line: str = "o-") -> Curve:
         return Curve(label, *series(run, name), colour, line)
 
-    scores = [curve("composite, selects", VAL_COMPOSITE, INK)]
+    scores = [curve("composite, selects" if found.selects else "composite", VAL_COMPOSITE, INK)]
     for benchmark, (colour, _) in zip(BENCHMARKS.values(), looks(*CYCLE), strict=False):
         own, teacher = (
             series(run, validation_name(model, benchmark.name, benchmark.headline))
@@ -193,14 +201,14 @@ def training_panels(run: FinishedRun) -> dict[str, Panel]:
         reference = float(teacher[1][0]) / benchmark.scale if len(teacher[1]) else None
         label = benchmark.title.replace(", %", " (share)")
         scores.append(Curve(label, own[0], own[1] / benchmark.scale, colour, "o-", reference))
-    best = found.best
+    scored = found.checkpoint
     panels = {
         WEIGHT: Panel(
             WEIGHT, "weight", [Curve("", found.steps[chosen], found.weights[chosen], INK)], is_weight=True
         ),
         SCORES: Panel(
             "Scores on validation patients (dotted: teacher)", "score", scores, limits=(0, 1.02),
-            selected=None if best is None else (best.step, best.composite),
+            selected=None if scored is None else (scored.step, scored.composite),
         ),
         CORRELATION: Panel(
             "Student's logits against the teacher's", "correlation",

@@ -162,7 +162,7 @@ def _not_repulsion(pairs: Pairs, leads: Leads | None, ahead: bool) -> tuple[str,
             "older than repulsion."
         )
     short = f"{place}, but not because of repulsion"
-    early = [run for run, _ in pairs if (best := dynamics(run).best) is not None and best.phase != REPEL]
+    early = [run for run, _ in pairs if (one := dynamics(run).checkpoint) is not None and one.phase != REPEL]
     if 2 * len(early) >= len(pairs):
         seeds = f" in {len(early)} of {len(pairs)} seeds" if len(pairs) > 1 else ""
         return short, f"The scored checkpoint is from before the zero crossing{seeds}: it was never repelled."
@@ -249,7 +249,7 @@ def _when(pairs: Pairs, run: FinishedRun, leads: Leads | None) -> Answer:
     sentences = [f"{fall} and crossed zero after step {int(found.crossing)}{where}."]
     if len(pairs) > 1:
         late = sum((one := dynamics(mine).best) is not None and one.phase == REPEL for mine, _ in pairs)
-        text = f"In {late} of {len(pairs)} seeds the selected checkpoint is from after the crossing."
+        text = f"In {late} of {len(pairs)} seeds the best validation score is from after the crossing."
         sentences += [text, _lead_change(leads, f"{pairs[0][1].experiment}, mean of the seeds,")]
         return Answer(
             WHEN, f"Best while repelling in {late} of {len(pairs)} seeds", sentences, "" if late else "bad"
@@ -258,11 +258,12 @@ def _when(pairs: Pairs, run: FinishedRun, leads: Leads | None) -> Answer:
     for _, reference in pairs:
         sentences.append(_ahead_from(found, dynamics(reference), reference.experiment))
         sentences.append(_lead_change(leads, reference.experiment))
-    selected = f"The selected checkpoint is from epoch {best.epoch}, step {best.step:.0f}, "
+    place = f"The best validation score is from epoch {best.epoch}, step {best.step:.0f}, "
     if best.phase == REPEL:
-        return Answer(WHEN, "Best while repelling", [*sentences, f"{selected}after the crossing."])
-    note = "before the crossing: the model that was scored on test patients was never repelled."
-    return Answer(WHEN, "Best before repulsion began", [*sentences, selected + note], "bad")
+        return Answer(WHEN, "Best while repelling", [*sentences, f"{place}after the crossing."])
+    scored = "was never repelled" if found.selects else "is the last"
+    note = f"before the crossing: the model that was scored on test patients {scored}."
+    return Answer(WHEN, "Best before repulsion began", [*sentences, place + note], "bad")
 
 
 def _phases(found: Dynamics) -> str:

@@ -190,6 +190,17 @@ def test_a_checkpoint_from_before_the_crossing_was_never_repelled(pair):
     assert "never repelled" in " ".join(when.sentences)
 
 
+def test_the_last_checkpoint_was_repelled_whatever_score_was_best(pair):
+    run, rival = pair()
+    record = run.record | {"selection": {"monitor": None, "score": None, "checkpoint": "best.ckpt"}}
+    early = replace(with_scores(run, scored(run)[2], 9.0), record=record)
+    assert (dynamics(early).best.phase, dynamics(early).checkpoint.phase) == ("attract", "repel")
+    whether, _, when = answers([early, rival])
+    assert "was never repelled" not in " ".join([*whether.sentences, *when.sentences])
+    assert when.short == "Best before repulsion began"
+    assert "the model that was scored on test patients is the last" in " ".join(when.sentences)
+
+
 def test_the_command_for_a_reference_repeats_the_runs_options_without_its_loss_and_schedule(make_run):
     run = read_run(make_run())
     command = [
