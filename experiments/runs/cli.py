@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks import (
     AnswerCalibration,
     BestCheckpoint,
+    EMAWeightAveraging,
     EvaluateLastEpoch,
     GradientNorms,
     LastCheckpoint,
@@ -136,6 +137,11 @@ class SonoDistillCLI(ConfigCLI):
             raise ValueError(
                 "trainer.callbacks: with Lightning's weight averaging the scores would be of the weights that are "
                 "not averaged; use callbacks.EMAWeightAveraging"
+            )
+        if sum(isinstance(callback, EMAWeightAveraging) for callback in callbacks) > 1:
+            raise ValueError(
+                "trainer.callbacks: EMAWeightAveraging is given twice; a preset's own takes "
+                "--trainer.callbacks.decay=..."
             )
         self.answers = _answers(self.config[self.subcommand], create=self.subcommand == "fit")
         if config.schedule is not None:

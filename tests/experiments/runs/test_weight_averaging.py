@@ -51,6 +51,13 @@ def test_a_wrong_decay_is_one_line(run, capsys):
     assert error.endswith("EMAWeightAveraging: decay must be at least 0 and below 1, not 1.5")
 
 
+def test_a_second_average_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        run("fit", "--run=r", *["--trainer.callbacks+=callbacks.EMAWeightAveraging"] * 2)
+    assert "EMAWeightAveraging is given twice" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
 def test_the_callback_of_lightning_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run("fit", "--run=r", "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging")
