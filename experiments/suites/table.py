@@ -172,7 +172,9 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
     """Return the notes below a table: how it was measured and with what it is comparable."""
     students = sorted({row["parameters"]["student"] for row in rows})
     counts = ", ".join(f"{count / 1e6:.2f} M" for count in students)
-    monitors = sorted({str(row["monitor"]) for row in rows})
+    chosen = sorted(
+        {f"selected by {row['monitor']}" if row["monitor"] else "of the last step" for row in rows}
+    )
     splits = sorted({split for row in rows for split in row["split"].values()})
     prompts = sorted({digest for row in rows for digest in row["protocol"].values()})
     digests = rows[0]["digests"]  # shared by the rows of a group
@@ -185,8 +187,8 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
     mixed = sorted(name for name, number in Counter(name for name, _ in images).items() if number > 1)
     found = [
         f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
-        f"selected by {', '.join(monitors)}, scored on images of the split {', '.join(splits)} with the "
-        f"prompts {', '.join(prompts)}.",
+        f"{', '.join(chosen)}, scored on images of the split {', '.join(splits)} with the prompts "
+        f"{', '.join(prompts)}.",
         seen and f"Scored images include the training patients of {seen}: not comparable with the paper.",
         mixed
         and f"Runs were scored on different images of {', '.join(mixed)}: not comparable; train the older ones again.",

@@ -119,7 +119,7 @@ def test_committed_rows_without_digests_are_grouped_by_their_arguments():
     assert len(rows) >= 12
     assert len({identity(row) for row in rows}) == len(rows)
     assert all(group_of(row)[0] == tuple(row["arguments"]) for row in rows)
-    assert len({group_of(row) for row in rows}) == len({row["student"] for row in rows})
+    assert len({group_of(row) for row in rows}) == len({(row["student"], *row["arguments"]) for row in rows})
 
 
 def test_committed_rows_are_consistent():

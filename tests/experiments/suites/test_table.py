@@ -62,6 +62,12 @@ def test_every_format_shows_ours_beside_the_papers(outputs, tmp_path):
     assert (float(validity["mean"]), validity["runs"], validity["paper"]) == (62.0, "2", "88.6")
 
 
+def test_a_note_says_which_checkpoints_were_scored(outputs, tmp_path):
+    rows = refresh("phantom", outputs, tmp_path / "rows")
+    assert "checkpoints selected by val/composite, scored on" in notes(rows)[0]
+    assert "checkpoints of the last step, scored on" in notes([row | {"monitor": None} for row in rows])[0]
+
+
 def test_a_note_says_that_runs_were_scored_on_different_images(outputs, tmp_path):
     rows = refresh("phantom", outputs, tmp_path / "rows")
     for row in rows:
