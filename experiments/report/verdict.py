@@ -261,8 +261,10 @@ def _when(pairs: Pairs, run: FinishedRun, leads: Leads | None) -> Answer:
     place = f"The best validation score is from epoch {best.epoch}, step {best.step:.0f}, "
     if best.phase == REPEL:
         return Answer(WHEN, "Best while repelling", [*sentences, f"{place}after the crossing."])
-    scored = "was never repelled" if found.selects else "is the last"
-    note = f"before the crossing: the model that was scored on test patients {scored}."
+    scored = ": the model that was scored on test patients was never repelled"
+    if not found.selects:
+        scored = "; the last weights were scored on test patients"
+    note = f"before the crossing{scored}."
     return Answer(WHEN, "Best before repulsion began", [*sentences, place + note], "bad")
 
 

@@ -198,7 +198,7 @@ def test_the_last_checkpoint_was_repelled_whatever_score_was_best(pair):
     whether, _, when = answers([early, rival])
     assert "was never repelled" not in " ".join([*whether.sentences, *when.sentences])
     assert when.short == "Best before repulsion began"
-    assert "the model that was scored on test patients is the last" in " ".join(when.sentences)
+    assert "the last weights were scored on test patients" in " ".join(when.sentences)
 
 
 def test_the_command_for_a_reference_repeats_the_runs_options_without_its_loss_and_schedule(make_run):
