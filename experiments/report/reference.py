@@ -150,8 +150,16 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
         if name not in READING
     }
     corpora = run.record.get("run", {}).get("data", {}).get("corpora", {})
+    callbacks = _part(run, "trainer").get("callbacks") or []
+    averages = [
+        one
+        for one in (callbacks if isinstance(callbacks, list) else [callbacks])
+        if isinstance(one, dict) and str(one.get("class_path")).endswith("EMAWeightAveraging")
+    ]
     return {
         **{name: run.record.get(name) for name in ("data", "seed")},
+        "checkpoint": run.record.get("selection", {}).get("monitor") or "the last",
+        "weight_averaging": averages[0].get("init_args", {}).get("decay") if averages else "none",
         **{name: _part(run, "model").get(name) for name in TOWERS},
         **flat,
         **flatten(read),

@@ -140,8 +140,8 @@ class SonoDistillCLI(ConfigCLI):
             )
         if sum(isinstance(callback, EMAWeightAveraging) for callback in callbacks) > 1:
             raise ValueError(
-                "trainer.callbacks: EMAWeightAveraging is given twice; a preset's own takes "
-                "--trainer.callbacks.decay=..."
+                "trainer.callbacks: two EMAWeightAveraging; keep one (--trainer.callbacks.decay=... sets the decay of "
+                "the preset's)"
             )
         self.answers = _answers(self.config[self.subcommand], create=self.subcommand == "fit")
         if config.schedule is not None:

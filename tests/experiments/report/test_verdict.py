@@ -133,6 +133,20 @@ def test_settings_in_which_the_reference_differs_are_named(pair, settings, named
     assert f"The two also differ in {named}." in whether.sentences
 
 
+def test_a_reference_with_another_checkpoint_or_average_is_confounded(pair):
+    run, rival = pair()
+    last = replace(rival, record=rival.record | {"selection": {"monitor": None}})
+    average = {"class_path": "callbacks.EMAWeightAveraging", "init_args": {"decay": 0.99}}
+    averaged = differing(rival, trainer__callbacks=[{"class_path": "callbacks.TeacherCache"}, average])
+    for other, named in (
+        (last, "checkpoint (x, not the last)"),
+        (averaged, "weight averaging (none, not 0.99)"),
+    ):
+        whether = answers([run, other])[0]
+        assert whether.short == MIXED
+        assert f"The two also differ in {named}." in whether.sentences
+
+
 def test_how_images_are_read_is_no_difference(pair):
     run, rival = pair()
     read = {"data__init_args__num_workers": 9, "data__init_args__cache": "/x", "model__compile": True}
@@ -195,6 +209,7 @@ def test_the_last_checkpoint_was_repelled_whatever_score_was_best(pair):
     record = run.record | {"selection": {"monitor": None, "score": None, "checkpoint": "best.ckpt"}}
     early = replace(with_scores(run, scored(run)[2], 9.0), record=record)
     assert (dynamics(early).best.phase, dynamics(early).checkpoint.phase) == ("attract", "repel")
+    rival = replace(rival, record=rival.record | {"selection": record["selection"]})
     whether, _, when = answers([early, rival])
     assert "was never repelled" not in " ".join([*whether.sentences, *when.sentences])
     assert when.short == "Best before repulsion began"

@@ -54,7 +54,7 @@ def test_a_wrong_decay_is_one_line(run, capsys):
 def test_a_second_average_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run("fit", "--run=r", *["--trainer.callbacks+=callbacks.EMAWeightAveraging"] * 2)
-    assert "EMAWeightAveraging is given twice" in capsys.readouterr().err
+    assert "two EMAWeightAveraging; keep one" in capsys.readouterr().err
     assert not Path("outputs").exists()
 
 
