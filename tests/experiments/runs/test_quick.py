@@ -46,7 +46,8 @@ def test_every_limit_bounds_the_whole_run(given):
 
 def test_what_bounds_nothing_or_is_asked_for_stays():
     whole = bounds_of(resolve("srkd", "phantom", []))
-    assert whole[0] is None and whole[1] > 3
+    assert whole[0] is None
+    assert whole[1] > 3
     for given in (
         "--trainer.limit_train_batches=0.5",
         "--trainer.limit_val_batches=0",
