@@ -209,7 +209,7 @@ def _plot(rows: Sequence[ResultRow], path: Path) -> None:
     long = long[long["column"].isin(PAPER_COLUMNS)].astype({"line": str, "column": str})
     named = long.replace({"line": titles, "column": names})
     paper = {(titles[line], names[key]): value for line, own in PAPER.items() for key, value in own.items()}
-    plotted = f"DATA={rows[0]['data']}" + (", own arguments" if rows[0]["arguments"] else "")
+    plotted = ", ".join([f"DATA={rows[0]['data']}", *rows[0]["arguments"]])
     baselines = [titles[line] for line in (TEACHER, RANDOM, PIXEL_SIZE, CONSTANT)]
     with atomic(path) as partial:
         save_png(suite_figure(named, paper, baselines, plotted), partial)
