@@ -149,9 +149,9 @@ def _batches(data: FetalDataModule, keys: Keys) -> Iterator[tuple[dict[str, Any]
 
 def _embed(trainer: Trainer, module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Embed a batch as the training step would: same device, same precision."""
-    image, tokens = (
-        batch[f"teacher_{part}"].to(trainer.strategy.root_device) for part in ("image", "tokens")
-    )
+    device = trainer.strategy.root_device
+    image = trainer.precision_plugin.convert_input(batch["teacher_image"]).to(device)
+    tokens = batch["teacher_tokens"].to(device)
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         embedded: tuple[torch.Tensor, torch.Tensor] = module.teacher(image, tokens)
     return embedded

@@ -22,6 +22,8 @@ from models.checkpoints.weights import load_into, read_checkpoint
 from models.files import read_yaml
 from models.loading import TEACHER_PREFIX
 
+TRUE_PRECISIONS = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+
 
 def replay(argv: list[str]) -> int:
     """Repeat a step whose loss was not finite (see `callbacks.StopOnNonFiniteLoss`); 0 if its terms are the same."""
@@ -54,7 +56,7 @@ def replay(argv: list[str]) -> int:
     load_into(module, {**step["state_dict"], **own}, str(path))
     if scheduled := scheduled_weight(module.loss):
         setattr(*scheduled, step["scheduled"])
-    module.to(fabric.device).train()
+    module.to(fabric.device, TRUE_PRECISIONS.get(step["precision"], torch.float32)).train()
     torch.set_rng_state(step["random"])
     if "random_cuda" in step and torch.cuda.is_available():
         torch.cuda.set_rng_state(step["random_cuda"])
@@ -73,7 +75,9 @@ def replay(argv: list[str]) -> int:
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
             print(f"  not finite: {name}, {int((~value.isfinite()).sum())} of {value.numel()} numbers")
     before = step["terms"]
+    # In half precision a GPU may have trained with TF32 products.
+    tolerance = 1e-5 if step["precision"] in ("32-true", "64-true") else 1e-3
     same = found.keys() == before.keys() and np.allclose(
-        [found[name] for name in before], [*before.values()], equal_nan=True
+        [found[name] for name in before], [*before.values()], rtol=tolerance, equal_nan=True
     )
     return 0 if same else 1

@@ -87,6 +87,8 @@ class Loss(nn.Module):
             # A schedule may pass through 0 and leave no term: the total must still be differentiable.
             local = batch.local
             zero = 0.0 * (local.image[0, 0] + local.text[0, 0] + local.logit_scale)
+            if local.logit_bias is not None:
+                zero = zero + 0.0 * local.logit_bias
             total = torch.stack(weighted).sum() if weighted else zero
             if world_size() > 1:  # DistributedDataParallel refuses parameters that take no part in the total
                 total = total + zero

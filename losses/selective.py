@@ -72,7 +72,13 @@ class SRKDLoss(DistillationLoss):
     def terms(self, student: JointBatch, teacher: JointBatch | None) -> dict[str, Tensor]:
         assert teacher is not None, "Loss.forward raises when the teacher is missing"
         fused = None
-        if self.kernel != "plain" and not (self.multi_positive or self.mask_duplicates or self.standardize):
+        own = any(
+            getattr(type(self), name) is not getattr(SRKDLoss, name)
+            for name in ("distillation_terms", "masks", "targets")
+        )
+        if self.kernel != "plain" and not (
+            own or self.multi_positive or self.mask_duplicates or self.standardize
+        ):
             form = tiled_terms if runs_on(student.local.image) else fused_terms
             fused = form(student, teacher, self.temperature, keep=self.kernel == "fused")
         if fused is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,14 +53,22 @@ class AnswerCalibration(Callback):
     Args:
         stored: A calibration to score, that of the checkpoint; None makes one if `create` is set.
         create: Whether to calibrate: after a training, with its selected weights.
+        stored_classes: Benchmark -> class -> prompts of the user's own benchmarks that `stored` was made with; a
+            threshold of other prompts is not scored.
 
     Attributes:
         calibration: What was made, or `stored`; None where images or prompts do not allow it.
         final_metrics: The scores by logged name.
     """
 
-    def __init__(self, stored: Calibration | None = None, create: bool = True) -> None:
+    def __init__(
+        self,
+        stored: Calibration | None = None,
+        create: bool = True,
+        stored_classes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    ) -> None:
         self.stored = stored
+        self.stored_classes = stored_classes or {}
         self.create = create
         self.calibration: Calibration | None = None
         self.final_metrics: dict[str, float] = {}
@@ -77,7 +87,13 @@ class AnswerCalibration(Callback):
             if self.create:
                 self.calibration = answers.calibrate(prompts)
             elif self.stored is not None and self.stored.prompts == prompts:
-                self.calibration = self.stored
+                own = {name: dict(BENCHMARKS[name].classes) for name in planes.benchmarks}
+                below = {
+                    name: threshold
+                    for name, threshold in self.stored.none_below.items()
+                    if own.get(name, {}) == self.stored_classes.get(name, {})
+                }
+                self.calibration = replace(self.stored, none_below=below)
             if self.calibration is None:
                 return
             self.final_metrics = answers.score(self.calibration, biometry.test_split)
@@ -141,7 +157,7 @@ class _Answers:
         other = [r for r in images if r.corpus == one.corpus and one.label_of(r) in one.exclude]
         if not known or not other:
             return np.empty(0), np.empty(0)
-        vectors = class_embeddings(self.model, self.planes.protocol.prompts_of(one)).cpu()
+        vectors = class_embeddings(self.model, self.planes.prompts_of(benchmark)).cpu()
         margin = max_minus_mean_logit(class_logits(self.embedded([*known, *other]), vectors).numpy())
         return margin[: len(known)], margin[len(known) :]
 

@@ -38,12 +38,13 @@ class PlaneEvaluation(ZeroShotEvaluation):
     def __init__(self, protocol: str | None = None, **kwargs: Any) -> None:
         super().__init__(protocol=protocol, **kwargs)
 
-    def _prompts(self, benchmark: str) -> Mapping[str, Sequence[str]]:
+    def prompts_of(self, benchmark: str) -> Mapping[str, Sequence[str]]:
+        """Return the prompts that a benchmark's classes are scored with."""
         prompts = self.protocol.prompts_of(BENCHMARKS[benchmark])
         return {name: texts[: self.most_prompts] for name, texts in prompts.items()}
 
     def score(self, model: DualEncoder, images: Tensor, records: list[Record], benchmark: str) -> Details:
-        prompts = self._prompts(benchmark)
+        prompts = self.prompts_of(benchmark)
         classes = list(prompts)
         target = np.array([classes.index(name) for name in _truth(records, benchmark)])
         every = class_logits(images, class_embeddings(model, prompts).cpu()).numpy()
@@ -79,7 +80,7 @@ class PlaneEvaluation(ZeroShotEvaluation):
     def undefined_score(self, records: list[Record], benchmark: str) -> str | None:
         """Return what images of a single class or patient leave undefined."""
         classes = set(_truth(records, benchmark))
-        missing = sorted(classes - set(self._prompts(benchmark)))
+        missing = sorted(classes - set(self.prompts_of(benchmark)))
         if missing:
             raise ValueError(
                 f"benchmark {benchmark}: the prompt file has no prompts for {missing}, labels of the images "

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.tracking.step_metrics import on_device
 from metrics.names import SKIPPED
 from models.files import digest
 
@@ -40,7 +41,7 @@ class SkippedSamples(Callback):
         if not self.counts:
             return
         bad = sum(self.counts.values())
-        pl_module.log(SKIPPED, float(bad), batch_size=1)
+        pl_module.log(SKIPPED, on_device(bad, pl_module), batch_size=1)
         samples = len(batch["index"]) * int(trainer.num_training_batches)
         if new and bad > self.max_share * samples:
             raise ValueError(

@@ -31,7 +31,7 @@ def separated(path: Path) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             start, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (1, ""))
-            delimiter = max(";,\t", key=first.count)
+            delimiter = max(";,\t", key=re.sub(r'"[^"]*"', "", first).count)
             header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             rows: dict[int, list[str]] = {}

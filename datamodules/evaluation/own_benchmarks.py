@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from datamodules.corpora.cells import MISSING_TEXTS
 from datamodules.corpora.corpus import split_by_patient
 from datamodules.corpora.records import table_records
 from datamodules.corpora.table import read_table
@@ -70,6 +71,8 @@ class OwnBenchmark:
             raise ValueError(
                 f"{place}: prompts of ages are the protocol's (PROTOCOL=file), not prompts={self.prompts}"
             )
+        for name in self.exclude:
+            _check_class(name, f"{place}: exclude")
         if not 0 < self.val_share < 1 or self.weight <= 0:
             raise ValueError(f"{place}: val_share is between 0 and 1 and weight above 0")
 
@@ -81,6 +84,9 @@ class OwnBenchmark:
             FileNotFoundError: There is no such prompt file.
         """
         biometry = self.kind == "biometry"
+        classes = {} if self.prompts is None else read_prompts(self.prompts)
+        for name in classes:
+            _check_class(name, str(self.prompts))
         register(
             Benchmark(
                 name=self.name,
@@ -95,7 +101,7 @@ class OwnBenchmark:
                 # As in the built-in benchmarks, "other" has no prompts in the protocol.
                 exclude=self.exclude or (("other",) if self.prompts is None else ()),
                 scale=100 if biometry else 1,
-                classes={} if self.prompts is None else read_prompts(self.prompts),
+                classes=classes,
                 own=True,
             )
         )
@@ -124,3 +130,10 @@ class OwnBenchmark:
         # An image that stands for its unknown patient says nothing about an image of that name elsewhere.
         known |= {r.patient: r.split for r in training if r.corpus == TABLE and r.patient != r.name}
         return [replace(r, split=known.get(str(r.image)) or known.get(r.patient) or r.split) for r in records]
+
+
+def _check_class(name: str, place: str) -> None:
+    if name.casefold() in MISSING_TEXTS:
+        raise ValueError(
+            f"{place}: {name!r} cannot be a class: in a table it means an empty cell; rename it here and there"
+        )

@@ -229,20 +229,20 @@ def _deleted(out: Path, done: dict[str, dict[str, Any]]) -> frozenset[str]:
 
 
 def _remove_withdrawn(out: Path, done: dict[str, dict[str, Any]], present: set[str]) -> int:
-    """Remove the pictures and results of files that are no longer in the source; return the number of pictures."""
+    """Remove the pictures and results of files that left the source; return the number of pictures.
+
+    Pictures without a result, of files that failed at a later frame, are removed, too.
+    """
     gone = done.keys() - present
-    if not gone:
-        return 0
-    kept = _pictures({key: done[key] for key in present})
-    removed = [out / image for image in _pictures({key: done[key] for key in gone}) - kept]
-    removed = [path for path in removed if path.is_file()]
-    for path in removed:
-        path.unlink()
+    kept, withdrawn = (_pictures({key: done[key] for key in keys}) for keys in (present, gone))
+    names = {path.relative_to(out).as_posix() for path in out.glob("images/**/*.png")} - kept
+    for name in names:
+        (out / name).unlink()
         with suppress(OSError):  # not the patient's last picture
-            path.parent.rmdir()
+            (out / name).parent.rmdir()
     lines = (out / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
     write_text(out / JOURNAL, "".join(line for line in lines if json.loads(line).get("key") not in gone))
-    return len(removed)
+    return len(names & withdrawn)
 
 
 def _results(work: Any, jobs: list[_Job], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -313,8 +313,12 @@ def _keep_the_last_as_best(checkpoint: BestCheckpoint) -> None:
 def _answers(config: Namespace, create: bool) -> AnswerCalibration:
     """Return the callback that calibrates a trained student, or that scores the calibration of an evaluated one."""
     path = config.get("ckpt_path") or str((config.model.student.get("init_args") or {}).get("path"))
-    stored = None if create else read_entry(path, ANSWERS)
-    return AnswerCalibration(None if stored is None else Calibration(**stored), create)
+    if create:
+        return AnswerCalibration()
+    stored = read_entry(path, ANSWERS)
+    return AnswerCalibration(
+        None if stored is None else Calibration(**stored), False, read_entry(path, OWN_CLASSES)
+    )
 
 
 def _go_on_when_requeued(config: Namespace, preset: str) -> None:

@@ -189,7 +189,8 @@ def _run_sums(s: Tensor, t: Tensor, offset: int) -> tuple[Tensor, Tensor]:
     down, across = _grid(s)
     of_rows, of_columns = s.new_empty(5, across, R), s.new_empty(5, down, B)
     kernel = _kernels().sums[down, across]
-    kernel(s, t, of_rows, of_columns, R, B, offset, LOW=LOW, TALL=TALL, WIDE=WIDE, num_warps=WARPS)
+    with torch.cuda.device_of(s):  # else Triton launches on the current device
+        kernel(s, t, of_rows, of_columns, R, B, offset, LOW=LOW, TALL=TALL, WIDE=WIDE, num_warps=WARPS)
     return of_rows, of_columns
 
 
@@ -207,7 +208,8 @@ def _run_gradient(
         offset: Row i matches column ``offset + i``.
     """
     kernel = _kernels().gradient[_grid(s)]
-    kernel(s, t, rows, columns, off_diagonal, *s.shape, offset, TALL=TALL, WIDE=WIDE, num_warps=WARPS)
+    with torch.cuda.device_of(s):
+        kernel(s, t, rows, columns, off_diagonal, *s.shape, offset, TALL=TALL, WIDE=WIDE, num_warps=WARPS)
 
 
 def _grid(s: Tensor) -> tuple[int, int]:

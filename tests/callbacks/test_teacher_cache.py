@@ -124,10 +124,13 @@ def test_workers_read_a_filled_store(tiny_hc18, tmp_path):
     )
 
 
-def test_mixed_precision_losses_agree_too(tiny_hc18, tmp_path):
-    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws, precision="bf16-mixed")
-    kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision="bf16-mixed")
-    assert kept == pytest.approx(live, abs=1e-3)
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("bf16-mixed", 1e-3), ("bf16-true", 1e-2), ("64-true", 1e-5)]
+)
+def test_other_precisions_agree_too(tiny_hc18, tmp_path, precision, tolerance):
+    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws, precision=precision)
+    kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision=precision)
+    assert kept == pytest.approx(live, abs=tolerance)
 
 
 def test_a_second_run_asks_the_teacher_only_for_the_probe(tiny_hc18, tmp_path):

@@ -134,3 +134,13 @@ def test_near_and_equal_captions_are_both_spared():
                 if i != j and {i, j} != {0, 3} and float(cosines[i, j]) < threshold:
                     expected -= float(p[i, j] * log_q[i, j]) / 5 / 2
     assert float(found) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_subclass_with_targets_of_its_own_is_not_computed_by_the_fused_form():
+    class Nothing(SRKDLoss):
+        def targets(self, p, first_row):
+            return torch.zeros_like(p)
+
+    student, teacher = make_batch(B=8), make_teacher(B=8)
+    assert float(Nothing()(student, teacher)["off_diagonal"]) == 0
+    assert float(SRKDLoss()(student, teacher)["off_diagonal"]) > 0

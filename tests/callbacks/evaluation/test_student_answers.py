@@ -19,6 +19,7 @@ from datamodules import FetalPlanesDataModule, HC18DataModule, TableDataModule
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
+from metrics.benchmarks import BENCHMARKS
 from models import load_student
 from models.checkpoints.weights import read_checkpoint, read_entry, write_entry
 from models.student.base import ANSWERS, Calibration
@@ -307,3 +308,21 @@ def test_a_stored_calibration_is_scored_on_the_test_images_with_its_own_prompts_
     assert callback.final_metrics == logged
     names = {f"student/{kind}/{key}": value for kind, row in expected.items() for key, value in row.items()}
     assert logged == pytest.approx(names)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_threshold_of_ones_own_benchmark_holds_for_its_prompts_only(student_checkpoint, monkeypatch, same):
+    classes = {"cyst": ["a cyst"], "clear": ["no finding"]}
+    monkeypatch.setitem(
+        BENCHMARKS, "clinic", replace(BENCHMARKS["planes"], name="clinic", classes=classes, own=True)
+    )
+    stored = Calibration(PROTOCOL.content(), {"clinic": 1.5}, None, 0.8, {})
+    before = classes if same else classes | {"cyst": ["another text"]}
+    callback = answer_calibration.AnswerCalibration(stored, create=False, stored_classes={"clinic": before})
+    evaluations = [PlaneEvaluation(PROTOCOL), BiometryEvaluation(PROTOCOL, test_split="all")]
+    evaluations[0].benchmarks, evaluations[1].benchmarks = ("clinic",), ()
+    monkeypatch.setattr(_Answers, "margins", lambda *_: LEADS)
+    trainer = SimpleNamespace(callbacks=evaluations, datamodule=None)
+    module = SimpleNamespace(student=load_student(student_checkpoint).model, log_dict=lambda *_, **__: None)
+    callback.on_test_epoch_end(trainer, module)
+    assert ("student/none/clinic_auroc" in callback.final_metrics) == same

@@ -49,7 +49,7 @@ def stopped(tmp_path):
     return tmp_path, module, spoil
 
 
-def stop(tmp_path, message):
+def stop(tmp_path, message, **options):
     pixels = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     tokens = torch.arange(12)[:, None].expand(12, 24) % 50 + 4
     pairs = [
@@ -71,7 +71,7 @@ def stop(tmp_path, message):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model}))
     spoil = Spoil()
     trainer = quiet_trainer(
-        tmp_path, OffDiagonalSchedule(), spoil, StepSeed(3), StopOnNonFiniteLoss(), max_epochs=1
+        tmp_path, OffDiagonalSchedule(), spoil, StepSeed(3), StopOnNonFiniteLoss(), max_epochs=1, **options
     )
     with pytest.raises(ValueError, match=message) as error:
         trainer.fit(module, DataLoader(pairs, batch_size=4))
@@ -187,6 +187,12 @@ def test_replay_repeats_the_step_and_names_what_is_not_finite(stopped, capsys, m
     del step["terms"]["diagonal"]
     torch.save(step, path)
     assert replay([str(path)]) == 1, "the loss has other terms than the run's"
+
+
+def test_a_step_in_true_half_precision_is_repeated_in_it(tmp_path, capsys):
+    stop(tmp_path, "not finite at step 2", precision="bf16-true")
+    assert replay([str(tmp_path)]) == 0
+    assert "not finite: student_image, 1 of 12288 numbers" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_captured_step_is_named(tmp_path):

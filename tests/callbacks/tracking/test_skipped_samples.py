@@ -68,7 +68,7 @@ def test_bad_images_are_replaced_named_and_counted(corrupt, caplog, workers):
 def test_a_shard_weighs_as_much_as_its_samples():
     callback = SkippedSamples(max_share=0.1)
     trainer, logged = SimpleNamespace(num_training_batches=10), {}
-    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
+    module = SimpleNamespace(device="cpu", log=lambda name, value, **_: logged.update({name: value}))
     batch = {"index": torch.arange(6), "skipped": [("a.tar", 6), ("a.tar", 6)]}
     for _ in range(2):  # six of sixty are a tenth, and no more when the shard comes round again
         callback.on_train_batch_end(trainer, module, None, batch, 0)

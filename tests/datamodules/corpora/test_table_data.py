@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from datamodules import HC18DataModule, Record, TableDataModule
+from datamodules.corpora.cells import separated
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
 from datamodules.pairs.captions import caption_templates
@@ -212,6 +213,23 @@ def own(tmp_path, **settings):
         json.dumps({"brain": ["a head"], "Fetal femur": ["a thigh"], "spine": ["a back", "bones"]})
     )
     return OwnBenchmark(**{"name": "clinic", "prompts": str(tmp_path / "prompts.json"), **settings})
+
+
+def test_a_class_whose_name_means_an_empty_cell_is_refused(tmp_path):
+    (tmp_path / "findings.json").write_text(json.dumps({"cyst": ["a cyst"], "None": ["no finding"]}))
+    benchmark = own(tmp_path, label="finding", prompts=str(tmp_path / "findings.json"))
+    with pytest.raises(
+        ValueError, match=r"findings\.json: 'None' cannot be a class: .* empty cell; rename it"
+    ):
+        benchmark.register()
+    with pytest.raises(ValueError, match="clinic: exclude: 'n/a' cannot be a class"):
+        own(tmp_path, exclude=("n/a",))
+
+
+def test_separators_within_quotes_do_not_count(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('image;"GA (weeks, days, total)"\na.png;"20, 3, 143"\n')
+    assert separated(path).to_dict("records") == [{"image": "a.png", "GA (weeks, days, total)": "20, 3, 143"}]
 
 
 def test_a_benchmark_of_the_training_table_scores_its_patients(tmp_path):

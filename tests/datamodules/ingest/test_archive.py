@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import pydicom
 import pytest
 
 from datamodules.ingest.archive import CRASH, IngestSettings, _Job, _results, pseudonym, read_secret
+from datamodules.ingest.scans import ScanError
 from experiments.commands.data import main
 from models.files import digest
 from tests.dicom_archive import (
@@ -188,6 +190,28 @@ def test_pictures_of_a_withdrawn_patient_are_removed_and_come_back_with_the_file
         shutil.move(elsewhere / str(place), root / file)
     run(capfd, root, out, secret)
     assert images(out) == before
+
+
+def test_no_frame_of_a_file_that_fails_later_stays(secret, tmp_path, capfd, monkeypatch):
+    """A damaged loop gives its first frames before its error: no table and no contact sheet would show them."""
+    from datamodules.ingest import archive as module
+
+    root, read = tmp_path / "source", module.read_dicom
+    damaged = root / write_archive(root, patients=2)["file"].iloc[0]
+
+    def frames_until_damage(scan):
+        yield next(iter(scan.frames))
+        raise ScanError("the frame is cut off")
+
+    def read_until_damage(path, *given):
+        scan = read(path, *given)
+        return replace(scan, frames=frames_until_damage(scan)) if path == damaged else scan
+
+    monkeypatch.setattr(module, "read_dicom", read_until_damage)
+    run(capfd, root, tmp_path / "out", secret)
+    report = json.loads((tmp_path / "out" / "ingest.json").read_text())
+    assert [entry["reason"] for entry in report["bad files"]] == ["the frame is cut off"]
+    assert images(tmp_path / "out") == set(pd.read_csv(tmp_path / "out" / "table.csv")["image"]) != set()
 
 
 def test_a_file_that_the_disk_could_not_read_is_tried_again(copied, secret, tmp_path, capfd, monkeypatch):
