@@ -14,20 +14,21 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.report.read_run import read_run
+from losses.base import scheduled_weight
 from metrics.names import GROUPS
 from tests.callbacks.wandb_log import WandbLog
 from tests.dicom_archive import SECRETS, texts_in
 from tests.experiments.runs.documented import documented_top_level, undocumented_keys, violations
+from tests.losses.loss_cases import make_batch, make_teacher
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "tests" / "experiments" / "sweep" / "phantom_small.yaml"
 PROMPTS = SMALL.with_name("phantom_small_prompts.json")
 
 
-def fenced(language: str) -> str:
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "losses.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
-    return blocks[0]
+def fenced(language: str, which: int = 0) -> str:
+    page = (ROOT / "docs" / "losses.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[which]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,19 @@ def test_a_loss_of_ones_own_trains_evaluates_and_writes_a_whole_run(folder):
     assert (folder / "plots" / "training.png").is_file()
     saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert not [name for name in saved["state_dict"] if name.startswith("teacher")]
+
+
+def test_the_example_of_a_distillation_loss_is_the_cross_entropy_that_it_says():
+    names = {}
+    exec(fenced("python", 1), names)
+    loss, student, teacher = names["RowKD"](weight=0.5), make_batch(B=6), make_teacher(B=6)
+    p = torch.softmax(teacher.logit_scale / 5 * teacher.image @ teacher.text.T, dim=1)
+    q = torch.softmax(student.logit_scale * student.image @ student.text.T, dim=1)
+    rows = -sum(float(p[i, j] * q[i, j].log()) for i in range(6) for j in range(6)) / 6
+    found = loss(student, teacher)
+    assert float(found["rows"]) == pytest.approx(rows)
+    assert float(found["total"]) == pytest.approx(0.5 * rows)
+    assert scheduled_weight(loss) == (loss, "weight")
 
 
 def test_every_number_and_every_key_of_results_json_is_defined(folder):
