@@ -80,7 +80,8 @@ class FetalDataModule(LightningDataModule):
 
     Attributes:
         benchmarks: Benchmarks that the corpus can score.
-        simulated: Whether a simulator makes every image. Only then are images sent to W&B by default.
+        simulated: Whether a simulator makes every image, which no benchmark of one's own has. Only then are images sent
+            to W&B by default.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -129,6 +130,7 @@ class FetalDataModule(LightningDataModule):
         self._views: tuple[Preprocessing, Preprocessing | None] | None = None
         self._records: list[Record] | None = None
         self.own = benchmarks or []
+        self.simulated = self.simulated and not self.own
         self.benchmarks = (*self.benchmarks, *(benchmark.register() for benchmark in self.own))
         self._own_records: dict[str, list[Record]] = {}
         self._teacher_store: TeacherStore | None = None

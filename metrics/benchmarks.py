@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from .bootstrap import RESAMPLES, f1_interval
@@ -98,9 +98,14 @@ def own_benchmarks(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def register_saved(saved: Sequence[Mapping[str, Any]]) -> None:
-    """Register what `own_benchmarks` returned."""
+    """Register what `own_benchmarks` returned, for tables and reports.
+
+    Of runs with other prompts, weight or excluded labels the first is kept: these do not change how scores are shown.
+    """
     for benchmark in saved:
-        register(Benchmark(**{**benchmark, "exclude": tuple(benchmark["exclude"])}))
+        one = Benchmark(**{**benchmark, "exclude": tuple(benchmark["exclude"])})
+        known = BENCHMARKS.get(one.name, one)
+        register(replace(one, classes=known.classes, weight=known.weight, exclude=known.exclude))
 
 
 def benchmarks_of(*corpora: str) -> tuple[str, ...]:

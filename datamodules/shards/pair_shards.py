@@ -78,6 +78,10 @@ class PairShardsDataModule(ScoredOnPublicSets):
         _ = self.storage
         return [record for module in self.public_sets for record in module.records]
 
+    def split(self, name: str) -> list[Record]:
+        """Return the images of the public sets in a split; the shards are not looked up."""
+        return [record for module in self.public_sets for record in module.split(name)]
+
     @cached_property
     def listed(self) -> dict[str, dict[str, Any]]:
         """Shard -> its entry in the manifest beside it."""

@@ -84,8 +84,8 @@ def main(argv: list[str]) -> int:
             f"--pixel_size={options.pixel_size:g}: expected millimetres, from {least:g} to {largest:g}"
         )
     source = options.images.resolve()
-    # A file's folder is part of the name: the tables of two archives are both called table.csv.
-    name = f"{source.parent.name}-{source.stem}" if source.is_file() else source.name
+    # The folder around is part of the name: the tables of two archives are both called table.csv.
+    name = f"{source.parent.name}-{source.stem if source.is_file() else source.name}"
     target = options.out or OUT / name
     if target.exists() and not {path.name for path in target.iterdir()} <= WRITTEN:
         raise ValueError(f"--out={target}: holds something other than predictions; name a new folder")
@@ -166,7 +166,9 @@ def _write(
     table = pa.Table.from_pylist(rows, columns(student))
     write_table(table, folder / "predictions.parquet")
     predictions = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    predictions.to_csv(folder / TABLE, index=False, float_format="%.6g")
+    # A spreadsheet would compute a name such as =HYPERLINK(...).png.
+    named = predictions.assign(image=predictions.image.str.replace(r"^(?=[=+@\t-])", "'", regex=True))
+    named.to_csv(folder / TABLE, index=False, float_format="%.6g")
     if options.embeddings:
         names = np.array(predictions.image[predictions.error.isna()], dtype=str)
         np.savez(folder / "embeddings.npz", image=names, embedding=np.concatenate(embeddings))

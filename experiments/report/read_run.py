@@ -62,8 +62,9 @@ class FinishedRun:
 
     @property
     def is_phantom(self) -> bool:
-        """Whether the images are simulated."""
-        return "Phantom" in str(self.config.get("data", {}).get("class_path", self.record["data"].title()))
+        """Whether all images are simulated; those of a benchmark of one's own are not."""
+        _, _, name = str(self.config.get("data", {}).get("class_path")).rpartition(".")
+        return name == "PhantomDataModule" and not self.record.get("benchmarks")
 
     def benchmarks(self) -> list[Benchmark]:
         """Return the benchmarks that the student was scored on, in the order of the report."""

@@ -186,8 +186,8 @@ def static_command(run: FinishedRun) -> str:
     options = [word for word in words if word.startswith("--") and _applies_to_static(word)]
     if not any(word.startswith("--seed_everything") for word in options):
         options.append(f"--seed_everything={run.record.get('seed')}")
-    arguments = " ".join(map(shlex.quote, options)).replace('"', r"\"")
-    return f'make train EXP={STATIC} DATA={shlex.quote(str(run.record["data"]))} ARGS="{arguments}"'
+    arguments = shlex.quote(shlex.join(options).replace("$", "$$"))  # make expands a single dollar sign
+    return f"make train EXP={STATIC} DATA={shlex.quote(str(run.record['data']))} ARGS={arguments}"
 
 
 def _applies_to_static(option: str) -> bool:

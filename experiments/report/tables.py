@@ -262,7 +262,7 @@ def differences(
             pairs = seed_pairs(runs, run, reference)
             line = f"{title} over {titles[list(runs).index(reference)]}"
             if len(pairs) > 1:
-                seen += [one for one, _ in pairs]
+                seen += [one for one, _ in seed_pairs(runs, run, run)]
                 line = f"{run.experiment} over {reference.experiment}, {len(pairs)} seeds"
             compared.append((line, pairs, STUDENT))
     rows: list[TableRow] = []

@@ -37,12 +37,13 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
     if out is not None and Path(out).is_dir():
         raise ValueError(f"OUT={out}: a folder; name the file, such as OUT={Path(out) / FILE}")
     runs = list({run.folder: run for run in map(read_run, folders)}.values())
-    experiments = [run.experiment for run in runs]
+    experiments, names = [run.experiment for run in runs], [run.name for run in runs]
     subjects = []
     for run in runs:
         found = read_evidence(run.folder)
         known = (found, "") if found is not None else try_collect(run, partial(evidence_from_folder, run))
-        title = run.experiment if experiments.count(run.experiment) == 1 else run.name
+        name = run.name if names.count(run.name) == 1 else relative(run.folder)
+        title = run.experiment if experiments.count(run.experiment) == 1 else name
         subjects.append(Subject(run, title, *known))
     comparison = COMPARISONS / f"{datetime.now():%Y%m%d-%H%M%S}.html"
     default = runs[0].folder / FILE if len(runs) == 1 else comparison

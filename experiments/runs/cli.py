@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import wandb
+from filelock import FileLock
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -53,6 +54,7 @@ from experiments.runs.run_folder import (
     keep_config,
     keep_metrics,
     last_as_best,
+    lock_folder,
     refuse_used,
     requeued_checkpoint,
     run_folder,
@@ -76,6 +78,8 @@ class SonoDistillCLI(ConfigCLI):
         arguments: Arguments as the Lightning CLI takes them.
         command: Arguments of ``sonodistill`` behind them, which the message of an interrupted run quotes.
     """
+
+    lock: FileLock | None = None
 
     def __init__(self, arguments: Sequence[str], command: Sequence[str]) -> None:
         self.command = command
@@ -183,8 +187,10 @@ class SonoDistillCLI(ConfigCLI):
         config.trainer.logger = self.asked_loggers
         settled = settled_loggers(config, self.folder, resumed=self.subcommand == "fit")
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.subcommand == "fit" and config.get("ckpt_path") and first_process():
-            keep_metrics(self.folder)
+        if self.subcommand == "fit" and first_process():
+            self.lock = lock_folder(self.folder)
+            if config.get("ckpt_path"):
+                keep_metrics(self.folder)
             if self.changed:
                 keep_config(self.folder)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -202,6 +208,9 @@ class SonoDistillCLI(ConfigCLI):
             if self.trainer.interrupted and not isinstance(stop, SIGTERMException):
                 sys.exit(128 + signal.SIGINT)
             raise
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
     def after_fit(self) -> None:
         """Score the selected checkpoint once on the test patients and write the results."""

@@ -34,23 +34,33 @@ def content_digest(path: Path) -> str:
 
 
 def content_digests(arguments: Iterable[str]) -> dict[str, str]:
-    """Return the digests of the weights and prompts named by arguments of ``sonodistill train``.
+    """Return the digests of the weights, prompts and settings named by arguments of ``sonodistill train``.
 
     Returns:
         ``--teacher``, ``--student`` or ``--protocol`` -> `content_digest`, for prompts `Protocol.digest`. The last
-        of repeated options counts.
+        of repeated options counts. ``--config`` -> the digest of all files of settings.
     """
+    arguments = list(arguments)
+    split = [argument.partition("=") for argument in arguments]
+    configs = [content_digest(Path(value)) for option, _, value in split if option == "--config"]
     named = dict(found for argument in arguments if (found := named_file(argument)) is not None)
-    return {
+    return ({"--config": digest(configs)} if configs else {}) | {
         option: Protocol.load(value).digest if option == PROTOCOL_OPTION else content_digest(Path(value))
         for option, value in named.items()
     }
 
 
 def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
-    """Return the digests of the data that ``sonodistill train`` reads with these arguments; see `place_digests`."""
-    # The experiment does not change the data.
-    return place_digests(data_places(resolve("srkd", preset, arguments).data))
+    """Return the digests of the data that ``sonodistill train`` reads with these arguments; see `place_digests`.
+
+    Tables and prompts of the user's own benchmarks are among them: ``NAME, table`` and ``NAME, prompts``.
+    """
+    data = resolve("srkd", preset, arguments).data  # the experiment does not change it
+    found = place_digests(data_places(data))
+    for one in (data.get("init_args") or {}).get("benchmarks") or []:
+        for kind, read in (("table", _own_digest), ("prompts", lambda path: content_digest(Path(path)))):
+            found |= {f"{one['name']}, {kind}": read(one[kind])} if one.get(kind) else {}
+    return found
 
 
 def data_places(data: Namespace) -> dict[str, str]:
@@ -68,8 +78,8 @@ def place_digests(places: Mapping[str, str]) -> dict[str, str]:
     no digest: its settings define it.
 
     Args:
-        places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS``, ``TABLE`` or the variable of another preset -> file, folder
-            or URLs; the ``IMAGES`` of a table do not count.
+        places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS``, ``TABLE``, the variable of another preset or the name of a
+            benchmark's file -> file, folder or URLs; the ``IMAGES`` of a table do not count.
     """
     kinds: dict[str, Callable[[str], str]] = {SHARDS: _shards_digest}
     kinds |= {

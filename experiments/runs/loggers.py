@@ -107,7 +107,10 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
         if resumed and checkpoint and Path(checkpoint).is_file():
             arguments.id = arguments.get("id") or run_id_of(checkpoint)
         settings = _given_settings(arguments.get("settings"))
-        if not may_upload_images(config.media.upload_images, locate(config.data.class_path)):
+        data = (
+            None if (config.data.get("init_args") or {}).get("benchmarks") else locate(config.data.class_path)
+        )
+        if not may_upload_images(config.media.upload_images, data):
             settings["console"] = "off"  # the console names files and patients
         if redacted(sys.argv) != sys.argv:
             settings["x_disable_meta"] = True  # the metadata holds the command line

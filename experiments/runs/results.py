@@ -46,13 +46,15 @@ MODELS = (TEACHER, STUDENT, RANDOM)
 
 def git_commit() -> str | None:
     """Return the commit of the checkout (with ``-dirty`` if files differ); None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parent)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        # Installed, this file may lie inside the checkout of another project.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=True)
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() or None
 
 
 def evaluation_results(trainer: Trainer) -> tuple[dict[str, float], dict[str, Any]]:

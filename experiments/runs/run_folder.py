@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed.rendezvous import rendezvous
@@ -65,6 +66,22 @@ def job_id() -> str | None:
     if job is None or not SLURMEnvironment.detect():  # an interactive job may hold any number of runs
         return None
     return f"slurm{job}" + (f".{step}" if step != "0" else "")
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Hold a run's folder until the lock is released or this process ends.
+
+    Raises:
+        ValueError: Another process trains in it.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{folder}: another process is training this run; wait, or choose another --run=NAME"
+        ) from None
+    return lock
 
 
 def refuse_used(folder: Path) -> None:

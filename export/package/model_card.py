@@ -61,7 +61,7 @@ def training_lines(source: Source) -> list[str]:
 
 def weight_origin(source: Source) -> list[str]:
     """Return the terms that the weights fall under, line by line."""
-    name = tower_name(source["recipe"])
+    name = as_text(tower_name(source["recipe"])).replace("`", "")
     if source["weights"] != "trained":
         return [f"Architecture `{name}` with random weights: no published weights are inside."]
     start, teacher = _training(source, "start"), _training(source, "teacher")

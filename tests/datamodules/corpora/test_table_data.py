@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
-from datamodules import HC18DataModule, Record, TableDataModule
+from callbacks.tracking.wandb_run import may_upload_images
+from datamodules import HC18DataModule, PhantomDataModule, Record, TableDataModule
 from datamodules.corpora.cells import separated
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
@@ -248,6 +249,19 @@ def test_a_benchmark_of_the_training_table_scores_its_patients(tmp_path):
     del benchmarks.BENCHMARKS["clinic"]
     benchmarks.register_saved(json.loads(json.dumps(saved)))
     assert benchmarks.BENCHMARKS["clinic"].title == "clinic F1"
+    saved[0]["classes"]["brain"] = ["another text"]
+    benchmarks.register_saved(saved)  # of another run, in one report
+    assert benchmarks.BENCHMARKS["clinic"].classes["brain"] == ["a head"]
+    with pytest.raises(ValueError, match="the name is used by one with other settings"):
+        benchmarks.register_saved([saved[0] | {"kind": "biometry"}])
+
+
+def test_a_benchmark_of_ones_own_makes_the_images_of_a_simulator_private(tmp_path):
+    table = write(tmp_path, rows_of(20), "labels.csv")
+    assert may_upload_images(None, PhantomDataModule(str(tmp_path)))
+    assert not may_upload_images(
+        None, PhantomDataModule(str(tmp_path), benchmarks=[own(tmp_path, table=str(table))])
+    )
 
 
 def test_a_benchmark_of_another_table_never_scores_trained_patients(tmp_path):

@@ -336,6 +336,12 @@ def test_public_sets_become_the_benchmarks(shards, tiny_hc18, tiny_planes):
     assert list(alone.val_dataloader()) == [{}]
 
 
+def test_the_public_images_of_a_split_need_no_shards(tmp_path, tiny_hc18):
+    """An export calibrates with them on a machine without the corpus."""
+    data = PairShardsDataModule(urls=str(tmp_path / "gone-{000..009}.tar"), hc18_root=str(tiny_hc18))
+    assert {record.corpus for record in data.split("train")} == {"hc18"}
+
+
 def test_a_loss_without_teacher_gets_no_teacher_view(shards):
     data = _data(shards)
     data.bind(SMALL, SMALL)

@@ -16,6 +16,7 @@ from export.graphs.contract import contract_digest
 from export.graphs.heads import write_heads
 from export.package.manifest import artifact_entry, read_export, write_manifest
 from export.package.model_card import MODEL_CARD
+from metrics.benchmarks import BENCHMARKS
 from models import load_student
 from models.student.onnx_files import HEADS
 from tests.conftest import write_image
@@ -175,16 +176,25 @@ def test_names_of_a_run_are_no_markup_in_its_card(hub, checkpoint):
     assert "\n# Heading" not in card
 
 
-@pytest.mark.parametrize(("data", "option", "pushed"), [
-    ("datamodules.TableDataModule", [], False),
-    ("datamodules.TableDataModule", ["--with-images"], True),
-    ("datamodules.PhantomDataModule", [], True),
+OWN = {
+    "name": "clinic", "title": "", "subject": "", "kind": "classification", "corpus": "clinic", "label": "plane",
+    "prompts": "", "headline": "f1", "exclude": [], "own": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "own", "option", "pushed"), [
+    ("datamodules.TableDataModule", [], [], False),
+    ("datamodules.TableDataModule", [], ["--with-images"], True),
+    ("datamodules.PhantomDataModule", [], [], True),
+    ("datamodules.PhantomDataModule", [OWN], [], False),
+    ("my_data.NoPhantomDataModule", [], [], False),
 ])  # fmt: skip
-def test_reports_of_patients_need_permission(hub, checkpoint, data, option, pushed):
+def test_reports_of_patients_need_permission(hub, checkpoint, monkeypatch, data, own, option, pushed):
+    monkeypatch.setattr("metrics.benchmarks.BENCHMARKS", dict(BENCHMARKS))
     folder = checkpoint.parent.parent
     (folder / "report.html").write_text("<img src='data:image/png;base64,AAAA'>")
     (folder / "config.yaml").write_text(f"data: {{class_path: {data}, init_args: {{}}}}\nmodel: {{}}\n")
-    record = {"experiment": "srkd", "data": "x", "metrics": {}, "details": {}}
+    record = {"experiment": "srkd", "data": "x", "metrics": {}, "details": {}, "benchmarks": own}
     (folder / "results.json").write_text(json.dumps(record))
     if pushed:
         run(["hub", "push", str(folder), "me/student", *option])

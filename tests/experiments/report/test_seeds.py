@@ -69,10 +69,12 @@ def test_only_runs_that_differ_in_the_seed_alone_are_paired(study):
 
 
 def test_the_table_has_one_line_for_all_seeds(study):
-    runs = study([4.0, 4.0], [1.0, 1.0])
-    table = differences(runs, [run.name for run in runs], reference_of(runs))
-    lines = [row["difference"] for row in table.rows if "teacher" not in row["difference"]]
-    assert lines == ["srkd over static-kd, 2 seeds"]
+    first, second, third, *rivals = study([4.0, 4.0, 4.0], [1.0, 1.0])
+    runs = [first, second, *rivals]
+    for given in (runs, [*runs, third]):  # also with a seed that the reference lacks
+        table = differences(given, [run.name for run in given], reference_of(runs))
+        lines = [row["difference"] for row in table.rows if "teacher" not in row["difference"]]
+        assert lines == ["srkd over static-kd, 2 seeds"]
     found = difference(seed_pairs(runs, runs[0], runs[2]), "student", BENCHMARKS["hc18"])
     validity = [run.metric("student", "hc18", "validity") for run in runs]
     assert found.value == pytest.approx(np.mean(validity[:2]) - np.mean(validity[2:]))

@@ -1,6 +1,7 @@
 """The three answers of the report, and the run and settings that a run is compared with."""
 
 import re
+import shlex
 from copy import deepcopy
 from dataclasses import replace
 
@@ -65,7 +66,7 @@ def test_one_run_does_not_claim_that_repulsion_helped(make_run):
     text = " ".join(whether.sentences)
     assert (whether.short, whether.tone) == ("One run cannot tell", "")
     assert text.endswith("and compare:")
-    command = r'make train EXP=static-kd DATA=phantom ARGS="[^"]+" && make report RUN=\S+/made-up-s0'
+    command = r"make train EXP=static-kd DATA=phantom ARGS=\S+ && make report RUN=\S+/made-up-s0"
     assert re.fullmatch(command, whether.command)
     assert "Longer training alone could explain" in text
     assert "over its teacher" in where.sentences[0]
@@ -228,11 +229,17 @@ def test_the_command_for_a_reference_repeats_the_runs_options_without_its_loss_a
     def static(command):
         return static_command(replace(run, record=run.record | {"command": command}))
 
-    assert static(command) == (
-        "make train EXP=static-kd DATA=phantom ARGS=\"'--config=my own.yaml' --model.learning_rate=0.01 "
-        '--model.loss.init_args.temperature=2 --seed_everything=3"'
+    *variables, given = shlex.split(static(command))
+    assert variables == ["make", "train", "EXP=static-kd", "DATA=phantom"]
+    assert given == (
+        "ARGS='--config=my own.yaml' --model.learning_rate=0.01 --model.loss.init_args.temperature=2 "
+        "--seed_everything=3"
     )
-    assert static(["train", "srkd", "phantom"]).endswith('ARGS="--seed_everything=0"')
+    assert static(["train", "srkd", "phantom"]).endswith("ARGS=--seed_everything=0")
+    # The shell runs nothing of it, and make passes a dollar sign on.
+    assert shlex.split(static(["fit", "--data.root=$(touch x)"]))[-1] == (
+        "ARGS='--data.root=$$(touch x)' --seed_everything=0"
+    )
     assert "config.yaml" not in static(["fit", "--config", "outputs/srkd/a/config.yaml"])
 
 

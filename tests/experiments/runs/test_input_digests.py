@@ -191,6 +191,26 @@ def test_the_digest_of_a_folder_ignores_hidden_files_and_follows_links(saved, tm
     assert content_digest(copy) != digest
 
 
+def test_settings_and_the_files_of_ones_own_benchmarks_have_digests(tmp_path):
+    settings, table, prompts = (tmp_path / name for name in ("mine.yaml", "clinic.csv", "prompts.json"))
+    table.write_text("image,plane\na.png,brain\n")
+    prompts.write_text('{"brain": ["a head"], "femur": ["a thigh"]}')
+    own = f'[{{"name": "clinic", "table": "{table}", "label": "finding", "prompts": "{prompts}"}}]'
+
+    def digests(rate):
+        settings.write_text(f"model: {{learning_rate: {rate}}}\ndata: {{init_args: {{benchmarks: {own}}}}}\n")
+        arguments = [f"--config={settings}"]
+        return content_digests(arguments) | corpus_digests("phantom", arguments)
+
+    before = digests(0.1)
+    assert before.keys() == {"--config", "clinic, table", "clinic, prompts"}
+    assert digests(0.1) == before
+    assert [name for name, value in digests(0.2).items() if value != before[name]] == ["--config"]
+    prompts.write_text('{"brain": ["a skull"], "femur": ["a thigh"]}')
+    changed = digests(0.1)
+    assert [name for name in before if changed[name] != before[name]] == ["clinic, prompts"]
+
+
 def test_only_weights_and_prompts_among_arguments_have_digests(saved, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)

@@ -146,7 +146,7 @@ def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
     assert (cli.folder / "metrics.csv").is_file()
     cli = first_run(start, "--run=two", "--trainer.logger=false")
     assert cli.trainer.loggers == []
-    assert [path.name for path in cli.folder.iterdir()] == ["config.yaml"]
+    assert {path.name for path in cli.folder.iterdir()} == {".lock", "config.yaml"}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
 def test_every_logger_writes_into_the_runs_folder_and_the_config_lies_there(start, given, files):
     first, *more = (f"--trainer.logger{'+' if number else ''}={name}" for number, name in enumerate(given))
     cli = first_run(start, "--run=one", first, *more)
-    written = {path.name.split(".out")[0] for path in cli.folder.iterdir()}
+    written = {path.name.split(".out")[0] for path in cli.folder.glob("[!.]*")}
     assert written == {"config.yaml"} | files
     assert {path.name for path in Path().iterdir()} == {"experiments", "outputs"}
     assert run_config(str(cli.folder / "checkpoints" / "best.ckpt"))["experiment"] == "srkd"

@@ -1,9 +1,12 @@
 """Metrics of a run that was interrupted several times, and folders that hold a run already."""
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
-from experiments.runs.run_folder import join_metrics, keep_metrics, read_metrics, refuse_used
+from experiments.runs.run_folder import join_metrics, keep_metrics, lock_folder, read_metrics, refuse_used
 
 
 def log(folder, *rows):
@@ -39,3 +42,14 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path, file):
         ValueError, match="already holds a run; choose another --run=NAME, or resume this one"
     ):
         refuse_used(tmp_path)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    hold = "kept = lock_folder(Path()); print('held', flush=True); input()"
+    code = f"import os; from experiments.runs.run_folder import *; os.chdir({str(tmp_path)!r}); {hold}"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is training this run; wait, or choose another"):
+            lock_folder(tmp_path)
+        other.kill()
+    lock_folder(tmp_path).release()  # a killed process holds nothing
