@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -155,3 +156,19 @@ def test_a_run_without_benchmarks_prints_one_line_instead_of_an_empty_table(caps
     assert capsys.readouterr().out.splitlines()[0] == (
         "nothing scored: table-small has no benchmark (docs/own-data.md adds one)"
     )
+
+
+def test_installed_inside_another_projects_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    assert results.git_commit() is None or len(results.git_commit().removesuffix("-dirty")) == 40
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "results.py").touch()
+    git("init")
+    git("add", ".gitignore")
+    git("commit", "-m", "another project")
+    monkeypatch.setattr(results, "__file__", str(tmp_path / ".venv" / "results.py"))
+    assert results.git_commit() is None
