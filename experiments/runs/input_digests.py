@@ -42,9 +42,13 @@ def content_digests(arguments: Iterable[str]) -> dict[str, str]:
     """
     arguments = list(arguments)
     split = [argument.partition("=") for argument in arguments]
-    configs = [content_digest(Path(value)) for option, _, value in split if option == "--config"]
+    configs = [Path(value) for option, _, value in split if option == "--config"]
+    for path in configs:
+        if not path.is_file():
+            raise FileNotFoundError(f"--config={path}: no such file")
     named = dict(found for argument in arguments if (found := named_file(argument)) is not None)
-    return ({"--config": digest(configs)} if configs else {}) | {
+    settings = {"--config": digest([content_digest(path) for path in configs])} if configs else {}
+    return settings | {
         option: Protocol.load(value).digest if option == PROTOCOL_OPTION else content_digest(Path(value))
         for option, value in named.items()
     }
@@ -78,8 +82,8 @@ def place_digests(places: Mapping[str, str]) -> dict[str, str]:
     no digest: its settings define it.
 
     Args:
-        places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS``, ``TABLE``, the variable of another preset or the name of a
-            benchmark's file -> file, folder or URLs; the ``IMAGES`` of a table do not count.
+        places: ``HC18_ROOT``, ``PLANES_ROOT``, ``SHARDS``, ``TABLE`` or the variable of another preset -> file, folder
+            or URLs; the ``IMAGES`` of a table do not count.
     """
     kinds: dict[str, Callable[[str], str]] = {SHARDS: _shards_digest}
     kinds |= {

@@ -226,5 +226,7 @@ def test_only_weights_and_prompts_among_arguments_have_digests(saved, tmp_path):
 def test_a_missing_file_is_named(option, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{option[2:].upper()}=.*nowhere: no such file"):
         content_digests([f"{option}={tmp_path / 'nowhere'}"])
+    with pytest.raises(FileNotFoundError, match=r"--config=nowhere\.yaml: no such file"):
+        content_digests(["--config=nowhere.yaml"])
     with pytest.raises(ValueError, match=f"{option}: give a path"):
         content_digests([f"{option}="])
