@@ -62,8 +62,10 @@ def corpus_digests(preset: str, arguments: Sequence[str]) -> dict[str, str]:
     data = resolve("srkd", preset, arguments).data  # the experiment does not change it
     found = place_digests(data_places(data))
     for one in (data.get("init_args") or {}).get("benchmarks") or []:
-        for kind, read in (("table", _own_digest), ("prompts", lambda path: content_digest(Path(path)))):
-            found |= {f"{one['name']}, {kind}": read(one[kind])} if one.get(kind) else {}
+        if one.get("table"):
+            found[f"{one['name']}, table"] = _own_digest(one["table"])
+        if one.get("prompts"):
+            found[f"{one['name']}, prompts"] = content_digest(Path(one["prompts"]))
     return found
 
 

@@ -183,3 +183,13 @@ def test_the_lines_of_the_guide(student_checkpoint, folder):
     assert all(row["plane_probability"] == row[f"plane_{row['plane']}"] for row in names["planes"])
     assert all(14 * 7 <= row["ga_days"] < 39 * 7 for row in names["ages"])
     np.testing.assert_allclose(np.linalg.norm(names["embeddings"], axis=1), 1, atol=1e-5)
+
+
+def test_a_name_that_a_spreadsheet_would_compute_is_text_in_the_csv(student_checkpoint, tmp_path):
+    (tmp_path / "scans").mkdir()
+    Image.new("L", (40, 40)).save(tmp_path / "scans" / "=1+1.png")
+    assert (
+        run(["predict", str(student_checkpoint), str(tmp_path / "scans"), f"--out={tmp_path / 'out'}"]) == 0
+    )
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv")["image"].tolist() == ["'=1+1.png"]
+    assert pd.read_parquet(tmp_path / "out" / "predictions.parquet")["image"].tolist() == ["=1+1.png"]
