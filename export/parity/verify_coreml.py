@@ -127,7 +127,7 @@ def read_folder(folder: Path) -> list[dict[str, Any]]:
     """Return manifest, ledger and golden answers of an export folder.
 
     Raises:
-        ValueError: A file is missing, is not JSON, or lacks a key.
+        ValueError: A file is missing, is not JSON, lacks a key, or is not the one that was exported.
     """
     contents = []
     for name, key in FILES.items():
@@ -136,7 +136,31 @@ def read_folder(folder: Path) -> list[dict[str, Any]]:
             contents[-1][key]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / name}: not as the export wrote it ({describe(error)})") from error
+    manifest = contents[0]
+    if manifest.get(SEAL) != sealed(manifest):
+        raise ValueError(f"{folder / 'manifest.json'}: edited after the export; export again")
+    for entry in manifest["artifacts"].values():
+        if entry["kind"] in ("heads", "golden") and digest(folder / entry["file"]) != entry["sha256"]:
+            raise ValueError(f"{folder / entry['file']}: not what the manifest describes; export again")
     return contents
+
+
+def sealed(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's other keys."""
+    others = {key: value for key, value in manifest.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file, or of a folder as the export's README defines it; None if it is missing."""
+    if not path.is_dir():
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*"), key=lambda file: file.parts):
+        name = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            total.update(f"{name.as_posix()}\0{digest(file)}\n".encode())
+    return total.hexdigest()
 
 
 def describe(error: Exception) -> str:
@@ -148,6 +172,8 @@ def verify(
     entry: dict[str, Any], golden: list[dict[str, Any]], folder: Path, ct: Any, units: str
 ) -> dict[str, Any]:
     """Load one package and predict with it; see `verify_package`."""
+    if digest(folder / entry["file"]) != entry["sha256"]:
+        return {"status": "FAILED", "note": "not the file that the manifest describes", "figures": {}}
     try:
         model = ct.models.MLModel(str(folder / entry["file"]), compute_units=getattr(ct.ComputeUnit, units))
         return verify_package(model, entry, golden, folder)
@@ -161,10 +187,9 @@ def save(folder: Path, manifest: dict[str, Any], parity: dict[str, Any]) -> None
     """Write parity.json and, with its new hash, the manifest; each is replaced atomically."""
     content = (json.dumps(parity, indent=1) + "\n").encode()
     manifest["artifacts"]["parity"].update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    plain = {key: value for key, value in manifest.items() if key != SEAL}
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    sealed = json.dumps({**plain, SEAL: hashlib.sha256(text.encode()).hexdigest()}, indent=2) + "\n"
-    for name, data in (("parity.json", content), ("manifest.json", sealed.encode())):
+    manifest[SEAL] = sealed(manifest)
+    text = json.dumps(manifest, indent=2) + "\n"
+    for name, data in (("parity.json", content), ("manifest.json", text.encode())):
         partial = folder / f".{name}.partial"
         partial.write_bytes(data)
         partial.replace(folder / name)
@@ -200,7 +225,9 @@ def main(arguments: list[str] | None = None) -> int:
         if entry["kind"] != "coreml":
             continue
         result = verify({**entry, "name": name}, golden["rows"], folder, ct, options.units)
-        rows.setdefault(name, {"variant": name}).update(result, how=system)
+        rows.setdefault(name, {"variant": name}).update(
+            result, how=system, frames=int(result["figures"].get("frames", 0))
+        )
         save(folder, manifest, {**parity, "rows": list(rows.values())})
         found.add(result["status"])
         print(f"{name:32} {result['status']:8} {result['note']}", flush=True)

@@ -96,6 +96,7 @@ def test_the_mac_script_finishes_the_ledger(copied, monkeypatch, tilt, code, sta
     assert rows["coreml-fp16"]["status"] == rows["coreml-int8"]["status"] == status
     assert rows["coreml-planes"]["status"] == rows["onnx-fp32"]["status"] == "ok"
     assert rows["coreml-fp16"]["how"].startswith("Core ML, CPU_ONLY, macOS ")
+    assert rows["coreml-fp16"]["frames"] == rows["coreml-fp16"]["figures"]["frames"] > 0
     entry = json.loads((copied / "manifest.json").read_text())["artifacts"]["parity"]
     assert entry["bytes"] == (copied / "parity.json").stat().st_size
 
@@ -113,13 +114,21 @@ def test_a_frame_that_overflows_fails_every_package(copied, monkeypatch, frame):
 
 
 def test_an_export_without_core_ml_is_told_so(copied, on_a_mac, capsys):
-    path = copied / "manifest.json"
-    manifest = json.loads(path.read_text())
-    entries = manifest["artifacts"].items()
-    manifest["artifacts"] = {name: entry for name, entry in entries if entry["kind"] != "coreml"}
-    path.write_text(json.dumps(manifest))
+    def without_core_ml(artifacts):
+        for name in [name for name, entry in artifacts.items() if entry["kind"] == "coreml"]:
+            del artifacts[name]
+
+    edit(copied, without_core_ml)
     assert on_a_mac() == 2
     assert capsys.readouterr().out.startswith("NOT RUN: this export has no Core ML package; export again")
+
+
+def edit(folder, change):
+    """Change the manifest and seal it again, as an export with other contents would."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest["artifacts"])
+    path.write_text(json.dumps({**manifest, "manifest_sha256": verify_coreml.sealed(manifest)}))
 
 
 def device_statuses(folder):
@@ -171,10 +180,7 @@ def test_the_rows_of_a_run_that_is_broken_off_stay(copied, on_a_mac, monkeypatch
 
 
 def test_a_row_that_stays_not_run_is_no_success(copied, on_a_mac):
-    path = copied / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["artifacts"]["coreml-int8"]["on_device"] = {}
-    path.write_text(json.dumps(manifest))
+    edit(copied, lambda artifacts: artifacts["coreml-int8"].update(on_device={}))
     assert on_a_mac() == 3
     assert device_statuses(copied)["coreml-int8"] == ("NOT RUN", "its gate has no limit for single frames")
 
@@ -187,6 +193,24 @@ def test_a_folder_that_is_not_whole_is_named_in_one_line(copied, on_a_mac, capsy
     assert line.startswith(f"NOT RUN: {copied / name}: not as the export wrote it (JSONDecodeError")
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "heads.safetensors", "golden/frame_0.png"])
+def test_a_folder_that_was_edited_is_not_judged(copied, on_a_mac, capsys, name):
+    content = (copied / name).read_bytes()
+    (copied / name).write_bytes(
+        content.replace(b"0.999", b"0.001") if name == "manifest.json" else content + b" "
+    )
+    assert on_a_mac() == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("; export again")
+    assert {status for status, _ in device_statuses(copied).values()} == {"NOT RUN"}
+
+
+def test_a_replaced_package_fails(copied, on_a_mac):
+    (copied / "image_encoder.mlpackage" / "another.bin").write_bytes(b"another")
+    assert on_a_mac() == 1
+    assert device_statuses(copied)["coreml-fp16"] == ("FAILED", "not the file that the manifest describes")
+
+
 def test_the_model_card_sends_its_reader_to_the_ledger_for_a_devices_verdict(exported):
     lines = (exported.folder / "MODEL_CARD.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| coreml-") and "NOT RUN" in line]
@@ -196,14 +220,12 @@ def test_the_model_card_sends_its_reader_to_the_ledger_for_a_devices_verdict(exp
 
 
 def test_the_mac_script_takes_its_limits_from_the_export(copied, monkeypatch):
-    path = copied / "manifest.json"
-    manifest = json.loads(path.read_text())
-    entries = manifest["artifacts"]
+    entries = json.loads((copied / "manifest.json").read_text())["artifacts"]
     assert entries["coreml-fp16"]["on_device"] == {"cosine_min": 0.999}
     assert entries["coreml-int8"]["on_device"] == {"cosine_min": 0.99}
     assert entries["coreml-planes"]["on_device"] == {"difference_max": 0.1}
-    entries["coreml-fp16"]["on_device"] = {"cosine_min": 0.5, "flip_rate_max": 0.0}
-    path.write_text(json.dumps(manifest))
+    limits = {"cosine_min": 0.5, "flip_rate_max": 0.0}
+    edit(copied, lambda artifacts: artifacts["coreml-fp16"].update(on_device=limits))
     monkeypatch.setitem(sys.modules, "coremltools", fake_coremltools(copied, 0.5))
     monkeypatch.setattr(verify_coreml.platform, "system", lambda: "Darwin")
     verify_coreml.main([str(copied), "--units", "CPU_ONLY"])
