@@ -117,7 +117,7 @@ def export_student(subject: Subject, target: Path, options: Options) -> Export:
     if subject.trained_int8 is not None:
         check_compatible(student, subject.trained_int8.eval())
     kept = failed_folder(target)
-    source = {**subject.source, "recipe": student.recipe(), "split": options.split}
+    source = {**subject.source, "recipe": student.recipe(), "split": options.split, "frames": options.frames}
     with atomic_folder(target) as partial:
         rows = _fill(partial, replace(subject, source=source), options, gates)
         print(f"parity of {target}\n\n{markdown_ledger(rows)}\n")

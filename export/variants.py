@@ -174,7 +174,7 @@ def write_resize_variant(context: ExportContext) -> None:
     path, preprocessing = context.folder / RESIZE_FILE, context.encoder.model.preprocessing
     name, kernel = "onnx-resize", preprocessing.interpolation
     prepend_resize(context.folder / ENCODER_FILE, path, context.side, kernel, context.tied(name))
-    context.add(name, path, "onnx", batch=context.artifacts["onnx-fp32"]["batch"], output=EMBEDDING_NAME)
+    context.add(name, path, "onnx", batch=1, output=EMBEDDING_NAME)
     how = "ONNX Runtime, CPU; whole frames, resized in the graph"
     context.variants.append(Variant(name, how, "resized", onnx_runner(path), whole=True))
 

@@ -45,7 +45,7 @@ def _backends(axes: Axes, record: Mapping[str, Any]) -> None:
 
 
 def _throughput(axes: Axes, record: Mapping[str, Any]) -> None:
-    rows = record["throughput"]
+    rows = [row for row in record["throughput"] if "error" not in row]
     for count in sorted({row["threads"] for row in rows}):
         own = [(row["batch"], row["images_per_s"]) for row in rows if row["threads"] == count]
         axes.plot(*zip(*own, strict=True), marker="o", label=f"{count} thread{'s' * (count > 1)}")

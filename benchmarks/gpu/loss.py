@@ -62,7 +62,7 @@ def one_batch(stage: Stage, B: int, precision: str, pair_seconds: dict[int, floa
             note = f"peak {peaks[name]:.3g} GB, {peaks[name] * 1e9 / 4 / B**2:.3g} B x B numbers"
             if limit in times:
                 shown = {"limit": f"the {limit}", "times_limit": seconds / times[limit]}
-            if "authors" in times:
+            if "authors" in times and name != "authors":
                 note += f"; {float(np.median(times['authors'] / seconds)):.3g} times the authors' speed"
         row = Row(
             LOSS, case(name), "ms, forward and backward", 1e3 * seconds, better="lower",

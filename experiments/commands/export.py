@@ -235,6 +235,7 @@ def main(argv: list[str]) -> int:
     if config.int8_from is not None:
         trained = load_trained_int8(config.int8_from)
         source["int8_checkpoint_sha256"] = sha256(Path(config.int8_from))
+        source["int8_training"] = training_facts(run_config(config.int8_from), read_record(config.int8_from))
     protocol, calibration = prompts_of(config.checkpoint, config.protocol)
     try:
         export = export_student(

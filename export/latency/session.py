@@ -164,7 +164,6 @@ def _throughput(
         for batch in batches
     }
     return [
-        {"threads": timing.spec["threads"], "batch": timing.spec["batch"], **timing.percentiles()}
+        {"threads": timing.spec["threads"], "batch": timing.spec["batch"], **_row(timing)}
         for timing in time_interleaved(specs, rounds, 3).values()
-        if not timing.error
     ]

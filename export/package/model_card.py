@@ -67,11 +67,11 @@ def weight_origin(source: Source) -> list[str]:
     start, teacher = _training(source, "start"), _training(source, "teacher")
     inherited = "" if start == RANDOM_START else _terms(source, "start", name)
     passed_on = "" if teacher == "none" else _terms(source, "teacher", "")
-    return [
-        f"Student architecture: `{name}`.",
-        f"Training started from: {start}{inherited}.",
-        f"Teacher: {teacher}{passed_on}.",
-    ]
+    lines = [f"Training started from: {start}{inherited}.", f"Teacher: {teacher}{passed_on}."]
+    if facts := source.get("int8_training"):
+        _, *further = weight_origin({**source, "training": facts, "int8_training": None})
+        lines += [f"The int8 file's weights were trained further. {line}" for line in further]
+    return [f"Student architecture: `{name}`.", *lines]
 
 
 def _terms(source: Source, role: str, architecture: str) -> str:
@@ -88,6 +88,10 @@ def data_terms(source: Source) -> list[str]:
     if source["weights"] == "trained":
         lines.insert(0, f"Trained on: {_training(source, 'data')}.")
         presets.insert(0, _training(source, "corpus"))
+        if facts := source.get("int8_training"):
+            further = {"training": facts}
+            lines.insert(1, f"The int8 file was trained further on: {_training(further, 'data')}.")
+            presets.append(_training(further, "corpus"))
     if not all(preset in DATA_TERMS for preset in presets):
         lines.append(
             "The datasets contained in this data are not recorded (for shards, see manifest.json). "
@@ -140,10 +144,15 @@ def write_model_card(
     source = manifest["source"]
     tower, trained = tower_name(source["recipe"]), source["weights"] == "trained"
     scores = next((row.tasks for row in rows if row.variant == "onnx-fp32"), {}) if trained else {}
+    complete = source["split"] == "test" and source["frames"] is None  # others are no result to publish
     results = [
-        EvalResult("zero-shot-image-classification", source["data"], source["data"], name, round(value, 4))
+        EvalResult(
+            "zero-shot-image-classification", source["data"], source["data"], name, round(value, 4),
+            dataset_split="test",
+        )
         for name, value in scores.items()
-    ]
+        if complete
+    ]  # fmt: skip
     data = ModelCardData(
         license="other",
         license_name="see-licences",

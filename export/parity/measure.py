@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.progress import show_progress
 from export.graphs.heads import ClassHead
 from export.parity.frames import EvaluationFrames
-from export.parity.ledger import OK, Gates, Row, embedding_figures, judge
+from export.parity.ledger import FAILED, OK, Gates, Row, embedding_figures, judge
 from export.variants import Variant
 from metrics import biometry_scores, classification_scores, predicted_age_days
 from metrics.benchmarks import BENCHMARKS
@@ -59,6 +59,10 @@ def measure(
     rows = [Row(REFERENCE, "PyTorch, not fused: the reference", status=OK, frames=len(exact), tasks=tasks)]
     for variant in variants:
         row, output = Row(variant.name, variant.how, variant.gate, frames=len(exact)), found[variant.name]
+        rows.append(row)
+        if not np.isfinite(output).all():
+            row.status, row.note = FAILED, "its output is not finite"
+            continue
         if variant.head is None:
             row.figures = _figures(exact, output, heads)
             row.reference_tasks, row.tasks = tasks, task_scores(output, frames, heads, shipped)
@@ -74,7 +78,6 @@ def measure(
             row.tasks = _class_scores(torch.from_numpy(output), frames, head)
             row.reference_tasks = {name: tasks[name] for name in row.tasks}
         judge(row, gates, trained=trained)
-        rows.append(row)
     return rows
 
 

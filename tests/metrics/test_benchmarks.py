@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from metrics import composite_score
-from metrics.benchmarks import eight_class_interval
+from metrics.benchmarks import BENCHMARKS, eight_class_interval
 
 unit = st.floats(0, 1)
 
@@ -52,3 +54,10 @@ def test_the_eight_class_interval_is_one_draw_over_both_benchmarks():
 def test_a_name_in_both_benchmarks_is_two_classes():
     alone = eight_class_interval([(["a", "b"], ["a", "b"]), (["c"], ["d"])], resamples=50)
     assert eight_class_interval([(["a", "b"], ["a", "b"]), (["a"], ["b"])], resamples=50) == alone
+
+
+def test_a_head_circumference_of_another_picture_is_no_benchmark_of_heads():
+    heads = BENCHMARKS["hc18"]
+    for plane, included in ((None, True), ("brain", True), ("femur", False)):
+        record = SimpleNamespace(corpus="hc18", plane=plane, hc_mm=170.0, others={})
+        assert heads.includes(record) is included

@@ -161,9 +161,15 @@ def test_intervals_of_f1_stay_within_one():
 
 
 def test_as_many_patients_are_drawn_as_there_are():
-    """Of two patients, all wrong and all right, a draw scores 0, 50, 50 or 100: a standard error of 35.4."""
+    """Of two patients, all wrong and all right, the mean is 50, with a standard error of 70.7 / sqrt(2)."""
     found = contrast([(1, [[[0, 4], [4, 4]]])])
-    assert found.p == pytest.approx(2 * t.sf(50 / np.std([0, 50, 50, 100]), 1), abs=0.03)
+    assert found.p == pytest.approx(2 * t.sf(50 / (np.std([0, 100], ddof=1) / 2**0.5), 1), abs=0.03)
+
+
+def test_three_patients_who_agree_are_no_certainty():
+    """The sign test gives 2 * 0.5^3."""
+    assert contrast([(1, [[[4, 4]] * 3])]).p == 0.25
+    assert contrast([(1, [[[0, 4]] * 3])]).p == 1
 
 
 def test_one_seed_gives_an_interval_over_patients():

@@ -93,6 +93,7 @@ class StudentReader(
 
     /** Gestational age of a head in a frame of width x height pixels; throws where the table lacks the spacing. */
     fun age(embedding: FloatArray, width: Int, height: Int, pixelSizeMm: Double): Age {
+        require(header.has("ages")) { "the export has no age table" }
         val about = about("ages")
         val exact = BigDecimal(max(width, height).toDouble() / side * pixelSizeMm)
         val spacing = exact.setScale(2, RoundingMode.HALF_EVEN).toPlainString()

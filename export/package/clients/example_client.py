@@ -125,7 +125,9 @@ class Student:
 
     def age(self, embedding, spacing):
         """Return (days, youngest, oldest) of a fetal head; the spacing is that of the model's input, in mm."""
-        ages, printed = self.manifest["heads"]["ages"], f"{spacing:.2f}"
+        ages, printed = self.manifest["heads"].get("ages"), f"{spacing:.2f}"
+        if ages is None:
+            raise ValueError("the export has no age table")
         if printed not in ages["spacings_mm_per_px"]:
             raise ValueError(f"pixel spacing {printed} mm is not in the export's age table")
         row = self.tensors["ages"][ages["spacings_mm_per_px"].index(printed)]
@@ -141,7 +143,7 @@ class Student:
     def read(self, frame, pixel_size_mm=None, every=False):
         """Return the answers about one frame: of a brain plane also the sub-plane and, with a pixel size, the age.
 
-        With `every`, other planes have both, too.
+        With `every`, other planes have both, too. `no_age` says why an age cannot be given.
         """
         embedding = self.embed(frame)
         heads = [name for name, head in self.manifest["heads"].items() if head["kind"] == "classes"]
@@ -151,7 +153,10 @@ class Student:
         if not brain:
             answer.pop("subplanes", None)
         elif pixel_size_mm is not None:
-            answer["age"] = self.age(embedding, max(frame.shape[:2]) / self.side * pixel_size_mm)
+            try:
+                answer["age"] = self.age(embedding, max(frame.shape[:2]) / self.side * pixel_size_mm)
+            except ValueError as error:
+                answer["no_age"] = str(error)
         return answer
 
 

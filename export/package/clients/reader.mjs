@@ -142,12 +142,13 @@ export const printed = (spacing) => ((8 * spacing) % 4 === 1 ? spacing - 0.005 :
 
 /**
  * Similarity of an embedding with every age in the age table's row for `spacing`, the model's input's in mm.
- * @returns the first age in days, and the similarities; null where the table has no such row.
+ * @returns the first age in days, and the similarities; null where there is no table or no such row in it.
  */
 export function ageProfile(embedding, heads, spacing) {
   // The prompts print two decimals: the row of another spacing would be off by days.
-  const { ages } = heads, basis = heads[ages.basis], row = ages.spacings_mm_per_px.indexOf(printed(spacing));
+  const { ages } = heads, row = ages ? ages.spacings_mm_per_px.indexOf(printed(spacing)) : -1;
   if (row < 0) return null;
+  const basis = heads[ages.basis];
   const point = similarities(embedding, basis.row(0, basis.shape[0] * basis.shape[1]), 1);
   const length = ages.shape[1] * ages.shape[2];
   return { firstDay: ages.ages_days[0], profile: similarities(point, ages.row(row * length, length), ages.cosine_scale) };

@@ -108,7 +108,7 @@ def test_without_network_or_npm_one_line_names_the_way_out(pinned, npm):
     ):
         files()
     npm(pinned, status=1)
-    with pytest.raises(ValueError, match=r"^[^\n]*npm pack ended with status 1; .*--runtime=FILE[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*npm pack failed \(.*\); .*--runtime=FILE[^\n]*$"):
         files()
 
 

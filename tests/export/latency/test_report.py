@@ -33,7 +33,8 @@ def record():
         },
         "absent": {"coreml-ane": "Core ML predicts on macOS only"},
         "stages": {"preprocess": row},
-        "throughput": [{"threads": t, "batch": b, **row} for t in (1, 2) for b in (1, 4)],
+        "throughput": [{"threads": t, "batch": b, **row} for t in (1, 2) for b in (1, 4)]
+        + [{"threads": 2, "batch": 8, "error": "out of memory"}],
         "sustained": [{"encoder": "onnxruntime", **drift}, {"encoder": "coreml-ane", "error": "it died"}],
         "live_scans": [{**scan, "delay_p50_ms": 12.0, "delay_p95_ms": 20.0}],
         "files": {"onnx-fp32": 45_600_000, "golden": 10},
@@ -65,6 +66,7 @@ def test_report_says_over_budget_not_run_busy_and_before():
     line = next(line for line in text.splitlines() if line.startswith("| onnxruntime | 10"))
     assert line.endswith("| 2.90 |")
     assert "| openvino | broken |" in text
+    assert "| threads 2, batch 8 | out of memory |" in text
     assert "MB: onnx-fp32 45.6." in text
     assert "| iPhone 16 Pro, coreml-ane | 1.43 | 1.60 | 2.00 | 80.00 |" in text
 

@@ -23,7 +23,7 @@ from export.int8.int8_variants import write_int8_variants
 from export.package.manifest import artifact_entry
 from export.package.readme import write_readme
 from export.parity.frames import calibration_pixels, evaluation_frames
-from export.variants import ExportContext, write_onnx_variants
+from export.variants import ExportContext, write_onnx_variants, write_resize_variant
 from models import Preprocessing, build_tokenizer, fused_copy
 from models.preprocessing import resize_padded
 from models.student.onnx_files import onnx_runner
@@ -330,6 +330,9 @@ def test_an_open_batch_runs_several_sizes_and_int8_keeps_it(student, tmp_path):
     with torch.no_grad():
         expected = context.encoder(frames).numpy()
     run = onnx_runner(tmp_path / "image_encoder.onnx")
+    write_resize_variant(context)
+    assert onnx_interface(context.folder / context.artifacts["onnx-resize"]["file"])[1] == ("embedding", 1)
+    assert context.artifacts["onnx-resize"]["batch"] == 1
     for batch in (1, 3):
         np.testing.assert_allclose(run(frames[:batch].numpy()), expected[:batch], atol=1e-5)
     write_int8_variants(context, ["onnx-int8"], frames[:2].numpy())

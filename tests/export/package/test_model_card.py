@@ -20,7 +20,12 @@ from models.checkpoints.licences import UNKNOWN_LICENCE
 def test_the_card_of_a_trained_student_has_the_scores_of_the_file_that_ships_and_its_own_limits(
     exported, tmp_path
 ):
-    own = {"weights": "trained", "checkpoint": "runs/best.ckpt", "checkpoint_sha256": "ab" * 32}
+    own = {
+        "weights": "trained",
+        "checkpoint": "runs/best.ckpt",
+        "checkpoint_sha256": "ab" * 32,
+        "frames": None,
+    }
     manifest = {**exported.manifest, "source": {**exported.manifest["source"], **own}}
     rows = [
         Row("torch-eager", "", status=OK, frames=9, tasks={"planes/f1": 0.5}),
@@ -31,6 +36,12 @@ def test_the_card_of_a_trained_student_has_the_scores_of_the_file_that_ships_and
     card = ModelCard.load(path)
     results = [(one.dataset_name, one.metric_type, one.metric_value) for one in card.data.eval_results]
     assert results == [("phantom", "planes/f1", 0.9123), ("phantom", "hc18/validity", 71.5)]
+    assert {one.dataset_split for one in card.data.eval_results} == {"test"}
+    for few in ({"split": "all"}, {"split": "val"}, {"frames": 9}):
+        write_model_card(tmp_path / "few.md", {**manifest, "source": {**manifest["source"], **few}}, rows, {})
+        assert ModelCard.load(tmp_path / "few.md").data.eval_results is None, (
+            "training patients or a few frames"
+        )
     assert "- weights: trained, runs/best.ckpt\n- checkpoint SHA-256: abab" in card.text
     assert '- scored on: phantom, split "test"\n- training data: not recorded\n' in card.text
     assert "RANDOM" not in card.text
@@ -101,3 +112,20 @@ def test_licences_name_the_runs_corpora_and_whose_prompts_the_heads_hold():
     assert "five African countries: CC BY 4.0" in unknown
     assert "own, Apache-2.0" in prompt_terms(Protocol.load().digest)
     assert "FetalCLIP are CC BY-NC 4.0" in prompt_terms("0" * 16)
+
+
+def test_licences_of_an_int8_file_that_was_trained_further_name_its_teacher_and_data_too(exported):
+    plain = {"data": "HC18", "corpus": "hc18", "teacher": "none", "start": "random weights"}
+    further = {
+        "data": "my table",
+        "corpus": "table",
+        "teacher": "FetalCLIP",
+        "teacher_licence": "CC BY-NC 4.0",
+    }
+    source = {**exported.manifest["source"], "weights": "trained", "data": "hc18", "training": plain}
+    assert "FetalCLIP" not in " ".join(weight_origin(source))
+    source["int8_training"] = {**further, "start": "random weights"}
+    (line,) = (line for line in weight_origin(source) if "FetalCLIP" in line)
+    assert line.startswith("The int8 file's weights were trained further. Teacher: FetalCLIP")
+    assert "CC BY-NC 4.0" in line
+    assert "The int8 file was trained further on: my table." in data_terms(source)

@@ -92,11 +92,13 @@ def test_flips_are_counted_over_all_heads_and_differences_over_all_probabilities
         Variant("whole", "", "any", lambda frame: frame[None], whole=True),
         Variant("classifier", "", "any", lambda _: probabilities, head="planes"),
         Variant("wrong", "", "any", lambda _: output, head="planes"),
+        Variant("overflows", "", "any", lambda _: np.full_like(output, np.nan)),
     ]
-    _, encoder, whole, classifier, wrong = measure(
+    _, encoder, whole, classifier, wrong, overflows = measure(
         lambda _: exact, variants, frames, heads, None, GATES, trained=True
     )
     assert encoder.figures["flip_rate"] == 3 / 8
+    assert (overflows.status, overflows.note) == (FAILED, "its output is not finite")
     assert (whole.figures["flip_rate"], whole.figures["difference_max"]) == (0, 0)
     assert classifier.figures["flip_rate"] == 0
     assert classifier.figures["difference_max"] == pytest.approx(0.07)
