@@ -31,9 +31,9 @@ REQUEST = "request.json"
 OUTPUT = "output.txt"
 CAPACITY = "capacity"
 SIZED = ("phantom", "hc18")  # presets with the student and teacher that `STUDENTS` relate to
-# Set by the suite: folder and seed of a run, and that it is complete and scored.
+# Set by the suite: experiment, folder and seed of a run, and that it is complete and scored.
 OWN_OPTIONS = (
-    "--run", "--ckpt_path", "--seed_everything", "--data.seed", "--data.init_args.seed",
+    "--experiment", "--run", "--ckpt_path", "--seed_everything", "--data.seed", "--data.init_args.seed",
     "--score_test_patients", "--trainer.fast_dev_run", "--quick",
 )  # fmt: skip
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
@@ -65,7 +65,8 @@ class SuiteRun:
         command += [f"--config={student_file(self.student)}"] if self.student else []
         # The suite's own options come last, so that a --config among the arguments cannot override them.
         command += [*self.arguments, f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
-        command += [f"--run={self.folder.name}", "--score_test_patients=true", "--quick=false"]
+        command += [f"--experiment={self.experiment}", f"--run={self.folder.name}"]
+        command += ["--score_test_patients=true", "--quick=false"]
         last = self.folder / "checkpoints" / "last.ckpt"
         return [*command, f"--ckpt_path={last}"] if last.is_file() else command
 
@@ -185,7 +186,7 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
     for option in (argument.partition("=")[0] for argument in arguments):
         if option in OWN_OPTIONS:
             raise ValueError(
-                f"{option}: make reproduce sets folder and seed of every run (SEEDS=1,2,3) and scores the test "
+                f"{option}: make reproduce sets experiment, folder and seed of every run (SEEDS=1,2,3) and scores the test "
                 "patients for its table; leave it out"
             )
     preset_file(preset)

@@ -222,8 +222,8 @@ def test_the_command_is_that_of_make_train():
 @pytest.mark.parametrize(
     "option",
     [
-        "--score_test_patients=false", "--run=x", "--seed_everything=3", "--ckpt_path=x", "--data.seed=3",
-        "--data.init_args.seed=3", "--trainer.fast_dev_run=true", "--quick=true",
+        "--score_test_patients=false", "--experiment=x", "--run=x", "--seed_everything=3", "--ckpt_path=x",
+        "--data.seed=3", "--data.init_args.seed=3", "--trainer.fast_dev_run=true", "--quick=true",
     ],
 )  # fmt: skip
 def test_an_option_set_by_the_suite_is_rejected(workplace, option):
@@ -237,7 +237,7 @@ def test_an_option_set_by_the_suite_is_rejected(workplace, option):
 
 def test_a_config_file_cannot_override_the_suites_options():
     command = SuiteRun("srkd", "hc18", 7, ("--config=mine.yaml",)).command()
-    own = ["--seed_everything=7", "--data.init_args.seed=7", "--run=reproduce-hc18-s7"]
+    own = ["--experiment=srkd", "--seed_everything=7", "--data.init_args.seed=7", "--run=reproduce-hc18-s7"]
     own += ["--score_test_patients=true", "--quick=false"]
     assert all(command.index(option) > command.index("--config=mine.yaml") for option in own)
 
