@@ -51,7 +51,7 @@ q = '$(subst ','\'',$(1))'
 option = $(if $($(2)),--$(1)=$(call q,$($(2))))
 need = $(call q,$(or $($(1)),$(error $@ needs $(1)=$(2))))
 GIVEN = $(call option,teacher,TEACHER) $(call option,student,STUDENT) $(call option,protocol,PROTOCOL)
-BOUNDED = $(if $(filter-out 0 false,$(QUICK)),--quick=true)
+BOUNDED = $(if $(filter-out 0 false False no off,$(QUICK)),--quick=true)
 # A command that goes on without what was meant, as in EXPORT="$(ls ...)" of nothing, would do something else.
 REFUSE_EMPTY = $(foreach name,$(1),$(if $($(name)),,$(if $(filter command,$(origin $(name))),$(error $@: $(name)= is empty))))
 

@@ -99,7 +99,7 @@ class TeacherCache(Callback):
             store = TeacherStore(path, data.draws, images, dim, self.half)
         except OSError as error:
             warnings.warn(
-                f"TeacherCache: {path}: {error.strerror}; training runs the teacher at every step",
+                f"TeacherCache: {path}: {error.strerror or error}; training runs the teacher at every step",
                 stacklevel=2,
             )
             return None

@@ -17,7 +17,7 @@ from lightning_modules.grad_cache import in_chunks
 from losses import CLIPLoss, Embeddings
 from losses.base import scheduled_weight
 from metrics import names
-from models import DualEncoder, freeze
+from models import DualEncoder, QuantisedStudent, freeze
 from models.checkpoints.inspection import student_architecture, tower_name
 from models.checkpoints.weights import mismatch
 from models.encoders.memory_format import compile_model, to_channels_last
@@ -76,6 +76,11 @@ class DistillationModule(LightningModule):
         grad_cache_chunk: int | None = None,
     ) -> None:
         super().__init__()
+        if grad_cache_chunk is not None and isinstance(student, QuantisedStudent):
+            raise ValueError(
+                "model.grad_cache_chunk: models.QuantisedStudent updates its activation ranges in each of the two "
+                "passes, so that gradients would be wrong; remove it"
+            )
         self.grad_cache_chunk = grad_cache_chunk
         self.student = student
         self.teacher = None if teacher is None else freeze(teacher)

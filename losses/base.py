@@ -91,7 +91,8 @@ class Loss(nn.Module):
                 zero = zero + 0.0 * local.logit_bias
             total = torch.stack(weighted).sum() if weighted else zero
             if world_size() > 1:  # DistributedDataParallel refuses parameters that take no part in the total
-                total = total + zero
+                own = [parameter for parameter in self.parameters() if parameter.requires_grad]
+                total = total + zero + 0.0 * sum(parameter.flatten()[0] for parameter in own)
             result = {"total": total, **terms}
             if student.caption_id is not None:
                 result["duplicate_rate"] = batch.duplicate_rate

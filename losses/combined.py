@@ -22,8 +22,8 @@ class CombinedLoss(Loss):
         weights: Weight of each; 1 by default.
 
     Raises:
-        ValueError: There are no losses, all weights are 0, a weight names none of them, or several parts can be
-            scheduled.
+        ValueError: There are no losses, all weights are 0, a weight names none of them, a part's name is unusable, or
+            several parts can be scheduled. At a call: a part returns no ``total``.
     """
 
     def __init__(self, losses: dict[str, nn.Module], weights: dict[str, float] | None = None) -> None:
@@ -31,6 +31,12 @@ class CombinedLoss(Loss):
         weights = weights or {}
         if not losses:
             raise ValueError("CombinedLoss: losses is empty; name at least one")
+        unusable = [name for name in losses if not name or "." in name or hasattr(nn.ModuleDict(), name)]
+        if unusable:
+            raise ValueError(
+                f"CombinedLoss: losses cannot be named {unusable}: a name has no dot and is none of nn.ModuleDict's "
+                "own; rename them"
+            )
         unknown = sorted(set(weights) - set(losses))
         if unknown:
             raise ValueError(f"CombinedLoss: weights {unknown} name no loss; the losses are {sorted(losses)}")
@@ -67,7 +73,11 @@ class CombinedLoss(Loss):
         result: dict[str, Tensor] = {}
         for name, part in self.parts.items():
             terms = part(student, teacher)
+            if not isinstance(terms, dict) or "total" not in terms:
+                raise ValueError(
+                    f"CombinedLoss: {name} ({type(part).__name__}) must return a dictionary of terms with one, total"
+                )
             total = total + self.part_weights[name] * terms["total"]
-            result.update({key: terms.pop(key) for key in STATISTICS if key in terms})
-            result.update({f"{name}/{term}": value for term, value in terms.items()})
+            for term, value in terms.items():
+                result[term if term in STATISTICS else f"{name}/{term}"] = value
         return {"total": total, **result}

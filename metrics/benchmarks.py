@@ -57,6 +57,8 @@ class Benchmark:
 
     def includes(self, record: Any) -> bool:
         """Return whether a record is one of the benchmark's images."""
+        if self.kind == "biometry" and record.plane not in (None, "brain"):  # of another picture of the fetus
+            return False
         return record.corpus == self.corpus and self.label_of(record) not in (None, *self.exclude)
 
 

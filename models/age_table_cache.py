@@ -47,8 +47,11 @@ def stored_age_embeddings(
             return stored
         rank_zero_warn(f"{path}: written by other code or with another tokenizer; recomputed")
     table = age_embeddings(model, templates, distinct, progress)
-    with atomic(path) as partial:
-        np.savez(partial, vectors=table.vectors.cpu().numpy())
+    try:
+        with atomic(path) as partial:
+            np.savez(partial, vectors=table.vectors.cpu().numpy())
+    except OSError as error:  # a read-only folder, a full disk
+        rank_zero_warn(f"{path}: {error.strerror or error}; the ages are embedded again next time")
     return table
 
 

@@ -33,7 +33,8 @@ def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> 
         path: A checkpoint of this project; the weights of FetalCLIP, MobileCLIP2-S0 or the released
             MobileFetalCLIP student; or a folder that `transformers` saved.
         strict: Whether the weights must fit in every name and shape.
-        untrained: Whether to leave out the weights of a checkpoint of this project: random ones, for controls.
+        untrained: Whether to leave out the weights of a checkpoint of this project or of a folder: random ones, for
+            controls.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -45,12 +46,14 @@ def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> 
             `untrained` is given for another kind of file.
     """
     if Path(path).is_dir():
-        return TransformersEncoder(path)
+        return TransformersEncoder(path, pretrained=not untrained)
     content = read_checkpoint(path)
     if STUDENT in content:
         return _from_own(content, path, strict, untrained)
     if untrained:
-        raise ValueError(f"{path}: untrained=true needs a checkpoint of this project")
+        raise ValueError(
+            f"{path}: untrained=true needs a checkpoint of this project, or a transformers folder"
+        )
     description = describe(content, path)
     if description.arguments is None:
         raise ValueError(

@@ -113,6 +113,17 @@ class QuantisedStudent(DualEncoder):
             self.model.set_submodule(name, QuantisedLayer(layer))
 
     def image_features(self, image: Tensor) -> Tensor:
+        """Map images [B, 3, S, S] to unnormalised features [B, D].
+
+        Raises:
+            ValueError: The weights are not float32, the one precision in which torch computes int8 rounding.
+        """
+        dtype = self.log_logit_scale.dtype
+        if dtype != torch.float32:
+            raise ValueError(
+                f"models.QuantisedStudent: int8 rounding needs weights in float32, not {dtype}; "
+                "train it with --trainer.precision=32-true or a mixed precision"
+            )
         return self.model.image_features(image)
 
     def text_features(self, tokens: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from models import DualEncoder
+from models.encoders.dual_encoder import in_eval_mode
 from models.zero_shot import without_tf32
 
 
@@ -21,15 +22,9 @@ def evaluation_mode(model: DualEncoder) -> Iterator[DualEncoder]:
     """
     half = any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters())
     used = copy.deepcopy(model).float() if half else model
-    modes = [(module, module.training) for module in used.modules()]
-    used.eval()
     device = next(model.parameters()).device.type
-    try:
-        with torch.no_grad(), without_tf32(), torch.autocast(device, enabled=False):
-            yield used
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with in_eval_mode(used), torch.no_grad(), without_tf32(), torch.autocast(device, enabled=False):
+        yield used
 
 
 def random_twin(model: DualEncoder, seed: int) -> DualEncoder:

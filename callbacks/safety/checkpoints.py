@@ -23,6 +23,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.tracking.wandb_run import mark_preempting
+from callbacks.weight_averaging import TRAINED, EMAWeightAveraging
 from models.messages import one_line
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -48,7 +49,7 @@ def save_atomically(
     partial = path.with_suffix(".partial")
     try:
         trainer.save_checkpoint(partial, weights_only=weights_only)
-    except OSError:
+    except BaseException:  # a KeyboardInterrupt, too
         partial.unlink(missing_ok=True)
         raise
     if trainer.is_global_zero:
@@ -114,6 +115,21 @@ class LastCheckpoint(Checkpoint):
         self._signal = 0
         self._must_save = self._evaluating = self._stopping = False
         self._last_progress_s = 0.0  # clock at the signal, or at the end of the last batch since
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to resume a training of averaged weights without the average.
+
+        Raises:
+            ValueError: The checkpoint has an average and the run no `EMAWeightAveraging`.
+        """
+        averaging = any(isinstance(one, EMAWeightAveraging) for one in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.state.fn == TrainerFn.FITTING and TRAINED in checkpoint and not averaging:
+            raise ValueError(
+                "the training to resume averages its weights; add callbacks.EMAWeightAveraging to trainer.callbacks, "
+                "or start a new run"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for the training; Lightning restores the previous ones at its end.

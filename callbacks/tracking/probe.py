@@ -14,6 +14,7 @@ from callbacks.tracking.logger_media import log_table
 from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from metrics.geometry import logit_correlation
 from metrics.names import CONFUSING_PAIRS, DIAGONAL_CORRELATION, OFF_DIAGONAL_CORRELATION
+from models.encoders.dual_encoder import in_eval_mode
 
 COLUMNS = (
     "image", "plane", "confused_with", "confused_plane",
@@ -79,14 +80,10 @@ class ProbeBatch(Callback):
             run.log({CONFUSING_PAIRS: table, STEP_AXIS: step})
 
     def student_logits(self, pl_module: LightningModule) -> Tensor:
-        """Return the student's logits [B, B], float32 on the CPU; its training mode is left as it was."""
+        """Return the student's logits [B, B], float32 on the CPU; its modules keep their modes."""
         student: Any = pl_module.student
-        training = student.training
-        student.eval()
-        try:
+        with in_eval_mode(student):
             return self._logits(pl_module, "student")
-        finally:
-            student.train(training)
 
     def same_caption(self) -> Tensor:
         """Return a boolean [B, B], True off the diagonal where two captions are equal."""

@@ -29,19 +29,26 @@ class SkippedSamples(Callback):
             raise ValueError(f"skipped samples: max_share must lie in 0-1, not {max_share}")
         self.max_share = max_share
         self.counts: dict[str, int] = {}  # by digest: checkpoints are shared, names of images are not
+        self.epoch: dict[str, int] = {}  # likewise, those of the epoch so far
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         skipped = {digest(message): (message, count) for message, count in batch.get("skipped", ())}
-        new = {key: skipped[key] for key in skipped if key not in self.counts}
-        for message, _ in new.values():
-            log.warning("skipped: %s", message)
-        self.counts |= {key: count for key, (_, count) in new.items()}
+        for key, (message, _) in skipped.items():
+            if key not in self.counts:
+                log.warning("skipped: %s", message)
+        new = {key: skipped[key] for key in skipped if key not in self.epoch}
+        counts = {key: count for key, (_, count) in new.items()}
+        self.counts |= counts
+        self.epoch |= counts
         if not self.counts:
             return
-        bad = sum(self.counts.values())
-        pl_module.log(SKIPPED, on_device(bad, pl_module), batch_size=1)
+        pl_module.log(SKIPPED, on_device(sum(self.counts.values()), pl_module), batch_size=1)
+        bad = sum(self.epoch.values())
         samples = len(batch["index"]) * int(trainer.num_training_batches)
         if new and bad > self.max_share * samples:
             raise ValueError(
@@ -50,7 +57,7 @@ class SkippedSamples(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": dict(self.counts)}
+        return {"counts": dict(self.counts), "epoch": dict(self.epoch)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.counts = dict(state_dict["counts"])
+        self.counts, self.epoch = dict(state_dict["counts"]), dict(state_dict["epoch"])

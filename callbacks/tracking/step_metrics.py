@@ -13,24 +13,22 @@ from torch.optim import Optimizer
 
 from metrics.names import DATA_WAIT_SHARE, IMAGES_PER_SECOND
 from models.cost import used_parameters
+from models.encoders.dual_encoder import in_eval_mode
 
 
 def towers(student: Any) -> dict[str, list[nn.Parameter]]:
     """Return the trainable parameters that a dual encoder's ``image`` and ``text`` embedding of a test input depend on.
 
-    This works for any architecture; the logit scale is in neither. The student's mode and gradients do not change.
+    This works for any architecture; the logit scale is in neither. The student's modes and gradients do not change.
     """
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     like, inputs = next(student.parameters()), student.preprocessing
     image = torch.ones(1, 3, inputs.image_size, inputs.image_size, device=like.device, dtype=like.dtype)
     tokens = torch.ones(1, inputs.context_length, device=like.device, dtype=torch.int64)
-    training = student.training
-    student.eval()  # excludes batch statistics and dropout
     found = {}
-    with torch.enable_grad():
+    with in_eval_mode(student), torch.enable_grad():  # without batch statistics and dropout
         for tower, value in (("image", image), ("text", tokens)):
             found[tower] = used_parameters(getattr(student, f"encode_{tower}")(value), parameters)
-    student.train(training)
     return found
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from datamodules.redaction import redacted
 from metrics.names import GROUPS
 from models.checkpoints.weights import read_entry
+from models.files import write_text
 
 STEP_AXIS = "trainer/global_step"
 
@@ -101,12 +102,11 @@ class SaveResolvedConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        resolved = redacted(self.config)
-        self.parser.save(resolved, path, skip_none=False, overwrite=True, multifile=self.multifile)
+        text = self.parser.dump(redacted(self.config), skip_none=False)
+        write_text(path, text)
         run = active_run(trainer)
         if run is None:
             return
-        config: dict[str, Any] = yaml.safe_load(self.parser.dump(resolved, skip_none=False))
+        config: dict[str, Any] = yaml.safe_load(text)
         config.pop("config", None)  # names of the merged files, not a setting
         run.config.update(config, allow_val_change=True)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,8 @@ def read_table(
 
     Args:
         path: The table, or a folder: with ``metadata.csv`` (or another form), also one for each of ``train/``, ``val/``
-            and ``test/``, as Hugging Face's ``imagefolder`` has; else all image files of the folder without metadata.
+            and ``test/``, as Hugging Face's ``imagefolder`` has; else all image files of the folder without metadata,
+            whose splits are known if all are in ``train/``, ``val/`` and ``test/``.
         columns: Our name -> the table's name, for columns without a usual name.
         images: Folder that image paths are relative to; by default the one of the table.
         outside: Whether images may lie outside of that folder.
@@ -135,7 +137,8 @@ def list_images(folder: Path) -> list[str]:
     return sorted(
         file.relative_to(folder).as_posix()
         for file in folder.rglob("*")
-        if file.suffix.casefold() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        if file.suffix.casefold() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
 
 
@@ -143,7 +146,11 @@ def _parse(path: Path) -> pd.DataFrame:
     """Return the cells as text, lists and numbers (None where empty), indexed by row number for messages."""
     if path.is_dir():
         if found := list_images(path):
-            return pd.DataFrame({"image": found}, dtype=object)
+            table = pd.DataFrame({"image": found}, dtype=object)
+            folders = [name.rpartition("/")[0].partition("/")[0] for name in found]
+            if {folder.casefold() for folder in folders} <= SPLIT_NAMES.keys():
+                table["split"] = folders
+            return table
         raise FileNotFoundError(
             f"{path}: neither images nor a table {METADATA[0]}; of DICOM files, sonodistill data ingest makes both"
         )
@@ -223,9 +230,8 @@ def _resolve(
     One listing for each folder instead of a look at each file keeps large tables on network drives fast.
     """
     base = Path(os.path.realpath(root))
-    folders: dict[
-        str, tuple[Path, dict[str, bool]]
-    ] = {}  # as named -> real path; names of files -> is it a link
+    # As named -> real path; names of files -> is it a link; names in Unicode's form NFC -> names.
+    folders: dict[str, tuple[Path, dict[str, bool], dict[str, str]]] = {}
     paths: dict[Any, str | None] = {}
     first: dict[str, Any] = {}  # path -> row
     absent = []
@@ -239,8 +245,11 @@ def _resolve(
             )
         if folder not in folders:
             real = Path(os.path.realpath(root / folder))
-            folders[folder] = real, _list_files(real)
-        real, files = folders[folder]
+            files = _list_files(real)
+            folders[folder] = real, files, {unicodedata.normalize("NFC", own): own for own in files}
+        real, files, composed = folders[folder]
+        if file not in files:  # macOS may write accents as characters of their own
+            file = composed.get(unicodedata.normalize("NFC", file), file)
         path = f"{real}/{file}"
         if files.get(file):
             path = os.path.realpath(path)

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.cores import worker_pool
-from datamodules.ingest.labels import file_id, join_labels, keyed_labels, pseudonym
+from datamodules.ingest.labels import join_labels, keyed_labels
 from datamodules.ingest.overlays import Picture, find_sector, find_text, only_within
 from datamodules.ingest.scans import (
     BURNED_IN,
@@ -40,7 +40,9 @@ from datamodules.ingest.scans import (
     is_colour,
     read_cine,
     read_dicom,
+    reading,
 )
+from datamodules.ingest.source_files import list_files, pseudonym, relative
 from datamodules.progress import with_progress
 from datamodules.record import PLAUSIBLE
 from models.files import atomic, package_versions, write_json, write_text
@@ -48,7 +50,8 @@ from models.files import atomic, package_versions, write_json, write_text
 SECRET_VARIABLE = "SONODISTILL_SECRET"
 LEAST_SECRET = 16  # characters
 JOURNAL, TABLE, REPORT, SHEET = "files.jsonl", "table", "ingest.json", "contact-sheet.png"
-TEXT, COPY, CRASH = "text beside the sector", "a copy of another file", "the decoder crashed"
+TEXT, NO_SECTOR = "text beside the sector", "no sector found"
+COPY, CRASH = "a copy of another file", "the decoder crashed"
 DELETED = "deleted pictures"  # key of the journal's line with their names
 _COLUMNS = (
     "image", "patient", "study", "source", "frame", "pixel_size_mm", "modality", "manufacturer", "model",
@@ -103,21 +106,11 @@ def read_secret(file: Path | None, source: Path, out: Path) -> str:
     return secret
 
 
-def file_ids(source: Path, secret: str) -> dict[str, Path]:
-    """Map the id by which reports name a file to its path, in the order of paths."""
-    files = [source]
-    if source.is_dir():
-        # Unlike `Path.rglob`, this does not pass over a folder that cannot be read.
-        walked = ((Path(folder), names) for folder, _, names in os.walk(source, onerror=_stop))
-        files = sorted(
-            path for folder, names in walked for name in names if (path := folder / name).is_file()
-        )
-    return {file_id(secret, _relative(path, source).as_posix()): path for path in files}
-
-
-def _stop(error: OSError) -> None:
-    reason = f"{error.filename}: cannot be read ({error.strerror}); give access to it, or move it out of the source"
-    raise OSError(reason) from error
+def file_ids(source: Path, secret: str) -> dict[str, str]:
+    """Map the id by which reports name a file to its path, as text that can be printed."""
+    return {
+        name: os.fsencode(path).decode(errors="backslashreplace") for name, path in list_files(source, secret)
+    }
 
 
 def ingest(
@@ -147,6 +140,9 @@ def ingest(
     files = {_file_of(job.key) for job in jobs}
     labelled = None if labels is None else keyed_labels(labels, secret, files)
     done = _open_journal(out, secret, settings)
+    known = {_file_of(key) for key in done.keys() - {DELETED}}
+    if known and not known & files:
+        raise ValueError(f"{out}: was made from another source; give a new folder")
     deleted = _deleted(out, done)
     work = partial(_convert, out, secret, settings, deleted)
     todo = [job for job in jobs if job.key not in done]
@@ -167,18 +163,15 @@ def ingest(
 
 
 def _jobs(source: Path, secret: str) -> list[_Job]:
+    """Return the files in the order of their keys: results in the order of paths would show that of names."""
     jobs = []
-    for name, path in file_ids(source, secret).items():
-        state, relative = path.stat(), _relative(path, source)
-        folder = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+    for name, path in list_files(source, secret):
+        state, below = path.stat(), relative(path, source)
+        folder = below.parts[0] if len(below.parts) > 1 else below.stem
         # From a hash without the secret, size and time could be guessed.
         known = pseudonym(secret, "state", f"{state.st_size} {state.st_mtime_ns}")
         jobs.append(_Job(path, f"{name}-{known}", folder))
-    return jobs
-
-
-def _relative(path: Path, source: Path) -> Path:
-    return path.relative_to(source) if path != source else Path(path.name)
+    return sorted(jobs, key=lambda job: job.key)
 
 
 def _open_journal(out: Path, secret: str, settings: IngestSettings) -> dict[str, dict[str, Any]]:
@@ -236,12 +229,13 @@ def _remove_withdrawn(out: Path, done: dict[str, dict[str, Any]], present: set[s
     gone = done.keys() - present
     kept, withdrawn = (_pictures({key: done[key] for key in keys}) for keys in (present, gone))
     names = {path.relative_to(out).as_posix() for path in out.glob("images/**/*.png")} - kept
+    # First: a picture that is missing without this would count as deleted by the user.
+    lines = (out / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
+    write_text(out / JOURNAL, "".join(line for line in lines if json.loads(line).get("key") not in gone))
     for name in names:
         (out / name).unlink()
         with suppress(OSError):  # not the patient's last picture
             (out / name).parent.rmdir()
-    lines = (out / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
-    write_text(out / JOURNAL, "".join(line for line in lines if json.loads(line).get("key") not in gone))
     return len(names & withdrawn)
 
 
@@ -289,7 +283,7 @@ def _convert(
             return _kept_out(job, NO_REGION, bad=False)
         if BURNED_IN in scan.flags and settings.burned_in == "drop":
             return _kept_out(job, BURNED_IN, bad=False)
-        with job.path.open("rb") as stream:
+        with reading("file"), job.path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         study = pseudonym(secret, "study", scan.study or job.folder)
         patient = pseudonym(secret, "patient", scan.patient or scan.study or job.folder)
@@ -304,11 +298,14 @@ def _convert(
         for number, picture, text_cut_off in scan.frames:
             result["text_cut_off"] |= text_cut_off
             sector = find_sector(picture)
-            if settings.burned_in == "mask":
-                picture = only_within(picture, sector)
-            elif settings.burned_in == "drop" and find_text(picture, sector):
+            if settings.burned_in == "mask" and not sector.any():
+                dropped[NO_SECTOR] += 1
+                continue
+            if settings.burned_in == "drop" and find_text(picture, sector):
                 dropped[TEXT] += 1
                 continue
+            if settings.burned_in == "mask":
+                picture = only_within(picture, sector)
             name = f"images/{patient}/{pseudonym(secret, 'content', content)}-{number:04d}.png"
             if Path(name).name not in deleted:
                 _write_png(out / name, picture)
@@ -320,19 +317,16 @@ def _convert(
                 "source": result["file"],
                 "frame": number,
             }
-            row |= {
-                "pixel_size_mm": None if result["implausible_spacing"] else spacing,
-                "colour_doppler": doppler,
-                **attributes,
-            }
-            result["rows"].append(row)
+            row["pixel_size_mm"] = None if result["implausible_spacing"] else spacing
+            result["rows"].append({**row, "colour_doppler": doppler, **attributes})
     except ScanError as error:
         reason = str(error)
         bad = reason not in (NO_PICTURE, NO_TISSUE, NO_DICOM) or (
             reason == NO_DICOM and job.path.suffix.lower() == ".dcm"
         )
         return _kept_out(job, reason, bad) | {"again": error.again}
-    return {**result, "kept_out": dict(dropped), "reason": "" if result["rows"] else TEXT}
+    reason = "" if result["rows"] else next(iter(dropped), NO_PICTURE)
+    return {**result, "kept_out": dict(dropped), "reason": reason}
 
 
 def _write_png(path: Path, picture: Picture) -> None:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import unicodedata
 from collections.abc import Collection
 from contextlib import suppress
 
 import pandas as pd
 
+from datamodules.ingest.source_files import file_id, pseudonym
 from models.messages import one_line
 
 KEYS = ("file", "patient", "study")
 LABELS = ("caption", "plane", "brain_plane", "ga_days", "ga_weeks", "hc_mm", "split")
-
-
-def pseudonym(secret: str, kind: str, value: str) -> str:
-    """Return the keyed hash, 16 hexadecimal digits, that stands for an identifier; `kind` is "patient" or "study"."""
-    return hmac.new(secret.encode(), f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:16]
-
-
-def file_id(secret: str, path: str) -> str:
-    """Return the hash that stands for a path below the source, however Windows or macOS would write it."""
-    plain = unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./")
-    return pseudonym(secret, "file", plain)
 
 
 def keyed_labels(labels: pd.DataFrame, secret: str, files: Collection[str]) -> pd.DataFrame:
@@ -55,18 +42,25 @@ def keyed_labels(labels: pd.DataFrame, secret: str, files: Collection[str]) -> p
             raise ValueError(
                 f"--labels, row {empty.idxmax()}: {key} is empty; a picture is found by all of {', '.join(keys)}"
             )
-    if (twice := labels.duplicated(keys)).any():
-        raise ValueError(f"--labels, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
-    first = labels["file"].iloc[0] if "file" in keys else None
+    if "hc_mm" in taken and "file" not in keys:
+        unclear = labels["hc_mm"].notna() & (labels["plane"].isna() if "plane" in taken else True)
+        if unclear.any():
+            raise ValueError(
+                f"--labels, row {unclear.idxmax()}: hc_mm needs a column file or plane: a head circumference belongs "
+                "to one picture, not to all of a patient or study"
+            )
     for key in keys:
         labels[key] = [
             file_id(secret, value) if key == "file" else pseudonym(secret, key, value)
             for value in labels[key]
         ]
-    if first is not None and not {*labels["file"]} & {*files}:
+    # After the hashing, which makes one of the spellings of a path.
+    if (twice := labels.duplicated(keys)).any():
+        raise ValueError(f"--labels, row {twice.idxmax()}: appears twice by {', '.join(keys)}")
+    if "file" in keys and not {*labels["file"]} & {*files}:
         raise ValueError(
-            f"--labels: no row names a file of the source, the first is {one_line(repr(first), 80)}; give paths below "
-            "the source folder"
+            f"--labels: no row names a file of the source, the first is row {labels.index[0]}; give paths below the "
+            "source folder"
         )
     for name in {"ga_days", "ga_weeks", "hc_mm"} & {*taken}:
         with suppress(ValueError):  # else ages such as 20+3 or decimal commas, which `read_table` reads

@@ -112,7 +112,7 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
     check_dicom_extra()
     import pydicom
 
-    with _reading("DICOM header"):
+    with reading("DICOM header"):
         force = _lacks_preamble(path)
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=force)
         if force and "SOPClassUID" not in header:
@@ -140,6 +140,8 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
         attributes = {name: str(header.get(tag, "")).strip() or None for name, tag in texts.items()}
         if header.get("SOPClassUID") in _ULTRASOUND_CLASSES:
             attributes["modality"] = "US"
+        # pydicom converts a value at first access.
+        patient, study = (str(header.get(tag) or "").strip() for tag in ("PatientID", "StudyInstanceUID"))
     stretch = 1.0 if spacing is None else spacing[0] / spacing[1]
     if not 1 / _MOST_STRETCH <= stretch <= _MOST_STRETCH:
         raise ScanError("pixels more than twice as long as wide")
@@ -150,14 +152,14 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
         pixel_size_mm=min(spacing[:2]) if spacing is not None and spacing[2] else None,
         flags=frozenset(name for name, given in flags.items() if given),
         attributes={**attributes, "rows": rows, "columns": columns, "encoding": encoding},
-        patient=str(header.get("PatientID") or "").strip(),
-        study=str(header.get("StudyInstanceUID") or "").strip(),
+        patient=patient,
+        study=study,
     )
 
 
 def read_cine(path: Path, frames: str = "middle", region: Box | None = None) -> Scan:
     """Open an MP4, AVI or MOV file with OpenCV; it has no pixel size. Arguments and errors as for `read_dicom`."""
-    with _reading("cine loop"):
+    with reading("cine loop"):
         video = cv2.VideoCapture(str(path))
         columns, rows, count = (
             int(video.get(key))
@@ -192,7 +194,7 @@ def is_colour(picture: Picture) -> bool:
 
 
 @contextlib.contextmanager
-def _reading(what: str) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
     """Turn any error into a `ScanError` without its text, and silence libraries: both quote names and values."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -299,7 +301,7 @@ def _decoded(path: Path, header: Any, numbers: Sequence[int]) -> Iterator[Pictur
     from pydicom.pixels.utils import iter_pixels
 
     source: Any = path
-    with _reading("transfer syntax"):
+    with reading("transfer syntax"):
         syntax = header.file_meta.TransferSyntaxUID
         if syntax.is_deflated or header.preamble is None:  # can only be read as a whole
             source = dcmread(path, specific_tags=[*_TAGS, *_PIXEL_TAGS], force=True)
@@ -307,7 +309,7 @@ def _decoded(path: Path, header: Any, numbers: Sequence[int]) -> Iterator[Pictur
     pixels = iter_pixels(source, indices=[number - 1 for number in numbers])
     kind = str(header.get("PhotometricInterpretation", ""))
     while True:
-        with _reading(f"pixel data ({syntax.name})"):
+        with reading(f"pixel data ({syntax.name})"):
             values = next(pixels, None)
             if values is None:
                 return
@@ -330,7 +332,10 @@ def _gray(values: NDArray[Any], header: Any) -> Picture:
     low, high = apply_rescale(limits, header)
     values = apply_rescale(values, header)
     if header.get("WindowWidth"):
+        # From low to high, also where a negative slope makes low the larger.
         values = apply_windowing(values, header)
+    else:
+        low, high = sorted((low, high))
     picture = _eight_bit(values, low, high)
     return 255 - picture if header.PhotometricInterpretation == "MONOCHROME1" else picture
 
@@ -343,7 +348,7 @@ def _eight_bit(values: NDArray[Any], low: float, high: float) -> Picture:
 
 def _played(video: Any, numbers: Iterable[int]) -> Iterator[Picture]:
     for before, number in pairwise([0, *numbers]):
-        with _reading("cine loop"):  # seeking is inexact in many files
+        with reading("cine loop"):  # seeking is inexact in many files
             for _ in range(number - before - 1):
                 video.grab()
             read, picture = video.read()

@@ -58,10 +58,12 @@ def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
         uint8 [H, W] for grayscale sources and [H, W, 3] (RGB) for all others.
 
     Raises:
-        ValueError: The content is not a readable image; the message names the file.
+        ValueError: The content is not a readable image, or a TIFF of several pages; the message names the file.
     """
     label = name if name is not None or isinstance(source, bytes) else str(source)
     with _named(label), open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"{pages} pages; save each as a file of its own")
         if "exif" in image.info:  # Pillow turns a TIFF by itself
             image.load()
             # Pillow's parser raises many kinds for damaged EXIF; the pixels are whole.

@@ -161,7 +161,9 @@ class SquareCache:
         try:
             self._rows.write(draw * self._images + index, row.ljust(self._rows.width, b"\0"))
         except OSError as error:
-            warnings.warn(f"{self._rows.path}: {error.strerror}; not all images are cached", stacklevel=2)
+            warnings.warn(
+                f"{self._rows.path}: {error.strerror or error}; not all images are cached", stacklevel=2
+            )
 
 
 def open_cache(
@@ -174,8 +176,8 @@ def open_cache(
         return SquareCache(Path(folder), records, side, settings, draws)
     except OSError as error:
         rank_zero_warn(
-            f"data.cache: {folder}: {error.strerror}; training continues without it and prepares the images in every "
-            "epoch"
+            f"data.cache: {folder}: {error.strerror or error}; training continues without it and prepares the images "
+            "in every epoch"
         )
         return None
 

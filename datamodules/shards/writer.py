@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,19 @@ def collect(
         # Split before the corpus gets its name, on which the split depends: as `TableDataModule` does.
         split = with_splits(table_records(table))
         read.append((described, [replace(record, corpus=name) for record in split]))
+    # Tables may share patients, of whom one table may test and another train. Images of unknown patients share none.
+    evaluated = {
+        record.patient
+        for described, every in read
+        if described["name"] not in CORPORA
+        for record in every
+        if record.split != "train" and record.patient != record.name
+    }
     records: list[Record] = []
     sources = []
     for described, every in read:
-        ours, left_out = without_evaluation_patients(every) if exclude_test else (every, 0)
+        others = frozenset() if described["name"] in CORPORA else evaluated
+        ours, left_out = without_evaluation_patients(every, others) if exclude_test else (every, 0)
         described["evaluation_images_left_out"] = left_out
         if exclude:
             copies = benchmark_copies(scan_images(ours, workers), exclude, workers)
@@ -80,10 +89,20 @@ def collect(
     return records, sources
 
 
-def without_evaluation_patients(records: list[Record]) -> tuple[list[Record], int]:
-    """Remove every patient with an image outside training; return the rest and the number of removed images."""
+def without_evaluation_patients(
+    records: list[Record], others: Collection[str] = ()
+) -> tuple[list[Record], int]:
+    """Remove every patient with an image outside training, and the patients `others` of any corpus.
+
+    Returns:
+        The rest, and the number of removed images.
+    """
     evaluated = {(record.corpus, record.patient) for record in records if record.split != "train"}
-    kept = [replace(r, split=None) for r in records if (r.corpus, r.patient) not in evaluated]
+    kept = [
+        replace(r, split=None)
+        for r in records
+        if (r.corpus, r.patient) not in evaluated and r.patient not in others
+    ]
     return kept, len(records) - len(kept)
 
 

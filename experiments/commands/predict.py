@@ -7,7 +7,7 @@ CKPT is a checkpoint or an export folder, which needs no PyTorch. IMAGES is a fo
 
   --pixel_size=MM          side of an original pixel; without it (or a column pixel_size_mm) there are no ages
   --protocol=FILE          prompts; default: those that the student was calibrated with, else the default
-  --out=FOLDER             default: outputs/predictions/NAME
+  --out=FOLDER             default: outputs/predictions/PARENT-NAME-DIGEST, of the path of IMAGES
   --ages=brain|all         images that get an age: those of a predicted brain plane, or all
   --embeddings=npz         write embeddings.npz, too
   --annotate               write the images with their answers below them
@@ -21,7 +21,9 @@ CKPT is a checkpoint or an export folder, which needs no PyTorch. IMAGES is a fo
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,8 +86,9 @@ def main(argv: list[str]) -> int:
             f"--pixel_size={options.pixel_size:g}: expected millimetres, from {least:g} to {largest:g}"
         )
     source = options.images.resolve()
-    # The folder around is part of the name: the tables of two archives are both called table.csv.
+    # The folder around and a digest of the path are part of the name: two patients' images may both be in scan/frames.
     name = f"{source.parent.name}-{source.stem if source.is_file() else source.name}"
+    name += f"-{hashlib.sha256(os.fsencode(source)).hexdigest()[:6]}"
     target = options.out or OUT / name
     if target.exists() and not {path.name for path in target.iterdir()} <= WRITTEN:
         raise ValueError(f"--out={target}: holds something other than predictions; name a new folder")

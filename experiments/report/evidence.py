@@ -111,7 +111,7 @@ def collect(
     classes, projections = {}, {}
     classified = [benchmark for benchmark in run.benchmarks() if benchmark.kind == "classification"]
     for benchmark in classified or run.benchmarks():
-        records = data.evaluation_records(benchmark.name, run.split())
+        records = data.evaluation_records(benchmark.name, run.split(benchmark.name))
         labels = [_class(record, benchmark) for record in records]
         places = balanced_sample(labels, MOST_POINTS)
         if len(places) < 4:
@@ -205,12 +205,12 @@ def _thumbnails(run: FinishedRun, data: FetalDataModule) -> dict[str, str]:
     pictures: dict[str, str] = {}
     for name in (benchmark.name for benchmark in run.benchmarks()):
         pairs = paired(run.details(TEACHER, name), run.details(STUDENT, name))
-        records = {record.name: record for record in data.evaluation_records(name, run.split())}
+        records = {record.name: record for record in data.evaluation_records(name, run.split(name))}
         for row, _ in (pair for chosen in disputes(pairs or []).values() for pair in chosen):
             if row["name"] not in records:
                 raise ValueError(
                     f"{run.folder / 'results.json'}: image {row['name']!r} of {name} is no longer in the "
-                    f"{run.split()} split; the data have changed: evaluate the checkpoint again (make evaluate)"
+                    f"{run.split(name)} split; the data have changed: evaluate the checkpoint again (make evaluate)"
                 )
             pictures[row["name"]] = thumbnail(read_image(records[row["name"]].image))
     return pictures
@@ -225,7 +225,9 @@ def _saliency(
         return []
     rows = [row for row in run.details(STUDENT, benchmark.name)["samples"] if row["correct"]]
     best = {row["target"]: row for row in sorted(rows, key=lambda row: float(row["probability"]))}
-    by_name = {record.name: record for record in data.evaluation_records(benchmark.name, run.split())}
+    by_name = {
+        record.name: record for record in data.evaluation_records(benchmark.name, run.split(benchmark.name))
+    }
     prompts = _prompts(run).prompts_of(benchmark)
     chosen = [best[label] for label in prompts if label in best and best[label]["name"] in by_name]
     cards = [{"name": str(row["name"]), "truth": str(row["target"])} for row in chosen]

@@ -68,7 +68,8 @@ def training(subject: Subject) -> Iterator[Picture]:
     for name in (WEIGHT, SCORES, CORRELATION, TERMS):
         figure = training_figure(subject.run, name)
         if figure is not None:
-            caption = "Circle: the checkpoint that was scored on test patients." if name == SCORES else ""
+            circled = name == SCORES and dynamics(subject.run).checkpoint is not None
+            caption = "Circle: the scored checkpoint." if circled else ""
             yield picture(figure, f"{name} of {subject.title}", caption)
 
 
@@ -183,6 +184,7 @@ def render(subjects: Sequence[Subject]) -> str:
         subjects=subjects,
         answers=[] if all(run.scores_teacher for run in runs) else verdict.answers(runs),
         headline=tables.headline(runs, titles),
+        tested=all(run.splits() == ["test"] for run in runs),
         differences=tables.differences(runs, titles, reference_of(runs)),
         overlay=[] if overlay is None else [picture(overlay, "Composite score of all runs")],
         settings=tables.settings(runs, titles),

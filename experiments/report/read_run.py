@@ -71,10 +71,13 @@ class FinishedRun:
         scored = self.record["details"].get(STUDENT, {})
         return [benchmark for name, benchmark in BENCHMARKS.items() if name in scored]
 
-    def split(self) -> str:
-        """Return the split that the student was scored on."""
-        splits = (self.details(STUDENT, one.name) for one in self.benchmarks())
-        return next((str(details["split"]) for details in splits if "split" in details), "test")
+    def split(self, benchmark: str) -> str:
+        """Return the split of a benchmark that the student was scored on."""
+        return str(self.details(STUDENT, benchmark).get("split", "test"))
+
+    def splits(self) -> list[str]:
+        """Return the splits that the student was scored on, sorted."""
+        return sorted({self.split(one.name) for one in self.benchmarks()})
 
     def details(self, model: str, benchmark: str) -> Details:
         """Return one evaluation on test patients, empty where it was not made."""

@@ -35,6 +35,7 @@ from metrics.names import (
 VERDICTS = {OK: "good", FAILED: "bad"}  # a variant that did not run has no colour
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
+SPLITS = {"test": "test patients", "all": "all images, training images included"}
 
 PAPER_SOURCE = "Saeed et al., arXiv:2603.05421"
 PAPER_BEST = "srkd"
@@ -155,8 +156,8 @@ def headline(runs: Sequence[FinishedRun], titles: Sequence[str]) -> Table:
     if beside_paper(benchmarks):
         rows.append("The paper: real ultrasound, all images, private training data")
         rows += _paper_rows({run.experiment for run in runs}, benchmarks)
-    tested = all(run.split() == "test" for run in runs)
-    where = "test patients" if tested else "all images, training images included"
+    splits = sorted({split for run in runs for split in run.splits()}, reverse=True)
+    where = " or ".join(SPLITS.get(split, split) for split in splits) or SPLITS["test"]
     return Table(f"Scores on {where}", rows)
 
 

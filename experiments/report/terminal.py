@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from experiments.report.read_run import FinishedRun
-from experiments.report.tables import OVER_PATIENTS, baseline_tables
+from experiments.report.tables import OVER_PATIENTS, SPLITS, baseline_tables
 from experiments.report.tables import Table as ReportTable
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import (
@@ -29,7 +29,7 @@ from metrics.names import (
     interval_names,
 )
 
-SPLITS = {"test": "test patients, seen once", "all": "all images, training images included"}
+SPLITS_SEEN = SPLITS | {"test": "test patients, seen once"}
 EIGHT_KEYS = ("f1", *interval_names("f1"))
 BETWEEN = {
     "cka": "linear CKA",
@@ -53,8 +53,7 @@ def print_table(record: Mapping[str, Any], folder: Path) -> None:
     if not benchmarks:
         print(f"nothing scored: {record['data']} has no benchmark (docs/own-data.md adds one)\nrun: {folder}")
         return
-    splits = sorted({run.details(STUDENT, one.name)["split"] for one in benchmarks})
-    images = " and ".join(SPLITS.get(split, split) for split in splits)
+    images = " and ".join(SPLITS_SEEN.get(split, split) for split in run.splits())
     columns = [Column(one.title, justify="right", no_wrap=True) for one in benchmarks]
     table = Table("model", *columns, title=f"{record['experiment']} on {record['data']}: {images}")
     logged = {name.partition("/")[0] for name in metrics}

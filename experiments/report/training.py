@@ -80,14 +80,19 @@ class Dynamics:
         weights: The scheduled weight at each, [N].
         crossing: Step at which the weight crosses zero; None when it never does.
         evaluations: Scores on validation patients, in order.
-        selects: Whether the best of them selected the checkpoint; else it is the last.
+        monitor: Metric that selected the scored checkpoint; None: it holds the last weights.
     """
 
     steps: Floats
     weights: Floats
     crossing: float | None
     evaluations: tuple[ScorePoint, ...]
-    selects: bool = True
+    monitor: str | None = VAL_COMPOSITE
+
+    @property
+    def selects(self) -> bool:
+        """Whether the best of `evaluations` selected the scored checkpoint."""
+        return self.monitor == VAL_COMPOSITE
 
     @property
     def repels(self) -> bool:
@@ -101,8 +106,10 @@ class Dynamics:
 
     @property
     def checkpoint(self) -> ScorePoint | None:
-        """The evaluation of the checkpoint that was scored on test patients."""
-        return self.best if self.selects else next(reversed(self.evaluations), None)
+        """The evaluation of the scored checkpoint; None where another metric selected it."""
+        if self.monitor is None:
+            return next(reversed(self.evaluations), None)
+        return self.best if self.selects else None
 
     def of_phase(self, phase: str) -> list[ScorePoint]:
         """Return the evaluations made while the weight attracted or repelled."""
@@ -122,8 +129,8 @@ def dynamics(run: FinishedRun) -> Dynamics:
     for step, epoch, value in _logged(run, "epoch", VAL_COMPOSITE).itertuples(index=False):
         phase = (REPEL if np.interp(step, steps, weights) < 0 else ATTRACT) if len(steps) else ""
         points.append(ScorePoint(float(step), int(epoch) + 1, float(value), phase))
-    selects = run.record.get("selection", {}).get("monitor", VAL_COMPOSITE) is not None
-    return Dynamics(steps, weights, zero_crossing(steps, weights), tuple(points), selects)
+    monitor = run.record.get("selection", {}).get("monitor", VAL_COMPOSITE)
+    return Dynamics(steps, weights, zero_crossing(steps, weights), tuple(points), monitor)
 
 
 def _schedule(run: FinishedRun) -> Callable[[float], float] | None:
@@ -207,7 +214,7 @@ def training_panels(run: FinishedRun) -> dict[str, Panel]:
             WEIGHT, "weight", [Curve("", found.steps[chosen], found.weights[chosen], INK)], is_weight=True
         ),
         SCORES: Panel(
-            "Scores on validation patients (dotted: teacher)", "score", scores, limits=(0, 1.02),
+            "Validation scores (dotted: teacher)", "score", scores, limits=(0, 1.02),
             selected=None if scored is None else (scored.step, scored.composite),
         ),
         CORRELATION: Panel(

@@ -118,10 +118,12 @@ def _whether(pairs: Pairs, leads: Leads | None) -> Answer:
     doubt, why = _not_repulsion(pairs, leads, ahead)
     if doubt:
         return Answer(WHETHER, doubt, [*sentences, why])
-    over = f"over {len(pairs)} seeds" if len(pairs) > 1 else ""
+    if len(pairs) == 1:
+        place = "Ahead" if ahead else "Behind"
+        return Answer(WHETHER, f"{place} with this seed; other seeds unknown", sentences)
     if ahead:
-        return Answer(WHETHER, f"Yes, {over or 'on these test patients'}", sentences, "good")
-    return Answer(WHETHER, f"No, it cost accuracy {over or 'here'}", sentences, "bad")
+        return Answer(WHETHER, f"Yes, over {len(pairs)} seeds", sentences, "good")
+    return Answer(WHETHER, f"No, it cost accuracy over {len(pairs)} seeds", sentences, "bad")
 
 
 def _score_differences(pairs: Pairs, rival: str) -> Differences:
@@ -153,8 +155,10 @@ def _design(found: Differences, seeds: int) -> list[str]:
 def _not_repulsion(pairs: Pairs, leads: Leads | None, ahead: bool) -> tuple[str, str]:
     """Return why a difference on test patients is not attributed to repulsion, in a few words and a sentence.
 
-    Both are empty where the difference grew once the weight was negative.
+    Both are empty where the difference grew once the weight was negative, or the weight was never positive.
     """
+    if not (dynamics(pairs[0][0]).weights > 0).any():  # it repels from the start
+        return "", ""
     place, lead = ("Ahead", "lead") if ahead else ("Behind", "lag")
     if leads is None:
         return f"{place}; cannot be dated", (
@@ -263,7 +267,8 @@ def _when(pairs: Pairs, run: FinishedRun, leads: Leads | None) -> Answer:
         return Answer(WHEN, "Best while repelling", [*sentences, f"{place}after the crossing."])
     scored = ": the model that was scored on test patients was never repelled"
     if not found.selects:
-        scored = "; the last weights were scored on test patients"
+        weights = f"the weights selected by {found.monitor}" if found.monitor else "the last weights"
+        scored = f"; {weights} were scored on test patients"
     note = f"before the crossing{scored}."
     return Answer(WHEN, "Best before repulsion began", [*sentences, place + note], "bad")
 

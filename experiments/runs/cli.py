@@ -53,6 +53,7 @@ from experiments.runs.run_folder import (
     join_metrics,
     keep_config,
     keep_metrics,
+    keep_results,
     last_as_best,
     lock_folder,
     refuse_used,
@@ -189,8 +190,9 @@ class SonoDistillCLI(ConfigCLI):
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and first_process():
             self.lock = lock_folder(self.folder)
-            if config.get("ckpt_path"):
+            if config.get("ckpt_path") and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 keep_metrics(self.folder)
+                keep_results(self.folder)
             if self.changed:
                 keep_config(self.folder)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -153,6 +153,10 @@ def changed_settings(folder: Path, config: Namespace) -> str | None:
                 changes.setdefault(
                     name, f"{name} {one_line(before[name], 60)}, now {one_line(now[name], 60)}"
                 )
+        for one, other, said in ((before, now, "None, now set"), (now, before, "set, now None")):
+            for name, value in one.items():
+                if value is None and any(key.startswith(f"{name}.") for key in other):
+                    changes.setdefault(name, f"{name} {said}")
     if not changes:
         return None
     return f"this run began with other settings: {first_few(sorted(changes.values()))}"

@@ -151,6 +151,13 @@ def keep_metrics(folder: Path) -> None:
     _number(folder / "metrics.csv")
 
 
+def keep_results(folder: Path) -> None:
+    """Rename the results of a finished run before it goes on, and remove its report: they are of older weights."""
+    _number(folder / "results.json")
+    for name in ("evidence.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def keep_config(folder: Path) -> None:
     """Rename the settings of an interrupted run before it resumes with others."""
     _number(folder / "config.yaml")

@@ -132,6 +132,8 @@ def teacher_arguments(model: str, arguments: Sequence[str]) -> list[str]:
 def cautions(config: Namespace, trains: bool) -> list[str]:
     """Return warnings about what makes the scores of a run, which may train its student, too good or meaningless."""
     said = [CAUTION] if config.quick else []
+    if trains and config.paper_selection:
+        said.append("selected on the images that are reported, training images included")
     if trains:
         said += [f"the shards hold test patients of {name}: {TOO_GOOD}" for name in _scored_in_shards(config)]
     here = patients(config.data)

@@ -186,8 +186,8 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
     for option in (argument.partition("=")[0] for argument in arguments):
         if option in OWN_OPTIONS:
             raise ValueError(
-                f"{option}: make reproduce sets experiment, folder and seed of every run (SEEDS=1,2,3) and scores the test "
-                "patients for its table; leave it out"
+                f"{option}: make reproduce sets experiment, folder and seed of every run (SEEDS=1,2,3) and scores the "
+                "test patients for its table; leave it out"
             )
     preset_file(preset)
     students = STUDENTS if suite == CAPACITY else ("",)

@@ -103,7 +103,7 @@ class LocalStudy:
             pruner=settings.pruner(),
             load_if_exists=True,
         )
-        definition = json.dumps([sweep.config, without_secrets(list(arguments))], sort_keys=True)
+        definition = json.dumps([sweep.config, without_secrets(list(arguments))], sort_keys=True, default=str)
         if study.user_attrs.get("definition", definition) != definition:
             raise ValueError(
                 f"{folder}: holds trials of other settings than {sweep.path} with these ARGS; start another sweep with "

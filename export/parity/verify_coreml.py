@@ -147,8 +147,9 @@ def read_folder(folder: Path) -> list[dict[str, Any]]:
 
 def sealed(manifest: dict[str, Any]) -> str:
     """Return the SHA-256 of a manifest's other keys."""
-    others = {key: value for key, value in manifest.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    plain = {key: value for key, value in manifest.items() if key != SEAL}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest(path: Path) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -109,6 +111,18 @@ def freeze(model: DualEncoder) -> DualEncoder:
     """Freeze a teacher in place: eval mode whatever its parent's mode, no gradients of its parameters."""
     model.frozen = True
     return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode; afterwards each of its modules has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _unit(features: Tensor) -> Tensor:

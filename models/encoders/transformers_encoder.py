@@ -70,7 +70,7 @@ class TransformersEncoder(DualEncoder):
                     output_loading_info=True, ignore_mismatched_sizes=True,
                 )  # fmt: skip
             _check_weights(root, found)
-            self.model = model.float()
+            self.model = model.float().train()  # transformers loads in eval mode
         self.folder = str(folder)
         text, vision = config.text_config, config.vision_config
         self.embed_dim = int(config.projection_dim if config.model_type == "clip" else vision.hidden_size)

@@ -116,7 +116,7 @@ class Student(ABC):
             prompt: A text; None for the prompts of each image's own predicted plane.
 
         Raises:
-            ValueError: It is an export, which has no gradients.
+            ValueError: It is an export, which has no gradients; or no prompt is given, and there are no classes.
         """
         raise ValueError("saliency needs gradients: give the checkpoint that the export was made from")
 

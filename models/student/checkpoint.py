@@ -62,6 +62,10 @@ class CheckpointStudent(Student):
             }
         self._ages: dict[str, Floats] = {}
 
+    @property
+    def dimension(self) -> int:
+        return self.model.embed_dim
+
     def pixels(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """Normalise prepared images [N, S, S, 3] to the model's input [N, 3, S, S]."""
         mean, std = (
@@ -84,14 +88,18 @@ class CheckpointStudent(Student):
         return float(printed), np.array(AGES_DAYS), self._ages[printed]
 
     def saliency(self, images: Iterable[Picture], prompt: str | None = None) -> Floats:
+        if prompt is None and not self.classes:
+            raise ValueError("saliency: the student's prompts have no classes; give a prompt")
         maps = []
         text = None if prompt is None else encode_prompts(self.model, [prompt])
-        vectors = torch.from_numpy(next(iter(self.classes.values()))[1])
         for batch in batches(images):
             prepared = self.pixels(np.stack([self.prepare(image) for image in batch]))
             with without_tf32():
                 embedded = encode_images(self.model, prepared)
-                own = vectors.to(embedded)[(embedded @ vectors.to(embedded).T).argmax(dim=1)]
-                maps.append(grad_cam(self.model, prepared, own if text is None else text).cpu().numpy())
+                own = text
+                if own is None:
+                    vectors = torch.from_numpy(next(iter(self.classes.values()))[1]).to(embedded)
+                    own = vectors[(embedded @ vectors.T).argmax(dim=1)]
+                maps.append(grad_cam(self.model, prepared, own).cpu().numpy())
         side = self.preprocessing.image_size
         return np.concatenate(maps) if maps else np.empty((0, side, side), np.float32)

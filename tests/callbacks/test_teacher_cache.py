@@ -205,6 +205,15 @@ def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(live, tiny_h
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_an_error_without_a_number_is_named_too(tiny_hc18, tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError("the file system is odd")
+
+    monkeypatch.setattr("callbacks.teacher_cache.TeacherStore", failing)
+    with pytest.warns(UserWarning, match=r"embeddings: the file system is odd; training runs the teacher"):
+        fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+
+
 def test_another_teacher_has_another_store(tiny_hc18, tmp_path):
     one, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     two, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), teacher_seed=5)

@@ -7,7 +7,7 @@ import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks import EMAWeightAveraging
+from callbacks import EMAWeightAveraging, LastCheckpoint
 from tests.callbacks.tiny import TinyData, TinyModule, quiet_trainer
 
 
@@ -40,11 +40,12 @@ def saved(path):
     ]
 
 
-def train(folder, epochs, *, checkpoint=None, **options):
+def train(folder, epochs, *, checkpoint=None, averaging=True, best=None, **options):
     module, recorder = TinyModule(), Recorder()
     # Validation ends before and after the callbacks that see it: neither order may matter.
     trainer = quiet_trainer(
-        folder, recorder, EMAWeightAveraging(0.8), Recorder(), ModelCheckpoint(folder, save_last=True),
+        folder, recorder, *[EMAWeightAveraging(0.8)][:averaging], Recorder(),
+        ModelCheckpoint(folder, save_last=True, **best or {}), LastCheckpoint(),
         max_epochs=epochs, num_sanity_val_steps=0, enable_checkpointing=True, **options,
     )  # fmt: skip
     trainer.fit(module, TinyData(), ckpt_path=checkpoint, weights_only=True)
@@ -75,11 +76,23 @@ def test_evaluations_checkpoints_and_the_trained_student_are_the_average(tmp_pat
         assert torch.equal(trained.double(), recorder.trained[-1])
 
 
+def test_the_average_of_a_half_precision_training_is_not_rounded_at_every_step(tmp_path):
+    _, module, recorder = train(tmp_path, 2, precision="bf16-true")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    average = torch.nn.utils.parameters_to_vector(state["average_student"].values())
+    torch.testing.assert_close(average.double(), averages(recorder.trained)[-1], rtol=1e-5, atol=1e-6)
+    saved_average, _ = saved(tmp_path / "last.ckpt")
+    assert torch.equal(saved_average, average.bfloat16())
+    assert torch.equal(weights(module), average.bfloat16().double())
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_a_resumed_training_equals_an_unbroken_one(tmp_path):
-    _, whole, recorder = train(tmp_path / "whole", 3)
-    train(tmp_path / "part", 1)
-    _, resumed, rest = train(tmp_path / "part", 3, checkpoint=tmp_path / "part" / "last.ckpt")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_a_resumed_training_equals_an_unbroken_one(tmp_path, precision):
+    _, whole, recorder = train(tmp_path / "whole", 3, precision=precision)
+    train(tmp_path / "part", 1, precision=precision)
+    last = tmp_path / "part" / "last.ckpt"
+    _, resumed, rest = train(tmp_path / "part", 3, checkpoint=last, precision=precision)
     assert torch.equal(weights(whole), weights(resumed))
     assert all(torch.equal(*pair) for pair in zip(recorder.trained[4:], rest.trained, strict=True))
 
@@ -94,3 +107,19 @@ def test_an_evaluation_of_a_checkpoint_is_of_the_average(tmp_path):
 def test_a_decay_of_1_is_refused():
     with pytest.raises(ValueError, match="decay must be at least 0 and below 1, not 1"):
         EMAWeightAveraging(1.0)
+
+
+def test_checkpoints_of_weights_only_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^EMAWeightAveraging: checkpoint\.save_weights_only .* remove it$"):
+        train(tmp_path, 1, best={"save_weights_only": True})
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [(True, "add callbacks.EMAWeightAveraging"), (False, "began without it; remove it")],
+)
+def test_a_resumed_training_neither_drops_nor_adds_the_average(tmp_path, before, message):
+    train(tmp_path, 1, averaging=before)
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, 2, averaging=not before, checkpoint=tmp_path / "last.ckpt")

@@ -15,7 +15,7 @@ from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
 from metrics import names
-from models import OpenCLIPEncoder
+from models import OpenCLIPEncoder, QuantisedStudent
 from tests.models.text.test_end_token import encoder as causal_text_tower
 
 
@@ -173,6 +173,15 @@ def test_a_loss_without_teacher_runs_no_teacher(module, pairs):
 def test_a_loss_that_needs_a_teacher_refuses_to_run_without(tiny_encoder):
     with pytest.raises(ValueError, match=r"model.teacher: SRKDLoss needs a teacher"):
         DistillationModule(tiny_encoder(), loss=SRKDLoss())
+
+
+def test_int8_rounding_is_not_trained_in_chunks():
+    class Rounded(QuantisedStudent):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
+    with pytest.raises(ValueError, match=r"^model\.grad_cache_chunk: .*gradients would be wrong; remove it$"):
+        DistillationModule(Rounded(), grad_cache_chunk=2)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_logit_scale"])

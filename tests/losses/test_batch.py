@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from losses import Embeddings, FeatureKDLoss, SRKDLoss
+from losses import Embeddings, FeatureKDLoss, InteractiveContrastiveLoss, SRKDLoss
 from losses.batch import JointBatch, gather_rows, rank, world_size
 from losses.kernels.fused import fused_terms
 from tests.losses.loss_cases import CASES, STUDENT_DIM, Case, make_batch, make_teacher
@@ -159,3 +159,22 @@ def test_a_single_process_gathers_nothing():
     rows = torch.randn(3, 2)
     assert gather_rows(rows) is rows
     assert (world_size(), rank()) == (1, 0)
+
+
+UNUSED = {
+    "feature": lambda: FeatureKDLoss(feature_weight=0),
+    "interactive": lambda: InteractiveContrastiveLoss(interactive_weight=0),
+}
+
+
+def _gradients(rank):
+    for make in UNUSED.values():
+        loss = make()
+        loss.build(4, 6)
+        loss(make_batch(seed=rank), make_teacher(seed=rank))["total"].backward()
+        assert all(parameter.grad is not None for parameter in loss.parameters())
+        assert all(parameter.grad.eq(0).all() for parameter in loss.parameters())
+
+
+def test_parameters_of_a_term_of_weight_0_take_part_in_every_step_of_two_processes(tmp_path):
+    run_in_two_processes(_gradients, tmp_path)

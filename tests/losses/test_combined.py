@@ -80,6 +80,27 @@ def test_foreign_modules_take_part():
     assert_close(result["total"], result["task/total"] + 2 * result["norm/total"])
 
 
+@pytest.mark.parametrize("answer", [{"mine": torch.ones(())}, torch.ones(())])
+def test_a_part_without_total_is_named(answer):
+    class Mine(nn.Module):
+        def forward(self, student, teacher=None):
+            return answer
+
+    with pytest.raises(ValueError, match=r"own \(Mine\) must return a dictionary of terms with one, total"):
+        CombinedLoss({"own": Mine()})(make_batch())
+
+
+def test_the_terms_of_a_part_stay_as_they_are():
+    terms = {"total": torch.ones(()), "duplicate_rate": torch.zeros(())}
+
+    class Mine(nn.Module):
+        def forward(self, student, teacher=None):
+            return terms
+
+    assert set(CombinedLoss({"own": Mine()})(make_batch())) == {"total", "own/total", "duplicate_rate"}
+    assert set(terms) == {"total", "duplicate_rate"}
+
+
 def test_saved_with_its_parts():
     loss = CombinedLoss({"feature": FeatureKDLoss()})
     loss.build(4, 6)

@@ -54,6 +54,10 @@ def test_temperature(make, temperature):
             lambda: CombinedLoss({"a": SRKDLoss(), "b": CoupledKDLoss()}),
             r"one loss only, not all of \['a', 'b'\]",
         ),
+        (
+            lambda: CombinedLoss({"a.b": CLIPLoss(), "type": SRKDLoss()}),
+            r"named \['a.b', 'type'\].*rename them",
+        ),
         (lambda: FeatureKDLoss().build(4, None), "FeatureKDLoss needs a teacher"),
         (lambda: FeatureKDLoss()(make_batch(), make_teacher()), "call build"),
         (lambda: SigLIPLoss()(make_batch()), "set initial_bias"),

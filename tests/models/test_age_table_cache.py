@@ -89,6 +89,13 @@ def test_a_torn_file_is_noticed_and_replaced(model, tmp_path):
         )
 
 
+def test_a_folder_that_cannot_be_written_costs_a_warning_only(model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match=r"ages-.*the ages are embedded again next time"):
+        found = stored_age_embeddings(tmp_path / "file", model, PROTOCOL.biometry, SPACINGS)
+    assert torch.equal(found.vectors, age_embeddings(model, PROTOCOL.biometry, SPACINGS).vectors)
+
+
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:.*not a table of ages")
 def test_a_flipped_bit_is_noticed_or_changes_nothing(model, tmp_path):

@@ -118,3 +118,18 @@ def test_exactly_one_of_checkpoint_and_recipe_is_required(recipe):
         QuantisedStudent()
     with pytest.raises(ValueError, match="EXP=srkd-qat STUDENT="):
         QuantisedStudent("x.ckpt", recipe)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_another_precision_than_float32_is_refused_in_one_line(student, dtype):
+    with pytest.raises(
+        ValueError, match=rf"^models.QuantisedStudent: .*{dtype}; .*precision=32-true or a mixed"
+    ):
+        student.to(dtype).train().encode_image(images().to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_trains_in_mixed_precision(student, dtype):
+    with torch.autocast("cpu", dtype=dtype):
+        student.train().encode_image(images()).sum().backward()
+    assert all(torch.isfinite(layer.layer.weight.grad).all() for _, layer in student.layers())

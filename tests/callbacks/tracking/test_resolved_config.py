@@ -1,5 +1,7 @@
 """The whole configuration reaches W&B, nested, and a second run in the same folder does not die."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from lightning.pytorch.cli import LightningCLI
@@ -58,6 +60,21 @@ def test_the_resolved_config_is_nested_in_wandb_and_a_second_run_lives(tmp_path)
     assert {key: config[key] for key in saved} == saved
 
     assert run(tmp_path, tmp_path / "second")["model"] == config["model"]
+
+
+def test_a_full_disk_leaves_the_former_config(tmp_path, monkeypatch):
+    run(tmp_path, tmp_path / "first")
+    before = (tmp_path / "config.yaml").read_text()
+
+    def half(path, text, **_):
+        path.write_bytes(text[:9].encode())
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="disk full"):
+        run(tmp_path, tmp_path / "second")
+    assert (tmp_path / "config.yaml").read_text() == before
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
 def test_other_ranks_never_touch_the_logger():

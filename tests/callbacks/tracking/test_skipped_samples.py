@@ -77,6 +77,23 @@ def test_a_shard_weighs_as_much_as_its_samples():
         callback.on_train_batch_end(trainer, module, None, batch | {"skipped": [("b.png", 1)]}, 0)
 
 
+def test_the_share_is_that_of_one_epoch_and_a_sample_is_named_once(caplog):
+    callback = SkippedSamples(max_share=0.1)
+    trainer = SimpleNamespace(num_training_batches=1)
+    module = SimpleNamespace(device="cpu", log=lambda *_, **__: None)
+    epochs = [["a.png"], ["b.png"], ["a.png", "b.png"]]  # at most one of ten is a tenth
+    with caplog.at_level(logging.WARNING, logger="callbacks.tracking.skipped_samples"):
+        for epoch in epochs[:2]:
+            callback.on_train_epoch_start(trainer, module)
+            batch = {"index": torch.arange(10), "skipped": [(name, 1) for name in epoch]}
+            callback.on_train_batch_end(trainer, module, None, batch, 0)
+        callback.on_train_epoch_start(trainer, module)
+        batch["skipped"] = [(name, 1) for name in epochs[2]]
+        with pytest.raises(ValueError, match=r"2 bad samples in an epoch of 10"):
+            callback.on_train_batch_end(trainer, module, None, batch, 0)
+    assert caplog.messages == ["skipped: a.png", "skipped: b.png"]
+
+
 def test_too_many_stop_the_training(corrupt):
     with pytest.raises(
         ValueError, match=r"[12] bad samples in an epoch of \d+ exceed the tolerated share of 0.01"

@@ -217,6 +217,7 @@ def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
         text_layers=1,
         text_heads=2,
     ).train(training)
+    norm = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     found = towers(encoder)
     name_of = {id(parameter): name for name, parameter in encoder.named_parameters()}
@@ -226,6 +227,7 @@ def test_towers_are_found_in_a_real_encoder_without_touching_it(training):
     both = len(found["image"]) + len(found["text"])
     assert both == len(list(encoder.parameters())) - 1, "all but the logit scale"
     assert encoder.training == training
+    assert not norm.training
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
@@ -269,7 +271,7 @@ def test_the_probe_has_a_row_for_each_image_and_a_column_for_each_text():
 
 def test_a_student_in_training_is_the_same_after_the_probe():
     module, shown = TinyModule(), []
-    module.student.image = nn.Sequential(module.student.image, nn.BatchNorm1d(6))
+    module.student.image = nn.Sequential(module.student.image, nn.BatchNorm1d(6), nn.BatchNorm1d(6).eval())
     before = {name: value.clone() for name, value in module.student.state_dict().items()}
     trainer = TrainerStub(TinyData())
     trainer.global_step = 0
@@ -277,6 +279,7 @@ def test_a_student_in_training_is_the_same_after_the_probe():
     ProbeBatch(size=4).on_train_start(trainer, module)
     assert shown == [0]
     assert module.student.training
+    assert not module.student.image[2].training
     assert all(torch.equal(value, before[name]) for name, value in module.student.state_dict().items())
 
 

@@ -315,3 +315,23 @@ def test_a_column_of_fadas_table_that_is_there_twice_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match=r"a.xlsx: two columns are called 'Image Name'"):
         read_table(tmp_path / "a.xlsx")
+
+
+def test_a_name_is_found_however_accents_are_written(tmp_path):
+    write_image(tmp_path / "Mu\u0308ller.png", 1)
+    write_image(tmp_path / "Jos\u00e9.png", 2)
+    table = read_table(_csv(tmp_path, "image,patient\nM\u00fcller.png,1\nJose\u0301.png,2\n"))
+    assert [Path(path).is_file() for path in table["image"]] == [True, True]
+
+
+def test_a_folder_of_images_has_the_splits_of_its_folders_and_nothing_hidden(tmp_path):
+    for name in ("train/a.png", "train/more/b.png", "Validation/c.png", "test/d.png", ".cache/x.png"):
+        write_image(tmp_path / name, len(name))
+    with pytest.warns(UserWarning, match="no patient column"):
+        splits = read_table(tmp_path)["split"].to_dict()
+    assert splits == {
+        "Validation/c.png": "val", "test/d.png": "test", "train/a.png": "train", "train/more/b.png": "train"
+    }  # fmt: skip
+    write_image(tmp_path / "e.png", 5)
+    with pytest.warns(UserWarning, match="no patient column"):
+        assert read_table(tmp_path)["split"].isna().all()

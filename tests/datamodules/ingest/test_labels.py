@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pandas as pd
 import pytest
 
@@ -27,11 +30,17 @@ def test_labels_find_files_as_windows_and_macos_write_them():
     [
         (
             {"file": ["x.dcm"], "plane": ["brain"]},
-            r"no row names a file of the source, the first is 'x\.dcm'",
+            r"no row names a file of the source, the first is row 2; give paths below",
         ),
         (
             {"file": ["a.dcm", None], "patient": ["1", "2"], "plane": ["brain", "femur"]},
             r"row 3: file is empty; a picture is found by all of file, patient",
+        ),
+        ({"file": ["a.dcm", "./a.dcm"], "plane": ["brain", "brain"]}, "row 3: appears twice by file"),
+        ({"patient": ["1"], "hc_mm": ["170"]}, "row 2: hc_mm needs a column file or plane"),
+        (
+            {"study": ["1", "2"], "hc_mm": ["170", "180"], "plane": ["brain", None]},
+            "row 3: hc_mm needs a column file or plane",
         ),
     ],
 )
@@ -95,3 +104,17 @@ def test_a_mapping_of_labels_that_cannot_be_is_one_line(archive, secret, tmp_pat
     with pytest.raises(ValueError, match=said):
         run(capfd, archive[0], tmp_path / "out", secret, *options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_name_of_another_encoding_has_an_id_and_can_be_printed(secret, tmp_path, capfd):
+    (tmp_path / "source").mkdir()
+    name = os.fsdecode(b"M\xfcller.dcm")
+    (tmp_path / "source" / name).write_text("no scan")
+    run(capfd, tmp_path / "source", tmp_path / "out", secret)
+    report = json.loads((tmp_path / "out" / "ingest.json").read_text())
+    assert report["files"]["read"] == 1
+    _, path = run(
+        capfd, tmp_path / "source", tmp_path / "out", secret, "--which", pseudonym(SECRET, "file", name)
+    )
+    assert path.strip().endswith(r"M\xfcller.dcm")
+    path.encode()  # as a terminal would

@@ -1,11 +1,15 @@
 """Second calls of the conversion, and which files count as bad."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
 
 from datamodules.ingest import archive
-from datamodules.ingest.archive import CRASH, IngestSettings, ingest
+from datamodules.ingest.archive import CRASH, JOURNAL, IngestSettings, ingest
 from datamodules.ingest.labels import file_id
 from datamodules.ingest.scans import NO_TISSUE
 from tests.dicom_archive import file_of
@@ -66,3 +70,67 @@ def test_a_report_counts_what_there_is(convert, tmp_path):
     next((tmp_path / "out" / "images").rglob("*.png")).unlink()
     report = convert()
     assert (report["images"], report["patients"], report["deleted pictures"]) == (1, 1, 1)
+
+
+def test_another_source_does_not_replace_the_pictures(convert, tmp_path):
+    convert()
+    out = tmp_path / "out"
+    (tmp_path / "2023").mkdir()
+    before = sorted(out.rglob("*"))
+    shutil.copy(tmp_path / "source" / "0.dcm", tmp_path / "2023" / "other.dcm")
+    with pytest.raises(ValueError, match=r"out: was made from another source; give a new folder$"):
+        ingest(tmp_path / "2023", out, SECRET, IngestSettings(), workers=1)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_file_that_cannot_be_hashed_is_a_bad_file_and_tried_again(convert, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error", "Mueller_Anna/0.dcm")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive.hashlib, "file_digest", fail)
+        report = convert()
+    assert [bad["reason"] for bad in report["bad files"]] == ["file cannot be read (OSError)"] * 2
+    assert convert()["images"] == 2
+
+
+def test_the_order_of_results_is_not_that_of_the_names(convert, tmp_path):
+    for number in range(8):
+        (tmp_path / "source" / f"{number}.txt").write_text("no scan")
+    convert()
+    keys = [json.loads(line)["key"] for line in (tmp_path / "out" / JOURNAL).read_text().splitlines()[1:]]
+    assert len(keys) == 10
+    assert keys == sorted(keys)
+
+
+def test_linked_folders_are_counted_and_not_named(convert, tmp_path):
+    (tmp_path / "source" / "Mueller_Anna").symlink_to(tmp_path)
+    with pytest.warns(UserWarning, match="source: 1 link to folders not followed; copy") as shown:
+        assert convert()["files"]["read"] == 2
+    assert "Mueller" not in str(shown[0].message)
+
+
+def test_pictures_survive_a_stop_while_others_are_withdrawn(convert, tmp_path, monkeypatch):
+    convert()
+    scan = (tmp_path / "source" / "1.dcm").rename(tmp_path / "1.dcm")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rmdir", stop)  # after the first picture
+        with pytest.raises(KeyboardInterrupt):
+            convert()
+    scan.rename(tmp_path / "source" / "1.dcm")
+    report = convert()
+    assert (report["images"], report["deleted pictures"]) == (2, 0)
+
+
+def test_a_picture_without_a_sector_is_kept_out_rather_than_all_black(convert, tmp_path):
+    blank = file_of(np.zeros((1, 48, 64), np.uint8), region=(0, 0, 64, 48), PatientID="2")
+    blank.save_as(tmp_path / "source" / "blank.dcm", enforce_file_format=True)
+    report = ingest(
+        tmp_path / "source", tmp_path / "masked", SECRET, IngestSettings(burned_in="mask"), workers=1
+    )
+    assert report["files"] == {"read": 3, "used": 2, "kept out": {"no sector found": 1}}
+    assert (report["images"], report["frames kept out"]) == (2, {"no sector found": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -355,3 +356,25 @@ def test_signed_values_are_scaled_by_the_bits_stored(saved):
     signed = np.array([[[-2048, 0, 1024, 2047]] * 4], np.int16).view(np.uint16)
     tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}
     np.testing.assert_array_equal(read(saved(signed, **tags))[0][0], [0, 128, 191, 255])
+
+
+def test_a_negative_slope_inverts_the_picture_with_and_without_a_window(saved):
+    stored = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    for window in ({}, {"WindowCenter": 128, "WindowWidth": 256}):
+        path = saved(stored, RescaleSlope=-1, RescaleIntercept=255, **window)
+        (picture,) = read(path)
+        np.testing.assert_allclose(picture, 255 - stored[0], atol=1)  # windows end at half grey levels
+
+
+def test_a_damaged_identifier_is_shown_nowhere(saved, capfd):
+    path = saved(StudyInstanceUID="11.2.826.0", PatientID="MRN7")
+    sane = path.read_bytes()
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        path.write_bytes(sane.replace(b"11.2.826.0", b"01.2.826.0"))
+        assert read_dicom(path).study == "01.2.826.0"
+        path.write_bytes(sane.replace(b"\x10\x00 \x00LO", b"\x10\x00 \x00ZZ"))
+        with pytest.raises(ScanError, match=r"^DICOM header cannot be read \(NotImplementedError\)$"):
+            read_dicom(path)
+    assert not shown
+    assert capfd.readouterr() == ("", "")

@@ -106,3 +106,12 @@ def test_a_small_file_of_many_pixels_is_not_decoded(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("SONODISTILL_MAX_MEGAPIXELS", "65")
     assert read_image(path).shape == (8000, 8000)
+
+
+def test_a_tiff_of_several_pages_is_an_error(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (10, 200)]
+    pages[0].save(tmp_path / "one.tiff")
+    assert read_image(tmp_path / "one.tiff").max() == 10
+    pages[0].save(tmp_path / "loop.tiff", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=r"loop\.tiff: .*2 pages; save each as a file of its own"):
+        read_image(tmp_path / "loop.tiff")

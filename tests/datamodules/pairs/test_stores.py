@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from datamodules import Augmentation, HC18DataModule
+from datamodules.pairs import stores
 from datamodules.pairs.sample import PairBuilder, PairDataset
 from datamodules.pairs.stores import RowStore, SquareCache, TeacherStore
 from datamodules.record import Record
@@ -146,6 +147,15 @@ def test_training_continues_without_space_for_the_cache(tiny_hc18, tmp_path, mon
         assert views(tiny_hc18, tmp_path / "cache") == views(tiny_hc18, None)
     assert len(caught) == 1
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_fault_without_a_number_is_named_by_its_text(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("the mount is gone")
+
+    monkeypatch.setattr(stores, "SquareCache", fail)
+    with pytest.warns(UserWarning, match="the mount is gone; training continues without it"):
+        assert stores.open_cache(str(tmp_path), [], 16, {}) is None
 
 
 def _train_within_a_limit(root, cache, reserve, connection):

@@ -75,6 +75,22 @@ def test_shards_of_a_table_hold_the_patients_that_training_on_it_would_see(tmp_p
     assert source["evaluation_images_left_out"] == 40 - len(trained) > 0
 
 
+def test_a_test_patient_of_one_table_is_in_the_shards_of_none(tmp_path):
+    rows = {
+        "one": ["1.png,eve,test", "2.png,ada,train", "3.png,,test", "4.png,vic,val"],
+        "two": ["5.png,eve,train", "3.png,,train", "6.png,,val"],
+    }
+    tables = {}
+    for name, lines in rows.items():
+        for line in lines:
+            write_image(tmp_path / line.partition(",")[0], int(line[0]))
+        (tmp_path / f"{name}.csv").write_text("\n".join(["image,patient,split", *lines]))
+        tables[name] = read_table(tmp_path / f"{name}.csv")
+    records, sources = collect({}, exclude_test=True, tables=tables)
+    assert [(record.corpus, record.name) for record in records] == [("one", "2.png"), ("two", "3.png")]
+    assert [source["evaluation_images_left_out"] for source in sources] == [3, 2]
+
+
 def test_a_patient_in_both_splits_is_removed_completely(records):
     """FETAL_PLANES_DB has the flag per image, so a table may have a patient in both splits."""
     torn, namesake = Counter(

@@ -129,13 +129,16 @@ def test_tables_of_two_folders_have_their_own_predictions(
 ):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (1, 1)).save(folder / "dot.png")
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
+    seen = set()
+    for name in ("first/scan", "second/scan"):
+        (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "table.csv").write_text("image,pixel_size_mm\ndot.png,0.1\n")
         given = [str(student_checkpoint), f"{name}/table.csv", "--images=scans", "--ages=all", "--outside"]
         assert run(["predict", *given]) == 0
-        table = pd.read_csv(f"outputs/predictions/{name}-table/predictions.csv")
-        assert table["ga_days"].isna().all()
+        (new,) = set(Path("outputs/predictions").iterdir()) - seen
+        seen.add(new)
+        assert re.fullmatch("scan-table-[0-9a-f]{6}", new.name)
+        assert pd.read_csv(new / "predictions.csv")["ga_days"].isna().all()
         assert "1 image without an age: pixels of the model's input would be below" in capsys.readouterr().out
 
 

@@ -188,7 +188,9 @@ def write_run() -> RunMaker:
         record = {
             "experiment": experiment, "data": "phantom", "seed": 0, "metrics": metrics,
             "command": ["train", experiment, "phantom", "--run=made up"],
-            "selection": {"checkpoint": str(folder / "checkpoints/best.ckpt"), "monitor": "x", "score": 0.8},
+            "selection": {
+                "checkpoint": str(folder / "checkpoints/best.ckpt"), "monitor": "val/composite", "score": 0.8,
+            },
             "parameters": {"student": 1_200_000, "teacher": 5_600_000}, "steps": STEPS, "scheduled_steps": STEPS,
             "seconds": 321.0,
             "finished": "2026-01-02T03:04:05+00:00", "git_commit": "0123456789abcdef-dirty",

@@ -57,7 +57,7 @@ def test_damaged_evidence_of_another_run_leaves_a_finished_training_its_report(m
     (rival / "evidence.json").write_text('{"projections": ')
     monkeypatch.setattr(write, "collect", lambda *_: read_evidence(run))
     page = report_finished_run(run, SimpleNamespace(student=None, teacher=None), None)
-    assert "Yes, on these test patients" in page.read_text()
+    assert "Ahead with this seed; other seeds unknown" in page.read_text()
     assert "evidence.json is absent or damaged; make report RUN=" in page.read_text()
     assert str(rival / "evidence.json") in capsys.readouterr().err
 
@@ -74,7 +74,7 @@ def test_a_schedule_that_is_not_ours_leaves_this_and_other_runs_their_report(mak
     for folder in (rival, run):
         config = yaml.safe_load((folder / "config.yaml").read_text())
         (folder / "config.yaml").write_text(yaml.safe_dump(config | {"schedule": schedule}))
-    assert "Yes, on these test patients" in write_report([run]).read_text()
+    assert "Ahead with this seed; other seeds unknown" in write_report([run]).read_text()
 
 
 @pytest.mark.parametrize("part", ["model", "data"])

@@ -329,11 +329,27 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     page = write_report([run])
     assert page == run / "report.html"
     _, _, words = read(page)
-    assert "Yes, on these test patients" in words
+    assert "Ahead with this seed; other seeds unknown" in words
     assert "static-kd/new" in words
     for other in ("old", "other-seed", "other-data", "other-rate", "damaged"):
         assert f"static-kd/{other}" not in words
     assert not (run.parent.parent / "static-kd/new/report.html").exists()
+
+
+@pytest.mark.usefixtures("without_drawings")
+def test_scores_on_all_images_are_not_called_scores_on_test_patients(make_run, tmp_path):
+    runs = [make_run(run=name, with_evidence=False) for name in ("tested", "all")]
+    once, mixed = "test patients were scored once, after selection", "Scores on test patients or all images"
+    _, _, words = read(write_report(runs, tmp_path / "tested.html"))
+    assert once in words
+    assert mixed not in words
+    content = json.loads((runs[1] / "results.json").read_text())
+    content["details"]["student"]["hc18"]["split"] = "all"  # not the first benchmark
+    finished(runs[1], "2026-01-01T00:00:00+00:00", details=content["details"])
+    _, _, words = read(write_report(runs, tmp_path / "mixed.html"))
+    assert once not in words
+    assert mixed in words
+    assert "phantom, all and test split" in words
 
 
 def test_the_command_names_files_from_the_working_directory(make_run, monkeypatch):

@@ -51,8 +51,8 @@ def test_a_clear_difference_over_seeds_is_reported(study):
 def test_a_difference_of_one_seed_is_not_one_of_all(study):
     """One seed is far ahead and another far behind: patients alone would show either."""
     runs = study([5.0, 2.0, 0.6], [0.6, 2.0, 5.0])
-    assert answers([runs[0], runs[3]])[0].short == "Yes, on these test patients"
-    assert answers([runs[2], runs[5]])[0].short == "No, it cost accuracy here"
+    assert answers([runs[0], runs[3]])[0].short == "Ahead with this seed; other seeds unknown"
+    assert answers([runs[2], runs[5]])[0].short == "Behind with this seed; other seeds unknown"
     assert answers(runs)[0].short == "Not shown: within chance"
 
 

@@ -40,6 +40,17 @@ def test_dynamics_sort_evaluations_by_phase(make_run):
     assert found.best == found.evaluations[-1]
 
 
+def test_a_checkpoint_that_another_metric_selected_has_no_circle(make_run):
+    run = read_run(make_run())
+    panel = training_panels(run)[SCORES]
+    assert panel.selected is not None
+    assert panel.curves[0].label == "composite, selects"
+    run.record["selection"]["monitor"] = "val/loss/total"
+    panel = training_panels(run)[SCORES]
+    assert panel.selected is None
+    assert panel.curves[0].label == "composite"
+
+
 def test_a_run_without_schedule_has_no_phase(make_run):
     found = dynamics(read_run(make_run("no-kd", weights=(1.0, 1.0))))
     assert found.crossing is None

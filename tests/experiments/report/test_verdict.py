@@ -18,6 +18,7 @@ from experiments.report.verdict import answers
 from metrics.bootstrap import Comparison
 
 SCORE = "val/composite"
+AHEAD, BEHIND = "Ahead with this seed; other seeds unknown", "Behind with this seed; other seeds unknown"
 
 
 @pytest.fixture
@@ -75,10 +76,19 @@ def test_one_run_does_not_claim_that_repulsion_helped(make_run):
 
 @pytest.mark.parametrize(
     ("skill", "rival", "short"),
-    [(5.0, 0.6, "Yes, on these test patients"), (0.6, 5.0, "No, it cost accuracy here")],
+    [(5.0, 0.6, AHEAD), (0.6, 5.0, BEHIND)],
 )
-def test_a_clear_difference_from_the_reference_is_reported(pair, skill, rival, short):
-    assert answers(pair(skill, rival))[0].short == short
+def test_a_clear_difference_of_one_seed_is_reported_without_a_verdict(pair, skill, rival, short):
+    whether = answers(pair(skill, rival))[0]
+    assert (whether.short, whether.tone) == (short, "")
+
+
+@pytest.mark.parametrize(("skill", "rival", "short"), [(5.0, 0.6, AHEAD), (0.6, 5.0, BEHIND)])
+def test_a_run_that_repels_from_the_start_needs_no_date(make_run, skill, rival, short):
+    run = read_run(make_run("repel-only", skill=skill, weights=(1, 1)))
+    run = replace(run, history=run.history.assign(**{"train/off_diagonal_weight": -0.8}))
+    reference = read_run(make_run("static-kd", skill=rival, weights=(1, 1), seed=5))
+    assert answers([run, reference])[0].short == short
 
 
 def test_of_several_runs_that_repel_the_one_that_is_judged_is_named(make_run):
@@ -119,8 +129,8 @@ MIXED = "Confounded with other settings"
         ({"data__init_args__corpus": {"seed": 2}}, "corpus.seed (1, not 2)", MIXED),
         ({"trainer__precision": "16-mixed"}, "precision (32-true, not 16-mixed)", MIXED),
         ({"data__init_args__images": "denoised"}, "images (raw, not denoised)", MIXED),
-        ({"seed": 7}, "seed (0, not 7)", "Yes, on these test patients"),
-        ({"data__init_args__seed": 7}, "data seed (0, not 7)", "Yes, on these test patients"),
+        ({"seed": 7}, "seed (0, not 7)", AHEAD),
+        ({"data__init_args__seed": 7}, "data seed (0, not 7)", AHEAD),
     ],
 )
 def test_settings_in_which_the_reference_differs_are_named(pair, settings, named, short):
@@ -140,7 +150,7 @@ def test_a_reference_with_another_checkpoint_or_average_is_confounded(pair):
     average = {"class_path": "callbacks.EMAWeightAveraging", "init_args": {"decay": 0.99}}
     averaged = differing(rival, trainer__callbacks=[{"class_path": "callbacks.TeacherCache"}, average])
     for other, named in (
-        (last, "checkpoint (x, not the last)"),
+        (last, "checkpoint (val/composite, not the last)"),
         (averaged, "weight averaging (none, not 0.99)"),
     ):
         whether = answers([run, other])[0]
@@ -153,7 +163,7 @@ def test_how_images_are_read_is_no_difference(pair):
     read = {"data__init_args__num_workers": 9, "data__init_args__cache": "/x", "model__compile": True}
     read["data__init_args__root"] = "/elsewhere/HC18"
     whether = answers([run, differing(rival, **read)])[0]
-    assert whether.short == "Yes, on these test patients"
+    assert whether.short == AHEAD
     assert "also differ" not in " ".join(whether.sentences)
 
 
@@ -180,10 +190,10 @@ def test_losses_and_starting_weights_that_differ_are_stated(pair):
     [
         ((5.0, 0.6), 0.3, 0.2, "Ahead, but not because of repulsion"),
         ((5.0, 0.6), 0.3, 0.305, "Ahead, but not because of repulsion"),
-        ((5.0, 0.6), 0.3, 0.32, "Yes, on these test patients"),
-        ((5.0, 0.6), -0.1, 0.0, "Yes, on these test patients"),
+        ((5.0, 0.6), 0.3, 0.32, AHEAD),
+        ((5.0, 0.6), -0.1, 0.0, AHEAD),
         ((0.6, 5.0), -0.3, -0.2, "Behind, but not because of repulsion"),
-        ((0.6, 5.0), -0.2, -0.3, "No, it cost accuracy here"),
+        ((0.6, 5.0), -0.2, -0.3, BEHIND),
     ],
 )
 def test_a_difference_from_before_the_crossing_is_not_attributed_to_repulsion(
@@ -193,8 +203,7 @@ def test_a_difference_from_before_the_crossing_is_not_attributed_to_repulsion(
     # Scores that rise steeply, so that the last is the best whatever the leads are.
     rival = with_scores(rival, scored(rival), rival.history["step"] / 200)
     whether = answers([with_leads(run, rival, before, after), rival])[0]
-    assert whether.short == short
-    assert whether.tone == {"Y": "good", "N": "bad"}.get(short[0], "")
+    assert (whether.short, whether.tone) == (short, "")
 
 
 def test_a_checkpoint_from_before_the_crossing_was_never_repelled(pair):
@@ -215,6 +224,18 @@ def test_the_last_checkpoint_was_repelled_whatever_score_was_best(pair):
     assert "was never repelled" not in " ".join([*whether.sentences, *when.sentences])
     assert when.short == "Best before repulsion began"
     assert "the last weights were scored on test patients" in " ".join(when.sentences)
+
+
+def test_a_checkpoint_that_another_metric_selected_is_not_the_one_with_the_best_composite(pair):
+    run, rival = pair()
+    run, rival = (
+        replace(one, record=one.record | {"selection": {"monitor": "val/loss/total"}}) for one in (run, rival)
+    )
+    run = with_scores(run, scored(run)[2], 9.0)
+    assert dynamics(run).checkpoint is None
+    whether, _, when = answers([run, rival])
+    assert "never repelled" not in " ".join([*whether.sentences, *when.sentences])
+    assert "; the weights selected by val/loss/total were scored on" in " ".join(when.sentences)
 
 
 def test_the_command_for_a_reference_repeats_the_runs_options_without_its_loss_and_schedule(make_run):

@@ -89,7 +89,7 @@ def test_an_option_in_front_of_a_file_of_the_users_stands(tmp_path):
 def test_make_hands_it_on():
     for target in (["train"], ["evaluate", "CKPT=x.ckpt"], ["sweep"], ["reproduce"]):
         assert "--quick=true" in make("-n", *target, "QUICK=1").stdout
-        for off in ("QUICK=0", "QUICK="):
+        for off in ("QUICK=0", "QUICK=", "QUICK=no", "QUICK=off", "QUICK=False", "QUICK=false"):
             assert "--quick" not in make("-n", *target, off).stdout
 
 

@@ -95,7 +95,10 @@ def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
 
 def test_last_is_the_last_checkpoint_of_the_run_that_is_named(command):
     mine = write_checkpoint(Path("outputs/srkd/mine/checkpoints/last.ckpt"), run_id="xyz")
+    (mine.parents[1] / "results.json").write_text("of older weights")
     cli = command("--run=mine", "--ckpt_path=last")
+    assert not (mine.parents[1] / "results.json").exists(), "best.ckpt will be another one"
+    assert (mine.parents[1] / "results-000.json").read_text() == "of older weights"
     assert cli.given["ckpt_path"] == str(mine)
     assert (cli.folder, wandb_id(cli)) == (Path("outputs/srkd/mine"), "xyz")
 

@@ -144,6 +144,14 @@ def test_the_joint_score_of_eight_classes_leaves_out_biometry():
     }
 
 
+def test_the_joint_score_averages_the_classes_that_occur_as_its_interval_does():
+    scores = {"planes": {"f1": 1.0, "per_class": dict.fromkeys("abcde")}, "subplanes": {"f1": 0.1}}
+    scores["subplanes"]["per_class"] = {"x": None}
+    found = results.joint_metrics(STUDENT, scores)
+    assert found["student/eight_class/f1"] == pytest.approx((5 * 1.0 + 0.1) / 6)
+    assert found["student/composite"] == pytest.approx((5 * 1.0 + 3 * 0.1) / 8)
+
+
 def test_a_report_reads_what_is_undefined_as_none(record, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(record))
     assert read_run(tmp_path).metric(STUDENT, "hc18", "validity") is None

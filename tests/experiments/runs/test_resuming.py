@@ -134,13 +134,15 @@ def test_a_run_that_goes_on_with_other_settings_says_which(tmp_path):
     ("name", "value", "said"),
     [
         ("schedule.init_args.start", 1.0, "schedule.init_args.start 2.0, now 1.0"),
+        ("schedule", None, "schedule set, now None"),
+        ("model.teacher", Namespace(class_path="x"), "model.teacher None, now set"),
         ("seed_everything", 9, "seed_everything 0, now 9"),
         ("trainer.limit_train_batches", 2, "trainer.limit_train_batches None, now 2"),
         ("trainer.overfit_batches", 3, "trainer.overfit_batches 0.0, now 3"),
     ],
 )
 def test_every_setting_that_changes_what_is_learnt_is_named(tmp_path, name, value, said):
-    config = Namespace(seed_everything=0, model=Namespace(), data=Namespace())
+    config = Namespace(seed_everything=0, model=Namespace(teacher=None), data=Namespace())
     config.schedule = Namespace(init_args=Namespace(start=2.0))
     config.trainer = Namespace(limit_train_batches=None, overfit_batches=0.0)
     save_settings(tmp_path, config)

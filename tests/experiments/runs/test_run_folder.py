@@ -6,7 +6,14 @@ import sys
 import pandas as pd
 import pytest
 
-from experiments.runs.run_folder import join_metrics, keep_metrics, lock_folder, read_metrics, refuse_used
+from experiments.runs.run_folder import (
+    join_metrics,
+    keep_metrics,
+    keep_results,
+    lock_folder,
+    read_metrics,
+    refuse_used,
+)
 
 
 def log(folder, *rows):
@@ -30,6 +37,15 @@ def test_more_than_ten_parts_are_joined_in_order(tmp_path):
     for part in range(12):
         log(tmp_path, (part, float(part)))
     assert read_metrics(tmp_path)["step"].tolist() == [*range(12)]
+
+
+def test_results_of_a_run_that_goes_on_are_kept_aside_and_its_report_removed(tmp_path):
+    for name in ("results.json", "evidence.json", "report.html"):
+        (tmp_path / name).write_text(name)
+    keep_results(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results-000.json"]
+    keep_results(tmp_path)  # interrupted before it had results again
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["results.json"]
 
 
 @pytest.mark.parametrize("file", ["results.json", "checkpoints/last.ckpt"])

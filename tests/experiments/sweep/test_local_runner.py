@@ -1,5 +1,6 @@
 """Sweeps on this machine, with a small script in place of training."""
 
+import datetime
 import multiprocessing
 import os
 import signal
@@ -39,6 +40,12 @@ def test_trials_share_one_group_have_runs_of_their_own_and_a_command_to_repeat()
     assert len({trial.user_attrs["run"] for trial in study.trials}) == 4
     assert commands[2] == "--trainer.max_epochs=1 --model.x=3.0"
     assert study.trials[2].user_attrs["command"] == f"python {SCRIPT} {commands[2]}"
+
+
+def test_a_sweep_file_may_hold_a_date(tmp_path):
+    opened = write_sweep(name=datetime.date(2026, 1, 5))
+    for _ in range(2):  # and it is resumed
+        LocalStudy.open(opened, tmp_path, [], 0)
 
 
 def test_a_failed_trial_is_recorded_with_its_reason(capsys):

@@ -49,6 +49,7 @@ def test_the_shipped_sweeps_run_here_and_end_on_wandb():
         settings, _ = local_settings(sweep)
         assert (settings.metric.name, settings.metric.goal) == ("best/composite", "maximize")
         assert sweep.command()[:4] == ["python", "-m", "experiments", "fit"]
+        assert "--score_test_patients=false" in sweep.command(), "a search must not see the test patients"
         assert settings.method == "grid" or settings.run_cap == 20, "W&B would propose trials without end"
 
 

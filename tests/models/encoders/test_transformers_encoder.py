@@ -91,6 +91,14 @@ def test_embeddings_equal_the_librarys_own(kind, dimension, tmp_path) -> None:
     assert encoder.logit_scale.shape == ()
 
 
+def test_a_student_of_a_folder_trains_in_training_mode_and_a_control_has_random_weights(tmp_path) -> None:
+    trained = save("clip", tmp_path).state_dict()["visual_projection.weight"]
+    loaded, random = (from_checkpoint(str(tmp_path), untrained=untrained) for untrained in (False, True))
+    assert all(module.training for model in (loaded, random) for module in model.modules())
+    assert torch.equal(loaded.model.visual_projection.weight, trained)
+    assert not torch.allclose(random.model.visual_projection.weight, trained)
+
+
 def test_contract_is_read_from_the_folder(tmp_path) -> None:
     save("clip", tmp_path)
     expected = Preprocessing(32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", f"hf:{tmp_path}", 10)

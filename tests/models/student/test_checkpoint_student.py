@@ -46,6 +46,16 @@ def test_saliency_is_that_of_the_prompt_or_of_each_images_own_plane(tiny_student
     np.testing.assert_allclose(student.saliency(IMAGES), wanted, atol=1e-5)
 
 
+def test_prompts_without_classes_leave_embeddings_and_the_maps_of_a_text(tiny_student):
+    student = CheckpointStudent(tiny_student, {"biometry": PROMPTS["biometry"]})
+    assert student.embed([]).shape == (0, tiny_student.embed_dim)
+    np.testing.assert_array_equal(
+        student.saliency(IMAGES, "brain"), CheckpointStudent(tiny_student, PROMPTS).saliency(IMAGES, "brain")
+    )
+    with pytest.raises(ValueError, match="no classes; give a prompt"):
+        student.saliency(IMAGES)
+
+
 def test_a_model_in_half_precision_and_training_mode_answers_as_in_float32(tiny_student):
     half = copy.deepcopy(tiny_student).half()
     found = CheckpointStudent(copy.deepcopy(half).train(), PROMPTS).embed(IMAGES)
