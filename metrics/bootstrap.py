@@ -175,9 +175,8 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
         factor * _scores(np.tensordot(weights, counts, axes=(1, 1))) for factor, counts in methods
     )
     value, covariance = float(found[0].mean()), np.atleast_2d(np.cov(found[1:], rowvar=False))  # [S, S]
-    covariance *= patients / max(
-        1, patients - 1
-    )  # a bootstrap underestimates a mean's variance by (P - 1) / P
+    # A bootstrap's variance of a mean is (P - 1) / P times the unbiased one.
+    covariance *= patients / max(1, patients - 1)
     sampled = float(covariance.mean())  # of these seeds' mean, by the draw of patients alone
     if seeds == patients == 1:  # one number has no spread that could be known
         return Comparison(value, np.nan, np.nan, np.nan, np.nan, seeds, patients)
@@ -188,8 +187,8 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
         parts = [(shared, patients - 1), (between, seeds - 1)]
     parts = [part for part in parts if part[0] > 0]
     if not parts:  # the same with every seed and patient
-        sign_test = 2.0 ** (1 - max(seeds, patients))
-        return Comparison(value, value, value, sign_test if value else 1.0, np.nan, seeds, patients)
+        p = 2.0 ** (1 - max(seeds, patients)) if value else 1.0  # of the sign test
+        return Comparison(value, value, value, p, np.nan, seeds, patients)
     variance = sum(part for part, _ in parts)
 
     def distance(tail: float) -> float:

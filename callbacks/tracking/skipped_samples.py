@@ -29,10 +29,10 @@ class SkippedSamples(Callback):
             raise ValueError(f"skipped samples: max_share must lie in 0-1, not {max_share}")
         self.max_share = max_share
         self.counts: dict[str, int] = {}  # by digest: checkpoints are shared, names of images are not
-        self.epoch: dict[str, int] = {}  # likewise, those of the epoch so far
+        self.epoch_counts: dict[str, int] = {}  # likewise, those of the epoch so far
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epoch = {}
+        self.epoch_counts = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -41,14 +41,14 @@ class SkippedSamples(Callback):
         for key, (message, _) in skipped.items():
             if key not in self.counts:
                 log.warning("skipped: %s", message)
-        new = {key: skipped[key] for key in skipped if key not in self.epoch}
+        new = {key: skipped[key] for key in skipped if key not in self.epoch_counts}
         counts = {key: count for key, (_, count) in new.items()}
         self.counts |= counts
-        self.epoch |= counts
+        self.epoch_counts |= counts
         if not self.counts:
             return
         pl_module.log(SKIPPED, on_device(sum(self.counts.values()), pl_module), batch_size=1)
-        bad = sum(self.epoch.values())
+        bad = sum(self.epoch_counts.values())
         samples = len(batch["index"]) * int(trainer.num_training_batches)
         if new and bad > self.max_share * samples:
             raise ValueError(
@@ -57,7 +57,7 @@ class SkippedSamples(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": dict(self.counts), "epoch": dict(self.epoch)}
+        return {"counts": dict(self.counts), "epoch_counts": dict(self.epoch_counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.counts, self.epoch = dict(state_dict["counts"]), dict(state_dict["epoch"])
+        self.counts, self.epoch_counts = dict(state_dict["counts"]), dict(state_dict["epoch_counts"])

@@ -316,7 +316,7 @@ def test_card_and_licences_are_one_click_away(visit):
         visit.page.click(f'[data-document="{name}.md"]')
         visit.until(f"document.getElementById('document-text').textContent.trim().startsWith('# {title}')")
         visit.page.keyboard.press("Escape")
-    named = visit.page.get_by_text("Software of others").get_attribute("href")
+    named = visit.page.get_by_text("Third-party software").get_attribute("href")
     assert "Copyright (c) Microsoft Corporation" in visit.page.request.get(f"{visit.page.url}{named}").text()
 
 

@@ -21,6 +21,7 @@ from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
 from export.int8.int8_variants import write_int8_variants
 from export.package.manifest import artifact_entry
+from export.package.model_card import write_model_card
 from export.package.readme import write_readme
 from export.parity.frames import calibration_pixels, evaluation_frames
 from export.variants import ExportContext, write_onnx_variants, write_resize_variant
@@ -316,6 +317,21 @@ def test_readme_starts_the_readers_with_the_drop_of_the_calibration(
     assert f"ageDrop = {kotlin})\n" in path.read_text()
     write_readme(path, {name: value for name, value in exported.manifest.items() if name != "answers"})
     assert "ageDrop: nil)\n" in path.read_text(), "without a calibration"
+
+
+def test_the_papers_of_an_export_without_an_age_table_promise_no_age(exported, tmp_path):
+    heads = {name: head for name, head in exported.manifest["heads"].items() if name != "ages"}
+    manifest, readme, card = (
+        {**exported.manifest, "heads": heads},
+        tmp_path / "README.md",
+        tmp_path / "CARD.md",
+    )
+    write_readme(readme, manifest)
+    write_model_card(card, manifest, [], {})
+    for path, own in ((readme, "README.md"), (card, "MODEL_CARD.md")):
+        given, found = (exported.folder / own).read_text(), path.read_text()
+        assert re.search(r"(?i)gestational age|student\.age|no_age", given)
+        assert not re.search(r"(?i)gestational age|student\.age|no_age|,,|` *,+ *\|", found)
 
 
 def test_manifest_records_versions_and_no_fallback_was_needed(exported):
