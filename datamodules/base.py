@@ -8,7 +8,7 @@ A training batch is a dict:
         `use_teacher_store`)
     student_tokens, teacher_tokens   int64 [B, L]; one tensor when text, tokenizer and length agree
     caption_id      int64 [B], hash of the student's caption: equal captions have equal ids
-    class_id        int64 [B], hash of plane and sub-plane: equal classes have equal ids
+    class_id        int64 [B], hash of plane and sub-plane: equal classes have equal ids (absent if a plane is unknown)
     index           int64 [B], position in the list of training records
     name, plane, brain_plane   lists of B strings, "" where unknown
     hc_mm, pixel_size_mm       float32 [B], NaN where unknown
@@ -140,13 +140,18 @@ class FetalDataModule(LightningDataModule):
     def read_records(self) -> list[Record]:
         """Return every record of the corpus with its `split` set to "train", "val" or "test"."""
 
+    def trained_tables(self) -> dict[str, bool]:
+        """Return the tables that training pairs, but not `records`, come from: name -> whether it has patients left."""
+        return {}
+
     @property
     def records(self) -> list[Record]:
         """All records of the corpus, read once; with `most_images` the first ones of each split."""
         if self._records is None:
             self._records = self.read_records()
-            tables = [one for one in self.own if one.table is not None]
-            self._own_records = {one.name: one.read(self._records) for one in tables}
+            if tables := [one for one in self.own if one.table is not None]:
+                trained = self.trained_tables()
+                self._own_records = {one.name: one.read(self._records, trained) for one in tables}
             if (most := self.most_images) is not None:
                 self._own_records = {
                     name: first_of_each_split(own, most) for name, own in self._own_records.items()
@@ -280,10 +285,16 @@ class FetalDataModule(LightningDataModule):
 
         They are distributed over the processes without padding.
         """
-        dataset = EvaluationDataset(self.split("test"), self._contracts()[0], *process_rank())
+        dataset: Any = EvaluationDataset(self.split("test"), self._contracts()[0], *process_rank())
         reading = {**self._loader_options(), "num_workers": evaluation_workers(self.num_workers)}
+        # The dataset holds this process's images: Lightning would distribute them again without this sampler.
+        sampler: Any = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=False)
         return PlainErrorLoader(
-            dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation, **reading
+            dataset,
+            sampler=sampler,
+            batch_size=self.evaluation_batch_size,
+            collate_fn=collate_evaluation,
+            **reading,
         )
 
     def _fixed_pairs(self, split: str) -> DataLoader:

@@ -118,7 +118,9 @@ class JointBatch:
     def same_class(self) -> Tensor:
         """Bool [b, B]: True where the images of row i and column j have the same plane and sub-plane."""
         if self.local.class_id is None:
-            raise ValueError("cannot find images of the same class: the embeddings carry no class_id")
+            raise ValueError(
+                "no class_id in the batch: finding images of the same class needs the plane of every image"
+            )
         return self._equal(gather_rows(self.local.class_id))
 
     def _equal(self, all_ids: Tensor) -> Tensor:

@@ -73,7 +73,18 @@ def read_config(name: str) -> Config:
         raise ValueError(
             f"model {name!r} is unknown: use {known}, one of open_clip.list_models(), or a .json file"
         )
-    return {"model_cfg": found}
+    return {"model_cfg": found, "preprocess_cfg": _published_contract(name)}
+
+
+def _published_contract(name: str) -> Config:
+    """Return the preprocessing of open_clip's published weights of a model, where all of them have the same."""
+    published = [
+        open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)
+    ]
+    contracts = [
+        {key: one[key] for key in ("mean", "std", "interpolation") if key in one} for one in published
+    ]
+    return contracts[0] if contracts and contracts.count(contracts[0]) == len(contracts) else {}
 
 
 def build_open_clip(architecture: Config) -> CLIP | CustomTextCLIP:

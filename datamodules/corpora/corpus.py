@@ -85,15 +85,17 @@ class Corpus:
     def _find_images(self, table: Path, names: list[str], missing: list[str] | None) -> dict[str, Path]:
         """Map each name of the table, with or without an extension, to its image file.
 
-        The folder `images` is searched first, then everything beside the table, for any image extension in any letter
-        case. A name that fits several files is a ValueError.
+        The folder `images` is searched, then its subfolders, or everything beside the table if it has none of them, for
+        any image extension in any letter case. Other folders may hold other images of the same names: HC18's test set
+        does. A name that fits several files is a ValueError.
         """
         root = table.parent
         found: dict[str, list[Path]] = {}
-        for paths in ((root / self.images).glob("*"), root.rglob("*")):
-            if len(found) < len(names):
+        folder = root / self.images
+        for paths in (folder.glob, folder.rglob, root.rglob):
+            if len(found) < len(names) and not (found and paths == root.rglob):
                 index = defaultdict(list)
-                for path in sorted(paths):
+                for path in sorted(paths("*")):
                     if path.suffix.casefold() in IMAGE_SUFFIXES:
                         index[_stem(path.name)].append(path)
                 found = {**{name: index[_stem(name)] for name in names if _stem(name) in index}, **found}

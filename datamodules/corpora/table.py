@@ -43,6 +43,11 @@ SPLIT_NAMES = {
 METADATA = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
 
 
+def corpus_name(table: Path) -> str:
+    """Return the name of a table's images in shards: that of its file or folder."""
+    return re.sub(r"[^\w-]+", "_", table.resolve().stem)
+
+
 def read_table(
     path: str | Path,
     columns: Mapping[str, str] | None = None,

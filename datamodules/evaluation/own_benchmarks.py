@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from datamodules.corpora.cells import MISSING_TEXTS
-from datamodules.corpora.corpus import split_by_patient
+from datamodules.corpora.corpus import split_by_patient, with_splits
 from datamodules.corpora.records import table_records
-from datamodules.corpora.table import read_table
+from datamodules.corpora.table import corpus_name, read_table
 from datamodules.evaluation.protocol import read_prompts
 from datamodules.record import TABLE, Record
 from metrics.benchmarks import Benchmark, register
@@ -107,14 +108,19 @@ class OwnBenchmark:
         )
         return self.name
 
-    def read(self, training: Sequence[Record]) -> list[Record]:
+    def read(self, training: Sequence[Record], trained: Mapping[str, bool] | None = None) -> list[Record]:
         """Return the images of the benchmark's own table, with splits.
 
         Patients and images of the training data keep their split there: none is trained on and scored. Patients are
         compared with those of a user's table only; public sets number theirs independently.
 
+        Args:
+            training: Images of the training data.
+            trained: Names of tables that the training data were written from -> whether their validation and test
+                patients were left out (see `corpus_name`). The benchmark keeps to the same split of such a table.
+
         Raises:
-            ValueError: The table has no such column, or an image has no measure.
+            ValueError: The table has no such column, an image has no measure, or every patient was trained on.
         """
         table = read_table(str(self.table), self.columns, self.images, self.outside)
         needed = ("hc_mm", "pixel_size_mm") if self.kind == "biometry" else (self.label,)
@@ -122,7 +128,15 @@ class OwnBenchmark:
             if column not in table or table[column].isna().all():
                 raise ValueError(f"{self.table}: no column {column}, which benchmark {self.name} needs")
         records = table_records(table, self.name, keep=needed if self.prompts else ())
-        if all(record.split is None for record in records):
+        if (written := (trained or {}).get(corpus_name(Path(str(self.table))))) is not None:
+            if not written:
+                raise ValueError(
+                    f"{self.table}: the training shards hold all patients of a table of this name; write them without "
+                    "--no-exclude-test, or rename this table if it is another"
+                )
+            splits = {record.name: record.split for record in with_splits(table_records(table))}
+            records = [replace(record, split=splits[record.name]) for record in records]
+        elif all(record.split is None for record in records):
             records = split_by_patient(records, val_share=self.val_share, test_share=0.0, seed=0)
             records = [replace(r, split="test" if r.split == "train" else r.split) for r in records]
         # By the real path, as `read_table` names images.

@@ -59,11 +59,14 @@ class PairBuilder(TwoViewTransform):
             "student_image": torch.stack([sample["student_image"] for sample in samples]),
             "student_tokens": _tokenise(texts, student),
             "caption_id": torch.tensor([text_id(text) for text in texts], dtype=torch.int64),
-            "class_id": torch.tensor([class_id(sample["record"]) for sample in samples], dtype=torch.int64),
             "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
             "skipped": [bad for sample in samples for bad in sample["skipped"]],
             **metadata([sample["record"] for sample in samples]),
         }
+        if all(sample["record"].plane for sample in samples):
+            batch["class_id"] = torch.tensor(
+                [class_id(sample["record"]) for sample in samples], dtype=torch.int64
+            )
         if "teacher_embedding" in samples[0]:
             batch["teacher_embedding"] = torch.stack([sample["teacher_embedding"] for sample in samples])
         if "teacher_image" in samples[0]:

@@ -12,7 +12,7 @@ from typing import Any
 from webdataset.shardlists import expand_urls
 
 from datamodules.base import require_at_least
-from datamodules.corpora.public import ScoredOnPublicSets
+from datamodules.corpora.public import CORPORA, ScoredOnPublicSets
 from datamodules.pairs.loaders import resume_position
 from datamodules.pairs.sample import PairBuilder
 from datamodules.pairs.sampler import process_rank
@@ -33,7 +33,7 @@ class PairShardsDataModule(ScoredOnPublicSets):
 
     Args:
         urls: A folder of tar files, or shards such as ``corpus/pairs-{000000..000041}.tar``: paths,
-            ``s3://``, ``gs://``, ``https://`` or ``pipe:`` URLs; braces are expanded, ``::`` joins several.
+            ``s3://``, ``gs://``, ``https://`` or ``pipe:`` URLs; braces are expanded, ``::`` joins several of these.
         num_samples: Pairs per epoch over all processes; by default the number in ``manifest.json`` beside the
             shards.
         shuffle_buffer: Encoded samples in the shuffle buffer of each worker.
@@ -93,6 +93,16 @@ class PairShardsDataModule(ScoredOnPublicSets):
         remote = [url for url in self.urls if is_remote(url)]
         return replace(self._store, remote=self._store.described(remote, self.listed) if remote else {})
 
+    def trained_tables(self) -> dict[str, bool]:
+        """Return the tables that the shards were written from, by the names of their files."""
+        manifests = self._store.manifests(self.urls).values()
+        sources = [source for manifest in manifests for source in manifest.get("sources", [])]
+        return {
+            source["name"]: source.get("evaluation_images_left_out", 0) > 0
+            for source in sources
+            if source["name"] not in CORPORA
+        }
+
     def check_batches(self) -> None:
         """Check that the shards feed every worker and that their pairs fill a batch."""
         self._epoch()
@@ -133,13 +143,15 @@ class PairShardsDataModule(ScoredOnPublicSets):
 
 
 def list_shards(urls: str) -> list[str]:
-    """Expand URLs with braces, joined by ``::``, or a folder of tar files, to a list of shards."""
-    folder = Path(urls)
-    # A list of URLs can be too long to be asked for as a file.
-    if not re.search("://|::|pipe:", urls) and folder.is_dir():
-        return [str(path) for path in sorted(folder.glob("[!.]*.tar"))] or [str(folder / "*.tar")]
-    expanded: list[str] = expand_urls(urls)
-    return expanded
+    """Expand URLs with braces, and folders of tar files, joined by ``::``, to a list of shards."""
+    shards: list[str] = []
+    for part in urls.split("::"):
+        folder = Path(part)
+        if not re.search("://|pipe:", part) and folder.is_dir():
+            shards += map(str, sorted(folder.glob("[!.]*.tar")) or [folder / "*.tar"])
+        else:
+            shards += expand_urls(part)
+    return shards
 
 
 def check_shards(urls: list[str]) -> None:

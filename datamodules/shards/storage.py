@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import webdataset as wds
+from filelock import FileLock
 from fsspec.asyn import sync
 from fsspec.core import url_to_fs
 
@@ -140,7 +141,6 @@ class ShardStorage:
         path = self.cache / shard.file_name
         for _ in range(MOST_FETCHES):
             if not path.is_file():
-                self._make_room(shard.size)
                 self._fetch(url, shard, path)
             with suppress(FileNotFoundError):  # another process made room
                 file = path.open("rb")
@@ -154,10 +154,13 @@ class ShardStorage:
 
     def _fetch(self, url: str, shard: RemoteShard, path: Path) -> None:
         try:
-            with atomic(path) as unfinished, unfinished.open("wb") as file:
-                while (start := file.tell()) < shard.size:
-                    end = min(start + BLOCK, shard.size)
-                    file.write(self._retried(url, partial(_block, url, start, end, shard.size)))
+            self.cache.mkdir(parents=True, exist_ok=True)
+            # Workers share the cache, and the fetch of an ended epoch may still run.
+            with FileLock(self.cache / f".{path.stem}.lock"):
+                if path.is_file():
+                    return
+                self._make_room(shard.size)
+                self._download(url, shard, path)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise
@@ -166,7 +169,18 @@ class ShardStorage:
                 "data.shard_cache_gb"
             ) from error
 
+    def _download(self, url: str, shard: RemoteShard, path: Path) -> None:
+        with atomic(path) as unfinished, unfinished.open("wb") as file:
+            while (start := file.tell()) < shard.size:
+                end = min(start + BLOCK, shard.size)
+                file.write(self._retried(url, partial(_block, url, start, end, shard.size)))
+
     def _make_room(self, size: int) -> None:
+        stale = time.time() - self.patience - 3600  # a fetch writes, or fails, within `patience`
+        for path in self.cache.glob(".*.partial.tar"):  # of workers that were ended during a fetch
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < stale:
+                    path.unlink()
         found = []
         for path in self.cache.glob("[!.]*.tar"):
             with suppress(FileNotFoundError):

@@ -190,6 +190,9 @@ class ShardStream(IterableDataset):
                     for sample in group_by_keys(members, handler=note):
                         delivered += 1
                         yield sample
+            # A damaged header reads as the archive's end. Without a manifest the sizes are estimates.
+            if not errors and isinstance(size := self.sizes[url], int) and delivered < size:
+                errors.append(ValueError(f"{delivered} of its {size} samples found"))
             if errors:  # the first ended the shard or lost a sample, the others follow from it
                 self._skip(_unreadable(url, errors[0]), max(1, round(self.sizes[url] - delivered)), skipped)
 

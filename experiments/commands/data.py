@@ -10,7 +10,6 @@ usage: sonodistill data check DATA ROOT        counts, unreadable files, duplica
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +33,7 @@ from datamodules.corpora.check import (
 )
 from datamodules.corpora.fada import CONTAINS, is_fada
 from datamodules.corpora.public import CORPORA, find_corpora
-from datamodules.corpora.table import SPLIT_NAMES, read_table
+from datamodules.corpora.table import SPLIT_NAMES, corpus_name, read_table
 from datamodules.ingest import archive, scans
 from datamodules.ingest.labels import KEYS, LABELS
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
@@ -121,7 +120,7 @@ def shards(arguments: argparse.Namespace) -> int:
     roots = {} if arguments.root is None else find_corpora(arguments.root)
     tables: dict[str, pd.DataFrame] = {}
     for path in arguments.table:
-        name = re.sub(r"[^\w-]+", "_", path.resolve().stem)
+        name = corpus_name(path)
         if name in (*tables, *CORPORA):
             raise ValueError(f"--table={path}: there is already a corpus {name}; rename the table")
         missing: list[str] | None = [] if arguments.skip_missing else None

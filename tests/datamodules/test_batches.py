@@ -105,6 +105,8 @@ def test_images_of_one_plane_and_sub_plane_have_equal_class_ids(tiny_planes):
     same = torch.tensor([[one == other for other in classes] for one in classes])
     assert torch.equal(batch["class_id"][:, None] == batch["class_id"], same)
     assert len(set(classes)) > 2
+    data.records[:] = [replace(record, plane=None, caption="a scan") for record in data.records]
+    assert "class_id" not in next(iter(data.train_dataloader())), "unknown classes are not one class"
 
 
 def test_training_needs_contracts_and_enough_images(tiny_hc18):

@@ -23,6 +23,8 @@ def _train(rank, world, root, out, options):
     names = {
         stage: [name for _, pairs in batches for name, _ in pairs] for stage, batches in module.seen.items()
     }
+    if world < 4:  # Lightning refuses a process without an image
+        names["predict"] = [name for batch in runner.predict(module, data) for name in batch]
     (out / f"{rank}.json").write_text(json.dumps(names))
 
 
@@ -33,6 +35,8 @@ def test_processes_share_every_pair_once(tiny_hc18, tmp_path, world, options):
     run_in_processes(world, _train, tmp_path, world, tiny_hc18, tmp_path, options)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
     data = HC18DataModule(root=str(tiny_hc18), val_share=0.3)
+    predicted = [name for rank in ranks for name in rank.get("predict", [])]
+    assert sorted(predicted) == (sorted(record.name for record in data.split("test")) if world < 4 else [])
     for stage in ("train", "val", "test"):
         every = {record.name for record in data.split(stage)}
         parts = [rank[stage] for rank in ranks]

@@ -101,7 +101,7 @@ def test_pairs_of_one_class_or_of_different_ones_keep_their_weight(held):
 
 
 def test_holding_pairs_needs_their_classes():
-    with pytest.raises(ValueError, match="carry no class_id"):
+    with pytest.raises(ValueError, match="no class_id in the batch"):
         SRKDControlLoss(held="same_class")(embeddings(0), embeddings(1))
     with pytest.raises(ValueError, match="held must be same_class, other_classes or null, not 'ages'"):
         SRKDControlLoss(held="ages")

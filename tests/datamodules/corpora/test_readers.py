@@ -156,6 +156,14 @@ def test_all_missing_images_are_reported_at_once(tiny_hc18):
     )
 
 
+def test_an_image_of_that_name_in_another_folder_does_not_replace_a_missing_one(tiny_hc18):
+    image = next((tiny_hc18 / "training_set").glob("*_HC.png"))
+    (tiny_hc18 / "test_set").mkdir()
+    image.rename(tiny_hc18 / "test_set" / image.name)
+    with pytest.raises(FileNotFoundError, match=rf"1 of 36 images missing under .*: {image.name};"):
+        read_hc18(tiny_hc18)
+
+
 def test_an_empty_file_name_names_its_row(tiny_hc18, tiny_planes):
     hc18, planes = tiny_hc18 / "training_set_pixel_size_and_HC.csv", tiny_planes / "FETAL_PLANES_DB_data.csv"
     _rewrite(hc18, lambda text: text.replace("001_HC.png,", ",", 1))
@@ -182,9 +190,9 @@ def test_a_missing_folder_names_the_expected_files_and_their_source(tmp_path):
 def test_an_ambiguous_image_is_an_error(tiny_hc18):
     source = tiny_hc18 / "training_set" / "007_HC.png"
     for folder in ("a", "b"):
-        (tiny_hc18 / folder).mkdir()
-        shutil.copy(source, tiny_hc18 / folder)
-    read_hc18(tiny_hc18)  # training_set comes first
+        (source.parent / folder).mkdir()
+        shutil.copy(source, source.parent / folder)
+    read_hc18(tiny_hc18)  # training_set itself comes first
     source.unlink()
     with pytest.raises(ValueError, match=r"007_HC.png fits several files"):
         read_hc18(tiny_hc18)

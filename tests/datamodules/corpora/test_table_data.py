@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from callbacks.tracking.wandb_run import may_upload_images
-from datamodules import HC18DataModule, PhantomDataModule, Record, TableDataModule
+from datamodules import HC18DataModule, PairShardsDataModule, PhantomDataModule, Record, TableDataModule
 from datamodules.corpora.cells import separated
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import DEFAULT_PROTOCOL
@@ -274,6 +274,25 @@ def test_a_benchmark_of_another_table_never_scores_trained_patients(tmp_path):
     assert not trained & {record.patient for record in scored}
     assert "labels.csv" not in {record.name for record in data.records}
     assert len(data.records) == 80
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_benchmark_of_a_table_in_the_shards_scores_the_patients_left_out_of_them(tmp_path, given):
+    rows = rows_of(60)
+    if given:
+        rows = [row | {"split": "test" if row["patient"] in ("p3", "p7") else "train"} for row in rows]
+    table = write(tmp_path, rows)
+    shards, everybody = tmp_path / "shards", tmp_path / "everybody"
+    assert data_command.main(["shards", str(shards), f"--table={table}"]) == 0
+    benchmark = own(tmp_path, table=str(table))
+    data = PairShardsDataModule(str(shards), benchmarks=[benchmark])
+    left_out = {record.name for record in TableDataModule(str(table)).records if record.split != "train"}
+    scored = data.evaluation_records("clinic", "val") + data.evaluation_records("clinic", "test")
+    assert {record.name for record in scored} == left_out
+    assert data_command.main(["shards", str(everybody), f"--table={table}", "--no-exclude-test"]) == 0
+    data = PairShardsDataModule(str(everybody), benchmarks=[benchmark])
+    with pytest.raises(ValueError, match=r"the training shards hold all patients of a table of this name"):
+        data.evaluation_records("clinic", "test")
 
 
 def test_images_of_a_public_set_keep_their_split_under_a_relative_root(tiny_hc18, tmp_path, monkeypatch):

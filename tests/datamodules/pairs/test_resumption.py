@@ -43,6 +43,9 @@ class Recorder(LightningModule):
     def test_step(self, batch, batch_idx):
         self.note("test", batch)
 
+    def predict_step(self, batch, batch_idx):
+        return batch["name"]
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 

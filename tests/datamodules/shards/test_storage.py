@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 import threading
+import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -112,7 +113,7 @@ def test_faults_change_no_batch(store, folder, tmp_path, monkeypatch, kind):
     store.fault = FAULTS[kind]
     assert epoch(make(URLS, tmp_path / "cache")) == expected
     assert len(store.faults) == {"none": 0, "503": 10, "cut": 10, "stall": 1, "flip": 1}[kind]
-    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").iterdir()}
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").glob("*.tar")}
     assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
 
 
@@ -126,7 +127,7 @@ def test_workers_share_the_cache_and_a_second_run_fetches_nothing(store, folder,
 
 def test_a_cached_shard_that_was_damaged_is_fetched_again(store, folder, tmp_path):
     expected = epoch(make(URLS, tmp_path / "cache"))
-    damaged = sorted((tmp_path / "cache").iterdir())[0]
+    damaged = sorted((tmp_path / "cache").glob("*.tar"))[0]
     content = bytearray(damaged.read_bytes())
     content[700] ^= 4
     damaged.write_bytes(content)
@@ -137,7 +138,7 @@ def test_the_cache_keeps_to_its_size(store, folder, tmp_path):
     sizes = sorted(path.stat().st_size for path in folder.glob("*.tar"))
     data = make(URLS, tmp_path / "cache", shard_cache_gb=(sizes[-1] * 2.5) / 1e9)
     assert epoch(data) == epoch(make(folder, tmp_path))
-    held = [path.stat().st_size for path in (tmp_path / "cache").iterdir()]
+    held = [path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")]
     assert len(held) == 2
     with pytest.raises(ValueError, match=r"pairs-00000\d\.tar: \d+ bytes; raise data\.shard_cache_gb$"):
         make(URLS, tmp_path / "cache", shard_cache_gb=sizes[0] / 2e9)
@@ -155,7 +156,56 @@ def test_the_cache_keeps_the_shards_that_were_read_last(tmp_path, monkeypatch):
     for url in (first, third):
         with shards.open(url) as file:
             assert file.read() == contents[url]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "c.tar"]
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["a.tar", "c.tar"]
+
+
+def _one_shard(tmp_path, monkeypatch):
+    """Return a store of one object, a list of the blocks that were fetched, and a lock that holds them up."""
+    blocks, gate = [], threading.Event()
+
+    def block(_url, start, end, _size):
+        blocks.append(start)
+        assert gate.wait(30)
+        return bytes(end - start)
+
+    monkeypatch.setattr(storage, "_block", block)
+    url = "s3://corpus/a.tar"
+    return (
+        storage.ShardStorage(tmp_path, 10**6, remote={url: storage.RemoteShard(1000, None, "a")}),
+        blocks,
+        gate,
+    )
+
+
+def test_a_shard_that_two_ask_for_is_fetched_once(tmp_path, monkeypatch):
+    shards, blocks, gate = _one_shard(tmp_path, monkeypatch)
+    streams = [shards.opened([*shards.remote]) for _ in range(2)]  # as the threads of two epochs do
+    found = []
+    threads = [
+        threading.Thread(target=lambda stream=stream: found.append(next(stream)[1])) for stream in streams
+    ]
+    for thread in threads:
+        thread.start()
+    while not blocks:
+        time.sleep(0.01)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert [file.read() for file in found] == [bytes(1000)] * 2
+    assert blocks == [0]
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["a.tar"]
+
+
+def test_unfinished_files_of_ended_workers_are_removed(tmp_path, monkeypatch):
+    shards, _, gate = _one_shard(tmp_path, monkeypatch)
+    gate.set()
+    old, new = (tmp_path / f".other.machine-{number}.partial.tar" for number in (1, 2))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    shards.open(*shards.remote).close()
+    assert not old.exists()
+    assert new.exists(), "another worker may be writing it"
 
 
 def test_absent_shards_are_an_error_before_the_first_step(store, tmp_path):
@@ -319,7 +369,7 @@ def test_google_storage(google, folder, tmp_path, caplog):
     google.fault = fault
     assert epoch(make(urls, tmp_path / "cache")) == epoch(make(folder, tmp_path))
     assert google.faults == ["503", "cut", "flip"]
-    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").iterdir()}
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").glob("*.tar")}
     assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
     google.fault = lambda _: None
     with pytest.raises(
@@ -372,5 +422,5 @@ def test_real_faults_in_real_time(store, folder, tmp_path, monkeypatch, kind):
     }[kind]
     assert epoch(data) == expected
     assert store.faults
-    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").iterdir()}
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache").glob("*.tar")}
     assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}

@@ -279,6 +279,26 @@ def test_a_truncated_shard_counts_as_its_missing_samples(shards, listed):
     assert lost == {(f"{path}: unreadable shard (unexpected end of data)", 7)}
 
 
+@pytest.mark.parametrize("damage", ["zeros", "header"])
+def test_a_damaged_shard_that_seems_to_end_early_counts_as_its_missing_samples(shards, damage):
+    path = shards / "pairs-000002.tar"
+    with tarfile.open(path) as archive:
+        start = next(member for member in archive if member.name == "s2i05.png").offset
+    content = bytearray(path.read_bytes())
+    content[start : len(content) if damage == "zeros" else start + 512] = bytes(
+        len(content) - start if damage == "zeros" else 512
+    )
+    path.write_bytes(content)
+    counts = [{"name": f"pairs-{number:06d}.tar", "samples": 12} for number in range(4)]
+    (shards / "manifest.json").write_text(json.dumps({"shards": counts}))
+    with pytest.raises(ValueError, match=r"pairs-000002.tar: unreadable shard \(5 of its 12 samples found\)"):
+        list(_data(shards).train_dataloader())
+    batches = [
+        b for epoch in range(2) for b in _batches(_data(shards, on_error="skip").train_dataloader(), epoch)
+    ]
+    assert {number for batch in batches for _, number in batch["skipped"]} == {7}
+
+
 def test_a_member_twice_in_a_shard_counts_as_one_sample(tmp_path):
     pairs = [_pair(f"k{n}", n) for n in range(4)]
     _write(tmp_path / "a.tar", [*pairs[0], pairs[1][0], *pairs[1], *pairs[2], *pairs[3]])
@@ -303,13 +323,15 @@ def test_the_manifest_counts_an_epoch(shards):
         _data(shards, num_samples=None).train_dataloader()
 
 
-def test_every_folder_has_its_own_manifest(tmp_path):
+@pytest.mark.parametrize("joined", ["a/0.tar::{}/b/0.tar", "a::{}/b"])
+def test_every_folder_has_its_own_manifest(tmp_path, joined):
+    urls = joined.format(tmp_path)
     for folder, pairs in (("a", 4), ("b", 8)):
         (tmp_path / folder).mkdir()
         _write(tmp_path / folder / "0.tar", [m for n in range(pairs) for m in _pair(f"{folder}{n}", n)])
         counts = {"shards": [{"name": "0.tar", "samples": pairs}]}
         (tmp_path / folder / "manifest.json").write_text(json.dumps(counts))
-    data = _data(tmp_path, f"a/0.tar::{tmp_path}/b/0.tar", num_samples=None)
+    data = _data(tmp_path, urls, num_samples=None)
     batches = list(data.train_dataloader())
     assert (
         len({name for batch in batches for name in batch["name"]})

@@ -158,6 +158,12 @@ def test_an_unmapped_image_name_of_the_release_is_named_as_in_the_file(short, tm
 
 
 def test_the_student_configuration_differs_from_open_clips_in_the_context_only() -> None:
+    assert read_config("MobileCLIP-S1")["preprocess_cfg"] == {
+        "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "interpolation": "bilinear",
+    }  # fmt: skip
+    assert read_config("ViT-L-14")["preprocess_cfg"] == {}, (
+        "its published weights were trained with different ones"
+    )
     ours, theirs = read_config("MobileCLIP2-S0")["model_cfg"], open_clip.get_model_config("MobileCLIP2-S0")
     theirs["text_cfg"]["context_length"] = 117
     assert ours == theirs
