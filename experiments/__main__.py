@@ -134,6 +134,8 @@ def _message(error: BaseException) -> str | None:
             f"{LAST}"
         )
     if isinstance(error, RuntimeError):
+        if "out of memory" in text or "DefaultCPUAllocator" in text:
+            return f"{text[:160]}; lower --data.batch_size, or set --model.grad_cache_chunk (docs/scale.md)"
         cause = next((cause for sign, cause in LOST.items() if sign in text), None)
         return cause and f"{cause} ({text[:160]}); resume from the last checkpoint with {LAST}"
     return str(error) if isinstance(error, ValueError | OSError) else None

@@ -82,6 +82,24 @@ def _fitting(trainer: Trainer) -> bool:
 class BestCheckpoint(ModelCheckpoint):
     """Write the best weights atomically; the class keeps its state apart from that of a user's ModelCheckpoint."""
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score and weights, also in a folder that was moved or renamed since.
+
+        A run that goes on from another run's checkpoint selects among its own weights only.
+        """
+        best = state_dict["best_model_path"]
+        if best and state_dict["dirpath"] != self.dirpath:
+            here = Path(str(self.dirpath)) / Path(best).name
+            own = here.is_file()
+            state_dict = state_dict | {
+                "dirpath": self.dirpath if own else None,
+                "best_model_path": str(here) if own else "",
+                "kth_best_model_path": str(here),
+                "best_k_models": {str(here): score for score in state_dict["best_k_models"].values()},
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         save_atomically(trainer, Path(filepath), bool(self.save_weights_only))
         self._last_global_step_saved = trainer.global_step

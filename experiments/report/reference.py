@@ -198,4 +198,4 @@ def _applies_to_static(option: str) -> bool:
     if name.startswith("model.loss.init_args."):
         argument = name.rpartition(".")[2]
         return argument in set(inspect.signature(STATIC_LOSS).parameters) - SCHEDULED
-    return not name.startswith(("model.loss", "schedule", "run", "ckpt_path"))
+    return not name.startswith(("model.loss", "schedule", "experiment", "run", "ckpt_path"))

@@ -50,6 +50,7 @@ from experiments.runs.early_checks import check_run
 from experiments.runs.loggers import settled_loggers
 from experiments.runs.resuming import changed_settings, check_fit, resumable, resume_command
 from experiments.runs.run_folder import (
+    continues,
     join_metrics,
     keep_config,
     keep_metrics,
@@ -110,7 +111,7 @@ class SonoDistillCLI(ConfigCLI):
             config.run,
             config.get("ckpt_path"),
         )
-        if self.subcommand == "fit" and not config.get("ckpt_path"):
+        if self.subcommand == "fit" and not continues(self.folder, config.get("ckpt_path")):
             refuse_used(self.folder)
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
@@ -122,7 +123,9 @@ class SonoDistillCLI(ConfigCLI):
         check_run(config, str(self.subcommand))
         settle_teachers(config)
         self.record, self.cautions = make_record(config), cautions(config, trains)
-        self.changed = changed_settings(self.folder, config) if trains and config.get("ckpt_path") else None
+        self.changed = None
+        if trains and config.get("ckpt_path"):
+            self.changed = changed_settings(Path(config.ckpt_path).resolve().parents[1], config)
         self.cautions += [self.changed] if self.changed else []
         if self.subcommand == "predict":  # the others are about scores
             self.cautions = [caution for caution in self.cautions if CAUTION in caution]

@@ -23,6 +23,7 @@ from datamodules.redaction import redacted
 from experiments.plain_errors import RUN_FOLDER, PlainErrorParser
 from experiments.process import first_process
 from experiments.recipe_files import BASE
+from experiments.runs.run_folder import continues
 from experiments.runs.wandb_access import (
     check_server,
     sync_command,
@@ -104,7 +105,7 @@ def _settled(logger: Namespace, config: Namespace, folder: Path, resumed: bool) 
         arguments.run_name = arguments.get("run_name") or f"{config.experiment}/{folder.name}"
     if logger.class_path.endswith("WandbLogger"):
         arguments.name = arguments.get("name") or f"{config.experiment}/{folder.name}"
-        if resumed and checkpoint and Path(checkpoint).is_file():
+        if resumed and checkpoint and continues(folder, checkpoint):
             arguments.id = arguments.get("id") or run_id_of(checkpoint)
         settings = _given_settings(arguments.get("settings"))
         data = (

@@ -84,6 +84,11 @@ def lock_folder(folder: Path) -> FileLock:
     return lock
 
 
+def continues(folder: Path, checkpoint: str | None) -> bool:
+    """Return whether a checkpoint to resume from is one of the run in `folder`."""
+    return checkpoint is not None and Path(checkpoint).resolve().parent == (folder / "checkpoints").resolve()
+
+
 def refuse_used(folder: Path) -> None:
     """Refuse to start a run in a folder with checkpoints or results of another run."""
     if (folder / "results.json").exists() or (folder / "checkpoints" / "last.ckpt").exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.outcomes import outcomes_of
+from experiments.paper import STUDENTS
 from experiments.recipe_files import READING
 from experiments.suites.suite_runs import PREFIX, REQUEST, has_results
 from metrics.benchmarks import register_saved
@@ -95,8 +96,13 @@ def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
 
 def finished(preset: str, outputs: Path) -> list[Path]:
     """Return the folders of the finished runs of suites on a data preset."""
+    students = "|".join(f"-{student}" for student in STUDENTS if student)
+    named = re.compile(
+        rf"{PREFIX}{re.escape(preset)}({students})?-s\d+"
+    )  # not those of table-small for table
     requests = sorted(outputs.glob(f"*/{PREFIX}{preset}-*/{REQUEST}"))
-    return [request.parent for request in requests if has_results(request.parent)]
+    folders = [request.parent for request in requests]
+    return [folder for folder in folders if named.fullmatch(folder.name) and has_results(folder)]
 
 
 def refresh(

@@ -217,7 +217,7 @@ def _plot(rows: Sequence[ResultRow], path: Path) -> None:
         save_png(suite_figure(named, paper, baselines, plotted), partial)
 
 
-def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
+def _plot_capacity(gains: pd.DataFrame, path: Path, title: str) -> None:
     """Draw SRKD's gains over the sizes of the student."""
     own = gains[gains["student"] != GROWTH]
     drawn = own.assign(
@@ -227,7 +227,7 @@ def _plot_capacity(gains: pd.DataFrame, path: Path, data: str) -> None:
         size=[student_title(student).split()[0] for student in own["student"]],
     )
     with atomic(path) as partial:
-        save_png(capacity_figure(drawn, f"DATA={data}: gain of SRKD"), partial)
+        save_png(capacity_figure(drawn, f"{title}: gain of SRKD"), partial)
 
 
 def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
@@ -259,15 +259,17 @@ def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
         for ending, content in files.items():
             write_text(Path(f"{path}{ending}"), content)
         _plot(own, Path(f"{path}.png"))
-    gains = capacity(rows_with(rows, any_student=True))
-    if gains["student"].nunique() > 1:
-        data = rows[0]["data"]
-        written.append(
-            f"### DATA={data}, gain by size of the student\n\n{to_markdown(texts(gains))}\n- {COMPARISON_NOTE}\n"
-        )
-        write_text(folder / f"{data}-capacity.md", written[-1])
-        write_text(folder / f"{data}-capacity.csv", str(gains.to_csv(index=False, lineterminator="\n")))
-        _plot_capacity(gains, folder / f"{data}-capacity.png", data)
+    settings = sorted({tuple(row["arguments"]) for row in rows}, key=lambda words: (len(words), words))
+    for place, words in enumerate(settings):
+        gains = capacity(rows_with(rows, words, any_student=True))
+        if gains["student"].nunique() > 1:
+            title = ", ".join([f"DATA={rows[0]['data']}", *([" ".join(words)] if words else [])])
+            text = f"### {title}, gain by size of the student\n\n{to_markdown(texts(gains))}\n- {COMPARISON_NOTE}\n"
+            written.append(text)
+            path = str(folder / f"{rows[0]['data']}-capacity") + (f"-{place}" if place else "")
+            write_text(Path(f"{path}.md"), text)
+            write_text(Path(f"{path}.csv"), str(gains.to_csv(index=False, lineterminator="\n")))
+            _plot_capacity(gains, Path(f"{path}.png"), title)
     return written
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from experiments.process import without_secrets
@@ -145,10 +145,17 @@ def run_locally(
 
     Raises:
         ValueError: The sweep file cannot be used here, or the folder holds another sweep.
-        TimeoutError: Another runner works on this sweep.
+            Another runner works on this sweep.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock", timeout=0):  # the system releases it when the runner dies
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{folder}: another process runs this sweep; wait, or start another with SWEEP_NAME=..."
+        ) from None
+    with lock:  # the system releases it when the runner dies
         local = LocalStudy.open(sweep, folder, arguments, seed)
         runner = LocalRunner(local, sweep.command(arguments), jobs)
         limit = local.limit(count)

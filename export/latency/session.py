@@ -123,6 +123,8 @@ def _compare(
     own = {name: {**spec, "threads": 1} for name, spec in specs.items() if spec["backend"] not in ACCELERATED}
     own = {name: spec for name, spec in own.items() if "error" not in rows[name]}
     single = time_interleaved({**own, **products}, settings.rounds, settings.repeats)
+    if reference in own and single[reference].error:
+        raise ValueError(f"latency: the reference cannot be timed: {single[reference].error}")
     peaks = matmul_peaks({name: single[name] for name in products})
     for name, row in rows.items():
         if specs[name]["backend"] in ACCELERATED:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from torch.utils.data import Dataset
 
 from datamodules.pairs.loaders import PlainErrorLoader
@@ -251,3 +252,10 @@ def test_setup_is_kept_until_another_one_is_asked_for(checkout):
     assert "--torch-backend=cu128" in checkout(cpu, "TORCH_BACKEND=cu128")
     assert "--torch-backend=cpu" in checkout("", "TORCH_BACKEND=cpu")
     assert "--torch-backend" not in checkout(cpu, "TORCH_BACKEND=")
+
+
+def test_too_little_memory_is_one_line(monkeypatch, capfd):
+    monkeypatch.setattr(command_line, "run", lambda _: torch.empty(2**55))
+    assert command(monkeypatch, "train", "srkd", "phantom") == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert line.endswith("; lower --data.batch_size, or set --model.grad_cache_chunk (docs/scale.md)")

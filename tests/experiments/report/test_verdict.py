@@ -242,9 +242,9 @@ def test_the_command_for_a_reference_repeats_the_runs_options_without_its_loss_a
     run = read_run(make_run())
     command = [
         "fit", "--config=experiments/recipes/data/phantom.yaml", "--config=experiments/recipes/srkd.yaml",
-        "--config=my own.yaml", "--run", "x", "--schedule.end_ratio=-1", "--model.learning_rate=0.01",
-        "--model.loss.init_args.temperature=2", "--model.loss.init_args.off_diagonal_weight=2",
-        "--seed_everything", "3",
+        "--config=my own.yaml", "--run", "x", "--experiment=srkd", "--schedule.end_ratio=-1",
+        "--model.learning_rate=0.01", "--model.loss.init_args.temperature=2",
+        "--model.loss.init_args.off_diagonal_weight=2", "--seed_everything", "3",
     ]  # fmt: skip
 
     def static(command):

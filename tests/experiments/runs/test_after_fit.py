@@ -118,6 +118,35 @@ def test_data_without_benchmarks_keep_the_last_weights_as_the_best(tmp_path):
     assert saved["state_dict"]["weight"] == 6
 
 
+class Worsening(OneWeight):
+    """Whose validation score is lower after every epoch."""
+
+    def on_train_epoch_end(self):
+        self.log(VAL_COMPOSITE, 1.0 / (1 + self.current_epoch))
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_run_that_goes_on_in_another_folder_selects_among_the_weights_there(tmp_path, moved):
+    def fit(folder, epochs, **options):
+        best = selection(folder)
+        best._save_on_train_epoch_end = True
+        trainer = Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[best], enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(Worsening(), DataLoader(torch.ones(4, 1), batch_size=2), **options)
+        trainer.save_checkpoint(folder / "last.ckpt")
+        return best.best_model_path
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert fit(first, 1) == str(first / "best.ckpt")
+    if moved:
+        first.rename(second)
+    last = (second if moved else first) / "last.ckpt"
+    assert fit(second, 2, ckpt_path=last, weights_only=True) == str(second / "best.ckpt")
+    assert torch.load(second / "best.ckpt", weights_only=True)["epoch"] == (0 if moved else 1)
+
+
 def test_a_monitor_that_the_user_chose_stays(tmp_path):
     checkpoint = selection(tmp_path)
     checkpoint.monitor = "loss"

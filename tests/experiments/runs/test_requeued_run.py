@@ -93,6 +93,16 @@ def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
     assert (INTERRUPTED / "metrics.csv").exists(), "it was left alone"
 
 
+def test_a_branch_from_another_runs_checkpoint_is_a_run_of_its_own(command):
+    other = write_checkpoint(Path("outputs/srkd/other/checkpoints/last.ckpt"), run_id="xyz")
+    cli = command("--run=branch", f"--ckpt_path={other}")
+    assert cli.folder == Path("outputs/srkd/branch")
+    assert wandb_id(cli) != "xyz"
+    write_checkpoint(Path("outputs/srkd/branch/checkpoints/last.ckpt"), run_id="abc")
+    with pytest.raises(ValueError, match="outputs/srkd/branch already holds a run"):
+        command("--run=branch", f"--ckpt_path={other}")
+
+
 def test_last_is_the_last_checkpoint_of_the_run_that_is_named(command):
     mine = write_checkpoint(Path("outputs/srkd/mine/checkpoints/last.ckpt"), run_id="xyz")
     (mine.parents[1] / "results.json").write_text("of older weights")

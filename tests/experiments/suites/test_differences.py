@@ -102,6 +102,18 @@ def test_gains_grow_with_the_gap_where_they_do():
     assert any(line.endswith("from 1/5 of the teacher to 1/99 of the teacher") for line in lines)
 
 
+def test_gains_of_runs_with_arguments_have_a_table_of_their_own(rows, tmp_path):
+    rows += [row(name, seed, skill - 0.1, "hundredth") for name, skill in SKILLS.items() for seed in (1, 2)]
+    again = [one | {"arguments": ["--trainer.max_epochs=9"]} for one in rows]
+    titles = [text.splitlines()[0] for text in write_tables(rows + again, tmp_path)]
+    assert titles[-2:] == [
+        "### DATA=phantom, gain by size of the student",
+        "### DATA=phantom, --trainer.max_epochs=9, gain by size of the student",
+    ]
+    assert {"phantom-capacity.png", "phantom-capacity-1.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert len(write_tables(again, tmp_path / "alone")) == 3
+
+
 def test_tables_and_plots_of_students_are_written(rows, tmp_path):
     more = [row(name, seed, skill - 0.1, "hundredth") for name, skill in SKILLS.items() for seed in (1, 2)]
     written = write_tables(rows + more, tmp_path)

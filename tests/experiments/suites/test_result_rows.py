@@ -27,7 +27,7 @@ def put(outputs, data, arguments=(), **more):
 
 def test_a_preset_whose_name_begins_with_anothers_is_another(tmp_path):
     put(tmp_path, "table")
-    put(tmp_path, "table-small")
+    (put(tmp_path, "table-small") / "results.json").write_text("{}")
     assert [row["data"] for row in refresh("table", tmp_path, tmp_path / "rows")] == ["table"]
 
 

@@ -234,7 +234,7 @@ def test_jobs_run_at_the_same_time_and_a_second_runner_is_rejected():
     write_sweep(options=["--mode=wait"])
     runner = Runner("--jobs=2")
     wait_until(lambda: len(list(Path("outputs/tiny").glob("*/seen.txt"))) == 2)
-    with pytest.raises(TimeoutError, match="outputs/sweeps/tiny/lock"):
+    with pytest.raises(ValueError, match="outputs/sweeps/tiny: another process runs this sweep; wait, or"):
         sweep(options=["--mode=wait"])
     runner.send(signal.SIGINT)
     assert runner.end()[0] == 130

@@ -123,6 +123,29 @@ def test_an_absent_reference_is_rejected_before_anything_is_timed(exported, stud
         run_session(exported, student, budgets, True, None, tmp_path)
 
 
+def test_a_reference_that_dies_while_one_thread_is_timed_ends_the_command(
+    exported, student, tmp_path, monkeypatch
+):
+    def timed(specs, *_):
+        error = "killed" if "matmul-float32" in specs else ""
+        return {
+            name: Timing(
+                dict(spec), [[4.0]] * 4, [[4.0]] * 4, {}, error=error if name == "torch-eager" else ""
+            )
+            for name, spec in specs.items()
+        }
+
+    for name, result in {
+        "time_interleaved": timed,
+        "write_onnx": lambda *_, **__: None,
+        "live_scans": lambda *_: [],
+        "thermal_drifts": lambda *_: [],
+    }.items():
+        monkeypatch.setattr(f"export.latency.session.{name}", result)
+    with pytest.raises(ValueError, match="the reference cannot be timed: killed"):
+        run_session(exported, student, read_budgets(LATENCY), True, None, tmp_path)
+
+
 def test_what_cannot_be_decided_is_timed_again_once_and_has_its_own_status(
     exported, student, tmp_path, monkeypatch, capsys
 ):

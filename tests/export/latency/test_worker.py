@@ -61,3 +61,13 @@ def test_a_worker_does_not_see_the_makefiles_allocator(monkeypatch):
 def test_a_worker_that_cannot_load_reports_why():
     with pytest.raises(RuntimeError, match="no backend 'nonsense'"):
         Worker({"backend": "nonsense"})
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="/proc shows a process's folder")
+def test_a_worker_runs_in_the_users_folder_and_imports_its_classes_last(tmp_path, monkeypatch):
+    """A student may have a relative path, or be a class of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise RuntimeError('it shadows a package')")
+    spec = {"backend": "matmul", "library": "torch", "threads": 1, "batch": 1, "arithmetic": "float32"}
+    with Worker(spec) as worker:
+        assert Path(f"/proc/{worker._process.pid}/cwd").resolve() == tmp_path.resolve()
