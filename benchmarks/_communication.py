@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--pairs-per-second", type=float, help="of one GPU alone: assumed or measured by you")
     parser.add_argument("--fixed-ms", type=float, default=0.0, help="of a step, whatever its pairs")
     parser.add_argument("--link", type=float, default=200.0, help="Gbit/s of each GPU")
-    parser.add_argument("--loss-teraflops", type=float, default=20.0, help="float32 matrix products of a GPU")
+    parser.add_argument(
+        "--loss-teraflops", type=float, default=20.0, help="of a GPU in the loss's matrix products"
+    )
     parser.add_argument(
         "--gpu",
         type=Path,
@@ -91,11 +93,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.gpu:
         facts = json.loads(options.gpu.read_text(encoding="utf-8"))["facts"]
-        kind = "compiled" if "live, compiled" in facts["images_per_s"] else "eager"
-        options.fixed_ms = facts["parts"][f"ours, {kind}"]["optimiser"]
+        parts = facts.get("parts", {})
+        kind = "compiled" if "ours, compiled" in parts else "eager"
+        if f"ours, {kind}" not in parts or "16384, TF32" not in facts.get("loss_tflops", {}):
+            parser.error(f"{options.gpu}: stage step or loss was not measured to its end")
+        options.fixed_ms = parts[f"ours, {kind}"]["optimiser"]
         step_ms = 1e3 * facts["batch"] / facts["images_per_s"][f"live, {kind}"]
         options.pairs_per_second = 1e3 * facts["batch"] / (step_ms - options.fixed_ms)
-        options.loss_teraflops = facts["peak"]["float32_tflops"]
+        options.loss_teraflops = facts["loss_tflops"]["16384, TF32"]  # as in trainings with bf16-mixed
     student = published(STUDENT)
     parameters = sum(p.numel() for p in student.parameters())
     dims = student.embed_dim, published(TEACHER, True).embed_dim

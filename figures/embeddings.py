@@ -66,7 +66,7 @@ def embedding_figure(maps: Mapping[str, ArrayLike], labels: Sequence[str], title
             chosen = np.asarray(points, dtype=np.float64)[own == label]
             axis.scatter(
                 *chosen.T, s=13, alpha=0.75, linewidths=0, label=f"{shown[number]} ({len(chosen)})",
-                color=(*CYCLE, MUTED)[number % 7], marker=MARKERS[number % 7],
+                color=(*CYCLE, MUTED)[number % 7], marker=MARKERS[(number + number // 7) % 7],
             )  # fmt: skip
         axis.set(xticks=[], yticks=[], title=name)
         axis.spines[:].set_visible(False)

@@ -38,7 +38,7 @@ from models.loading import save_half
 from models.zero_shot import age_embeddings, encode_images
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = {"shards": 36, "squares": 24}  # of a training; the first third is not timed
+STEPS = 24  # of a training; the first third is not timed
 
 
 class Clock(Callback):
@@ -133,7 +133,7 @@ def fill_squares(stage: Stage, source: list[str], views: list[Preprocessing]) ->
 
 def train(stage: Stage, goal: str, options: list[str], compiled: bool, folder: Path) -> None:
     """Train in one way, and compare with the bare step."""
-    steps, batch, workers = (6 if stage.quick else STEPS[goal]), stage.batch, workers_that_fit(stage)
+    steps, batch, workers = (6 if stage.quick else STEPS), stage.batch, workers_that_fit(stage)
     clock = folder / f"{goal}.clock.json"
     command = [
         sys.executable, "-m", "experiments", "train", "srkd", *options, "--quick=false", f"--run={goal}",
@@ -200,7 +200,7 @@ def run(stage: Stage, compiled: bool) -> None:
     stage.measured("HC18 validity", partial(validity, stage))
     with tempfile.TemporaryDirectory() as name:
         folder, start = Path(name), time.monotonic()
-        write_pairs(folder, *((16, 64) if stage.quick else (1024, (max(STEPS.values()) + 2) * stage.batch)))
+        write_pairs(folder, *((16, 64) if stage.quick else (1024, (STEPS + 2) * stage.batch)))
         own, taught = student(stage.quick), teacher(stage.quick)
         write_json(folder / "student.json", own.configuration)
         save_half(taught, folder / "teacher.safetensors")
