@@ -141,7 +141,7 @@ class FetalDataModule(LightningDataModule):
         """Return every record of the corpus with its `split` set to "train", "val" or "test"."""
 
     def trained_tables(self) -> dict[str, bool]:
-        """Return the tables that training pairs, but not `records`, come from: name -> whether it has patients left."""
+        """Return the tables that shards were written from: name -> whether their test patients were left out."""
         return {}
 
     @property
@@ -289,13 +289,8 @@ class FetalDataModule(LightningDataModule):
         reading = {**self._loader_options(), "num_workers": evaluation_workers(self.num_workers)}
         # The dataset holds this process's images: Lightning would distribute them again without this sampler.
         sampler: Any = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=False)
-        return PlainErrorLoader(
-            dataset,
-            sampler=sampler,
-            batch_size=self.evaluation_batch_size,
-            collate_fn=collate_evaluation,
-            **reading,
-        )
+        reading |= {"batch_size": self.evaluation_batch_size, "collate_fn": collate_evaluation}
+        return PlainErrorLoader(dataset, sampler=sampler, **reading)
 
     def _fixed_pairs(self, split: str) -> DataLoader:
         # Never replace unreadable images here: the loss would be over other images.

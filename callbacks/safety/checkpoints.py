@@ -92,7 +92,7 @@ class BestCheckpoint(ModelCheckpoint):
             here = Path(str(self.dirpath)) / Path(best).name
             own = here.is_file()
             state_dict = state_dict | {
-                "dirpath": self.dirpath if own else None,
+                "dirpath": self.dirpath if own else state_dict["dirpath"],
                 "best_model_path": str(here) if own else "",
                 "kth_best_model_path": str(here),
                 "best_k_models": {str(here): score for score in state_dict["best_k_models"].values()},

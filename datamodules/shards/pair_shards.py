@@ -94,7 +94,7 @@ class PairShardsDataModule(ScoredOnPublicSets):
         return replace(self._store, remote=self._store.described(remote, self.listed) if remote else {})
 
     def trained_tables(self) -> dict[str, bool]:
-        """Return the tables that the shards were written from, by the names of their files."""
+        """Return the tables that the shards were written from; see the base class."""
         manifests = self._store.manifests(self.urls).values()
         sources = [source for manifest in manifests for source in manifest.get("sources", [])]
         return {

@@ -125,7 +125,7 @@ class SonoDistillCLI(ConfigCLI):
         self.record, self.cautions = make_record(config), cautions(config, trains)
         self.changed = None
         if trains and config.get("ckpt_path"):
-            self.changed = changed_settings(Path(config.ckpt_path).resolve().parents[1], config)
+            self.changed = changed_settings(Path(config.ckpt_path).resolve().parent.parent, config)
         self.cautions += [self.changed] if self.changed else []
         if self.subcommand == "predict":  # the others are about scores
             self.cautions = [caution for caution in self.cautions if CAUTION in caution]

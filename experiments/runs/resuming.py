@@ -142,7 +142,7 @@ def check_fit(config: Namespace) -> None:
 
 
 def changed_settings(folder: Path, config: Namespace) -> str | None:
-    """Describe how settings differ from those of the run in `folder`, which goes on; None if they do not."""
+    """Describe how settings differ from those of the run in `folder` that they continue; None if they do not."""
     now = _decisive(json.loads(json.dumps(redacted(config.as_dict()), default=str)))
     changes: dict[str, str] = {}
     for path in config_files(folder):

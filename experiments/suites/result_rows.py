@@ -97,9 +97,8 @@ def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
 def finished(preset: str, outputs: Path) -> list[Path]:
     """Return the folders of the finished runs of suites on a data preset."""
     students = "|".join(f"-{student}" for student in STUDENTS if student)
-    named = re.compile(
-        rf"{PREFIX}{re.escape(preset)}({students})?-s\d+"
-    )  # not those of table-small for table
+    # For preset table the pattern below also finds runs of table-small.
+    named = re.compile(rf"{PREFIX}{re.escape(preset)}({students})?-s\d+")
     requests = sorted(outputs.glob(f"*/{PREFIX}{preset}-*/{REQUEST}"))
     folders = [request.parent for request in requests]
     return [folder for folder in folders if named.fullmatch(folder.name) and has_results(folder)]

@@ -144,13 +144,11 @@ def run_locally(
         Exit status: 0 when the sweep has all its trials, 1 when every one failed, 130 when it was interrupted.
 
     Raises:
-        ValueError: The sweep file cannot be used here, or the folder holds another sweep.
-            Another runner works on this sweep.
+        ValueError: The sweep file cannot be used here, the folder holds another sweep, or another runner works on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(folder / "lock", timeout=0).acquire()
     except Timeout:
         raise ValueError(
             f"{folder}: another process runs this sweep; wait, or start another with SWEEP_NAME=..."
