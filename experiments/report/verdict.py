@@ -172,7 +172,7 @@ def _not_repulsion(pairs: Pairs, leads: Leads | None, ahead: bool) -> tuple[str,
         return short, f"The scored checkpoint is from before the zero crossing{seeds}: it was never repelled."
     if (leads.change if ahead else -leads.change) <= 0:
         return short, (
-            f"On validation patients the {lead} did not grow by {NOTABLE_F1} or more after the zero crossing."
+            f"In validation the {lead} did not grow by {NOTABLE_F1} or more after the zero crossing."
         )
     return "", ""
 
@@ -291,9 +291,9 @@ def _ahead_from(found: Dynamics, other: Dynamics, name: str) -> str:
     behind = max((point.epoch for point, lead in shared if lead <= 0), default=0)
     ahead = next((point for point, _ in shared if point.epoch > behind), None)
     if ahead is None:
-        return f"At the last epoch it was not ahead of {name} on validation patients."
+        return f"At the last epoch it was not ahead of {name} in validation."
     phase = {REPEL: ", while repelling", ATTRACT: ", while still attracting"}.get(ahead.phase, "")
-    return f"It stayed ahead of {name} on validation patients from epoch {ahead.epoch} on{phase}."
+    return f"It stayed ahead of {name} in validation from epoch {ahead.epoch} on{phase}."
 
 
 def _lead_change(leads: Leads | None, name: str) -> str:
