@@ -180,6 +180,14 @@ def test_a_map_gives_every_image_its_own_class():
     assert offsets == {"a (2)": [[2, 3], [8, 9]], "b (2)": [[0, 1], [4, 5]], "c (1)": [[6, 7]]}
 
 
+def test_twenty_classes_of_a_map_differ_in_colour_or_marker():
+    (axis,) = embedding_figure({"student": np.eye(20, 2)}, [f"class {n:02d}" for n in range(20)]).axes
+    looks = {
+        (*group.get_facecolor()[0], group.get_paths()[0].vertices.tobytes()) for group in axis.collections
+    }
+    assert len(looks) == 20
+
+
 def test_clusters_stay_apart_the_map_repeats_and_collapsed_embeddings_are_no_error():
     generator = np.random.default_rng(0)
     points = np.repeat(np.eye(3, 8), 20, axis=0) + 0.01 * generator.normal(size=(60, 8))

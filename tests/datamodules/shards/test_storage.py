@@ -3,11 +3,9 @@
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 import threading
-import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -142,70 +140,6 @@ def test_the_cache_keeps_to_its_size(store, folder, tmp_path):
     assert len(held) == 2
     with pytest.raises(ValueError, match=r"pairs-00000\d\.tar: \d+ bytes; raise data\.shard_cache_gb$"):
         make(URLS, tmp_path / "cache", shard_cache_gb=sizes[0] / 2e9)
-
-
-def test_the_cache_keeps_the_shards_that_were_read_last(tmp_path, monkeypatch):
-    contents = {f"s3://corpus/{name}.tar": name.encode() * 1000 for name in "abc"}
-    monkeypatch.setattr(storage, "_block", lambda url, start, end, _: contents[url][start:end])
-    remote = {url: storage.RemoteShard(1000, None, url[-5]) for url in contents}
-    shards = storage.ShardStorage(tmp_path, 2500, remote=remote)
-    first, second, third = contents
-    for age, url in enumerate((first, second), 1):
-        shards.open(url).close()
-        os.utime(tmp_path / remote[url].file_name, (age, age))
-    for url in (first, third):
-        with shards.open(url) as file:
-            assert file.read() == contents[url]
-    assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["a.tar", "c.tar"]
-
-
-def _one_shard(tmp_path, monkeypatch):
-    """Return a store of one object, a list of the blocks that were fetched, and a lock that holds them up."""
-    blocks, gate = [], threading.Event()
-
-    def block(_url, start, end, _size):
-        blocks.append(start)
-        assert gate.wait(30)
-        return bytes(end - start)
-
-    monkeypatch.setattr(storage, "_block", block)
-    url = "s3://corpus/a.tar"
-    return (
-        storage.ShardStorage(tmp_path, 10**6, remote={url: storage.RemoteShard(1000, None, "a")}),
-        blocks,
-        gate,
-    )
-
-
-def test_a_shard_that_two_ask_for_is_fetched_once(tmp_path, monkeypatch):
-    shards, blocks, gate = _one_shard(tmp_path, monkeypatch)
-    streams = [shards.opened([*shards.remote]) for _ in range(2)]  # as the threads of two epochs do
-    found = []
-    threads = [
-        threading.Thread(target=lambda stream=stream: found.append(next(stream)[1])) for stream in streams
-    ]
-    for thread in threads:
-        thread.start()
-    while not blocks:
-        time.sleep(0.01)
-    gate.set()
-    for thread in threads:
-        thread.join()
-    assert [file.read() for file in found] == [bytes(1000)] * 2
-    assert blocks == [0]
-    assert [path.name for path in tmp_path.glob("*.tar")] == ["a.tar"]
-
-
-def test_unfinished_files_of_ended_workers_are_removed(tmp_path, monkeypatch):
-    shards, _, gate = _one_shard(tmp_path, monkeypatch)
-    gate.set()
-    old, new = (tmp_path / f".other.machine-{number}.partial.tar" for number in (1, 2))
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    shards.open(*shards.remote).close()
-    assert not old.exists()
-    assert new.exists(), "another worker may be writing it"
 
 
 def test_absent_shards_are_an_error_before_the_first_step(store, tmp_path):

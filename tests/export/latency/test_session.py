@@ -123,6 +123,17 @@ def test_an_absent_reference_is_rejected_before_anything_is_timed(exported, stud
         run_session(exported, student, budgets, True, None, tmp_path)
 
 
+def time_with(monkeypatch, timed):
+    """Replace the timing of a session by `timed`, and leave out what takes long."""
+    for name, result in {
+        "time_interleaved": timed,
+        "write_onnx": lambda *_, **__: None,
+        "live_scans": lambda *_: [],
+        "thermal_drifts": lambda *_: [],
+    }.items():
+        monkeypatch.setattr(f"export.latency.session.{name}", result)
+
+
 def test_a_reference_that_dies_while_one_thread_is_timed_ends_the_command(
     exported, student, tmp_path, monkeypatch
 ):
@@ -135,13 +146,7 @@ def test_a_reference_that_dies_while_one_thread_is_timed_ends_the_command(
             for name, spec in specs.items()
         }
 
-    for name, result in {
-        "time_interleaved": timed,
-        "write_onnx": lambda *_, **__: None,
-        "live_scans": lambda *_: [],
-        "thermal_drifts": lambda *_: [],
-    }.items():
-        monkeypatch.setattr(f"export.latency.session.{name}", result)
+    time_with(monkeypatch, timed)
     with pytest.raises(ValueError, match="the reference cannot be timed: killed"):
         run_session(exported, student, read_budgets(LATENCY), True, None, tmp_path)
 
@@ -161,13 +166,7 @@ def test_what_cannot_be_decided_is_timed_again_once_and_has_its_own_status(
             found["torch-eager"].cpu_rounds = noise
         return found
 
-    for name, result in {
-        "time_interleaved": timed,
-        "write_onnx": lambda *_, **__: None,
-        "live_scans": lambda *_: [],
-        "thermal_drifts": lambda *_: [],
-    }.items():
-        monkeypatch.setattr(f"export.latency.session.{name}", result)
+    time_with(monkeypatch, timed)
     budgets = yaml.safe_load(LATENCY.read_text())
     budgets["ratios"] = {"onnxruntime": {"at_least": 0.9}}
     (tmp_path / "budgets.yaml").write_text(yaml.safe_dump(budgets))
