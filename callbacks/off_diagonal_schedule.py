@@ -37,7 +37,7 @@ class OffDiagonalSchedule(Callback):
         end: Final weight; where it is given, `end_ratio` does not count. A start of 0 stays 0 without it.
 
     Attributes:
-        total_steps: Optimiser steps that the schedule is spread over; None before the first step of training.
+        total_steps: Optimiser steps that the schedule is spread over; None before a training starts.
 
     Raises:
         ValueError: An unknown shape or a `hold` outside (0, 1); at the start of training, a loss that
@@ -82,7 +82,8 @@ class OffDiagonalSchedule(Callback):
         return start + (end - start) * x
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.check(pl_module.loss)
+        # A run that resumes within an evaluation takes no step before it: that has the weight of the last step.
+        self._set(trainer, pl_module, max(0, trainer.global_step - 1))
 
     def check(self, loss: Any) -> tuple[Any, str]:
         """Return the part of a loss that is scheduled, and its attribute.
@@ -102,5 +103,8 @@ class OffDiagonalSchedule(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._set(trainer, pl_module, trainer.global_step)
+
+    def _set(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         self.total_steps = int(trainer.estimated_stepping_batches)
-        setattr(*self.check(pl_module.loss), self.weight(trainer.global_step / max(1, self.total_steps)))
+        setattr(*self.check(pl_module.loss), self.weight(step / max(1, self.total_steps)))

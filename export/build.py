@@ -175,6 +175,12 @@ def _fill(folder: Path, subject: Subject, options: Options, gates: Gates) -> lis
     scored = {spacing for printed in frames.spacings().values() for spacing in printed} if trained else set()
     cache = None if options.age_cache is None else Path(options.age_cache)
     heads, ages = build_heads(student, subject.protocol, shipped | scored, cache)
+    for name, head in heads.items():
+        if missing := sorted(set(frames.labels(name)) - set(head.labels)) if name in frames.rows else []:
+            raise ValueError(
+                f"benchmark {name}: no prompts for {', '.join(missing)}, which its images are labelled with; "
+                "add prompts, or exclude these labels"
+            )
     metadata = metadata_of(student) | {METADATA_LICENCE: " ".join(weight_origin(subject.source))}
     context = ExportContext(folder, PixelEncoder(fused_copy(student)).eval(), heads, metadata)
     reference = torch_runner(PixelEncoder(student).eval())
@@ -300,7 +306,7 @@ def _describe(
     (folder / LICENCE_TEXT).write_text(licence_text(), encoding="utf-8")
     for path in PROGRAMS:
         shutil.copyfile(path, folder / path.name)
-    write_readme(folder / README, content)
+    write_readme(folder / README, content, rows)
     write_model_card(folder / MODEL_CARD, content, rows, own_gates)
     for name in (README, MODEL_CARD, LICENCES, LICENCE_TEXT, *(path.name for path in PROGRAMS)):
         context.add(name, folder / name, "document")

@@ -13,6 +13,7 @@ of the batch for towers without it, or with it in evaluation mode.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -37,11 +38,12 @@ def in_chunks(model: DualEncoder, image: Tensor, tokens: Tensor, size: int | Non
     if size is None or len(image) <= size:
         embedded: tuple[Tensor, Tensor] = model(image, tokens)
         return embedded
+    chunks = math.ceil(len(image) / size)  # of equal size: a batch norm would see little of a short last one
     parts = [
         checkpoint(
             model, *part, use_reentrant=False, context_fn=lambda: (nullcontext(), _batch_norm_frozen(model))
         )
-        for part in zip(image.split(size), tokens.split(size), strict=True)
+        for part in zip(image.tensor_split(chunks), tokens.tensor_split(chunks), strict=True)
     ]
     images, texts = zip(*parts, strict=True)
     return torch.cat(images), torch.cat(texts)

@@ -47,8 +47,12 @@ class Embeddings:
             raise ValueError(
                 f"image and text embeddings must both be [B, D], not {list(image)} and {list(text)}"
             )
+        if not image[0]:
+            raise ValueError("the batch is empty: image and text embeddings are [0, D]")
         if not isinstance(self.logit_scale, Tensor):
             raise ValueError(f"logit_scale must be a scalar tensor: torch.tensor({self.logit_scale!r})")
+        if self.logit_scale.numel() != 1:
+            raise ValueError(f"logit_scale must be a scalar tensor, not {list(self.logit_scale.shape)}")
         for name, ids in (("caption_id", self.caption_id), ("class_id", self.class_id)):
             if ids is not None and tuple(ids.shape) != image[:1]:
                 raise ValueError(f"{name} must be [{image[0]}], one per pair, not {list(ids.shape)}")

@@ -79,7 +79,7 @@ def cross_fitted_confidence(
 def max_minus_mean_logit(logits: NDArray[Any]) -> NDArray[Any]:
     """Return by how much the best class leads the mean of all classes: logits [N, C] to [N].
 
-    On images of unknown classes it separates better than the largest probability or similarity (docs/metrics.md).
+    Low where no class stands out, whatever the softmax temperature.
     """
     return np.asarray(logits.max(axis=1) - logits.mean(axis=1))
 

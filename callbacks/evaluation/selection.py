@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -38,6 +39,11 @@ class BestMetrics(Callback):
 
     def __init__(self) -> None:
         self.best: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the values of another run, whose checkpoint this one starts from: best.ckpt is of this run, too."""
+        if not Path(trainer.default_root_dir, "checkpoints", "best.ckpt").is_file():
+            self.best = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:

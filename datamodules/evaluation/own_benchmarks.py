@@ -21,8 +21,9 @@ from metrics.benchmarks import Benchmark, register
 PROMPTED = {"plane": "planes", "brain_plane": "subplanes"}
 # Names that stand for something else in exports, on the demo page or in tables of predictions.
 TAKEN = {
-    "ages", "ages_basis", "brain_plane", "embedding", "error", "fp16", "fp32", "frame", "ga", "gray", "image", "input",
-    "int8", "own", "palette6", "palette8", "plane", "resize", "seconds", "text", "time",
+    "ages", "ages_basis", "brain_plane", "embedding", "error", "fp16", "fp32", "frame", "ga", "ga_coverage", "ga_days",
+    "ga_high_days", "ga_low_days", "ga_spacing_mm", "gray", "image", "input", "int8", "latency_ms", "own", "palette6",
+    "palette8", "pixel_size_mm", "plane", "resize", "seconds", "text", "time",
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ class OwnBenchmark:
         place = f"data.benchmarks, {self.name}"
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
             raise ValueError(f"{place}: a name has letters, digits and _ only, and begins with a letter")
-        if self.name in TAKEN:
+        if self.name in TAKEN or self.name.startswith(("plane_", "brain_plane_")):
             raise ValueError(
                 f"{place}: the name stands for something else in exports and predictions; choose another"
             )

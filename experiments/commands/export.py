@@ -45,11 +45,12 @@ from experiments.runs.run_record import RANDOM_PREFIX, read_record, run_config, 
 from export import Options, Subject, export_student
 from export.build import require_replaceable
 from export.parity.ledger import GateFailedError
+from metrics.benchmarks import BENCHMARKS
 from models import DualEncoder, OpenCLIPEncoder, QuantisedStudent, from_checkpoint
 from models.checkpoints.trust import TRUST, apply_trust, check_classes
 from models.checkpoints.weights import read_entry
 from models.files import sha256
-from models.student.base import ANSWERS
+from models.student.base import ANSWERS, OWN_CLASSES
 from models.student.manifest import MANIFEST
 
 EXPORT_HINT = "give the folder that make export CKPT=... wrote"
@@ -203,11 +204,23 @@ def options_of(config: Namespace) -> Options:
 def prompts_of(checkpoint: str, file: str | None) -> tuple[Protocol, dict[str, Any] | None]:
     """Return the prompts of an export and the checkpoint's calibration; None where that is for other prompts.
 
+    A user's own benchmark whose prompts have changed since the training loses its threshold.
+
     Args:
         checkpoint: The checkpoint.
         file: The user's prompt file; None takes the prompts of the calibration, else the default ones.
     """
     calibration = read_entry(checkpoint, ANSWERS)
+    if calibration is not None:
+        trained = read_entry(checkpoint, OWN_CLASSES) or {}
+        now = {one.name: dict(one.classes) for one in BENCHMARKS.values()}
+        changed = sorted(
+            name for name in calibration["none_below"] if now.get(name, {}) != trained.get(name, {})
+        )
+        if changed:
+            print(f'export: {", ".join(changed)}: prompts changed since the training, so no image is "none"')
+        below = {name: value for name, value in calibration["none_below"].items() if name not in changed}
+        calibration = {**calibration, "none_below": below}
     if file is None and calibration is not None:
         return Protocol.of(calibration["prompts"], checkpoint), calibration
     protocol = Protocol.load(file)

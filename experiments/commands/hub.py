@@ -22,7 +22,7 @@ from experiments.recipe_files import preset_of
 from experiments.report.read_run import read_run
 from experiments.runs.run_record import read_record, run_config, training_facts
 from export.package.manifest import read_export
-from export.package.model_card import MODEL_CARD, data_terms, training_lines, weight_origin
+from export.package.model_card import data_terms, training_lines, weight_origin
 from models.checkpoints.inspection import STUDENT, student_architecture
 from models.checkpoints.weights import read_entry
 from models.files import atomic_folder
@@ -47,7 +47,7 @@ def files_to_push(path: Path, with_images: bool) -> dict[str, Path | bytes]:
         found = [
             file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))
         ]
-        files: dict[str, Path | bytes] = {CARD: path / MODEL_CARD, MANIFEST: path / MANIFEST}
+        files: dict[str, Path | bytes] = {MANIFEST: path / MANIFEST}
         simulated = path / "golden"  # the exporter draws them, and the manifest has their hash
         shown = [
             file for file in found if file.suffix.lower() in SHOWS_IMAGES and simulated not in file.parents

@@ -20,6 +20,7 @@ Exit status: 0 within budget, 1 over it, 2 a mistake, 3 not decidable on a machi
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -122,6 +123,11 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     budgets = read_budgets(options.budgets)
     ratios_before = None if options.baseline is None else read_baseline(options.baseline)
+    folder = default_folder(options.model) if options.out is None else Path(options.out)
+    if folder.exists() and not (
+        folder.is_dir() and os.access(folder, os.W_OK)
+    ):  # found before minutes of timing
+        raise ValueError(f"--out={folder}: not a folder that can be written to; name another")
     with tempfile.TemporaryDirectory() as scratch:
         export, model = open_subject(options.model, Path(scratch), options.ci)
         if isinstance(model, str):
@@ -129,7 +135,6 @@ def main(argv: list[str]) -> int:
         phone = options.iphone, options.iphone_team
         record = run_session(export, model, budgets, options.ci, options.device, Path(scratch), phone)
     record["subject"] = options.model
-    folder = default_folder(options.model) if options.out is None else Path(options.out)
     print(write_report(record, folder, ratios_before))
     print(f"latency.json, latency.md and latency.png: {folder}")
     verdicts = [Verdict(**verdict) for verdict in record["verdicts"]]

@@ -63,6 +63,7 @@ from experiments.runs.run_folder import (
 )
 from experiments.runs.run_record import cautions, make_record, run_config
 from experiments.runs.teachers import publish_teacher, settle_teachers
+from lightning_modules import TimmSyncBatchNorm
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import STUDENT, TEACHER, VAL_COMPOSITE
 from models.checkpoints.integrity import check_archive
@@ -172,9 +173,14 @@ class SonoDistillCLI(ConfigCLI):
         scored = [*config.biometry.chosen_of(named), *config.planes.chosen_of(named)]
         if self.subcommand == "fit" and not scored:
             _keep_the_last_as_best(config.checkpoint)
-        if SLURMEnvironment.detect() and not (config.trainer.plugins or "TORCHELASTIC_RUN_ID" in os.environ):
+        given = config.trainer.plugins or []
+        plugins = list(given) if isinstance(given, Sequence) else [given]
+        if SLURMEnvironment.detect() and not (plugins or "TORCHELASTIC_RUN_ID" in os.environ):
             # Lightning's own handler of SIGUSR1 would save within a step, and resume without our counters.
-            config.trainer.plugins = [SLURMEnvironment(auto_requeue=False)]
+            plugins = [SLURMEnvironment(auto_requeue=False)]
+        if config.trainer.sync_batchnorm:
+            plugins.append(TimmSyncBatchNorm())
+        config.trainer.plugins = plugins
         trainer = super().instantiate_trainer(**kwargs)
         # After the checkpoint of the best weights, whose state it saves.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jsonargparse import Namespace
@@ -222,12 +222,17 @@ def training_facts(config: dict[str, Any] | None, record: dict[str, Any]) -> dic
     facts["teacher"] = "none" if not teacher else _tower(teacher, ("name", "weights", "path"))
     if isinstance(student, dict):
         arguments = student.get("init_args") or {}
-        found = [str(arguments[key]) for key in WEIGHTS if arguments.get(key)]
+        found = [PurePath(str(arguments[key])).name for key in WEIGHTS if arguments.get(key)]
         facts["start"] = ", ".join(found) or RANDOM_START
     return facts
 
 
 def _tower(settings: dict[str, Any], keys: tuple[str, ...]) -> str:
-    arguments = settings.get("init_args") or {}
-    named = [f"{key} {arguments[key]}" for key in keys if arguments.get(key)]
+    arguments = {key: str(value) for key, value in (settings.get("init_args") or {}).items() if value}
+    # Cards are published: a file's name tells what it is, the folders above it tell about its owner.
+    named = [
+        f"{key} {arguments[key] if key == 'name' else PurePath(arguments[key]).name}"
+        for key in keys
+        if key in arguments
+    ]
     return ", ".join([str(settings.get("class_path")), *named])

@@ -31,7 +31,7 @@ RANKS = (16, 32, 48, 64, 96, 128, 192)
 # Two days are what rounding to float16 alone moves some heads whose fifteenth and sixteenth ages nearly tie.
 DAYS, SHARE_WITHIN = 2, 0.99
 FEWEST = 40  # heads: of fewer, nothing is left out of the table, since others could need it
-WIDEST_GRID = 400  # hundredths of a millimetre
+GRID_ROWS = 1000  # spacings, 0.01 mm apart; float16 coordinates of 1000 spacings and 64 ranks take 22 MB
 CLASS_FORMULA = "probabilities = softmax(cosine_scale * vectors @ embedding)"
 AGE_FORMULA = (
     "take the row whose spacing is longer_side / input_side * pixel_size_mm, printed with two decimals (there is no "
@@ -121,7 +121,15 @@ def grid(spacings: Iterable[str]) -> set[str]:
     """Return every printed spacing from the smallest to the largest; of a very wide range, the given ones alone."""
     given = set(spacings)
     hundredths = [round(100 * float(spacing)) for spacing in given]
-    if not given or max(hundredths) - min(hundredths) >= WIDEST_GRID:
+    if not given:
+        return given
+    low, high = min(hundredths), max(hundredths)
+    if high - low >= GRID_ROWS:
+        print(
+            f"export: spacings from {low / 100:.2f} to {high / 100:.2f} mm: the age table has only the corpus's own "
+            f"{len(given)}, since all in steps of 0.01 mm are more than {GRID_ROWS}; frames of others have no age "
+            "(--spacings=... adds some)"
+        )
         return given
     return {f"{number / 100:.2f}" for number in range(min(hundredths), max(hundredths) + 1)}
 

@@ -101,14 +101,22 @@ def data_terms(source: Source) -> list[str]:
     return [*lines, *(DATA_TERMS[preset] for preset in dict.fromkeys(presets))]
 
 
-def prompt_terms(protocol: str) -> str:
-    """Return the terms of the prompts in the heads, from the digest of their protocol."""
-    if protocol == Protocol.load().digest:
-        return "Prompts inside the heads: this project's own, Apache-2.0."
-    return (
-        f"Prompts inside the heads: not this project's own (protocol {protocol}). Those imported from FetalCLIP are "
-        f"{FETALCLIP_PROMPTS}; the heads pass this on."
+def prompt_terms(protocol: str) -> list[str]:
+    """Return the terms of the prompts in the heads, line by line, from the digest of their protocol."""
+    own = [one.name for one in BENCHMARKS.values() if one.classes]
+    further = (
+        [f"Prompts of {', '.join(own)}: the exporting user's; their terms are not recorded."] if own else []
     )
+    if protocol == Protocol.load().digest:
+        return [
+            f"Prompts inside the {'other ' if own else ''}heads: this project's own, Apache-2.0.",
+            *further,
+        ]
+    return [
+        f"Prompts inside the heads: not this project's own (protocol {protocol}). Those imported from FetalCLIP are "
+        f"{FETALCLIP_PROMPTS}; the heads pass this on.",
+        *further,
+    ]
 
 
 def write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -117,7 +125,7 @@ def write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
     sections = {
         "Code": ["SonoDistill, and this folder's programs: Apache-2.0 (LICENSE-APACHE-2.0.txt)."],
         "Weights": weight_origin(source),
-        "Prompts": [prompt_terms(manifest["protocol"])],
+        "Prompts": prompt_terms(manifest["protocol"]),
         "Data": [*data_terms(source), "The golden frames are simulated."],
     }
     named = " ".join(line for lines in sections.values() for line in lines)
@@ -130,19 +138,10 @@ def write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def write_model_card(
-    path: Path, manifest: Mapping[str, Any], rows: Sequence[Row], custom_gates: Mapping[str, Any]
-) -> None:
-    """Write MODEL_CARD.md, with the metadata that the Hugging Face Hub reads.
-
-    Args:
-        path: File to write.
-        manifest: Content of the export's manifest.
-        rows: The parity ledger.
-        custom_gates: The limits, where they are not this project's own.
-    """
+def card_data(manifest: Mapping[str, Any], rows: Sequence[Row]) -> ModelCardData:
+    """Return the metadata that the Hugging Face Hub reads: terms, tags, and the scores of a complete test split."""
     source = manifest["source"]
-    tower, trained = tower_name(source["recipe"]), source["weights"] == "trained"
+    trained = source["weights"] == "trained"
     scores = next((row.tasks for row in rows if row.variant == "onnx-fp32"), {}) if trained else {}
     complete = source["split"] == "test" and source["frames"] is None  # others are no result to publish
     results = [
@@ -153,20 +152,35 @@ def write_model_card(
         for name, value in scores.items()
         if complete
     ]  # fmt: skip
-    data = ModelCardData(
+    return ModelCardData(
         license="other",
         license_name="see-licences",
         license_link=LICENCES,
         pipeline_tag="zero-shot-image-classification",
         tags=["medical", "ultrasound", "fetal-ultrasound", "onnx", "coreml"],
-        model_name=tower,
+        model_name=tower_name(source["recipe"]),
         eval_results=results or None,
     )
+
+
+def write_model_card(
+    path: Path, manifest: Mapping[str, Any], rows: Sequence[Row], custom_gates: Mapping[str, Any]
+) -> None:
+    """Write MODEL_CARD.md.
+
+    Args:
+        path: File to write.
+        manifest: Content of the export's manifest.
+        rows: The parity ledger.
+        custom_gates: The limits, where they are not this project's own.
+    """
+    source = manifest["source"]
+    trained = source["weights"] == "trained"
     heads = [one.title for one in BENCHMARKS.values() if one.kind == "classification"]
     card = ModelCard.from_template(
-        data,
+        card_data(manifest, rows),
         template_path=str(TEMPLATE),
-        tower=tower,
+        tower=tower_name(source["recipe"]),
         manifest=manifest,
         benchmarks=", ".join(title.removesuffix(" F1") for title in heads),
         weights=f"trained, {source['checkpoint']}" if trained else "RANDOM, for measuring size and speed",
@@ -174,6 +188,6 @@ def write_model_card(
         training=training_lines(source),
         custom_gates=custom_gates,
         ledger=markdown_ledger(rows),
-        licences=[*weight_origin(source), prompt_terms(manifest["protocol"])],
+        licences=[*weight_origin(source), *prompt_terms(manifest["protocol"])],
     )
     card.save(path)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from export.package.model_card import as_text
-from metrics.biometry import HIGHEST_HC_MM, LOWEST_HC_MM
+from export.package.model_card import as_text, card_data
+from export.parity.ledger import Row
 from models.student.onnx_files import AGES
 
 HERE = Path(__file__).parent
@@ -34,8 +34,14 @@ def licence_text() -> str:
     return distribution("sonodistill").read_text("licenses/LICENSE") or ""
 
 
-def write_readme(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write README.md: the contract, the formulas and a start in four languages."""
+def write_readme(path: Path, manifest: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Write README.md, the card on the Hub: the contract, the formulas and a start in four languages.
+
+    Args:
+        path: File to write.
+        manifest: Content of the export's manifest.
+        rows: The parity ledger.
+    """
     environment = Environment(  # nosec B701  # Markdown; `as_text` marks what comes from data
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
@@ -44,6 +50,6 @@ def write_readme(path: Path, manifest: Mapping[str, Any]) -> None:
     heads, side = dict(manifest["heads"]), manifest["contract"]["input"]["shape"][3]
     text = template.render(
         contract=manifest["contract"], artifacts=manifest["artifacts"], side=side, ages=heads.pop(AGES, None),
-        heads=heads, answers=manifest.get("answers"), lowest=LOWEST_HC_MM, highest=HIGHEST_HC_MM,
+        heads=heads, answers=manifest.get("answers"), card_data=card_data(manifest, rows).to_yaml(),
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")

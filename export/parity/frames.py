@@ -87,7 +87,8 @@ def corpus_spacings(data: FetalDataModule, preprocessing: Preprocessing) -> list
     """Return the distinct printed spacings of all heads of a corpus, of whatever split, sorted."""
     biometry = [name for name in data.benchmarks if BENCHMARKS[name].kind == "biometry"]
     heads = (record for name in biometry for record in data.evaluation_records(name, "all"))
-    return sorted({printed_spacing(record, preprocessing) for record in heads})
+    # Training accepts training images without a pixel size: only the scored ones need an age.
+    return sorted({printed_spacing(one, preprocessing) for one in heads if one.pixel_size_mm is not None})
 
 
 def evaluation_frames(
@@ -115,8 +116,17 @@ def evaluation_frames(
 def calibration_pixels(
     data: FetalDataModule, preprocessing: Preprocessing, count: int
 ) -> NDArray[np.float32]:
-    """Return at most `count` training frames as pixel values [N, 3, S, S]."""
-    records = _thinned(data.split("train"), count)
+    """Return at most `count` training frames as pixel values [N, 3, S, S].
+
+    Where the training images are in shards, validation frames of the benchmarks take their place.
+
+    Raises:
+        ValueError: There are neither.
+    """
+    frames_of = data.split("train") or [r for name in data.benchmarks for r in data.candidates(name, "val")]
+    if not frames_of:
+        raise ValueError("int8: no frame to calibrate on; leave int8 out: --skip=int8")
+    records = _thinned(frames_of, count)
     frames = EvaluationFrames(preprocessing, records, {}, 0, data.evaluation_batch_size)
     return np.concatenate(list(frames.batches()))
 

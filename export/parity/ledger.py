@@ -98,6 +98,8 @@ def read_gates(path: str | Path | None = None) -> Gates:
         raise ValueError(
             f"{path}: gates that are missing: {missing}; unknown: {unknown}; edit a copy of {DEFAULT_GATES}"
         )
+    if empty := sorted(name for name, limits in gates.items() if not limits):
+        raise ValueError(f"{path}: gates without a limit: {', '.join(empty)}; a row cannot pass without one")
     return gates
 
 

@@ -57,7 +57,7 @@ class TransformersEncoder(DualEncoder):
                 f"{root}: model type {config.model_type!r} is not supported, only {' and '.join(MODEL_TYPES)}"
             )
         if not pretrained:
-            self.model = AutoModel.from_config(config, trust_remote_code=False)
+            self.model = AutoModel.from_config(config, trust_remote_code=False).float()
         elif not any(root.glob("*.safetensors")):
             raise ValueError(
                 f"{root}: no .safetensors weights; save them with model.save_pretrained(folder), "

@@ -1,6 +1,7 @@
 """A missed gate of an exact variant fails the export; a variant with smaller weights is left out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -38,6 +39,19 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
     assert (kept / "planes_classifier.onnx").is_file()
     with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
         read_export(kept)
+
+
+def test_a_label_without_prompts_is_one_line_before_anything_is_converted(
+    student, corpus, source, tmp_path, monkeypatch
+):
+    records = {name: corpus.evaluation_records(name, "test") for name in corpus.benchmarks}
+    records["planes"] = [replace(records["planes"][0], plane="spine"), *records["planes"]]
+    monkeypatch.setattr(corpus, "evaluation_records", lambda name, _: records[name])
+    options = Options(skip=["coreml", "int8"], spacings=[0.30], only_spacings=True)
+    line = r"^benchmark planes: no prompts for spine, which its images are labelled with[^\n]*$"
+    with pytest.raises(ValueError, match=line):
+        export_student(Subject(student, corpus, Protocol.load(), dict(source)), tmp_path / "export", options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_well(

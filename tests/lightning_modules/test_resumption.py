@@ -61,13 +61,13 @@ class Pairs(LightningDataModule):
 
 
 class Scores(Callback):
-    """Log a score that falls from one evaluation to the next; remember which epochs were evaluated."""
+    """Log a score that falls from one evaluation to the next; remember epoch and scheduled weight of each."""
 
     def __init__(self):
         self.epochs = []
 
     def on_validation_epoch_end(self, trainer, pl_module):
-        self.epochs.append(trainer.current_epoch)
+        self.epochs.append((trainer.current_epoch, pl_module.loss.off_diagonal_weight))
         pl_module.log("score", -float(trainer.current_epoch))
 
 

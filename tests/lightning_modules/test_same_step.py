@@ -6,6 +6,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from lightning_modules import DistillationModule
+from lightning_modules.grad_cache import in_chunks
 from losses import CLIPLoss, SRKDLoss
 from tests.lightning_modules.conftest import TinyEncoder
 from tests.losses.loss_cases import CASES
@@ -107,6 +108,19 @@ def test_equal_captions_on_other_processes_are_masked(pairs):
 def test_chunks_have_the_gradients_of_the_joint_batch(pairs, chunk):
     for name in CASES:
         assert_same_step(step(name, joint_batch(pairs), chunk), step(name, joint_batch(pairs)))
+
+
+def test_no_chunk_is_much_smaller_than_the_others():
+    seen = []
+
+    def towers(image, tokens):
+        seen.append(len(image))
+        return image, tokens
+
+    towers.modules = list  # no batch norm
+    image, tokens = in_chunks(towers, torch.arange(9.0).reshape(9, 1), torch.arange(9), 4)
+    assert seen == [3, 3, 3]
+    assert image.flatten().tolist() == tokens.tolist() == list(range(9))
 
 
 def trained(batch, chunk, precision, dropout=0.0):

@@ -79,6 +79,13 @@ def test_logit_scale():
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"logit_scale must be a scalar tensor: torch.tensor\(14.0\)"):
         Embeddings(x, x, 14.0)
+    with pytest.raises(ValueError, match=r"logit_scale must be a scalar tensor, not \[2\]"):
+        Embeddings(x, x, torch.ones(2))
+
+
+def test_an_empty_batch():
+    with pytest.raises(ValueError, match="the batch is empty"):
+        Embeddings(torch.zeros(0, 2), torch.zeros(0, 2), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("name", ["caption_id", "class_id"])

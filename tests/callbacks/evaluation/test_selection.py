@@ -97,15 +97,24 @@ def test_the_best_value_is_never_one_that_is_not_a_number():
     assert logged == [("best/composite", 0.4)] * 3
 
 
-def test_a_resumed_run_remembers_the_best_value_before_it():
+@pytest.mark.parametrize(("own", "best"), [(True, 0.75), (False, 0.5)])
+def test_a_resumed_run_remembers_the_best_value_before_it_but_not_that_of_another_run(tmp_path, own, best):
     logged, before, resumed = {}, BestMetrics(), BestMetrics()
-    trainer = SimpleNamespace(sanity_checking=False, callback_metrics={"val/composite": torch.tensor(0.75)})
+    trainer = SimpleNamespace(
+        sanity_checking=False,
+        callback_metrics={"val/composite": torch.tensor(0.75)},
+        default_root_dir=tmp_path,
+    )
+    if own:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "best.ckpt").touch()
     module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
     before.on_validation_epoch_end(trainer, module)
     resumed.load_state_dict(before.state_dict())
+    resumed.on_train_start(trainer, module)
     trainer.callback_metrics["val/composite"] = torch.tensor(0.5)
     resumed.on_validation_epoch_end(trainer, module)
-    assert logged == {"best/composite": 0.75}
+    assert logged == {"best/composite": best}
 
 
 class Evaluated(Callback):

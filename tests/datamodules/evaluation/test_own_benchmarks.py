@@ -132,6 +132,8 @@ def test_an_image_of_the_same_name_in_another_folder_is_another_patient(tmp_path
         ({"name": "planes"}, "benchmark planes: the name is used by one of this project's; choose another"),
         ({"name": "my clinic"}, "a name has letters, digits and _ only"),
         ({"name": "ages"}, "stands for something else"),
+        ({"name": "ga_days"}, "stands for something else"),
+        ({"name": "plane_brain"}, "stands for something else"),
         ({"label": "site", "prompts": None}, r"clinic: label=site needs prompts=FILE"),
         ({"kind": "biometry"}, "prompts of ages are the protocol's"),
         ({"val_share": 1.0}, "val_share is between 0 and 1"),

@@ -6,6 +6,7 @@ import shlex
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from experiments.process import TerminatedError
 from experiments.runs.run_record import run_config, training_facts
 from export import Options
 from export.parity.ledger import GateFailedError
+from metrics.benchmarks import BENCHMARKS
 from tests.conftest import ROOT, make
 
 FOLDERS = ("HC18_ROOT", "PLANES_ROOT", "SHARDS")
@@ -86,7 +88,7 @@ def test_a_run_tells_its_data_teacher_and_start(checkpoint):
     teacher = {"class_path": "models.OpenCLIPEncoder", "sha256": "ab", "licence": "CC BY-NC 4.0"}
     facts = training_facts(run_config(str(checkpoint)), {"teacher": teacher, "start": None})
     assert (facts["teacher_sha256"], facts["teacher_licence"]) == ("ab", "CC BY-NC 4.0")
-    assert facts["data"] == "datamodules.HC18DataModule, root /scans/HC18"
+    assert facts["data"] == "datamodules.HC18DataModule, root HC18"
     assert facts["teacher"] == "models.OpenCLIPEncoder, name FetalCLIP, weights f.pt"
     assert facts["corpus"] == "hc18"
     assert (facts["loss"], facts["start"]) == ("losses.SRKDLoss", "random weights")
@@ -305,7 +307,7 @@ def test_only_an_earlier_export_is_replaced(tmp_path, place):
 
 def test_the_prompts_of_a_calibration_are_exported_with_it(tmp_path, capsys):
     own = {**Protocol.load().content(), "biometry": ["{weeks} and {days}"]}
-    torch.save({"answers": {"prompts": own, "coverage": 0.9}}, tmp_path / "best.ckpt")
+    torch.save({"answers": {"prompts": own, "none_below": {}, "coverage": 0.9}}, tmp_path / "best.ckpt")
     protocol, calibration = prompts_of(str(tmp_path / "best.ckpt"), None)
     assert (protocol.content(), calibration["coverage"]) == (own, 0.9)
     protocol.save(tmp_path / "own.json")
@@ -315,3 +317,16 @@ def test_the_prompts_of_a_calibration_are_exported_with_it(tmp_path, capsys):
     protocol, calibration = prompts_of(str(tmp_path / "best.ckpt"), str(tmp_path / "other.json"))
     assert (protocol, calibration) == (Protocol.load(), None)
     assert "not calibrated for these prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("trained", "kept"), [("a scan", ["clinic", "planes"]), ("a video", ["planes"])])
+def test_a_threshold_of_other_prompts_is_not_exported(tmp_path, monkeypatch, capsys, trained, kept):
+    now = replace(BENCHMARKS["planes"], name="clinic", classes={"yes": ["a scan"], "no": ["none"]}, own=True)
+    monkeypatch.setitem(BENCHMARKS, "clinic", now)
+    below = {"clinic": 1.0, "planes": 2.0}
+    answers = {"prompts": Protocol.load().content(), "none_below": below, "coverage": 0.9}
+    own = {"clinic": {"yes": [trained], "no": ["none"]}}
+    torch.save({"answers": answers, "own_classes": own}, tmp_path / "best.ckpt")
+    _, calibration = prompts_of(str(tmp_path / "best.ckpt"), None)
+    assert calibration["none_below"] == {name: below[name] for name in kept}
+    assert ("clinic: prompts changed" in capsys.readouterr().out) == ("clinic" not in kept)

@@ -110,7 +110,11 @@ def export(tiny_student, tmp_path):
     contract = {"preprocessing": tiny_student.preprocessing.to_dict()}
     ties = {"contract_sha256": contract_digest(contract), "model_sha256": "0"}
     write_heads(folder / HEADS, {}, None, ties)
-    kinds = {"model.bin": "document", MODEL_CARD: "document", "golden": "golden", HEADS: "heads"}
+    (folder / "README.md").write_text("---\nlicense: other\n---\n# How to use it\n")
+    kinds = dict.fromkeys(("model.bin", MODEL_CARD, "README.md"), "document") | {
+        "golden": "golden",
+        HEADS: "heads",
+    }
     write_manifest(folder, ties | {
         "contract": contract, "embed_dim": 24, "heads": {}, "source": {"recipe": tiny_student.recipe()},
         "artifacts": {name.partition(".safetensors")[0]: artifact_entry(folder / name, folder, kind=kind)
@@ -131,7 +135,7 @@ def checkpoint(tiny_student, tmp_path):
 
 def test_an_export_goes_up_with_its_card_and_comes_back(hub, export, tmp_path, capsys):
     run(["hub", "push", str(export), "me/student"])
-    assert hub.files["README.md"] == (export / "MODEL_CARD.md").read_bytes()
+    assert hub.files["README.md"] == (export / "README.md").read_bytes()
     assert hub.files["model.bin"] == (export / "model.bin").read_bytes()
     assert "golden/frame_0.png" in hub.files
     assert "thumbnail.png" not in hub.files
@@ -166,12 +170,12 @@ def test_a_checkpoint_goes_up_with_a_card_and_comes_back(hub, checkpoint, tmp_pa
 
 
 def test_names_of_a_run_are_no_markup_in_its_card(hub, checkpoint):
-    hostile = "<script>alert(1)</script>\\n# Heading [a](javascript:b)"
+    hostile = "<script>alert(1)\\n# Heading [a](javascript:b)"
     data = f'{{class_path: datamodules.HC18DataModule, init_args: {{root: "{hostile}"}}}}'
     (checkpoint.parent.parent / "config.yaml").write_text(f"data: {data}\nmodel: {{}}\n")
     run(["hub", "push", str(checkpoint), "me/student"])
     card = hub.files["README.md"].decode()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; # Heading \\[a](javascript:b)" in card
+    assert "&lt;script&gt;alert(1) # Heading \\[a](javascript:b)" in card
     assert "<script" not in card
     assert "\n# Heading" not in card
 

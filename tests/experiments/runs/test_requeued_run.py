@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from experiments.runs.cli import SonoDistillCLI
 from experiments.runs.run_folder import RUN_VARIABLE
+from lightning_modules import TimmSyncBatchNorm
 
 pytestmark = pytest.mark.faults
 
@@ -177,3 +178,10 @@ def test_slurms_own_requeueing_is_off_and_its_job_goes_on_from_a_predecessor(com
     assert cli.folder.resolve() == folder.resolve()
     assert cli.trainer._accelerator_connector.cluster_environment.auto_requeue is False
     assert "last.ckpt: damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_batch_norms_are_synchronised_by_timms_conversion(command, option):
+    cli = command(f"--trainer.sync_batchnorm={str(option).lower()}")
+    # Gloo cannot synchronise batch norms, so no training on the CPU shows it.
+    assert isinstance(cli.trainer._accelerator_connector._layer_sync, TimmSyncBatchNorm) == option

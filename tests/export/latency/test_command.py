@@ -56,3 +56,11 @@ def test_the_figures_are_written_before_the_report(tmp_path, monkeypatch):
         write_report({"took": "minutes"}, tmp_path / "out", None)
     assert json.loads((tmp_path / "out" / "latency.json").read_text()) == {"took": "minutes"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["latency.json"]
+
+
+def test_a_report_that_cannot_be_written_is_found_before_the_timing(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "open_subject", lambda *_: pytest.fail("the timing began"))
+    path = tmp_path / "latency.md"
+    path.write_text("of an earlier run")
+    with pytest.raises(ValueError, match=rf"^--out={path}: not a folder [^\n]*$"):
+        latency.main([f"--out={path}"])

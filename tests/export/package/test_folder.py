@@ -150,6 +150,9 @@ def test_card_and_licences_say_what_matters(exported):
     assert "HC18" not in licences, "it had no part in this"
     assert "this project's own, Apache-2.0" in licences
     metadata = ModelCard.load(exported.folder / "MODEL_CARD.md").data
+    assert ModelCard.load(exported.folder / "README.md").data.to_dict() == metadata.to_dict(), (
+        "the Hub's card"
+    )
     assert (metadata.license, metadata.license_link) == ("other", "LICENCES.md")
     assert metadata.eval_results is None, "random weights have no scores"
     size = exported.artifact("heads").stat().st_size
@@ -300,7 +303,7 @@ def test_labels_are_text_in_the_readme(exported, tmp_path):
     heads = json.loads(json.dumps(exported.manifest["heads"]))
     (name, head), *_ = heads.items()
     head["labels"] = ['<img src="x">', "[a](b)\n# c"]
-    write_readme(tmp_path / "README.md", {**exported.manifest, "heads": {name: head}})
+    write_readme(tmp_path / "README.md", {**exported.manifest, "heads": {name: head}}, [])
     (line,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "(b)" in line]
     assert '(&lt;img src="x"&gt;, \\[a](b) # c): ' in line
 
@@ -312,10 +315,10 @@ def test_readme_starts_the_readers_with_the_drop_of_the_calibration(
     exported, tmp_path, answers, swift, kotlin
 ):
     path = tmp_path / "README.md"
-    write_readme(path, {**exported.manifest, "answers": answers})
+    write_readme(path, {**exported.manifest, "answers": answers}, [])
     assert f"ageDrop: {swift})\n" in path.read_text()
     assert f"ageDrop = {kotlin})\n" in path.read_text()
-    write_readme(path, {name: value for name, value in exported.manifest.items() if name != "answers"})
+    write_readme(path, {name: value for name, value in exported.manifest.items() if name != "answers"}, [])
     assert "ageDrop: nil)\n" in path.read_text(), "without a calibration"
 
 
@@ -326,7 +329,7 @@ def test_the_papers_of_an_export_without_an_age_table_promise_no_age(exported, t
         tmp_path / "README.md",
         tmp_path / "CARD.md",
     )
-    write_readme(readme, manifest)
+    write_readme(readme, manifest, [])
     write_model_card(card, manifest, [], {})
     for path, own in ((readme, "README.md"), (card, "MODEL_CARD.md")):
         given, found = (exported.folder / own).read_text(), path.read_text()

@@ -1,6 +1,7 @@
 """The card and the licences of a trained student's export."""
 
 import re
+from dataclasses import replace
 
 from huggingface_hub import ModelCard
 
@@ -14,6 +15,7 @@ from export.package.model_card import (
     write_model_card,
 )
 from export.parity.ledger import OK, Row
+from metrics.benchmarks import BENCHMARKS
 from models.checkpoints.licences import UNKNOWN_LICENCE
 
 
@@ -110,8 +112,19 @@ def test_licences_name_the_runs_corpora_and_whose_prompts_the_heads_hold():
     unknown = " ".join(data_terms({"weights": "trained", "data": "shards"}))
     assert "Trained on: not recorded." in unknown
     assert "five African countries: CC BY 4.0" in unknown
-    assert "own, Apache-2.0" in prompt_terms(Protocol.load().digest)
-    assert "FetalCLIP are CC BY-NC 4.0" in prompt_terms("0" * 16)
+    assert prompt_terms(Protocol.load().digest) == [
+        "Prompts inside the heads: this project's own, Apache-2.0."
+    ]
+    assert "FetalCLIP are CC BY-NC 4.0" in prompt_terms("0" * 16)[0]
+
+
+def test_licences_do_not_call_a_users_prompts_ours(monkeypatch):
+    own = replace(BENCHMARKS["planes"], name="clinic", classes={"yes": ["a scan"], "no": ["none"]}, own=True)
+    monkeypatch.setitem(BENCHMARKS, "clinic", own)
+    lines = prompt_terms(Protocol.load().digest)
+    assert lines[0] == "Prompts inside the other heads: this project's own, Apache-2.0."
+    assert lines[1].startswith("Prompts of clinic: the exporting user's")
+    assert len(prompt_terms("0" * 16)) == 2
 
 
 def test_licences_of_an_int8_file_that_was_trained_further_name_its_teacher_and_data_too(exported):

@@ -99,6 +99,14 @@ def test_a_student_of_a_folder_trains_in_training_mode_and_a_control_has_random_
     assert not torch.allclose(random.model.visual_projection.weight, trained)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_folder_of_half_precision_gives_float32_with_and_without_its_weights(kind, tmp_path) -> None:
+    save(kind, tmp_path).half().save_pretrained(tmp_path)
+    for untrained in (False, True):
+        model = from_checkpoint(str(tmp_path), untrained=untrained)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_contract_is_read_from_the_folder(tmp_path) -> None:
     save("clip", tmp_path)
     expected = Preprocessing(32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", f"hf:{tmp_path}", 10)
