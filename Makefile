@@ -49,6 +49,8 @@ WANTED := python=$(PYTHON_VERSION) torch=$(TORCH_BACKEND)
 # A value as one word of the shell; an option with it, where it is given; a value that a target cannot do without.
 q = '$(subst ','\'',$(1))'
 option = $(if $($(2)),--$(1)=$(call q,$($(2))))
+# Only as an argument of make: an exported TABLE says what to train on, not what else to write.
+typed = $(if $(filter command,$(origin $(2))),$(call option,$(1),$(2)))
 need = $(call q,$(or $($(1)),$(error $@ needs $(1)=$(2))))
 GIVEN = $(call option,teacher,TEACHER) $(call option,student,STUDENT) $(call option,protocol,PROTOCOL)
 BOUNDED = $(if $(filter-out 0 false False no off,$(QUICK)),--quick=true)
@@ -126,10 +128,10 @@ table: $(READY)  ## our results beside the paper's, as Markdown, CSV, LaTeX and 
 	$(DO)$(PY) -m experiments table $(DATA) $(ARGS)
 
 check-data: $(READY)  ## is a corpus whole, readable and free of leaks: make check-data DATA=hc18 ROOT=/data/HC18 (or DATA=table TABLE=...)
-	$(DO)$(PY) -m experiments data check $(DATA) $(if $(TABLE),$(call q,$(TABLE)),$(call need,ROOT,the corpus's folder)) $(call option,images,IMAGES) $(ARGS)
+	$(DO)$(PY) -m experiments data check $(DATA) $(if $(filter table%,$(DATA)),$(call need,TABLE,table) $(call option,images,IMAGES),$(call need,ROOT,the corpus's folder)) $(ARGS)
 
 shards: $(READY)  ## build a pre-training corpus from the public sets and a table: make shards ROOT=/data TABLE=... OUT=/data/shards
-	$(DO)$(PY) -m experiments data shards $(if $(TABLE),$(if $(ROOT),$(call q,$(ROOT))),$(call need,ROOT,folder of the public sets)) $(call need,OUT,folder) $(call option,table,TABLE) $(call option,images,IMAGES) $(ARGS)
+	$(DO)$(PY) -m experiments data shards $(if $(call typed,table,TABLE),$(if $(ROOT),$(call q,$(ROOT))),$(call need,ROOT,folder of the public sets)) $(call need,OUT,folder) $(call typed,table,TABLE) $(call typed,images,IMAGES) $(ARGS)
 
 import-protocol: $(READY)  ## read the official prompts out of a checkout: make import-protocol FROM=../FetalCLIP OUT=protocol.json
 	$(DO)$(PY) -m experiments import-protocol $(call need,FROM,a checkout of FetalCLIP) $(call option,out,OUT) $(ARGS)
@@ -179,7 +181,7 @@ sbom:  ## list the pinned packages as a CycloneDX file: make sbom OUT=sonodistil
 	$(DO)"$(UV)" tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --of JSON -o $(call need,OUT,file)
 
 docs: $(READY)  ## build the documentation site into build/site
-	$(DO)NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	$(DO)NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict  # with --quiet it would not fail on a broken link
 
 # Without DATA on the command line the corpus is the one of the checkpoint's own run.
 export: $(READY)  ## write ONNX, LiteRT and Core ML files, proven: make export CKPT=outputs/.../best.ckpt (or random:MobileCLIP2-S0) DATA=hc18

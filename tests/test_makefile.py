@@ -76,7 +76,9 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         (["reproduce", f"TEACHER={BLANK}"], [f"--teacher={READ}"]),
         (["evaluate", f"CKPT={BLANK}"], ["evaluate", "phantom", READ]),
         (["check-data", f"ROOT={BLANK}"], ["data", "check", "phantom", READ]),
+        (["check-data", "DATA=table", f"TABLE={BLANK}"], ["data", "check", "table", READ]),
         (["shards", f"ROOT={BLANK}", f"OUT={BLANK}"], ["data", "shards", READ, READ]),
+        (["shards", f"TABLE={BLANK}", "OUT=x"], ["data", "shards", "x", f"--table={READ}"]),
         (["import-protocol", f"FROM={BLANK}", f"OUT={BLANK}"], ["import-protocol", READ, f"--out={READ}"]),
         (["sweep", f"SWEEP={BLANK}", f"SWEEP_NAME={BLANK}"], ["run", READ, f"--name={READ}"]),
         (["sweep", f"PROTOCOL={BLANK}"], [f"--protocol={READ}"]),
@@ -107,6 +109,7 @@ def test_nothing_is_evaluated_by_default(given, model):
     ("arguments", "lacking"),
     [
         (["check-data"], "check-data needs ROOT="),
+        (["check-data", "DATA=table"], "check-data needs TABLE="),
         (["sweep-agent"], "sweep-agent needs ID="),
         (["add"], "add needs PACKAGE="),
         (["shards", "ROOT=/data"], "shards needs OUT="),
@@ -115,6 +118,16 @@ def test_nothing_is_evaluated_by_default(given, model):
 )
 def test_a_target_names_what_it_lacks(arguments, lacking):
     assert lacking in make("-n", *arguments).stderr
+
+
+def test_an_exported_table_is_neither_checked_nor_written_in_place_of_a_public_set(monkeypatch):
+    monkeypatch.setenv("TABLE", "mine.csv")
+    monkeypatch.setenv("IMAGES", "mine")
+    for arguments in (["check-data", "DATA=hc18", "ROOT=/data"], ["shards", "ROOT=/data", "OUT=x"]):
+        told = words(*arguments)
+        assert "/data" in told
+        assert not [word for word in told if "mine" in word]
+    assert "mine.csv" in words("check-data", "DATA=table")
 
 
 @pytest.mark.parametrize("target", ["add", "audit", "sbom", "lock"])

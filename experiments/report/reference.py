@@ -41,7 +41,7 @@ def reference_of(runs: Sequence[FinishedRun]) -> FinishedRun | None:
     One that distils is preferred, then ``static-kd``, and then the one with the fewest other settings.
     """
     subject = subject_of(runs)
-    candidates = [run for run in runs if run is not subject and not dynamics(run).repels]
+    candidates = [run for run in runs if not _repeats(run, subject) and not dynamics(run).repels]
 
     def rank(run: FinishedRun) -> tuple[bool, bool, int]:
         return not distils(run), run.experiment != STATIC, len(differing_settings(subject, run))
@@ -70,7 +70,8 @@ def _repeats(run: FinishedRun, other: FinishedRun) -> bool:
 def newest_static(run: FinishedRun) -> FinishedRun | None:
     """Return the newest finished ``static-kd`` run under ``outputs/`` with the same data, seed and settings.
 
-    None when there is none, or when `run` never repels and needs none.
+    One with another teacher only where there is none with the same. None when there is none at all, or when `run` never
+    repels and needs none.
     """
     if not dynamics(run).repels:
         return None
@@ -83,7 +84,11 @@ def newest_static(run: FinishedRun) -> FinishedRun | None:
             continue  # a damaged run must not stop the report of another one
         if fits:
             found.append(candidate)
-    return max(found, key=lambda candidate: str(candidate.record.get("finished")), default=None)
+
+    def rank(candidate: FinishedRun) -> tuple[bool, str]:
+        return "teacher" not in differing_settings(run, candidate), str(candidate.record.get("finished"))
+
+    return max(found, key=rank, default=None)
 
 
 def _part(run: FinishedRun, *names: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.outcomes import outcomes_of
 from experiments.paper import STUDENTS
 from experiments.recipe_files import READING
-from experiments.suites.suite_runs import PREFIX, REQUEST, has_results
+from experiments.suites.suite_runs import PREFIX, REQUEST, has_results, read_object
 from metrics.benchmarks import register_saved
 from models.files import without_nan, write_text
 
@@ -31,8 +31,7 @@ def row_of(folder: Path) -> ResultRow:
     Raises:
         ValueError: The run's results.json lacks a key.
     """
-    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    record, request = read_object(folder / "results.json"), read_object(folder / REQUEST)
     try:
         scored = record["details"].get("student", {}).items()
         own = record.get("benchmarks", [])

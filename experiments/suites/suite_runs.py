@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.config import resolve
+from jsonargparse import Namespace
+
+from experiments.config import TEACHER_OPTION, resolve
 from experiments.paper import STUDENTS, SUITES
 from experiments.process import (
     STOPPED,
@@ -22,8 +24,9 @@ from experiments.process import (
     without_secrets,
 )  # fmt: skip
 from experiments.recipe_files import experiment_file, preset_file, student_file
-from experiments.runs.input_digests import content_digests, corpus_digests, shard_corpora
+from experiments.runs.input_digests import content_digest, content_digests, corpus_digests, shard_corpora
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
+from experiments.runs.teachers import KEPT, preset_behind, preset_teacher
 from models.files import write_json
 
 PREFIX = "reproduce-"
@@ -87,7 +90,7 @@ class SuiteRun:
         path = self.folder / REQUEST
         if not path.is_file():
             return
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        before = read_object(path)
         if before["arguments"] != without_secrets(list(self.arguments)):
             others = " ".join(before["arguments"]) or "none"
             raise ValueError(f"{self.folder} holds a run with other arguments ({others}); move it away")
@@ -108,8 +111,29 @@ def has_results(folder: Path) -> bool:
     path = folder / "results.json"
     if not path.is_file():
         return False
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return not record.get("run", {}).get("quick", False)
+    return not read_object(path).get("run", {}).get("quick", False)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run's folder.
+
+    Raises:
+        ValueError: It holds something else than one JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); move the folder away and run it again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: damaged (not a JSON object); move the folder away and run it again")
+    return content
+
+
+def kept_teacher_digest(config: Namespace) -> dict[str, str]:
+    """Return ``--teacher`` -> digest of a teacher kept by ``EXP=teacher``; {} for one that is shipped or named."""
+    preset = preset_behind(config.model.get("teacher"))
+    path = KEPT if preset is None else preset_teacher(preset)
+    return {TEACHER_OPTION: content_digest(path)} if path.is_file() and path.parent == KEPT else {}
 
 
 def execute(runs: Sequence[SuiteRun], jobs: int = 1) -> list[str]:
@@ -201,8 +225,9 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
         for student in students
         for name in SUITES[suite]
     ]
-    digests = content_digests(arguments) | corpus_digests(preset, arguments)
-    trained_on = shard_corpora(resolve("srkd", preset, arguments).data)
+    config = resolve("srkd", preset, arguments)
+    digests = content_digests(arguments) | corpus_digests(preset, arguments) | kept_teacher_digest(config)
+    trained_on = shard_corpora(config.data)
     for run in runs:
         run.refuse_another(digests)
     for run in runs:  # only now, so that a refused suite leaves nothing behind

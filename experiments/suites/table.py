@@ -230,6 +230,13 @@ def _plot_capacity(gains: pd.DataFrame, path: Path, title: str) -> None:
         save_png(capacity_figure(drawn, f"{title}: gain of SRKD"), partial)
 
 
+def _title(row: ResultRow) -> str:
+    student = [f"student {student_title(row['student'])}"] if row.get("student") else []
+    return ", ".join(
+        [f"DATA={row['data']}", *student, *([" ".join(row["arguments"])] if row["arguments"] else [])]
+    )
+
+
 def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
     """Write the tables of every group of rows (see `group_of`) in every format; return the Markdown texts.
 
@@ -239,13 +246,21 @@ def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
             methods and ``-capacity`` for SRKD's gains by size of the student.
     """
     written = []
-    groups = sorted({group_of(row) for row in rows}, key=lambda group: (len(group[0]), group))
-    for place, group in enumerate(groups):
-        own = [row for row in rows if group_of(row) == group]
-        data, arguments = own[0]["data"], " ".join(own[0]["arguments"])
-        path = str(folder / (data + (f"-{place}" if place else "")))
-        student = [f"student {student_title(own[0]['student'])}"] if own[0].get("student") else []
-        title = ", ".join([f"DATA={data}", *student, *([arguments] if arguments else [])])
+    groups: dict[Any, list[ResultRow]] = {}
+    for row in rows:
+        groups.setdefault(group_of(row), []).append(row)
+    # Runs without arguments and with the preset's student first; of several such groups the newest.
+    newest = sorted(
+        groups.items(), key=lambda item: max(str(row["finished"]) for row in item[1]), reverse=True
+    )
+    ordered = sorted(newest, key=lambda item: (len(item[0][0]), item[0][:2]))
+    titles = Counter(_title(own[0]) for _, own in ordered)
+    for place, (_, own) in enumerate(ordered):
+        title = _title(own[0])
+        if titles[title] > 1:
+            digests = [f"{name} {digest}" for name, digest in own[0]["digests"].items()]
+            title = ", ".join([title, *(digests or ["no digests"])])
+        path = str(folder / (own[0]["data"] + (f"-{place}" if place else "")))
         table, compared, remarks = cells(own), differences(own), notes(own)
         files = {".csv": to_csv(own), ".tex": to_latex(table)}
         text = f"### {title}\n\n{to_markdown(table)}\n"

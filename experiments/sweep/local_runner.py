@@ -23,7 +23,7 @@ from experiments.sweep.trial_process import TrialProcess, logged, stop_all
 
 POLL_S = 1.0
 MAX_INITIAL_FAILURES = 3  # failed trials before any was trained: their common settings are wrong
-DONE, FAILED, STOPPED = 0, 1, 130  # exit statuses
+DONE, FAILED = 0, 1  # exit statuses
 
 
 class LocalRunner:
@@ -33,7 +33,7 @@ class LocalRunner:
         self.local = local
         self.command = command
         self.jobs = jobs
-        self.stopping = False
+        self.stopped_by: int | None = None  # the signal
         self._failures = 0
         self._active: dict[int, tuple[optuna.Trial, TrialProcess]] = {}
 
@@ -46,7 +46,7 @@ class LocalRunner:
         """Run trials until there are `limit`; when asked to stop, end those running and queue their settings again."""
         local = self.local
         try:
-            while not self.stopping:
+            while self.stopped_by is None:
                 while len(self._active) < self.jobs and local.counted() < limit:
                     if self.hopeless or local.reached_target():
                         break
@@ -64,11 +64,11 @@ class LocalRunner:
 
     def stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Handle a signal: the first ends the running trials, the second kills them."""
-        if self.stopping:
+        if self.stopped_by is not None:
             for _, process in self._active.values():
                 process.kill()
             return
-        self.stopping = True
+        self.stopped_by = number
         print("\nstopping: ending the running trials (Ctrl-C again: at once) ...", flush=True)
 
     def _start(self, limit: int) -> None:
@@ -141,7 +141,7 @@ def run_locally(
         seed: Seed of the sampler.
 
     Returns:
-        Exit status: 0 when the sweep has all its trials, 1 when every one failed, 130 when it was interrupted.
+        Exit status: 0 when the sweep has all its trials, 1 when every one failed, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         ValueError: The sweep file cannot be used here, the folder holds another sweep, or another runner works on it.
@@ -163,8 +163,8 @@ def run_locally(
             print(f"note: {key} acts on W&B only")
         with _signals_to(runner):
             runner.run(limit)
-        if runner.stopping:
-            return STOPPED
+        if runner.stopped_by is not None:
+            return 128 + runner.stopped_by
         if local.reached_target():
             print(f"metric.target {local.settings.metric.target:g} is reached: no further trials")
         if runner.hopeless:

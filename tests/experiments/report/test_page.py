@@ -324,6 +324,13 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     config = yaml.safe_load((other / "config.yaml").read_text())
     config["model"]["learning_rate"] = 0.01
     (finished(other, "2026-01-06T00:00:00+00:00") / "config.yaml").write_text(yaml.safe_dump(config))
+    other = make_run("static-kd", run="other-teacher", **rival)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model"]["teacher"] = {
+        "class_path": "models.from_checkpoint",
+        "init_args": {"path": "another.ckpt"},
+    }
+    (finished(other, "2026-01-07T00:00:00+00:00") / "config.yaml").write_text(yaml.safe_dump(config))
     (make_run("static-kd", run="unfinished", **rival) / "results.json").unlink()
     (make_run("static-kd", run="damaged", **rival) / "results.json").write_text("{")
     page = write_report([run])
@@ -331,7 +338,7 @@ def test_a_run_alone_is_compared_with_the_newest_static_run_that_fits(make_run):
     _, _, words = read(page)
     assert "Ahead with this seed; other seeds unknown" in words
     assert "static-kd/new" in words
-    for other in ("old", "other-seed", "other-data", "other-rate", "damaged"):
+    for other in ("old", "other-seed", "other-data", "other-rate", "other-teacher", "damaged"):
         assert f"static-kd/{other}" not in words
     assert not (run.parent.parent / "static-kd/new/report.html").exists()
 

@@ -56,6 +56,16 @@ def test_a_difference_of_one_seed_is_not_one_of_all(study):
     assert answers(runs)[0].short == "Not shown: within chance"
 
 
+def test_a_method_is_not_compared_with_its_own_other_seeds(study):
+    runs = study([3.0, 3.0], [2.0, 2.0])
+    mine, theirs = runs[2:], runs[:2]  # static KD as the subject: it never repels, as a loss of one's own
+    assert reference_of(mine) is None
+    others = [replace(run, record=run.record | {"experiment": "no-kd"}) for run in mine]
+    assert reference_of([*mine, *others]) in others
+    assert subject_of([*mine, *others]) is mine[0]
+    assert reference_of([*theirs, *mine]) in mine
+
+
 def test_only_runs_that_differ_in_the_seed_alone_are_paired(study):
     runs = study([3.0, 3.0], [2.0, 2.0])
     subject, reference = subject_of(runs), reference_of(runs)

@@ -4,9 +4,7 @@ import pytest
 
 from experiments.runs.input_digests import content_digests
 from experiments.suites.result_rows import RESULTS, group_of, identity, read_rows, refresh, write_rows
-from experiments.suites.table import (
-    notes,
-)
+from experiments.suites.table import notes, write_tables
 from tests.experiments.suites.conftest import put
 
 
@@ -157,6 +155,11 @@ def test_other_data_have_a_table_of_their_own(outputs, tmp_path):
     given = [f"Data given (SHA-256): HC18_ROOT {digest}." for digest in ("one", "two")]
     assert notes_on(rows, "Data given") == given
     assert notes_on(rows, "parameters")[0].startswith("Student: 1.23 M parameters (")
+    for row in rows:
+        row["finished"] = {"one": "2024", "two": "2026"}.get(row["digests"].get("HC18_ROOT"), "2025")
+    titles = [text.splitlines()[0] for text in write_tables(rows, tmp_path / "tables")]
+    one, two = (f"### DATA=phantom, HC18_ROOT {digest}" for digest in ("one", "two"))
+    assert titles == [two, "### DATA=phantom, no digests", one], "the newest first, as in the documents"
 
 
 def test_a_malformed_file_of_rows_is_named(tmp_path):

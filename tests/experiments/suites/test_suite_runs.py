@@ -120,6 +120,30 @@ def test_a_folder_with_other_weights_at_the_same_path_is_rejected(workplace):
         main(command)
 
 
+def test_a_folder_with_another_kept_teacher_is_rejected(workplace, tiny_hc18, monkeypatch):
+    monkeypatch.setenv("HC18_ROOT", str(tiny_hc18))
+    kept = workplace / "outputs" / "teachers" / "hc18.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"one")
+    command = ["main", "hc18", "--seeds=1"]
+    assert main(command) == 0
+    request = json.loads((workplace / "outputs/srkd/reproduce-hc18-s1/request.json").read_text())
+    assert request["digests"]["--teacher"] == hashlib.sha256(b"one").hexdigest()[:16]
+    kept.write_bytes(b"trained again")
+    with pytest.raises(ValueError, match=r"other contents of --teacher \(digest"):
+        main(command)
+
+
+@pytest.mark.parametrize("content", ["{bad", "[]"])
+@pytest.mark.parametrize("name", ["results.json", "request.json"])
+def test_a_damaged_file_of_a_run_is_named(workplace, name, content):
+    command = ["main", "phantom", "--seeds=1"]
+    assert main(command) == 0
+    (workplace / "outputs/srkd/reproduce-phantom-s1" / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"srkd/reproduce-phantom-s1/{name}: damaged \([^\n]*$"):
+        main(command)
+
+
 def test_a_folder_with_other_prompts_at_the_same_path_is_rejected(workplace):
     protocol = workplace / "protocol.json"
     protocol.write_text(DEFAULT_PROTOCOL.read_text())
