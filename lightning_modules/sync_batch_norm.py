@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch.nn import Module
 
 
