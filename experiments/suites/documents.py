@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +29,19 @@ KINDS = (
 MARKED = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def document_table(rows: Sequence[ResultRow], preset: str, kind: str, arguments: Sequence[str] = ()) -> str:
+def document_table(
+    rows: Sequence[ResultRow],
+    compared: Callable[[tuple[str, ...]], pd.DataFrame],
+    preset: str,
+    kind: str,
+    arguments: tuple[str, ...],
+) -> str:
     """Return a Markdown table of committed rows.
 
     Args:
         rows: The rows of the data preset.
-        preset: Its name.
+        compared: Returns the differences between methods of the runs with these arguments.
+        preset: Name of the data preset.
         kind: ``scores`` or ``differences`` of the main and ablation suites, the same of the suites of controls and of
             repulsion (``controls``, ``controls-differences``, and so on), or ``capacity``.
         arguments: Arguments of the runs, as the suite was given them.
@@ -49,8 +57,8 @@ def document_table(rows: Sequence[ResultRow], preset: str, kind: str, arguments:
         own = [row for row in rows if row["experiment"] in names]
         if kind.endswith("differences"):
             # All of them, those of the other suites included, make one family for Holm's correction.
-            compared = differences(rows)
-            found = texts(compared[compared[["reference", "experiment"]].isin(names).all(axis=1)])
+            every = compared(arguments)
+            found = texts(every[every[["reference", "experiment"]].isin(names).all(axis=1)])
         else:
             found = cells(own) if own else pd.DataFrame()
     if len(found):
@@ -62,11 +70,15 @@ def document_table(rows: Sequence[ResultRow], preset: str, kind: str, arguments:
 def fill(text: str, rows: Sequence[ResultRow], preset: str) -> str:
     """Return a document with the tables of a data preset replaced."""
 
+    @cache  # a bootstrap, which several tables show parts of
+    def compared(arguments: tuple[str, ...]) -> pd.DataFrame:
+        return differences(rows_with(rows, arguments))
+
     def table(match: re.Match[str]) -> str:
         start, data, kind, arguments, end = match.groups()
         if data != preset:
             return match[0]
-        return f"{start}{document_table(rows, preset, kind, arguments.split())}{end}"
+        return f"{start}{document_table(rows, compared, preset, kind, tuple(arguments.split()))}{end}"
 
     return MARKED.sub(table, text)
 

@@ -169,7 +169,7 @@ def trained(tmp_path_factory):
 def answer_of_a_page(folder):
     """Serve a folder to a headless browser, and return what its page says and the addresses that it fetched."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     fetched = []
     try:
         with sync_playwright() as started:

@@ -25,7 +25,7 @@ def moved(batch, dtype, device, requires_grad=True):
         for x in (batch.image, batch.text, batch.logit_scale)
     )
     bias = None if batch.logit_bias is None else batch.logit_bias.detach().to(device, torch.float32)
-    return Embeddings(image, text, scale, bias, batch.caption_id.to(device))
+    return Embeddings(image, text, scale, bias, batch.caption_id.to(device), batch.class_id.to(device))
 
 
 def differentiate(loss, student, teacher, autocast=False):

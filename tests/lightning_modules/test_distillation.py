@@ -246,6 +246,14 @@ def test_a_scale_above_the_limit_is_brought_down_to_it(module, pairs, tmp_path):
     assert float(built.student.logit_scale.detach()) == pytest.approx(2.0)
 
 
+def test_a_scale_below_one_is_brought_up_to_it(module, pairs, tmp_path):
+    built = module(learning_rate=1e-9)
+    with torch.no_grad():
+        built.student.log_logit_scale.fill_(-1.0)
+    trainer(tmp_path, epochs=1).fit(built, pairs)
+    assert float(built.student.logit_scale.detach()) == pytest.approx(1.0)
+
+
 def test_a_nan_loss_stops_with_step_terms_and_checkpoints(module, pairs, tmp_path):
     built = module()
     run = trainer(tmp_path, callbacks=[StopOnNonFiniteLoss()])

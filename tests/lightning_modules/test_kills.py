@@ -107,6 +107,7 @@ def test_a_run_killed_at_random_moments(whole, tmp_path):
     assert kill.killed, "how many depends on the machine"
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_two_steps_goes_on(whole, tmp_path):
     assert in_child(lambda: fit(tmp_path / "cut", DieAt("on_before_backward", 8), epochs=EPOCHS))
     assert_same_run(resumed(tmp_path / "cut"), whole[0])

@@ -43,7 +43,7 @@ def joint_batch(pairs, ids=(0, 1, 2, 3, 0, 1, 2, 4)):
         key: value.double() if value.is_floating_point() else value
         for key, value in next(iter(pairs)).items()
     }
-    return batch | {"caption_id": torch.tensor(ids)}
+    return batch | {"caption_id": torch.tensor(ids), "class_id": torch.tensor([0, 1, 0, 0, 1, 1, 0, 1])}
 
 
 def step(name, batch, chunk=None):
@@ -104,10 +104,11 @@ def test_equal_captions_on_other_processes_are_masked(pairs):
         assert abs(step(name, batch)[0]["total"] - step(name, apart)[0]["total"]) > 1e-3, name
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
-def test_chunks_have_the_gradients_of_the_joint_batch(pairs, chunk):
+def test_chunks_have_the_gradients_of_the_joint_batch(pairs):
     for name in CASES:
-        assert_same_step(step(name, joint_batch(pairs), chunk), step(name, joint_batch(pairs)))
+        expected = step(name, joint_batch(pairs))
+        for chunk in (1, 3) if name != "srkd" else (1, 3, 8, 100):
+            assert_same_step(step(name, joint_batch(pairs), chunk), expected)
 
 
 def test_no_chunk_is_much_smaller_than_the_others():

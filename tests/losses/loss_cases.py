@@ -20,6 +20,7 @@ from losses import (
     InteractiveContrastiveLoss,
     Loss,
     SigLIPLoss,
+    SRKDControlLoss,
     SRKDLoss,
 )
 from tests.losses import naive_losses as naive
@@ -40,6 +41,7 @@ def make_batch(B=5, D=STUDENT_DIM, scale=8.0, seed=0, dtype=torch.float64, bias=
         logit_scale=torch.tensor(scale, dtype=dtype, requires_grad=grad),
         logit_bias=None if bias is None else torch.tensor(bias, dtype=dtype, requires_grad=grad),
         caption_id=torch.tensor([i - 3 if i % 5 == 3 else i for i in range(B)]) * 10**15,
+        class_id=torch.arange(B) % 3,
     )
 
 
@@ -75,6 +77,25 @@ def _srkd(temperature=5.0, multi_positive=False, **options):
     return terms
 
 
+def _near(s, t, _):
+    def near(i, j):
+        return float(t.text[i] @ t.text[j]) >= NEAR
+
+    diagonal, off_diagonal = naive.decoupled(s, t, 5.0, excluded=near)
+    return {"contrastive": naive.contrastive(s), "diagonal": diagonal, "off_diagonal": off_diagonal}
+
+
+def _held(s, t, _):
+    def same(i, j):
+        return bool(s.class_id[i] == s.class_id[j])
+
+    diagonal, scheduled = naive.decoupled(s, t, 5.0, excluded=same)
+    _, held = naive.decoupled(s, t, 5.0, excluded=lambda i, j: not same(i, j))
+    terms = {"diagonal": diagonal, "off_diagonal": scheduled, "held": held}
+    return {"contrastive": naive.contrastive(s), **terms}
+
+
+NEAR = 0.1  # a cosine in the middle of those of random texts
 CASES = {
     "clip": Case(CLIPLoss, lambda s, *_: {"contrastive": naive.contrastive(s)}, {}),
     "clip-multi-positive": Case(
@@ -112,6 +133,16 @@ CASES = {
         lambda: SRKDLoss(temperature=1.5, standardize=True),
         _srkd(1.5, standardize=True),
         {"off_diagonal": 2.0},
+    ),
+    "control-near": Case(
+        lambda: SRKDControlLoss(exclude_above_cosine=NEAR, off_diagonal_weight=-0.8),
+        _near,
+        {"off_diagonal": -0.8},
+    ),
+    "control-held": Case(
+        lambda: SRKDControlLoss(held="same_class", held_weight=3.0, off_diagonal_weight=-0.8),
+        _held,
+        {"off_diagonal": -0.8, "held": 3.0},
     ),
     "coupled": Case(
         lambda: CoupledKDLoss(distillation_weight=-0.5),
@@ -164,6 +195,14 @@ CASES = {
             "interactive": naive.interactive(s, t, loss.heads, torch.exp(loss.log_logit_scale)),
         },
         {"interactive": 0.7},
+    ),
+    "interactive-multi-positive": Case(
+        lambda: InteractiveContrastiveLoss(multi_positive=True),
+        lambda s, t, loss: {
+            "contrastive": naive.contrastive(s, True),
+            "interactive": naive.interactive(s, t, loss.heads, torch.exp(loss.log_logit_scale), True),
+        },
+        {},
     ),
     "combined": Case(
         lambda: CombinedLoss(

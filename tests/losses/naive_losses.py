@@ -59,8 +59,10 @@ def distributions(student: Embeddings, teacher: Embeddings, temperature, standar
         yield p, q
 
 
-def decoupled(student, teacher, temperature, standardize=False, mask_duplicates=False):
-    """Return (diagonal, off-diagonal)."""
+def decoupled(
+    student, teacher, temperature, standardize=False, mask_duplicates=False, excluded=lambda *_: False
+):
+    """Return (diagonal, off-diagonal); `excluded` says which pairs the second leaves out."""
     B = len(student.image)
     diagonal, off_diagonal = 0.0, 0.0
     for p, q in distributions(student, teacher, temperature, standardize):
@@ -69,7 +71,9 @@ def decoupled(student, teacher, temperature, standardize=False, mask_duplicates=
                 value = -p[i][j] * torch.log(q[i][j]) / B / 2
                 if i == j:
                     diagonal = diagonal + value
-                elif not (mask_duplicates and student.caption_id[i] == student.caption_id[j]):
+                elif not excluded(i, j) and not (
+                    mask_duplicates and student.caption_id[i] == student.caption_id[j]
+                ):
                     off_diagonal = off_diagonal + value
     return diagonal, off_diagonal
 
@@ -123,12 +127,16 @@ def feature(student, teacher, heads, distance):
     return total
 
 
-def interactive(student, teacher, heads, scale):
+def interactive(student, teacher, heads, scale, multi_positive=False):
     total = 0.0
     for rows, columns in (
         (projected(heads.image, student.image), teacher.text),
         (projected(heads.text, student.text), teacher.image),
     ):
         for i, row in enumerate(logits(rows, columns, scale)):
-            total = total - torch.log(softmax(row)[i]) / len(rows) / 2
+            right = [i]
+            if multi_positive:
+                right = [j for j in range(len(row)) if student.caption_id[j] == student.caption_id[i]]
+            q = softmax(row)
+            total = total - sum(torch.log(q[j]) for j in right) / len(right) / len(rows) / 2
     return total

@@ -33,21 +33,19 @@ def test_values_and_gradients_equal_the_naive_loops(name):
         assert_close(gradient, oracle, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if not name.startswith(("clip", "siglip", "combined"))]
+)
 def test_weights_of_zero_leave_the_term_out(name):
     case = CASES[name]
     loss = case.build()
-    weight_names = [
-        attribute
-        for attribute in vars(loss)
-        if attribute.endswith("_weight") and isinstance(getattr(loss, attribute), float)
-    ]
+    weight_names = [attribute for attribute in vars(loss) if attribute.endswith("_weight")]
+    assert weight_names
     for attribute in weight_names:
         setattr(loss, attribute, 0.0)
     student = make_batch(bias=case.bias)
     result = loss(student, make_teacher())
-    left_out = {attribute.removesuffix("_weight") for attribute in weight_names}
-    assert left_out.isdisjoint(result)
+    assert set(result) <= {"total", "diagonal", "duplicate_rate"}
     torch.autograd.grad(result["total"], student.image)  # still differentiable when nothing is left
 
 
@@ -71,6 +69,7 @@ def test_half_precision_embeddings_with_large_logits_give_finite_float32(name, d
             student.logit_scale.double(),
             None if student.logit_bias is None else student.logit_bias.double(),
             student.caption_id,
+            student.class_id,
         ),
         make_teacher(B=16, scale=100.0, dtype=dtype),
     )

@@ -1,6 +1,7 @@
 """Run one function in several gloo processes, as multi-GPU training would."""
 
 import multiprocessing
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,17 @@ def _worker(rank, function, rendezvous, world, *args):
         function(rank, *args)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def one_thread():
+    """Compute as the processes do: sums of another number of threads may round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_in_processes(world, function, tmp_path, *args):

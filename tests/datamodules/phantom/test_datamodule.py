@@ -32,10 +32,10 @@ def data(root: Path) -> PhantomDataModule:
     return module
 
 
-def test_further_test_patients_change_nothing_else(tmp_path):
+def test_further_test_patients_change_nothing_else(root):
     """They come last, all for tests; the other pictures, their patients and their splits stay as they were."""
-    without = PhantomDataModule(str(tmp_path), replace(SETTINGS, further_tests=0.0), workers=1).read_records()
-    records = PhantomDataModule(str(tmp_path), SETTINGS, workers=1).read_records()
+    without = PhantomDataModule(str(root), replace(SETTINGS, further_tests=0.0), workers=1).read_records()
+    records = PhantomDataModule(str(root), SETTINGS, workers=1).read_records()
     for corpus, count in (("planes", 80), ("hc18", 30)):
         before, after = ([one for one in some if one.corpus == corpus] for some in (without, records))
         assert [(one.name, one.patient, one.split) for one in after[:count]] == [

@@ -209,7 +209,7 @@ def web(folder, monkeypatch):
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -275,7 +275,7 @@ def google(folder, monkeypatch):
     handler = type("Handler", (GoogleStorage,), {"folder": folder})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     proxy = FaultyProxy(server.server_port)
     proxy.handler = handler
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)

@@ -104,6 +104,7 @@ def history(skill: float, start: float, end: float, epochs: int = 8) -> pd.DataF
     return pd.concat([frame, pd.DataFrame(rows)], ignore_index=True)
 
 
+@cache
 def jpeg(seed: int) -> str:
     noise = np.random.default_rng(seed).normal(60, 30, (64, 64)).clip(0, 255).astype(np.uint8)
     stream = io.BytesIO()

@@ -45,20 +45,14 @@ def refused(tmp_path, tiny_planes, monkeypatch, capsys):
     ("words", "said"),
     [
         (["--data.batch_size=500"], "cannot fill one batch; lower batch_size (500)"),
-        (["--model.loss=losses.CLIPLoss"], "CLIPLoss names no weight"),
-        (["--model.loss=null"], "CLIPLoss names no weight"),
-        (["--model.loss=losses.CLIPLoss", OWN_TEACHER], "names no weight"),
+        (["--model.loss=null", OWN_TEACHER], "CLIPLoss names no weight"),
         (["--data.batch_size=1", "--trainer.devices=1"], "data.batch_size=1: the loss compares the pairs of a batch"),
-        (["--model.warmup_steps=-5"], "model.warmup_steps must be at least 0 and finite, not -5"),
-        (["--model.max_logit_scale=0"], "model.max_logit_scale must be at least 1 and finite, not 0.0"),
         (["--model.betas=[0.9,1.5]"], "model.betas must be at least 0 and below 1, not [0.9, 1.5]"),
         (["--schedule.init_args.start=.nan"], "schedule.start: must be a finite number, not nan"),
         (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0 trains nothing"),
-        (["--run=../r"], "--run=../r: a folder's name below outputs/, not a path"),
         (["--data.root=nowhere"], "nowhere"),
         (["--planes.protocol=nowhere.json"], "nowhere.json"),
         (["--data.val_share=0"], "no image of benchmark 'planes' in split 'val'"),
-        (["--biometry.benchmarks=[hc18]"], "has the benchmarks ['planes', 'subplanes'], not ['hc18']"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_leave_nothing(refused, words, said):

@@ -46,31 +46,6 @@ def workplace(tmp_path, tiny_planes, monkeypatch):
     return tmp_path
 
 
-def test_all_images_are_scored_where_no_patient_is_a_test_patient(workplace, tiny_planes):
-    table = tiny_planes / "FETAL_PLANES_DB_data.csv"
-    rows = pd.read_csv(table, sep=";")
-    rows[rows.columns[-1]] = 1  # all for training
-    rows.to_csv(table, sep=";", index=False)
-    student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
-    run(
-        "train", "no-kd", "planes", "--run=made", *SMALL, f"--model.student={student}", "--model.teacher=null",
-        "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=1", "--data.init_args.val_share=0.4",
-        "--score_test_patients=false",
-    )  # fmt: skip
-    checkpoint = workplace / "outputs" / "no-kd" / "made" / "checkpoints" / "best.ckpt"
-    run(
-        "evaluate",
-        "planes",
-        str(checkpoint),
-        *SMALL,
-        "--planes.test_split=all",
-        "--representation.enabled=false",
-    )
-    (results,) = (workplace / "outputs" / "evaluate").glob("*/results.json")
-    metrics = json.loads(results.read_text())["metrics"]
-    assert metrics["student/planes/n_scored"] == (rows["Plane"].str.strip() != "Other").sum() > 0
-
-
 def test_a_benchmark_of_ones_own_is_scored_where_shards_have_no_other(workplace, tiny_planes):
     run("data", "shards", str(tiny_planes), "shards", "--samples-per-shard=20")
     records = FetalPlanesDataModule(str(tiny_planes)).evaluation_records("planes", "all")
@@ -87,7 +62,7 @@ def test_a_benchmark_of_ones_own_is_scored_where_shards_have_no_other(workplace,
     assert 0 < metrics["student/mine/n_scored"] < len(rows)
 
 
-def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys, monkeypatch):
+def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, tiny_planes, capsys, monkeypatch):
     monkeypatch.setattr("callbacks.evaluation.answer_calibration.LEAST", 1)
     student = json.dumps({"class_path": "models.TimmEncoder", "init_args": TOWER})
     run(
@@ -121,6 +96,8 @@ def test_a_trained_pair_is_scored_beyond_zero_shot(workplace, capsys, monkeypatc
     assert metrics["geometry/off_diagonal_correlation"] == pytest.approx(1, abs=1e-5)
     assert metrics["student/probe/views_f1"] == metrics["teacher/probe/views_f1"]
     assert metrics["student/planes/f1"] == metrics["teacher/planes/f1"]
+    table = pd.read_csv(next(tiny_planes.glob("*.csv")), sep=";")
+    assert metrics["student/planes/n_scored"] == (table["Plane"].str.strip() != "Other").sum() > 0
     both = [record["details"]["student"][name]["samples"] for name in ("planes", "subplanes")]
     truth, guess = ([row[key] for rows in both for row in rows] for key in ("target", "prediction"))
     expected = f1_score(truth, guess, labels=sorted(set(truth)), average="macro", zero_division=0)

@@ -62,7 +62,7 @@ def served(tmp_path):
                     archive.addfile(info, io.BytesIO(content))
     handler = type("Handler", (Server,), {"asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     place = f"anna:{PASSWORD}@127.0.0.1:{server.server_address[1]}"
     yield f"http://{place}/pairs-{{000000..{SHARDS - 1:06d}}}.tar?signature={TOKEN}", handler.asked
     server.shutdown()

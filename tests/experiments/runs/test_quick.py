@@ -12,7 +12,7 @@ from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom.corpus import PhantomSettings
 from datamodules.record import Record, first_of_each_split
 from experiments import __main__ as command_line
-from experiments.config import CAUTION, QUICK_SETTINGS, resolve, whole_counts, with_quick_settings
+from experiments.config import CAUTION, QUICK_SETTINGS, is_quick, resolve, whole_counts, with_quick_settings
 from experiments.suites.suite_runs import has_results
 from models import zero_shot
 from tests.conftest import make
@@ -30,16 +30,23 @@ def bounds_of(config):
 @pytest.mark.parametrize(
     "given",
     [
-        ["--quick"],
-        ["--trainer.fast_dev_run=true"],
-        ["--trainer.overfit_batches=2"],
-        ["--trainer.limit_val_batches=0.1"],
-        ["--trainer.limit_test_batches=3"],
-        ["--trainer.limit_train_batches=3"],
+        {"quick": True},
+        {"fast_dev_run": True},
+        {"overfit_batches": 2},
+        {"limit_val_batches": 0.1},
+        {"limit_test_batches": 3},
+        {"limit_train_batches": 3},
     ],
 )
-def test_every_limit_bounds_the_whole_run(given):
-    config = resolve("srkd", "hc18", given)
+def test_every_limit_makes_a_quick_run(given):
+    config = resolve("srkd", "hc18")
+    for name, value in given.items():
+        config[name if name == "quick" else f"trainer.{name}"] = value
+    assert is_quick(config)
+
+
+def test_a_limit_bounds_the_whole_run():
+    config = resolve("srkd", "hc18", ["--trainer.limit_val_batches=0.1"])
     assert bounds_of(config) == (True, 1, 24, 1)
     assert config.data.class_path == "datamodules.HC18DataModule"
 
@@ -89,8 +96,8 @@ def test_an_option_in_front_of_a_file_of_the_users_stands(tmp_path):
 def test_make_hands_it_on():
     for target in (["train"], ["evaluate", "CKPT=x.ckpt"], ["sweep"], ["reproduce"]):
         assert "--quick=true" in make("-n", *target, "QUICK=1").stdout
-        for off in ("QUICK=0", "QUICK=", "QUICK=no", "QUICK=off", "QUICK=False", "QUICK=false"):
-            assert "--quick" not in make("-n", *target, off).stdout
+    for off in ("QUICK=0", "QUICK=", "QUICK=no", "QUICK=off", "QUICK=False", "QUICK=false"):
+        assert "--quick" not in make("-n", "train", off).stdout
 
 
 def test_the_first_images_of_each_split_are_of_every_plane():

@@ -1,7 +1,7 @@
 """Metrics of a run that was interrupted several times, and folders that hold a run already."""
 
-import subprocess
-import sys
+import multiprocessing
+import time
 
 import pandas as pd
 import pytest
@@ -61,11 +61,19 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path, file):
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
-    hold = "kept = lock_folder(Path()); print('held', flush=True); input()"
-    code = f"import os; from experiments.runs.run_folder import *; os.chdir({str(tmp_path)!r}); {hold}"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match="another process is training this run; wait, or choose another"):
-            lock_folder(tmp_path)
-        other.kill()
+    def hold():
+        kept = lock_folder(tmp_path)
+        held.set()
+        time.sleep(60)
+        kept.release()
+
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    other = context.Process(target=hold)
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(ValueError, match="another process is training this run; wait, or choose another"):
+        lock_folder(tmp_path)
+    other.kill()
+    other.join()
     lock_folder(tmp_path).release()  # a killed process holds nothing

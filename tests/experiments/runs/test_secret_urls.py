@@ -47,7 +47,7 @@ def test_shards_are_the_same_under_another_signature(tmp_path):
     manifest = {"shards": [{"name": name, "samples": 1, "bytes": 10} for name in names]}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     place = f"http://127.0.0.1:{server.server_port}"
     with server:
         old, new = (

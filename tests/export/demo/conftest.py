@@ -42,7 +42,7 @@ def served() -> Iterator[object]:
     def start(folder: Path) -> object:
         server = server_of(folder, "127.0.0.1", 0)
         server.address = f"http://127.0.0.1:{server.server_port}/"
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return server
 

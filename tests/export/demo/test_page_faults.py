@@ -351,7 +351,7 @@ def test_without_the_headers_one_thread_is_enough(browser, built, tmp_path):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     found = Visit(browser, f"http://127.0.0.1:{server.server_port}/")
     found.until("document.body.dataset.readings")
     assert "WebAssembly, 1 thread." in found.page.inner_text("#facts")

@@ -33,25 +33,32 @@ def apple(state: dict) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("state", "layout", "architecture", "context"),
+    ("state", "layout", "architecture", "context", "parameters"),
     [
-        (lambda: meta_state("FetalCLIP"), "open_clip", "FetalCLIP", None),
-        (lambda: meta_state("MobileCLIP2-S0"), "open_clip", "MobileCLIP2-S0", None),
-        (lambda: meta_state("MobileCLIP2-S0", context_length=77), "open_clip", "MobileCLIP2-S0", 77),
+        (lambda: meta_state("FetalCLIP"), "open_clip", "FetalCLIP", None, 427_647_233),
+        (lambda: meta_state("MobileCLIP2-S0"), "open_clip", "MobileCLIP2-S0", None, 74_855_553),
+        (
+            lambda: meta_state("MobileCLIP2-S0", context_length=77),
+            "open_clip",
+            "MobileCLIP2-S0",
+            77,
+            74_835_073,
+        ),
         (
             lambda: to_released_student(meta_state("MobileCLIP2-S0")),
             "MobileFetalCLIP release",
             "MobileCLIP2-S0",
             None,
+            74_855_553,
         ),
     ],
     ids=["teacher", "student", "apple-open_clip", "released"],
 )
-def test_published_checkpoints_are_recognised(state, layout, architecture, context) -> None:
+def test_published_checkpoints_are_recognised(state, layout, architecture, context, parameters) -> None:
     found = describe({"state_dict": state()}, "file.pt")
     assert (found.layout, found.architecture) == (layout, architecture)
     assert found.arguments.get("context_length") == context
-    assert found.parameters == (427_647_233 if architecture == "FetalCLIP" else found.parameters)
+    assert found.parameters == parameters
     assert found.image_parameters == (303_966_208 if architecture == "FetalCLIP" else 11_406_976)
     assert found.dtypes.get("float32")
     assert not found.fused

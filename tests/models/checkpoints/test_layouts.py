@@ -117,7 +117,8 @@ def test_wrappers_around_any_layout_are_removed(short, image, tmp_path) -> None:
 
 
 def test_a_checkpoint_of_another_tower_names_both_in_one_line(full, vit, tmp_path) -> None:
-    teacher = save({"state_dict": full.model.state_dict()}, tmp_path / "apple.pt")
+    state = {name: value.new_zeros(()).expand(value.shape) for name, value in full.model.state_dict().items()}
+    teacher = save({"state_dict": state}, tmp_path / "apple.pt")  # names and shapes matter alone
     ours = saved_student(vit, tmp_path / "best.ckpt")
     for path, held in ((teacher, "MobileCLIP2-S0"), (ours, "vit_tiny_patch16_224")):
         with pytest.raises(
@@ -141,12 +142,6 @@ def test_an_unmapped_name_is_listed_unless_strict_is_false(short, image, tmp_pat
     with pytest.warns(UserWarning, match=listed):
         model = OpenCLIPEncoder("short", weights=path, configuration=SHORT, strict=False)
     assert_same(model, short, image, atol=1e-5)
-
-
-def test_an_extra_key_of_a_known_model_is_named(full, tmp_path) -> None:
-    path = save({**full.model.state_dict(), "text.extra": torch.zeros(1)}, tmp_path / "odd.pt")
-    with pytest.raises(ValueError, match=r"odd.pt does not fit MobileCLIP2-S0: 1 unexpected: text.extra$"):
-        from_checkpoint(path)
 
 
 def test_an_unmapped_image_name_of_the_release_is_named_as_in_the_file(short, tmp_path) -> None:
