@@ -39,6 +39,8 @@ settings.load_profile("suite")
 
 # Folders whose files share costly session fixtures, and so belong on one worker of pytest-xdist.
 TOGETHER = ("tests/export/", "tests/experiments/report/")
+# Where single files take longest. They run first, so that no worker waits for one at the end.
+LONG = ("tests/export/", "tests/experiments/runs/", "tests/test_installation.py", "tests/experiments/report/")
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -61,6 +63,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60, pause: float =
     return value
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort tests of `LONG` to the front."""
+    items.sort(
+        key=lambda item: next((n for n, part in enumerate(LONG) if item.nodeid.startswith(part)), len(LONG))
+    )
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run the tests of one file, or of one folder of `TOGETHER`, on one worker.
@@ -74,6 +83,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.split("::")[0]
             return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
+    config.option.loadscopereorder = False  # by number of tests, which says little about the time
     return OneWorkerAFile(config, log)
 
 

@@ -40,11 +40,13 @@ def test_a_wheel_in_an_empty_environment(tmp_path):
     build = "from setuptools.build_meta import build_wheel; build_wheel('..')"
     subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    venv.create(tmp_path / "empty", with_pip=True)
+    uv = shutil.which("uv") or next(map(str, ROOT.glob(".uv/bin/uv")), None)
+    venv.create(tmp_path / "empty", with_pip=uv is None)
     python = tmp_path / "empty" / "bin" / "python"
     (packages,) = (tmp_path / "empty").glob("lib/*/site-packages")
     before = {path.name for path in packages.iterdir()}
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
+    install = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    subprocess.run([*install, "-q", "--no-deps", wheel], check=True)
     new = {path.name for path in packages.iterdir()} - before
     assert {name for name in new if not name.endswith(".dist-info")} == {"sonodistill"}
     shipped = {

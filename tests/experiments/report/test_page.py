@@ -222,7 +222,9 @@ def test_a_teacher_alone_is_no_student(make_run):
 
 @pytest.mark.usefixtures("without_drawings")
 def test_students_without_a_benchmark_are_not_the_highest(make_run):
-    runs = [read_run(make_run(run=name)) for name in "ab"]
+    runs = [read_run(make_run(run=name, skill=skill)) for name, skill in (("a", 1.0), ("b", 4.0))]
+    _, *students = tables.headline(runs, ["a", "b"]).rows[:3]
+    assert ["highest" in str(row) for row in students] == [False, True]
     for run in runs:
         del run.record["metrics"][final_composite_name("student")]
     assert "highest" not in str(tables.headline(runs, ["a", "b"]))

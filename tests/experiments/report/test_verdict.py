@@ -369,7 +369,9 @@ def test_the_class_that_rose_most_is_named_with_its_scores_before_and_after(pair
     _, most = max(gains.values())
     where = answers([run, rival])[1]
     assert where.short == f"Most for {most}"
-    for name, before, after in re.findall(r"([\w ,]+?) (\d\.\d\d) to (\d\.\d\d)", where.sentences[1]):
+    named = re.findall(r"([\w ,]+?) (\d\.\d\d) to (\d\.\d\d)", where.sentences[1])
+    assert named
+    for name, before, after in named:
         assert float(after) > float(before), name
 
 

@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from experiments.runs.run_folder import RUN_VARIABLE, requeued_checkpoint, run_f
 from experiments.sweep import local_runner, wandb_runner
 from experiments.sweep.local_settings import Parameter
 from experiments.sweep.sweep_file import SweepFile, as_typed, read_sweep, sweep_path, trial_command
+from tests.conftest import wait_until
 
 
 def test_the_sweep_file_is_sent_with_the_extra_arguments(monkeypatch):
@@ -105,18 +105,18 @@ time.sleep(60)
 
 
 def start_agent(folder):
-    """Start ``make sweep-agent`` with a script in place of W&B's agent, and wait until its trial runs.
+    """Start ``make sweep-agent`` with a script in place of W&B's agent.
 
     A package in the current folder shadows W&B's ``__main__`` and takes everything else from it.
     """
     real = str(Path(wandb_runner.wandb.__file__).parent)
-    (folder / "wandb").mkdir()
+    (folder / "wandb").mkdir(parents=True)
     (folder / "wandb/__init__.py").write_text(
         f"__path__.append({real!r})\nexec(open({real!r} + '/__init__.py').read())\n"
     )
     (folder / "wandb/__main__.py").write_text(AGENT)
     (folder / "trial.py").write_text(TRIAL)
-    run = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "experiments", "sweep", "agent", "lab/sonodistill/abc"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{folder}:{Path(__file__).resolve().parents[3]}"},
@@ -126,23 +126,21 @@ def start_agent(folder):
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    for _ in range(2400):
-        if (folder / "ready").exists():
-            return run
-        assert run.poll() is None, run.stdout.read()
-        time.sleep(0.05)
-    pytest.fail("the trial has not started within two minutes")
 
 
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_signal_reaches_the_trial_and_the_runner_waits_for_it(number, group, tmp_path):
+def test_a_signal_reaches_the_trial_and_the_runner_waits_for_it(tmp_path):
     """A scheduler sends SIGTERM to the runner or to its whole group, a terminal SIGINT; the trial has its own group."""
-    run = start_agent(tmp_path)
-    (os.killpg if group else os.kill)(run.pid, number)
-    output, _ = run.communicate(timeout=60)
-    assert (tmp_path / "told").read_text() == str(int(number)), output
-    assert run.returncode == 128 + number
-    assert "Traceback" not in output
+    sent = {signal.SIGTERM: os.kill, signal.SIGINT: os.killpg}
+    runs = {number: start_agent(tmp_path / number.name) for number in sent}
+    for number, run in runs.items():
+        ready = tmp_path / number.name / "ready"
+        wait_until(lambda: ready.exists() or run.poll() is not None, seconds=120)  # noqa: B023
+        sent[number](run.pid, number)
+    for number, run in runs.items():
+        output, _ = run.communicate(timeout=60)
+        assert (tmp_path / number.name / "told").read_text() == str(int(number)), output
+        assert run.returncode == 128 + number
+        assert "Traceback" not in output
 
 
 def test_logged_in_the_sweep_goes_to_wandb(monkeypatch, capsys):
