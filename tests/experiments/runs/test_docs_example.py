@@ -32,16 +32,17 @@ def fenced(language: str, which: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory, small_phantom):
+def whole_run(tmp_path_factory):
     """Train for two epochs with the usual loggers and TensorBoard; return the run's folder and all that was printed."""
     place = tmp_path_factory.mktemp("example")
     example = fenced("python")
     assert len(example.splitlines()) < 20
     (place / "my_losses.py").write_text(example)
     (place / "mine.yaml").write_text(fenced("yaml"))
+    sizes = {"num_planes_images": 96, "num_hc18_images": 24, "num_pair_images": 0}
     given = [
         f"--config={SMALL}", "--config=mine.yaml", "--experiment=mine", "--run=first", "--trainer.max_epochs=2",
-        *small_phantom, "--data.batch_size=16", f"--planes.protocol={PROMPTS}",
+        f"--data.corpus={sizes}", "--data.batch_size=16", f"--planes.protocol={PROMPTS}",
         f"--biometry.protocol={PROMPTS}", "--trainer.logger+=TensorBoardLogger",
         "--trainer.enable_progress_bar=true", "--trainer.accelerator=cpu",
     ]  # fmt: skip
