@@ -124,9 +124,8 @@ def main(argv: list[str]) -> int:
     budgets = read_budgets(options.budgets)
     ratios_before = None if options.baseline is None else read_baseline(options.baseline)
     folder = default_folder(options.model) if options.out is None else Path(options.out)
-    if folder.exists() and not (
-        folder.is_dir() and os.access(folder, os.W_OK)
-    ):  # found before minutes of timing
+    # Found before minutes of timing.
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"--out={folder}: not a folder that can be written to; name another")
     with tempfile.TemporaryDirectory() as scratch:
         export, model = open_subject(options.model, Path(scratch), options.ci)

@@ -258,8 +258,8 @@ def write_tables(rows: Sequence[ResultRow], folder: Path) -> list[str]:
     for place, (_, own) in enumerate(ordered):
         title = _title(own[0])
         if titles[title] > 1:
-            digests = [f"{name} {digest}" for name, digest in own[0]["digests"].items()]
-            title = ", ".join([title, *(digests or ["no digests"])])
+            files = own[0]["digests"] | {"prompts": " ".join(sorted({*own[0]["protocol"].values()}))}
+            title = ", ".join([title, *(f"{name} {digest}" for name, digest in files.items())])
         path = str(folder / (own[0]["data"] + (f"-{place}" if place else "")))
         table, compared, remarks = cells(own), differences(own), notes(own)
         files = {".csv": to_csv(own), ".tex": to_latex(table)}

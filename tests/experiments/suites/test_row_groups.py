@@ -158,8 +158,8 @@ def test_other_data_have_a_table_of_their_own(outputs, tmp_path):
     for row in rows:
         row["finished"] = {"one": "2024", "two": "2026"}.get(row["digests"].get("HC18_ROOT"), "2025")
     titles = [text.splitlines()[0] for text in write_tables(rows, tmp_path / "tables")]
-    one, two = (f"### DATA=phantom, HC18_ROOT {digest}" for digest in ("one", "two"))
-    assert titles == [two, "### DATA=phantom, no digests", one], "the newest first, as in the documents"
+    one, two = (f"### DATA=phantom, HC18_ROOT {digest}, prompts abc" for digest in ("one", "two"))
+    assert titles == [two, "### DATA=phantom, prompts abc", one], "the newest first, as in the documents"
 
 
 def test_a_malformed_file_of_rows_is_named(tmp_path):
