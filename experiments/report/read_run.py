@@ -111,21 +111,21 @@ def read_run(folder: str | Path) -> FinishedRun:
     path = path.parent if path.is_file() else path
     if not path.is_dir():
         raise FileNotFoundError(f"RUN={folder}: no such folder; runs are in outputs/EXP/RUN")
-    record = _read(path / "results.json", json.loads, EVALUATE)
+    record = read_file(path / "results.json", json.loads, EVALUATE)
     if record is None:
         raise FileNotFoundError(f"RUN={folder}: no results.json; it is written when a run finishes")
     missing = [key for key in ("experiment", "data", "metrics", "details") if key not in record]
     if missing:
         raise ValueError(f"{path / 'results.json'}: lacks {missing}; {EVALUATE}")
     register_saved(record.get("benchmarks", []))
-    history = _read(path / "metrics.csv", _table, WITHOUT)
+    history = read_file(path / "metrics.csv", _table, WITHOUT)
     return FinishedRun(
         path,
         record,
         pd.DataFrame() if history is None else history,
-        _read(path / "config.yaml", yaml.safe_load, WITHOUT) or {},
-        _read(path / "export/parity.json", json.loads, "export again (make export)"),
-        _read(path / "latency/latency.json", json.loads, "time it again (make latency)"),
+        read_file(path / "config.yaml", yaml.safe_load, WITHOUT) or {},
+        read_file(path / "export/parity.json", json.loads, "export again (make export)"),
+        read_file(path / "latency/latency.json", json.loads, "time it again (make latency)"),
     )
 
 
@@ -133,8 +133,12 @@ def _table(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text)) if text else pd.DataFrame()
 
 
-def _read(path: Path, parse: Callable[[str], Any], remedy: str) -> Any:
-    """Return a file's content, a mapping or a table; None where there is no file."""
+def read_file(path: Path, parse: Callable[[str], Any], remedy: str) -> Any:
+    """Return the content of a run's file, a mapping or a table; None where there is no file.
+
+    Raises:
+        ValueError: It is damaged; the line ends with `remedy`.
+    """
     if not path.is_file():
         return None
     try:

@@ -24,6 +24,7 @@ from experiments.process import (
     without_secrets,
 )  # fmt: skip
 from experiments.recipe_files import experiment_file, preset_file, student_file
+from experiments.report.read_run import read_file
 from experiments.runs.input_digests import content_digest, content_digests, corpus_digests, shard_corpora
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
 from experiments.runs.teachers import KEPT, preset_behind, preset_teacher
@@ -115,17 +116,8 @@ def has_results(folder: Path) -> bool:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a run's folder.
-
-    Raises:
-        ValueError: It holds something else than one JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); move the folder away and run it again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: damaged (not a JSON object); move the folder away and run it again")
+    """Read a JSON file of a run's folder; a damaged one is a ValueError."""
+    content: dict[str, Any] = read_file(path, json.loads, "move the folder away and run it again")
     return content
 
 

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import subprocess
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from experiments.report import tables, write_report
 from experiments.report.page import commands
 from experiments.report.read_run import read_run
 from figures.style import PALETTE
-from metrics.benchmarks import BENCHMARKS
-from metrics.names import final_composite_name, final_name
+from metrics.names import final_name
 
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=alert(1)> & $\\frac{1}{0}$'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -218,27 +216,6 @@ def test_a_teacher_alone_is_no_student(make_run):
     assert "by machine" in own
     assert "repulsion" not in own
     assert "student" not in own.partition("Settings")[0].lower()
-
-
-@pytest.mark.usefixtures("without_drawings")
-def test_students_without_a_benchmark_are_not_the_highest(make_run):
-    runs = [read_run(make_run(run=name, skill=skill)) for name, skill in (("a", 1.0), ("b", 4.0))]
-    _, *students = tables.headline(runs, ["a", "b"]).rows[:3]
-    assert ["highest" in str(row) for row in students] == [False, True]
-    for run in runs:
-        del run.record["metrics"][final_composite_name("student")]
-    assert "highest" not in str(tables.headline(runs, ["a", "b"]))
-
-
-def test_the_papers_rows_stand_beside_its_own_benchmarks_only(make_run, monkeypatch):
-    run = read_run(make_run())
-    shown = tables.headline([run], ["a"])
-    assert [row for row in shown.rows if isinstance(row, str)][-1].startswith("The paper")
-    for name, one in [*BENCHMARKS.items()]:
-        monkeypatch.setitem(BENCHMARKS, name, replace(one, own=True))
-    shown = tables.headline([run], ["a"])
-    assert "paper" not in str(shown.rows)
-    assert tables.EIGHT_TITLE not in shown.head
 
 
 VERDICTS = {"ok": "good", "FAILED": "bad", "NOT RUN": "", "DROPPED": ""}

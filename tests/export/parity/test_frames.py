@@ -1,50 +1,36 @@
-"""The frames that judge an export are spread over each benchmark, and are what an app sees."""
+"""Evaluation and calibration frames of an export, and the spacings of its corpus."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 
-from datamodules.evaluation.dataset import printed_spacing
-from export.parity.frames import evaluation_frames
-from models.preprocessing import resize_padded
+from export.parity.frames import calibration_pixels, corpus_spacings, evaluation_frames
 
 
-@pytest.mark.parametrize(("split", "places"), [("all", (0, 0.5, 1)), ("train", (0, 1))])
-def test_few_frames_are_spread_evenly_over_each_benchmark_of_the_split(corpus, student, split, places):
-    frames = evaluation_frames(corpus, student.preprocessing, split, len(places))
-    for name in corpus.benchmarks:
-        every = [record.name for record in corpus.evaluation_records(name, split)]
-        wanted = [every[round(place * (len(every) - 1))] for place in places]
-        assert [frames.records[row].name for row in frames.rows[name]] == wanted
+def test_a_corpus_without_a_benchmark_cannot_judge(corpus, student, monkeypatch):
+    monkeypatch.setattr(corpus, "benchmarks", ())
+    with pytest.raises(ValueError, match="no benchmark to judge an export by"):
+        evaluation_frames(corpus, student.preprocessing)
 
 
-def test_a_frame_of_two_benchmarks_is_embedded_once(corpus, student):
-    frames = evaluation_frames(corpus, student.preprocessing, "all")
-    names = [(record.corpus, record.name) for record in frames.records]
-    assert len(set(names)) == len(names) < sum(map(len, frames.rows.values()))
-    for name, rows in frames.rows.items():
-        wanted = [(record.corpus, record.name) for record in corpus.evaluation_records(name, "all")]
-        assert [names[row] for row in rows] == wanted
+def test_training_images_without_a_pixel_size_add_no_spacing(corpus, student, monkeypatch):
+    whole = corpus_spacings(corpus, student.preprocessing)
+    first, *others = corpus.evaluation_records("hc18", "all")
+    alone = replace(first, pixel_size_mm=first.pixel_size_mm * 3)
+    records = {"without": [replace(alone, pixel_size_mm=None), *others], "with": [alone, *others]}
+    found = {}
+    for case, given in records.items():
+        monkeypatch.setattr(corpus, "evaluation_records", lambda *_, given=given: given)
+        found[case] = set(corpus_spacings(corpus, student.preprocessing))
+    assert found["without"] <= set(whole)
+    assert len(found["with"] - found["without"]) == 1
 
 
-def test_whole_frames_are_those_of_the_batches(corpus, student):
-    frames = evaluation_frames(corpus, student.preprocessing, "test", 2)
-    pixels = np.concatenate(list(frames.batches()))
-    for frame, prepared in zip(frames.whole(), pixels, strict=True):
-        resized = resize_padded(frame, student.preprocessing)
-        np.testing.assert_array_equal(prepared, resized.transpose(2, 0, 1))
-
-
-def test_embeddings_of_heads_come_with_the_spacings_of_the_same_frames(corpus, student):
-    frames = evaluation_frames(corpus, student.preprocessing, "all", 7)
-    pixels = np.concatenate(list(frames.batches()))
-    found, spacings = frames.embedded_heads(lambda batch: batch.mean(axis=(2, 3)))
-    rows = frames.rows["hc18"]
-    np.testing.assert_array_equal(found.numpy(), pixels[rows].mean(axis=(2, 3)))
-    assert spacings == [printed_spacing(frames.records[row], student.preprocessing) for row in rows]
-    assert len(set(spacings)) > 1
-    planes = replace(frames, rows={"planes": frames.rows["planes"]})
-    for nothing, none in (frames.embedded_heads(None), planes.embedded_heads(lambda batch: batch)):
-        assert (torch.numel(nothing), none) == (0, [])
+def test_int8_is_calibrated_on_validation_frames_where_training_images_are_in_shards(
+    corpus, student, monkeypatch
+):
+    monkeypatch.setattr(corpus, "split", lambda *_: [])
+    assert calibration_pixels(corpus, student.preprocessing, 3).shape == (3, 3, 64, 64)
+    monkeypatch.setattr(corpus, "candidates", lambda *_: [])
+    with pytest.raises(ValueError, match=r"^int8: no frame to calibrate on[^\n]*--skip=int8$"):
+        calibration_pixels(corpus, student.preprocessing, 3)
