@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.cores import worker_pool
-from datamodules.ingest.labels import join_labels, keyed_labels
+from datamodules.ingest.labels import LABELS, join_labels, keyed_labels
 from datamodules.ingest.overlays import Picture, find_sector, find_text, only_within
 from datamodules.ingest.scans import (
     BURNED_IN,
@@ -47,10 +47,9 @@ from datamodules.progress import with_progress
 from datamodules.record import PLAUSIBLE
 from models.files import atomic, package_versions, write_json, write_text
 
-SECRET_VARIABLE = "SONODISTILL_SECRET"
-LEAST_SECRET = 16  # characters
 JOURNAL, TABLE, REPORT, SHEET = "files.jsonl", "table", "ingest.json", "contact-sheet.png"
 TEXT, NO_SECTOR = "text beside the sector", "no sector found"
+NO_SURROUNDINGS = "no black surroundings, so text and sector cannot be told apart"
 COPY, CRASH = "a copy of another file", "the decoder crashed"
 DELETED = "deleted pictures"  # key of the journal's line with their names
 _COLUMNS = (
@@ -58,6 +57,7 @@ _COLUMNS = (
     "rows", "columns", "colour_doppler",
 )  # fmt: skip
 _SHEET_IMAGES = 48
+_FILLED = 0.99  # share of a picture; the largest sector in HC18 has 0.98
 
 
 @dataclass(frozen=True)
@@ -87,29 +87,11 @@ class _Job:
     folder: str  # of the source, for a cine loop's patient
 
 
-def read_secret(file: Path | None, source: Path, out: Path) -> str:
-    """Return the secret of a file or of the environment variable ``SONODISTILL_SECRET``.
-
-    Raises:
-        ValueError: There is none, it is short, or its file lies in the source or in the output folder.
-    """
-    if file is not None and any(file.resolve().is_relative_to(folder.resolve()) for folder in (source, out)):
-        raise ValueError(f"{file}: keep the secret apart from the data, in neither {source} nor {out}")
-    if file is not None and not file.exists():
-        raise FileNotFoundError(f"{file}: no such file; openssl rand -hex 32 > {file} makes a secret")
-    secret = (file.read_text(encoding="utf-8") if file else os.environ.get(SECRET_VARIABLE, "")).strip()
-    if len(secret) < LEAST_SECRET:
-        raise ValueError(
-            f"{file or SECRET_VARIABLE}: the secret has {len(secret)} of at least {LEAST_SECRET} characters: "
-            "openssl rand -hex 32 > FILE, then --secret-file=FILE"
-        )
-    return secret
-
-
 def file_ids(source: Path, secret: str) -> dict[str, str]:
     """Map the id by which reports name a file to its path, as text that can be printed."""
     return {
-        name: os.fsencode(path).decode(errors="backslashreplace") for name, path in list_files(source, secret)
+        name: os.fsencode(path).decode(errors="backslashreplace")
+        for name, path, _ in list_files(source, secret)
     }
 
 
@@ -120,10 +102,12 @@ def ingest(
     settings: IngestSettings,
     workers: int,
     labels: pd.DataFrame | None = None,
+    labelled_only: bool = False,
 ) -> dict[str, Any]:
     """Read every file below `source` and write PNG files, table, report and contact sheet into `out`.
 
-    `labels` is a table of the user's own, see `keyed_labels`.
+    `labels` is a table of the user's own, see `keyed_labels`; `labelled_only` leaves pictures that it gives no label
+    out of the table.
 
     Returns:
         The content of ``ingest.json``.
@@ -155,8 +139,12 @@ def ingest(
             # What failed by the disk or the memory is not noted: the next call tries the file once more.
             if result["reason"] != CRASH and not result.get("again"):
                 _note(journal, key, result)
+    finished = [done[job.key] for job in jobs]
+    table, counts = _make_table(
+        out, finished, labelled, labelled_only
+    )  # before the removal: labels that fit no picture end here
     removed = _remove_withdrawn(out, done, {job.key for job in jobs})
-    report = _finish(out, settings, [done[job.key] for job in jobs], labelled)
+    report = _finish(out, settings, finished, table) | counts
     report["pictures of files that are no longer in the source, removed"] = removed
     write_json(out / REPORT, report)
     return report
@@ -165,8 +153,8 @@ def ingest(
 def _jobs(source: Path, secret: str) -> list[_Job]:
     """Return the files in the order of their keys: results in the order of paths would show that of names."""
     jobs = []
-    for name, path in list_files(source, secret):
-        state, below = path.stat(), relative(path, source)
+    for name, path, state in list_files(source, secret):
+        below = relative(path, source)
         folder = below.parts[0] if len(below.parts) > 1 else below.stem
         # From a hash without the secret, size and time could be guessed.
         known = pseudonym(secret, "state", f"{state.st_size} {state.st_mtime_ns}")
@@ -279,7 +267,7 @@ def _convert(
         scan = read(job.path, settings.frames, region)
         if read is read_dicom and scan.attributes["modality"] != "US":
             return _kept_out(job, "not ultrasound", bad=False)
-        if NO_REGION in scan.flags and settings.region != "whole":
+        if NO_REGION in scan.flags and settings.region is None:
             return _kept_out(job, NO_REGION, bad=False)
         if BURNED_IN in scan.flags and settings.burned_in == "drop":
             return _kept_out(job, BURNED_IN, bad=False)
@@ -298,6 +286,9 @@ def _convert(
         for number, picture, text_cut_off in scan.frames:
             result["text_cut_off"] |= text_cut_off
             sector = find_sector(picture)
+            if NO_REGION in scan.flags and settings.burned_in != "keep" and sector.mean() > _FILLED:
+                dropped[NO_SURROUNDINGS] += 1
+                continue
             if settings.burned_in == "mask" and not sector.any():
                 dropped[NO_SECTOR] += 1
                 continue
@@ -335,20 +326,36 @@ def _write_png(path: Path, picture: Picture) -> None:
             raise OSError(f"{path}: could not be written; is the disk full?")
 
 
-def _finish(
-    out: Path, settings: IngestSettings, results: list[dict[str, Any]], labels: pd.DataFrame | None
-) -> dict[str, Any]:
-    """Write table and contact sheet; return the report."""
+def _make_table(
+    out: Path, results: list[dict[str, Any]], labels: pd.DataFrame | None, labelled_only: bool
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the table of the pictures, and the report's entries about it."""
     table = pd.DataFrame([row for result in results for row in result["rows"]], columns=list(_COLUMNS))
-    copies = int(table.duplicated("image").sum())
-    table = table.drop_duplicates("image").sort_values("image", ignore_index=True)
+    unique = table["image"].nunique()
+    copies = len(table) - unique
     # After a look at the pictures a user may have deleted some.
     present = np.array([(out / name).is_file() for name in table["image"]], dtype=bool)
     table = table[present].reset_index(drop=True)
     table = table.astype({**dict.fromkeys(("frame", "rows", "columns"), "Int64"), "pixel_size_mm": "Float64"})
+    counts = {COPY: copies, "deleted pictures": unique - table["image"].nunique()}
     unused: list[int] = []
     if labels is not None:
         table, unused = join_labels(table, labels)
+        bare = table[[name for name in LABELS if name in labels.columns]].isna().all(axis=1)
+        # Labelled pictures first: of two copies of a file the labels may name either.
+        table = table[~bare] if labelled_only else table.iloc[bare.argsort(kind="stable")]
+    table = table.drop_duplicates("image").sort_values("image", ignore_index=True)
+    shown = unique - counts["deleted pictures"]
+    return table, counts | {
+        "images without a label, left out": shown - len(table),
+        "rows of labels without an image": unused,
+    }
+
+
+def _finish(
+    out: Path, settings: IngestSettings, results: list[dict[str, Any]], table: pd.DataFrame
+) -> dict[str, Any]:
+    """Write table and contact sheet; return the report."""
     with atomic(out / f"{TABLE}.csv") as csv:
         table.to_csv(csv, index=False)
     with atomic(out / f"{TABLE}.parquet") as parquet:
@@ -372,9 +379,6 @@ def _finish(
         "files without patient identifier": sum(not result["has_patient"] for result in used),
         "files with text outside the region, cut off": sum(result["text_cut_off"] for result in used),
         "frames kept out": dict(sum((Counter(result["kept_out"]) for result in results), Counter())),
-        COPY: copies,
-        "deleted pictures": int((~present).sum()),
-        "rows of labels without an image": unused,
         "encodings": dict(Counter(result["encoding"] for result in used).most_common()),
         "bad files": [{"id": r["file"], "reason": r["reason"]} for r in results if r["bad"]],
         "versions": package_versions("pydicom", "pylibjpeg", "opencv-python-headless"),

@@ -69,8 +69,21 @@ def keyed_labels(labels: pd.DataFrame, secret: str, files: Collection[str]) -> p
 
 
 def join_labels(table: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
-    """Add the labels to the pictures; also return the rows of labels without a picture."""
+    """Add the labels to the pictures; also return the rows of labels without a picture.
+
+    Raises:
+        ValueError: No row fits a picture, or an age by patient would go to several examinations.
+    """
     keys = [key for key in KEYS if key in labels.columns]
+    ages = [name for name in ("ga_days", "ga_weeks") if name in labels.columns]
+    if keys == ["patient"] and ages:
+        studies = labels["patient"].map(table.groupby("patient")["study"].nunique())
+        if (several := (studies > 1) & labels[ages].notna().any(axis=1)).any():
+            row = several.idxmax()
+            raise ValueError(
+                f"--labels, row {row}: an age, but this patient has {studies[row]:.0f} studies (examinations): add a "
+                "column study or file"
+            )
     keyed = table.assign(file=table["source"])
     joined = keyed.merge(labels, on=keys, how="left", indicator=True).drop(columns="file")
     if len(table) and (joined["_merge"] == "left_only").all():

@@ -18,7 +18,8 @@ _REACH = 0.014  # longest arm of a calliper as a share of the picture's width
 def find_sector(picture: Picture) -> Mask:
     """Return where the probe's echoes are: the convex hull of the large textured areas and what is connected to them.
 
-    Thin things beside them (text, rulers, grey bars) do not count. All False for a picture without echoes.
+    Thin things beside them (text, rulers, grey bars) and bars along an edge do not count. All False for a picture
+    without echoes.
     """
     gray = _gray(picture)
     height, width = gray.shape
@@ -28,8 +29,11 @@ def find_sector(picture: Picture) -> Mask:
     echoes = cv2.morphologyEx((small > 8).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_SIDE // 24, _SIDE // 24))
     broad = cv2.morphologyEx(echoes, cv2.MORPH_OPEN, disc)
-    _, labels = cv2.connectedComponents(echoes)
-    areas = np.bincount(labels[broad > 0], minlength=1)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(echoes)
+    areas = np.bincount(labels[broad > 0], minlength=count)
+    left, top, wide, high = stats[:, :4].T
+    at_edge = (left == 0) | (top == 0) | (left + wide == size[0]) | (top + high == size[1])
+    areas[at_edge & (np.maximum(wide, high) > 4 * np.minimum(wide, high))] = 0  # title bars
     sector = np.zeros_like(echoes)
     if areas.any():
         large = np.isin(labels, np.flatnonzero(areas >= max(1, 0.03 * areas.max())))
@@ -42,7 +46,7 @@ def find_text(picture: Picture, sector: Mask) -> bool:
     """Return whether there is a line of three or more letters outside the sector.
 
     It goes by shape: small, sharp, light or dark components of similar height side by side. It reads nothing, and a
-    single letter or a scale of one or two digits is no text.
+    single letter or a scale of one or two digits is no text. More than 3,000 such components count as text.
     """
     gray = _gray(picture)
     contrast = cv2.absdiff(gray, cv2.medianBlur(gray, 21 if min(gray.shape) > 21 else 3))
@@ -53,8 +57,10 @@ def find_text(picture: Picture, sector: Mask) -> bool:
     (width, height), x, y = stats[1:, 2:4].T, stats[1:, 0], centres[1:, 1]
     glyph = (height >= 5) & (height <= max(12, 0.08 * gray.shape[0])) & (width <= 12 * height)
     x, y, width, height = x[glyph], y[glyph], width[glyph], height[glyph]
-    if not 0 < len(x) <= 3000:  # more are noise of a picture without black surroundings
-        return False
+    if (
+        len(x) > 3000
+    ):  # too many to compare in pairs: a page of text, or a background of noise that may hide some
+        return True
     tall = np.maximum(height[:, None], height[None, :])
     gap = np.maximum(x[None, :] - (x + width)[:, None], x[:, None] - (x + width)[None, :])
     level = np.abs(y[:, None] - y[None, :])

@@ -43,6 +43,7 @@ _PIXEL_TAGS = ("SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "HighB
 _ULTRASOUND_CLASSES = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.3.1")
 # Codes of DICOM PS3.3, C.8.5.5: units, format and type of the data of a region.
 _CENTIMETRES, _SECONDS, _TWO_DIMENSIONAL, _TISSUE, _COLOUR_FLOW = 3, 4, 1, 1, 2
+_COLOUR_MODELS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}  # pydicom makes RGB of them
 _MOST_STRETCH = 2.0  # pixels more oblong than this are taken for an error in the file
 _GRAY_WITHIN = 12  # channels that differ less are the noise of JPEG, not colour
 _SAME_FRAME = 1.5  # mean difference in grey levels, below which two frames show the same
@@ -74,8 +75,8 @@ class Scan:
         frames: Yields the chosen frames and decodes on the way; those that repeat an earlier one are left out. Raises
             `ScanError`.
         pixel_size_mm: Side of a pixel of the yielded pictures; None where the file does not say.
-        flags: Of `BURNED_IN` (the file says so), `COLOUR_FLOW` (it has a Doppler region), and `NO_REGION` (the pictures
-            are not cropped).
+        flags: Of `BURNED_IN` (the file says so), `COLOUR_FLOW` (it has a Doppler region), and `NO_REGION` (the file has
+            no usable region: the pictures are cropped to the caller's, or not at all).
         attributes: modality, manufacturer, model, rows and columns of the file, and ``encoding``, its transfer syntax
             and colour model; None where unknown.
         patient, study: Identifiers of the file, "" where it has none. They must not be written anywhere.
@@ -98,7 +99,7 @@ def check_dicom_extra() -> None:
         )
 
 
-def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) -> Scan:
+def read_dicom(path: str | Path, frames: str = "middle", region: Box | None = None) -> Scan:
     """Open a DICOM file.
 
     Args:
@@ -112,6 +113,7 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
     check_dicom_extra()
     import pydicom
 
+    path = Path(path)
     with reading("DICOM header"):
         force = _lacks_preamble(path)
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=force)
@@ -126,8 +128,8 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
         area = _main_region(header, rows, columns)
         box = region if area is None else _box(area)
         spacing = _spacing(header, area)
-        flags = {BURNED_IN: str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"}
-        flags[NO_REGION] = box is None
+        burned_in = str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
+        flags = {BURNED_IN: burned_in, NO_REGION: area is None}
         flags[COLOUR_FLOW] = any(
             item.get("RegionDataType") == _COLOUR_FLOW
             for item in header.get("SequenceOfUltrasoundRegions") or ()
@@ -142,9 +144,7 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
             attributes["modality"] = "US"
         # pydicom converts a value at first access.
         patient, study = (str(header.get(tag) or "").strip() for tag in ("PatientID", "StudyInstanceUID"))
-    stretch = 1.0 if spacing is None else spacing[0] / spacing[1]
-    if not 1 / _MOST_STRETCH <= stretch <= _MOST_STRETCH:
-        raise ScanError("pixels more than twice as long as wide")
+    stretch = _checked_stretch(1.0 if spacing is None else spacing[0] / spacing[1])
     numbers = chosen_frames(frames, count)
     pictures = _finished(_decoded(path, header, numbers), numbers, box, stretch)
     return Scan(
@@ -157,8 +157,9 @@ def read_dicom(path: Path, frames: str = "middle", region: Box | None = None) ->
     )
 
 
-def read_cine(path: Path, frames: str = "middle", region: Box | None = None) -> Scan:
+def read_cine(path: str | Path, frames: str = "middle", region: Box | None = None) -> Scan:
     """Open an MP4, AVI or MOV file with OpenCV; it has no pixel size. Arguments and errors as for `read_dicom`."""
+    path = Path(path)
     with reading("cine loop"):
         video = cv2.VideoCapture(str(path))
         columns, rows, count = (
@@ -167,11 +168,13 @@ def read_cine(path: Path, frames: str = "middle", region: Box | None = None) -> 
         )
         if not video.isOpened() or count < 1:
             raise ScanError("cannot be decoded as a cine loop")
+        wide, high = video.get(cv2.CAP_PROP_SAR_NUM), video.get(cv2.CAP_PROP_SAR_DEN)
+    stretch = _checked_stretch(high / wide if min(wide, high) > 0 else 1.0)
     numbers = chosen_frames(frames, count)
-    attributes: dict[str, str | int | None] = {"modality": None, "manufacturer": None, "model": None}
-    attributes |= {"rows": rows, "columns": columns, "encoding": path.suffix.lower().lstrip(".").upper()}
-    pictures = _finished(_played(video, numbers), numbers, region, 1.0)
-    return Scan(pictures, None, frozenset() if region else frozenset({NO_REGION}), attributes)
+    unknown = dict.fromkeys(("modality", "manufacturer", "model"))
+    attributes = {**unknown, "rows": rows, "columns": columns, "encoding": path.suffix.lstrip(".").upper()}
+    pictures = _finished(_played(video, numbers), numbers, region, stretch)
+    return Scan(pictures, None, frozenset({NO_REGION}), attributes)
 
 
 def chosen_frames(frames: str, count: int) -> Sequence[int]:
@@ -209,9 +212,7 @@ def reading(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # pydicom and its decoders raise every kind
         failed = ScanError(f"{what} cannot be read ({type(error).__name__})")
-        failed.again = isinstance(error, MemoryError) or (
-            isinstance(error, OSError) and error.errno is not None
-        )
+        failed.again = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
         raise failed from None
     finally:
         os.dup2(kept, 2)
@@ -318,8 +319,10 @@ def _decoded(path: Path, header: Any, numbers: Sequence[int]) -> Iterator[Pictur
                 picture = _eight_bit(values, 0, 65535 if values.dtype == np.uint16 else 255)
             elif kind.startswith("MONOCHROME"):
                 picture = _gray(values, header)
-            else:
+            elif kind in _COLOUR_MODELS:
                 picture = _eight_bit(values, 0, 2 ** int(header.BitsStored) - 1)
+            else:  # pydicom would return its components as they are
+                raise ScanError("a colour model that is not supported")
         yield picture
 
 
@@ -380,6 +383,12 @@ def _inside(box: Box, picture: Picture) -> Mask:
     inside = np.zeros(picture.shape[:2], bool)
     inside[box[1] : box[3], box[0] : box[2]] = True
     return inside
+
+
+def _checked_stretch(stretch: float) -> float:
+    if not 1 / _MOST_STRETCH <= stretch <= _MOST_STRETCH:
+        raise ScanError("pixels more than twice as long as wide")
+    return stretch
 
 
 def _squared(picture: Picture, stretch: float) -> Picture:

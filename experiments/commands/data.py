@@ -34,7 +34,7 @@ from datamodules.corpora.check import (
 from datamodules.corpora.fada import CONTAINS, is_fada
 from datamodules.corpora.public import CORPORA, find_corpora
 from datamodules.corpora.table import SPLIT_NAMES, corpus_name, read_table
-from datamodules.ingest import archive, scans
+from datamodules.ingest import archive, scans, source_files
 from datamodules.ingest.labels import KEYS, LABELS
 from datamodules.phantom.corpus import DEFAULT_ROOT, PhantomSettings, make_corpus
 from datamodules.phantom.preview import write_preview
@@ -156,7 +156,7 @@ def _corpus_and_root(text: str) -> tuple[str, Path]:
 
 def ingest(arguments: argparse.Namespace) -> int:
     """Turn an archive into pictures and a table, or print the paths of some file ids; returns 1 if nothing came out."""
-    secret = archive.read_secret(arguments.secret_file, arguments.source, arguments.out)
+    secret = source_files.read_secret(arguments.secret_file, arguments.source, arguments.out)
     if arguments.which:
         paths = archive.file_ids(arguments.source, secret)
         for name in arguments.which:
@@ -166,7 +166,17 @@ def ingest(arguments: argparse.Namespace) -> int:
     if arguments.column and arguments.labels is None:
         raise ValueError("--column: names the columns of --labels=TABLE, which is not given")
     labels = None if arguments.labels is None else _read_labels(arguments.labels, dict(arguments.column))
-    report = archive.ingest(arguments.source, arguments.out, secret, settings, arguments.workers, labels)
+    if arguments.labelled_only and labels is None:
+        raise ValueError("--labelled-only: needs --labels=TABLE")
+    report = archive.ingest(
+        arguments.source, arguments.out, secret, settings, arguments.workers, labels, arguments.labelled_only
+    )
+    _print_report(report, arguments)
+    print(f"{arguments.out}/{archive.TABLE}.csv")
+    return int(not report["images"])
+
+
+def _print_report(report: dict[str, Any], arguments: argparse.Namespace) -> None:
     files = report["files"]
     print(
         f"{count(report['images'], 'image')} of {count(report['patients'], 'patient')} from {files['used']} of "
@@ -178,6 +188,8 @@ def ingest(arguments: argparse.Namespace) -> int:
     if unused := report["rows of labels without an image"]:
         rows = first_few([*map(str, unused)])
         print(f"{arguments.labels}: {count(len(unused), 'row')} without an image: {rows}")
+    if left_out := report["images without a label, left out"]:
+        print(f"{count(left_out, 'image')} without a label: not in the table")
     if removed := report["pictures of files that are no longer in the source, removed"]:
         print(f"removed: {count(removed, 'picture')} of files that are no longer in the source")
     if wrong := report["files with an implausible pixel size, left out"]:
@@ -190,8 +202,6 @@ def ingest(arguments: argparse.Namespace) -> int:
         print(f"bad file {bad['id']}: {bad['reason']}")
     if report["bad files"]:
         print("to see the path of a file: the same command with --which ID")
-    print(f"{arguments.out}/{archive.TABLE}.csv")
-    return int(not report["images"])
 
 
 def _read_labels(path: Path, columns: dict[str, str]) -> pd.DataFrame:
@@ -247,13 +257,14 @@ def _add_ingest(commands: Any) -> None:
     one.add_argument("source", type=Path, help="folder of DICOM, MP4, AVI and MOV files, or one file")
     one.add_argument("out", type=Path, help="new folder, or that of an interrupted run")
     one.add_argument("--frames", default="middle", help="of a loop: middle (the default), every:N, or all")
-    secret = f"file with the secret of the hashes (default: ${archive.SECRET_VARIABLE})"
+    secret = f"file with the secret of the hashes (default: ${source_files.SECRET_VARIABLE})"
     one.add_argument("--secret-file", type=Path, help=secret)
     region = "part to keep of files without a region: LEFT,TOP,RIGHT,BOTTOM in pixels, or whole"
     one.add_argument("--region", type=_region, help=region)
     burned = "pictures that may show a name: leave out (default), blacken all but the sector, or keep"
     one.add_argument("--burned-in", choices=["drop", "mask", "keep"], default="drop", help=burned)
     one.add_argument("--labels", type=Path, help="CSV file of labels by file, patient or study")
+    one.add_argument("--labelled-only", action="store_true", help="no pictures without a label in the table")
     add_column_option(one)
     one.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode")
     one.add_argument("--which", nargs="+", metavar="ID", help="print the paths of file ids, do nothing else")

@@ -100,8 +100,10 @@ class OpenCLIPEncoder(DualEncoder):
         A causal tower (FetalCLIP's) computes the used columns only, and a tower with end-token pooling computes its
         last block at the end token only: the same features in less time.
         """
-        tower = None if is_tracing() else end_token_tower(self.model)
-        if tower is not None:
+        tower = end_token_tower(self.model)
+        # open_clip's own towers take no cut tokens, which a module on a GPU passes to a compiled one, too.
+        whole = tokens.shape[1] == self.preprocessing.context_length
+        if tower is not None and not (is_tracing() and whole):
             return end_token_features(tower, tokens)
         features: Tensor = self.model.encode_text(tokens)
         return features

@@ -15,7 +15,7 @@ from callbacks import OffDiagonalSchedule, StepSeed, StopOnNonFiniteLoss
 from lightning_modules import DistillationModule
 from losses import CLIPLoss, FeatureKDLoss, SRKDLoss
 from metrics import names
-from models import OpenCLIPEncoder, QuantisedStudent
+from models import OpenCLIPEncoder, QuantisedStudent, TimmEncoder
 from tests.models.text.test_end_token import encoder as causal_text_tower
 
 
@@ -370,3 +370,17 @@ def test_columns_that_no_tower_computes_stay_off_the_gpu(monkeypatch):
     )
     assert torch.equal(sent["student_tokens"], tokens), "its padding is visible"
     torch.testing.assert_close(teacher.encode_text(sent["teacher_tokens"]), teacher.encode_text(tokens))
+
+
+@pytest.mark.parametrize("library", ["open_clip", "timm"])
+def test_a_compiled_causal_tower_takes_cut_tokens(library):
+    if library == "open_clip":
+        model = causal_text_tower()
+    else:
+        model = TimmEncoder("resnet10t", text_width=16, text_layers=2, text_heads=2, causal=True)
+    tokens = model.tokenize(["brain", "a fetal brain"])
+    expected = model.encode_text(tokens)
+    compiled = torch.compile(model.encode_text, backend="eager", fullgraph=True)
+    for length in (8, tokens.shape[1]):
+        assert model.columns_of(tokens) < length <= tokens.shape[1]
+        torch.testing.assert_close(compiled(tokens[:, :length]), expected)

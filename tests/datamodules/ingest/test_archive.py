@@ -13,8 +13,9 @@ import pandas as pd
 import pydicom
 import pytest
 
-from datamodules.ingest.archive import CRASH, IngestSettings, _Job, _results, pseudonym, read_secret
+from datamodules.ingest.archive import CRASH, IngestSettings, _Job, _results
 from datamodules.ingest.scans import ScanError
+from datamodules.ingest.source_files import pseudonym, read_secret
 from experiments.commands.data import main
 from models.files import digest
 from tests.dicom_archive import (

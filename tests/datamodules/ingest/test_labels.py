@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -52,6 +53,47 @@ def test_labels_that_cannot_be_used_are_named_before_anything_is_decoded(columns
 def test_two_examinations_of_a_patient_have_labels_of_their_own():
     labels = pd.DataFrame({"patient": ["7", "7"], "study": ["1", "2"], "ga_days": ["120", "150"]})
     assert keyed_labels(labels, SECRET, [])["ga_days"].tolist() == [120, 150]
+
+
+def test_an_age_by_patient_is_not_given_to_several_examinations():
+    pictures = pd.DataFrame({"patient": [*"aab"], "study": [*"123"], "source": [*"xyz"]})
+    labels = pd.DataFrame({"patient": ["b", "a"], "ga_days": [140, 150]}, index=[2, 3])
+    with pytest.raises(
+        ValueError, match=r"row 3: an age, but this patient has 2 studies .*add a column study"
+    ):
+        join_labels(pictures, labels)
+    labels.loc[3, "ga_days"] = None
+    joined, _ = join_labels(pictures, labels)
+    assert joined["ga_days"].tolist()[2] == 140
+
+
+def test_labels_may_name_either_copy_of_a_file(archive, secret, tmp_path, capfd):
+    root, truth = archive
+    names = [truth["file"][0], "Planted001_copy.dcm"]
+    for name in names:
+        (tmp_path / f"{len(name)}.csv").write_text(f"file;caption\n{name};a head\n")
+        out = tmp_path / f"out{len(name)}"
+        run(capfd, root, out, secret, f"--labels={tmp_path / f'{len(name)}.csv'}", "--labelled-only")
+        table = pd.read_csv(out / "table.csv")
+        assert table["source"].tolist() == [pseudonym(SECRET, "file", name)]
+        report = json.loads((out / "ingest.json").read_text())
+        assert report["rows of labels without an image"] == []
+        assert report["images without a label, left out"] == len({*truth["file"]}) - 1
+
+
+def test_labels_that_fit_nothing_leave_an_earlier_output_as_it_is(archive, secret, tmp_path, capfd):
+    root, truth = archive
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for file in truth["file"][:2]:
+        (source / Path(file).name).write_bytes((root / file).read_bytes())
+    run(capfd, source, out, secret)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    next(source.iterdir()).unlink()
+    (tmp_path / "labels.csv").write_text("patient;plane\nnobody;brain\n")
+    with pytest.raises(ValueError, match="none of its rows fits an image by patient"):
+        run(capfd, source, out, secret, f"--labels={tmp_path / 'labels.csv'}")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

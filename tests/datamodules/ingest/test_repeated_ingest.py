@@ -1,5 +1,6 @@
 """Second calls of the conversion, and which files count as bad."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 
 from datamodules.ingest import archive
 from datamodules.ingest.archive import CRASH, JOURNAL, IngestSettings, ingest
-from datamodules.ingest.labels import file_id
 from datamodules.ingest.scans import NO_TISSUE
+from datamodules.ingest.source_files import file_id, list_files
 from tests.dicom_archive import file_of
 
 SECRET = "a secret of the hospital"
@@ -134,3 +135,21 @@ def test_a_picture_without_a_sector_is_kept_out_rather_than_all_black(convert, t
     )
     assert report["files"] == {"read": 3, "used": 2, "kept out": {"no sector found": 1}}
     assert (report["images"], report["frames kept out"]) == (2, {"no sector found": 1})
+
+
+def test_files_that_cannot_be_looked_at_are_passed_over_or_named_by_their_folder(tmp_path, monkeypatch):
+    for name in ("a.dcm", "DOE^JANE.dcm"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    assert {path.name for _, path, _ in list_files(tmp_path, SECRET)} == {"DOE^JANE.dcm", "a.dcm"}
+    look = Path.stat
+
+    def refused(path, **options):
+        if path.name == "DOE^JANE.dcm":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(OSError, match=rf"^{tmp_path}: cannot be read \(Permission denied\); give access"):
+        [*list_files(tmp_path, SECRET)]
