@@ -171,10 +171,9 @@ def _either(one: Tensor | None, other: Tensor) -> Tensor:
 def shuffled_off_diagonal(p: Tensor, first_row: int) -> Tensor:
     """Permute the off-diagonal entries within each row of `p` [b, B]; row i matches column ``first_row + i``."""
     b, columns = p.shape
-    own = torch.zeros_like(p, dtype=torch.bool)
-    own.diagonal(offset=first_row).fill_(True)
-    others = p[~own].reshape(b, columns - 1)
-    order = torch.rand_like(others).argsort(dim=1)
-    result = p.clone()
-    result[~own] = others.gather(1, order).reshape(-1)
-    return result
+    own = first_row + torch.arange(b, device=p.device)[:, None]
+    others = torch.arange(columns - 1, device=p.device).expand(b, -1)
+    others = others + (others >= own)  # the columns but the row's own
+    values = p.gather(1, others)
+    order = torch.rand_like(values).argsort(dim=1)
+    return p.scatter(1, others, values.gather(1, order))

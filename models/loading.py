@@ -33,8 +33,7 @@ def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> 
         path: A checkpoint of this project; the weights of FetalCLIP, MobileCLIP2-S0 or the released
             MobileFetalCLIP student; or a folder that `transformers` saved.
         strict: Whether the weights must fit in every name and shape.
-        untrained: Whether to leave out the weights of a checkpoint of this project or of a folder: random ones, for
-            controls.
+        untrained: Whether to take the architecture without the weights: random ones, for controls.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -42,18 +41,13 @@ def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is refused, names a class that is not trusted (see `--trust`), or does not determine its
-            preprocessing (then load it with `models.OpenCLIPEncoder` and give mean, std and interpolation); or
-            `untrained` is given for another kind of file.
+            preprocessing (then load it with `models.OpenCLIPEncoder` and give mean, std and interpolation).
     """
     if Path(path).is_dir():
         return TransformersEncoder(path, pretrained=not untrained)
     content = read_checkpoint(path)
     if STUDENT in content:
         return _from_own(content, path, strict, untrained)
-    if untrained:
-        raise ValueError(
-            f"{path}: untrained=true needs a checkpoint of this project, or a transformers folder"
-        )
     description = describe(content, path)
     if description.arguments is None:
         raise ValueError(
@@ -62,7 +56,8 @@ def from_checkpoint(path: str, strict: bool = True, untrained: bool = False) -> 
             "and its name, weights, mean, std and interpolation"
         )
     model = OpenCLIPEncoder(**description.arguments)
-    model.load(content, path, strict)
+    if not untrained:
+        model.load(content, path, strict)
     return model
 
 

@@ -40,7 +40,7 @@ class ActivationRange(nn.Module):
         """Return `values`, of any shape, rounded."""
         if self.training:
             self._update(values.detach())
-        if torch.isnan(self.low):
+        if not self.training and torch.isnan(self.low):
             return values
         scale = ((self.high - self.low) / ACTIVATION_LEVELS).clamp(min=torch.finfo(torch.float32).eps)
         zero = (-self.low / scale).round().int()
@@ -49,12 +49,9 @@ class ActivationRange(nn.Module):
     def _update(self, values: Tensor) -> None:
         # Zero must be one of the levels, because convolutions pad with it.
         low, high = values.amin().float().clamp(max=0), values.amax().float().clamp(min=0)
-        if torch.isnan(self.low):
-            self.low.copy_(low)
-            self.high.copy_(high)
-        else:
-            self.low.lerp_(low, MOMENTUM)
-            self.high.lerp_(high, MOMENTUM)
+        first = self.low.isnan()  # no `if`, which would wait for a GPU
+        self.low.copy_(torch.where(first, low, self.low.lerp(low, MOMENTUM)))
+        self.high.copy_(torch.where(first, high, self.high.lerp(high, MOMENTUM)))
 
 
 class QuantisedLayer(nn.Module):

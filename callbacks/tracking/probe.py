@@ -10,11 +10,11 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.tracking.logger_media import log_table
 from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from metrics.geometry import logit_correlation
 from metrics.names import CONFUSING_PAIRS, DIAGONAL_CORRELATION, OFF_DIAGONAL_CORRELATION
-from models.encoders.dual_encoder import in_eval_mode
 
 COLUMNS = (
     "image", "plane", "confused_with", "confused_plane",
@@ -81,9 +81,7 @@ class ProbeBatch(Callback):
 
     def student_logits(self, pl_module: LightningModule) -> Tensor:
         """Return the student's logits [B, B], float32 on the CPU; its modules keep their modes."""
-        student: Any = pl_module.student
-        with in_eval_mode(student):
-            return self._logits(pl_module, "student")
+        return self._logits(pl_module, "student")
 
     def same_caption(self) -> Tensor:
         """Return a boolean [B, B], True off the diagonal where two captions are equal."""
@@ -109,13 +107,12 @@ class ProbeBatch(Callback):
             for i, j in pairs
         ]
 
-    @torch.no_grad()
     def _logits(self, pl_module: LightningModule, role: str) -> Tensor:
-        model: Any = getattr(pl_module, role)
-        image = model.encode_image(self.batch[f"{role}_image"].to(next(model.parameters())))
-        text = model.encode_text(self.batch[f"{role}_tokens"].to(pl_module.device))
-        logits: Tensor = model.logit_scale * image @ text.T
-        return logits.float().cpu()
+        with evaluation_mode(getattr(pl_module, role)) as model:
+            image = model.encode_image(self.batch[f"{role}_image"].to(pl_module.device))
+            text = model.encode_text(self.batch[f"{role}_tokens"].to(pl_module.device))
+            logits: Tensor = model.logit_scale * image @ text.T
+            return logits.cpu()
 
     def _picture(self, index: int) -> Any:
         image = self.batch["student_image"][index].float()

@@ -13,6 +13,7 @@ from torch import nn
 from callbacks import BiometryEvaluation, OffDiagonalSchedule, PlaneEvaluation
 from datamodules import FetalDataModule
 from experiments.plain_errors import built
+from experiments.process import first_process
 from experiments.runs.loggers import check_loggers
 from experiments.runs.teachers import preset_behind
 from lightning_modules.distillation import check_settings
@@ -34,9 +35,13 @@ def check_devices(trainer: Namespace) -> int | None:
             reason += (
                 "; the installed torch is built without CUDA (make setup TORCH_BACKEND=cu128 changes that)"
             )
+        remedy = (
+            "give --trainer.devices=1, or --trainer.accelerator=cpu"
+            if asked == "auto"
+            else "--trainer.accelerator=auto trains on what there is"
+        )
         raise ValueError(
-            f"trainer.accelerator={asked}, trainer.devices={trainer.devices}: {reason}; "
-            "--trainer.accelerator=auto trains on what there is"
+            f"trainer.accelerator={asked}, trainer.devices={trainer.devices}: {reason}; {remedy}"
         ) from None
 
 
@@ -65,6 +70,11 @@ def check_run(config: Namespace, stage: str) -> None:
             if isinstance(loss, Loss) and data.batch_size * (processes or 2) < 2:
                 raise ValueError(
                     "data.batch_size=1: the loss compares the pairs of a batch; give at least --data.batch_size=2"
+                )
+            if config.trainer.devices == "auto" and (processes or 1) > 1 and first_process():
+                print(
+                    f"trains on all {processes} devices, with batches of {processes} x {data.batch_size} pairs; "
+                    "--trainer.devices=1 takes one"
                 )
             data.check_batches()
         for evaluation in (

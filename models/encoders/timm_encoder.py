@@ -110,9 +110,7 @@ class TimmEncoder(DualEncoder):
         used = tokens[:, : self.columns_of(tokens)]
         # open_clip's own causal tower takes no cut tokens, which a module on a GPU passes to a compiled one, too.
         whole = used.shape[1] == self.preprocessing.context_length
-        features: Tensor = (
-            self.text(used) if is_tracing() and whole else end_token_features(self.text, used)
-        )
+        features: Tensor = self.text(used) if is_tracing() and whole else end_token_features(self.text, used)
         return features
 
     def columns_of(self, tokens: Tensor) -> int:

@@ -12,6 +12,7 @@ from models import OpenCLIPEncoder, from_checkpoint
 from models.checkpoints.layouts import RELEASED_STUDENT, detect_layout
 from models.open_clip_config import read_config
 from tests.models.checkpoints.apple_layout import apple_text_features, to_apple, to_released_student
+from tests.models.conftest import published
 from tests.models.encoders.test_open_clip_encoder import SMALL as SMALL_ARCHITECTURE
 from tests.models.test_loading import save as saved_student
 
@@ -31,27 +32,13 @@ def scattered(model: OpenCLIPEncoder) -> OpenCLIPEncoder:
     return model.eval()
 
 
-@pytest.fixture(scope="module")
-def full() -> OpenCLIPEncoder:
-    """MobileCLIP2-S0 in its real size, at Apple's context of 77."""
-    torch.manual_seed(0)
-    return scattered(OpenCLIPEncoder("MobileCLIP2-S0", context_length=77))
-
-
-@pytest.fixture(scope="module")
-def apple_file(full, tmp_path_factory) -> str:
-    state = to_apple(full.model.state_dict())
-    path = tmp_path_factory.mktemp("apple") / "mobileclip2_s0.pt"
-    return save({f"module.{name}": value for name, value in state.items()}, path)
-
-
 SHORT = read_config("MobileCLIP2-S0")
-SHORT["model_cfg"]["text_cfg"] |= {"context_length": 20, "width": 32, "heads": 2, "layers": 2}
+SHORT["model_cfg"]["text_cfg"] |= {"context_length": 77, "width": 32, "heads": 2, "layers": 2}
 
 
 @pytest.fixture(scope="module")
 def short() -> OpenCLIPEncoder:
-    """The same image tower with a small text tower, where the text tower does not matter."""
+    """MobileCLIP2-S0 with a small text tower, at Apple's context of 77."""
     torch.manual_seed(0)
     return scattered(OpenCLIPEncoder("short", configuration=SHORT))
 
@@ -74,30 +61,39 @@ def assert_same(model: nn.Module, original: OpenCLIPEncoder, image: Tensor, atol
         torch.testing.assert_close(model.encode_text(tokens), original.encode_text(tokens), atol=atol, rtol=0)
 
 
-def test_apples_weights_by_path_give_equal_embeddings_and_apples_contract(full, apple_file, image) -> None:
-    model = from_checkpoint(apple_file)
+def test_apples_weights_by_path_give_equal_embeddings_and_apples_contract(image, tmp_path) -> None:
+    torch.manual_seed(0)
+    full = scattered(OpenCLIPEncoder("MobileCLIP2-S0", context_length=77))  # in its real size
+    state = {f"module.{name}": value for name, value in to_apple(full.model.state_dict()).items()}
+    model = from_checkpoint(save(state, tmp_path / "mobileclip2_s0.pt"))
     assert_same(model, full, image, atol=1e-5)
     contract = model.preprocessing
     assert (contract.mean, contract.std) == ((0, 0, 0), (1, 1, 1))
     assert (contract.interpolation, contract.context_length, contract.image_size) == ("bilinear", 77, 256)
+    untrained = from_checkpoint(apple_file, untrained=True)  # the control `random-teacher`
+    assert untrained.preprocessing == contract
+    assert untrained.recipe() == model.recipe()
+    assert not torch.equal(untrained.encode_text(tokens := model.tokenize(TEXTS)), model.encode_text(tokens))
 
 
-def test_resized_text_tower_equals_apples_own_at_117_tokens(full, apple_file) -> None:
-    model = OpenCLIPEncoder("MobileCLIP2-S0", weights=apple_file).eval()
+def test_resized_text_tower_equals_apples_own_at_117_tokens(short, tmp_path) -> None:
+    state = to_apple(short.model.state_dict())
+    path = save(state, tmp_path / "s0.pt")
+    model = OpenCLIPEncoder("short", weights=path, configuration=SHORT, context_length=117).eval()
     assert model.preprocessing.context_length == 117
     tokens = model.tokenize(TEXTS)
     with torch.no_grad():
-        features = apple_text_features(to_apple(full.model.state_dict()), tokens)
+        features = apple_text_features(state, tokens, layers=2, heads=2)
         expected = nn.functional.normalize(features, dim=-1)
         torch.testing.assert_close(model.encode_text(tokens), expected, atol=1e-5, rtol=0)
 
 
-def test_the_released_students_layout_gives_equal_embeddings(full, image, tmp_path) -> None:
-    state = to_released_student(full.model.state_dict())
+def test_the_released_students_layout_gives_equal_embeddings(short, image, tmp_path) -> None:
+    state = to_released_student(short.model.state_dict())
     assert detect_layout(state) == RELEASED_STUDENT
     path = save({"state_dict": state}, tmp_path / "mobile_fetal_clip_weights.pt")
-    student = OpenCLIPEncoder("MobileCLIP2-S0", weights=path, context_length=77)
-    assert_same(student, full, image, atol=2e-7)
+    student = OpenCLIPEncoder("short", weights=path, configuration=SHORT)
+    assert_same(student, short, image, atol=2e-7)
     assert student.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
@@ -116,8 +112,9 @@ def test_wrappers_around_any_layout_are_removed(short, image, tmp_path) -> None:
         assert_same(model, short, image, atol=1e-5)
 
 
-def test_a_checkpoint_of_another_tower_names_both_in_one_line(full, vit, tmp_path) -> None:
-    state = {name: value.new_zeros(()).expand(value.shape) for name, value in full.model.state_dict().items()}
+def test_a_checkpoint_of_another_tower_names_both_in_one_line(vit, tmp_path) -> None:
+    shapes = {name: value.shape for name, value in published("MobileCLIP2-S0").model.state_dict().items()}
+    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     teacher = save({"state_dict": state}, tmp_path / "apple.pt")  # names and shapes matter alone
     ours = saved_student(vit, tmp_path / "best.ckpt")
     for path, held in ((teacher, "MobileCLIP2-S0"), (ours, "vit_tiny_patch16_224")):
