@@ -128,7 +128,7 @@ table: $(READY)  ## our results beside the paper's, as Markdown, CSV, LaTeX and 
 	$(DO)$(PY) -m experiments table $(DATA) $(ARGS)
 
 check-data: $(READY)  ## is a corpus whole, readable and free of leaks: make check-data DATA=hc18 ROOT=/data/HC18 (or DATA=table TABLE=...)
-	$(DO)$(PY) -m experiments data check $(DATA) $(if $(filter table%,$(DATA)),$(call need,TABLE,table) $(call option,images,IMAGES),$(call need,ROOT,the corpus's folder)) $(ARGS)
+	$(DO)$(PY) -m experiments data check $(patsubst table%,table,$(DATA)) $(if $(filter table%,$(DATA)),$(call need,TABLE,table) $(call option,images,IMAGES),$(call need,ROOT,the corpus's folder)) $(ARGS)
 
 shards: $(READY)  ## build a pre-training corpus from the public sets and a table: make shards ROOT=/data TABLE=... OUT=/data/shards
 	$(DO)$(PY) -m experiments data shards $(if $(call typed,table,TABLE),$(if $(ROOT),$(call q,$(ROOT))),$(call need,ROOT,folder of the public sets)) $(call need,OUT,folder) $(call typed,table,TABLE) $(call typed,images,IMAGES) $(ARGS)

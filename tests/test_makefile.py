@@ -30,7 +30,6 @@ def words(*arguments):
     ("given", "hint"),
     [
         ("EXPERIMENT=no-kd", "did you mean EXP=?"),
-        ("EXPS=no-kd", "did you mean EXP=?"),
         ("exp=no-kd", "did you mean EXP=?"),
         ("SEED=1", "did you mean SEEDS=?"),
         ("CHECKPOINT=a.ckpt", "did you mean CKPT=?"),
@@ -77,6 +76,7 @@ def test_every_variable_that_a_recipe_reads_may_be_given():
         (["evaluate", f"CKPT={BLANK}"], ["evaluate", "phantom", READ]),
         (["check-data", f"ROOT={BLANK}"], ["data", "check", "phantom", READ]),
         (["check-data", "DATA=table", f"TABLE={BLANK}"], ["data", "check", "table", READ]),
+        (["check-data", "DATA=table-small", f"TABLE={BLANK}"], ["data", "check", "table", READ]),
         (["shards", f"ROOT={BLANK}", f"OUT={BLANK}"], ["data", "shards", READ, READ]),
         (["shards", f"TABLE={BLANK}", "OUT=x"], ["data", "shards", "x", f"--table={READ}"]),
         (["import-protocol", f"FROM={BLANK}", f"OUT={BLANK}"], ["import-protocol", READ, f"--out={READ}"]),

@@ -16,6 +16,7 @@ import pandas as pd
 
 from datamodules.corpora import fada
 from datamodules.corpora.cells import canonical, separated, texts
+from datamodules.ingest import archive
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES
 from models.messages import count, first_few, one_line
 
@@ -44,8 +45,10 @@ METADATA = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
 
 
 def corpus_name(table: Path) -> str:
-    """Return the name of a table's images in shards: that of its file or folder."""
-    return re.sub(r"[^\w-]+", "_", table.resolve().stem)
+    """Return the name of a table's images in shards: that of its file, or of its folder where every folder has one."""
+    path = table.resolve()
+    common = path.name in METADATA or path.stem.casefold() == archive.TABLE
+    return re.sub(r"[^\w-]+", "_", path.parent.name if common else path.stem)
 
 
 def read_table(
@@ -58,9 +61,9 @@ def read_table(
     """Read a table of images, with the columns of `COLUMNS` in one form.
 
     Args:
-        path: The table, or a folder: with ``metadata.csv`` (or another form), also one for each of ``train/``, ``val/``
-            and ``test/``, as Hugging Face's ``imagefolder`` has; else all image files of the folder without metadata,
-            whose splits are known if all are in ``train/``, ``val/`` and ``test/``.
+        path: The table, or a folder: the output of ``data ingest``; with ``metadata.csv`` (or another form), also one
+            for each of ``train/``, ``val/`` and ``test/``, as Hugging Face's ``imagefolder`` has; else all image files
+            of the folder without metadata, whose splits are known if all are in ``train/``, ``val/`` and ``test/``.
         columns: Our name -> the table's name, for columns without a usual name.
         images: Folder that image paths are relative to; by default the one of the table.
         outside: Whether images may lie outside of that folder.
@@ -126,6 +129,8 @@ def table_files(path: Path) -> list[tuple[Path, str | None]]:
                 )
             )
         return [(path, None)]
+    if (path / archive.REPORT).is_file():  # its contact sheet is no image of a patient
+        return [(path / f"{archive.TABLE}.csv", None)]
     own: list[tuple[Path, str | None]]
     own = [(path / name, None) for name in METADATA if (path / name).is_file()]
     split: list[tuple[Path, str | None]] = [

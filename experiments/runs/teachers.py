@@ -63,15 +63,19 @@ def settle_teachers(config: Namespace) -> None:
 def publish_teacher(best: Path, recipe: Recipe, config: Namespace) -> None:
     """Keep a trained teacher in half precision where other experiments of its preset find it.
 
-    A teacher of other settings than the preset's own is not kept: a trial must not replace a good teacher.
+    A teacher of other settings than the preset's own is not kept, and one of other data replaces none: a trial must
+    not replace a good teacher.
     """
     own = resolve(TEACHER_EXPERIMENT, recipe.preset)
     settle_teachers(own)
     if _decisive(config) != _decisive(own):
         print(f"settings differ from those of DATA={recipe.preset}; TEACHER={best} distils from this teacher")
         return
-    path = KEPT / f"{recipe.preset}.safetensors"
-    save_half(from_checkpoint(str(best)), path, **{RUN_RECORD: read_checkpoint(best)[RUN_RECORD]})
+    path, record = KEPT / f"{recipe.preset}.safetensors", read_checkpoint(best)[RUN_RECORD]
+    if path.is_file() and read_checkpoint(path)[RUN_RECORD]["data"] != record["data"]:
+        print(f"{path} was trained on other data and stays; TEACHER={best} distils from this teacher")
+        return
+    save_half(from_checkpoint(str(best)), path, **{RUN_RECORD: record})
     used = path == preset_teacher(recipe.preset)
     print(
         f"teacher kept at {path}"

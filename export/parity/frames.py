@@ -101,7 +101,8 @@ def evaluation_frames(
     """
     if not data.benchmarks:
         raise ValueError(
-            f"{type(data).__name__}: no benchmark to judge an export by; name another, DATA=phantom"
+            f"{type(data).__name__}: no benchmark to judge an export by; make export CKPT=... DATA=phantom takes "
+            "simulated images, DATA=hc18 and DATA=planes public ones"
         )
     chosen = {name: _thinned(data.evaluation_records(name, split), limit) for name in data.benchmarks}
     distinct = {(record.corpus, record.name): record for found in chosen.values() for record in found}

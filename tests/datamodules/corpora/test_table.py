@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from datamodules import TableDataModule
-from datamodules.corpora.table import read_table
+from datamodules.corpora.table import corpus_name, read_table
 from datamodules.pairs.image_reading import read_image
 from experiments.commands.data import main
 from tests.conftest import write_image
@@ -335,3 +335,23 @@ def test_a_folder_of_images_has_the_splits_of_its_folders_and_nothing_hidden(tmp
     write_image(tmp_path / "e.png", 5)
     with pytest.warns(UserWarning, match="no patient column"):
         assert read_table(tmp_path)["split"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("clinic a/table.csv", "clinic_a"),
+        ("b/metadata.jsonl", "b"),
+        ("b/captions.csv", "captions"),
+        ("frames", "frames"),
+    ],
+)
+def test_a_table_with_a_common_name_has_that_of_its_folder(table, name):
+    assert corpus_name(Path(table)) == name
+
+
+def test_the_output_of_ingest_is_its_table(folder):
+    (folder / "table.csv").write_text("image\nimg/a.png\n")
+    assert len(read_table(folder)) > 1
+    (folder / "ingest.json").write_text("{}")
+    assert [*read_table(folder).index] == ["img/a.png"]

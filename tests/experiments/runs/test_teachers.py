@@ -138,9 +138,18 @@ def test_a_trained_teacher_is_kept_in_half_precision_and_found(start, trained, c
     assert "another split of these data" in said
 
 
+def test_a_teacher_of_other_data_replaces_none(trained, tiny_hc18, capsys):
+    trained(2.5)
+    (table,) = tiny_hc18.glob("training*.csv")
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    other = trained(1.5)
+    assert f"other data and stays; TEACHER={other} distils from this teacher" in capsys.readouterr().out
+    assert from_checkpoint(str(KEPT / "hc18.safetensors")).scale.item() == 2.5
+
+
 def test_a_trial_does_not_replace_the_presets_teacher(start, trained, capsys):
     trained(2.5)
-    for option in ("--trainer.max_epochs=1", "--data.split_seed=4", "--seed_everything=3", "--quick=true"):
+    for option in ("--trainer.max_epochs=1", "--data.split_seed=4"):
         trial = trained(1.5, option)
         assert f"TEACHER={trial} distils from this teacher" in capsys.readouterr().out, option
         assert from_checkpoint(str(KEPT / "hc18.safetensors")).scale.item() == 2.5, option
