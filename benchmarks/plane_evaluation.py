@@ -19,11 +19,11 @@ from benchmarks._authors import embed_images
 from benchmarks._material import STUDENT, ListedData, head_records, phantom_towers, published
 from benchmarks._record import Row, interleave, seconds_of
 from callbacks.evaluation.embedding_pass import embed
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules.evaluation import dataset as evaluated
 from datamodules.evaluation.dataset import EvaluationDataset, evaluation_workers
 from datamodules.record import Record
 from models import DualEncoder
+from models.evaluation_mode import evaluation_mode
 
 ENCODER_BATCHES = (4, 16, 64)
 IMAGES, TIMED = 8187, 64

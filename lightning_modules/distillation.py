@@ -21,8 +21,9 @@ from models import DualEncoder, QuantisedStudent, freeze
 from models.checkpoints.inspection import student_architecture, tower_name
 from models.checkpoints.weights import mismatch
 from models.encoders.memory_format import compile_model, to_channels_last
+from models.evaluation_mode import evaluation_mode
 from models.loading import TEACHER_PREFIX, check_vocabulary, student_entry
-from models.zero_shot import encode_images, without_tf32
+from models.zero_shot import encode_images
 
 RUN_RECORD = "run"
 """Top-level key of our checkpoints: the record of the run's data (see `experiments.runs.run_record`)."""
@@ -208,12 +209,9 @@ class DistillationModule(LightningModule):
         self._log_held_out("test", batch)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Return the ``name`` of each image of an evaluation batch and its unit-length ``embedding`` [B, D].
-
-        As in evaluations, without the autocast or TF32 of a training in half precision.
-        """
-        with torch.autocast(self.device.type, enabled=False), without_tf32():
-            return {"name": batch["name"], "embedding": encode_images(self.student, batch["image"])}
+        """Return the ``name`` of each image of a batch and its unit-length ``embedding`` [B, D], float32."""
+        with evaluation_mode(self.student) as student:
+            return {"name": batch["name"], "embedding": encode_images(student, batch["image"])}
 
     def _log_held_out(self, stage: str, batch: dict[str, Any]) -> None:
         if not batch:  # of a split without images

@@ -143,6 +143,7 @@ def test_a_benchmark_an_experiment_a_loss_and_a_callback_of_ones_own_make_a_run(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(sys, "argv", ["experiments"])
+    monkeypatch.setattr("experiments.runs.cli.plots.write_all", lambda *_: None)
     command_line.run([
         "fit", "--config=clamped.yaml", f"--config={SMALL}", "--run=r", "--model.teacher=null",
         "--biometry.benchmarks=[]", "--planes.protocol=prompts.json", "--trainer.logger=false",

@@ -27,12 +27,12 @@ from lightning import Callback
 
 from benchmarks._record import Row, seconds_of
 from benchmarks.gpu.stage import GOALS, TRAINING, Stage, ask_driver, release, student, teacher
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import TableDataModule
 from datamodules.cores import usable_cores
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom.corpus import PAIRS_FOLDER, PhantomSettings, make_corpus
 from models import Preprocessing
+from models.evaluation_mode import evaluation_mode
 from models.files import write_json
 from models.loading import save_half
 from models.zero_shot import age_embeddings, encode_images

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from callbacks.evaluation.biometry_evaluation import BiometryEvaluation
 from callbacks.evaluation.embedding_pass import embed
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.evaluation.plane_evaluation import PlaneEvaluation
 from datamodules.evaluation.dataset import printed_spacing
 from datamodules.record import Record
@@ -30,6 +29,7 @@ from metrics.calibration import (
 )
 from metrics.names import AGE_INTERVAL, NONE_OF_THESE, STUDENT, final_name
 from models import DualEncoder
+from models.evaluation_mode import evaluation_mode
 from models.student.base import Calibration
 from models.zero_shot import class_embeddings, class_logits
 

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.evaluation.embedding_pass import Pairs, embed
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.evaluation.zero_shot_evaluation import Details, publish_figure
 from datamodules.record import Record
 from figures.embeddings import MOST_POINTS, balanced_sample, embedding_figure, tsne
@@ -22,6 +21,7 @@ from metrics.geometry import class_distance_ratio, effective_rank, linear_cka, l
 from metrics.linear_probe import UndefinedProbeError, fixed_test_probe, linear_probe
 from metrics.retrieval import retrieval_scores
 from models import DualEncoder
+from models.evaluation_mode import evaluation_mode
 
 OFFICIAL = "official"
 SMALLEST_MAP = 10  # images; fewer make no map

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.evaluation.embedding_pass import embed
-from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
 from callbacks.tracking.logger_media import log_pictures
 from datamodules.evaluation.protocol import Protocol
 from datamodules.record import Record
@@ -22,6 +21,7 @@ from figures.style import save_png
 from metrics.benchmarks import BENCHMARKS
 from metrics.names import CONSTANT, RANDOM, STUDENT, TEACHER, final_name, scalars, validation_name
 from models import DualEncoder
+from models.evaluation_mode import evaluation_mode, random_twin
 from models.files import atomic
 
 Details = dict[str, Any]

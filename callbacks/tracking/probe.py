@@ -10,11 +10,11 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from callbacks.tracking.logger_media import log_table
 from callbacks.tracking.wandb_run import STEP_AXIS, active_run, metrics_step, uploads_images
 from metrics.geometry import logit_correlation
 from metrics.names import CONFUSING_PAIRS, DIAGONAL_CORRELATION, OFF_DIAGONAL_CORRELATION
+from models.evaluation_mode import evaluation_mode
 
 COLUMNS = (
     "image", "plane", "confused_with", "confused_plane",

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from callbacks.evaluation.embedding_pass import embed
-from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
 from datamodules import FetalDataModule
 from datamodules.evaluation.dataset import EvaluationDataset
 from datamodules.evaluation.protocol import Protocol
@@ -40,6 +39,7 @@ from metrics.names import RANDOM, STUDENT, TEACHER
 from metrics.subgroups import age_band
 from models import DualEncoder, freeze, from_checkpoint
 from models.checkpoints.trust import check_classes
+from models.evaluation_mode import evaluation_mode, random_twin
 from models.files import write_text
 from models.messages import one_line
 from models.student.saliency import grad_cam

@@ -22,10 +22,10 @@ from callbacks import (
     StopOnNonFiniteLoss,
     Throughput,
 )
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules.evaluation.protocol import Protocol
 from datamodules.phantom.corpus import PhantomSettings
 from datamodules.phantom.datamodule import PhantomDataModule
+from models.evaluation_mode import evaluation_mode
 from models.student.checkpoint import CheckpointStudent
 from models.zero_shot import age_embeddings, class_embeddings, class_logits, encode_images
 from tests.gpu.conftest import pairs_of, trainer_on

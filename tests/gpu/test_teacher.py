@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from models import freeze
+from models.evaluation_mode import evaluation_mode
 from tests.callbacks.test_teacher_cache import LiveOnTwoDraws, cache_in
 from tests.callbacks.test_teacher_cache import fit as fit_hc18
 from tests.gpu.conftest import fit, pairs_of, to_device

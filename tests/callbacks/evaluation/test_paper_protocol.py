@@ -14,11 +14,11 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from callbacks import BiometryEvaluation, PlaneEvaluation
 from callbacks.evaluation.embedding_pass import embed
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import FetalPlanesDataModule, HC18DataModule
 from datamodules.evaluation.protocol import Protocol
 from metrics import predicted_age_days
 from models import TimmEncoder
+from models.evaluation_mode import evaluation_mode
 
 SIZE = 48
 PLANE_OF = {

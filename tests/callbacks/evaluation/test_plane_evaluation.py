@@ -34,7 +34,7 @@ def naive_logits(model, prompts, records):
 
 def test_results_equal_a_naive_evaluation_of_every_model(tmp_path):
     evaluation, module, data = (
-        PlaneEvaluation(protocol=PROTOCOL),
+        PlaneEvaluation(protocol=PROTOCOL, figures=False),
         FakeModule(),
         FakeData(["planes", "subplanes"]),
     )

@@ -14,7 +14,6 @@ from callbacks import BiometryEvaluation, PlaneEvaluation
 from callbacks.evaluation import answer_calibration
 from callbacks.evaluation.answer_calibration import _Answers
 from callbacks.evaluation.embedding_pass import embed
-from callbacks.evaluation.evaluation_mode import evaluation_mode
 from datamodules import FetalPlanesDataModule, HC18DataModule, TableDataModule
 from datamodules.evaluation.own_benchmarks import OwnBenchmark
 from datamodules.evaluation.protocol import Protocol
@@ -22,6 +21,7 @@ from datamodules.pairs.image_reading import read_image
 from metrics.benchmarks import BENCHMARKS
 from models import load_student
 from models.checkpoints.weights import read_checkpoint, read_entry, write_entry
+from models.evaluation_mode import evaluation_mode
 from models.student.base import ANSWERS, Calibration
 
 PROTOCOL = replace(Protocol.load(), biometry=Protocol.load().biometry[:1])

@@ -4,6 +4,7 @@ import json
 import sys
 from itertools import product
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -128,7 +129,7 @@ def test_a_failing_report_keeps_no_results_from_wandb(failure, monkeypatch, tmp_
     monkeypatch.setattr(cli, "report_finished_run", fail)
     monkeypatch.setattr(cli.wandb_access, "publish", lambda *given: sent.append(given))
     run = object.__new__(SonoDistillCLI)
-    run.trainer, run.model, run.datamodule = SimpleNamespace(is_global_zero=True), None, None
+    run.trainer, run.model, run.datamodule = MagicMock(is_global_zero=True), MagicMock(), None
     run.recipe, run.started, run.selection = SimpleNamespace(preset="phantom"), 0.0, None
     run.subcommand, run.folder, run.record, run.cautions = "fit", tmp_path, {}, []
     run.command, run.answers = ("fit", "srkd"), SimpleNamespace(create=False, calibration=None)

@@ -4,6 +4,7 @@ import re
 import shlex
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -21,16 +22,26 @@ SCORE = "val/composite"
 AHEAD, BEHIND = "Ahead with this seed; other seeds unknown", "Behind with this seed; other seeds unknown"
 
 
-@pytest.fixture
-def pair(make_run):
-    """Return a repulsive run and a static one, of students of these skills."""
+@pytest.fixture(scope="module")
+def pair(write_run, tmp_path_factory):
+    """Return a repulsive run and a static one, of students of these skills; tests must not change them."""
 
+    @cache
     def make(skill=5.0, rival=0.6):
-        return read_run(make_run(skill=skill)), read_run(
-            make_run("static-kd", skill=rival, weights=(1, 1), seed=5)
+        root, static = tmp_path_factory.mktemp("pair"), {"weights": (1, 1), "seed": 5}
+        folders = (
+            write_run(root, skill=skill, with_evidence=False),
+            write_run(root, "static-kd", skill=rival, with_evidence=False, **static),
         )
+        return tuple(map(read_run, folders))
 
     return make
+
+
+@pytest.fixture
+def run(pair):
+    """A repulsive run."""
+    return pair()[0]
 
 
 def scored(run):
@@ -238,8 +249,7 @@ def test_a_checkpoint_that_another_metric_selected_is_not_the_one_with_the_best_
     assert "; the weights selected by val/loss/total were scored on" in " ".join(when.sentences)
 
 
-def test_the_command_for_a_reference_repeats_the_runs_options_without_its_loss_and_schedule(make_run):
-    run = read_run(make_run())
+def test_the_command_for_a_reference_repeats_the_runs_options_without_its_loss_and_schedule(run):
     command = [
         "fit", "--config=experiments/recipes/data/phantom.yaml", "--config=experiments/recipes/srkd.yaml",
         "--config=my own.yaml", "--run", "x", "--experiment=srkd", "--schedule.end_ratio=-1",
@@ -305,31 +315,29 @@ def scheduled(run, shape, total=200, every=10, taken=None):
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "exponential", "hold-linear", "step"])
-def test_the_weight_of_a_whole_run_ends_where_its_schedule_does(make_run, shape):
+def test_the_weight_of_a_whole_run_ends_where_its_schedule_does(run, shape):
     """The last step's weight is short of the end, and the last logged one is of a step before."""
-    assert fall(scheduled(read_run(make_run()), shape)) == "from 2 to -0.8"
+    assert fall(scheduled(run, shape)) == "from 2 to -0.8"
 
 
 @pytest.mark.parametrize(
     ("shape", "taken", "last"), [("linear", 170, "-0.38"), ("hold-linear", 194, "-0.63")]
 )
-def test_a_run_that_was_cut_short_did_not_reach_the_end_of_its_schedule(make_run, shape, taken, last):
-    run = scheduled(read_run(make_run()), shape, taken=taken)
-    assert fall(run) == f"from 2 to {last}"
+def test_a_run_that_was_cut_short_did_not_reach_the_end_of_its_schedule(run, shape, taken, last):
+    assert fall(scheduled(run, shape, taken=taken)) == f"from 2 to {last}"
 
 
-def test_a_run_too_short_to_log_its_weight_is_judged_by_its_schedule(make_run):
-    made = read_run(make_run())
-    run = scheduled(made, "linear", total=8, every=10)
-    assert run.history["train/off_diagonal_weight"].notna().sum() == 0
-    assert answers([run])[0].short == "One run cannot tell"
-    assert dynamics(run).crossing == pytest.approx(8 * 2 / 2.8)
-    stopped = scheduled(made, "linear", total=200, taken=100, every=1000)
+def test_a_run_too_short_to_log_its_weight_is_judged_by_its_schedule(run):
+    short = scheduled(run, "linear", total=8, every=10)
+    assert short.history["train/off_diagonal_weight"].notna().sum() == 0
+    assert answers([short])[0].short == "One run cannot tell"
+    assert dynamics(short).crossing == pytest.approx(8 * 2 / 2.8)
+    stopped = scheduled(run, "linear", total=200, taken=100, every=1000)
     assert answers([stopped])[0].short == "No repulsion here", "it ended before the weight reached zero"
 
 
-def test_without_a_known_schedule_the_logged_weights_are_used(make_run):
-    run = scheduled(read_run(make_run()), "linear")
+def test_without_a_known_schedule_the_logged_weights_are_used(run):
+    run = scheduled(run, "linear")
     for schedule in (None, {"class_path": "lab.MySchedule", "init_args": {"speed": 3}}):
         other = replace(run, config=run.config | {"schedule": schedule})
         assert fall(other) == "from 1.9 to -0.79"

@@ -39,7 +39,7 @@ def whole_run(tmp_path_factory):
     assert len(example.splitlines()) < 20
     (place / "my_losses.py").write_text(example)
     (place / "mine.yaml").write_text(fenced("yaml"))
-    sizes = {"num_planes_images": 96, "num_hc18_images": 24, "num_pair_images": 0}
+    sizes = {"num_planes_images": 72, "num_hc18_images": 24, "num_pair_images": 0, "further_tests": 0.0}
     given = [
         f"--config={SMALL}", "--config=mine.yaml", "--experiment=mine", "--run=first", "--trainer.max_epochs=2",
         f"--data.corpus={sizes}", "--data.batch_size=16", f"--planes.protocol={PROMPTS}",

@@ -125,7 +125,7 @@ def test_processes_are_those_of_all_nodes():
 
 
 def test_a_training_on_all_devices_of_a_machine_says_so(tiny_planes, monkeypatch, capsys):
-    monkeypatch.setattr("experiments.runs.early_checks.check_devices", lambda trainer: 8)
+    monkeypatch.setattr("experiments.runs.early_checks.check_devices", lambda _: 8)
     for devices, says in (("auto", True), (8, False)):
         refusal(PLANES, tiny_planes, {"trainer.devices": devices, "data.init_args.batch_size": 500})
         assert ("8 x 500 pairs; --trainer.devices=1 takes one" in capsys.readouterr().out) == says

@@ -89,15 +89,14 @@ def test_the_repeat_of_a_resumed_run_from_its_config_leaves_that_as_it_is_and_be
     assert (first.checkpoint, WandbLog.only_one(first.folder).run_id) == (str(checkpoint), "abc")
     assert {path.name for path in first.folder.iterdir()} >= {"config.yaml", "metrics.csv", "wandb"}
     before = files(first.folder)
-    for named in (["--run=again"], []):
-        again = start(f"--config={first.folder}/config.yaml", *named)
-        assert files(first.folder) == before
-        assert again.checkpoint is None
-        assert again.folder.resolve().parent == first.folder.resolve().parent
-        assert again.folder.resolve() != first.folder.resolve()
-        assert {path.name for path in again.folder.iterdir()} >= {"config.yaml", "metrics.csv", "wandb"}
-        assert WandbLog.only_one(again.folder).run_id != "abc"
-        assert wandb_logger(again)._wandb_init["name"] == f"srkd/{again.folder.name}"
+    again = start(f"--config={first.folder}/config.yaml")
+    assert files(first.folder) == before
+    assert again.checkpoint is None
+    assert again.folder.resolve().parent == first.folder.resolve().parent
+    assert again.folder.resolve() != first.folder.resolve()
+    assert {path.name for path in again.folder.iterdir()} >= {"config.yaml", "metrics.csv", "wandb"}
+    assert WandbLog.only_one(again.folder).run_id != "abc"
+    assert wandb_logger(again)._wandb_init["name"] == f"srkd/{again.folder.name}"
 
 
 def test_a_single_wandb_logger_is_settled_like_one_of_several(start, capsys):
@@ -106,11 +105,12 @@ def test_a_single_wandb_logger_is_settled_like_one_of_several(start, capsys):
     asked = wandb_logger(cli)._wandb_init
     assert (asked["project"], asked["name"], asked["mode"]) == ("mine", "srkd/one", "offline")
     assert list(cli.folder.glob("wandb/offline-run-*"))
-    assert not Path("wandb").exists()
+    assert check_written(cli) == {"config.yaml", "wandb"}
 
 
 def test_what_the_user_chose_for_a_wandb_logger_stays(start, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
     chosen = {"name": "n", "id": "i", "save_dir": "elsewhere", "settings": {"run_group": "g"}}
     options = [f"--trainer.logger.{key}={value}" for key, value in chosen.items()]
     cli = first_run(start, "--run=one", f"--trainer.logger={WANDB}", "--media.upload_images=false", *options)
@@ -124,21 +124,11 @@ def test_what_the_user_chose_for_a_wandb_logger_stays(start, monkeypatch):
     assert not (cli.folder / "wandb").exists()
 
 
-@pytest.mark.parametrize(("given", "name"), [([], "srkd/two"), (["--trainer.logger.run_name=mine"], "mine")])
-def test_an_mlflow_run_has_the_runs_name_or_the_users(start, given, name):
-    cli = first_run(start, f"--run={name.removeprefix('srkd/')}", "--trainer.logger=MLFlowLogger", *given)
-    client = MlflowClient(f"file:{cli.folder / 'mlruns'}")
-    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    assert run.info.run_name == name
-
-
-@pytest.mark.parametrize(("uploads", "console"), [("true", "wrap"), ("false", "off")])
-def test_what_is_withheld_leaves_wandbs_own_variables_their_say(start, monkeypatch, uploads, console):
+def test_where_nothing_is_withheld_wandbs_own_variables_decide(start, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     monkeypatch.setenv("WANDB_CONSOLE", "wrap")
-    cli = first_run(start, "--run=one", f"--media.upload_images={uploads}")
-    settings = wandb_logger(cli).experiment.settings
-    assert (settings.base_url, settings.console) == ("https://wandb.example.org", console)
+    settings = wandb_logger(first_run(start, "--run=one", "--media.upload_images=true")).experiment.settings
+    assert (settings.base_url, settings.console) == ("https://wandb.example.org", "wrap")
 
 
 def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
@@ -150,28 +140,40 @@ def test_true_is_the_loggers_of_the_recipe_and_false_is_none(start):
     assert {path.name for path in cli.folder.iterdir()} == {".lock", "config.yaml"}
 
 
-@pytest.mark.parametrize(
-    ("given", "files"),
-    [
-        (["MLFlowLogger"], {"mlruns"}),
-        ([WANDB], {"wandb"}),
-        (["TensorBoardLogger", "CSVLogger"], {"events", "hparams.yaml", "metrics.csv"}),
-    ],
-    ids=["mlflow", "wandb", "two"],
-)
-def test_every_logger_writes_into_the_runs_folder_and_the_config_lies_there(start, given, files):
-    first, *more = (f"--trainer.logger{'+' if number else ''}={name}" for number, name in enumerate(given))
-    cli = first_run(start, "--run=one", first, *more)
-    written = {path.name.split(".out")[0] for path in cli.folder.glob("[!.]*")}
-    assert written == {"config.yaml"} | files
+def check_written(cli):
+    """Check that a run wrote into its own folder alone, and return the names there."""
     assert {path.name for path in Path().iterdir()} == {"experiments", "outputs"}
     assert run_config(str(cli.folder / "checkpoints" / "best.ckpt"))["experiment"] == "srkd"
     saved = yaml.safe_load((cli.folder / "config.yaml").read_text())["trainer"]["logger"]
     saved = saved if isinstance(saved, list) else [saved]
     assert {logger["init_args"]["save_dir"] for logger in saved} == {"."}, "a repeat would write here"
-    if "TensorBoardLogger" in given:
-        (scalar,) = EventAccumulator(str(cli.folder)).Reload().Scalars("train/loss/total")
-        assert (scalar.step, scalar.value) == (0, 1.0)
+    return {path.name.split(".out")[0] for path in cli.folder.glob("[!.]*")}
+
+
+def name_on_mlflow(cli):
+    """Return a run's name; MLflow remembers folders by their relative paths, so each test has its own."""
+    client = MlflowClient(f"file:{cli.folder / 'mlruns'}")
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    return run.info.run_name
+
+
+def test_mlflow_alone_writes_into_the_runs_folder_under_the_runs_name(start):
+    cli = first_run(start, "--run=one", "--trainer.logger=MLFlowLogger")
+    assert check_written(cli) == {"config.yaml", "mlruns"}
+    assert name_on_mlflow(cli) == "srkd/one"
+
+
+def test_several_loggers_write_into_the_runs_folder_and_keep_a_name_of_the_users(start):
+    others = [
+        "--trainer.logger+=CSVLogger",
+        "--trainer.logger+=MLFlowLogger",
+        "--trainer.logger.run_name=mine",
+    ]
+    cli = first_run(start, "--run=two", "--trainer.logger=TensorBoardLogger", *others)
+    assert check_written(cli) == {"config.yaml", "mlruns", "events", "hparams.yaml", "metrics.csv"}
+    (scalar,) = EventAccumulator(str(cli.folder)).Reload().Scalars("train/loss/total")
+    assert (scalar.step, scalar.value) == (0, 1.0)
+    assert name_on_mlflow(cli) == "mine"
 
 
 class NeedsFolder(DummyLogger):

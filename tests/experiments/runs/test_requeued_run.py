@@ -73,6 +73,7 @@ def wandb_id(cli):
 
 def test_it_goes_on_from_its_own_last_checkpoint_in_its_own_folder_and_wandb_run(command, capsys):
     cli = command()
+    assert cli.trainer._accelerator_connector._layer_sync is None, "unless asked for"
     assert cli.given["ckpt_path"] == str(LAST)
     assert cli.given["weights_only"] is True, "a checkpoint runs no code"
     assert cli.folder.resolve() == INTERRUPTED.resolve()
@@ -83,14 +84,11 @@ def test_it_goes_on_from_its_own_last_checkpoint_in_its_own_folder_and_wandb_run
     assert f"this run was requeued; resuming from {LAST}" in capsys.readouterr().out
 
 
-def test_a_checkpoint_or_a_run_that_the_command_names_comes_first(command):
+def test_a_checkpoint_that_the_command_names_comes_first(command):
     other = write_checkpoint(Path("outputs/srkd/other/checkpoints/last.ckpt"), run_id="xyz")
     cli = command(f"--ckpt_path={other}")
     assert cli.given["ckpt_path"] == str(other)
     assert (cli.folder.resolve(), wandb_id(cli)) == (other.resolve().parents[1], "xyz")
-    cli = command("--run=mine")
-    assert cli.given["ckpt_path"] is None
-    assert cli.folder == Path("outputs/srkd/mine")
     assert (INTERRUPTED / "metrics.csv").exists(), "it was left alone"
 
 
@@ -114,9 +112,8 @@ def test_last_is_the_last_checkpoint_of_the_run_that_is_named(command):
     assert (cli.folder, wandb_id(cli)) == (Path("outputs/srkd/mine"), "xyz")
 
 
-@pytest.mark.parametrize("left", ["checkpoints/last.ckpt", "results.json"])
-def test_a_second_run_of_the_same_name_is_refused_with_the_two_ways_on(command, left):
-    mine = Path("outputs/srkd/mine") / left
+def test_a_second_run_of_the_same_name_is_refused_with_the_two_ways_on(command):
+    mine = Path("outputs/srkd/mine/results.json")
     mine.parent.mkdir(parents=True)
     mine.write_text("of the first run")
     with pytest.raises(ValueError, match=r"^[^\n]*$") as refused:
@@ -134,7 +131,9 @@ def test_a_run_that_failed_at_its_start_can_be_begun_again(command):
     (folder / "checkpoints").mkdir(parents=True)
     for name in ("config.yaml", "request.json", "metrics.csv"):
         (folder / name).touch()
-    assert command("--run=mine").folder == folder
+    cli = command("--run=mine")
+    assert (cli.folder, cli.given["ckpt_path"]) == (folder, None)
+    assert (INTERRUPTED / "metrics.csv").exists(), "the run that was requeued is left alone"
 
 
 def test_what_is_finished_or_of_another_experiment_begins_anew(command, capsys):
@@ -158,10 +157,13 @@ def test_only_training_goes_on(command):
     assert command(subcommand="test").given["ckpt_path"] is None
 
 
-def test_a_callback_that_is_no_list_joins_those_of_every_run(command):
-    cli = command("--trainer.callbacks=lightning.pytorch.callbacks.DeviceStatsMonitor")
+def test_a_single_callback_joins_those_of_every_run_and_timms_batch_norms_are_synchronised(command):
+    monitor = "--trainer.callbacks=lightning.pytorch.callbacks.DeviceStatsMonitor"
+    cli = command(monitor, "--trainer.sync_batchnorm=true")
     kinds = [type(callback).__name__ for callback in cli.trainer.callbacks]
     assert {"DeviceStatsMonitor", "StepSeed", "LastCheckpoint"} <= set(kinds)
+    # Gloo cannot synchronise batch norms, so no training on the CPU shows it.
+    assert isinstance(cli.trainer._accelerator_connector._layer_sync, TimmSyncBatchNorm)
 
 
 def test_slurms_own_requeueing_is_off_and_its_job_goes_on_from_a_predecessor(command, monkeypatch, capsys):
@@ -178,10 +180,3 @@ def test_slurms_own_requeueing_is_off_and_its_job_goes_on_from_a_predecessor(com
     assert cli.folder.resolve() == folder.resolve()
     assert cli.trainer._accelerator_connector.cluster_environment.auto_requeue is False
     assert "last.ckpt: damaged" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("option", [True, False])
-def test_batch_norms_are_synchronised_by_timms_conversion(command, option):
-    cli = command(f"--trainer.sync_batchnorm={str(option).lower()}")
-    # Gloo cannot synchronise batch norms, so no training on the CPU shows it.
-    assert isinstance(cli.trainer._accelerator_connector._layer_sync, TimmSyncBatchNorm) == option

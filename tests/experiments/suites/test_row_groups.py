@@ -37,23 +37,6 @@ def test_committed_rows_are_kept_and_repeated_runs_replaced(outputs, tmp_path):
     assert (rows / "phantom.jsonl").stat().st_mtime_ns == unchanged
 
 
-def test_rows_name_files_without_the_users_folders(outputs, tmp_path):
-    put(
-        outputs,
-        "srkd",
-        1,
-        60.0,
-        0.9,
-        0.7,
-        arguments=[
-            "--teacher=/home/ada/FetalCLIP.pt",
-            "--data.images=/home/ada/raw",
-        ],  # no digest identifies these
-    )
-    rows = refresh("phantom", outputs, tmp_path / "rows")
-    assert ["--teacher=FetalCLIP.pt", "--data.images=raw"] in [row["arguments"] for row in rows]
-
-
 def test_rows_keep_outcomes_and_the_student_but_no_folder_and_no_patient(outputs, tmp_path):
     given = [
         "--data.root=/home/ada/HC18",

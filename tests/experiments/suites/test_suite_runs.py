@@ -56,6 +56,12 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def srkd_alone(monkeypatch):
+    """A main suite of one experiment, where it does not matter which others run."""
+    monkeypatch.setitem(SUITES, "main", ("srkd",))
+
+
 def calls(folder):
     path = folder / "calls.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -87,16 +93,18 @@ def test_one_failed_run_does_not_stop_the_rest(workplace, monkeypatch, capfd):
     assert [call[1] for call in calls(workplace)][4:] == ["static-kd"], "only the failed run"
 
 
+@pytest.mark.usefixtures("srkd_alone")
 def test_an_interrupted_run_resumes_from_its_last_checkpoint(workplace, monkeypatch, capfd):
     monkeypatch.setenv("SRKD", "stop")
     assert main(["main", "phantom", "--seeds=1"]) == 1
     assert "interrupted outputs/srkd/reproduce-phantom-s1" in capfd.readouterr().out
     monkeypatch.delenv("SRKD")
     assert main(["main", "phantom", "--seeds=1"]) == 0
-    (again,) = calls(workplace)[4:]
+    _, again = calls(workplace)
     assert f"--ckpt_path={Path('outputs/srkd/reproduce-phantom-s1/checkpoints/last.ckpt')}" in again
 
 
+@pytest.mark.usefixtures("srkd_alone")
 def test_a_folder_with_other_arguments_is_rejected(workplace):
     assert main(["main", "phantom", "--seeds=1", "--trainer.max_epochs=1"]) == 0
     with pytest.raises(ValueError, match=r"other arguments \(--trainer.max_epochs=1\)"):
@@ -104,6 +112,7 @@ def test_a_folder_with_other_arguments_is_rejected(workplace):
     assert not (workplace / "outputs/srkd/reproduce-phantom-s2").exists(), "a refused suite claims no folder"
 
 
+@pytest.mark.usefixtures("srkd_alone")
 def test_a_folder_with_other_weights_at_the_same_path_is_rejected(workplace):
     weights = workplace / "weights.pt"
     weights.write_bytes(b"one")
@@ -120,6 +129,7 @@ def test_a_folder_with_other_weights_at_the_same_path_is_rejected(workplace):
         main(command)
 
 
+@pytest.mark.usefixtures("srkd_alone")
 def test_a_folder_with_another_kept_teacher_is_rejected(workplace, tiny_hc18, monkeypatch):
     monkeypatch.setenv("HC18_ROOT", str(tiny_hc18))
     kept = workplace / "outputs" / "teachers" / "hc18.safetensors"
@@ -134,8 +144,8 @@ def test_a_folder_with_another_kept_teacher_is_rejected(workplace, tiny_hc18, mo
         main(command)
 
 
-@pytest.mark.parametrize("content", ["{bad", "[]"])
-@pytest.mark.parametrize("name", ["results.json", "request.json"])
+@pytest.mark.usefixtures("srkd_alone")
+@pytest.mark.parametrize(("name", "content"), [("results.json", "{bad"), ("request.json", "[]")])
 def test_a_damaged_file_of_a_run_is_named(workplace, name, content):
     command = ["main", "phantom", "--seeds=1"]
     assert main(command) == 0
@@ -144,6 +154,7 @@ def test_a_damaged_file_of_a_run_is_named(workplace, name, content):
         main(command)
 
 
+@pytest.mark.usefixtures("srkd_alone")
 def test_a_folder_with_other_prompts_at_the_same_path_is_rejected(workplace):
     protocol = workplace / "protocol.json"
     protocol.write_text(DEFAULT_PROTOCOL.read_text())
@@ -157,6 +168,7 @@ def test_a_folder_with_other_prompts_at_the_same_path_is_rejected(workplace):
         main(command)
 
 
+@pytest.mark.usefixtures("srkd_alone")
 def test_a_folder_with_other_data_is_rejected(workplace, tiny_hc18, monkeypatch):
     monkeypatch.setenv("HC18_ROOT", str(tiny_hc18))
     command = ["main", "hc18", "--seeds=1"]

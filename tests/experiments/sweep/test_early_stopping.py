@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from callbacks import OffDiagonalSchedule
-from experiments.recipe_files import experiment_file, preset_names
+from experiments.recipe_files import BASE, experiment_file, preset_file, preset_names
 from experiments.runs.cli import SonoDistillCLI
 from experiments.sweep.local_settings import EarlyTerminate, LocalSettings, local_settings
 from experiments.sweep.sweep_file import read_sweep, sweep_names, sweep_path, trial_arguments, trial_command
@@ -27,23 +27,20 @@ class ResolvedError(Exception):
 
 
 @pytest.fixture
-def trainer_of(monkeypatch):
-    """Return the trainer's settings of a trial, from its resolved command line."""
+def trainer(monkeypatch):
+    """The trainer's settings of a trial on the phantom, from its resolved command line."""
 
     def stop(cli):
         raise ResolvedError(cli)
 
-    def trainer_of(name, preset):
-        sweep = read_sweep(sweep_path(name))
-        command = sweep.command(trial_arguments(sweep, preset, []))
-        argv = trial_command(command, {"schedule.init_args.start": 4.0})[3:]
-        monkeypatch.setattr(sys, "argv", ["experiments", *argv])
-        monkeypatch.setattr(SonoDistillCLI, "before_instantiate_classes", stop)
-        with pytest.raises(ResolvedError) as caught:
-            SonoDistillCLI(argv, argv)
-        return caught.value.args[0].config.fit.trainer
-
-    return trainer_of
+    sweep = read_sweep(sweep_path("decay"))
+    command = sweep.command(trial_arguments(sweep, "phantom", []))
+    argv = trial_command(command, {"schedule.init_args.start": 4.0})[3:]
+    monkeypatch.setattr(sys, "argv", ["experiments", *argv])
+    monkeypatch.setattr(SonoDistillCLI, "before_instantiate_classes", stop)
+    with pytest.raises(ResolvedError) as caught:
+        SonoDistillCLI(argv, argv)
+    return caught.value.args[0].config.fit.trainer
 
 
 def shares(every, last):
@@ -93,8 +90,7 @@ def test_a_shipped_sweep_stops_early():
     assert STOPPING == ["decay"]
 
 
-def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_began(trainer_of):
-    trainer = trainer_of("decay", "phantom")
+def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_began(trainer):
     quarters = shares(trainer.check_val_every_n_epoch, trainer.max_epochs)
     assert quarters == [0.25, 0.5, 0.75, 1.0]
     assert judged("decay", quarters) == [0.75]
@@ -103,7 +99,10 @@ def test_a_trial_on_the_phantom_is_judged_before_its_end_and_after_repulsion_beg
     assert schedule.weight(0.75) < 0 < schedule.weight(0.5)
 
 
-@pytest.mark.parametrize("preset", sorted({*preset_names()} - {"phantom"}))
-def test_other_presets_are_judged_as_the_phantom_with_a_quarter_of_their_epochs(preset, trainer_of):
-    trainer = trainer_of("decay", preset)
-    assert judged("decay", shares(QUARTERS[preset], trainer.max_epochs)) == [0.75]
+def test_other_presets_are_judged_as_the_phantom_with_a_quarter_of_their_epochs():
+    for preset in {*preset_names()} - {"phantom"}:
+        trainers = [
+            yaml.safe_load(path.read_text()).get("trainer", {}) for path in (BASE, preset_file(preset))
+        ]
+        epochs = [trainer["max_epochs"] for trainer in trainers if "max_epochs" in trainer][-1]
+        assert judged("decay", shares(QUARTERS[preset], epochs)) == [0.75], preset

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from models import DualEncoder
-from models.encoders.dual_encoder import in_eval_mode
+from models.encoders.dual_encoder import DualEncoder, in_eval_mode
 from models.zero_shot import without_tf32
 
 

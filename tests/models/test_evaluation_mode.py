@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from callbacks import BiometryEvaluation, PlaneEvaluation
-from callbacks.evaluation.evaluation_mode import evaluation_mode, random_twin
+from models.evaluation_mode import evaluation_mode, random_twin
 from tests.callbacks.tiny import quiet_trainer
 from tests.callbacks.zero_shot_fakes import PROTOCOL, FakeData, FakeModule, LetterEncoder
 
