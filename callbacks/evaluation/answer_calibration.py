@@ -96,7 +96,7 @@ class AnswerCalibration(Callback):
                 self.calibration = replace(self.stored, none_below=below)
             if self.calibration is None:
                 return
-            self.final_metrics = answers.score(self.calibration, biometry.test_split)
+            self.final_metrics = answers.score(self.calibration)
         pl_module.log_dict(self.final_metrics, sync_dist=True)
 
 
@@ -127,18 +127,18 @@ class _Answers:
             return None
         return Calibration(prompts, none_below, drop, COVERAGE, counts)
 
-    def score(self, calibration: Calibration, split: str) -> dict[str, float]:
-        """Return the scores by logged name."""
+    def score(self, calibration: Calibration) -> dict[str, float]:
+        """Return the scores by logged name, of the test patients: `all` would include those of the calibration."""
         found: dict[str, float] = {}
         for benchmark, threshold in calibration.none_below.items():
             if benchmark in self.planes.benchmarks:
-                known, other = self.margins(benchmark, split)
+                known, other = self.margins(benchmark, "test")
                 if len(other):
                     scores = rejection_scores(known, other, threshold) | {"other": float(len(other))}
                     for key, value in scores.items():
                         found[final_name(STUDENT, NONE_OF_THESE, f"{benchmark}_{key}")] = value
         if calibration.age_drop is not None and self.biometry.benchmarks:
-            _, similarity, true = self.profiles(split)
+            _, similarity, true = self.profiles("test")
             low, high = profile_interval(similarity, AGES, calibration.age_drop)
             inside = (low <= np.clip(true, AGES[0], AGES[-1])) & (np.clip(true, AGES[0], AGES[-1]) <= high)
             ages = {

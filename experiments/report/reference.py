@@ -14,6 +14,7 @@ from experiments.process import joined
 from experiments.recipe_files import PRESETS, READING, ROOT
 from experiments.report.read_run import FinishedRun, read_run
 from experiments.report.training import dynamics
+from metrics.names import STUDENT
 
 STATIC = "static-kd"
 STATIC_LOSS = losses.CoupledKDLoss
@@ -23,10 +24,11 @@ WITHOUT_TEACHER = {
 SCHEDULED = {str(getattr(getattr(losses, name), "scheduled", None)) for name in losses.__all__}
 SHARED = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.precision", "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val", "model.learning_rate", "model.weight_decay", "model.warmup_steps", "model.betas",
+    "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.limit_train_batches",
+    "trainer.overfit_batches", "model.learning_rate", "model.weight_decay", "model.warmup_steps", "model.betas",
     "model.eps", "model.max_logit_scale", "data.class_path",
 )  # fmt: skip
-TOWERS = ("student", "teacher")
+TOWERS = {"student": "start", "teacher": "teacher"}  # -> where results.json has the digest of its weights
 SEEDS = {"seed", "data_seed"}  # of weights; of order, captions and augmentation
 
 
@@ -165,11 +167,33 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
         **{name: run.record.get(name) for name in ("data", "seed")},
         "checkpoint": run.record.get("selection", {}).get("monitor") or "the last",
         "weight_averaging": averages[0].get("init_args", {}).get("decay") if averages else "none",
-        **{name: _part(run, "model").get(name) for name in TOWERS},
+        **{name: _tower(run, name) for name in TOWERS},
+        **{f"prompts of {name}": digest for name, digest in _prompts(run).items()},
         **flat,
         **flatten(read),
         **corpora,
     }
+
+
+def _tower(run: FinishedRun, name: str) -> Any:
+    """Return a tower's configuration, with the digest of its weights, where known, for their place."""
+    tower, digest = (
+        _part(run, "model", name),
+        (run.record.get("run", {}).get(TOWERS[name]) or {}).get("sha256"),
+    )
+    if digest is None:
+        return _part(run, "model").get(name)
+    arguments = {
+        key: value
+        for key, value in _part(run, "model", name, "init_args").items()
+        if key not in ("path", "weights")
+    }
+    return {"class_path": tower.get("class_path"), "init_args": arguments, "sha256": digest}
+
+
+def _prompts(run: FinishedRun) -> dict[str, str]:
+    scored = run.record.get("details", {}).get(STUDENT, {})
+    return {name: details["protocol"] for name, details in scored.items() if "protocol" in details}
 
 
 def loss_in_words(run: FinishedRun) -> str:

@@ -72,6 +72,10 @@ def answers(runs: Sequence[FinishedRun]) -> list[Answer]:
     if not dynamics(subject).repels:
         text = "In no run of this report does the off-diagonal weight turn negative."
         whether = Answer(WHETHER, "No repulsion here", [text])
+        if all(run.history.empty for run in runs):
+            whether = Answer(
+                WHETHER, "No training here", ["An evaluation; the report of the training answers this."]
+            )
     elif reference is None:
         doubt = "Longer training alone could explain a rise after the weight turned negative."
         sentences = [doubt, _against_teacher(subject), HOW_TO_COMPARE]

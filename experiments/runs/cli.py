@@ -286,7 +286,9 @@ class SonoDistillCLI(ConfigCLI):
             "seed": int(config.seed_everything),
             "scored": TEACHER if self._scores_teacher(config) else STUDENT,
             "seconds": round(time.monotonic() - self.started, 1),
-            **results.collect(self.trainer, self.model, self.selection, checkpoint),
+            **results.collect(
+                self.trainer, self.model, self.selection, checkpoint, trained=self.subcommand == "fit"
+            ),
             "run": self.record,
             "cautions": self.cautions,
         }

@@ -106,11 +106,12 @@ def joint_metrics(model: str, details: Mapping[str, Any]) -> dict[str, float]:
 
 
 def collect(
-    trainer: Trainer, module: DistillationModule, selection: ModelCheckpoint, checkpoint: str
+    trainer: Trainer, module: DistillationModule, selection: ModelCheckpoint, checkpoint: str, trained: bool
 ) -> dict[str, Any]:
     """Return scores and provenance for results.json after a test (schema: docs/metrics.md); None replaces NaN.
 
-    `checkpoint` is the path of the scored checkpoint; empty for the current weights.
+    `checkpoint` is the path of the scored checkpoint, empty for the current weights; `trained` says whether the run
+    trained, and did not only evaluate.
     """
     metrics, details = evaluation_results(trainer)
     schedules = [one for one in trainer.callbacks if isinstance(one, OffDiagonalSchedule)]  # type: ignore[attr-defined]
@@ -119,7 +120,7 @@ def collect(
         "metrics": metrics,
         "selection": {
             "checkpoint": checkpoint,
-            "monitor": selection.monitor,
+            "monitor": None if trained and best is None else selection.monitor,
             "score": None if best is None else float(best),
         },
         "parameters": {

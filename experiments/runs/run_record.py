@@ -13,7 +13,7 @@ from datamodules.phantom.corpus import SIMULATOR_VERSION
 from datamodules.redaction import redacted
 from experiments.config import CAUTION, TEACHER_OPTION
 from experiments.recipe_files import TEACHER_EXPERIMENT, preset_of
-from experiments.runs.input_digests import data_places, place_digests, shard_corpora
+from experiments.runs.input_digests import SHARDS, data_places, place_digests, shard_corpora
 from export.package.model_card import RANDOM_START
 from lightning_modules.distillation import RUN_RECORD
 from models.checkpoints.licences import NOTHING_INHERITED, published_file, unidentified_licence
@@ -134,6 +134,9 @@ def cautions(config: Namespace, trains: bool) -> list[str]:
     said = [CAUTION] if config.quick else []
     if trains and config.paper_selection:
         said.append("selected on the images that are reported, training images included")
+    splits = config.planes.test_split, config.biometry.test_split
+    if trains and not config.paper_selection and "all" in splits and SHARDS not in data_places(config.data):
+        said.append("scored on all images, training images included")
     if trains:
         said += [f"the shards hold test patients of {name}: {TOO_GOOD}" for name in _scored_in_shards(config)]
     here = patients(config.data)

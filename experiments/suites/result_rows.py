@@ -10,16 +10,11 @@ from typing import Any
 
 from experiments.outcomes import outcomes_of
 from experiments.paper import STUDENTS
-from experiments.recipe_files import READING
-from experiments.suites.suite_runs import PREFIX, REQUEST, has_results, read_object
+from experiments.suites.suite_runs import PREFIX, REQUEST, WITHOUT_EFFECT, has_results, read_object
 from metrics.benchmarks import register_saved
 from models.files import without_nan, write_text
 
 RESULTS = Path(__file__).with_name("results")
-# Where data lie and how fast a run goes; corpora are identified by digests.
-WITHOUT_EFFECT = re.compile(
-    rf"--(data\.(init_args\.)?({'|'.join(READING)})|biometry\.cache|trainer\.enable_progress_bar)="
-)
 PATH_OPTIONS = ("--teacher", "--student", "--protocol", "--data.images", "--data.init_args.images")
 COPIED = ("metrics", "parameters", "steps", "seconds", "finished", "git_commit", "machine")
 ResultRow = dict[str, Any]

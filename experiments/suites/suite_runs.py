@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from experiments.process import (
     terminable,
     without_secrets,
 )  # fmt: skip
-from experiments.recipe_files import experiment_file, preset_file, student_file
+from experiments.recipe_files import READING, experiment_file, preset_file, student_file
 from experiments.report.read_run import read_file
 from experiments.runs.input_digests import content_digest, content_digests, corpus_digests, shard_corpora
 from experiments.runs.run_folder import OUTPUTS, RUN_VARIABLE
@@ -35,11 +36,16 @@ REQUEST = "request.json"
 OUTPUT = "output.txt"
 CAPACITY = "capacity"
 SIZED = ("phantom", "hc18")  # presets with the student and teacher that `STUDENTS` relate to
+TOWER_OPTIONS = ("--teacher", "--student", "--model.teacher", "--model.student")
 # Set by the suite: experiment, folder and seed of a run, and that it is complete and scored.
 OWN_OPTIONS = (
     "--experiment", "--run", "--ckpt_path", "--seed_everything", "--data.seed", "--data.init_args.seed",
     "--score_test_patients", "--trainer.fast_dev_run", "--quick",
 )  # fmt: skip
+# Where data lie and how fast a run goes; corpora are identified by digests.
+WITHOUT_EFFECT = re.compile(
+    rf"--(data\.(init_args\.)?({'|'.join(READING)})|biometry\.cache|trainer\.enable_progress_bar)="
+)
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 
 
@@ -76,9 +82,14 @@ class SuiteRun:
 
     def claim(self, digests: Mapping[str, str], trained_on: Mapping[str, str]) -> None:
         """Record the request of the run in its folder, unless it holds the same one (see `refuse_another`)."""
-        if not (self.folder / REQUEST).is_file():
+        if not self._started():
             request = {"arguments": without_secrets(list(self.arguments)), "digests": digests}
             write_json(self.folder / REQUEST, request | {"trained_on": trained_on, "student": self.student})
+
+    def _started(self) -> bool:
+        """Return whether the folder holds the request of a run that has a checkpoint or results."""
+        begun = has_results(self.folder) or any(self.folder.glob("checkpoints/*.ckpt"))
+        return begun and (self.folder / REQUEST).is_file()
 
     def refuse_another(self, digests: Mapping[str, str]) -> None:
         """Compare the run with the one that its folder holds, if any.
@@ -88,23 +99,28 @@ class SuiteRun:
         Raises:
             ValueError: The folder holds a run with other arguments, weights, prompts or data.
         """
-        path = self.folder / REQUEST
-        if not path.is_file():
+        if not self._started():
             return
-        before = read_object(path)
-        if before["arguments"] != without_secrets(list(self.arguments)):
+        before = read_object(self.folder / REQUEST)
+        if effective(before["arguments"], before["digests"]) != effective(self.arguments, digests):
             others = " ".join(before["arguments"]) or "none"
             raise ValueError(f"{self.folder} holds a run with other arguments ({others}); move it away")
         changed = [
-            f"{name} (digest {old}, now {digests.get(name)})"
-            for name, old in before["digests"].items()
-            if digests.get(name) != old
+            f"{name} (digest {before['digests'].get(name)}, now {digests.get(name)})"
+            for name in {**before["digests"], **digests}
+            if digests.get(name) != before["digests"].get(name)
         ]
         if changed:
             raise ValueError(
                 f"{self.folder} holds a run with other contents of {', '.join(changed)}; restore the former files "
                 "or move the folder away"
             )
+
+
+def effective(arguments: Sequence[str], digests: Mapping[str, str]) -> list[str]:
+    """Return the arguments that change a result, without secrets; of those that `digests` identify, the names."""
+    named = [(argument.partition("=")[0], argument) for argument in without_secrets(list(arguments))]
+    return [name if name in digests else text for name, text in named if not WITHOUT_EFFECT.match(text)]
 
 
 def has_results(folder: Path) -> bool:
@@ -211,6 +227,8 @@ def run_suite(suite: str, preset: str, seeds: Sequence[int], arguments: Sequence
         raise ValueError(
             f"SUITE={suite}: its students are sized for the shipped teacher; use DATA={' or DATA='.join(SIZED)}"
         )
+    if suite == CAPACITY and (given := [one for one in arguments if one.startswith(TOWER_OPTIONS)]):
+        raise ValueError(f"{given[0]}: SUITE={suite} has towers of its own; leave it out")
     runs = [
         SuiteRun(experiment_file(name).stem, preset, seed, tuple(arguments), student)
         for seed in seeds

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from datamodules.record import TABLE
 from experiments.config import STUDENT_OPTION, TEACHER_OPTION
 from experiments.paper import PAPER, PAPER_STUDENT_PARAMETERS, STUDENTS, TITLES
 from experiments.suites.differences import GROWTH, capacity, differences, student_title, texts
@@ -33,6 +34,7 @@ from metrics.names import (
 from models.files import atomic, write_text
 
 PAPER_COLUMNS = (HC18, EIGHT_CLASS)
+DIRTY = "-dirty"  # end of the commit of a checkout with changes
 AGE_ERRORS = (("MAE, weeks", "mae_weeks", 2), ("Spearman", "spearman", 3))
 OWN_INTERVAL = "95 % interval of one run"
 COMPARISON_NOTE = (
@@ -42,7 +44,9 @@ COMPARISON_NOTE = (
     "uncorrected."
 )
 # Preset -> public corpora that it trains on; for shards the manifest tells.
-OWN_CORPORA = {"hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes")}
+OWN_CORPORA = {
+    "hc18": ("hc18",), "planes": ("planes",), "phantom": ("hc18", "planes"), "table": (TABLE,), "table-small": (TABLE,),
+}  # fmt: skip
 
 
 def all_columns() -> dict[str, tuple[str, str, int]]:
@@ -168,6 +172,10 @@ def scored_training_corpora(row: ResultRow) -> list[str]:
     ]
 
 
+def _brief_commit(commit: str) -> str:
+    return commit.removesuffix(DIRTY)[:7] + (DIRTY if commit.endswith(DIRTY) else "")
+
+
 def notes(rows: Sequence[ResultRow]) -> list[str]:
     """Return the notes below a table: how it was measured and with what it is comparable."""
     students = sorted({row["parameters"]["student"] for row in rows})
@@ -185,7 +193,8 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
     seen = " and ".join(sorted({corpus for row in rows for corpus in scored_training_corpora(row)}))
     images = {(name, one["images"]) for row in rows for name, one in row["outcomes"].items()}
     mixed = sorted(name for name, number in Counter(name for name, _ in images).items() if number > 1)
-    commits = sorted({str(row["git_commit"])[:7] for row in rows})
+    commits = sorted({_brief_commit(str(row["git_commit"])) for row in rows})
+    steps = sorted({row["steps"] for row in rows})
     found = [
         f"DATA={rows[0]['data']}; mean ± sample deviation over runs with different seeds; checkpoints "
         f"{', '.join(chosen)}, scored on images of the split {', '.join(splits)} with the prompts "
@@ -193,7 +202,10 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
         seen and f"Scored images include the training patients of {seen}: not comparable with the paper.",
         mixed
         and f"Runs were scored on different images of {', '.join(mixed)}: not comparable; train the older ones again.",
-        len(commits) > 1 and f"Runs of several commits, whose code may differ: {', '.join(commits)}.",
+        len(steps) > 1
+        and f"Runs of {', '.join(map(str, steps))} steps: other numbers of processes or other data; not comparable.",
+        (len(commits) > 1 or DIRTY in commits[0])
+        and f"Runs of several commits or of uncommitted code, which may differ: {', '.join(commits)}.",
         weights and f"Weights given (SHA-256): {weights}.",
         data and f"Data given (SHA-256): {data}.",
         f"Student: {counts} parameters (the paper's: {PAPER_STUDENT_PARAMETERS}).",

@@ -23,6 +23,7 @@ from optuna.visualization.matplotlib import (
     plot_param_importances,
 )
 
+from experiments.config import CAUTION
 from experiments.sweep.local_study import REASON, load, was_interrupted
 from experiments.sweep.sweep_file import as_typed
 from figures.style import DPI
@@ -132,4 +133,6 @@ def report(folder: Path) -> None:
     best = table.iloc[0]
     metric = study.user_attrs["metric"]
     print(f"\nbest: trial {best['trial']}, {metric} {best[metric]:.4f}; the same again:\n{best['command']}\n")
+    if "--quick=true" in str(best["command"]):
+        print(f"warning: {CAUTION}")
     write_plots(study, folder)

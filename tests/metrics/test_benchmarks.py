@@ -43,12 +43,12 @@ def test_the_eight_class_interval_is_one_draw_over_both_benchmarks():
     truth = np.array(parts[0][0] + parts[1][0])
     guess = np.array(parts[0][1] + parts[1][1])
     draws, scores = np.random.default_rng(42), []
-    for _ in range(300):
+    for _ in range(60):
         rows = draws.choice(90, size=90, replace=True)
         labels = sorted(set(truth))
         scores.append(f1_score(truth[rows], guess[rows], labels=labels, average="macro", zero_division=0))
     expected = tuple(np.percentile(scores, [2.5, 97.5]))
-    assert eight_class_interval(parts, resamples=300) == pytest.approx(expected, abs=1e-12)
+    assert eight_class_interval(parts, resamples=60) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_name_in_both_benchmarks_is_two_classes():

@@ -23,10 +23,7 @@ def chart(b, days):
 
 def naive_age(row):
     """The protocol in words: 15 most similar (earliest first among equals), by age, the middle one."""
-    best = []
-    for _ in range(15):
-        candidates = [i for i in range(175) if i not in best]
-        best.append(max(candidates, key=lambda i: (row[i], -i)))
+    best = sorted(range(175), key=lambda i: (-row[i], i))[:15]
     return 14 * 7 + sorted(best)[7]
 
 

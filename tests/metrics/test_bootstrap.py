@@ -26,7 +26,7 @@ def test_intervals_over_patients_equal_a_loop_over_resampled_patients():
     names = list(dict.fromkeys(patients))
     draws = np.random.default_rng(seed=42)
     means, scores = [], []
-    for _ in range(300):
+    for _ in range(60):
         drawn = [names[row] for row in draws.integers(0, len(names), len(names))]
         rows = [row for name in drawn for row in range(40) if patients[row] == name]
         means.append(np.mean(target[rows] == prediction[rows]))
@@ -34,9 +34,9 @@ def test_intervals_over_patients_equal_a_loop_over_resampled_patients():
             f1_score(target[rows], prediction[rows], labels=range(3), average="macro", zero_division=0)
         )
     expected = tuple(np.percentile(means, [2.5, 97.5]))
-    assert mean_interval(target == prediction, 300, patients) == pytest.approx(expected, abs=1e-12)
+    assert mean_interval(target == prediction, 60, patients) == pytest.approx(expected, abs=1e-12)
     expected = tuple(np.percentile(scores, [2.5, 97.5]))
-    assert f1_interval(target, prediction, 4, 300, patients) == pytest.approx(expected, abs=1e-12)
+    assert f1_interval(target, prediction, 4, 60, patients) == pytest.approx(expected, abs=1e-12)
 
 
 def test_f1_interval_equals_sklearn_over_the_same_draws():
@@ -45,13 +45,13 @@ def test_f1_interval_equals_sklearn_over_the_same_draws():
     prediction = np.where(rng.random(40) < 0.6, target, rng.integers(0, 5, 40))
     draws = np.random.default_rng(42)
     scores = []
-    for _ in range(300):
+    for _ in range(60):
         rows = draws.integers(0, 40, 40)
         scores.append(
             f1_score(target[rows], prediction[rows], labels=[0, 2, 3], average="macro", zero_division=0)
         )
     expected = tuple(np.percentile(scores, [2.5, 97.5]))
-    assert f1_interval(target, prediction, 5, resamples=300) == pytest.approx(expected, abs=1e-12)
+    assert f1_interval(target, prediction, 5, resamples=60) == pytest.approx(expected, abs=1e-12)
 
 
 def test_f1_of_confusion_equals_sklearn():

@@ -117,7 +117,7 @@ def study(generator, seeds, effect, spread_of_seeds, images=3, patients=40):
     return [np.stack([method, np.full_like(method, images)], axis=-1) for method in right]
 
 
-@pytest.mark.parametrize(("seeds", "spread"), [(3, 0.5), (5, 0.2), (5, 0.0)])
+@pytest.mark.parametrize(("seeds", "spread"), [(3, 0.5), (5, 0.0)])
 def test_the_interval_covers_the_true_difference_and_p_values_are_honest(seeds, spread):
     """Both methods have one distribution, so the true difference is zero."""
     generator = np.random.default_rng(seeds)

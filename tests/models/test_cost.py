@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models import OpenCLIPEncoder, TimmEncoder
+from models import TimmEncoder
 from models.cost import image_cost
+from tests.models.conftest import published
 
 
 class OneAttention(torch.nn.Module):
@@ -56,5 +57,5 @@ def test_a_vision_transformer():
 )
 def test_the_papers_towers_cost_what_other_counters_give(name, gmacs):
     with torch.device("meta"):
-        cost = image_cost(OpenCLIPEncoder(name).eval())
+        cost = image_cost(published(name))
     assert cost.gmacs == pytest.approx(gmacs, rel=0.01)

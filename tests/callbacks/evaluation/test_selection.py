@@ -49,6 +49,7 @@ def test_hc18_alone_is_validity(tmp_path):
         PlaneEvaluation(protocol=PROTOCOL),
         BiometryEvaluation(protocol=PROTOCOL),
         CompositeScore(),
+        epochs=1,
     )
     validity = by_epoch(logged, "val/hc18/validity")
     assert by_epoch(logged, "val/composite") == {
@@ -63,6 +64,7 @@ def test_a_benchmark_that_is_left_out_is_not_part_of_the_score(tmp_path):
         PlaneEvaluation(protocol=PROTOCOL),
         BiometryEvaluation(protocol=PROTOCOL, benchmarks=[]),
         CompositeScore(),
+        epochs=1,
     )
     assert not by_epoch(logged, "val/hc18/validity")
     f1 = by_epoch(logged, "val/planes/f1")

@@ -132,7 +132,7 @@ def test_heads_of_ones_own_make_an_age_interval(student_checkpoint, tiny_planes,
     val = data.evaluation_records("heads", "val")
     assert made.age_drop is not None
     assert made.counts["patients"] == len({one.patient for one in val}) < len({one.patient for one in scans})
-    found = answers.score(made, "test")
+    found = answers.score(made)
     assert 0 <= found["student/age_interval/coverage"] <= 1
     assert found["student/age_interval/width_days"] > 0
 
@@ -292,8 +292,8 @@ def test_a_stored_calibration_is_scored_on_the_test_images_with_its_own_prompts_
     student_checkpoint, monkeypatch, others, heads, prompts, expected
 ):
     stored = Calibration(PROTOCOL.content(), {"planes": 1.5, "subplanes": 1.5}, 2.0, 0.8, {})
-    margins = {("planes", "all"): LEADS if others else (np.empty(0), np.empty(0))}
-    profiles = {"all": ([], -SLOPES[:, None] * np.abs(np.arange(98, 273) - PEAKS[:, None]), TRUE_AGES)}
+    margins = {("planes", "test"): LEADS if others else (np.empty(0), np.empty(0))}
+    profiles = {"test": ([], -SLOPES[:, None] * np.abs(np.arange(98, 273) - PEAKS[:, None]), TRUE_AGES)}
     monkeypatch.setattr(_Answers, "margins", lambda _, *asked: margins[asked])
     monkeypatch.setattr(_Answers, "profiles", lambda _, split: profiles[split])
     callback = answer_calibration.AnswerCalibration(stored, create=False)

@@ -62,11 +62,12 @@ def test_the_nearest_within_the_limit_is_taken() -> None:
     assert nearest_copies([away(0)], []) == [None]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_real_copies_are_found(hc18_root, change) -> None:
+def test_real_copies_are_found(hc18_root) -> None:
     for record in CORPORA["hc18"].read(hc18_root)[::100]:
         image = read_image(record.image)
-        assert (bits(image) != bits(CHANGES[change](image))).sum() <= NEAR
+        own = bits(image)
+        for name, change in CHANGES.items():
+            assert (own != bits(change(image))).sum() <= NEAR, name
 
 
 @pytest.mark.slow

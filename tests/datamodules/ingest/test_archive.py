@@ -110,11 +110,19 @@ def test_the_table_and_the_counts_by_reason(archive, secret, tmp_path, capfd):
     assert {line.rpartition("/")[2] for line in paths.split()} == {"Planted001_broken.dcm", "Planted001.mp4"}
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same(archive, secret, tmp_path, capfd, monkeypatch):
+@pytest.fixture(scope="module")
+def converted(archive, secret, tmp_path_factory):
+    """What the command writes for the archive; tests must not change it."""
+    out = tmp_path_factory.mktemp("converted") / "out"
+    assert main(["ingest", str(archive[0]), str(out), secret, "--workers=1"]) == 0
+    return out
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same(
+    archive, converted, secret, tmp_path, capfd, monkeypatch
+):
     root, _ = archive
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(capfd, root, whole, secret)
-    run(capfd, root, parts, secret)
+    parts = shutil.copytree(converted, tmp_path / "parts")
     journal = (parts / "files.jsonl").read_text()
     for path in root.rglob("*.dcm"):
         state = path.stat()
@@ -133,7 +141,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(archive, secret, tmp_path
     run(capfd, root, parts, secret)
     assert len(decoded) == len(lines) - 3, "finished files are not read again"
     for name in ("table.csv", "ingest.json"):
-        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+        assert (parts / name).read_bytes() == (converted / name).read_bytes()
     left = pd.read_csv(parts / "table.csv")["image"]
     (parts / left[0]).unlink()  # the contact sheet showed a name in it
     run(capfd, root, parts, secret)
@@ -155,11 +163,10 @@ def images(out):
     return {str(path.relative_to(out)) for path in (out / "images").rglob("*.png")}
 
 
-def test_a_deleted_picture_stays_away(copied, secret, tmp_path, capfd):
+def test_a_deleted_picture_stays_away(copied, converted, secret, tmp_path, capfd):
     """Also when its file is read again: with another time, or as a copy."""
     root, _ = copied
-    out = tmp_path / "out"
-    run(capfd, root, out, secret)
+    out = shutil.copytree(converted, tmp_path / "out")
     name = pd.read_csv(out / "table.csv")["image"][0]
     (out / name).unlink()
     left = images(out)
@@ -172,11 +179,10 @@ def test_a_deleted_picture_stays_away(copied, secret, tmp_path, capfd):
 
 
 def test_pictures_of_a_withdrawn_patient_are_removed_and_come_back_with_the_files(
-    copied, secret, tmp_path, capfd
+    copied, converted, secret, tmp_path, capfd
 ):
     root, truth = copied
-    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
-    run(capfd, root, out, secret)
+    out, elsewhere = shutil.copytree(converted, tmp_path / "out"), tmp_path / "elsewhere"
     before = images(out)
     gone = pseudonym(SECRET, "patient", truth["patient"].iloc[-1])
     assert any(f"/{gone}/" in name for name in before)

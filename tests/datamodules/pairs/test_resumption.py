@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from datamodules import HC18DataModule, PairShardsDataModule
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
-from tests.metrics.two_processes import run_in_processes
+from tests.conftest import write_hc18
+from tests.metrics.two_processes import run_in_two_processes
 
 pytestmark = pytest.mark.faults
 
@@ -58,16 +60,18 @@ def make_trainer(root, **options):
 
 
 class SaveAt(Callback):
-    """Save a checkpoint in one hook at one step, then stop the run as an interruption would."""
+    """Save a checkpoint in each of these hooks at its step; after the last, stop the run as an interruption would."""
 
-    def __init__(self, path, hook, step):
-        self.path, self.step = path, step
-        setattr(self, hook, self._save)
+    def __init__(self, folder, moments):
+        self.folder, self.left = folder, list(moments)
+        for hook in {hook for hook, _ in moments}:
+            setattr(self, hook, partial(self._save, hook))
 
-    def _save(self, trainer, *_, **__):
-        if trainer.global_step == self.step and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path)
-            raise RuntimeError("interrupted")
+    def _save(self, hook, trainer, *_, **__):
+        if self.left and (hook, trainer.global_step) == self.left[0]:
+            trainer.save_checkpoint(self.folder / "{}-{}.ckpt".format(*self.left.pop(0)))
+            if not self.left:
+                raise RuntimeError("interrupted")
 
 
 def _heads(root, workers, batch_size):
@@ -105,30 +109,21 @@ def _run(root, workers, callbacks=(), checkpoint=None, batch_size=5, corpus=_hea
     return module.seen["train"]
 
 
-_UNBROKEN = []
+def interrupt(folder, root, workers, moments, **options):
+    """Save checkpoints at these moments of a run, which ends at the last."""
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _run(root, workers, [SaveAt(folder, moments)], **options)
 
 
-@pytest.fixture
-def unbroken(tiny_hc18):
-    """The batches of a run that nothing interrupts, which is the same for every test."""
-    if not _UNBROKEN:
-        _UNBROKEN.extend(_run(tiny_hc18, 0))
-    return list(_UNBROKEN)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_hc18(tmp_path_factory.mktemp("corpus") / "HC18")
 
 
-_STREAMS = {}
-
-
-@pytest.fixture
-def unbroken_stream(tiny_hc18):
-    """Return the same of a stream of shards, by number of workers."""
-
-    def run(workers):
-        if workers not in _STREAMS:
-            _STREAMS[workers] = _run(tiny_hc18, workers, corpus=_shards)
-        return list(_STREAMS[workers])
-
-    return run
+@pytest.fixture(scope="module")
+def unbroken(root):
+    """The batches of a run that nothing interrupts."""
+    return _run(root, 0)
 
 
 def test_epochs_differ_and_contain_each_image_once(unbroken):
@@ -138,68 +133,51 @@ def test_epochs_differ_and_contain_each_image_once(unbroken):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_the_order_does_not_depend_on_workers(tiny_hc18, unbroken):
-    assert _run(tiny_hc18, 2) == unbroken
-
-
-INTERRUPTIONS = [
-    ("on_train_batch_end", "middle"),
-    ("on_train_batch_end", "last batch"),
-    ("on_validation_end", "end"),
-    ("on_train_epoch_end", "end"),
-]
+def test_the_order_does_not_depend_on_workers(root, unbroken):
+    assert _run(root, 2) == unbroken
 
 
 @pytest.mark.parametrize(
-    ("workers", "hook", "batches_in"),
-    # Workers read ahead, before Lightning tells the sampler its epoch: the cases in which that matters.
-    [(0, *case) for case in INTERRUPTIONS] + [(2, *INTERRUPTIONS[number]) for number in (0, 1, 3)],
+    ("workers", "hooks"),
+    # Workers read ahead, before Lightning tells the sampler its epoch: the moments at which that matters.
+    [(0, ["on_validation_end", "on_train_epoch_end"]), (2, ["on_train_epoch_end"])],
 )
-def test_a_resumed_run_continues_the_order(tiny_hc18, unbroken, tmp_path, workers, hook, batches_in):
-    step = len(unbroken) // 3 * 2 - (
-        2 if batches_in == "middle" else 0
-    )  # in or after the second of three epochs
-    path = tmp_path / "interrupted.ckpt"
-    with pytest.raises(RuntimeError, match="interrupted"):
-        _run(tiny_hc18, workers, [SaveAt(path, hook, step)])
-    resumed = _run(tiny_hc18, workers, checkpoint=path)
-    assert resumed == unbroken[step:]
-
-
-@pytest.mark.parametrize(
-    ("workers", "hook", "step"),
-    [
-        (0, "on_train_batch_end", 6),
-        (0, "on_train_batch_end", 4),
-        (0, "on_train_epoch_end", 8),
-        (2, "on_train_batch_end", 6),
-    ],
-)
-def test_a_resumed_stream_continues_the_order(tiny_hc18, tmp_path, unbroken_stream, workers, hook, step):
-    unbroken = unbroken_stream(workers)
-    assert len(unbroken) == 12
-    path = tmp_path / "interrupted.ckpt"
-    with pytest.raises(RuntimeError, match="interrupted"):
-        _run(tiny_hc18, workers, [SaveAt(path, hook, step)], corpus=_shards)
-    assert _run(tiny_hc18, workers, checkpoint=path, corpus=_shards) == unbroken[step:]
-
-
-def test_a_limited_epoch_continues_the_order(tiny_hc18, tmp_path):
-    unbroken = _run(tiny_hc18, 0, limit_train_batches=3)
-    path = tmp_path / "interrupted.ckpt"
-    with pytest.raises(RuntimeError, match="interrupted"):
-        _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 3)], limit_train_batches=3)
-    assert _run(tiny_hc18, 0, checkpoint=path, limit_train_batches=3) == unbroken[3:]
-
-
-def test_another_batch_size_within_an_epoch_is_rejected(tiny_hc18, tmp_path):
-    path = tmp_path / "interrupted.ckpt"
-    with pytest.raises(RuntimeError, match="interrupted"):
-        _run(tiny_hc18, 0, [SaveAt(path, "on_train_batch_end", 1)])
+def test_a_resumed_run_continues_the_order(root, unbroken, tmp_path, workers, hooks):
+    end = len(unbroken) // 3 * 2  # of the second of three epochs
+    moments = [("on_train_batch_end", end - 2), ("on_train_batch_end", end), *((hook, end) for hook in hooks)]
+    options = {"limit_val_batches": 0} if workers else {}
+    interrupt(tmp_path, root, workers, moments, **options)
+    for hook, step in moments:
+        resumed = _run(root, workers, checkpoint=tmp_path / f"{hook}-{step}.ckpt", **options)
+        assert resumed == unbroken[step:], (hook, step)
     with pytest.raises(
         ValueError, match="cannot resume within an epoch: batch_size x processes was 5 and is 4"
     ):
-        _run(tiny_hc18, 0, checkpoint=path, batch_size=4)
+        _run(root, 0, checkpoint=tmp_path / f"on_train_batch_end-{end - 2}.ckpt", batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("workers", "moments"),
+    [
+        (0, [("on_train_batch_end", 4), ("on_train_batch_end", 6), ("on_train_epoch_end", 8)]),
+        (2, [("on_train_batch_end", 6)]),
+    ],
+)
+def test_a_resumed_stream_continues_the_order(root, tmp_path, workers, moments):
+    options = {"corpus": _shards, "limit_val_batches": 0}
+    unbroken = _run(root, workers, **options)
+    assert len(unbroken) == 12
+    interrupt(tmp_path, root, workers, moments, **options)
+    for hook, step in moments:
+        resumed = _run(root, workers, checkpoint=tmp_path / f"{hook}-{step}.ckpt", **options)
+        assert resumed == unbroken[step:], (hook, step)
+
+
+def test_a_limited_epoch_continues_the_order(root, tmp_path):
+    unbroken = _run(root, 0, limit_train_batches=3)
+    interrupt(tmp_path, root, 0, [("on_train_batch_end", 3)], limit_train_batches=3)
+    checkpoint = tmp_path / "on_train_batch_end-3.ckpt"
+    assert _run(root, 0, checkpoint=checkpoint, limit_train_batches=3) == unbroken[3:]
 
 
 @pytest.mark.parametrize(
@@ -214,8 +192,8 @@ def test_another_batch_size_within_an_epoch_is_rejected(tiny_hc18, tmp_path):
         (_shards, "urls", ["pairs-0.tar"], "shards was 2 and is 1"),
     ],
 )
-def test_another_setting_that_orders_the_samples_is_rejected(tiny_hc18, corpus, setting, value, said):
-    before, now = corpus(tiny_hc18, 0, 5), corpus(tiny_hc18, 0, 5)
+def test_another_setting_that_orders_the_samples_is_rejected(root, corpus, setting, value, said):
+    before, now = corpus(root, 0, 5), corpus(root, 0, 5)
     for data in (before, now):
         data.bind(SMALL, None)
         data.setup("fit")
@@ -226,23 +204,20 @@ def test_another_setting_that_orders_the_samples_is_rejected(tiny_hc18, corpus, 
         now.train_dataloader().load_state_dict(saved)
 
 
-def _go_on(rank, world, root, path, out):
+def _go_on(rank, root, checkpoints, out):
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
-    seen = _run(root, 0, checkpoint=path, batch_size=4 // world, devices=world, strategy="ddp")
+    seen = [_run(root, 0, checkpoint=path, batch_size=2, devices=2, strategy="ddp") for path in checkpoints]
     (out / f"{rank}.json").write_text(json.dumps(seen))
 
 
-@pytest.mark.parametrize(
-    ("world", "hook", "step"), [(2, "on_train_batch_end", 2), (4, "on_train_epoch_end", None)]
-)
-def test_a_run_goes_on_with_the_same_pairs_on_more_processes(tiny_hc18, tmp_path, world, hook, step):
+def test_a_run_goes_on_with_the_same_pairs_on_two_processes(root, tmp_path):
     """Within an epoch and at its end, with the same number of pairs in a step."""
-    unbroken = _run(tiny_hc18, 0, batch_size=4)
-    step = len(unbroken) // 3 if step is None else step
-    path = tmp_path / "interrupted.ckpt"
-    with pytest.raises(RuntimeError, match="interrupted"):
-        _run(tiny_hc18, 0, [SaveAt(path, hook, step)], batch_size=4)
-    run_in_processes(world, _go_on, tmp_path, world, tiny_hc18, path, tmp_path)
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
-    joint = [sorted(pair for _, pairs in parts for pair in pairs) for parts in zip(*ranks, strict=True)]
-    assert joint == [sorted(map(list, pairs)) for _, pairs in unbroken[step:]]
+    unbroken = _run(root, 0, batch_size=4)
+    moments = [("on_train_batch_end", 2), ("on_train_epoch_end", len(unbroken) // 3)]
+    interrupt(tmp_path, root, 0, moments, batch_size=4)
+    checkpoints = [tmp_path / f"{hook}-{step}.ckpt" for hook, step in moments]
+    run_in_two_processes(_go_on, tmp_path, root, checkpoints, tmp_path)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for (_, step), *seen in zip(moments, *ranks, strict=True):
+        joint = [sorted(pair for _, pairs in parts for pair in pairs) for parts in zip(*seen, strict=True)]
+        assert joint == [sorted(map(list, pairs)) for _, pairs in unbroken[step:]]

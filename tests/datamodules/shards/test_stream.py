@@ -122,15 +122,18 @@ def test_the_shuffle_buffer_is_filled_before_the_first_sample(tmp_path):
     assert sum(position > 5 for position in first) > 10, first
 
 
-@pytest.mark.parametrize(("workers", "first"), [(0, 1), (0, 7), (0, 12), (2, 1), (2, 6), (2, 7)])
-def test_a_resumed_epoch_continues_where_it_stopped(shards, monkeypatch, workers, first):
+@pytest.mark.parametrize(("workers", "firsts"), [(0, (1, 7, 12)), (2, (1, 6, 7))])
+def test_a_resumed_epoch_continues_where_it_stopped(shards, monkeypatch, workers, firsts):
     data = _data(shards, num_workers=workers, on_error="skip")
     content = (shards / "pairs-000001.tar").read_bytes()
     (shards / "pairs-000001.tar").write_bytes(content[:9000])  # a truncated shard must not shift the rest
     whole = _epoch(data.train_dataloader(), 3)
-    monkeypatch.setattr("datamodules.shards.pair_shards.resume_position", lambda _: (3, first))
-    loader = data.train_dataloader()
-    assert _epoch(loader, 3) == whole[first:]
+    for first in firsts:
+        monkeypatch.setattr(
+            "datamodules.shards.pair_shards.resume_position", lambda _, first=first: (3, first)
+        )
+        loader = data.train_dataloader()
+        assert _epoch(loader, 3) == whole[first:]
     assert len(_epoch(loader, 4)) == 12
 
 
@@ -211,14 +214,11 @@ BAD = {
     "nested json": (_facts("[" * 100_000), "x: json: .*recursion limit"),
     "captions a string": (_facts('{"captions": "fetal brain"}'), "x: json: captions: "),
     "captions of numbers": (_facts('{"captions": ["brain", 5]}'), r"x: json: captions.1: .*string"),
-    "caption a number": (_facts('{"caption": 5}'), "x: json: caption: .*string"),
     "plane a number": (_facts('{"plane": 3}'), "x: json: plane: .*string"),
-    "brain plane a list": (_facts('{"brain_plane": []}'), "x: json: brain_plane: .*string"),
     "pixel size a text": (
         _facts('{"caption": "{spacing}", "pixel_size_mm": "0.1"}'),
         "x: json: pixel_size_mm: .*number",
     ),
-    "circumference empty": (_facts('{"hc_mm": ""}'), "x: json: hc_mm: .*number"),
     "circumference negative": (_facts('{"hc_mm": -1}'), "x: json: hc_mm: .*greater than 0"),
     "circumference unlimited": (_facts('{"hc_mm": 1e999}'), "x: json: hc_mm: .*finite"),
     "circumference undefined": (_facts('{"hc_mm": NaN}'), "x: json: hc_mm: .*finite"),

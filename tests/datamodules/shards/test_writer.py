@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from collections import Counter
@@ -30,16 +31,35 @@ from datamodules.shards.writer import (
 )
 from experiments.commands.data import main
 from models import CLIP_MEAN, CLIP_STD, Preprocessing
-from tests.conftest import write_image
+from tests.conftest import write_hc18, write_image, write_planes
 
 SMALL = Preprocessing(16, CLIP_MEAN, CLIP_STD, tokenizer="fetal", context_length=24)
 
 
-@pytest.fixture
-def records(tiny_hc18, tiny_planes):
-    roots = {"hc18": tiny_hc18, "planes": tiny_planes}
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora")
+    roots = {"hc18": write_hc18(folder / "HC18"), "planes": write_planes(folder / "FETAL_PLANES_DB")}
     corpora = [(CORPORA[name], root) for name, root in roots.items()]
     return [record for corpus, root in corpora for record in corpus.assign_splits(corpus.read(root))]
+
+
+@pytest.fixture
+def records(read):
+    return list(read)
+
+
+@pytest.fixture(scope="module")
+def written(read, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shards")
+    write_shards(read, out, [{"name": "test"}], 10)
+    return out
+
+
+@pytest.fixture
+def out(written, tmp_path):
+    """Shards of all records, ten samples each."""
+    return shutil.copytree(written, tmp_path / "out")
 
 
 def test_shards_have_whole_patients_and_every_image_once(records):
@@ -116,9 +136,8 @@ def test_the_command_checks_settings_before_reading_data(tmp_path):
         main(["shards", str(tmp_path / "nowhere"), str(tmp_path / "out"), "--samples-per-shard=-5"])
 
 
-def test_written_shards_train_and_verify(records, tmp_path):
-    out = tmp_path / "shards"
-    manifest = write_shards(records, out, [{"name": "test"}], 10)
+def test_written_shards_train_and_verify(records, out):
+    manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"]
     assert sum(shard["samples"] for shard in manifest["shards"]) == len(records)
     assert verify_shards(out) == []
@@ -136,8 +155,8 @@ def test_written_shards_train_and_verify(records, tmp_path):
     assert {plane for batch in batches for plane in batch["plane"]} >= {"brain", "femur"}
 
 
-def test_an_interrupted_corpus_is_finished_with_equal_bytes(records, tmp_path, monkeypatch):
-    whole = write_shards(records, tmp_path / "whole", [], 10)
+def test_an_interrupted_corpus_is_finished_with_equal_bytes(records, written, tmp_path, monkeypatch):
+    whole, sources = json.loads((written / "manifest.json").read_text()), [{"name": "test"}]
     encoded = []
 
     def interrupted(record):
@@ -149,16 +168,16 @@ def test_an_interrupted_corpus_is_finished_with_equal_bytes(records, tmp_path, m
     out = tmp_path / "broken"
     monkeypatch.setattr(writer, "encode_sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_shards(records, out, [], 10)
+        write_shards(records, out, sources, 10)
     monkeypatch.undo()
     assert len(verify_shards(out)) == 1  # incomplete, and nothing half-written counts
     done = sorted(out.glob("*.tar"))
     times = [path.stat().st_mtime_ns for path in done]
     assert 2 <= len(done) < len(whole["shards"])
-    assert write_shards(records, out, [], 10) == whole
+    assert write_shards(records, out, sources, 10) == whole
     assert [path.stat().st_mtime_ns for path in done] == times
     assert verify_shards(out) == []
-    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {path.name for path in out.iterdir()} == {path.name for path in written.iterdir()}
 
 
 def test_the_partial_shard_of_a_killed_process_is_ignored_and_removed(records, tmp_path):
@@ -167,50 +186,48 @@ def test_the_partial_shard_of_a_killed_process_is_ignored_and_removed(records, t
     abandoned = tmp_path / f".pairs-000000.{node()}-{ended.pid}.partial.tar"
     abandoned.write_bytes(b"half")
     assert list_shards(str(tmp_path)) == [str(tmp_path / "*.tar")]
-    write_shards(records, tmp_path, [], 10)
+    write_shards(records[:20], tmp_path, [], 10)
     assert not abandoned.exists()
 
 
-def test_shards_of_another_corpus_are_not_mixed(records, tmp_path):
-    write_shards(records, tmp_path / "out", [], 10)
+def test_shards_of_another_corpus_are_not_mixed(records, out, tmp_path):
     with pytest.raises(ValueError, match="shards of other images or settings"):
-        write_shards(records[:-1], tmp_path / "out", [], 10)
-    (tmp_path / "out" / "manifest.json").unlink()
+        write_shards(records[:-1], out, [], 10)
+    (out / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"tar files without a manifest\.json"):
-        write_shards(records, tmp_path / "out", [], 10)
+        write_shards(records, out, [], 10)
     with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
-        verify_shards(tmp_path / "out")
+        verify_shards(out)
     with pytest.raises(ValueError, match="no image is left"):
         write_shards([], tmp_path / "none", [], 10)
 
 
-def test_changed_and_missing_shards_are_found(records, tmp_path):
-    write_shards(records, tmp_path, [], 10)
-    with (tmp_path / "pairs-000000.tar").open("ab") as file:
+def test_changed_and_missing_shards_are_found(out):
+    with (out / "pairs-000000.tar").open("ab") as file:
         file.write(b"more")
-    (tmp_path / "pairs-000001.tar").unlink()
-    first, second = verify_shards(tmp_path)
+    (out / "pairs-000001.tar").unlink()
+    first, second = verify_shards(out)
     assert "pairs-000000.tar has changed" in first
     assert "pairs-000001.tar is missing" in second
 
 
-def test_tar_files_that_no_manifest_lists_are_found(records, tmp_path):
-    write_shards(records, tmp_path, [], 10)
-    (tmp_path / "more.tar").touch()
-    assert verify_shards(tmp_path) == [f"{tmp_path}/more.tar is not in manifest.json"]
-    (tmp_path / "more.tar").unlink()
-    (tmp_path / "manifest.json").write_text("{}")
-    first, *others = verify_shards(tmp_path)
-    assert first == f"{tmp_path}/manifest.json lists no shards"
-    assert len(others) == len(list(tmp_path.glob("*.tar")))
+def test_tar_files_that_no_manifest_lists_are_found(out):
+    (out / "more.tar").touch()
+    assert verify_shards(out) == [f"{out}/more.tar is not in manifest.json"]
+    (out / "more.tar").unlink()
+    (out / "manifest.json").write_text("{}")
+    first, *others = verify_shards(out)
+    assert first == f"{out}/manifest.json lists no shards"
+    assert len(others) == len(list(out.glob("*.tar")))
 
 
-def test_a_tar_file_that_ends_too_early_is_found(records, tmp_path):
-    write_shards(records, tmp_path, [], 10)
-    path = tmp_path / "pairs-000000.tar"
+def test_a_tar_file_that_ends_too_early_is_found(out):
+    path = out / "pairs-000000.tar"
     with tarfile.open(path) as shard:
         third = shard.getmembers()[2].offset
-    assert scan_shards(tmp_path)["error"].isna().all()
+    for other in (*out.glob("pairs-00000[2-9].tar"), *out.glob("pairs-00001*.tar")):
+        other.unlink()
+    assert scan_shards(out)["error"].isna().all()
     content = path.read_bytes()
     for damaged in (
         content[:third],
@@ -218,18 +235,18 @@ def test_a_tar_file_that_ends_too_early_is_found(records, tmp_path):
         content[:third] + b"\xff" * 512 + content[third + 512 :],
     ):
         path.write_bytes(damaged)
-        (error,) = scan_shards(tmp_path)["error"].dropna()
+        (error,) = scan_shards(out)["error"].dropna()
         assert "pairs-000000.tar: damaged or cut off" in error
 
 
-def test_a_manifest_without_hashes_is_checked_by_what_it_has(records, tmp_path):
-    manifest = write_shards(records, tmp_path, [], 10)
+def test_a_manifest_without_hashes_is_checked_by_what_it_has(out):
+    manifest = json.loads((out / "manifest.json").read_text())
     shards = [{key: shard[key] for key in ("name", "samples", "bytes")} for shard in manifest["shards"]]
-    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
-    assert verify_shards(tmp_path) == []
+    (out / "manifest.json").write_text(json.dumps({"shards": shards}))
+    assert verify_shards(out) == []
     shards[0]["bytes"] += 1
-    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
-    assert verify_shards(tmp_path) == [f"{tmp_path}/pairs-000000.tar has changed since it was written"]
+    (out / "manifest.json").write_text(json.dumps({"shards": shards}))
+    assert verify_shards(out) == [f"{out}/pairs-000000.tar has changed since it was written"]
 
 
 def test_an_image_without_caption_ends_the_command_before_it_writes(records, tmp_path):

@@ -195,7 +195,7 @@ def test_an_evaluation_without_history_or_teacher(make_run):
     (folder / "results.json").write_text(json.dumps(record))
     _, _, words = read(write_report([folder]))
     assert "without a training history" in words
-    assert "No repulsion here" in words
+    assert "No training here" in words
 
 
 @pytest.mark.usefixtures("without_drawings")

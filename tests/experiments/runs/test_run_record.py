@@ -78,7 +78,8 @@ def settings(root, teacher=None, quick=None, student=None, **split):
         role: path and Namespace(class_path="models.from_checkpoint", init_args=Namespace(path=str(path)))
         for role, path in {"student": student, "teacher": teacher}.items()
     }
-    return Namespace(data=data, model=Namespace(**towers), quick=quick, paper_selection=False)
+    tested = {name: Namespace(test_split="test") for name in ("planes", "biometry")}
+    return Namespace(data=data, model=Namespace(**towers), quick=quick, paper_selection=False, **tested)
 
 
 def test_a_selection_on_the_reported_images_is_told(tiny_hc18):
@@ -87,6 +88,8 @@ def test_a_selection_on_the_reported_images_is_told(tiny_hc18):
     said = "selected on the images that are reported, training images included"
     assert cautions(config, trains=True) == [said]
     assert cautions(config, trains=False) == [], "an evaluation selects nothing"
+    config.paper_selection, config.biometry.test_split = False, "all"
+    assert cautions(config, trains=True) == ["scored on all images, training images included"]
 
 
 def test_scores_on_patients_that_a_teacher_may_have_seen_are_told(tiny_hc18, tmp_path):

@@ -39,7 +39,7 @@ def row(experiment, seed, skill, student="", **more):
     return {
         "experiment": experiment, "data": "phantom", "seed": seed, "student": student, "arguments": [], "digests": {},
         "protocol": {"hc18": "abc"}, "split": {"hc18": "test"}, "trained_on": {}, "monitor": "val/composite",
-        "parameters": {"student": 500_000}, "finished": "2026-01-01", "git_commit": "abc",
+        "parameters": {"student": 500_000}, "steps": 9, "finished": "2026-01-01", "git_commit": "abc",
         "metrics": {"student/hc18/validity": 100 * np.mean([s["correct"] for s in details["hc18"]["samples"]])},
         "outcomes": {name: outcomes_of(one) for name, one in details.items()},
     } | more  # fmt: skip

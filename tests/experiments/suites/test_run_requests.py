@@ -20,6 +20,11 @@ from experiments.suites.suite_runs import (
 URLS = "--data.urls=https://ada:secret@host/pairs.tar"
 
 
+def begin(run):
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "last.ckpt").touch()
+
+
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -71,10 +76,40 @@ def test_a_request_holds_no_secret_and_is_recognised_again():
     run = SuiteRun("srkd", "shards", 1, (URLS,))
     run.claim({"SHARDS": "a", "HC18_ROOT": "b"}, {})
     assert "secret" not in (run.folder / "request.json").read_text()
+    begin(run)
     run.refuse_another({"SHARDS": "a", "HC18_ROOT": "b"})
-    for changed in ({"SHARDS": "x", "HC18_ROOT": "b"}, {"SHARDS": "a", "HC18_ROOT": "x"}, {"SHARDS": "a"}):
+    for changed in (
+        {"SHARDS": "x", "HC18_ROOT": "b"},
+        {"SHARDS": "a", "HC18_ROOT": "x"},
+        {"SHARDS": "a"},
+        {"SHARDS": "a", "HC18_ROOT": "b", "--teacher": "c"},
+    ):
         with pytest.raises(ValueError, match="holds a run with other contents"):
             run.refuse_another(changed)
+
+
+def test_files_may_move_between_the_calls_of_a_suite():
+    before = SuiteRun("srkd", "phantom", 1, ("--teacher=/old/t.ckpt", "--trainer.max_epochs=2"))
+    before.claim({"--teacher": "a"}, {})
+    begin(before)
+    moved = ("--teacher=/new/t.ckpt", "--trainer.max_epochs=2", "--data.num_workers=4")
+    SuiteRun("srkd", "phantom", 1, moved).refuse_another({"--teacher": "a"})
+    with pytest.raises(ValueError, match="other arguments"):
+        SuiteRun("srkd", "phantom", 1, moved[:1]).refuse_another({"--teacher": "a"})
+
+
+def test_the_request_of_a_run_that_never_began_is_replaced():
+    run = SuiteRun("srkd", "hc18", 1)
+    run.claim({}, {})  # its teacher was still to be trained
+    run.refuse_another({"--teacher": "a"})
+    run.claim({"--teacher": "a"}, {})
+    assert json.loads((run.folder / "request.json").read_text())["digests"] == {"--teacher": "a"}
+
+
+@pytest.mark.parametrize("option", ["--teacher=t.ckpt", "--model.student=models.TimmEncoder"])
+def test_a_suite_of_students_has_its_own_towers(option):
+    with pytest.raises(ValueError, match=f"^{option}: SUITE=capacity has towers of its own; leave it out"):
+        run_suite("capacity", "phantom", [1], [option])
 
 
 def test_a_request_records_weights_data_and_the_corpora_of_shards(monkeypatch):

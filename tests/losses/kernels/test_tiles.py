@@ -23,13 +23,13 @@ def test_the_tiled_form_equals_the_plain_one_in_the_interpreter(which):
         "-m",
         "pytest",
         "-q",
-        "-p",
-        "no:xdist",
+        "--noconftest",
         "-p",
         "no:cacheprovider",
         "-m",
         which,
-        str(cases),
+        cases,
     ]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    settings = {"TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    run = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout

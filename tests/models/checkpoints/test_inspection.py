@@ -13,18 +13,21 @@ import yaml
 
 from experiments.commands.inspect import main
 from lightning_modules.distillation import RUN_RECORD
-from models import OpenCLIPEncoder, from_checkpoint, fused_copy
+from models import from_checkpoint, fused_copy
 from models.checkpoints import licences
 from models.checkpoints.inspection import describe
 from models.checkpoints.licences import NOTHING_INHERITED, PublishedFile
 from tests.models.checkpoints.apple_layout import to_apple, to_released_student
+from tests.models.conftest import published
 from tests.models.test_loading import save
 
 
-def meta_state(name: str, **arguments) -> dict:
+def meta_state(name: str, context_length: int | None = None) -> dict:
     """A full-size checkpoint on the meta device: only names, shapes and dtypes are needed."""
-    with torch.device("meta"):
-        return OpenCLIPEncoder(name, **arguments).model.state_dict()
+    state = published(name).model.state_dict()
+    if context_length:
+        state["text.positional_embedding"] = state["text.positional_embedding"][:context_length]
+    return state
 
 
 def apple(state: dict) -> dict:
@@ -95,12 +98,12 @@ def test_a_checkpoint_that_does_not_describe_its_student_is_refused(student, lac
         from_checkpoint(str(path))
 
 
-@pytest.mark.parametrize("change", ["extra", "missing", "both"])
+@pytest.mark.parametrize("change", ["extra", "missing"])
 def test_a_model_with_an_extra_or_missing_key_is_recognised(change) -> None:
     state = meta_state("FetalCLIP")
-    if change != "missing":
+    if change == "extra":
         state["visual.extra"] = torch.zeros(1)
-    if change != "extra":
+    else:
         del state["ln_final.bias"]
     found = describe(state, "file.pt")
     assert found.architecture == "FetalCLIP"

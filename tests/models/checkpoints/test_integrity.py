@@ -51,7 +51,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(written, tmp_path):
     whole, raw = read_checkpoint(written), bytearray(written.read_bytes())
     path, dice, refused = tmp_path / written.name, random.Random(0), 0
     tail = max(0, len(raw) - 3000)  # the directory of an archive: the part of most consequence for its size
-    for flip in range(200):
+    for flip in range(120):
         place = dice.randrange(tail if flip % 4 == 0 else 0, len(raw))
         changed = bytearray(raw)
         changed[place] ^= 1 << dice.randrange(8)
@@ -67,7 +67,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(written, tmp_path):
         assert message.startswith(f"{path}: ")
         assert "\n" not in message
         assert len(message) - len(str(path)) < 300
-    assert refused > 100
+    assert refused > 60
 
 
 @pytest.mark.faults

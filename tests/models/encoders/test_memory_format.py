@@ -14,12 +14,15 @@ from torch import nn
 from models.encoders.memory_format import to_channels_last
 
 ROOT = Path(__file__).resolve().parents[3]
-STEM = """
+# The file by itself: the package would import much that this does not need.
+STEM = f"""
+import runpy
 import sys
 import torch
 from torch import nn
-from models.encoders.memory_format import compile_model, to_channels_last
 
+source = runpy.run_path({str(ROOT / "models/encoders/memory_format.py")!r})
+to_channels_last, compile_model = source["to_channels_last"], source["compile_model"]
 torch.manual_seed(0)
 torch.set_num_threads(1)
 stem = to_channels_last(nn.Conv2d(3, 64, 1, 2, bias=False))
@@ -40,7 +43,7 @@ for image in (contiguous, contiguous.to(memory_format=torch.channels_last)):
 
 def errors(*arguments):
     """Run the stem on images of both layouts, in a process whose fresh memory is not zero."""
-    environment = {**os.environ, "MALLOC_PERTURB_": "165", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "MALLOC_PERTURB_": "165"}
     done = subprocess.run(
         [sys.executable, "-c", STEM, *arguments], env=environment, capture_output=True, text=True, check=False
     )

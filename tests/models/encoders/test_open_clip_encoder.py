@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, OpenCLIPEncoder, Preprocessing, build
+from tests.models.conftest import published
 
 SMALL = {
     "embed_dim": 16,
@@ -21,8 +22,7 @@ def parameters(module) -> int:
 
 
 def test_fetalclip_has_the_published_size_and_contract() -> None:
-    with torch.device("meta"):
-        teacher = OpenCLIPEncoder("FetalCLIP")
+    teacher = published("FetalCLIP")
     assert teacher.preprocessing == Preprocessing(224, CLIP_MEAN, CLIP_STD, "bicubic", "clip", 117)
     assert teacher.embed_dim == 768
     assert round(parameters(teacher) / 1e6) in (427, 428)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +58,21 @@ CONTRACT = {
 
 
 def save(kind: str, folder) -> CLIPModel | SiglipModel:
+    """Write a model's folder and return the model, which is the caller's own."""
+    model, files = saved(kind)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return copy.deepcopy(model)
+
+
+@functools.cache
+def saved(kind: str) -> tuple[CLIPModel | SiglipModel, dict[str, bytes]]:
+    with tempfile.TemporaryDirectory() as name:
+        model = build_in(Path(name), kind)
+        return model, {path.name: path.read_bytes() for path in Path(name).iterdir()}
+
+
+def build_in(folder: Path, kind: str) -> CLIPModel | SiglipModel:
     torch.manual_seed(0)
     if kind == "clip":
         model = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=12))

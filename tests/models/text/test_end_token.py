@@ -9,7 +9,7 @@ import torch
 
 from models import OpenCLIPEncoder, TransformersEncoder, freeze, zero_shot
 from models.text.end_token import end_token_features, end_token_tower, up_to_longest_end
-from tests.models.conftest import VIT, small
+from tests.models.conftest import VIT, published, small
 from tests.models.encoders.test_transformers_encoder import save
 
 SMALL = {
@@ -43,7 +43,7 @@ def encoder(**text) -> OpenCLIPEncoder:
     ],
     ids=["CLIP", "argmax", "eos", "sees padding", "one scaled block"],
 )
-@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("count", [3, 4])
 def test_values_and_gradients_are_those_of_the_whole_tower(text, count) -> None:
     model = encoder(**text)
     assert end_token_tower(model.model) is not None
@@ -102,10 +102,9 @@ def test_a_tower_with_visible_padding_is_not_cut() -> None:
 
 
 def test_the_published_towers_are_supported_and_other_poolings_are_not() -> None:
-    with torch.device("meta"):
-        for name, masked in (("MobileCLIP2-S0", False), ("FetalCLIP", True)):
-            tower = end_token_tower(OpenCLIPEncoder(name).model)
-            assert (tower.attn_mask is not None) is masked
+    for name, masked in (("MobileCLIP2-S0", False), ("FetalCLIP", True)):
+        tower = end_token_tower(published(name).model)
+        assert (tower.attn_mask is not None) is masked
     for other in ({"pool_type": "last"}, {"pool_type": "argmax", "embed_cls": True}):
         assert end_token_tower(encoder(**other).model) is None
 

@@ -53,7 +53,7 @@ def test_longer_numbers_are_split_into_whole_numbers_of_two_digits() -> None:
     assert fetal_tokens("180 mm, 2024")[:8] == ["<start>", "18", "0", "mm", ",", "20", "24", "<end>"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=100))
 def test_no_text_is_unknown(text: str) -> None:
     ids = build_tokenizer(contract("fetal", 40))([text])[0].tolist()
@@ -128,7 +128,7 @@ def test_a_context_without_room_for_a_word_is_refused(name: str) -> None:
 
 
 @given(st.text(st.characters(categories=["Cs", "L", "N", "P", "Z", "C"]), max_size=40), st.integers(3, 12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_text_gives_a_row_of_tokens_lone_surrogates_too(text: str, length: int) -> None:
     for name in ("clip", "fetal"):
         tokens = build_tokenizer(contract(name, length))([text, f"\ud800{text}"])
