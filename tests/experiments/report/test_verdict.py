@@ -138,6 +138,7 @@ MIXED = "Confounded with other settings"
         ({"model__learning_rate": 0.01}, "learning rate (0.002, not 0.01)", MIXED),
         ({"model__loss__init_args__temperature": 1.0}, "temperature (5, not 1)", MIXED),
         ({"data__init_args__corpus": {"seed": 2}}, "corpus.seed (1, not 2)", MIXED),
+        ({"trainer__limit_train_batches": 0.1}, "limit train batches (1, not 0.1)", MIXED),
         ({"trainer__precision": "16-mixed"}, "precision (32-true, not 16-mixed)", MIXED),
         ({"data__init_args__images": "denoised"}, "images (raw, not denoised)", MIXED),
         ({"seed": 7}, "seed (0, not 7)", AHEAD),
@@ -147,7 +148,7 @@ MIXED = "Confounded with other settings"
 def test_settings_in_which_the_reference_differs_are_named(pair, settings, named, short):
     usual = {
         "model__learning_rate": 0.002, "data__init_args__corpus": {"seed": 1}, "trainer__precision": "32-true",
-        "data__init_args__seed": 0, "data__init_args__images": "raw",
+        "data__init_args__seed": 0, "data__init_args__images": "raw", "trainer__limit_train_batches": 1.0,
     }  # fmt: skip
     run, rival = pair()
     whether = answers([differing(run, **usual), differing(rival, **(usual | settings))])[0]

@@ -130,6 +130,17 @@ def test_committed_rows_are_consistent():
         }
 
 
+def test_uncommitted_code_and_other_numbers_of_steps_are_told(outputs, tmp_path):
+    first, second = refresh("phantom", outputs, tmp_path / "rows")[:2]
+    assert [note for note in notes([first, second]) if "Runs of" in note] == []
+    told = notes([first, second | {"steps": 72, "git_commit": "abcdef0123-dirty"}])
+    assert [note for note in told if "Runs of" in note] == [
+        "Runs of 9, 72 steps: other numbers of processes or other data; not comparable.",
+        "Runs of several commits or of uncommitted code, which may differ: abc, abcdef0-dirty.",
+    ]
+    assert [note for note in notes([first | {"git_commit": "a-dirty"}]) if "uncommitted" in note] != []
+
+
 def test_other_data_have_a_table_of_their_own(outputs, tmp_path):
     for seed, digest in enumerate(("one", "two"), start=1):
         put(outputs, "srkd", seed, 60.0, 0.9, 0.7, digests={"HC18_ROOT": digest})

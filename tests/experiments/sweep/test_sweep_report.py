@@ -89,6 +89,12 @@ def test_the_best_command_runs_as_pasted_into_a_shell_without_any_python(capsys)
     assert rows[1].endswith(pasted), "also in the table"
 
 
+def test_the_report_of_a_quick_sweep_warns(capsys):
+    sweep(count=1, arguments=["--quick=true"])
+    report(Path("outputs/sweeps/tiny"))
+    assert "warning: a quick run" in capsys.readouterr().out
+
+
 def test_the_report_accepts_the_sweep_file(capsys):
     sweep(count=1)
     capsys.readouterr()
