@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import stdtrit
 
 RESAMPLES = 10_000
 SEED = 42
@@ -193,7 +193,7 @@ def contrast(terms: Sequence[tuple[float, ArrayLike]], resamples: int = COMPARIS
 
     def distance(tail: float) -> float:
         """Return how far chance alone takes a difference to one side with this probability."""
-        return float(sum(part * stats.t.isf(tail, freedom) for part, freedom in parts) / variance**0.5)
+        return float(sum(-part * stdtrit(freedom, tail) for part, freedom in parts) / variance**0.5)
 
     def beyond(p: float) -> float:
         return distance(p / 2) - abs(value)

@@ -1,5 +1,6 @@
 """The check of a card runs on a CPU at small sizes: everything that it measures, its guards, and its exit status."""
 
+import gc
 import json
 import os
 import subprocess
@@ -23,6 +24,14 @@ def rows(folder, name):
     return [Row(**row) for row in json.loads((folder / f"{name}.json").read_text())["rows"]]
 
 
+@pytest.fixture
+def few_objects():
+    """The stages collect garbage often: spare them the objects of all other tests."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parametrize(
     ("name", "measure", "goals"),
     [
@@ -36,7 +45,15 @@ def rows(folder, name):
         ),
     ],
 )
-def test_a_quick_stage_measures_everything(name, measure, goals, tmp_path):
+def test_a_quick_stage_measures_everything(name, measure, goals, tmp_path, monkeypatch, few_objects):
+    precise = torch.set_float32_matmul_precision
+
+    def set_precision(kind):
+        """Compile the loss in float32 alone: TF32 is the same code."""
+        torch.compiler.set_stance("force_eager" if kind == "high" else "default")
+        precise(kind)
+
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_precision)
     stage = Stage(name, tmp_path, quick=True)
     measure(stage)
     found = rows(tmp_path, name)

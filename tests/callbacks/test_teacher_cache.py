@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import warnings
 from dataclasses import replace
 from itertools import product
@@ -100,44 +101,60 @@ def cache_in(tmp_path, **options):
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory):
+def corpus(tmp_path_factory):
+    """36 images, which tests must not change."""
+    return write_hc18(tmp_path_factory.mktemp("corpus") / "HC18")
+
+
+@pytest.fixture(scope="module")
+def live(corpus, tmp_path_factory):
     """The losses with a live teacher."""
-    folder = tmp_path_factory.mktemp("live")
-    return fit(write_hc18(folder / "HC18"), folder, data=LiveOnTwoDraws)[0]
+    return fit(corpus, tmp_path_factory.mktemp("live"), data=LiveOnTwoDraws)[0]
 
 
-@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 1e-3)])
-def test_losses_are_those_of_a_live_teacher(live, tiny_hc18, tmp_path, half, tolerance):
-    kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path, half=half))
-    assert len(kept) >= 12
-    assert kept == pytest.approx(live, abs=tolerance, rel=0)
+@pytest.fixture(scope="module")
+def filled(corpus, tmp_path_factory):
+    """The folder of a run that filled its store, its losses, and the images that the teacher was asked for."""
+    folder = tmp_path_factory.mktemp("filled")
+    losses, module = fit(corpus, folder, cache_in(folder))
+    return folder, losses, module.teacher.images_seen
 
 
-def test_four_draws_are_not_two(live, tiny_hc18, tmp_path):
-    assert fit(tiny_hc18, tmp_path)[0][-1] != pytest.approx(live[-1], abs=1e-4)
+@pytest.fixture
+def kept(filled, tmp_path):
+    """The losses and the asked images of the run whose store is copied to `tmp_path`."""
+    shutil.copytree(filled[0] / "store", tmp_path / "store")
+    return filled[1:]
 
 
-def test_workers_read_a_filled_store(tiny_hc18, tmp_path):
-    assert (
-        fit(tiny_hc18, tmp_path, cache_in(tmp_path), workers=2)[0]
-        == fit(tiny_hc18, tmp_path, cache_in(tmp_path))[0]
-    )
+def test_losses_are_those_of_a_live_teacher(live, filled, corpus, tmp_path):
+    assert len(live) >= 12
+    assert filled[1] == pytest.approx(live, abs=1e-5, rel=0)
+    halves, _ = fit(corpus, tmp_path, cache_in(tmp_path, half=True))
+    assert halves == pytest.approx(live, abs=1e-3, rel=0)
+
+
+def test_four_draws_are_not_two(live, corpus, tmp_path):
+    assert fit(corpus, tmp_path)[0][-1] != pytest.approx(live[-1], abs=1e-4)
+
+
+def test_workers_fill_and_read_a_store(filled, corpus, tmp_path):
+    assert fit(corpus, tmp_path, cache_in(tmp_path), workers=2)[0] == filled[1]
 
 
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("bf16-mixed", 1e-3), ("bf16-true", 1e-2), ("64-true", 1e-5)]
 )
-def test_other_precisions_agree_too(tiny_hc18, tmp_path, precision, tolerance):
-    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws, precision=precision)
-    kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision=precision)
+def test_other_precisions_agree_too(corpus, tmp_path, precision, tolerance):
+    live, _ = fit(corpus, tmp_path, data=LiveOnTwoDraws, precision=precision)
+    kept, _ = fit(corpus, tmp_path, cache_in(tmp_path), precision=precision)
     assert kept == pytest.approx(live, abs=tolerance)
 
 
-def test_a_second_run_asks_the_teacher_only_for_the_probe(tiny_hc18, tmp_path):
-    first, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    asked = module.teacher.images_seen
-    second, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    assert second == first
+def test_a_second_run_asks_the_teacher_only_for_the_probe(kept, corpus, tmp_path):
+    losses, asked = kept
+    again, module = fit(corpus, tmp_path, cache_in(tmp_path))
+    assert again == losses
     assert module.teacher.images_seen == 8 < asked
     assert asked % 2 == 0  # two draws of every image
 
@@ -148,9 +165,9 @@ def _fill(rank, root, tmp_path):
     (tmp_path / str(rank)).write_text(str(module.teacher.images_seen))
 
 
-def test_two_processes_share_the_work(tiny_hc18, tmp_path):
-    run_in_processes(2, _fill, tmp_path, tiny_hc18, tmp_path)
-    count = len(HC18DataModule(root=str(tiny_hc18)).split("train"))
+def test_two_processes_share_the_work(corpus, tmp_path):
+    run_in_processes(2, _fill, tmp_path, corpus, tmp_path)
+    count = len(HC18DataModule(root=str(corpus)).split("train"))
     assert [int((tmp_path / rank).read_text()) for rank in "01"] == [count, count]  # of two draws each
     (path,) = (tmp_path / "store").iterdir()
     assert TeacherStore(path, 2, count, 28).missing() == []
@@ -162,62 +179,56 @@ def change(tmp_path, function):
     return path
 
 
-def test_an_interrupted_store_is_completed(tiny_hc18, tmp_path):
-    whole, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    asked = module.teacher.images_seen
+def test_an_interrupted_store_is_completed(kept, corpus, tmp_path):
+    losses, asked = kept
     change(tmp_path, lambda raw: raw[: len(raw) // asked * 10])
-    again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    assert again == pytest.approx(whole, **REFILLED)
+    again, module = fit(corpus, tmp_path, cache_in(tmp_path))
+    assert again == pytest.approx(losses, **REFILLED)
     assert module.teacher.images_seen == 8 + asked - 10
 
 
-def test_a_damaged_row_is_embedded_again(tiny_hc18, tmp_path):
+def test_a_damaged_row_is_embedded_again(kept, corpus, tmp_path):
     """The last row, which no comparison with fresh embeddings reaches."""
-    right, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
     path = change(tmp_path, lambda raw: raw[:-1] + bytes([raw[-1] ^ 64]))
     with pytest.warns(UserWarning, match=rf"{path.name}: row \d+ is damaged"):
-        again, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    assert again == pytest.approx(right, **REFILLED)
+        again, module = fit(corpus, tmp_path, cache_in(tmp_path))
+    assert again == pytest.approx(kept[0], **REFILLED)
     assert module.teacher.images_seen == 8 + 1
-    assert fit(tiny_hc18, tmp_path, cache_in(tmp_path))[0] == again
+    assert fit(corpus, tmp_path, cache_in(tmp_path))[0] == again
 
 
-def test_a_store_of_other_code_is_noticed(tiny_hc18, tmp_path):
-    right, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    data = HC18DataModule(root=str(tiny_hc18))
-    count, dim = len(data.split("train")), module.teacher.embed_dim
+def test_a_store_of_other_code_is_noticed(kept, corpus, tmp_path):
+    count, dim = len(HC18DataModule(root=str(corpus)).split("train")), Towers(12, 2).embed_dim
     (path,) = (tmp_path / "store").iterdir()
     other = torch.nn.functional.normalize(torch.ones(2 * count, dim), dim=1)
     TeacherStore(path, 2, count, dim).put(list(product(range(2), range(count))), other, other)
     with pytest.warns(UserWarning, match="written by other code"):
-        again, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    assert again == right
+        again, _ = fit(corpus, tmp_path, cache_in(tmp_path))
+    assert again == kept[0]
 
 
-def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(live, tiny_hc18, tmp_path, monkeypatch):
+def test_training_goes_on_with_a_live_teacher_when_the_disk_is_full(live, corpus, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.warns(UserWarning, match="No space left on device; training runs the teacher at every step"):
-        kept, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+        kept, _ = fit(corpus, tmp_path, cache_in(tmp_path))
     assert kept == pytest.approx(live, abs=1e-5, rel=0)
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_an_error_without_a_number_is_named_too(tiny_hc18, tmp_path, monkeypatch):
+def test_an_error_without_a_number_is_named_too(corpus, tmp_path, monkeypatch):
     def failing(*_):
         raise OSError("the file system is odd")
 
     monkeypatch.setattr("callbacks.teacher_cache.TeacherStore", failing)
     with pytest.warns(UserWarning, match=r"embeddings: the file system is odd; training runs the teacher"):
-        fit(tiny_hc18, tmp_path, cache_in(tmp_path))
+        fit(corpus, tmp_path, cache_in(tmp_path))
 
 
-def test_another_teacher_has_another_store(tiny_hc18, tmp_path):
-    one, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path))
-    two, _ = fit(tiny_hc18, tmp_path, cache_in(tmp_path), teacher_seed=5)
-    assert one != two
+def test_another_teacher_has_another_store(kept, corpus, tmp_path):
+    assert fit(corpus, tmp_path, cache_in(tmp_path), teacher_seed=5)[0] != kept[0]
     assert len(list((tmp_path / "store").iterdir())) == 2
 
 
@@ -237,8 +248,8 @@ def store_name(root, precision="32-true", half=False, student=8, teacher=None, *
         {"teacher": {"init_args": lambda: {"heads": 2}}},
     ],
 )  # fmt: skip
-def test_what_changes_a_view_or_an_embedding_has_a_store_of_its_own(tiny_hc18, other):
-    assert store_name(tiny_hc18) == store_name(tiny_hc18) != store_name(tiny_hc18, **other)
+def test_what_changes_a_view_or_an_embedding_has_a_store_of_its_own(corpus, other):
+    assert store_name(corpus) == store_name(corpus) != store_name(corpus, **other)
 
 
 @pytest.mark.parametrize("change", ["size", "time", "measurement"])
@@ -260,9 +271,9 @@ def test_a_changed_training_image_has_a_store_of_its_own(tiny_hc18, change):
     assert store_name(tiny_hc18) != before
 
 
-def test_a_loss_without_teacher_keeps_nothing(tiny_hc18, tmp_path):
-    live, _ = fit(tiny_hc18, tmp_path, data=LiveOnTwoDraws, loss=CLIPLoss())
-    assert fit(tiny_hc18, tmp_path, cache_in(tmp_path), loss=CLIPLoss())[0] == live  # on the same draws
+def test_a_loss_without_teacher_keeps_nothing(corpus, tmp_path):
+    live, _ = fit(corpus, tmp_path, data=LiveOnTwoDraws, loss=CLIPLoss())
+    assert fit(corpus, tmp_path, cache_in(tmp_path), loss=CLIPLoss())[0] == live  # on the same draws
     assert not (tmp_path / "store").exists()
 
 
@@ -274,21 +285,19 @@ def test_a_stream_is_refused_in_one_line(tmp_path):
         cache_in(tmp_path).setup(trainer, module, "fit")
 
 
-def test_the_number_of_draws_is_needed(tiny_hc18, tmp_path):
+def test_the_number_of_draws_is_needed(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"data\.draws is null; set it"):
-        fit(tiny_hc18, tmp_path, cache_in(tmp_path), draws=None)
+        fit(corpus, tmp_path, cache_in(tmp_path), draws=None)
     with pytest.raises(ValueError, match="data: draws must be at least 1, not 0"):
-        HC18DataModule(root=str(tiny_hc18), draws=0)
+        HC18DataModule(root=str(corpus), draws=0)
 
 
-@pytest.mark.parametrize(("precision", "recomputed"), [("bf16-mixed", False), ("32-true", True)])
-def test_the_rounding_of_half_precision_is_not_other_code(
-    tiny_hc18, tmp_path, monkeypatch, precision, recomputed
-):
+def test_the_rounding_of_half_precision_is_not_other_code(kept, corpus, tmp_path, monkeypatch):
     """On a GPU a batch of another size is rounded differently: a ViT-L/14 in bfloat16 by 1.5e-3."""
-    _, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision=precision)
-    asked, embed = module.teacher.images_seen, teacher_cache._embed
+    fit(corpus, tmp_path, cache_in(tmp_path), precision="bf16-mixed")
+    embed = teacher_cache._embed
     monkeypatch.setattr(teacher_cache, "_embed", lambda *given: tuple(x + 2e-3 for x in embed(*given)))
-    with warnings.catch_warnings(record=True):
-        _, module = fit(tiny_hc18, tmp_path, cache_in(tmp_path), precision=precision)
-    assert module.teacher.images_seen == 8 + (asked if recomputed else 0)
+    for precision, asked in (("bf16-mixed", 0), ("32-true", kept[1])):
+        with warnings.catch_warnings(record=True):
+            _, module = fit(corpus, tmp_path, cache_in(tmp_path), precision=precision)
+        assert module.teacher.images_seen == 8 + asked

@@ -12,10 +12,19 @@ from tests.callbacks.tiny import TinyData, TinyModule
 from tests.callbacks.wandb_log import WandbLog
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+@pytest.fixture(autouse=True, scope="module")
+def offline():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        yield
+
+
+@pytest.fixture(scope="module")
+def first(offline, tmp_path_factory):
+    """The folder of a run, and what that run left in W&B."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(folder, folder / "first")
 
 
 def run(folder, wandb_folder):
@@ -49,22 +58,22 @@ def run(folder, wandb_folder):
     return WandbLog.only_one(wandb_folder).config
 
 
-def test_the_resolved_config_is_nested_in_wandb_and_a_second_run_lives(tmp_path):
-    config = run(tmp_path, tmp_path / "first")
+def test_the_resolved_config_is_nested_in_wandb_and_a_second_run_lives(first):
+    folder, config = first
     assert config["seed_everything"] == 3
     assert config["model"] == {"scores": [0.5], "teacher": True}
     assert config["trainer"]["gradient_clip_val"] == 0.25
     assert config["trainer"]["logger"][1]["init_args"]["project"] == "test"
     assert "fit" not in config
-    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert {key: config[key] for key in saved} == saved
 
-    assert run(tmp_path, tmp_path / "second")["model"] == config["model"]
+    assert run(folder, folder / "second")["model"] == config["model"]
 
 
-def test_a_full_disk_leaves_the_former_config(tmp_path, monkeypatch):
-    run(tmp_path, tmp_path / "first")
-    before = (tmp_path / "config.yaml").read_text()
+def test_a_full_disk_leaves_the_former_config(first, monkeypatch):
+    folder = first[0]
+    before = (folder / "config.yaml").read_text()
 
     def half(path, text, **_):
         path.write_bytes(text[:9].encode())
@@ -72,9 +81,9 @@ def test_a_full_disk_leaves_the_former_config(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(OSError, match="disk full"):
-        run(tmp_path, tmp_path / "second")
-    assert (tmp_path / "config.yaml").read_text() == before
-    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+        run(folder, folder / "full")
+    assert (folder / "config.yaml").read_text() == before
+    assert not [path for path in folder.iterdir() if "partial" in path.name]
 
 
 def test_other_ranks_never_touch_the_logger():
