@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from models.preprocessing import PIXEL_SIZE_MM
+
 NUMBERING = ("study", "source", "frame")  # further columns of `data ingest` that tell images apart
 TABLE = "table"  # `Record.corpus` of a user's own table
 PLANES = ("brain", "abdomen", "heart", "femur", "cervix", "other")
@@ -24,7 +26,7 @@ PLANE_LABELS = {  # as FETAL_PLANES_DB calls them
 }
 # Number -> its least and largest value, and the unit that a value below or above is likely to have.
 PLAUSIBLE = {
-    "pixel_size_mm": (0.02, 2.0, "centimetres", "micrometres"),
+    "pixel_size_mm": (*PIXEL_SIZE_MM, "centimetres", "micrometres"),
     "hc_mm": (40.0, 450.0, "centimetres", "pixels"),
     "ga_days": (28.0, 315.0, "weeks", "hours"),
     "ga_weeks": (4.0, 45.0, "months", "days"),

@@ -14,7 +14,15 @@ import numpy as np
 
 from datamodules import FetalDataModule
 from datamodules.evaluation.protocol import Protocol
-from export.graphs.contract import METADATA_LICENCE, TEXT_EMBEDDING_NAME, contract_of, metadata_of, ties_of
+from export.graphs.contract import (
+    METADATA_LICENCE,
+    TEXT_EMBEDDING_NAME,
+    contract_of,
+    metadata_of,
+    recipe_without_path,
+    text_input,
+    ties_of,
+)
 from export.graphs.heads import build_heads, describe_heads, grid, ship, write_heads
 from export.graphs.litert_file import litert_installed
 from export.graphs.onnx_graph import quiet
@@ -117,7 +125,12 @@ def export_student(subject: Subject, target: Path, options: Options) -> Export:
     if subject.trained_int8 is not None:
         check_compatible(student, subject.trained_int8.eval())
     kept = failed_folder(target)
-    source = {**subject.source, "recipe": student.recipe(), "split": options.split, "frames": options.frames}
+    source = {
+        **subject.source,
+        "recipe": recipe_without_path(student),
+        "split": options.split,
+        "frames": options.frames,
+    }
     with atomic_folder(target) as partial:
         rows = _fill(partial, replace(subject, source=source), options, gates)
         print(f"parity of {target}\n\n{markdown_ledger(rows)}\n")
@@ -220,11 +233,14 @@ def _fill(folder: Path, subject: Subject, options: Options, gates: Gates) -> lis
 
 
 def _dropped_if_missed(row: Row, fewest: int, gates: Gates) -> Row:
-    """Return the row of a variant with smaller weights that missed its gate as ``DROPPED``, any other unchanged."""
-    if row.status != FAILED or row.gate not in OPTIONAL_GATES:
+    """Return a failed row with remedies in its note; that of a variant with smaller weights as ``DROPPED``."""
+    if row.status != FAILED:
+        return row
+    row = replace(row, note=row.note + few_frames(row, fewest, gates))
+    if row.gate not in OPTIONAL_GATES:
         return row
     trainable = "; int8 can be trained (EXP=srkd-qat, docs/deploy.md)" if row.variant in INT8_VARIANTS else ""
-    return replace(row, status=DROPPED, note=row.note + few_frames(row, fewest, gates) + trainable)
+    return replace(row, status=DROPPED, note=row.note + trainable)
 
 
 def _say(step: str) -> None:
@@ -269,9 +285,8 @@ def _write_models(context: ExportContext, subject: Subject, options: Options) ->
             write_coreml_variants(context, coreml)
     if options.text_encoder:
         with _step(context, "writing the text tower"):
-            path, files = write_text_encoder(
-                subject.student, context.folder / "text", context.tied("onnx-text")
-            )
+            metadata = context.tied("onnx-text", text_input(subject.student.preprocessing))
+            path, files = write_text_encoder(subject.student, context.folder / "text", metadata)
             context.add("onnx-text", path, "onnx", batch="any", output=TEXT_EMBEDDING_NAME)
             for file in files:
                 # By its path: tokenizer.json and tokenizer.model share a stem.

@@ -13,7 +13,9 @@ import torch
 
 from export.graphs.contract import (
     EMBEDDING_NAME,
+    FRAME_INPUT,
     METADATA_ARTIFACT,
+    METADATA_CONTRACT,
     METADATA_DIGEST,
     METADATA_LABELS,
     PROBABILITIES_NAME,
@@ -122,9 +124,16 @@ class ExportContext:
         """Side of the frame, in pixels."""
         return self.encoder.model.preprocessing.image_size
 
-    def tied(self, name: str) -> dict[str, str]:
-        """Return the metadata of an ONNX file: those of every artifact, and its name."""
-        return {**self.metadata, METADATA_ARTIFACT: name}
+    def tied(self, name: str, own: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """Return the metadata of an ONNX file: those of every artifact, and its name.
+
+        `own` are the keys of the contract that differ for this file; the digest stays the manifest's.
+        """
+        metadata = {**self.metadata, METADATA_ARTIFACT: name}
+        if own is not None:
+            contract = json.loads(metadata[METADATA_CONTRACT])
+            metadata[METADATA_CONTRACT] = json.dumps({**contract, **own}, sort_keys=True)
+        return metadata
 
     def leave_out(self, name: str, note: str) -> None:
         """Add the row of a variant that cannot be made here, with the reason."""
@@ -173,7 +182,8 @@ def write_resize_variant(context: ExportContext) -> None:
     """Write the float32 encoder with padding and resize inside, batch one."""
     path, preprocessing = context.folder / RESIZE_FILE, context.encoder.model.preprocessing
     name, kernel = "onnx-resize", preprocessing.interpolation
-    prepend_resize(context.folder / ENCODER_FILE, path, context.side, kernel, context.tied(name))
+    metadata = context.tied(name, FRAME_INPUT)
+    prepend_resize(context.folder / ENCODER_FILE, path, context.side, kernel, metadata)
     context.add(name, path, "onnx", batch=1, output=EMBEDDING_NAME)
     how = "ONNX Runtime, CPU; whole frames, resized in the graph"
     context.variants.append(Variant(name, how, "resized", onnx_runner(path), whole=True))

@@ -61,7 +61,7 @@ def read_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
         ValueError: The content is not a readable image, or a TIFF of several pages; the message names the file.
     """
     label = name if name is not None or isinstance(source, bytes) else str(source)
-    with _named(label), open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with _named(label), open_image(_in_memory(source)) as image:
         if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
             raise ValueError(f"{pages} pages; save each as a file of its own")
         if "exif" in image.info:  # Pillow turns a TIFF by itself
@@ -76,6 +76,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) as stored, from the header, without decoding the pixels; the errors of `read_image`."""
     with _named(str(path)), open_image(path) as image:
         return image.size
+
+
+def _in_memory(source: Path | bytes) -> io.BytesIO:
+    """Return a file's content: Pillow 13.0 maps an uncompressed gray TIFF from disk, and turns it wrongly."""
+    return io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
 
 
 @contextmanager

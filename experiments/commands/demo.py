@@ -7,6 +7,7 @@ newest student in outputs.
 
   --build=FOLDER       write the page for a static host and end; default: demo/ beside the export, served
   --runtime=FILE       tarball of the npm package onnxruntime-web, instead of fetching it; once more for @litertjs/core
+  --trust              build classes of other packages that the checkpoint names
   --port=8000          port of the server; 0 takes a free one
   --host=127.0.0.1     address of the server; a browser allows cameras on localhost or with https only
 """
@@ -38,6 +39,7 @@ def parse(argv: list[str]) -> Any:
     parser.add_argument("student", type=Path, nargs="?")
     parser.add_argument("--build", type=Path)
     parser.add_argument("--runtime", type=Path, action="append", default=[])
+    parser.add_argument("--trust", action="store_true")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--host", default="127.0.0.1")
     return parser.parse_args(argv)
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> int:
         if not tarball.is_file():
             raise FileNotFoundError(f"--runtime={tarball}: no such file")
     student = options.student or newest_student(Path("outputs"))
-    export = student if (student / MANIFEST).is_file() else _exported(student)
+    export = student if (student / MANIFEST).is_file() else _exported(student, options.trust)
     if export is None:
         return 1
     folder = build_demo(export, options.build or export.resolve().parent / "demo", options.runtime)
@@ -79,7 +81,7 @@ def newest_student(outputs: Path) -> Path:
     return newest
 
 
-def _exported(checkpoint: Path) -> Path | None:
+def _exported(checkpoint: Path, trust: bool) -> Path | None:
     """Return the export of a checkpoint, written where its run has none; None when it missed its gates."""
     from experiments.commands.export import default_target, require_model
     from experiments.commands.export import main as export_main
@@ -91,7 +93,7 @@ def _exported(checkpoint: Path) -> Path | None:
             f"demo: exporting to {target}, without Core ML (make export CKPT={checkpoint} writes everything)",
             flush=True,
         )
-        options = ["--skip=coreml"]
+        options = ["--skip=coreml", *(["--trust"] if trust else [])]
         contract = (read_entry(checkpoint, STUDENT) or {}).get("preprocessing", {})
         if contract.get("tokenizer") == "fetal":  # a full-size text tower is larger than the page
             options.append("--text_encoder=true")

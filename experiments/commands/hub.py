@@ -3,8 +3,9 @@
 usage: sonodistill hub push PATH OWNER/NAME [--public] [--with-images]
        sonodistill hub pull OWNER/NAME FOLDER [--revision=COMMIT]
 
-PATH is a checkpoint, an export folder or a run's folder. Log in with `hf auth login`, or set HF_TOKEN. A new repository
-is private. Reports, plots and results of single images, but the phantom's, are pushed with --with-images only.
+PATH is a checkpoint, an export folder or a run's folder. Log in with `.venv/bin/hf auth login`, or set HF_TOKEN. A new
+repository is private. Reports, plots and results of single images, but the phantom's, are pushed with --with-images
+only.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]  # that of its client, also when t
 CARD = "README.md"
 BEST = "checkpoints/best.ckpt"
 OF_A_RUN = ("config.yaml", "results.json", "metrics.csv", "report.html", "plots/*.png", BEST)
+USAGE = """\
+Install SonoDistill from a clone of its repository (`pip install path/to/the/clone`), then:
+
+```python
+import sonodistill.folders  # puts SonoDistill's packages on the path, docs/embed.md
+from models import load_student
+
+student = load_student({!r})
+```"""
 SHOWS_IMAGES = {*IMAGE_SUFFIXES, ".html", ".pdf"}
 
 
@@ -84,7 +94,7 @@ def checkpoint_card(path: Path, name: str) -> str:
     data = ModelCardData(license="other", license_name="see-card", tags=["medical", "fetal-ultrasound"])
     lines = [*training_lines(source), *weight_origin(source), *data_terms(source)]
     listed = "\n".join(f"- {line}" for line in dict.fromkeys(lines))
-    usage = f"```python\nfrom models import load_student\n\nstudent = load_student({name!r})\n```"
+    usage = USAGE.format(name)
     text = f"---\n{data.to_yaml()}\n---\n\n# SonoDistill student\n\nNot a medical device.\n\n{listed}\n\n{usage}\n"
     return str(ModelCard(text))
 
@@ -138,6 +148,6 @@ def main(argv: list[str]) -> int:
             pull(options.repository, options.folder, options.revision)
     except HTTP_ERROR as error:
         answered = isinstance(error, HfHubHTTPError)
-        remedy = "hf auth login, or HF_TOKEN=..." if answered else "check the network and repeat"
+        remedy = ".venv/bin/hf auth login, or HF_TOKEN=..." if answered else "check the network and repeat"
         raise ConnectionError(f"hub: {options.repository}: {one_line(error, 300)}; {remedy}") from error
     return 0

@@ -41,13 +41,12 @@ from datamodules.cores import usable_cores
 from datamodules.corpora.table import read_table
 from datamodules.pairs.image_reading import IMAGE_SUFFIXES, read_image
 from datamodules.progress import show_progress
-from datamodules.record import PLAUSIBLE
 from experiments.process import Parser, add_table_options, table_reading, terminable
 from figures.images import COLD, annotated, overlay_heatmap
 from models import load_student
 from models.files import atomic_folder
 from models.messages import count
-from models.student.base import BATCH_SIZE, BRAIN, NONE, Row, Student
+from models.student.base import BATCH_SIZE, BRAIN, NONE, SMALLEST_SPACING, Row, Student
 from models.student.onnx_files import SpacingNotInTableError
 
 OUT = Path("outputs/predictions")
@@ -55,7 +54,6 @@ TABLE = "predictions.csv"
 WRITTEN = {TABLE, "predictions.parquet", "embeddings.npz", "annotated", "saliency"}
 TEXTS = ("image", "plane", "brain_plane", "ga", "error")
 SHOWN = 5
-SMALLEST_SPACING = 0.005  # prompts state two decimals
 
 
 def parse(argv: list[str]) -> Any:
@@ -80,11 +78,6 @@ def parse(argv: list[str]) -> Any:
 def main(argv: list[str]) -> int:
     """Run one command line; the exit status is 1 when images could not be read."""
     options = parse(argv)
-    least, largest, *_ = PLAUSIBLE["pixel_size_mm"]
-    if options.pixel_size is not None and not least <= options.pixel_size <= largest:
-        raise ValueError(
-            f"--pixel_size={options.pixel_size:g}: expected millimetres, from {least:g} to {largest:g}"
-        )
     source = options.images.resolve()
     # The folder around and a digest of the path are part of the name: two patients' images may both be in scan/frames.
     name = f"{source.parent.name}-{source.stem if source.is_file() else source.name}"
@@ -94,8 +87,11 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--out={target}: holds something other than predictions; name a new folder")
     asked = asked_images(options.images, options.pixel_size, table_reading(options))
     student = _open(options)
+    # Refused before anything is computed: a pixel size in another unit, and the saliency of an export.
+    if options.pixel_size is not None:
+        student.spacing((1, 1), options.pixel_size)
     if options.saliency is not None:
-        student.saliency([np.zeros((8, 8), np.uint8)])  # an export is refused before anything is computed
+        student.saliency([np.zeros((8, 8), np.uint8)])
     with atomic_folder(target) as partial:
         predictions, missing_spacings = _write(student, asked, partial, options)
     _say(student, asked, target, predictions, missing_spacings)
@@ -198,8 +194,6 @@ def _answers(
                 if one.pixel_size_mm is not None and (options.ages == "all" or row.get("plane") == BRAIN):
                     spacing = student.spacing((image.shape[1], image.shape[0]), one.pixel_size_mm)
                     try:
-                        if spacing < SMALLEST_SPACING:
-                            raise SpacingNotInTableError(f"{spacing:.2f}")
                         row |= student.ages(vector[None], [spacing])[0]
                     except SpacingNotInTableError:
                         missing_spacings.append(spacing)

@@ -20,13 +20,14 @@ from export.package.model_card import LICENCES, MODEL_CARD
 from export.package.readme import CLIENTS, LICENCE_TEXT, licence_text
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
 from metrics.growth_chart import COEFFICIENTS
-from models.files import atomic_folder, sha256, write_json
+from models.files import atomic_folder, digest, sha256, write_json
 from models.student.base import BRAIN
 from models.student.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
 READER = CLIENTS / "reader.mjs"
 DEMO = "demo.json"
+SERVICE_WORKER = "sw.js"
 MODELS = ("onnx-fp32", "onnx-int8", "litert-fp32", "litert-int8")
 """Artifacts that the page offers, the default first; those which the export holds."""
 TEXT = {"model": "onnx-text", "tokenizer": "text/tokenizer.json", "golden": "text/text_golden.json"}
@@ -61,18 +62,18 @@ def build_demo(source: Path, target: Path, runtimes: Sequence[Path] = ()) -> Pat
 
 
 def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
-    hidden = shutil.ignore_patterns(".*")  # a file manager may leave a .DS_Store
-    shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=hidden)
+    left_out = shutil.ignore_patterns(".*", SERVICE_WORKER)  # a file manager may leave a .DS_Store
+    shutil.copytree(STATIC, folder, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=left_out)
     shutil.copyfile(READER, folder / READER.name)
     (folder / LICENCE_TEXT).write_text(licence_text(), encoding="utf-8")
     for name, content in runtime.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    static_files = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "sw.js" and path.suffix != ".wasm"
-    )
+    static_files = {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".wasm"
+    }
     artifacts = export.manifest["artifacts"]
     variants = {name: str(artifacts[name]["file"]) for name in MODELS if name in artifacts}
     heads, text = str(artifacts["heads"]["file"]), _text_tower(artifacts)
@@ -84,7 +85,7 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export.folder / name, copy)
     samples = _write_samples(folder / "samples")
-    facts = {
+    facts: dict[str, Any] = {
         "model": export.manifest["model_sha256"],
         "runtimes": {"onnx": ONNX_RUNTIME.version, "litert": LITERT.version},
         "variants": variants,
@@ -103,7 +104,11 @@ def _fill(folder: Path, export: Export, runtime: Mapping[str, bytes]) -> None:
             if path.is_file() and (name := path.relative_to(folder).as_posix()) not in static_files
         },
     }
+    facts["build"] = digest(facts)
     write_json(folder / DEMO, facts)
+    worker = (STATIC / SERVICE_WORKER).read_text(encoding="utf-8")
+    worker = worker.replace('BUILD = ""', f'BUILD = "{facts["build"]}"')
+    (folder / SERVICE_WORKER).write_text(worker, encoding="utf-8")
 
 
 def _benchmark(name: str) -> dict[str, Any]:

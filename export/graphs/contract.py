@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from models import DualEncoder, Preprocessing
 from models.checkpoints.integrity import tensors_digest
+from models.text.tokenizer import HF_PREFIX
 
 INPUT_NAME, EMBEDDING_NAME, PROBABILITIES_NAME = "image", "embedding", "probabilities"
 TOKENS_NAME, TEXT_EMBEDDING_NAME = "tokens", "text_embedding"
+FRAME_NAME = "frame"
 
 METADATA_PREFIX = "sonodistill."
 METADATA_CONTRACT = f"{METADATA_PREFIX}contract"
@@ -24,6 +28,23 @@ TIES = {
     "model_sha256": "it was made from another student",
 }
 """Hashes in every artifact's metadata (behind `METADATA_PREFIX`) -> the error when one is not the manifest's."""
+
+
+def without_path(preprocessing: Preprocessing) -> Preprocessing:
+    """Return a contract that names the folder of a `transformers` tokenizer without its path on this machine."""
+    if not preprocessing.tokenizer.startswith(HF_PREFIX):
+        return preprocessing
+    folder = Path(preprocessing.tokenizer.removeprefix(HF_PREFIX)).resolve()
+    return replace(preprocessing, tokenizer=HF_PREFIX + folder.name)
+
+
+def recipe_without_path(model: DualEncoder) -> dict[str, Any]:
+    """Return a model's recipe; the folder of a `transformers` model without its path on this machine."""
+    recipe = model.recipe()
+    arguments = recipe.get("init_args", {})
+    if "folder" not in arguments:
+        return recipe
+    return {**recipe, "init_args": {**arguments, "folder": Path(arguments["folder"]).resolve().name}}
 
 
 def contract_of(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -46,7 +67,31 @@ def contract_of(preprocessing: Preprocessing) -> dict[str, Any]:
             "colour_order": "RGB",
             "normalisation": "inside the graph; pass pixel values as they are",
         },
-        "preprocessing": preprocessing.to_dict(),
+        "preprocessing": without_path(preprocessing).to_dict(),
+    }
+
+
+FRAME_INPUT = {
+    "geometry": "inside the graph; pass the frame as it is",
+    "input": {
+        "name": FRAME_NAME,
+        "layout": "HWC",
+        "shape": ["height", "width", 3],
+        "dtype": "uint8",
+        "range": [0, 255],
+        "colour_order": "RGB",
+        "normalisation": "inside the graph; pass pixel values as they are",
+    },
+}
+"""Contract of a graph that pads and resizes, where it differs from `contract_of`."""
+
+
+def text_input(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the contract of the text tower where it differs from `contract_of`."""
+    shape = ["batch", preprocessing.context_length]
+    return {
+        "geometry": None,
+        "input": {"name": TOKENS_NAME, "layout": "NL", "shape": shape, "dtype": "int64"},
     }
 
 

@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.graphs.contract import EMBEDDING_NAME, INPUT_NAME, PROBABILITIES_NAME
+from export.graphs.contract import EMBEDDING_NAME, FRAME_NAME, INPUT_NAME, PROBABILITIES_NAME
 from models.messages import error_line, one_line
 
 OPSET = 20  # the first with a Gelu operator; composed of Erf, it cost ONNX Runtime a quarter of the time
-FRAME_NAME = "frame"
 LARGEST_BATCH = 1024
 log = logging.getLogger(__name__)
 

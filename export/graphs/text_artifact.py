@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
 
-from export.graphs.contract import TEXT_EMBEDDING_NAME, TOKENS_NAME
+from export.graphs.contract import TEXT_EMBEDDING_NAME, TOKENS_NAME, without_path
 from export.graphs.onnx_graph import write_onnx
 from export.graphs.pixel_graph import TokenEncoder
 from models import DualEncoder, Preprocessing
@@ -25,6 +25,7 @@ GOLDEN_TEXTS = (
     "Trans-thalamic plane; BPD/HC measured (2.5th centile?)",
     "",
 )
+CLIP_LICENCE = Path(__file__).parent / "LICENSE-CLIP.txt"
 COSINE_MIN = 0.999
 """Smallest cosine with the golden embedding that an app's own text path must reach; its tokens must be equal."""
 
@@ -42,7 +43,8 @@ def write_text_encoder(
         {"text": text, "tokens": ids.tolist(), "embedding": vector.tolist()}
         for text, ids, vector in zip(GOLDEN_TEXTS, *text_reference(model), strict=True)
     ]
-    write_json(golden, {"tokenizer": model.preprocessing.tokenizer, "cosine_min": COSINE_MIN, "rows": rows})
+    tokenizer = without_path(model.preprocessing).tokenizer
+    write_json(golden, {"tokenizer": tokenizer, "cosine_min": COSINE_MIN, "rows": rows})
     return path, [*tokenizer_files(model.preprocessing, folder), golden]
 
 
@@ -57,9 +59,9 @@ def tokenizer_files(preprocessing: Preprocessing, folder: Path) -> list[Path]:
     """Write what an app needs to rebuild a tokenizer.
 
     Returns:
-        ``tokenizer.json``, which the `tokenizers` libraries read, with ``merges.txt`` and ``vocab.json`` (CLIP's
-        byte-pair encoding) or ``vocabulary.txt`` (this project's word pieces, a token's id is its line); or the files
-        of a `transformers` tokenizer, in ``tokenizer/``.
+        ``tokenizer.json``, which the `tokenizers` libraries read, with ``merges.txt``, ``vocab.json`` and their
+        licence (CLIP's byte-pair encoding) or ``vocabulary.txt`` (this project's word pieces, a token's id is its
+        line); or the files of a `transformers` tokenizer, in ``tokenizer/``.
     """
     name, length = preprocessing.tokenizer, preprocessing.context_length
     whole = folder / "tokenizer.json"
@@ -71,7 +73,7 @@ def tokenizer_files(preprocessing: Preprocessing, folder: Path) -> list[Path]:
         lines = ["#version: 0.2", *(" ".join(pair) for pair in own.bpe_ranks)]
         merges.write_text("\n".join(lines) + "\n", encoding="utf-8")
         clip_tokenizer(length, folder).save(str(whole))
-        return [whole, vocabulary, merges]
+        return [whole, vocabulary, merges, Path(shutil.copyfile(CLIP_LICENCE, folder / CLIP_LICENCE.name))]
     if name == "fetal":
         fetal_tokenizer(length).save(str(whole))
         return [whole, Path(shutil.copyfile(FETAL_VOCABULARY, folder / "vocabulary.txt"))]

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from datamodules.corpora.public import CORPORA
 from datamodules.evaluation.protocol import Protocol
+from export.graphs.text_artifact import CLIP_LICENCE
 from export.parity.ledger import Row, markdown_ledger
 from metrics.benchmarks import BENCHMARKS
 from models.checkpoints.inspection import tower_name
@@ -120,7 +121,7 @@ def prompt_terms(protocol: str) -> list[str]:
 
 
 def write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write LICENCES.md: the terms of code, weights, prompts and data."""
+    """Write LICENCES.md: the terms of code, weights, prompts, data and CLIP's tokenizer."""
     source = manifest["source"]
     sections = {
         "Code": ["SonoDistill, and this folder's programs: Apache-2.0 (LICENSE-APACHE-2.0.txt)."],
@@ -128,6 +129,8 @@ def write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
         "Prompts": prompt_terms(manifest["protocol"]),
         "Data": [*data_terms(source), "The golden frames are simulated."],
     }
+    if (clip := f"text/{CLIP_LICENCE.name}") in manifest["artifacts"]:
+        sections["Tokenizer"] = [f"Vocabulary and merges in text/: OpenAI's CLIP, MIT ({clip})."]
     named = " ".join(line for lines in sections.values() for line in lines)
     if links := [f"{name}: {link}" for name, link in LICENCE_LINKS.items() if name in named]:
         sections["Texts"] = links
@@ -152,12 +155,14 @@ def card_data(manifest: Mapping[str, Any], rows: Sequence[Row]) -> ModelCardData
         for name, value in scores.items()
         if complete
     ]  # fmt: skip
+    kinds = {entry["kind"] for entry in manifest["artifacts"].values()}
+    formats = [kind for kind in ("onnx", "coreml") if kind in kinds]
     return ModelCardData(
         license="other",
         license_name="see-licences",
         license_link=LICENCES,
         pipeline_tag="zero-shot-image-classification",
-        tags=["medical", "ultrasound", "fetal-ultrasound", "onnx", "coreml"],
+        tags=["medical", "ultrasound", "fetal-ultrasound", *formats],
         model_name=tower_name(source["recipe"]),
         eval_results=results or None,
     )

@@ -27,25 +27,33 @@ from typing import Any
 PINS = '"coremltools>=9.0" "numpy<2.4" pillow'
 UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 SEAL = "manifest_sha256"  # the manifest's digest of its other keys
+AGES, BASIS, TOP = "ages", "ages_basis", 15  # the age is the median of the TOP most similar ages
 # File -> a key that it must have.
 FILES = {"manifest.json": "artifacts", "parity.json": "rows", "golden/golden.json": "rows"}
 
 
-def read_heads(path: Path) -> dict[str, tuple[list[str], Any]]:
-    """Read the class vectors of heads.safetensors: head -> labels and vectors [classes, D]."""
+def read_heads(path: Path) -> dict[str, tuple[dict[str, Any], Any]]:
+    """Read heads.safetensors: tensor -> description (empty for the basis of the ages) and numbers, float32."""
     import numpy as np  # coremltools brings it, whose absence `main` reports
 
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    heads = {}
-    for name, text in header.pop("__metadata__").items():
-        description = json.loads(text) if name in header else {}
-        if description.get("kind") == "classes":
-            begin, end = (start + offset for offset in header[name]["data_offsets"])
-            vectors = np.frombuffer(content[begin:end], "<f4").reshape(header[name]["shape"])
-            heads[name] = (description["labels"], vectors)
+    texts, heads = header.pop("__metadata__"), {}
+    for name, entry in header.items():
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        kind = {"F32": "<f4", "F16": "<f2"}[entry["dtype"]]
+        numbers = np.frombuffer(content[begin:end], kind).reshape(entry["shape"])
+        heads[name] = (json.loads(texts.get(name, "{}")), numbers.astype("f4"))
     return heads
+
+
+def age_of(heads: dict[str, tuple[dict[str, Any], Any]], spacing: str, embedding: Any) -> int:
+    """Return the age in days of an embedding, at a spacing of the age table."""
+    description, coordinates = heads[AGES]
+    row = coordinates[description["spacings_mm_per_px"].index(spacing)]
+    order = (-(row @ (heads[BASIS][1] @ embedding))).argsort(kind="stable")
+    return int(description["ages_days"][0] + sorted(order[:TOP])[TOP // 2])
 
 
 def verify_package(
@@ -66,6 +74,7 @@ def verify_package(
     head, heads = name.removeprefix("coreml-"), read_heads(folder / "heads.safetensors")
     cosines: list[float] = []
     differences: list[float] = []
+    days: list[int] = []  # between golden and found ages
     classes: list[tuple[str, str]] = []  # of the golden answers, and found
     skipped = 0
     for row in golden:
@@ -81,10 +90,12 @@ def verify_package(
             continue
         wanted, embedding = row["embedding"], output["embedding"].reshape(-1).astype(float)
         cosines.append(float(embedding @ wanted) / (math.hypot(*embedding) * math.hypot(*wanted)))
-        for other, (labels, vectors) in heads.items():
-            classes.append(
-                (max(row[other], key=row[other].__getitem__), labels[int((vectors @ embedding).argmax())])
-            )
+        for other, (description, vectors) in heads.items():
+            if description.get("kind") == "classes":
+                found = description["labels"][int((vectors @ embedding).argmax())]
+                classes.append((max(row[other], key=row[other].__getitem__), found))
+        if AGES in row:
+            days.append(abs(age_of(heads, row[AGES]["spacing_mm_per_px"], embedding) - row[AGES]["age_days"]))
     if not classes:
         return {"status": "NOT RUN", "note": "no golden frame fits this package", "figures": {}}
     figures = {"flip_rate": sum(wanted != got for wanted, got in classes) / len(classes)}
@@ -92,9 +103,14 @@ def verify_package(
 
     name, worst = ("cosine_min", np.min(cosines)) if cosines else ("difference_max", np.max(differences))
     figures[name] = float(worst)
+    limits = dict(entry["on_device"])
+    if days:
+        figures["age_days_max"] = float(max(days))
+    else:  # no golden frame has an age
+        limits.pop("age_days_max", None)
     counts = {"frames": float(len(golden) - skipped), "skipped": float(skipped)}
     shown = {key: None if math.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN
-    return {**verdict(figures, entry["on_device"]), "figures": {**shown, **counts}}
+    return {**verdict(figures, limits), "figures": {**shown, **counts}}
 
 
 def golden_image(path: Path, gray: bool) -> Any:
@@ -109,7 +125,7 @@ def golden_image(path: Path, gray: bool) -> Any:
 
 
 def verdict(figures: dict[str, float], limits: dict[str, float]) -> dict[str, str]:
-    """Compare figures with limits, such as ``cosine_min``, ``difference_max`` and ``flip_rate_max``."""
+    """Compare figures with limits, such as ``cosine_min``, ``age_days_max`` and ``flip_rate_max``."""
     notes, bad = [], False
     for name, limit in limits.items():
         figure = figures.get("flip_rate" if name == "flip_rate_max" else name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.special import softmax
 
 from metrics.benchmarks import BENCHMARKS, PLANES, SUBPLANES
 from metrics.calibration import max_minus_mean_logit, profile_age_days, profile_interval
-from models.preprocessing import Preprocessing, input_spacing, resize_padded
+from models.preprocessing import PIXEL_SIZE_MM, Preprocessing, input_spacing, resize_padded
+from models.student.onnx_files import SpacingNotInTableError
 
 DEFAULT_PROMPTS = Path(__file__).parent.parent / "text" / "prompts.json"
 ANSWERS = "answers"
@@ -27,6 +29,8 @@ NONE, BRAIN = "none", "brain"
 UNEQUAL = "pixel_size_mm: not as many as there are images; give one number for all, or one for each image"
 BATCH_SIZE = 32
 """Images of one call of the model."""
+SMALLEST_SPACING = 0.005
+"""In mm: prompts state two decimals."""
 
 Floats = NDArray[np.floating[Any]]
 Row = dict[str, Any]
@@ -55,7 +59,8 @@ class Calibration:
 class Student(ABC):
     """A trained student. `models.load_student` opens one.
 
-    Images are uint8 arrays, [H, W] or RGB [H, W, 3], of any sizes, or Pillow images; any iterable of them.
+    Images are uint8 arrays, [H, W] or RGB [H, W, 3], of any sizes, or Pillow images, which are turned upright by their
+    EXIF orientation; any iterable of them.
 
     Attributes:
         preprocessing: The contract of its images.
@@ -94,7 +99,9 @@ class Student(ABC):
             pixel_size_mm: Side of an original pixel, one for all or N.
 
         Raises:
-            ValueError: There are not as many sizes as images, or one is not a positive number.
+            ValueError: There are not as many sizes as images, or one is not within `PIXEL_SIZE_MM`.
+            SpacingNotInTableError: The spacing of an image's input is not in the age table of an export, or is below
+                `SMALLEST_SPACING`. The other images get no answer either: ask image by image to tell them apart.
         """
         sizes = iter(pixel_size_mm) if isinstance(pixel_size_mm, Iterable) else None
         rows: list[Row] = []
@@ -138,15 +145,18 @@ class Student(ABC):
         """Return the pixel spacing of the model's input, in mm, for an original of (width, height).
 
         Raises:
-            ValueError: The pixel size is not a positive number.
+            ValueError: The pixel size is not a number within `PIXEL_SIZE_MM`.
         """
+        least, largest = PIXEL_SIZE_MM
         try:
-            spacing = input_spacing(size, self.preprocessing.image_size, float(pixel_size_mm))
+            found = float(pixel_size_mm)
         except (TypeError, ValueError):
-            spacing = 0.0
-        if not 0 < spacing < float("inf"):
-            raise ValueError(f"pixel size {pixel_size_mm!r}: expected millimetres, a positive number")
-        return spacing
+            found = 0.0
+        if not least <= found <= largest:
+            raise ValueError(
+                f"pixel size {pixel_size_mm!r}: expected millimetres, from {least:g} to {largest:g}"
+            )
+        return input_spacing(size, self.preprocessing.image_size, found)
 
     def classify(self, embeddings: Floats) -> list[Row]:
         """Return the classes of embedded images [N, D], a dictionary each.
@@ -181,7 +191,14 @@ class Student(ABC):
         A dictionary each: ``ga_days``, ``ga`` (as text), ``ga_low_days``, ``ga_high_days`` and ``ga_coverage`` (share
         of patients whose interval contains the true age; None without a calibration), ``ga_spacing_mm`` (row of the
         age table that was used).
+
+        Raises:
+            SpacingNotInTableError: A spacing is not in the age table of an export, or below `SMALLEST_SPACING`.
         """
+        if tiny := [spacing for spacing in spacings if spacing < SMALLEST_SPACING]:
+            raise SpacingNotInTableError(
+                f"pixel spacing {tiny[0]:.2g} mm of the model's input: there are no ages below 0.01 mm"
+            )
         rows = []
         drop = None if self.calibration is None else self.calibration.age_drop
         for embedding, spacing in zip(embeddings, spacings, strict=True):
@@ -214,6 +231,11 @@ def as_array(image: Any) -> NDArray[np.uint8]:
             raise ValueError(
                 f"image of mode {image.mode}: open files with datamodules.pairs.image_reading.read_image"
             )
+        if "exif" in image.info:  # as `read_image`: Pillow turns a TIFF by itself
+            with suppress(
+                Exception
+            ):  # Pillow's parser raises many kinds for damaged EXIF; the pixels are whole
+                image = ImageOps.exif_transpose(image)
         image = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     array = np.asarray(image)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):

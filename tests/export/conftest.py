@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,12 @@ def corpus(shared: Path) -> PhantomDataModule:
 
 
 @pytest.fixture(scope="session")
-def exported(
-    student: TimmEncoder,
-    corpus: PhantomDataModule,
-    source: dict[str, str | None],
-    shared: Path,
-) -> Export:
+def subject(student: TimmEncoder, corpus: PhantomDataModule, source: dict[str, str | None]) -> Subject:
+    return Subject(student, corpus, Protocol.load(), source)
+
+
+@pytest.fixture(scope="session")
+def exported(subject: Subject, shared: Path) -> Export:
     """A finished export; tests that change it take `copied`."""
     target = shared / "run" / "export"
     options = Options(
@@ -90,9 +91,9 @@ def exported(
     calibration = {
         "prompts": Protocol.load().content(), "none_below": {}, "age_drop": None, "coverage": 0.9, "counts": {},
     }  # fmt: skip
-    subject = Subject(student, corpus, Protocol.load(), dict(source), calibration=calibration)
+    whole = replace(subject, calibration=calibration)
     with FileLock(shared / "export.lock"):
-        return read_export(target) if target.is_dir() else export_student(subject, target, options)
+        return read_export(target) if target.is_dir() else export_student(whole, target, options)
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from datamodules.evaluation.protocol import Protocol
-from export import Options, Subject, export_student
+from export import Options, export_student
 from export.graphs.litert_file import litert_installed
 from export.latency.backends import backend_specs, load
 from export.parity.ledger import NOT_RUN, OK
@@ -28,10 +27,8 @@ def test_what_is_made_from_a_skipped_file_says_so(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not litert_installed(), reason=NO_LITERT)
-def test_files_give_the_golden_answers_and_have_rows_and_backends(student, corpus, source, tmp_path):
-    export = export_student(
-        Subject(student, corpus, Protocol.load(), dict(source)), tmp_path / "export", OPTIONS
-    )
+def test_files_give_the_golden_answers_and_have_rows_and_backends(subject, tmp_path):
+    export = export_student(subject, tmp_path / "export", OPTIONS)
     rows = {row["variant"]: row for row in json.loads((export.folder / "parity.json").read_text())["rows"]}
     assert rows["litert-fp32"]["status"] == OK
     assert rows["litert-int8"]["note"].startswith("task metrics not judged: the weights are random")

@@ -6,15 +6,14 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from datamodules.evaluation.protocol import Protocol
-from export import Options, Subject, build, export_student, read_export
+from export import Options, build, export_student, read_export
 from export.graphs.litert_file import litert_installed
 from export.parity.ledger import DROPPED, FAILED, OK, GateFailedError, read_gates
 from export.runners import NO_LITERT
 
 
 def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_them(
-    converted, student, corpus, source, tmp_path
+    converted, subject, tmp_path
 ):
     gates = read_gates()
     gates["float32-classifier"]["difference_max"] = -1.0
@@ -32,7 +31,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
         rf"^export: row onnx-planes: difference [^\n]*; the files and parity.json are kept in {kept} [^\n]*$"
     )
     with pytest.raises(GateFailedError, match=line):
-        export_student(Subject(student, corpus, Protocol.load(), dict(source)), target, options)
+        export_student(subject, target, options)
     assert list(target.parent.iterdir()) == [kept]
     rows = {row["variant"]: row["status"] for row in json.loads((kept / "parity.json").read_text())["rows"]}
     assert (rows["onnx-planes"], rows["onnx-fp32"]) == (FAILED, OK)
@@ -42,7 +41,7 @@ def test_a_missed_gate_names_the_row_and_keeps_the_files_where_no_reader_takes_t
 
 
 def test_a_label_without_prompts_is_one_line_before_anything_is_converted(
-    student, corpus, source, tmp_path, monkeypatch
+    subject, corpus, tmp_path, monkeypatch
 ):
     records = {name: corpus.evaluation_records(name, "test") for name in corpus.benchmarks}
     records["planes"] = [
@@ -52,12 +51,12 @@ def test_a_label_without_prompts_is_one_line_before_anything_is_converted(
     options = Options(skip=["coreml", "int8"], spacings=[0.30], only_spacings=True)
     line = r"^benchmark planes: no prompts for spine, which its images are labelled with[^\n]*$"
     with pytest.raises(ValueError, match=line):
-        export_student(Subject(student, corpus, Protocol.load(), dict(source)), tmp_path / "export", options)
+        export_student(subject, tmp_path / "export", options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_well(
-    converted, student, corpus, source, tmp_path, capsys, monkeypatch
+    converted, subject, tmp_path, capsys, monkeypatch
 ):
     gates = read_gates()
     gates["compressed"]["points_lost_max"] = -1000.0  # no variant gains ten times the scale
@@ -70,14 +69,15 @@ def test_smaller_weights_that_miss_their_gate_are_left_out_and_the_export_ends_w
         only_spacings=True,
         gates=str(tmp_path / "gates.yaml"),
     )
-    trained, answered, copy_golden = dict(source) | {"weights": "trained"}, [], build.write_golden
+    trained = replace(subject, source=subject.source | {"weights": "trained"})
+    answered, copy_golden = [], build.write_golden
 
     def write_golden(folder, preprocessing, embed, variants, *given):
         answered.extend(variant.name for variant in variants)
         copy_golden(folder)
 
     monkeypatch.setattr(build, "write_golden", write_golden)
-    export = export_student(Subject(student, corpus, Protocol.load(), trained), tmp_path / "export", options)
+    export = export_student(trained, tmp_path / "export", options)
     rows = {row["variant"]: row for row in json.loads((export.folder / "parity.json").read_text())["rows"]}
     row = rows["onnx-int8"]
     assert row["status"] == DROPPED
@@ -103,14 +103,13 @@ class ChosenError(Exception):
 
 
 def test_the_frames_that_judge_are_those_of_the_split_and_number_asked_for(
-    student, corpus, source, tmp_path, monkeypatch
+    subject, student, corpus, tmp_path, monkeypatch
 ):
     def frames(data, preprocessing, split, limit):
         assert (data, preprocessing) == (corpus, student.preprocessing)
         raise ChosenError(split, limit)
 
     monkeypatch.setattr(build, "evaluation_frames", frames)
-    subject = Subject(student, corpus, Protocol.load(), dict(source))
     with pytest.raises(ChosenError) as chosen:
         export_student(subject, tmp_path / "export", Options(split="all", frames=7))
     assert chosen.value.args == ("all", 7)

@@ -1,12 +1,12 @@
 // What the page makes of the arithmetic in reader.mjs: "none of these", the WHO chart, ages as text.
 import { logitsOf, softmax } from "./reader.mjs";
 
-/** Probabilities of a head's labels, and the answer: a label, or "none" when the lead is below `noneBelow`. */
+/** Probabilities of a head's labels, and the answer: a label, or "none" where the lead is below `noneBelow`, which is `rejected`. */
 export function classify(embedding, head, noneBelow) {
   const logits = logitsOf(embedding, head), top = Math.max(...logits), best = logits.indexOf(top);
   const lead = top - logits.reduce((a, b) => a + b, 0) / logits.length;
-  const none = noneBelow !== undefined && lead < noneBelow;
-  return { labels: head.labels, probabilities: softmax(logits), best, answer: none ? "none" : head.labels[best] };
+  const rejected = noneBelow !== undefined && lead < noneBelow; // a label may be called "none"
+  return { labels: head.labels, probabilities: softmax(logits), best, rejected, answer: rejected ? "none" : head.labels[best] };
 }
 
 /** Head circumference in mm of the WHO fetal growth chart at an age in weeks. */

@@ -1,14 +1,15 @@
 // The page: loads the worker, offers frames to it, shows what it answers.
+import { askedEngine, engineOf, fillEngine, showFacts } from "./engine.js";
+import { fetchListed, fillSamples, openDocuments } from "./files.js";
 import { OwnClasses } from "./labels.js";
 import { PixelSize } from "./ruler.js";
 import { linesOf, savePicture, saveTable } from "./save.js";
-import { keepOffline } from "./offline.js";
 import { decode, paint } from "./pictures.js";
 import { Live, cameraStream, release, screenStream, sortFiles, sourceError, watchDrops } from "./sources.js";
-import { ClassCards, GrowthChart, drawHistory, fillDevices, fillEngine, fillSamples, openDocuments, runtimesOf, showAge, showFacts, speedText, weightsOf } from "./view.js";
+import { ClassCards, GrowthChart, clearAnswers, drawHistory, fillDevices, showAge, speedText } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const MOST_READINGS = 5000, SPOKEN_MS = 2500;
+const MOST_READINGS = 5000, MOST_FAILURES = 3, SPOKEN_MS = 2500;
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
 const demo = await fetch("demo.json").then((response) => response.json()).catch(() => null);
@@ -16,21 +17,12 @@ if (!demo) {
   refuse("demo.json cannot be read. Serve the folder over http(s), or build the page again");
   throw new Error("demo.json cannot be read");
 }
-const asked = new URLSearchParams(location.search);
 const cores = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
-const engineOf = (runtime, threads, weights) => {
-  const known = weightsOf(runtime, demo.variants);
-  return { runtime, threads, weights: known.includes(weights) ? weights : known[0] };
-};
-const threads = Number(asked.get("threads"));
-let engine = engineOf(
-  runtimesOf(demo.variants).includes(asked.get("runtime")) ? asked.get("runtime") : "wasm",
-  Math.min(cores, Number.isInteger(threads) && threads > 0 ? threads : 4),
-  asked.get("weights"),
-);
+let engine = askedEngine(demo.variants, cores);
 let worker = null, ready = null, working = null; // `working`: the engine that passed its self-test
 let pending = null, queue = [], late = false, again = false, frozen = false, number = 0, dropped = 0;
-let still = null, last = null, readings = [], spokenAt = 0;
+let still = null, shown = null; // a picture file; source and seconds of the picture on the canvas
+let last = null, failures = 0, readings = [], spokenAt = 0; // `last`: the answers on the page; the picture's own unless one is pending
 let source = 0; // counts what was asked for: what arrives for an older source is dropped
 let saving = false; // a picture is to be saved, once the frame that it shows is answered
 let region = null; // part of a live picture that is read: x, y, width, height as shares of its size
@@ -40,7 +32,7 @@ const live = new Live(video, onLiveFrame, () => {
   stopLive();
   notice(`${$("source-name").textContent}: the browser or the device ended it.`);
 });
-const size = new PixelSize(reread, cropped);
+const size = new PixelSize(reread, (part) => { setRegion(part); setFrozen(false); reread(); });
 const own = new OwnClasses(demo, (message) => worker.postMessage(message));
 
 function notice(text) {
@@ -50,15 +42,15 @@ function notice(text) {
 // --- the engine: the worker; it must pass its self-test before it answers ---
 
 function startEngine() {
-  const first = !worker;
   worker?.terminate();
-  [ready, pending] = [null, null];
+  if (pending || live.running) clear();
+  [ready, pending, failures] = [null, null, 0];
   $("loading").hidden = false;
   own.wait(true);
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => handlers[data.kind](data);
   worker.onerror = (event) => onRefused({ text: event.message || "the worker could not start" });
-  worker.postMessage({ kind: "start", demo, first, ...engine });
+  worker.postMessage({ kind: "start", demo, first: !working, ...engine });
 }
 
 function onProgress({ loaded, total }) {
@@ -77,14 +69,14 @@ function onReady(facts) {
   own.onReady();
   fillEngine(engine, cores, demo.variants);
   document.body.dataset.state = "ready";
-  if (still || last || live.running) reread();
+  if (still || shown || live.running) reread();
   else if (!queue.length && demo.samples.length) showSample(demo.samples[0], source); // asks for no new source
   pump();
 }
 
 function onRefused({ text }) {
   worker.terminate();
-  const other = working ?? (engine.runtime === "wasm" ? engine : engineOf("wasm", engine.threads));
+  const other = working ?? (engine.runtime === "wasm" ? engine : engineOf(demo.variants, "wasm", engine.threads));
   if (engine !== other) {
     notice(`${text}. ${working ? "The previous runtime stays in use" : "ONNX Runtime with WebAssembly is used instead"}.`);
     engine = other;
@@ -108,7 +100,7 @@ const handlers = {
 };
 
 $("engine").addEventListener("change", () => {
-  engine = engineOf($("runtime").value, Number($("threads").value), $("weights").value);
+  engine = engineOf(demo.variants, $("runtime").value, Number($("threads").value), $("weights").value);
   notice("");
   startEngine();
 });
@@ -122,7 +114,11 @@ function send(input, facts) {
 }
 
 /** Keep the picture that is being read: frozen, measured or saved, it is the one that was answered. */
-const keep = (picture) => paint(frame.getContext("2d"), picture);
+function keep(picture, facts) {
+  paint(frame.getContext("2d"), picture);
+  shown = facts;
+  if (!ready) clear();
+}
 
 async function onLiveFrame() {
   if (!ready || frozen) return;
@@ -142,8 +138,8 @@ async function onLiveFrame() {
       bitmap.close();
       return pump();
     }
-    keep(bitmap);
-    send(bitmap, { source: $("source-name").textContent, seconds: seconds.toFixed(3) });
+    keep(bitmap, { source: $("source-name").textContent, seconds: seconds.toFixed(3) });
+    send(bitmap, shown);
   } catch {
     pending = null; // the video ended between two frames
     pump();
@@ -163,7 +159,7 @@ async function showStill(item) {
   pending = { id: -1 };
   try {
     const bitmap = await decode(item.blob);
-    if (still === item) keep(bitmap);
+    if (still === item) keep(bitmap, { source: item.name });
     bitmap.close();
   } catch (error) {
     notice(`${item.name}: ${error.message}.`);
@@ -183,11 +179,11 @@ async function reread() {
   if (moving) return onLiveFrame(); // a paused video, or a screen on which nothing moves, gives no further frame
   if (!ready || pending) return;
   if (still) send(still.blob, { source: still.name });
-  else if (last) { // a live source's frame, frozen or left by Stop
+  else if (shown) { // a live source's frame, frozen or left by Stop
     pending = { id: -1 };
     const bitmap = await createImageBitmap(frame);
     pending = null;
-    if (ready) send(bitmap, { source: last.source, seconds: last.seconds });
+    if (ready) send(bitmap, shown);
   }
 }
 
@@ -195,7 +191,7 @@ function onAnswer(answer) {
   if (answer.id !== pending?.id) return;
   const at = performance.now();
   last = { ...pending, ...answer, at, milliseconds: at - pending.started };
-  pending = null;
+  [pending, failures] = [null, 0];
   readings.push(last);
   if (readings.length > MOST_READINGS) readings.shift();
   show();
@@ -205,10 +201,18 @@ function onAnswer(answer) {
 
 function onFailed({ id, text }) {
   if (id !== pending?.id) return;
-  pending = null;
-  saving = false;
-  notice(`${still?.name ?? "This frame"}: ${text}`);
-  pump();
+  [pending, saving] = [null, false];
+  clear();
+  notice(`${still?.name ?? "This frame"}: ${text}.`);
+  if (++failures < MOST_FAILURES) return pump();
+  working = null; // another runtime is tried
+  onRefused({ text });
+}
+
+/** The picture has no answers, and none is on its way. */
+function clear() {
+  last = null;
+  clearAnswers(cards, chart, shown?.source);
 }
 
 function show() {
@@ -230,7 +234,7 @@ function speak() {
 setInterval(() => {
   drawHistory($("history"), $("legend"), readings);
   if (!readings.length) return;
-  speak();
+  if (last) speak();
   $("speed").textContent = speedText(readings, live.running && !frozen, dropped);
 }, 250);
 
@@ -275,6 +279,7 @@ async function startLive(kind, label, ask) {
   newSource();
   dropped = 0;
   name(label);
+  if (!ready) clear();
   for (const id of ["stop", "crop", "play"]) $(id).hidden = id === "play" && kind !== "video";
   showLive();
   if (kind === "camera") fillDevices(live);
@@ -305,11 +310,11 @@ function showPictures() {
 }
 
 const pictures = new Map();
-const offline = keepOffline();
-const fetched = (file) => offline.then(() => fetch(`${file}?v=${demo.files[file].sha256}`)); // so that it is kept
+const fetched = (file) => fetchListed(file, demo.files[file]);
+const unfetched = (error) => notice(`${error.message}.`);
 async function showSample(sample, own = showPictures()) {
-  const blob = await pictures.get(sample.file);
-  if (own !== source) return;
+  const blob = await pictures.get(sample.file).catch(unfetched);
+  if (!blob || own !== source) return;
   size.set(sample.pixel_size_mm, "Stated by the sample.");
   queue = [{ blob, name: `Sample, simulated: ${sample.title}` }];
   pump();
@@ -338,7 +343,6 @@ watchDrops($("drop"), take);
 function setFrozen(value) {
   frozen = value;
   $("freeze").setAttribute("aria-pressed", value);
-  $("freeze").textContent = value ? "Unfreeze" : "Freeze";
   showLive();
 }
 /** Of a live source the picture moves, except where a frozen or a cropped frame is shown. */
@@ -348,7 +352,6 @@ function showLive() {
 function setRegion(value) {
   region = value;
   $("crop").setAttribute("aria-pressed", value !== null);
-  $("crop").textContent = value ? "Whole picture" : "Crop";
   showLive();
 }
 $("freeze").addEventListener("click", () => {
@@ -361,13 +364,13 @@ $("freeze").addEventListener("click", () => {
 
 $("every-age").addEventListener("change", reread);
 $("measure").addEventListener("click", () => {
-  if (!last) return;
+  if (!shown) return;
   if (live.running) setFrozen(true);
   size.measure(frame);
 });
 $("crop").addEventListener("click", () => {
   size.end();
-  if (region || !last) {
+  if (region || !shown) {
     setRegion(null);
     setFrozen(false); // the frozen picture may be the cropped one
     return reread();
@@ -375,12 +378,6 @@ $("crop").addEventListener("click", () => {
   setFrozen(true);
   size.crop(frame);
 });
-function cropped([a, b]) {
-  const { width, height } = frame;
-  setRegion([Math.min(a.x, b.x) / width, Math.min(a.y, b.y) / height, Math.abs(a.x - b.x) / width, Math.abs(a.y - b.y) / height]);
-  setFrozen(false);
-  reread();
-}
 
 function save() {
   saving = false;
@@ -395,6 +392,7 @@ $("save-table").addEventListener("click", () => {
   if (readings.length === MOST_READINGS) notice(`The table holds the latest ${MOST_READINGS} readings.`);
 });
 
+navigator.serviceWorker?.register("sw.js").catch(() => {}); // without it the page needs a network
 startEngine();
 fillSamples(demo.samples, pictures, fetched, showSample);
-openDocuments(fetched);
+openDocuments(fetched, unfetched);

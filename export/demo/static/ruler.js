@@ -18,7 +18,7 @@ function typedIn(id) {
 export class PixelSize {
   /**
    * @param changed called when the visitor has typed or measured one
-   * @param cropped called with two corners of an area
+   * @param cropped called with an area: x, y, width, height as shares of the picture's size
    */
   constructor(changed, cropped) {
     Object.assign(this, { cropped, ruler: new Ruler($("ruler"), (points) => this.marked(points)) });
@@ -82,7 +82,8 @@ export class PixelSize {
     const [a, b] = points;
     if (this.ruler.area) {
       this.end();
-      return this.cropped(points);
+      const { width, height } = this.ruler;
+      return this.cropped([Math.min(a.x, b.x) / width, Math.min(a.y, b.y) / height, Math.abs(a.x - b.x) / width, Math.abs(a.y - b.y) / height]);
     }
     this.span = Math.hypot(a.x - b.x, a.y - b.y);
     $("distance").hidden = false;

@@ -13,7 +13,7 @@ const stamp = () => new Date().toISOString().slice(0, 19).replace(/[:T]/g, "-");
 
 /** The answers of a reading as lines of text, as `make predict --annotate` writes them. */
 export function linesOf({ classes, age }) {
-  const lines = classes.map(({ title, answer, best, probabilities }) => answer === "none"
+  const lines = classes.map(({ title, answer, rejected, best, probabilities }) => rejected
     ? `${title}: none of these` : `${title}: ${answer} (${Math.round(100 * probabilities[best])} %)`);
   if (age) lines.push(`Age: ${ageText(age.days)}${age.low === null ? "" : ` (${ageText(age.low)} to ${ageText(age.high)})`}`);
   return lines;

@@ -50,7 +50,7 @@ export class ClassCards {
         card?.article.remove();
         card = this.card(one);
       }
-      const none = one.answer === "none";
+      const none = one.rejected;
       card.answer.textContent = none ? "none of these" : `${one.answer} `;
       card.answer.classList.toggle("none", none);
       if (!none) card.answer.append(make("small", percent(one.probabilities[one.best])));
@@ -115,6 +115,16 @@ export class GrowthChart {
   }
 }
 
+/** Remove the answers: the picture has none. */
+export function clearAnswers(cards, chart, source) {
+  cards.show([]);
+  chart.show(null);
+  $("age").textContent = "–";
+  for (const id of ["age-text", "spoken"]) $(id).textContent = "";
+  $("frame").setAttribute("aria-label", source ? `${source}. No answers` : "No picture yet");
+  $("save-picture").disabled = true;
+}
+
 /** The card of the age: its text says why there is none. */
 export function showAge(chart, { age, brain, noRow }, hasAges, pixelSize) {
   $("age-card").hidden = !hasAges;
@@ -150,16 +160,17 @@ export function drawHistory(canvas, legend, readings) {
   }
   const recent = readings.filter(({ at }) => now - at < 1000 * SECONDS), counts = new Map(), room = height - 16;
   recent.forEach(({ at, classes: [plane] }, place) => {
-    const none = plane.answer === "none", x = width * (1 - (now - at) / (1000 * SECONDS));
+    const key = plane.rejected ? -1 : plane.best, x = width * (1 - (now - at) / (1000 * SECONDS));
     const until = place + 1 < recent.length ? recent[place + 1].at : now; // a reading holds until the next, at most one second
     const wide = Math.max(2, (Math.min(until - at, 1000) / (1000 * SECONDS)) * width);
     const tall = room * plane.probabilities[plane.best];
-    context.fillStyle = colour(none ? -1 : plane.best);
+    context.fillStyle = colour(key);
     context.fillRect(x, room - tall, wide, tall);
-    counts.set(plane.answer, { colour: none ? "none" : `class-${plane.best % 8}`, count: (counts.get(plane.answer)?.count ?? 0) + 1 });
+    const name = plane.rejected ? "none of these" : plane.answer, own = plane.rejected ? "none" : `class-${plane.best % 8}`;
+    counts.set(key, { name, own, count: (counts.get(key)?.count ?? 0) + 1 });
   });
-  const shares = [...counts].sort(([, a], [, b]) => b.count - a.count).map(([name, { colour: own, count }]) =>
-    ({ name: name === "none" ? "none of these" : name, own, share: percent(count / recent.length) }));
+  const shares = [...counts.values()].sort((a, b) => b.count - a.count)
+    .map(({ name, own, count }) => ({ name, own, share: percent(count / recent.length) }));
   const text = shares.map(({ name, share }) => `${name} ${share}`).join(", ");
   if (legend.dataset.text === text) return;
   legend.dataset.text = text;
@@ -182,72 +193,10 @@ export function speedText(readings, live, dropped) {
   return `${live ? `${rate.toFixed(1)} frames/s, ${dropped} dropped; ` : ""}latency ${quantile(0.5)} ms (p50), ${quantile(0.95)} ms (p95)`;
 }
 
-/** Fetch the documents, and show the one whose button is pressed. */
-export function openDocuments(fetched) {
-  const dialog = document.getElementById("document"), text = document.getElementById("document-text");
-  for (const button of document.querySelectorAll("[data-document]")) {
-    const content = fetched(button.dataset.document).then((response) => response.text());
-    button.addEventListener("click", async () => {
-      text.textContent = (await content).replace(/^---\n[\s\S]*?\n---\n/, ""); // without the card's metadata
-      dialog.showModal();
-    });
-  }
-}
-
-/** Buttons of the samples; `pictures` gets their files. */
-export async function fillSamples(samples, pictures, fetched, chosen) {
-  for (const sample of samples) {
-    const button = make("button"), picture = new Image(), item = make("li");
-    pictures.set(sample.file, fetched(sample.file).then((response) => response.blob()));
-    picture.src = URL.createObjectURL(await pictures.get(sample.file));
-    Object.assign(picture, { alt: "", width: 96, height: 72 });
-    button.append(picture, sample.title);
-    button.addEventListener("click", () => chosen(sample));
-    item.append(button);
-    $("samples").append(item);
-  }
-}
-
 /** Let the user choose between several cameras and capture cards; their names are known once one is allowed. */
 export async function fillDevices(live) {
   const found = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
   const used = live.stream?.getVideoTracks()[0].getSettings().deviceId;
   $("device").replaceChildren(...found.map(({ label, deviceId }) => new Option(label, deviceId, false, deviceId === used)));
   $("devices").hidden = found.length < 2 || !live.stream;
-}
-
-const RUNTIMES = { wasm: "WebAssembly", webgpu: "WebGPU", litert: "LiteRT" };
-
-/** The runtimes of which the page has a model and the browser what they need. */
-export const runtimesOf = (variants) =>
-  Object.keys(RUNTIMES).filter((name) => weightsOf(name, variants).length && (name !== "webgpu" || navigator.gpu));
-
-/** The weights that a runtime reads; WebGPU has no int8 kernels. */
-export const weightsOf = (runtime, variants) => Object.keys(variants).filter((name) =>
-  (runtime === "webgpu" ? name === "onnx-fp32" : name.startsWith(runtime === "litert" ? "litert-" : "onnx-")));
-
-/** What runs, and how exactly it reproduced the golden frames. */
-export function showFacts(demo, engine, facts) {
-  const { tested } = facts;
-  const threads = `, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}`;
-  const runtime = engine.runtime === "litert" ? `LiteRT.js ${demo.runtimes.litert}, WebAssembly, 1 thread`
-    : `ONNX Runtime Web ${demo.runtimes.onnx}, ${RUNTIMES[engine.runtime]}${engine.runtime === "wasm" ? threads : ""}`;
-  $("facts").textContent = `${runtime}. Student ${demo.model.slice(0, 12)}, ${facts.side} × ${facts.side} pixels, `
-    + `ready after ${(facts.milliseconds / 1000).toFixed(1)} s. Self-test: ${tested.frames} golden frames, cosine at least `
-    + `${Math.min(tested.input, tested.frame).toFixed(6)}, ${tested.resize === 0 ? "resize equal to training's" : `resize at most ${tested.resize} grey levels off`}.`
-    + (facts.calibrated ? "" : " Not calibrated: no answer is “none of these”, ages have no interval.");
-}
-
-/** Fill the choices of runtime, threads and weights. */
-export function fillEngine(engine, cores, variants) {
-  const fill = (id, values, chosen) => {
-    const select = document.getElementById(id);
-    select.replaceChildren(...values.map(([value, text]) => new Option(text, value, false, String(value) === String(chosen))));
-    select.disabled = values.length < 2;
-  };
-  fill("runtime", runtimesOf(variants).map((name) => [name, RUNTIMES[name]]), engine.runtime);
-  const threads = engine.runtime === "wasm" ? Array.from({ length: cores }, (_, index) => [index + 1, index + 1]) : [[engine.threads, "–"]];
-  fill("threads", threads, engine.threads);
-  const weights = weightsOf(engine.runtime, variants).map((name) => [name, name.split("-")[1].replace("fp32", "float32")]);
-  fill("weights", weights, engine.weights);
 }

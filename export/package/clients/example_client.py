@@ -8,14 +8,17 @@ image_encoder.onnx:
 
 import argparse
 import hashlib
+import io
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 BITS = 22  # of Pillow's fixed-point weights
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # an EPS would start an interpreter, whatever its name
 SEAL = "manifest_sha256"
 TOP = 15  # the age is the median of the TOP most similar ages
 
@@ -68,15 +71,25 @@ def decode(path):
     """Read a picture: upright by its EXIF orientation, 16-bit gray divided by 257, otherwise 8-bit RGB."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ValueError(f"{path}: 32-bit values beyond the 16-bit range")
-        image = Image.fromarray(np.round(wide / 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError(f"{path}: floating-point pixels")
-    return np.asarray(image.convert("RGB"))
+    try:
+        # From memory: of a file, Pillow 13.0 maps the pixels of a gray TIFF that is to be turned wrongly.
+        image = Image.open(io.BytesIO(Path(path).read_bytes()), formats=FORMATS)
+        if image.format == "TIFF" and image.n_frames > 1:
+            raise ValueError(f"{image.n_frames} pages; save each as a file of its own")
+        image.load()
+        if "exif" in image.info:  # Pillow turns a TIFF by itself
+            with suppress(Exception):  # damaged EXIF; the pixels are whole
+                image = ImageOps.exif_transpose(image)
+        if image.mode == "I" or image.mode.startswith("I;16"):
+            wide = np.asarray(image).astype(np.int64)
+            if wide.min() < 0 or wide.max() > 65535:
+                raise ValueError("32-bit values beyond the 16-bit range")
+            image = Image.fromarray(np.round(wide / 257).astype(np.uint8))
+        if image.mode == "F":
+            raise ValueError("floating-point pixels")
+        return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 class Student:

@@ -44,6 +44,8 @@ def test_images_are_upright_as_browsers_show_them(tmp_path, orientation):
         expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(read_image(path), expected)
     assert max(image_size(path)) == max(expected.shape)
+    Image.fromarray(GRAY).save(tmp_path / "scan.tif", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "scan.tif"), expected[:, :, 0])
 
 
 def test_damaged_exif_leaves_an_image_as_it_is_stored(tmp_path):

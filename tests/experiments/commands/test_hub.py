@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -157,7 +159,7 @@ def test_an_export_goes_up_with_its_card_and_comes_back(hub, export, tmp_path, c
     assert TOKEN not in printed.out + printed.err
 
 
-def test_a_checkpoint_goes_up_with_a_card_and_comes_back(hub, checkpoint, tmp_path):
+def test_a_checkpoint_goes_up_with_a_card_and_comes_back(hub, checkpoint, tmp_path, monkeypatch):
     run(["hub", "push", str(checkpoint), "me/student", "--public"])
     assert set(hub.files) == {"README.md", "best.ckpt"}
     card = hub.files["README.md"].decode()
@@ -167,6 +169,14 @@ def test_a_checkpoint_goes_up_with_a_card_and_comes_back(hub, checkpoint, tmp_pa
     run(["hub", "pull", "me/student", "got", f"--revision={COMMIT}"])
     loaded = load_student(tmp_path / "got" / "best.ckpt")
     assert loaded.dimension == 24
+    monkeypatch.chdir(tmp_path / "got")
+    monkeypatch.setenv("PYTHONPATH", "")  # which the card's first import changes
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert code.startswith("import sonodistill.folders"), "after pip install `models` is not on the path"
+    names = {}
+    exec(code, names)
+    assert names["student"].dimension == 24
 
 
 def test_names_of_a_run_are_no_markup_in_its_card(hub, checkpoint):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from experiments import __main__ as command_line
-from experiments.commands import export, latency, results
+from experiments.commands import demo, export, latency, results
 from tests.canary import foreign_checkpoint
 from tests.experiments.runs.test_evaluate_pair import SMALL
 
@@ -115,6 +115,21 @@ def test_export_builds_what_it_is_told_to_trust(canary, tmp_path, monkeypatch):
         export.main([checkpoint, "--trust"])
     assert canary.exists()
     assert [type(student).__module__ for student in students] == ["canary"]
+
+
+def test_demo_exports_what_it_is_told_to_trust(canary, tmp_path, monkeypatch):
+    checkpoint = run_folder(tmp_path, HC18)
+
+    def far_enough(*_):
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(export, "export_student", far_enough)
+    with pytest.raises(ValueError, match=REFUSAL):
+        demo.main([checkpoint])
+    assert not canary.exists()
+    with pytest.raises(ValueError, match="far enough"):
+        demo.main([checkpoint, "--trust"])
+    assert canary.exists()
 
 
 def test_latency_refuses_a_foreign_checkpoint(canary, tmp_path):

@@ -85,6 +85,18 @@ def without_samples(small, monkeypatch):
     monkeypatch.setattr("export.demo.build._write_samples", lambda _: [])
 
 
+@pytest.fixture(scope="module")
+def page(exported, request, tmp_path_factory):
+    """The page of `exported`; without npm its runtime is short files."""
+    try:
+        runtime.runtime_files(runtime.ONNX_RUNTIME)
+    except ValueError:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("export.demo.build.runtime_files", lambda *_: CONTENT)
+            return build_demo(exported.folder, tmp_path_factory.mktemp("small") / "page")
+    return request.getfixturevalue("built")
+
+
 def test_npm_fetches_the_runtime_once(pinned, npm):
     asked = npm(pinned)
     assert files() == files() == CONTENT
@@ -117,8 +129,7 @@ def test_the_runtime_from_a_tarball(pinned, tmp_path):
     assert files(tmp_path / "mine.tgz") == CONTENT
 
 
-def test_the_page_lists_its_files(exported, small, tmp_path):
-    page = build_demo(exported.folder, tmp_path / "page")
+def test_the_page_lists_its_files(exported, page):
     facts = json.loads((page / "demo.json").read_text())
     listed = {*facts["files"], *facts["static_files"], "sw.js", "demo.json"}
     assert listed == {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}

@@ -168,7 +168,7 @@ def test_the_growth_chart(modules):
 READINGS = """import { linesOf, table } from "./save.js";
 const labels = ["brain", "femur"], probabilities = [0.25, 0.75];
 const plane = { title: "Plane", key: "plane", labels, probabilities, best: 1, answer: "femur" };
-const none = { ...plane, title: "My own", key: "own", best: 0, answer: "none" };
+const none = { ...plane, title: "My own", key: "own", best: 0, rejected: true, answer: "none" };
 const age = { days: 195, low: 188, high: 203, coverage: 0.9, spacing: 1.5 };
 const facts = { age: null, pixelSize: null, milliseconds: 1.26 };
 const reading = { source: "a.png", time: new Date(0), classes: [plane], ...facts };

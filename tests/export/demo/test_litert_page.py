@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.evaluation.protocol import Protocol
-from export import Subject, export_student
+from export import export_student
 from export.demo.build import build_demo
 from export.graphs.litert_file import litert_installed
 from export.runners import NO_LITERT
@@ -24,8 +23,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def export(student, corpus, source, tmp_path_factory):
-    subject = Subject(student, corpus, Protocol.load(), dict(source))
+def export(subject, tmp_path_factory):
     return export_student(
         subject, tmp_path_factory.mktemp("litert") / "export", replace(OPTIONS, text_encoder=True)
     )

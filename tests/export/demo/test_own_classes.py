@@ -1,7 +1,6 @@
 """Labels that a visitor types on the demo page, scored in headless Chromium by the export's text tower."""
 
 import csv
-import json
 import re
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.special import softmax
 
 from models import build_tokenizer, load_student
 from models.text.tokenizer import fetal_vocabulary
-from tests.export.demo.test_page_faults import changed, flipped, rebuilt
+from tests.export.demo.test_page_faults import rebuilt
 from tests.export.demo.visit import Visit, needs_chromium
 
 pytestmark = needs_chromium
@@ -137,17 +136,6 @@ def test_another_runtime_keeps_the_labels_until_they_are_removed(visit, frames):
     assert visit.errors == []
 
 
-def test_a_changed_text_tower_is_refused_and_frames_are_read(browser, address):
-    found = Visit(browser, address, changed("text_encoder.onnx", flipped), service_workers="block")
-    found.until("document.body.dataset.readings")
-    found.page.click("#own-score")
-    found.until("document.getElementById('own-status').classList.contains('wrong')")
-    assert "text_encoder.onnx is not the file of this build: its SHA-256 differs" in status(found)
-    found.after(lambda: found.page.click("#samples button >> nth=1"))
-    assert own_card(found) == []
-    found.context.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["cosine", "tokens"])
 def test_a_failed_self_test_of_the_text_tower_is_refused(browser, address, built, part):
@@ -157,7 +145,7 @@ def test_a_failed_self_test_of_the_text_tower_is_refused(browser, address, built
         else:
             golden["rows"][1]["tokens"][3] += 1
 
-    change = rebuilt(built, "text/text_golden.json", edit)
+    change = rebuilt(built, text_golden=edit)
     found = Visit(browser, address, change, service_workers="block")
     found.until("document.body.dataset.readings")
     found.page.click("#own-score")
@@ -167,18 +155,13 @@ def test_a_failed_self_test_of_the_text_tower_is_refused(browser, address, built
     found.context.close()
 
 
-@pytest.mark.parametrize("text", [None, pytest.param({}, marks=pytest.mark.slow)])
-def test_no_panel_without_a_text_tower_and_no_form_without_a_known_tokenizer(browser, address, built, text):
-    facts = json.loads((built / "demo.json").read_text()) | {"text": text}
-
-    def change(route):
-        route.fulfill(json=facts) if route.request.url.endswith("/demo.json") else route.continue_()
-
+@pytest.mark.slow
+def test_no_form_without_a_known_tokenizer(browser, address, built):
+    change = rebuilt(built, demo=lambda facts: facts.update(text={}))
     found = Visit(browser, address, change, service_workers="block")
     found.until("document.body.dataset.readings")
-    assert found.page.is_visible("#own") == (text is not None)
+    assert found.page.is_visible("#own")
     assert not found.page.is_visible("#own-labels")
-    if text is not None:
-        assert status(found) == "This student's tokenizer is not supported in the page."
+    assert status(found) == "This student's tokenizer is not supported in the page."
     assert [error for error in found.errors if "blocked by Playwright" not in error] == []
     found.context.close()

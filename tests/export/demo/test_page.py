@@ -5,16 +5,22 @@ import re
 from base64 import b64decode
 from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from datamodules.pairs.image_reading import read_image
 from models import load_student
-from tests.export.demo.visit import HEIGHT, WIDTH, Visit, needs_chromium
+from tests.export.demo.visit import HEIGHT, WIDTH, needs_chromium
 
 pytestmark = needs_chromium
 PIXEL_SIZE = 0.30 * 64 / WIDTH  # the table's one spacing
+
+
+def shown_frame(visit):
+    url = visit.page.evaluate("document.getElementById('frame').toDataURL()")
+    return Image.open(BytesIO(b64decode(url.partition(",")[2])))
 
 
 def test_the_first_sample_is_read_at_once(visit):
@@ -124,8 +130,7 @@ def test_a_transparent_picture_is_read_as_python_reads_it(visit, frames, exporte
     student = load_student(exported.folder)
     visit.after(lambda: visit.give("drop", frames[-1]))
     visit.after(lambda: visit.give("drop", path))
-    url = visit.page.evaluate("document.getElementById('frame').toDataURL()")
-    shown = np.asarray(Image.open(BytesIO(b64decode(url.partition(",")[2]))).convert("RGB"))
+    shown = np.asarray(shown_frame(visit).convert("RGB"))
     np.testing.assert_array_equal(shown, wanted if wanted.ndim == 3 else np.dstack([wanted] * 3))
     saved = Image.open(visit.saved("#save-picture", tmp_path / "saved.png"))
     assert np.asarray(saved.convert("L"))[440:].max() > 200, "the answers in white"
@@ -253,23 +258,90 @@ def test_one_of_several_cameras_is_chosen(visit):
     visit.page.evaluate("delete navigator.mediaDevices.enumerateDevices")
 
 
-def test_a_denied_camera_leaves_the_picture_and_a_late_one_does_not_replace_it(browser, address, frames):
-    found = Visit(browser, address)
-    found.until("document.body.dataset.readings")
-    found.after(lambda: found.page.set_input_files("#files", frames[0]))
-    found.ask_for_cameras()
-    found.page.click("#camera")
-    found.page.evaluate("deny()")
-    found.until("document.getElementById('notice').textContent === 'Camera: Access was denied.'")
-    assert found.page.inner_text("#source-name") == frames[0].name
-    found.after(lambda: found.enter("#pixel-size", "0.2"))
-    found.page.click("#camera")
-    found.after(lambda: found.page.set_input_files("#files", frames[1]))
-    found.page.evaluate("allow()")
-    found.until("given.getTracks()[0].readyState === 'ended'")
-    assert found.page.inner_text("#source-name") == frames[1].name
-    assert not found.page.is_visible("#video")
-    found.context.close()
+def test_a_denied_camera_leaves_the_picture_and_a_late_one_does_not_replace_it(visit, frames):
+    visit.after(lambda: visit.page.set_input_files("#files", frames[0]))
+    visit.ask_for_cameras()
+    visit.page.click("#camera")
+    visit.page.evaluate("deny()")
+    visit.until("document.getElementById('notice').textContent === 'Camera: Access was denied.'")
+    assert visit.page.inner_text("#source-name") == frames[0].name
+    visit.after(lambda: visit.enter("#pixel-size", "0.2"))
+    visit.page.click("#camera")
+    visit.after(lambda: visit.page.set_input_files("#files", frames[1]))
+    visit.page.evaluate("allow()")
+    visit.until("given.getTracks()[0].readyState === 'ended'")
+    assert visit.page.inner_text("#source-name") == frames[1].name
+    assert not visit.page.is_visible("#video")
+    visit.page.evaluate("delete navigator.mediaDevices.getUserMedia")
+    visit.after(lambda: visit.enter("#pixel-size", ""))
+
+
+def film(path, frames):
+    """Write a video of frames, a twentieth of a second each."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"VP80"), 20, (WIDTH, HEIGHT))
+    for frame in frames:
+        writer.write(cv2.imread(str(frame)))
+    writer.release()
+
+
+def test_a_part_of_a_live_picture_is_read(visit, frames, tmp_path):
+    film(tmp_path / "still.webm", frames[:1] * 20)
+    visit.after(lambda: visit.page.set_input_files("#files", tmp_path / "still.webm"), 2)
+    visit.page.click("#crop")
+    visit.page.keyboard.press("Escape")
+    assert visit.page.evaluate("document.activeElement.id") == "crop"
+    visit.page.click("#crop")
+    # By keyboard: a corner 100 pixels to the right of the middle and 50 below, and one beyond the left edge.
+    for keys in ({"Right": 10, "Down": 5}, {"Left": 40, "Up": 20}):
+        for direction, number in keys.items():
+            for _ in range(number):
+                visit.page.keyboard.press(f"Shift+Arrow{direction}")
+        visit.page.keyboard.press("Enter")
+    visit.after(lambda: None, 3)
+    found = np.asarray(shown_frame(visit).convert("L"))
+    part = np.asarray(Image.open(frames[0]))[HEIGHT // 2 - 150 : HEIGHT // 2 + 50, : WIDTH // 2 + 100]
+    assert found.shape == part.shape
+    assert np.corrcoef(found.ravel(), part.ravel())[0, 1] > 0.9, "the film is compressed"
+    visit.page.click("#freeze")
+    visit.page.click("#crop")  # now "Whole picture"
+    visit.until(f"document.getElementById('frame').width === {WIDTH}")
+    assert visit.page.get_attribute("#freeze", "aria-pressed") == "false"
+    visit.page.click("#stop")
+
+
+def test_a_live_picture_that_stands_still_is_read_again(visit):
+    visit.after(lambda: visit.page.click("#camera"), 2)
+    visit.page.evaluate("document.getElementById('video').requestVideoFrameCallback = () => 0")
+    visit.page.wait_for_timeout(500)
+    visit.after(lambda: visit.enter("#pixel-size", "0.2"))
+    visit.page.click("#freeze")
+    visit.after(lambda: visit.page.click("#freeze"))
+    visit.enter("#pixel-size", "")
+    visit.page.click("#measure")
+    assert visit.page.get_attribute("#freeze", "aria-pressed") == "true", "what is measured stands still"
+    visit.page.keyboard.press("Escape")
+    visit.page.evaluate(
+        "document.getElementById('video').srcObject.getVideoTracks()[0].dispatchEvent(new Event('ended'))"
+    )
+    assert visit.page.inner_text("#notice") == "Camera: the browser or the device ended it."
+    assert not visit.page.is_visible("#stop")
+    visit.page.evaluate("delete document.getElementById('video').requestVideoFrameCallback")
+
+
+@pytest.mark.slow
+def test_video_and_screen(visit, frames, tmp_path):
+    film(tmp_path / "film.webm", [frame for frame in frames[:10] for _ in range(4)])
+    # Also from the start again.
+    visit.after(lambda: visit.page.set_input_files("#files", tmp_path / "film.webm"), 60)
+    for text in ("Play", "Pause"):
+        visit.page.click("#play")
+        assert visit.page.inner_text("#play") == text
+    assert visit.page.inner_text("#source-name") == "film.webm"
+    visit.until("document.getElementById('speed').textContent.includes('frames/s')")
+    visit.page.click("#screen")  # the film is read on until the screen is allowed
+    visit.until("document.getElementById('source-name').textContent === 'Screen'")
+    visit.after(lambda: None, 2)
+    visit.page.click("#stop")
 
 
 def test_the_latest_answer_is_spoken_and_an_age_ends_with_its_picture(visit, frames):

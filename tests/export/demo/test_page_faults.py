@@ -31,6 +31,11 @@ def kept(*texts):
     }})()"""
 
 
+def entry(content):
+    """Return what a page's list says of a file with this content."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
 def verified(page):
     """Return what the worker verifies at load, as the ends of addresses."""
     facts = json.loads((page / "demo.json").read_text())
@@ -45,57 +50,44 @@ def verified(page):
     return [f"/{name}?v={facts['files'][name]['sha256']}" for name in names]
 
 
-def test_the_second_visit_needs_no_network(browser, built, served):
-    server = served(built)
-    found = Visit(browser, server.address)
-    found.until("document.body.dataset.readings")
-    found.after(lambda: found.page.click("#own-score"))
-    found.page.wait_for_load_state("networkidle")
-    found.until(kept(*verified(built), "text_encoder.onnx", "tokenizer.json", "text_golden.json"))
-    server.shutdown()
-    server.server_close()
-    found.errors.clear()
-    found.page.reload()
-    found.until("document.body.dataset.readings")
-    assert "resize equal to training's" in found.page.inner_text("#facts")
-    found.after(lambda: found.page.click("#own-score"))
-    assert "4 labels are scored" in found.page.inner_text("#own-status")
-    found.page.click('[data-document="MODEL_CARD.md"]')
-    found.until("document.getElementById('document-text').textContent.includes('Model card')")
-    assert found.errors == []
-    found.context.close()
-
-
-def test_a_page_in_a_folder_below_another_works_offline_and_so_does_the_other(
-    browser, built, served, tmp_path
-):
+def test_the_second_visit_needs_no_network_also_of_a_page_below_another(browser, built, served, tmp_path):
     upper = Path(shutil.copytree(built, tmp_path / "site"))
     lower = Path(shutil.copytree(built, upper / "b"))
     facts = json.loads((lower / "demo.json").read_text())
     (lower / "MODEL_CARD.md").write_text("# Another model card")
-    content = (lower / "MODEL_CARD.md").read_bytes()
-    facts["files"]["MODEL_CARD.md"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    facts["files"]["MODEL_CARD.md"] = entry((lower / "MODEL_CARD.md").read_bytes())
     (lower / "demo.json").write_text(json.dumps(facts))
     server = served(upper)
+    addresses = {server.address: "Model card", f"{server.address}b/": "Another model card"}
     found = Visit(browser, server.address)
-    for address in (server.address, f"{server.address}b/"):
-        found.page.goto(address)
-        found.until("document.body.dataset.readings")
+    found.until("document.body.dataset.readings")
+    found.after(lambda: found.page.click("#own-score"))
+    found.until(kept("text_encoder.onnx", "tokenizer.json", "text_golden.json"))
+    for address in addresses:
+        if address != server.address:
+            found.page.goto(address)
+            found.until("document.body.dataset.readings")
         found.page.wait_for_load_state("networkidle")
         found.until(kept(*(f"{address.rstrip('/')}{name}" for name in verified(built))))
     server.shutdown()
     server.server_close()
-    for address, title in ((server.address, "Model card"), (f"{server.address}b/", "Another model card")):
+    found.errors.clear()
+    for address, title in addresses.items():
         found.page.goto(address)
         found.until("document.body.dataset.readings")
+        assert "resize equal to training's" in found.page.inner_text("#facts")
+        if address == server.address:
+            found.after(lambda: found.page.click("#own-score"))
+            assert "4 labels are scored" in found.page.inner_text("#own-status")
         found.page.click('[data-document="MODEL_CARD.md"]')
         found.until(f"document.getElementById('document-text').textContent.includes('{title}')")
-    addresses = found.page.evaluate(
+    assert found.errors == []
+    stored = found.page.evaluate(
         """async (scope) => (await (await caches.open(`sonodistill-demo ${scope}`)).keys()).map(({ url }) => url)""",
         server.address,
     )
-    assert len(addresses) > 20
-    assert not [url for url in addresses if url.startswith(f"{server.address}b/")]
+    assert len(stored) > 20
+    assert not [url for url in stored if url.startswith(f"{server.address}b/")]
     found.context.close()
 
 
@@ -126,24 +118,37 @@ def test_what_is_asked_for_while_the_student_loads_is_read(browser, address, fra
     found.context.close()
 
 
-def test_a_file_of_another_build_is_refused_once(browser, built, served, tmp_path):
-    """A visit while the page is being uploaded: the list is new, the model still the old one."""
-    page = Path(shutil.copytree(built, tmp_path / "page"))
+def upload(file, content):
+    """Replace a file; Last-Modified counts in whole seconds."""
+    file.write_bytes(content)
+    os.utime(file, (time.time() + 2, time.time() + 2))
+
+
+@pytest.fixture(scope="module")
+def uploaded(browser, built, served, tmp_path_factory):
+    """A page, its visit, and what that said while the page was being uploaded: a new list, a model of another build."""
+    page = Path(shutil.copytree(built, tmp_path_factory.mktemp("upload") / "page"))
     model = page / "image_encoder.onnx"
     content = model.read_bytes()
     model.write_bytes(flipped(content))
     found = Visit(browser, served(page).address)
     found.until("document.body.dataset.state === 'refused'")
-    assert "its SHA-256 differs. Reload the page" in found.page.inner_text("#refused")
+    refused = found.page.inner_text("#refused"), found.page.is_visible("#open"), found.readings
     upload(model, content)
     found.page.reload()
     found.until("document.body.dataset.readings")
+    yield page, found, refused
     found.context.close()
 
 
-def test_a_kept_file_that_was_changed_is_refused_once(browser, address):
-    found = Visit(browser, address)
-    found.until("document.body.dataset.readings")
+def test_a_file_of_another_build_is_refused_once(uploaded):
+    said, can_open, readings = uploaded[2]
+    assert "image_encoder.onnx is not the file of this build: its SHA-256 differs. Reload the page" in said
+    assert (can_open, readings) == (False, 0)
+
+
+def test_a_kept_file_that_was_changed_is_refused_once(uploaded):
+    _, found, _ = uploaded
     found.until(kept("image_encoder.onnx"))
     found.page.evaluate(
         """async () => {
@@ -157,26 +162,15 @@ def test_a_kept_file_that_was_changed_is_refused_once(browser, address):
     assert "image_encoder.onnx is not the file of this build" in found.page.inner_text("#refused")
     found.page.reload()
     found.until("document.body.dataset.readings")
-    found.context.close()
 
 
-def upload(file, content):
-    """Replace a file; Last-Modified counts in whole seconds."""
-    file.write_bytes(content)
-    os.utime(file, (time.time() + 2, time.time() + 2))
-
-
-def test_a_page_that_was_built_again_is_shown_and_the_older_files_are_removed(
-    browser, built, served, tmp_path
-):
-    page = Path(shutil.copytree(built, tmp_path / "page"))
+def test_a_page_that_was_built_again_is_shown_and_the_older_files_are_removed(uploaded):
+    page, found, _ = uploaded
     facts = json.loads((page / "demo.json").read_text())
     old = facts["files"]["MODEL_CARD.md"]["sha256"]
-    found = Visit(browser, served(page).address)
-    found.until("document.body.dataset.readings")
     found.until(kept(old))
     card = b"# Another model card"
-    facts["files"]["MODEL_CARD.md"] = {"bytes": len(card), "sha256": hashlib.sha256(card).hexdigest()}
+    facts["files"]["MODEL_CARD.md"] = entry(card)
     facts["samples"][0]["title"] = "another title"
     upload(page / "MODEL_CARD.md", card)
     upload(page / "demo.json", json.dumps(facts).encode())
@@ -184,7 +178,6 @@ def test_a_page_that_was_built_again_is_shown_and_the_older_files_are_removed(
     found.until("document.body.dataset.readings")
     assert found.page.inner_text("#source-name") == "Sample, simulated: another title"
     found.until(f"{kept(old)}.then((answer) => !answer)")
-    found.context.close()
 
 
 def changed(name, edit):
@@ -205,36 +198,34 @@ def flipped(content):
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def rebuilt(built, name, edit):
-    """Return a route to a build with another content of a JSON file, whose digest is right."""
-    given, facts = (json.loads((built / file).read_text()) for file in (name, "demo.json"))
-    edit(given)
-    content = json.dumps(given).encode()
-    facts["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+def rebuilt(built, **edits):
+    """Return a route to a build whose JSON files were edited, with digests that are right; `demo` edits its list."""
+    paths = {
+        "golden": "golden/golden.json",
+        "manifest": "manifest.json",
+        "text_golden": "text/text_golden.json",
+    }
+    facts, bodies = json.loads((built / "demo.json").read_text()), {}
+    edits.pop("demo", lambda _: None)(facts)
+    for name, edit in edits.items():
+        given = json.loads((built / paths[name]).read_text())
+        edit(given)
+        bodies[paths[name]] = json.dumps(given).encode()
+        facts["files"][paths[name]] = entry(bodies[paths[name]])
+    bodies["demo.json"] = json.dumps(facts).encode()
 
     def change(route):
         path = route.request.url.split("?")[0]
-        if path.endswith(f"/{name}"):
-            return route.fulfill(body=content)
-        return route.fulfill(json=facts) if path.endswith("/demo.json") else route.continue_()
+        body = next((body for name, body in bodies.items() if path.endswith(f"/{name}")), None)
+        return route.continue_() if body is None else route.fulfill(body=body)
 
     return change
-
-
-def test_a_changed_model_is_refused(browser, address):
-    found = Visit(browser, address, changed("image_encoder.onnx", flipped), service_workers="block")
-    found.until("document.body.dataset.state === 'refused'")
-    text = found.page.inner_text("#refused")
-    assert "image_encoder.onnx is not the file of this build: its SHA-256 differs" in text
-    assert not found.page.is_visible("#open")
-    assert found.readings == 0
-    found.context.close()
 
 
 @pytest.mark.slow
 def test_a_failed_self_test_is_refused(browser, address, built):
     """A build whose golden limit no computation reaches, with digests that are right."""
-    change = rebuilt(built, "golden/golden.json", lambda golden: golden.update(cosine_min_from_frame=1.5))
+    change = rebuilt(built, golden=lambda golden: golden.update(cosine_min_from_frame=1.5))
     found = Visit(browser, address, change, service_workers="block")
     found.until("document.body.dataset.state === 'refused'")
     assert "self-test failed: frame_0.png has cosine" in found.page.inner_text("#refused")
@@ -242,17 +233,30 @@ def test_a_failed_self_test_is_refused(browser, address, built):
     found.context.close()
 
 
-def test_a_calibrated_student_rejects_and_has_intervals(browser, address, built, frames, tmp_path):
-    """Limits that reject every plane, and an interval of all ages; the picture is higher than wide."""
+def test_a_calibrated_student_with_weights_and_threads_of_the_address_rejects_and_has_intervals(
+    browser, address, built, frames, tmp_path
+):
+    """Limits that reject every plane, and an interval of all ages; the picture is higher than wide.
+
+    int8 has golden limits of its own; no computation reaches those of float32 here.
+    """
     answers = {"none_below": {"planes": 1e6}, "age_drop": 1e6, "coverage": 0.8}
-    change = rebuilt(built, "manifest.json", lambda manifest: manifest.update(answers=answers))
-    found = Visit(browser, address, change, service_workers="block")
+    change = rebuilt(
+        built,
+        manifest=lambda manifest: manifest.update(answers=answers),
+        golden=lambda golden: golden.update(cosine_min_from_frame=1.5),
+    )
+    found = Visit(browser, f"{address}?weights=onnx-int8&threads=1", change, service_workers="block")
     Image.open(frames[0]).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "high.png")
 
     def said():
         return found.page.inner_text("#age-text")
 
     found.until("document.body.dataset.readings")
+    assert found.page.input_value("#weights") == "onnx-int8"
+    assert "WebAssembly, 1 thread." in found.page.inner_text("#facts")
+    (model,) = [url for url in found.requests if ".onnx" in url]
+    assert "/image_encoder_int8.onnx?" in model
     found.after(lambda: found.page.set_input_files("#files", tmp_path / "high.png"))
     assert said() == "Needs the pixel size of the picture."
     found.after(lambda: found.enter("#pixel-size", str(0.30 * 64 / WIDTH)))
@@ -281,40 +285,33 @@ def test_a_calibrated_student_rejects_and_has_intervals(browser, address, built,
     found.context.close()
 
 
-def test_a_brain_plane_has_a_sub_plane_and_an_age(browser, address, built, exported):
+def test_a_brain_plane_has_a_sub_plane_and_an_age_also_without_a_text_tower(
+    browser, address, built, exported
+):
     """The untrained student answers "brain" seldom: the page has what it answers as the name of the brain."""
     picture = np.asarray(Image.open(built / "samples" / "sample_0.png"))
-    facts = json.loads((built / "demo.json").read_text())
-    facts["brain"]["label"] = load_student(exported.folder).planes([picture])[0]["plane"]
-
-    def change(route):
-        route.fulfill(json=facts) if route.request.url.endswith("/demo.json") else route.continue_()
-
+    plane = load_student(exported.folder).planes([picture])[0]["plane"]
+    change = rebuilt(
+        built, demo=lambda facts: facts.update(text=None, brain=facts["brain"] | {"label": plane})
+    )
     found = Visit(browser, address, change, service_workers="block")
     found.until("document.body.dataset.readings")
     assert found.page.locator("#classes h2").all_inner_texts() == ["Plane", "Brain sub-plane"]
     found.after(lambda: found.enter("#pixel-size", str(0.30 * 64 / max(picture.shape[:2]))))
     assert re.fullmatch(r"\d\d w \d d", found.page.inner_text("#age"))
     assert found.page.inner_text("#age-text").startswith("The WHO chart expects")
+    assert not found.page.is_visible("#own")
+    assert [error for error in found.errors if "blocked by Playwright" not in error] == []
     found.context.close()
 
 
-def test_weights_and_threads_in_the_address(browser, address, built):
-    """int8 has limits of its own; no computation reaches those of float32 here."""
-    change = rebuilt(built, "golden/golden.json", lambda golden: golden.update(cosine_min_from_frame=1.5))
-    found = Visit(browser, f"{address}?weights=onnx-int8&threads=1", change, service_workers="block")
-    found.until("document.body.dataset.readings")
-    assert found.page.input_value("#weights") == "onnx-int8"
-    assert "WebAssembly, 1 thread." in found.page.inner_text("#facts")
-    models = [url for url in found.requests if ".onnx" in url]
-    assert len(models) == 1
-    assert "/image_encoder_int8.onnx?" in models[0]
-    found.context.close()
+def test_webgpu_in_the_address_that_fails_starts_webassembly_and_a_changed_text_tower_is_refused(
+    browser, address
+):
+    flip = changed("text_encoder.onnx", flipped)
 
-
-def test_webgpu_in_the_address_that_fails_starts_webassembly(browser, address):
     def change(route):
-        route.abort() if "ort.webgpu" in route.request.url else route.continue_()
+        route.abort() if "ort.webgpu" in route.request.url else flip(route)
 
     found = Visit(browser, f"{address}?runtime=webgpu&threads=1.5", change, service_workers="block")
     found.until("document.body.dataset.readings")
@@ -322,17 +319,20 @@ def test_webgpu_in_the_address_that_fails_starts_webassembly(browser, address):
     assert found.page.input_value("#runtime") == "wasm"
     threads = found.page.evaluate("Math.min(navigator.hardwareConcurrency, 4)")
     assert f"WebAssembly, {threads} thread" in found.page.inner_text("#facts")
+    found.page.click("#own-score")
+    found.until("document.getElementById('own-status').classList.contains('wrong')")
+    refused = found.page.inner_text("#own-status")
+    assert "text_encoder.onnx is not the file of this build: its SHA-256 differs" in refused
+    found.after(lambda: found.page.click("#samples button >> nth=1"))
+    assert "Your own classes" not in found.page.locator("#classes h2").all_inner_texts()
     found.context.close()
 
 
 @pytest.mark.slow
 def test_another_runtime_that_fails_leaves_the_former_in_use(browser, address, built):
-    facts = json.loads((built / "demo.json").read_text())
-    facts["variants"] = {"onnx-fp32": facts["variants"]["onnx-fp32"], "onnx-int8": facts["heads"]}  # no model
-
-    def change(route):
-        route.fulfill(json=facts) if route.request.url.endswith("/demo.json") else route.continue_()
-
+    change = rebuilt(
+        built, demo=lambda facts: facts["variants"].update({"onnx-int8": facts["heads"]})
+    )  # no model
     found = Visit(browser, address, change, service_workers="block")
     found.until("document.body.dataset.readings")
     found.page.select_option("#weights", "onnx-int8")

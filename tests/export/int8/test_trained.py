@@ -1,11 +1,14 @@
 """The int8 file computes what the student computed when it was trained with int8 in the loop."""
 
+import shutil
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 
+from export.graphs.onnx_graph import write_onnx
 from export.graphs.pixel_graph import PixelEncoder
 from export.int8.onnx_int8 import write_trained_int8
 from models import QuantisedStudent
@@ -39,7 +42,22 @@ def quantised(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def written(quantised, tmp_path_factory):
+def one_conversion(tmp_path_factory):
+    """The float student is converted once: its file is the same whatever the ranges are."""
+    kept = tmp_path_factory.mktemp("float32") / "float32.onnx"
+
+    def write(encoder, example, path):
+        if not kept.exists():
+            write_onnx(encoder, example, kept)
+        shutil.copyfile(kept, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.int8.onnx_int8.write_onnx", write)
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(quantised, one_conversion, tmp_path_factory):
     """A folder with the file of all layers in int8, True.onnx, and the one without grouped convolutions."""
     folder = tmp_path_factory.mktemp("int8")
     for grouped in (True, False):
@@ -92,7 +110,7 @@ def test_the_scales_in_the_file_are_those_of_training(quantised, written):
             assert min(abs(scale / step - 1) for scale in scales) < 1e-5, name
 
 
-def test_untrained_ranges_are_refused_with_the_layer(tmp_path):
-    untrained = QuantisedStudent(recipe=fastvit([16, 32]).recipe())
+def test_untrained_ranges_are_refused_with_the_layer(checkpoint, one_conversion, tmp_path):
+    untrained = QuantisedStudent(str(checkpoint))
     with pytest.raises(ValueError, match=r"range of layer \S+ was never trained"):
         write_trained_int8(untrained, tmp_path / "x.onnx", grouped_convolutions=False, metadata={})

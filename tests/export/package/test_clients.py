@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import runpy
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -126,7 +127,24 @@ def test_the_reference_client_knows_thresholds_and_intervals(copied, example):
     assert low <= days <= high
 
 
-def test_the_command_of_the_readme_answers(copied):
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Run the client of a folder as a program, in this process; return its exit status or error, and its output."""
+
+    def run(folder, *arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["example_client.py", *arguments])
+        status = 0
+        try:
+            runpy.run_path("example_client.py", run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        return status, capsys.readouterr()
+
+    return run
+
+
+def test_the_command_of_the_readme_answers(copied, program):
     manifest = json.loads((copied / "manifest.json").read_text())
     Image.new("L", (manifest["contract"]["input"]["shape"][3],) * 2).save(copied / "frame.png")
     command = [sys.executable, "example_client.py", "frame.png"]
@@ -134,24 +152,17 @@ def test_the_command_of_the_readme_answers(copied):
     assert "planes" in json.loads(done.stdout)
     del manifest["heads"]["planes"]  # by which the untrained student may see no brain
     (copied / "manifest.json").write_text(json.dumps(seal(manifest)))
-    done = subprocess.run([*command, "0.3"], cwd=copied, capture_output=True, text=True, check=True)
-    assert set(json.loads(done.stdout)) == {"subplanes", "age"}
-    done = subprocess.run([*command, "0.31"], cwd=copied, capture_output=True, text=True, check=True)
-    assert "0.31 mm is not in" in json.loads(done.stdout)["no_age"]
-    done = subprocess.run([*command[:2], "none.png"], cwd=copied, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert "none.png" in line
+    assert set(json.loads(program(copied, "frame.png", "0.3")[1].out)) == {"subplanes", "age"}
+    assert "0.31 mm is not in" in json.loads(program(copied, "frame.png", "0.31")[1].out)["no_age"]
+    error, _ = program(copied, "none.png")
+    assert re.fullmatch("error: .*none.png.*", error)
 
 
 @pytest.mark.parametrize("arguments", [[], ["frame.png", "0,39"], ["frame.png", "0.39", "age"]])
-def test_the_reference_client_refuses_other_arguments_with_its_usage(exported, arguments):
-    command = [sys.executable, "example_client.py", *arguments]
-    done = subprocess.run(command, cwd=exported.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: example_client.py [-h] picture [pixel_size_mm]\n")
-    assert "Traceback" not in done.stderr
+def test_the_reference_client_refuses_other_arguments_with_its_usage(exported, program, arguments):
+    status, said = program(exported.folder, *arguments)
+    assert status == 2
+    assert said.err.startswith("usage: example_client.py [-h] picture [pixel_size_mm]\n")
 
 
 @pytest.mark.parametrize("brain", [True, False])
@@ -240,17 +251,13 @@ def test_the_reference_client_rejects_by_the_lead_of_the_best_logit_over_the_mea
         lambda manifest: manifest.clear(),
     ],
 )
-def test_the_reference_client_refuses_an_edited_manifest_in_one_line(copied, change):
+def test_the_reference_client_refuses_an_edited_manifest_in_one_line(copied, program, change):
     path = copied / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
-    command = [sys.executable, "example_client.py", "golden/frame_0.png"]
-    done = subprocess.run(command, cwd=copied, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert line.endswith("manifest.json: edited after the export")
+    error, _ = program(copied, "golden/frame_0.png")
+    assert re.fullmatch(r"error: .*manifest\.json: edited after the export", error)
 
 
 def pictures():
@@ -266,6 +273,8 @@ def pictures():
     yield "palette.png", colour.convert("P"), {}
     yield "alpha.png", colour.convert("RGBA"), {}
     yield "gray.png", colour.convert("L"), {}
+    yield "damaged.png", colour, {"exif": b"Exif\0\0damaged"}
+    yield "xmp.jpg", colour, {"xmp": b'<x:xmpmeta tiff:Orientation="6"/>'}
 
 
 def test_the_reference_client_decodes_as_the_project_does(example, tmp_path):
@@ -282,6 +291,24 @@ def test_the_reference_client_decodes_as_the_project_does(example, tmp_path):
         Image.fromarray(np.full((2, 2), value, np.int32)).save(tmp_path / "wide.tif")
         with pytest.raises(ValueError, match="beyond the 16-bit range"):
             example.decode(tmp_path / "wide.tif")
+
+
+@pytest.mark.parametrize("name", ["eps.png", "pages.tif", "large.png", "cut.png", "none.png"])
+def test_the_reference_client_refuses_in_one_line_what_the_project_refuses(
+    example, tmp_path, monkeypatch, name
+):
+    picture, path = Image.new("RGB", (30, 20)), tmp_path / name
+    if name != "none.png":
+        kinds = {"eps.png": {"format": "EPS"}, "pages.tif": {"save_all": True, "append_images": [picture]}}
+        picture.save(path, **kinds.get(name, {}))
+    if name == "cut.png":
+        path.write_bytes(path.read_bytes()[:45])
+    if name == "large.png":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    for decode in (read_image, example.decode):
+        with pytest.raises((ValueError, FileNotFoundError), match=f"{name}.*") as refusal:
+            decode(path)
+        assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from datamodules.evaluation.dataset import EvaluationDataset
 from datamodules.evaluation.protocol import Protocol
 from datamodules.pairs.image_reading import read_image
+from export.graphs.contract import metadata_of
 from export.graphs.onnx_graph import onnx_interface, quiet
 from export.graphs.pixel_graph import PixelEncoder
 from export.graphs.text_artifact import GOLDEN_TEXTS, tokenizer_files
@@ -143,7 +144,10 @@ def test_card_and_licences_say_what_matters(exported):
     card = (exported.folder / "MODEL_CARD.md").read_text()
     assert "Not a medical device" in card
     assert "RANDOM" in card
-    assert re.search(r"\| coreml-fp16, coreml-gray.* \| NOT RUN", card), "one row for all that did not run"
+    packages = r"coreml-fp16, coreml-gray, coreml-int8, coreml-planes"
+    assert re.search(rf"^\| {packages} \| NOT RUN .*parity\.json", card, re.M), (
+        "one row for all that did not run"
+    )
     assert "teacher" not in card
     licences = (exported.folder / "LICENCES.md").read_text()
     assert "Phantom: simulated by this project" in licences
@@ -228,7 +232,7 @@ def test_the_tokenizers_files_alone_give_the_models_tokens(name, tmp_path):
     whole = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert [whole.encode(text).ids for text in texts] == expected
     if name == "clip":
-        assert files == {"tokenizer.json", "vocab.json", "merges.txt"}
+        assert files == {"tokenizer.json", "vocab.json", "merges.txt", "LICENSE-CLIP.txt"}
         vocabulary = json.loads((tmp_path / "vocab.json").read_text())
         merges = (tmp_path / "merges.txt").read_text().splitlines()
         assert len(vocabulary) == 49408
@@ -341,7 +345,8 @@ def test_manifest_records_versions_and_no_fallback_was_needed(exported):
 
 
 def test_an_open_batch_runs_several_sizes_and_int8_keeps_it(student, tmp_path):
-    context = ExportContext(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, {})
+    metadata = metadata_of(student)
+    context = ExportContext(tmp_path, PixelEncoder(fused_copy(student)).eval(), {}, metadata)
     write_onnx_variants(context, dynamic_batch=True)
     frames = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
     with torch.no_grad():

@@ -61,6 +61,7 @@ def test_licences_link_the_texts_of_the_terms_that_they_name(exported, tmp_path)
     }
     trained = {"weights": "trained", "recipe": exported.manifest["source"]["recipe"], "data": "hc18"}
     plain = {**trained, "weights": "random", "data": "phantom"}
+    protocol = Protocol.load().digest
     by = "- CC BY 4.0: https://creativecommons.org/licenses/by/4.0/legalcode"
     by_nc = "- CC BY-NC 4.0: https://creativecommons.org/licenses/by-nc/4.0/legalcode"
     for source, links in (
@@ -74,7 +75,7 @@ def test_licences_link_the_texts_of_the_terms_that_they_name(exported, tmp_path)
         ),
         (plain, []),
     ):
-        write_licences(tmp_path / "LICENCES.md", {"source": source, "protocol": Protocol.load().digest})
+        write_licences(tmp_path / "LICENCES.md", {"source": source, "protocol": protocol, "artifacts": {}})
         text = (tmp_path / "LICENCES.md").read_text()
         assert re.findall(r"^- CC BY.*legalcode$", text, flags=re.MULTILINE) == links
         assert ("## Texts" in text) == bool(links)

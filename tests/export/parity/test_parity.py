@@ -13,8 +13,7 @@ from torch.nn.functional import normalize
 
 from datamodules.evaluation.dataset import printed_spacing
 from datamodules.evaluation.own_benchmarks import TAKEN
-from datamodules.evaluation.protocol import Protocol
-from export import Options, Subject, export_student
+from export import Options, export_student
 from export.graphs.heads import ClassHead, grid, ship
 from export.graphs.pixel_graph import PixelEncoder
 from export.int8.int8_variants import enter_bfloat16, judge_int8_speed
@@ -239,7 +238,7 @@ def test_an_int8_file_that_cannot_be_timed_is_dropped(int8_context, monkeypatch,
 
 
 def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
-    student, corpus, source, tmp_path, monkeypatch
+    subject, tmp_path, monkeypatch
 ):
     def spoilt(model):
         fused = fused_copy(model)
@@ -254,23 +253,20 @@ def test_a_tower_that_changes_when_fused_is_named_before_anything_is_converted(
         r"^export: row torch-fused: cosine 0\.\d+, limit 0\.99999.* on the first 8 frames; the fused [^\n]*$"
     )
     with pytest.raises(GateFailedError, match=line):
-        export_student(
-            Subject(student, corpus, Protocol.load(), dict(source)), tmp_path / "run" / "export", options
-        )
+        export_student(subject, tmp_path / "run" / "export", options)
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_spacings_given_alone_ship_alone_and_judge_nothing_less(converted, student, corpus, source, tmp_path):
+def test_spacings_given_alone_ship_alone_and_judge_nothing_less(converted, subject, tmp_path):
     target = tmp_path / "export"
     failed = tmp_path / "export-failed"
     failed.mkdir()
     options = Options(skip=["coreml", "int8"], frames=4, spacings=[0.21], only_spacings=True)
     with pytest.raises(ValueError, match=f"^{failed}: needed for an export that misses a gate"):
-        export_student(Subject(student, corpus, Protocol.load(), dict(source)), target, options)
+        export_student(subject, target, options)
     (failed / "parity.json").write_text("{}")
-    options = Options(skip=["coreml", "int8"], frames=4, spacings=[0.21], only_spacings=True)
-    trained = dict(source) | {"weights": "trained"}
-    export = export_student(Subject(student, corpus, Protocol.load(), trained), target, options)
+    trained = replace(subject, source=subject.source | {"weights": "trained"})
+    export = export_student(trained, target, options)
     assert export.head("ages")[0]["spacings_mm_per_px"] == ["0.21"]
     rows = {row["variant"]: row for row in json.loads((target / "parity.json").read_text())["rows"]}
     assert set(rows["onnx-fp32"]["tasks"]) == {"planes/f1", "subplanes/f1", "hc18/validity"}
@@ -363,17 +359,3 @@ def test_ages_are_scored_on_the_heads_among_the_frames_with_the_table_that_ships
         assert row.reference_tasks == {"hc18/validity": 100.0}
         assert row.tasks == {"hc18/validity": score}
         assert row.status == (OK if score else FAILED)
-
-
-def test_a_classifiers_flips_are_counted_by_frame():
-    exact = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
-    probabilities = exact.copy()
-    probabilities[0] = (0.3, 0.7, 0.0)  # one of four frames
-    frames = SimpleNamespace(
-        rows={}, records=[None] * 4, batches=lambda: [np.zeros((4, 3, 2, 2), np.float32)], spacings=dict
-    )
-    head = ClassHead("planes", {"a": ["a"], "b": ["b"], "c": ["c"]}, torch.eye(3))
-    variant = Variant("v", "", "task", lambda _: probabilities, head="planes")
-    _, row = measure(lambda _: exact, [variant], frames, {"planes": head}, None, GATES, trained=False)
-    assert row.figures["flip_rate"] == 0.25
-    assert row.figures["difference_max"] == pytest.approx(0.7)

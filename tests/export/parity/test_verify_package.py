@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from export.build import _dropped_if_missed
+from export.parity.ledger import FAILED, OK, Row, coreml_rows, judge, read_gates
 from export.parity.verify_coreml import verdict, verify_package
 
 
@@ -82,3 +84,43 @@ def test_a_limit_itself_is_kept():
     figures, limits = {"cosine_min": 0.5, "flip_rate": 0.25}, {"cosine_min": 0.5, "flip_rate_max": 0.25}
     assert verdict(figures, limits)["status"] == "ok"
     assert verdict({"cosine_min": 0.5}, limits)["status"] == "FAILED", "a figure is missing"
+
+
+@pytest.mark.parametrize(("turn", "status"), [(0.02, "ok"), (0.06, "FAILED")])
+def test_an_encoder_is_judged_by_the_age_of_the_golden_head(folder, turn, status):
+    """Age number a of a table of 61 is similar to the angle a / 100; the golden head is age 30."""
+    angles = np.arange(61) / 100
+    table = np.stack([np.zeros((61, 2)), np.stack([np.cos(angles), np.sin(angles)], axis=1)])
+    description = {"kind": "ages", "spacings_mm_per_px": ["0.20", "0.21"], "ages_days": [98, 158]}
+    tensors = {"ages": table.astype(np.float16), "ages_basis": np.eye(2, dtype=np.float32)}
+    planes = {"kind": "classes", "labels": ["a"]}
+    metadata = {"ages": json.dumps(description), "planes": json.dumps(planes)}
+    tensors["planes"] = np.ones((1, 2), np.float32)
+    save_file(tensors, folder / "heads.safetensors", metadata=metadata)
+    row = {"input": "0.png", "embedding": [np.cos(0.3), np.sin(0.3)], "planes": {"a": 1.0}}
+    ages = {"pixel_size_mm": 0.1, "spacing_mm_per_px": "0.21", "age_days": 128}
+    found = np.array([[np.cos(0.3 + turn), np.sin(0.3 + turn)]])
+    entry = {"name": "coreml-fp16", "on_device": {"age_days_max": 2, "cosine_min": 0.99}}
+    result = verify_package(Package({"embedding": found}), entry, [{**row, "ages": ages}], folder)
+    assert (result["status"], result["figures"]["age_days_max"]) == (status, pytest.approx(100 * turn, abs=1))
+    result = verify_package(Package({"embedding": found}), entry, [row], folder)
+    assert result["status"] == "ok", "an export without an age table has no limit of it"
+    assert "age_days_max" not in result["figures"]
+
+
+def test_flips_and_ages_limit_float16_packages_of_trained_weights():
+    entry = {"kind": "coreml", "gate": "float16", "inspection": {"problems": [], "not_on_neural_engine": []}}
+    for trained, limits in ((True, {"flip_rate_max", "age_days_max", "cosine_min"}), (False, {"cosine_min"})):
+        coreml_rows({"coreml-fp16": entry}, read_gates(), trained=trained)
+        assert entry["on_device"].keys() == limits
+
+
+@pytest.mark.parametrize(("lost", "status"), [(0.009, OK), (0.011, FAILED)])
+def test_the_graph_that_resizes_is_judged_by_the_task_too(lost, status):
+    figures, exact = {"cosine_min": 1.0, "flip_rate": 0.0}, {"planes/f1": 0.9}
+    row = Row("onnx-resize", "", "resized", figures=figures, reference_tasks=exact)
+    row.tasks = {"planes/f1": 0.9 - lost}
+    judge(row, read_gates(), trained=True)
+    assert row.status == status
+    note = _dropped_if_missed(row, 40, read_gates()).note
+    assert ("one of 40 frames weighs 2.5 points" in note) == (status == FAILED)

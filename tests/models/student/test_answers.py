@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.pairs.image_reading import read_image
 from metrics.benchmarks import BENCHMARKS, PLANES
 from models import Preprocessing
-from models.student.base import BATCH_SIZE, Calibration, Student
+from models.student.base import BATCH_SIZE, Calibration, Student, as_array
+from models.student.onnx_files import SpacingNotInTableError
 
 DAYS = np.arange(98, 273)
 ONE_PEAK = 10 - 0.4 * np.abs(DAYS - 171)
@@ -63,7 +65,7 @@ def test_images_of_several_batches_are_answered_in_order_each_with_its_own_size(
     ]
     upright = Image.fromarray(BLACK)
     images = [WHITE if number % 3 else upright for number in range(2 * BATCH_SIZE + 5)]
-    sizes = [0.01 * (number + 1) for number in range(len(images))]
+    sizes = [0.02 * (number + 1) for number in range(len(images))]
     rows = student.gestational_age(iter(images), iter(sizes))
     assert [row["ga_days"] for row in rows] == [171 if image is upright else 196 for image in images]
     assert spacings == pytest.approx([8 / 4 * size for size in sizes]), "of the longer side"
@@ -95,10 +97,34 @@ def test_a_white_picture_is_white_in_every_mode(mode):
     assert ByHand().embed([picture]).tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("size", [float("inf"), float("nan"), 0, None, "0,2"])
-def test_a_pixel_size_that_is_no_positive_number_is_refused(size):
-    with pytest.raises(ValueError, match=r"^pixel size .*: expected millimetres, a positive number$"):
+@pytest.mark.parametrize("size", [float("inf"), float("nan"), 0, None, "0,2", 0.0002, 200])
+def test_a_pixel_size_that_is_no_plausible_number_of_millimetres_is_refused(size):
+    with pytest.raises(ValueError, match=r"^pixel size .*: expected millimetres, from 0\.02 to 2$"):
         ByHand().gestational_age([BLACK], [size])
+
+
+def test_an_input_of_pixels_that_print_as_zero_has_no_age():
+    assert ByHand().gestational_age([BLACK[:1, :1]], 0.02)[0]["ga_days"] == 171, "0.005 mm prints as 0.01"
+    with pytest.raises(
+        SpacingNotInTableError, match=r"^pixel spacing 0\.004 mm of .* no ages below 0\.01 mm$"
+    ):
+        ByHand().ages(np.eye(2)[:1], [0.004])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("x.png", {}), ("x.jpg", {}), ("x.tif", {"compression": "tiff_lzw"})]
+)
+def test_a_pillow_image_is_turned_upright_as_read_image_turns_its_file(tmp_path, name, options):
+    image, exif = Image.fromarray(np.linspace(0, 250, 8 * 6).astype(np.uint8).reshape(8, 6)), Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to show it
+    image.save(tmp_path / name, exif=exif, **options)
+    with Image.open(tmp_path / name) as opened:
+        found = as_array(opened)
+    assert found.shape == (6, 8)
+    np.testing.assert_array_equal(found, read_image(tmp_path / name))
+    with Image.open(tmp_path / name) as opened:
+        opened.info["exif"] = b"Exif\0\0damaged"
+        assert as_array(opened).size == 48
 
 
 def test_a_path_is_not_taken_for_images():
