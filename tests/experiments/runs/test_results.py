@@ -47,12 +47,25 @@ def record():
     trainer = SimpleNamespace(callbacks=[evaluation], global_step=5)
     module = SimpleNamespace(student=nn.Linear(2, 3), teacher=None, device="cpu")
     found["hc18"]["validity"] = NAN
-    return {"experiment": "srkd", "data": "hc18", **results.collect(trainer, module, checkpoint, "best.ckpt")}
+    found = results.collect(trainer, module, checkpoint, "best.ckpt", trained=True)
+    return {"experiment": "srkd", "data": "hc18", **found}
 
 
 def test_the_command_is_kept(monkeypatch, request):
     monkeypatch.setattr("sys.argv", ["experiments", "train", "srkd", "hc18", "--x=a b"])
     assert request.getfixturevalue("record")["command"] == ["train", "srkd", "hc18", "--x=a b"]
+
+
+@pytest.mark.parametrize(
+    ("best", "trained", "monitor"), [(0.5, True, "s"), (None, True, None), (None, False, "s")]
+)
+def test_a_training_that_selected_by_nothing_names_no_metric(best, trained, monitor):
+    score = None if best is None else torch.tensor(best)
+    selection = SimpleNamespace(best_model_score=score, monitor="s")
+    trainer = SimpleNamespace(callbacks=[], global_step=5)
+    module = SimpleNamespace(student=nn.Linear(2, 3), teacher=None, device="cpu")
+    found = results.collect(trainer, module, selection, "best.ckpt", trained)["selection"]
+    assert (found["monitor"], found["score"]) == (monitor, best)
 
 
 def refuse(constant):

@@ -17,6 +17,7 @@ from experiments.suites.suite_runs import REQUEST, SuiteRun
 from experiments.sweep import wandb_runner
 from experiments.sweep.local_study import LocalStudy
 from experiments.sweep.sweep_file import read_sweep, sweep_path
+from tests.experiments.suites.test_run_requests import begin
 
 TOKEN = "t0pS3cret"
 
@@ -28,17 +29,18 @@ def option(token):
 def test_a_suite_goes_on_with_another_signature_and_writes_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = SuiteRun("srkd", "shards", 1, (option(TOKEN), "--trainer.max_epochs=1"))
-    run.claim({}, {})
+    run.claim({"SHARDS": "a"}, {})
     assert TOKEN not in (run.folder / REQUEST).read_text()
     assert json.loads((run.folder / REQUEST).read_text())["arguments"] == [
         option(MARK).replace("signature=", ""),
         run.arguments[1],
     ]
     assert any(TOKEN in word for word in run.command()), "training itself gets the whole URL"
-    SuiteRun("srkd", "shards", 1, (option("n3wer"), "--trainer.max_epochs=1")).refuse_another({})
+    begin(run)
+    SuiteRun("srkd", "shards", 1, (option("n3wer"), "--trainer.max_epochs=1")).refuse_another({"SHARDS": "a"})
     other = SuiteRun("srkd", "shards", 1, ("--data.urls=https://host/other.tar", "--trainer.max_epochs=1"))
-    with pytest.raises(ValueError, match="other arguments"):
-        other.refuse_another({})
+    with pytest.raises(ValueError, match="other contents of SHARDS"):
+        other.refuse_another({"SHARDS": "b"})
 
 
 def test_shards_are_the_same_under_another_signature(tmp_path):
