@@ -66,6 +66,7 @@ class TableDataModule(ScoredOnPublicSets):
             raise ValueError(
                 f"{self.table}: {count(len(uncaptioned), 'row')} of {len(records)}, such as {first.name} "
                 f"({first.split}), without caption (columns caption, captions, text, report or title, or "
-                f"--data.columns.caption=NAME) and without a plane to write one from ({', '.join(PLANES)})"
+                f"--data.columns.caption=NAME) and without a plane to write one from ({', '.join(PLANES)}); leave such "
+                "rows out, as data ingest --labelled-only does"
             )
         return records

@@ -140,9 +140,8 @@ def ingest(
             if result["reason"] != CRASH and not result.get("again"):
                 _note(journal, key, result)
     finished = [done[job.key] for job in jobs]
-    table, counts = _make_table(
-        out, finished, labelled, labelled_only
-    )  # before the removal: labels that fit no picture end here
+    # Before the removal: labels that fit no picture end here.
+    table, counts = _make_table(out, finished, labelled, labelled_only)
     removed = _remove_withdrawn(out, done, {job.key for job in jobs})
     report = _finish(out, settings, finished, table) | counts
     report["pictures of files that are no longer in the source, removed"] = removed

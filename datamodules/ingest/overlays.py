@@ -57,9 +57,7 @@ def find_text(picture: Picture, sector: Mask) -> bool:
     (width, height), x, y = stats[1:, 2:4].T, stats[1:, 0], centres[1:, 1]
     glyph = (height >= 5) & (height <= max(12, 0.08 * gray.shape[0])) & (width <= 12 * height)
     x, y, width, height = x[glyph], y[glyph], width[glyph], height[glyph]
-    if (
-        len(x) > 3000
-    ):  # too many to compare in pairs: a page of text, or a background of noise that may hide some
+    if len(x) > 3000:  # too many to compare in pairs: a page of text, or noise that may hide some
         return True
     tall = np.maximum(height[:, None], height[None, :])
     gap = np.maximum(x[None, :] - (x + width)[:, None], x[:, None] - (x + width)[None, :])

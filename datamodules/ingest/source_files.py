@@ -17,6 +17,8 @@ from models.messages import count
 
 SECRET_VARIABLE = "SONODISTILL_SECRET"
 LEAST_SECRET = 16  # characters
+# Of a broken link, and of a file that was moved meanwhile.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def read_secret(file: Path | None, source: Path, out: Path) -> str:
@@ -68,11 +70,7 @@ def list_files(source: Path, secret: str) -> Iterator[tuple[str, Path, os.stat_r
         try:
             state = path.stat()
         except OSError as error:
-            if error.errno in (
-                errno.ENOENT,
-                errno.ENOTDIR,
-                errno.ELOOP,
-            ):  # a broken link, or a file moved meanwhile
+            if error.errno in _ABSENT:
                 continue
             error.filename = path.parent  # a file's own name is not to be printed
             _stop(error)

@@ -177,18 +177,13 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
 
 def _tower(run: FinishedRun, name: str) -> Any:
     """Return a tower's configuration, with the digest of its weights, where known, for their place."""
-    tower, digest = (
-        _part(run, "model", name),
-        (run.record.get("run", {}).get(TOWERS[name]) or {}).get("sha256"),
-    )
+    tower = _part(run, "model").get(name)
+    digest = (run.record.get("run", {}).get(TOWERS[name]) or {}).get("sha256")
     if digest is None:
-        return _part(run, "model").get(name)
-    arguments = {
-        key: value
-        for key, value in _part(run, "model", name, "init_args").items()
-        if key not in ("path", "weights")
-    }
-    return {"class_path": tower.get("class_path"), "init_args": arguments, "sha256": digest}
+        return tower
+    arguments = _part(run, "model", name, "init_args").items()
+    kept = {key: value for key, value in arguments if key not in ("path", "weights")}
+    return {"class_path": tower.get("class_path"), "init_args": kept, "sha256": digest}
 
 
 def _prompts(run: FinishedRun) -> dict[str, str]:

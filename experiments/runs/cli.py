@@ -271,9 +271,8 @@ class SonoDistillCLI(ConfigCLI):
         """Write results.json, plots and report, print the table, and send the results to W&B last."""
         if not self.trainer.is_global_zero:
             return
-        self.model.to(
-            self.trainer.strategy.root_device
-        )  # from where the test has left it, for the report's images
+        # The test has left it on the CPU; the report embeds images.
+        self.model.to(self.trainer.strategy.root_device)
         if self.answers.create and self.answers.calibration is not None:
             write_entry(Path(checkpoint), ANSWERS, asdict(self.answers.calibration))
         own = {one.name: dict(one.classes) for one in BENCHMARKS.values() if one.own and one.classes}

@@ -141,8 +141,8 @@ def test_a_start_with_another_runtime_removes_the_files_of_older_builds(browser,
 
 
 def fail(visit, then="throw new Error('device lost')"):
-    """Have the page's worker fail at every frame."""
-    worker = next(one for one in visit.page.workers if one.url.endswith("/worker.js"))
+    """Have the page's worker fail at every frame: the newest, an ended one may still be listed."""
+    worker = [one for one in visit.page.workers if one.url.endswith("/worker.js")][-1]
     worker.evaluate(f"() => {{ self.createImageBitmap = async () => {{ {then}; }}; }}")
 
 
