@@ -177,7 +177,7 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
 
 def _tower(run: FinishedRun, name: str) -> Any:
     """Return a tower's configuration, with the digest of its weights, where known, for their place."""
-    tower = _part(run, "model").get(name)
+    tower: Any = _part(run, "model").get(name)
     digest = (run.record.get("run", {}).get(TOWERS[name]) or {}).get("sha256")
     if digest is None:
         return tower
