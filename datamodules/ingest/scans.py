@@ -322,7 +322,7 @@ def _decoded(path: Path, header: Any, numbers: Sequence[int]) -> Iterator[Pictur
             elif kind in _COLOUR_MODELS:
                 picture = _eight_bit(values, 0, 2 ** int(header.BitsStored) - 1)
             else:  # pydicom would return its components as they are
-                raise ScanError("a colour model that is not supported")
+                raise ScanError("colour model not supported")
         yield picture
 
 

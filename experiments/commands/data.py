@@ -198,6 +198,10 @@ def _print_report(report: dict[str, Any], arguments: argparse.Namespace) -> None
         print(
             "to take files without an ultrasound region: --region=LEFT,TOP,RIGHT,BOTTOM (pixels), or --region=whole"
         )
+    if archive.NO_SURROUNDINGS in report["frames kept out"]:
+        print(
+            "to take frames without black surroundings, once you have looked for names in them: --burned-in=keep"
+        )
     for bad in report["bad files"]:
         print(f"bad file {bad['id']}: {bad['reason']}")
     if report["bad files"]:

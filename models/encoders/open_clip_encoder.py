@@ -101,7 +101,7 @@ class OpenCLIPEncoder(DualEncoder):
         last block at the end token only: the same features in less time.
         """
         tower = end_token_tower(self.model)
-        # open_clip's own towers take no cut tokens, which a module on a GPU passes to a compiled one, too.
+        # On a GPU tokens are cut before a compiled tower gets them; open_clip's own forward needs all columns.
         whole = tokens.shape[1] == self.preprocessing.context_length
         if tower is not None and not (is_tracing() and whole):
             return end_token_features(tower, tokens)

@@ -108,7 +108,7 @@ class TimmEncoder(DualEncoder):
     def text_features(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] (int64) to unnormalised features [B, D]; the last block only at the end token."""
         used = tokens[:, : self.columns_of(tokens)]
-        # open_clip's own causal tower takes no cut tokens, which a module on a GPU passes to a compiled one, too.
+        # On a GPU tokens are cut before a compiled tower gets them; open_clip's own forward needs all columns.
         whole = used.shape[1] == self.preprocessing.context_length
         features: Tensor = self.text(used) if is_tracing() and whole else end_token_features(self.text, used)
         return features

@@ -46,6 +46,7 @@ def test_a_picture_on_a_grey_background_is_kept_out(secret, tmp_path, capfd, bur
     code, log = run(capfd, tmp_path / "source", tmp_path / "out", *options, f"--burned-in={burned_in}")
     assert code == 1
     assert f"kept out: 1 frame: {NO_SURROUNDINGS}" in log
+    assert "--burned-in=keep" in log
     assert json.loads((tmp_path / "out" / "ingest.json").read_text())["images"] == 0
     run(capfd, tmp_path / "source", tmp_path / "kept", *options, "--burned-in=keep")
     assert len(pd.read_csv(tmp_path / "kept" / "table.csv")) == 1
